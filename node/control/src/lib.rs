@@ -1,0 +1,2 @@
+//! The replicated control state of qnat.
+#![forbid(unsafe_code)]

@@ -1,0 +1,174 @@
+//! The worker's boundary: what the flow groups tell it, and what it answers. Order matters in both directions.
+
+use bytes::Bytes;
+
+use crate::ids::{ControlIndex, LogIndex, NodeId, PortBlock, ShardId, Side, Term};
+
+/// From the flow groups to the worker that holds a shard's table. Delivered in order, never lost.
+#[derive(Clone, Debug)]
+pub enum GroupEvent {
+    /// A replica of the shard lives here from now on, its table empty and standing at `index`. Replaces any earlier
+    /// table of the shard.
+    Opened { shard: ShardId, epoch: u32, index: LogIndex },
+    /// A re-created epoch continues from this replica's table (N4): keep it; flows outside their lease close.
+    Reopened { shard: ShardId, epoch: u32, control_index: ControlIndex },
+    /// The replica is gone; forget the table.
+    Dropped { shard: ShardId },
+    /// A committed entry. An empty `entry` is raft's own (a new term or a membership change).
+    Committed { shard: ShardId, index: LogIndex, term: Term, entry: Bytes },
+    /// This replica leads in `term`: proposals of that term are taken from now on. Serving still needs F7.
+    Leading { shard: ShardId, term: Term },
+    /// This replica does not lead (any more): drop the overlay and its held packets (F8).
+    Following { shard: ShardId },
+    /// Who owns the shard, for `Forward`; `None` when nobody is known, which is what grace (L4) needs.
+    Owner { shard: ShardId, term: Term, node: Option<NodeId> },
+    /// A batch of `stream` was refused, and all later ones of that stream will be (F1).
+    Refused { shard: ShardId, term: Term, stream: u32 },
+    /// Send the whole table as chunks, starting at the applied index of this moment (F10).
+    Scan { shard: ShardId, transfer: u64 },
+    /// A chunk of another replica's scan, in order.
+    Load { shard: ShardId, epoch: u32, chunk: Bytes },
+    /// The joiner starts replaying at `base`; its inside index is built once `until` is applied (F10).
+    Loaded { shard: ShardId, base: LogIndex, until: LogIndex },
+}
+
+/// From the worker to the flow groups and the control side.
+#[derive(Clone, Debug)]
+pub enum WorkerOutput {
+    /// An entry to replicate, judged in `term`; `stream` numbers the worker's restarts, `sequence` the batches in it (F1).
+    Propose { shard: ShardId, term: Term, stream: u32, sequence: u64, entry: Bytes },
+    /// The table stands at `index` and has seen `control_index` as the greatest of its entries' headers.
+    Applied { shard: ShardId, index: LogIndex, control_index: ControlIndex },
+    /// Serving in this term has begun, or cannot (F7).
+    Serving { shard: ShardId, term: Term, state: Result<(), NotServing> },
+    /// The snapshot that packets are judged by now.
+    SnapshotLoaded { control_index: ControlIndex },
+    /// A committed fence: the block may be reported as reclaimed (F5).
+    Fenced { shard: ShardId, block: PortBlock, reclaim_index: ControlIndex },
+    /// Answer to `Scan`. The first chunk's `base` is the index that the scan is made exact from; with the last one
+    /// `until` is the index up to which records in the chunks may have been written.
+    Chunk { shard: ShardId, transfer: u64, base: LogIndex, until: LogIndex, last: Last, chunk: Bytes },
+}
+
+/// Whether more chunks follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// More follow.
+    No,
+    /// This was all.
+    Yes,
+}
+
+/// Why a leader does not serve yet (F7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NotServing {
+    /// Its first own entry is not applied.
+    OwnTermNotApplied,
+    /// Its loaded snapshot is older than its flow log (F2).
+    ControlBehind,
+    /// The lease does not run.
+    NoLease,
+    /// A data link is down.
+    LinkDown,
+    /// A predecessor may still serve (N4 wait).
+    Waiting,
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send the frame, rewritten in place, on `side`, if `authority` still holds at that moment.
+    Transmit { side: Side, authority: Authority },
+    /// The engine kept a copy (a first packet waiting for its commit, or for a neighbour) or answered it itself.
+    Consumed,
+    /// Drop it; already counted.
+    Drop(DropReason),
+}
+
+/// By what right a frame leaves (rules L4, L5, M1); the last check before the wire repeats it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// From the shard's vMAC, within the lease of this term.
+    Lease { shard: ShardId, term: Term },
+    /// From the node's own MAC, within the orphan grace.
+    Grace { shard: ShardId },
+    /// Untranslated to the owner, from the node's own MAC.
+    Forward,
+}
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident = $label:literal),* $(,)?) => {
+        /// Why a frame was dropped. Every drop has one; the label is the metric's `reason`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[$doc])* $name),* }
+
+        impl DropReason {
+            /// All reasons, in the order of their discriminants.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The label used in metrics and in `-o json`.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label),* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than its headers claim.
+    Truncated = "truncated",
+    /// Version, IHL, data offset or lengths that contradict each other.
+    Malformed = "malformed",
+    /// IPv4 header, TCP, UDP or ICMP checksum wrong.
+    BadChecksum = "bad_checksum",
+    /// Neither IPv4 nor ARP.
+    UnknownEtherType = "unknown_ethertype",
+    /// IPv6: keys are wide enough, the parser is not built.
+    Ipv6 = "ipv6",
+    /// A protocol that cannot be translated.
+    UnknownProtocol = "unknown_protocol",
+    /// A fragment.
+    Fragment = "fragment",
+    /// TTL would reach 0.
+    TtlExpired = "ttl_expired",
+    /// Source is not a backend of this network, or an address that must not be a source.
+    SpoofedSource = "spoofed_source",
+    /// Destination is no unicast public address.
+    MartianDestination = "martian_destination",
+    /// IP source-route and similar options.
+    IpOptions = "ip_options",
+    /// TCP flags that no stack sends.
+    BadFlags = "bad_flags",
+    /// A return packet without a mapping.
+    NoMapping = "no_mapping",
+    /// The backend has no outbound path.
+    NoOutboundPath = "no_outbound_path",
+    /// All ports of the lease are in use towards this remote (S12).
+    PortsExhausted = "ports_exhausted",
+    /// Held-packet limit of the backend or of the worker.
+    HoldLimit = "hold_limit",
+    /// Flow table full.
+    TableFull = "table_full",
+    /// A mapping must be opened and this node may not (no lease, not serving).
+    NotOwner = "not_owner",
+    /// Owner unknown, or the frame was forwarded once already (M1).
+    NoForward = "no_forward",
+    /// Flooded by a switch; not meant for this node.
+    NotForUs = "not_for_us",
+    /// The lease ended between verdict and transmission.
+    LeaseLapsed = "lease_lapsed",
+    /// Leadership was lost while the packet waited for its commit (F8).
+    TermLost = "term_lost",
+    /// The commit refused the mapping (F3), or waiting for it took too long.
+    OpenRefused = "open_refused",
+    /// No neighbour answered.
+    NoNeighbour = "no_neighbour",
+    /// A packet that does not open a flow arrived without one (TCP without SYN).
+    NotFirstPacket = "not_first_packet",
+    /// The ring to the flow groups is full.
+    Backpressure = "backpressure",
+    /// The transmit queue is full or the device refused the frame.
+    TransmitFailed = "transmit_failed",
+}

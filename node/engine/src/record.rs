@@ -1,0 +1,134 @@
+//! What a shard's flow group replicates: packed entries of a header and records. The byte layout is part of the
+//! protocol.
+
+use crate::ids::{BackendId, ControlIndex, FrontendId, LogIndex, PortBlock, Term, VnetId};
+
+/// Number of hold classes.
+pub const HOLD_CLASSES: usize = 4;
+
+/// Why a mapping holds its port towards one remote after it closed (D6); indexes `Params::hold_ms`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[repr(u8)]
+pub enum HoldClass {
+    /// TCP closed by FIN in both directions.
+    Fin = 0,
+    /// TCP closed by a reset.
+    Rst = 1,
+    /// UDP or ICMP gone idle.
+    IdleDatagram = 2,
+    /// TCP gone idle, and everything closed by reclaim or policy.
+    IdleStream = 3,
+}
+
+/// Why a mapping was closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, bincode::Encode, bincode::Decode)]
+pub enum CloseReason {
+    /// Both sides sent FIN.
+    Fin,
+    /// A believed reset.
+    Rst,
+    /// No packet within the idle timeout.
+    Idle,
+    /// Its port block is taken back.
+    Reclaim,
+    /// A rule or resource that allowed it is gone.
+    Policy,
+}
+
+/// First bytes of every flow entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, bincode::Encode, bincode::Decode)]
+pub struct EntryHeader {
+    /// The term in which the worker judged the records (F1).
+    pub term: Term,
+    /// The control state under which it judged them (F2).
+    pub control_index: ControlIndex,
+    /// Per hold class: holds of `Close` records at or below this index have ended (F6).
+    pub holds_ended: [LogIndex; HOLD_CLASSES],
+    /// The orphan grace in force (F6).
+    pub orphan_grace_ms: u32,
+    /// The hold lengths in force (F6).
+    pub hold_ms: [u32; HOLD_CLASSES],
+    /// How many records follow.
+    pub records: u32,
+}
+
+/// IPv4 or IPv6 address as 16 octets; IPv4 is mapped (`::ffff:a.b.c.d`). Keys are wide enough for both (D14).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, bincode::Encode, bincode::Decode)]
+pub struct Addr(pub [u8; 16]);
+
+impl From<std::net::Ipv4Addr> for Addr {
+    fn from(ip: std::net::Ipv4Addr) -> Self {
+        Self(ip.to_ipv6_mapped().octets())
+    }
+}
+
+/// Address and port (or ICMP identifier).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, bincode::Encode, bincode::Decode)]
+pub struct Endpoint {
+    /// The address.
+    pub addr: Addr,
+    /// Port in host order; for ICMP echo the identifier on the inside and public side, 0 on the remote side.
+    pub port: u16,
+}
+
+/// Transport protocol of a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, bincode::Encode, bincode::Decode)]
+#[repr(u8)]
+pub enum Proto {
+    /// ICMP query (echo).
+    Icmp = 1,
+    /// TCP.
+    Tcp = 6,
+    /// UDP.
+    Udp = 17,
+}
+
+/// The public side of a mapping: unique among live and held ones (S7).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, bincode::Encode, bincode::Decode)]
+pub struct PublicKey {
+    /// Protocol.
+    pub proto: Proto,
+    /// The frontend; its address is in the snapshot.
+    pub frontend: FrontendId,
+    /// The public port or ICMP identifier.
+    pub port: u16,
+    /// The remote end.
+    pub remote: Endpoint,
+}
+
+/// The inside of a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, bincode::Encode, bincode::Decode)]
+pub struct InsideKey {
+    /// Virtual network.
+    pub vnet: VnetId,
+    /// The backend's address and port.
+    pub endpoint: Endpoint,
+}
+
+/// One replicated change of a shard's mappings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, bincode::Encode, bincode::Decode)]
+pub enum FlowRecord {
+    /// A mapping comes to life. On an occupied public key it is a no-op (F3).
+    Open {
+        /// The public side.
+        public: PublicKey,
+        /// The inside.
+        inside: InsideKey,
+        /// Whose lease the port comes from.
+        backend: BackendId,
+    },
+    /// A mapping ends and its port is held (F6).
+    Close {
+        /// The public side.
+        public: PublicKey,
+        /// Why; decides the hold class together with the protocol.
+        reason: CloseReason,
+    },
+    /// Nothing is or will be opened on the block under this reclaim (F4).
+    Fence {
+        /// The drained block.
+        block: PortBlock,
+        /// Which reclaim of it.
+        reclaim_index: ControlIndex,
+    },
+}

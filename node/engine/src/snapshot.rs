@@ -1,0 +1,177 @@
+//! The compiled, immutable configuration that workers judge packets by. Made by `control::compile`, published whole.
+
+use std::net::Ipv4Addr;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
+
+/// Hash maps of the engine: keyed hashing with a fixed seed per process role, so that iteration order is never relied on.
+pub type Map<K, V> = HashMap<K, V, FixedState>;
+
+/// One version of the configuration, as seen by one node.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The control state that it was compiled from.
+    pub control_index: ControlIndex,
+    /// Cluster-wide parameters.
+    pub params: Params,
+    /// This node and the MAC addresses of its data interfaces.
+    pub me: Option<NodeLinks>,
+    /// The other nodes' data links: where `Forward` sends, and whose frames count as forwarded (rule M1).
+    pub peers: Vec<NodeLinks>,
+    /// All shards.
+    pub shards: Map<ShardId, ShardConfig>,
+    /// All public addresses.
+    pub frontends: Map<FrontendId, Frontend>,
+    /// Frontends by address.
+    pub frontend_by_ip: Map<Ipv4Addr, FrontendId>,
+    /// All backends (IP configurations), with their leases.
+    pub backends: Map<BackendId, Backend>,
+    /// Backends by virtual network and address.
+    pub backend_by_ip: Map<(VnetId, Ipv4Addr), BackendId>,
+    /// Inside subnets, with their gateway addresses.
+    pub subnets: Vec<Subnet>,
+    /// The outside network that the data interface is attached to.
+    pub outside: Outside,
+}
+
+/// Cluster-wide parameters; the same on every node because they are in the control log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Params {
+    /// How long an ex-owner that knows no successor may repeat committed mappings (L4).
+    pub orphan_grace_ms: u32,
+    /// The vote timeout V.
+    pub vote_timeout_ms: u32,
+    /// Hold-down after FIN, RST, idle UDP or ICMP, and idle or reclaimed TCP, in the order of `record::HoldClass` (D6).
+    pub hold_ms: [u32; crate::record::HOLD_CLASSES],
+    /// Held first packets per backend, and their bytes over all backends of a worker.
+    pub held_packets_per_backend_max: u32,
+    /// Bytes of all held packets of a worker.
+    pub held_bytes_max: u32,
+    /// Flows of one shard, live and held; more is dropped.
+    pub flows_per_shard_max: u32,
+    /// Seed of the keyed port order and hashing (D9); drawn once per cluster.
+    pub key: [u64; 2],
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            orphan_grace_ms: 3_000,
+            vote_timeout_ms: 50,
+            hold_ms: [65_000, 16_000, 65_000, 65_000],
+            held_packets_per_backend_max: 256,
+            held_bytes_max: 16 << 20,
+            flows_per_shard_max: 4 << 20,
+            key: [0, 0],
+        }
+    }
+}
+
+/// The data links of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeLinks {
+    /// The node.
+    pub node: NodeId,
+    /// Its own MAC on the inside network.
+    pub inside: Mac,
+    /// Its own MAC on the outside network.
+    pub outside: Mac,
+}
+
+/// A shard, as the dataplane sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ShardConfig {
+    /// Its frontends, in ascending order.
+    pub frontends: Vec<FrontendId>,
+    /// Port blocks that are being taken back, to be fenced when nothing uses them (F4).
+    pub draining: Vec<Draining>,
+}
+
+/// A block on its way back to the allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draining {
+    /// The block.
+    pub block: PortBlock,
+    /// The control index at which it began to drain; identifies this reclaim (F5).
+    pub reclaim_index: ControlIndex,
+    /// Close its mappings at once (`expire`, the default of D5), or wait until they end.
+    pub close_now: CloseNow,
+}
+
+/// What happens to live flows on a draining block (D5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseNow {
+    /// `expire`: mappings close silently.
+    Yes,
+    /// `drain`: wait until they close by themselves.
+    No,
+}
+
+/// A public address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// The shard that it belongs to.
+    pub shard: ShardId,
+}
+
+/// An IP configuration that may open flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its virtual network.
+    pub vnet: VnetId,
+    /// Its private address.
+    pub ip: Ipv4Addr,
+    /// Its home shard (M3): decides the vMAC that answers its ARP and where its flows are translated.
+    pub home: ShardId,
+    /// Its lease: the blocks that it may open flows on, without draining ones. Empty means no outbound path.
+    pub lease: Vec<PortBlock>,
+    /// Idle timeout of its flows (S13).
+    pub idle_timeout_ms: u32,
+    /// TCP resets to both sides at idle timeout.
+    pub tcp_reset_on_idle: TcpReset,
+}
+
+/// `enable_tcp_reset` of an outbound rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TcpReset {
+    /// Flows end silently.
+    #[default]
+    Off,
+    /// Both sides get a reset.
+    On,
+}
+
+/// An inside subnet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// The virtual network.
+    pub vnet: VnetId,
+    /// Network address.
+    pub network: Ipv4Addr,
+    /// Prefix length.
+    pub prefix_len: u8,
+    /// The gateway address that backends send to; qnat answers ARP for it.
+    pub gateway: Ipv4Addr,
+}
+
+/// The outside network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// Network address.
+    pub network: Ipv4Addr,
+    /// Prefix length.
+    pub prefix_len: u8,
+    /// Next hop for everything that is not on-link; `None`: only on-link remotes are reachable.
+    pub next_hop: Option<Ipv4Addr>,
+}
+
+impl Default for Outside {
+    fn default() -> Self {
+        Self { network: Ipv4Addr::UNSPECIFIED, prefix_len: 32, next_hop: None }
+    }
+}

@@ -1,0 +1,1 @@
+//! The qnat daemon and its command line.
