@@ -1,0 +1,141 @@
+//! What members say to each other above the transport: the control channel's frames and the header of a flow frame.
+//! Decoding is total; the transport has proved which node a frame comes from, never more.
+
+use bytes::{Bytes, BytesMut};
+use engine::ids::Incarnation;
+
+/// Transport channel of the control group.
+pub const CHANNEL_CONTROL: u32 = 0;
+/// Transport channel of a flow group.
+#[must_use]
+pub const fn channel_of(group: consensus::event::GroupId) -> u32 {
+    group.0 + 1
+}
+
+/// A frame on the control channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlFrame {
+    /// A raft message of the control group between two raft ids.
+    Raft { from: u64, to: u64, frame: Bytes },
+    /// A command that the receiver, if it leads, shall propose. Answered by the log itself: commands are idempotent by key.
+    Submit { command: Bytes },
+    /// A node without a stamped data directory asks to join (N5).
+    Join { nonce: [u8; 16] },
+    /// The raft id that the control log gave to the node that asked with this nonce.
+    Joined { nonce: [u8; 16], raft_id: u64, cluster_id: [u8; 16] },
+    /// The node is alive and has a control replica; sent every 200 ms so that the leader knows whom to count on.
+    Alive,
+}
+
+const RAFT: u8 = 1;
+const SUBMIT: u8 = 2;
+const JOIN: u8 = 3;
+const JOINED: u8 = 4;
+const ALIVE: u8 = 5;
+
+impl ControlFrame {
+    /// The bytes on the wire: a kind, then the fields in big-endian order.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        match self {
+            Self::Raft { from, to, frame } => {
+                out.extend_from_slice(&[RAFT]);
+                out.extend_from_slice(&from.to_be_bytes());
+                out.extend_from_slice(&to.to_be_bytes());
+                out.extend_from_slice(frame);
+            }
+            Self::Submit { command } => {
+                out.extend_from_slice(&[SUBMIT]);
+                out.extend_from_slice(command);
+            }
+            Self::Join { nonce } => {
+                out.extend_from_slice(&[JOIN]);
+                out.extend_from_slice(nonce);
+            }
+            Self::Joined { nonce, raft_id, cluster_id } => {
+                out.extend_from_slice(&[JOINED]);
+                out.extend_from_slice(nonce);
+                out.extend_from_slice(&raft_id.to_be_bytes());
+                out.extend_from_slice(cluster_id);
+            }
+            Self::Alive => out.extend_from_slice(&[ALIVE]),
+        }
+        out.freeze()
+    }
+
+    /// Reads a frame; `None` for anything malformed.
+    #[must_use]
+    pub fn decode(bytes: &Bytes) -> Option<Self> {
+        let (&kind, rest) = bytes.split_first()?;
+        match kind {
+            RAFT => {
+                let (from, rest) = rest.split_first_chunk()?;
+                let (to, _) = rest.split_first_chunk()?;
+                Some(Self::Raft {
+                    from: u64::from_be_bytes(*from),
+                    to: u64::from_be_bytes(*to),
+                    frame: bytes.slice(17..),
+                })
+            }
+            SUBMIT => Some(Self::Submit { command: bytes.slice(1..) }),
+            JOIN => Some(Self::Join { nonce: rest.try_into().ok()? }),
+            JOINED => {
+                let (nonce, rest) = rest.split_first_chunk()?;
+                let (raft_id, rest) = rest.split_first_chunk()?;
+                Some(Self::Joined {
+                    nonce: *nonce,
+                    raft_id: u64::from_be_bytes(*raft_id),
+                    cluster_id: rest.try_into().ok()?,
+                })
+            }
+            ALIVE if rest.is_empty() => Some(Self::Alive),
+            _ => None,
+        }
+    }
+}
+
+/// Puts the sender's incarnation before a flow frame, so that the receiver can hold it against the registry (N1).
+#[must_use]
+pub fn flow_frame(from: Incarnation, frame: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(8 + frame.len());
+    out.extend_from_slice(&from.0.to_be_bytes());
+    out.extend_from_slice(frame);
+    out.freeze()
+}
+
+/// Splits what `flow_frame` made.
+#[must_use]
+pub fn split_flow_frame(bytes: &Bytes) -> Option<(Incarnation, Bytes)> {
+    let (from, _) = bytes.split_first_chunk()?;
+    Some((Incarnation(u64::from_be_bytes(*from)), bytes.slice(8..)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_survives_the_wire() {
+        let frames = [
+            ControlFrame::Raft { from: 3, to: 9, frame: Bytes::from_static(b"raft") },
+            ControlFrame::Submit { command: Bytes::from_static(b"command") },
+            ControlFrame::Join { nonce: [7; 16] },
+            ControlFrame::Joined { nonce: [7; 16], raft_id: 40, cluster_id: [1; 16] },
+            ControlFrame::Alive,
+        ];
+        for frame in frames {
+            assert_eq!(ControlFrame::decode(&frame.encode()), Some(frame));
+        }
+    }
+
+    #[test]
+    fn cut_or_unknown_frames_are_refused() {
+        let whole = ControlFrame::Joined { nonce: [7; 16], raft_id: 40, cluster_id: [1; 16] }.encode();
+        for len in 0..whole.len() {
+            assert_eq!(ControlFrame::decode(&whole.slice(..len)), None, "length {len}");
+        }
+        assert_eq!(ControlFrame::decode(&Bytes::from_static(&[99])), None);
+        assert_eq!(split_flow_frame(&Bytes::from_static(&[1, 2])), None);
+    }
+}
