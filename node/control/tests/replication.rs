@@ -142,41 +142,13 @@ fn run(cluster: &mut Cluster, step: &Step) {
         },
         Step::Remove { node } => CommandBody::RemoveNode { node: NodeId(*node) },
         Step::Reclaim { pick, stale } => return reclaim(cluster, *pick, *stale),
-        Step::Seal { pick: n } => match pick(*n) {
-            Some((shard, epoch)) => CommandBody::SealEpoch { shard, epoch },
-            None => CommandBody::Noop,
-        },
-        Step::Sealed { pick: n, who, last } => match pick(*n) {
-            Some((shard, epoch)) => {
-                let lives: Vec<Incarnation> = cluster.state.shards()[&shard].possible().into_iter().collect();
-                let incarnation = who.checked_rem(lives.len()).map_or(Incarnation(0), |at| lives[at]);
-                CommandBody::Sealed { shard, epoch, incarnation, last_term: *last, last_index: *last }
-            }
-            None => CommandBody::Noop,
-        },
-        Step::Recreate { pick: n, node } => match pick(*n) {
-            Some((shard, epoch)) => {
-                let holder_if_lost = cluster.state.registry().newest(NodeId(*node)).unwrap_or_default();
-                CommandBody::Recreate { shard, epoch, holder_if_lost }
-            }
-            None => CommandBody::Noop,
-        },
-        Step::Gone { pick: n } => match pick(*n) {
-            Some((shard, epoch)) => {
-                let gone = cluster.state.shards()[&shard].leaving.clone();
-                CommandBody::ReplicaGone { shard, epoch, gone }
-            }
-            None => CommandBody::Noop,
-        },
-        Step::Members { pick: n, nodes } => match pick(*n) {
-            Some((shard, _)) => {
-                let members = nodes.iter().map(|node| NodeId(*node)).collect();
-                CommandBody::SetMembers { shard, members, unchanged_since: None }
-            }
-            None => CommandBody::Noop,
-        },
-        Step::Retire { pick: n } => match pick(*n) {
-            Some((shard, _)) => CommandBody::RetireFrontend { shard },
+        Step::Seal { pick: n }
+        | Step::Sealed { pick: n, .. }
+        | Step::Recreate { pick: n, .. }
+        | Step::Gone { pick: n }
+        | Step::Members { pick: n, .. }
+        | Step::Retire { pick: n } => match pick(*n) {
+            Some((shard, epoch)) => on_shard(cluster, step, shard, epoch),
             None => CommandBody::Noop,
         },
         Step::Token { node, take: true } => CommandBody::StopTokenTake { node: NodeId(*node) },
@@ -195,6 +167,35 @@ fn run(cluster: &mut Cluster, step: &Step) {
         }
     };
     cluster.propose(body);
+}
+
+fn on_shard(cluster: &Cluster, step: &Step, shard: ShardId, epoch: u32) -> CommandBody {
+    let replicas = &cluster.state.shards()[&shard];
+    match step {
+        Step::Seal { .. } => CommandBody::SealEpoch { shard, epoch },
+        Step::Sealed { who, last, .. } => {
+            let lives: Vec<Incarnation> = replicas.possible().into_iter().collect();
+            let incarnation = who.checked_rem(lives.len()).map_or(Incarnation(0), |at| lives[at]);
+            CommandBody::Sealed { shard, epoch, incarnation, last_term: *last, last_index: *last }
+        }
+        Step::Recreate { node, .. } => {
+            let holder_if_lost = cluster.state.registry().newest(NodeId(*node)).unwrap_or_default();
+            CommandBody::Recreate { shard, epoch, holder_if_lost }
+        }
+        Step::Gone { .. } => CommandBody::ReplicaGone { shard, epoch, gone: replicas.leaving.clone() },
+        Step::Members { nodes, .. } => {
+            let members = nodes.iter().map(|node| NodeId(*node)).collect();
+            CommandBody::SetMembers { shard, members, unchanged_since: None }
+        }
+        Step::Retire { .. } => CommandBody::RetireFrontend { shard },
+        Step::Configure { .. }
+        | Step::Start { .. }
+        | Step::Join { .. }
+        | Step::Remove { .. }
+        | Step::Reclaim { .. }
+        | Step::Token { .. }
+        | Step::Reconcile { .. } => unreachable!("only steps on shards come here"),
+    }
 }
 
 fn reclaim(cluster: &mut Cluster, pick: usize, stale: bool) {

@@ -60,7 +60,11 @@ impl Cluster {
         let bytes = command.encode().expect("small");
         let outcome = self.state.apply_bytes(self.index, &bytes);
         assert_eq!(self.twin.apply_bytes(self.index, &bytes), outcome);
-        assert_eq!(self.state.digest(), self.twin.digest());
+        assert_eq!(self.state, self.twin);
+        // The digest of a large state is slow in a debug build: often enough to catch a field that it would miss.
+        if self.index.is_multiple_of(8) {
+            assert_eq!(self.state.digest(), self.twin.digest());
+        }
         self.state.check().unwrap_or_else(|broken| panic!("at {}: {broken}\n{command:?}", self.index));
         outcome
     }
@@ -93,10 +97,8 @@ impl Cluster {
     pub(crate) fn start(&mut self, node: u32) -> Incarnation {
         let raft_id = self.state.registry().nodes().get(&NodeId(node)).map_or(0, |n| n.raft_id);
         let body = CommandBody::RegisterIncarnation(registration(node, raft_id, self.index));
-        match self.applied(body) {
-            Yield::Incarnation(life) => life,
-            other => panic!("{other:?}"),
-        }
+        let Yield::Incarnation(life) = self.applied(body) else { panic!("an incarnation") };
+        life
     }
 
     pub(crate) fn configure(&mut self, desired: &Desired) -> Outcome {
