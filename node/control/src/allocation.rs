@@ -1,8 +1,8 @@
 //! Leases: which ports of which frontend each backend may open flows on (S11, S14, S15, D1–D4).
 //!
-//! [`Allocation::settle`] brings leases to what the declared configuration grants: it drains what is too much, binds
+//! `Allocation::settle` brings leases to what the declared configuration grants: it drains what is too much, binds
 //! backends that wait, and gives what is missing. It must never hand out a port that is leased, draining or reserved:
-//! a block returns only by [`Allocation::reclaimed`] (F5). Called by `apply` after every command that can matter.
+//! a block returns only by `Allocation::reclaimed` (F5). Called by `apply` after every command that can matter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -121,6 +121,7 @@ impl Allocation {
     /// Brings leases to what the configuration grants. Deterministic; backends are served in order of their ids.
     pub(crate) fn settle(&mut self, with: &Settle<'_>) {
         let grants = self.grants(with.desired);
+        let loads = Loads::new(with.hints);
         let ids: Vec<BackendId> = self.backends.keys().copied().collect();
         let none = Grant { ports: 0, frontends: Vec::new(), on_reclaim: OnReclaim::Expire };
         let grant_of = |backend: &Backend| match (&backend.pool, backend.declared) {
@@ -133,7 +134,7 @@ impl Allocation {
             let stays = backend.frontend.is_some_and(|f| grant.frontends.contains(&f));
             let target = if stays { grant.ports } else { 0 };
             let on_reclaim = if grant.ports > 0 { grant.on_reclaim } else { OnReclaim::Expire };
-            self.shrink(*id, target, on_reclaim, with);
+            self.shrink(*id, target, on_reclaim, &loads, with.index);
             let granted = grant.ports;
             self.backend_mut(*id).grant = granted;
         }
@@ -242,7 +243,7 @@ impl Allocation {
 
     /// Starts to drain what the lease has above `target` (S14): a half of each block, the one with fewer live flows, the
     /// upper one if equal (D4); several times if the pool grew by several tiers.
-    fn shrink(&mut self, id: BackendId, target: u16, on_reclaim: OnReclaim, with: &Settle<'_>) {
+    fn shrink(&mut self, id: BackendId, target: u16, on_reclaim: OnReclaim, loads: &Loads, index: ControlIndex) {
         let mut lease = std::mem::take(&mut self.backend_mut(id).lease);
         let mut ports: u16 = lease.iter().map(|block| block.len).sum();
         let mut drained = Vec::new();
@@ -254,7 +255,7 @@ impl Allocation {
             let halvable = ports / 2 >= target && lease.iter().all(|block| block.len >= 2 * PIECE_LEN_MIN);
             if halvable {
                 for block in &mut lease {
-                    let (keep, drain) = split_by_flows(*block, with.hints);
+                    let (keep, drain) = loads.split(*block);
                     *block = keep;
                     drained.push(drain);
                 }
@@ -271,12 +272,12 @@ impl Allocation {
                 ports -= block.len;
                 drained.push(block);
             } else {
-                let (keep, other) = split_by_flows(block, with.hints);
+                let (keep, other) = loads.split(block);
                 lease.extend([keep, other]);
             }
         }
         for block in drained {
-            self.drains.insert(block, Drain { backend: id, reclaim_index: with.index, on_reclaim });
+            self.drains.insert(block, Drain { backend: id, reclaim_index: index, on_reclaim });
         }
         coalesce(&mut lease);
         self.backend_mut(id).lease = lease;
@@ -428,19 +429,31 @@ fn take_pieces(free: &mut FreeBlocks, mut want: u16, lease: &mut Vec<PortBlock>)
     }
 }
 
-/// (the half to keep, the half to drain): fewer live flows drain, the upper half if equal (D4).
-fn split_by_flows(block: PortBlock, hints: &[PortLoad]) -> (PortBlock, PortBlock) {
-    let (lower, upper) = halves(block);
-    let flows = |half: PortBlock| -> u64 {
-        let inside = |load: &&PortLoad| {
-            load.block.frontend == half.frontend
-                && load.block.start >= half.start
-                && u32::from(load.block.start) + u32::from(load.block.len)
-                    <= u32::from(half.start) + u32::from(half.len)
-        };
-        hints.iter().filter(inside).map(|load| u64::from(load.flows)).sum()
-    };
-    if flows(upper) > flows(lower) { (upper, lower) } else { (lower, upper) }
+/// Live flows per piece of port space, sorted, so that a large pool is halved without searching all pieces each time.
+struct Loads(Vec<PortLoad>);
+
+impl Loads {
+    fn new(hints: &[PortLoad]) -> Self {
+        let mut loads = hints.to_vec();
+        loads.sort_unstable_by_key(|load| load.block);
+        Self(loads)
+    }
+
+    /// Flows of the pieces that lie in the block.
+    fn flows(&self, block: PortBlock) -> u64 {
+        let end = u32::from(block.start) + u32::from(block.len);
+        let from = self.0.partition_point(|l| (l.block.frontend, l.block.start) < (block.frontend, block.start));
+        let near = self.0[from..].iter();
+        let near = near.take_while(|l| l.block.frontend == block.frontend && u32::from(l.block.start) < end);
+        let inside = near.filter(|l| u32::from(l.block.start) + u32::from(l.block.len) <= end);
+        inside.map(|l| u64::from(l.flows)).sum()
+    }
+
+    /// (the half to keep, the half to drain): fewer live flows drain, the upper half if equal (D4).
+    fn split(&self, block: PortBlock) -> (PortBlock, PortBlock) {
+        let (lower, upper) = halves(block);
+        if self.flows(upper) > self.flows(lower) { (upper, lower) } else { (lower, upper) }
+    }
 }
 
 /// Spreads the bits of a draw (the finaliser of SplitMix64).

@@ -28,7 +28,8 @@ pub struct Observed {
     pub now_ms: u64,
     /// Since when this leader observes, by the same clock.
     pub since_ms: u64,
-    /// When an owner of the shard's present epoch was last reported, by the same clock.
+    /// When a leader of the shard's present epoch was last reported, by the same clock; one that waits before it serves
+    /// (N4) counts too, or its wait would be taken for a loss. Reports of an earlier epoch do not count.
     pub owner_seen_ms: BTreeMap<ShardId, u64>,
     /// Nodes heard within 2 s.
     pub live: BTreeSet<NodeId>,

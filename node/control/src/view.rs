@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use engine::ids::{FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
+use engine::ids::{FrontendId, Incarnation, Mac, PortBlock, ShardId};
 use serde::Serialize;
 
 use crate::allocation::{Backend, Declared};
@@ -460,10 +460,4 @@ fn vnet_name(state: &State, backend: &Backend) -> String {
 
 fn range(block: &PortBlock) -> PortRange {
     PortRange { first: block.start, last: block.start + (block.len - 1) }
-}
-
-/// The node of a life, for rows that the caller joins.
-#[must_use]
-pub fn node_of(state: &State, life: Incarnation) -> Option<NodeId> {
-    state.registry.node_of(life)
 }
