@@ -1,2 +1,31 @@
-//! The replicated control state of qnat.
+//! The replicated control state of qnat: resources, leases, the shard map and node incarnations, as one deterministic
+//! state machine over the control log.
+//!
+//! Pure: no clock, socket, log or Raft; commands come in as bytes, decisions come out as data. It imports only `engine`'s
+//! types. [`state::State`] is the whole; [`command::Command`] is what changes it; `apply` says how; [`compile`] turns it
+//! into what workers judge packets by; [`reconcile`] says what the control leader should propose now; [`plan`] says what a
+//! configuration would change; [`view`] is what people and programs see. Called by `node` and by the simulator.
 #![forbid(unsafe_code)]
+
+pub mod allocation;
+pub mod apply;
+mod buddy;
+pub mod codec;
+pub mod command;
+pub mod compile;
+pub mod config;
+pub mod outcome;
+pub mod plan;
+pub mod reconcile;
+pub mod registry;
+pub mod resource;
+pub mod shards;
+pub mod state;
+pub mod tier;
+mod toml_reader;
+pub mod validate;
+pub mod view;
+
+pub use command::{Command, CommandBody};
+pub use outcome::{Outcome, Yield};
+pub use state::State;

@@ -1,0 +1,465 @@
+//! Leases: which ports of which frontend each backend may open flows on (S11, S14, S15, D1–D4).
+//!
+//! `Allocation::settle` brings leases to what the declared configuration grants: it drains what is too much, binds
+//! backends that wait, and gives what is missing. It must never hand out a port that is leased, draining or reserved:
+//! a block returns only by `Allocation::reclaimed` (F5). Called by `apply` after every command that can matter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use bincode::{Decode, Encode};
+use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId, VnetId};
+
+use crate::buddy::{FreeBlocks, buddy_of, coalesce, halves};
+use crate::command::PortLoad;
+use crate::outcome::{Refusal, refuse};
+use crate::resource::{Desired, OnReclaim, PoolRef};
+use crate::tier;
+use crate::validate::Census;
+
+/// Smallest piece that a lease is cut into or filled up with.
+const PIECE_LEN_MIN: u16 = 8;
+
+/// A public address that flows are translated to.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Frontend {
+    /// The address. As long as this entry lives, the same address keeps this id and shard.
+    pub ip: Ipv4Addr,
+    /// Its shard: one per frontend (M3, outbound-only).
+    pub shard: ShardId,
+    /// Ports never handed out (D8).
+    pub reserved: BTreeSet<u16>,
+    /// Whether the configuration still wants it.
+    pub declared: Declared,
+    /// Since when, by the clock of proposers, it is neither declared nor used by a lease or a draining block.
+    pub idle_since_unix_ms: Option<u64>,
+}
+
+/// Whether the present configuration holds a resource.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Declared {
+    /// It does.
+    Yes,
+    /// It does not; the entry stays until its blocks have drained.
+    No,
+}
+
+/// An IP configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Backend {
+    /// Its virtual network.
+    pub vnet: VnetId,
+    /// Its address. (vnet, ip) keeps this id as long as the entry lives.
+    pub ip: Ipv4Addr,
+    /// The instance.
+    pub instance: String,
+    /// The IP configuration of the instance.
+    pub ip_configuration: String,
+    /// Its pool.
+    pub pool: Option<PoolRef>,
+    /// Whether the configuration still wants it.
+    pub declared: Declared,
+    /// Its home shard (M3); `None` only while there is no frontend at all.
+    pub home: Option<ShardId>,
+    /// The frontend that it is bound to (D1).
+    pub frontend: Option<FrontendId>,
+    /// Its lease, sorted, without draining blocks.
+    pub lease: Vec<PortBlock>,
+    /// Ports that its pool's tier grants; 0 without an outbound path.
+    pub grant: u16,
+}
+
+impl Backend {
+    /// Ports leased now.
+    #[must_use]
+    pub fn ports(&self) -> u16 {
+        self.lease.iter().map(|block| block.len).sum()
+    }
+}
+
+/// A block on its way back (S14).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Drain {
+    /// Whose lease it was.
+    pub backend: BackendId,
+    /// The control index at which it began to drain (F5).
+    pub reclaim_index: ControlIndex,
+    /// What happens to its flows (D5).
+    pub on_reclaim: OnReclaim,
+}
+
+/// Frontends, backends and their ports.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Allocation {
+    /// Frontends.
+    pub frontends: BTreeMap<FrontendId, Frontend>,
+    /// Backends.
+    pub backends: BTreeMap<BackendId, Backend>,
+    /// Draining blocks.
+    pub drains: BTreeMap<PortBlock, Drain>,
+    pub(crate) last_frontend: FrontendId,
+    pub(crate) last_backend: BackendId,
+}
+
+/// What one settling depends on besides the allocation.
+pub(crate) struct Settle<'a> {
+    pub(crate) index: ControlIndex,
+    pub(crate) stamped_unix_ms: u64,
+    pub(crate) draw: u64,
+    pub(crate) desired: &'a Desired,
+    pub(crate) hints: &'a [PortLoad],
+}
+
+/// What the configuration grants one backend.
+struct Grant {
+    ports: u16,
+    frontends: Vec<FrontendId>,
+    on_reclaim: OnReclaim,
+}
+
+impl Allocation {
+    /// Brings leases to what the configuration grants. Deterministic; backends are served in order of their ids.
+    pub(crate) fn settle(&mut self, with: &Settle<'_>) {
+        let grants = self.grants(with.desired);
+        let loads = Loads::new(with.hints);
+        let ids: Vec<BackendId> = self.backends.keys().copied().collect();
+        let none = Grant { ports: 0, frontends: Vec::new(), on_reclaim: OnReclaim::Expire };
+        let grant_of = |backend: &Backend| match (&backend.pool, backend.declared) {
+            (Some(pool), Declared::Yes) => grants.get(pool).unwrap_or(&none),
+            _ => &none,
+        };
+        for id in &ids {
+            let backend = &self.backends[id];
+            let grant = grant_of(backend);
+            let stays = backend.frontend.is_some_and(|f| grant.frontends.contains(&f));
+            let target = if stays { grant.ports } else { 0 };
+            let on_reclaim = if grant.ports > 0 { grant.on_reclaim } else { OnReclaim::Expire };
+            self.shrink(*id, target, on_reclaim, &loads, with.index);
+            let granted = grant.ports;
+            self.backend_mut(*id).grant = granted;
+        }
+        self.unbind_drained();
+        let mut free = self.free_blocks();
+        let mut bound: BTreeMap<FrontendId, u32> = BTreeMap::new();
+        for frontend in self.backends.values().filter_map(|b| b.frontend) {
+            *bound.entry(frontend).or_default() += 1;
+        }
+        for id in &ids {
+            let Some(backend) = self.backends.get(id) else { continue };
+            let grant = grant_of(backend);
+            if backend.frontend.is_none() && grant.ports > 0 {
+                self.bind(*id, grant, &mut free, &mut bound, with.draw);
+            }
+        }
+        for id in &ids {
+            let Some(backend) = self.backends.get(id) else { continue };
+            let grant = grant_of(backend);
+            if backend.frontend.is_some_and(|f| grant.frontends.contains(&f)) && backend.ports() < grant.ports {
+                self.grow(*id, grant.ports, &mut free, with.index);
+            }
+        }
+        self.note_idle_frontends(with.stamped_unix_ms);
+        self.assign_homes();
+    }
+
+    /// A fence of the block was committed: its ports are free, if it still drains under exactly that index (F5).
+    pub(crate) fn reclaimed(
+        &mut self,
+        block: PortBlock,
+        reclaim_index: ControlIndex,
+        shard: ShardId,
+    ) -> Result<(), Refusal> {
+        let stale = "the report is late or repeated: ignore it";
+        match self.drains.get(&block) {
+            None => refuse("the block does not drain", stale),
+            Some(drain) if drain.reclaim_index != reclaim_index => {
+                refuse(format!("the block drains under index {}, not {reclaim_index}", drain.reclaim_index), stale)
+            }
+            Some(_) if self.frontends.get(&block.frontend).is_none_or(|f| f.shard != shard) => {
+                refuse(format!("the block is not of shard {shard}"), stale)
+            }
+            Some(_) => {
+                self.drains.remove(&block);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether some lease or draining block is on the frontend.
+    #[must_use]
+    pub fn in_use(&self, frontend: FrontendId) -> bool {
+        self.drains.keys().any(|block| block.frontend == frontend)
+            || self.backends.values().any(|backend| backend.frontend == Some(frontend))
+    }
+
+    /// Who leases or drains one of these ports of a frontend.
+    pub(crate) fn user_of(&self, frontend: FrontendId, ports: &BTreeSet<u16>) -> Option<(u16, BackendId)> {
+        let leased = self.backends.iter().flat_map(|(id, b)| b.lease.iter().map(move |block| (*block, *id)));
+        let draining = self.drains.iter().map(|(block, drain)| (*block, drain.backend));
+        leased
+            .chain(draining)
+            .filter(|(block, _)| block.frontend == frontend)
+            .find_map(|(block, id)| ports.iter().find(|port| block.contains(**port)).map(|port| (*port, id)))
+    }
+
+    fn backend_mut(&mut self, id: BackendId) -> &mut Backend {
+        self.backends
+            .get_mut(&id)
+            .expect("ids are taken from the map, and only unbind_drained removes, before the rest")
+    }
+
+    /// What each pool of the configuration grants.
+    fn grants(&self, desired: &Desired) -> BTreeMap<PoolRef, Grant> {
+        let by_ip: BTreeMap<Ipv4Addr, FrontendId> =
+            self.frontends.iter().filter(|(_, f)| f.declared == Declared::Yes).map(|(id, f)| (f.ip, *id)).collect();
+        let census = Census::of(desired);
+        let mut grants = BTreeMap::new();
+        for (name, balancer) in &desired.load_balancers {
+            for rule in balancer.outbound_rules.values() {
+                let pool = PoolRef { load_balancer: name.clone(), pool: rule.pool.clone() };
+                let names = balancer.frontends_of(rule).iter();
+                let mut frontends: Vec<FrontendId> = names
+                    .filter_map(|name| desired.public_ips.get(name))
+                    .filter_map(|public| by_ip.get(&public.address).copied())
+                    .collect();
+                frontends.sort_unstable();
+                let ports = tier::ports_per_backend(census.of_pool(&pool).0).unwrap_or(0);
+                grants.insert(pool, Grant { ports, frontends, on_reclaim: rule.on_reclaim });
+            }
+        }
+        grants
+    }
+
+    fn free_blocks(&self) -> BTreeMap<FrontendId, FreeBlocks> {
+        let mut used: BTreeMap<FrontendId, Vec<PortBlock>> = BTreeMap::new();
+        for block in self.backends.values().flat_map(|b| &b.lease).chain(self.drains.keys()) {
+            used.entry(block.frontend).or_default().push(*block);
+        }
+        let free = |(id, f): (&FrontendId, &Frontend)| {
+            (*id, FreeBlocks::new(*id, used.get(id).map_or(&[], Vec::as_slice), &f.reserved))
+        };
+        self.frontends.iter().map(free).collect()
+    }
+
+    /// Starts to drain what the lease has above `target` (S14): a half of each block, the one with fewer live flows, the
+    /// upper one if equal (D4); several times if the pool grew by several tiers.
+    fn shrink(&mut self, id: BackendId, target: u16, on_reclaim: OnReclaim, loads: &Loads, index: ControlIndex) {
+        let mut lease = std::mem::take(&mut self.backend_mut(id).lease);
+        let mut ports: u16 = lease.iter().map(|block| block.len).sum();
+        let mut drained = Vec::new();
+        if target == 0 {
+            drained.append(&mut lease);
+            ports = 0;
+        }
+        while ports > target {
+            let halvable = ports / 2 >= target && lease.iter().all(|block| block.len >= 2 * PIECE_LEN_MIN);
+            if halvable {
+                for block in &mut lease {
+                    let (keep, drain) = loads.split(*block);
+                    *block = keep;
+                    drained.push(drain);
+                }
+                ports /= 2;
+                continue;
+            }
+            // A lease of odd pieces: give up the smallest that fits into the excess.
+            let Some(at) = (0..lease.len()).min_by_key(|at| (lease[*at].len, u16::MAX - lease[*at].start)) else {
+                break;
+            };
+            let excess = ports - target;
+            let block = lease.swap_remove(at);
+            if block.len <= excess {
+                ports -= block.len;
+                drained.push(block);
+            } else {
+                let (keep, other) = loads.split(block);
+                lease.extend([keep, other]);
+            }
+        }
+        for block in drained {
+            self.drains.insert(block, Drain { backend: id, reclaim_index: index, on_reclaim });
+        }
+        coalesce(&mut lease);
+        self.backend_mut(id).lease = lease;
+    }
+
+    /// A backend is free to bind anew only when nothing of it is left on its old frontend (M3); an undeclared one goes.
+    fn unbind_drained(&mut self) {
+        let draining: BTreeSet<BackendId> = self.drains.values().map(|drain| drain.backend).collect();
+        let frontends = &self.frontends;
+        for (id, backend) in &mut self.backends {
+            if backend.lease.is_empty() && !draining.contains(id) {
+                backend.frontend = None;
+            }
+            if backend.home.is_some_and(|home| !frontends.values().any(|f| f.shard == home)) {
+                backend.home = None;
+            }
+        }
+        self.backends.retain(|_, b| b.declared == Declared::Yes || b.frontend.is_some());
+    }
+
+    /// Binds a backend to the frontend with the fewest bound backends among those with room; a tie is drawn (D1).
+    fn bind(
+        &mut self,
+        id: BackendId,
+        grant: &Grant,
+        free: &mut BTreeMap<FrontendId, FreeBlocks>,
+        bound: &mut BTreeMap<FrontendId, u32>,
+        draw: u64,
+    ) {
+        let room = |whole: bool| -> Vec<FrontendId> {
+            let fits = |f: &&FrontendId| {
+                free.get(f).is_some_and(|b| if whole { b.fits(grant.ports) } else { b.ports() >= grant.ports.into() })
+            };
+            grant.frontends.iter().filter(fits).copied().collect()
+        };
+        let mut candidates = room(true);
+        if candidates.is_empty() {
+            candidates = room(false);
+        }
+        let count = |f: &FrontendId| bound.get(f).copied().unwrap_or(0);
+        let Some(fewest) = candidates.iter().map(count).min() else { return };
+        candidates.retain(|f| count(f) == fewest);
+        let among = u64::try_from(candidates.len()).expect("a list in memory is shorter than 2^64");
+        let at = usize::try_from(mix(draw ^ u64::from(id.0)) % among).expect("below the length of a list");
+        let frontend = candidates[at];
+        let pieces = free.get_mut(&frontend).expect("a candidate is a frontend");
+        let mut lease = Vec::new();
+        take_pieces(pieces, grant.ports, &mut lease);
+        coalesce(&mut lease);
+        if lease.is_empty() {
+            return;
+        }
+        *bound.entry(frontend).or_default() += 1;
+        let shard = self.frontends[&frontend].shard;
+        let backend = self.backend_mut(id);
+        backend.frontend = Some(frontend);
+        backend.home = Some(shard);
+        backend.lease = lease;
+    }
+
+    /// Gives a bound backend what it lacks (S15): first its own draining blocks back, then free buddies, then any.
+    fn grow(&mut self, id: BackendId, target: u16, free: &mut BTreeMap<FrontendId, FreeBlocks>, index: ControlIndex) {
+        let mut lease = std::mem::take(&mut self.backend_mut(id).lease);
+        let sum = |lease: &[PortBlock]| lease.iter().map(|block| block.len).sum::<u16>();
+        let own: Vec<PortBlock> = self.drains.iter().filter(|(_, d)| d.backend == id).map(|(b, _)| *b).collect();
+        for block in own.into_iter().rev() {
+            let want = target - sum(&lease);
+            if want == 0 {
+                break;
+            }
+            self.take_back(block, want, &mut lease, index);
+        }
+        coalesce(&mut lease);
+        let frontend = self.backends[&id].frontend.expect("only bound backends grow");
+        let pieces = free.get_mut(&frontend).expect("a bound backend's frontend exists");
+        loop {
+            let want = target - sum(&lease);
+            let fits = |b: &&PortBlock| b.len <= want && b.len < tier::BLOCK_LEN_MAX;
+            let buddies: Vec<PortBlock> = lease.iter().filter(fits).map(|b| buddy_of(*b)).collect();
+            let Some(buddy) = buddies.into_iter().find(|buddy| pieces.take_exactly(*buddy)) else { break };
+            lease.push(buddy);
+            coalesce(&mut lease);
+        }
+        take_pieces(pieces, target - sum(&lease), &mut lease);
+        coalesce(&mut lease);
+        self.backend_mut(id).lease = lease;
+    }
+
+    /// Takes up to `want` ports of an own draining block back; the rest drains on, as smaller blocks under a new index,
+    /// since a fence names the block that it fences.
+    fn take_back(&mut self, block: PortBlock, mut want: u16, lease: &mut Vec<PortBlock>, index: ControlIndex) {
+        let Some(drain) = self.drains.remove(&block) else { return };
+        let mut rest = vec![block];
+        while let Some(piece) = rest.pop() {
+            if piece.len <= want {
+                want -= piece.len;
+                lease.push(piece);
+            } else if want >= PIECE_LEN_MIN && piece.len > PIECE_LEN_MIN {
+                let (lower, upper) = halves(piece);
+                rest.extend([upper, lower]);
+            } else {
+                let reclaim_index = if piece == block { drain.reclaim_index } else { index };
+                self.drains.insert(piece, Drain { reclaim_index, ..drain });
+            }
+        }
+    }
+
+    fn note_idle_frontends(&mut self, stamped_unix_ms: u64) {
+        let ids: Vec<FrontendId> = self.frontends.keys().copied().collect();
+        for id in ids {
+            let busy = self.in_use(id);
+            let frontend = self.frontends.get_mut(&id).expect("ids are taken from the map");
+            if frontend.declared == Declared::Yes || busy {
+                frontend.idle_since_unix_ms = None;
+            } else if frontend.idle_since_unix_ms.is_none() {
+                frontend.idle_since_unix_ms = Some(stamped_unix_ms);
+            }
+        }
+    }
+
+    /// Every IP configuration has a home shard, also without a frontend (M3): the one with the fewest.
+    fn assign_homes(&mut self) {
+        let declared = self.frontends.values().filter(|f| f.declared == Declared::Yes);
+        let mut homes: BTreeMap<ShardId, u32> = declared.map(|f| (f.shard, 0)).collect();
+        for home in self.backends.values().filter_map(|b| b.home) {
+            homes.entry(home).and_modify(|count| *count += 1);
+        }
+        for backend in self.backends.values_mut().filter(|b| b.home.is_none()) {
+            let fewest = homes.iter().min_by_key(|(shard, count)| (**count, **shard)).map(|(shard, _)| *shard);
+            if let Some(shard) = fewest {
+                homes.entry(shard).and_modify(|count| *count += 1);
+                backend.home = Some(shard);
+            }
+        }
+    }
+}
+
+/// Takes `want` ports in pieces as large as they come.
+fn take_pieces(free: &mut FreeBlocks, mut want: u16, lease: &mut Vec<PortBlock>) {
+    let mut len = tier::BLOCK_LEN_MAX;
+    while want > 0 && len >= PIECE_LEN_MIN {
+        match (len <= want).then(|| free.take(len)).flatten() {
+            Some(block) => {
+                want -= len;
+                lease.push(block);
+            }
+            None => len /= 2,
+        }
+    }
+}
+
+/// Live flows per piece of port space, sorted, so that a large pool is halved without searching all pieces each time.
+struct Loads(Vec<PortLoad>);
+
+impl Loads {
+    fn new(hints: &[PortLoad]) -> Self {
+        let mut loads = hints.to_vec();
+        loads.sort_unstable_by_key(|load| load.block);
+        Self(loads)
+    }
+
+    /// Flows of the pieces that lie in the block.
+    fn flows(&self, block: PortBlock) -> u64 {
+        let end = u32::from(block.start) + u32::from(block.len);
+        let from = self.0.partition_point(|l| (l.block.frontend, l.block.start) < (block.frontend, block.start));
+        let near = self.0[from..].iter();
+        let near = near.take_while(|l| l.block.frontend == block.frontend && u32::from(l.block.start) < end);
+        let inside = near.filter(|l| u32::from(l.block.start) + u32::from(l.block.len) <= end);
+        inside.map(|l| u64::from(l.flows)).sum()
+    }
+
+    /// (the half to keep, the half to drain): fewer live flows drain, the upper half if equal (D4).
+    fn split(&self, block: PortBlock) -> (PortBlock, PortBlock) {
+        let (lower, upper) = halves(block);
+        if self.flows(upper) > self.flows(lower) { (upper, lower) } else { (lower, upper) }
+    }
+}
+
+/// Spreads the bits of a draw (the finaliser of SplitMix64).
+fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

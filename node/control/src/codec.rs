@@ -1,0 +1,194 @@
+//! The one place where control bytes are made and read: an envelope around bincode.
+//!
+//! Layout, little-endian: `magic u16 = 0x4e51, version u8, kind u8, len u32, crc32 u32 (of the body), body`. Every length
+//! is checked before anything is allocated for it, and the body must be consumed to its last byte. It must never panic on
+//! outside bytes. The body of a version is frozen: a change of a struct needs a new version. Called by `command` and `state`.
+
+use bincode::config::Config;
+use bincode::{Decode, Encode};
+
+/// Envelope bytes before the body.
+pub const HEADER_LEN: usize = 12;
+/// Greatest body of a command.
+pub const COMMAND_LEN_MAX: usize = 4 << 20;
+/// Greatest body of an encoded state.
+pub const STATE_LEN_MAX: usize = 64 << 20;
+
+const MAGIC: u16 = 0x4e51;
+const VERSION: u8 = 1;
+
+/// What the body is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// A `command::Command`.
+    Command = 1,
+    /// A `state::State`.
+    State = 2,
+}
+
+/// Why bytes were not accepted.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CodecError {
+    /// Shorter than an envelope.
+    #[error("{len} bytes are shorter than the envelope of {HEADER_LEN} bytes")]
+    Short {
+        /// Their length.
+        len: usize,
+    },
+    /// Not ours.
+    #[error("magic is {found:#06x}, expected {MAGIC:#06x}")]
+    Magic {
+        /// The first two bytes.
+        found: u16,
+    },
+    /// Written by a version that this program does not know.
+    #[error("version {found} is unknown, this program reads {VERSION}")]
+    Version {
+        /// The version byte.
+        found: u8,
+    },
+    /// Another kind of body.
+    #[error("body kind is {found}, expected {expected:?}")]
+    Kind {
+        /// The kind byte.
+        found: u8,
+        /// What the caller wanted.
+        expected: Kind,
+    },
+    /// The length field contradicts the bytes, or exceeds the limit.
+    #[error("length field says {said}, there are {there} bytes, at most {limit} are accepted")]
+    Length {
+        /// The field.
+        said: u64,
+        /// Bytes after the envelope.
+        there: usize,
+        /// The limit of this kind.
+        limit: usize,
+    },
+    /// Damaged.
+    #[error("checksum does not match: the bytes are damaged")]
+    Checksum,
+    /// The body is not what it should be, or goes on after its end.
+    #[error("body does not decode: {0}")]
+    Body(String),
+    /// Too long to be encoded under the limit.
+    #[error("encoding exceeds the limit of {limit} bytes or failed: {reason}")]
+    Encode {
+        /// The limit of this kind.
+        limit: usize,
+        /// What the encoder said.
+        reason: String,
+    },
+}
+
+/// Encodes `value` into an envelope.
+///
+/// # Errors
+/// [`CodecError::Encode`] if the body would exceed the limit of its kind.
+pub fn encode<T: Encode>(kind: Kind, value: &T) -> Result<Vec<u8>, CodecError> {
+    let limit = limit_of(kind);
+    let failed = |reason: String| CodecError::Encode { limit, reason };
+    let body = bincode::encode_to_vec(value, bincode::config::standard()).map_err(|e| failed(e.to_string()))?;
+    let len = u32::try_from(body.len()).map_err(|e| failed(e.to_string()))?;
+    if body.len() > limit {
+        return Err(failed(format!("body is {len} bytes")));
+    }
+    let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
+    bytes.extend_from_slice(&MAGIC.to_le_bytes());
+    bytes.push(VERSION);
+    bytes.push(kind as u8);
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+/// Reads a value out of an envelope.
+///
+/// # Errors
+/// See [`CodecError`]; nothing is allocated beyond the limit of the kind.
+pub fn decode<T: Decode<()>>(kind: Kind, bytes: &[u8]) -> Result<T, CodecError> {
+    let short = CodecError::Short { len: bytes.len() };
+    let Some((header, body)) = bytes.split_first_chunk::<HEADER_LEN>() else { return Err(short) };
+    let [m0, m1, version, found, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
+    let magic = u16::from_le_bytes([m0, m1]);
+    if magic != MAGIC {
+        return Err(CodecError::Magic { found: magic });
+    }
+    if version != VERSION {
+        return Err(CodecError::Version { found: version });
+    }
+    if found != kind as u8 {
+        return Err(CodecError::Kind { found, expected: kind });
+    }
+    let said = u32::from_le_bytes([l0, l1, l2, l3]);
+    let limit = limit_of(kind);
+    if usize::try_from(said) != Ok(body.len()) || body.len() > limit {
+        return Err(CodecError::Length { said: said.into(), there: body.len(), limit });
+    }
+    if crc32fast::hash(body) != u32::from_le_bytes([c0, c1, c2, c3]) {
+        return Err(CodecError::Checksum);
+    }
+    match kind {
+        Kind::Command => body_of(body, bincode::config::standard().with_limit::<COMMAND_LEN_MAX>()),
+        Kind::State => body_of(body, bincode::config::standard().with_limit::<STATE_LEN_MAX>()),
+    }
+}
+
+fn limit_of(kind: Kind) -> usize {
+    match kind {
+        Kind::Command => COMMAND_LEN_MAX,
+        Kind::State => STATE_LEN_MAX,
+    }
+}
+
+fn body_of<T: Decode<()>, C: Config>(body: &[u8], config: C) -> Result<T, CodecError> {
+    let (value, consumed) = bincode::decode_from_slice(body, config).map_err(|e| CodecError::Body(e.to_string()))?;
+    if consumed != body.len() {
+        return Err(CodecError::Body(format!("{} bytes follow its end", body.len() - consumed)));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_damaged_byte_is_noticed() {
+        let bytes = encode(Kind::Command, &vec![1u32, 2, 3]).expect("small");
+        assert_eq!(decode::<Vec<u32>>(Kind::Command, &bytes), Ok(vec![1, 2, 3]));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x40;
+            assert!(decode::<Vec<u32>>(Kind::Command, &damaged).is_err(), "byte {at}");
+        }
+        for len in 0..bytes.len() {
+            assert!(decode::<Vec<u32>>(Kind::Command, &bytes[..len]).is_err(), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn a_length_bomb_inside_the_body_is_refused_without_allocating_it() {
+        // A vector that claims 2^40 elements.
+        let mut body = vec![253u8];
+        body.extend_from_slice(&(1u64 << 40).to_le_bytes());
+        let bytes = {
+            let mut b = Vec::new();
+            b.extend_from_slice(&MAGIC.to_le_bytes());
+            b.extend_from_slice(&[VERSION, Kind::Command as u8]);
+            b.extend_from_slice(&u32::try_from(body.len()).expect("small").to_le_bytes());
+            b.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+            b.extend_from_slice(&body);
+            b
+        };
+        assert!(matches!(decode::<Vec<u64>>(Kind::Command, &bytes), Err(CodecError::Body(_))));
+    }
+
+    #[test]
+    fn bytes_after_the_value_are_refused() {
+        let bytes = encode(Kind::Command, &(1u8, 2u8)).expect("small");
+        assert!(matches!(decode::<u8>(Kind::Command, &bytes), Err(CodecError::Body(_))));
+    }
+}

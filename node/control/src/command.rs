@@ -1,0 +1,239 @@
+//! The commands of the control log: one entry each (C1).
+//!
+//! A command carries everything that apply needs and that is not in the state: the proposer's time and random draw, and
+//! an idempotency key. It must never carry anything that a replica would have to look up elsewhere. Encoded through
+//! `codec`; the layout is frozen per version (C2), pinned by a golden-bytes test.
+
+use std::net::SocketAddr;
+
+use bincode::{Decode, Encode};
+use engine::ids::{ControlIndex, Incarnation, Mac, NodeId, PortBlock, ShardId};
+
+use crate::codec::{self, CodecError, Kind};
+use crate::resource::Desired;
+
+/// Idempotency key: a retry carries the same one.
+pub type Key = [u8; 16];
+
+/// A hash of a plan (C5).
+pub type PlanHash = [u8; 32];
+
+/// One entry of the control log.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Command {
+    /// Applied once, however often it is proposed.
+    pub key: Key,
+    /// The proposer's wall clock, milliseconds since 1970: for people and for retirement times, never for safety.
+    pub stamped_unix_ms: u64,
+    /// Random bits drawn by the proposer (D1).
+    pub draw: u64,
+    /// What to do.
+    pub body: CommandBody,
+}
+
+/// What a command does.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum CommandBody {
+    /// Nothing.
+    Noop,
+    /// Replace the declared configuration.
+    Configure(Box<Configure>),
+    /// A node started: its new incarnation is this entry's index (N1).
+    RegisterIncarnation(Registration),
+    /// A node without a stamp asks for a control raft id: this entry's index (N5).
+    JoinControl {
+        /// The node, as its certificate names it.
+        node: NodeId,
+        /// Drawn by the node for this attempt; a repeated attempt gets the same answer.
+        nonce: u64,
+        /// Where it listens for peers.
+        peer_addr: SocketAddr,
+        /// Where its API listens.
+        api_addr: SocketAddr,
+    },
+    /// The control group applied this configuration (raft ids).
+    ControlConfApplied {
+        /// Its voters.
+        voters: Vec<u64>,
+    },
+    /// The shard's applied configuration holds these replicas no longer: ends `leaving` (N1, N2).
+    ReplicaGone {
+        /// The shard.
+        shard: ShardId,
+        /// Its epoch.
+        epoch: u32,
+        /// The replicas.
+        gone: Vec<Incarnation>,
+    },
+    /// The shard's leader reports the voters of its applied, not joint, configuration. Sharpens N4 and the status.
+    VotersApplied {
+        /// The shard.
+        shard: ShardId,
+        /// Its epoch.
+        epoch: u32,
+        /// The voters.
+        voters: Vec<Incarnation>,
+    },
+    /// Survivors of the epoch must seal and report (N4).
+    SealEpoch {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch.
+        epoch: u32,
+    },
+    /// A replica sealed. One that was no voter, or never had a table, reports (0, 0), which cannot become a base.
+    Sealed {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch.
+        epoch: u32,
+        /// The replica.
+        incarnation: Incarnation,
+        /// Term of its last log entry.
+        last_term: u64,
+        /// Index of its last log entry.
+        last_index: u64,
+    },
+    /// End the sealed epoch and begin the next one (N4). Base and wait are computed by apply.
+    Recreate {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch that ends.
+        epoch: u32,
+        /// Who begins alone if no survivor holds a base.
+        holder_if_lost: Incarnation,
+    },
+    /// A fence of the block was committed in the shard's flow log (F5).
+    ReclaimComplete {
+        /// The block.
+        block: PortBlock,
+        /// Which reclaim of it.
+        reclaim_index: ControlIndex,
+        /// The shard.
+        shard: ShardId,
+        /// The epoch in which the fence was committed.
+        shard_epoch: u32,
+    },
+    /// A node wants to stop (N3).
+    StopTokenTake {
+        /// The node.
+        node: NodeId,
+    },
+    /// The holder is back and fully redundant (N3).
+    StopTokenReturn {
+        /// The node.
+        node: NodeId,
+    },
+    /// An operator takes the token back (N3).
+    StopTokenRevoke,
+    /// An operator removed the node after powering it off (N4).
+    RemoveNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// Raise the cluster level (C2).
+    SetLevel {
+        /// The new level.
+        level: u16,
+    },
+    /// Set a shard's members by successor rank; on a shard without members it founds the group.
+    SetMembers {
+        /// The shard.
+        shard: ShardId,
+        /// Nodes by rank, rank 0 preferred.
+        members: Vec<NodeId>,
+        /// Only if the shard's membership last changed at this index; `None`: whatever it is (an operator's move).
+        unchanged_since: Option<ControlIndex>,
+    },
+    /// A frontend that is no longer declared, holds no lease and whose holds have ended goes, with its shard.
+    RetireFrontend {
+        /// The frontend's shard.
+        shard: ShardId,
+    },
+}
+
+/// A declared configuration on its way into the state.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Configure {
+    /// The configuration.
+    pub desired: Desired,
+    /// The plan that an operator saw; refused if blocks or configuration changed since (C5).
+    pub base_hash: Option<PlanHash>,
+    /// Live flows per piece of port space, to choose the half that drains (D4). Pieces of any size; none means ties.
+    pub hints: Vec<PortLoad>,
+}
+
+/// Live flows on a piece of a leased block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct PortLoad {
+    /// The piece.
+    pub block: PortBlock,
+    /// Live flows with a port in it.
+    pub flows: u32,
+}
+
+/// A node's start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Registration {
+    /// The node.
+    pub node: NodeId,
+    /// Its control raft id, to tell a replaced data directory.
+    pub control_raft_id: u64,
+    /// Drawn at this start; a retry of the same start gets the same incarnation.
+    pub nonce: u64,
+    /// Where it listens for peers.
+    pub peer_addr: SocketAddr,
+    /// Where its API listens.
+    pub api_addr: SocketAddr,
+    /// MAC of its inside data interface.
+    pub inside_mac: Mac,
+    /// MAC of its outside data interface.
+    pub outside_mac: Mac,
+    /// The greatest cluster level that its program supports (C2).
+    pub level: u16,
+}
+
+impl Command {
+    /// The bytes of the log entry.
+    ///
+    /// # Errors
+    /// [`CodecError::Encode`] if it exceeds `codec::COMMAND_LEN_MAX`.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::encode(Kind::Command, self)
+    }
+
+    /// Reads a log entry.
+    ///
+    /// # Errors
+    /// See [`CodecError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode(Kind::Command, bytes)
+    }
+}
+
+impl CommandBody {
+    /// A short name, for logs and events.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Noop => "noop",
+            Self::Configure(_) => "configure",
+            Self::RegisterIncarnation(_) => "register_incarnation",
+            Self::JoinControl { .. } => "join_control",
+            Self::ControlConfApplied { .. } => "control_conf_applied",
+            Self::ReplicaGone { .. } => "replica_gone",
+            Self::VotersApplied { .. } => "voters_applied",
+            Self::SealEpoch { .. } => "seal_epoch",
+            Self::Sealed { .. } => "sealed",
+            Self::Recreate { .. } => "recreate",
+            Self::ReclaimComplete { .. } => "reclaim_complete",
+            Self::StopTokenTake { .. } => "stop_token_take",
+            Self::StopTokenReturn { .. } => "stop_token_return",
+            Self::StopTokenRevoke => "stop_token_revoke",
+            Self::RemoveNode { .. } => "remove_node",
+            Self::SetLevel { .. } => "set_level",
+            Self::SetMembers { .. } => "set_members",
+            Self::RetireFrontend { .. } => "retire_frontend",
+        }
+    }
+}

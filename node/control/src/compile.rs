@@ -1,0 +1,105 @@
+//! From the control state to what workers judge packets by.
+//!
+//! A pure function of the state: two nodes at the same index compile the same snapshot but for `me` and `peers`. It must
+//! never leave out a draining block or put one into a lease. Called by `node` after each change, off the packet path.
+
+use engine::ids::{NodeId, ShardId};
+use engine::snapshot::{
+    Backend, CloseNow, Draining, Frontend, NodeLinks, Outside, Params, ShardConfig, Snapshot, Subnet, TcpReset,
+};
+
+use crate::allocation::{self, Declared};
+use crate::registry::Node;
+use crate::resource::OnReclaim;
+use crate::state::State;
+
+/// Compiles the state for one node. IP configurations without any shard to live in are left out.
+#[must_use]
+pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
+    let mut snapshot = Snapshot {
+        control_index: state.index,
+        params: params(state),
+        outside: Outside {
+            network: state.desired.outside.network.network,
+            prefix_len: state.desired.outside.network.len,
+            next_hop: state.desired.outside.next_hop,
+        },
+        ..Snapshot::default()
+    };
+    for (id, node) in state.registry.members().filter(|(_, node)| node.incarnation.is_some()) {
+        match id == me {
+            true => snapshot.me = Some(links(id, node)),
+            false => snapshot.peers.push(links(id, node)),
+        }
+    }
+    for id in state.shards.keys() {
+        let frontends = state.frontends_of(*id).collect();
+        snapshot.shards.insert(*id, ShardConfig { frontends, draining: draining(state, *id) });
+    }
+    for (id, frontend) in &state.allocation.frontends {
+        snapshot.frontends.insert(*id, Frontend { ip: frontend.ip, shard: frontend.shard });
+        snapshot.frontend_by_ip.insert(frontend.ip, *id);
+    }
+    for (id, backend) in &state.allocation.backends {
+        if let (Some(home), Declared::Yes) = (backend.home, backend.declared) {
+            snapshot.backends.insert(*id, compiled(state, backend, home));
+            snapshot.backend_by_ip.insert((backend.vnet, backend.ip), *id);
+        }
+    }
+    for (name, network) in &state.desired.virtual_networks {
+        let vnet = state.vnets[name];
+        snapshot.subnets.extend(network.subnets.values().map(|subnet| Subnet {
+            vnet,
+            network: subnet.prefix.network,
+            prefix_len: subnet.prefix.len,
+            gateway: subnet.gateway,
+        }));
+    }
+    snapshot
+}
+
+fn params(state: &State) -> Params {
+    let settings = state.settings();
+    Params {
+        orphan_grace_ms: settings.orphan_grace_ms,
+        vote_timeout_ms: settings.vote_ms(),
+        hold_ms: settings.hold_ms,
+        held_packets_per_backend_max: settings.held_packets_per_backend_max,
+        held_bytes_max: settings.held_bytes_max,
+        flows_per_shard_max: settings.flows_per_shard_max,
+        key: state.key,
+    }
+}
+
+fn links(id: NodeId, node: &Node) -> NodeLinks {
+    NodeLinks { node: id, inside: node.inside_mac, outside: node.outside_mac }
+}
+
+fn draining(state: &State, shard: ShardId) -> Vec<Draining> {
+    let here = |frontend| state.allocation.frontends.get(&frontend).is_some_and(|f| f.shard == shard);
+    let drains = state.allocation.drains.iter().filter(|(block, _)| here(block.frontend));
+    let draining = drains.map(|(block, drain)| Draining {
+        block: *block,
+        reclaim_index: drain.reclaim_index,
+        close_now: match drain.on_reclaim {
+            OnReclaim::Expire => CloseNow::Yes,
+            OnReclaim::Drain => CloseNow::No,
+        },
+    });
+    draining.collect()
+}
+
+fn compiled(state: &State, backend: &allocation::Backend, home: ShardId) -> Backend {
+    let rule = backend.pool.as_ref().and_then(|pool| state.desired.rule_of(pool)).map(|(_, rule)| rule);
+    Backend {
+        vnet: backend.vnet,
+        ip: backend.ip,
+        home,
+        lease: backend.lease.clone(),
+        idle_timeout_ms: rule.map_or(4, |rule| u32::from(rule.idle_timeout_minutes)) * 60_000,
+        tcp_reset_on_idle: match rule {
+            Some(rule) if rule.enable_tcp_reset => TcpReset::On,
+            _ => TcpReset::Off,
+        },
+    }
+}

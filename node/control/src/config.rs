@@ -1,0 +1,377 @@
+//! The declarative file that `qnat apply -f` takes, in TOML.
+//!
+//! [`parse`] turns text into a [`Desired`], or into all of its errors at once: each names file, line, field, value, what
+//! is wrong and what would be right. Unknown fields are refused. It must never change anything and never guess. Called by
+//! the command line and the API.
+//!
+//! ```toml
+//! [[virtual_network]]
+//! name = "vnet1"
+//! [[virtual_network.subnet]]
+//! name = "default"
+//! prefix = "10.0.0.0/16"
+//! gateway = "10.0.0.1"
+//!
+//! [[public_ip]]
+//! name = "pip1"
+//! address = "203.0.113.1"
+//!
+//! [[load_balancer]]
+//! name = "lb1"
+//! frontends = ["pip1"]
+//! [[load_balancer.pool]]
+//! name = "web"
+//! [[load_balancer.outbound_rule]]
+//! name = "out"
+//! pool = "web"
+//! idle_timeout_minutes = 4
+//!
+//! [[instance]]
+//! name = "b1"
+//! [[instance.ip_configuration]]
+//! name = "ipconfig1"
+//! private_ip = "10.0.1.1"
+//! subnet = "vnet1/default"
+//! pool = "lb1/web"
+//!
+//! [outside]
+//! network = "203.0.113.0/24"
+//! next_hop = "203.0.113.254"
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use toml::de::DeTable;
+
+use crate::resource::{
+    Desired, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix, Profile,
+    PublicIp, Settings, Subnet, VirtualNetwork,
+};
+use crate::toml_reader::{Reader, Source};
+use crate::validate;
+
+/// Largest file, in bytes.
+pub const FILE_LEN_MAX: usize = 4 << 20;
+
+/// One thing that is wrong with a file.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct ConfigError {
+    /// The file, as the caller named it.
+    pub file: String,
+    /// The line, from 1, if it can be told.
+    pub line: Option<u32>,
+    /// The field: `kind.name.field`.
+    pub path: String,
+    /// Its value, shortened; empty if it is missing.
+    pub value: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        write!(f, ": {}", self.path)?;
+        if !self.value.is_empty() {
+            write!(f, " = {}", self.value)?;
+        }
+        write!(f, ": {}; {}", self.problem, self.remedy)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl FromStr for Prefix {
+    type Err = ipnet::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let net: ipnet::Ipv4Net = text.parse()?;
+        Ok(Self { network: net.addr(), len: net.prefix_len() })
+    }
+}
+
+/// Reads a configuration. `file` is only used in messages.
+///
+/// # Errors
+/// Everything that is wrong with it, in order of lines, at most [`validate::ISSUES_MAX`] of each kind of check.
+pub fn parse(file: &str, text: &str) -> Result<Desired, Vec<ConfigError>> {
+    let mut source = Source::new(file, text);
+    if text.len() > FILE_LEN_MAX {
+        let value = format!("{} bytes", text.len());
+        source.error(None, "file", &value, "is too large", &format!("at most {FILE_LEN_MAX} bytes"));
+        return Err(source.errors);
+    }
+    let table = match DeTable::parse(text) {
+        Ok(table) => table,
+        Err(error) => {
+            let line = error.span().map(|span| source.line_at(span.start));
+            source.error(line, "syntax", "", error.message(), "see https://toml.io for the syntax");
+            return Err(source.errors);
+        }
+    };
+    let root = Reader::new(&mut source, table.get_ref(), String::new(), 0);
+    let desired = read(&mut source, root);
+    // Checks across resources make sense only if every field could be read.
+    if source.errors.is_empty() {
+        for issue in validate::issues(&desired) {
+            let line = source.line_of(&issue.path);
+            source.error(line, &issue.path, &issue.value, &issue.problem, &issue.remedy);
+        }
+    }
+    if source.errors.is_empty() {
+        return Ok(desired);
+    }
+    source.errors.sort_by_key(|error| error.line);
+    source.errors.dedup();
+    Err(source.errors)
+}
+
+fn read(source: &mut Source<'_>, mut root: Reader<'_, '_>) -> Desired {
+    let mut desired = Desired::default();
+    for reader in root.tables(source, "virtual_network") {
+        virtual_network(source, reader, &mut desired.virtual_networks);
+    }
+    for reader in root.tables(source, "public_ip") {
+        public_ip(source, reader, &mut desired.public_ips);
+    }
+    for reader in root.tables(source, "load_balancer") {
+        load_balancer(source, reader, &mut desired.load_balancers);
+    }
+    for reader in root.tables(source, "instance") {
+        instance(source, reader, &mut desired.instances);
+    }
+    if let Some(reader) = root.table(source, "outside") {
+        desired.outside = outside(source, reader);
+    }
+    if let Some(reader) = root.table(source, "settings") {
+        desired.settings = settings(source, reader);
+    }
+    root.finish(source);
+    desired
+}
+
+/// Reads the name of a table, gives the table its path, and inserts a place for it; `None` if the name is missing or taken.
+fn named<T>(
+    source: &mut Source<'_>,
+    reader: &mut Reader<'_, '_>,
+    kind: &str,
+    taken: &BTreeMap<String, T>,
+) -> Option<String> {
+    let name = reader.string(source, "name")?;
+    if taken.contains_key(&name) {
+        let problem = format!("another {} has this name", kind.rsplit('.').next().unwrap_or(kind));
+        let line = source.line_of(&format!("{kind}.{name}")).map_or(String::new(), |l| format!(" (line {l})"));
+        reader.settle(source, format!("{kind}.{name}"));
+        let here = source.line_of(&reader.at("name"));
+        source.error(here, &reader.at("name"), &name, &format!("{problem}{line}"), "names are unique: choose another");
+        return None;
+    }
+    reader.settle(source, format!("{kind}.{name}"));
+    Some(name)
+}
+
+const PREFIX_FORM: &str = "a network such as \"10.0.0.0/16\"";
+const ADDRESS_FORM: &str = "an IPv4 address such as \"10.0.1.1\"";
+
+fn virtual_network(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &mut BTreeMap<String, VirtualNetwork>) {
+    let name = named(source, &mut reader, "virtual_network", into);
+    let spaces = reader.strings(source, "address_space");
+    let mut network = VirtualNetwork::default();
+    for text in spaces {
+        network.address_space.extend(reader.parse::<Prefix>(source, "address_space", &text, PREFIX_FORM));
+    }
+    let kind = reader.at("subnet");
+    for mut subnet in reader.tables(source, "subnet") {
+        let name = named(source, &mut subnet, &kind, &network.subnets);
+        let prefix = subnet.parsed(source, "prefix", PREFIX_FORM);
+        let gateway = subnet.parsed(source, "gateway", ADDRESS_FORM);
+        subnet.finish(source);
+        if let (Some(name), Some(prefix), Some(gateway)) = (name, prefix, gateway) {
+            network.subnets.insert(name, Subnet { prefix, gateway });
+        }
+    }
+    reader.finish(source);
+    into.extend(name.map(|name| (name, network)));
+}
+
+fn public_ip(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &mut BTreeMap<String, PublicIp>) {
+    let name = named(source, &mut reader, "public_ip", into);
+    let address = reader.parsed(source, "address", ADDRESS_FORM);
+    let ports = reader.numbers::<u16>(source, "reserved_ports", "a list of ports, as in [8080, 9000]");
+    reader.finish(source);
+    if let (Some(name), Some(address)) = (name, address) {
+        into.insert(name, PublicIp { address, reserved_ports: ports.unwrap_or_default().into_iter().collect() });
+    }
+}
+
+fn load_balancer(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &mut BTreeMap<String, LoadBalancer>) {
+    let name = named(source, &mut reader, "load_balancer", into);
+    let mut balancer = LoadBalancer { frontends: reader.strings(source, "frontends"), ..LoadBalancer::default() };
+    let mut pools: BTreeMap<String, ()> = BTreeMap::new();
+    let kind = reader.at("pool");
+    for mut pool in reader.tables(source, "pool") {
+        if let Some(name) = named(source, &mut pool, &kind, &pools) {
+            pools.insert(name, ());
+        }
+        pool.finish(source);
+    }
+    balancer.pools = pools.into_keys().collect();
+    let kind = reader.at("outbound_rule");
+    for rule in reader.tables(source, "outbound_rule") {
+        outbound_rule(source, rule, &kind, &mut balancer.outbound_rules);
+    }
+    reader.finish(source);
+    into.extend(name.map(|name| (name, balancer)));
+}
+
+fn outbound_rule(
+    source: &mut Source<'_>,
+    mut reader: Reader<'_, '_>,
+    kind: &str,
+    into: &mut BTreeMap<String, OutboundRule>,
+) {
+    let name = named(source, &mut reader, kind, into);
+    let pool = reader.string(source, "pool");
+    let frontends = reader.strings(source, "frontends");
+    let idle_timeout_minutes = reader.number(source, "idle_timeout_minutes", 4);
+    let enable_tcp_reset = reader.truth(source, "enable_tcp_reset");
+    let profile = choice(source, &mut reader, "profile", &[("azure", Profile::Azure)]);
+    let on_reclaim =
+        choice(source, &mut reader, "on_reclaim", &[("expire", OnReclaim::Expire), ("drain", OnReclaim::Drain)]);
+    reader.finish(source);
+    if let (Some(name), Some(pool)) = (name, pool) {
+        let rule = OutboundRule { pool, frontends, idle_timeout_minutes, enable_tcp_reset, profile, on_reclaim };
+        into.insert(name, rule);
+    }
+}
+
+fn choice<T: Copy + Default>(
+    source: &mut Source<'_>,
+    reader: &mut Reader<'_, '_>,
+    field: &'static str,
+    choices: &[(&str, T)],
+) -> T {
+    let Some(text) = reader.string_if(source, field) else { return T::default() };
+    if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
+        return *value;
+    }
+    let known: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+    let line = source.line_of(&reader.at(field));
+    let remedy = format!("write {}", known.join(" or "));
+    source.error(line, &reader.at(field), &text, "is not a known choice", &remedy);
+    T::default()
+}
+
+fn instance(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &mut BTreeMap<String, Instance>) {
+    let name = named(source, &mut reader, "instance", into);
+    let mut instance = Instance::default();
+    let mut names: BTreeMap<String, ()> = BTreeMap::new();
+    let kind = reader.at("ip_configuration");
+    for ip in reader.tables(source, "ip_configuration") {
+        if let Some(ip) = ip_configuration(source, ip, &kind, &names) {
+            names.insert(ip.name.clone(), ());
+            instance.ip_configurations.push(ip);
+        }
+    }
+    reader.finish(source);
+    into.extend(name.map(|name| (name, instance)));
+}
+
+fn ip_configuration(
+    source: &mut Source<'_>,
+    mut reader: Reader<'_, '_>,
+    kind: &str,
+    names: &BTreeMap<String, ()>,
+) -> Option<IpConfiguration> {
+    let name = named(source, &mut reader, kind, names);
+    let private_ip = reader.parsed(source, "private_ip", ADDRESS_FORM);
+    let subnet = reader.string(source, "subnet");
+    let subnet = subnet.and_then(|text| pair(source, &reader, "subnet", &text, "\"virtual_network/subnet\""));
+    let pools = reader.one_or_many(source, "pool");
+    if pools.len() > 1 {
+        let line = source.line_of(&reader.at("pool"));
+        let remedy = "an address is in one pool: keep one, or add an ip_configuration for the other";
+        source.error(line, &reader.at("pool"), &pools.join(", "), "several pools want the same backend", remedy);
+    }
+    let pool = pools.first().and_then(|text| pair(source, &reader, "pool", text, "\"load_balancer/pool\""));
+    reader.finish(source);
+    let (virtual_network, subnet) = subnet?;
+    Some(IpConfiguration {
+        name: name?,
+        virtual_network,
+        subnet,
+        private_ip: private_ip?,
+        pool: pool.map(|(load_balancer, pool)| PoolRef { load_balancer, pool }),
+    })
+}
+
+fn pair(
+    source: &mut Source<'_>,
+    reader: &Reader<'_, '_>,
+    field: &str,
+    text: &str,
+    form: &str,
+) -> Option<(String, String)> {
+    match text.split_once('/') {
+        Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains('/') => Some((a.into(), b.into())),
+        _ => {
+            let line = source.line_of(&reader.at(field));
+            source.error(line, &reader.at(field), text, "names no parent", &format!("write {form}"));
+            None
+        }
+    }
+}
+
+fn outside(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Outside {
+    reader.settle(source, "outside".into());
+    let network = reader.parsed(source, "network", PREFIX_FORM);
+    let next_hop = reader.parsed_if(source, "next_hop", ADDRESS_FORM);
+    reader.finish(source);
+    Outside { network: network.unwrap_or(Outside::default().network), next_hop }
+}
+
+fn settings(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Settings {
+    reader.settle(source, "settings".into());
+    let d = Settings::default();
+    let form = "four numbers: hold after FIN, after RST, of idle datagrams, of idle or reclaimed TCP";
+    let hold_ms = match reader.numbers::<u32>(source, "hold_ms", form) {
+        None => d.hold_ms,
+        Some(list) => <[u32; 4]>::try_from(list.as_slice()).unwrap_or_else(|_| {
+            let line = source.line_of("settings.hold_ms");
+            source.error(
+                line,
+                "settings.hold_ms",
+                &format!("{list:?}"),
+                "has the wrong length",
+                &format!("write {form}"),
+            );
+            d.hold_ms
+        }),
+    };
+    let mut number = |field, default| reader.number(source, field, default);
+    let settings = Settings {
+        tick_ms: number("tick_ms", d.tick_ms),
+        heartbeat_ticks: number("heartbeat_ticks", d.heartbeat_ticks),
+        vote_ticks: number("vote_ticks", d.vote_ticks),
+        orphan_grace_ms: number("orphan_grace_ms", d.orphan_grace_ms),
+        recreate_quarantine_ms: number("recreate_quarantine_ms", d.recreate_quarantine_ms),
+        hold_ms,
+        replicas: number("replicas", d.replicas),
+        held_packets_per_backend_max: number("held_packets_per_backend_max", d.held_packets_per_backend_max),
+        held_bytes_max: number("held_bytes_max", d.held_bytes_max),
+        flows_per_shard_max: number("flows_per_shard_max", d.flows_per_shard_max),
+    };
+    reader.finish(source);
+    settings
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,196 @@
+//! Messages of the configuration file: each names line, field, value and remedy.
+
+use super::*;
+
+const GOOD: &str = r#"
+[[virtual_network]]
+name = "vnet1"
+[[virtual_network.subnet]]
+name = "default"
+prefix = "10.0.0.0/16"
+gateway = "10.0.0.1"
+
+[[public_ip]]
+name = "pip1"
+address = "203.0.113.1"
+[[public_ip]]
+name = "pip2"
+address = "203.0.113.2"
+reserved_ports = [8080]
+
+[[load_balancer]]
+name = "lb1"
+frontends = ["pip1", "pip2"]
+[[load_balancer.pool]]
+name = "web"
+[[load_balancer.outbound_rule]]
+name = "out"
+pool = "web"
+idle_timeout_minutes = 10
+enable_tcp_reset = true
+
+[[instance]]
+name = "b1"
+[[instance.ip_configuration]]
+name = "ipconfig1"
+private_ip = "10.0.1.1"
+subnet = "vnet1/default"
+pool = "lb1/web"
+
+[outside]
+network = "203.0.113.0/24"
+next_hop = "203.0.113.254"
+
+[settings]
+orphan_grace_ms = 2000
+"#;
+
+fn errors(text: &str) -> Vec<String> {
+    parse("net.toml", text).expect_err("refused").iter().map(ToString::to_string).collect()
+}
+
+/// The good file with one piece replaced.
+fn with(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "the piece {from:?} is in the file");
+    GOOD.replacen(from, to, 1)
+}
+
+#[test]
+fn a_good_file_is_read_whole() {
+    let desired = parse("net.toml", GOOD).expect("good");
+    let rule = &desired.load_balancers["lb1"].outbound_rules["out"];
+    assert_eq!((rule.idle_timeout_minutes, rule.enable_tcp_reset), (10, true));
+    assert_eq!(desired.settings.orphan_grace_ms, 2000);
+    assert_eq!(desired.settings.tick_ms, 5);
+    assert_eq!(desired.outside.next_hop, Some(std::net::Ipv4Addr::new(203, 0, 113, 254)));
+    assert!(desired.public_ips["pip2"].reserved_ports.contains(&8080));
+    let ip = &desired.instances["b1"].ip_configurations[0];
+    assert_eq!(ip.pool.as_ref().map(ToString::to_string).as_deref(), Some("lb1/web"));
+}
+
+#[test]
+fn an_unknown_field_is_refused_with_the_one_that_was_meant() {
+    assert_eq!(
+        errors(&with("idle_timeout_minutes", "idle_timeout_minute")),
+        ["net.toml:25: load_balancer.lb1.outbound_rule.out.idle_timeout_minute = 10: is an unknown field; \
+          did you mean idle_timeout_minutes?"]
+    );
+}
+
+#[test]
+fn several_errors_are_reported_at_once_in_order_of_lines() {
+    let text = with("prefix = \"10.0.0.0/16\"", "prefix = \"10.0.0.0\"").replace("10.0.1.1", "ten");
+    let text = text.replace("orphan_grace_ms = 2000", "orphan_grace_ms = \"2s\"");
+    assert_eq!(
+        errors(&text),
+        [
+            "net.toml:6: virtual_network.vnet1.subnet.default.prefix = 10.0.0.0: is not a network such as \
+             \"10.0.0.0/16\"; write a network such as \"10.0.0.0/16\"",
+            "net.toml:32: instance.b1.ip_configuration.ipconfig1.private_ip = ten: is not an IPv4 address such as \
+             \"10.0.1.1\"; write an IPv4 address such as \"10.0.1.1\"",
+            "net.toml:41: settings.orphan_grace_ms = \"2s\": is a string; write a whole number that is not negative \
+             and fits the field",
+        ]
+    );
+}
+
+#[test]
+fn addresses_are_checked_against_their_subnet() {
+    let gateway = errors(&with("private_ip = \"10.0.1.1\"", "private_ip = \"10.0.0.1\""));
+    assert_eq!(
+        gateway,
+        ["net.toml:32: instance.b1.ip_configuration.ipconfig1.private_ip = 10.0.0.1: is the gateway of subnet \
+          vnet1/default; use another address"]
+    );
+    let outside = errors(&with("private_ip = \"10.0.1.1\"", "private_ip = \"10.1.0.9\""));
+    assert!(outside[0].contains("is no host address of subnet vnet1/default, 10.0.0.0/16"), "{outside:?}");
+    let host_bits = errors(&with("10.0.0.0/16", "10.0.0.3/16"));
+    assert!(host_bits[0].contains("has host bits set; write 10.0.0.0/16"), "{host_bits:?}");
+}
+
+#[test]
+fn duplicates_name_where_the_first_one_is() {
+    let name = errors(&with("name = \"pip2\"", "name = \"pip1\""));
+    assert_eq!(
+        name[0],
+        "net.toml:13: public_ip.pip1.name = pip1: another public_ip has this name (line 9); \
+         names are unique: choose another"
+    );
+    let address = errors(&with("203.0.113.2\"", "203.0.113.1\""));
+    assert!(address[0].contains("net.toml:14: public_ip.pip2.address = 203.0.113.1"), "{address:?}");
+    assert!(address[0].contains("already the address of public_ip.pip1"), "{address:?}");
+}
+
+#[test]
+fn references_that_lead_nowhere_list_what_exists() {
+    let pool = errors(&with("pool = \"lb1/web\"", "pool = \"lb1/wbe\""));
+    assert_eq!(
+        pool,
+        ["net.toml:34: instance.b1.ip_configuration.ipconfig1.pool = lb1/wbe: is no pool; use one of: lb1/web"]
+    );
+    let rule = errors(&with("pool = \"web\"", "pool = \"wen\""));
+    assert!(
+        rule[0]
+            .contains("outbound_rule.out.pool = wen: is no pool of this load balancer; declare it, or use one of: web")
+    );
+    let without = errors(&with("pool = \"web\"\n", ""));
+    assert!(without[0].contains("outbound_rule.out.pool: is missing; add pool"), "{without:?}");
+    let frontend = errors(&with("\"pip1\", \"pip2\"]", "\"pip1\", \"pip3\"]"));
+    assert!(frontend[0].contains("load_balancer.lb1.frontends = pip3: is no public_ip"), "{frontend:?}");
+}
+
+#[test]
+fn two_load_balancers_may_not_want_one_backend_or_one_frontend() {
+    let backend = errors(&with("pool = \"lb1/web\"", "pool = [\"lb1/web\", \"lb2/web\"]"));
+    assert!(backend[0].contains("several pools want the same backend"), "{backend:?}");
+    let two = format!("{GOOD}\n[[load_balancer]]\nname = \"lb2\"\nfrontends = [\"pip1\"]\n");
+    let frontend = errors(&two);
+    assert!(frontend[0].contains("load_balancer.lb2.frontends = pip1: is already a frontend of load_balancer.lb1"));
+}
+
+#[test]
+fn public_addresses_inside_a_private_range_are_refused() {
+    let inside = errors(&with("203.0.113.2\"", "10.0.7.7\""));
+    assert!(inside[0].contains("lies inside the private range 10.0.0.0/16 of vnet1/default"), "{inside:?}");
+    let hop = errors(&with("203.0.113.2\"", "203.0.113.254\""));
+    assert!(hop[0].contains("is outside.next_hop"), "{hop:?}");
+}
+
+#[test]
+fn values_out_of_range_say_the_range() {
+    let idle = errors(&with("idle_timeout_minutes = 10", "idle_timeout_minutes = 3"));
+    assert!(idle[0].ends_with("idle_timeout_minutes = 3: is out of range; use 4 to 100 minutes"), "{idle:?}");
+    let vote = errors(&with("orphan_grace_ms = 2000", "vote_ticks = 5"));
+    assert!(vote[0].contains("settings.vote_ticks = 5: is out of range; use 6 to 1000"), "{vote:?}");
+}
+
+#[test]
+fn a_pool_of_more_than_a_thousand_instances_is_refused() {
+    let mut text = String::from(GOOD);
+    for n in 0..1000u32 {
+        let ip = std::net::Ipv4Addr::from_bits(0x0a00_0200 + n);
+        text.push_str(&format!(
+            "[[instance]]\nname = \"x{n}\"\n[[instance.ip_configuration]]\nname = \"i\"\nprivate_ip = \"{ip}\"\n\
+             subnet = \"vnet1/default\"\npool = \"lb1/web\"\n"
+        ));
+    }
+    let all = errors(&text);
+    assert_eq!(
+        all,
+        [
+            "net.toml:20: load_balancer.lb1.pool.web = web: has 1001 instances, more than 1000; split it into several pools"
+        ]
+    );
+}
+
+#[test]
+fn broken_syntax_names_its_line() {
+    let all = errors("[outside]\nnetwork = \n");
+    assert_eq!(all.len(), 1);
+    assert!(all[0].starts_with("net.toml:2: syntax"), "{all:?}");
+}
+
+#[test]
+fn an_empty_file_is_an_empty_configuration() {
+    assert_eq!(parse("e", "").expect("empty"), Desired::default());
+}

@@ -1,0 +1,318 @@
+//! What an operator declares: networks, public addresses, load balancers, instances and settings, by name.
+//!
+//! A [`Desired`] is plain data in a normal form (maps sorted by name), so that equal configurations encode equally. It
+//! carries no numeric id: those are assigned when it is applied. Must never depend on the running state. Made by
+//! `config`, judged by `validate`, carried by `Command::Configure`, kept by `State`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use bincode::{Decode, Encode};
+use serde::Serialize;
+
+/// An IPv4 network.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct Prefix {
+    /// Network address; the host bits are zero (checked by `validate`).
+    pub network: Ipv4Addr,
+    /// Length, 0..=32.
+    pub len: u8,
+}
+
+impl Prefix {
+    /// The network mask; lengths above 32 count as 32.
+    #[must_use]
+    pub fn mask(self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.len.min(32))).unwrap_or(0)
+    }
+
+    /// Whether the address lies in this network.
+    #[must_use]
+    pub fn contains(self, ip: Ipv4Addr) -> bool {
+        ip.to_bits() & self.mask() == self.network.to_bits() & self.mask()
+    }
+
+    /// Whether the two networks share an address.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.contains(other.network) || other.contains(self.network)
+    }
+
+    /// The last address of the network.
+    #[must_use]
+    pub fn broadcast(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.network.to_bits() | !self.mask())
+    }
+
+    /// The same network with its host bits cleared.
+    #[must_use]
+    pub fn normal(self) -> Self {
+        Self { network: Ipv4Addr::from_bits(self.network.to_bits() & self.mask()), len: self.len }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.len)
+    }
+}
+
+impl Serialize for Prefix {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The whole declared configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
+pub struct Desired {
+    /// Virtual networks by name.
+    pub virtual_networks: BTreeMap<String, VirtualNetwork>,
+    /// Public addresses by name.
+    pub public_ips: BTreeMap<String, PublicIp>,
+    /// Load balancers by name.
+    pub load_balancers: BTreeMap<String, LoadBalancer>,
+    /// Instances by name.
+    pub instances: BTreeMap<String, Instance>,
+    /// The network of the public addresses.
+    pub outside: Outside,
+    /// Cluster-wide parameters.
+    pub settings: Settings,
+}
+
+/// A private address space.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
+pub struct VirtualNetwork {
+    /// Its address space; empty means: whatever its subnets hold.
+    pub address_space: Vec<Prefix>,
+    /// Subnets by name.
+    pub subnets: BTreeMap<String, Subnet>,
+}
+
+/// A subnet of a virtual network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+pub struct Subnet {
+    /// Its addresses.
+    pub prefix: Prefix,
+    /// The address that qnat answers ARP for.
+    pub gateway: Ipv4Addr,
+}
+
+/// A public address.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+pub struct PublicIp {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Ports that are never handed out (D8): something else listens there.
+    pub reserved_ports: BTreeSet<u16>,
+}
+
+/// A public load balancer: frontends, pools and the rules that link them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
+pub struct LoadBalancer {
+    /// Names of public addresses, in declared order.
+    pub frontends: Vec<String>,
+    /// Names of its backend pools.
+    pub pools: BTreeSet<String>,
+    /// Outbound rules by name.
+    pub outbound_rules: BTreeMap<String, OutboundRule>,
+}
+
+impl LoadBalancer {
+    /// The outbound rule of a pool. At most one exists (checked by `validate`).
+    #[must_use]
+    pub fn rule_of(&self, pool: &str) -> Option<&OutboundRule> {
+        self.outbound_rules.values().find(|rule| rule.pool == pool)
+    }
+
+    /// The frontends that a rule may use: its own list, or all of the load balancer.
+    #[must_use]
+    pub fn frontends_of<'a>(&'a self, rule: &'a OutboundRule) -> &'a [String] {
+        if rule.frontends.is_empty() { &self.frontends } else { &rule.frontends }
+    }
+}
+
+/// Lets the members of a pool out through frontends (S3).
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+pub struct OutboundRule {
+    /// The pool, of the same load balancer.
+    pub pool: String,
+    /// Which of the load balancer's frontends; empty means all.
+    pub frontends: Vec<String>,
+    /// Idle timeout, 4..=100 minutes (S13, D7).
+    pub idle_timeout_minutes: u8,
+    /// Resets to both sides when a TCP flow goes idle.
+    pub enable_tcp_reset: bool,
+    /// How flows share ports.
+    pub profile: Profile,
+    /// What happens to flows on reclaimed ports.
+    pub on_reclaim: OnReclaim,
+}
+
+/// Translation profile of a rule (D7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// One port per flow to the same (remote address, remote port, protocol): S8.
+    #[default]
+    Azure,
+}
+
+/// D5: flows on reclaimed ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReclaim {
+    /// The mapping closes silently at once.
+    #[default]
+    Expire,
+    /// The block waits until its flows end by themselves.
+    Drain,
+}
+
+/// A machine with one or more addresses.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
+pub struct Instance {
+    /// Its addresses, the primary one first.
+    pub ip_configurations: Vec<IpConfiguration>,
+}
+
+/// One private address of an instance.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+pub struct IpConfiguration {
+    /// Name, unique in its instance.
+    pub name: String,
+    /// The virtual network.
+    pub virtual_network: String,
+    /// The subnet of that network.
+    pub subnet: String,
+    /// The address.
+    pub private_ip: Ipv4Addr,
+    /// The pool that it is a member of.
+    pub pool: Option<PoolRef>,
+}
+
+/// A pool, written `load_balancer/pool`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+pub struct PoolRef {
+    /// The load balancer.
+    pub load_balancer: String,
+    /// The pool.
+    pub pool: String,
+}
+
+impl fmt::Display for PoolRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.load_balancer, self.pool)
+    }
+}
+
+impl Serialize for PoolRef {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The network that the outside data interfaces are attached to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+pub struct Outside {
+    /// Its addresses.
+    pub network: Prefix,
+    /// Next hop for everything that is not on-link; without it only on-link remotes are reachable.
+    pub next_hop: Option<Ipv4Addr>,
+}
+
+impl Default for Outside {
+    fn default() -> Self {
+        Self { network: Prefix { network: Ipv4Addr::UNSPECIFIED, len: 32 }, next_hop: None }
+    }
+}
+
+/// Cluster-wide parameters.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+pub struct Settings {
+    /// Length of a tick of the flow groups (E1).
+    pub tick_ms: u32,
+    /// Ticks between heartbeats.
+    pub heartbeat_ticks: u32,
+    /// The vote timeout V in ticks.
+    pub vote_ticks: u32,
+    /// How long an ex-owner that knows no successor repeats committed mappings (L4).
+    pub orphan_grace_ms: u32,
+    /// Wait for new flows when an epoch had no survivor (N4).
+    pub recreate_quarantine_ms: u32,
+    /// Hold-downs in the order of `engine::record::HoldClass` (D6).
+    pub hold_ms: [u32; engine::record::HOLD_CLASSES],
+    /// Replicas of each shard that the map tries to have.
+    pub replicas: u32,
+    /// Held first packets per backend.
+    pub held_packets_per_backend_max: u32,
+    /// Bytes of all held packets of a worker.
+    pub held_bytes_max: u32,
+    /// Flows of one shard, live and held.
+    pub flows_per_shard_max: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tick_ms: 5,
+            heartbeat_ticks: 3,
+            vote_ticks: 10,
+            orphan_grace_ms: 3_000,
+            recreate_quarantine_ms: 65_000,
+            hold_ms: [65_000, 16_000, 65_000, 65_000],
+            replicas: 3,
+            held_packets_per_backend_max: 256,
+            held_bytes_max: 16 << 20,
+            flows_per_shard_max: 4 << 20,
+        }
+    }
+}
+
+impl Settings {
+    /// The vote timeout V.
+    #[must_use]
+    pub fn vote_ms(&self) -> u32 {
+        self.tick_ms.saturating_mul(self.vote_ticks)
+    }
+
+    /// The lease length, 0.8 V (L1), rounded up.
+    #[must_use]
+    pub fn lease_ms(&self) -> u32 {
+        self.vote_ms().saturating_mul(4).div_ceil(5)
+    }
+}
+
+impl Desired {
+    /// Members of a pool: how many instances have an IP configuration in it (D2: this count picks the tier).
+    #[must_use]
+    pub fn pool_instances(&self, pool: &PoolRef) -> usize {
+        self.instances
+            .values()
+            .filter(|instance| instance.ip_configurations.iter().any(|ip| ip.pool.as_ref() == Some(pool)))
+            .count()
+    }
+
+    /// The outbound rule that lets a pool out.
+    #[must_use]
+    pub fn rule_of(&self, pool: &PoolRef) -> Option<(&LoadBalancer, &OutboundRule)> {
+        let balancer = self.load_balancers.get(&pool.load_balancer)?;
+        Some((balancer, balancer.rule_of(&pool.pool)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefix_arithmetic_holds_at_its_ends() {
+        let all = Prefix { network: Ipv4Addr::UNSPECIFIED, len: 0 };
+        assert!(all.contains(Ipv4Addr::BROADCAST));
+        assert_eq!(all.broadcast(), Ipv4Addr::BROADCAST);
+        let one = Prefix { network: Ipv4Addr::new(10, 0, 0, 1), len: 32 };
+        assert!(one.contains(Ipv4Addr::new(10, 0, 0, 1)) && !one.contains(Ipv4Addr::new(10, 0, 0, 2)));
+        assert!(all.overlaps(one) && one.overlaps(all));
+    }
+}

@@ -1,0 +1,440 @@
+//! Whether a declared configuration makes sense by itself: references, addresses, bounds.
+//!
+//! Looks at nothing but the [`Desired`]; what depends on the running state is judged in `apply`. Reports every issue it
+//! finds, bounded, each with the field, its value and what would be right. Called by `config` for files and by `apply`,
+//! since a proposer is not trusted to have checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use crate::resource::{Desired, Instance, IpConfiguration, LoadBalancer, PoolRef, Prefix, Settings, VirtualNetwork};
+use crate::tier;
+
+/// Most issues reported at once.
+pub const ISSUES_MAX: usize = 50;
+/// Most frontends of a cluster: one shard each (M3).
+pub const FRONTENDS_MAX: usize = 64;
+/// Most IP configurations of a cluster.
+pub const IP_CONFIGURATIONS_MAX: usize = 32_768;
+/// Most virtual networks.
+pub const VIRTUAL_NETWORKS_MAX: usize = 256;
+/// Longest name.
+pub const NAME_LEN_MAX: usize = 63;
+/// Most replicas of a shard.
+pub const REPLICAS_MAX: u32 = 7;
+
+/// One thing that is wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Issue {
+    /// The field: `kind.name.field`, as in `instance.b1.ip_configuration.ipconfig1.private_ip`.
+    pub path: String,
+    /// Its value.
+    pub value: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+/// All issues of a configuration, at most [`ISSUES_MAX`]; empty means it can be applied.
+#[must_use]
+pub fn issues(desired: &Desired) -> Vec<Issue> {
+    let mut judge = Judge::default();
+    judge.networks(desired);
+    judge.outside(desired);
+    judge.public_ips(desired);
+    judge.load_balancers(desired);
+    judge.instances(desired);
+    judge.pools(desired);
+    judge.settings(&desired.settings);
+    judge.issues.truncate(ISSUES_MAX);
+    judge.issues
+}
+
+/// Collects issues.
+#[derive(Default)]
+struct Judge {
+    issues: Vec<Issue>,
+}
+
+impl Judge {
+    fn say(&mut self, path: &str, value: impl ToString, problem: impl Into<String>, remedy: impl Into<String>) {
+        if self.issues.len() < ISSUES_MAX {
+            self.issues.push(Issue {
+                path: path.into(),
+                value: value.to_string(),
+                problem: problem.into(),
+                remedy: remedy.into(),
+            });
+        }
+    }
+
+    fn name(&mut self, path: &str, name: &str) {
+        let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(legal) {
+            self.say(path, name, "is not a legal name", format!("use 1 to {NAME_LEN_MAX} letters, digits, '-' or '_'"));
+        }
+    }
+
+    fn prefix(&mut self, path: &str, prefix: Prefix, lengths: std::ops::RangeInclusive<u8>) -> bool {
+        if !lengths.contains(&prefix.len) {
+            let (low, high) = (lengths.start(), lengths.end());
+            self.say(path, prefix, "has a prefix length out of range", format!("use /{low} to /{high}"));
+            return false;
+        }
+        if prefix.normal() != prefix {
+            self.say(path, prefix, "has host bits set", format!("write {}", prefix.normal()));
+            return false;
+        }
+        true
+    }
+
+    fn networks(&mut self, desired: &Desired) {
+        if desired.virtual_networks.len() > VIRTUAL_NETWORKS_MAX {
+            let count = desired.virtual_networks.len();
+            self.say("virtual_network", count, "too many virtual networks", format!("at most {VIRTUAL_NETWORKS_MAX}"));
+            return;
+        }
+        let mut seen: Vec<(Prefix, String)> = Vec::new();
+        for (name, network) in &desired.virtual_networks {
+            let path = format!("virtual_network.{name}");
+            self.name(&format!("{path}.name"), name);
+            self.network(&path, network, &mut seen);
+        }
+    }
+
+    fn network(&mut self, path: &str, network: &VirtualNetwork, seen: &mut Vec<(Prefix, String)>) {
+        for space in &network.address_space {
+            self.prefix(&format!("{path}.address_space"), *space, 1..=32);
+        }
+        for (name, subnet) in &network.subnets {
+            let path = format!("{path}.subnet.{name}");
+            self.name(&format!("{path}.name"), name);
+            let (field, prefix) = (format!("{path}.prefix"), subnet.prefix);
+            if !self.prefix(&field, prefix, 8..=29) {
+                continue;
+            }
+            let inside = |s: &Prefix| s.len <= prefix.len && s.contains(prefix.network);
+            if !network.address_space.is_empty() && !network.address_space.iter().any(inside) {
+                self.say(
+                    &field,
+                    prefix,
+                    "lies outside its virtual network's address_space",
+                    "extend address_space or choose a prefix inside it",
+                );
+            }
+            if let Some((other, owner)) = seen.iter().find(|(p, _)| p.overlaps(prefix)) {
+                // Keys carry the virtual network (D14), but one inside link cannot tell equal addresses apart (I39).
+                let problem = format!("overlaps {other} of {owner}");
+                self.say(&field, prefix, problem, "all subnets share the inside link: choose disjoint prefixes");
+            }
+            seen.push((prefix, path.clone()));
+            let gateway = subnet.gateway;
+            if !is_host(prefix, gateway) {
+                self.say(
+                    &format!("{path}.gateway"),
+                    gateway,
+                    format!("is no host address of {prefix}"),
+                    format!("use for example {}", Ipv4Addr::from_bits(prefix.network.to_bits() + 1)),
+                );
+            }
+        }
+    }
+
+    fn outside(&mut self, desired: &Desired) {
+        let network = desired.outside.network;
+        if !self.prefix("outside.network", network, 1..=32) {
+            return;
+        }
+        if let Some((path, prefix)) = subnets(desired).find(|(_, p)| p.overlaps(network) && network.len < 32) {
+            self.say("outside.network", network, format!("overlaps {prefix} of {path}"), "use disjoint networks");
+        }
+        if let Some(hop) = desired.outside.next_hop
+            && !is_host(network, hop)
+        {
+            let problem = format!("is no host address of outside.network {network}");
+            self.say("outside.next_hop", hop, problem, "the next hop must be on-link");
+        }
+    }
+
+    fn public_ips(&mut self, desired: &Desired) {
+        let mut seen: BTreeMap<Ipv4Addr, &str> = BTreeMap::new();
+        for (name, public) in &desired.public_ips {
+            let (path, ip) = (format!("public_ip.{name}"), public.address);
+            self.name(&format!("{path}.name"), name);
+            let field = format!("{path}.address");
+            let first = ip.octets()[0];
+            if ip.is_loopback() || ip.is_link_local() || first == 0 || first >= 224 {
+                self.say(&field, ip, "is no unicast address", "use an address that the outside routes to this cluster");
+            }
+            if let Some((subnet, prefix)) = subnets(desired).find(|(_, p)| p.contains(ip)) {
+                let problem = format!("lies inside the private range {prefix} of {subnet}");
+                self.say(&field, ip, problem, "use an address outside every subnet");
+            }
+            let net = desired.outside.network;
+            if net.len < 31 && (ip == net.network || ip == net.broadcast()) {
+                let problem = format!("is the network or broadcast address of outside.network {net}");
+                self.say(&field, ip, problem, "use a host address");
+            }
+            if desired.outside.next_hop == Some(ip) {
+                self.say(&field, ip, "is outside.next_hop", "use an address that no other machine has");
+            }
+            if let Some(other) = seen.insert(ip, name) {
+                let problem = format!("is already the address of public_ip.{other}");
+                self.say(&field, ip, problem, "give each public_ip its own address");
+            }
+            if let Some(low) = public.reserved_ports.iter().find(|&&port| port < tier::PORT_MIN) {
+                let path = format!("{path}.reserved_ports");
+                self.say(&path, low, "is below 1024 and never handed out anyway", "leave it out");
+            }
+        }
+    }
+
+    fn load_balancers(&mut self, desired: &Desired) {
+        let mut users: BTreeMap<&str, &str> = BTreeMap::new();
+        for (name, balancer) in &desired.load_balancers {
+            let path = format!("load_balancer.{name}");
+            self.name(&format!("{path}.name"), name);
+            let field = format!("{path}.frontends");
+            if balancer.frontends.is_empty() {
+                self.say(&field, "[]", "a load balancer needs a frontend", "list at least one public_ip");
+            }
+            for frontend in &balancer.frontends {
+                if !desired.public_ips.contains_key(frontend) {
+                    let known = names(desired.public_ips.keys());
+                    self.say(&field, frontend, "is no public_ip", format!("declare it, or use one of: {known}"));
+                }
+                match users.insert(frontend, name) {
+                    Some(other) if other == name => {
+                        self.say(&field, frontend, "is listed twice", "list it once");
+                    }
+                    Some(other) => {
+                        let problem = format!("is already a frontend of load_balancer.{other}");
+                        self.say(&field, frontend, problem, "a public_ip belongs to one load balancer");
+                    }
+                    None => {}
+                }
+            }
+            for pool in &balancer.pools {
+                self.name(&format!("{path}.pool.{pool}.name"), pool);
+            }
+            self.rules(&path, balancer);
+        }
+        if users.len() > FRONTENDS_MAX {
+            let problem = "too many frontends in the cluster";
+            self.say("load_balancer", users.len(), problem, format!("at most {FRONTENDS_MAX}"));
+        }
+    }
+
+    fn rules(&mut self, path: &str, balancer: &LoadBalancer) {
+        let mut linked: BTreeMap<&str, &str> = BTreeMap::new();
+        for (name, rule) in &balancer.outbound_rules {
+            let path = format!("{path}.outbound_rule.{name}");
+            self.name(&format!("{path}.name"), name);
+            let field = format!("{path}.pool");
+            if !balancer.pools.contains(&rule.pool) {
+                let known = names(balancer.pools.iter());
+                let problem = "is no pool of this load balancer";
+                self.say(&field, &rule.pool, problem, format!("declare it, or use one of: {known}"));
+            }
+            if let Some(other) = linked.insert(&rule.pool, name) {
+                let problem = format!("already has the outbound rule {other}");
+                self.say(&field, &rule.pool, problem, "keep one outbound rule per pool");
+            }
+            let field = format!("{path}.frontends");
+            let mut seen = BTreeSet::new();
+            for frontend in &rule.frontends {
+                if !balancer.frontends.contains(frontend) {
+                    let known = names(balancer.frontends.iter());
+                    let problem = "is no frontend of this load balancer";
+                    self.say(&field, frontend, problem, format!("use one of: {known}"));
+                }
+                if !seen.insert(frontend) {
+                    self.say(&field, frontend, "is listed twice", "list it once");
+                }
+            }
+            let minutes = rule.idle_timeout_minutes;
+            if !(4..=100).contains(&minutes) {
+                let path = format!("{path}.idle_timeout_minutes");
+                self.say(&path, minutes, "is out of range", "use 4 to 100 minutes");
+            }
+        }
+    }
+
+    fn instances(&mut self, desired: &Desired) {
+        let mut addresses: BTreeMap<(&str, Ipv4Addr), String> = BTreeMap::new();
+        let mut count = 0usize;
+        for (name, instance) in &desired.instances {
+            let path = format!("instance.{name}");
+            self.name(&format!("{path}.name"), name);
+            count += instance.ip_configurations.len();
+            self.instance(desired, &path, instance, &mut addresses);
+        }
+        if count > IP_CONFIGURATIONS_MAX {
+            let problem = "too many IP configurations in the cluster";
+            self.say("instance", count, problem, format!("at most {IP_CONFIGURATIONS_MAX}"));
+        }
+    }
+
+    fn instance<'a>(
+        &mut self,
+        desired: &'a Desired,
+        path: &str,
+        instance: &'a Instance,
+        addresses: &mut BTreeMap<(&'a str, Ipv4Addr), String>,
+    ) {
+        if instance.ip_configurations.is_empty() {
+            let field = format!("{path}.ip_configuration");
+            self.say(&field, "[]", "an instance needs an address", "add an ip_configuration");
+        }
+        let mut seen = BTreeSet::new();
+        for ip in &instance.ip_configurations {
+            let path = format!("{path}.ip_configuration.{}", ip.name);
+            self.name(&format!("{path}.name"), &ip.name);
+            if !seen.insert(&ip.name) {
+                let problem = "is used twice in this instance";
+                self.say(&format!("{path}.name"), &ip.name, problem, "give each ip_configuration its own name");
+            }
+            self.address(desired, &path, ip);
+            if let Some(other) = addresses.insert((&ip.virtual_network, ip.private_ip), path.clone()) {
+                let problem = format!("is already the address of {other}");
+                self.say(&format!("{path}.private_ip"), ip.private_ip, problem, "use a free address of the subnet");
+            }
+        }
+    }
+
+    fn address(&mut self, desired: &Desired, path: &str, ip: &IpConfiguration) {
+        let network = desired.virtual_networks.get(&ip.virtual_network);
+        let written = format!("{}/{}", ip.virtual_network, ip.subnet);
+        match network.and_then(|n| n.subnets.get(&ip.subnet)) {
+            None => {
+                let known = names(subnets(desired).map(|(name, _)| name).collect::<Vec<_>>().iter());
+                self.say(&format!("{path}.subnet"), written, "does not exist", format!("use one of: {known}"));
+            }
+            Some(subnet) => {
+                let (field, address) = (format!("{path}.private_ip"), ip.private_ip);
+                if !is_host(subnet.prefix, address) {
+                    let problem = format!("is no host address of subnet {written}, {}", subnet.prefix);
+                    self.say(&field, address, problem, "use an address of that subnet, or name the right subnet");
+                } else if address == subnet.gateway {
+                    let problem = format!("is the gateway of subnet {written}");
+                    self.say(&field, address, problem, "use another address");
+                }
+            }
+        }
+        if let Some(pool) = &ip.pool
+            && !desired.load_balancers.get(&pool.load_balancer).is_some_and(|b| b.pools.contains(&pool.pool))
+        {
+            let all =
+                |(lb, b): (&String, &LoadBalancer)| b.pools.iter().map(|p| format!("{lb}/{p}")).collect::<Vec<_>>();
+            let known = names(desired.load_balancers.iter().flat_map(all).collect::<Vec<_>>().iter());
+            self.say(&format!("{path}.pool"), pool, "is no pool", format!("use one of: {known}"));
+        }
+    }
+
+    /// D2: pool size; and whether the preallocations can fit at all, by pool and by load balancer.
+    fn pools(&mut self, desired: &Desired) {
+        let census = Census::of(desired);
+        for (name, balancer) in &desired.load_balancers {
+            let mut wanted_in_all = 0usize;
+            for pool in &balancer.pools {
+                let reference = PoolRef { load_balancer: name.clone(), pool: pool.clone() };
+                let (instances, addresses) = census.of_pool(&reference);
+                let path = format!("load_balancer.{name}.pool.{pool}");
+                let Some(ports) = tier::ports_per_backend(instances) else {
+                    let problem = format!("has {instances} instances, more than {}", tier::POOL_INSTANCES_MAX);
+                    self.say(&path, pool, problem, "split it into several pools");
+                    continue;
+                };
+                let Some(rule) = balancer.rule_of(pool) else { continue };
+                let wanted = addresses * usize::from(ports);
+                wanted_in_all += wanted;
+                let there = capacity(desired, balancer.frontends_of(rule), ports);
+                if wanted > there {
+                    let problem = format!("needs {wanted} ports, the frontends of its outbound rule have {there}");
+                    self.say(&path, pool, problem, "add a frontend to the outbound rule");
+                }
+            }
+            let there = capacity(desired, &balancer.frontends, tier::BLOCK_LEN_MIN);
+            if wanted_in_all > there {
+                let path = format!("load_balancer.{name}.frontends");
+                let problem = format!("its pools need {wanted_in_all} ports, its frontends have {there}");
+                self.say(&path, balancer.frontends.len(), problem, "add a frontend");
+            }
+        }
+    }
+
+    fn settings(&mut self, settings: &Settings) {
+        let mut within = |field: &str, value: u32, low: u32, high: u32| {
+            if !(low..=high).contains(&value) {
+                self.say(&format!("settings.{field}"), value, "is out of range", format!("use {low} to {high}"));
+            }
+        };
+        within("tick_ms", settings.tick_ms, 1, 1_000);
+        within("heartbeat_ticks", settings.heartbeat_ticks, 1, 100);
+        within("vote_ticks", settings.vote_ticks, settings.heartbeat_ticks.saturating_mul(2).min(1_000), 1_000);
+        within("orphan_grace_ms", settings.orphan_grace_ms, 0, 60_000);
+        within("recreate_quarantine_ms", settings.recreate_quarantine_ms, 0, 600_000);
+        for hold in settings.hold_ms {
+            within("hold_ms", hold, 0, 600_000);
+        }
+        within("replicas", settings.replicas, 1, REPLICAS_MAX);
+        within("held_packets_per_backend_max", settings.held_packets_per_backend_max, 1, 65_536);
+        within("held_bytes_max", settings.held_bytes_max, 1 << 16, 1 << 30);
+        within("flows_per_shard_max", settings.flows_per_shard_max, 1 << 10, 1 << 28);
+    }
+}
+
+/// Members of all pools, counted once: instances (they pick the tier, D2) and IP configurations (each has a grant).
+#[derive(Debug, Default)]
+pub(crate) struct Census(BTreeMap<PoolRef, (usize, usize)>);
+
+impl Census {
+    pub(crate) fn of(desired: &Desired) -> Self {
+        let mut counts: BTreeMap<PoolRef, (usize, usize)> = BTreeMap::new();
+        for instance in desired.instances.values() {
+            let mut pools = BTreeSet::new();
+            for pool in instance.ip_configurations.iter().filter_map(|ip| ip.pool.as_ref()) {
+                let count = counts.entry(pool.clone()).or_default();
+                count.1 += 1;
+                count.0 += usize::from(pools.insert(pool));
+            }
+        }
+        Self(counts)
+    }
+
+    /// (instances, IP configurations) of a pool.
+    pub(crate) fn of_pool(&self, pool: &PoolRef) -> (usize, usize) {
+        self.0.get(pool).copied().unwrap_or_default()
+    }
+}
+
+/// Ports of these frontends that can be cut into blocks of `len`.
+fn capacity(desired: &Desired, frontends: &[String], len: u16) -> usize {
+    let unit = usize::from(len);
+    frontends
+        .iter()
+        .filter_map(|name| desired.public_ips.get(name))
+        .map(|public| {
+            let spoiled: BTreeSet<u16> = public.reserved_ports.iter().map(|port| port / len).collect();
+            (usize::from(tier::PORTS_USABLE) / unit).saturating_sub(spoiled.len()) * unit
+        })
+        .sum()
+}
+
+fn is_host(prefix: Prefix, ip: Ipv4Addr) -> bool {
+    prefix.contains(ip) && (prefix.len >= 31 || (ip != prefix.network && ip != prefix.broadcast()))
+}
+
+fn subnets(desired: &Desired) -> impl Iterator<Item = (String, Prefix)> + '_ {
+    desired
+        .virtual_networks
+        .iter()
+        .flat_map(|(vnet, network)| network.subnets.iter().map(move |(name, s)| (format!("{vnet}/{name}"), s.prefix)))
+}
+
+/// A bounded list of names for a remedy.
+fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let some: Vec<&str> = names.map(String::as_str).take(8).collect();
+    if some.is_empty() { "(none declared)".into() } else { some.join(", ") }
+}

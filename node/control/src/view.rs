@@ -1,0 +1,463 @@
+//! What people and programs see of the control state: `qnat get …` and `qnat status`.
+//!
+//! Serialisable rows made from the state alone; what only the running groups know (leaders, lag) is joined by the caller.
+//! It says why something is not as it should be, and what an operator can do. It must never be read back into the state.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use engine::ids::{FrontendId, Incarnation, Mac, PortBlock, ShardId};
+use serde::Serialize;
+
+use crate::allocation::{Backend, Declared};
+use crate::apply::whole;
+use crate::registry::Standing;
+use crate::shards::{Origin, Shard};
+use crate::state::State;
+use crate::{tier, validate};
+
+/// A block of ports, first and last included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+/// `qnat get shards`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ShardView {
+    /// The shard.
+    pub shard: u16,
+    /// Its virtual MAC.
+    pub virtual_mac: String,
+    /// Its public addresses.
+    pub frontends: Vec<Ipv4Addr>,
+    /// Its epoch.
+    pub epoch: u32,
+    /// Its members by rank.
+    pub members: Vec<ReplicaView>,
+    /// Replicas on their way out.
+    pub leaving: Vec<ReplicaView>,
+    /// Voters as last reported.
+    pub voters: Vec<u64>,
+    /// `unplaced`, `founded`, `recreated` or `lost`.
+    pub origin: &'static str,
+    /// Whether the epoch is being sealed.
+    pub sealing: bool,
+    /// Why it has not its full redundancy, or no owner; empty if all is well.
+    pub why: String,
+    /// What an operator can do.
+    pub remedy: String,
+}
+
+/// A replica of a shard.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ReplicaView {
+    /// Its node, if that is still known.
+    pub node: Option<u32>,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// Its node has a newer life, or was removed.
+    pub gone: bool,
+    /// It has sealed the epoch.
+    pub sealed: bool,
+}
+
+/// `qnat get nodes`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct NodeView {
+    /// The node.
+    pub node: u32,
+    /// Member or removed.
+    pub standing: Standing,
+    /// Its newest incarnation.
+    pub incarnation: Option<u64>,
+    /// Its control raft id.
+    pub control_raft_id: u64,
+    /// Where it listens for peers.
+    pub peer_addr: SocketAddr,
+    /// Where its API listens.
+    pub api_addr: SocketAddr,
+    /// Inside MAC.
+    pub inside_mac: String,
+    /// Outside MAC.
+    pub outside_mac: String,
+    /// The greatest cluster level that it supports.
+    pub level: u16,
+    /// Shards that it prefers to own.
+    pub preferred_shards: usize,
+    /// Shards that it replicates.
+    pub replicated_shards: usize,
+}
+
+/// `qnat get backends`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct BackendView {
+    /// Its number.
+    pub backend: u32,
+    /// `instance/ip_configuration`.
+    pub name: String,
+    /// The virtual network.
+    pub virtual_network: String,
+    /// Its address.
+    pub private_ip: Ipv4Addr,
+    /// Its pool.
+    pub pool: Option<String>,
+    /// Its public address.
+    pub frontend: Option<Ipv4Addr>,
+    /// Its home shard.
+    pub home_shard: Option<u16>,
+    /// Ports that its tier grants.
+    pub ports_granted: u16,
+    /// Ports leased now.
+    pub ports_leased: u16,
+    /// The lease.
+    pub lease: Vec<PortRange>,
+    /// Blocks on their way back.
+    pub draining: Vec<PortRange>,
+    /// Why it has no or not all ports; empty if all is well.
+    pub why: String,
+    /// What an operator can do.
+    pub remedy: String,
+}
+
+/// `qnat get frontends`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct FrontendView {
+    /// Its number.
+    pub frontend: u32,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Its name, while it is declared.
+    pub name: Option<String>,
+    /// Its shard.
+    pub shard: u16,
+    /// Backends bound to it.
+    pub backends: usize,
+    /// Ports leased.
+    pub ports_leased: u32,
+    /// Ports draining.
+    pub ports_draining: u32,
+    /// Ports that can be handed out in all.
+    pub ports_usable: u32,
+    /// Reserved ports.
+    pub reserved_ports: Vec<u16>,
+    /// It is no longer declared and waits for its blocks and holds to end.
+    pub retiring: bool,
+}
+
+/// `qnat get pools`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PoolView {
+    /// `load_balancer/pool`.
+    pub pool: String,
+    /// Instances in it: picks the tier.
+    pub instances: usize,
+    /// IP configurations in it.
+    pub backends: usize,
+    /// Ports for each.
+    pub ports_per_backend: u16,
+    /// Its outbound rule.
+    pub outbound_rule: Option<String>,
+    /// Names of the frontends that it may use.
+    pub frontends: Vec<String>,
+}
+
+/// The part of `qnat status` that the state knows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct StatusView {
+    /// The cluster's id, in hex.
+    pub cluster_id: String,
+    /// The applied control index.
+    pub control_index: u64,
+    /// The cluster level.
+    pub level: u16,
+    /// Members.
+    pub nodes: usize,
+    /// Members that have registered.
+    pub nodes_registered: usize,
+    /// The control group's voters as they should be.
+    pub control_voters_wanted: Vec<u64>,
+    /// And as last reported.
+    pub control_voters_applied: Vec<u64>,
+    /// Who may stop now.
+    pub stop_token: Option<StopTokenView>,
+    /// Shards.
+    pub shards: usize,
+    /// Shards whose map is whole.
+    pub shards_whole: usize,
+    /// What is not as it should be, each with its remedy.
+    pub concerns: Vec<Concern>,
+}
+
+/// The stop token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct StopTokenView {
+    /// Who holds it.
+    pub holder: u32,
+    /// Since which control index.
+    pub since: u64,
+    /// The holder has started anew since it took the token.
+    pub restarted: bool,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Concern {
+    /// About what: `shard 3`, `backend b1/ipconfig1`.
+    pub about: String,
+    /// Why.
+    pub why: String,
+    /// What helps.
+    pub remedy: String,
+}
+
+/// Most concerns in a status.
+pub const CONCERNS_MAX: usize = 100;
+
+/// All shards.
+#[must_use]
+pub fn shards(state: &State) -> Vec<ShardView> {
+    state.shards.iter().map(|(id, shard)| shard_view(state, *id, shard)).collect()
+}
+
+/// All nodes.
+#[must_use]
+pub fn nodes(state: &State) -> Vec<NodeView> {
+    let at = |life: Option<Incarnation>, rank: Option<usize>| {
+        let held = |shard: &&Shard| match (life, rank) {
+            (None, _) => false,
+            (Some(life), Some(rank)) => shard.members.get(rank) == Some(&life),
+            (Some(life), None) => shard.members.contains(&life),
+        };
+        state.shards.values().filter(held).count()
+    };
+    let nodes = state.registry.nodes().iter().map(|(id, node)| NodeView {
+        node: id.0,
+        standing: node.standing,
+        incarnation: node.incarnation.map(|life| life.0),
+        control_raft_id: node.raft_id,
+        peer_addr: node.peer_addr,
+        api_addr: node.api_addr,
+        inside_mac: node.inside_mac.to_string(),
+        outside_mac: node.outside_mac.to_string(),
+        level: node.level,
+        preferred_shards: at(node.incarnation, Some(0)),
+        replicated_shards: at(node.incarnation, None),
+    });
+    nodes.collect()
+}
+
+/// All backends, those that only wait for their blocks to drain too.
+#[must_use]
+pub fn backends(state: &State) -> Vec<BackendView> {
+    let ip_of = |id: FrontendId| state.allocation.frontends.get(&id).map(|f| f.ip);
+    let view = |(id, backend): (&engine::ids::BackendId, &Backend)| {
+        let own = state.allocation.drains.iter().filter(|(_, drain)| drain.backend == *id);
+        let draining: Vec<PortRange> = own.map(|(block, _)| range(block)).collect();
+        let (why, remedy) = backend_concern(state, backend, !draining.is_empty());
+        BackendView {
+            backend: id.0,
+            name: format!("{}/{}", backend.instance, backend.ip_configuration),
+            virtual_network: vnet_name(state, backend),
+            private_ip: backend.ip,
+            pool: backend.pool.as_ref().map(ToString::to_string),
+            frontend: backend.frontend.and_then(ip_of),
+            home_shard: backend.home.map(|shard| shard.0),
+            ports_granted: backend.grant,
+            ports_leased: backend.ports(),
+            lease: backend.lease.iter().map(range).collect(),
+            draining,
+            why,
+            remedy,
+        }
+    };
+    state.allocation.backends.iter().map(view).collect()
+}
+
+/// All frontends.
+#[must_use]
+pub fn frontends(state: &State) -> Vec<FrontendView> {
+    let view = |(id, frontend): (&FrontendId, &crate::allocation::Frontend)| {
+        let bound = || state.allocation.backends.values().filter(|b| b.frontend == Some(*id));
+        let draining = state.allocation.drains.keys().filter(|block| block.frontend == *id);
+        let unit = tier::BLOCK_LEN_MIN;
+        let spoiled: std::collections::BTreeSet<u16> = frontend.reserved.iter().map(|port| port / unit).collect();
+        let spoiled = u32::try_from(spoiled.len()).unwrap_or(u32::MAX).saturating_mul(unit.into());
+        FrontendView {
+            frontend: id.0,
+            address: frontend.ip,
+            name: state.desired.public_ips.iter().find(|(_, p)| p.address == frontend.ip).map(|(name, _)| name.clone()),
+            shard: frontend.shard.0,
+            backends: bound().count(),
+            ports_leased: bound().map(|b| u32::from(b.ports())).sum(),
+            ports_draining: draining.map(|block| u32::from(block.len)).sum(),
+            ports_usable: u32::from(tier::PORTS_USABLE).saturating_sub(spoiled),
+            reserved_ports: frontend.reserved.iter().copied().collect(),
+            retiring: frontend.declared == Declared::No,
+        }
+    };
+    state.allocation.frontends.iter().map(view).collect()
+}
+
+/// All pools.
+#[must_use]
+pub fn pools(state: &State) -> Vec<PoolView> {
+    let census = validate::Census::of(&state.desired);
+    let mut views = Vec::new();
+    for (name, balancer) in &state.desired.load_balancers {
+        for pool in &balancer.pools {
+            let reference = crate::resource::PoolRef { load_balancer: name.clone(), pool: pool.clone() };
+            let rule = balancer.outbound_rules.iter().find(|(_, rule)| rule.pool == *pool);
+            let (instances, backends) = census.of_pool(&reference);
+            views.push(PoolView {
+                pool: reference.to_string(),
+                instances,
+                backends,
+                ports_per_backend: rule.and_then(|_| tier::ports_per_backend(instances)).unwrap_or(0),
+                outbound_rule: rule.map(|(name, _)| name.clone()),
+                frontends: rule.map(|(_, rule)| balancer.frontends_of(rule).to_vec()).unwrap_or_default(),
+            });
+        }
+    }
+    views
+}
+
+/// The status.
+#[must_use]
+pub fn status(state: &State) -> StatusView {
+    let wanted = state.replicas_wanted();
+    let mut concerns = Vec::new();
+    for view in shards(state).into_iter().filter(|view| !view.why.is_empty()) {
+        concerns.push(Concern { about: format!("shard {}", view.shard), why: view.why, remedy: view.remedy });
+    }
+    for view in backends(state).into_iter().filter(|view| !view.why.is_empty()) {
+        concerns.push(Concern { about: format!("backend {}", view.name), why: view.why, remedy: view.remedy });
+    }
+    concerns.truncate(CONCERNS_MAX);
+    StatusView {
+        cluster_id: state.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        control_index: state.index.0,
+        level: state.level,
+        nodes: state.registry.members().count(),
+        nodes_registered: state.registry.registered().count(),
+        control_voters_wanted: state.control_voters(),
+        control_voters_applied: state.control_applied.clone(),
+        stop_token: state.stop_token.map(|token| StopTokenView {
+            holder: token.holder.0,
+            since: token.taken.0,
+            restarted: state.registry.newest(token.holder) != Some(token.incarnation),
+        }),
+        shards: state.shards.len(),
+        shards_whole: state.shards.values().filter(|shard| whole(shard, wanted)).count(),
+        concerns,
+    }
+}
+
+fn shard_view(state: &State, id: ShardId, shard: &Shard) -> ShardView {
+    let replica = |life: &Incarnation| ReplicaView {
+        node: state.registry.node_of(*life).map(|node| node.0),
+        incarnation: life.0,
+        gone: state.registry.gone(*life),
+        sealed: shard.sealing.is_some() && shard.sealed(*life),
+    };
+    let (why, remedy) = shard_concern(state, shard);
+    ShardView {
+        shard: id.0,
+        virtual_mac: Mac::of_shard(id).to_string(),
+        frontends: state.frontends_of(id).map(|f| state.allocation.frontends[&f].ip).collect(),
+        epoch: shard.epoch,
+        members: shard.members.iter().map(replica).collect(),
+        leaving: shard.leaving.iter().map(replica).collect(),
+        voters: shard.voters.iter().map(|life| life.0).collect(),
+        origin: match shard.origin {
+            Origin::Unplaced => "unplaced",
+            Origin::Founded { .. } => "founded",
+            Origin::Recreated { .. } => "recreated",
+            Origin::Lost { .. } => "lost",
+        },
+        sealing: shard.sealing.is_some(),
+        why,
+        remedy,
+    }
+}
+
+/// Why a shard has no full redundancy or no owner, and what helps.
+fn shard_concern(state: &State, shard: &Shard) -> (String, String) {
+    let registry = &state.registry;
+    let nodes = |lives: &mut dyn Iterator<Item = Incarnation>| -> String {
+        let mut nodes: Vec<u32> = lives.filter_map(|life| registry.node_of(life)).map(|node| node.0).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let say = |why: String, remedy: &str| (why, remedy.to_owned());
+    if shard.origin == Origin::Unplaced {
+        return say("no node was registered when it was declared".into(), "start a node; it is placed by itself");
+    }
+    if shard.sealing.is_some() {
+        let active = nodes(&mut shard.active(registry).into_iter());
+        return if !shard.quorum_impossible(registry) || (shard.base(registry).is_none() && !active.is_empty()) {
+            let why = format!("no owner: it lost its quorum, and node {active} has neither sealed nor gone");
+            say(why, "bring that node back, or remove it after powering it off: qnat node remove NODE")
+        } else {
+            say("no owner: it is being re-created from its survivors".into(), "wait a moment")
+        };
+    }
+    if !shard.leaving.is_empty() {
+        let why = format!("replicas of node {} are being replaced", nodes(&mut shard.leaving.iter().copied()));
+        return say(why, "wait until the new ones are in step; both groups of nodes must stay up");
+    }
+    let fewer = |n: usize| n < state.replicas_wanted();
+    if fewer(shard.members.len()) {
+        let why = format!("{} of {} replicas", shard.members.len(), state.replicas_wanted());
+        return say(why, "wait: registered nodes are added by themselves, one change at a time");
+    }
+    if fewer(shard.voters.len()) {
+        let alone = matches!(shard.origin, Origin::Recreated { .. } | Origin::Lost { .. }) && shard.voters.len() == 1;
+        let why = match alone {
+            true => format!("re-created: only node {} holds its flows", nodes(&mut shard.voters.iter().copied())),
+            false => format!("{} of {} replicas vote", shard.voters.len(), state.replicas_wanted()),
+        };
+        return say(why, "wait until the others are in step; do not stop a node now");
+    }
+    if state.registry.registered().count() < 3 {
+        return say("fewer than three nodes: one failure stops it".into(), "let more nodes join: qnat join");
+    }
+    (String::new(), String::new())
+}
+
+/// Why a backend has no ports, or fewer than its grant, and what helps.
+fn backend_concern(state: &State, backend: &Backend, drains: bool) -> (String, String) {
+    let say = |why: &str, remedy: &str| (why.to_owned(), remedy.to_owned());
+    if backend.declared == Declared::No {
+        return say("removed; its blocks are draining", "wait until their flows are closed and fenced");
+    }
+    let Some(pool) = &backend.pool else {
+        return say("no outbound path: it is in no pool", "put it into a pool that has an outbound rule");
+    };
+    if state.desired.rule_of(pool).is_none() {
+        return say("no outbound path: its pool has no outbound rule", "add an outbound rule for the pool");
+    }
+    if backend.ports() >= backend.grant {
+        return (String::new(), String::new());
+    }
+    if drains && backend.lease.is_empty() {
+        return say("its old blocks must drain before it is bound to another frontend", "wait until they have drained");
+    }
+    let waiting = state.allocation.drains.keys().any(|block| backend.frontend.is_none_or(|f| f == block.frontend));
+    match waiting {
+        true => say("its frontends have no room until other blocks have drained", "wait until they have drained"),
+        false => say("its frontends have no room", "add a frontend to its outbound rule"),
+    }
+}
+
+fn vnet_name(state: &State, backend: &Backend) -> String {
+    let name = state.vnets.iter().find(|(_, id)| **id == backend.vnet).map(|(name, _)| name.clone());
+    name.unwrap_or_default()
+}
+
+fn range(block: &PortBlock) -> PortRange {
+    PortRange { first: block.start, last: block.start + (block.len - 1) }
+}

@@ -1,0 +1,274 @@
+//! The log and the state: bytes, idempotency, and random histories.
+
+mod support;
+
+use engine::ids::{ControlIndex, FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
+use proptest::prelude::*;
+use qnat_control::command::{Command, CommandBody, PortLoad};
+use qnat_control::outcome::{Outcome, Yield};
+use qnat_control::reconcile::{self, Observed};
+use qnat_control::state::{KEYS_MAX, State};
+use qnat_control::{compile, view};
+use support::{Cluster, addr, configure, desired, registration};
+
+/// Bytes of version 1. If this test fails, the layout changed: that needs a new version, not new bytes here.
+#[test]
+fn the_layout_of_version_1_is_frozen() {
+    let hex = |command: &Command| -> String {
+        command.encode().expect("small").iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    let command = |body| Command { key: [0xaa; 16], stamped_unix_ms: 1_700_000_000_000, draw: 5, body };
+    let block = PortBlock { frontend: FrontendId(3), start: 2048, len: 512 };
+    let reclaim =
+        CommandBody::ReclaimComplete { block, reclaim_index: ControlIndex(300), shard: ShardId(2), shard_epoch: 1 };
+    assert_eq!(hex(&command(CommandBody::Noop)), include_str!("golden/noop.hex").trim());
+    assert_eq!(hex(&command(reclaim)), include_str!("golden/reclaim_complete.hex").trim());
+    let mut r = registration(7, 0, 9);
+    r.inside_mac = Mac([1, 2, 3, 4, 5, 6]);
+    assert_eq!(hex(&command(CommandBody::RegisterIncarnation(r))), include_str!("golden/register.hex").trim());
+    let hints = vec![PortLoad { block, flows: 4 }];
+    assert_eq!(hex(&command(configure(&desired(1, 1), hints))), include_str!("golden/configure.hex").trim());
+}
+
+#[test]
+fn a_repeated_key_applies_once_and_hears_the_first_answer() {
+    let mut cluster = Cluster::running(3);
+    let body = CommandBody::JoinControl { node: NodeId(9), nonce: 1, peer_addr: addr(9), api_addr: addr(9) };
+    let first = cluster.propose_as([9; 16], body.clone());
+    let Outcome::Applied { result: Yield::RaftId(id), .. } = first else { panic!("{first}") };
+    assert_eq!(cluster.propose_as([9; 16], body), first);
+    assert_eq!(cluster.propose_as([9; 16], CommandBody::RemoveNode { node: NodeId(9) }), first, "the key decides");
+    assert_eq!(cluster.state.registry().nodes()[&NodeId(9)].raft_id, id);
+}
+
+#[test]
+fn the_memory_of_keys_is_bounded() {
+    let mut state = Cluster::running(1).state;
+    let mut index = state.index().0;
+    for n in 0..u64::try_from(KEYS_MAX).expect("small") + 10 {
+        index += 1;
+        let mut key = [1; 16];
+        key[..8].copy_from_slice(&n.to_le_bytes());
+        let body = CommandBody::RemoveNode { node: NodeId(77) };
+        state.apply(index, &Command { key, stamped_unix_ms: 0, draw: 0, body });
+    }
+    let full = state.encode().expect("within the limit").len();
+    assert!(full < KEYS_MAX * 200, "{full} bytes");
+    assert_eq!(State::decode(&state.encode().expect("fits")), Ok(state));
+}
+
+#[test]
+fn unreadable_and_old_entries_change_nothing() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let before = cluster.state.clone();
+    assert!(!cluster.state.apply_bytes(cluster.index, &[1, 2, 3]).is_applied());
+    assert_eq!(cluster.state, before, "an index that is applied");
+    assert!(!cluster.state.apply_bytes(cluster.index + 1, b"no envelope").is_applied());
+    assert_eq!(cluster.state.allocation(), before.allocation());
+    assert_eq!(cluster.state.index().0, cluster.index + 1);
+    assert!(cluster.state.apply_bytes(cluster.index + 2, &[]).is_applied(), "raft's own entry");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Configure { frontends: u32, backends: u32, outside_pool: u32, replicas: u32, hints: Vec<(u16, u32)> },
+    Start { node: u32 },
+    Join { node: u32 },
+    Remove { node: u32 },
+    Reclaim { pick: usize, stale: bool },
+    Seal { pick: usize },
+    Sealed { pick: usize, who: usize, last: u64 },
+    Recreate { pick: usize, node: u32 },
+    Gone { pick: usize },
+    Members { pick: usize, nodes: Vec<u32> },
+    Retire { pick: usize },
+    Token { node: u32, take: bool },
+    Reconcile { live: u32, later: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let backends = prop_oneof![0u32..6, 45u32..55, 95u32..110, Just(205), Just(402)];
+    let hints = prop::collection::vec((0u16..63, 0u32..9), 0..4);
+    prop_oneof![
+        5 => (0u32..5, backends, 0u32..3, 1u32..5, hints).prop_map(
+            |(frontends, backends, outside_pool, replicas, hints)| Step::Configure {
+                frontends, backends, outside_pool, replicas, hints
+            }
+        ),
+        3 => (1u32..6).prop_map(|node| Step::Start { node }),
+        1 => (1u32..6).prop_map(|node| Step::Join { node }),
+        1 => (1u32..6).prop_map(|node| Step::Remove { node }),
+        8 => (any::<usize>(), prop::bool::weighted(0.3)).prop_map(|(pick, stale)| Step::Reclaim { pick, stale }),
+        1 => any::<usize>().prop_map(|pick| Step::Seal { pick }),
+        3 => (any::<usize>(), any::<usize>(), 0u64..4).prop_map(|(pick, who, last)| Step::Sealed { pick, who, last }),
+        2 => (any::<usize>(), 1u32..6).prop_map(|(pick, node)| Step::Recreate { pick, node }),
+        2 => any::<usize>().prop_map(|pick| Step::Gone { pick }),
+        2 => (any::<usize>(), prop::collection::vec(1u32..6, 0..4)).prop_map(|(pick, nodes)| Step::Members { pick, nodes }),
+        1 => any::<usize>().prop_map(|pick| Step::Retire { pick }),
+        1 => (1u32..6, any::<bool>()).prop_map(|(node, take)| Step::Token { node, take }),
+        4 => (0u32..64, any::<bool>()).prop_map(|(live, later)| Step::Reconcile { live, later }),
+    ]
+}
+
+fn run(cluster: &mut Cluster, step: &Step) {
+    let shards: Vec<ShardId> = cluster.state.shards().keys().copied().collect();
+    let pick = |n: usize| -> Option<(ShardId, u32)> {
+        let id = *shards.get(n.checked_rem(shards.len())?)?;
+        Some((id, cluster.state.shards()[&id].epoch))
+    };
+    let body = match step {
+        Step::Configure { frontends, backends, outside_pool, replicas, hints } => {
+            let mut config = desired(*frontends, *backends);
+            for n in 0..*outside_pool {
+                support::add_instance(&mut config, 500 + n, false);
+            }
+            config.settings.replicas = *replicas;
+            let load = |(block, flows): &(u16, u32)| PortLoad {
+                block: PortBlock { frontend: FrontendId(1), start: 1024 + block * 1024, len: 32 },
+                flows: *flows,
+            };
+            configure(&config, hints.iter().map(load).collect())
+        }
+        Step::Start { node } => {
+            let raft_id = cluster.state.registry().nodes().get(&NodeId(*node)).map_or(0, |n| n.raft_id);
+            CommandBody::RegisterIncarnation(registration(*node, raft_id, cluster.index))
+        }
+        Step::Join { node } => CommandBody::JoinControl {
+            node: NodeId(*node),
+            nonce: cluster.index,
+            peer_addr: addr(*node),
+            api_addr: addr(*node),
+        },
+        Step::Remove { node } => CommandBody::RemoveNode { node: NodeId(*node) },
+        Step::Reclaim { pick, stale } => return reclaim(cluster, *pick, *stale),
+        Step::Seal { pick: n }
+        | Step::Sealed { pick: n, .. }
+        | Step::Recreate { pick: n, .. }
+        | Step::Gone { pick: n }
+        | Step::Members { pick: n, .. }
+        | Step::Retire { pick: n } => match pick(*n) {
+            Some((shard, epoch)) => on_shard(cluster, step, shard, epoch),
+            None => CommandBody::Noop,
+        },
+        Step::Token { node, take: true } => CommandBody::StopTokenTake { node: NodeId(*node) },
+        Step::Token { node, take: false } => CommandBody::StopTokenReturn { node: NodeId(*node) },
+        Step::Reconcile { live, later } => {
+            let observed = Observed {
+                now_ms: if *later { 5_000 } else { 500 },
+                live: (1..6).filter(|n| live >> n & 1 == 1).map(NodeId).collect(),
+                unix_ms: if *later { 10_000_000 } else { 0 },
+                ..Observed::default()
+            };
+            for body in reconcile::next(&cluster.state, &observed) {
+                cluster.propose(body);
+            }
+            return;
+        }
+    };
+    cluster.propose(body);
+}
+
+fn on_shard(cluster: &Cluster, step: &Step, shard: ShardId, epoch: u32) -> CommandBody {
+    let replicas = &cluster.state.shards()[&shard];
+    match step {
+        Step::Seal { .. } => CommandBody::SealEpoch { shard, epoch },
+        Step::Sealed { who, last, .. } => {
+            let lives: Vec<Incarnation> = replicas.possible().into_iter().collect();
+            let incarnation = who.checked_rem(lives.len()).map_or(Incarnation(0), |at| lives[at]);
+            CommandBody::Sealed { shard, epoch, incarnation, last_term: *last, last_index: *last }
+        }
+        Step::Recreate { node, .. } => {
+            let holder_if_lost = cluster.state.registry().newest(NodeId(*node)).unwrap_or_default();
+            CommandBody::Recreate { shard, epoch, holder_if_lost }
+        }
+        Step::Gone { .. } => CommandBody::ReplicaGone { shard, epoch, gone: replicas.leaving.clone() },
+        Step::Members { nodes, .. } => {
+            let members = nodes.iter().map(|node| NodeId(*node)).collect();
+            CommandBody::SetMembers { shard, members, unchanged_since: None }
+        }
+        Step::Retire { .. } => CommandBody::RetireFrontend { shard },
+        Step::Configure { .. }
+        | Step::Start { .. }
+        | Step::Join { .. }
+        | Step::Remove { .. }
+        | Step::Reclaim { .. }
+        | Step::Token { .. }
+        | Step::Reconcile { .. } => unreachable!("only steps on shards come here"),
+    }
+}
+
+fn reclaim(cluster: &mut Cluster, pick: usize, stale: bool) {
+    let drains: Vec<_> = cluster.state.allocation().drains.iter().map(|(b, d)| (*b, *d)).collect();
+    let Some(at) = pick.checked_rem(drains.len()) else { return };
+    let (block, drain) = drains[at];
+    let shard = cluster.state.allocation().frontends[&block.frontend].shard;
+    let shard_epoch = cluster.state.shards()[&shard].epoch;
+    let index = drain.reclaim_index.0;
+    let reclaim_index = ControlIndex(if stale { index - 1 } else { index });
+    let before = cluster.state.allocation().clone();
+    let outcome = cluster.propose(CommandBody::ReclaimComplete { block, reclaim_index, shard, shard_epoch });
+    assert_eq!(outcome.is_applied(), !stale);
+    if stale {
+        assert_eq!(cluster.state.allocation(), &before, "a stale report frees nothing");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 400, ..ProptestConfig::default() })]
+
+    /// `propose` checks after each command: invariants, equal outcomes and digests of two replicas.
+    #[test]
+    fn random_histories_keep_every_invariant(steps in prop::collection::vec(step(), 1..40)) {
+        let mut cluster = Cluster::running(3);
+        for step in &steps {
+            run(&mut cluster, step);
+            let state = &cluster.state;
+            let bytes = state.encode().expect("within the limit");
+            prop_assert_eq!(&State::decode(&bytes).expect("own bytes"), state);
+            let snapshot = compile::snapshot(state, NodeId(1));
+            for backend in snapshot.backends.values() {
+                let shard = &snapshot.shards[&backend.home];
+                for block in &backend.lease {
+                    prop_assert!(shard.frontends.contains(&block.frontend), "M3: leases lie in the home shard");
+                    prop_assert!(shard.draining.iter().all(|d| d.block != *block));
+                }
+            }
+            let status = view::status(state);
+            prop_assert!(status.concerns.iter().all(|c| !c.why.is_empty() && !c.remedy.is_empty()));
+        }
+    }
+
+    /// Whatever was done before, reclaiming and reconciling come to rest, and then every backend has its grant.
+    #[test]
+    fn histories_come_to_rest_with_full_leases(
+        steps in prop::collection::vec(step(), 1..25), frontends in 1u32..5, backends in 1u32..120
+    ) {
+        let mut cluster = Cluster::running(5);
+        for step in &steps {
+            run(&mut cluster, step);
+        }
+        let config = desired(frontends, backends);
+        prop_assert!(cluster.configure(&config).is_applied());
+        cluster.drain_all();
+        for backend in cluster.state.allocation().backends.values() {
+            prop_assert_eq!(backend.ports(), backend.grant, "{:?}", backend);
+            prop_assert!(backend.grant >= 256);
+        }
+    }
+
+    /// No bytes make apply panic or change anything but the index.
+    #[test]
+    fn arbitrary_bytes_are_refused(mut bytes in prop::collection::vec(any::<u8>(), 1..200), flip in any::<usize>()) {
+        let mut cluster = Cluster::running(3);
+        let before = cluster.state.clone();
+        prop_assert!(!cluster.state.apply_bytes(cluster.index + 1, &bytes).is_applied());
+        let command = Command { key: [3; 16], stamped_unix_ms: 0, draw: 0, body: configure(&desired(2, 2), vec![]) };
+        bytes = command.encode().expect("small");
+        let at = flip % bytes.len();
+        bytes[at] ^= 1;
+        prop_assert!(!cluster.state.apply_bytes(cluster.index + 2, &bytes).is_applied());
+        prop_assert_eq!(cluster.state.desired(), before.desired());
+        prop_assert_eq!(cluster.state.registry(), before.registry());
+    }
+}

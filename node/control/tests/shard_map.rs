@@ -1,0 +1,433 @@
+//! The shard map: placement, new lives, re-creation, the stop token, and what the leader proposes.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use engine::ids::{ControlIndex, Incarnation, NodeId, ShardId};
+use qnat_control::command::CommandBody;
+use qnat_control::outcome::Yield;
+use qnat_control::reconcile::{self, Observed};
+use qnat_control::registry::FOUNDER_RAFT_ID;
+use qnat_control::shards::{Origin, Shard};
+use qnat_control::view;
+use support::{Cluster, addr, desired, registration};
+
+fn shard(cluster: &Cluster, id: ShardId) -> &Shard {
+    &cluster.state.shards()[&id]
+}
+
+fn seen(live: &[u32]) -> Observed {
+    Observed { now_ms: 10_000, since_ms: 0, live: live.iter().map(|n| NodeId(*n)).collect(), ..Observed::default() }
+}
+
+/// As `seen`, with an owner of every shard just now.
+fn owned(cluster: &Cluster, live: &[u32]) -> Observed {
+    let owner_seen_ms = cluster.state.shards().keys().map(|id| (*id, 10_000)).collect();
+    Observed { owner_seen_ms, ..seen(live) }
+}
+
+/// Proposes what reconcile says until it says nothing, with leaders that report swaps at once.
+fn settle(cluster: &mut Cluster, live: &[u32]) {
+    for _ in 0..100 {
+        let observed = owned(cluster, live);
+        let proposals = reconcile::next(&cluster.state, &observed);
+        if proposals.is_empty() {
+            return;
+        }
+        for body in proposals {
+            cluster.propose(body);
+            report_swaps(cluster);
+        }
+    }
+    panic!("reconcile never rests");
+}
+
+fn report_swaps(cluster: &mut Cluster) {
+    let shards: Vec<_> = cluster.state.shards().iter().map(|(id, s)| (*id, s.clone())).collect();
+    for (id, shard) in shards {
+        if !shard.leaving.is_empty() && shard.sealing.is_none() {
+            cluster.applied(CommandBody::ReplicaGone { shard: id, epoch: shard.epoch, gone: shard.leaving });
+        }
+    }
+}
+
+fn preferred(cluster: &Cluster) -> BTreeMap<u32, usize> {
+    view::nodes(&cluster.state).into_iter().map(|n| (n.node, n.preferred_shards)).collect()
+}
+
+fn seal(cluster: &mut Cluster, id: ShardId, life: Incarnation, last: (u64, u64)) {
+    let epoch = shard(cluster, id).epoch;
+    let body = CommandBody::Sealed { shard: id, epoch, incarnation: life, last_term: last.0, last_index: last.1 };
+    cluster.applied(body);
+}
+
+fn recreate(cluster: &Cluster, id: ShardId, holder: Incarnation) -> CommandBody {
+    CommandBody::Recreate { shard: id, epoch: shard(cluster, id).epoch, holder_if_lost: holder }
+}
+
+fn seal_epoch(cluster: &mut Cluster, id: ShardId) {
+    let epoch = shard(cluster, id).epoch;
+    cluster.applied(CommandBody::SealEpoch { shard: id, epoch });
+}
+
+#[test]
+fn new_shards_are_spread_and_their_ranks_rotate() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(6, 1));
+    assert_eq!(preferred(&cluster), [(1, 2), (2, 2), (3, 2)].into());
+    for rank in 0..3 {
+        let at_rank: BTreeSet<_> = cluster.state.shards().values().map(|s| s.members[rank]).collect();
+        assert_eq!(at_rank.len(), 3, "rank {rank} rotates");
+    }
+    assert!(cluster.state.shards().values().all(|s| s.epoch == 1 && s.voters.len() == 3));
+}
+
+#[test]
+fn shards_declared_before_all_nodes_are_there_extend_to_them() {
+    let mut cluster = Cluster::founded(3);
+    cluster.configure(&desired(3, 1));
+    assert!(cluster.state.shards().values().all(|s| s.origin == Origin::Unplaced));
+    cluster.start(1);
+    settle(&mut cluster, &[1]);
+    let founded = |s: &Shard| matches!(&s.origin, Origin::Founded { voters } if voters.len() == 1);
+    assert!(cluster.state.shards().values().all(founded));
+    cluster.start(2);
+    settle(&mut cluster, &[1, 2]);
+    assert!(cluster.state.shards().values().all(|s| s.members.len() == 2));
+    cluster.start(3);
+    settle(&mut cluster, &[1, 2, 3]);
+    assert!(cluster.state.shards().values().all(|s| s.members.len() == 3 && founded(s)));
+    assert_eq!(preferred(&cluster), [(1, 1), (2, 1), (3, 1)].into());
+}
+
+#[test]
+fn a_fourth_node_takes_its_share_and_then_nothing_moves() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(8, 1));
+    let body = CommandBody::JoinControl { node: NodeId(4), nonce: 1, peer_addr: addr(4), api_addr: addr(4) };
+    assert!(matches!(cluster.applied(body), Yield::RaftId(_)));
+    cluster.start(4);
+    settle(&mut cluster, &[1, 2, 3, 4]);
+    assert_eq!(preferred(&cluster), [(1, 2), (2, 2), (3, 2), (4, 2)].into());
+    assert!(cluster.state.shards().values().all(|s| s.members.len() == 3));
+}
+
+#[test]
+fn nothing_is_proposed_while_all_is_well_or_a_silent_node_has_not_returned() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(2, 4));
+    settle(&mut cluster, &[1, 2, 3]);
+    assert_eq!(reconcile::next(&cluster.state, &owned(&cluster, &[1, 2, 3])), []);
+    assert_eq!(reconcile::next(&cluster.state, &owned(&cluster, &[1, 2])), []);
+    assert_eq!(reconcile::next(&cluster.state, &seen(&[1])), [], "no owner, but nobody is known to be gone");
+}
+
+#[test]
+fn a_new_life_takes_the_rank_of_the_old_one_until_the_swap_is_reported() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let before = shard(&cluster, id).members.clone();
+    let new = cluster.start(2);
+    let rank =
+        before.iter().position(|life| cluster.state.registry().node_of(*life) == Some(NodeId(2))).expect("member");
+    assert_eq!(shard(&cluster, id).members[rank], new);
+    assert_eq!(shard(&cluster, id).leaving, [before[rank]]);
+    assert!(cluster.refused(CommandBody::StopTokenTake { node: NodeId(1) }).contains("not fully redundant"));
+    cluster.applied(CommandBody::ReplicaGone { shard: id, epoch: 1, gone: vec![before[rank]] });
+    assert!(shard(&cluster, id).leaving.is_empty());
+    assert!(cluster.state.registry().node_of(before[rank]).is_none_or(|_| cluster.state.registry().gone(before[rank])));
+    let late = CommandBody::ReplicaGone { shard: id, epoch: 1, gone: vec![before[rank]] };
+    assert!(cluster.refused(late).contains("leaving"));
+}
+
+#[test]
+fn the_same_start_registers_once_and_an_older_one_never_again() {
+    let mut cluster = Cluster::running(3);
+    let body = |nonce| CommandBody::RegisterIncarnation(registration(1, 0, nonce));
+    let first = cluster.applied(body(100));
+    assert_eq!(cluster.applied(body(100)), first, "a retry under another key");
+    let second = cluster.applied(body(200));
+    assert_ne!(first, second);
+    assert!(cluster.refused(body(100)).contains("replaced by a newer one"));
+    let CommandBody::RegisterIncarnation(mut other_disk) = body(300) else { unreachable!("made above") };
+    other_disk.control_raft_id = 99;
+    assert!(cluster.refused(CommandBody::RegisterIncarnation(other_disk)).contains("has joined again"));
+}
+
+#[test]
+fn a_node_that_lost_its_disk_gets_a_new_raft_id() {
+    let mut cluster = Cluster::running(3);
+    let join = |nonce| CommandBody::JoinControl { node: NodeId(2), nonce, peer_addr: addr(2), api_addr: addr(2) };
+    let Yield::RaftId(id) = cluster.applied(join(5)) else { panic!("a raft id") };
+    assert_eq!(id, cluster.index);
+    assert_eq!(cluster.applied(join(5)), Yield::RaftId(id));
+    let voters = cluster.state.control_voters();
+    assert_eq!(voters, [id, FOUNDER_RAFT_ID | 1, FOUNDER_RAFT_ID | 3]);
+    cluster.start(2);
+}
+
+#[test]
+fn one_dead_and_one_restarted_replica_are_recreated_from_the_survivor() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let survivor = cluster.newest(1);
+    // Node 3 is dead for good but has not come back: never gone by silence. Node 2 restarts.
+    let returned = cluster.start(2);
+    let mut observed = seen(&[1, 2]);
+    assert_eq!(reconcile::next(&cluster.state, &observed), [CommandBody::SealEpoch { shard: id, epoch: 1 }]);
+    observed.owner_seen_ms.insert(id, 9_500);
+    assert_eq!(reconcile::next(&cluster.state, &observed), [], "an owner was seen half a second ago");
+    observed.owner_seen_ms.clear();
+    seal_epoch(&mut cluster, id);
+    assert_eq!(reconcile::next(&cluster.state, &observed), [], "survivors have not sealed");
+    assert!(cluster.refused(recreate(&cluster, id, survivor)).contains("a quorum of the old epoch may still be alive"));
+    seal(&mut cluster, id, returned, (0, 0));
+    assert_eq!(reconcile::next(&cluster.state, &observed), [], "node 1 lives and has not sealed");
+    seal(&mut cluster, id, survivor, (1 << 32 | 3, 77));
+    let proposals = reconcile::next(&cluster.state, &observed);
+    assert_eq!(proposals.len(), 1);
+    cluster.applied(proposals[0].clone());
+    let new = shard(&cluster, id);
+    assert_eq!(new.epoch, 2);
+    let origin = Origin::Recreated { base: survivor, last_term: 1 << 32 | 3, last_index: 77, wait_ms: 3_040 };
+    assert_eq!(new.origin, origin, "node 3 has not sealed, so its lease and grace are waited for");
+    assert_eq!(new.voters, [survivor]);
+    assert_eq!((new.members.len(), new.leaving.len(), new.epoch_since), (3, 0, ControlIndex(cluster.index)));
+    assert!(view::shards(&cluster.state)[0].why.contains("only node 1 holds its flows"));
+    assert!(cluster.refused(CommandBody::SealEpoch { shard: id, epoch: 1 }).contains("epoch 2"));
+}
+
+#[test]
+fn when_all_others_have_sealed_nobody_waits() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let (two, three) = (cluster.start(2), cluster.start(3));
+    seal_epoch(&mut cluster, id);
+    let survivor = cluster.newest(1);
+    for (life, last) in [(two, (0, 0)), (three, (0, 0)), (survivor, (5, 6))] {
+        seal(&mut cluster, id, life, last);
+    }
+    cluster.applied(recreate(&cluster, id, two));
+    let origin = Origin::Recreated { base: survivor, last_term: 5, last_index: 6, wait_ms: 0 };
+    assert_eq!(shard(&cluster, id).origin, origin);
+}
+
+#[test]
+fn the_base_is_the_greatest_seal_whose_holder_still_lives_that_life() {
+    let mut cluster = Cluster::running(5);
+    let mut config = desired(1, 1);
+    config.settings.replicas = 5;
+    cluster.configure(&config);
+    let id = cluster.only_shard();
+    let (four, five) = (cluster.start(4), cluster.start(5));
+    let three = cluster.start(3);
+    seal_epoch(&mut cluster, id);
+    for life in [three, four, five] {
+        seal(&mut cluster, id, life, (0, 0));
+    }
+    let (one, two) = (cluster.newest(1), cluster.newest(2));
+    seal(&mut cluster, id, one, (2, 10));
+    seal(&mut cluster, id, two, (2, 11));
+    cluster.start(2);
+    cluster.applied(recreate(&cluster, id, one));
+    assert!(matches!(shard(&cluster, id).origin, Origin::Recreated { base, last_index: 10, .. } if base == one));
+}
+
+#[test]
+fn two_lives_that_may_have_been_promoted_are_not_outvoted_by_assumption() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let one = cluster.newest(1);
+    // Both new lives may vote by now, together with node 1: a quorum without node 1 may exist.
+    cluster.start(2);
+    cluster.start(3);
+    seal_epoch(&mut cluster, id);
+    seal(&mut cluster, id, one, (9, 9));
+    assert!(cluster.refused(recreate(&cluster, id, one)).contains("quorum"));
+    assert_eq!(reconcile::next(&cluster.state, &seen(&[1])), [], "not even while they are silent");
+    assert!(view::shards(&cluster.state)[0].why.contains("node 2, 3 has neither sealed nor gone"));
+    cluster.applied(CommandBody::RemoveNode { node: NodeId(3) });
+    cluster.applied(recreate(&cluster, id, one));
+    assert_eq!(shard(&cluster, id).epoch, 2);
+}
+
+#[test]
+fn without_a_survivor_the_shard_begins_empty_after_quarantine() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let lives: Vec<_> = (1..=3).map(|node| cluster.start(node)).collect();
+    seal_epoch(&mut cluster, id);
+    for life in &lives[..2] {
+        seal(&mut cluster, id, *life, (0, 0));
+    }
+    assert!(cluster.refused(recreate(&cluster, id, lives[0])).contains("neither sealed nor gone"));
+    seal(&mut cluster, id, lives[2], (0, 0));
+    let proposals = reconcile::next(&cluster.state, &seen(&[2, 3]));
+    assert_eq!(proposals.len(), 1);
+    cluster.applied(proposals[0].clone());
+    let Origin::Lost { holder, wait_ms } = shard(&cluster, id).origin else { panic!("lost") };
+    assert_ne!(holder, lives[0], "the holder is live");
+    assert_eq!(wait_ms, 65_000);
+}
+
+#[test]
+fn a_holder_that_dies_before_a_second_voter_leaves_no_survivor() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let (two, three, one) = (cluster.start(2), cluster.start(3), cluster.newest(1));
+    seal_epoch(&mut cluster, id);
+    for (life, last) in [(two, (0, 0)), (three, (0, 0)), (one, (5, 6))] {
+        seal(&mut cluster, id, life, last);
+    }
+    cluster.applied(recreate(&cluster, id, one));
+    let again = cluster.start(1);
+    seal_epoch(&mut cluster, id);
+    // Learners hold part of a table at most: they report nothing.
+    for life in [two, three, again] {
+        seal(&mut cluster, id, life, (0, 0));
+    }
+    cluster.applied(recreate(&cluster, id, two));
+    assert!(matches!(shard(&cluster, id).origin, Origin::Lost { .. }));
+    assert_eq!(shard(&cluster, id).epoch, 3);
+}
+
+#[test]
+fn a_life_that_registers_after_the_seal_needs_no_report() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    cluster.start(1);
+    seal_epoch(&mut cluster, id);
+    let lives: Vec<_> = (1..=3).map(|node| cluster.start(node)).collect();
+    cluster.applied(recreate(&cluster, id, lives[1]));
+    assert!(matches!(shard(&cluster, id).origin, Origin::Lost { holder, .. } if holder == lives[1]));
+}
+
+#[test]
+fn a_healthy_epoch_cannot_be_sealed() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let shard = cluster.only_shard();
+    assert!(cluster.refused(CommandBody::SealEpoch { shard, epoch: 1 }).contains("no replica of the epoch is gone"));
+}
+
+#[test]
+fn a_removed_node_is_replaced_and_may_come_back_only_by_joining() {
+    let mut cluster = Cluster::running(4);
+    cluster.configure(&desired(4, 1));
+    let old = cluster.newest(2);
+    cluster.applied(CommandBody::RemoveNode { node: NodeId(2) });
+    for shard in cluster.state.shards().values() {
+        assert!(!shard.members.contains(&old));
+        assert_eq!(shard.members.len(), 3);
+    }
+    assert!(!cluster.state.control_voters().contains(&(FOUNDER_RAFT_ID | 2)));
+    let body = CommandBody::RegisterIncarnation(registration(2, 0, 555));
+    assert!(cluster.refused(body).contains("was removed"));
+    cluster.applied(CommandBody::JoinControl { node: NodeId(2), nonce: 8, peer_addr: addr(2), api_addr: addr(2) });
+    cluster.start(2);
+    settle(&mut cluster, &[1, 2, 3, 4]);
+}
+
+#[test]
+fn one_node_at_a_time_holds_the_stop_token() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    cluster.applied(CommandBody::StopTokenTake { node: NodeId(1) });
+    cluster.applied(CommandBody::StopTokenTake { node: NodeId(1) });
+    assert!(cluster.refused(CommandBody::StopTokenTake { node: NodeId(2) }).contains("node 1 holds the stop token"));
+    assert!(cluster.refused(CommandBody::StopTokenReturn { node: NodeId(2) }).contains("node 1"));
+    cluster.start(1);
+    assert_eq!(view::status(&cluster.state).stop_token.map(|t| (t.holder, t.restarted)), Some((1, true)));
+    cluster.applied(CommandBody::StopTokenReturn { node: NodeId(1) });
+    report_swaps(&mut cluster);
+    cluster.applied(CommandBody::StopTokenTake { node: NodeId(2) });
+    cluster.applied(CommandBody::StopTokenRevoke);
+    assert_eq!(cluster.state.stop_token(), None);
+}
+
+#[test]
+fn a_move_for_an_older_map_or_of_a_forgetful_replica_is_refused() {
+    let mut cluster = Cluster::running(4);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let since = shard(&cluster, id).changed;
+    let nodes = |list: [u32; 3]| list.into_iter().map(NodeId).collect::<Vec<_>>();
+    let body = |members, unchanged_since| CommandBody::SetMembers { shard: id, members, unchanged_since };
+    cluster.applied(body(nodes([4, 1, 2]), Some(since)));
+    assert!(cluster.refused(body(nodes([1, 2, 3]), Some(since))).contains("has changed"));
+    assert!(cluster.refused(body(nodes([1, 2, 3]), None)).contains("another change"));
+    report_swaps(&mut cluster);
+    assert!(cluster.refused(body(nodes([1, 2, 3]), None)).contains("has forgotten its log"));
+    cluster.start(3);
+    cluster.applied(body(nodes([1, 2, 3]), None));
+    assert!(cluster.refused(body(nodes([1, 1, 2]), None)).contains("distinct"));
+    assert!(cluster.refused(body(vec![NodeId(9)], None)).contains("not registered"));
+}
+
+#[test]
+fn the_level_rises_only_when_everyone_supports_it_and_then_binds_newcomers() {
+    let mut cluster = Cluster::running(3);
+    assert!(cluster.refused(CommandBody::SetLevel { level: 2 }).contains("supports level 1 only"));
+    cluster.applied(CommandBody::SetLevel { level: 1 });
+    let mut old = registration(1, 0, 4242);
+    old.level = 0;
+    assert!(cluster.refused(CommandBody::RegisterIncarnation(old)).contains("supports cluster level 0"));
+    assert!(cluster.refused(CommandBody::SetLevel { level: 0 }).contains("at level 1 already"));
+}
+
+#[test]
+fn timing_is_fixed_once_shards_exist() {
+    let mut cluster = Cluster::running(3);
+    let mut config = desired(0, 1);
+    config.settings.tick_ms = 10;
+    cluster.applied(support::configure(&config, vec![]));
+    let mut with_shard = desired(1, 1);
+    with_shard.settings.tick_ms = 10;
+    cluster.applied(support::configure(&with_shard, vec![]));
+    let why = cluster.refused(support::configure(&desired(1, 1), vec![]));
+    assert!(why.contains("tick_ms"), "{why}");
+}
+
+#[test]
+fn reported_voters_are_recorded_once() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let old = cluster.newest(3);
+    let new = cluster.start(3);
+    cluster.applied(CommandBody::ReplicaGone { shard: id, epoch: 1, gone: vec![old] });
+    let mut observed = owned(&cluster, &[1, 2, 3]);
+    let voters = vec![new, cluster.newest(2), cluster.newest(1)];
+    observed.voters.insert(id, (1, voters));
+    let proposals = reconcile::next(&cluster.state, &observed);
+    assert_eq!(proposals.len(), 1);
+    cluster.applied(proposals[0].clone());
+    assert_eq!(shard(&cluster, id).voters.len(), 3);
+    assert_eq!(reconcile::next(&cluster.state, &observed), []);
+    assert_eq!(view::status(&cluster.state).concerns, []);
+    let stale = CommandBody::VotersApplied { shard: id, epoch: 1, voters: vec![old, cluster.newest(1)] };
+    assert!(cluster.refused(stale).contains("not in the map"));
+}
+
+#[test]
+fn retiring_waits_for_the_longest_hold() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    cluster.unix_ms = 50_000;
+    cluster.configure(&desired(0, 1));
+    cluster.drain_all();
+    let mut observed = owned(&cluster, &[1, 2, 3]);
+    observed.unix_ms = 50_000 + 65_000;
+    assert_eq!(reconcile::next(&cluster.state, &observed), []);
+    observed.unix_ms += 50 + reconcile::RETIRE_MARGIN_MS + 1;
+    assert_eq!(reconcile::next(&cluster.state, &observed), [CommandBody::RetireFrontend { shard: id }]);
+}

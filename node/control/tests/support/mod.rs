@@ -1,0 +1,204 @@
+//! A small cluster at the level of the control log, for the tests of this crate.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use engine::ids::{Incarnation, Mac, NodeId, PortBlock, ShardId};
+use qnat_control::command::{Command, CommandBody, Configure, PortLoad, Registration};
+use qnat_control::outcome::{Outcome, Yield};
+use qnat_control::registry::{FOUNDER_RAFT_ID, Founder};
+use qnat_control::resource::{
+    Desired, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix, Profile,
+    PublicIp, Subnet, VirtualNetwork,
+};
+use qnat_control::state::State;
+
+pub(crate) struct Cluster {
+    pub(crate) state: State,
+    /// A second replica, fed with the same bytes.
+    pub(crate) twin: State,
+    pub(crate) index: u64,
+    pub(crate) draw: u64,
+    pub(crate) unix_ms: u64,
+    keys: u64,
+}
+
+pub(crate) fn addr(node: u32) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, u8::try_from(node).expect("small")], 7000))
+}
+
+impl Cluster {
+    /// A founded cluster without registrations.
+    pub(crate) fn founded(nodes: u32) -> Self {
+        let founders: Vec<Founder> =
+            (1..=nodes).map(|n| Founder { node: NodeId(n), peer_addr: addr(n), api_addr: addr(n) }).collect();
+        let state = State::found([7; 16], &founders, [1, 2]);
+        Self { twin: state.clone(), state, index: 1, draw: 0, unix_ms: 1_000, keys: 0 }
+    }
+
+    /// A founded cluster in which every node has registered.
+    pub(crate) fn running(nodes: u32) -> Self {
+        let mut cluster = Self::founded(nodes);
+        for node in 1..=nodes {
+            cluster.start(node);
+        }
+        cluster
+    }
+
+    pub(crate) fn propose(&mut self, body: CommandBody) -> Outcome {
+        self.keys += 1;
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&self.keys.to_le_bytes());
+        self.propose_as(key, body)
+    }
+
+    pub(crate) fn propose_as(&mut self, key: [u8; 16], body: CommandBody) -> Outcome {
+        self.index += 1;
+        self.draw = self.draw.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let command = Command { key, stamped_unix_ms: self.unix_ms, draw: self.draw, body };
+        let bytes = command.encode().expect("small");
+        let outcome = self.state.apply_bytes(self.index, &bytes);
+        assert_eq!(self.twin.apply_bytes(self.index, &bytes), outcome);
+        assert_eq!(self.state, self.twin);
+        // The digest of a large state is slow in a debug build: often enough to catch a field that it would miss.
+        if self.index.is_multiple_of(8) {
+            assert_eq!(self.state.digest(), self.twin.digest());
+        }
+        self.state.check().unwrap_or_else(|broken| panic!("at {}: {broken}\n{command:?}", self.index));
+        outcome
+    }
+
+    #[track_caller]
+    pub(crate) fn applied(&mut self, body: CommandBody) -> Yield {
+        match self.propose(body) {
+            Outcome::Applied { result, .. } => result,
+            Outcome::Refused { why, remedy } => panic!("refused: {why}; {remedy}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn refused(&mut self, body: CommandBody) -> String {
+        let before = self.state.clone();
+        match self.propose(body) {
+            Outcome::Applied { .. } => panic!("applied"),
+            Outcome::Refused { why, remedy } => {
+                assert!(!why.is_empty() && !remedy.is_empty());
+                assert_eq!(before.desired(), self.state.desired());
+                assert_eq!(before.allocation(), self.state.allocation());
+                assert_eq!(before.shards(), self.state.shards());
+                assert_eq!(before.registry(), self.state.registry());
+                why
+            }
+        }
+    }
+
+    /// Starts a node (again): a new incarnation.
+    pub(crate) fn start(&mut self, node: u32) -> Incarnation {
+        let raft_id = self.state.registry().nodes().get(&NodeId(node)).map_or(0, |n| n.raft_id);
+        let body = CommandBody::RegisterIncarnation(registration(node, raft_id, self.index));
+        let Yield::Incarnation(life) = self.applied(body) else { panic!("an incarnation") };
+        life
+    }
+
+    pub(crate) fn configure(&mut self, desired: &Desired) -> Outcome {
+        self.propose(configure(desired, Vec::new()))
+    }
+
+    /// Reports every draining block as reclaimed.
+    pub(crate) fn drain_all(&mut self) {
+        for _ in 0..20 {
+            let drains: Vec<_> = self.state.allocation().drains.iter().map(|(b, d)| (*b, *d)).collect();
+            if drains.is_empty() {
+                return;
+            }
+            for (block, drain) in drains {
+                let shard = self.state.allocation().frontends[&block.frontend].shard;
+                let shard_epoch = self.state.shards()[&shard].epoch;
+                let reclaim_index = drain.reclaim_index;
+                self.propose(CommandBody::ReclaimComplete { block, reclaim_index, shard, shard_epoch });
+            }
+        }
+        panic!("blocks drain for ever");
+    }
+
+    pub(crate) fn newest(&self, node: u32) -> Incarnation {
+        self.state.registry().newest(NodeId(node)).expect("registered")
+    }
+
+    pub(crate) fn only_shard(&self) -> ShardId {
+        assert_eq!(self.state.shards().len(), 1);
+        *self.state.shards().keys().next().expect("one")
+    }
+
+    pub(crate) fn lease_of(&self, instance: &str) -> Vec<PortBlock> {
+        let mut found = self.state.allocation().backends.values().filter(|b| b.instance == instance);
+        found.next().expect("the instance has a backend").lease.clone()
+    }
+}
+
+pub(crate) fn registration(node: u32, raft_id: u64, nonce: u64) -> Registration {
+    let mac = |side| Mac([2, 0, 0, side, 0, u8::try_from(node).expect("small")]);
+    Registration {
+        node: NodeId(node),
+        control_raft_id: if raft_id == 0 { FOUNDER_RAFT_ID | u64::from(node) } else { raft_id },
+        nonce,
+        peer_addr: addr(node),
+        api_addr: addr(node),
+        inside_mac: mac(1),
+        outside_mac: mac(2),
+        level: 1,
+    }
+}
+
+pub(crate) fn configure(desired: &Desired, hints: Vec<PortLoad>) -> CommandBody {
+    CommandBody::Configure(Box::new(Configure { desired: desired.clone(), base_hash: None, hints }))
+}
+
+pub(crate) fn public(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0xcb00_7100 + n)
+}
+
+/// One network, `frontends` public addresses, one load balancer with pool "web" and `backends` instances in it.
+pub(crate) fn desired(frontends: u32, backends: u32) -> Desired {
+    let mut desired = Desired::default();
+    let prefix = Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 16 };
+    let subnet = Subnet { prefix, gateway: Ipv4Addr::new(10, 0, 0, 1) };
+    let network = VirtualNetwork { address_space: vec![], subnets: [("default".to_owned(), subnet)].into() };
+    desired.virtual_networks.insert("vnet1".into(), network);
+    desired.outside = Outside { network: Prefix { network: public(0), len: 24 }, next_hop: Some(public(254)) };
+    for n in 1..=frontends {
+        desired.public_ips.insert(format!("pip{n}"), PublicIp { address: public(n), reserved_ports: BTreeSet::new() });
+    }
+    let rule = OutboundRule {
+        pool: "web".into(),
+        frontends: vec![],
+        idle_timeout_minutes: 4,
+        enable_tcp_reset: false,
+        profile: Profile::Azure,
+        on_reclaim: OnReclaim::Expire,
+    };
+    let balancer = LoadBalancer {
+        frontends: (1..=frontends).map(|n| format!("pip{n}")).collect(),
+        pools: ["web".to_owned()].into(),
+        outbound_rules: [("out".to_owned(), rule)].into(),
+    };
+    if frontends > 0 {
+        desired.load_balancers.insert("lb1".into(), balancer);
+    }
+    for n in 1..=backends {
+        add_instance(&mut desired, n, frontends > 0);
+    }
+    desired
+}
+
+pub(crate) fn add_instance(desired: &mut Desired, n: u32, in_pool: bool) {
+    let ip = IpConfiguration {
+        name: "ipconfig1".into(),
+        virtual_network: "vnet1".into(),
+        subnet: "default".into(),
+        private_ip: Ipv4Addr::from_bits(0x0a00_0100 + n),
+        pool: in_pool.then(|| PoolRef { load_balancer: "lb1".into(), pool: "web".into() }),
+    };
+    desired.instances.insert(format!("b{n}"), Instance { ip_configurations: vec![ip] });
+}
