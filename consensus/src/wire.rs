@@ -9,7 +9,10 @@
 //! fields go. Whether it fits this replica (sender, receiver, commit within the log, kinds that a peer may send) is the
 //! caller's part: see `may_come_from_peer`.
 
-#![expect(clippy::field_reassign_with_default, reason = "the generated messages have private-by-convention fields")]
+#![expect(
+    clippy::field_reassign_with_default,
+    reason = "raft's generated messages cannot be built with all their fields"
+)]
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata};

@@ -7,6 +7,11 @@
 //!
 //! Called by the daemon's control actor and by the simulator. It knows nothing of commands: they are bytes.
 
+#![expect(
+    clippy::field_reassign_with_default,
+    reason = "raft's generated messages cannot be built with all their fields"
+)]
+
 mod admit;
 mod log;
 mod members;
@@ -145,6 +150,11 @@ impl<S: LogStore> ControlGroup<S> {
             failed: false,
         };
         group.replay();
+        if group.conf_state.voters == [raft_id] && group.conf_state.voters_outgoing.is_empty() {
+            // Nobody else can lead, so there is nobody to wait for. Refused while a membership change is unapplied; then
+            // the election timeout does it.
+            let _ = group.node.campaign();
+        }
         group.draw_timeout();
         Ok(group)
     }
