@@ -374,27 +374,15 @@ impl Sim {
         self.cut.clear();
         self.loss_percent = 0;
         for id in self.ids() {
-            if !self.up(id) {
-                self.start(id);
-            }
-        }
-        self.run(100);
-        for id in self.ids() {
-            // A fault that was still waiting for a write may have hit meanwhile.
-            if !self.up(id) {
-                self.start(id);
+            match &mut self.replicas.get_mut(&id).expect("a replica").group {
+                Some(group) => group.store_mut().repair(),
+                None => self.start(id),
             }
         }
         let wanted = self.wanted.clone();
         self.want(&wanted);
         self.run(5_000);
-        for id in self.ids() {
-            if !self.up(id) {
-                self.start(id);
-            }
-        }
-        self.run(3_000);
-        let leader = self.leader().expect("a leader within eight seconds");
+        let leader = self.leader().expect("a leader within five seconds");
         let before = self.judge.acknowledged.len();
         self.propose(leader);
         self.run(1_000);

@@ -59,6 +59,11 @@ impl MemoryStore {
         self.fault = Some(fault);
     }
 
+    /// Takes back a fault that no write ran into yet.
+    pub const fn repair(&mut self) {
+        self.fault = None;
+    }
+
     /// The process ends; the system still writes everything that it was handed.
     pub fn process_ends(&mut self) {
         for rows in std::mem::take(&mut self.unsynced) {
