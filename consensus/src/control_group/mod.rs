@@ -22,7 +22,7 @@ use std::fmt;
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType};
-use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage as _};
 use thiserror::Error;
 
 use crate::event::{ControlEffect, ControlInput};
@@ -204,7 +204,8 @@ impl<S: LogStore> ControlGroup<S> {
         }
     }
 
-    /// The next effect; `None` when there is nothing to do until the next input or tick. Writing to the store happens here.
+    /// The next effect; `None` when there is nothing to do until the next input or tick. Raft's writes to the store happen
+    /// here, those of `Compact` in `handle`; both block for an fsync.
     pub fn poll(&mut self, now_ns: u64) -> Option<ControlEffect> {
         self.now_ns = self.now_ns.max(now_ns);
         while self.effects.is_empty() && !self.failed && self.node.has_ready() {
@@ -365,7 +366,8 @@ impl<S: LogStore> ControlGroup<S> {
         if index <= stored || index > self.applied || index < self.last_change || state.len() > MAX_STATE_BYTES {
             return;
         }
-        let term = self.node.raft.raft_log.term(index).expect("entries after the stored snapshot are in the log");
+        // Asked of the log itself: raft's view may already begin after a peer's snapshot that waits for its round.
+        let term = log.term(index).expect("entries after the stored snapshot are in the log");
         let until = log.cut(index, self.timing.trailing_entries, self.timing.trailing_bytes);
         let snapshot = StoredSnapshot { index, term, conf_state: self.conf_state.clone(), state };
         let cut = LogCut::UpTo { index: until.0, term: until.1 };
