@@ -5,4 +5,7 @@
 //! caller performs them in the order given** (a lease word is zeroed before the message that makes it invalid leaves, L2).
 #![forbid(unsafe_code)]
 
+pub mod control_group;
 pub mod event;
+pub mod storage;
+pub mod wire;

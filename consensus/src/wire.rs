@@ -1,0 +1,605 @@
+//! The wire form of raft messages, and the envelope around everything that this crate sends or stores.
+//!
+//! Called by the control group, the flow groups and the log stores. No peer byte reaches protobuf's parser: a message is
+//! a versioned struct of our own, fixed integers in little-endian order, checked field by field while it is decoded, and
+//! every length is compared with what is left of the frame before anything is allocated for it. The only protobuf bytes
+//! are the payloads of membership entries, parsed after they are committed.
+//!
+//! What is checked here is form: a message that decodes is one that raft-rs digests without a panic as far as its own
+//! fields go. Whether it fits this replica (sender, receiver, commit within the log, kinds that a peer may send) is the
+//! caller's part: see `may_come_from_peer`.
+
+#![expect(
+    clippy::field_reassign_with_default,
+    reason = "raft's generated messages cannot be built with all their fields"
+)]
+
+use bytes::Bytes;
+use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata};
+use thiserror::Error;
+
+/// First two bytes of every envelope: "QN".
+pub const MAGIC: u16 = 0x514e;
+/// Version of the envelope.
+pub const ENVELOPE_VERSION: u8 = 1;
+/// Version of the message struct.
+pub const MESSAGE_VERSION: u8 = 1;
+/// Bytes of the envelope before its body.
+pub const ENVELOPE_LEN: usize = 12;
+/// Longest message or envelope body: a control snapshot is the largest thing that travels in one.
+pub const MAX_BODY_BYTES: usize = 64 << 20;
+/// Terms and indices above this are refused, so that sums of a few of them cannot overflow. Epochs use the upper half of
+/// a term (`epoch << 32`), which leaves room for 2^30 epochs.
+pub const MAX_NUMBER: u64 = 1 << 62;
+/// Most replicas in one list of a configuration.
+pub const MAX_CONF_IDS: usize = 1024;
+
+/// Envelope kind: a raft message of the control group.
+pub const KIND_CONTROL_MESSAGE: u8 = 1;
+/// Envelope kind: a record of a log store.
+pub const KIND_LOG_RECORD: u8 = 2;
+/// Kinds from here on belong to the flow groups.
+pub const KIND_FLOW_FIRST: u8 = 16;
+
+/// Smallest encoded entry: type, term, index, two lengths.
+const ENTRY_MIN: usize = 1 + 8 + 8 + 4 + 4;
+const FLAG_REJECT: u8 = 1;
+const FLAG_SNAPSHOT: u8 = 2;
+
+/// Why bytes were refused. Nothing of a refused frame is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum WireError {
+    /// The bytes end inside a field, or a length points beyond them.
+    #[error("truncated: {need} bytes needed, {left} left")]
+    Truncated {
+        /// What the field or length asks for.
+        need: usize,
+        /// What the frame still has.
+        left: usize,
+    },
+    /// Bytes follow the last field.
+    #[error("{0} bytes after the end")]
+    Trailing(usize),
+    /// Longer than `MAX_BODY_BYTES`.
+    #[error("{0} bytes are more than a message may have")]
+    TooLong(usize),
+    /// Not one of our envelopes.
+    #[error("magic {0:#06x} is not qnat's")]
+    Magic(u16),
+    /// A version that this build does not read.
+    #[error("version {0} is not readable by this build")]
+    Version(u8),
+    /// The checksum does not match: a flipped or torn record.
+    #[error("checksum {stored:#010x} stored, {computed:#010x} computed")]
+    Checksum {
+        /// As the envelope says.
+        stored: u32,
+        /// As the bytes say.
+        computed: u32,
+    },
+    /// An enumeration value that does not exist.
+    #[error("unknown {what} {value}")]
+    Unknown {
+        /// Which enumeration.
+        what: &'static str,
+        /// The value found.
+        value: u8,
+    },
+    /// A field contradicts another one or its own range.
+    #[error("invalid {0}")]
+    Invalid(&'static str),
+}
+
+/// Puts `body` into an envelope: magic `u16`, version `u8`, kind `u8`, len `u32`, crc32 `u32`, body; little-endian. The
+/// checksum covers version, kind, length and body.
+///
+/// # Panics
+/// If `body` is longer than `MAX_BODY_BYTES`: senders bound what they send.
+#[must_use]
+pub fn seal(kind: u8, body: &[u8]) -> Vec<u8> {
+    assert!(body.len() <= MAX_BODY_BYTES, "a sealed body is bounded by its writer");
+    let len = u32::try_from(body.len()).expect("bounded above");
+    let mut out = Vec::with_capacity(ENVELOPE_LEN + body.len());
+    out.extend_from_slice(&MAGIC.to_le_bytes());
+    out.push(ENVELOPE_VERSION);
+    out.push(kind);
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(&checksum(&out[2..8], body).to_le_bytes());
+    out.extend_from_slice(body);
+    out
+}
+
+/// Takes an envelope apart: its kind and its body. The slice must be one whole envelope.
+///
+/// # Errors
+/// Any way in which the bytes are not an intact envelope of a known version.
+pub fn open(bytes: &[u8]) -> Result<(u8, &[u8]), WireError> {
+    let mut r = Reader::new(bytes);
+    let magic = u16::from_le_bytes(r.array()?);
+    if magic != MAGIC {
+        return Err(WireError::Magic(magic));
+    }
+    let version = r.u8()?;
+    if version != ENVELOPE_VERSION {
+        return Err(WireError::Version(version));
+    }
+    let kind = r.u8()?;
+    let len = r.len()?;
+    let stored = u32::from_le_bytes(r.array()?);
+    if len > MAX_BODY_BYTES {
+        return Err(WireError::TooLong(len));
+    }
+    let body = r.take(len)?;
+    r.finish()?;
+    let computed = checksum(&bytes[2..8], body);
+    if stored != computed {
+        return Err(WireError::Checksum { stored, computed });
+    }
+    Ok((kind, body))
+}
+
+/// As `open`, sharing the memory of `frame`.
+///
+/// # Errors
+/// As `open`.
+pub fn open_bytes(frame: &Bytes) -> Result<(u8, Bytes), WireError> {
+    let (kind, body) = open(frame)?;
+    Ok((kind, frame.slice_ref(body)))
+}
+
+/// Whether a peer may send this kind of message at all. The rest are raft's local messages (which steer a replica from
+/// inside), and requests that only the own node may make.
+#[must_use]
+pub const fn may_come_from_peer(kind: MessageType) -> bool {
+    match kind {
+        MessageType::MsgAppend
+        | MessageType::MsgAppendResponse
+        | MessageType::MsgRequestVote
+        | MessageType::MsgRequestVoteResponse
+        | MessageType::MsgSnapshot
+        | MessageType::MsgHeartbeat
+        | MessageType::MsgHeartbeatResponse
+        | MessageType::MsgTimeoutNow
+        | MessageType::MsgRequestPreVote
+        | MessageType::MsgRequestPreVoteResponse => true,
+        MessageType::MsgHup
+        | MessageType::MsgBeat
+        | MessageType::MsgPropose
+        | MessageType::MsgUnreachable
+        | MessageType::MsgSnapStatus
+        | MessageType::MsgCheckQuorum
+        | MessageType::MsgTransferLeader
+        | MessageType::MsgReadIndex
+        | MessageType::MsgReadIndexResp => false,
+    }
+}
+
+/// Appends the wire form of `message` to `out`, without an envelope.
+///
+/// # Panics
+/// If a payload or a list has 2^32 elements or more.
+pub fn encode_message(message: &Message, out: &mut Vec<u8>) {
+    let payload: usize = message.entries.iter().map(|e| ENTRY_MIN + e.data.len() + e.context.len()).sum();
+    out.reserve(128 + payload + message.context.len());
+    out.push(MESSAGE_VERSION);
+    out.push(message_type_code(message.msg_type));
+    let snapshot = message.snapshot.as_ref();
+    out.push(if message.reject { FLAG_REJECT } else { 0 } | if snapshot.is_some() { FLAG_SNAPSHOT } else { 0 });
+    for scalar in [
+        message.to,
+        message.from,
+        message.term,
+        message.log_term,
+        message.index,
+        message.commit,
+        message.commit_term,
+        message.request_snapshot,
+        message.reject_hint,
+        message.deprecated_priority,
+    ] {
+        out.extend_from_slice(&scalar.to_le_bytes());
+    }
+    out.extend_from_slice(&message.priority.to_le_bytes());
+    put_blob(out, &message.context);
+    put_len(out, message.entries.len());
+    for entry in message.entries.iter() {
+        encode_entry(entry, out);
+    }
+    if let Some(snapshot) = snapshot {
+        encode_snapshot(snapshot, out);
+    }
+}
+
+/// Decodes one message that fills `bytes` exactly. Copies the frame once; see `decode_message_bytes`.
+///
+/// # Errors
+/// Any way in which the bytes are not a well-formed message.
+pub fn decode_message(bytes: &[u8]) -> Result<Message, WireError> {
+    // Checked before the copy, since a length bomb must not be copied either.
+    if bytes.len() > MAX_BODY_BYTES {
+        return Err(WireError::TooLong(bytes.len()));
+    }
+    decode_message_bytes(&Bytes::copy_from_slice(bytes))
+}
+
+/// Decodes one message that fills `frame` exactly. Entry data, contexts and snapshot data share the frame's memory, so
+/// the frame lives as long as any of its entries.
+///
+/// # Errors
+/// Any way in which the bytes are not a well-formed message.
+pub fn decode_message_bytes(frame: &Bytes) -> Result<Message, WireError> {
+    if frame.len() > MAX_BODY_BYTES {
+        return Err(WireError::TooLong(frame.len()));
+    }
+    let mut r = Reader::new(frame);
+    let version = r.u8()?;
+    if version != MESSAGE_VERSION {
+        return Err(WireError::Version(version));
+    }
+    let mut message = Message::default();
+    message.msg_type = message_type(r.u8()?)?;
+    let flags = r.u8()?;
+    if flags & !(FLAG_REJECT | FLAG_SNAPSHOT) != 0 {
+        return Err(WireError::Unknown { what: "message flags", value: flags });
+    }
+    message.reject = flags & FLAG_REJECT != 0;
+    message.to = r.u64()?;
+    message.from = r.u64()?;
+    message.term = r.number("term")?;
+    message.log_term = r.number("log term")?;
+    message.index = r.number("index")?;
+    message.commit = r.number("commit")?;
+    message.commit_term = r.number("commit term")?;
+    message.request_snapshot = r.number("requested snapshot index")?;
+    message.reject_hint = r.number("reject hint")?;
+    message.deprecated_priority = r.u64()?;
+    message.priority = i64::from_le_bytes(r.array()?);
+    message.context = r.blob(frame)?;
+    let count = r.len()?;
+    r.expect_left(count, ENTRY_MIN)?;
+    let mut entries = Vec::with_capacity(count);
+    for _ in 0..count {
+        entries.push(decode_entry_at(&mut r, frame)?);
+    }
+    message.entries = entries.into();
+    if flags & FLAG_SNAPSHOT != 0 {
+        message.snapshot = Some(decode_snapshot_at(&mut r, frame)?).into();
+    }
+    r.finish()?;
+    validate(&message)?;
+    Ok(message)
+}
+
+/// Appends one log entry: type `u8`, term, index, data and context, each with a `u32` length.
+pub fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
+    out.push(entry_type_code(entry.entry_type));
+    out.extend_from_slice(&entry.term.to_le_bytes());
+    out.extend_from_slice(&entry.index.to_le_bytes());
+    put_blob(out, &entry.data);
+    put_blob(out, &entry.context);
+}
+
+/// Decodes one entry that fills `frame` exactly; its payload shares the frame's memory.
+///
+/// # Errors
+/// Any way in which the bytes are not a well-formed entry.
+pub fn decode_entry(frame: &Bytes) -> Result<Entry, WireError> {
+    let mut r = Reader::new(frame);
+    let entry = decode_entry_at(&mut r, frame)?;
+    r.finish()?;
+    Ok(entry)
+}
+
+/// Appends a configuration: four lists with `u32` counts, and whether a joint one is left automatically.
+pub fn encode_conf_state(conf: &ConfState, out: &mut Vec<u8>) {
+    for ids in [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next] {
+        put_len(out, ids.len());
+        for id in ids {
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+    }
+    out.push(u8::from(conf.auto_leave));
+}
+
+/// Decodes one configuration that fills `bytes` exactly and is consistent in itself.
+///
+/// # Errors
+/// Any way in which the bytes are not one.
+pub fn decode_conf_state(bytes: &[u8]) -> Result<ConfState, WireError> {
+    let mut r = Reader::new(bytes);
+    let conf = decode_conf_state_at(&mut r)?;
+    r.finish()?;
+    Ok(conf)
+}
+
+/// Whether raft-rs accepts this configuration: it aborts the process on one that contradicts itself.
+///
+/// # Errors
+/// The first contradiction.
+pub fn validate_conf_state(conf: &ConfState) -> Result<(), WireError> {
+    let lists = [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next];
+    for ids in lists {
+        let mut sorted = ids.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.len() != ids.len() || sorted.first() == Some(&0) {
+            return Err(WireError::Invalid("replica id in a configuration"));
+        }
+    }
+    let disjoint = |a: &[u64], b: &[u64]| a.iter().all(|id| !b.contains(id));
+    if conf.voters.is_empty() {
+        return Err(WireError::Invalid("configuration without voters"));
+    }
+    if !disjoint(&conf.learners, &conf.voters) || !disjoint(&conf.learners, &conf.voters_outgoing) {
+        return Err(WireError::Invalid("learner that is also a voter"));
+    }
+    if !disjoint(&conf.learners_next, &conf.voters)
+        || !disjoint(&conf.learners_next, &conf.learners)
+        || !conf.learners_next.iter().all(|id| conf.voters_outgoing.contains(id))
+    {
+        return Err(WireError::Invalid("demoted voter that was none"));
+    }
+    if conf.voters_outgoing.is_empty() && (conf.auto_leave || !conf.learners_next.is_empty()) {
+        return Err(WireError::Invalid("joint marks on a simple configuration"));
+    }
+    Ok(())
+}
+
+/// What raft-rs takes for granted between the fields of one message.
+fn validate(message: &Message) -> Result<(), WireError> {
+    match message.msg_type {
+        MessageType::MsgAppend => validate_append(message)?,
+        // It takes the first entry of these without looking.
+        MessageType::MsgReadIndex | MessageType::MsgReadIndexResp | MessageType::MsgPropose => {
+            if message.entries.is_empty() {
+                return Err(WireError::Invalid("request without entries"));
+            }
+        }
+        MessageType::MsgHup
+        | MessageType::MsgBeat
+        | MessageType::MsgAppendResponse
+        | MessageType::MsgRequestVote
+        | MessageType::MsgRequestVoteResponse
+        | MessageType::MsgSnapshot
+        | MessageType::MsgHeartbeat
+        | MessageType::MsgHeartbeatResponse
+        | MessageType::MsgUnreachable
+        | MessageType::MsgSnapStatus
+        | MessageType::MsgCheckQuorum
+        | MessageType::MsgTransferLeader
+        | MessageType::MsgTimeoutNow
+        | MessageType::MsgRequestPreVote
+        | MessageType::MsgRequestPreVoteResponse => {
+            if !message.entries.is_empty() {
+                return Err(WireError::Invalid("entries in a message without log"));
+            }
+        }
+    }
+    match (message.msg_type == MessageType::MsgSnapshot, message.snapshot.as_ref()) {
+        (false, None) => Ok(()),
+        (true, Some(snapshot)) if snapshot.get_metadata().term <= message.term => Ok(()),
+        (true, Some(_)) => Err(WireError::Invalid("snapshot of a later term")),
+        (true, None) | (false, Some(_)) => Err(WireError::Invalid("snapshot where none belongs, or none")),
+    }
+}
+
+/// Entries follow `index` without a gap, and terms grow from `log_term` to at most the message's term.
+fn validate_append(message: &Message) -> Result<(), WireError> {
+    let (mut index, mut term) = (message.index, message.log_term);
+    for entry in message.entries.iter() {
+        index += 1;
+        if entry.index != index {
+            return Err(WireError::Invalid("entry index"));
+        }
+        if entry.term < term || entry.term == 0 {
+            return Err(WireError::Invalid("entry term below the one before"));
+        }
+        term = entry.term;
+    }
+    if term > message.term {
+        return Err(WireError::Invalid("entry term above the message's"));
+    }
+    Ok(())
+}
+
+fn decode_entry_at(r: &mut Reader<'_>, frame: &Bytes) -> Result<Entry, WireError> {
+    let mut entry = Entry::default();
+    entry.entry_type = entry_type(r.u8()?)?;
+    entry.term = r.number("entry term")?;
+    entry.index = r.number("entry index")?;
+    entry.data = r.blob(frame)?;
+    entry.context = r.blob(frame)?;
+    Ok(entry)
+}
+
+/// Appends index, term, configuration and data of a snapshot.
+fn encode_snapshot(snapshot: &Snapshot, out: &mut Vec<u8>) {
+    let metadata = snapshot.get_metadata();
+    out.extend_from_slice(&metadata.index.to_le_bytes());
+    out.extend_from_slice(&metadata.term.to_le_bytes());
+    encode_conf_state(metadata.get_conf_state(), out);
+    put_blob(out, &snapshot.data);
+}
+
+fn decode_snapshot_at(r: &mut Reader<'_>, frame: &Bytes) -> Result<Snapshot, WireError> {
+    let mut metadata = SnapshotMetadata::default();
+    metadata.index = r.number("snapshot index")?;
+    metadata.term = r.number("snapshot term")?;
+    // Every group begins with a stored snapshot at index >= 1 (N5), so there is none at 0.
+    if metadata.index == 0 || metadata.term == 0 {
+        return Err(WireError::Invalid("snapshot at index or term 0"));
+    }
+    metadata.conf_state = Some(decode_conf_state_at(r)?).into();
+    let mut snapshot = Snapshot::default();
+    snapshot.metadata = Some(metadata).into();
+    snapshot.data = r.blob(frame)?;
+    Ok(snapshot)
+}
+
+pub(crate) fn decode_conf_state_at(r: &mut Reader<'_>) -> Result<ConfState, WireError> {
+    let mut conf = ConfState::default();
+    conf.voters = r.ids()?;
+    conf.learners = r.ids()?;
+    conf.voters_outgoing = r.ids()?;
+    conf.learners_next = r.ids()?;
+    conf.auto_leave = match r.u8()? {
+        0 => false,
+        1 => true,
+        value => return Err(WireError::Unknown { what: "auto-leave mark", value }),
+    };
+    validate_conf_state(&conf)?;
+    Ok(conf)
+}
+
+/// All kinds of raft message at the position of their wire code. The codes are ours: a reordering inside raft-rs must not
+/// change them.
+const MESSAGE_TYPES: [MessageType; 19] = [
+    MessageType::MsgHup,
+    MessageType::MsgBeat,
+    MessageType::MsgPropose,
+    MessageType::MsgAppend,
+    MessageType::MsgAppendResponse,
+    MessageType::MsgRequestVote,
+    MessageType::MsgRequestVoteResponse,
+    MessageType::MsgSnapshot,
+    MessageType::MsgHeartbeat,
+    MessageType::MsgHeartbeatResponse,
+    MessageType::MsgUnreachable,
+    MessageType::MsgSnapStatus,
+    MessageType::MsgCheckQuorum,
+    MessageType::MsgTransferLeader,
+    MessageType::MsgTimeoutNow,
+    MessageType::MsgReadIndex,
+    MessageType::MsgReadIndexResp,
+    MessageType::MsgRequestPreVote,
+    MessageType::MsgRequestPreVoteResponse,
+];
+
+fn message_type(code: u8) -> Result<MessageType, WireError> {
+    MESSAGE_TYPES.get(usize::from(code)).copied().ok_or(WireError::Unknown { what: "message type", value: code })
+}
+
+fn message_type_code(kind: MessageType) -> u8 {
+    let at = MESSAGE_TYPES.iter().position(|k| *k == kind).expect("the table lists every kind");
+    u8::try_from(at).expect("19 kinds")
+}
+
+fn entry_type(code: u8) -> Result<EntryType, WireError> {
+    match code {
+        0 => Ok(EntryType::EntryNormal),
+        1 => Ok(EntryType::EntryConfChange),
+        2 => Ok(EntryType::EntryConfChangeV2),
+        value => Err(WireError::Unknown { what: "entry type", value }),
+    }
+}
+
+const fn entry_type_code(kind: EntryType) -> u8 {
+    match kind {
+        EntryType::EntryNormal => 0,
+        EntryType::EntryConfChange => 1,
+        EntryType::EntryConfChangeV2 => 2,
+    }
+}
+
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    out.extend_from_slice(&u32::try_from(len).expect("payloads are far below 4 GiB").to_le_bytes());
+}
+
+fn put_blob(out: &mut Vec<u8>, blob: &[u8]) {
+    put_len(out, blob.len());
+    out.extend_from_slice(blob);
+}
+
+fn checksum(head: &[u8], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(head);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// A cursor that never reads beyond its bytes.
+pub(crate) struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// All that is left.
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        let rest = &self.bytes[self.at..];
+        self.at = self.bytes.len();
+        rest
+    }
+
+    fn left(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    /// Refuses a count of elements that cannot fit, before anything is allocated for them.
+    fn expect_left(&self, count: usize, each: usize) -> Result<(), WireError> {
+        let (need, left) = (count.saturating_mul(each), self.left());
+        if need > left { Err(WireError::Truncated { need, left }) } else { Ok(()) }
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
+        self.expect_left(len, 1)?;
+        let taken = &self.bytes[self.at..self.at + len];
+        self.at += len;
+        Ok(taken)
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        Ok(self.take(N)?.try_into().expect("take returns N bytes"))
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, WireError> {
+        Ok(u8::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, WireError> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    /// A term or an index.
+    pub(crate) fn number(&mut self, what: &'static str) -> Result<u64, WireError> {
+        let value = self.u64()?;
+        if value > MAX_NUMBER { Err(WireError::Invalid(what)) } else { Ok(value) }
+    }
+
+    fn len(&mut self) -> Result<usize, WireError> {
+        let len = u32::from_le_bytes(self.array()?);
+        usize::try_from(len).map_err(|_| WireError::Invalid("length"))
+    }
+
+    fn blob(&mut self, frame: &Bytes) -> Result<Bytes, WireError> {
+        let len = self.len()?;
+        self.expect_left(len, 1)?;
+        let blob = frame.slice(self.at..self.at + len);
+        self.at += len;
+        Ok(blob)
+    }
+
+    fn ids(&mut self) -> Result<Vec<u64>, WireError> {
+        let count = self.len()?;
+        if count > MAX_CONF_IDS {
+            return Err(WireError::Invalid("number of replicas"));
+        }
+        self.expect_left(count, 8)?;
+        (0..count).map(|_| self.u64()).collect()
+    }
+
+    pub(crate) fn finish(&self) -> Result<(), WireError> {
+        match self.left() {
+            0 => Ok(()),
+            left => Err(WireError::Trailing(left)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
