@@ -20,11 +20,16 @@ fn ticks(n: u32) -> usize {
     usize::try_from(n).expect("u32 fits in usize")
 }
 
-/// Successor rank of `me`: its place among the members; replicas on their way out come last.
+/// Successor rank of `me`: its place among the members other than the last leader, whose silence is why there is an
+/// election. That one comes after them, replicas on their way out last.
 #[must_use]
-pub fn rank(spec: &GroupSpec, me: Incarnation) -> u32 {
-    let place = spec.members.iter().position(|m| *m == me);
-    place.and_then(|p| u32::try_from(p).ok()).map_or(RANK_LAST, |p| p.min(RANK_LAST))
+pub fn rank(spec: &GroupSpec, me: Incarnation, last_leader: Option<Incarnation>) -> u32 {
+    if !spec.members.contains(&me) {
+        return RANK_LAST;
+    }
+    let successors = spec.members.iter().filter(|m| Some(**m) != last_leader);
+    let before = successors.take_while(|m| **m != me).count();
+    u32::try_from(before).map_or(RANK_LAST, |place| place.min(RANK_LAST))
 }
 
 /// Ticks after the last leader's message at which this rank campaigns: V + 2 + 4r (E1).
@@ -141,6 +146,8 @@ mod tests {
             origin: Origin::Founded { voters: vec![] },
             sealing: Sealing::No,
         };
-        assert_eq!([8, 3, 1].map(|i| rank(&spec, Incarnation(i))), [0, 1, RANK_LAST]);
+        assert_eq!([8, 3, 1].map(|i| rank(&spec, Incarnation(i), None)), [0, 1, RANK_LAST]);
+        let after_8 = |i| rank(&spec, Incarnation(i), Some(Incarnation(8)));
+        assert_eq!([8, 3, 1].map(after_8), [1, 0, RANK_LAST]);
     }
 }

@@ -96,6 +96,7 @@ pub struct FlowGroup {
     word: Word,
     pub(crate) leading: Option<Leadership>,
     last_leader_ns: Option<u64>,
+    last_leader: Option<Incarnation>,
     sealed_told_ns: Option<u64>,
     sealed: bool,
     stream: Stream,
@@ -153,6 +154,7 @@ impl FlowGroup {
             word: Word::default(),
             leading: None,
             last_leader_ns: None,
+            last_leader: None,
             sealed_told_ns: None,
             sealed: false,
             stream: Stream::default(),
@@ -315,7 +317,7 @@ impl FlowGroup {
             return;
         }
         let waited = self.node.raft.election_elapsed;
-        let retry = election::retry_ticks(election::rank(&self.spec, self.me));
+        let retry = election::retry_ticks(self.rank());
         let again = match before {
             StateRole::PreCandidate => state == StateRole::PreCandidate,
             StateRole::Candidate => state == StateRole::Candidate && waited >= retry,
@@ -334,8 +336,12 @@ impl FlowGroup {
 
     /// E1: raft draws a random timeout at each change of state; ours depends on the rank alone.
     fn set_campaign_time(&mut self) {
-        let rank = if self.stopping { election::RANK_LAST } else { election::rank(&self.spec, self.me) };
-        self.node.raft.set_randomized_election_timeout(election::campaign_ticks(&self.timing, rank));
+        let ticks = election::campaign_ticks(&self.timing, self.rank());
+        self.node.raft.set_randomized_election_timeout(ticks);
+    }
+
+    fn rank(&self) -> u32 {
+        if self.stopping { election::RANK_LAST } else { election::rank(&self.spec, self.me, self.last_leader) }
     }
 
     /// Forgets log that nobody needs any more.
@@ -392,6 +398,7 @@ impl FlowGroup {
         let raft = &self.node.raft;
         if guard::is_of_leader(m.msg_type) && m.term >= raft.term {
             self.last_leader_ns = Some(now_ns);
+            self.last_leader = Some(Incarnation(m.from));
         }
         let own_term = m.term == raft.term && raft.state == StateRole::Leader;
         let (kind, from) = (m.msg_type, m.from);
@@ -544,6 +551,7 @@ impl FlowGroup {
             return Began::No;
         };
         self.lease.reset();
+        self.last_leader = Some(self.me);
         self.elections += 1;
         self.handover.leadership_began();
         self.leading = Some(Leadership {

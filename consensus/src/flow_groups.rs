@@ -446,7 +446,8 @@ impl FlowGroups {
         let spec = spec.clone();
         self.joining.remove(&group);
         self.out.push_back(FlowEffect::Loaded { group, base: head.base, until: end.until });
-        self.start(spec, (head.base, end.base_term), end.conf, 0);
+        let wait_until_ns = if end.wait_left_ns == 0 { 0 } else { now_ns.saturating_add(end.wait_left_ns) };
+        self.start(spec, (head.base, end.base_term), end.conf, wait_until_ns);
         Ok(())
     }
 

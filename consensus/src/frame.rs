@@ -66,6 +66,8 @@ pub struct ChunkEnd {
     pub until: u64,
     /// Configuration as of the base.
     pub conf: ConfState,
+    /// How much longer a predecessor of the epoch may serve (N4). It counts from the arrival, so never too short.
+    pub wait_left_ns: u64,
 }
 
 /// A group that the sender leads.
@@ -101,6 +103,7 @@ struct EndBody {
     base_term: u64,
     until: u64,
     conf: Vec<u8>,
+    wait_left_ns: u64,
 }
 
 fn put<T: bincode::Encode>(head: T) -> Vec<u8> {
@@ -134,7 +137,7 @@ impl Frame {
                 let end = end.as_ref().map(|end| {
                     let mut conf = Vec::new();
                     wire::encode_conf_state(&end.conf, &mut conf);
-                    EndBody { base_term: end.base_term, until: end.until, conf }
+                    EndBody { base_term: end.base_term, until: end.until, conf, wait_left_ns: end.wait_left_ns }
                 });
                 let mut body = put((key, head, end));
                 body.extend_from_slice(chunk);
@@ -167,6 +170,7 @@ impl Frame {
                         base_term: end.base_term,
                         until: end.until,
                         conf: wire::decode_conf_state(&end.conf)?,
+                        wait_left_ns: end.wait_left_ns,
                     }),
                 };
                 Ok(Self::Chunk { key, head, end, chunk })
@@ -205,7 +209,7 @@ mod tests {
         message.context = vec![1; 8].into();
         let conf = ConfState { voters: vec![11, 12], learners: vec![300], ..ConfState::default() };
         let head = ChunkHead { transfer: 9, number: 2, term: 5, base: 77 };
-        let end = ChunkEnd { base_term: 4, until: 80, conf };
+        let end = ChunkEnd { base_term: 4, until: 80, conf, wait_left_ns: 5 };
         vec![
             Frame::Raft { key: KEY, message },
             Frame::Join { key: KEY, have: Some(Have { transfer: 9, next: 2 }) },

@@ -212,7 +212,10 @@ impl FlowGroup {
         let (to, term) = (transfer.to(), leadership.term);
         let state_at = |index| self.state_at(index).filter(|(_, conf)| membership::holds(conf, to.0));
         let piece = transfer.chunk((scanned.base, scanned.until, scanned.last), term, now_ns, state_at);
-        let Some((head, end)) = piece else { return };
+        let Some((head, mut end)) = piece else { return };
+        if let Some(end) = &mut end {
+            end.wait_left_ns = self.wait_until_ns.saturating_sub(now_ns);
+        }
         let frame = Frame::Chunk { key: self.key(to), head, end, chunk }.encode();
         out.push_back(FlowEffect::SendBulk { to, group: self.group(), frame });
         if let Some(leadership) = &mut self.leading {

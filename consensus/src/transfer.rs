@@ -84,7 +84,7 @@ impl Outgoing {
     }
 
     /// A chunk of the own worker. `state_at(base)` gives term and configuration at the base. Returns the head and, with
-    /// the last chunk, the end; `None` if the scan is of no use.
+    /// the last chunk, the end (whose wait the caller fills in); `None` if the scan is of no use.
     pub fn chunk(
         &mut self,
         (base, until, last): (u64, u64, bool),
@@ -103,7 +103,7 @@ impl Outgoing {
         let head = ChunkHead { transfer: self.id, number: self.next_number, term, base };
         self.next_number += 1;
         self.progress_ns = now_ns;
-        let end = last.then(|| ChunkEnd { base_term: known.term, until, conf: known.conf.clone() });
+        let end = last.then(|| ChunkEnd { base_term: known.term, until, conf: known.conf.clone(), wait_left_ns: 0 });
         self.until = last.then_some(until);
         Some((head, end))
     }
