@@ -29,6 +29,8 @@ pub enum FrameDrop {
     CommitBeyondLog,
     /// An answer about entries that the log does not hold.
     IndexBeyondLog,
+    /// An append that names no predecessor: raft-rs takes term 0 for a match anywhere beyond the log, and then panics.
+    NoPredecessor,
     /// A request for a snapshot message.
     SnapshotRequest,
     /// `TimeoutNow` from somebody else than the leader of this term.
@@ -58,6 +60,7 @@ pub fn admit(message: &Message, raft: &Raft<MemoryLog>, epoch: Epoch) -> Result<
         MessageType::MsgHeartbeat if message.term >= raft.term && message.commit > last => {
             Err(FrameDrop::CommitBeyondLog)
         }
+        MessageType::MsgAppend if message.log_term == 0 => Err(FrameDrop::NoPredecessor),
         MessageType::MsgAppendResponse => admit_answer(message, raft, last),
         MessageType::MsgTimeoutNow if message.term != raft.term || message.from != raft.leader_id => {
             Err(FrameDrop::FalseTimeout)
