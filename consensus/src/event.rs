@@ -204,7 +204,8 @@ pub enum ControlEffect {
     Committed { index: u64, term: u64, command: Bytes },
     /// Replace the state by this one (a snapshot that a peer sent, or the one found at start).
     Restore { index: u64, state: Bytes },
-    /// The proposal was taken at `index`, or refused with the leader's raft id if known (0: nobody).
+    /// The proposal was taken at `index`, or refused with the leader's raft id if known (0: nobody). The own id: this
+    /// leader itself refuses, because the command is empty or too long, it hands over, or too much is under way.
     Proposed { ticket: u64, result: Result<u64, u64> },
     /// Leadership as this replica sees it: leader's raft id (0: nobody), and whether it is this one.
     Role { leader: u64, term: u64, leading: bool },

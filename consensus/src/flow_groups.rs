@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use raft::eraftpb::ConfState;
 
 use crate::barrier::{LoadBarrier, Reports};
 use crate::election::Ticker;
@@ -297,7 +298,7 @@ impl FlowGroups {
                 self.drop_replica(group);
                 self.out.push_back(FlowEffect::Opened { group, epoch, index: 1 });
                 let at = (1, first_term(epoch));
-                self.start(spec, at, conf, if wait_ns == 0 { 0 } else { now_ns + wait_ns });
+                self.start(spec, at, conf, until(now_ns, wait_ns), now_ns);
             }
             Beginning::Continue { last_term, last_index, wait_ns } => {
                 let mut old = self.replicas.remove(&group).expect("the base was found in it");
@@ -305,7 +306,7 @@ impl FlowGroups {
                 old.commit_tail(now_ns, &mut self.out);
                 self.out.push_back(FlowEffect::Reopened { group, epoch });
                 let conf = recreate::voters(&[self.me]);
-                self.start(spec, (last_index, last_term), conf, now_ns + wait_ns);
+                self.start(spec, (last_index, last_term), conf, until(now_ns, wait_ns), now_ns);
             }
             Beginning::Mismatch => {
                 self.drop_replica(group);
@@ -314,15 +315,18 @@ impl FlowGroups {
         }
     }
 
-    fn start(&mut self, spec: GroupSpec, at: (u64, u64), conf: raft::eraftpb::ConfState, wait_until_ns: u64) {
+    fn start(&mut self, spec: GroupSpec, at: (u64, u64), conf: ConfState, wait_until_ns: u64, now_ns: u64) {
         let (group, epoch) = (spec.group, spec.epoch);
         self.begun.insert((group, epoch));
+        let listed = spec.clone();
         let first_nonce = self.seed.rotate_left(17) ^ (u64::from(group.0) << 40);
         let seed = Seed { me: self.me, spec, timing: self.timing, at, conf, wait_until_ns, first_nonce };
         let mut replica = FlowGroup::new(seed);
         if self.stopping_since_ns.is_some() {
             replica.set_stopping();
         }
+        // It may have been listed for sealing before it began.
+        replica.respecify(listed, now_ns, &mut self.out);
         self.replicas.insert(group, replica);
         self.dirty.insert(group);
     }
@@ -446,8 +450,7 @@ impl FlowGroups {
         let spec = spec.clone();
         self.joining.remove(&group);
         self.out.push_back(FlowEffect::Loaded { group, base: head.base, until: end.until });
-        let wait_until_ns = if end.wait_left_ns == 0 { 0 } else { now_ns.saturating_add(end.wait_left_ns) };
-        self.start(spec, (head.base, end.base_term), end.conf, wait_until_ns);
+        self.start(spec, (head.base, end.base_term), end.conf, until(now_ns, end.wait_left_ns), now_ns);
         Ok(())
     }
 
@@ -623,6 +626,11 @@ impl FlowGroups {
             ..none
         })
     }
+}
+
+/// The end of a wait that begins now; 0 if there is none.
+const fn until(now_ns: u64, wait_ns: u64) -> u64 {
+    if wait_ns == 0 { 0 } else { now_ns.saturating_add(wait_ns) }
 }
 
 /// The replica that a frame is meant for, if it lives and knows the sender (N1).

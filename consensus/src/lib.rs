@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod barrier;
+pub mod control_group;
 pub mod election;
 pub mod event;
 pub mod flow_group;
@@ -19,5 +20,6 @@ pub mod membership;
 pub mod memory;
 pub mod owners;
 pub mod recreate;
+pub mod storage;
 pub mod transfer;
 pub mod wire;

@@ -9,7 +9,7 @@ use crate::event::{GroupSpec, Incarnation, Origin, Sealing};
 /// What becomes of this node's part in an epoch in which it has no replica yet.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Beginning {
-    /// Nothing: neither member nor founder, or the epoch is being sealed.
+    /// Nothing: not listed, or a joiner of an epoch that is being sealed.
     Nothing,
     /// Ask the members for the table.
     Join,
@@ -66,7 +66,7 @@ pub fn voters(ids: &[Incarnation]) -> ConfState {
 #[must_use]
 pub fn beginning(spec: &GroupSpec, me: Incarnation, before: Before, begun: Begun) -> Beginning {
     let member = spec.members.contains(&me);
-    if spec.sealing == Sealing::Yes || !(member || spec.leaving.contains(&me)) {
+    if !(member || spec.leaving.contains(&me)) {
         return Beginning::Nothing;
     }
     let first = begun == Begun::Never;
@@ -85,7 +85,12 @@ pub fn beginning(spec: &GroupSpec, me: Incarnation, before: Before, begun: Begun
         Origin::Lost { holder, wait_ns } if first && *holder == me => {
             Beginning::Empty { conf: voters(&[me]), wait_ns: *wait_ns }
         }
-        Origin::Founded { .. } | Origin::Recreated { .. } | Origin::Lost { .. } if member => Beginning::Join,
+        // Nobody appends in an epoch that is being sealed; but who holds its beginning must keep it, and seal it.
+        Origin::Founded { .. } | Origin::Recreated { .. } | Origin::Lost { .. }
+            if member && spec.sealing == Sealing::No =>
+        {
+            Beginning::Join
+        }
         Origin::Founded { .. } | Origin::Recreated { .. } | Origin::Lost { .. } => Beginning::Nothing,
     }
 }
@@ -129,10 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_begins_in_an_epoch_that_is_being_sealed() {
+    fn an_epoch_that_is_being_sealed_is_joined_by_nobody_but_keeps_its_beginning() {
         let mut lost = spec(Origin::Lost { holder: ME, wait_ns: 3 });
-        assert!(matches!(beginning(&lost, ME, Before::Nothing, Begun::Never), Beginning::Empty { wait_ns: 3, .. }));
         lost.sealing = Sealing::Yes;
-        assert_eq!(beginning(&lost, ME, Before::Nothing, Begun::Never), Beginning::Nothing);
+        assert!(matches!(beginning(&lost, ME, Before::Nothing, Begun::Never), Beginning::Empty { wait_ns: 3, .. }));
+        assert_eq!(beginning(&lost, Incarnation(8), Before::Nothing, Begun::Never), Beginning::Nothing);
+        let mut base = spec(Origin::Recreated { base: ME, last_term: 5, last_index: 9, wait_ns: 3 });
+        base.sealing = Sealing::Yes;
+        let log = Before::Log { last_term: 5, last_index: 9 };
+        assert!(matches!(beginning(&base, ME, log, Begun::Never), Beginning::Continue { .. }));
     }
 }

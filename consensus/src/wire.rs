@@ -9,7 +9,10 @@
 //! fields go. Whether it fits this replica (sender, receiver, commit within the log, kinds that a peer may send) is the
 //! caller's part: see `may_come_from_peer`.
 
-#![expect(clippy::field_reassign_with_default, reason = "the generated messages have private-by-convention fields")]
+#![expect(
+    clippy::field_reassign_with_default,
+    reason = "raft's generated messages cannot be built with all their fields"
+)]
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata};
@@ -111,7 +114,7 @@ pub fn seal(kind: u8, body: &[u8]) -> Vec<u8> {
 /// # Errors
 /// Any way in which the bytes are not an intact envelope of a known version.
 pub fn open(bytes: &[u8]) -> Result<(u8, &[u8]), WireError> {
-    let mut r = Reader { bytes, at: 0 };
+    let mut r = Reader::new(bytes);
     let magic = u16::from_le_bytes(r.array()?);
     if magic != MAGIC {
         return Err(WireError::Magic(magic));
@@ -228,7 +231,7 @@ pub fn decode_message_bytes(frame: &Bytes) -> Result<Message, WireError> {
     if frame.len() > MAX_BODY_BYTES {
         return Err(WireError::TooLong(frame.len()));
     }
-    let mut r = Reader { bytes: frame, at: 0 };
+    let mut r = Reader::new(frame);
     let version = r.u8()?;
     if version != MESSAGE_VERSION {
         return Err(WireError::Version(version));
@@ -281,7 +284,7 @@ pub fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
 /// # Errors
 /// Any way in which the bytes are not a well-formed entry.
 pub fn decode_entry(frame: &Bytes) -> Result<Entry, WireError> {
-    let mut r = Reader { bytes: frame, at: 0 };
+    let mut r = Reader::new(frame);
     let entry = decode_entry_at(&mut r, frame)?;
     r.finish()?;
     Ok(entry)
@@ -303,7 +306,7 @@ pub fn encode_conf_state(conf: &ConfState, out: &mut Vec<u8>) {
 /// # Errors
 /// Any way in which the bytes are not one.
 pub fn decode_conf_state(bytes: &[u8]) -> Result<ConfState, WireError> {
-    let mut r = Reader { bytes, at: 0 };
+    let mut r = Reader::new(bytes);
     let conf = decode_conf_state_at(&mut r)?;
     r.finish()?;
     Ok(conf)
@@ -433,7 +436,7 @@ fn decode_snapshot_at(r: &mut Reader<'_>, frame: &Bytes) -> Result<Snapshot, Wir
     Ok(snapshot)
 }
 
-fn decode_conf_state_at(r: &mut Reader<'_>) -> Result<ConfState, WireError> {
+pub(crate) fn decode_conf_state_at(r: &mut Reader<'_>) -> Result<ConfState, WireError> {
     let mut conf = ConfState::default();
     conf.voters = r.ids()?;
     conf.learners = r.ids()?;
@@ -515,12 +518,23 @@ fn checksum(head: &[u8], body: &[u8]) -> u32 {
 }
 
 /// A cursor that never reads beyond its bytes.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Reader<'a> {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// All that is left.
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        let rest = &self.bytes[self.at..];
+        self.at = self.bytes.len();
+        rest
+    }
+
     fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
@@ -538,20 +552,20 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         Ok(self.take(N)?.try_into().expect("take returns N bytes"))
     }
 
-    fn u8(&mut self) -> Result<u8, WireError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, WireError> {
         Ok(u8::from_le_bytes(self.array()?))
     }
 
-    fn u64(&mut self) -> Result<u64, WireError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, WireError> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
     /// A term or an index.
-    fn number(&mut self, what: &'static str) -> Result<u64, WireError> {
+    pub(crate) fn number(&mut self, what: &'static str) -> Result<u64, WireError> {
         let value = self.u64()?;
         if value > MAX_NUMBER { Err(WireError::Invalid(what)) } else { Ok(value) }
     }
@@ -578,7 +592,7 @@ impl<'a> Reader<'a> {
         (0..count).map(|_| self.u64()).collect()
     }
 
-    fn finish(&self) -> Result<(), WireError> {
+    pub(crate) fn finish(&self) -> Result<(), WireError> {
         match self.left() {
             0 => Ok(()),
             left => Err(WireError::Trailing(left)),

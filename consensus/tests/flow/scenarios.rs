@@ -277,3 +277,53 @@ fn owners_load_a_snapshot_when_a_majority_has_it() {
     let index = cluster.control_index;
     assert!(cluster.nodes.iter().all(|n| n.may_load == index));
 }
+
+#[test]
+fn a_leader_that_hands_over_gives_up_its_lease_before_its_successor_can_have_one() {
+    let mut cluster = settled(16, 3, 1, 3);
+    cluster.run(500 * MS);
+    cluster.load = 0.0;
+    cluster.run(20 * MS);
+    // It hears nobody any more, so only its own word can tell it that it is not the owner.
+    cluster.cuts.extend([(1, 0), (2, 0)]);
+    let now = cluster.now;
+    cluster.nodes[0].groups.handle(now, FlowInput::Stop);
+    assert!(cluster.run_until(30 * MS, |c| c.judge.words.get(&(G, 1)).is_some_and(|w| w.1 > c.now)), "taken over");
+    assert_eq!(cluster.status(0, G).expect("there").role, Role::Leader, "and the old one does not know it yet");
+    cluster.run(200 * MS);
+    assert_eq!(cluster.status(0, G).expect("there").role, Role::Follower, "after V it gives up by itself");
+}
+
+#[test]
+fn a_delayed_timeout_now_finds_no_lease() {
+    for delay in [5, 20, 40, 60, 90] {
+        let mut cluster = settled(17, 3, 1, 3);
+        cluster.run(500 * MS);
+        cluster.load = 0.0;
+        cluster.run(20 * MS);
+        let now = cluster.now;
+        cluster.weather.delay_ns = (delay * MS, delay * MS);
+        cluster.nodes[0].groups.handle(now, FlowInput::Stop);
+        cluster.run(6 * MS);
+        cluster.weather.delay_ns = (100_000, MS);
+        for _ in 0..45 {
+            cluster.step();
+            assert_eq!(cluster.judge.words[&(G, 0)].1, 0, "no lease again in that term");
+        }
+        cluster.run(300 * MS);
+        assert!(cluster.judge.leadings.len() >= 2, "somebody leads, delay {delay}");
+    }
+}
+
+#[test]
+fn an_epoch_that_is_sealed_again_before_its_base_hears_of_it_keeps_the_base() {
+    let mut cluster = settled(18, 3, 1, 3);
+    cluster.run(400 * MS);
+    recreate(&mut cluster, [1, 2]);
+    let kept = cluster.nodes[0].workers[&G].table.clone();
+    cluster.specs.get_mut(&G).expect("listed").sealing = Sealing::Yes;
+    cluster.run(200 * MS);
+    let base = incarnation(&cluster, 0);
+    assert!(cluster.judge.sealed.contains_key(&(G, Epoch(1), base)), "it seals the new epoch");
+    assert!(kept.iter().all(|(k, v)| cluster.nodes[0].workers[&G].table[k].1 >= v.1));
+}
