@@ -83,6 +83,8 @@ pub enum FlowInput {
     Chunk { group: GroupId, transfer: u64, base: u64, until: u64, last: bool, chunk: Bytes },
     /// Graceful stop: hand all leaderships over, take none (N3).
     Stop,
+    /// The newest incarnations of all live members: who is told of owners and reports, also without a replica (M1).
+    Nodes(Vec<Incarnation>),
 }
 
 /// Out of the flow groups; to be performed in order.
@@ -124,6 +126,8 @@ pub enum FlowEffect {
     Sealed { group: GroupId, epoch: Epoch, last_term: u64, last_index: u64 },
     /// Redundancy and leadership of a group that this replica leads, for status and the stop token (N3).
     Health(GroupHealth),
+    /// After `FlowInput::Stop`: everything that could be handed over has been; so many groups found nobody to take them.
+    Stopped { kept: u32 },
 }
 
 /// What a leader knows of its group.

@@ -5,7 +5,21 @@
 //! caller performs them in the order given** (a lease word is zeroed before the message that makes it invalid leaves, L2).
 #![forbid(unsafe_code)]
 
+pub mod barrier;
 pub mod control_group;
+pub mod election;
 pub mod event;
+pub mod flow_group;
+pub mod flow_groups;
+pub mod frame;
+pub mod guard;
+pub mod handover;
+mod leading;
+pub mod lease;
+pub mod membership;
+pub mod memory;
+pub mod owners;
+pub mod recreate;
 pub mod storage;
+pub mod transfer;
 pub mod wire;

@@ -1,0 +1,644 @@
+//! All flow groups of one node: one loop drives them (F9). Inputs in, effects out, in order; time is an argument.
+//!
+//! Called by the daemon's flow-group thread (`handle` for each input, `tick` about every millisecond, then `poll` until it is
+//! empty, performing the effects in the order given) and by the simulator. Knows nothing of NAT: entries are bytes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use raft::eraftpb::ConfState;
+
+use crate::barrier::{LoadBarrier, Reports};
+use crate::election::Ticker;
+use crate::event::{Epoch, FlowEffect, FlowInput, GroupId, GroupSpec, Incarnation, Report, Timing};
+use crate::flow_group::{Batch, Effects, FlowGroup, Piece, Seed, first_term};
+use crate::frame::{Frame, Key, NODE_GROUP, Owned};
+use crate::guard::FrameDrop;
+use crate::membership;
+use crate::owners::Owners;
+use crate::recreate::{self, Before, Beginning, Begun};
+use crate::transfer::{Accept, Joining, Scanned};
+
+/// How often a member without a replica asks for one (F10).
+const JOIN_REPEAT_NS: u64 = 50_000_000;
+/// How often owners are announced to all nodes, besides at each change (M1).
+const ANNOUNCE_NS: u64 = 200_000_000;
+/// An owner that was silent for this long is not known any more.
+const OWNER_SILENT_NS: u64 = 500_000_000;
+/// How long a graceful stop waits for somebody to take the groups.
+const STOP_WAIT_NS: u64 = 2_000_000_000;
+
+/// Part that a replica plays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// It leads.
+    Leader,
+    /// It follows, or waits for a leader.
+    Follower,
+    /// It campaigns.
+    Candidate,
+    /// It has no table yet.
+    Joining,
+    /// It waits for the next epoch (N4).
+    Sealed,
+}
+
+/// Why a group does not serve here although it might.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waiting {
+    /// No leader is known.
+    NoLeader,
+    /// The table is on its way.
+    Table,
+    /// A predecessor may still serve (N4).
+    Predecessor,
+    /// The control map names this node as the base of an epoch whose base it does not hold (N4).
+    BaseMismatch,
+    /// The worker has not begun to serve, or said that it cannot (F7).
+    Worker,
+}
+
+/// One group on this node, for status.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// This node's part.
+    pub role: Role,
+    /// Present term.
+    pub term: u64,
+    /// Commit index.
+    pub commit: u64,
+    /// Index at which the worker's table stands.
+    pub applied: u64,
+    /// End of the lease in the word; 0 without one.
+    pub lease_until_ns: u64,
+    /// Voters by the applied configuration.
+    pub voters: Vec<Incarnation>,
+    /// Voters of the outgoing half; not empty while the configuration is joint.
+    pub outgoing: Vec<Incarnation>,
+    /// Learners.
+    pub learners: Vec<Incarnation>,
+    /// What it waits for.
+    pub waiting: Option<Waiting>,
+    /// How often this replica was elected.
+    pub elections: u64,
+    /// Who owns the group, as far as this node knows.
+    pub owner: Option<Incarnation>,
+}
+
+/// All flow groups of one node.
+#[derive(Debug)]
+pub struct FlowGroups {
+    me: Incarnation,
+    timing: Timing,
+    seed: u64,
+    control_index: u64,
+    specs: BTreeMap<GroupId, GroupSpec>,
+    replicas: BTreeMap<GroupId, FlowGroup>,
+    joining: BTreeMap<GroupId, Joining>,
+    /// Epochs that this process has begun: never twice (N5).
+    begun: BTreeSet<(GroupId, Epoch)>,
+    mismatched: BTreeSet<GroupId>,
+    /// Groups whose replica may have something ready.
+    dirty: BTreeSet<GroupId>,
+    nodes: BTreeSet<Incarnation>,
+    owners: Owners,
+    announced: (Vec<Owned>, u64),
+    reports: Reports,
+    barrier: LoadBarrier,
+    transfers: u64,
+    ticker: Ticker,
+    out: Effects,
+    drops: BTreeMap<FrameDrop, u64>,
+    stopping_since_ns: Option<u64>,
+    stopped: bool,
+}
+
+impl FlowGroups {
+    /// A node without groups. `seed` only tells lives apart in traces.
+    ///
+    /// # Panics
+    /// If `me` is 0 or a tick has no length.
+    #[must_use]
+    pub fn new(me: Incarnation, timing: Timing, seed: u64, now_ns: u64) -> Self {
+        assert_ne!(me.0, 0, "an incarnation is never 0");
+        Self {
+            me,
+            timing,
+            seed,
+            control_index: 0,
+            specs: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            joining: BTreeMap::new(),
+            begun: BTreeSet::new(),
+            mismatched: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            nodes: BTreeSet::new(),
+            owners: Owners::default(),
+            announced: (Vec::new(), 0),
+            reports: Reports::new(me),
+            barrier: LoadBarrier::default(),
+            transfers: 0,
+            ticker: Ticker::new(timing.tick_ns, now_ns),
+            out: VecDeque::new(),
+            drops: BTreeMap::new(),
+            stopping_since_ns: None,
+            stopped: false,
+        }
+    }
+
+    /// Takes one input. Effects come out of `poll`.
+    pub fn handle(&mut self, now_ns: u64, input: FlowInput) {
+        match input {
+            FlowInput::Specs { control_index, specs } => self.specify(control_index, specs, now_ns),
+            FlowInput::Peer { from, frame } => self.peer(from, &frame, now_ns),
+            FlowInput::Propose { group, term, stream, sequence, entry } => {
+                self.propose(group, Batch { term, stream, sequence, entry });
+            }
+            FlowInput::Applied { group, index, control_index } => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.applied(index, control_index);
+                }
+            }
+            FlowInput::Serving { group, term, state } => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.serving(term, state.is_ok(), now_ns);
+                }
+            }
+            FlowInput::Report(report) => self.set_report(report, now_ns),
+            FlowInput::Chunk { group, transfer, base, until, last, chunk } => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    let scanned = Scanned { group, transfer, base, until, last };
+                    replica.scanned(scanned, chunk, now_ns, &mut self.out);
+                }
+            }
+            FlowInput::Stop => self.stop(now_ns),
+            FlowInput::Nodes(nodes) => {
+                self.nodes = nodes.into_iter().filter(|id| *id != self.me).collect();
+                self.forget_strangers();
+            }
+        }
+    }
+
+    /// Runs what is due. Call often; a tick happens only at its due time, and missed ones are skipped (E3).
+    pub fn tick(&mut self, now_ns: u64) {
+        if !self.ticker.take(now_ns) {
+            return;
+        }
+        let groups: Vec<GroupId> = self.replicas.keys().copied().collect();
+        for group in groups {
+            let Some(replica) = self.replicas.get_mut(&group) else { continue };
+            replica.tick(now_ns, &mut self.out);
+            replica.lead(&self.reports, now_ns, &mut self.out);
+            replica.compact();
+            if !replica.is_kept() {
+                self.drop_replica(group);
+            }
+        }
+        self.ask_for_tables(now_ns);
+        self.follow_roles(now_ns);
+        self.send_report(now_ns);
+        self.poll_barrier(now_ns);
+        self.finish_stop(now_ns);
+    }
+
+    /// The next effect; to be performed before the one after it. `None`: nothing to do until the next input or tick.
+    pub fn poll(&mut self, now_ns: u64) -> Option<FlowEffect> {
+        if self.out.is_empty() && !self.dirty.is_empty() {
+            for group in std::mem::take(&mut self.dirty) {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.settle(now_ns, &mut self.out);
+                }
+            }
+            self.follow_roles(now_ns);
+        }
+        self.out.pop_front()
+    }
+
+    /// When `tick` has something to do at the latest.
+    #[must_use]
+    pub const fn next_due_ns(&self) -> u64 {
+        self.ticker.due_ns()
+    }
+
+    /// Frames of peers that were dropped, by reason.
+    #[must_use]
+    pub const fn drops(&self) -> &BTreeMap<FrameDrop, u64> {
+        &self.drops
+    }
+
+    /// Every group that this node has a part in, in order of group.
+    #[must_use]
+    pub fn status(&self, now_ns: u64) -> Vec<GroupStatus> {
+        self.specs.values().filter_map(|spec| self.status_of(spec, now_ns)).collect()
+    }
+
+    // ---- specifications ----
+
+    fn specify(&mut self, control_index: u64, specs: Vec<GroupSpec>, now_ns: u64) {
+        // Two compilations may arrive in the wrong order; the control log's order counts.
+        if control_index < self.control_index {
+            return;
+        }
+        self.control_index = control_index;
+        let specs: BTreeMap<GroupId, GroupSpec> = specs.into_iter().map(|s| (s.group, s)).collect();
+        let unlisted: Vec<GroupId> = self.specs.keys().filter(|g| !specs.contains_key(*g)).copied().collect();
+        for group in unlisted {
+            self.drop_replica(group);
+            self.drop_joining(group);
+            self.mismatched.remove(&group);
+        }
+        self.owners.retain(|group| specs.contains_key(&group));
+        self.specs = specs;
+        for spec in self.specs.values().cloned().collect::<Vec<_>>() {
+            self.specify_one(spec, now_ns);
+        }
+        self.forget_strangers();
+    }
+
+    fn specify_one(&mut self, spec: GroupSpec, now_ns: u64) {
+        let (group, epoch) = (spec.group, spec.epoch);
+        if self.joining.get(&group).is_some_and(|j| j.epoch != epoch || !spec.members.contains(&self.me)) {
+            self.drop_joining(group);
+        }
+        match self.replicas.get_mut(&group).map(|r| (r.spec.epoch, r)) {
+            Some((old, replica)) if old == epoch => {
+                replica.respecify(spec, now_ns, &mut self.out);
+                self.dirty.insert(group);
+                if !self.replicas[&group].is_kept() {
+                    self.drop_replica(group);
+                }
+            }
+            // An epoch never goes back.
+            Some((old, _)) if old > epoch => {}
+            _ if self.joining.contains_key(&group) => {}
+            _ => self.begin(spec, now_ns),
+        }
+    }
+
+    /// Takes this node's part in an epoch in which it has none yet.
+    fn begin(&mut self, spec: GroupSpec, now_ns: u64) {
+        let (group, epoch) = (spec.group, spec.epoch);
+        let begun = if self.begun.contains(&(group, epoch)) { Begun::Before } else { Begun::Never };
+        let before = self.replicas.get(&group).map_or(Before::Nothing, |r| {
+            let (last_term, last_index) = r.log_end();
+            Before::Log { last_term, last_index }
+        });
+        self.mismatched.remove(&group);
+        match recreate::beginning(&spec, self.me, before, begun) {
+            Beginning::Nothing => self.drop_replica(group),
+            Beginning::Join => {
+                self.drop_replica(group);
+                self.joining.insert(group, Joining::new(epoch));
+            }
+            Beginning::Empty { conf, wait_ns } => {
+                self.drop_replica(group);
+                self.out.push_back(FlowEffect::Opened { group, epoch, index: 1 });
+                let at = (1, first_term(epoch));
+                self.start(spec, at, conf, until(now_ns, wait_ns), now_ns);
+            }
+            Beginning::Continue { last_term, last_index, wait_ns } => {
+                let mut old = self.replicas.remove(&group).expect("the base was found in it");
+                old.close(&mut self.out);
+                old.commit_tail(now_ns, &mut self.out);
+                self.out.push_back(FlowEffect::Reopened { group, epoch });
+                let conf = recreate::voters(&[self.me]);
+                self.start(spec, (last_index, last_term), conf, until(now_ns, wait_ns), now_ns);
+            }
+            Beginning::Mismatch => {
+                self.drop_replica(group);
+                self.mismatched.insert(group);
+            }
+        }
+    }
+
+    fn start(&mut self, spec: GroupSpec, at: (u64, u64), conf: ConfState, wait_until_ns: u64, now_ns: u64) {
+        let (group, epoch) = (spec.group, spec.epoch);
+        self.begun.insert((group, epoch));
+        let listed = spec.clone();
+        let first_nonce = self.seed.rotate_left(17) ^ (u64::from(group.0) << 40);
+        let seed = Seed { me: self.me, spec, timing: self.timing, at, conf, wait_until_ns, first_nonce };
+        let mut replica = FlowGroup::new(seed);
+        if self.stopping_since_ns.is_some() {
+            replica.set_stopping();
+        }
+        // It may have been listed for sealing before it began.
+        replica.respecify(listed, now_ns, &mut self.out);
+        self.replicas.insert(group, replica);
+        self.dirty.insert(group);
+    }
+
+    fn drop_replica(&mut self, group: GroupId) {
+        if let Some(mut replica) = self.replicas.remove(&group) {
+            replica.close(&mut self.out);
+            self.out.push_back(FlowEffect::Dropped { group });
+            self.owners.lost(group, self.me);
+        }
+    }
+
+    /// Gives up joining. The worker may hold a part of the table.
+    fn drop_joining(&mut self, group: GroupId) {
+        if self.joining.remove(&group).is_some_and(|j| j.incoming.have().is_some()) {
+            self.out.push_back(FlowEffect::Dropped { group });
+        }
+    }
+
+    fn is_known(&self, id: Incarnation) -> bool {
+        self.nodes.contains(&id) || self.specs.values().any(|s| s.members.contains(&id) || s.leaving.contains(&id))
+    }
+
+    fn forget_strangers(&mut self) {
+        let mut reports = std::mem::replace(&mut self.reports, Reports::new(self.me));
+        reports.retain(|id| self.is_known(id));
+        self.reports = reports;
+    }
+
+    // ---- peers ----
+
+    fn peer(&mut self, from: Incarnation, bytes: &Bytes, now_ns: u64) {
+        if let Err(reason) = self.try_peer(from, bytes, now_ns) {
+            *self.drops.entry(reason).or_default() += 1;
+        }
+    }
+
+    fn try_peer(&mut self, from: Incarnation, bytes: &Bytes, now_ns: u64) -> Result<(), FrameDrop> {
+        let frame = Frame::decode(bytes).map_err(|_| FrameDrop::Malformed)?;
+        if frame.from() != from || from == self.me {
+            return Err(FrameDrop::WrongKey);
+        }
+        match frame {
+            Frame::Raft { key, message } => {
+                if message.from != key.from.0 || message.to != key.to.0 {
+                    return Err(FrameDrop::WrongKey);
+                }
+                let replica = self.replica(key)?;
+                replica.0.receive(message, now_ns, replica.1)?;
+                self.dirty.insert(key.group);
+            }
+            Frame::Join { key, have } => {
+                let transfers = &mut self.transfers;
+                let replica = living(&mut self.replicas, self.me, key)?;
+                replica.join_asked((key.from, have), transfers, now_ns, &mut self.out);
+            }
+            Frame::Behind { key } => {
+                let (replica, out) = self.replica(key)?;
+                replica.fell_behind(from, out);
+            }
+            Frame::Chunk { key, head, end, chunk } => {
+                let piece = Piece { from, head, end, chunk };
+                self.chunk(key, piece, now_ns)?;
+            }
+            Frame::Owners { owned, .. } => {
+                if !self.is_known(from) {
+                    return Err(FrameDrop::Stranger);
+                }
+                for Owned { group, epoch, term } in owned {
+                    if self.specs.contains_key(&group) {
+                        self.owners.heard(group, epoch, term, from, now_ns);
+                    }
+                }
+                self.follow_roles(now_ns);
+            }
+            Frame::Report { report, .. } => {
+                if !self.is_known(from) {
+                    return Err(FrameDrop::Stranger);
+                }
+                self.reports.heard(from, report, now_ns);
+                self.poll_barrier(now_ns);
+            }
+        }
+        Ok(())
+    }
+
+    fn replica(&mut self, key: Key) -> Result<(&mut FlowGroup, &mut Effects), FrameDrop> {
+        Ok((living(&mut self.replicas, self.me, key)?, &mut self.out))
+    }
+
+    /// A piece of a table, for a joiner or for a replica that reloads.
+    fn chunk(&mut self, key: Key, piece: Piece, now_ns: u64) -> Result<(), FrameDrop> {
+        if key.to != self.me {
+            return Err(FrameDrop::WrongKey);
+        }
+        let group = key.group;
+        let Some(joining) = self.joining.get_mut(&group).filter(|j| j.epoch == key.epoch) else {
+            let (replica, out) = self.replica(key)?;
+            replica.reload_chunk(piece, now_ns, out);
+            self.dirty.insert(group);
+            return Ok(());
+        };
+        let Some(spec) =
+            self.specs.get(&group).filter(|s| s.members.contains(&key.from) || s.leaving.contains(&key.from))
+        else {
+            return Err(FrameDrop::Stranger);
+        };
+        let Piece { from, head, end, chunk } = piece;
+        let epoch = joining.epoch;
+        match joining.incoming.accept(from, head) {
+            Accept::Ignore => return Ok(()),
+            Accept::First => self.out.push_back(FlowEffect::Opened { group, epoch, index: head.base }),
+            Accept::Next => {}
+        }
+        self.out.push_back(FlowEffect::Load { group, epoch, chunk });
+        let Some(end) = end else { return Ok(()) };
+        let of_this_epoch = end.base_term <= head.term && head.term >> 32 == u64::from(epoch.0) && head.base >= 1;
+        if !of_this_epoch || !membership::holds(&end.conf, self.me.0) {
+            return Err(FrameDrop::Term);
+        }
+        let spec = spec.clone();
+        self.joining.remove(&group);
+        self.out.push_back(FlowEffect::Loaded { group, base: head.base, until: end.until });
+        self.start(spec, (head.base, end.base_term), end.conf, until(now_ns, end.wait_left_ns), now_ns);
+        Ok(())
+    }
+
+    fn ask_for_tables(&mut self, now_ns: u64) {
+        for (group, joining) in &mut self.joining {
+            if joining.asked_ns.is_some_and(|at| now_ns.saturating_sub(at) < JOIN_REPEAT_NS) {
+                continue;
+            }
+            joining.asked_ns = Some(now_ns);
+            let Some(spec) = self.specs.get(group) else { continue };
+            for to in spec.members.iter().chain(&spec.leaving).copied().filter(|id| *id != self.me) {
+                let key = Key { group: *group, epoch: joining.epoch, from: self.me, to };
+                let frame = Frame::Join { key, have: joining.incoming.have() }.encode();
+                self.out.push_back(FlowEffect::Send { to, group: *group, frame });
+            }
+        }
+    }
+
+    fn propose(&mut self, group: GroupId, batch: Batch) {
+        let (term, stream) = (batch.term, batch.stream);
+        if let Some(replica) = self.replicas.get_mut(&group) {
+            replica.propose(batch, &mut self.out);
+            self.dirty.insert(group);
+        } else {
+            self.out.push_back(FlowEffect::Refused { group, term, stream });
+        }
+    }
+
+    // ---- owners, reports, barrier ----
+
+    /// Brings the known owners up to date with the own replicas, tells the news, and announces what is led here.
+    fn follow_roles(&mut self, now_ns: u64) {
+        let mut owned = Vec::new();
+        for (group, replica) in &mut self.replicas {
+            let (group, epoch) = (*group, replica.spec.epoch);
+            if let Some(term) = replica.leading.as_ref().map(|l| l.term) {
+                self.owners.heard(group, epoch, term, self.me, now_ns);
+                owned.push(Owned { group, epoch, term });
+                continue;
+            }
+            self.owners.lost(group, self.me);
+            if let Some((term, leader, at)) = replica.follows()
+                && now_ns.saturating_sub(at) < OWNER_SILENT_NS
+            {
+                self.owners.heard(group, epoch, term, leader, at);
+            }
+        }
+        for group in self.owners.groups() {
+            self.owners.silent_since(group, now_ns.saturating_sub(OWNER_SILENT_NS));
+            if let Some((term, owner)) = self.owners.owner(group)
+                && owner != self.me
+                && let Some(replica) = self.replicas.get_mut(&group)
+            {
+                replica.successor_known(term, &mut self.out);
+            }
+        }
+        self.out.extend(self.owners.news());
+        let (told, at) = &self.announced;
+        let due = !owned.is_empty() && now_ns.saturating_sub(*at) >= ANNOUNCE_NS;
+        if due || *told != owned {
+            self.send_to_nodes(&Frame::Owners { from: self.me, owned: owned.clone() });
+            self.announced = (owned, now_ns);
+        }
+    }
+
+    fn send_to_nodes(&mut self, frame: &Frame) {
+        let frame = frame.encode();
+        for to in &self.nodes {
+            self.out.push_back(FlowEffect::Send { to: *to, group: NODE_GROUP, frame: frame.clone() });
+        }
+    }
+
+    fn set_report(&mut self, report: Report, now_ns: u64) {
+        let stopping = report.stopping || self.stopping_since_ns.is_some();
+        self.reports.set_own(Report { stopping, ..report });
+        self.barrier.ready(report.control_ready, now_ns);
+        self.send_report(now_ns);
+        self.poll_barrier(now_ns);
+    }
+
+    fn send_report(&mut self, now_ns: u64) {
+        if let Some(report) = self.reports.due(now_ns) {
+            self.send_to_nodes(&Frame::Report { from: self.me, report });
+        }
+    }
+
+    fn poll_barrier(&mut self, now_ns: u64) {
+        let led = self.replicas.values().filter(|r| r.leading.is_some()).map(|r| &r.conf);
+        if let Some(control_index) = self.barrier.poll(led, &self.reports, now_ns) {
+            self.out.push_back(FlowEffect::MayLoad { control_index });
+        }
+    }
+
+    // ---- stopping ----
+
+    fn stop(&mut self, now_ns: u64) {
+        if self.stopping_since_ns.is_some() {
+            return;
+        }
+        self.stopping_since_ns = Some(now_ns);
+        for replica in self.replicas.values_mut() {
+            replica.set_stopping();
+        }
+        self.set_report(self.reports.own(), now_ns);
+    }
+
+    fn finish_stop(&mut self, now_ns: u64) {
+        let Some(since) = self.stopping_since_ns.filter(|_| !self.stopped) else { return };
+        let kept = self.replicas.values().filter(|r| r.leading.is_some()).count();
+        if kept == 0 || now_ns.saturating_sub(since) >= STOP_WAIT_NS {
+            self.stopped = true;
+            self.out.push_back(FlowEffect::Stopped { kept: u32::try_from(kept).expect("groups have u32 ids") });
+        }
+    }
+
+    // ---- status ----
+
+    fn status_of(&self, spec: &GroupSpec, now_ns: u64) -> Option<GroupStatus> {
+        let group = spec.group;
+        let owner = self.owners.owner(group).map(|(_, owner)| owner);
+        let none = GroupStatus {
+            group,
+            epoch: spec.epoch,
+            role: Role::Joining,
+            term: 0,
+            commit: 0,
+            applied: 0,
+            lease_until_ns: 0,
+            voters: Vec::new(),
+            outgoing: Vec::new(),
+            learners: Vec::new(),
+            waiting: Some(Waiting::Table),
+            elections: 0,
+            owner,
+        };
+        if self.mismatched.contains(&group) {
+            return Some(GroupStatus { waiting: Some(Waiting::BaseMismatch), ..none });
+        }
+        let Some(replica) = self.replicas.get(&group) else {
+            return self.joining.contains_key(&group).then_some(none);
+        };
+        let raft = &replica.node.raft;
+        let role = match raft.state {
+            _ if replica.is_sealed() => Role::Sealed,
+            raft::StateRole::Leader => Role::Leader,
+            raft::StateRole::Follower => Role::Follower,
+            raft::StateRole::Candidate | raft::StateRole::PreCandidate => Role::Candidate,
+        };
+        let unserved = replica.leading.as_ref().is_some_and(|l| l.unserved_since_ns.is_some());
+        let waiting = match role {
+            Role::Leader if now_ns < replica.wait_until_ns => Some(Waiting::Predecessor),
+            Role::Leader if unserved => Some(Waiting::Worker),
+            Role::Follower | Role::Candidate if owner.is_none() => Some(Waiting::NoLeader),
+            Role::Leader | Role::Follower | Role::Candidate | Role::Joining | Role::Sealed => None,
+        };
+        let ids = |ids: &[u64]| {
+            let mut ids: Vec<Incarnation> = ids.iter().copied().map(Incarnation).collect();
+            ids.sort_unstable();
+            ids
+        };
+        Some(GroupStatus {
+            epoch: replica.spec.epoch,
+            role,
+            term: raft.term,
+            commit: raft.raft_log.committed,
+            applied: replica.worker_index,
+            lease_until_ns: replica.lease_until_ns(),
+            voters: ids(&replica.conf.voters),
+            outgoing: ids(&replica.conf.voters_outgoing),
+            learners: ids(&replica.conf.learners),
+            waiting,
+            elections: replica.elections(),
+            ..none
+        })
+    }
+}
+
+/// The end of a wait that begins now; 0 if there is none.
+const fn until(now_ns: u64, wait_ns: u64) -> u64 {
+    if wait_ns == 0 { 0 } else { now_ns.saturating_add(wait_ns) }
+}
+
+/// The replica that a frame is meant for, if it lives and knows the sender (N1).
+fn living(replicas: &mut BTreeMap<GroupId, FlowGroup>, me: Incarnation, key: Key) -> Result<&mut FlowGroup, FrameDrop> {
+    if key.to != me {
+        return Err(FrameDrop::WrongKey);
+    }
+    let replica = replicas.get_mut(&key.group).filter(|r| r.spec.epoch == key.epoch).ok_or(FrameDrop::NoReplica)?;
+    let listed = replica.spec.members.contains(&key.from) || replica.spec.leaving.contains(&key.from);
+    if listed || membership::holds(&replica.conf, key.from.0) { Ok(replica) } else { Err(FrameDrop::Stranger) }
+}

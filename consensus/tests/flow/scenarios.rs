@@ -1,0 +1,329 @@
+//! Each procedure by itself: fail-over, swap, stop, re-creation, reload, barrier.
+
+use qnat_consensus::event::{Epoch, FlowInput, GroupId, Incarnation, Origin, Sealing};
+use qnat_consensus::flow_groups::Role;
+use rand::Rng;
+
+use crate::cluster::{Cluster, MS};
+
+const G: GroupId = GroupId(0);
+
+fn settled(seed: u64, nodes: u32, groups: u32, replicas: u32) -> Cluster {
+    let mut cluster = Cluster::new(seed, nodes, groups, replicas);
+    assert!(cluster.run_until(2_000 * MS, Cluster::all_redundant), "founding, seed {seed}");
+    cluster
+}
+
+fn incarnation(cluster: &Cluster, id: u32) -> Incarnation {
+    cluster.nodes[id as usize].incarnation
+}
+
+#[test]
+fn the_first_successor_takes_over_within_62_ms() {
+    let mut gaps = Vec::new();
+    for seed in 0..60 {
+        let mut cluster = settled(seed, 3, 1, 3);
+        cluster.step_ns = MS / 10;
+        cluster.weather.delay_ns = (50_000, 150_000);
+        cluster.load = 0.1;
+        assert_eq!(cluster.leader(G), Some(0), "rank 0 is elected first, seed {seed}");
+        let more = cluster.rng.random_range(0..400) * (MS / 10);
+        cluster.run(300 * MS + more);
+        let term = cluster.status(0, G).expect("led").term;
+        let killed = cluster.now;
+        cluster.crash(0);
+        cluster.run(150 * MS);
+        let (_, _, next, by) = *cluster.judge.leadings.iter().find(|l| l.2 > term).expect("a successor");
+        assert_eq!(by, incarnation(&cluster, 1), "the first successor wins, seed {seed}");
+        gaps.push((cluster.judge.commits_at[&(G, next)] - killed) / (MS / 10));
+    }
+    gaps.sort_unstable();
+    println!("fail-over in 0.1 ms: least {}, p50 {}, max {}", gaps[0], gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    assert!(gaps[gaps.len() - 1] <= 620, "{gaps:?}");
+    assert!(gaps[0] >= 400, "a lease must have ended: {gaps:?}");
+}
+
+#[test]
+fn a_healthy_cluster_holds_one_election_and_an_unbroken_lease() {
+    let mut cluster = settled(3, 3, 1, 3);
+    cluster.run(200 * MS);
+    let elections = cluster.judge.leadings.len();
+    for _ in 0..10_000 {
+        cluster.step();
+        let (_, lease, grace) = cluster.judge.words[&(G, 0)];
+        assert!(lease > cluster.now, "the lease never lapses");
+        assert_eq!(grace, lease + cluster.timing.orphan_grace_ns);
+    }
+    assert_eq!(cluster.judge.leadings.len(), elections);
+}
+
+#[test]
+fn a_restarted_node_comes_back_as_a_new_incarnation() {
+    for seed in 0..20 {
+        let mut cluster = settled(seed, 3, 2, 3);
+        cluster.run(300 * MS);
+        for id in [0, 2, 1] {
+            cluster.crash(id);
+            cluster.run(200 * MS);
+            cluster.restart(id);
+            assert!(cluster.run_until(3_000 * MS, Cluster::all_redundant), "seed {seed}");
+        }
+        assert!(cluster.judge.loads >= 6, "each comes in by transfer");
+        cluster.assert_tables_agree();
+        cluster.assert_nothing_lost();
+    }
+}
+
+#[test]
+fn the_preferred_owner_gets_its_group_back() {
+    let mut cluster = settled(5, 3, 1, 3);
+    cluster.crash(0);
+    cluster.run(200 * MS);
+    cluster.restart(0);
+    assert!(cluster.run_until(6_000 * MS, |c| c.leader(G) == Some(0)), "it leads again");
+    let elections = cluster.judge.leadings.len();
+    cluster.run(5_000 * MS);
+    assert_eq!(cluster.judge.leadings.len(), elections, "and keeps it");
+}
+
+#[test]
+fn a_leader_without_links_or_without_service_hands_over_and_the_group_rests() {
+    let mut cluster = settled(6, 3, 1, 3);
+    cluster.run(1_000 * MS);
+    cluster.nodes[0].report.links_up = false;
+    cluster.publish();
+    assert!(cluster.run_until(500 * MS, |c| c.leader(G) == Some(1)), "links lost");
+    let mut cluster = settled(7, 3, 1, 3);
+    cluster.nodes.iter_mut().for_each(|n| n.serves = false);
+    cluster.crash(0);
+    cluster.run(20_000 * MS);
+    let moves = cluster.judge.leadings.len();
+    assert!(moves <= 6, "two that cannot serve do not pass the group to and fro: {moves}");
+}
+
+#[test]
+fn a_graceful_stop_hands_everything_over() {
+    let mut cluster = settled(8, 3, 3, 3);
+    cluster.run(500 * MS);
+    let now = cluster.now;
+    cluster.nodes[1].groups.handle(now, FlowInput::Stop);
+    assert!(cluster.run_until(1_000 * MS, |c| c.nodes[1].stopped == Some(0)), "nobody is left behind");
+    for group in 0..3 {
+        assert_ne!(cluster.leader(GroupId(group)), Some(1));
+    }
+    cluster.assert_nothing_lost();
+}
+
+#[test]
+fn everybody_learns_who_owns_a_group() {
+    let mut cluster = settled(9, 5, 1, 3);
+    cluster.run(300 * MS);
+    let owner = incarnation(&cluster, 0);
+    assert!(cluster.nodes.iter().all(|n| n.owners[&G] == Some(owner)));
+    cluster.crash(0);
+    cluster.run(800 * MS);
+    let owner = incarnation(&cluster, 1);
+    assert!(cluster.nodes[1..].iter().all(|n| n.owners[&G] == Some(owner)));
+}
+
+#[test]
+fn an_isolated_owner_keeps_its_grace_and_loses_it_when_it_learns_its_successor() {
+    let mut cluster = settled(10, 3, 1, 3);
+    cluster.run(300 * MS);
+    cluster.cuts.extend([(0, 1), (0, 2), (1, 0), (2, 0)]);
+    cluster.run(300 * MS);
+    assert_eq!(cluster.leader(G), Some(1));
+    let (_, lease, grace) = cluster.judge.words[&(G, 0)];
+    assert_eq!(lease, 0, "the lease ended");
+    assert!(grace > cluster.now + 2_000 * MS, "the grace runs");
+    assert_eq!(cluster.nodes[0].owners[&G], None);
+    cluster.cuts.clear();
+    cluster.run(300 * MS);
+    let (_, lease, grace) = cluster.judge.words[&(G, 0)];
+    assert_eq!((lease, grace), (0, 0));
+    assert_eq!(cluster.nodes[0].owners[&G], Some(incarnation(&cluster, 1)));
+}
+
+#[test]
+fn a_follower_far_behind_the_log_reloads_and_keeps_its_vote() {
+    let mut cluster = settled(11, 3, 1, 3);
+    cluster.load = 1.0;
+    cluster.cuts.extend([(0, 2), (2, 0), (1, 2), (2, 1)]);
+    cluster.run(6_000 * MS);
+    let stale = cluster.nodes[2].workers[&G].applied;
+    cluster.cuts.clear();
+    assert!(cluster.run_until(5_000 * MS, |c| c.is_redundant(G) && c.judge.loads > 0), "it loads");
+    assert!(cluster.run_until(1_000 * MS, |c| c.nodes[2].workers[&G].applied > stale + 4_096));
+    assert_eq!(cluster.nodes[2].incarnation, Incarnation(3), "without a new incarnation");
+    cluster.assert_tables_agree();
+    cluster.assert_nothing_lost();
+}
+
+/// Two of three die for good; the survivor's table is the base of the next epoch.
+fn recreate(cluster: &mut Cluster, dead: [u32; 2]) {
+    dead.iter().for_each(|id| cluster.crash(*id));
+    cluster.run(100 * MS);
+    dead.iter().for_each(|id| cluster.restart(*id));
+    let groups: Vec<GroupId> = cluster.specs.keys().copied().collect();
+    for spec in cluster.specs.values_mut() {
+        spec.sealing = Sealing::Yes;
+    }
+    cluster.publish();
+    cluster.run(200 * MS);
+    for group in groups {
+        let spec = cluster.specs.get_mut(&group).expect("listed");
+        let reports = cluster.judge.sealed.iter().filter(|((g, e, _), _)| *g == group && *e == spec.epoch);
+        let best = reports.max_by_key(|(_, end)| **end).map(|((_, _, id), end)| (*id, *end));
+        let (base, (last_term, last_index)) = best.expect("the survivor sealed");
+        spec.epoch = Epoch(spec.epoch.0 + 1);
+        spec.sealing = Sealing::No;
+        spec.leaving.clear();
+        spec.origin = Origin::Recreated { base, last_term, last_index, wait_ns: 3_040 * MS };
+    }
+    cluster.publish();
+}
+
+#[test]
+fn a_survivor_alone_carries_the_group_into_the_next_epoch() {
+    for seed in 0..10 {
+        let mut cluster = settled(seed, 3, 2, 3);
+        cluster.run(400 * MS);
+        let survivor = (seed % 3) as u32;
+        let dead = [(survivor + 1) % 3, (survivor + 2) % 3];
+        let before: usize = cluster.nodes[survivor as usize].workers[&G].table.len();
+        recreate(&mut cluster, dead);
+        let started = cluster.now;
+        assert!(
+            cluster.run_until(2_000 * MS, Cluster::all_redundant)
+                || cluster.run_until(3_000 * MS, Cluster::all_redundant)
+        );
+        for (_, (_, lease, _)) in cluster.judge.words.iter() {
+            assert!(*lease == 0 || cluster.now >= started + 3_000 * MS, "no lease before the wait is over");
+        }
+        cluster.run(4_000 * MS);
+        let owner = cluster.leader(G).expect("led");
+        assert!(cluster.judge.words[&(G, owner)].1 > cluster.now, "it serves after the wait");
+        assert!(cluster.nodes[owner as usize].workers[&G].table.len() >= before, "the base's table lives on");
+        cluster.assert_tables_agree();
+    }
+}
+
+#[test]
+fn a_group_without_survivor_begins_empty_and_waits() {
+    let mut cluster = settled(12, 3, 1, 3);
+    cluster.run(200 * MS);
+    (0..3).for_each(|id| cluster.crash(id));
+    cluster.run(50 * MS);
+    (0..3).for_each(|id| cluster.restart(id));
+    let holder = incarnation(&cluster, 1);
+    let spec = cluster.specs.get_mut(&G).expect("listed");
+    spec.epoch = Epoch(1);
+    spec.leaving.clear();
+    spec.origin = Origin::Lost { holder, wait_ns: 1_000 * MS };
+    cluster.publish();
+    cluster.run(900 * MS);
+    assert!(cluster.judge.words.values().all(|(_, lease, _)| *lease == 0), "nobody serves yet");
+    assert!(cluster.run_until(3_000 * MS, Cluster::all_redundant));
+    cluster.run(1_500 * MS);
+    let owner = cluster.leader(G).expect("led");
+    assert!(cluster.judge.words[&(G, owner)].1 > cluster.now);
+    assert!(cluster.status(owner, G).expect("led").term >= 1 << 32);
+    cluster.assert_tables_agree();
+    cluster.assert_nothing_lost();
+}
+
+#[test]
+fn a_sealed_replica_neither_votes_nor_moves() {
+    let mut cluster = settled(13, 3, 1, 3);
+    cluster.run(300 * MS);
+    cluster.specs.get_mut(&G).expect("listed").sealing = Sealing::Yes;
+    cluster.publish();
+    cluster.run(100 * MS);
+    let ends = cluster.judge.sealed.clone();
+    assert_eq!(ends.len(), 3);
+    let leadings = cluster.judge.leadings.len();
+    cluster.run(3_000 * MS);
+    assert_eq!(cluster.judge.sealed, ends);
+    assert_eq!(cluster.judge.leadings.len(), leadings);
+    assert!(cluster.judge.words.values().all(|w| (w.1, w.2) == (0, 0)), "lease and grace are gone");
+    assert!((0..3).all(|id| cluster.status(id, G).expect("there").role == Role::Sealed));
+}
+
+#[test]
+fn a_group_grows_and_shrinks_with_its_specification() {
+    let mut cluster = settled(14, 5, 1, 3);
+    let ids: Vec<Incarnation> = (0..5).map(|id| incarnation(&cluster, id)).collect();
+    let set = |cluster: &mut Cluster, members: &[usize]| {
+        let spec = cluster.specs.get_mut(&G).expect("listed");
+        let members: Vec<Incarnation> = members.iter().map(|m| ids[*m]).collect();
+        let old = std::mem::replace(&mut spec.members, members);
+        spec.leaving = old.into_iter().filter(|m| !spec.members.contains(m)).collect();
+        cluster.publish();
+    };
+    for members in [&[0, 1, 2, 3, 4][..], &[3, 4, 0], &[1, 2, 3], &[1]] {
+        set(&mut cluster, members);
+        assert!(cluster.run_until(6_000 * MS, Cluster::all_redundant), "{members:?}: {:?}", cluster.specs);
+        cluster.run(100 * MS);
+    }
+    assert_eq!(cluster.leader(G), Some(1));
+    assert!(cluster.nodes[2].workers.is_empty(), "who left has no table");
+    cluster.assert_nothing_lost();
+}
+
+#[test]
+fn owners_load_a_snapshot_when_a_majority_has_it() {
+    let mut cluster = settled(15, 3, 1, 3);
+    cluster.run(1_500 * MS);
+    let index = cluster.control_index;
+    assert!(cluster.nodes.iter().all(|n| n.may_load == index));
+}
+
+#[test]
+fn a_leader_that_hands_over_gives_up_its_lease_before_its_successor_can_have_one() {
+    let mut cluster = settled(16, 3, 1, 3);
+    cluster.run(500 * MS);
+    cluster.load = 0.0;
+    cluster.run(20 * MS);
+    // It hears nobody any more, so only its own word can tell it that it is not the owner.
+    cluster.cuts.extend([(1, 0), (2, 0)]);
+    let now = cluster.now;
+    cluster.nodes[0].groups.handle(now, FlowInput::Stop);
+    assert!(cluster.run_until(30 * MS, |c| c.judge.words.get(&(G, 1)).is_some_and(|w| w.1 > c.now)), "taken over");
+    assert_eq!(cluster.status(0, G).expect("there").role, Role::Leader, "and the old one does not know it yet");
+    cluster.run(200 * MS);
+    assert_eq!(cluster.status(0, G).expect("there").role, Role::Follower, "after V it gives up by itself");
+}
+
+#[test]
+fn a_delayed_timeout_now_finds_no_lease() {
+    for delay in [5, 20, 40, 60, 90] {
+        let mut cluster = settled(17, 3, 1, 3);
+        cluster.run(500 * MS);
+        cluster.load = 0.0;
+        cluster.run(20 * MS);
+        let now = cluster.now;
+        cluster.weather.delay_ns = (delay * MS, delay * MS);
+        cluster.nodes[0].groups.handle(now, FlowInput::Stop);
+        cluster.run(6 * MS);
+        cluster.weather.delay_ns = (100_000, MS);
+        for _ in 0..45 {
+            cluster.step();
+            assert_eq!(cluster.judge.words[&(G, 0)].1, 0, "no lease again in that term");
+        }
+        cluster.run(300 * MS);
+        assert!(cluster.judge.leadings.len() >= 2, "somebody leads, delay {delay}");
+    }
+}
+
+#[test]
+fn an_epoch_that_is_sealed_again_before_its_base_hears_of_it_keeps_the_base() {
+    let mut cluster = settled(18, 3, 1, 3);
+    cluster.run(400 * MS);
+    recreate(&mut cluster, [1, 2]);
+    let kept = cluster.nodes[0].workers[&G].table.clone();
+    cluster.specs.get_mut(&G).expect("listed").sealing = Sealing::Yes;
+    cluster.run(200 * MS);
+    let base = incarnation(&cluster, 0);
+    assert!(cluster.judge.sealed.contains_key(&(G, Epoch(1), base)), "it seals the new epoch");
+    assert!(kept.iter().all(|(k, v)| cluster.nodes[0].workers[&G].table[k].1 >= v.1));
+}
