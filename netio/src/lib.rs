@@ -2,3 +2,4 @@
 //! guard and its loader, shared lease words, lock-free rings; and the QUIC transport between members.
 
 pub mod ca;
+pub mod quic;
