@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use quinn::{Connection, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -84,9 +84,10 @@ pub(super) fn proved_id(connection: &Connection) -> Option<u32> {
 }
 
 /// Which end of a connection we are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub(super) enum Role {
-    Dialer,
+    /// Told when the link is up, dropped if it never is.
+    Dialer(oneshot::Sender<()>),
     Acceptor,
 }
 
@@ -102,7 +103,7 @@ pub(super) async fn run_link(shared: Arc<Shared>, peer: Arc<Peer>, connection: C
         state.newest_generation
     };
     let _turn = peer.turn.lock().await;
-    if role == Role::Acceptor && greet(&connection).await.is_none() {
+    if matches!(role, Role::Acceptor) && greet(&connection).await.is_none() {
         return;
     }
     {
@@ -114,7 +115,11 @@ pub(super) async fn run_link(shared: Arc<Shared>, peer: Arc<Peer>, connection: C
         let channels = BTreeMap::new();
         state.live = Some(Live { connection: connection.clone(), generation, since: Instant::now(), channels });
     }
-    peer.wake_dialer.notify_one();
+    match role {
+        // The dialer may have been aborted; the link is then closed by whoever did that.
+        Role::Dialer(installed) => drop(installed.send(())),
+        Role::Acceptor => peer.wake_dialer.notify_one(),
+    }
     shared.counters.links_up.fetch_add(1, Ordering::Relaxed);
     if shared.events.send((Event::Up(peer.id), None)).await.is_ok() {
         carry(&shared, &peer, &connection).await;

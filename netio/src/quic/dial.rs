@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::Connection;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::connection::{Role, await_greeting, proved_id, run_link};
 use super::{Peer, Shared};
 use crate::ca::node_name;
+
+/// Up to this age a dial is not cut short by a wake; the first loss probes fall within it.
+const DIAL_YOUNG: Duration = Duration::from_millis(50);
 
 /// Runs for as long as the peer is listed.
 pub(super) async fn dial_loop(shared: Arc<Shared>, peer: Arc<Peer>) {
@@ -20,10 +24,15 @@ pub(super) async fn dial_loop(shared: Arc<Shared>, peer: Arc<Peer>) {
             backoff = shared.config.backoff_min;
             continue;
         }
-        // A wake cuts a dial short too: it was probing an address, or a former life of the peer, that is no more.
+        // A wake cuts an old dial short: it was probing an address, or a former life of the peer, that is no more. A
+        // young one goes on: at a common start, dial and knock cross, and a second dial would replace the first's link.
+        let late_wake = async {
+            sleep(DIAL_YOUNG).await;
+            peer.wake_dialer.notified().await;
+        };
         tokio::select! {
             () = attempt(&shared, &peer) => {}
-            () = peer.wake_dialer.notified() => {
+            () = late_wake => {
                 backoff = shared.config.backoff_min;
                 continue;
             }
@@ -55,10 +64,10 @@ async fn attempt(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     });
     if let Ok(Some(connection)) = dialed.await {
         // A task of its own: the link must outlive an interrupted attempt.
-        let link = run_link(Arc::clone(shared), Arc::clone(peer), connection, Role::Dialer);
-        tokio::spawn(link);
-        // It wakes this dialer when it is up.
-        peer.wake_dialer.notified().await;
+        let (installed, outcome) = oneshot::channel();
+        tokio::spawn(run_link(Arc::clone(shared), Arc::clone(peer), connection, Role::Dialer(installed)));
+        // An error says that the link did not come to be; the loop sees that for itself.
+        let _decided = outcome.await;
     }
 }
 
