@@ -2,4 +2,5 @@
 //! guard and its loader, shared lease words, lock-free rings; and the QUIC transport between members.
 
 pub mod ca;
+pub mod netns;
 pub mod quic;
