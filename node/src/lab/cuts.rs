@@ -134,13 +134,7 @@ mod tests {
 
     #[test]
     fn one_way_loss_of_a_single_node_names_one_port_per_network() {
-        let cut = Cut {
-            node: 3,
-            from: None,
-            direction: Direction::Outgoing,
-            scope: Scope::Data,
-            loss_percent: 5,
-        };
+        let cut = Cut { node: 3, from: None, direction: Direction::Outgoing, scope: Scope::Data, loss_percent: 5 };
         let text = ruleset(&[cut]);
         assert!(text.contains("iifname \"n3-in\" numgen random mod 100 < 5 counter drop"));
         assert!(text.contains("iifname \"n3-out\" numgen random mod 100 < 5 counter drop"));

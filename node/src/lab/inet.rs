@@ -289,7 +289,8 @@ mod tests {
         for (text, size) in cases {
             assert_eq!(parse_size(text), Some(size), "{text}");
         }
-        for text in ["", "G", "-1", "+1", "1.5G", "1T", "1025G", "99999999999999999999", "18446744073709551615K", "é"] {
+        for text in ["", "G", "-1", "+1", "1.5G", "1T", "1025G", "99999999999999999999", "18446744073709551615K", "é"]
+        {
             assert_eq!(parse_size(text), None, "{text:?} was taken");
         }
     }

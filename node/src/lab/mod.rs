@@ -88,7 +88,11 @@ impl LabConfig {
         let backends_max = topology::BACKENDS_MAX;
         ensure!(self.backends <= backends_max, "backends: {} is above {backends_max}", self.backends);
         let frontends_max = topology::FRONTENDS_MAX;
-        ensure!((1..=frontends_max).contains(&self.frontends), "frontends: {} is not 1 to {frontends_max}", self.frontends);
+        ensure!(
+            (1..=frontends_max).contains(&self.frontends),
+            "frontends: {} is not 1 to {frontends_max}",
+            self.frontends
+        );
         ensure!(self.dir.is_absolute(), "dir: {} is not absolute", self.dir.display());
         Ok(())
     }
