@@ -1,1 +1,3 @@
 //! The qnat daemon and its command line.
+
+pub mod lab;

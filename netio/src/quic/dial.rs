@@ -1,0 +1,88 @@
+//! Keeps trying to have a link to one peer: dials it if the own number is the lower one, else knocks, with a backoff that
+//! starts over whenever the peer shows life. Ends with its peer (the task is aborted).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::Connection;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::connection::{Role, await_greeting, proved_id, run_link};
+use super::{Peer, Shared};
+use crate::ca::node_name;
+
+/// Up to this age a dial is not cut short by a wake; the first loss probes fall within it.
+const DIAL_YOUNG: Duration = Duration::from_millis(50);
+
+/// Runs for as long as the peer is listed.
+pub(super) async fn dial_loop(shared: Arc<Shared>, peer: Arc<Peer>) {
+    let mut backoff = shared.config.backoff_min;
+    loop {
+        if peer.state().live.is_some() {
+            peer.wake_dialer.notified().await;
+            backoff = shared.config.backoff_min;
+            continue;
+        }
+        // A wake cuts an old dial short: it was probing an address, or a former life of the peer, that is no more. A
+        // young one goes on: at a common start, dial and knock cross, and a second dial would replace the first's link.
+        let late_wake = async {
+            sleep(DIAL_YOUNG).await;
+            peer.wake_dialer.notified().await;
+        };
+        tokio::select! {
+            () = attempt(&shared, &peer) => {}
+            () = late_wake => {
+                backoff = shared.config.backoff_min;
+                continue;
+            }
+        }
+        if peer.state().live.is_some() {
+            continue;
+        }
+        tokio::select! {
+            () = sleep(backoff) => backoff = (backoff * 2).min(shared.config.backoff_max),
+            () = peer.wake_dialer.notified() => backoff = shared.config.backoff_min,
+        }
+    }
+}
+
+async fn attempt(shared: &Arc<Shared>, peer: &Arc<Peer>) {
+    let limit = shared.config.dial_timeout;
+    if peer.id < shared.own_id {
+        // The peer closes the connection when it has heard us, and dials; wait for both.
+        if let Ok(Some(connection)) = timeout(limit, connect(shared, peer)).await {
+            let _unheard = timeout(limit, connection.closed()).await;
+            sleep(Duration::from_millis(1)).await;
+        }
+        return;
+    }
+    let dialed = timeout(limit, async {
+        let connection = connect(shared, peer).await?;
+        await_greeting(&connection).await?;
+        Some(connection)
+    });
+    if let Ok(Some(connection)) = dialed.await {
+        // A task of its own: the link must outlive an interrupted attempt.
+        let (installed, outcome) = oneshot::channel();
+        tokio::spawn(run_link(Arc::clone(shared), Arc::clone(peer), connection, Role::Dialer(installed)));
+        // An error says that the link did not come to be; the loop sees that for itself.
+        let _decided = outcome.await;
+    }
+}
+
+/// A connection to whoever proves to be `peer` at its address.
+async fn connect(shared: &Shared, peer: &Peer) -> Option<Connection> {
+    let address = peer.state().address?;
+    // The name makes rustls refuse a server whose certificate does not carry this very number.
+    let name = node_name(peer.id, &shared.cluster);
+    let connecting = shared.endpoint.connect_with(shared.client.clone(), address, &name).ok()?;
+    match connecting.await {
+        Ok(connection) if proved_id(&connection) == Some(peer.id) => Some(connection),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::debug!(peer = peer.id, %error, "dial failed");
+            None
+        }
+    }
+}

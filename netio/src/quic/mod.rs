@@ -1,0 +1,439 @@
+//! The transport between cluster members: QUIC with mutual TLS, one connection per pair, one stream per channel, so that
+//! no channel blocks another. A frame's sender is who its certificate says, never what the bytes claim.
+//!
+//! Guarantees: within one life of a link (from `Up` to `Down`) the frames of a channel arrive in order and unbroken, save
+//! those that `send` reports dropped; at `Down` everything queued or in flight is gone. Raft resends, so nothing here does.
+//! Never keeps a thread, never blocks a caller, never runs 0-RTT (a replayed frame would be a forged one).
+//! Called by the daemon's peer loop on its current-thread tokio runtime.
+//!
+//! The member with the lower number dials. The other one knocks instead: a handshake that proves who it is and asks to be
+//! dialed now. A restarted member dials or knocks at once, and answers packets of its former life with stateless resets
+//! (RFC 9000, 10.3) under a key that survives restarts, so that a peer leaves a dead connection in one round trip.
+
+mod connection;
+mod dial;
+mod frame;
+mod queue;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
+
+pub use frame::FRAME_BYTES_MAX;
+use queue::Outbound;
+pub use queue::{BulkError, SendOutcome};
+pub use tls::Identity;
+
+/// What a transport is started with. `Default` gives the values that the cluster's timing rules were chosen for.
+#[derive(Clone, Debug)]
+pub struct TransportConfig {
+    /// Where to listen; connections to peers leave from the same socket.
+    pub listen: SocketAddr,
+    /// A connection that hears nothing for so long is dead.
+    pub idle_timeout: Duration,
+    /// Silence after which a connection is probed.
+    pub keep_alive: Duration,
+    /// Round trip assumed before the first measurement: loss probes of a handshake start at three times this.
+    pub initial_rtt: Duration,
+    /// How long a receiver may delay an acknowledgement: a lost tail is probed about this long after a round trip.
+    pub ack_delay_max: Duration,
+    /// Pause after the first failed dial; doubles with each further one.
+    pub backoff_min: Duration,
+    /// Longest pause between dials.
+    pub backoff_max: Duration,
+    /// How long one dial may take, handshake and greeting.
+    pub dial_timeout: Duration,
+    /// Send and receive buffer of the socket, in bytes.
+    pub socket_buffer: usize,
+    /// Most frames queued on one channel; above it `send` drops the oldest.
+    pub queue_frames_max: usize,
+    /// Most bytes queued on one channel; above it `send` drops the oldest, `send_bulk` waits.
+    pub queue_bytes_max: usize,
+    /// Most channels in use per peer, both spaces together; a frame on a further one is refused.
+    pub channels_max: u32,
+    /// Most received bytes per peer that wait for `recv`, in each of the two spaces.
+    pub receive_bytes_max: u32,
+}
+
+impl Default for TransportConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            idle_timeout: Duration::from_secs(3),
+            keep_alive: Duration::from_millis(500),
+            initial_rtt: Duration::from_millis(5),
+            ack_delay_max: Duration::from_millis(2),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_millis(500),
+            dial_timeout: Duration::from_millis(500),
+            socket_buffer: 4 << 20,
+            queue_frames_max: 4096,
+            queue_bytes_max: 8 << 20,
+            channels_max: 4096,
+            receive_bytes_max: 32 << 20,
+        }
+    }
+}
+
+/// What the transport tells its owner.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A frame sent with [`Transport::send`].
+    Frame {
+        /// The sender, proved by its certificate.
+        from: u32,
+        /// The channel it was sent on.
+        channel: u32,
+        /// The frame, at most [`FRAME_BYTES_MAX`].
+        bytes: Bytes,
+    },
+    /// A frame sent with [`Transport::send_bulk`]; its channels are numbered apart from those of `Frame`.
+    Bulk {
+        /// The sender, proved by its certificate.
+        from: u32,
+        /// The bulk channel it was sent on.
+        channel: u32,
+        /// The frame, at most [`FRAME_BYTES_MAX`].
+        bytes: Bytes,
+    },
+    /// A link to this member begins.
+    Up(u32),
+    /// The link to this member ended; what was on its way is lost. A restarted peer shows as `Down`, then `Up`.
+    Down(u32),
+}
+
+/// Why a transport did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Certificates or keys are unreadable, or do not belong together.
+    #[error("identity: {0}")]
+    Identity(String),
+    /// The socket cannot be had.
+    #[error("listen on {address}: {source}")]
+    Socket {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// Counters since the start. Frames and bytes are of the application.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct TransportStats {
+    /// Frames handed to a stream.
+    pub frames_sent: u64,
+    /// Bytes of those frames.
+    pub bytes_sent: u64,
+    /// Frames received.
+    pub frames_received: u64,
+    /// Bytes of those frames.
+    pub bytes_received: u64,
+    /// Frames dropped because a channel's queue was full.
+    pub dropped_full: u64,
+    /// Frames refused because no link to the peer was up.
+    pub dropped_down: u64,
+    /// Connections refused: foreign or expired certificate, or a member that is no peer.
+    pub refused: u64,
+    /// Links that came up.
+    pub links_up: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    frames_sent: AtomicU64,
+    bytes_sent: AtomicU64,
+    frames_received: AtomicU64,
+    bytes_received: AtomicU64,
+    dropped_full: AtomicU64,
+    dropped_down: AtomicU64,
+    refused: AtomicU64,
+    links_up: AtomicU64,
+}
+
+/// Events on their way to the owner; a permit gives back the receive budget when the owner has taken the frame.
+type Inbound = (Event, Option<OwnedSemaphorePermit>);
+
+/// Frames, ups and downs in one queue (their order matters); bulk in another, so that a slow consumer of snapshots
+/// never holds up heartbeats.
+const EVENT_QUEUE: usize = 8192;
+const BULK_QUEUE: usize = 64;
+
+/// A link's streams and queues, valid for one connection.
+struct Live {
+    connection: quinn::Connection,
+    generation: u64,
+    since: tokio::time::Instant,
+    channels: BTreeMap<frame::StreamKey, Arc<Outbound>>,
+}
+
+#[derive(Default)]
+struct LinkState {
+    address: Option<SocketAddr>,
+    live: Option<Live>,
+    /// The newest connection that asked to become the link; an older one that still waits gives up.
+    newest_generation: u64,
+}
+
+/// One peer, as long as `set_peers` lists it.
+struct Peer {
+    id: u32,
+    state: Mutex<LinkState>,
+    /// One connection at a time runs the link, so that `Down` of the old is told before `Up` of the new.
+    turn: tokio::sync::Mutex<()>,
+    /// The dialer looks again: link changed, address changed, or the peer knocked.
+    wake_dialer: Notify,
+    dialer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Peer {
+    fn state(&self) -> MutexGuard<'_, LinkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Shared {
+    own_id: u32,
+    cluster: String,
+    config: TransportConfig,
+    endpoint: quinn::Endpoint,
+    client: quinn::ClientConfig,
+    runtime: tokio::runtime::Handle,
+    peers: Mutex<BTreeMap<u32, Arc<Peer>>>,
+    events: mpsc::Sender<Inbound>,
+    bulk: mpsc::Sender<Inbound>,
+    counters: Counters,
+}
+
+impl Shared {
+    fn peer(&self, id: u32) -> Option<Arc<Peer>> {
+        self.peers().get(&id).cloned()
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sending half; cheap to clone. Dropping all clones leaves links running until [`Transport::shutdown`] or the end of
+/// the runtime.
+#[derive(Clone)]
+pub struct Transport {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transport").field("node", &self.shared.own_id).finish_non_exhaustive()
+    }
+}
+
+/// The receiving half.
+#[derive(Debug)]
+pub struct Events {
+    events: mpsc::Receiver<Inbound>,
+    bulk: mpsc::Receiver<Inbound>,
+}
+
+impl Events {
+    /// The next event; frames and link changes go before bulk. `None` after [`Transport::shutdown`] when all is told.
+    /// Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Event> {
+        let taken = tokio::select! {
+            biased;
+            event = self.events.recv() => event,
+            Some(bulk) = self.bulk.recv() => Some(bulk),
+        };
+        taken.map(|(event, _permit)| event)
+    }
+
+    /// An event that is there already; `None` if there is none now.
+    pub fn try_recv(&mut self) -> Option<Event> {
+        let taken = self.events.try_recv().or_else(|_| self.bulk.try_recv());
+        taken.ok().map(|(event, _permit)| event)
+    }
+}
+
+impl Transport {
+    /// Binds the socket and begins to listen. Peers are dialed after [`Transport::set_peers`]. Must be called inside the
+    /// tokio runtime that shall carry all its tasks.
+    ///
+    /// # Errors
+    /// If the identity is unusable or the socket cannot be bound.
+    pub fn start(config: TransportConfig, identity: &Identity) -> Result<(Self, Events), StartError> {
+        let configs = tls::configs(identity, &config)?;
+        let socket_error = |source| StartError::Socket { address: config.listen, source };
+        let socket = bind(&config).map_err(socket_error)?;
+        let quinn_runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = quinn::Endpoint::new(configs.endpoint, Some(configs.server), socket, quinn_runtime);
+        let endpoint = endpoint.map_err(socket_error)?;
+        let (events, events_rx) = mpsc::channel(EVENT_QUEUE);
+        let (bulk, bulk_rx) = mpsc::channel(BULK_QUEUE);
+        let shared = Arc::new(Shared {
+            own_id: configs.member.node_id,
+            cluster: configs.member.cluster,
+            config,
+            endpoint,
+            client: configs.client,
+            runtime: tokio::runtime::Handle::current(),
+            peers: Mutex::default(),
+            events,
+            bulk,
+            counters: Counters::default(),
+        });
+        tokio::spawn(connection::accept_loop(Arc::clone(&shared)));
+        Ok((Self { shared }, Events { events: events_rx, bulk: bulk_rx }))
+    }
+
+    /// This member's own number, from its certificate.
+    #[must_use]
+    pub fn own_id(&self) -> u32 {
+        self.shared.own_id
+    }
+
+    /// The address that the socket is bound to.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn local_address(&self) -> std::io::Result<SocketAddr> {
+        self.shared.endpoint.local_addr()
+    }
+
+    /// Says who the other members are and where. New ones are dialed at once, missing ones are cut off, a changed address
+    /// counts from the next dial on. The own number is ignored.
+    pub fn set_peers(&self, addresses: &BTreeMap<u32, SocketAddr>) {
+        let mut peers = self.shared.peers();
+        let gone: Vec<u32> = peers.keys().copied().filter(|id| !addresses.contains_key(id)).collect();
+        for id in gone {
+            if let Some(peer) = peers.remove(&id) {
+                stop_peer(&peer);
+            }
+        }
+        for (&id, &address) in addresses.iter().filter(|(id, _)| **id != self.shared.own_id) {
+            let peer = peers.entry(id).or_insert_with(|| self.new_peer(id));
+            let changed = peer.state().address.replace(address) != Some(address);
+            if changed {
+                peer.wake_dialer.notify_one();
+            }
+        }
+    }
+
+    /// Queues a frame for `to` on `channel` and wakes its writer; never waits. If the queue is full the oldest frames go:
+    /// the newest carries the newest term, commit index and lease nonce.
+    pub fn send(&self, to: u32, channel: u32, bytes: Bytes) -> SendOutcome {
+        if bytes.len() > FRAME_BYTES_MAX {
+            return SendOutcome::TooLong;
+        }
+        let Some(peer) = self.shared.peer(to) else { return SendOutcome::UnknownPeer };
+        let outbound = match connection::outbound(&self.shared, &peer, frame::StreamKey::frames(channel)) {
+            Ok(outbound) => outbound,
+            Err(refused) => return refused,
+        };
+        let outcome = outbound.push(bytes);
+        if let SendOutcome::QueuedAfterDropping(count) = outcome {
+            self.shared.counters.dropped_full.fetch_add(count.into(), Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    /// Queues a frame for `to` on the bulk channel `channel`, waiting for room; drops nothing. Bulk channels yield the wire
+    /// to those of [`Transport::send`].
+    ///
+    /// # Errors
+    /// [`BulkError`] if there is no link, it ends while this waits, or the frame is too long. A frame that was taken is
+    /// lost if the link ends later: start over at the next `Up`.
+    pub async fn send_bulk(&self, to: u32, channel: u32, bytes: Bytes) -> Result<(), BulkError> {
+        if bytes.len() > FRAME_BYTES_MAX {
+            return Err(BulkError::TooLong);
+        }
+        let peer = self.shared.peer(to).ok_or(BulkError::UnknownPeer)?;
+        let outbound = connection::outbound(&self.shared, &peer, frame::StreamKey::bulk(channel));
+        outbound.map_err(|_| BulkError::Down)?.push_when_room(bytes).await
+    }
+
+    /// Whether a link to `node` is up.
+    #[must_use]
+    pub fn is_up(&self, node: u32) -> bool {
+        self.shared.peer(node).is_some_and(|peer| peer.state().live.is_some())
+    }
+
+    /// The smoothed round trip to `node`, while a link is up.
+    #[must_use]
+    pub fn round_trip(&self, node: u32) -> Option<Duration> {
+        let peer = self.shared.peer(node)?;
+        let state = peer.state();
+        state.live.as_ref().map(|live| live.connection.rtt())
+    }
+
+    /// The counters now.
+    #[must_use]
+    pub fn stats(&self) -> TransportStats {
+        let counters = &self.shared.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TransportStats {
+            frames_sent: read(&counters.frames_sent),
+            bytes_sent: read(&counters.bytes_sent),
+            frames_received: read(&counters.frames_received),
+            bytes_received: read(&counters.bytes_received),
+            dropped_full: read(&counters.dropped_full),
+            dropped_down: read(&counters.dropped_down),
+            refused: read(&counters.refused),
+            links_up: read(&counters.links_up),
+        }
+    }
+
+    /// Says good-bye to every peer, so that they see `Down` at once, and waits until that is sent (bounded by the probes of
+    /// a closing connection, RFC 9000, 10.2).
+    pub async fn shutdown(&self) {
+        self.set_peers(&BTreeMap::new());
+        self.shared.endpoint.close(connection::CLOSE_GOODBYE, b"shutdown");
+        self.shared.endpoint.wait_idle().await;
+    }
+
+    fn new_peer(&self, id: u32) -> Arc<Peer> {
+        let peer = Arc::new(Peer {
+            id,
+            state: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            wake_dialer: Notify::new(),
+            dialer: Mutex::default(),
+        });
+        let task = self.shared.runtime.spawn(dial::dial_loop(Arc::clone(&self.shared), Arc::clone(&peer)));
+        *peer.dialer.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        peer
+    }
+}
+
+/// Ends a peer's dialer and its link; the link's own task tells `Down`.
+fn stop_peer(peer: &Peer) {
+    if let Some(task) = peer.dialer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        task.abort();
+    }
+    let mut state = peer.state();
+    state.newest_generation = u64::MAX;
+    if let Some(live) = &state.live {
+        live.connection.close(connection::CLOSE_REMOVED, b"removed");
+    }
+}
+
+/// A socket with large buffers: beyond the system's limit if we may, else up to it.
+fn bind(config: &TransportConfig) -> std::io::Result<UdpSocket> {
+    use rustix::net::sockopt;
+    let socket = UdpSocket::bind(config.listen)?;
+    socket.set_nonblocking(true)?;
+    if sockopt::set_socket_recv_buffer_size_force(&socket, config.socket_buffer).is_err() {
+        sockopt::set_socket_recv_buffer_size(&socket, config.socket_buffer)?;
+    }
+    sockopt::set_socket_send_buffer_size(&socket, config.socket_buffer)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Builds the lab's links over netlink: bridges, virtual Ethernet pairs, addresses, routes, and the few kernel settings
+//! that keep a node's own stack out of the data path. Must leave no trace outside the lab's namespaces: every link is
+//! made inside one of them, so it ends with them.
+
+use std::fs;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, RawFd};
+
+use anyhow::{Context, Result};
+use netio::netns;
+use rtnetlink::packet_route::link::{BridgeStpState, InfoData, InfoVeth};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::LabConfig;
+use super::topology::{
+    FABRIC, Host, INET, INET_ADDRESSES, INSIDE_GATEWAY, INSIDE_PREFIX, Network, OUTSIDE_PREFIX, PEERS_PREFIX,
+    backend_address, fabric_port, mac, peer_address,
+};
+
+/// Makes all namespaces and links of `config`.
+pub(super) fn build(config: &LabConfig) -> Result<()> {
+    create_namespace(FABRIC)?;
+    in_namespace(FABRIC, |netlink| async move {
+        for network in Network::ALL {
+            add_bridge(&netlink, network).await.with_context(|| format!("bridge {}", network.name()))?;
+        }
+        Ok(())
+    })?;
+    for id in 1..=config.nodes {
+        build_node(id).with_context(|| format!("node n{id}"))?;
+    }
+    for k in 1..=config.backends {
+        let address = [(backend_address(k), INSIDE_PREFIX)];
+        build_host(Host::Backend(k), Network::Inside, &address, Some(INSIDE_GATEWAY))
+            .with_context(|| format!("backend b{k}"))?;
+    }
+    let inet = INET_ADDRESSES.map(|address| (address, OUTSIDE_PREFIX));
+    build_host(Host::Inet, Network::Outside, &inet, None).with_context(|| INET.to_owned())
+}
+
+/// A host with one interface `eth0` on `network`, the given addresses and default gateway. The tests hang further hosts
+/// into the fabric with it.
+pub(super) fn build_host(
+    host: Host,
+    network: Network,
+    addresses: &[(Ipv4Addr, u8)],
+    gateway: Option<Ipv4Addr>,
+) -> Result<()> {
+    let namespace = host.namespace();
+    create_namespace(&namespace)?;
+    plug(host, network, "eth0")?;
+    in_namespace(&namespace, |netlink| async move {
+        for &(address, prefix) in addresses {
+            add_address(&netlink, "eth0", address, prefix).await?;
+        }
+        set_up(&netlink, "eth0").await?;
+        if let Some(gateway) = gateway {
+            let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+            netlink.route().add(route).execute().await.context("default route")?;
+        }
+        Ok(())
+    })
+}
+
+fn build_node(id: u32) -> Result<()> {
+    let host = Host::Node(id);
+    let namespace = host.namespace();
+    create_namespace(&namespace)?;
+    for network in Network::ALL {
+        plug(host, network, network.name())?;
+    }
+    in_namespace(&namespace, |netlink| async move {
+        set("ipv4/ip_forward", "0")?;
+        // The larger of "all" and the interface's own value counts.
+        set("ipv4/conf/all/rp_filter", "0")?;
+        for network in [Network::Inside, Network::Outside] {
+            let name = network.name();
+            set(&format!("ipv4/conf/{name}/rp_filter"), "0")?;
+            // The dataplane answers ARP there, with the shards' addresses; the kernel never does.
+            set(&format!("ipv4/conf/{name}/arp_ignore"), "8")?;
+        }
+        add_address(&netlink, Network::Peers.name(), peer_address(id), PEERS_PREFIX).await?;
+        for network in Network::ALL {
+            set_up(&netlink, network.name()).await?;
+        }
+        Ok(())
+    })
+}
+
+/// A new namespace with loopback up and without IPv6 (no neighbour or router chatter in captures).
+fn create_namespace(name: &str) -> Result<()> {
+    netns::create(name).with_context(|| format!("namespace {name}"))?;
+    in_namespace(name, |netlink| async move {
+        for scope in ["all", "default"] {
+            set(&format!("ipv6/conf/{scope}/disable_ipv6"), "1")?;
+        }
+        set_up(&netlink, "lo").await
+    })
+}
+
+async fn add_bridge(netlink: &Handle, network: Network) -> Result<()> {
+    // No spanning tree and no forward delay: a port forwards from the moment it is plugged in.
+    let bridge = LinkBridge::new(network.name())
+        .address(network.bridge_mac().to_vec())
+        .stp_state(BridgeStpState::Disabled)
+        .forward_delay(0)
+        .mcast_snooping(false)
+        .build();
+    Ok(netlink.link().add(bridge).execute().await?)
+}
+
+/// Connects `host` to the bridge of `network`, with interface `interface` at the host's end.
+fn plug(host: Host, network: Network, interface: &str) -> Result<()> {
+    let far = netns::open(&host.namespace())?;
+    let far_fd: RawFd = far.as_raw_fd();
+    in_namespace(FABRIC, |netlink| async move {
+        let host_end =
+            LinkMessageBuilder::<LinkUnspec>::new().name(interface.to_owned()).address(mac(host, network).to_vec());
+        let port_mac = {
+            let [_, b, c, d, e, f] = mac(host, network);
+            [0x0e, b, c, d, e, f]
+        };
+        let pair = LinkVeth::new(&fabric_port(host, network), interface)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(host_end.setns_by_fd(far_fd).build())))
+            .address(port_mac.to_vec())
+            .controller(index_of(network.name())?)
+            .up()
+            .build();
+        netlink.link().add(pair).execute().await.with_context(|| format!("veth to {host} on {}", network.name()))
+    })
+}
+
+async fn add_address(netlink: &Handle, interface: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+    let request = netlink.address().add(index_of(interface)?, IpAddr::V4(address), prefix);
+    request.execute().await.with_context(|| format!("address {address} on {interface}"))
+}
+
+async fn set_up(netlink: &Handle, interface: &str) -> Result<()> {
+    let message = LinkUnspec::new_with_index(index_of(interface)?).up().build();
+    netlink.link().set(message).execute().await.with_context(|| format!("{interface} up"))
+}
+
+/// The index of an interface in the calling thread's namespace.
+fn index_of(interface: &str) -> Result<u32> {
+    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    netdevice::name_to_index(&socket, interface).with_context(|| format!("interface {interface}"))
+}
+
+/// Writes a setting of the calling thread's namespace.
+fn set(key: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/{key}");
+    match fs::write(&path, value) {
+        // A kernel without IPv6 needs no telling.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && key.starts_with("ipv6/") => Ok(()),
+        other => other.with_context(|| path),
+    }
+}
+
+/// Runs netlink work inside a namespace, on a thread and runtime of its own.
+fn in_namespace<F, W>(name: &str, work: W) -> Result<()>
+where
+    W: FnOnce(Handle) -> F + Send,
+    F: Future<Output = Result<()>>,
+{
+    netns::run_in(name, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let (connection, netlink, _) = rtnetlink::new_connection()?;
+            tokio::spawn(connection);
+            work(netlink).await
+        })
+    })
+    .with_context(|| format!("namespace {name}"))?
+}

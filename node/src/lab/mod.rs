@@ -1,0 +1,419 @@
+//! The lab: a whole cluster on one machine, each member in a network namespace of its own, with backends and a small
+//! internet around it. The command line calls these functions; live tests and drills do too.
+//!
+//! Never touches anything outside its own namespaces and its directory, and [`down`] leaves nothing of them, also after
+//! a crash. Needs root. One lab per machine, since the namespaces' names are fixed (see [`topology`]).
+
+mod cuts;
+pub mod inet;
+mod links;
+mod process;
+mod state;
+pub mod topology;
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use netio::netns;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+pub use cuts::{Cut, Direction, Scope};
+pub use process::{ProcessId, ProcessState};
+use state::{Lock, State};
+pub use topology::{Host, LabNode};
+
+/// Where the lab lives unless told otherwise.
+pub const DEFAULT_DIR: &str = "/run/qnat-lab";
+
+/// What a lab consists of.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LabConfig {
+    /// Members, 3 to 7.
+    pub nodes: u32,
+    /// Backends `b1`, `b2`, …
+    pub backends: u32,
+    /// Public addresses, see [`topology::frontend_address`].
+    pub frontends: u32,
+    /// Resources to apply in place of the default ones; read by the [`Founder`].
+    pub config_file: Option<PathBuf>,
+    /// Directory of everything the lab writes; removed by [`down`].
+    pub dir: PathBuf,
+    /// The `qnat` executable that members and the internet run.
+    pub binary: PathBuf,
+}
+
+impl LabConfig {
+    /// A lab of `nodes` members with as many frontends, in the default directory, run by this very executable.
+    ///
+    /// # Errors
+    /// If the executable's path cannot be found out.
+    pub fn new(nodes: u32, backends: u32) -> Result<Self> {
+        let binary = std::env::current_exe().context("path of this executable")?;
+        let dir = PathBuf::from(DEFAULT_DIR);
+        Ok(Self { nodes, backends, frontends: nodes, config_file: None, dir, binary })
+    }
+
+    /// The members.
+    #[must_use]
+    pub fn lab_nodes(&self) -> Vec<LabNode> {
+        (1..=self.nodes).map(|id| LabNode::new(id, &self.dir)).collect()
+    }
+
+    /// The public addresses.
+    #[must_use]
+    pub fn frontend_addresses(&self) -> Vec<Ipv4Addr> {
+        (1..=self.frontends).map(topology::frontend_address).collect()
+    }
+
+    /// The backends' addresses.
+    #[must_use]
+    pub fn backend_addresses(&self) -> Vec<Ipv4Addr> {
+        (1..=self.backends).map(topology::backend_address).collect()
+    }
+
+    /// Says what is out of range, if anything.
+    ///
+    /// # Errors
+    /// With the limit that is broken.
+    pub fn validate(&self) -> Result<()> {
+        let (nodes_min, nodes_max) = (topology::NODES.start(), topology::NODES.end());
+        ensure!(topology::NODES.contains(&self.nodes), "nodes: {} is not {nodes_min} to {nodes_max}", self.nodes);
+        let backends_max = topology::BACKENDS_MAX;
+        ensure!(self.backends <= backends_max, "backends: {} is above {backends_max}", self.backends);
+        let frontends_max = topology::FRONTENDS_MAX;
+        ensure!(
+            (1..=frontends_max).contains(&self.frontends),
+            "frontends: {} is not 1 to {frontends_max}",
+            self.frontends
+        );
+        ensure!(self.dir.is_absolute(), "dir: {} is not absolute", self.dir.display());
+        Ok(())
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = Host> {
+        let nodes = (1..=self.nodes).map(Host::Node);
+        nodes.chain((1..=self.backends).map(Host::Backend)).chain([Host::Inet])
+    }
+}
+
+/// What the lab leaves to the daemon's own founding code.
+pub trait Founder {
+    /// Writes each member's `node.toml` and data directory. The namespaces and links are there, no member runs yet.
+    ///
+    /// # Errors
+    /// Any; the lab is then taken down.
+    fn found(&self, lab: &LabConfig, nodes: &[LabNode]) -> Result<()>;
+
+    /// All members have been started: wait for the cluster, apply the resources. To speak to a member from here use
+    /// [`in_host`].
+    ///
+    /// # Errors
+    /// Any; the lab is then taken down.
+    fn after_start(&self, lab: &LabConfig, nodes: &[LabNode]) -> Result<()>;
+}
+
+/// Whether a restart keeps what the member had stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wipe {
+    /// It comes back with its data.
+    No,
+    /// Its data directory is emptied first.
+    Yes,
+}
+
+/// One member in a [`LabStatus`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct NodeStatus {
+    /// The member.
+    pub node: LabNode,
+    /// Its process; `None` before the first start.
+    pub process: Option<ProcessId>,
+    /// What the process does.
+    pub state: ProcessState,
+}
+
+/// The lab as it is now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct LabStatus {
+    /// How it was set up.
+    pub config: LabConfig,
+    /// The members, in order.
+    pub nodes: Vec<NodeStatus>,
+    /// What the internet's process does.
+    pub inet: ProcessState,
+    /// Faults in force.
+    pub cuts: Vec<Cut>,
+    /// Namespaces of the lab that are missing (taken away by somebody else).
+    pub namespaces_missing: Vec<String>,
+}
+
+/// Builds the lab and starts it. If anything fails, what was built is taken down again.
+///
+/// # Errors
+/// If a lab is up already, the configuration is out of range, we are not root, or founding fails.
+pub fn up(config: &LabConfig, founder: &dyn Founder) -> Result<()> {
+    config.validate()?;
+    let dir = &config.dir;
+    let leftovers: Vec<String> = netns::list()?.into_iter().filter(|name| topology::is_lab_namespace(name)).collect();
+    if state::exists(dir) || !leftovers.is_empty() {
+        bail!("a lab is up, or was not taken down: run `qnat lab down` first ({} namespaces)", leftovers.len());
+    }
+    fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    build_and_start(config, founder).inspect_err(|_| {
+        if let Err(error) = down(dir) {
+            tracing::error!(%error, "the lab that failed to start could not be taken down");
+        }
+    })
+}
+
+fn build_and_start(config: &LabConfig, founder: &dyn Founder) -> Result<()> {
+    let nodes = config.lab_nodes();
+    let mut state = State {
+        config: config.clone(),
+        nodes: vec![None; nodes.len()],
+        inet: None,
+        cuts: Vec::new(),
+        namespaces: config.hosts().map(Host::namespace).chain([topology::FABRIC.to_owned()]).collect(),
+    };
+    {
+        let lock = Lock::take(&config.dir)?;
+        lock.store(&state)?;
+        links::build(config)?;
+        let inet_dir = config.dir.join("inet");
+        fs::create_dir_all(&inet_dir)?;
+        let mut serve = Command::new(&config.binary);
+        serve.args(["lab", "inet-serve"]);
+        state.inet = Some(process::spawn_in(topology::INET, serve, &inet_dir.join("log"))?);
+        lock.store(&state)?;
+        for node in &nodes {
+            fs::create_dir_all(&node.data_dir).with_context(|| node.data_dir.display().to_string())?;
+        }
+        founder.found(config, &nodes).context("founding the cluster")?;
+        for (node, process) in nodes.iter().zip(&mut state.nodes) {
+            *process = Some(start_node(config, node)?);
+        }
+        lock.store(&state)?;
+    }
+    // Without the lock: a resource file may take a while, and `qnat lab status` should answer meanwhile.
+    founder.after_start(config, &nodes).context("configuring the cluster")
+}
+
+fn start_node(config: &LabConfig, node: &LabNode) -> Result<ProcessId> {
+    let mut command = Command::new(&config.binary);
+    command.arg("node").arg("--config").arg(&node.config_path).current_dir(&node.dir);
+    process::spawn_in(&node.namespace, command, &node.log_path).with_context(|| node.name.clone())
+}
+
+/// How the lab in `dir` is doing.
+///
+/// # Errors
+/// If no lab is up there.
+pub fn status(dir: &Path) -> Result<LabStatus> {
+    let state = state::load(dir)?;
+    let nodes = state.config.lab_nodes().into_iter().zip(&state.nodes);
+    let nodes = nodes.map(|(node, &process)| {
+        let state = process.map_or(ProcessState::Dead, ProcessId::state);
+        NodeStatus { node, process, state }
+    });
+    let present = netns::list()?;
+    Ok(LabStatus {
+        nodes: nodes.collect(),
+        inet: state.inet.map_or(ProcessState::Dead, ProcessId::state),
+        namespaces_missing: state.namespaces.into_iter().filter(|name| !present.contains(name)).collect(),
+        cuts: state.cuts,
+        config: state.config,
+    })
+}
+
+/// Runs a command in the namespace of `host` with this process's input and output, and returns its exit code (128 and the
+/// signal's number if a signal ended it, as shells do).
+///
+/// # Errors
+/// If there is no such host or no such command.
+pub fn exec(dir: &Path, host: Host, argv: &[OsString]) -> Result<i32> {
+    use std::os::unix::process::ExitStatusExt;
+    let (program, arguments) = argv.split_first().context("what shall run there?")?;
+    let status = in_host(dir, host, || Command::new(program).args(arguments).status())?;
+    let status = status.with_context(|| program.display().to_string())?;
+    Ok(status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1))
+}
+
+/// Runs `work` in the namespace of `host`, on a thread of its own: sockets that it opens are there.
+///
+/// # Errors
+/// If there is no such host.
+pub fn in_host<T: Send>(dir: &Path, host: Host, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let config = state::load(dir)?.config;
+    ensure!(config.hosts().any(|known| known == host), "the lab has no host {host}: {}", inventory(&config));
+    netns::run_in(&host.namespace(), work).with_context(|| format!("namespace of {host}"))
+}
+
+fn inventory(config: &LabConfig) -> String {
+    format!("it has n1 to n{}, b1 to b{} and inet", config.nodes, config.backends)
+}
+
+/// Replaces this process by `argv`, inside namespace `namespace` (any, by name).
+///
+/// # Errors
+/// Only returns if it fails.
+pub fn netns_exec(namespace: &str, argv: &[OsString]) -> Result<std::convert::Infallible> {
+    let (program, arguments) = argv.split_first().context("what shall run there?")?;
+    netns::enter(namespace).with_context(|| format!("namespace {namespace}"))?;
+    Err(Command::new(program).args(arguments).exec()).with_context(|| program.display().to_string())
+}
+
+/// Kills a member (SIGKILL): the crash of a machine, without its links going down.
+///
+/// # Errors
+/// If there is no such member, or it is not running.
+pub fn kill(dir: &Path, node: u32) -> Result<()> {
+    let lock = Lock::take(dir)?;
+    let (_, _, process) = living(&lock.load()?, node)?;
+    process.kill()
+}
+
+/// Stops a member (SIGSTOP): alive, but frozen.
+///
+/// # Errors
+/// If there is no such member, or it is not running.
+pub fn pause(dir: &Path, node: u32) -> Result<()> {
+    signal(dir, node, Signal::STOP)
+}
+
+/// Lets a stopped member go on (SIGCONT).
+///
+/// # Errors
+/// If there is no such member, or it is not running.
+pub fn resume(dir: &Path, node: u32) -> Result<()> {
+    signal(dir, node, Signal::CONT)
+}
+
+fn signal(dir: &Path, node: u32, signal: Signal) -> Result<()> {
+    let (_, name, process) = living(&state::load(dir)?, node)?;
+    ensure!(process.signal(signal)?, "{name} is not running");
+    Ok(())
+}
+
+/// Kills a member if it runs, and starts it again, with or without what it had stored.
+///
+/// # Errors
+/// If there is no such member, or it does not start.
+pub fn restart(dir: &Path, node: u32, wipe: Wipe) -> Result<()> {
+    let lock = Lock::take(dir)?;
+    let mut state = lock.load()?;
+    let (index, lab_node) = member(&state, node)?;
+    if let Some(process) = state.nodes[index] {
+        process.kill()?;
+    }
+    if wipe == Wipe::Yes {
+        fs::remove_dir_all(&lab_node.data_dir).with_context(|| lab_node.data_dir.display().to_string())?;
+        fs::create_dir_all(&lab_node.data_dir)?;
+    }
+    state.nodes[index] = Some(start_node(&state.config, &lab_node)?);
+    lock.store(&state)
+}
+
+fn member(state: &State, node: u32) -> Result<(usize, LabNode)> {
+    let known = (1..=state.config.nodes).contains(&node);
+    ensure!(known, "the lab has no node n{node}: {}", inventory(&state.config));
+    Ok((usize::try_from(node - 1)?, LabNode::new(node, &state.config.dir)))
+}
+
+fn living(state: &State, node: u32) -> Result<(usize, String, ProcessId)> {
+    let (index, lab_node) = member(state, node)?;
+    let process = state.nodes[index].filter(|process| process.state() != ProcessState::Dead);
+    let name = lab_node.name;
+    let process = process.with_context(|| format!("{name} is not running: start it with `qnat lab restart {name}`"))?;
+    Ok((index, name, process))
+}
+
+/// Adds a fault to the fabric; those in force stay.
+///
+/// # Errors
+/// If a node is unknown, or `nft` is missing or refuses.
+pub fn partition(dir: &Path, cut: &Cut) -> Result<()> {
+    let lock = Lock::take(dir)?;
+    let mut state = lock.load()?;
+    for node in [Some(cut.node), cut.from].into_iter().flatten() {
+        member(&state, node)?;
+    }
+    ensure!(cut.from != Some(cut.node), "a node cannot be cut off from itself");
+    ensure!((1..=100).contains(&cut.loss_percent), "loss: {} is not 1 to 100 percent", cut.loss_percent);
+    state.cuts.push(*cut);
+    cuts::load(&state.cuts)?;
+    lock.store(&state)
+}
+
+/// Ends all faults of the fabric.
+///
+/// # Errors
+/// If no lab is up, or `nft` refuses.
+pub fn heal(dir: &Path) -> Result<()> {
+    let lock = Lock::take(dir)?;
+    let mut state = lock.load()?;
+    state.cuts.clear();
+    cuts::load(&state.cuts)?;
+    lock.store(&state)
+}
+
+/// Ends the lab: kills its processes, removes its namespaces with all their links, and its files. Does what is left to do
+/// after a crash of [`up`], and nothing if there is no lab.
+///
+/// # Errors
+/// The first thing that could not be removed; the rest is attempted all the same.
+pub fn down(dir: &Path) -> Result<()> {
+    let mut failures: Vec<anyhow::Error> = Vec::new();
+    let mut note = |result: Result<()>| failures.extend(result.err());
+    if let Ok(state) = state::load(dir) {
+        let processes = state.nodes.into_iter().flatten().chain(state.inet);
+        processes.for_each(|process| note(process.kill()));
+    }
+    let namespaces = netns::list().context("namespaces")?;
+    for name in namespaces.iter().filter(|name| topology::is_lab_namespace(name)) {
+        // Whatever else was started in there, by `exec` or by a crashed `up`.
+        process::occupants(name).into_iter().for_each(|process| note(process.kill()));
+        note(netns::delete(name).map(drop).with_context(|| format!("namespace {name}")));
+    }
+    note(state::remove(dir));
+    failures.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Stays in the foreground: calls `on_tick` every 500 ms until Ctrl-C, SIGTERM or an error from it, then takes the lab
+/// down.
+///
+/// # Errors
+/// What `on_tick` or [`down`] failed with.
+pub fn watch(dir: &Path, mut on_tick: impl FnMut(&LabStatus) -> Result<()>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+                _ = tick.tick() => {
+                    let status = status(dir)?;
+                    // Members that died are our children: leave no zombies of them.
+                    status.nodes.iter().filter_map(|node| node.process).for_each(ProcessId::reap);
+                    on_tick(&status)?;
+                }
+            }
+        }
+    });
+    let down = down(dir);
+    ended.and(down)
+}
+
+#[cfg(test)]
+mod tests;
