@@ -6,5 +6,7 @@
 
 pub mod event;
 pub mod ids;
+pub mod neigh;
 pub mod record;
 pub mod snapshot;
+pub mod wire;
