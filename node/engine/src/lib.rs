@@ -2,11 +2,34 @@
 //!
 //! Pure: no clock, socket, log, lock or allocation on the packet path; `now_ns` (CLOCK_BOOTTIME) and every seed are
 //! arguments. It must never see Raft, tokio or a file. Called by the worker threads of `node` and by the simulator.
+//!
+//! `worker` is the door. Behind it: `pipeline` judges frames (`wire` parses and rewrites them, `arp` and `neigh` find
+//! neighbours), `shard` does an owner's duties (`overlay`: what is proposed; `stream`: in which batches), `apply` writes
+//! what the log says into the `flow` table, `scan` copies it to a joiner, `takeover` announces, `status` tells.
 #![forbid(unsafe_code)]
 
+mod apply;
+mod arp;
+pub mod codec;
+pub mod counters;
 pub mod event;
+pub mod flow;
+mod held;
 pub mod ids;
+pub mod nat;
 pub mod neigh;
+mod overlay;
+mod pipeline;
+pub mod ports;
 pub mod record;
+mod scan;
+mod shard;
 pub mod snapshot;
+pub mod status;
+mod stream;
+mod takeover;
 pub mod wire;
+pub mod worker;
+
+pub use apply::ApplyCounts;
+pub use shard::LeaseWords;

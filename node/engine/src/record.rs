@@ -35,11 +35,43 @@ pub enum CloseReason {
     Policy,
 }
 
+impl HoldClass {
+    /// All classes, in the order of their discriminants.
+    pub const ALL: [Self; HOLD_CLASSES] = [Self::Fin, Self::Rst, Self::IdleDatagram, Self::IdleStream];
+
+    /// The class that a mapping of `proto` falls into when it closes for `reason` (D6).
+    #[must_use]
+    pub const fn of(reason: CloseReason, proto: Proto) -> Self {
+        match (reason, proto) {
+            (CloseReason::Fin, _) => Self::Fin,
+            (CloseReason::Rst, _) => Self::Rst,
+            (CloseReason::Idle, Proto::Icmp | Proto::Udp) => Self::IdleDatagram,
+            (CloseReason::Idle, Proto::Tcp) | (CloseReason::Reclaim | CloseReason::Policy, _) => Self::IdleStream,
+        }
+    }
+
+    /// Position in per-class arrays.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Fin => 0,
+            Self::Rst => 1,
+            Self::IdleDatagram => 2,
+            Self::IdleStream => 3,
+        }
+    }
+}
+
 /// First bytes of every flow entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, bincode::Encode, bincode::Decode)]
 pub struct EntryHeader {
     /// The term in which the worker judged the records (F1).
     pub term: Term,
+    /// Which of the worker's streams the entry belongs to; grows with every restart (F1). Tells the worker when all
+    /// that it had in flight before a restart is behind it.
+    pub stream: u32,
+    /// Running number of the entry in its stream (F1).
+    pub sequence: u64,
     /// The control state under which it judged them (F2).
     pub control_index: ControlIndex,
     /// Per hold class: holds of `Close` records at or below this index have ended (F6).
@@ -59,6 +91,23 @@ pub struct Addr(pub [u8; 16]);
 impl From<std::net::Ipv4Addr> for Addr {
     fn from(ip: std::net::Ipv4Addr) -> Self {
         Self(ip.to_ipv6_mapped().octets())
+    }
+}
+
+impl Addr {
+    /// The IPv4 address that this one maps, if it does.
+    #[must_use]
+    pub const fn ipv4(self) -> Option<std::net::Ipv4Addr> {
+        std::net::Ipv6Addr::from_octets(self.0).to_ipv4_mapped()
+    }
+}
+
+impl std::fmt::Display for Addr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.ipv4() {
+            Some(ip) => ip.fmt(f),
+            None => std::net::Ipv6Addr::from_octets(self.0).fmt(f),
+        }
     }
 }
 

@@ -1,0 +1,49 @@
+//! A hash index from keys to slots. Hot path. Keeps 32 bits of each hash beside the slot, so that a lookup touches the
+//! slab only for a likely match, and growing touches it not at all.
+
+use hashbrown::HashTable;
+
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    slot: u32,
+    tag: u32,
+}
+
+const _: () = assert!(size_of::<Cell>() == 8, "two index cells per flow are part of the memory budget");
+
+/// Slots by the tag of their key; the caller compares keys.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    cells: HashTable<Cell>,
+}
+
+/// hashbrown takes the bucket from the low bits and its fingerprint from the top seven.
+const fn spread(tag: u32) -> u64 {
+    (tag as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Index {
+    pub(super) fn find(&self, tag: u32, is: impl Fn(u32) -> bool) -> Option<u32> {
+        self.cells.find(spread(tag), |c| c.tag == tag && is(c.slot)).map(|c| c.slot)
+    }
+
+    /// Points the key at `slot`; `is` tells a cell of the same key, which is replaced. Returns the slot replaced.
+    pub(super) fn set(&mut self, tag: u32, slot: u32, is: impl Fn(u32) -> bool) -> Option<u32> {
+        if let Some(cell) = self.cells.find_mut(spread(tag), |c| c.tag == tag && is(c.slot)) {
+            return Some(std::mem::replace(&mut cell.slot, slot));
+        }
+        self.cells.insert_unique(spread(tag), Cell { slot, tag }, |c| spread(c.tag));
+        None
+    }
+
+    /// Forgets `slot` if the key points at it.
+    pub(super) fn remove(&mut self, tag: u32, slot: u32) {
+        if let Ok(cell) = self.cells.find_entry(spread(tag), |c| c.tag == tag && c.slot == slot) {
+            cell.remove();
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.cells.clear();
+    }
+}

@@ -1,0 +1,12 @@
+//! The flow table of one shard: mappings, live and held, with both of their indexes.
+//!
+//! It knows mappings, not packets, and never decides: `apply` writes what the log says, the pipeline reads.
+
+mod holds;
+mod index;
+mod record;
+mod table;
+
+pub use holds::{HoldEntry, HoldQueues};
+pub use record::{FlowKey, Record, Slot, State};
+pub use table::Table;

@@ -1,0 +1,134 @@
+//! One mapping in the slab: its keys, what the log says of it, and what this node alone knows of it. Hot path.
+
+use crate::ids::{BackendId, FrontendId, LogIndex, VnetId};
+use crate::nat::tcp::Track;
+use crate::record::{CloseReason, Endpoint, HoldClass, InsideKey, Proto, PublicKey};
+
+/// Position of a record in its table's slab.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Slot(pub(super) u32);
+
+impl Slot {
+    /// Where a hand that walks over the slab meets it.
+    #[must_use]
+    pub const fn position(self) -> u32 {
+        self.0
+    }
+}
+
+/// What the log says of a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// The slot is empty.
+    Free,
+    /// The mapping translates.
+    Live,
+    /// The mapping closed; its port is not for others towards this remote, and late packets still pass (D6).
+    Held(HoldClass),
+}
+
+/// The in2out key: one mapping per remote (profile `azure`, S8).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowKey {
+    /// Protocol.
+    pub proto: Proto,
+    /// The backend's end.
+    pub inside: InsideKey,
+    /// The remote end.
+    pub remote: Endpoint,
+}
+
+/// A mapping.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    /// The remote end.
+    pub remote: Endpoint,
+    /// The backend's end.
+    pub inside: Endpoint,
+    /// Public port or ICMP identifier.
+    pub public_port: u16,
+    /// Protocol.
+    pub proto: Proto,
+    /// Live or held.
+    pub state: State,
+    /// Whose lease the port comes from.
+    pub backend: BackendId,
+    /// Virtual network of the inside end.
+    pub vnet: VnetId,
+    /// Frontend of the public end.
+    pub frontend: FrontendId,
+    /// Local: a `Close` is in the worker's stream but not applied yet.
+    pub closing: Option<CloseReason>,
+    /// Local: came with a scan and was not written by the replay since (F10).
+    pub from_scan: bool,
+    /// The entry that wrote the record last.
+    pub written_at: LogIndex,
+    /// Local: time of the last packet that counts for the idle timeout.
+    pub last_seen_ns: u64,
+    /// Local: what was seen of the TCP connection.
+    pub tcp: Track,
+}
+
+const _: () = assert!(size_of::<Record>() <= 96, "ten million flows must fit the memory budget");
+
+impl Record {
+    pub(super) const EMPTY: Self = Self {
+        remote: Endpoint { addr: crate::record::Addr([0; 16]), port: 0 },
+        inside: Endpoint { addr: crate::record::Addr([0; 16]), port: 0 },
+        public_port: 0,
+        proto: Proto::Icmp,
+        state: State::Free,
+        backend: BackendId(0),
+        vnet: VnetId(0),
+        frontend: FrontendId(0),
+        closing: None,
+        from_scan: false,
+        written_at: LogIndex(0),
+        last_seen_ns: 0,
+        tcp: Track::NEW,
+    };
+
+    /// The out2in key.
+    #[must_use]
+    pub const fn public(&self) -> PublicKey {
+        PublicKey { proto: self.proto, frontend: self.frontend, port: self.public_port, remote: self.remote }
+    }
+
+    /// The inside end with its virtual network.
+    #[must_use]
+    pub const fn inside_key(&self) -> InsideKey {
+        InsideKey { vnet: self.vnet, endpoint: self.inside }
+    }
+
+    /// The in2out key.
+    #[must_use]
+    pub const fn flow(&self) -> FlowKey {
+        FlowKey { proto: self.proto, inside: self.inside_key(), remote: self.remote }
+    }
+
+    /// Whether the mapping translates without question.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.state == State::Live
+    }
+}
+
+impl Record {
+    /// A record as another replica's scan brought it (F10).
+    #[must_use]
+    pub fn scanned(scanned: &crate::codec::ScanRecord, state: State) -> Self {
+        Self {
+            remote: scanned.public.remote,
+            inside: scanned.inside.endpoint,
+            public_port: scanned.public.port,
+            proto: scanned.public.proto,
+            state,
+            backend: scanned.backend,
+            vnet: scanned.inside.vnet,
+            frontend: scanned.public.frontend,
+            from_scan: true,
+            written_at: scanned.written_at,
+            ..Self::EMPTY
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The slab of mappings with their two indexes, and the use of ports that follows from them. Hot path: `find_*`.
+//!
+//! It keeps I47 (allocated = live + held + free) by construction. It never decides what may be written: `apply` does.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+
+use super::index::Index;
+use super::record::{FlowKey, Record, Slot, State};
+use crate::ids::{BackendId, LogIndex};
+use crate::ports::PortUsage;
+use crate::record::{Addr, HoldClass, InsideKey, PublicKey};
+
+const PAGE_BITS: u32 = 10;
+const PAGE: usize = 1 << PAGE_BITS;
+
+/// The mappings of one shard.
+#[derive(Debug)]
+pub struct Table {
+    /// Pages, so that growth copies nothing.
+    pages: Vec<Box<[Record]>>,
+    /// Slots used so far; those below that are free are in `free`.
+    len: u32,
+    free: Vec<u32>,
+    by_public: Index,
+    by_inside: Index,
+    /// While a scan is replayed there is no in2out index (F10).
+    inside_built: bool,
+    hasher: FixedState,
+    usage: PortUsage,
+    live: u32,
+    held: u32,
+}
+
+const fn split(slot: u32) -> (usize, usize) {
+    ((slot >> PAGE_BITS) as usize, (slot & (PAGE as u32 - 1)) as usize)
+}
+
+impl Table {
+    /// An empty table; `seed` keys its hashing.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            pages: Vec::new(),
+            len: 0,
+            free: Vec::new(),
+            by_public: Index::default(),
+            by_inside: Index::default(),
+            inside_built: true,
+            hasher: FixedState::with_seed(seed),
+            usage: PortUsage::default(),
+            live: 0,
+            held: 0,
+        }
+    }
+
+    /// Live mappings.
+    #[must_use]
+    pub const fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// Held mappings.
+    #[must_use]
+    pub const fn held(&self) -> u32 {
+        self.held
+    }
+
+    /// Slots of the slab, free ones included: a hand walks over `0..slots()`.
+    #[must_use]
+    pub const fn slots(&self) -> u32 {
+        self.len
+    }
+
+    /// Free slots below `slots()`.
+    #[must_use]
+    pub fn free_slots(&self) -> u32 {
+        u32::try_from(self.free.len()).expect("free slots are a part of u32 slots")
+    }
+
+    /// Ports in use.
+    #[must_use]
+    pub const fn usage(&self) -> &PortUsage {
+        &self.usage
+    }
+
+    /// The record in `slot`.
+    #[must_use]
+    pub fn record(&self, slot: Slot) -> &Record {
+        let (page, at) = split(slot.0);
+        &self.pages[page][at]
+    }
+
+    /// The record in `slot`, to change its local part.
+    #[must_use]
+    pub fn record_mut(&mut self, slot: Slot) -> &mut Record {
+        let (page, at) = split(slot.0);
+        &mut self.pages[page][at]
+    }
+
+    /// The slot at a hand's position, if it is not free.
+    #[must_use]
+    pub fn occupied(&self, position: u32) -> Option<Slot> {
+        (position < self.len && self.record(Slot(position)).state != State::Free).then_some(Slot(position))
+    }
+
+    /// Finds by out2in key, live or held.
+    #[must_use]
+    pub fn find_public(&self, key: &PublicKey) -> Option<Slot> {
+        self.by_public.find(self.public_tag(key), |s| self.record(Slot(s)).public() == *key).map(Slot)
+    }
+
+    /// Finds by in2out key, live or held; the newest mapping of the key. Nothing while the index is not built.
+    #[must_use]
+    pub fn find_inside(&self, key: &FlowKey) -> Option<Slot> {
+        self.by_inside.find(self.inside_tag(key), |s| self.record(Slot(s)).flow() == *key).map(Slot)
+    }
+
+    /// A hash of a remote end and protocol, keyed like the indexes.
+    #[must_use]
+    pub fn remote_tag(&self, key: &PublicKey) -> u64 {
+        self.hash(key.remote.addr, Addr([0; 16]), u64::from(key.remote.port) << 8 | key.proto as u64, 0)
+    }
+
+    /// Writes a new live mapping.
+    ///
+    /// # Panics
+    /// If the public key is occupied: the caller has looked.
+    pub fn insert(
+        &mut self,
+        public: PublicKey,
+        inside: InsideKey,
+        backend: BackendId,
+        at: LogIndex,
+        now_ns: u64,
+    ) -> Slot {
+        let record = Record {
+            remote: public.remote,
+            inside: inside.endpoint,
+            public_port: public.port,
+            proto: public.proto,
+            state: State::Live,
+            backend,
+            vnet: inside.vnet,
+            frontend: public.frontend,
+            written_at: at,
+            last_seen_ns: now_ns,
+            ..Record::EMPTY
+        };
+        self.insert_record(record)
+    }
+
+    /// Writes a record as a scan brought it, live or held.
+    ///
+    /// # Panics
+    /// If the public key is occupied or the record is free.
+    pub fn insert_record(&mut self, record: Record) -> Slot {
+        let key = record.public();
+        assert!(self.find_public(&key).is_none(), "a public key has one record (S7)");
+        let slot = self.allocate();
+        *self.record_mut(Slot(slot)) = record;
+        match record.state {
+            State::Live => {
+                self.live += 1;
+                self.usage.open(key.frontend, key.port);
+            }
+            State::Held(_) => {
+                self.held += 1;
+                self.usage.hold_new(key.frontend, key.port);
+            }
+            State::Free => panic!("a free record is not inserted"),
+        }
+        self.by_public.set(self.public_tag(&key), slot, |_| false);
+        if self.inside_built {
+            self.point_inside(Slot(slot));
+        }
+        Slot(slot)
+    }
+
+    /// Live becomes held.
+    pub fn close(&mut self, slot: Slot, class: HoldClass, at: LogIndex) {
+        let record = self.record_mut(slot);
+        assert!(record.is_live(), "only a live mapping closes");
+        record.state = State::Held(class);
+        record.written_at = at;
+        record.closing = None;
+        record.from_scan = false;
+        let (frontend, port) = (record.frontend, record.public_port);
+        self.live -= 1;
+        self.held += 1;
+        self.usage.close(frontend, port);
+    }
+
+    /// Held becomes live again, for the same inside (F3).
+    pub fn reopen(&mut self, slot: Slot, at: LogIndex, now_ns: u64) {
+        let record = self.record_mut(slot);
+        assert!(matches!(record.state, State::Held(_)), "only a held mapping reopens");
+        record.state = State::Live;
+        record.written_at = at;
+        record.last_seen_ns = now_ns;
+        record.from_scan = false;
+        record.tcp = crate::nat::tcp::Track::NEW;
+        let (frontend, port) = (record.frontend, record.public_port);
+        self.held -= 1;
+        self.live += 1;
+        self.usage.reopen(frontend, port);
+        if self.inside_built {
+            self.point_inside(slot);
+        }
+    }
+
+    /// The slot becomes free.
+    pub fn release(&mut self, slot: Slot) {
+        let record = *self.record(slot);
+        match record.state {
+            State::Live => {
+                self.live -= 1;
+                self.usage.close(record.frontend, record.public_port);
+            }
+            State::Held(_) => self.held -= 1,
+            State::Free => panic!("a slot is released once"),
+        }
+        self.usage.release(record.frontend, record.public_port);
+        self.by_public.remove(self.public_tag(&record.public()), slot.0);
+        if self.inside_built {
+            self.by_inside.remove(self.inside_tag(&record.flow()), slot.0);
+        }
+        *self.record_mut(slot) = Record::EMPTY;
+        self.free.push(slot.0);
+    }
+
+    /// Drops the in2out index until `build_inside`.
+    pub fn drop_inside(&mut self) {
+        self.by_inside.clear();
+        self.inside_built = false;
+    }
+
+    /// Builds the in2out index: of several records of one key a live one, then the one written last.
+    pub fn build_inside(&mut self) {
+        self.by_inside.clear();
+        self.inside_built = true;
+        for position in 0..self.len {
+            let Some(slot) = self.occupied(position) else { continue };
+            let record = self.record(slot);
+            let rank = (record.is_live(), record.written_at);
+            let better = self.find_inside(&record.flow()).is_none_or(|other| {
+                let other = self.record(other);
+                (other.is_live(), other.written_at) < rank
+            });
+            if better {
+                self.point_inside(slot);
+            }
+        }
+    }
+
+    /// All slots in the order of their public keys.
+    #[must_use]
+    pub fn sorted(&self) -> Vec<Slot> {
+        let mut slots: Vec<Slot> = (0..self.len).filter_map(|p| self.occupied(p)).collect();
+        slots.sort_unstable_by_key(|s| self.record(*s).public());
+        slots
+    }
+
+    fn allocate(&mut self) -> u32 {
+        if let Some(slot) = self.free.pop() {
+            return slot;
+        }
+        let slot = self.len;
+        self.len = slot.checked_add(1).expect("Params bounds the flows of a shard below 2^32");
+        if split(slot).0 == self.pages.len() {
+            self.pages.push(vec![Record::EMPTY; PAGE].into_boxed_slice());
+        }
+        slot
+    }
+
+    fn point_inside(&mut self, slot: Slot) {
+        let key = self.record(slot).flow();
+        let tag = self.inside_tag(&key);
+        let pages = &self.pages;
+        self.by_inside.set(tag, slot.0, |s| {
+            let (page, at) = split(s);
+            pages[page][at].flow() == key
+        });
+    }
+
+    fn public_tag(&self, key: &PublicKey) -> u32 {
+        let ports = u64::from(key.port) << 32 | u64::from(key.remote.port) << 8 | key.proto as u64;
+        fold(self.hash(key.remote.addr, Addr([0; 16]), ports, key.frontend.0))
+    }
+
+    fn inside_tag(&self, key: &FlowKey) -> u32 {
+        let ports = u64::from(key.inside.endpoint.port) << 32 | u64::from(key.remote.port) << 8 | key.proto as u64;
+        fold(self.hash(key.inside.endpoint.addr, key.remote.addr, ports, key.inside.vnet.0))
+    }
+
+    fn hash(&self, a: Addr, b: Addr, word: u64, small: u32) -> u64 {
+        self.hasher.hash_one((u128::from_ne_bytes(a.0), u128::from_ne_bytes(b.0), word, small))
+    }
+}
+
+fn fold(hash: u64) -> u32 {
+    u32::try_from(hash >> 32).expect("32 bits remain")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{FrontendId, PortBlock, VnetId};
+    use crate::record::{Endpoint, Proto};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
+
+    fn public(port: u16, remote: u16) -> PublicKey {
+        let remote = Endpoint { addr: Addr::from(Ipv4Addr::new(198, 51, 100, 1)), port: remote };
+        PublicKey { proto: Proto::Udp, frontend: FrontendId(1), port, remote }
+    }
+
+    fn inside(port: u16) -> InsideKey {
+        InsideKey { vnet: VnetId(0), endpoint: Endpoint { addr: Addr::from(Ipv4Addr::new(10, 0, 0, 1)), port } }
+    }
+
+    #[test]
+    fn a_held_record_does_not_take_the_inside_key_from_a_newer_mapping() {
+        let mut t = Table::new(1);
+        let old = t.insert(public(2000, 53), inside(9), BackendId(1), LogIndex(1), 0);
+        t.close(old, HoldClass::IdleStream, LogIndex(2));
+        let new = t.insert(public(2001, 53), inside(9), BackendId(1), LogIndex(3), 0);
+        let flow = t.record(new).flow();
+        assert_eq!(t.find_inside(&flow), Some(new));
+        t.release(old);
+        assert_eq!(t.find_inside(&flow), Some(new), "freeing the old one keeps the newer key");
+        t.drop_inside();
+        assert_eq!(t.find_inside(&flow), None);
+        t.build_inside();
+        assert_eq!(t.find_inside(&flow), Some(new));
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_agrees_with_a_map(ops in proptest::collection::vec((0u8..4, 0u16..40, 0u16..3), 0..400)) {
+            let mut t = Table::new(7);
+            let mut model: BTreeMap<PublicKey, bool> = BTreeMap::new();
+            for (i, (op, port, remote)) in ops.into_iter().enumerate() {
+                let at = LogIndex(u64::try_from(i).unwrap());
+                let key = public(2048 + port, 53 + remote);
+                let found = t.find_public(&key);
+                prop_assert_eq!(found.is_some(), model.contains_key(&key));
+                match (op, found, model.get(&key).copied()) {
+                    (0, None, _) => { t.insert(key, inside(port * 3 + remote), BackendId(1), at, 0); model.insert(key, true); }
+                    (1, Some(s), Some(true)) => { t.close(s, HoldClass::Fin, at); model.insert(key, false); }
+                    (2, Some(s), Some(false)) => { t.reopen(s, at, 0); model.insert(key, true); }
+                    (3, Some(s), _) => { t.release(s); model.remove(&key); }
+                    _ => {}
+                }
+            }
+            let live = u32::try_from(model.values().filter(|l| **l).count()).unwrap();
+            let held = u32::try_from(model.len()).unwrap() - live;
+            prop_assert_eq!((t.live(), t.held()), (live, held));
+            prop_assert_eq!(t.slots(), live + held + t.free_slots(), "I47");
+            let keys: Vec<PublicKey> = t.sorted().into_iter().map(|s| t.record(s).public()).collect();
+            prop_assert_eq!(keys, model.keys().copied().collect::<Vec<_>>());
+            let block = PortBlock { frontend: FrontendId(1), start: 2048, len: 64 };
+            prop_assert_eq!(t.usage().flows(&block), u64::from(live + held));
+            for s in t.sorted() {
+                prop_assert_eq!(t.find_inside(&t.record(s).flow()), Some(s));
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Copies of frames that wait: for the commit of their mapping, for a neighbour, or to be polled. All bounded by
+//! `Params` (R21, I49); full means drop, never send (I6).
+
+use std::collections::VecDeque;
+
+use crate::event::Authority;
+use crate::ids::{BackendId, Side};
+use crate::snapshot::{Map, Params};
+use crate::wire::{FrameMeta, IpPacket};
+
+/// No packet waits longer for anything (I28).
+pub(crate) const HELD_MAX_NS: u64 = 1_000_000_000;
+/// Buffers kept for reuse.
+const SPARE_MAX: usize = 256;
+/// A larger buffer is given back to the allocator: GSO frames are rare among first packets.
+const SPARE_CAPACITY_MAX: usize = 4096;
+/// Frames of the worker's own that may wait to be polled; more are dropped, they repeat.
+const OWN_MAX: usize = 1024;
+
+/// A first packet waiting for its commit.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) meta: FrameMeta,
+    pub(crate) packet: IpPacket,
+    pub(crate) arrived_ns: u64,
+}
+
+/// A frame, rewritten, waiting for a neighbour or for `poll_frame`.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) meta: FrameMeta,
+    pub(crate) side: Side,
+    pub(crate) authority: Authority,
+    pub(crate) origin: Origin,
+    pub(crate) since_ns: u64,
+}
+
+/// Whose frame it is, for the counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// It came in and was parked; its bytes count against the limit.
+    Received,
+    /// The worker made it.
+    Own,
+}
+
+/// Byte and packet limits, spare buffers, and the queue of frames that may leave.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    bytes: u64,
+    per_backend: Map<BackendId, u32>,
+    spare: Vec<Vec<u8>>,
+    ready: VecDeque<Outgoing>,
+    own: usize,
+}
+
+impl Held {
+    /// Copies a frame within the byte limit; `None`: over it.
+    pub(crate) fn copy(&mut self, params: &Params, frame: &[u8]) -> Option<Vec<u8>> {
+        let bytes = self.bytes + bytes_of(frame);
+        if bytes > u64::from(params.held_bytes_max) {
+            return None;
+        }
+        self.bytes = bytes;
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(frame);
+        Some(copy)
+    }
+
+    /// Counts one more first packet of a backend and copies it; `None`: over a limit.
+    pub(crate) fn park(&mut self, params: &Params, backend: BackendId, frame: &[u8]) -> Option<Vec<u8>> {
+        if self.per_backend.get(&backend).is_some_and(|n| *n >= params.held_packets_per_backend_max) {
+            return None;
+        }
+        let copy = self.copy(params, frame)?;
+        *self.per_backend.entry(backend).or_insert(0) += 1;
+        Some(copy)
+    }
+
+    /// A first packet stops waiting for its commit.
+    pub(crate) fn unpark(&mut self, backend: BackendId) {
+        if let hashbrown::hash_map::Entry::Occupied(mut entry) = self.per_backend.entry(backend) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+
+    /// The copy is gone: its bytes no longer count, its buffer is kept.
+    pub(crate) fn recycle(&mut self, frame: Vec<u8>) {
+        self.bytes -= bytes_of(&frame);
+        self.keep(frame);
+    }
+
+    /// Puts a frame into the queue that `poll_frame` empties.
+    pub(crate) fn push(&mut self, outgoing: Outgoing) {
+        self.ready.push_back(outgoing);
+    }
+
+    /// An empty buffer for a frame of the worker's own, unless too many wait already.
+    pub(crate) fn own_buffer(&mut self) -> Option<Vec<u8>> {
+        if self.own >= OWN_MAX {
+            return None;
+        }
+        self.own += 1;
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        buffer.clear();
+        Some(buffer)
+    }
+
+    /// Takes the next frame; its bytes no longer count.
+    pub(crate) fn pop(&mut self) -> Option<Outgoing> {
+        let next = self.ready.pop_front()?;
+        match next.origin {
+            Origin::Received => self.bytes -= bytes_of(&next.frame),
+            Origin::Own => self.own -= 1,
+        }
+        Some(next)
+    }
+
+    /// Keeps a buffer whose bytes are not counted (any more).
+    pub(crate) fn keep(&mut self, frame: Vec<u8>) {
+        if self.spare.len() < SPARE_MAX && frame.capacity() <= SPARE_CAPACITY_MAX {
+            self.spare.push(frame);
+        }
+    }
+
+    /// Bytes of all received frames that wait.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether a frame waits to be polled.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+}
+
+fn bytes_of(frame: &[u8]) -> u64 {
+    u64::try_from(frame.len()).expect("a frame is shorter than 2^64")
+}

@@ -1,0 +1,3 @@
+//! Per-protocol knowledge of the translator.
+
+pub mod tcp;

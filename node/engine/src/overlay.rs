@@ -1,0 +1,129 @@
+//! What the owner has proposed but not seen applied (F8): mappings that open, with their held packets, and mappings that
+//! close. Lost with the term, whole.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use foldhash::fast::FixedState;
+use hashbrown::HashSet;
+
+use crate::flow::{FlowKey, Slot};
+use crate::held::{HELD_MAX_NS, Parked};
+use crate::ids::{BackendId, ControlIndex, PortBlock};
+use crate::record::PublicKey;
+use crate::snapshot::Map;
+
+/// A mapping on its way through the log.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) public: PublicKey,
+    pub(crate) backend: BackendId,
+    pub(crate) since_ns: u64,
+    pub(crate) parked: VecDeque<Parked>,
+}
+
+/// The overlay of one shard.
+#[derive(Debug, Default)]
+pub(crate) struct Overlay {
+    pending: Map<FlowKey, Pending>,
+    by_public: Map<PublicKey, FlowKey>,
+    deadlines: VecDeque<(u64, FlowKey)>,
+    closing: HashSet<Slot, FixedState>,
+    fences: BTreeSet<(PortBlock, ControlIndex)>,
+}
+
+impl Overlay {
+    pub(crate) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub(crate) fn is_opening(&self, flow: &FlowKey) -> bool {
+        self.pending.contains_key(flow)
+    }
+
+    pub(crate) fn is_reserved(&self, public: &PublicKey) -> bool {
+        self.by_public.contains_key(public)
+    }
+
+    /// Whether any mapping opens on the block.
+    pub(crate) fn opens_on(&self, block: &PortBlock) -> bool {
+        self.by_public.keys().any(|k| k.frontend == block.frontend && block.contains(k.port))
+    }
+
+    pub(crate) fn open(&mut self, flow: FlowKey, public: PublicKey, backend: BackendId, now_ns: u64) {
+        let pending = Pending { public, backend, since_ns: now_ns, parked: VecDeque::new() };
+        let former = self.pending.insert(flow, pending);
+        assert!(former.is_none(), "a flow opens once at a time");
+        self.by_public.insert(public, flow);
+    }
+
+    /// The backend whose limits a packet of this opening flow counts against.
+    pub(crate) fn backend(&self, flow: &FlowKey) -> Option<BackendId> {
+        self.pending.get(flow).map(|p| p.backend)
+    }
+
+    pub(crate) fn park(&mut self, flow: &FlowKey, parked: Parked) {
+        self.deadlines.push_back((parked.arrived_ns.saturating_add(HELD_MAX_NS), *flow));
+        self.pending.get_mut(flow).expect("the caller has found or opened it").parked.push_back(parked);
+    }
+
+    /// The log has decided about an opening mapping.
+    pub(crate) fn resolve(&mut self, public: &PublicKey) -> Option<(FlowKey, Pending)> {
+        let flow = self.by_public.remove(public)?;
+        self.pending.remove(&flow).map(|pending| (flow, pending))
+    }
+
+    /// A packet that has waited too long (I28), with its backend. The mapping stays on its way.
+    pub(crate) fn expired(&mut self, now_ns: u64) -> Option<(BackendId, Parked)> {
+        while let Some((deadline, flow)) = self.deadlines.front().copied() {
+            if deadline > now_ns {
+                return None;
+            }
+            self.deadlines.pop_front();
+            if let Some(pending) = self.pending.get_mut(&flow)
+                && pending.parked.front().is_some_and(|p| p.arrived_ns.saturating_add(HELD_MAX_NS) <= now_ns)
+            {
+                return pending.parked.pop_front().map(|p| (pending.backend, p));
+            }
+        }
+        None
+    }
+
+    pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
+        self.deadlines.front().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn close(&mut self, slot: Slot) {
+        self.closing.insert(slot);
+    }
+
+    pub(crate) fn closed(&mut self, slot: Slot) {
+        self.closing.remove(&slot);
+    }
+
+    /// Takes note of a proposed fence; `false` if it is under way already.
+    pub(crate) fn fence(&mut self, block: PortBlock, reclaim_index: ControlIndex) -> bool {
+        self.fences.insert((block, reclaim_index))
+    }
+
+    pub(crate) fn fenced(&mut self, block: PortBlock, reclaim_index: ControlIndex) {
+        self.fences.remove(&(block, reclaim_index));
+    }
+
+    /// Gives everything up: packets to drop with their backends, and slots that no longer close. Order is of no
+    /// consequence: they are counted and unmarked.
+    pub(crate) fn clear(&mut self) -> (Vec<(BackendId, Parked)>, Vec<Slot>) {
+        self.by_public.clear();
+        self.deadlines.clear();
+        self.fences.clear();
+        let packets =
+            self.pending.drain().flat_map(|(_, p)| p.parked.into_iter().map(move |q| (p.backend, q))).collect();
+        (packets, self.closing.drain().collect())
+    }
+
+    /// All opening mappings, in the order of their public keys.
+    pub(crate) fn opening(&self) -> Vec<(FlowKey, &Pending)> {
+        let mut all: Vec<_> = self.pending.iter().map(|(flow, p)| (*flow, p)).collect();
+        all.sort_unstable_by_key(|(_, p)| p.public);
+        all
+    }
+}

@@ -1,0 +1,87 @@
+//! A scan of a shard's table for a joining replica (F10): slot by slot, a chunk at a time, while entries go on being
+//! applied. Made exact by the joiner's replay of the log behind `base`.
+//!
+//! Every record that existed at `base` is sent in some version: one that is freed before the scan reaches it is copied
+//! first. Without that copy a joiner could take an `Open` that all others refused because the key was held then.
+
+use crate::apply::Meta;
+use crate::codec::{CHUNK_RECORDS_MAX, ChunkHeader, Encoder, ScanRecord};
+use crate::event::{Last, WorkerOutput};
+use crate::flow::{Record, Slot, State, Table};
+use crate::ids::{LogIndex, ShardId};
+
+/// One transfer in progress.
+#[derive(Debug)]
+pub(crate) struct ScanJob {
+    transfer: u64,
+    meta: Meta,
+    /// Next slot to visit; records behind `end` were all written after `base`.
+    position: u32,
+    end: u32,
+    sequence: u32,
+    saved: Vec<ScanRecord>,
+}
+
+impl ScanJob {
+    pub(crate) fn new(transfer: u64, meta: Meta, table: &Table) -> Self {
+        Self { transfer, meta, position: 0, end: table.slots(), sequence: 0, saved: Vec::new() }
+    }
+
+    /// The record in `slot` is about to be freed.
+    pub(crate) fn before_free(&mut self, slot: Slot, record: &Record) {
+        if slot.position() >= self.position && slot.position() < self.end {
+            self.saved.push(scan_record(record));
+        }
+    }
+
+    /// The next chunk; with `Last::Yes` the job is over.
+    pub(crate) fn chunk(
+        &mut self,
+        shard: ShardId,
+        table: &Table,
+        applied: LogIndex,
+        encoder: &mut Encoder,
+        scratch: &mut Vec<ScanRecord>,
+    ) -> (WorkerOutput, Last) {
+        scratch.clear();
+        while scratch.len() < CHUNK_RECORDS_MAX && self.position < self.end {
+            if let Some(slot) = table.occupied(self.position) {
+                scratch.push(scan_record(table.record(slot)));
+            }
+            self.position += 1;
+        }
+        let room = CHUNK_RECORDS_MAX - scratch.len();
+        let from = self.saved.len().saturating_sub(room);
+        scratch.extend(self.saved.drain(from..));
+        let last = if self.position == self.end && self.saved.is_empty() { Last::Yes } else { Last::No };
+        let m = &self.meta;
+        let header = ChunkHeader {
+            sequence: self.sequence,
+            base: m.applied,
+            control_index: m.control_index,
+            holds_ended: m.holds_ended,
+            orphan_grace_ms: m.orphan_grace_ms,
+            grace_peak_ms: m.grace_peak_ms,
+            hold_ms: m.hold_ms,
+            records: 0,
+        };
+        self.sequence += 1;
+        let chunk = encoder.chunk(header, scratch);
+        let output =
+            WorkerOutput::Chunk { shard, transfer: self.transfer, base: m.applied, until: applied, last, chunk };
+        (output, last)
+    }
+}
+
+fn scan_record(record: &Record) -> ScanRecord {
+    ScanRecord {
+        public: record.public(),
+        inside: record.inside_key(),
+        backend: record.backend,
+        state: match record.state {
+            State::Live | State::Free => 0,
+            State::Held(class) => 1 + class as u8,
+        },
+        written_at: record.written_at,
+    }
+}

@@ -1,0 +1,486 @@
+//! One shard on this node: its replica, and, when this node leads, the overlay, the stream and the duties of an owner.
+//!
+//! No packets here: the pipeline asks and proposes. Called by the worker only.
+
+use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
+use crate::codec::Encoder;
+use crate::event::NotServing;
+use crate::flow::{Record, Slot};
+use crate::ids::{BackendId, ControlIndex, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
+use crate::overlay::Overlay;
+use crate::ports::LeaseOrder;
+use crate::record::{CloseReason, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, PublicKey};
+use crate::snapshot::{Backend, CloseNow, Map, Params, Snapshot};
+use crate::stream::Stream;
+use crate::takeover::Announcement;
+
+/// A shard that this node owned so recently still has frames sent to its vMAC here (M1).
+pub(crate) const LAST_OWNER_NS: u64 = 60_000_000_000;
+/// Idle sweeps visit every slot in this time, so idle expiry is at most that late (I48).
+const SWEEP_NS: u64 = 1_000_000_000;
+/// Slots that one call may visit.
+const SWEEP_MAX: u64 = 65_536;
+/// Ended holds wait this long for a batch to ride on before they get one of their own.
+const HOLD_BATCH_NS: u64 = 100_000_000;
+const MS: u64 = 1_000_000;
+
+/// Where lease words come from: a shared page in the daemon, a table in the simulator.
+pub trait LeaseWords {
+    /// The shard's word; a zero word if there is none.
+    fn word(&self, shard: ShardId) -> crate::ids::LeaseWord;
+}
+
+/// Orphan grace and holds as headers carry them (F6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Forces {
+    pub(crate) orphan_grace_ms: u32,
+    pub(crate) hold_ms: [u32; HOLD_CLASSES],
+}
+
+impl Forces {
+    /// What the configuration comes to under F6: each hold is at least grace + V + 1 s, else the grace gives way, down to
+    /// none; below that the hold is raised.
+    pub(crate) fn of(params: &Params) -> Self {
+        let margin = u64::from(params.vote_timeout_ms) + SAFETY_MS;
+        let shortest = params.hold_ms.iter().copied().min().unwrap_or(0);
+        let room = u64::from(shortest).saturating_sub(margin);
+        let orphan_grace_ms = u32::try_from(room).unwrap_or(u32::MAX).min(params.orphan_grace_ms);
+        let floor = u32::try_from(u64::from(orphan_grace_ms) + margin).unwrap_or(u32::MAX);
+        Self { orphan_grace_ms, hold_ms: params.hold_ms.map(|h| h.max(floor)) }
+    }
+}
+
+/// What a leader knows of its own term.
+#[derive(Debug)]
+pub(crate) struct Leadership {
+    pub(crate) term: Term,
+    since_ns: u64,
+    own_applied: bool,
+    /// As last told to the flow groups.
+    pub(crate) serving: Option<Result<(), NotServing>>,
+    /// When serving began: holds and idle timeouts count from there at the earliest (F6, I48).
+    takeover_ns: Option<u64>,
+    proposed_ended: [LogIndex; HOLD_CLASSES],
+    proposed_forces: Option<Forces>,
+    holds_due_ns: Option<u64>,
+    sweep: Sweep,
+    judge: Option<u32>,
+    pub(crate) announcement: Option<Announcement>,
+}
+
+#[derive(Debug, Default)]
+struct Sweep {
+    position: u32,
+    at_ns: u64,
+}
+
+/// A shard's replica and role.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) epoch: u32,
+    pub(crate) replica: Replica,
+    pub(crate) leadership: Option<Leadership>,
+    pub(crate) overlay: Overlay,
+    pub(crate) stream: Stream,
+    orders: Map<BackendId, LeaseOrder>,
+    /// The newest end of a lease that this node held, for the grace of the last committed header (F6, L4).
+    pub(crate) lease_end_ns: u64,
+    pub(crate) applied_dirty: bool,
+}
+
+/// All that this node knows of a shard, replica or not.
+#[derive(Debug, Default)]
+pub(crate) struct ShardEntry {
+    pub(crate) owner: Option<(Term, Option<NodeId>)>,
+    pub(crate) last_owned_ns: Option<u64>,
+    pub(crate) replica: Option<Box<Shard>>,
+}
+
+/// Why no mapping could be opened: the packet's `DropReason`.
+pub(crate) type Refusal = crate::event::DropReason;
+
+impl Shard {
+    pub(crate) fn new(seed: u64, epoch: u32, index: LogIndex) -> Self {
+        Self {
+            epoch,
+            replica: Replica::new(seed, index),
+            leadership: None,
+            overlay: Overlay::default(),
+            stream: Stream::default(),
+            orders: Map::default(),
+            lease_end_ns: 0,
+            applied_dirty: true,
+        }
+    }
+
+    pub(crate) fn counts(&self) -> ApplyCounts {
+        self.replica.counts
+    }
+
+    pub(crate) fn lead(&mut self, now_ns: u64, term: Term) {
+        self.stream.begin();
+        self.leadership = Some(Leadership {
+            term,
+            since_ns: now_ns,
+            own_applied: false,
+            serving: None,
+            takeover_ns: None,
+            proposed_ended: self.replica.meta.holds_ended,
+            proposed_forces: None,
+            holds_due_ns: None,
+            sweep: Sweep { position: 0, at_ns: now_ns },
+            judge: None,
+            announcement: None,
+        });
+    }
+
+    /// An entry of `term` was applied; with `header` if it was a worker's.
+    pub(crate) fn applied(&mut self, term: Term, header: Option<&EntryHeader>) {
+        self.applied_dirty = true;
+        let Some(lead) = &mut self.leadership else { return };
+        if lead.term != term {
+            return;
+        }
+        lead.own_applied = true;
+        if let Some(header) = header {
+            self.stream.applied(header);
+        }
+    }
+
+    /// Forgets what was proposed (F1, F8). Returns the packets to drop.
+    pub(crate) fn drop_overlay(&mut self) -> Vec<(BackendId, crate::held::Parked)> {
+        let (packets, closing) = self.overlay.clear();
+        for slot in closing {
+            self.replica.table.record_mut(slot).closing = None;
+        }
+        for order in self.orders.values_mut() {
+            order.rewind();
+        }
+        if let Some(lead) = &mut self.leadership {
+            lead.proposed_ended = self.replica.meta.holds_ended;
+            lead.proposed_forces = None;
+            lead.judge = Some(0);
+        }
+        packets
+    }
+
+    /// The term in which this node serves, if the lease runs at this moment.
+    pub(crate) fn serves(&self, now_ns: u64, me: Incarnation, word: crate::ids::LeaseWord) -> Option<Term> {
+        let lead = self.leadership.as_ref()?;
+        (lead.serving == Some(Ok(())) && lease_runs(now_ns, me, lead.term, word)).then_some(lead.term)
+    }
+
+    /// Whether this node leads and holds the lease, serving or not (M1).
+    pub(crate) fn holds_lease(&self, now_ns: u64, me: Incarnation, word: crate::ids::LeaseWord) -> bool {
+        self.leadership.as_ref().is_some_and(|lead| lease_runs(now_ns, me, lead.term, word))
+    }
+
+    /// F7. Returns the state if it changed since it was last told.
+    pub(crate) fn judge_serving(
+        &mut self,
+        now_ns: u64,
+        me: Incarnation,
+        word: crate::ids::LeaseWord,
+        snapshot: Option<&Snapshot>,
+        links_up: bool,
+    ) -> Option<(Term, Result<(), NotServing>)> {
+        let (control_index, whole) = (self.replica.meta.control_index, self.replica.is_whole());
+        let lead = self.leadership.as_mut()?;
+        let loaded = snapshot.is_some_and(|s| s.control_index >= control_index);
+        let state = if !lead.own_applied || !whole {
+            Err(NotServing::OwnTermNotApplied)
+        } else if !loaded {
+            Err(NotServing::ControlBehind)
+        } else if !lease_runs(now_ns, me, lead.term, word) {
+            Err(NotServing::NoLease)
+        } else if links_up {
+            Ok(())
+        } else {
+            Err(NotServing::LinkDown)
+        };
+        if lead.serving == Some(state) {
+            return None;
+        }
+        lead.serving = Some(state);
+        let term = lead.term;
+        if state.is_ok() {
+            self.begin_serving(now_ns, snapshot);
+        }
+        Some((term, state))
+    }
+
+    fn begin_serving(&mut self, now_ns: u64, snapshot: Option<&Snapshot>) {
+        let vote_ms = snapshot.map_or(0, |s| s.params.vote_timeout_ms);
+        let Some(lead) = &mut self.leadership else { return };
+        if lead.takeover_ns.is_none() {
+            lead.takeover_ns = Some(now_ns);
+            let wait = self.replica.grace_wait_ns(now_ns, vote_ms, SAFETY_MS);
+            self.replica.frees_after_ns = self.replica.frees_after_ns.max(wait);
+        }
+        lead.judge = Some(0);
+        lead.sweep.at_ns = now_ns;
+        lead.announcement = Some(Announcement::begin(now_ns, self.replica.meta.grace_peak_ms));
+    }
+
+    /// A newer snapshot is in force: flows are judged again, and orders of changed leases are made anew when needed.
+    pub(crate) fn snapshot_loaded(&mut self, snapshot: &Snapshot) {
+        self.orders.retain(|id, order| snapshot.backends.get(id).is_some_and(|b| order.is_of(&b.lease)));
+        if let Some(lead) = &mut self.leadership {
+            lead.judge = Some(0);
+        }
+    }
+
+    /// Whether the time has come that `record` is idle for its timeout (S13, R18).
+    fn is_idle(lead: &Leadership, record: &Record, position: u32, backend: &Backend, now_ns: u64) -> bool {
+        let timeout = u64::from(backend.idle_timeout_ms) * MS;
+        let takeover = lead.takeover_ns.unwrap_or(now_ns);
+        if record.tcp.reset_seen() {
+            return now_ns >= record.last_seen_ns.saturating_add(timeout.min(crate::nat::tcp::RESET_SILENCE_NS));
+        }
+        if record.last_seen_ns > takeover {
+            return now_ns >= record.last_seen_ns.saturating_add(timeout);
+        }
+        // A full timeout after a takeover, spread over a tenth of it so that not all flows close at once (I48).
+        let jitter = timeout / 10 / 1024 * u64::from(position.wrapping_mul(0x9e37_79b9) >> 22);
+        now_ns >= takeover.saturating_add(timeout + jitter)
+    }
+
+    /// Walks a part of the slab, paced so that a whole round takes `SWEEP_NS`, and closes idle flows.
+    pub(crate) fn sweep_idle(&mut self, now_ns: u64, snapshot: &Snapshot, idle_min_ms: u32) {
+        let slots = u64::from(self.replica.table.slots());
+        let Some(lead) = &self.leadership else { return };
+        let elapsed = now_ns.saturating_sub(lead.sweep.at_ns);
+        let budget = (slots.saturating_mul(elapsed) / (SWEEP_NS / 2)).min(slots).min(SWEEP_MAX);
+        if budget == 0 {
+            return;
+        }
+        let shortest = (u64::from(idle_min_ms) * MS).min(crate::nat::tcp::RESET_SILENCE_NS);
+        let mut position = lead.sweep.position;
+        for _ in 0..budget {
+            position = if u64::from(position) + 1 >= slots { 0 } else { position + 1 };
+            let Some(slot) = self.replica.table.occupied(position) else { continue };
+            let record = self.replica.table.record(slot);
+            if !record.is_live() || record.closing.is_some() || now_ns < record.last_seen_ns.saturating_add(shortest) {
+                continue;
+            }
+            let (Some(lead), Some(backend)) = (&self.leadership, snapshot.backends.get(&record.backend)) else { continue };
+            if Self::is_idle(lead, record, position, backend, now_ns) {
+                let reason = if record.tcp.reset_seen() { CloseReason::Rst } else { CloseReason::Idle };
+                if !self.close(snapshot.control_index, slot, reason) {
+                    break;
+                }
+            }
+        }
+        if let Some(lead) = &mut self.leadership {
+            lead.sweep = Sweep { position, at_ns: now_ns };
+        }
+    }
+
+    /// Judges a part of the flows under the loaded snapshot, after each load and takeover: what has lost its backend or
+    /// its port closes (D5, N4). Returns whether more remain.
+    pub(crate) fn judge_flows(&mut self, home: ShardId, snapshot: &Snapshot) -> bool {
+        let Some(mut position) = self.leadership.as_ref().and_then(|l| l.judge) else { return false };
+        let mut left = SWEEP_MAX / 8;
+        let slots = self.replica.table.slots();
+        while position < slots && left > 0 {
+            left -= 1;
+            if let Some(slot) = self.replica.table.occupied(position) {
+                let record = self.replica.table.record(slot);
+                if record.is_live()
+                    && record.closing.is_none()
+                    && let Some(reason) = verdict_on(record, home, snapshot)
+                    && !self.close(snapshot.control_index, slot, reason)
+                {
+                    break;
+                }
+            }
+            position += 1;
+        }
+        let more = position < slots;
+        if let Some(lead) = &mut self.leadership {
+            lead.judge = more.then_some(position);
+        }
+        more
+    }
+
+    /// Judges everything again: an entry was applied that was judged under an older snapshot.
+    pub(crate) fn judge_again(&mut self) {
+        if let Some(lead) = &mut self.leadership {
+            lead.judge = Some(0);
+        }
+    }
+
+    /// Proposes to close a live mapping; `false` if the stream takes nothing now.
+    pub(crate) fn close(&mut self, control_index: ControlIndex, slot: Slot, reason: CloseReason) -> bool {
+        if !self.stream.is_open() {
+            return false;
+        }
+        let record = self.replica.table.record_mut(slot);
+        record.closing = Some(reason);
+        let public = record.public();
+        self.overlay.close(slot);
+        self.stream.push(control_index, FlowRecord::Close { public, reason });
+        true
+    }
+
+    /// The first port of the lease's order that is free towards the remote (D9, S8, S12).
+    pub(crate) fn pick_port(&mut self, params: &Params, id: BackendId, lease: &[PortBlock], key: PublicKey) -> Option<(FrontendId, u16)> {
+        let order = self.orders.entry(id).or_insert_with(|| LeaseOrder::new(params.key, id, lease));
+        if !order.is_of(lease) {
+            *order = LeaseOrder::new(params.key, id, lease);
+        }
+        let (table, overlay) = (&self.replica.table, &self.overlay);
+        order.pick(table.remote_tag(&key), |frontend, port| {
+            let key = PublicKey { frontend, port, ..key };
+            table.find_public(&key).is_some() || overlay.is_reserved(&key)
+        })
+    }
+
+    /// A public key became free again.
+    pub(crate) fn port_freed(&mut self, backend: BackendId, key: &PublicKey) {
+        let tag = self.replica.table.remote_tag(key);
+        if let Some(order) = self.orders.get_mut(&backend) {
+            order.freed(tag, key);
+        }
+    }
+
+    /// Looks whether holds have ended or the header has something new to say, and makes sure that an entry carries it (F6).
+    pub(crate) fn end_holds(&mut self, now_ns: u64, snapshot: &Snapshot) {
+        let (meta, frees_after_ns) = (self.replica.meta, self.replica.frees_after_ns);
+        let Some(lead) = &mut self.leadership else { return };
+        if !self.stream.is_open() {
+            return;
+        }
+        if let (true, Some(takeover_ns)) = (now_ns >= frees_after_ns, lead.takeover_ns) {
+            for class in HoldClass::ALL {
+                let length = u64::from(meta.hold_ms[class.index()]) * MS;
+                // Holds restart in full on takeover.
+                if now_ns < takeover_ns.saturating_add(length) {
+                    continue;
+                }
+                let proposed = &mut lead.proposed_ended[class.index()];
+                if let Some(ended) = self.replica.holds.ended(class, *proposed, now_ns - length) {
+                    *proposed = ended;
+                    lead.holds_due_ns.get_or_insert(now_ns.saturating_add(HOLD_BATCH_NS));
+                }
+            }
+        }
+        let forces = Forces::of(&snapshot.params);
+        let in_force = Forces { orphan_grace_ms: meta.orphan_grace_ms, hold_ms: meta.hold_ms };
+        // An empty shard needs no entry of its own for that: its first one will carry it.
+        let news = forces != lead.proposed_forces.unwrap_or(in_force) && self.replica.table.slots() > 0;
+        if news || lead.holds_due_ns.is_some_and(|due| now_ns >= due) {
+            self.stream.push_header(snapshot.control_index);
+        }
+    }
+
+    /// Emits a fence for each draining block that nothing uses any more (F4, I11).
+    pub(crate) fn fence(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
+        let Some(lead) = &self.leadership else { return };
+        let grace_end = self.replica.grace_wait_ns(lead.since_ns, snapshot.params.vote_timeout_ms, 0);
+        let Some(config) = snapshot.shards.get(&home) else { return };
+        if config.draining.is_empty() || now_ns < grace_end || !self.stream.is_open() {
+            return;
+        }
+        for draining in &config.draining {
+            let key = (draining.block, draining.reclaim_index);
+            if self.replica.fenced.contains(&key)
+                || self.replica.table.usage().flows(&draining.block) > 0
+                || self.overlay.opens_on(&draining.block)
+            {
+                continue;
+            }
+            if self.overlay.fence(draining.block, draining.reclaim_index) {
+                let record = FlowRecord::Fence { block: draining.block, reclaim_index: draining.reclaim_index };
+                self.stream.push(snapshot.control_index, record);
+            }
+        }
+    }
+
+    /// The next batch to propose in this term.
+    pub(crate) fn next_batch(
+        &mut self,
+        now_ns: u64,
+        snapshot: &Snapshot,
+        encoder: &mut Encoder,
+    ) -> Option<(Term, u32, u64, bytes::Bytes)> {
+        let lead = self.leadership.as_mut()?;
+        let forces = Forces::of(&snapshot.params);
+        let term = lead.term;
+        let ended = lead.proposed_ended;
+        let (stream, sequence, entry) = self.stream.next(now_ns, term, encoder, |judged| EntryHeader {
+            term,
+            stream: 0,
+            sequence: 0,
+            control_index: judged.unwrap_or(snapshot.control_index),
+            holds_ended: ended,
+            orphan_grace_ms: forces.orphan_grace_ms,
+            hold_ms: forces.hold_ms,
+            records: 0,
+        })?;
+        lead.proposed_forces = Some(forces);
+        lead.holds_due_ns = None;
+        Some((term, stream, sequence, entry))
+    }
+
+    /// When `handle_timers` should look at this shard again.
+    pub(crate) fn next_timer_ns(&self, now_ns: u64) -> Option<u64> {
+        const SOON: u64 = MS;
+        const STEP: u64 = 10 * MS;
+        let mut next = self.overlay.next_deadline_ns();
+        let mut at = |t: u64| next = Some(next.map_or(t, |n| n.min(t)));
+        if !self.replica.scans.is_empty() {
+            at(now_ns + SOON);
+        }
+        if let Some(lead) = &self.leadership {
+            // The lease word changes without an event.
+            at(now_ns + if lead.serving == Some(Ok(())) { STEP } else { SOON });
+            if lead.judge.is_some() {
+                at(now_ns + SOON);
+            }
+            if let Some(announcement) = &lead.announcement {
+                at(announcement.next_ns());
+            }
+            if let Some(due) = self.stream.barrier_due_ns() {
+                at(due);
+            }
+        }
+        next
+    }
+
+    /// Whether a re-created epoch or a load leaves the table unfit to serve.
+    pub(crate) fn is_leading_in(&self, term: Term) -> bool {
+        self.leadership.as_ref().is_some_and(|l| l.term == term)
+    }
+}
+
+/// Whether the lease of `term` runs at `now_ns` by the shard's word.
+pub(crate) fn lease_runs(now_ns: u64, me: Incarnation, term: Term, word: crate::ids::LeaseWord) -> bool {
+    word.incarnation == me && word.term == term && now_ns < word.lease_until_ns
+}
+
+/// Whether a port belongs to the lease.
+pub(crate) fn in_lease(lease: &[PortBlock], frontend: FrontendId, port: u16) -> bool {
+    lease.iter().any(|b| b.frontend == frontend && b.contains(port))
+}
+
+/// Why a live mapping may not stay under this snapshot, if so.
+fn verdict_on(record: &Record, home: ShardId, snapshot: &Snapshot) -> Option<CloseReason> {
+    let backend = snapshot.backends.get(&record.backend);
+    let Some(backend) =
+        backend.filter(|b| b.vnet == record.vnet && crate::record::Addr::from(b.ip) == record.inside.addr)
+    else {
+        return Some(CloseReason::Policy);
+    };
+    if in_lease(&backend.lease, record.frontend, record.public_port) {
+        return None;
+    }
+    let draining = snapshot.shards.get(&home).and_then(|s| {
+        s.draining.iter().find(|d| d.block.frontend == record.frontend && d.block.contains(record.public_port))
+    });
+    match draining {
+        Some(draining) if draining.close_now == CloseNow::No => None,
+        // Outside its lease: taken back, or a base of a re-creation that lacked the reclaim (N4).
+        Some(_) | None => Some(CloseReason::Reclaim),
+    }
+}

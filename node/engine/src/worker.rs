@@ -1,0 +1,494 @@
+//! The worker: everything that one dataplane thread knows and does, without a thread, clock or socket of its own.
+//!
+//! `handle_*` takes frames, events of the flow groups and time; `poll_*` yields frames and outputs. The caller keeps this
+//! order: after `handle_event`, `handle_timers` and each batch of frames it polls outputs and frames until both are empty,
+//! before it hands in newer frames, so that released packets keep their place before later ones of their flow. It repeats
+//! `may_transmit` right before it sends.
+//!
+//! ```text
+//! frame ─► pipeline ─► table hit ─────────────────────────────► Transmit
+//!                      └─ miss ─► overlay + stream ─► Propose ─► (flow group) ─► Committed ─► poll_frame
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use crate::apply::Effect;
+use crate::arp::Waiting;
+use crate::codec::{Encoder, ScanRecord};
+use crate::counters::Counters;
+use crate::event::{Authority, DropReason, GroupEvent, Last, Verdict, WorkerOutput};
+use crate::held::{Held, Origin, Parked};
+use crate::ids::{BackendId, ControlIndex, Incarnation, LogIndex, NodeId, ShardId, Side, Term, VnetId};
+use crate::neigh::NeighbourCache;
+use crate::pipeline::Cx;
+use crate::scan::ScanJob;
+use crate::shard::{LAST_OWNER_NS, LeaseWords, Shard, ShardEntry, lease_runs};
+use crate::snapshot::Snapshot;
+use crate::wire::FrameMeta;
+
+/// Neighbours of both sides that a worker remembers.
+const NEIGHBOURS_MAX: usize = 65_536;
+/// Chunks of scans that one round of timers allows, so that traffic goes on.
+const CHUNKS_PER_ROUND: u32 = 4;
+
+/// One dataplane worker: one inside interface, in one virtual network, and one outside interface.
+#[derive(Debug)]
+pub struct Worker {
+    pub(crate) me: Incarnation,
+    pub(crate) node: NodeId,
+    pub(crate) vnet: VnetId,
+    seed: u64,
+    /// Taken out while a frame is judged, so that the judge can borrow both.
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
+    pub(crate) first_backend: BTreeMap<ShardId, Ipv4Addr>,
+    idle_min_ms: u32,
+    links: Links,
+    pub(crate) shards: BTreeMap<ShardId, ShardEntry>,
+    pub(crate) neighbours: NeighbourCache,
+    pub(crate) waiting: BTreeMap<(Side, Ipv4Addr), Waiting>,
+    pub(crate) held: Held,
+    pub(crate) counters: Counters,
+    outputs: VecDeque<WorkerOutput>,
+    encoder: Encoder,
+    effects: Vec<Effect>,
+    scratch: Vec<ScanRecord>,
+    chunk_credit: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Links {
+    Up,
+    Down,
+}
+
+impl Worker {
+    /// A worker that knows nothing yet: it drops every frame until a snapshot is loaded.
+    #[must_use]
+    pub fn new(me: Incarnation, node: NodeId, vnet: VnetId, seed: u64) -> Self {
+        Self {
+            me,
+            node,
+            vnet,
+            seed,
+            snapshot: None,
+            first_backend: BTreeMap::new(),
+            idle_min_ms: 0,
+            links: Links::Down,
+            shards: BTreeMap::new(),
+            neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
+            waiting: BTreeMap::new(),
+            held: Held::default(),
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            encoder: Encoder::new(),
+            effects: Vec::new(),
+            scratch: Vec::new(),
+            chunk_credit: 0,
+        }
+    }
+
+    /// Judges by this snapshot from now on; one with a smaller control index than the loaded one is ignored (F2).
+    /// What was gathered so far keeps the index that it was judged under. Returns whether it was loaded.
+    pub fn load_snapshot(&mut self, now_ns: u64, words: &impl LeaseWords, snapshot: Arc<Snapshot>) -> bool {
+        if self.snapshot.as_ref().is_some_and(|s| s.control_index > snapshot.control_index) {
+            return false;
+        }
+        self.idle_min_ms = snapshot.backends.values().map(|b| b.idle_timeout_ms).min().unwrap_or(u32::MAX);
+        let mut first: BTreeMap<ShardId, (BackendId, Ipv4Addr)> = BTreeMap::new();
+        for (id, backend) in snapshot.backends.iter().filter(|(_, b)| b.vnet == self.vnet) {
+            let entry = first.entry(backend.home).or_insert((*id, backend.ip));
+            *entry = (*entry).min((*id, backend.ip));
+        }
+        self.first_backend = first.into_iter().map(|(shard, (_, ip))| (shard, ip)).collect();
+        for entry in self.shards.values_mut() {
+            if let Some(shard) = &mut entry.replica {
+                shard.snapshot_loaded(&snapshot);
+            }
+        }
+        self.outputs.push_back(WorkerOutput::SnapshotLoaded { control_index: snapshot.control_index });
+        self.snapshot = Some(snapshot);
+        self.judge_serving(now_ns, words);
+        true
+    }
+
+    /// The data links' state; down until told otherwise.
+    pub fn set_links(&mut self, now_ns: u64, words: &impl LeaseWords, up: bool) {
+        self.links = if up { Links::Up } else { Links::Down };
+        self.judge_serving(now_ns, words);
+    }
+
+    /// Takes an event of the flow groups. Events of one shard come in order and none is lost.
+    pub fn handle_event(&mut self, now_ns: u64, words: &impl LeaseWords, event: GroupEvent) {
+        match event {
+            GroupEvent::Opened { shard, epoch, index } => {
+                self.forget_replica(shard);
+                let seed = self.seed ^ u64::from(shard.0);
+                self.entry(shard).replica = Some(Box::new(Shard::new(seed, epoch, index)));
+            }
+            GroupEvent::Reopened { shard, epoch, control_index } => {
+                if let Some(s) = self.replica_mut(shard) {
+                    s.epoch = epoch;
+                    s.replica.reopened(control_index);
+                    s.applied_dirty = true;
+                }
+            }
+            GroupEvent::Dropped { shard } => self.forget_replica(shard),
+            GroupEvent::Committed { shard, index, term, entry } => {
+                self.committed(now_ns, shard, index, term, &entry);
+                self.judge_serving_of(now_ns, words, shard);
+            }
+            GroupEvent::Leading { shard, term } => {
+                self.lose_overlay(shard);
+                if let Some(s) = self.replica_mut(shard) {
+                    s.lead(now_ns, term);
+                }
+                self.judge_serving_of(now_ns, words, shard);
+            }
+            GroupEvent::Following { shard } => {
+                self.lose_overlay(shard);
+                if let Some(s) = self.replica_mut(shard) {
+                    s.leadership = None;
+                }
+            }
+            GroupEvent::Owner { shard, term, node } => {
+                let entry = self.entry(shard);
+                if entry.owner.is_none_or(|(known, _)| known <= term) {
+                    entry.owner = Some((term, node));
+                }
+            }
+            GroupEvent::Refused { shard, term, stream } => {
+                if self.replica(shard).is_some_and(|s| s.is_leading_in(term) && s.stream.number() == stream) {
+                    self.lose_overlay(shard);
+                    if let Some(s) = self.replica_mut(shard) {
+                        s.stream.restart(now_ns);
+                    }
+                }
+            }
+            GroupEvent::Scan { shard, transfer } => {
+                if let Some(s) = self.replica_mut(shard) {
+                    let job = ScanJob::new(transfer, s.replica.meta, &s.replica.table);
+                    s.replica.scans.push(job);
+                }
+                self.chunk_credit = self.chunk_credit.max(1);
+            }
+            GroupEvent::Load { shard, epoch, chunk } => {
+                if let Some(s) = self.replica_mut(shard) {
+                    s.epoch = epoch;
+                    s.replica.load(&chunk);
+                }
+            }
+            GroupEvent::Loaded { shard, base, until } => {
+                if let Some(s) = self.replica_mut(shard) {
+                    s.replica.loaded(now_ns, base, until);
+                    s.applied_dirty = true;
+                }
+            }
+        }
+    }
+
+    fn committed(&mut self, now_ns: u64, shard: ShardId, index: LogIndex, term: Term, entry: &[u8]) {
+        let loaded = self.snapshot.as_ref().map_or(ControlIndex(0), |s| s.control_index);
+        let vote_ms = self.snapshot.as_ref().map_or(0, |s| s.params.vote_timeout_ms);
+        let mut effects = std::mem::take(&mut self.effects);
+        let Some(s) = self.replica_mut(shard) else { return };
+        let header = s.replica.apply(now_ns, index, entry, vote_ms, &mut effects);
+        s.applied(term, header.as_ref());
+        if header.is_some_and(|h| h.control_index < loaded) {
+            s.judge_again();
+        }
+        let mine = s.is_leading_in(term);
+        for effect in effects.drain(..) {
+            self.perform(now_ns, shard, term, mine, effect);
+        }
+        self.effects = effects;
+    }
+
+    fn perform(&mut self, now_ns: u64, id: ShardId, term: Term, mine: bool, effect: Effect) {
+        match effect {
+            Effect::Fenced { block, reclaim_index } => {
+                self.outputs.push_back(WorkerOutput::Fenced { shard: id, block, reclaim_index });
+                if let Some(s) = self.replica_mut(id) {
+                    s.overlay.fenced(block, reclaim_index);
+                }
+            }
+            Effect::Freed { public, backend } => {
+                if let Some(s) = self.replica_mut(id) {
+                    s.port_freed(backend, &public);
+                }
+            }
+            Effect::Closed { slot } => {
+                if let Some(s) = self.replica_mut(id) {
+                    s.overlay.closed(slot);
+                }
+            }
+            Effect::Opened { slot, public } if mine => {
+                let Some(s) = self.replica_mut(id) else { return };
+                let Some((flow, pending)) = s.overlay.resolve(&public) else { return };
+                assert!(s.replica.table.record(slot).flow() == flow, "only this stream opens mappings in this term");
+                self.counters.held_for(now_ns.saturating_sub(pending.since_ns));
+                for parked in pending.parked {
+                    self.held.unpark(pending.backend);
+                    self.release_parked(now_ns, id, term, slot, parked);
+                }
+            }
+            Effect::OpenRefused { public } if mine => {
+                let Some(s) = self.replica_mut(id) else { return };
+                let Some((_, pending)) = s.overlay.resolve(&public) else { return };
+                for parked in pending.parked {
+                    self.drop_parked(pending.backend, parked, DropReason::OpenRefused);
+                }
+            }
+            Effect::Opened { .. } | Effect::OpenRefused { .. } => {}
+        }
+    }
+
+    fn drop_parked(&mut self, backend: BackendId, parked: Parked, reason: DropReason) {
+        self.held.unpark(backend);
+        self.held.recycle(parked.frame);
+        self.counters.drop_parked(reason);
+    }
+
+    /// F1, F8: what was proposed and is not applied is given up with its packets.
+    fn lose_overlay(&mut self, shard: ShardId) {
+        let Some(s) = self.replica_mut(shard) else { return };
+        for (backend, parked) in s.drop_overlay() {
+            self.drop_parked(backend, parked, DropReason::TermLost);
+        }
+    }
+
+    fn forget_replica(&mut self, shard: ShardId) {
+        self.lose_overlay(shard);
+        self.entry(shard).replica = None;
+    }
+
+    /// Judges one frame, Ethernet header included, and rewrites it in place if it is to be sent.
+    pub fn handle_frame(
+        &mut self,
+        now_ns: u64,
+        words: &impl LeaseWords,
+        side: Side,
+        meta: &FrameMeta,
+        frame: &mut [u8],
+    ) -> Verdict {
+        self.counters.received += 1;
+        let Some(snapshot) = self.snapshot.take() else { return self.refuse(DropReason::NotOwner) };
+        let cx = Cx { now_ns, words, snapshot: &snapshot };
+        let verdict = self.judge_frame(&cx, side, meta, frame);
+        self.snapshot = Some(snapshot);
+        verdict
+    }
+
+    /// The next entry or report for the flow groups. Call until `None`.
+    pub fn poll_output(&mut self, now_ns: u64, words: &impl LeaseWords) -> Option<WorkerOutput> {
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        for (id, entry) in &mut self.shards {
+            let (id, Some(s)) = (*id, &mut entry.replica) else { continue };
+            if std::mem::take(&mut s.applied_dirty) && s.replica.is_whole() {
+                let (index, control_index) = (s.replica.meta.applied, s.replica.meta.control_index);
+                return Some(WorkerOutput::Applied { shard: id, index, control_index });
+            }
+            let Some(snapshot) = &self.snapshot else { continue };
+            // Nothing new leaves without the lease (L4); it waits in the stream.
+            if !s.holds_lease(now_ns, self.me, words.word(id)) {
+                continue;
+            }
+            if let Some((term, stream, sequence, entry)) = s.next_batch(now_ns, snapshot, &mut self.encoder) {
+                return Some(WorkerOutput::Propose { shard: id, term, stream, sequence, entry });
+            }
+        }
+        self.poll_chunk()
+    }
+
+    fn poll_chunk(&mut self) -> Option<WorkerOutput> {
+        if self.chunk_credit == 0 {
+            return None;
+        }
+        for (id, entry) in &mut self.shards {
+            let Some(s) = &mut entry.replica else { continue };
+            if !s.replica.is_whole() {
+                continue;
+            }
+            let applied = s.replica.meta.applied;
+            let Some(job) = s.replica.scans.first_mut() else { continue };
+            self.chunk_credit -= 1;
+            let (output, last) = job.chunk(*id, &s.replica.table, applied, &mut self.encoder, &mut self.scratch);
+            if last == Last::Yes {
+                s.replica.scans.remove(0);
+            }
+            return Some(output);
+        }
+        None
+    }
+
+    /// The next frame that the worker releases or makes itself; call until `None`. `buf` is replaced by the frame. Its
+    /// authority was checked at this moment.
+    pub fn poll_frame(
+        &mut self,
+        now_ns: u64,
+        words: &impl LeaseWords,
+        buf: &mut Vec<u8>,
+    ) -> Option<(Side, FrameMeta, Authority)> {
+        while let Some(mut next) = self.held.pop() {
+            match next.origin {
+                Origin::Received => self.counters.parked -= 1,
+                Origin::Own => self.counters.originated += 1,
+            }
+            if !Self::may_transmit(words, now_ns, next.authority) {
+                self.counters.drop(DropReason::LeaseLapsed);
+                self.held.keep(next.frame);
+                continue;
+            }
+            self.counters.transmitted += 1;
+            std::mem::swap(buf, &mut next.frame);
+            self.held.keep(next.frame);
+            return Some((next.side, next.meta, next.authority));
+        }
+        None
+    }
+
+    /// Whether a frame of this authority may leave at this moment: the last check before the wire (L4, L5, M1).
+    pub fn may_transmit(words: &impl LeaseWords, now_ns: u64, authority: Authority) -> bool {
+        match authority {
+            Authority::Lease { shard, term } => {
+                let word = words.word(shard);
+                word.term == term && now_ns < word.lease_until_ns
+            }
+            Authority::Grace { shard } => now_ns < words.word(shard).grace_until_ns,
+            Authority::Forward => true,
+        }
+    }
+
+    /// A frame that was handed out did not leave after all: the lease lapsed, or the device refused it (I51).
+    pub fn not_transmitted(&mut self, reason: DropReason) {
+        self.counters.transmitted -= 1;
+        self.counters.drop(reason);
+    }
+
+    /// Everything that time brings, in bounded steps: call when `next_timer_ns` says so; more often does no harm.
+    pub fn handle_timers(&mut self, now_ns: u64, words: &impl LeaseWords) {
+        self.chunk_credit = CHUNKS_PER_ROUND;
+        self.judge_serving(now_ns, words);
+        let ids: Vec<ShardId> = self.shards.keys().copied().collect();
+        for id in &ids {
+            while let Some((backend, parked)) = self.replica_mut(*id).and_then(|s| s.overlay.expired(now_ns)) {
+                self.drop_parked(backend, parked, DropReason::OpenRefused);
+            }
+        }
+        let Some(snapshot) = self.snapshot.take() else { return };
+        for id in ids {
+            self.owner_timers(now_ns, words, &snapshot, id);
+        }
+        self.neighbour_timers(now_ns, &snapshot, words);
+        self.snapshot = Some(snapshot);
+    }
+
+    fn owner_timers(&mut self, now_ns: u64, words: &impl LeaseWords, snapshot: &Snapshot, id: ShardId) {
+        let (me, idle_min_ms) = (self.me, self.idle_min_ms);
+        let Some(entry) = self.shards.get_mut(&id) else { return };
+        let Some(s) = &mut entry.replica else { return };
+        let Some(term) = s.serves(now_ns, me, words.word(id)) else { return };
+        entry.last_owned_ns = Some(now_ns);
+        s.lease_end_ns = s.lease_end_ns.max(words.word(id).lease_until_ns);
+        s.judge_flows(id, snapshot);
+        s.sweep_idle(now_ns, snapshot, idle_min_ms);
+        s.end_holds(now_ns, snapshot);
+        s.fence(now_ns, id, snapshot);
+        let announce = s.leadership.as_mut().and_then(|l| l.announcement.as_mut()).is_some_and(|a| a.due(now_ns));
+        if announce {
+            self.announce(now_ns, snapshot, id, term);
+        }
+    }
+
+    /// When `handle_timers` has something to do next; `u64::MAX` if nothing is due.
+    #[must_use]
+    pub fn next_timer_ns(&self, now_ns: u64) -> u64 {
+        let shards = self.replicas().filter_map(|(_, s)| s.next_timer_ns(now_ns)).min();
+        let neighbours = self.next_neighbour_ns();
+        shards.into_iter().chain(neighbours).min().unwrap_or(u64::MAX)
+    }
+
+    fn judge_serving(&mut self, now_ns: u64, words: &impl LeaseWords) {
+        let ids: Vec<ShardId> = self.shards.keys().copied().collect();
+        for id in ids {
+            self.judge_serving_of(now_ns, words, id);
+        }
+    }
+
+    fn judge_serving_of(&mut self, now_ns: u64, words: &impl LeaseWords, id: ShardId) {
+        let Some(entry) = self.shards.get_mut(&id) else { return };
+        let Some(s) = &mut entry.replica else { return };
+        let word = words.word(id);
+        let was = s.leadership.as_ref().is_some_and(|l| l.serving == Some(Ok(())));
+        let changed = s.judge_serving(now_ns, self.me, word, self.snapshot.as_deref(), self.links == Links::Up);
+        if was || changed.is_some_and(|(_, state)| state.is_ok()) {
+            entry.last_owned_ns = Some(now_ns);
+        }
+        if let Some((term, state)) = changed {
+            self.outputs.push_back(WorkerOutput::Serving { shard: id, term, state });
+        }
+    }
+
+    /// Counters of this worker.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Frames dropped so far, by reason.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.iter().map(|r| (*r, self.counters.dropped(*r)))
+    }
+
+    /// Bytes of received frames that are held now, and whether frames wait to be polled.
+    #[must_use]
+    pub fn held_bytes(&self) -> (u64, bool) {
+        (self.held.bytes(), self.held.is_ready())
+    }
+
+    pub(crate) fn refuse(&mut self, reason: DropReason) -> Verdict {
+        self.counters.drop(reason);
+        Verdict::Drop(reason)
+    }
+
+    pub(crate) fn entry(&mut self, shard: ShardId) -> &mut ShardEntry {
+        self.shards.entry(shard).or_default()
+    }
+
+    pub(crate) fn replica(&self, shard: ShardId) -> Option<&Shard> {
+        self.shards.get(&shard)?.replica.as_deref()
+    }
+
+    pub(crate) fn replica_mut(&mut self, shard: ShardId) -> Option<&mut Shard> {
+        self.shards.get_mut(&shard)?.replica.as_deref_mut()
+    }
+
+    pub(crate) fn replicas(&self) -> impl Iterator<Item = (ShardId, &Shard)> {
+        self.shards.iter().filter_map(|(id, entry)| Some((*id, entry.replica.as_deref()?)))
+    }
+
+    pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_deref()
+    }
+
+    pub(crate) fn owner_of(&self, shard: ShardId) -> Option<(Term, Option<NodeId>)> {
+        self.shards.get(&shard)?.owner
+    }
+
+    pub(crate) fn address_of(&self, frontend: crate::ids::FrontendId) -> Option<Ipv4Addr> {
+        self.snapshot()?.frontends.get(&frontend).map(|f| f.ip)
+    }
+
+    /// Whether this node owns the shard or was its last owner a short while ago (M1).
+    pub(crate) fn is_or_was_owner(&self, now_ns: u64, words: &impl LeaseWords, shard: ShardId) -> bool {
+        let Some(entry) = self.shards.get(&shard) else { return false };
+        if entry.last_owned_ns.is_some_and(|at| now_ns < at.saturating_add(LAST_OWNER_NS)) {
+            return true;
+        }
+        let term = entry.replica.as_ref().and_then(|s| s.leadership.as_ref()).map(|l| l.term);
+        term.is_some_and(|term| lease_runs(now_ns, self.me, term, words.word(shard)))
+    }
+}
