@@ -1,3 +1,5 @@
 //! The qnat daemon and its command line.
 
+pub mod daemon;
 pub mod lab;
+pub mod member;

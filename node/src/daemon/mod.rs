@@ -1,0 +1,3 @@
+//! The running member: threads, actors and how they are wired.
+
+pub mod request;

@@ -1,0 +1,93 @@
+//! What the admin API asks of the running node. One message per request; the answer is JSON, so that tables and
+//! programs see the same data.
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+/// A question or an order to the node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Request {
+    /// The cluster as this node sees it: members, shards, owners, redundancy, what is wrong and what would help.
+    Status,
+    /// Live and held mappings of the shards that this node replicates.
+    Flows {
+        /// Only this shard.
+        shard: Option<u16>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Leases and their use, by backend.
+    Ports,
+    /// Resources by kind.
+    Get {
+        /// Which.
+        kind: ResourceKind,
+    },
+    /// Make the configuration what this file says.
+    Apply {
+        /// Name of the file, for messages.
+        file: String,
+        /// Its text (TOML).
+        text: String,
+        /// Only say what would change.
+        dry_run: DryRun,
+    },
+    /// An operator powered this node off for good: it counts as gone (N4).
+    RemoveNode {
+        /// The node.
+        node: u32,
+    },
+    /// Take the stop token back from whoever holds it (N3).
+    RevokeStopToken,
+    /// Stop this node gracefully: hand over, then end.
+    Shutdown,
+    /// Counters of the dataplane and of the flow groups, for diagnosis and for drills.
+    Counters,
+    /// Applied index and state hash of each shard's table (I22).
+    Hashes,
+}
+
+/// Kinds of resources.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum ResourceKind {
+    /// Cluster members.
+    Nodes,
+    /// The shard map.
+    Shards,
+    /// IP configurations and their leases.
+    Backends,
+    /// Public addresses.
+    Frontends,
+    /// Backend pools.
+    Pools,
+}
+
+/// Whether a change is only shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DryRun {
+    /// Show only.
+    Yes,
+    /// Commit.
+    No,
+}
+
+/// Why a request failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// HTTP status that fits.
+    pub status: u16,
+    /// What is wrong, one line each.
+    pub problems: Vec<String>,
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<serde_json::Value, Failure>>,
+}
