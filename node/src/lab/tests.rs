@@ -225,6 +225,19 @@ fn a_failed_start_leaves_nothing() {
 }
 
 #[test]
+fn a_directory_with_other_peoples_files_is_neither_used_nor_removed() {
+    let _turn = turn();
+    let scratch = tempfile::tempdir().expect("scratch");
+    let config = config(scratch.path());
+    fs::create_dir(&config.dir).expect("dir");
+    fs::write(config.dir.join("precious"), "").expect("file");
+    assert!(up(&config, &Recorder).expect_err("not empty").to_string().contains("not empty"));
+    assert!(kill(&config.dir, 1).expect_err("no lab").to_string().contains("no lab is up"));
+    down(&config.dir).expect("nothing to do");
+    assert_eq!(fs::read_dir(&config.dir).expect("dir").count(), 1);
+}
+
+#[test]
 fn down_clears_what_a_crashed_start_left() {
     let _turn = turn();
     let scratch = tempfile::tempdir().expect("scratch");
