@@ -85,11 +85,6 @@ impl Stream {
         self.barrier == Barrier::Passed && self.queue.len() < QUEUE_MAX
     }
 
-    /// Whether nothing of this stream is unknown to the applied table.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.barrier == Barrier::Passed && self.queue.is_empty() && self.next_sequence == self.applied_sequence
-    }
-
     /// Adds a record judged under `control_index`.
     pub(crate) fn push(&mut self, control_index: ControlIndex, record: FlowRecord) {
         match self.queue.back_mut() {
@@ -161,10 +156,5 @@ impl Stream {
             Barrier::Due { not_before_ns } => Some(not_before_ns),
             Barrier::Passed | Barrier::Proposed => None,
         }
-    }
-
-    /// Whether batches wait to be proposed.
-    pub(crate) fn has_queued(&self) -> bool {
-        !self.queue.is_empty()
     }
 }
