@@ -142,7 +142,8 @@ impl Stream {
 
     /// An entry of this replica's own was applied.
     pub(crate) fn applied(&mut self, header: &EntryHeader) {
-        if header.stream == self.number {
+        // What this stream never sent is not its business.
+        if header.stream == self.number && header.sequence < self.next_sequence {
             self.applied_sequence = header.sequence + 1;
             if self.barrier == Barrier::Proposed {
                 self.barrier = Barrier::Passed;

@@ -1,8 +1,8 @@
 //! Several replicas: takeover, grace, forwarding, refusals, scans.
-mod common;
 
+use crate::lab::*;
 use bytes::Bytes;
-use common::*;
+use proptest::prelude::*;
 use qnat_engine::codec::{Encoder, decode_entry};
 use qnat_engine::event::{Authority, DropReason, GroupEvent, Last, NotServing, Verdict, WorkerOutput};
 use qnat_engine::ids::*;
@@ -10,7 +10,6 @@ use qnat_engine::record::*;
 use qnat_engine::snapshot::{CloseNow, Draining};
 use qnat_engine::status::{Confirmed, FlowState};
 use qnat_engine::wire::ArpOp;
-use proptest::prelude::*;
 
 #[test]
 fn a_takeover_keeps_every_mapping_and_its_port() {
@@ -198,6 +197,7 @@ fn a_new_owner_announces_both_sides_fast_and_then_slowly() {
     let mut lab = Lab::new(2);
     lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 53));
     lab.sent.clear();
+    lab.answers = false;
     lab.elect(1);
     lab.run(10);
     let first: Vec<_> = lab.sent.iter().map(|s| (s.node, s.side)).collect();
@@ -413,7 +413,7 @@ proptest! {
             }
         }
         let scan_at = scan_at % entries.len();
-        let mut chunks = Vec::new();
+        let mut chunks: Vec<(Last, LogIndex, LogIndex, Bytes)> = Vec::new();
         let mut i = 0;
         while i < entries.len() || !chunks.last().is_some_and(|(last, ..)| *last == Last::Yes) {
             if i == scan_at {

@@ -1,7 +1,6 @@
 //! One owner: packets, ports, holds, limits.
-mod common;
 
-use common::*;
+use crate::lab::*;
 use qnat_engine::event::{Authority, DropReason, Verdict, WorkerOutput};
 use qnat_engine::ids::*;
 use qnat_engine::record::{HoldClass, Proto};

@@ -1,52 +1,51 @@
 //! A tiny cluster in memory: workers, one log per shard, lease words and a clock that the test moves. Proposals come back
 //! as committed entries unless the test holds them.
-#![expect(dead_code, reason = "every test binary uses its own part")]
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use etherparse::PacketBuilder;
 use qnat_engine::LeaseWords;
 use qnat_engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
 use qnat_engine::ids::*;
 use qnat_engine::snapshot::*;
 use qnat_engine::wire::{ArpOp, FrameMeta, IpPacket, Parsed, build_arp, parse};
 use qnat_engine::worker::Worker;
-use etherparse::PacketBuilder;
 
-pub const MS: u64 = 1_000_000;
-pub const SEC: u64 = 1_000 * MS;
-pub const SHARD: ShardId = ShardId(1);
-pub const OTHER: ShardId = ShardId(2);
-pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-pub const PUBLIC_2: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
-pub const UPSTREAM: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-pub const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 4);
-pub const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const SEC: u64 = 1_000 * MS;
+pub(crate) const SHARD: ShardId = ShardId(1);
+pub(crate) const OTHER: ShardId = ShardId(2);
+pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub(crate) const PUBLIC_2: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
+pub(crate) const UPSTREAM: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub(crate) const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 4);
+pub(crate) const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 /// Lives in shard `OTHER`.
-pub const C: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 6);
+pub(crate) const C: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 6);
 /// Has an empty lease.
-pub const NO_LEASE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
-pub const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-pub const FRONTEND: FrontendId = FrontendId(1);
+pub(crate) const NO_LEASE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
+pub(crate) const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+pub(crate) const FRONTEND: FrontendId = FrontendId(1);
 
-pub fn block(start: u16, len: u16) -> PortBlock {
+pub(crate) fn block(start: u16, len: u16) -> PortBlock {
     PortBlock { frontend: FRONTEND, start, len }
 }
 
-pub fn mac_of(ip: Ipv4Addr) -> Mac {
+pub(crate) fn mac_of(ip: Ipv4Addr) -> Mac {
     let [a, b, c, d] = ip.octets();
     Mac([0x52, 0, a, b, c, d])
 }
 
-pub fn links(node: u32) -> NodeLinks {
+pub(crate) fn links(node: u32) -> NodeLinks {
     let n = u8::try_from(node).expect("few nodes");
     NodeLinks { node: NodeId(node), inside: Mac([0x52, 1, 0, 0, 0, n]), outside: Mac([0x52, 2, 0, 0, 0, n]) }
 }
 
-pub fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
+pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
     let mut s = Snapshot {
         control_index: ControlIndex(index),
         params: Params { key: [11, 22], ..Params::default() },
@@ -83,7 +82,7 @@ pub fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
 }
 
 #[derive(Default, Debug, Clone)]
-pub struct Words(pub BTreeMap<ShardId, LeaseWord>);
+pub(crate) struct Words(pub BTreeMap<ShardId, LeaseWord>);
 
 impl LeaseWords for Words {
     fn word(&self, shard: ShardId) -> LeaseWord {
@@ -91,48 +90,50 @@ impl LeaseWords for Words {
     }
 }
 
-pub struct Node {
-    pub worker: Worker,
-    pub words: Words,
+pub(crate) struct Node {
+    pub(crate) worker: Worker,
+    pub(crate) words: Words,
     /// Entries of `SHARD` that it was told of.
-    pub seen: usize,
+    pub(crate) seen: usize,
 }
 
-pub struct Sent {
-    pub node: usize,
-    pub side: Side,
-    pub frame: Vec<u8>,
-    pub authority: Authority,
+pub(crate) struct Sent {
+    pub(crate) node: usize,
+    pub(crate) side: Side,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) authority: Authority,
 }
 
 impl Sent {
-    pub fn packet(&self) -> IpPacket {
+    pub(crate) fn packet(&self) -> IpPacket {
         match parse(&self.frame, &FrameMeta::default()) {
             Ok(Parsed::Ip(p)) => p,
             other => panic!("not a valid packet: {other:?}"),
         }
     }
 
-    pub fn is_arp(&self) -> bool {
+    pub(crate) fn is_arp(&self) -> bool {
         self.frame[12..14] == [8, 6]
     }
 }
 
-pub struct Lab {
-    pub now: u64,
-    pub nodes: Vec<Node>,
-    pub log: Vec<(Term, Bytes)>,
-    pub term: u64,
-    pub leader: usize,
+pub(crate) struct Lab {
+    pub(crate) now: u64,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) log: Vec<(Term, Bytes)>,
+    pub(crate) term: u64,
+    pub(crate) leader: usize,
     /// Proposals stay here while `hold` is set.
-    pub waiting: Vec<(Term, Bytes)>,
-    pub hold: Hold,
-    pub outputs: Vec<(usize, WorkerOutput)>,
-    pub sent: Vec<Sent>,
+    pub(crate) waiting: Vec<(Term, Bytes)>,
+    pub(crate) hold: Hold,
+    /// Whether hosts answer ARP.
+    pub(crate) answers: bool,
+    pub(crate) outputs: Vec<(usize, WorkerOutput)>,
+    pub(crate) sent: Vec<Sent>,
 }
 
 #[derive(PartialEq, Eq, Clone, Copy)]
-pub enum Hold {
+pub(crate) enum Hold {
     No,
     Yes,
     /// Refuse everything.
@@ -141,7 +142,7 @@ pub enum Hold {
 
 impl Lab {
     /// `n` nodes with snapshot 10 loaded; node 0 serves `SHARD`.
-    pub fn new(n: u32) -> Self {
+    pub(crate) fn new(n: u32) -> Self {
         let mut lab = Self::unelected(n);
         lab.elect(0);
         lab.run(20);
@@ -150,7 +151,7 @@ impl Lab {
         lab
     }
 
-    pub fn unelected(n: u32) -> Self {
+    pub(crate) fn unelected(n: u32) -> Self {
         let mut lab = Self {
             now: 1_000 * SEC,
             nodes: Vec::new(),
@@ -159,6 +160,7 @@ impl Lab {
             leader: 0,
             waiting: Vec::new(),
             hold: Hold::No,
+            answers: true,
             outputs: Vec::new(),
             sent: Vec::new(),
         };
@@ -180,20 +182,20 @@ impl Lab {
         lab
     }
 
-    pub fn boot(&self, i: u32, n: u32) -> Node {
+    pub(crate) fn boot(&self, i: u32, n: u32) -> Node {
         let mut worker = Worker::new(Incarnation(u64::from(i) + 100), NodeId(i), VnetId(0), 77 + u64::from(i));
         assert!(worker.load_snapshot(self.now, Arc::new(snapshot(10, i, n))));
         worker.set_links(self.now, true);
         Node { worker, words: Words::default(), seen: 1 }
     }
 
-    pub fn event(&mut self, node: usize, event: GroupEvent) {
+    pub(crate) fn event(&mut self, node: usize, event: GroupEvent) {
         let n = &mut self.nodes[node];
         n.worker.handle_event(self.now, &n.words, event);
     }
 
     /// `node` becomes leader with a lease; everybody knows.
-    pub fn elect(&mut self, node: usize) {
+    pub(crate) fn elect(&mut self, node: usize) {
         self.lapse();
         self.waiting.clear();
         self.term += 1;
@@ -212,7 +214,7 @@ impl Lab {
         self.pump();
     }
 
-    pub fn lease(&mut self, node: usize, ns: u64) {
+    pub(crate) fn lease(&mut self, node: usize, ns: u64) {
         let word = LeaseWord {
             incarnation: Incarnation(u64::try_from(node).expect("few") + 100),
             term: Term(self.term),
@@ -223,7 +225,7 @@ impl Lab {
     }
 
     /// The leader's lease ends now, its grace in 3 s; nobody is known to follow.
-    pub fn lapse(&mut self) {
+    pub(crate) fn lapse(&mut self) {
         let now = self.now;
         if let Some(word) = self.nodes[self.leader].words.0.get_mut(&SHARD) {
             word.lease_until_ns = word.lease_until_ns.min(now);
@@ -232,7 +234,7 @@ impl Lab {
     }
 
     /// Delivers entries, collects outputs and frames, until nothing moves.
-    pub fn pump(&mut self) {
+    pub(crate) fn pump(&mut self) {
         loop {
             let mut moved = false;
             for i in 0..self.nodes.len() {
@@ -267,6 +269,7 @@ impl Lab {
             let n = &mut self.nodes[i];
             if let Some((side, _, authority)) = n.worker.poll_frame(self.now, &n.words, &mut frame) {
                 self.sent.push(Sent { node: i, side, frame: frame.clone(), authority });
+                self.answer(i, side, &frame);
                 moved = true;
                 continue;
             }
@@ -286,7 +289,21 @@ impl Lab {
         moved
     }
 
-    pub fn commit_waiting(&mut self) {
+    /// Hosts and the upstream answer questions about themselves.
+    fn answer(&mut self, i: usize, side: Side, frame: &[u8]) {
+        let Ok(Parsed::Arp(p)) = parse(frame, &FrameMeta::default()) else { return };
+        let hosts: &[Ipv4Addr] = match side {
+            Side::Inside => &[A, B, C],
+            Side::Outside => &[UPSTREAM],
+        };
+        if self.answers && p.op == ArpOp::Request && hosts.contains(&p.target_ip) {
+            let mut reply = arp(ArpOp::Reply, mac_of(p.target_ip), p.target_ip, p.sender_mac, p.sender_ip);
+            let n = &mut self.nodes[i];
+            n.worker.handle_frame(self.now, &n.words, side, &FrameMeta::default(), &mut reply);
+        }
+    }
+
+    pub(crate) fn commit_waiting(&mut self) {
         self.hold = Hold::No;
         let waiting = std::mem::take(&mut self.waiting);
         self.log.extend(waiting);
@@ -294,7 +311,7 @@ impl Lab {
     }
 
     /// Lets time pass in steps of 10 ms (of a second above a minute).
-    pub fn run(&mut self, ms: u64) {
+    pub(crate) fn run(&mut self, ms: u64) {
         let end = self.now + ms * MS;
         let step = if ms > 60_000 { 200 * MS } else { 10 * MS };
         while self.now < end {
@@ -307,7 +324,7 @@ impl Lab {
         }
     }
 
-    pub fn frame(&mut self, node: usize, side: Side, mut frame: Vec<u8>) -> Verdict {
+    pub(crate) fn frame(&mut self, node: usize, side: Side, mut frame: Vec<u8>) -> Verdict {
         let n = &mut self.nodes[node];
         let verdict = n.worker.handle_frame(self.now, &n.words, side, &FrameMeta::default(), &mut frame);
         if let Verdict::Transmit { side, authority } = verdict {
@@ -318,12 +335,12 @@ impl Lab {
         verdict
     }
 
-    pub fn out(&mut self, node: usize, frame: Vec<u8>) -> Verdict {
+    pub(crate) fn out(&mut self, node: usize, frame: Vec<u8>) -> Verdict {
         self.frame(node, Side::Inside, frame)
     }
 
     /// Sends a frame out and returns the only packet that left for it.
-    pub fn pass(&mut self, node: usize, side: Side, frame: Vec<u8>) -> IpPacket {
+    pub(crate) fn pass(&mut self, node: usize, side: Side, frame: Vec<u8>) -> IpPacket {
         self.sent.clear();
         let verdict = self.frame(node, side, frame);
         self.sent.retain(|s| !s.is_arp());
@@ -331,46 +348,46 @@ impl Lab {
         self.sent[0].packet()
     }
 
-    pub fn learn(&mut self, node: usize, side: Side, ip: Ipv4Addr) {
+    pub(crate) fn learn(&mut self, node: usize, side: Side, ip: Ipv4Addr) {
         let n = &mut self.nodes[node];
         let mut frame = arp(ArpOp::Request, mac_of(ip), ip, Mac::BROADCAST, Ipv4Addr::new(192, 0, 2, 1));
         let verdict = n.worker.handle_frame(self.now, &n.words, side, &FrameMeta::default(), &mut frame);
         assert_eq!(verdict, Verdict::Consumed);
     }
 
-    pub fn load(&mut self, index: u64, change: impl Fn(&mut Snapshot)) {
+    pub(crate) fn load(&mut self, index: u64, change: impl Fn(&mut Snapshot)) {
         for i in 0..self.nodes.len() {
             self.load_on(i, index, &change);
         }
         self.run(10);
     }
 
-    pub fn load_on(&mut self, i: usize, index: u64, change: impl Fn(&mut Snapshot)) {
+    pub(crate) fn load_on(&mut self, i: usize, index: u64, change: impl Fn(&mut Snapshot)) {
         let nodes = u32::try_from(self.nodes.len()).expect("few");
         let mut s = snapshot(index, u32::try_from(i).expect("few"), nodes);
         change(&mut s);
         assert!(self.nodes[i].worker.load_snapshot(self.now, Arc::new(s)));
     }
 
-    pub fn status(&self, node: usize) -> qnat_engine::status::ShardStatus {
+    pub(crate) fn status(&self, node: usize) -> qnat_engine::status::ShardStatus {
         self.nodes[node].worker.shard_status().into_iter().find(|s| s.shard == SHARD).expect("replica")
     }
 
-    pub fn hash(&self, node: usize) -> u64 {
+    pub(crate) fn hash(&self, node: usize) -> u64 {
         self.nodes[node].worker.state_hash(SHARD).expect("replica")
     }
 
-    pub fn assert_in_step(&self) {
+    pub(crate) fn assert_in_step(&self) {
         for i in 1..self.nodes.len() {
             assert_eq!(self.hash(i), self.hash(0), "I22: node {i}");
         }
     }
 
-    pub fn dropped(&self, node: usize, reason: DropReason) -> u64 {
+    pub(crate) fn dropped(&self, node: usize, reason: DropReason) -> u64 {
         self.nodes[node].worker.counters().dropped(reason)
     }
 
-    pub fn fenced(&self) -> Vec<PortBlock> {
+    pub(crate) fn fenced(&self) -> Vec<PortBlock> {
         let mut blocks: Vec<PortBlock> = Vec::new();
         for (_, output) in &self.outputs {
             if let WorkerOutput::Fenced { block, .. } = output {
@@ -383,7 +400,7 @@ impl Lab {
     }
 }
 
-pub fn arp(op: ArpOp, mac: Mac, ip: Ipv4Addr, to: Mac, target: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn arp(op: ArpOp, mac: Mac, ip: Ipv4Addr, to: Mac, target: Ipv4Addr) -> Vec<u8> {
     let mut out = [0; 60];
     let target_mac = if op == ArpOp::Reply { to } else { Mac::default() };
     build_arp(&mut out, op, mac, to, mac, ip, target_mac, target);
@@ -395,25 +412,25 @@ fn builder(from: Ipv4Addr, to: Ipv4Addr, dst: Mac) -> etherparse::PacketBuilderS
 }
 
 /// A datagram of a backend to `remote`, sent to its home shard's vMAC.
-pub fn udp(from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16) -> Vec<u8> {
+pub(crate) fn udp(from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16) -> Vec<u8> {
     let home = if from == C { OTHER } else { SHARD };
     udp_to(Mac::of_shard(home), from, port, to, to_port)
 }
 
-pub fn udp_to(dst: Mac, from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16) -> Vec<u8> {
+pub(crate) fn udp_to(dst: Mac, from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16) -> Vec<u8> {
     let mut frame = Vec::new();
     builder(from, to, dst).udp(port, to_port).write(&mut frame, b"payload").expect("fits");
     frame
 }
 
-pub fn ping(from: Ipv4Addr, to: Ipv4Addr, id: u16) -> Vec<u8> {
+pub(crate) fn ping(from: Ipv4Addr, to: Ipv4Addr, id: u16) -> Vec<u8> {
     let mut frame = Vec::new();
     let step = builder(from, to, Mac::of_shard(SHARD)).icmpv4_echo_request(id, 1);
     step.write(&mut frame, b"payload").expect("fits");
     frame
 }
 
-pub fn pong(to: Ipv4Addr, id: u16) -> Vec<u8> {
+pub(crate) fn pong(to: Ipv4Addr, id: u16) -> Vec<u8> {
     let mut frame = Vec::new();
     let step = PacketBuilder::ethernet2(mac_of(UPSTREAM).0, Mac::of_shard(SHARD).0)
         .ipv4(REMOTE.octets(), to.octets(), 64)
@@ -423,7 +440,7 @@ pub fn pong(to: Ipv4Addr, id: u16) -> Vec<u8> {
 }
 
 /// A datagram from outside, through the upstream router.
-pub fn udp_in(from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16) -> Vec<u8> {
+pub(crate) fn udp_in(from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16) -> Vec<u8> {
     let mut frame = Vec::new();
     let step = PacketBuilder::ethernet2(mac_of(UPSTREAM).0, Mac::of_shard(SHARD).0)
         .ipv4(from.octets(), to.octets(), 64)
@@ -432,13 +449,13 @@ pub fn udp_in(from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16) -> Vec<u8> 
     frame
 }
 
-pub const FIN: u8 = 1;
-pub const SYN: u8 = 2;
-pub const RST: u8 = 4;
-pub const ACK: u8 = 16;
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const ACK: u8 = 16;
 
 /// A segment; from outside if `from` is not a backend.
-pub fn tcp(from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16, flags: u8, seq: u32, ack: u32) -> Vec<u8> {
+pub(crate) fn tcp(from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16, flags: u8, seq: u32, ack: u32) -> Vec<u8> {
     let src = if from.octets()[0] == 10 { mac_of(from) } else { mac_of(UPSTREAM) };
     let mut step = PacketBuilder::ethernet2(src.0, Mac::of_shard(SHARD).0)
         .ipv4(from.octets(), to.octets(), 64)
