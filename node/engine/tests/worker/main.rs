@@ -1,0 +1,5 @@
+//! The worker as its callers see it: a tiny cluster in memory, real frames, a clock that the test moves.
+
+mod lab;
+mod ownership;
+mod translation;
