@@ -111,7 +111,10 @@ pub struct Guard {
 
 impl std::fmt::Debug for Guard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Guard").field("addresses", &self.addresses.len()).field("peers", &self.peers).finish_non_exhaustive()
+        f.debug_struct("Guard")
+            .field("addresses", &self.addresses.len())
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
     }
 }
 
@@ -136,8 +139,11 @@ impl Guard {
             Some(Map::Array(map)) => over_map(map.fd().as_fd()),
             _ => return Err(GuardError::Missing("map words")),
         };
-        let (words, _) =
-            words.map_err(|source| GuardError::Io { op: "mapping the lease words", interface: inside.name.clone(), source })?;
+        let (words, _) = words.map_err(|source| GuardError::Io {
+            op: "mapping the lease words",
+            interface: inside.name.clone(),
+            source,
+        })?;
 
         let mut devices: HashMap<_, u32, [u8; 12]> = HashMap::try_from(take(&mut ebpf, "devices")?)?;
         for (side, link) in [(PortSide::Inside, inside), (PortSide::Outside, outside)] {
@@ -154,14 +160,8 @@ impl Guard {
             prepare(link)?;
             program.attach_with_options(&link.name, TcAttachType::Egress, TcAttachOptions::Netlink(FIRST))?;
         }
-        let guard = Self {
-            _ebpf: ebpf,
-            counters,
-            addr_shard,
-            peer_macs,
-            addresses: BTreeMap::new(),
-            peers: BTreeSet::new(),
-        };
+        let guard =
+            Self { _ebpf: ebpf, counters, addr_shard, peer_macs, addresses: BTreeMap::new(), peers: BTreeSet::new() };
         Ok((guard, words))
     }
 

@@ -23,7 +23,8 @@ pub enum Raised {
 pub fn raise_current(priority: i32) -> Raised {
     let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: `parameters` outlives the call; 0 is the calling thread.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) } == 0 {
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) } == 0
+    {
         return Raised::RealTime(priority);
     }
     const NICE: i32 = -10;

@@ -17,8 +17,9 @@ use crate::frame::{BUFFER_LEN, BufferId, FramePool};
 /// What the kernel finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completion {
-    /// A frame of `len` bytes, virtio header included, arrived on socket `socket` in `buffer`, which is ours now.
-    Received { socket: u8, buffer: BufferId, len: u32 },
+    /// A frame of `len` bytes, virtio header included, arrived on socket `socket` in `buffer`, which is ours now. Unless
+    /// `armed`, it was the last one, and receiving has to be armed again.
+    Received { socket: u8, buffer: BufferId, len: u32, armed: bool },
     /// Receiving on `socket` ended, with this errno; it has to be armed again.
     ReceiveEnded { socket: u8, errno: i32 },
     /// The send from `buffer` ended, with 0 or an errno; the buffer is ours again.
@@ -175,10 +176,7 @@ impl Uring {
             KIND_RECEIVE => {
                 if let (Some(buffer), Ok(len)) = (cqueue::buffer_select(entry.flags()), u32::try_from(entry.result())) {
                     self.take_back(buffer);
-                    // Receiving that ends with its last frame is armed again by the caller when it finds it idle.
-                    return Some(Completion::Received { socket, buffer, len }).inspect(|_| {
-                        debug_assert!(cqueue::more(entry.flags()) || errno == 0);
-                    });
+                    return Some(Completion::Received { socket, buffer, len, armed: cqueue::more(entry.flags()) });
                 }
                 Some(Completion::ReceiveEnded { socket, errno })
             }

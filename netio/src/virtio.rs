@@ -37,8 +37,7 @@ impl FrameMeta {
     pub fn decode(header: &[u8; HEADER_LEN]) -> Self {
         let [flags, gso_type, h0, h1, g0, g1, s0, s1, o0, o1] = *header;
         Self {
-            needs_csum: (flags & NEEDS_CSUM != 0)
-                .then(|| (u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([o0, o1]))),
+            needs_csum: (flags & NEEDS_CSUM != 0).then(|| (u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([o0, o1]))),
             csum_valid: flags & DATA_VALID != 0,
             gso_type,
             gso_size: u16::from_ne_bytes([g0, g1]),

@@ -1,7 +1,7 @@
 //! What the lock-free files are built from in production: the atomics of `core` and a cell with loom's access shape.
 //! `tests/loom` has a file of the same role for its models. Only the files in this folder use it.
 
-use std::cell::UnsafeCell as StdCell;
+use std::cell;
 
 pub use std::sync::Arc;
 pub use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -9,12 +9,12 @@ pub use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence}
 /// An `UnsafeCell` that hands its pointer to a closure, so that loom's twin can check each access.
 #[derive(Debug)]
 #[repr(transparent)]
-pub struct UnsafeCell<T>(StdCell<T>);
+pub struct UnsafeCell<T>(cell::UnsafeCell<T>);
 
 impl<T> UnsafeCell<T> {
     /// Wraps a value.
     pub const fn new(value: T) -> Self {
-        Self(StdCell::new(value))
+        Self(cell::UnsafeCell::new(value))
     }
 
     /// Shared access: no one may write meanwhile (loom checks it).
