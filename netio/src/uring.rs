@@ -51,6 +51,12 @@ const KIND_RECEIVE: u8 = 1;
 const KIND_SEND: u8 = 2;
 const KIND_BELL: u8 = 3;
 
+/// Completions without a buffer that may wait at a time: one per socket, the bell, and room.
+const OTHER_COMPLETIONS: u32 = 16;
+
+/// How often a full submission queue is submitted again when a signal interrupts that.
+const SUBMIT_TRIES: u32 = 8;
+
 fn user_data(kind: u8, socket: u8, buffer: BufferId) -> u64 {
     u64::from(kind) << 56 | u64::from(socket) << 48 | u64::from(buffer)
 }
@@ -66,8 +72,8 @@ impl Uring {
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
-            // A burst may complete as many receives as buffers are offered, and as many sends.
-            .setup_cqsize((requests + u32::from(buffers)).next_power_of_two())
+            // Each buffer is in at most one request; a few completions more say that receiving ended, or the bell.
+            .setup_cqsize((requests + u32::from(buffers) + OTHER_COMPLETIONS).next_power_of_two())
             .setup_clamp()
             .build(requests)?;
         let pool = FramePool::new(buffers)?;
@@ -205,13 +211,15 @@ impl Uring {
     /// # Safety
     /// Memory that the request names must stay valid until its completion.
     unsafe fn push(&mut self, request: squeue::Entry) -> io::Result<()> {
-        // SAFETY: passed on to the caller.
-        if unsafe { self.ring.submission().push(&request) }.is_ok() {
-            return Ok(());
+        for _ in 0..SUBMIT_TRIES {
+            // SAFETY: passed on to the caller.
+            if unsafe { self.ring.submission().push(&request) }.is_ok() {
+                return Ok(());
+            }
+            // Without SQPOLL this takes every entry, so there is room afterwards.
+            self.submit()?;
         }
-        self.submit()?;
-        // SAFETY: as above. Submission without SQPOLL takes every entry, so there is room now.
-        unsafe { self.ring.submission().push(&request) }.map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))
+        Err(io::Error::from_raw_os_error(libc::EBUSY))
     }
 }
 

@@ -5,7 +5,9 @@ mod net;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use net::Namespace;
@@ -18,6 +20,7 @@ use qnat_netio::side::PortSide;
 use qnat_netio::socket::BufferLimits;
 use qnat_netio::sync::word::Word;
 use qnat_netio::virtio::FrameMeta;
+use rustix::process::{Pid, Signal, kill_process};
 
 const SHARD: u16 = 0x0103;
 const VMAC: [u8; 6] = [0x02, 0x51, 0x4e, 0x00, 0x01, 0x03];
@@ -29,7 +32,11 @@ const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const MS: u64 = 1_000_000;
 
 fn open() -> (PacketLoop, [Link; 2]) {
-    let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
+    open_on(["gi", "go"])
+}
+
+fn open_on(names: [&str; 2]) -> (PacketLoop, [Link; 2]) {
+    let links = names.map(|name| Link::named(name).expect("link"));
     let port = |link: &Link| PortConfig {
         link: link.clone(),
         limits: BufferLimits::default(),
@@ -166,7 +173,7 @@ fn each_frame_leaves_only_by_its_right_and_in_its_time() {
     });
 }
 
-/// Set in the child process of the test below.
+/// Set in the child processes of the tests below.
 const CHILD: &str = "QNAT_TEST_GUARD_CHILD";
 
 #[test]
@@ -222,4 +229,93 @@ fn the_guard_outlives_a_killed_process_and_is_replaced_by_the_next_one() {
         words.set(SHARD, word);
         assert!(passes(&mut packets, PortSide::Outside, &from_vmac));
     });
+}
+
+/// A child process that does not outlive its test, whatever happens.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Sends from the vMAC for ever, by a check that never says no, as a process does that was stopped right after its check.
+#[expect(clippy::print_stdout, reason = "the parent test reads it")]
+fn send_for_ever() -> ! {
+    let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
+    let (_guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
+    let (mut packets, _) = open();
+    let until = boottime::now_ns() + 500 * MS;
+    words.set(SHARD, Word { incarnation: 1, term: 1, lease_until_ns: until, grace_until_ns: until });
+    let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
+    println!("\nlease {until}");
+    let mut told = false;
+    loop {
+        packets.transmit(PortSide::Outside, FrameMeta::default(), 0, &from_vmac);
+        packets.flush(&mut |_| true).expect("flush");
+        packets.wait(Duration::from_millis(1), || false).expect("wait");
+        packets.receive(&mut |_, _, _| Disposition::Done);
+        if !told && packets.stats(PortSide::Outside).refused_by_kernel >= 20 {
+            told = true;
+            println!("refused");
+        }
+    }
+}
+
+#[test]
+fn a_stopped_process_that_wakes_up_after_its_lease_emits_nothing() {
+    require_root!();
+    if std::env::var_os(CHILD).is_some() {
+        send_for_ever();
+    }
+    let (inner, outer) = gateway();
+    let stop = Arc::new(AtomicBool::new(false));
+    let arrivals = outer.spawn({
+        let stop = stop.clone();
+        move || {
+            let (mut packets, _) = open_on(["oi", "oo"]);
+            let mut arrivals = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                packets.wait(Duration::from_millis(20), || false).expect("wait");
+                packets.receive(&mut |_, _, frame| {
+                    if frame[6..12] == VMAC {
+                        arrivals.push(boottime::now_ns());
+                    }
+                    Disposition::Done
+                });
+            }
+            arrivals
+        }
+    });
+    let lease_until_ns = inner.run(|| {
+        let child = Command::new(std::env::current_exe().expect("own path"))
+            .args(["--exact", "a_stopped_process_that_wakes_up_after_its_lease_emits_nothing", "--nocapture"])
+            .env(CHILD, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("child");
+        let mut child = Killed(child);
+        let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines().map(|line| line.expect("text"));
+        let lease = lines.find(|line| line.starts_with("lease ")).expect("the child took its lease");
+        let lease_until_ns = lease["lease ".len()..].parse().expect("a time");
+        std::thread::sleep(Duration::from_millis(100));
+        let pid = Pid::from_child(&child.0);
+        kill_process(pid, Signal::STOP).expect("stop");
+        assert!(boottime::now_ns() < lease_until_ns, "the machine is too slow for this test");
+        sleep_until(lease_until_ns + 100 * MS);
+        kill_process(pid, Signal::CONT).expect("continue");
+        let tried = lines.any(|line| line == "refused");
+        drop(child);
+        assert!(tried, "it went on sending, and the kernel refused");
+        lease_until_ns
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    stop.store(true, Ordering::Relaxed);
+    let arrivals = arrivals.join().expect("outer side");
+    assert!(!arrivals.is_empty(), "within the lease frames arrive");
+    // What left in time may be read a little later.
+    let late = arrivals.iter().filter(|time| **time > lease_until_ns + 50 * MS).count();
+    assert_eq!(late, 0, "of {}", arrivals.len());
 }
