@@ -92,6 +92,11 @@ impl Worker {
         }
     }
 
+    /// The virtual network that the inside interface carries. Before a snapshot that has it is loaded.
+    pub fn set_network(&mut self, vnet: VnetId) {
+        self.vnet = vnet;
+    }
+
     /// Judges by this snapshot from now on; one with a smaller control index than the loaded one is ignored (F2).
     /// What was gathered so far keeps the index that it was judged under. Returns whether it was loaded; then
     /// `handle_timers` is due at once.

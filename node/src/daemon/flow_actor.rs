@@ -41,8 +41,12 @@ pub struct WorkerEnds {
     pub outputs: Consumer<FromWorker>,
 }
 
+/// Starts the worker's thread for a life.
+pub type WorkerSpawner = Box<dyn FnOnce(engine::ids::Incarnation) + Send>;
+
 /// See the module.
 pub struct FlowActor {
+    spawn: Option<WorkerSpawner>,
     transport: Transport,
     events: Option<Events>,
     asleep: Arc<AsyncFd<Doorbell>>,
@@ -118,7 +122,6 @@ impl std::fmt::Debug for FlowActor {
 }
 
 /// What the actor starts with.
-#[derive(Debug)]
 pub struct FlowParts {
     /// Sends to peers.
     pub transport: Transport,
@@ -134,8 +137,16 @@ pub struct FlowParts {
     pub control: Addr<ControlActor>,
     /// The worker.
     pub worker: WorkerEnds,
+    /// Starts it.
+    pub spawn: WorkerSpawner,
     /// Drawn at start.
     pub seed: u64,
+}
+
+impl std::fmt::Debug for FlowParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlowParts").field("worker", &self.worker).finish_non_exhaustive()
+    }
 }
 
 impl FlowActor {
@@ -144,8 +155,9 @@ impl FlowActor {
     /// # Errors
     /// If the doorbell cannot be watched.
     pub fn new(parts: FlowParts) -> std::io::Result<Self> {
-        let FlowParts { transport, events, bell, words, guard, control, worker, seed } = parts;
+        let FlowParts { transport, events, bell, words, guard, control, worker, spawn, seed } = parts;
         Ok(Self {
+            spawn: Some(spawn),
             transport,
             events: Some(events),
             asleep: Arc::new(AsyncFd::with_interest(bell, tokio::io::Interest::READABLE)?),
@@ -359,6 +371,9 @@ impl Handler<Begin> for FlowActor {
 
     fn handle(&mut self, Begin { me, view }: Begin, _: &mut Self::Context) {
         tracing::info!(incarnation = me.0, "registered");
+        if let Some(spawn) = self.spawn.take() {
+            spawn(me);
+        }
         let mut member = FlowMember::new(me, Arc::clone(&view), self.seed, now_ns());
         // Down until the worker has looked.
         member.set_links(now_ns(), false);

@@ -168,6 +168,10 @@ impl WorkerThread {
                     }
                     known_macs.push(shard);
                 }
+                // One inside interface carries one virtual network; overlapping ones are refused by the control state.
+                if let Some(subnet) = snapshot.subnets.first() {
+                    self.worker.set_network(subnet.vnet);
+                }
                 self.worker.load_snapshot(now, snapshot);
             }
             // A caller that has gone away wants no answer.
