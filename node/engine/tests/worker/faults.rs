@@ -298,7 +298,6 @@ impl Judge {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn no_public_tuple_changes_hands_while_anybody_may_use_it(ops in proptest::collection::vec(op(), 1..120)) {

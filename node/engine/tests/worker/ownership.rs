@@ -392,7 +392,6 @@ fn ballast(encoder: &mut Encoder) -> Bytes {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn a_scan_at_any_point_of_any_churn_equals_its_source(
