@@ -95,6 +95,10 @@ pub(crate) struct Node {
     pub(crate) words: Words,
     /// Entries of `SHARD` that it was told of.
     pub(crate) seen: usize,
+    /// It hears nothing of the log and of elections.
+    pub(crate) cut: bool,
+    /// Control index of its snapshot.
+    pub(crate) loaded: u64,
 }
 
 pub(crate) struct Sent {
@@ -186,7 +190,7 @@ impl Lab {
         let mut worker = Worker::new(Incarnation(u64::from(i) + 100), NodeId(i), VnetId(0), 77 + u64::from(i));
         assert!(worker.load_snapshot(self.now, Arc::new(snapshot(10, i, n))));
         worker.set_links(self.now, true);
-        Node { worker, words: Words::default(), seen: 1 }
+        Node { worker, words: Words::default(), seen: 1, cut: false, loaded: 10 }
     }
 
     pub(crate) fn event(&mut self, node: usize, event: GroupEvent) {
@@ -202,6 +206,9 @@ impl Lab {
         let term = Term(self.term);
         self.leader = node;
         for i in 0..self.nodes.len() {
+            if self.nodes[i].cut {
+                continue;
+            }
             if i != node {
                 self.event(i, GroupEvent::Following { shard: SHARD });
             }
@@ -211,6 +218,28 @@ impl Lab {
         self.lease(node, 3600 * SEC);
         self.event(node, GroupEvent::Leading { shard: SHARD, term });
         self.log.push((term, Bytes::new()));
+        self.pump();
+    }
+
+    /// The leader hears nothing any more and its lease ends: it knows no successor. `next` takes over.
+    pub(crate) fn cut_off_leader(&mut self, next: usize) {
+        let old = self.leader;
+        self.lapse();
+        let term = Term(self.term);
+        self.event(old, GroupEvent::Owner { shard: SHARD, term, node: None });
+        self.nodes[old].cut = true;
+        self.elect(next);
+    }
+
+    /// Everybody hears everything again.
+    pub(crate) fn heal(&mut self) {
+        let owner = NodeId(u32::try_from(self.leader).expect("few nodes"));
+        for i in 0..self.nodes.len() {
+            if std::mem::take(&mut self.nodes[i].cut) && i != self.leader {
+                self.event(i, GroupEvent::Following { shard: SHARD });
+                self.event(i, GroupEvent::Owner { shard: SHARD, term: Term(self.term), node: Some(owner) });
+            }
+        }
         self.pump();
     }
 
@@ -252,7 +281,7 @@ impl Lab {
 
     fn deliver(&mut self, i: usize) -> bool {
         let mut moved = false;
-        while self.nodes[i].seen < self.log.len() {
+        while !self.nodes[i].cut && self.nodes[i].seen < self.log.len() {
             let (term, entry) = self.log[self.nodes[i].seen].clone();
             self.nodes[i].seen += 1;
             let index = LogIndex(u64::try_from(self.nodes[i].seen).expect("short log"));
@@ -348,6 +377,10 @@ impl Lab {
         self.sent[0].packet()
     }
 
+    pub(crate) fn loaded(&self, node: usize) -> u64 {
+        self.nodes[node].loaded
+    }
+
     pub(crate) fn learn(&mut self, node: usize, side: Side, ip: Ipv4Addr) {
         let n = &mut self.nodes[node];
         let mut frame = arp(ArpOp::Request, mac_of(ip), ip, Mac::BROADCAST, Ipv4Addr::new(192, 0, 2, 1));
@@ -367,6 +400,7 @@ impl Lab {
         let mut s = snapshot(index, u32::try_from(i).expect("few"), nodes);
         change(&mut s);
         assert!(self.nodes[i].worker.load_snapshot(self.now, Arc::new(s)));
+        self.nodes[i].loaded = index;
     }
 
     pub(crate) fn status(&self, node: usize) -> qnat_engine::status::ShardStatus {

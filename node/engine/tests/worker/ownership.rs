@@ -139,10 +139,10 @@ fn serving_waits_for_each_condition() {
     lab.nodes[0].worker.set_links(lab.now, false);
     let serving = |lab: &mut Lab| {
         lab.run(10);
-        lab.outputs.iter().rev().find_map(|(_, o)| match o {
-            WorkerOutput::Serving { state, .. } => Some(*state),
-            _ => None,
-        })
+        lab.outputs
+            .iter()
+            .rev()
+            .find_map(|(_, o)| if let WorkerOutput::Serving { state, .. } = o { Some(*state) } else { None })
     };
     lab.term = 1;
     lab.event(0, GroupEvent::Leading { shard: SHARD, term: Term(1) });
@@ -392,7 +392,6 @@ fn ballast(encoder: &mut Encoder) -> Bytes {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn a_scan_at_any_point_of_any_churn_equals_its_source(
