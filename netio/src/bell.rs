@@ -78,6 +78,13 @@ impl AsFd for Doorbell {
     }
 }
 
+impl std::os::fd::AsRawFd for Doorbell {
+    /// For tokio's `AsyncFd`.
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.shared.fd)
+    }
+}
+
 impl Ringer {
     /// After having published an item: wakes the consumer if it sleeps. Once per batch, not per item.
     pub fn ring(&self) {

@@ -1,5 +1,6 @@
 //! The qnat daemon and its command line.
 
+pub mod api;
 pub mod daemon;
 pub mod lab;
 pub mod member;

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod config;
 pub mod control_actor;
 pub mod flow_actor;
+pub mod founding;
 pub mod metrics;
 pub mod request;
 pub mod run;

@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::Answerer;
-use super::config::{GuardMode, NodeConfig};
+use super::config::{Guard as GuardMode, NodeConfig};
 use super::control_actor::{ControlActor, Meet, StopControl, now};
 use super::flow_actor::{FlowActor, FlowParts, StopFlows, WorkerEnds, WorkerSpawner};
 use super::metrics::publish_metrics;
@@ -200,7 +200,7 @@ fn start_control(
     outside: &Link,
     transport: &Transport,
 ) -> Result<actix::Addr<ControlActor>> {
-    let store = SledStore::open(&config.data_dir).with_context(|| config.data_dir.display().to_string())?;
+    let store = SledStore::open(&super::founding::control_dir(&config.data_dir)).with_context(|| config.data_dir.display().to_string())?;
     let me = Identity {
         node: NodeId(config.node_id),
         peer_addr: config.peers.listen,
