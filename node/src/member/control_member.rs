@@ -132,6 +132,7 @@ pub struct ControlMember<S> {
     reported_ns: BTreeMap<ShardId, u64>,
     next_alive_ns: u64,
     next_reconcile_ns: u64,
+    next_return_ns: u64,
     compacted: u64,
     changed: bool,
     out: VecDeque<ControlOut>,
@@ -182,6 +183,7 @@ impl<S: LogStore> ControlMember<S> {
             reported_ns: BTreeMap::new(),
             next_alive_ns: now.ns,
             next_reconcile_ns: now.ns,
+            next_return_ns: now.ns,
             compacted: 0,
             changed: false,
             out: VecDeque::new(),
@@ -263,6 +265,7 @@ impl<S: LogStore> ControlMember<S> {
             group.tick(now.ns);
         }
         self.register(now);
+        self.return_token(now);
         self.resubmit(now);
         if now.ns >= self.next_alive_ns {
             self.next_alive_ns = now.ns + ALIVE_NS;
@@ -586,6 +589,20 @@ impl<S: LogStore> ControlMember<S> {
             level: LEVEL,
         };
         self.registering = self.enqueue(now, None, CommandBody::RegisterIncarnation(registration));
+    }
+
+    /// A node that stopped gracefully returns the stop token when its new life is a voter everywhere that it should be (N3).
+    fn return_token(&mut self, now: Now) {
+        let Some(token) = self.state.stop_token().filter(|token| token.holder == self.me.node) else { return };
+        let restarted = self.incarnation.filter(|life| *life != token.incarnation);
+        let Some(life) = restarted else { return };
+        let whole = self.state.shards().values().all(|shard| {
+            shard.leaving.is_empty() && (!shard.members.contains(&life) || shard.voters.contains(&life))
+        });
+        if whole && now.ns >= self.next_return_ns {
+            self.next_return_ns = now.ns + LIVE_NS;
+            self.enqueue(now, None, CommandBody::StopTokenReturn { node: self.me.node });
+        }
     }
 
     // ---- reconciling, as leader ----
