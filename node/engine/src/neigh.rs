@@ -204,3 +204,180 @@ impl NeighbourCache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const S: u64 = 1_000 * MS;
+    const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
+    const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
+
+    fn cache() -> NeighbourCache {
+        NeighbourCache::new(4, 1)
+    }
+
+    fn inside(cache: &mut NeighbourCache, now_ns: u64) -> Lookup {
+        cache.lookup(now_ns, Side::Inside, IP)
+    }
+
+    #[test]
+    fn silent_neighbour_is_asked_five_times_then_unreachable_for_three_seconds() {
+        let mut cache = cache();
+        for ask in 0..5 {
+            assert_eq!(inside(&mut cache, ask * 200 * MS), Lookup::Ask, "{ask}");
+            assert_eq!(inside(&mut cache, ask * 200 * MS + 199 * MS), Lookup::Wait, "{ask}");
+        }
+        assert_eq!(inside(&mut cache, S), Lookup::Unreachable);
+        assert_eq!(inside(&mut cache, 4 * S - 1), Lookup::Unreachable);
+        assert_eq!(inside(&mut cache, 4 * S), Lookup::Ask, "and from the beginning");
+        assert_eq!(inside(&mut cache, 4 * S + 200 * MS), Lookup::Ask);
+    }
+
+    #[test]
+    fn answer_ends_the_asking_on_its_own_side_only() {
+        let mut cache = cache();
+        assert_eq!(inside(&mut cache, 0), Lookup::Ask);
+        cache.learn(MS, Side::Inside, IP, MAC);
+        assert_eq!(inside(&mut cache, 2 * MS), Lookup::Known(MAC));
+        assert_eq!(cache.lookup(2 * MS, Side::Outside, IP), Lookup::Ask);
+    }
+
+    #[test]
+    fn answer_ends_unreachability() {
+        let mut cache = cache();
+        for ask in 0..6 {
+            inside(&mut cache, ask * 200 * MS);
+        }
+        cache.learn(2 * S, Side::Inside, IP, MAC);
+        assert_eq!(inside(&mut cache, 2 * S), Lookup::Known(MAC));
+    }
+
+    #[test]
+    fn newer_answer_replaces_the_address() {
+        let mut cache = cache();
+        cache.learn(0, Side::Inside, IP, MAC);
+        cache.learn(1, Side::Inside, IP, Mac([2, 0, 0, 0, 0, 8]));
+        assert_eq!(inside(&mut cache, 2), Lookup::Known(Mac([2, 0, 0, 0, 0, 8])));
+    }
+
+    #[test]
+    fn stale_entry_answers_while_it_is_asked_for_and_then_runs_out() {
+        let mut cache = cache();
+        cache.learn(0, Side::Inside, IP, MAC);
+        assert_eq!(inside(&mut cache, 60 * S - 1), Lookup::Known(MAC));
+        assert_eq!(cache.poll_refresh(), None, "fresh");
+        let refresh = Some(Refresh { side: Side::Inside, ip: IP, mac: MAC });
+        for second in 60..120 {
+            assert_eq!(inside(&mut cache, second * S), Lookup::Known(MAC));
+            assert_eq!(cache.poll_refresh(), refresh, "once a second");
+            assert_eq!(inside(&mut cache, second * S + 999 * MS), Lookup::Known(MAC));
+            assert_eq!(cache.poll_refresh(), None, "not more often");
+        }
+        assert_eq!(inside(&mut cache, 120 * S), Lookup::Ask);
+        assert_eq!(inside(&mut cache, 120 * S + 1), Lookup::Wait);
+    }
+
+    #[test]
+    fn answer_to_a_refresh_makes_the_entry_fresh() {
+        let mut cache = cache();
+        cache.learn(0, Side::Inside, IP, MAC);
+        inside(&mut cache, 61 * S);
+        assert!(cache.poll_refresh().is_some());
+        cache.learn(62 * S, Side::Inside, IP, MAC);
+        assert_eq!(inside(&mut cache, 120 * S), Lookup::Known(MAC));
+        assert_eq!(cache.poll_refresh(), None);
+    }
+
+    #[test]
+    fn refreshes_are_bounded_and_put_off_not_lost() {
+        let mut cache = NeighbourCache::new(200, 1);
+        let ips: Vec<_> = (0..100).map(|n| Ipv4Addr::new(10, 0, 1, n)).collect();
+        for ip in &ips {
+            cache.learn(0, Side::Inside, *ip, MAC);
+        }
+        let mut asked = std::collections::BTreeSet::new();
+        for _ in 0..2 {
+            for ip in &ips {
+                assert_eq!(cache.lookup(61 * S, Side::Inside, *ip), Lookup::Known(MAC));
+            }
+            while let Some(refresh) = cache.poll_refresh() {
+                assert!(asked.insert(refresh.ip), "asked twice");
+            }
+        }
+        assert_eq!(asked.len(), 100);
+    }
+
+    #[test]
+    fn addresses_of_no_single_host_are_not_learned() {
+        let mut cache = cache();
+        for octets in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 5], [255; 4]] {
+            cache.learn(0, Side::Inside, Ipv4Addr::from(octets), MAC);
+        }
+        for mac in [Mac::BROADCAST, Mac([1, 0, 0x5e, 0, 0, 5]), Mac::default()] {
+            cache.learn(0, Side::Inside, IP, mac);
+        }
+        assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn oldest_unused_entry_gives_way() {
+        let mut cache = cache();
+        let ip = |n| Ipv4Addr::new(10, 0, 0, n);
+        for n in 1..=4 {
+            cache.learn(u64::from(n), Side::Inside, ip(n), MAC);
+        }
+        // The oldest is in use, so the next one goes.
+        assert_eq!(cache.lookup(5, Side::Inside, ip(1)), Lookup::Known(MAC));
+        cache.learn(6, Side::Inside, ip(5), MAC);
+        assert_eq!(cache.len(), 4);
+        for n in [1, 3, 4, 5] {
+            assert_eq!(cache.lookup(7, Side::Inside, ip(n)), Lookup::Known(MAC), "{n}");
+        }
+        assert_eq!(cache.lookup(7, Side::Inside, ip(2)), Lookup::Ask);
+    }
+
+    /// As full as its table lets it be, so that the marks that removals leave would make a tighter table grow.
+    #[test]
+    fn endless_scan_never_makes_a_full_cache_allocate() {
+        let mut cache = NeighbourCache::new(448, 3);
+        let room = cache.index.allocation_size();
+        for n in 0..100_000_u32 {
+            assert_eq!(cache.lookup(0, Side::Inside, Ipv4Addr::from(0x0a00_0000 + n)), Lookup::Ask);
+            assert_eq!(cache.index.allocation_size(), room, "after {n} addresses");
+        }
+        assert_eq!((cache.len(), cache.entries.capacity()), (448, 448));
+    }
+
+    proptest! {
+        #[test]
+        fn cache_stays_within_its_bounds_and_never_invents_an_address(
+            cap in 1_usize..6,
+            steps in prop::collection::vec((any::<bool>(), 1_u8..12, 0_u8..4, 0_u64..40 * S), 1..300),
+        ) {
+            let mut cache = NeighbourCache::new(cap, 7);
+            let room = (cache.index.allocation_size(), cache.entries.capacity(), cache.refreshes.capacity());
+            let mut last = std::collections::BTreeMap::new();
+            let mut now_ns = 0;
+            for (learn, host, mac, passed_ns) in steps {
+                now_ns += passed_ns;
+                let ip = Ipv4Addr::new(10, 0, 0, host);
+                if learn {
+                    let mac = Mac([2, 0, 0, 0, 0, mac]);
+                    cache.learn(now_ns, Side::Outside, ip, mac);
+                    last.insert(ip, (mac, now_ns));
+                } else if let Lookup::Known(mac) = cache.lookup(now_ns, Side::Outside, ip) {
+                    let (learned, at_ns) = last[&ip];
+                    prop_assert_eq!(mac, learned);
+                    prop_assert!(now_ns - at_ns < FRESH_NS + STALE_NS);
+                }
+                prop_assert!(cache.len() <= cap);
+                prop_assert_eq!(cache.index.len(), cache.len());
+                prop_assert_eq!((cache.index.allocation_size(), cache.entries.capacity(), cache.refreshes.capacity()), room);
+            }
+        }
+    }
+}
