@@ -331,6 +331,22 @@ fn apply_refuses_whole_what_is_judged_under_an_older_control_state() {
 }
 
 #[test]
+fn a_held_key_reopens_for_its_own_inside_alone() {
+    let mut lab = Lab::new(2);
+    let mut e = Encoder::new();
+    lab.log.push((Term(1), e.entry(header(1), &[open(2048, 1), close(2048, CloseReason::Idle)])));
+    lab.log.push((Term(1), e.entry(header(1), &[open(2048, 2)])));
+    lab.pump();
+    assert_eq!((lab.status(1).live, lab.status(1).held, lab.status(1).counts.opens_refused), (0, 1, 1));
+    lab.log.push((Term(1), e.entry(header(1), &[open(2048, 1), open(2048, 1)])));
+    lab.pump();
+    assert_eq!((lab.status(1).live, lab.status(1).held, lab.status(1).counts.opens_refused), (1, 0, 2), "F3");
+    let flow = &lab.nodes[1].worker.dump_flows(lab.now, None, 9)[0];
+    assert_eq!(flow.inside.endpoint.port, 1);
+    lab.assert_in_step();
+}
+
+#[test]
 fn flows_outside_their_lease_close_after_a_re_creation() {
     let mut lab = Lab::new(1);
     let mut e = Encoder::new();

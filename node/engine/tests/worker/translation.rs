@@ -398,6 +398,7 @@ fn an_open_in_flight_on_a_draining_block_is_closed_before_the_fence() {
     assert_eq!(lab.status(0).live, 64, "judged under the old snapshot");
     lab.run(100);
     assert_eq!((lab.status(0).live, lab.status(0).held), (32, 32));
+    assert!(lab.fenced().is_empty(), "no fence was under way behind them");
     lab.run(66_000);
     assert_eq!(lab.fenced(), [block(2048, 32)]);
     assert_eq!(lab.status(0).counts, qnat_engine::ApplyCounts::default(), "nothing was refused");
