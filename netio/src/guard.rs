@@ -19,7 +19,7 @@ use aya::{Ebpf, EbpfError};
 
 use crate::link::Link;
 use crate::side::PortSide;
-use crate::words::{WordsWriter, over_map};
+use crate::words::{SHARDS_MAX, WordsWriter, over_map};
 
 #[cfg(qnat_bpf)]
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
@@ -28,6 +28,9 @@ static OBJECT: &[u8] = &[];
 
 /// The program's name; also the name of its filter on the interfaces.
 const PROGRAM: &str = "qnat_guard";
+
+/// Bytes of `struct word`, as `sync::word` has it too.
+const WORD_LEN: u32 = 32;
 
 /// The filter's place on the egress hook: first, so that no other filter redirects a frame past it.
 const FIRST: NlOptions = NlOptions { priority: 1, handle: 1 };
@@ -136,7 +139,14 @@ impl Guard {
         }
         let mut ebpf = Ebpf::load(OBJECT)?;
         let words = match ebpf.map("words") {
-            Some(Map::Array(map)) => over_map(map.fd().as_fd()),
+            Some(Map::Array(map)) => {
+                // The program and this crate must mean the same table.
+                let info = map.info()?;
+                if info.max_entries() != u32::from(SHARDS_MAX) || info.value_size() != WORD_LEN {
+                    return Err(GuardError::Missing("map words of the expected layout"));
+                }
+                over_map(map.fd().as_fd())
+            }
             _ => return Err(GuardError::Missing("map words")),
         };
         let (words, _) = words.map_err(|source| GuardError::Io {

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use net::Namespace;
@@ -54,8 +55,10 @@ struct Seen {
 }
 
 /// Forwards every frame to the other side until told to stop.
-fn forward(limits: LoopLimits, bell: Doorbell, stop: &AtomicBool) -> Seen {
+fn forward(limits: LoopLimits, bell: Doorbell, stop: &AtomicBool, ready: &Sender<()>) -> Seen {
     let mut packets = open(limits, bell);
+    // From here on the sockets hold what arrives.
+    ready.send(()).expect("the test waits");
     let (mut longest, mut segmented, mut partial_checksums) = (0, 0, 0);
     while !stop.load(Ordering::Relaxed) {
         packets.wait(Duration::from_millis(200), || stop.load(Ordering::Relaxed)).expect("wait");
@@ -79,12 +82,12 @@ fn a_bulk_tcp_stream_crosses_whole_in_super_packets() {
     let bell = Doorbell::new().expect("bell");
     let ringer = bell.ringer();
     let stop = Arc::new(AtomicBool::new(false));
-    let gateway = wire.gateway.spawn({
-        let stop = stop.clone();
-        move || forward(LoopLimits::default(), bell, &stop)
-    });
-
     let (ready, listening) = std::sync::mpsc::channel();
+    let gateway = wire.gateway.spawn({
+        let (stop, ready) = (stop.clone(), ready.clone());
+        move || forward(LoopLimits::default(), bell, &stop, &ready)
+    });
+    listening.recv().expect("the gateway lives");
     let server = wire.server.spawn(move || {
         let listener = TcpListener::bind("10.99.0.2:5001").expect("bind");
         ready.send(()).expect("the test waits");
@@ -143,17 +146,22 @@ fn pattern(at: usize) -> u8 {
 fn few_buffers_lose_nothing_that_the_kernel_can_hold() {
     require_root!();
     let wire = Wire::new();
+    // Known neighbours: a stack that resolves one may let later datagrams overtake those that waited for the answer.
+    wire.client.ip("link set eth0 address 02:00:00:00:00:01");
+    wire.server.ip("link set eth0 address 02:00:00:00:00:02");
+    wire.client.ip("neighbour replace 10.99.0.2 lladdr 02:00:00:00:00:02 dev eth0 nud permanent");
     let bell = Doorbell::new().expect("bell");
     let ringer = bell.ringer();
     let stop = Arc::new(AtomicBool::new(false));
+    let (ready, listening) = std::sync::mpsc::channel();
     let limits = LoopLimits { receive_buffers: 4, transmit_buffers: 1, requests: 2 };
     let gateway = wire.gateway.spawn({
-        let stop = stop.clone();
-        move || forward(limits, bell, &stop)
+        let (stop, ready) = (stop.clone(), ready.clone());
+        move || forward(limits, bell, &stop, &ready)
     });
+    listening.recv().expect("the gateway lives");
     const COUNT: usize = 2000;
     let arrived = Arc::new(AtomicUsize::new(0));
-    let (ready, listening) = std::sync::mpsc::channel();
     let server = wire.server.spawn({
         let arrived = arrived.clone();
         move || {
