@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 /// A question or an order to the node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
     /// The cluster as this node sees it: members, shards, owners, redundancy, what is wrong and what would help.
     Status,

@@ -1,0 +1,218 @@
+//! Founding a cluster (N5): the root of trust, one certificate and one `node.toml` per founder, and data directories that
+//! all begin with the same genesis state.
+//!
+//! The only place that founds. It must never write over anything: a data directory that belongs to a cluster is refused,
+//! for a founder that forgot would vote acknowledged entries away. Called by `qnat cluster init` and by the lab.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use consensus::storage::sled::SledStore;
+use consensus::storage::{ClusterId, LogStore};
+use control::registry::{FOUNDER_RAFT_ID, Founder, NODES_MAX};
+use control::state::State;
+use engine::ids::NodeId;
+use netio::ca::ClusterCa;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::config::{ApiConfig, DataConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig};
+
+/// One founder, and where its files go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FounderSpec {
+    /// The node; never 0.
+    pub id: u32,
+    /// Where it listens for peers.
+    pub peer: SocketAddr,
+    /// Where its API listens: loopback.
+    pub api: SocketAddr,
+    /// Its directory: gets `node.toml`, `tls/` and `data/`. The data directory may be there, but empty.
+    pub dir: PathBuf,
+}
+
+/// The control group's store inside a member's data directory.
+#[must_use]
+pub fn control_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("control")
+}
+
+/// The raft id of a founder in the control group.
+#[must_use]
+pub fn founder_raft_id(node: u32) -> u64 {
+    FOUNDER_RAFT_ID | u64::from(node)
+}
+
+/// Founds cluster `name`: writes the authority into `ca_dir` (`ca.pem`, and `ca.key`, which the members do not need) and
+/// each founder's files into its directory. Returns the cluster's id.
+///
+/// # Errors
+/// If names or addresses are refused, or anything is there already or cannot be written.
+pub fn found_cluster(name: &str, founders: &[FounderSpec], ca_dir: &Path, data: &DataConfig) -> Result<ClusterId> {
+    check(founders)?;
+    let ca = ClusterCa::create(name)?;
+    let mut seed = [0; 32];
+    let drawn = SystemRandom::new().fill(&mut seed);
+    drawn.ok().context("the system gives no random numbers")?;
+    let (id, key) = seed.split_at(16);
+    let cluster = ClusterId(id.try_into().expect("16 bytes"));
+    let (low, high) = key.split_at(8);
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+    let key = [word(low), word(high)];
+
+    let named = |f: &FounderSpec| Founder { node: NodeId(f.id), peer_addr: f.peer, api_addr: f.api };
+    let registry: Vec<Founder> = founders.iter().map(named).collect();
+    let genesis = Bytes::from(State::found(cluster.0, &registry, key).encode().context("the founding state")?);
+    let voters: Vec<u64> = founders.iter().map(|f| founder_raft_id(f.id)).collect();
+
+    make_dir(ca_dir)?;
+    write_new(&ca_dir.join("ca.pem"), &ca.pem.cert_pem, 0o644)?;
+    write_new(&ca_dir.join("ca.key"), &ca.pem.key_pem, 0o600)?;
+    for founder in founders {
+        write_identity(name, &ca, founder, founders, data)?;
+        let dir = control_dir(&founder.dir.join("data"));
+        let founded = SledStore::open(&dir)
+            .and_then(|mut store| store.found(cluster, founder_raft_id(founder.id), &voters, &genesis));
+        founded.with_context(|| format!("data directory of node {}", founder.id))?;
+    }
+    Ok(cluster)
+}
+
+fn check(founders: &[FounderSpec]) -> Result<()> {
+    ensure!(!founders.is_empty(), "no founder: name each node with --node ID=PEER_ADDR");
+    ensure!(founders.len() <= NODES_MAX, "{} founders: a cluster has at most {NODES_MAX} nodes", founders.len());
+    for (place, founder) in founders.iter().enumerate() {
+        let id = founder.id;
+        ensure!(id != 0, "node 0: count nodes from 1");
+        ensure!(founder.api.ip().is_loopback(), "node {id}: API address {} is not loopback", founder.api);
+        let peer = founder.peer;
+        let usable = peer.port() != 0 && !peer.ip().is_unspecified() && !peer.ip().is_multicast();
+        ensure!(usable, "node {id}: {peer} is no address at which other members could reach it");
+        let earlier = &founders[..place];
+        ensure!(earlier.iter().all(|other| other.id != id), "node {id} is named twice");
+        let twin = earlier.iter().find(|other| other.peer == peer);
+        ensure!(twin.is_none(), "node {id}: {peer} is the address of another node too");
+    }
+    Ok(())
+}
+
+/// `node.toml` and `tls/`: what a member keeps when its data directory is lost.
+fn write_identity(
+    cluster: &str,
+    ca: &ClusterCa,
+    founder: &FounderSpec,
+    founders: &[FounderSpec],
+    data: &DataConfig,
+) -> Result<()> {
+    let tls = founder.dir.join("tls");
+    make_dir(&tls)?;
+    let issued = ca.issue(founder.id)?;
+    write_new(&tls.join("ca.pem"), &ca.pem.cert_pem, 0o644)?;
+    write_new(&tls.join("node.pem"), &issued.cert_pem, 0o644)?;
+    write_new(&tls.join("node.key"), &issued.key_pem, 0o600)?;
+    let others = founders.iter().filter(|other| other.id != founder.id);
+    // Relative paths: the directory is carried to another machine.
+    let config = NodeConfig {
+        file: founder.dir.join("node.toml"),
+        cluster: cluster.to_owned(),
+        node_id: founder.id,
+        name: format!("n{}", founder.id),
+        data_dir: "data".into(),
+        peers: PeersConfig { listen: founder.peer },
+        peer: others.map(|other| PeerConfig { id: other.id, address: other.peer, api: other.api }).collect(),
+        tls: TlsConfig { ca: "tls/ca.pem".into(), cert: "tls/node.pem".into(), key: "tls/node.key".into() },
+        api: ApiConfig { listen: founder.api },
+        data: data.clone(),
+        timing: TimingConfig::default(),
+    };
+    NodeConfig::parse(&config.file, &config.to_toml())?;
+    write_new(&config.file, &config.to_toml(), 0o644)
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| dir.display().to_string())
+}
+
+/// Writes a file that must not be there yet.
+fn write_new(path: &Path, text: &str, mode: u32) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().with_context(|| format!("{} (it must not exist yet)", path.display()))?;
+    let parent = path.parent().context("a file in a directory")?;
+    fs::File::open(parent).and_then(|dir| dir.sync_all()).with_context(|| parent.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::control_group::{ControlGroup, ControlTiming};
+
+    use super::*;
+
+    fn spec(id: u32, dir: &Path) -> FounderSpec {
+        let peer = SocketAddr::from(([198, 18, 0, u8::try_from(id).expect("small")], 7800));
+        let api = "127.0.0.1:7880".parse().expect("an address");
+        FounderSpec { id, peer, api, dir: dir.join(format!("n{id}")) }
+    }
+
+    #[test]
+    fn founded_members_open_with_one_genesis_and_their_own_raft_ids() {
+        let scratch = tempfile::tempdir().expect("scratch");
+        let founders: Vec<FounderSpec> = (1..=3).map(|id| spec(id, scratch.path())).collect();
+        let cluster =
+            found_cluster("demo", &founders, &scratch.path().join("ca"), &DataConfig::default()).expect("founded");
+        let mut states = Vec::new();
+        for founder in &founders {
+            let config = NodeConfig::load(&founder.dir.join("node.toml")).expect("a good file");
+            assert_eq!((config.node_id, config.peer.len()), (founder.id, 2));
+            let store = SledStore::open(&control_dir(&config.data_dir)).expect("a store");
+            let identity = store.identity().expect("stamped");
+            assert_eq!((identity.cluster, identity.raft_id), (cluster, founder_raft_id(founder.id)));
+            let mut again = SledStore::open(&scratch.path().join("copy")).expect("an empty store");
+            assert!(again.recover().is_err(), "an unfounded directory opens as a member");
+            let group = ControlGroup::open(store, ControlTiming::default(), 1, 0).expect("opens");
+            drop(group);
+            let recovered = SledStore::open(&control_dir(&config.data_dir)).expect("unlocked").recover();
+            let recovered = recovered.expect("intact");
+            assert_eq!(recovered.conf_state.voters, [1, 2, 3].map(founder_raft_id));
+            let snapshot = recovered.snapshot.expect("genesis");
+            assert_eq!((snapshot.index, snapshot.term), (1, 1));
+            let state = State::decode(&snapshot.state).expect("readable");
+            assert_eq!(state.cluster_id(), cluster.0);
+            states.push(snapshot.state);
+            let cert = fs::read_to_string(&config.tls.cert).expect("certificate");
+            assert!(cert.contains("BEGIN CERTIFICATE"));
+            let key = fs::metadata(&config.tls.key).expect("key");
+            assert_eq!(std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o077, 0, "the key is readable");
+        }
+        assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "the members begin differently");
+        let again = found_cluster("demo", &founders, &scratch.path().join("ca2"), &DataConfig::default());
+        assert!(again.is_err(), "founded over a member");
+    }
+
+    #[test]
+    fn founders_that_could_not_meet_are_refused_before_anything_is_written() {
+        let scratch = tempfile::tempdir().expect("scratch");
+        let good = || (1..=3).map(|id| spec(id, scratch.path())).collect::<Vec<_>>();
+        let refused = |change: fn(&mut Vec<FounderSpec>)| {
+            let mut founders = good();
+            change(&mut founders);
+            let ca = scratch.path().join("ca");
+            let error = found_cluster("demo", &founders, &ca, &DataConfig::default()).expect_err("refused");
+            assert!(!ca.exists());
+            error.to_string()
+        };
+        assert_eq!(refused(|f| f[2].id = 1), "node 1 is named twice");
+        assert!(refused(|f| f[2].peer = f[0].peer).contains("the address of another node"));
+        assert!(refused(|f| f[0].id = 0).contains("from 1"));
+        assert!(refused(|f| f[1].api = f[1].peer).contains("not loopback"));
+        assert!(refused(|f| f[1].peer.set_port(0)).contains("no address"));
+        assert!(refused(Vec::clear).contains("no founder"));
+    }
+}
