@@ -97,20 +97,16 @@ pub fn call_within(addr: SocketAddr, request: &Request, timeout: Duration) -> Re
 /// Whether the call can have reached the member.
 fn sending_failed(addr: SocketAddr, error: &ureq::Error) -> ClientError {
     // Whatever is not known to come before the connection may have come after it.
-    let never_connected = match error {
-        ureq::Error::Io(io) => matches!(
-            io.kind(),
-            std::io::ErrorKind::ConnectionRefused
-                | std::io::ErrorKind::HostUnreachable
-                | std::io::ErrorKind::NetworkUnreachable
-                | std::io::ErrorKind::AddrNotAvailable
-        ),
-        other => matches!(
-            other,
+    let never_connected = if let ureq::Error::Io(io) = error {
+        use std::io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
+        matches!(io.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable | AddrNotAvailable)
+    } else {
+        matches!(
+            error,
             ureq::Error::ConnectionFailed
                 | ureq::Error::HostNotFound
                 | ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve)
-        ),
+        )
     };
     let reason = error.to_string();
     if never_connected { ClientError::Unreachable { addr, reason } } else { ClientError::NoAnswer { addr, reason } }

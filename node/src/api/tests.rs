@@ -87,11 +87,9 @@ fn a_foreign_host_name_is_not_served() {
 
 #[test]
 fn refusals_timeouts_and_oversize_reach_the_client_with_their_reasons() {
-    let refuse = |request| match request {
-        Request::RemoveNode { .. } => {
-            Some(Err(Failure { status: 409, problems: vec!["node 9 is not in this cluster".into()] }))
-        }
-        _ => None,
+    let refuse = |request| {
+        let problems = vec!["node 9 is not in this cluster".to_owned()];
+        matches!(request, Request::RemoveNode { .. }).then_some(Err(Failure { status: 409, problems }))
     };
     let addr = start(Duration::from_millis(50), refuse);
     let error = client::call(addr, &Request::RemoveNode { node: 9 }).expect_err("refused");
