@@ -1,6 +1,23 @@
 //! Everything unsafe of qnat, each hazard in a file of its own behind a safe API: io_uring, AF_PACKET, the BPF egress
 //! guard and its loader, shared lease words, lock-free rings; and the QUIC transport between members.
+//!
+//! The ladder of packet I/O, each file one hazard: `socket` (AF_PACKET descriptors) and `link` (interface ioctls), `frame`
+//! (buffers that the kernel writes into), `uring` (the ring that shares them with it), `packet` (the safe loop on top).
+//! Nothing here knows NAT, Raft or a clock other than CLOCK_BOOTTIME; no crate of the workspace is imported.
 
+pub mod bell;
+pub mod boottime;
 pub mod ca;
+pub mod frame;
+pub mod guard;
+pub mod link;
 pub mod netns;
+pub mod packet;
 pub mod quic;
+pub mod side;
+pub mod socket;
+pub mod sync;
+pub mod thread;
+pub mod uring;
+pub mod virtio;
+pub mod words;

@@ -36,8 +36,9 @@ fn harmless(message: &Message, standing: Standing) -> bool {
     match message.msg_type {
         // A stale heartbeat to a replica that lost its log would commit what is not there.
         MessageType::MsgHeartbeat => message.commit <= standing.last_index,
-        // Every log starts after a snapshot (N5): nothing follows index 0.
-        MessageType::MsgAppend => message.index > 0 || message.entries.is_empty(),
+        // Every log starts after a snapshot (N5): nothing follows index 0, and no predecessor has term 0, which raft-rs
+        // would take for a match beyond its own log.
+        MessageType::MsgAppend => (message.index > 0 || message.entries.is_empty()) && message.log_term > 0,
         // An answer cannot be about entries that this replica never had; we never ask a leader for a snapshot.
         MessageType::MsgAppendResponse => message.index <= standing.last_index && message.request_snapshot == 0,
         // Only the present leader may ask for an election without timeout; a delayed request would disrupt a later one.

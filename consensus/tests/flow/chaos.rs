@@ -72,11 +72,11 @@ fn history(seed: u64, nodes: u32, groups: u32, replicas: u32, faults: u32) -> Cl
     if !healed {
         for node in &cluster.nodes {
             for s in node.groups.status(cluster.now) {
-                println!("node {} inc {:?}: {s:?}", node.id, node.incarnation);
+                eprintln!("node {} inc {:?}: {s:?}", node.id, node.incarnation);
             }
         }
         for spec in cluster.specs.values() {
-            println!("{spec:?}");
+            eprintln!("{spec:?}");
         }
         panic!("not redundant 5 s after the heal, seed {seed}");
     }

@@ -412,35 +412,50 @@ impl Cluster {
                     feedback.push(FlowInput::Serving { group, term, state });
                 }
             }
+            FlowEffect::Opened { .. }
+            | FlowEffect::Reopened { .. }
+            | FlowEffect::Dropped { .. }
+            | FlowEffect::Scan { .. }
+            | FlowEffect::Load { .. }
+            | FlowEffect::Loaded { .. } => self.move_table(at, effect),
+        }
+    }
+
+    /// The effects that make, move and end tables.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the caller has listed the others")]
+    fn move_table(&mut self, at: usize, effect: FlowEffect) {
+        let workers = &mut self.nodes[at].workers;
+        match effect {
             FlowEffect::Opened { group, epoch, index } => {
                 let loading = index != 1;
                 let worker = Worker { applied: index, epoch, loading, ..Worker::default() };
-                self.nodes[at].workers.insert(group, worker);
+                workers.insert(group, worker);
             }
             FlowEffect::Reopened { group, epoch } => {
-                let worker = self.nodes[at].workers.get_mut(&group).expect("reopened from a table");
+                let worker = workers.get_mut(&group).expect("reopened from a table");
                 worker.epoch = epoch;
                 worker.leading = None;
             }
             FlowEffect::Dropped { group } => {
-                self.nodes[at].workers.remove(&group);
+                workers.remove(&group);
             }
             FlowEffect::Scan { group, transfer } => {
-                let worker = self.nodes[at].workers.get_mut(&group).expect("a scan is of a table");
+                let worker = workers.get_mut(&group).expect("a scan is of a table");
                 worker.scans = VecDeque::from([Scan { transfer, base: worker.applied, from_key: 0 }]);
             }
             FlowEffect::Load { group, epoch, chunk } => {
-                let worker = self.nodes[at].workers.get_mut(&group).expect("opened before");
+                let worker = workers.get_mut(&group).expect("opened before");
                 assert!(worker.epoch == epoch && worker.loading, "chunks come into an opened table");
                 worker.load(&chunk);
             }
             FlowEffect::Loaded { group, base, until } => {
                 assert!(base <= until, "the scan ends after its base");
-                let worker = self.nodes[at].workers.get_mut(&group).expect("opened before");
+                let worker = workers.get_mut(&group).expect("opened before");
                 worker.loading = false;
                 worker.applied = base;
                 self.judge.loads += 1;
             }
+            _ => unreachable!("only effects about tables come here"),
         }
     }
 

@@ -220,13 +220,12 @@ fn only_the_stream_of_the_leading_term_is_taken_and_a_refusal_refuses_the_rest()
         let mut refused = 0;
         let mut sent = 0;
         while let Some(effect) = groups.poll(now) {
-            match effect {
-                FlowEffect::Refused { stream: s, .. } => {
-                    assert_eq!(s, stream);
-                    refused += 1;
-                }
-                FlowEffect::Send { .. } => sent += 1,
-                other => panic!("{other:?}"),
+            if let FlowEffect::Refused { stream: s, .. } = effect {
+                assert_eq!(s, stream);
+                refused += 1;
+            } else {
+                assert!(matches!(effect, FlowEffect::Send { .. }), "{effect:?}");
+                sent += 1;
             }
         }
         (refused, sent > 0)

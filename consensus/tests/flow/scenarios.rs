@@ -38,7 +38,7 @@ fn the_first_successor_takes_over_within_62_ms() {
         gaps.push((cluster.judge.commits_at[&(G, next)] - killed) / (MS / 10));
     }
     gaps.sort_unstable();
-    println!("fail-over in 0.1 ms: least {}, p50 {}, max {}", gaps[0], gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    eprintln!("fail-over in 0.1 ms: least {}, p50 {}, max {}", gaps[0], gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
     assert!(gaps[gaps.len() - 1] <= 620, "{gaps:?}");
     assert!(gaps[0] >= 400, "a lease must have ended: {gaps:?}");
 }

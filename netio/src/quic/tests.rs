@@ -286,6 +286,59 @@ async fn an_address_can_change_while_running() {
     two.expect(&Event::Up(1)).await;
 }
 
+/// Passes datagrams between its own address and `to`, while `open`.
+async fn relay(socket: Arc<tokio::net::UdpSocket>, to: SocketAddr, open: Arc<std::sync::atomic::AtomicBool>) {
+    let outer = tokio::net::UdpSocket::bind(any()).await.expect("bind");
+    let (mut inward, mut outward) = (vec![0; 65536], vec![0; 65536]);
+    let mut caller = None;
+    loop {
+        let (length, payload, socket, target) = tokio::select! {
+            Ok((length, from)) = socket.recv_from(&mut inward) => {
+                caller = Some(from);
+                (length, &inward, &outer, Some(to))
+            }
+            Ok((length, _)) = outer.recv_from(&mut outward) => (length, &outward, &*socket, caller),
+        };
+        if let Some(target) = target.filter(|_| open.load(Ordering::Relaxed)) {
+            socket.send_to(&payload[..length], target).await.expect("relay");
+        }
+    }
+}
+
+/// Raft notices a silence long before the transport does; what counts is how soon frames flow after it.
+#[tokio::test]
+async fn frames_flow_again_soon_after_a_silence() {
+    let ca = ClusterCa::create("test").expect("ca");
+    let mut one = start(&member(&ca, 1), any());
+    let mut two = start(&member(&ca, 2), any());
+    let socket = Arc::new(tokio::net::UdpSocket::bind(any()).await.expect("bind"));
+    let through = socket.local_addr().expect("address");
+    let open = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    tokio::spawn(relay(socket, two.address, Arc::clone(&open)));
+    one.transport.set_peers(&peers(&[(2, through)]));
+    two.transport.set_peers(&peers(&[(1, one.address)]));
+    one.expect(&Event::Up(2)).await;
+    two.expect(&Event::Up(1)).await;
+    for (silence_ms, bound_ms) in [(200u64, 100u64), (1000, 100), (4000, 1500)] {
+        open.store(false, Ordering::Relaxed);
+        for _ in 0..silence_ms / 10 {
+            one.transport.send(2, 0, Bytes::from_static(b"before"));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        while two.events.try_recv().is_some() {}
+        open.store(true, Ordering::Relaxed);
+        let healed = Instant::now();
+        while !matches!(two.events.try_recv(), Some(Event::Frame { .. })) {
+            assert!(healed.elapsed() < BOUND, "nothing came after a silence of {silence_ms} ms");
+            one.transport.send(2, 0, Bytes::from_static(b"after"));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        println!("after {silence_ms} ms of silence frames came in {:?}", healed.elapsed());
+        assert!(healed.elapsed() < Duration::from_millis(bound_ms), "took {:?}", healed.elapsed());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
 /// Half of a measured round trip counts two wakes of the runtime, TLS and two system calls on each side. The bound is
 /// loose, for unoptimised builds on busy machines; the figure is printed.
 #[tokio::test]

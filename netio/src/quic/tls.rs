@@ -81,17 +81,13 @@ pub(super) fn configs(identity: &Identity, config: &TransportConfig) -> Result<C
     let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
     // The default generator marks its identifiers with a key of this life and ignores those of an earlier one, which
     // are just the packets that must be answered with a reset.
-    endpoint.cid_generator(|| Box::new(quinn_proto_cid()));
+    endpoint.cid_generator(|| Box::new(RandomCid));
     endpoint.min_reset_interval(std::time::Duration::from_millis(1));
     Ok(Configs { member, endpoint, server, client })
 }
 
 fn certificate(pem: &str) -> Result<CertificateDer<'static>, rustls::pki_types::pem::Error> {
     CertificateDer::from_pem_slice(pem.as_bytes())
-}
-
-fn quinn_proto_cid() -> RandomCid {
-    RandomCid
 }
 
 /// Random eight-byte connection identifiers.
@@ -138,6 +134,9 @@ fn transport(config: &TransportConfig) -> quinn::TransportConfig {
         .initial_rtt(config.initial_rtt)
         .ack_frequency_config(Some(acks))
         .congestion_controller_factory(Arc::new(cubic))
+        // A silence between members is a cut link or a frozen peer, not congestion. Collapsing the window to two packets
+        // for it would leave heartbeats waiting for backed-off probes when the next silence ends.
+        .persistent_congestion_threshold(1_000_000)
         // Per stream, not per connection: a stalled bulk channel must not take the credit of the others.
         .stream_receive_window((4u32 << 20).into())
         .receive_window(quinn::VarInt::MAX)

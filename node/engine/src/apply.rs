@@ -412,7 +412,8 @@ impl Replica {
             hasher.update(&r.public_port.to_le_bytes());
             hasher.update(&r.written_at.0.to_le_bytes());
         }
-        let (first, _) = hasher.finalize().as_bytes().split_first_chunk::<8>().map(|(a, b)| (*a, b.len())).expect("32 bytes");
+        let (first, _) =
+            hasher.finalize().as_bytes().split_first_chunk::<8>().map(|(a, b)| (*a, b.len())).expect("32 bytes");
         u64::from_le_bytes(first)
     }
 

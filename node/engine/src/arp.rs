@@ -58,8 +58,7 @@ impl Worker {
         let believable = match side {
             Side::Inside => s.backend_by_ip.contains_key(&(self.vnet, p.sender_ip)),
             Side::Outside => {
-                s.outside.next_hop == Some(p.sender_ip)
-                    || on_link(s.outside.network, s.outside.prefix_len, p.sender_ip)
+                s.outside.next_hop == Some(p.sender_ip) || on_link(s.outside.network, s.outside.prefix_len, p.sender_ip)
             }
         };
         // A frame whose addresses disagree, or that claims a virtual MAC, is nobody's honest announcement.
@@ -140,7 +139,9 @@ impl Worker {
                 entry.get_mut().frames.push_back(frame);
                 return Ok(());
             }
-            _ => Err(DropReason::NoNeighbour),
+            std::collections::btree_map::Entry::Vacant(_) | std::collections::btree_map::Entry::Occupied(_) => {
+                Err(DropReason::NoNeighbour)
+            }
         };
         self.held.recycle(frame.frame);
         result

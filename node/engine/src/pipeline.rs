@@ -188,7 +188,11 @@ impl Worker {
                 self.send_out(cx.snapshot, cx.now_ns, own, (public.0, public.1), p, meta, frame)
             }
             (Some((_, Use::Refuse(reason))), _) => {
-                if shard.overlay.is_opening(&flow) { self.park(cx, backend.home, &flow, p, meta, frame) } else { Err(reason) }
+                if shard.overlay.is_opening(&flow) {
+                    self.park(cx, backend.home, &flow, p, meta, frame)
+                } else {
+                    Err(reason)
+                }
             }
             (_, Authority::Grace { .. } | Authority::Forward) => Err(DropReason::NotOwner),
             (_, Authority::Lease { .. }) if shard.overlay.is_opening(&flow) => {
@@ -225,7 +229,10 @@ impl Worker {
     }
 
     /// Proposes a mapping, `again` the same or with a new port, and parks its first packet.
-    #[expect(clippy::too_many_arguments, reason = "the packet and all that was found out about it, once, off the hit path")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the packet and all that was found out about it, once, off the hit path"
+    )]
     fn open<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
@@ -245,7 +252,8 @@ impl Worker {
             return Err(DropReason::Backpressure);
         }
         let table = &shard.replica.table;
-        let flows = u64::from(table.live()) + u64::from(table.held()) + u64::try_from(shard.overlay.len()).unwrap_or(u64::MAX);
+        let flows =
+            u64::from(table.live()) + u64::from(table.held()) + u64::try_from(shard.overlay.len()).unwrap_or(u64::MAX);
         if again.is_none() && flows >= u64::from(s.params.flows_per_shard_max) {
             return Err(DropReason::TableFull);
         }
@@ -255,6 +263,10 @@ impl Worker {
                 let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
                 let (frontend, port) =
                     shard.pick_port(&s.params, id, &backend.lease, key).ok_or(DropReason::PortsExhausted)?;
+                // A shard is closed (M3); a lease elsewhere would never see its return traffic.
+                if s.frontends.get(&frontend).is_none_or(|f| f.shard != backend.home) {
+                    return Err(DropReason::NoOutboundPath);
+                }
                 PublicKey { frontend, port, ..key }
             }
         };
@@ -284,8 +296,14 @@ impl Worker {
             }
             None => Err(DropReason::TermLost),
         };
-        let outgoing =
-            |frame| Outgoing { frame, meta, side: Side::Outside, authority, origin: Origin::Received, since_ns: now_ns };
+        let outgoing = |frame| Outgoing {
+            frame,
+            meta,
+            side: Side::Outside,
+            authority,
+            origin: Origin::Received,
+            since_ns: now_ns,
+        };
         match result {
             Ok(Hop::Ready) => self.held.push(outgoing(frame)),
             Ok(Hop::Wait(ip)) => {
@@ -411,8 +429,7 @@ impl Worker {
             Access::Forward(node) => return self.forward(cx, Side::Outside, node, p, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        let key =
-            PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
+        let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
         let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
         let slot = shard.replica.table.find_public(&key).ok_or(DropReason::NoMapping)?;
         let record = shard.replica.table.record_mut(slot);

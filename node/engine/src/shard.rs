@@ -7,6 +7,7 @@ use crate::codec::Encoder;
 use crate::event::NotServing;
 use crate::flow::{Record, Slot};
 use crate::ids::{BackendId, ControlIndex, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
+use crate::nat::tcp::RESET_SILENCE_NS;
 use crate::overlay::Overlay;
 use crate::ports::LeaseOrder;
 use crate::record::{CloseReason, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, PublicKey};
@@ -22,6 +23,8 @@ const SWEEP_NS: u64 = 1_000_000_000;
 const SWEEP_MAX: u64 = 65_536;
 /// Ended holds wait this long for a batch to ride on before they get one of their own.
 const HOLD_BATCH_NS: u64 = 100_000_000;
+/// Committed fences of blocks that still drain are reported again.
+const REPORT_NS: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
 
 /// Where lease words come from: a shared page in the daemon, a table in the simulator.
@@ -65,6 +68,7 @@ pub(crate) struct Leadership {
     holds_due_ns: Option<u64>,
     sweep: Sweep,
     judge: Option<u32>,
+    report_ns: u64,
     pub(crate) announcement: Option<Announcement>,
 }
 
@@ -95,9 +99,6 @@ pub(crate) struct ShardEntry {
     pub(crate) last_owned_ns: Option<u64>,
     pub(crate) replica: Option<Box<Shard>>,
 }
-
-/// Why no mapping could be opened: the packet's `DropReason`.
-pub(crate) type Refusal = crate::event::DropReason;
 
 impl Shard {
     pub(crate) fn new(seed: u64, epoch: u32, index: LogIndex) -> Self {
@@ -130,6 +131,7 @@ impl Shard {
             holds_due_ns: None,
             sweep: Sweep { position: 0, at_ns: now_ns },
             judge: None,
+            report_ns: now_ns,
             announcement: None,
         });
     }
@@ -223,7 +225,13 @@ impl Shard {
     }
 
     /// A newer snapshot is in force: flows are judged again, and orders of changed leases are made anew when needed.
-    pub(crate) fn snapshot_loaded(&mut self, snapshot: &Snapshot) {
+    pub(crate) fn snapshot_loaded(&mut self, home: ShardId, snapshot: &Snapshot) {
+        if snapshot.control_index >= self.replica.meta.control_index {
+            let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining[..]);
+            self.replica
+                .fenced
+                .retain(|(block, index)| draining.iter().any(|d| d.block == *block && d.reclaim_index == *index));
+        }
         self.orders.retain(|id, order| snapshot.backends.get(id).is_some_and(|b| order.is_of(&b.lease)));
         if let Some(lead) = &mut self.leadership {
             lead.judge = Some(0);
@@ -234,11 +242,9 @@ impl Shard {
     fn is_idle(lead: &Leadership, record: &Record, position: u32, backend: &Backend, now_ns: u64) -> bool {
         let timeout = u64::from(backend.idle_timeout_ms) * MS;
         let takeover = lead.takeover_ns.unwrap_or(now_ns);
-        if record.tcp.reset_seen() {
-            return now_ns >= record.last_seen_ns.saturating_add(timeout.min(crate::nat::tcp::RESET_SILENCE_NS));
-        }
         if record.last_seen_ns > takeover {
-            return now_ns >= record.last_seen_ns.saturating_add(timeout);
+            let silence = if record.tcp.reset_seen() { timeout.min(RESET_SILENCE_NS) } else { timeout };
+            return now_ns >= record.last_seen_ns.saturating_add(silence);
         }
         // A full timeout after a takeover, spread over a tenth of it so that not all flows close at once (I48).
         let jitter = timeout / 10 / 1024 * u64::from(position.wrapping_mul(0x9e37_79b9) >> 22);
@@ -254,7 +260,7 @@ impl Shard {
         if budget == 0 {
             return;
         }
-        let shortest = (u64::from(idle_min_ms) * MS).min(crate::nat::tcp::RESET_SILENCE_NS);
+        let shortest = (u64::from(idle_min_ms) * MS).min(RESET_SILENCE_NS);
         let mut position = lead.sweep.position;
         for _ in 0..budget {
             position = if u64::from(position) + 1 >= slots { 0 } else { position + 1 };
@@ -263,7 +269,9 @@ impl Shard {
             if !record.is_live() || record.closing.is_some() || now_ns < record.last_seen_ns.saturating_add(shortest) {
                 continue;
             }
-            let (Some(lead), Some(backend)) = (&self.leadership, snapshot.backends.get(&record.backend)) else { continue };
+            let (Some(lead), Some(backend)) = (&self.leadership, snapshot.backends.get(&record.backend)) else {
+                continue;
+            };
             if Self::is_idle(lead, record, position, backend, now_ns) {
                 let reason = if record.tcp.reset_seen() { CloseReason::Rst } else { CloseReason::Idle };
                 if !self.close(snapshot.control_index, slot, reason) {
@@ -324,7 +332,13 @@ impl Shard {
     }
 
     /// The first port of the lease's order that is free towards the remote (D9, S8, S12).
-    pub(crate) fn pick_port(&mut self, params: &Params, id: BackendId, lease: &[PortBlock], key: PublicKey) -> Option<(FrontendId, u16)> {
+    pub(crate) fn pick_port(
+        &mut self,
+        params: &Params,
+        id: BackendId,
+        lease: &[PortBlock],
+        key: PublicKey,
+    ) -> Option<(FrontendId, u16)> {
         let order = self.orders.entry(id).or_insert_with(|| LeaseOrder::new(params.key, id, lease));
         if !order.is_of(lease) {
             *order = LeaseOrder::new(params.key, id, lease);
@@ -397,6 +411,24 @@ impl Shard {
         }
     }
 
+    /// Committed fences whose block still drains: told again now and then, and after a takeover, because the one who told
+    /// the control group may have died with the message.
+    pub(crate) fn fences_to_report(
+        &mut self,
+        now_ns: u64,
+        home: ShardId,
+        snapshot: &Snapshot,
+    ) -> Vec<(PortBlock, ControlIndex)> {
+        let Some(lead) = &mut self.leadership else { return Vec::new() };
+        if self.replica.fenced.is_empty() || now_ns < lead.report_ns {
+            return Vec::new();
+        }
+        lead.report_ns = now_ns.saturating_add(REPORT_NS);
+        let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining[..]);
+        let keys = draining.iter().map(|d| (d.block, d.reclaim_index));
+        keys.filter(|key| self.replica.fenced.contains(key)).collect()
+    }
+
     /// The next batch to propose in this term.
     pub(crate) fn next_batch(
         &mut self,
@@ -448,7 +480,7 @@ impl Shard {
         next
     }
 
-    /// Whether a re-created epoch or a load leaves the table unfit to serve.
+    /// Whether this node leads in exactly that term.
     pub(crate) fn is_leading_in(&self, term: Term) -> bool {
         self.leadership.as_ref().is_some_and(|l| l.term == term)
     }

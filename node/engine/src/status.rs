@@ -121,7 +121,8 @@ impl Worker {
                 continue;
             }
             let table = &shard.replica.table;
-            let committed = (0..table.slots()).filter_map(|p| table.occupied(p)).map(|s| self.view(now_ns, id, table.record(s)));
+            let committed =
+                (0..table.slots()).filter_map(|p| table.occupied(p)).map(|s| self.view(now_ns, id, table.record(s)));
             out.extend(committed.take(limit - out.len()));
             let opening = shard.overlay.opening().into_iter().map(|(flow, pending)| FlowView {
                 shard: id,

@@ -85,11 +85,6 @@ impl Stream {
         self.barrier == Barrier::Passed && self.queue.len() < QUEUE_MAX
     }
 
-    /// Whether nothing of this stream is unknown to the applied table.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.barrier == Barrier::Passed && self.queue.is_empty() && self.next_sequence == self.applied_sequence
-    }
-
     /// Adds a record judged under `control_index`.
     pub(crate) fn push(&mut self, control_index: ControlIndex, record: FlowRecord) {
         match self.queue.back_mut() {
@@ -147,7 +142,8 @@ impl Stream {
 
     /// An entry of this replica's own was applied.
     pub(crate) fn applied(&mut self, header: &EntryHeader) {
-        if header.stream == self.number {
+        // What this stream never sent is not its business.
+        if header.stream == self.number && header.sequence < self.next_sequence {
             self.applied_sequence = header.sequence + 1;
             if self.barrier == Barrier::Proposed {
                 self.barrier = Barrier::Passed;
@@ -161,10 +157,5 @@ impl Stream {
             Barrier::Due { not_before_ns } => Some(not_before_ns),
             Barrier::Passed | Barrier::Proposed => None,
         }
-    }
-
-    /// Whether batches wait to be proposed.
-    pub(crate) fn has_queued(&self) -> bool {
-        !self.queue.is_empty()
     }
 }

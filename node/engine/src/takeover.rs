@@ -91,11 +91,6 @@ pub(crate) struct ArpFrame {
 impl ArpFrame {
     /// A probe (RFC 5227): a question that no cache learns from.
     pub(crate) const fn probe(vmac: Mac, eth_dst: Mac, target: Ipv4Addr) -> Self {
-        Self {
-            op: ArpOp::Request,
-            eth_dst,
-            sender: (vmac, Ipv4Addr::UNSPECIFIED),
-            target: (Mac([0; 6]), target),
-        }
+        Self { op: ArpOp::Request, eth_dst, sender: (vmac, Ipv4Addr::UNSPECIFIED), target: (Mac([0; 6]), target) }
     }
 }

@@ -44,6 +44,8 @@ pub struct Worker {
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) first_backend: BTreeMap<ShardId, Ipv4Addr>,
     idle_min_ms: u32,
+    /// Something that serving depends on changed then.
+    judge_at_ns: u64,
     links: Links,
     pub(crate) shards: BTreeMap<ShardId, ShardEntry>,
     pub(crate) neighbours: NeighbourCache,
@@ -75,6 +77,7 @@ impl Worker {
             snapshot: None,
             first_backend: BTreeMap::new(),
             idle_min_ms: 0,
+            judge_at_ns: u64::MAX,
             links: Links::Down,
             shards: BTreeMap::new(),
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
@@ -89,9 +92,15 @@ impl Worker {
         }
     }
 
+    /// The virtual network that the inside interface carries. Before a snapshot that has it is loaded.
+    pub fn set_network(&mut self, vnet: VnetId) {
+        self.vnet = vnet;
+    }
+
     /// Judges by this snapshot from now on; one with a smaller control index than the loaded one is ignored (F2).
-    /// What was gathered so far keeps the index that it was judged under. Returns whether it was loaded.
-    pub fn load_snapshot(&mut self, now_ns: u64, words: &impl LeaseWords, snapshot: Arc<Snapshot>) -> bool {
+    /// What was gathered so far keeps the index that it was judged under. Returns whether it was loaded; then
+    /// `handle_timers` is due at once.
+    pub fn load_snapshot(&mut self, now_ns: u64, snapshot: Arc<Snapshot>) -> bool {
         if self.snapshot.as_ref().is_some_and(|s| s.control_index > snapshot.control_index) {
             return false;
         }
@@ -102,21 +111,21 @@ impl Worker {
             *entry = (*entry).min((*id, backend.ip));
         }
         self.first_backend = first.into_iter().map(|(shard, (_, ip))| (shard, ip)).collect();
-        for entry in self.shards.values_mut() {
+        for (id, entry) in &mut self.shards {
             if let Some(shard) = &mut entry.replica {
-                shard.snapshot_loaded(&snapshot);
+                shard.snapshot_loaded(*id, &snapshot);
             }
         }
         self.outputs.push_back(WorkerOutput::SnapshotLoaded { control_index: snapshot.control_index });
         self.snapshot = Some(snapshot);
-        self.judge_serving(now_ns, words);
+        self.judge_at_ns = now_ns;
         true
     }
 
-    /// The data links' state; down until told otherwise.
-    pub fn set_links(&mut self, now_ns: u64, words: &impl LeaseWords, up: bool) {
+    /// The data links' state; down until told otherwise. `handle_timers` is due at once: it judges serving (F7).
+    pub fn set_links(&mut self, now_ns: u64, up: bool) {
         self.links = if up { Links::Up } else { Links::Down };
-        self.judge_serving(now_ns, words);
+        self.judge_at_ns = now_ns;
     }
 
     /// Takes an event of the flow groups. Events of one shard come in order and none is lost.
@@ -371,6 +380,7 @@ impl Worker {
     /// Everything that time brings, in bounded steps: call when `next_timer_ns` says so; more often does no harm.
     pub fn handle_timers(&mut self, now_ns: u64, words: &impl LeaseWords) {
         self.chunk_credit = CHUNKS_PER_ROUND;
+        self.judge_at_ns = u64::MAX;
         self.judge_serving(now_ns, words);
         let ids: Vec<ShardId> = self.shards.keys().copied().collect();
         for id in &ids {
@@ -397,6 +407,9 @@ impl Worker {
         s.sweep_idle(now_ns, snapshot, idle_min_ms);
         s.end_holds(now_ns, snapshot);
         s.fence(now_ns, id, snapshot);
+        for (block, reclaim_index) in s.fences_to_report(now_ns, id, snapshot) {
+            self.outputs.push_back(WorkerOutput::Fenced { shard: id, block, reclaim_index });
+        }
         let announce = s.leadership.as_mut().and_then(|l| l.announcement.as_mut()).is_some_and(|a| a.due(now_ns));
         if announce {
             self.announce(now_ns, snapshot, id, term);
@@ -408,7 +421,7 @@ impl Worker {
     pub fn next_timer_ns(&self, now_ns: u64) -> u64 {
         let shards = self.replicas().filter_map(|(_, s)| s.next_timer_ns(now_ns)).min();
         let neighbours = self.next_neighbour_ns();
-        shards.into_iter().chain(neighbours).min().unwrap_or(u64::MAX)
+        shards.into_iter().chain(neighbours).min().unwrap_or(u64::MAX).min(self.judge_at_ns)
     }
 
     fn judge_serving(&mut self, now_ns: u64, words: &impl LeaseWords) {

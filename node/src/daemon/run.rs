@@ -1,11 +1,264 @@
-//! The life of a member: opens what it stored, starts its threads and actors, and ends with them. Called by `qnat node`.
+//! Starts a member: opens what it needs, wires actors and threads, runs until it is told to stop.
+//!
+//! Order matters at the start: the guard is attached and every lease word is zero before this life registers (K3).
 
-use super::config::NodeConfig;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-/// Runs the member until it is told to stop.
+use actix::{Actor, Arbiter, System};
+use anyhow::{Context, Result, anyhow};
+use consensus::control_group::ControlTiming;
+use consensus::storage::sled::SledStore;
+use control::command::CommandBody;
+use engine::ids::{Mac, NodeId, VnetId};
+use engine::worker::Worker;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use netio::bell::Doorbell;
+use netio::guard::Guard;
+use netio::link::Link;
+use netio::packet::{LoopLimits, PacketLoop, PortConfig, Reception};
+use netio::quic::{Identity as TlsIdentity, Transport, TransportConfig};
+use netio::socket::BufferLimits;
+use netio::sync::spsc::ring;
+use netio::thread::raise_current;
+use netio::words::{WordsReader, WordsWriter};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::answer::Answerer;
+use super::config::{Guard as GuardMode, NodeConfig};
+use super::control_actor::{ControlActor, Meet, StopControl, now};
+use super::flow_actor::{FlowActor, FlowParts, StopFlows, WorkerEnds, WorkerSpawner};
+use super::metrics::publish_metrics;
+use super::worker_thread::{Words, WorkerStats, WorkerThread};
+use crate::member::control_member::{ControlMember, Identity};
+
+/// Events between a worker and the flow actor.
+const RING: usize = 1 << 16;
+/// SCHED_FIFO priority of the flow actor's thread.
+const PRIORITY: i32 = 20;
+/// A graceful stop waits so long for the stop token, then stops without.
+const TOKEN_WAIT: Duration = Duration::from_secs(15);
+/// And so long for leaderships to move.
+const HANDOVER_WAIT: Duration = Duration::from_secs(3);
+
+/// Runs the member that `config` describes until SIGTERM, SIGINT or an order to stop.
 ///
 /// # Errors
-/// Whatever ends its life early.
-pub fn run(config: NodeConfig) -> anyhow::Result<()> {
-    anyhow::bail!("{}: this build has no member threads: they are not wired yet", config.name)
+/// If something that the member needs cannot be had.
+pub fn run(config: &NodeConfig) -> Result<()> {
+    let inside = link(&config.data.inside)?;
+    let outside = link(&config.data.outside)?;
+    let (guard, guard_state, mut writer) = guard(config, &inside, &outside)?;
+    writer.zero_all();
+    let reader = writer.reader();
+    let metrics = PrometheusBuilder::new().install_recorder().context("metrics recorder")?;
+    System::new().block_on(async move {
+        let (shutdown, mut stop) = mpsc::channel(1);
+        let stats = Arc::new(Mutex::new(WorkerStats::default()));
+        let flow_arbiter = Arbiter::new();
+        let (transport, events) = start_transport(config, &flow_arbiter).await?;
+        let control = start_control(config, &inside, &outside, &transport)?;
+        let bell = Doorbell::new()?;
+        let worker_bell = Doorbell::new()?;
+        let (inputs, from_flows) = ring(RING);
+        let (to_flows, outputs) = ring(RING);
+        let ends = WorkerEnds { inputs, ringer: worker_bell.ringer(), outputs };
+        let spawn = WorkerParts {
+            config: config.clone(),
+            links: [inside, outside],
+            reader,
+            inputs: from_flows,
+            outputs: to_flows,
+            ringer: bell.ringer(),
+            bell: worker_bell,
+            stats: Arc::clone(&stats),
+        }
+        .spawner();
+        let parts = FlowParts {
+            transport: transport.clone(),
+            events,
+            bell,
+            words: writer,
+            guard,
+            control: control.clone(),
+            worker: ends,
+            spawn,
+            seed: seed()?,
+        };
+        let flows = FlowActor::start_in_arbiter(&flow_arbiter.handle(), |_| {
+            FlowActor::new(parts).expect("a doorbell can be watched by a running runtime")
+        });
+        control.do_send(Meet(flows.clone()));
+        let (calls, answered) = mpsc::channel(64);
+        let answerer = Answerer {
+            control: control.clone(),
+            flows: flows.clone(),
+            stats: Arc::clone(&stats),
+            node: config.node_id,
+            guard: guard_state,
+            shutdown,
+        };
+        actix::spawn(answerer.clone().run(answered));
+        actix::spawn(publish_metrics(flows.clone(), stats));
+        let listen = config.api.listen;
+        actix::spawn(async move {
+            if let Err(error) = crate::api::serve(listen, calls, metrics).await {
+                tracing::error!(%error, %listen, "the API does not run");
+            }
+        });
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = stop.recv() => {}
+        }
+        stop_gracefully(config, &answerer).await;
+        transport.shutdown().await;
+        System::current().stop();
+        Ok(())
+    })
+}
+
+/// Hands everything over before this life ends (N3). Whatever does not answer in time is left: a kill loses nothing either.
+async fn stop_gracefully(config: &NodeConfig, answerer: &Answerer) {
+    tracing::info!("stopping: asking for the stop token");
+    let node = NodeId(config.node_id);
+    let token = async {
+        while let Err(failure) = answerer.commit(CommandBody::StopTokenTake { node }).await {
+            tracing::info!(problems = ?failure.problems, "waiting for the stop token");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    if tokio::time::timeout(TOKEN_WAIT, token).await.is_err() {
+        tracing::warn!("stopping without the stop token: the cluster has not its full redundancy");
+    }
+    let (reply, stopped) = oneshot::channel();
+    answerer.flows.do_send(StopFlows(reply));
+    match tokio::time::timeout(HANDOVER_WAIT, stopped).await {
+        Ok(Ok(kept)) => tracing::info!(kept, "shards handed over"),
+        Ok(Err(_)) | Err(_) => tracing::warn!("shards were not handed over in time"),
+    }
+    answerer.control.do_send(StopControl);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
+
+fn link(name: &str) -> Result<Link> {
+    Link::named(name).with_context(|| format!("data interface {name}: set [data] inside and outside to existing interfaces"))
+}
+
+fn guard(config: &NodeConfig, inside: &Link, outside: &Link) -> Result<(Option<Guard>, String, WordsWriter)> {
+    let attached = match config.data.guard {
+        GuardMode::Off => Err(anyhow!("switched off in the configuration")),
+        GuardMode::Auto | GuardMode::Required => Guard::attach(inside, outside).map_err(anyhow::Error::from),
+    };
+    match attached {
+        Ok((guard, words)) => Ok((Some(guard), "attached".to_owned(), words)),
+        Err(error) if config.data.guard == GuardMode::Required => Err(error.context("the egress guard is required")),
+        Err(error) => {
+            tracing::warn!(%error, "no egress guard in the kernel: the worker's own check remains");
+            let (words, _) = netio::words::anonymous()?;
+            Ok((None, format!("absent: {error}"), words))
+        }
+    }
+}
+
+async fn start_transport(config: &NodeConfig, arbiter: &Arbiter) -> Result<(Transport, netio::quic::Events)> {
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+    let identity = TlsIdentity {
+        ca_cert_pem: read(&config.tls.ca)?,
+        cert_pem: read(&config.tls.cert)?,
+        key_pem: read(&config.tls.key)?,
+    };
+    let settings = TransportConfig { listen: config.peers.listen, ..TransportConfig::default() };
+    let raise = config.timing.raise_priority;
+    let (started, transport) = oneshot::channel();
+    arbiter.spawn(async move {
+        if raise {
+            tracing::info!(priority = ?raise_current(PRIORITY), "flow thread");
+        }
+        // Nobody waits for it only if the start was given up.
+        let _ = started.send(Transport::start(settings, &identity));
+    });
+    let (transport, events) = transport.await??;
+    anyhow::ensure!(
+        transport.own_id() == config.node_id,
+        "node_id: {} but the certificate {} is node {}'s",
+        config.node_id,
+        config.tls.cert.display(),
+        transport.own_id()
+    );
+    let peers = config.peer.iter().filter(|peer| peer.id != config.node_id);
+    transport.set_peers(&peers.map(|peer| (peer.id, peer.address)).collect());
+    Ok((transport, events))
+}
+
+fn start_control(
+    config: &NodeConfig,
+    inside: &Link,
+    outside: &Link,
+    transport: &Transport,
+) -> Result<actix::Addr<ControlActor>> {
+    let store = SledStore::open(&super::founding::control_dir(&config.data_dir)).with_context(|| config.data_dir.display().to_string())?;
+    let me = Identity {
+        node: NodeId(config.node_id),
+        peer_addr: config.peers.listen,
+        api_addr: config.api.listen,
+        inside_mac: Mac(inside.mac),
+        outside_mac: Mac(outside.mac),
+        peers: config.peer.iter().map(|peer| NodeId(peer.id)).collect(),
+    };
+    let member = ControlMember::new(me, store, ControlTiming::default(), seed()?, now())?;
+    let transport = transport.clone();
+    let arbiter = Arbiter::new();
+    Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |_| ControlActor::new(member, transport)))
+}
+
+/// 64 bits from the operating system.
+fn seed() -> Result<u64> {
+    let mut bytes = [0; 8];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+struct WorkerParts {
+    config: NodeConfig,
+    links: [Link; 2],
+    reader: WordsReader,
+    inputs: netio::sync::spsc::Consumer<super::worker_thread::ToWorker>,
+    outputs: netio::sync::spsc::Producer<super::worker_thread::FromWorker>,
+    ringer: netio::bell::Ringer,
+    bell: Doorbell,
+    stats: Arc<Mutex<WorkerStats>>,
+}
+
+impl WorkerParts {
+    /// The worker starts when this life has its number.
+    fn spawner(self) -> WorkerSpawner {
+        Box::new(move |me| {
+            let Self { config, links: [inside, outside], reader, inputs, outputs, ringer, bell, stats } = self;
+            let port = |link| PortConfig { link, limits: BufferLimits::default(), reception: Reception::Filtered };
+            let body = move || -> Result<()> {
+                let packets = PacketLoop::new(&port(inside), &port(outside), LoopLimits::default(), bell)?;
+                let worker = Worker::new(me, NodeId(config.node_id), VnetId(1), seed()?);
+                WorkerThread { worker, packets, words: Words(reader), inputs, outputs, ringer, stats }.run()?;
+                Ok(())
+            };
+            let thread = std::thread::Builder::new().name("worker-0".to_owned());
+            let spawned = thread.spawn(move || {
+                if let Err(error) = body() {
+                    tracing::error!(error = format!("{error:#}"), "the worker ended: so does this life");
+                    std::process::abort();
+                }
+            });
+            if let Err(error) = spawned {
+                tracing::error!(%error, "no thread for the worker");
+                std::process::abort();
+            }
+        })
+    }
 }

@@ -26,7 +26,7 @@ pub const BLOB_BYTES_MAX: u64 = 1 << 40;
 /// Longest trickle.
 pub const SLOW_SECONDS_MAX: u64 = 24 * 3600;
 /// Length of a block of a blob: each is the same noise, stamped with its number.
-const BLOCK_BYTES: usize = 64 << 10;
+const BLOCK_BYTES: usize = 256 << 10;
 /// The stamp is repeated this often, so that no lost, doubled or moved segment keeps the digest.
 const STAMP_EVERY: usize = 512;
 

@@ -43,7 +43,7 @@ pub struct LabConfig {
     pub frontends: u32,
     /// Resources to apply in place of the default ones; read by the [`Founder`].
     pub config_file: Option<PathBuf>,
-    /// Directory of everything the lab writes; removed by [`down`].
+    /// Directory of everything the lab writes, founding included; empty or absent before, removed by [`down`].
     pub dir: PathBuf,
     /// The `qnat` executable that members and the internet run.
     pub binary: PathBuf,
@@ -165,6 +165,7 @@ pub fn up(config: &LabConfig, founder: &dyn Founder) -> Result<()> {
     if state::exists(dir) || !leftovers.is_empty() {
         bail!("a lab is up, or was not taken down: run `qnat lab down` first ({} namespaces)", leftovers.len());
     }
+    ensure!(state::is_free(dir)?, "{} is not empty, and all of it would be removed by `qnat lab down`", dir.display());
     fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     build_and_start(config, founder).inspect_err(|_| {
         if let Err(error) = down(dir) {
@@ -183,7 +184,7 @@ fn build_and_start(config: &LabConfig, founder: &dyn Founder) -> Result<()> {
         namespaces: config.hosts().map(Host::namespace).chain([topology::FABRIC.to_owned()]).collect(),
     };
     {
-        let lock = Lock::take(&config.dir)?;
+        let lock = Lock::take_new(&config.dir)?;
         lock.store(&state)?;
         links::build(config)?;
         let inet_dir = config.dir.join("inet");

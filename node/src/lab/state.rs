@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::LabConfig;
@@ -11,6 +11,7 @@ use super::cuts::Cut;
 use super::process::ProcessId;
 
 const FILE: &str = "lab.json";
+const FILE_NEW: &str = "lab.json.new";
 const LOCK: &str = "lab.lock";
 
 /// The lab's memory.
@@ -34,10 +35,16 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Waits for other commands to end.
+    /// Waits for other commands to end. Only for a lab that is up: a directory that is no lab's gets no lock file.
     pub(super) fn take(dir: &Path) -> Result<Self> {
+        ensure_up(dir)?;
+        Self::take_new(dir)
+    }
+
+    /// For the command that founds the lab.
+    pub(super) fn take_new(dir: &Path) -> Result<Self> {
         let path = dir.join(LOCK);
-        let file = File::create(&path).with_context(|| format!("{}: is a lab up?", path.display()))?;
+        let file = File::create(&path).with_context(|| path.display().to_string())?;
         file.lock().with_context(|| path.display().to_string())?;
         Ok(Self { _file: file, dir: dir.to_owned() })
     }
@@ -48,7 +55,7 @@ impl Lock {
 
     /// Replaces the file in one step.
     pub(super) fn store(&self, state: &State) -> Result<()> {
-        let (path, new) = (self.dir.join(FILE), self.dir.join("lab.json.new"));
+        let (path, new) = (self.dir.join(FILE), self.dir.join(FILE_NEW));
         fs::write(&new, serde_json::to_vec_pretty(state)?).with_context(|| new.display().to_string())?;
         fs::rename(&new, &path).with_context(|| path.display().to_string())
     }
@@ -59,42 +66,41 @@ pub(super) fn exists(dir: &Path) -> bool {
     dir.join(FILE).exists()
 }
 
+fn ensure_up(dir: &Path) -> Result<()> {
+    ensure!(exists(dir), "no lab is up in {}: start one with `qnat lab up`", dir.display());
+    Ok(())
+}
+
 /// Reads the memory of the lab in `dir`.
 pub(super) fn load(dir: &Path) -> Result<State> {
+    ensure_up(dir)?;
     let path = dir.join(FILE);
-    if !path.exists() {
-        bail!("no lab is up in {}: start one with `qnat lab up`", dir.display());
-    }
     let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
     serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged: run `qnat lab down`", path.display()))
 }
 
-/// Removes what the lab put into `dir`, and `dir` if nothing else is in it.
-pub(super) fn remove(dir: &Path) -> Result<()> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| dir.display().to_string()),
-    };
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let path = entry.path();
-        let ours_dir = name.strip_prefix('n').is_some_and(|id| id.parse::<u32>().is_ok()) || name == "inet";
-        let removed = if ours_dir && entry.file_type()?.is_dir() {
-            fs::remove_dir_all(&path)
-        } else if [FILE, LOCK, "lab.json.new"].contains(&name) || name.starts_with("founding") {
-            if entry.file_type()?.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
-        } else {
-            Ok(())
-        };
-        removed.with_context(|| path.display().to_string())?;
+/// Whether a lab may settle in `dir`: it must be empty or not there, since all of it is removed in the end.
+pub(super) fn is_free(dir: &Path) -> Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error).with_context(|| dir.display().to_string()),
     }
-    match fs::remove_dir(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
-            Err(error).with_context(|| dir.display().to_string())
-        }
-        _ => Ok(()),
+}
+
+/// Removes `dir` with all that is in it, if it is a lab's.
+pub(super) fn remove(dir: &Path) -> Result<()> {
+    let removed = if exists(dir) {
+        fs::remove_dir_all(dir)
+    } else {
+        // All that a start leaves that crashed before it had a memory.
+        [LOCK, FILE_NEW].into_iter().for_each(|name| drop(fs::remove_file(dir.join(name))));
+        fs::remove_dir(dir)
+    };
+    match removed {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        // Somebody else's directory.
+        Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        other => other.with_context(|| dir.display().to_string()),
     }
 }

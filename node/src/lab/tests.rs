@@ -225,6 +225,19 @@ fn a_failed_start_leaves_nothing() {
 }
 
 #[test]
+fn a_directory_with_other_peoples_files_is_neither_used_nor_removed() {
+    let _turn = turn();
+    let scratch = tempfile::tempdir().expect("scratch");
+    let config = config(scratch.path());
+    fs::create_dir(&config.dir).expect("dir");
+    fs::write(config.dir.join("precious"), "").expect("file");
+    assert!(up(&config, &Recorder).expect_err("not empty").to_string().contains("not empty"));
+    assert!(kill(&config.dir, 1).expect_err("no lab").to_string().contains("no lab is up"));
+    down(&config.dir).expect("nothing to do");
+    assert_eq!(fs::read_dir(&config.dir).expect("dir").count(), 1);
+}
+
+#[test]
 fn down_clears_what_a_crashed_start_left() {
     let _turn = turn();
     let scratch = tempfile::tempdir().expect("scratch");
@@ -250,6 +263,15 @@ fn get(address: Ipv4Addr, path: &str) -> (String, Vec<u8>) {
     (String::from_utf8(answer).expect("text"), body)
 }
 
+/// Reads an answer, keeps nothing of it, and returns how long it was.
+fn drain(address: Ipv4Addr, path: &str) -> usize {
+    let mut stream = TcpStream::connect((address, 80)).expect("connect");
+    stream.set_read_timeout(Some(BOUND)).expect("timeout");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: inet\r\nConnection: close\r\n\r\n").expect("send");
+    let mut buffer = vec![0; 1 << 20];
+    std::iter::from_fn(|| stream.read(&mut buffer).ok().filter(|length| *length > 0)).sum()
+}
+
 #[test]
 fn the_internet_serves_http_echo_and_discard() {
     let _turn = turn();
@@ -272,9 +294,10 @@ fn the_internet_serves_http_echo_and_discard() {
             let seen: serde_json::Value = serde_json::from_slice(&body).expect("json");
             assert_eq!(seen["address"], own.to_string());
         }
-        let began = Instant::now();
         let (header, body) = get(INET_ADDRESSES[0], "/blob/256M");
-        println!("256 MiB in {:?}", began.elapsed());
+        let began = Instant::now();
+        assert!(drain(INET_ADDRESSES[0], "/blob/1G") > 1 << 30);
+        println!("1 GiB in {:?}", began.elapsed());
         assert!(header.to_lowercase().contains("content-length: 268435456"), "{header}");
         let digest = ring::digest::digest(&ring::digest::SHA256, &body);
         let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -5,11 +5,12 @@ use bytes::{Bytes, BytesMut};
 use engine::ids::Incarnation;
 
 /// Transport channel of the control group.
-pub const CHANNEL_CONTROL: u32 = 0;
-/// Transport channel of a flow group.
+pub const CHANNEL_CONTROL: u32 = u32::MAX - 1;
+/// Transport channel of a flow group; frames between nodes that belong to no group use the number after the control
+/// channel's.
 #[must_use]
 pub const fn channel_of(group: consensus::event::GroupId) -> u32 {
-    group.0 + 1
+    group.0
 }
 
 /// A frame on the control channel.
@@ -19,17 +20,14 @@ pub enum ControlFrame {
     Raft { from: u64, to: u64, frame: Bytes },
     /// A command that the receiver, if it leads, shall propose. Answered by the log itself: commands are idempotent by key.
     Submit { command: Bytes },
-    /// A node without a stamped data directory asks to join (N5).
-    Join { nonce: [u8; 16] },
-    /// The raft id that the control log gave to the node that asked with this nonce.
-    Joined { nonce: [u8; 16], raft_id: u64, cluster_id: [u8; 16] },
+    /// The raft id that the control log gave to the node that asked to join with this nonce (N5).
+    Joined { nonce: u64, raft_id: u64, cluster_id: [u8; 16] },
     /// The node is alive and has a control replica; sent every 200 ms so that the leader knows whom to count on.
     Alive,
 }
 
 const RAFT: u8 = 1;
 const SUBMIT: u8 = 2;
-const JOIN: u8 = 3;
 const JOINED: u8 = 4;
 const ALIVE: u8 = 5;
 
@@ -49,13 +47,9 @@ impl ControlFrame {
                 out.extend_from_slice(&[SUBMIT]);
                 out.extend_from_slice(command);
             }
-            Self::Join { nonce } => {
-                out.extend_from_slice(&[JOIN]);
-                out.extend_from_slice(nonce);
-            }
             Self::Joined { nonce, raft_id, cluster_id } => {
                 out.extend_from_slice(&[JOINED]);
-                out.extend_from_slice(nonce);
+                out.extend_from_slice(&nonce.to_be_bytes());
                 out.extend_from_slice(&raft_id.to_be_bytes());
                 out.extend_from_slice(cluster_id);
             }
@@ -79,12 +73,11 @@ impl ControlFrame {
                 })
             }
             SUBMIT => Some(Self::Submit { command: bytes.slice(1..) }),
-            JOIN => Some(Self::Join { nonce: rest.try_into().ok()? }),
             JOINED => {
                 let (nonce, rest) = rest.split_first_chunk()?;
                 let (raft_id, rest) = rest.split_first_chunk()?;
                 Some(Self::Joined {
-                    nonce: *nonce,
+                    nonce: u64::from_be_bytes(*nonce),
                     raft_id: u64::from_be_bytes(*raft_id),
                     cluster_id: rest.try_into().ok()?,
                 })
@@ -120,8 +113,7 @@ mod tests {
         let frames = [
             ControlFrame::Raft { from: 3, to: 9, frame: Bytes::from_static(b"raft") },
             ControlFrame::Submit { command: Bytes::from_static(b"command") },
-            ControlFrame::Join { nonce: [7; 16] },
-            ControlFrame::Joined { nonce: [7; 16], raft_id: 40, cluster_id: [1; 16] },
+            ControlFrame::Joined { nonce: 7, raft_id: 40, cluster_id: [1; 16] },
             ControlFrame::Alive,
         ];
         for frame in frames {
@@ -131,7 +123,7 @@ mod tests {
 
     #[test]
     fn cut_or_unknown_frames_are_refused() {
-        let whole = ControlFrame::Joined { nonce: [7; 16], raft_id: 40, cluster_id: [1; 16] }.encode();
+        let whole = ControlFrame::Joined { nonce: 7, raft_id: 40, cluster_id: [1; 16] }.encode();
         for len in 0..whole.len() {
             assert_eq!(ControlFrame::decode(&whole.slice(..len)), None, "length {len}");
         }

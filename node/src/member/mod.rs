@@ -1,4 +1,7 @@
-//! The member as a sans-IO machine: what joins the control group, the flow groups and the workers. The daemon and the
-//! simulator drive the very same code.
+//! The member as sans-IO machines: what joins the control group, the flow groups and the worker. The daemon and the
+//! simulator drive the very same code; time and every seed are handed in.
 
+pub mod control_member;
+pub mod flow_member;
 pub mod frame;
+pub mod view;

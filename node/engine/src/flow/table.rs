@@ -14,6 +14,7 @@ use crate::record::{Addr, HoldClass, InsideKey, PublicKey};
 
 const PAGE_BITS: u32 = 10;
 const PAGE: usize = 1 << PAGE_BITS;
+const PAGE_MASK: u32 = (1 << PAGE_BITS) - 1;
 
 /// The mappings of one shard.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub struct Table {
 }
 
 const fn split(slot: u32) -> (usize, usize) {
-    ((slot >> PAGE_BITS) as usize, (slot & (PAGE as u32 - 1)) as usize)
+    ((slot >> PAGE_BITS) as usize, (slot & PAGE_MASK) as usize)
 }
 
 impl Table {

@@ -1,0 +1,205 @@
+/*
+ * The egress guard (rule L5): the last check of every frame that leaves a data interface, at clsact egress, so that frames
+ * queued by a stopped or dead process still die in time. Pure filter: it never changes a frame.
+ *
+ *   source is a shard's virtual MAC   -> passes only within that shard's lease (M1)
+ *   source is the device's own MAC    -> IPv4 to a peer's data MAC: a Forward, passes (M1)
+ *                                        IPv4 else: a repetition in grace (L4); its shard is found by the address that it
+ *                                        was translated by, and it passes only within that shard's grace
+ *   anything else                     -> dropped: nothing leaves untranslated (R28)
+ *
+ * Self-contained on purpose: the few kernel types below are stable ABI, so the build needs clang and no headers. The map
+ * layouts are asserted against Rust's in src/guard.rs and src/sync/word.rs.
+ */
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+/* linux/bpf.h: the context of a classifier, as far as it is used here. */
+struct __sk_buff {
+	u32 len;
+	u32 pkt_type;
+	u32 mark;
+	u32 queue_mapping;
+	u32 protocol;
+	u32 vlan_present;
+	u32 vlan_tci;
+	u32 vlan_proto;
+	u32 priority;
+	u32 ingress_ifindex;
+	u32 ifindex;
+	u32 tc_index;
+	u32 cb[5];
+	u32 hash;
+	u32 tc_classid;
+	u32 data;
+	u32 data_end;
+};
+
+enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6 };
+enum { F_NO_PREALLOC = 1, F_MMAPABLE = 1 << 10 };
+enum { TC_NEXT = -1, TC_SHOT = 2 };
+
+static void *(*map_lookup)(void *map, const void *key) = (void *)1;
+static long (*skb_pull_data)(struct __sk_buff *skb, u32 len) = (void *)39;
+static u64 (*ktime_get_boot_ns)(void) = (void *)125;
+
+#define SEC(name) __attribute__((section(name), used))
+#define UINT(name, value) int(*name)[value]
+#define TYPE(name, type) type *name
+
+#define SHARDS 1024
+#define DEVICES 16
+#define PEERS 256
+#define ADDRESSES 262144
+
+/* One lease word; src/sync/word.rs. Aligned 64-bit loads are single on every 64-bit machine. */
+struct word {
+	u64 incarnation;
+	u64 term;
+	u64 lease_until_ns;
+	u64 grace_until_ns;
+};
+
+/* What the guard knows about an interface that it is attached to. */
+struct device {
+	u32 outside; /* 0 inside, 1 outside */
+	u8 mac[6];
+	u8 pad[2];
+};
+
+struct address {
+	u32 outside;
+	u32 ip; /* network order */
+};
+
+struct mac {
+	u8 mac[6];
+	u8 pad[2];
+};
+
+struct {
+	UINT(type, MAP_ARRAY);
+	UINT(max_entries, SHARDS);
+	UINT(map_flags, F_MMAPABLE);
+	TYPE(key, u32);
+	TYPE(value, struct word);
+} words SEC(".maps");
+
+struct {
+	UINT(type, MAP_HASH);
+	UINT(max_entries, DEVICES);
+	TYPE(key, u32); /* ifindex */
+	TYPE(value, struct device);
+} devices SEC(".maps");
+
+struct {
+	UINT(type, MAP_HASH);
+	UINT(max_entries, PEERS);
+	TYPE(key, struct mac);
+	TYPE(value, u32);
+} peer_macs SEC(".maps");
+
+struct {
+	UINT(type, MAP_HASH);
+	UINT(max_entries, ADDRESSES);
+	UINT(map_flags, F_NO_PREALLOC);
+	TYPE(key, struct address);
+	TYPE(value, u32); /* shard */
+} addr_shard SEC(".maps");
+
+enum reason {
+	PASS_LEASE,
+	PASS_FORWARD,
+	PASS_GRACE,
+	DROP_LEASE,
+	DROP_GRACE,
+	DROP_ADDRESS,
+	DROP_ARP,
+	DROP_PROTOCOL,
+	DROP_SOURCE,
+	DROP_SHORT,
+	DROP_DEVICE,
+	REASONS
+};
+
+struct {
+	UINT(type, MAP_PERCPU_ARRAY);
+	UINT(max_entries, REASONS);
+	TYPE(key, u32);
+	TYPE(value, u64);
+} counters SEC(".maps");
+
+static __attribute__((always_inline)) int done(enum reason reason)
+{
+	u32 key = reason;
+	u64 *count = map_lookup(&counters, &key);
+
+	if (count)
+		*count += 1;
+	return reason <= PASS_GRACE ? TC_NEXT : TC_SHOT;
+}
+
+static __attribute__((always_inline)) int within(volatile u64 *until)
+{
+	return ktime_get_boot_ns() < *until;
+}
+
+SEC("classifier") int qnat_guard(struct __sk_buff *skb)
+{
+	u8 *data, *end;
+	u32 key, *shard, wanted;
+	u16 ethertype;
+	struct word *word;
+	struct device *device;
+	struct mac peer = {};
+	struct address address = {};
+
+	/* Ethernet, and the IPv4 header up to the destination. GSO packets and packet sockets may have less of it linear. */
+	wanted = skb->len < 34 ? skb->len : 34;
+	skb_pull_data(skb, wanted);
+	data = (u8 *)(long)skb->data;
+	end = (u8 *)(long)skb->data_end;
+	if (data + 14 > end)
+		return done(DROP_SHORT);
+
+	if (data[6] == 0x02 && data[7] == 0x51 && data[8] == 0x4e && data[9] == 0x00) {
+		key = (u32)data[10] << 8 | data[11];
+		word = map_lookup(&words, &key);
+		return done(word && within(&word->lease_until_ns) ? PASS_LEASE : DROP_LEASE);
+	}
+
+	key = skb->ifindex;
+	device = map_lookup(&devices, &key);
+	if (!device)
+		return done(DROP_DEVICE);
+	for (int i = 0; i < 6; i++)
+		if (data[6 + i] != device->mac[i])
+			return done(DROP_SOURCE);
+
+	ethertype = (u16)(data[12] << 8 | data[13]);
+	if (ethertype == 0x0806)
+		return done(DROP_ARP);
+	if (ethertype != 0x0800 || skb->vlan_present)
+		return done(DROP_PROTOCOL);
+	if (data + 34 > end)
+		return done(DROP_SHORT);
+
+	for (int i = 0; i < 6; i++)
+		peer.mac[i] = data[i];
+	if (map_lookup(&peer_macs, &peer))
+		return done(PASS_FORWARD);
+
+	/* Outside, a translated packet comes from a frontend; inside, it goes to a backend. */
+	address.outside = device->outside;
+	__builtin_memcpy(&address.ip, device->outside ? data + 26 : data + 30, 4);
+	shard = map_lookup(&addr_shard, &address);
+	if (!shard)
+		return done(DROP_ADDRESS);
+	key = *shard;
+	word = map_lookup(&words, &key);
+	return done(word && within(&word->grace_until_ns) ? PASS_GRACE : DROP_GRACE);
+}
+
+char license_text[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,310 @@
+//! Loader of the kernel's egress guard (rule L5; the program: `bpf/guard.c`): it lets a frame from a shard's vMAC leave a
+//! data interface only within the lease, one from the node's own MAC only as a `Forward` or within the grace.
+//!
+//! The filter is attached by netlink, not by a link descriptor, so it outlives a killed process and goes on judging what
+//! that process queued by the words it left: within the grace repetitions pass, after it nothing does. Dropping a `Guard`
+//! in an orderly exit detaches it. A new process first removes what its predecessor left, then starts with words that are
+//! all zero (K3). Nothing may leave the data interfaces by XDP: this check would be bypassed. Called at start by the node;
+//! its sets are updated whenever the control state names other addresses or peers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::programs::tc::{NlOptions, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfError};
+
+use crate::link::Link;
+use crate::side::PortSide;
+use crate::words::{WordsWriter, over_map};
+
+#[cfg(qnat_bpf)]
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
+#[cfg(not(qnat_bpf))]
+static OBJECT: &[u8] = &[];
+
+/// The program's name; also the name of its filter on the interfaces.
+const PROGRAM: &str = "qnat_guard";
+
+/// The filter's place on the egress hook: first, so that no other filter redirects a frame past it.
+const FIRST: NlOptions = NlOptions { priority: 1, handle: 1 };
+
+/// Whether this build contains the guard (clang was there).
+#[must_use]
+pub const fn available() -> bool {
+    cfg!(qnat_bpf)
+}
+
+/// Why the guard does not stand. A node may run without it, and says so.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// clang was missing when this binary was built.
+    #[error("this build has no BPF egress guard (clang was missing)")]
+    NotBuilt,
+    /// Both data networks on one interface: the guard could not tell frontends from backends.
+    #[error("inside and outside are the same interface {0}")]
+    SameInterface(String),
+    /// The kernel refuses the program or its maps.
+    #[error("loading the egress guard: {0}")]
+    Load(#[from] EbpfError),
+    /// The compiled object does not fit this loader.
+    #[error("the egress guard has no {0}")]
+    Missing(&'static str),
+    /// The kernel's verifier, or the attachment.
+    #[error("egress guard: {0}")]
+    Program(#[from] ProgramError),
+    /// An update of a map, for example one that is full.
+    #[error("egress guard's map: {0}")]
+    Map(#[from] MapError),
+    /// clsact or the mapping of the words.
+    #[error("egress guard, {op} on {interface}: {source}")]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// Where.
+        interface: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// Frames by the guard's judgement, since it was attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GuardCounters {
+    /// From a vMAC within the lease.
+    pub pass_lease: u64,
+    /// To a peer's MAC.
+    pub pass_forward: u64,
+    /// From the own MAC within the grace.
+    pub pass_grace: u64,
+    /// From a vMAC outside of the lease.
+    pub drop_lease: u64,
+    /// From the own MAC after the grace.
+    pub drop_grace: u64,
+    /// From the own MAC with an address of no shard: would leave untranslated (R28).
+    pub drop_address: u64,
+    /// ARP of the node's own stack: it has no address here (M1).
+    pub drop_arp: u64,
+    /// Neither ARP nor plain IPv4.
+    pub drop_protocol: u64,
+    /// Source MAC neither virtual nor the device's.
+    pub drop_source: u64,
+    /// Too short to be judged.
+    pub drop_short: u64,
+    /// On an interface that the guard does not know.
+    pub drop_device: u64,
+}
+
+/// The attached guard. Dropping it detaches it.
+pub struct Guard {
+    // Holds the program and its attachment.
+    _ebpf: Ebpf,
+    counters: PerCpuArray<MapData, u64>,
+    addr_shard: HashMap<MapData, [u32; 2], u32>,
+    peer_macs: HashMap<MapData, [u8; 8], u32>,
+    addresses: BTreeMap<(PortSide, Ipv4Addr), u16>,
+    peers: BTreeSet<[u8; 6]>,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard")
+            .field("addresses", &self.addresses.len())
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Guard {
+    /// Loads the guard and attaches it to both data interfaces of the calling thread's network namespace, in place of one
+    /// that a predecessor left there. All words are zero: nothing passes but Forwards, once peers are set.
+    ///
+    /// Between the removal of the old filter and the attachment of the new one, frames leave unchecked; nobody sends in
+    /// that moment, since the predecessor is gone and the caller has opened no port yet. Keep that order.
+    ///
+    /// # Errors
+    /// See `GuardError`; the interfaces are then as they were, perhaps with an empty clsact qdisc more.
+    pub fn attach(inside: &Link, outside: &Link) -> Result<(Self, WordsWriter), GuardError> {
+        if !available() {
+            return Err(GuardError::NotBuilt);
+        }
+        if inside.ifindex == outside.ifindex {
+            return Err(GuardError::SameInterface(inside.name.clone()));
+        }
+        let mut ebpf = Ebpf::load(OBJECT)?;
+        let words = match ebpf.map("words") {
+            Some(Map::Array(map)) => over_map(map.fd().as_fd()),
+            _ => return Err(GuardError::Missing("map words")),
+        };
+        let (words, _) = words.map_err(|source| GuardError::Io {
+            op: "mapping the lease words",
+            interface: inside.name.clone(),
+            source,
+        })?;
+
+        let mut devices: HashMap<_, u32, [u8; 12]> = HashMap::try_from(take(&mut ebpf, "devices")?)?;
+        for (side, link) in [(PortSide::Inside, inside), (PortSide::Outside, outside)] {
+            devices.insert(link.ifindex, device(side, link.mac), 0)?;
+        }
+        let counters = PerCpuArray::try_from(take(&mut ebpf, "counters")?)?;
+        let addr_shard = HashMap::try_from(take(&mut ebpf, "addr_shard")?)?;
+        let peer_macs = HashMap::try_from(take(&mut ebpf, "peer_macs")?)?;
+
+        let program: &mut SchedClassifier =
+            ebpf.program_mut(PROGRAM).ok_or(GuardError::Missing("program"))?.try_into()?;
+        program.load()?;
+        for link in [inside, outside] {
+            prepare(link)?;
+            program.attach_with_options(&link.name, TcAttachType::Egress, TcAttachOptions::Netlink(FIRST))?;
+        }
+        let guard =
+            Self { _ebpf: ebpf, counters, addr_shard, peer_macs, addresses: BTreeMap::new(), peers: BTreeSet::new() };
+        Ok((guard, words))
+    }
+
+    /// Replaces the set of addresses whose repetition the grace may allow: outside the frontends, inside the backends,
+    /// each with its shard. Of the last call's set only the differences are written.
+    ///
+    /// # Errors
+    /// When the kernel's table is full (262,144 addresses); those not written are dropped in grace.
+    pub fn set_addresses(
+        &mut self,
+        addresses: impl IntoIterator<Item = (PortSide, Ipv4Addr, u16)>,
+    ) -> Result<(), GuardError> {
+        let wanted: BTreeMap<_, _> = addresses.into_iter().map(|(side, ip, shard)| ((side, ip), shard)).collect();
+        let gone: Vec<_> = self.addresses.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        for key in gone {
+            absent(self.addr_shard.remove(&address(key)))?;
+            self.addresses.remove(&key);
+        }
+        for (key, shard) in wanted {
+            if self.addresses.get(&key) != Some(&shard) {
+                self.addr_shard.insert(address(key), u32::from(shard), 0)?;
+                self.addresses.insert(key, shard);
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the set of peers' data MACs, to which a Forward may go.
+    ///
+    /// # Errors
+    /// When the kernel's table is full (256 peers).
+    pub fn set_peers(&mut self, macs: impl IntoIterator<Item = [u8; 6]>) -> Result<(), GuardError> {
+        let wanted: BTreeSet<_> = macs.into_iter().collect();
+        for gone in self.peers.difference(&wanted) {
+            absent(self.peer_macs.remove(&padded(*gone)))?;
+        }
+        self.peers.retain(|mac| wanted.contains(mac));
+        for mac in wanted {
+            if !self.peers.contains(&mac) {
+                self.peer_macs.insert(padded(mac), 1, 0)?;
+                self.peers.insert(mac);
+            }
+        }
+        Ok(())
+    }
+
+    /// The guard's counters, summed over the CPUs.
+    ///
+    /// # Errors
+    /// When the kernel refuses the look-up.
+    pub fn counters(&self) -> Result<GuardCounters, GuardError> {
+        let mut sums = [0_u64; 11];
+        for (index, sum) in (0_u32..).zip(&mut sums) {
+            *sum = self.counters.get(&index, 0)?.iter().sum();
+        }
+        // The order of `enum reason` in the program.
+        let [
+            pass_lease,
+            pass_forward,
+            pass_grace,
+            drop_lease,
+            drop_grace,
+            drop_address,
+            drop_arp,
+            drop_protocol,
+            drop_source,
+            drop_short,
+            drop_device,
+        ] = sums;
+        Ok(GuardCounters {
+            pass_lease,
+            pass_forward,
+            pass_grace,
+            drop_lease,
+            drop_grace,
+            drop_address,
+            drop_arp,
+            drop_protocol,
+            drop_source,
+            drop_short,
+            drop_device,
+        })
+    }
+}
+
+/// Removes a predecessor's guard from an interface, without putting a new one there: for a node that starts without BPF
+/// and must not be judged by words that nobody writes any more.
+///
+/// # Errors
+/// When the interface does not exist or privilege is missing.
+pub fn remove_leftover(link: &Link) -> Result<(), GuardError> {
+    match qdisc_detach_program(&link.name, TcAttachType::Egress, PROGRAM) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // No clsact there, so no filter either.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        Err(source) => Err(GuardError::Io { op: "removing the old filter", interface: link.name.clone(), source }),
+    }
+}
+
+fn prepare(link: &Link) -> Result<(), GuardError> {
+    match qdisc_add_clsact(&link.name) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        Err(source) => return Err(GuardError::Io { op: "adding clsact", interface: link.name.clone(), source }),
+    }
+    remove_leftover(link)
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, GuardError> {
+    ebpf.take_map(name).ok_or(GuardError::Missing(name))
+}
+
+/// An entry that is gone already is as good as removed.
+fn absent(result: Result<(), MapError>) -> Result<(), GuardError> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// `struct device` of the program.
+fn device(side: PortSide, mac: [u8; 6]) -> [u8; 12] {
+    let [a, b, c, d] = side_word(side).to_ne_bytes();
+    let [m0, m1, m2, m3, m4, m5] = mac;
+    [a, b, c, d, m0, m1, m2, m3, m4, m5, 0, 0]
+}
+
+/// `struct address` of the program: the address as it stands in the packet.
+fn address((side, ip): (PortSide, Ipv4Addr)) -> [u32; 2] {
+    [side_word(side), u32::from_ne_bytes(ip.octets())]
+}
+
+/// `struct mac` of the program.
+fn padded(mac: [u8; 6]) -> [u8; 8] {
+    let [a, b, c, d, e, f] = mac;
+    [a, b, c, d, e, f, 0, 0]
+}
+
+fn side_word(side: PortSide) -> u32 {
+    match side {
+        PortSide::Inside => 0,
+        PortSide::Outside => 1,
+    }
+}

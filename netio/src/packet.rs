@@ -1,0 +1,545 @@
+//! The packet loop of one worker: both data interfaces on one io_uring. Hot path.
+//!
+//! `wait` → `receive` (each frame to the worker, rewritten in place) → `transmit` for frames of the worker's own → `flush`,
+//! which asks once more for every frame whether it may still leave, right before it is handed to the kernel (L5). Frames
+//! are never copied on their way through. What cannot be taken is dropped and counted: the kernel drops what finds no
+//! buffer, a full pool refuses what the worker wants to send, a full device queue or the guard refuses a send. Nothing
+//! here panics on what a frame contains. Belongs to the thread that created it.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use crate::bell::Doorbell;
+use crate::boottime;
+use crate::frame::{BUFFER_LEN, BufferId};
+use crate::link::Link;
+use crate::side::PortSide;
+use crate::socket::{BufferLimits, EtherType, PacketSocket};
+use crate::uring::{Completion, Uring};
+use crate::virtio::{FrameMeta, HEADER_LEN};
+
+/// One data interface.
+#[derive(Clone, Debug)]
+pub struct PortConfig {
+    /// The interface.
+    pub link: Link,
+    /// Kernel buffers of its IPv4 socket; the ARP socket gets a sixteenth.
+    pub limits: BufferLimits,
+    /// Whether the device accepts every frame, instead of its own address and those added by `add_mac`.
+    pub reception: Reception,
+}
+
+/// Which frames the device accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reception {
+    /// Its own address and the added ones.
+    Filtered,
+    /// All: for devices that cannot hold several unicast addresses.
+    Promiscuous,
+}
+
+/// Sizes of a loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopLimits {
+    /// Buffers for received frames, a power of two, at most 16384; each 68 KiB of address space.
+    pub receive_buffers: u16,
+    /// Buffers for frames that the worker makes itself, at most 16384.
+    pub transmit_buffers: u16,
+    /// Requests per submission to the kernel.
+    pub requests: u32,
+}
+
+impl Default for LoopLimits {
+    fn default() -> Self {
+        Self { receive_buffers: 1024, transmit_buffers: 256, requests: 512 }
+    }
+}
+
+impl Default for BufferLimits {
+    fn default() -> Self {
+        Self { receive_bytes: 16 << 20, send_bytes: 16 << 20 }
+    }
+}
+
+/// What the worker wants done with a received frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Send it, as it is now, on `side`; `tag` goes to `flush`'s check.
+    Transmit {
+        /// Where to.
+        side: PortSide,
+        /// By what right; means nothing to this crate.
+        tag: u64,
+    },
+    /// Done with it.
+    Done,
+}
+
+/// Why the loop cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum IoError {
+    /// A limit that cannot be.
+    #[error("{what} is {value}; {expected}")]
+    Limit {
+        /// The limit's name.
+        what: &'static str,
+        /// As configured.
+        value: u64,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// A packet socket.
+    #[error("packet socket on {interface}, {op}: {source}")]
+    Socket {
+        /// What was tried.
+        op: &'static str,
+        /// The interface.
+        interface: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// io_uring.
+    #[error("io_uring, {op}: {source}")]
+    Ring {
+        /// What was tried.
+        op: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+/// Counters of one side since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortStats {
+    /// Frames given to the worker.
+    pub received: u64,
+    /// Bytes of them, Ethernet header included.
+    pub received_bytes: u64,
+    /// Frames too short for an Ethernet header.
+    pub received_short: u64,
+    /// Frames that the kernel dropped because its receive buffer was full (as of the last `links_up`).
+    pub kernel_drops: u64,
+    /// Times that receiving ended because every buffer was in use.
+    pub out_of_buffers: u64,
+    /// Times that receiving ended with another error, such as a link that went down.
+    pub receive_errors: u64,
+    /// Frames that the kernel took.
+    pub transmitted: u64,
+    /// Frames that `flush`'s check refused.
+    pub refused_by_check: u64,
+    /// Frames refused as ENOBUFS or EAGAIN: by the guard, or by a full queue.
+    pub refused_by_kernel: u64,
+    /// Frames refused because the link was down.
+    pub link_down: u64,
+    /// Frames refused for another reason.
+    pub transmit_errors: u64,
+    /// Frames of the worker that found no free buffer, or were longer than one.
+    pub no_buffer: u64,
+}
+
+/// Sockets, in the order of their registration.
+const SOCKETS: [(PortSide, EtherType); 4] = [
+    (PortSide::Inside, EtherType::Ipv4),
+    (PortSide::Inside, EtherType::Arp),
+    (PortSide::Outside, EtherType::Ipv4),
+    (PortSide::Outside, EtherType::Arp),
+];
+
+/// The socket that sends a frame: the kernel takes the frame's protocol from the socket.
+fn socket_for(side: PortSide, frame: &[u8]) -> u8 {
+    let arp = u8::from(frame.get(12..14) == Some(&EtherType::Arp.number().to_be_bytes()));
+    match side {
+        PortSide::Inside => arp,
+        PortSide::Outside => 2 + arp,
+    }
+}
+
+const ETHERNET_LEN: usize = 14;
+/// How soon receiving is armed again after an error.
+const RETRY_NS: u64 = 10_000_000;
+/// How often interface flags and the kernel's drop counters are read.
+const LINK_CHECK_NS: u64 = 100_000_000;
+
+/// Whether a socket is receiving, and if not, from when on it may try again.
+#[derive(Clone, Copy, Debug)]
+enum Receiving {
+    Armed,
+    Idle { retry_at_ns: u64 },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Arrived {
+    socket: u8,
+    buffer: BufferId,
+    len: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    side: PortSide,
+    socket: u8,
+    buffer: BufferId,
+    len: u32,
+    tag: u64,
+}
+
+/// The loop. See the module.
+#[derive(Debug)]
+pub struct PacketLoop {
+    // Dropped first: it cancels what is under way on the sockets.
+    uring: Uring,
+    sockets: [PacketSocket; 4],
+    links: [Link; 2],
+    bell: Doorbell,
+    bell_armed: bool,
+    receiving: [Receiving; 4],
+    arrived: Vec<Arrived>,
+    leaving: Vec<Leaving>,
+    free: Vec<BufferId>,
+    receive_buffers: u16,
+    stats: [PortStats; 2],
+    links_up: [bool; 2],
+    links_checked_ns: u64,
+}
+
+impl PacketLoop {
+    /// Opens both interfaces, in the calling thread's network namespace. Call it on the worker's own thread.
+    ///
+    /// # Errors
+    /// See `IoError`.
+    pub fn new(inside: &PortConfig, outside: &PortConfig, limits: LoopLimits, bell: Doorbell) -> Result<Self, IoError> {
+        check(limits)?;
+        let open = |config: &PortConfig, ether_type| {
+            let mut buffers = config.limits;
+            if ether_type == EtherType::Arp {
+                buffers =
+                    BufferLimits { receive_bytes: buffers.receive_bytes / 16, send_bytes: buffers.send_bytes / 16 };
+            }
+            let failed = |op| move |source| IoError::Socket { op, interface: config.link.name.clone(), source };
+            let socket = PacketSocket::open(&config.link, ether_type, buffers).map_err(failed("opening"))?;
+            if config.reception == Reception::Promiscuous {
+                socket.set_promiscuous().map_err(failed("promiscuous mode"))?;
+            }
+            Ok(socket)
+        };
+        let sockets = [
+            open(inside, EtherType::Ipv4)?,
+            open(inside, EtherType::Arp)?,
+            open(outside, EtherType::Ipv4)?,
+            open(outside, EtherType::Arp)?,
+        ];
+        let descriptors = [sockets[0].raw(), sockets[1].raw(), sockets[2].raw(), sockets[3].raw()];
+        let buffers = limits.receive_buffers + limits.transmit_buffers;
+        let mut uring = Uring::new(&descriptors, buffers, limits.receive_buffers, limits.requests)
+            .map_err(|source| IoError::Ring { op: "set-up", source })?;
+        for buffer in 0..limits.receive_buffers {
+            uring.offer(buffer);
+        }
+        uring.publish_offers();
+        Ok(Self {
+            uring,
+            sockets,
+            links: [inside.link.clone(), outside.link.clone()],
+            bell,
+            bell_armed: false,
+            receiving: [Receiving::Idle { retry_at_ns: 0 }; 4],
+            arrived: Vec::with_capacity(usize::from(buffers)),
+            leaving: Vec::with_capacity(usize::from(buffers)),
+            free: (limits.receive_buffers..buffers).collect(),
+            receive_buffers: limits.receive_buffers,
+            stats: [PortStats::default(); 2],
+            links_up: [false; 2],
+            links_checked_ns: 0,
+        })
+    }
+
+    /// Blocks until frames arrive, the doorbell rings, or `timeout` is over; returns at once if frames wait already, or if
+    /// `pending` says that there is other work. `pending` must look at **all** queues whose producers ring the bell; it is
+    /// asked after the loop has declared itself asleep, so that no ring is lost. A zero timeout only looks (spinning).
+    ///
+    /// # Errors
+    /// `IoError::Ring` if io_uring itself fails; then the worker cannot go on. Failing links are no error.
+    pub fn wait(&mut self, timeout: Duration, pending: impl FnOnce() -> bool) -> Result<(), IoError> {
+        let failed = |source| IoError::Ring { op: "waiting", source };
+        let timeout = self.arm(timeout).map_err(failed)?;
+        self.collect();
+        if !self.arrived.is_empty() || timeout.is_zero() {
+            self.uring.wait(Duration::ZERO).map_err(failed)?;
+        } else {
+            self.bell.prepare_sleep();
+            let timeout = if pending() { Duration::ZERO } else { timeout };
+            let waited = self.uring.wait(timeout);
+            self.bell.awake();
+            waited.map_err(failed)?;
+        }
+        self.collect();
+        Ok(())
+    }
+
+    /// Gives each frame that arrived to `f`: its side, what is known of its checksum and segmentation, and its bytes from the
+    /// Ethernet header on. `f` rewrites frame and meta in place if they are to be sent.
+    pub fn receive(&mut self, f: &mut impl FnMut(PortSide, &mut FrameMeta, &mut [u8]) -> Disposition) {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        for frame in arrived.drain(..) {
+            self.handle(frame, f);
+        }
+        // Keeps its memory: no allocation per batch.
+        self.arrived = arrived;
+        self.uring.publish_offers();
+    }
+
+    /// Copies a frame of the worker's own into a buffer and queues it for `flush`. `false`: no free buffer, counted.
+    pub fn transmit(&mut self, side: PortSide, meta: FrameMeta, tag: u64, frame: &[u8]) -> bool {
+        let len = HEADER_LEN + frame.len();
+        let buffer = if len <= BUFFER_LEN { self.free.pop() } else { None };
+        let (Some(buffer), Ok(len)) = (buffer, u32::try_from(len)) else {
+            self.stats[side.index()].no_buffer += 1;
+            return false;
+        };
+        let bytes = self.uring.bytes_mut(buffer);
+        bytes[..HEADER_LEN].copy_from_slice(&meta.encode());
+        bytes[HEADER_LEN..][..frame.len()].copy_from_slice(frame);
+        self.leaving.push(Leaving { side, socket: socket_for(side, frame), buffer, len, tag });
+        true
+    }
+
+    /// Sends what is queued, in order. `check` is asked for each frame right before it is handed over; what it refuses is
+    /// dropped and counted.
+    ///
+    /// # Errors
+    /// `IoError::Ring` as in `wait`. Refusals of single frames are counted, not returned.
+    pub fn flush(&mut self, check: &mut impl FnMut(u64) -> bool) -> Result<(), IoError> {
+        if self.leaving.is_empty() {
+            return Ok(());
+        }
+        let mut leaving = std::mem::take(&mut self.leaving);
+        let mut outcome = Ok(());
+        for frame in leaving.drain(..) {
+            if outcome.is_err() {
+                self.recycle(frame.buffer);
+            } else if check(frame.tag) {
+                outcome = self.uring.send(frame.socket, frame.buffer, frame.len);
+                if outcome.is_err() {
+                    self.recycle(frame.buffer);
+                }
+            } else {
+                self.stats[frame.side.index()].refused_by_check += 1;
+                self.recycle(frame.buffer);
+            }
+        }
+        self.leaving = leaving;
+        let outcome = outcome.and_then(|()| self.uring.submit());
+        self.collect();
+        outcome.map_err(|source| IoError::Ring { op: "sending", source })
+    }
+
+    /// Lets a side's device accept frames to a shard's virtual MAC.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn add_mac(&mut self, side: PortSide, mac: [u8; 6]) -> Result<(), IoError> {
+        self.membership(side, "adding an address", |socket| socket.add_mac(mac))
+    }
+
+    /// Takes an address of `add_mac` back.
+    ///
+    /// # Errors
+    /// When it was not added.
+    pub fn remove_mac(&mut self, side: PortSide, mac: [u8; 6]) -> Result<(), IoError> {
+        self.membership(side, "removing an address", |socket| socket.remove_mac(mac))
+    }
+
+    /// Whether the links are up and have a carrier: [inside, outside]. Asked of the kernel at most every 100 ms.
+    pub fn links_up(&mut self, now_ns: u64) -> [bool; 2] {
+        if self.links_checked_ns == 0 || now_ns.saturating_sub(self.links_checked_ns) >= LINK_CHECK_NS {
+            self.links_checked_ns = now_ns.max(1);
+            for side in PortSide::ALL {
+                self.links_up[side.index()] = self.links[side.index()].is_running(self.sockets[0].as_fd());
+            }
+            for (socket, (side, _)) in self.sockets.iter().zip(SOCKETS) {
+                if let Ok(counts) = socket.take_counts() {
+                    self.stats[side.index()].kernel_drops += counts.drops;
+                }
+            }
+        }
+        self.links_up
+    }
+
+    /// The counters of a side.
+    #[must_use]
+    pub fn stats(&self, side: PortSide) -> PortStats {
+        self.stats[side.index()]
+    }
+
+    /// How many more frames `transmit` can take now.
+    #[must_use]
+    pub fn transmit_room(&self) -> usize {
+        self.free.len()
+    }
+
+    fn membership(
+        &mut self,
+        side: PortSide,
+        op: &'static str,
+        change: impl FnOnce(&PacketSocket) -> std::io::Result<()>,
+    ) -> Result<(), IoError> {
+        let index = usize::from(socket_for(side, &[]));
+        change(&self.sockets[index]).map_err(|source| IoError::Socket {
+            op,
+            interface: self.links[side.index()].name.clone(),
+            source,
+        })
+    }
+
+    /// Arms whatever is not armed; says how long to wait at most, so that a socket in trouble is tried again in time.
+    fn arm(&mut self, timeout: Duration) -> std::io::Result<Duration> {
+        let mut timeout = timeout;
+        if !self.bell_armed {
+            let bell = self.bell.as_fd().as_raw_fd();
+            self.uring.arm_bell(bell)?;
+            self.bell_armed = true;
+        }
+        for socket in 0..4_u8 {
+            let Receiving::Idle { retry_at_ns } = self.receiving[usize::from(socket)] else { continue };
+            let now_ns = boottime::now_ns();
+            if retry_at_ns <= now_ns {
+                self.uring.arm_receive(socket)?;
+                self.receiving[usize::from(socket)] = Receiving::Armed;
+            } else {
+                timeout = timeout.min(Duration::from_nanos(retry_at_ns - now_ns));
+            }
+        }
+        Ok(timeout)
+    }
+
+    /// Reads all completions.
+    fn collect(&mut self) {
+        while let Some(completion) = self.uring.next_completion() {
+            match completion {
+                Completion::Received { socket, buffer, len, armed } => {
+                    if !armed {
+                        self.receiving[usize::from(socket)] = Receiving::Idle { retry_at_ns: 0 };
+                    }
+                    let len = usize::try_from(len).expect("32 bits fit");
+                    self.arrived.push(Arrived { socket, buffer, len });
+                }
+                Completion::ReceiveEnded { socket, errno } => self.receive_ended(socket, errno),
+                Completion::Sent { socket, buffer, errno } => {
+                    self.recycle(buffer);
+                    self.count_sent(socket, errno);
+                }
+                Completion::Rung => {
+                    self.bell.clear();
+                    self.bell_armed = false;
+                }
+            }
+        }
+        self.uring.publish_offers();
+    }
+
+    fn receive_ended(&mut self, socket: u8, errno: i32) {
+        let (side, _) = SOCKETS[usize::from(socket)];
+        let stats = &mut self.stats[side.index()];
+        let retry_at_ns = if errno == libc::ENOBUFS {
+            // Frames wait in the socket; the buffers come back with this batch.
+            stats.out_of_buffers += 1;
+            0
+        } else {
+            stats.receive_errors += 1;
+            boottime::now_ns() + RETRY_NS
+        };
+        self.receiving[usize::from(socket)] = Receiving::Idle { retry_at_ns };
+    }
+
+    fn count_sent(&mut self, socket: u8, errno: i32) {
+        let (side, _) = SOCKETS[usize::from(socket)];
+        let stats = &mut self.stats[side.index()];
+        match errno {
+            0 => stats.transmitted += 1,
+            libc::ENOBUFS | libc::EAGAIN => stats.refused_by_kernel += 1,
+            libc::ENETDOWN | libc::ENXIO | libc::ENODEV => stats.link_down += 1,
+            _ => stats.transmit_errors += 1,
+        }
+    }
+
+    fn handle(
+        &mut self,
+        Arrived { socket, buffer, len }: Arrived,
+        f: &mut impl FnMut(PortSide, &mut FrameMeta, &mut [u8]) -> Disposition,
+    ) {
+        let (side, _) = SOCKETS[usize::from(socket)];
+        let stats = &mut self.stats[side.index()];
+        if len < HEADER_LEN + ETHERNET_LEN {
+            stats.received_short += 1;
+            self.recycle(buffer);
+            return;
+        }
+        stats.received += 1;
+        stats.received_bytes += u64::try_from(len - HEADER_LEN).expect("lengths fit 64 bits");
+        let (header, frame) = self.uring.bytes_mut(buffer)[..len].split_at_mut(HEADER_LEN);
+        let header: &mut [u8; HEADER_LEN] = header.try_into().expect("split at its length");
+        let mut meta = FrameMeta::decode(header);
+        match f(side, &mut meta, frame) {
+            Disposition::Transmit { side, tag } => {
+                *header = meta.encode();
+                let socket = socket_for(side, frame);
+                let len = u32::try_from(len).expect("a buffer's length fits 32 bits");
+                self.leaving.push(Leaving { side, socket, buffer, len, tag });
+            }
+            Disposition::Done => self.recycle(buffer),
+        }
+    }
+
+    /// Returns a buffer to where it came from; offers become visible at the end of the batch.
+    fn recycle(&mut self, buffer: BufferId) {
+        if buffer < self.receive_buffers {
+            self.uring.offer(buffer);
+        } else {
+            self.free.push(buffer);
+        }
+    }
+}
+
+fn check(limits: LoopLimits) -> Result<(), IoError> {
+    const MAX: u16 = 16_384;
+    let wrong = |what, value, expected| Err(IoError::Limit { what, value, expected });
+    if !limits.receive_buffers.is_power_of_two() || limits.receive_buffers > MAX {
+        return wrong("receive_buffers", limits.receive_buffers.into(), "a power of two up to 16384 is needed");
+    }
+    if limits.transmit_buffers == 0 || limits.transmit_buffers > MAX {
+        return wrong("transmit_buffers", limits.transmit_buffers.into(), "1 to 16384 are possible");
+    }
+    if limits.requests == 0 || limits.requests > 32_768 {
+        return wrong("requests", limits.requests.into(), "1 to 32768 are possible");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{IoError, LoopLimits, check, socket_for};
+    use crate::side::PortSide;
+
+    #[test]
+    fn limits_that_cannot_be_are_refused_by_name() {
+        let refused = |limits| match check(limits) {
+            Err(IoError::Limit { what, .. }) => what,
+            other => panic!("{other:?}"),
+        };
+        check(LoopLimits::default()).expect("the defaults are possible");
+        assert_eq!(refused(LoopLimits { receive_buffers: 1000, ..LoopLimits::default() }), "receive_buffers");
+        assert_eq!(refused(LoopLimits { receive_buffers: 0, ..LoopLimits::default() }), "receive_buffers");
+        assert_eq!(refused(LoopLimits { transmit_buffers: 0, ..LoopLimits::default() }), "transmit_buffers");
+        assert_eq!(refused(LoopLimits { requests: 0, ..LoopLimits::default() }), "requests");
+    }
+
+    #[test]
+    fn arp_leaves_through_the_arp_socket() {
+        let mut frame = [0; 60];
+        assert_eq!(socket_for(PortSide::Inside, &frame), 0);
+        frame[12..14].copy_from_slice(&[0x08, 0x06]);
+        assert_eq!(socket_for(PortSide::Inside, &frame), 1);
+        assert_eq!(socket_for(PortSide::Outside, &frame), 3);
+        assert_eq!(socket_for(PortSide::Outside, &frame[..4]), 2);
+    }
+}

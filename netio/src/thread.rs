@@ -1,0 +1,85 @@
+//! Priority and placement of threads. Raft, peers and liveness keep their CPU at full data load (DESIGN: actors and
+//! threads); what the system refuses is reported, never fatal: the node runs on, and its status says so.
+
+use std::io;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// What became of a request for a raised priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raised {
+    /// SCHED_FIFO with this priority.
+    RealTime(i32),
+    /// No privilege for that: a nice value below 0 instead.
+    Nice(i32),
+    /// Neither; the thread runs as any other.
+    Refused,
+}
+
+/// Raises the calling thread: SCHED_FIFO `priority` (1–99), else nice −10, else nothing.
+///
+/// Only for threads that block; a spinning one would starve its core. SCHED_RESET_ON_FORK keeps children ordinary.
+#[must_use]
+pub fn raise_current(priority: i32) -> Raised {
+    let parameters = libc::sched_param { sched_priority: priority };
+    // SAFETY: `parameters` outlives the call; 0 is the calling thread.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) } == 0
+    {
+        return Raised::RealTime(priority);
+    }
+    const NICE: i32 = -10;
+    // SAFETY: no memory is involved; on Linux, 0 is the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } == 0 { Raised::Nice(NICE) } else { Raised::Refused }
+}
+
+/// Binds the calling thread to one CPU.
+///
+/// # Errors
+/// When the CPU does not exist, or is outside of what the process may use.
+pub fn pin_current(cpu: usize) -> io::Result<()> {
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// The CPUs that the calling thread may run on.
+///
+/// # Errors
+/// When the system refuses to tell.
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Raised, allowed_cpus, pin_current, raise_current};
+
+    #[test]
+    fn a_pinned_thread_may_run_on_its_cpu_only() {
+        std::thread::spawn(|| {
+            let cpu = *allowed_cpus().expect("affinity").last().expect("a CPU");
+            pin_current(cpu).expect("pin");
+            assert_eq!(allowed_cpus().expect("affinity"), [cpu]);
+            assert!(pin_current(usize::MAX).is_err());
+        })
+        .join()
+        .expect("thread");
+    }
+
+    #[test]
+    fn raising_never_fails_and_says_what_it_did() {
+        std::thread::spawn(|| {
+            let raised = raise_current(10);
+            // SAFETY: asks for the calling thread's policy; no memory is involved.
+            let policy = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
+            assert_eq!(raised == Raised::RealTime(10), policy == libc::SCHED_FIFO);
+            assert_ne!(raise_current(1000), Raised::RealTime(1000), "out of range");
+        })
+        .join()
+        .expect("thread");
+    }
+}

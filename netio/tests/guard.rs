@@ -1,0 +1,321 @@
+//! The egress guard in the kernel, judged by what arrives at the other end of the wire.
+
+mod net;
+
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use net::Namespace;
+use qnat_netio::bell::Doorbell;
+use qnat_netio::boottime;
+use qnat_netio::guard::{Guard, GuardCounters, available};
+use qnat_netio::link::Link;
+use qnat_netio::packet::{Disposition, LoopLimits, PacketLoop, PortConfig, Reception};
+use qnat_netio::side::PortSide;
+use qnat_netio::socket::BufferLimits;
+use qnat_netio::sync::word::Word;
+use qnat_netio::virtio::FrameMeta;
+use rustix::process::{Pid, Signal, kill_process};
+
+const SHARD: u16 = 0x0103;
+const VMAC: [u8; 6] = [0x02, 0x51, 0x4e, 0x00, 0x01, 0x03];
+const PEER: [u8; 6] = [0x02, 0xaa, 0, 0, 0, 9];
+const HOST: [u8; 6] = [0x02, 0xbb, 0, 0, 0, 7];
+const FRONTEND: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
+const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 4);
+const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const MS: u64 = 1_000_000;
+
+fn open() -> (PacketLoop, [Link; 2]) {
+    open_on(["gi", "go"])
+}
+
+fn open_on(names: [&str; 2]) -> (PacketLoop, [Link; 2]) {
+    let links = names.map(|name| Link::named(name).expect("link"));
+    let port = |link: &Link| PortConfig {
+        link: link.clone(),
+        limits: BufferLimits::default(),
+        reception: Reception::Filtered,
+    };
+    let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 64, requests: 64 };
+    let packets =
+        PacketLoop::new(&port(&links[0]), &port(&links[1]), limits, Doorbell::new().expect("bell")).expect("loop");
+    (packets, links)
+}
+
+fn frame(destination: [u8; 6], source: [u8; 6], ethertype: u16, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let mut frame = vec![0; 60];
+    frame[..6].copy_from_slice(&destination);
+    frame[6..12].copy_from_slice(&source);
+    frame[12..14].copy_from_slice(&ethertype.to_be_bytes());
+    frame[14] = 0x45;
+    frame[16..18].copy_from_slice(&46_u16.to_be_bytes());
+    frame[22..24].copy_from_slice(&[64, 17]);
+    frame[26..30].copy_from_slice(&from.octets());
+    frame[30..34].copy_from_slice(&to.octets());
+    frame
+}
+
+/// Sends one frame and says whether the kernel took it.
+fn passes(packets: &mut PacketLoop, side: PortSide, frame: &[u8]) -> bool {
+    let before = packets.stats(side);
+    assert!(packets.transmit(side, FrameMeta::default(), 0, frame), "a free buffer");
+    packets.flush(&mut |_| true).expect("flush");
+    for _ in 0..1000 {
+        let now = packets.stats(side);
+        if now.transmitted > before.transmitted {
+            return true;
+        }
+        if now.refused_by_kernel > before.refused_by_kernel {
+            return false;
+        }
+        packets.wait(Duration::from_millis(10), || false).expect("wait");
+        packets.receive(&mut |_, _, _| Disposition::Done);
+    }
+    panic!("no completion: {:?}", packets.stats(side));
+}
+
+fn sleep_until(time_ns: u64) {
+    while boottime::now_ns() <= time_ns {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// gi and go in one namespace, their far ends in another.
+fn gateway() -> (Namespace, Namespace) {
+    let (inner, outer) = (Namespace::new("g"), Namespace::new("o"));
+    inner.veth("gi", &outer, "oi");
+    inner.veth("go", &outer, "oo");
+    (inner, outer)
+}
+
+#[test]
+fn each_frame_leaves_only_by_its_right_and_in_its_time() {
+    require_root!();
+    assert!(available(), "clang is expected where the tests run");
+    let (inner, _outer) = gateway();
+    inner.run(|| {
+        use PortSide::{Inside, Outside};
+        let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
+        let (mut guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
+        let (mut packets, _) = open();
+        let own = [links[0].mac, links[1].mac];
+        let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
+        let grace_out = frame(HOST, own[1], 0x0800, FRONTEND, FAR);
+        let grace_in = frame(HOST, own[0], 0x0800, FAR, BACKEND);
+
+        // Nothing is held, nobody is known.
+        for frame in [&from_vmac, &grace_out] {
+            assert!(!passes(&mut packets, Outside, frame));
+        }
+        guard.set_addresses([(Outside, FRONTEND, SHARD), (Inside, BACKEND, SHARD)]).expect("addresses");
+        guard.set_peers([PEER]).expect("peers");
+        assert!(!passes(&mut packets, Outside, &grace_out), "known, but no grace");
+
+        let now = boottime::now_ns();
+        let word = Word { incarnation: 1, term: 1, lease_until_ns: now + 700 * MS, grace_until_ns: now + 1400 * MS };
+        words.set(SHARD, word);
+        assert!(passes(&mut packets, Outside, &from_vmac));
+        assert!(passes(&mut packets, Inside, &from_vmac));
+        assert!(passes(&mut packets, Inside, &frame([0xff; 6], VMAC, 0x0806, FAR, FAR)), "ARP by the owner");
+        assert!(passes(&mut packets, Outside, &grace_out));
+        assert!(passes(&mut packets, Inside, &grace_in));
+        assert!(
+            !passes(&mut packets, Inside, &frame(HOST, own[0], 0x0800, FRONTEND, FAR)),
+            "inside, the destination counts"
+        );
+        assert!(!passes(&mut packets, Outside, &frame(HOST, own[1], 0x0800, FAR, BACKEND)), "outside, the source");
+        assert!(passes(&mut packets, Inside, &frame(PEER, own[0], 0x0800, BACKEND, FAR)), "a Forward");
+        assert!(!passes(&mut packets, Outside, &frame(HOST, own[1], 0x0800, BACKEND, FAR)), "untranslated");
+        assert!(!passes(&mut packets, Outside, &frame([0xff; 6], own[1], 0x0806, FAR, FAR)), "the stack's ARP");
+        assert!(!passes(&mut packets, Outside, &frame(HOST, own[1], 0x86dd, FAR, FAR)), "IPv6");
+        assert!(!passes(&mut packets, Outside, &frame(HOST, HOST, 0x0800, FRONTEND, FAR)), "a foreign source");
+        assert!(!passes(&mut packets, Outside, &frame(HOST, own[0], 0x0800, FRONTEND, FAR)), "the other device's");
+        let mut other = from_vmac.clone();
+        other[11] += 1;
+        assert!(!passes(&mut packets, Outside, &other), "another shard's vMAC");
+
+        // A process that was stopped here would go on sending by its stale check; the kernel does not.
+        sleep_until(word.lease_until_ns);
+        assert!(!passes(&mut packets, Outside, &from_vmac));
+        assert!(passes(&mut packets, Outside, &grace_out));
+        guard.set_addresses([(Inside, BACKEND, SHARD)]).expect("addresses");
+        assert!(!passes(&mut packets, Outside, &grace_out), "no address of ours any more");
+        assert!(passes(&mut packets, Inside, &grace_in));
+        sleep_until(word.grace_until_ns);
+        assert!(!passes(&mut packets, Inside, &grace_in));
+        assert!(passes(&mut packets, Inside, &frame(PEER, own[0], 0x0800, BACKEND, FAR)), "a Forward needs no lease");
+        guard.set_peers([]).expect("peers");
+        assert!(!passes(&mut packets, Inside, &frame(PEER, own[0], 0x0800, FAR, FAR)), "no peer any more");
+
+        let counters = guard.counters().expect("counters");
+        let expected = GuardCounters {
+            pass_lease: 3,
+            pass_forward: 2,
+            pass_grace: 4,
+            drop_lease: 3,
+            drop_grace: 2,
+            drop_address: 6,
+            drop_arp: 1,
+            drop_protocol: 1,
+            drop_source: 2,
+            ..GuardCounters::default()
+        };
+        assert_eq!(counters, expected);
+        words.zero_all();
+        drop(guard);
+        assert!(passes(&mut packets, Outside, &from_vmac), "an orderly exit leaves no filter");
+    });
+}
+
+/// Set in the child processes of the tests below.
+const CHILD: &str = "QNAT_TEST_GUARD_CHILD";
+
+#[test]
+fn the_guard_outlives_a_killed_process_and_is_replaced_by_the_next_one() {
+    require_root!();
+    if std::env::var_os(CHILD).is_some() {
+        // Runs inside the parent's namespace: takes lease and grace, says until when, dies without any clean-up.
+        let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
+        let (mut guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
+        guard.set_addresses([(PortSide::Outside, FRONTEND, SHARD)]).expect("addresses");
+        let now = boottime::now_ns();
+        let word = Word { incarnation: 1, term: 1, lease_until_ns: now + 800 * MS, grace_until_ns: now + 1600 * MS };
+        words.set(SHARD, word);
+        println!("\nleft {} {}", word.lease_until_ns, word.grace_until_ns);
+        std::process::abort();
+    }
+    let (inner, _outer) = gateway();
+    inner.run(|| {
+        // Inherits this thread's namespace.
+        let mut child = Command::new(std::env::current_exe().expect("own path"))
+            .args(["--exact", "the_guard_outlives_a_killed_process_and_is_replaced_by_the_next_one", "--nocapture"])
+            .env(CHILD, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("child");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let line = output
+            .lines()
+            .map(|line| line.expect("text"))
+            .find(|line| line.starts_with("left "))
+            .expect("the child took its lease");
+        let times: Vec<u64> = line.split_whitespace().skip(1).map(|word| word.parse().expect("a time")).collect();
+        assert!(child.wait().expect("child").signal().is_some(), "it died, it did not exit");
+
+        let (mut packets, links) = open();
+        let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
+        let grace = frame(HOST, links[1].mac, 0x0800, FRONTEND, FAR);
+        assert!(boottime::now_ns() < times[0], "the machine is too slow for this test");
+        assert!(passes(&mut packets, PortSide::Outside, &from_vmac), "within the dead process's lease");
+        sleep_until(times[0]);
+        assert!(!passes(&mut packets, PortSide::Outside, &from_vmac));
+        assert!(boottime::now_ns() < times[1], "the machine is too slow for this test");
+        assert!(passes(&mut packets, PortSide::Outside, &grace), "within its grace");
+        sleep_until(times[1]);
+        assert!(!passes(&mut packets, PortSide::Outside, &grace), "silence");
+
+        // The next process judges alone: were the old filter still there, it would drop this frame.
+        let (_guard, mut words) = Guard::attach(&links[0], &links[1]).expect("the next guard");
+        assert!(!passes(&mut packets, PortSide::Outside, &from_vmac), "it starts with nothing");
+        let now = boottime::now_ns();
+        let word =
+            Word { incarnation: 2, term: 2, lease_until_ns: now + 60_000 * MS, grace_until_ns: now + 60_000 * MS };
+        words.set(SHARD, word);
+        assert!(passes(&mut packets, PortSide::Outside, &from_vmac));
+    });
+}
+
+/// A child process that does not outlive its test, whatever happens.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Sends from the vMAC for ever, by a check that never says no, as a process does that was stopped right after its check.
+#[expect(clippy::print_stdout, reason = "the parent test reads it")]
+fn send_for_ever() -> ! {
+    let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
+    let (_guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
+    let (mut packets, _) = open();
+    let until = boottime::now_ns() + 500 * MS;
+    words.set(SHARD, Word { incarnation: 1, term: 1, lease_until_ns: until, grace_until_ns: until });
+    let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
+    println!("\nlease {until}");
+    let mut told = false;
+    loop {
+        packets.transmit(PortSide::Outside, FrameMeta::default(), 0, &from_vmac);
+        packets.flush(&mut |_| true).expect("flush");
+        packets.wait(Duration::from_millis(1), || false).expect("wait");
+        packets.receive(&mut |_, _, _| Disposition::Done);
+        if !told && packets.stats(PortSide::Outside).refused_by_kernel >= 20 {
+            told = true;
+            println!("refused");
+        }
+    }
+}
+
+#[test]
+fn a_stopped_process_that_wakes_up_after_its_lease_emits_nothing() {
+    require_root!();
+    if std::env::var_os(CHILD).is_some() {
+        send_for_ever();
+    }
+    let (inner, outer) = gateway();
+    let stop = Arc::new(AtomicBool::new(false));
+    let arrivals = outer.spawn({
+        let stop = stop.clone();
+        move || {
+            let (mut packets, _) = open_on(["oi", "oo"]);
+            let mut arrivals = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                packets.wait(Duration::from_millis(20), || false).expect("wait");
+                packets.receive(&mut |_, _, frame| {
+                    if frame[6..12] == VMAC {
+                        arrivals.push(boottime::now_ns());
+                    }
+                    Disposition::Done
+                });
+            }
+            arrivals
+        }
+    });
+    let lease_until_ns = inner.run(|| {
+        let child = Command::new(std::env::current_exe().expect("own path"))
+            .args(["--exact", "a_stopped_process_that_wakes_up_after_its_lease_emits_nothing", "--nocapture"])
+            .env(CHILD, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("child");
+        let mut child = Killed(child);
+        let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines().map(|line| line.expect("text"));
+        let lease = lines.find(|line| line.starts_with("lease ")).expect("the child took its lease");
+        let lease_until_ns = lease["lease ".len()..].parse().expect("a time");
+        std::thread::sleep(Duration::from_millis(100));
+        let pid = Pid::from_child(&child.0);
+        kill_process(pid, Signal::STOP).expect("stop");
+        assert!(boottime::now_ns() < lease_until_ns, "the machine is too slow for this test");
+        sleep_until(lease_until_ns + 100 * MS);
+        kill_process(pid, Signal::CONT).expect("continue");
+        let tried = lines.any(|line| line == "refused");
+        drop(child);
+        assert!(tried, "it went on sending, and the kernel refused");
+        lease_until_ns
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    stop.store(true, Ordering::Relaxed);
+    let arrivals = arrivals.join().expect("outer side");
+    assert!(!arrivals.is_empty(), "within the lease frames arrive");
+    // What left in time may be read a little later.
+    let late = arrivals.iter().filter(|time| **time > lease_until_ns + 50 * MS).count();
+    assert_eq!(late, 0, "of {}", arrivals.len());
+}

@@ -1,0 +1,292 @@
+//! The packet loop between two real network stacks in namespaces.
+
+mod net;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use net::Namespace;
+use qnat_netio::bell::Doorbell;
+use qnat_netio::boottime;
+use qnat_netio::link::Link;
+use qnat_netio::packet::{Disposition, LoopLimits, PacketLoop, PortConfig, PortStats, Reception};
+use qnat_netio::side::PortSide;
+use qnat_netio::socket::BufferLimits;
+use qnat_netio::virtio::{FrameMeta, GSO_NONE};
+
+fn open(limits: LoopLimits, bell: Doorbell) -> PacketLoop {
+    let port = |name| PortConfig {
+        link: Link::named(name).expect("link"),
+        limits: BufferLimits::default(),
+        reception: Reception::Promiscuous,
+    };
+    PacketLoop::new(&port("gi"), &port("go"), limits, bell).expect("packet loop")
+}
+
+/// client 10.99.0.1 – gi [gateway] go – server 10.99.0.2, one subnet: the loop is a wire between them.
+struct Wire {
+    client: Namespace,
+    gateway: Namespace,
+    server: Namespace,
+}
+
+impl Wire {
+    fn new() -> Self {
+        let wire = Self { client: Namespace::new("c"), gateway: Namespace::new("g"), server: Namespace::new("s") };
+        wire.client.veth("eth0", &wire.gateway, "gi");
+        wire.server.veth("eth0", &wire.gateway, "go");
+        wire.client.ip("address add 10.99.0.1/24 dev eth0");
+        wire.server.ip("address add 10.99.0.2/24 dev eth0");
+        wire
+    }
+}
+
+/// What a forwarding loop saw.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    longest: usize,
+    segmented: usize,
+    partial_checksums: usize,
+    stats: [PortStats; 2],
+}
+
+/// Forwards every frame to the other side until told to stop.
+fn forward(limits: LoopLimits, bell: Doorbell, stop: &AtomicBool) -> Seen {
+    let mut packets = open(limits, bell);
+    let (mut longest, mut segmented, mut partial_checksums) = (0, 0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        packets.wait(Duration::from_millis(200), || stop.load(Ordering::Relaxed)).expect("wait");
+        packets.receive(&mut |side, meta, frame| {
+            longest = longest.max(frame.len());
+            segmented += usize::from(meta.gso_type != GSO_NONE);
+            partial_checksums += usize::from(meta.needs_csum.is_some());
+            Disposition::Transmit { side: side.other(), tag: 0 }
+        });
+        packets.flush(&mut |_| true).expect("flush");
+    }
+    let stats = [packets.stats(PortSide::Inside), packets.stats(PortSide::Outside)];
+    Seen { longest, segmented, partial_checksums, stats }
+}
+
+#[test]
+fn a_bulk_tcp_stream_crosses_whole_in_super_packets() {
+    require_root!();
+    const BYTES: usize = 64 << 20;
+    let wire = Wire::new();
+    let bell = Doorbell::new().expect("bell");
+    let ringer = bell.ringer();
+    let stop = Arc::new(AtomicBool::new(false));
+    let gateway = wire.gateway.spawn({
+        let stop = stop.clone();
+        move || forward(LoopLimits::default(), bell, &stop)
+    });
+
+    let (ready, listening) = std::sync::mpsc::channel();
+    let server = wire.server.spawn(move || {
+        let listener = TcpListener::bind("10.99.0.2:5001").expect("bind");
+        ready.send(()).expect("the test waits");
+        let (mut stream, _) = listener.accept().expect("accept");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+        let (mut buffer, mut at) = (vec![0; 1 << 20], 0_usize);
+        loop {
+            let count = stream.read(&mut buffer).expect("read");
+            if count == 0 {
+                break;
+            }
+            for byte in &buffer[..count] {
+                assert_eq!(*byte, pattern(at), "at byte {at}");
+                at += 1;
+            }
+        }
+        stream.write_all(&at.to_be_bytes()).expect("write");
+    });
+    listening.recv().expect("the server lives");
+    let received = wire.client.run(|| {
+        let mut stream =
+            TcpStream::connect_timeout(&"10.99.0.2:5001".parse().expect("address"), Duration::from_secs(10))
+                .expect("connect");
+        stream.set_write_timeout(Some(Duration::from_secs(20))).expect("timeout");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+        let chunk: Vec<u8> = (0..251 * 4096).map(pattern).collect();
+        let mut left = BYTES;
+        while left > 0 {
+            let part = left.min(chunk.len());
+            stream.write_all(&chunk[..part]).expect("write");
+            left -= part;
+        }
+        stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        let mut count = [0; 8];
+        stream.read_exact(&mut count).expect("the server's count");
+        usize::from_be_bytes(count)
+    });
+    server.join().expect("server");
+    stop.store(true, Ordering::Relaxed);
+    ringer.ring();
+    let seen = gateway.join().expect("gateway");
+    assert_eq!(received, BYTES);
+    assert!(seen.longest > 32_000, "super-packets pass whole: {seen:?}");
+    assert!(seen.segmented > 0 && seen.partial_checksums > 0, "{seen:?}");
+    for stats in seen.stats {
+        assert_eq!((stats.receive_errors, stats.transmit_errors, stats.link_down), (0, 0, 0), "{seen:?}");
+    }
+}
+
+/// Period 251, so that a shifted or repeated piece shows.
+fn pattern(at: usize) -> u8 {
+    u8::try_from(at % 251).expect("below 251")
+}
+
+#[test]
+fn few_buffers_lose_nothing_that_the_kernel_can_hold() {
+    require_root!();
+    let wire = Wire::new();
+    let bell = Doorbell::new().expect("bell");
+    let ringer = bell.ringer();
+    let stop = Arc::new(AtomicBool::new(false));
+    let limits = LoopLimits { receive_buffers: 4, transmit_buffers: 1, requests: 2 };
+    let gateway = wire.gateway.spawn({
+        let stop = stop.clone();
+        move || forward(limits, bell, &stop)
+    });
+    const COUNT: usize = 2000;
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let (ready, listening) = std::sync::mpsc::channel();
+    let server = wire.server.spawn({
+        let arrived = arrived.clone();
+        move || {
+            let socket = UdpSocket::bind("10.99.0.2:5002").expect("bind");
+            socket.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
+            ready.send(()).expect("the test waits");
+            let mut buffer = [0; 64];
+            for expected in 0..COUNT {
+                let count = socket.recv(&mut buffer).expect("a datagram");
+                assert_eq!(buffer[..count], expected.to_be_bytes(), "in order");
+                arrived.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    listening.recv().expect("the server lives");
+    wire.client.run({
+        let arrived = arrived.clone();
+        move || {
+            let socket = UdpSocket::bind("10.99.0.1:0").expect("bind");
+            for number in 0..COUNT {
+                // At most 100 ahead: within every kernel queue.
+                let deadline = Instant::now() + Duration::from_secs(10);
+                while number > arrived.load(Ordering::Relaxed) + 100 {
+                    assert!(Instant::now() < deadline, "stuck at {number}");
+                    std::thread::yield_now();
+                }
+                socket.send_to(&number.to_be_bytes(), "10.99.0.2:5002").expect("send");
+            }
+        }
+    });
+    server.join().expect("server");
+    stop.store(true, Ordering::Relaxed);
+    ringer.ring();
+    let seen = gateway.join().expect("gateway");
+    assert!(seen.stats[0].received >= 2000, "{seen:?}");
+    assert_eq!(seen.stats[1].transmitted, seen.stats[0].received, "{seen:?}");
+}
+
+#[test]
+fn an_idle_loop_sleeps_until_the_bell_rings() {
+    require_root!();
+    let wire = Wire::new();
+    let bell = Doorbell::new().expect("bell");
+    let ringer = bell.ringer();
+    let (asleep, waiting) = std::sync::mpsc::channel();
+    let gateway = wire.gateway.spawn(move || {
+        let mut packets = open(LoopLimits::default(), bell);
+        // The first look takes what the links' start left over.
+        packets.wait(Duration::from_millis(1), || false).expect("wait");
+        let mut slept = Vec::new();
+        for timeout in [Duration::from_millis(50), Duration::from_secs(30)] {
+            let started = Instant::now();
+            packets
+                .wait(timeout, || {
+                    asleep.send(()).expect("the test waits");
+                    false
+                })
+                .expect("wait");
+            slept.push(started.elapsed());
+        }
+        // Pending work is not slept over.
+        let started = Instant::now();
+        packets.wait(Duration::from_secs(30), || true).expect("wait");
+        slept.push(started.elapsed());
+        slept
+    });
+    waiting.recv().expect("first sleep");
+    waiting.recv().expect("second sleep");
+    std::thread::sleep(Duration::from_millis(100));
+    ringer.ring();
+    let slept = gateway.join().expect("gateway");
+    assert!(slept[0] >= Duration::from_millis(40) && slept[0] < Duration::from_secs(20), "{slept:?}");
+    assert!(slept[1] >= Duration::from_millis(90) && slept[1] < Duration::from_secs(20), "{slept:?}");
+    assert!(slept[2] < Duration::from_secs(20), "{slept:?}");
+}
+
+#[test]
+fn a_link_that_went_down_and_came_back_is_served_again() {
+    require_root!();
+    let wire = Wire::new();
+    let bell = Doorbell::new().expect("bell");
+    let (commands, orders) = std::sync::mpsc::channel::<[bool; 2]>();
+    let (answers, reports) = std::sync::mpsc::channel::<bool>();
+    let gateway = wire.gateway.spawn(move || {
+        let mut packets = open(LoopLimits::default(), bell);
+        for wanted in orders {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let mut reached = false;
+            while !reached && Instant::now() < deadline {
+                packets.wait(Duration::from_millis(20), || false).expect("wait");
+                packets.receive(&mut |_, _, _| Disposition::Done);
+                packets.transmit(PortSide::Inside, FrameMeta::default(), 0, &arp_frame());
+                packets.flush(&mut |_| true).expect("flush");
+                reached = packets.links_up(boottime::now_ns()) == wanted;
+            }
+            answers.send(reached).expect("the test waits");
+        }
+        let before = packets.stats(PortSide::Inside);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while packets.stats(PortSide::Inside).received == before.received && Instant::now() < deadline {
+            packets.wait(Duration::from_millis(20), || false).expect("wait");
+            packets.receive(&mut |_, _, _| Disposition::Done);
+        }
+        (before, packets.stats(PortSide::Inside))
+    });
+    let reach = |wanted| {
+        commands.send(wanted).expect("the gateway lives");
+        assert!(reports.recv().expect("the gateway lives"), "links never became {wanted:?}");
+    };
+    reach([true, true]);
+    wire.gateway.ip("link set gi down");
+    reach([false, true]);
+    wire.gateway.ip("link set gi up");
+    reach([true, true]);
+    drop(commands);
+    let pinger = wire.client.spawn(|| {
+        let socket = UdpSocket::bind("10.99.0.1:0").expect("bind");
+        for _ in 0..20 {
+            let _ = socket.send_to(b"x", "10.99.0.2:9");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let (before, after) = gateway.join().expect("gateway");
+    pinger.join().expect("pinger");
+    assert!(before.receive_errors >= 1, "the socket heard of the link: {before:?}");
+    assert!(before.link_down >= 1, "a frame was refused meanwhile: {before:?}");
+    assert!(after.received > before.received, "{after:?}");
+}
+
+fn arp_frame() -> [u8; 42] {
+    let mut frame = [0; 42];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    frame[12..14].copy_from_slice(&[8, 6]);
+    frame
+}

@@ -1,0 +1,262 @@
+//! The control actor: drives the control half of the member on a thread of its own, because its store waits for the disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use consensus::storage::sled::SledStore;
+use control::command::{CommandBody, Configure};
+use control::outcome::Outcome;
+use control::{config, plan, view};
+use engine::ids::NodeId;
+use netio::boottime::now_ns;
+use netio::quic::Transport;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::flow_actor::{Begin, FlowActor, NewView};
+use super::request::{DryRun, Failure, ResourceKind};
+use crate::member::control_member::{ControlMember, ControlOut, NotDone, Now};
+use crate::member::flow_member::ControlDuty;
+use crate::member::frame::CHANNEL_CONTROL;
+use crate::member::view::View;
+
+const TICK: Duration = Duration::from_millis(5);
+
+/// See the module.
+#[derive(Debug)]
+pub struct ControlActor {
+    member: ControlMember<SledStore>,
+    transport: Transport,
+    flows: Option<Addr<FlowActor>>,
+    view: Option<Arc<View>>,
+    begun: bool,
+    tickets: u64,
+    waiting: BTreeMap<u64, oneshot::Sender<Result<Outcome, NotDone>>>,
+}
+
+/// A frame of a peer on the control channel.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct PeerFrame {
+    /// The node, as the transport proved it.
+    pub from: NodeId,
+    /// The frame.
+    pub bytes: Bytes,
+}
+
+/// Something that the flow half found out.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Duty(pub ControlDuty);
+
+/// The flow actor is there.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Meet(pub Addr<FlowActor>);
+
+/// Commit a command; the outcome comes through the channel.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Submit {
+    /// The command.
+    pub body: CommandBody,
+    /// Where its outcome goes.
+    pub reply: oneshot::Sender<Result<Outcome, NotDone>>,
+}
+
+/// What would a configuration file change?
+#[derive(Message)]
+#[rtype(result = "Result<(CommandBody, Value), Failure>")]
+pub struct PlanApply {
+    /// Name of the file.
+    pub file: String,
+    /// Its text.
+    pub text: String,
+    /// For a dry run a refused plan is shown, not an error.
+    pub dry_run: DryRun,
+}
+
+/// Resources by kind.
+#[derive(Message)]
+#[rtype(result = "Value")]
+pub struct Get(pub ResourceKind);
+
+/// What the control half knows, for status.
+#[derive(Message)]
+#[rtype(result = "Value")]
+pub struct AskControl;
+
+/// Hand the control group's leadership over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StopControl;
+
+impl ControlActor {
+    /// An actor over a member that has not run yet.
+    #[must_use]
+    pub fn new(member: ControlMember<SledStore>, transport: Transport) -> Self {
+        Self { member, transport, flows: None, view: None, begun: false, tickets: 0, waiting: BTreeMap::new() }
+    }
+
+    fn settle(&mut self) {
+        while let Some(out) = self.member.poll(now()) {
+            match out {
+                ControlOut::Send { to, frame } => {
+                    self.transport.send(to.0, CHANNEL_CONTROL, frame);
+                }
+                ControlOut::View(view) => self.view = Some(view),
+                ControlOut::Registered(_) => {}
+                ControlOut::Done { ticket, result } => {
+                    if let Some(reply) = self.waiting.remove(&ticket) {
+                        // Who asked may have given up.
+                        let _ = reply.send(result);
+                    }
+                }
+                ControlOut::StoreFailed { reason } => {
+                    tracing::error!(reason, "the control store failed: ending this life (C4)");
+                    std::process::abort();
+                }
+            }
+        }
+        self.tell_flows();
+    }
+
+    fn tell_flows(&mut self) {
+        let (Some(flows), Some(view)) = (&self.flows, &self.view) else { return };
+        match self.member.incarnation() {
+            Some(me) if !self.begun && view.node_of.contains_key(&me) => {
+                self.begun = true;
+                flows.do_send(Begin { me, view: Arc::clone(view) });
+            }
+            _ => flows.do_send(NewView(Arc::clone(view))),
+        }
+        self.view = None;
+    }
+}
+
+/// The member's two clocks.
+#[must_use]
+pub fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { ns: now_ns(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+}
+
+impl Actor for ControlActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(TICK, |actor, _| {
+            actor.member.tick(now());
+            actor.settle();
+        });
+    }
+}
+
+impl Handler<PeerFrame> for ControlActor {
+    type Result = ();
+
+    fn handle(&mut self, frame: PeerFrame, _: &mut Self::Context) {
+        self.member.handle_peer(now(), frame.from, &frame.bytes);
+        self.settle();
+    }
+}
+
+impl Handler<Duty> for ControlActor {
+    type Result = ();
+
+    fn handle(&mut self, Duty(duty): Duty, _: &mut Self::Context) {
+        self.member.handle_duty(now(), duty);
+        self.settle();
+    }
+}
+
+impl Handler<Meet> for ControlActor {
+    type Result = ();
+
+    fn handle(&mut self, Meet(flows): Meet, _: &mut Self::Context) {
+        self.flows = Some(flows);
+        self.settle();
+    }
+}
+
+impl Handler<Submit> for ControlActor {
+    type Result = ();
+
+    fn handle(&mut self, Submit { body, reply }: Submit, _: &mut Self::Context) {
+        self.tickets += 1;
+        self.waiting.insert(self.tickets, reply);
+        self.member.submit(now(), self.tickets, body);
+        self.settle();
+    }
+}
+
+impl Handler<PlanApply> for ControlActor {
+    type Result = Result<(CommandBody, Value), Failure>;
+
+    fn handle(&mut self, PlanApply { file, text, dry_run }: PlanApply, _: &mut Self::Context) -> Self::Result {
+        let refused = |problems: Vec<String>| Failure { status: 422, problems };
+        let desired = config::parse(&file, &text)
+            .map_err(|errors| refused(errors.iter().map(ToString::to_string).collect()))?;
+        let plan = plan::diff(self.member.state(), &desired);
+        if let (Some(why), DryRun::No) = (&plan.refused, dry_run) {
+            return Err(refused(vec![format!("{why:?}")]));
+        }
+        let changes: Vec<Value> = plan
+            .changes
+            .iter()
+            .map(|c| json!({"kind": format!("{:?}", c.kind), "resource": c.resource, "detail": c.detail}))
+            .collect();
+        let answer = json!({"changes": changes, "refused": plan.refused.as_ref().map(|why| format!("{why:?}"))});
+        let base_hash = Some(plan.hash);
+        Ok((CommandBody::Configure(Box::new(Configure { desired, base_hash, hints: Vec::new() })), answer))
+    }
+}
+
+impl Handler<Get> for ControlActor {
+    type Result = MessageResult<Get>;
+
+    fn handle(&mut self, Get(kind): Get, _: &mut Self::Context) -> Self::Result {
+        let state = self.member.state();
+        let value = match kind {
+            ResourceKind::Nodes => serde_json::to_value(view::nodes(state)),
+            ResourceKind::Shards => serde_json::to_value(view::shards(state)),
+            ResourceKind::Backends => serde_json::to_value(view::backends(state)),
+            ResourceKind::Frontends => serde_json::to_value(view::frontends(state)),
+            ResourceKind::Pools => serde_json::to_value(view::pools(state)),
+        };
+        MessageResult(value.unwrap_or(Value::Null))
+    }
+}
+
+impl Handler<AskControl> for ControlActor {
+    type Result = MessageResult<AskControl>;
+
+    fn handle(&mut self, _: AskControl, _: &mut Self::Context) -> Self::Result {
+        let state = self.member.state();
+        let (leader, term) = self.member.leader();
+        let live = self.member.live(now());
+        MessageResult(json!({
+            "status": view::status(state),
+            "nodes": view::nodes(state),
+            "shards": view::shards(state),
+            "control_leader": leader.map(|node| node.0),
+            "control_term": term,
+            "control_voters": self.member.configured().0,
+            "control_learners": self.member.configured().1,
+            "live": live.iter().map(|node| node.0).collect::<Vec<_>>(),
+            "incarnation": self.member.incarnation().map(|life| life.0),
+        }))
+    }
+}
+
+impl Handler<StopControl> for ControlActor {
+    type Result = ();
+
+    fn handle(&mut self, _: StopControl, _: &mut Self::Context) {
+        self.member.stop(now());
+        self.settle();
+    }
+}

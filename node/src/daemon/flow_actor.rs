@@ -1,0 +1,430 @@
+//! The flow actor: drives the flow half of the member on a thread of its own with raised priority. It owns the peers'
+//! events, the lease words and the workers' rings. It does no disk I/O and never waits for anything.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use engine::ids::{Mac, NodeId};
+use futures_util::stream::unfold;
+use netio::bell::{Doorbell, Ringer};
+use netio::boottime::now_ns;
+use netio::guard::Guard;
+use netio::quic::{Event, Events, Transport};
+use netio::side::PortSide;
+use netio::sync::spsc::{Consumer, Producer, PushError};
+use netio::sync::word::Word;
+use netio::words::WordsWriter;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use super::control_actor::{ControlActor, Duty, PeerFrame};
+use super::worker_thread::{FromWorker, Query, ToWorker};
+use crate::member::flow_member::{ControlDuty, FlowMember, FlowOut};
+use crate::member::frame::CHANNEL_CONTROL;
+use crate::member::view::View;
+
+/// Inputs that a worker may leave unread before its life is ended: it hangs, and F3 forbids to lose one.
+const BACKLOG_MAX: usize = 1 << 20;
+
+/// The workers' ends.
+#[derive(Debug)]
+pub struct WorkerEnds {
+    /// To the worker.
+    pub inputs: Producer<ToWorker>,
+    /// Wakes the worker.
+    pub ringer: Ringer,
+    /// From the worker.
+    pub outputs: Consumer<FromWorker>,
+}
+
+/// Starts the worker's thread for a life.
+pub type WorkerSpawner = Box<dyn FnOnce(engine::ids::Incarnation) + Send>;
+
+/// See the module.
+pub struct FlowActor {
+    spawn: Option<WorkerSpawner>,
+    transport: Transport,
+    events: Option<Events>,
+    asleep: Arc<AsyncFd<Doorbell>>,
+    words: WordsWriter,
+    guard: Option<Guard>,
+    control: Addr<ControlActor>,
+    member: Option<FlowMember>,
+    view: Option<Arc<View>>,
+    worker: WorkerEnds,
+    backlog: VecDeque<ToWorker>,
+    bulk: BTreeMap<NodeId, UnboundedSender<(u32, Bytes)>>,
+    seed: u64,
+    stopped: Option<oneshot::Sender<u32>>,
+}
+
+/// A newer version of the control state.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct NewView(pub Arc<View>);
+
+/// This life is registered: the flow groups may begin.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Begin {
+    /// The incarnation.
+    pub me: engine::ids::Incarnation,
+    /// The version of the control state that registered it.
+    pub view: Arc<View>,
+}
+
+/// Hand all leaderships over; answers with the number of groups that found no taker.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StopFlows(pub oneshot::Sender<u32>);
+
+/// A question to the worker.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AskWorker(pub Query);
+
+/// A question about the flow groups.
+#[derive(Message)]
+#[rtype(result = "FlowReport")]
+pub struct AskFlows;
+
+/// What the flow actor knows.
+#[derive(Debug, Clone, Default, MessageResponse)]
+pub struct FlowReport {
+    /// Whether the flow groups run.
+    pub running: bool,
+    /// Groups of this node.
+    pub groups: Vec<consensus::flow_groups::GroupStatus>,
+    /// Health of groups that this node leads.
+    pub health: Vec<consensus::event::GroupHealth>,
+    /// What this node reports.
+    pub report: consensus::event::Report,
+    /// Whose life each incarnation is.
+    pub node_of: BTreeMap<engine::ids::Incarnation, NodeId>,
+    /// Frames of peers that were dropped, by reason.
+    pub frame_drops: Vec<(String, u64)>,
+    /// The guard's counters, if it is attached.
+    pub guard: Option<netio::guard::GuardCounters>,
+    /// The peers that have a link.
+    pub linked: Vec<NodeId>,
+    /// When this was told.
+    pub now_ns: u64,
+}
+
+impl std::fmt::Debug for FlowActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlowActor").field("member", &self.member).finish_non_exhaustive()
+    }
+}
+
+/// What the actor starts with.
+pub struct FlowParts {
+    /// Sends to peers.
+    pub transport: Transport,
+    /// What peers send.
+    pub events: Events,
+    /// Rung by workers.
+    pub bell: Doorbell,
+    /// The lease words' only writer.
+    pub words: WordsWriter,
+    /// The kernel's guard, if attached.
+    pub guard: Option<Guard>,
+    /// The control actor.
+    pub control: Addr<ControlActor>,
+    /// The worker.
+    pub worker: WorkerEnds,
+    /// Starts it.
+    pub spawn: WorkerSpawner,
+    /// Drawn at start.
+    pub seed: u64,
+}
+
+impl std::fmt::Debug for FlowParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlowParts").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+impl FlowActor {
+    /// Must be called on the actor's own arbiter.
+    ///
+    /// # Errors
+    /// If the doorbell cannot be watched.
+    pub fn new(parts: FlowParts) -> std::io::Result<Self> {
+        let FlowParts { transport, events, bell, words, guard, control, worker, spawn, seed } = parts;
+        Ok(Self {
+            spawn: Some(spawn),
+            transport,
+            events: Some(events),
+            asleep: Arc::new(AsyncFd::with_interest(bell, tokio::io::Interest::READABLE)?),
+            words,
+            guard,
+            control,
+            member: None,
+            view: None,
+            worker,
+            backlog: VecDeque::new(),
+            bulk: BTreeMap::new(),
+            seed,
+            stopped: None,
+        })
+    }
+
+    /// Does everything that is to be done now, in order, then goes to sleep in a way that loses no ring.
+    fn settle(&mut self) {
+        loop {
+            self.read_worker();
+            self.drain();
+            self.asleep.get_ref().prepare_sleep();
+            if self.worker.outputs.is_empty() {
+                return;
+            }
+            self.asleep.get_ref().awake();
+        }
+    }
+
+    fn read_worker(&mut self) {
+        while let Some(said) = self.worker.outputs.pop() {
+            let Some(member) = &mut self.member else { continue };
+            match said {
+                FromWorker::Output(output) => {
+                    if let Some(duty) = member.handle_worker(now_ns(), output) {
+                        self.control.do_send(Duty(duty));
+                    }
+                }
+                FromWorker::Links(up) => member.set_links(now_ns(), up),
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        let Some(mut member) = self.member.take() else { return };
+        let mut told = false;
+        while let Some(out) = member.poll(now_ns()) {
+            match out {
+                FlowOut::Send { to, channel, frame } => {
+                    self.transport.send(to.0, channel, frame);
+                }
+                FlowOut::SendBulk { to, channel, frame } => self.send_bulk(to, channel, frame),
+                FlowOut::Word { shard, word } => self.words.set(
+                    shard.0,
+                    Word {
+                        incarnation: word.incarnation.0,
+                        term: word.term.0,
+                        lease_until_ns: word.lease_until_ns,
+                        grace_until_ns: word.grace_until_ns,
+                    },
+                ),
+                FlowOut::Worker(input) => {
+                    told = true;
+                    self.backlog.push_back(ToWorker::Input(input));
+                }
+                FlowOut::Control(duty) => self.duty(duty),
+            }
+        }
+        self.member = Some(member);
+        self.feed_worker(told);
+    }
+
+    fn duty(&mut self, duty: ControlDuty) {
+        if let ControlDuty::Stopped { kept } = duty
+            && let Some(waiting) = self.stopped.take()
+        {
+            // Who waited for it may have given up.
+            let _ = waiting.send(kept);
+        }
+        self.control.do_send(Duty(duty));
+    }
+
+    fn feed_worker(&mut self, told: bool) {
+        let mut pushed = false;
+        while let Some(next) = self.backlog.pop_front() {
+            match self.worker.inputs.push(next) {
+                Ok(()) => pushed = true,
+                Err(PushError::Full(back)) => {
+                    self.backlog.push_front(back);
+                    break;
+                }
+                Err(PushError::Closed(_)) => break,
+            }
+        }
+        if pushed || told {
+            self.worker.ringer.ring();
+        }
+        if self.backlog.len() > BACKLOG_MAX {
+            tracing::error!(backlog = self.backlog.len(), "the worker does not read its events: ending this life");
+            std::process::abort();
+        }
+    }
+
+    fn send_bulk(&mut self, to: NodeId, channel: u32, frame: Bytes) {
+        let transport = self.transport.clone();
+        let queue = self.bulk.entry(to).or_insert_with(|| {
+            let (sender, mut receiver) = unbounded_channel::<(u32, Bytes)>();
+            actix::spawn(async move {
+                while let Some((channel, frame)) = receiver.recv().await {
+                    // A link that is down loses the transfer; the groups notice and begin it anew.
+                    if transport.send_bulk(to.0, channel, frame).await.is_err() {
+                        while receiver.try_recv().is_ok() {}
+                    }
+                }
+            });
+            sender
+        });
+        let _ = queue.send((channel, frame));
+    }
+
+    fn take_view(&mut self, view: Arc<View>) {
+        let peers = view.addresses.iter().filter(|(node, _)| node.0 != self.transport.own_id());
+        self.transport.set_peers(&peers.map(|(node, address)| (node.0, *address)).collect());
+        self.update_guard(&view);
+        if let Some(member) = &mut self.member {
+            member.handle_view(now_ns(), Arc::clone(&view));
+        }
+        self.view = Some(view);
+    }
+
+    fn update_guard(&mut self, view: &View) {
+        let Some(guard) = &mut self.guard else { return };
+        let snapshot = &view.snapshot;
+        let outside = snapshot.frontends.values().map(|f| (PortSide::Outside, f.ip, f.shard.0));
+        let inside = snapshot.backends.values().map(|b| (PortSide::Inside, b.ip, b.home.0));
+        let peers = snapshot.peers.iter().flat_map(|links| [links.inside, links.outside]).map(|Mac(mac)| mac);
+        if let Err(error) = guard.set_addresses(outside.chain(inside)).and_then(|()| guard.set_peers(peers)) {
+            tracing::error!(%error, "egress guard: addresses");
+        }
+    }
+
+    fn schedule(&mut self, ctx: &mut Context<Self>) {
+        let now = now_ns();
+        if let Some(member) = &mut self.member {
+            member.tick(now);
+        }
+        self.settle();
+        let due = self.member.as_ref().map_or(now + 5_000_000, |member| member.groups().next_due_ns());
+        let wait = Duration::from_nanos(due.saturating_sub(now_ns())).max(Duration::from_micros(200));
+        ctx.run_later(wait, Self::schedule);
+    }
+}
+
+impl Actor for FlowActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let events = self.events.take().expect("an actor starts once");
+        ctx.add_stream(unfold(events, async |mut events: Events| events.recv().await.map(|event| (event, events))));
+        let rung = unfold(Arc::clone(&self.asleep), async |bell: Arc<AsyncFd<Doorbell>>| {
+            let mut ready = bell.readable().await.ok()?;
+            bell.get_ref().clear();
+            ready.clear_ready();
+            drop(ready);
+            Some((Rung, bell))
+        });
+        ctx.add_stream(rung);
+        self.schedule(ctx);
+    }
+}
+
+/// The worker has said something.
+struct Rung;
+
+impl StreamHandler<Rung> for FlowActor {
+    fn handle(&mut self, _: Rung, _: &mut Self::Context) {
+        self.asleep.get_ref().awake();
+        self.settle();
+    }
+}
+
+impl StreamHandler<Event> for FlowActor {
+    fn handle(&mut self, event: Event, _: &mut Self::Context) {
+        match event {
+            Event::Frame { from, channel: CHANNEL_CONTROL, bytes } => {
+                self.control.do_send(PeerFrame { from: NodeId(from), bytes });
+            }
+            Event::Frame { from, bytes, .. } | Event::Bulk { from, bytes, .. } => {
+                if let Some(member) = &mut self.member {
+                    member.handle_peer(now_ns(), NodeId(from), &bytes);
+                    self.settle();
+                }
+            }
+            Event::Up(node) => tracing::info!(node, "peer is up"),
+            Event::Down(node) => tracing::info!(node, "peer is down"),
+        }
+    }
+}
+
+impl Handler<NewView> for FlowActor {
+    type Result = ();
+
+    fn handle(&mut self, NewView(view): NewView, _: &mut Self::Context) {
+        self.take_view(view);
+        self.settle();
+    }
+}
+
+impl Handler<Begin> for FlowActor {
+    type Result = ();
+
+    fn handle(&mut self, Begin { me, view }: Begin, _: &mut Self::Context) {
+        tracing::info!(incarnation = me.0, "registered");
+        if let Some(spawn) = self.spawn.take() {
+            spawn(me);
+        }
+        let mut member = FlowMember::new(me, Arc::clone(&view), self.seed, now_ns());
+        // Down until the worker has looked.
+        member.set_links(now_ns(), false);
+        self.member = Some(member);
+        self.take_view(view);
+        self.settle();
+    }
+}
+
+impl Handler<StopFlows> for FlowActor {
+    type Result = ();
+
+    fn handle(&mut self, StopFlows(reply): StopFlows, _: &mut Self::Context) {
+        let Some(member) = &mut self.member else {
+            let _ = reply.send(0);
+            return;
+        };
+        member.stop(now_ns());
+        self.stopped = Some(reply);
+        self.settle();
+    }
+}
+
+impl Handler<AskWorker> for FlowActor {
+    type Result = ();
+
+    fn handle(&mut self, AskWorker(query): AskWorker, _: &mut Self::Context) {
+        self.backlog.push_back(ToWorker::Query(query));
+        self.feed_worker(true);
+    }
+}
+
+impl Handler<AskFlows> for FlowActor {
+    type Result = FlowReport;
+
+    fn handle(&mut self, _: AskFlows, _: &mut Self::Context) -> FlowReport {
+        let now = now_ns();
+        let linked = self.view.iter().flat_map(|view| view.addresses.keys()).filter(|n| self.transport.is_up(n.0));
+        let linked = linked.copied().collect();
+        let guard = self.guard.as_ref().and_then(|guard| guard.counters().ok());
+        let Some(member) = &self.member else { return FlowReport { linked, guard, now_ns: now, ..FlowReport::default() } };
+        FlowReport {
+            running: true,
+            groups: member.status(now),
+            health: member.health().to_vec(),
+            report: member.report(),
+            node_of: member.view().node_of.clone(),
+            frame_drops: member.groups().drops().iter().map(|(why, count)| (format!("{why:?}"), *count)).collect(),
+            guard,
+            linked,
+            now_ns: now,
+        }
+    }
+}

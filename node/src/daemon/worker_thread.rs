@@ -1,0 +1,294 @@
+//! Hot path. A worker's thread: it moves frames between the packet loop and the engine, and events between the engine and
+//! the flow actor. It never touches Raft, tokio or a file, and it blocks when there is nothing to do.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use engine::event::{Authority, DropReason, Verdict, WorkerOutput};
+use engine::ids::{Incarnation, LeaseWord, Mac, ShardId, Side, Term};
+use engine::counters::Counters;
+use engine::status::{FlowView, PortsView, ShardStatus};
+use engine::wire::{ChecksumState, FrameMeta, Gso};
+use engine::worker::Worker;
+use engine::LeaseWords;
+use netio::bell::Ringer;
+use netio::boottime::now_ns;
+use netio::packet::{Disposition, IoError, PacketLoop, PortStats};
+use netio::side::PortSide;
+use netio::sync::spsc::{Consumer, Producer, PushError};
+use netio::virtio::{self, GSO_NONE, GSO_TCPV4, GSO_UDP_L4};
+use netio::words::WordsReader;
+use tokio::sync::oneshot;
+
+use crate::member::flow_member::WorkerInput;
+
+/// Longest sleep: link state and statistics are looked at this often.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+const STATS_EVERY_NS: u64 = 200_000_000;
+/// Segmentation type without the ECN bit.
+const GSO_KIND: u8 = 0x7f;
+
+/// Into the worker's thread.
+#[derive(Debug)]
+pub enum ToWorker {
+    /// An event or a configuration.
+    Input(WorkerInput),
+    /// A question; the answer goes to whoever asked.
+    Query(Query),
+}
+
+/// A question to the worker; answered between two batches.
+#[derive(Debug)]
+pub enum Query {
+    /// Mappings.
+    Flows { shard: Option<ShardId>, limit: usize, reply: oneshot::Sender<Vec<FlowView>> },
+    /// Use of leases.
+    Ports { reply: oneshot::Sender<Vec<PortsView>> },
+    /// State hashes by shard.
+    Hashes { reply: oneshot::Sender<Vec<(ShardStatus, u64)>> },
+    /// Shards.
+    Shards { reply: oneshot::Sender<Vec<ShardStatus>> },
+}
+
+/// Out of the worker's thread.
+#[derive(Debug)]
+pub enum FromWorker {
+    /// For the flow groups.
+    Output(WorkerOutput),
+    /// Both data links are up, or not.
+    Links(bool),
+}
+
+/// What a worker has counted, published a few times a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WorkerStats {
+    /// The engine's counters.
+    pub engine: Counters,
+    /// The interfaces' counters.
+    pub inside: PortStats,
+    /// As above.
+    pub outside: PortStats,
+}
+
+/// Lease words as the engine reads them.
+#[derive(Clone, Debug)]
+pub struct Words(pub WordsReader);
+
+impl LeaseWords for Words {
+    fn word(&self, shard: ShardId) -> LeaseWord {
+        let word = self.0.get(shard.0);
+        LeaseWord {
+            incarnation: Incarnation(word.incarnation),
+            term: Term(word.term),
+            lease_until_ns: word.lease_until_ns,
+            grace_until_ns: word.grace_until_ns,
+        }
+    }
+}
+
+/// Everything that a worker's thread owns.
+#[derive(Debug)]
+pub struct WorkerThread {
+    /// The engine.
+    pub worker: Worker,
+    /// Frames.
+    pub packets: PacketLoop,
+    /// Lease words.
+    pub words: Words,
+    /// From the flow actor.
+    pub inputs: Consumer<ToWorker>,
+    /// To the flow actor.
+    pub outputs: Producer<FromWorker>,
+    /// Wakes the flow actor.
+    pub ringer: Ringer,
+    /// Where statistics go.
+    pub stats: Arc<Mutex<WorkerStats>>,
+}
+
+impl WorkerThread {
+    /// Runs until the flow actor is gone.
+    ///
+    /// # Errors
+    /// If io_uring itself fails.
+    pub fn run(mut self) -> Result<(), IoError> {
+        let mut backlog: VecDeque<FromWorker> = VecDeque::new();
+        let mut authorities: Vec<Authority> = Vec::new();
+        let mut known_macs: Vec<ShardId> = Vec::new();
+        let mut buffer = Vec::new();
+        let mut links = None;
+        let mut stats_at_ns = 0;
+        loop {
+            let mut now = now_ns();
+            while let Some(input) = self.inputs.pop() {
+                self.take(now, input, &mut known_macs);
+            }
+            if self.inputs.is_finished() {
+                return Ok(());
+            }
+            let up = self.packets.links_up(now) == [true; 2];
+            if links != Some(up) {
+                links = Some(up);
+                self.worker.set_links(now, up);
+                backlog.push_back(FromWorker::Links(up));
+            }
+            self.receive(now, &mut authorities);
+            now = now_ns();
+            if now >= self.worker.next_timer_ns(now) {
+                self.worker.handle_timers(now, &self.words);
+            }
+            self.report(now, &mut backlog);
+            while let Some((side, meta, authority)) = self.worker.poll_frame(now, &self.words, &mut buffer) {
+                let tag = tag(&mut authorities, authority);
+                if !self.packets.transmit(port(side), to_virtio(meta), tag, &buffer) {
+                    self.worker.not_transmitted(DropReason::TransmitFailed);
+                }
+            }
+            self.flush(&mut authorities)?;
+            if now >= stats_at_ns {
+                stats_at_ns = now + STATS_EVERY_NS;
+                self.publish();
+            }
+            let due = Duration::from_nanos(self.worker.next_timer_ns(now).saturating_sub(now_ns()));
+            let timeout = if backlog.is_empty() { due.min(SLEEP_MAX) } else { Duration::from_millis(1) };
+            let inputs = &mut self.inputs;
+            self.packets.wait(timeout, || !inputs.is_empty())?;
+        }
+    }
+
+    fn take(&mut self, now: u64, input: ToWorker, known_macs: &mut Vec<ShardId>) {
+        match input {
+            ToWorker::Input(WorkerInput::Event(event)) => self.worker.handle_event(now, &self.words, event),
+            ToWorker::Input(WorkerInput::Snapshot(snapshot)) => {
+                for shard in snapshot.shards.keys().filter(|shard| !known_macs.contains(shard)).copied().collect::<Vec<_>>() {
+                    for side in PortSide::ALL {
+                        if let Err(error) = self.packets.add_mac(side, Mac::of_shard(shard).0) {
+                            tracing::warn!(%shard, %error, "the device does not take the shard's address");
+                        }
+                    }
+                    known_macs.push(shard);
+                }
+                // One inside interface carries one virtual network; overlapping ones are refused by the control state.
+                if let Some(subnet) = snapshot.subnets.first() {
+                    self.worker.set_network(subnet.vnet);
+                }
+                self.worker.load_snapshot(now, snapshot);
+            }
+            // A caller that has gone away wants no answer.
+            ToWorker::Query(Query::Flows { shard, limit, reply }) => {
+                let _ = reply.send(self.worker.dump_flows(now, shard, limit));
+            }
+            ToWorker::Query(Query::Ports { reply }) => {
+                let _ = reply.send(self.worker.dump_ports());
+            }
+            ToWorker::Query(Query::Shards { reply }) => {
+                let _ = reply.send(self.worker.shard_status());
+            }
+            ToWorker::Query(Query::Hashes { reply }) => {
+                let shards = self.worker.shard_status().into_iter();
+                let hashes = shards.filter_map(|status| Some((status, self.worker.state_hash(status.shard)?)));
+                let _ = reply.send(hashes.collect());
+            }
+        }
+    }
+
+    fn receive(&mut self, now: u64, authorities: &mut Vec<Authority>) {
+        let (worker, words) = (&mut self.worker, &self.words);
+        self.packets.receive(&mut |side, meta, frame| {
+            let from = match side {
+                PortSide::Inside => Side::Inside,
+                PortSide::Outside => Side::Outside,
+            };
+            match worker.handle_frame(now, words, from, &from_virtio(*meta), frame) {
+                Verdict::Transmit { side, authority } => {
+                    Disposition::Transmit { side: port(side), tag: tag(authorities, authority) }
+                }
+                Verdict::Consumed | Verdict::Drop(_) => Disposition::Done,
+            }
+        });
+    }
+
+    /// Hands the engine's outputs to the flow actor; what finds no room waits, and the engine is not asked for more.
+    fn report(&mut self, now: u64, backlog: &mut VecDeque<FromWorker>) {
+        let mut pushed = false;
+        loop {
+            let next = backlog.pop_front();
+            let Some(next) = next.or_else(|| self.worker.poll_output(now, &self.words).map(FromWorker::Output)) else { break };
+            match self.outputs.push(next) {
+                Ok(()) => pushed = true,
+                Err(PushError::Full(back)) => {
+                    backlog.push_front(back);
+                    break;
+                }
+                Err(PushError::Closed(_)) => break,
+            }
+        }
+        if pushed {
+            self.ringer.ring();
+        }
+    }
+
+    /// The last check before the wire repeats the authority (L4); the kernel's guard repeats it once more (L5).
+    fn flush(&mut self, authorities: &mut Vec<Authority>) -> Result<(), IoError> {
+        let (worker, words) = (&mut self.worker, &self.words);
+        self.packets.flush(&mut |tag| {
+            let authority = usize::try_from(tag).ok().and_then(|tag| authorities.get(tag));
+            let may = authority.is_some_and(|authority| Worker::may_transmit(words, now_ns(), *authority));
+            if !may {
+                worker.not_transmitted(DropReason::LeaseLapsed);
+            }
+            may
+        })?;
+        authorities.clear();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let stats = WorkerStats {
+            engine: *self.worker.counters(),
+            inside: self.packets.stats(PortSide::Inside),
+            outside: self.packets.stats(PortSide::Outside),
+        };
+        // A reader that panicked has left whole numbers behind.
+        *self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = stats;
+    }
+}
+
+fn tag(authorities: &mut Vec<Authority>, authority: Authority) -> u64 {
+    authorities.push(authority);
+    authorities.len() as u64 - 1
+}
+
+const fn port(side: Side) -> PortSide {
+    match side {
+        Side::Inside => PortSide::Inside,
+        Side::Outside => PortSide::Outside,
+    }
+}
+
+fn from_virtio(meta: virtio::FrameMeta) -> FrameMeta {
+    let checksum = match meta.needs_csum {
+        Some((start, offset)) => ChecksumState::Partial { start, offset },
+        None if meta.csum_valid => ChecksumState::Valid,
+        None => ChecksumState::Unverified,
+    };
+    let gso = match meta.gso_type & GSO_KIND {
+        GSO_TCPV4 => Gso::Tcp4 { size: meta.gso_size },
+        GSO_UDP_L4 => Gso::Udp { size: meta.gso_size },
+        _ => Gso::None,
+    };
+    FrameMeta { checksum, gso, header_len: meta.hdr_len }
+}
+
+fn to_virtio(meta: FrameMeta) -> virtio::FrameMeta {
+    let (gso_type, gso_size) = match meta.gso {
+        Gso::None => (GSO_NONE, 0),
+        Gso::Tcp4 { size } => (GSO_TCPV4, size),
+        Gso::Udp { size } => (GSO_UDP_L4, size),
+    };
+    let needs_csum = match meta.checksum {
+        ChecksumState::Partial { start, offset } => Some((start, offset)),
+        ChecksumState::Valid | ChecksumState::Unverified => None,
+    };
+    virtio::FrameMeta { needs_csum, csum_valid: false, gso_type, gso_size, hdr_len: meta.header_len }
+}

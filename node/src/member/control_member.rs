@@ -1,0 +1,659 @@
+//! The control half of a member: the control group, the state that its log makes, and the duties of a node towards it
+//! (joining, registering its incarnation, reporting, and as leader reconciling).
+//!
+//! Sans-IO. Commands are idempotent by key, so everything submitted is simply submitted again until the log answers or
+//! the deadline passes; nobody has to remember replies. Driven by the daemon's control actor and by the simulator.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use consensus::control_group::{ControlGroup, ControlTiming, OpenError};
+use consensus::event::{ControlEffect, ControlInput};
+use consensus::storage::{ClusterId, LogStore};
+use control::command::{Command, CommandBody, Key, Registration};
+use control::outcome::{Outcome, Yield};
+use control::reconcile::{self, Observed};
+use control::registry::FOUNDER_RAFT_ID;
+use control::state::State;
+use engine::ids::{Incarnation, Mac, NodeId, ShardId};
+
+use super::flow_member::{ControlDuty, Known};
+use super::frame::ControlFrame;
+use super::view::{MS, View};
+
+/// A submission is repeated this often until the log answers.
+const RETRY_NS: u64 = 300 * MS;
+/// After that the submitter hears that it took too long.
+const DEADLINE_NS: u64 = 10_000 * MS;
+/// How often members say that they are there.
+const ALIVE_NS: u64 = 200 * MS;
+/// A member not heard for so long is not counted on.
+const LIVE_NS: u64 = 2_000 * MS;
+/// How often the leader compares what is with what should be.
+const RECONCILE_NS: u64 = 100 * MS;
+/// The log is compacted after so many applied entries.
+const COMPACT_EVERY: u64 = 512;
+/// The level of the replicated formats that this build speaks (C2).
+pub const LEVEL: u16 = 1;
+
+/// Time as the member sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// CLOCK_BOOTTIME.
+    pub ns: u64,
+    /// Wall clock, only stamped into commands.
+    pub unix_ms: u64,
+}
+
+/// Who this member is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its number, as in its certificate.
+    pub node: NodeId,
+    /// Where it listens for peers.
+    pub peer_addr: SocketAddr,
+    /// Where its API listens.
+    pub api_addr: SocketAddr,
+    /// MAC of its inside interface.
+    pub inside_mac: Mac,
+    /// MAC of its outside interface.
+    pub outside_mac: Mac,
+    /// The other members that its configuration names.
+    pub peers: Vec<NodeId>,
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug)]
+pub enum ControlOut {
+    /// Send on the control channel.
+    Send { to: NodeId, frame: Bytes },
+    /// A newer version of the state is applied.
+    View(Arc<View>),
+    /// This node's life is registered.
+    Registered(Incarnation),
+    /// What became of a submission.
+    Done { ticket: u64, result: Result<Outcome, NotDone> },
+    /// The disk failed: end this life (C4).
+    StoreFailed { reason: String },
+}
+
+/// Why a submission got no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotDone {
+    /// No majority of the control group answered in time.
+    #[error("the control group did not answer within 10 s: no majority, or no leader; see `qnat status`")]
+    Timeout,
+    /// The command cannot be encoded within its size limit.
+    #[error("the command is larger than the control log takes")]
+    TooLarge,
+}
+
+struct Pending {
+    bytes: Bytes,
+    ticket: Option<u64>,
+    /// Proposed by the reconciler: it waits for the answer before it proposes again.
+    own: bool,
+    next_ns: u64,
+    deadline_ns: u64,
+}
+
+enum Phase<S> {
+    /// Without a stamp: asks the members for a raft id (N5).
+    Joining { store: Box<S>, nonce: u64, next_ns: u64 },
+    /// A replica of the control group.
+    Running(Box<ControlGroup<S>>),
+    /// The store could not be opened or failed.
+    Failed,
+}
+
+/// See the module.
+pub struct ControlMember<S> {
+    me: Identity,
+    phase: Phase<S>,
+    timing: ControlTiming,
+    rng: SplitMix,
+    seed: u64,
+    state: State,
+    founded: bool,
+    incarnation: Option<Incarnation>,
+    registering: Option<Key>,
+    registration_nonce: u64,
+    pending: BTreeMap<Key, Pending>,
+    tickets: u64,
+    leader: u64,
+    leading_since_ns: Option<u64>,
+    term: u64,
+    configured: (Vec<u64>, Vec<u64>),
+    heard_ns: BTreeMap<NodeId, u64>,
+    routes: BTreeMap<u64, NodeId>,
+    owners: BTreeMap<ShardId, (u32, u64, Known)>,
+    reported_ns: BTreeMap<ShardId, u64>,
+    next_alive_ns: u64,
+    next_reconcile_ns: u64,
+    next_return_ns: u64,
+    compacted: u64,
+    changed: bool,
+    out: VecDeque<ControlOut>,
+}
+
+impl<S: std::fmt::Debug> std::fmt::Debug for ControlMember<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlMember")
+            .field("me", &self.me)
+            .field("incarnation", &self.incarnation)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: LogStore> ControlMember<S> {
+    /// Starts from the node's store: as the replica that it is stamped as, or as a joiner. `seed` must be drawn anew at
+    /// each start: keys of commands come from it.
+    ///
+    /// # Errors
+    /// If the store is damaged.
+    pub fn new(me: Identity, store: S, timing: ControlTiming, seed: u64, now: Now) -> Result<Self, OpenError> {
+        let mut rng = SplitMix(seed);
+        let registration_nonce = rng.next();
+        let phase = match store.identity() {
+            Some(_) => Phase::Running(Box::new(ControlGroup::open(store, timing, seed, now.ns)?)),
+            None => Phase::Joining { store: Box::new(store), nonce: rng.next(), next_ns: now.ns },
+        };
+        Ok(Self {
+            me,
+            phase,
+            timing,
+            rng,
+            seed,
+            state: State::found([0; 16], &[], [0, 0]),
+            founded: false,
+            incarnation: None,
+            registering: None,
+            registration_nonce,
+            pending: BTreeMap::new(),
+            tickets: 0,
+            leader: 0,
+            leading_since_ns: None,
+            term: 0,
+            configured: (Vec::new(), Vec::new()),
+            heard_ns: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            reported_ns: BTreeMap::new(),
+            next_alive_ns: now.ns,
+            next_reconcile_ns: now.ns,
+            next_return_ns: now.ns,
+            compacted: 0,
+            changed: false,
+            out: VecDeque::new(),
+        })
+    }
+
+    /// A frame on the control channel, from the node that the transport proved.
+    pub fn handle_peer(&mut self, now: Now, from: NodeId, bytes: &Bytes) {
+        let Some(frame) = ControlFrame::decode(bytes) else { return };
+        self.heard_ns.insert(from, now.ns);
+        match frame {
+            ControlFrame::Raft { from: raft_id, to, frame } => self.raft_frame(now, from, (raft_id, to), frame),
+            ControlFrame::Submit { command } => self.forwarded(now, from, command),
+            ControlFrame::Joined { nonce, raft_id, cluster_id } => self.joined(now, nonce, raft_id, cluster_id),
+            ControlFrame::Alive => {}
+        }
+    }
+
+    /// Submits a command; `Done` with this ticket follows.
+    pub fn submit(&mut self, now: Now, ticket: u64, body: CommandBody) {
+        if self.enqueue(now, Some(ticket), body).is_none() {
+            self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::TooLarge) });
+        }
+    }
+
+    /// What the flow half reports.
+    pub fn handle_duty(&mut self, now: Now, duty: ControlDuty) {
+        match duty {
+            ControlDuty::Owner { shard, epoch, known } => {
+                self.owners.insert(shard, (epoch, now.ns, known));
+            }
+            ControlDuty::Voters { shard, epoch, mut voters } => {
+                self.owners.insert(shard, (epoch, now.ns, Known::Yes));
+                voters.sort_unstable();
+                let stale = self.state.shards().get(&shard).is_some_and(|entry| {
+                    let mut known = entry.voters.clone();
+                    known.sort_unstable();
+                    entry.epoch == epoch && known != voters
+                });
+                let due = self.reported_ns.get(&shard).is_none_or(|at| now.ns.saturating_sub(*at) > 500 * MS);
+                if stale && due {
+                    self.reported_ns.insert(shard, now.ns);
+                    self.enqueue(now, None, CommandBody::VotersApplied { shard, epoch, voters });
+                }
+            }
+            ControlDuty::Removed { shard, epoch, gone } => {
+                let leaving = self.state.shards().get(&shard).filter(|entry| entry.epoch == epoch);
+                if leaving.is_some_and(|entry| gone.iter().any(|life| entry.leaving.contains(life))) {
+                    self.enqueue(now, None, CommandBody::ReplicaGone { shard, epoch, gone });
+                }
+            }
+            ControlDuty::Sealed { shard, epoch, last_term, last_index } => {
+                let Some(incarnation) = self.incarnation else { return };
+                let body = CommandBody::Sealed { shard, epoch, incarnation, last_term, last_index };
+                let wanted = self.state.shards().get(&shard);
+                if wanted.is_some_and(|entry| entry.epoch == epoch && !entry.seals.contains_key(&incarnation)) {
+                    self.enqueue(now, None, body);
+                }
+            }
+            ControlDuty::Fenced { shard, epoch, block, reclaim_index } => {
+                let body = CommandBody::ReclaimComplete { block, reclaim_index, shard, shard_epoch: epoch };
+                self.enqueue(now, None, body);
+            }
+            ControlDuty::Stopped { .. } => {}
+        }
+    }
+
+    /// Hands the control group's leadership over, if this node has it.
+    pub fn stop(&mut self, now: Now) {
+        if let Phase::Running(group) = &mut self.phase {
+            group.handle(now.ns, ControlInput::Stop);
+        }
+    }
+
+    /// Runs what is due; call about every 10 ms.
+    pub fn tick(&mut self, now: Now) {
+        self.ask_to_join(now);
+        if let Phase::Running(group) = &mut self.phase {
+            group.tick(now.ns);
+        }
+        self.register(now);
+        self.return_token(now);
+        self.resubmit(now);
+        if now.ns >= self.next_alive_ns {
+            self.next_alive_ns = now.ns + ALIVE_NS;
+            let frame = ControlFrame::Alive.encode();
+            for to in self.others() {
+                self.out.push_back(ControlOut::Send { to, frame: frame.clone() });
+            }
+        }
+        if now.ns >= self.next_reconcile_ns {
+            self.next_reconcile_ns = now.ns + RECONCILE_NS;
+            self.reconcile(now);
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self, now: Now) -> Option<ControlOut> {
+        while let Some(effect) = self.group_effect(now) {
+            self.perform(now, effect);
+        }
+        if std::mem::take(&mut self.changed) {
+            self.out.push_back(ControlOut::View(Arc::new(View::of(&self.state, self.me.node))));
+            if let Phase::Running(group) = &mut self.phase {
+                group.handle(now.ns, ControlInput::Members { voters: self.state.control_voters() });
+            }
+        }
+        self.out.pop_front()
+    }
+
+    /// When `tick` has something to do at the latest.
+    #[must_use]
+    pub fn next_due_ns(&self) -> u64 {
+        let group = match &self.phase {
+            Phase::Running(group) => group.next_due_ns(),
+            Phase::Joining { next_ns, .. } => *next_ns,
+            Phase::Failed => u64::MAX,
+        };
+        group.min(self.next_alive_ns).min(self.next_reconcile_ns)
+    }
+
+    /// The state as applied here.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// This life, once registered.
+    #[must_use]
+    pub const fn incarnation(&self) -> Option<Incarnation> {
+        self.incarnation
+    }
+
+    /// The node that leads the control group, and its term.
+    #[must_use]
+    pub fn leader(&self) -> (Option<NodeId>, u64) {
+        (self.node_of_raft(self.leader), self.term)
+    }
+
+    /// Whether this node leads the control group.
+    #[must_use]
+    pub const fn leading(&self) -> bool {
+        self.leading_since_ns.is_some()
+    }
+
+    /// Voters and learners of the control group by raft id, as applied here.
+    #[must_use]
+    pub const fn configured(&self) -> &(Vec<u64>, Vec<u64>) {
+        &self.configured
+    }
+
+    /// Nodes heard within 2 s, this one included.
+    #[must_use]
+    pub fn live(&self, now: Now) -> BTreeSet<NodeId> {
+        let heard = self.heard_ns.iter().filter(|(_, at)| now.ns.saturating_sub(**at) < LIVE_NS).map(|(node, _)| *node);
+        heard.chain([self.me.node]).collect()
+    }
+
+    /// Gives the store back, for a simulator's restart; `None` while it is with nobody.
+    pub fn into_store(self) -> Option<S> {
+        match self.phase {
+            Phase::Joining { store, .. } => Some(*store),
+            Phase::Running(group) => Some(group.into_store()),
+            Phase::Failed => None,
+        }
+    }
+
+    // ---- the control group ----
+
+    fn group_effect(&mut self, now: Now) -> Option<ControlEffect> {
+        match &mut self.phase {
+            Phase::Running(group) => group.poll(now.ns),
+            Phase::Joining { .. } | Phase::Failed => None,
+        }
+    }
+
+    fn perform(&mut self, now: Now, effect: ControlEffect) {
+        match effect {
+            ControlEffect::Send { to, frame } => self.send_raft(to, frame),
+            ControlEffect::Committed { index, command, .. } => self.apply(now, index, &command),
+            ControlEffect::Restore { index, state } => self.restore(index, &state),
+            ControlEffect::Proposed { .. } => {}
+            ControlEffect::Role { leader, term, leading } => {
+                self.leader = leader;
+                self.term = term;
+                self.leading_since_ns = leading.then(|| self.leading_since_ns.unwrap_or(now.ns));
+            }
+            ControlEffect::Configured { voters, learners } => self.configured = (voters, learners),
+            ControlEffect::StoreFailed { reason } => self.fail(reason),
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.phase = Phase::Failed;
+        self.out.push_back(ControlOut::StoreFailed { reason });
+    }
+
+    fn restore(&mut self, index: u64, state: &[u8]) {
+        match State::decode(state) {
+            Ok(state) => {
+                self.state = state;
+                self.founded = true;
+                self.compacted = index;
+                self.changed = true;
+            }
+            Err(error) => self.fail(format!("the stored control state at index {index} cannot be read: {error}")),
+        }
+    }
+
+    fn apply(&mut self, now: Now, index: u64, command: &[u8]) {
+        let outcome = self.state.apply_bytes(index, command);
+        self.changed = true;
+        if let Ok(command) = Command::decode(command) {
+            self.answered(&command, outcome);
+        }
+        if index >= self.compacted + COMPACT_EVERY {
+            self.compacted = index;
+            if let (Ok(state), Phase::Running(group)) = (self.state.encode(), &mut self.phase) {
+                group.handle(now.ns, ControlInput::Compact { index, state: Bytes::from(state) });
+            }
+        }
+    }
+
+    /// The log answered a command, perhaps one of ours.
+    fn answered(&mut self, command: &Command, outcome: Outcome) {
+        if let (CommandBody::JoinControl { node, nonce, .. }, Outcome::Applied { result: Yield::RaftId(raft_id), .. }) =
+            (&command.body, &outcome)
+        {
+            let (cluster_id, raft_id, nonce) = (self.state.cluster_id(), *raft_id, *nonce);
+            self.routes.insert(raft_id, *node);
+            if self.leading() {
+                let frame = ControlFrame::Joined { nonce, raft_id, cluster_id }.encode();
+                self.out.push_back(ControlOut::Send { to: *node, frame });
+            }
+        }
+        if self.registering == Some(command.key) {
+            match &outcome {
+                Outcome::Applied { result: Yield::Incarnation(life), .. } => {
+                    self.incarnation = Some(*life);
+                    self.out.push_back(ControlOut::Registered(*life));
+                }
+                Outcome::Applied { .. } | Outcome::Refused { .. } => self.registering = None,
+            }
+        }
+        if let Some(Pending { ticket: Some(ticket), .. }) = self.pending.remove(&command.key) {
+            self.out.push_back(ControlOut::Done { ticket, result: Ok(outcome) });
+        }
+    }
+
+    fn raft_frame(&mut self, now: Now, from: NodeId, (raft_id, to): (u64, u64), frame: Bytes) {
+        if !self.may_speak(from, raft_id) {
+            return;
+        }
+        self.routes.insert(raft_id, from);
+        if let Phase::Running(group) = &mut self.phase
+            && group.raft_id() == to
+        {
+            group.handle(now.ns, ControlInput::Peer { from: raft_id, frame });
+        }
+    }
+
+    /// Whether `raft_id` may be that node's. An id that a node had before it lost its disk is gone for good; one that it
+    /// got later than what this replica has applied is not known here yet (N5).
+    fn may_speak(&self, from: NodeId, raft_id: u64) -> bool {
+        match self.state.registry().nodes().get(&from) {
+            Some(node) if node.raft_id == raft_id => true,
+            Some(_) | None if !self.founded => true,
+            Some(_) | None => raft_id < FOUNDER_RAFT_ID && raft_id > self.state.index().0,
+        }
+    }
+
+    fn node_of_raft(&self, raft_id: u64) -> Option<NodeId> {
+        let known = self.state.registry().nodes().iter().find(|(_, node)| node.raft_id == raft_id).map(|(id, _)| *id);
+        known.or_else(|| self.routes.get(&raft_id).copied())
+    }
+
+    fn send_raft(&mut self, to: u64, frame: Bytes) {
+        let Phase::Running(group) = &self.phase else { return };
+        let from = group.raft_id();
+        if let Some(node) = self.node_of_raft(to) {
+            let frame = ControlFrame::Raft { from, to, frame }.encode();
+            self.out.push_back(ControlOut::Send { to: node, frame });
+        }
+    }
+
+    // ---- submitting ----
+
+    fn enqueue(&mut self, now: Now, ticket: Option<u64>, body: CommandBody) -> Option<Key> {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&self.rng.next().to_be_bytes());
+        key[8..].copy_from_slice(&self.rng.next().to_be_bytes());
+        let command = Command { key, stamped_unix_ms: now.unix_ms, draw: self.rng.next(), body };
+        let bytes = Bytes::from(command.encode().ok()?);
+        let pending = Pending { bytes, ticket, own: false, next_ns: now.ns, deadline_ns: now.ns + DEADLINE_NS };
+        self.pending.insert(key, pending);
+        self.resubmit(now);
+        Some(key)
+    }
+
+    fn resubmit(&mut self, now: Now) {
+        let late: Vec<Key> =
+            self.pending.iter().filter(|(_, p)| now.ns >= p.deadline_ns).map(|(key, _)| *key).collect();
+        for key in late {
+            if self.registering == Some(key) {
+                self.registering = None;
+            }
+            if let Some(Pending { ticket: Some(ticket), .. }) = self.pending.remove(&key) {
+                self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::Timeout) });
+            }
+        }
+        let leader = self.node_of_raft(self.leader);
+        let Phase::Running(group) = &mut self.phase else { return };
+        for pending in self.pending.values_mut().filter(|pending| now.ns >= pending.next_ns) {
+            if self.leading_since_ns.is_some() {
+                self.tickets += 1;
+                group.handle(now.ns, ControlInput::Propose { ticket: self.tickets, command: pending.bytes.clone() });
+            } else if let Some(to) = leader {
+                let frame = ControlFrame::Submit { command: pending.bytes.clone() }.encode();
+                self.out.push_back(ControlOut::Send { to, frame });
+            } else {
+                continue;
+            }
+            pending.next_ns = now.ns + RETRY_NS;
+        }
+    }
+
+    /// A command of another node. What speaks for a node must come from that node.
+    fn forwarded(&mut self, now: Now, from: NodeId, bytes: Bytes) {
+        let Ok(command) = Command::decode(&bytes) else { return };
+        let spoken_for = match &command.body {
+            CommandBody::RegisterIncarnation(registration) => Some(registration.node),
+            CommandBody::JoinControl { node, .. } => Some(*node),
+            CommandBody::Sealed { incarnation, .. } => self.state.registry().node_of(*incarnation),
+            _ => None,
+        };
+        if spoken_for.is_some_and(|node| node != from) || !self.leading() {
+            return;
+        }
+        if let Phase::Running(group) = &mut self.phase {
+            self.tickets += 1;
+            group.handle(now.ns, ControlInput::Propose { ticket: self.tickets, command: bytes });
+        }
+    }
+
+    // ---- joining and registering ----
+
+    fn others(&self) -> Vec<NodeId> {
+        let members = self.state.registry().members().map(|(id, _)| id);
+        let all: BTreeSet<NodeId> = members.chain(self.me.peers.iter().copied()).collect();
+        all.into_iter().filter(|node| *node != self.me.node).collect()
+    }
+
+    fn ask_to_join(&mut self, now: Now) {
+        let Phase::Joining { nonce, next_ns, .. } = &mut self.phase else { return };
+        if now.ns < *next_ns {
+            return;
+        }
+        *next_ns = now.ns + RETRY_NS;
+        let body = CommandBody::JoinControl {
+            node: self.me.node,
+            nonce: *nonce,
+            peer_addr: self.me.peer_addr,
+            api_addr: self.me.api_addr,
+        };
+        // The same key each time, made from the nonce: asking again yields the same raft id.
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&nonce.to_be_bytes());
+        let command = Command { key, stamped_unix_ms: now.unix_ms, draw: 0, body };
+        let Ok(bytes) = command.encode() else { return };
+        let frame = ControlFrame::Submit { command: Bytes::from(bytes) }.encode();
+        for to in self.others() {
+            self.out.push_back(ControlOut::Send { to, frame: frame.clone() });
+        }
+    }
+
+    fn joined(&mut self, now: Now, nonce: u64, raft_id: u64, cluster_id: [u8; 16]) {
+        let asked = matches!(&self.phase, Phase::Joining { nonce: asked, .. } if *asked == nonce);
+        if !asked {
+            return;
+        }
+        let Phase::Joining { mut store, .. } = std::mem::replace(&mut self.phase, Phase::Failed) else { return };
+        let opened = store.join(ClusterId(cluster_id), raft_id).map_err(OpenError::from);
+        match opened.and_then(|()| ControlGroup::open(*store, self.timing, self.seed, now.ns)) {
+            Ok(group) => self.phase = Phase::Running(Box::new(group)),
+            Err(error) => self.fail(error.to_string()),
+        }
+    }
+
+    fn register(&mut self, now: Now) {
+        let Phase::Running(group) = &self.phase else { return };
+        let known = self.state.registry().nodes().get(&self.me.node).is_some_and(|n| n.raft_id == group.raft_id());
+        if self.incarnation.is_some() || self.registering.is_some() || self.leader == 0 || !known {
+            return;
+        }
+        let registration = Registration {
+            node: self.me.node,
+            control_raft_id: group.raft_id(),
+            nonce: self.registration_nonce,
+            peer_addr: self.me.peer_addr,
+            api_addr: self.me.api_addr,
+            inside_mac: self.me.inside_mac,
+            outside_mac: self.me.outside_mac,
+            level: LEVEL,
+        };
+        self.registering = self.enqueue(now, None, CommandBody::RegisterIncarnation(registration));
+    }
+
+    /// A node that stopped gracefully returns the stop token when its new life is a voter everywhere that it should be (N3).
+    fn return_token(&mut self, now: Now) {
+        let Some(token) = self.state.stop_token().filter(|token| token.holder == self.me.node) else { return };
+        let restarted = self.incarnation.filter(|life| *life != token.incarnation);
+        let Some(life) = restarted else { return };
+        let whole = self.state.shards().values().all(|shard| {
+            shard.leaving.is_empty() && (!shard.members.contains(&life) || shard.voters.contains(&life))
+        });
+        if whole && now.ns >= self.next_return_ns {
+            self.next_return_ns = now.ns + LIVE_NS;
+            self.enqueue(now, None, CommandBody::StopTokenReturn { node: self.me.node });
+        }
+    }
+
+    // ---- reconciling, as leader ----
+
+    fn reconcile(&mut self, now: Now) {
+        let Some(since_ns) = self.leading_since_ns else { return };
+        if self.pending.values().any(|pending| pending.own) {
+            return;
+        }
+        let seen = self
+            .owners
+            .iter()
+            .filter(|(shard, (epoch, _, _))| self.state.shards().get(shard).is_some_and(|entry| entry.epoch == *epoch));
+        let seen = seen.map(|(shard, (_, at_ns, known))| {
+            let at_ns = if *known == Known::Yes { now.ns } else { *at_ns };
+            (*shard, at_ns / MS)
+        });
+        let observed = Observed {
+            now_ms: now.ns / MS,
+            since_ms: since_ns / MS,
+            owner_seen_ms: seen.collect(),
+            live: self.live(now),
+            voters: BTreeMap::new(),
+            unix_ms: now.unix_ms,
+        };
+        let mut proposals = reconcile::next(&self.state, &observed);
+        let (voters, learners) = &self.configured;
+        if learners.is_empty() && !voters.is_empty() && self.state.control_applied() != voters.as_slice() {
+            proposals.push(CommandBody::ControlConfApplied { voters: voters.clone() });
+        }
+        for body in proposals {
+            if let Some(key) = self.enqueue(now, None, body)
+                && let Some(pending) = self.pending.get_mut(&key)
+            {
+                pending.own = true;
+                pending.deadline_ns = now.ns + 2 * RETRY_NS;
+            }
+        }
+    }
+}
+
+/// A small generator for keys and draws; its seed comes from the operating system or from a simulation.
+#[derive(Clone, Debug)]
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,337 @@
+//! The flow half of a member: routes between the flow groups, the worker, the peers and the control half.
+//!
+//! Sans-IO. It adds no rule of its own but one: a peer's frame counts only if the incarnation that it claims is a life
+//! of the node that the transport proved (N1). Driven by the daemon's flow actor and by the simulator.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use consensus::event::{FlowEffect, FlowInput, GroupId, Incarnation as Life, Report};
+use consensus::flow_groups::{FlowGroups, GroupStatus};
+use engine::event::{GroupEvent, Last, WorkerOutput};
+use engine::ids::{ControlIndex, Incarnation, LeaseWord, LogIndex, NodeId, PortBlock, ShardId, Term};
+use engine::snapshot::Snapshot;
+
+use super::frame::{channel_of, flow_frame, split_flow_frame};
+use super::view::{View, group_of, shard_of};
+
+/// Versions of the configuration that wait for their load barrier (F2); older ones are of no use.
+const WAITING_SNAPSHOTS_MAX: usize = 16;
+
+/// What the worker is handed, in order.
+#[derive(Clone, Debug)]
+pub enum WorkerInput {
+    /// Of a flow group.
+    Event(GroupEvent),
+    /// A new configuration, cleared for loading (F2).
+    Snapshot(Arc<Snapshot>),
+}
+
+/// What the control half has to know or to propose.
+#[derive(Clone, Debug)]
+pub enum ControlDuty {
+    /// Whether a leader of the shard is known, and of which epoch.
+    Owner { shard: ShardId, epoch: u32, known: Known },
+    /// Voters of the shard's applied, not joint, configuration.
+    Voters { shard: ShardId, epoch: u32, voters: Vec<Incarnation> },
+    /// The applied configuration holds these no longer (N1).
+    Removed { shard: ShardId, epoch: u32, gone: Vec<Incarnation> },
+    /// This node's replica is sealed (N4).
+    Sealed { shard: ShardId, epoch: u32, last_term: u64, last_index: u64 },
+    /// A fence is committed (F5).
+    Fenced { shard: ShardId, epoch: u32, block: PortBlock, reclaim_index: ControlIndex },
+    /// A graceful stop has handed everything over that it could; so many groups found no taker.
+    Stopped { kept: u32 },
+}
+
+/// Whether anybody leads, as far as this node knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// Somebody does.
+    Yes,
+    /// Nobody is known.
+    No,
+}
+
+/// What the driver has to do, in order (L2).
+#[derive(Clone, Debug)]
+pub enum FlowOut {
+    /// Send on a channel of its own per group.
+    Send { to: NodeId, channel: u32, frame: Bytes },
+    /// Send bulk bytes; may wait for space.
+    SendBulk { to: NodeId, channel: u32, frame: Bytes },
+    /// Write the lease word.
+    Word { shard: ShardId, word: LeaseWord },
+    /// Hand to the worker.
+    Worker(WorkerInput),
+    /// Hand to the control half.
+    Control(ControlDuty),
+}
+
+/// The flow half of one life of a node.
+#[derive(Debug)]
+pub struct FlowMember {
+    me: Incarnation,
+    groups: FlowGroups,
+    view: Arc<View>,
+    waiting: VecDeque<Arc<Snapshot>>,
+    report: Report,
+    healthy: Vec<consensus::event::GroupHealth>,
+    strangers: u64,
+    /// What an effect means beyond its first meaning.
+    also: VecDeque<FlowOut>,
+}
+
+impl FlowMember {
+    /// Begins the flow half of incarnation `me`, under the version of the control state that registered it.
+    #[must_use]
+    pub fn new(me: Incarnation, view: Arc<View>, seed: u64, now_ns: u64) -> Self {
+        let groups = FlowGroups::new(Life(me.0), view.timing, seed, now_ns);
+        let report = Report { links_up: true, ..Report::default() };
+        let mut member = Self {
+            me,
+            groups,
+            view: Arc::clone(&view),
+            waiting: VecDeque::new(),
+            report,
+            healthy: Vec::new(),
+            strangers: 0,
+            also: VecDeque::new(),
+        };
+        member.handle_view(now_ns, view);
+        member
+    }
+
+    /// A newer version of the control state.
+    pub fn handle_view(&mut self, now_ns: u64, view: Arc<View>) {
+        let nodes = view.newest.values().map(|life| Life(life.0)).collect();
+        self.groups.handle(now_ns, FlowInput::Nodes(nodes));
+        let specs = FlowInput::Specs { control_index: view.control_index.0, specs: view.specs.clone() };
+        self.groups.handle(now_ns, specs);
+        if self.waiting.len() == WAITING_SNAPSHOTS_MAX {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(Arc::clone(&view.snapshot));
+        self.report.control_ready = view.control_index.0;
+        self.view = view;
+        self.groups.handle(now_ns, FlowInput::Report(self.report));
+    }
+
+    /// A frame of the node `from`, as the transport proved it.
+    pub fn handle_peer(&mut self, now_ns: u64, from: NodeId, bytes: &Bytes) {
+        let known = split_flow_frame(bytes).filter(|(life, _)| self.view.node_of.get(life) == Some(&from));
+        match known {
+            Some((life, frame)) => self.groups.handle(now_ns, FlowInput::Peer { from: Life(life.0), frame }),
+            None => self.strangers += 1,
+        }
+    }
+
+    /// Something that the worker says.
+    pub fn handle_worker(&mut self, now_ns: u64, output: WorkerOutput) -> Option<ControlDuty> {
+        let input = match output {
+            WorkerOutput::Propose { shard, term, stream, sequence, entry } => {
+                FlowInput::Propose { group: group_of(shard), term: term.0, stream, sequence, entry }
+            }
+            WorkerOutput::Applied { shard, index, control_index } => {
+                FlowInput::Applied { group: group_of(shard), index: index.0, control_index: control_index.0 }
+            }
+            WorkerOutput::Serving { shard, term, state } => {
+                FlowInput::Serving { group: group_of(shard), term: term.0, state: state.map_err(|why| why as u8) }
+            }
+            WorkerOutput::SnapshotLoaded { control_index } => {
+                self.report.control_loaded = control_index.0;
+                FlowInput::Report(self.report)
+            }
+            WorkerOutput::Chunk { shard, transfer, base, until, last, chunk } => FlowInput::Chunk {
+                group: group_of(shard),
+                transfer,
+                base: base.0,
+                until: until.0,
+                last: last == Last::Yes,
+                chunk,
+            },
+            WorkerOutput::Fenced { shard, block, reclaim_index } => {
+                let epoch = self.view.epochs.get(&shard).copied()?;
+                return Some(ControlDuty::Fenced { shard, epoch, block, reclaim_index });
+            }
+        };
+        self.groups.handle(now_ns, input);
+        None
+    }
+
+    /// The data links went up or down (F7).
+    pub fn set_links(&mut self, now_ns: u64, up: bool) {
+        if self.report.links_up != up {
+            self.report.links_up = up;
+            self.groups.handle(now_ns, FlowInput::Report(self.report));
+        }
+    }
+
+    /// Begins the graceful stop: all leaderships go to others (N3).
+    pub fn stop(&mut self, now_ns: u64) {
+        self.report.stopping = true;
+        self.groups.handle(now_ns, FlowInput::Report(self.report));
+        self.groups.handle(now_ns, FlowInput::Stop);
+    }
+
+    /// Runs what is due; call about every millisecond.
+    pub fn tick(&mut self, now_ns: u64) {
+        self.groups.tick(now_ns);
+    }
+
+    /// The next thing to do; do it before asking again.
+    pub fn poll(&mut self, now_ns: u64) -> Option<FlowOut> {
+        if let Some(out) = self.also.pop_front() {
+            return Some(out);
+        }
+        loop {
+            let effect = self.groups.poll(now_ns)?;
+            if let Some(out) = self.route(now_ns, effect) {
+                return Some(out);
+            }
+        }
+    }
+
+    /// This life.
+    #[must_use]
+    pub const fn incarnation(&self) -> Incarnation {
+        self.me
+    }
+
+    /// What this node reports to the others.
+    #[must_use]
+    pub const fn report(&self) -> Report {
+        self.report
+    }
+
+    /// Every group of this node.
+    #[must_use]
+    pub fn status(&self, now_ns: u64) -> Vec<GroupStatus> {
+        self.groups.status(now_ns)
+    }
+
+    /// Last health of each group that this node leads or led.
+    #[must_use]
+    pub fn health(&self) -> &[consensus::event::GroupHealth] {
+        &self.healthy
+    }
+
+    /// The version of the control state in use.
+    #[must_use]
+    pub const fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Frames from incarnations that were not the sender's.
+    #[must_use]
+    pub const fn strangers(&self) -> u64 {
+        self.strangers
+    }
+
+    /// Frames that the groups dropped, by reason.
+    #[must_use]
+    pub const fn groups(&self) -> &FlowGroups {
+        &self.groups
+    }
+
+    fn route(&mut self, now_ns: u64, effect: FlowEffect) -> Option<FlowOut> {
+        let event = match effect {
+            FlowEffect::Send { to, group, frame } => {
+                let (to, frame) = self.addressed(to, &frame)?;
+                return Some(FlowOut::Send { to, channel: channel_of(group), frame });
+            }
+            FlowEffect::SendBulk { to, group, frame } => {
+                let (to, frame) = self.addressed(to, &frame)?;
+                return Some(FlowOut::SendBulk { to, channel: channel_of(group), frame });
+            }
+            FlowEffect::Word { group, term, lease_until_ns, grace_until_ns } => {
+                let word = LeaseWord { incarnation: self.me, term: Term(term), lease_until_ns, grace_until_ns };
+                return Some(FlowOut::Word { shard: shard_of(group)?, word });
+            }
+            FlowEffect::MayLoad { control_index } => return self.cleared(control_index).map(FlowOut::Worker),
+            FlowEffect::Removed { .. }
+            | FlowEffect::Sealed { .. }
+            | FlowEffect::Health(_)
+            | FlowEffect::Stopped { .. } => return self.duty(now_ns, effect).map(FlowOut::Control),
+            FlowEffect::Owner { group, term, owner } => {
+                let shard = shard_of(group)?;
+                // Terms of an epoch start at its number, shifted by 32.
+                let epoch = u32::try_from(term >> 32).unwrap_or(u32::MAX);
+                let known = if owner.is_some() { Known::Yes } else { Known::No };
+                self.also.push_back(FlowOut::Control(ControlDuty::Owner { shard, epoch, known }));
+                let node = owner.and_then(|life| self.view.node_of.get(&Incarnation(life.0)).copied());
+                GroupEvent::Owner { shard, term: Term(term), node }
+            }
+            FlowEffect::Opened { group, epoch, index } => {
+                GroupEvent::Opened { shard: shard_of(group)?, epoch: epoch.0, index: LogIndex(index) }
+            }
+            FlowEffect::Reopened { group, epoch } => {
+                let control_index = self.view.control_index;
+                GroupEvent::Reopened { shard: shard_of(group)?, epoch: epoch.0, control_index }
+            }
+            FlowEffect::Dropped { group } => GroupEvent::Dropped { shard: shard_of(group)? },
+            FlowEffect::Committed { group, index, term, entry } => {
+                GroupEvent::Committed { shard: shard_of(group)?, index: LogIndex(index), term: Term(term), entry }
+            }
+            FlowEffect::Leading { group, term } => GroupEvent::Leading { shard: shard_of(group)?, term: Term(term) },
+            FlowEffect::Following { group } => GroupEvent::Following { shard: shard_of(group)? },
+            FlowEffect::Refused { group, term, stream } => {
+                GroupEvent::Refused { shard: shard_of(group)?, term: Term(term), stream }
+            }
+            FlowEffect::Scan { group, transfer } => GroupEvent::Scan { shard: shard_of(group)?, transfer },
+            FlowEffect::Load { group, epoch, chunk } => {
+                GroupEvent::Load { shard: shard_of(group)?, epoch: epoch.0, chunk }
+            }
+            FlowEffect::Loaded { group, base, until } => {
+                GroupEvent::Loaded { shard: shard_of(group)?, base: LogIndex(base), until: LogIndex(until) }
+            }
+        };
+        Some(FlowOut::Worker(WorkerInput::Event(event)))
+    }
+
+    /// What the control half hears of an effect; anything else is not for it.
+    fn duty(&mut self, now_ns: u64, effect: FlowEffect) -> Option<ControlDuty> {
+        if let FlowEffect::Health(health) = effect {
+            let shard = shard_of(health.group)?;
+            let epoch = health.epoch.0;
+            let voters = health.voters.iter().map(|(life, _)| Incarnation(life.0)).collect();
+            let joint = self.is_joint(health.group, now_ns);
+            self.healthy.retain(|known| known.group != health.group);
+            self.healthy.push(health);
+            return Some(match joint {
+                true => ControlDuty::Owner { shard, epoch, known: Known::Yes },
+                false => ControlDuty::Voters { shard, epoch, voters },
+            });
+        }
+        match effect {
+            FlowEffect::Removed { group, epoch, gone } => {
+                let gone = gone.into_iter().map(|life| Incarnation(life.0)).collect();
+                Some(ControlDuty::Removed { shard: shard_of(group)?, epoch: epoch.0, gone })
+            }
+            FlowEffect::Sealed { group, epoch, last_term, last_index } => {
+                Some(ControlDuty::Sealed { shard: shard_of(group)?, epoch: epoch.0, last_term, last_index })
+            }
+            FlowEffect::Stopped { kept } => Some(ControlDuty::Stopped { kept }),
+            _ => None,
+        }
+    }
+
+    fn is_joint(&self, group: GroupId, now_ns: u64) -> bool {
+        self.groups.status(now_ns).iter().any(|status| status.group == group && !status.outgoing.is_empty())
+    }
+
+    fn addressed(&self, to: Life, frame: &[u8]) -> Option<(NodeId, Bytes)> {
+        let node = self.view.node_of.get(&Incarnation(to.0)).copied()?;
+        Some((node, flow_frame(self.me, frame)))
+    }
+
+    /// The newest waiting configuration that the barrier lets through.
+    fn cleared(&mut self, control_index: u64) -> Option<WorkerInput> {
+        let mut newest = None;
+        while self.waiting.front().is_some_and(|waiting| waiting.control_index.0 <= control_index) {
+            newest = self.waiting.pop_front();
+        }
+        newest.map(WorkerInput::Snapshot)
+    }
+}
