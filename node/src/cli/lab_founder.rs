@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::target::{call_member, default_api};
+use super::views;
 use crate::client::ClientError;
 use crate::daemon::config::DataConfig;
 use crate::daemon::founding::{self, FounderSpec};
@@ -90,7 +91,7 @@ fn not_served(status: &Value) -> Option<String> {
     (!idle.is_empty()).then(|| idle.join("; "))
 }
 
-/// Looks at the members in turn until one of them sees nothing missing.
+/// Looks at the members' status until nothing is missing. If it takes too long, says what one of them, by chance, logged.
 fn wait_until(
     lab: &LabConfig,
     nodes: &[LabNode],
@@ -99,20 +100,20 @@ fn wait_until(
 ) -> Result<()> {
     let began = Instant::now();
     for node in nodes.iter().cycle() {
-        let dead = lab::status(&lab.dir)?.nodes.into_iter().find(|node| node.state == ProcessState::Dead);
-        if let Some(dead) = dead {
+        let now = lab::status(&lab.dir)?;
+        if let Some(dead) = now.nodes.iter().find(|node| node.state == ProcessState::Dead) {
             bail!(
                 "{} ended while waiting for {goal}; its last words:\n{}",
                 dead.node.name,
                 log_tail(&dead.node.log_path)
             );
         }
-        let last = match call_member(&lab.dir, node.id, default_api(), &Request::Status, LOOK_TIMEOUT) {
-            Ok(status) => match missing(&status) {
+        let last = match views::merged_status(&lab.dir, &now, LOOK_TIMEOUT) {
+            Some(status) => match missing(&status) {
                 None => return Ok(()),
-                Some(what) => format!("{} says: {what}", node.name),
+                Some(what) => what,
             },
-            Err(error) => format!("{}: {error:#}", node.name),
+            None => "no member answers".to_owned(),
         };
         if began.elapsed() > START_BOUND {
             let seconds = START_BOUND.as_secs();

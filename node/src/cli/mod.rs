@@ -10,6 +10,7 @@ mod live;
 mod output;
 mod tables;
 mod target;
+mod views;
 
 use std::ffi::OsString;
 use std::io::Read as _;
@@ -158,7 +159,8 @@ impl Asking {
             Output::Table => tables::render(request, &answer),
         };
         print(&text)?;
-        Ok(ExitCode::SUCCESS)
+        // A dry run that shows a refusal has answered, but the answer is no.
+        Ok(if answer["refused"].is_null() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
     }
 }
 
@@ -203,7 +205,7 @@ fn log_to_stderr(member: bool) {
 
 fn perform(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Node { config } => daemon::run(NodeConfig::load(&config)?).map(|()| ExitCode::SUCCESS),
+        Command::Node { config } => daemon::run(&NodeConfig::load(&config)?).map(|()| ExitCode::SUCCESS),
         Command::Cluster { command } => cluster::perform(&command),
         Command::Lab { command } => lab::perform(command),
         Command::Apply { file, dry_run, asking } => {

@@ -59,13 +59,15 @@ const PORTS: &[Column] = &[
     ("backend", "/backend"),
     ("ip", "/ip"),
     ("shard", "/shard"),
+    ("frontend", "/frontend"),
     ("lease", "/lease"),
     ("allocated", "/allocated"),
     ("used", "/used"),
     ("held", "/held"),
+    ("why", "/why"),
 ];
 const CHANGES: &[Column] = &[("change", "/kind"), ("resource", "/resource"), ("detail", "/detail")];
-const CONCERNS: &[Column] = &[("concern", "/what"), ("what helps", "/remedy")];
+const CONCERNS: &[Column] = &[("about", "/about"), ("concern", "/what"), ("what helps", "/remedy")];
 
 const fn resource_columns(kind: ResourceKind) -> &'static [Column] {
     match kind {
@@ -151,8 +153,8 @@ pub(super) fn is_served(shard: &Value) -> bool {
 fn status(answer: &Value) -> String {
     let (cluster, me) = (&answer["cluster"], &answer["me"]);
     let mut text = format!(
-        "cluster {} ({}), level {}, control index {}, led by {} in term {}\n",
-        cell(&cluster["name"]),
+        "cluster {}{}, level {}, control index {}, led by {} in term {}\n",
+        cluster["name"].as_str().map_or_else(String::new, |name| format!("{name} ")),
         cell(&cluster["id"]),
         cell(&cluster["level"]),
         cell(&cluster["control_index"]),
@@ -219,8 +221,16 @@ fn shard_table(answer: &Value) -> String {
 }
 
 fn concerns(answer: &Value) -> String {
-    let rows = rows_of(&answer["concerns"]);
-    if rows.is_empty() { "\nnothing is wrong\n".to_owned() } else { format!("\n{}", table(rows, CONCERNS)) }
+    let row = |concern: &Value| {
+        let mut row = concern.as_object().cloned().unwrap_or_default();
+        // The control state calls it `why`.
+        if let Some(why) = row.get("why").cloned() {
+            row.entry("what").or_insert(why);
+        }
+        Value::Object(row)
+    };
+    let rows: Vec<Value> = rows_of(&answer["concerns"]).iter().map(row).collect();
+    if rows.is_empty() { "\nnothing is wrong\n".to_owned() } else { format!("\n{}", table(&rows, CONCERNS)) }
 }
 
 /// Shards and concerns only, for the live picture.
@@ -264,6 +274,9 @@ fn duration(ms: u64) -> String {
 fn applied(answer: &Value, dry_run: DryRun) -> String {
     let changes = rows_of(&answer["changes"]);
     let mut text = if changes.is_empty() { String::new() } else { table(changes, CHANGES) };
+    if let Some(why) = answer["refused"].as_str() {
+        return text + &format!("it would be refused: {why}\n");
+    }
     text += &match (dry_run, answer["committed"].as_u64()) {
         (DryRun::Yes, _) if changes.is_empty() => "nothing would change\n".to_owned(),
         (DryRun::Yes, _) => "dry run: nothing was changed\n".to_owned(),
@@ -271,6 +284,13 @@ fn applied(answer: &Value, dry_run: DryRun) -> String {
         (DryRun::No, None) => "nothing to change\n".to_owned(),
     };
     let programmed = &answer["programmed"];
+    if dry_run == DryRun::No && !programmed["node"].is_null() {
+        let node = name_of(answer, &programmed["node"]);
+        text += &match programmed["control_loaded"].as_u64() {
+            Some(_) => format!("programmed on {node}\n"),
+            None => format!("not programmed on {node} yet\n"),
+        };
+    }
     if let (DryRun::No, Some(on), Some(of)) = (dry_run, programmed["on"].as_u64(), programmed["of"].as_u64()) {
         text += &format!("programmed on {on} of {of} nodes\n");
     }

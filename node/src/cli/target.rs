@@ -7,15 +7,19 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 
+use super::views;
 use crate::client::{self, ClientError};
 use crate::daemon::config::API_DEFAULT;
 use crate::daemon::request::Request;
 use crate::lab::{self, Host, ProcessState};
 
+/// How long a status of the whole lab waits for its slowest member.
+const MERGE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Whom to ask.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Target {
-    /// Address of a member's API [default: the running lab's first live member, or 127.0.0.1:7880].
+    /// Address of a member's API [default: the running lab's first live member (status: all of them), or 127.0.0.1:7880].
     #[arg(long, value_name = "HOST:PORT")]
     api: Option<SocketAddr>,
     /// A member of the lab, asked inside its namespace.
@@ -63,6 +67,11 @@ impl Target {
             return Ok(client::call(api, request)?);
         }
         let Ok(status) = lab::status(&self.lab_dir) else { return Ok(client::call(api, request)?) };
+        if *request == Request::Status
+            && let Some(merged) = views::merged_status(&self.lab_dir, &status, MERGE_TIMEOUT)
+        {
+            return Ok(merged);
+        }
         let running = status.nodes.iter().filter(|node| node.state == ProcessState::Running);
         let mut last = None;
         for node in running {
