@@ -1,6 +1,8 @@
 //! The qnat daemon and its command line.
 
 pub mod api;
+pub mod cli;
+pub mod client;
 pub mod daemon;
 pub mod lab;
 pub mod member;

@@ -61,11 +61,11 @@ fn the_client_gets_what_the_node_answers() {
 fn friendly_paths_ask_the_same_questions() {
     let addr = start(CALL_TIMEOUT, echo);
     for (path, asked) in [
-        ("/v1/status", json!({"kind": "status"})),
-        ("/v1/flows?shard=2&limit=5", json!({"kind": "flows", "shard": 2, "limit": 5})),
-        ("/v1/flows", json!({"kind": "flows", "shard": null, "limit": FLOWS_LIMIT})),
-        ("/v1/ports", json!({"kind": "ports"})),
-        ("/v1/counters", json!({"kind": "counters"})),
+        ("/v1/status", json!({"request": "status"})),
+        ("/v1/flows?shard=2&limit=5", json!({"request": "flows", "shard": 2, "limit": 5})),
+        ("/v1/flows", json!({"request": "flows", "shard": null, "limit": FLOWS_LIMIT})),
+        ("/v1/ports", json!({"request": "ports"})),
+        ("/v1/counters", json!({"request": "counters"})),
     ] {
         let (status, body) = get(addr, path, "localhost:7880");
         assert_eq!((status, serde_json::from_str::<Value>(&body).expect("json")), (200, asked), "{path}");
@@ -87,11 +87,9 @@ fn a_foreign_host_name_is_not_served() {
 
 #[test]
 fn refusals_timeouts_and_oversize_reach_the_client_with_their_reasons() {
-    let refuse = |request| match request {
-        Request::RemoveNode { .. } => {
-            Some(Err(Failure { status: 409, problems: vec!["node 9 is not in this cluster".into()] }))
-        }
-        _ => None,
+    let refuse = |request| {
+        let problems = vec!["node 9 is not in this cluster".to_owned()];
+        matches!(request, Request::RemoveNode { .. }).then_some(Err(Failure { status: 409, problems }))
     };
     let addr = start(Duration::from_millis(50), refuse);
     let error = client::call(addr, &Request::RemoveNode { node: 9 }).expect_err("refused");

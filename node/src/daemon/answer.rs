@@ -188,7 +188,11 @@ impl Answerer {
     async fn status(&self) -> Answer {
         let control = self.control.send(AskControl).await.map_err(gone)?;
         let report = self.flows.send(AskFlows).await.map_err(gone)?;
-        let shards = if report.running { self.ask(|reply| Query::Shards { reply }).await.unwrap_or_default() } else { Vec::new() };
+        let shards = if report.running {
+            self.ask(|reply| Query::Shards { reply }).await.unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         let live: Vec<u64> = control["live"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
         let voters = &control["control_voters"];
         let nodes = control["nodes"].as_array().into_iter().flatten().map(|node| {

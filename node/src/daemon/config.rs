@@ -399,7 +399,12 @@ impl Check<'_> {
             }
             if !addresses.insert(address) {
                 let problem = "is the address of another member too";
-                return Err(self.error(&field("address"), &peer.address, problem, "members have addresses of their own"));
+                return Err(self.error(
+                    &field("address"),
+                    &peer.address,
+                    problem,
+                    "members have addresses of their own",
+                ));
             }
             peers.push(PeerConfig { id, address, api });
         }

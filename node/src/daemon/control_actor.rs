@@ -198,8 +198,8 @@ impl Handler<PlanApply> for ControlActor {
 
     fn handle(&mut self, PlanApply { file, text, dry_run }: PlanApply, _: &mut Self::Context) -> Self::Result {
         let refused = |problems: Vec<String>| Failure { status: 422, problems };
-        let desired = config::parse(&file, &text)
-            .map_err(|errors| refused(errors.iter().map(ToString::to_string).collect()))?;
+        let desired =
+            config::parse(&file, &text).map_err(|errors| refused(errors.iter().map(ToString::to_string).collect()))?;
         let plan = plan::diff(self.member.state(), &desired);
         if let (Some(why), DryRun::No) = (&plan.refused, dry_run) {
             return Err(refused(vec![format!("{why:?}")]));

@@ -414,7 +414,9 @@ impl Handler<AskFlows> for FlowActor {
         let linked = self.view.iter().flat_map(|view| view.addresses.keys()).filter(|n| self.transport.is_up(n.0));
         let linked = linked.copied().collect();
         let guard = self.guard.as_ref().and_then(|guard| guard.counters().ok());
-        let Some(member) = &self.member else { return FlowReport { linked, guard, now_ns: now, ..FlowReport::default() } };
+        let Some(member) = &self.member else {
+            return FlowReport { linked, guard, now_ns: now, ..FlowReport::default() };
+        };
         FlowReport {
             running: true,
             groups: member.status(now),

@@ -20,9 +20,7 @@ use engine::ids::NodeId;
 use netio::ca::ClusterCa;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::config::{
-    ApiConfig, DataConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig,
-};
+use super::config::{ApiConfig, DataConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig};
 
 /// One founder, and where its files go.
 #[derive(Clone, PartialEq, Eq, Debug)]

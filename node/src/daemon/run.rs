@@ -145,7 +145,8 @@ async fn stop_gracefully(config: &NodeConfig, answerer: &Answerer) {
 }
 
 fn link(name: &str) -> Result<Link> {
-    Link::named(name).with_context(|| format!("data interface {name}: set [data] inside and outside to existing interfaces"))
+    Link::named(name)
+        .with_context(|| format!("data interface {name}: set [data] inside and outside to existing interfaces"))
 }
 
 fn guard(config: &NodeConfig, inside: &Link, outside: &Link) -> Result<(Option<Guard>, String, WordsWriter)> {
@@ -200,7 +201,8 @@ fn start_control(
     outside: &Link,
     transport: &Transport,
 ) -> Result<actix::Addr<ControlActor>> {
-    let store = SledStore::open(&super::founding::control_dir(&config.data_dir)).with_context(|| config.data_dir.display().to_string())?;
+    let store = SledStore::open(&super::founding::control_dir(&config.data_dir))
+        .with_context(|| config.data_dir.display().to_string())?;
     let me = Identity {
         node: NodeId(config.node_id),
         peer_addr: config.peers.listen,

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use engine::LeaseWords;
+use engine::counters::Counters;
 use engine::event::{Authority, DropReason, Verdict, WorkerOutput};
 use engine::ids::{Incarnation, LeaseWord, Mac, ShardId, Side, Term};
-use engine::counters::Counters;
 use engine::status::{FlowView, PortsView, ShardStatus};
 use engine::wire::{ChecksumState, FrameMeta, Gso};
 use engine::worker::Worker;
-use engine::LeaseWords;
 use netio::bell::Ringer;
 use netio::boottime::now_ns;
 use netio::packet::{Disposition, IoError, PacketLoop, PortStats};
@@ -160,7 +160,9 @@ impl WorkerThread {
         match input {
             ToWorker::Input(WorkerInput::Event(event)) => self.worker.handle_event(now, &self.words, event),
             ToWorker::Input(WorkerInput::Snapshot(snapshot)) => {
-                for shard in snapshot.shards.keys().filter(|shard| !known_macs.contains(shard)).copied().collect::<Vec<_>>() {
+                for shard in
+                    snapshot.shards.keys().filter(|shard| !known_macs.contains(shard)).copied().collect::<Vec<_>>()
+                {
                     for side in PortSide::ALL {
                         if let Err(error) = self.packets.add_mac(side, Mac::of_shard(shard).0) {
                             tracing::warn!(%shard, %error, "the device does not take the shard's address");
@@ -213,7 +215,9 @@ impl WorkerThread {
         let mut pushed = false;
         loop {
             let next = backlog.pop_front();
-            let Some(next) = next.or_else(|| self.worker.poll_output(now, &self.words).map(FromWorker::Output)) else { break };
+            let Some(next) = next.or_else(|| self.worker.poll_output(now, &self.words).map(FromWorker::Output)) else {
+                break;
+            };
             match self.outputs.push(next) {
                 Ok(()) => pushed = true,
                 Err(PushError::Full(back)) => {

@@ -596,9 +596,10 @@ impl<S: LogStore> ControlMember<S> {
         let Some(token) = self.state.stop_token().filter(|token| token.holder == self.me.node) else { return };
         let restarted = self.incarnation.filter(|life| *life != token.incarnation);
         let Some(life) = restarted else { return };
-        let whole = self.state.shards().values().all(|shard| {
-            shard.leaving.is_empty() && (!shard.members.contains(&life) || shard.voters.contains(&life))
-        });
+        let whole =
+            self.state.shards().values().all(|shard| {
+                shard.leaving.is_empty() && (!shard.members.contains(&life) || shard.voters.contains(&life))
+            });
         if whole && now.ns >= self.next_return_ns {
             self.next_return_ns = now.ns + LIVE_NS;
             self.enqueue(now, None, CommandBody::StopTokenReturn { node: self.me.node });

@@ -1,0 +1,83 @@
+//! `qnat cluster init`: founds a cluster on disk, for a person to carry each directory to its machine.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use anyhow::{Context, Error, Result, bail, ensure};
+
+use super::output::print;
+use super::target::default_api;
+use crate::daemon::config::DataConfig;
+use crate::daemon::founding::{self, FounderSpec};
+
+/// Below `qnat cluster`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum ClusterCommand {
+    /// Found a cluster: writes an authority and one directory per node, to be carried to its machine. Once per cluster.
+    Init {
+        /// Where to write; must be empty or not there.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// The cluster's name, part of all certificates: a-z, 0-9, hyphens.
+        #[arg(long)]
+        name: String,
+        /// A founder: its number, where it listens for peers, and where its API listens (loopback, 127.0.0.1:7880 unless
+        /// given).
+        #[arg(long = "node", value_name = "ID=PEER_ADDR[,API_ADDR]", required = true)]
+        nodes: Vec<NodeArg>,
+    },
+}
+
+/// A value of `--node`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct NodeArg {
+    pub(super) id: u32,
+    pub(super) peer: SocketAddr,
+    pub(super) api: SocketAddr,
+}
+
+impl FromStr for NodeArg {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let form = "write ID=PEER_ADDR[,API_ADDR], such as 1=198.18.0.1:7800";
+        let Some((id, addresses)) = text.split_once('=') else { bail!("{text:?} has no '=': {form}") };
+        let id = super::target::node_id(id)?;
+        let (peer, api) = addresses.split_once(',').map_or((addresses, None), |(peer, api)| (peer, Some(api)));
+        let address = |text: &str| -> Result<SocketAddr> {
+            text.parse().with_context(|| format!("{text:?} is no address with a port: {form}"))
+        };
+        Ok(Self { id, peer: address(peer)?, api: api.map_or_else(|| Ok(default_api()), address)? })
+    }
+}
+
+pub(super) fn perform(command: &ClusterCommand) -> Result<ExitCode> {
+    let ClusterCommand::Init { out, name, nodes } = command;
+    let entries = std::fs::read_dir(out).map_or(0, Iterator::count);
+    ensure!(entries == 0, "{} is not empty: a cluster is founded once, into a directory of its own", out.display());
+    let spec = |node: &NodeArg| FounderSpec {
+        id: node.id,
+        peer: node.peer,
+        api: node.api,
+        dir: out.join(format!("n{}", node.id)),
+    };
+    let founders: Vec<FounderSpec> = nodes.iter().map(spec).collect();
+    let id = founding::found_cluster(name, &founders, &out.join("ca"), &DataConfig::default())?;
+    let mut text = format!("cluster {name} is founded, its id is {id}\n\n");
+    for founder in &founders {
+        let dir = founder.dir.display();
+        text += &format!("  n{}: carry {dir} to its machine, then: qnat node --config node.toml\n", founder.id);
+    }
+    text += &format!(
+        "\n{}/ca.key signs members: keep it away from the nodes. Move each data directory, never copy it:\n\
+         two members with one identity would vote twice.\n",
+        out.join("ca").display()
+    );
+    if founders.len() < 3 {
+        text += "\nFewer than three nodes: one failure stops the cluster.\n";
+    }
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}

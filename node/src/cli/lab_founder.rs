@@ -1,0 +1,223 @@
+//! The lab's founding: the same code that `qnat cluster init` runs, then the default resources, then patience with a
+//! bound until every shard is served.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::target::{call_member, default_api};
+use super::views;
+use crate::client::ClientError;
+use crate::daemon::config::DataConfig;
+use crate::daemon::founding::{self, FounderSpec};
+use crate::daemon::request::{DryRun, Request};
+use crate::lab::topology::{INSIDE_GATEWAY, INSIDE_NETWORK, INSIDE_PREFIX, OUTSIDE_PREFIX};
+use crate::lab::{self, Founder, LabConfig, LabNode, ProcessState};
+
+/// Port of the peers' transport in the lab.
+const PEER_PORT: u16 = 7800;
+/// The lab's cluster name.
+const CLUSTER: &str = "lab";
+/// How long a fresh cluster may take to register all members, and again to serve all shards.
+const START_BOUND: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// For one look: a member that starts may be slow.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Lines of a member's log that a failed start shows, for the log is removed with the lab.
+const LOG_LINES: usize = 15;
+
+/// Founds a lab.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LabFounder;
+
+impl Founder for LabFounder {
+    fn found(&self, lab: &LabConfig, nodes: &[LabNode]) -> Result<()> {
+        let spec = |node: &LabNode| FounderSpec {
+            id: node.id,
+            peer: SocketAddr::new(IpAddr::V4(node.peer_address), PEER_PORT),
+            api: default_api(),
+            dir: node.dir.clone(),
+        };
+        let founders: Vec<FounderSpec> = nodes.iter().map(spec).collect();
+        founding::found_cluster(CLUSTER, &founders, &lab.dir.join("founding-ca"), &DataConfig::default())?;
+        Ok(())
+    }
+
+    fn after_start(&self, lab: &LabConfig, nodes: &[LabNode]) -> Result<()> {
+        let (file, text) = match &lab.config_file {
+            Some(file) => {
+                let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+                (file.display().to_string(), text)
+            }
+            None => ("default resources of the lab".to_owned(), default_resources(lab)),
+        };
+        wait_until(lab, nodes, "all members to register", |status| not_registered(status, nodes))?;
+        apply(lab, nodes, &Request::Apply { file, text, dry_run: DryRun::No })?;
+        wait_until(lab, nodes, "every shard to be served", not_served)?;
+        Ok(())
+    }
+}
+
+/// What keeps the shards from being placed; `None` if nothing does.
+fn not_registered(status: &Value, nodes: &[LabNode]) -> Option<String> {
+    let rows = status["nodes"].as_array();
+    let registered = |id: u32| {
+        rows.into_iter()
+            .flatten()
+            .any(|row| row["node"] == id && row["incarnation"].as_u64().is_some_and(|life| life > 0))
+    };
+    let missing: Vec<&str> = nodes.iter().filter(|node| !registered(node.id)).map(|node| node.name.as_str()).collect();
+    if !missing.is_empty() {
+        return Some(format!("not registered: {}", missing.join(", ")));
+    }
+    let led = status["cluster"]["control_leader"].as_u64().is_some_and(|leader| leader > 0);
+    (!led).then(|| "the control group has no leader".to_owned())
+}
+
+/// Which shards do not forward, and why; `None` if all do.
+fn not_served(status: &Value) -> Option<String> {
+    let shards = status["shards"].as_array().filter(|shards| !shards.is_empty());
+    let Some(shards) = shards else { return Some("no shard is there yet".to_owned()) };
+    let idle = shards.iter().filter(|shard| !super::tables::is_served(shard));
+    let idle: Vec<String> = idle
+        .map(|shard| format!("shard {}: {}", shard["shard"], shard["serving"].as_str().unwrap_or("no owner yet")))
+        .collect();
+    (!idle.is_empty()).then(|| idle.join("; "))
+}
+
+/// Looks at the members' status until nothing is missing. If it takes too long, says what one of them, by chance, logged.
+fn wait_until(
+    lab: &LabConfig,
+    nodes: &[LabNode],
+    goal: &str,
+    missing: impl Fn(&Value) -> Option<String>,
+) -> Result<()> {
+    let began = Instant::now();
+    for node in nodes.iter().cycle() {
+        let now = lab::status(&lab.dir)?;
+        if let Some(dead) = now.nodes.iter().find(|node| node.state == ProcessState::Dead) {
+            bail!(
+                "{} ended while waiting for {goal}; its last words:\n{}",
+                dead.node.name,
+                log_tail(&dead.node.log_path)
+            );
+        }
+        let last = match views::merged_status(&lab.dir, &now, LOOK_TIMEOUT) {
+            Some(status) => match missing(&status) {
+                None => return Ok(()),
+                Some(what) => what,
+            },
+            None => "no member answers".to_owned(),
+        };
+        if began.elapsed() > START_BOUND {
+            let seconds = START_BOUND.as_secs();
+            let log = log_tail(&node.log_path);
+            bail!("waited {seconds} s for {goal}; {last}\nlast words of {}:\n{log}", node.name);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    bail!("a lab without members")
+}
+
+/// Applies; a member that cannot decide just now is passed over, since a configuration may be applied twice.
+fn apply(lab: &LabConfig, nodes: &[LabNode], request: &Request) -> Result<()> {
+    let began = Instant::now();
+    for node in nodes.iter().cycle() {
+        let applied = call_member(&lab.dir, node.id, default_api(), request, crate::client::CALL_TIMEOUT);
+        match applied {
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                let undecided = error.downcast_ref::<ClientError>().is_some_and(ClientError::is_unreachable);
+                ensure!(undecided && began.elapsed() < START_BOUND, "applying the resources: {}: {error:#}", node.name);
+            }
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    bail!("a lab without members")
+}
+
+fn log_tail(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| format!("    {line}\n"));
+    let tail: String = tail.collect();
+    if tail.is_empty() { "    (it wrote nothing)\n".to_owned() } else { tail }
+}
+
+/// One load balancer with all frontends, one pool with all backends, one outbound rule.
+fn default_resources(lab: &LabConfig) -> String {
+    let mut text = format!(
+        "[[virtual_network]]\nname = \"vnet1\"\n[[virtual_network.subnet]]\nname = \"default\"\n\
+         prefix = \"{INSIDE_NETWORK}/{INSIDE_PREFIX}\"\ngateway = \"{INSIDE_GATEWAY}\"\n"
+    );
+    let mut push = |piece: std::fmt::Arguments<'_>| text.write_fmt(piece).expect("writing to a string cannot fail");
+    let mut names = Vec::new();
+    for (place, address) in lab.frontend_addresses().iter().enumerate() {
+        let name = format!("pip{}", place + 1);
+        push(format_args!("\n[[public_ip]]\nname = \"{name}\"\naddress = \"{address}\"\n"));
+        names.push(format!("\"{name}\""));
+    }
+    let frontends = names.join(", ");
+    push(format_args!("\n[[load_balancer]]\nname = \"lb1\"\nfrontends = [{frontends}]\n"));
+    push(format_args!("[[load_balancer.pool]]\nname = \"pool1\"\n"));
+    push(format_args!("[[load_balancer.outbound_rule]]\nname = \"out\"\npool = \"pool1\"\n"));
+    for (place, address) in lab.backend_addresses().iter().enumerate() {
+        push(format_args!("\n[[instance]]\nname = \"b{}\"\n[[instance.ip_configuration]]\n", place + 1));
+        push(format_args!(
+            "name = \"ipconfig1\"\nprivate_ip = \"{address}\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n"
+        ));
+    }
+    let [inet, _] = lab::topology::INET_ADDRESSES;
+    let mask = u32::MAX << (32 - u32::from(OUTSIDE_PREFIX));
+    let network = std::net::Ipv4Addr::from_bits(inet.to_bits() & mask);
+    push(format_args!("\n[outside]\nnetwork = \"{network}/{OUTSIDE_PREFIX}\"\n"));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_default_resources_are_a_valid_configuration_at_every_size() {
+        for (nodes, backends, frontends) in [(3, 4, 3), (3, 0, 1), (7, 1000, 252)] {
+            let lab = LabConfig { frontends, ..LabConfig::new(nodes, backends).expect("config") };
+            let desired = control::config::parse("lab", &default_resources(&lab)).expect("valid");
+            assert_eq!(desired.public_ips.len(), usize::try_from(frontends).expect("small"));
+            assert_eq!(desired.instances.len(), usize::try_from(backends).expect("small"));
+        }
+    }
+
+    #[test]
+    fn a_status_with_a_gap_says_which_one() {
+        let lab = LabConfig::new(3, 0).expect("config");
+        let nodes = lab.lab_nodes();
+        let row = |node: u32, incarnation: Value| json!({"node": node, "incarnation": incarnation});
+        let status = json!({"cluster": {"control_leader": 1}, "nodes": [row(1, json!(5)), row(2, json!(null)), row(3, json!(7))]});
+        assert_eq!(not_registered(&status, &nodes).as_deref(), Some("not registered: n2"));
+        let mut status = json!({"cluster": {}, "nodes": [row(1, json!(5)), row(2, json!(6)), row(3, json!(7))]});
+        assert_eq!(not_registered(&status, &nodes).as_deref(), Some("the control group has no leader"));
+        status["cluster"]["control_leader"] = json!(2);
+        assert_eq!(not_registered(&status, &nodes), None);
+    }
+
+    #[test]
+    fn serving_means_an_owner_and_yes() {
+        let status =
+            |owner: Value, serving: &str| json!({"shards": [{"shard": 1, "owner": owner, "serving": serving}]});
+        assert_eq!(not_served(&status(json!(2), "yes")), None);
+        assert_eq!(not_served(&status(json!(2), "no lease")).as_deref(), Some("shard 1: no lease"));
+        assert!(not_served(&status(json!(null), "yes")).is_some());
+        assert!(not_served(&json!({"shards": []})).is_some());
+        assert!(not_served(&json!({})).is_some());
+    }
+}

@@ -1,0 +1,242 @@
+//! The command line of `qnat`: parses, asks a member or the lab, prints a table or JSON, and ends with a code that means
+//! something: 0 done, 1 failed or refused, 2 wrong usage, 3 the cluster could not be reached or could not decide.
+//!
+//! It must never decide anything about the cluster itself: that is the members' business. Called by `main`.
+
+mod cluster;
+mod lab;
+mod lab_founder;
+mod live;
+mod output;
+mod tables;
+mod target;
+mod views;
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+
+use crate::client::ClientError;
+use crate::daemon::request::{DryRun, Request, ResourceKind};
+use crate::daemon::{self, config::NodeConfig};
+use output::{Output, print};
+use target::Target;
+
+/// Failed or refused.
+pub const EXIT_FAILED: u8 = 1;
+/// The command line was wrong; clap's own code.
+pub const EXIT_USAGE: u8 = 2;
+/// No member could be reached, or none could decide (no majority).
+pub const EXIT_UNREACHABLE: u8 = 3;
+
+/// Source NAT by a cluster that keeps every connection when a member dies.
+#[derive(Debug, Parser)]
+#[command(
+    name = "qnat",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 no member answers"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one member in the foreground.
+    Node {
+        /// Its node.toml.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Found a cluster.
+    Cluster {
+        #[command(subcommand)]
+        command: cluster::ClusterCommand,
+    },
+    /// A whole cluster on this machine, in network namespaces (needs root).
+    Lab {
+        #[command(subcommand)]
+        command: lab::LabCommand,
+    },
+    /// Make the configuration what a file says.
+    Apply {
+        /// The file (TOML); - for standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Only say what would change.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// List resources of a kind.
+    Get {
+        /// Which.
+        kind: ResourceKind,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Members, shards, owners, redundancy, and what is wrong.
+    Status {
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Live and held mappings of the shards that the asked member replicates.
+    Flows {
+        /// Only this shard.
+        #[arg(long)]
+        shard: Option<u16>,
+        /// At most so many rows.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Port leases and their use, by backend.
+    Ports {
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Counters of the asked member.
+    Counters {
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Applied index and state hash of each shard's table on the asked member.
+    Hashes {
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Declare a node gone for good. Power it off first: a removed node that still runs is not fenced by this.
+    NodeRemove {
+        /// The node: 3 or n3.
+        #[arg(value_parser = target::node_id)]
+        node: u32,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// The cluster's one permission to stop.
+    StopToken {
+        #[command(subcommand)]
+        command: StopTokenCommand,
+    },
+    /// Stop the asked member gracefully: it hands over, then ends.
+    Stop {
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum StopTokenCommand {
+    /// Take it back from whoever holds it.
+    Revoke {
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+/// Whom to ask, and how to show the answer.
+#[derive(Debug, clap::Args)]
+struct Asking {
+    #[command(flatten)]
+    target: Target,
+    /// How to show the answer.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+impl Asking {
+    fn ask(&self, request: &Request) -> Result<ExitCode> {
+        let answer = self.target.call(request)?;
+        let text = match self.output {
+            Output::Json => output::json(&answer),
+            Output::Table => tables::render(request, &answer),
+        };
+        print(&text)?;
+        // A dry run that shows a refusal has answered, but the answer is no.
+        Ok(if answer["refused"].is_null() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+    }
+}
+
+/// Does what `arguments` (with the program's name first) say. Returns the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, with code 0. Nobody is left to hear of a failure to print.
+            let _ignored = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE));
+        }
+    };
+    log_to_stderr(matches!(cli.command, Command::Node { .. }));
+    perform(cli.command).unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::from(exit_code(&error))
+    })
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let unreachable = error.chain().filter_map(|cause| cause.downcast_ref::<ClientError>()).any(|e| e.is_unreachable());
+    if unreachable { EXIT_UNREACHABLE } else { EXIT_FAILED }
+}
+
+fn complain(error: &anyhow::Error) {
+    use std::io::Write as _;
+    // If standard error is closed there is nobody to tell.
+    let _ignored = writeln!(std::io::stderr(), "qnat: {error:#}");
+}
+
+/// `QNAT_LOG` chooses what is logged (`debug`, `qnat=trace,…`), `QNAT_LOG_FORMAT=json` how.
+fn log_to_stderr(member: bool) {
+    use tracing_subscriber::EnvFilter;
+    let default = if member { "info" } else { "warn" };
+    let filter = EnvFilter::try_from_env("QNAT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let json = std::env::var_os("QNAT_LOG_FORMAT").is_some_and(|format| format == "json");
+    // A second subscriber is refused: then the first one logs.
+    let _first_wins = if json { builder.json().try_init() } else { builder.try_init() };
+}
+
+fn perform(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Node { config } => daemon::run(&NodeConfig::load(&config)?).map(|()| ExitCode::SUCCESS),
+        Command::Cluster { command } => cluster::perform(&command),
+        Command::Lab { command } => lab::perform(command),
+        Command::Apply { file, dry_run, asking } => {
+            let dry_run = if dry_run { DryRun::Yes } else { DryRun::No };
+            asking.ask(&read_resources(&file, dry_run)?)
+        }
+        Command::Get { kind, asking } => asking.ask(&Request::Get { kind }),
+        Command::Status { asking } => asking.ask(&Request::Status),
+        Command::Flows { shard, limit, asking } => asking.ask(&Request::Flows { shard, limit }),
+        Command::Ports { asking } => asking.ask(&Request::Ports),
+        Command::Counters { asking } => asking.ask(&Request::Counters),
+        Command::Hashes { asking } => asking.ask(&Request::Hashes),
+        Command::NodeRemove { node, asking } => asking.ask(&Request::RemoveNode { node }),
+        Command::StopToken { command: StopTokenCommand::Revoke { asking } } => asking.ask(&Request::RevokeStopToken),
+        Command::Stop { asking } => asking.ask(&Request::Shutdown),
+    }
+}
+
+/// The request that applies a file.
+fn read_resources(file: &std::path::Path, dry_run: DryRun) -> Result<Request> {
+    let bound = u64::try_from(crate::api::BODY_BYTES_MAX)?;
+    let mut text = String::new();
+    let source: Box<dyn std::io::Read> = if file.as_os_str() == "-" {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(std::fs::File::open(file).with_context(|| file.display().to_string())?)
+    };
+    source.take(bound + 1).read_to_string(&mut text).with_context(|| file.display().to_string())?;
+    ensure!(u64::try_from(text.len())? <= bound, "{}: longer than {bound} bytes", file.display());
+    Ok(Request::Apply { file: file.display().to_string(), text, dry_run })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,536 @@
+//! Answers as tables for people. Reads the JSON leniently: what is missing shows as `-`, for a member may be older or
+//! newer than this command line.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::Value;
+
+use crate::daemon::request::{DryRun, Request, ResourceKind};
+
+/// What stands for a missing value.
+const NOTHING: &str = "-";
+/// Columns of tables that come without a width (no terminal).
+const WIDTH: u16 = 160;
+
+/// A column: its title, and the path of its value in a row, as a JSON pointer.
+type Column = (&'static str, &'static str);
+
+/// The answer to `request`.
+pub(super) fn render(request: &Request, answer: &Value) -> String {
+    match request {
+        Request::Status => status(answer),
+        Request::Flows { limit, .. } => flows(answer, *limit),
+        Request::Ports => listing(&answer["backends"], PORTS, "no backend has a lease"),
+        Request::Get { kind } => resources(*kind, answer),
+        Request::Apply { dry_run, .. } => applied(answer, *dry_run),
+        Request::Counters | Request::Hashes => anything(answer),
+        Request::RemoveNode { node } => done(answer, &format!("node n{node} counts as gone")),
+        Request::RevokeStopToken => done(answer, "the stop token is free"),
+        Request::Shutdown => done(answer, "the member hands over and ends"),
+    }
+}
+
+const NODES: &[Column] =
+    &[("node", "/name"), ("id", "/node"), ("incarnation", "/incarnation"), ("state", "/alive"), ("control", "/role")];
+const SHARDS: &[Column] = &[
+    ("shard", "/shard"),
+    ("frontends", "/frontends"),
+    ("epoch", "/epoch"),
+    ("owner", "/owner"),
+    ("term", "/term"),
+    ("members", "/members"),
+    ("redundancy", "/redundancy"),
+    ("serving", "/serving"),
+    ("live", "/live"),
+    ("held", "/held"),
+    ("pending", "/pending"),
+    ("lease ms", "/lease_ms"),
+];
+const FLOWS: &[Column] = &[
+    ("proto", "/proto"),
+    ("inside", "/inside"),
+    ("public", "/public"),
+    ("remote", "/remote"),
+    ("state", "/state"),
+    ("idle", "/idle"),
+    ("shard", "/shard"),
+    ("owner", "/owner"),
+];
+const PORTS: &[Column] = &[
+    ("backend", "/backend"),
+    ("ip", "/ip"),
+    ("shard", "/shard"),
+    ("frontend", "/frontend"),
+    ("lease", "/lease"),
+    ("allocated", "/allocated"),
+    ("used", "/used"),
+    ("held", "/held"),
+    ("why", "/why"),
+];
+const CHANGES: &[Column] = &[("change", "/kind"), ("resource", "/resource"), ("detail", "/detail")];
+const CONCERNS: &[Column] = &[("about", "/about"), ("concern", "/what"), ("what helps", "/remedy")];
+
+const fn resource_columns(kind: ResourceKind) -> &'static [Column] {
+    match kind {
+        ResourceKind::Nodes => &[
+            ("node", "/node"),
+            ("standing", "/standing"),
+            ("incarnation", "/incarnation"),
+            ("peers", "/peer_addr"),
+            ("api", "/api_addr"),
+            ("inside mac", "/inside_mac"),
+            ("outside mac", "/outside_mac"),
+            ("level", "/level"),
+            ("prefers", "/preferred_shards"),
+            ("replicates", "/replicated_shards"),
+        ],
+        ResourceKind::Shards => &[
+            ("shard", "/shard"),
+            ("mac", "/virtual_mac"),
+            ("frontends", "/frontends"),
+            ("epoch", "/epoch"),
+            ("members", "/members"),
+            ("leaving", "/leaving"),
+            ("origin", "/origin"),
+            ("why", "/why"),
+            ("what helps", "/remedy"),
+        ],
+        ResourceKind::Backends => &[
+            ("backend", "/backend"),
+            ("name", "/name"),
+            ("address", "/private_ip"),
+            ("pool", "/pool"),
+            ("frontend", "/frontend"),
+            ("home", "/home_shard"),
+            ("granted", "/ports_granted"),
+            ("leased", "/ports_leased"),
+            ("lease", "/lease"),
+            ("draining", "/draining"),
+            ("why", "/why"),
+            ("what helps", "/remedy"),
+        ],
+        ResourceKind::Frontends => &[
+            ("frontend", "/frontend"),
+            ("address", "/address"),
+            ("name", "/name"),
+            ("shard", "/shard"),
+            ("backends", "/backends"),
+            ("leased", "/ports_leased"),
+            ("draining", "/ports_draining"),
+            ("usable", "/ports_usable"),
+            ("retiring", "/retiring"),
+        ],
+        ResourceKind::Pools => &[
+            ("pool", "/pool"),
+            ("instances", "/instances"),
+            ("backends", "/backends"),
+            ("ports each", "/ports_per_backend"),
+            ("outbound rule", "/outbound_rule"),
+            ("frontends", "/frontends"),
+        ],
+    }
+}
+
+fn resources(kind: ResourceKind, answer: &Value) -> String {
+    listing(unwrapped(answer), resource_columns(kind), "none")
+}
+
+/// An array, or an array under one name.
+fn unwrapped(answer: &Value) -> &Value {
+    let only = answer.as_object().filter(|fields| fields.len() == 1);
+    only.and_then(|fields| fields.values().next()).unwrap_or(answer)
+}
+
+/// A truth value in words of its own; other values as they are.
+fn said(value: &Value, yes: &str, no: &str) -> String {
+    value.as_bool().map_or_else(|| cell(value), |is| if is { yes } else { no }.to_owned())
+}
+
+/// Whether a shard of a status has an owner that forwards.
+pub(super) fn is_served(shard: &Value) -> bool {
+    !shard["owner"].is_null() && (shard["serving"] == "yes" || shard["serving"] == true)
+}
+
+fn status(answer: &Value) -> String {
+    let (cluster, me) = (&answer["cluster"], &answer["me"]);
+    let mut text = format!(
+        "cluster {}{}, level {}, control index {}, led by {} in term {}\n",
+        cluster["name"].as_str().map_or_else(String::new, |name| format!("{name} ")),
+        cell(&cluster["id"]),
+        cell(&cluster["level"]),
+        cell(&cluster["control_index"]),
+        name_of(answer, &cluster["control_leader"]),
+        cell(&cluster["control_term"]),
+    );
+    text += &format!(
+        "seen by {}, incarnation {}, egress guard {}, links {}\n",
+        name_of(answer, &me["node"]),
+        cell(&me["incarnation"]),
+        cell(&me["guard"]),
+        said(&me["links_up"], "up", "DOWN"),
+    );
+    if !answer["stop_token"].is_null() {
+        text += &format!("stop token: {}\n", stop_token(answer));
+    }
+    text += "\n";
+    text += &table(&node_rows(answer), NODES);
+    text += "\n";
+    text += &shard_table(answer);
+    text + &concerns(answer)
+}
+
+fn stop_token(answer: &Value) -> String {
+    let token = &answer["stop_token"];
+    let holder = if token["holder"].is_null() { token } else { &token["holder"] };
+    let restarted =
+        if token["restarted"] == true { ", which has started anew since: `qnat stop-token revoke`" } else { "" };
+    format!("held by {}{restarted}", name_of(answer, holder))
+}
+
+fn node_rows(answer: &Value) -> Vec<Value> {
+    let leader = &answer["cluster"]["control_leader"];
+    let row = |node: &Value| {
+        let mut row = node.clone();
+        row["alive"] = said(&node["alive"], "alive", "NOT SEEN").into();
+        let role = match (&node["control_voter"], &node["control_loaded"]) {
+            _ if !leader.is_null() && node["node"] == *leader => "leader",
+            (Value::Bool(true), Value::Bool(false)) => "voter, loading",
+            (Value::Bool(true), _) => "voter",
+            (Value::Bool(false), _) => "learner",
+            _ => NOTHING,
+        };
+        row["role"] = role.into();
+        row
+    };
+    rows_of(&answer["nodes"]).iter().map(row).collect()
+}
+
+fn shard_table(answer: &Value) -> String {
+    let row = |shard: &Value| {
+        let mut row = shard.clone();
+        row["owner"] = name_of(answer, &shard["owner"]).into();
+        let members: Vec<String> = rows_of(&shard["members"]).iter().map(|member| name_of(answer, member)).collect();
+        row["members"] = members.join(" ").into();
+        row
+    };
+    let rows: Vec<Value> = rows_of(&answer["shards"]).iter().map(row).collect();
+    if rows.is_empty() {
+        "no shards: apply a configuration with public addresses\n".to_owned()
+    } else {
+        table(&rows, SHARDS)
+    }
+}
+
+fn concerns(answer: &Value) -> String {
+    let row = |concern: &Value| {
+        let mut row = concern.as_object().cloned().unwrap_or_default();
+        // The control state calls it `why`.
+        if let Some(why) = row.get("why").cloned() {
+            row.entry("what").or_insert(why);
+        }
+        Value::Object(row)
+    };
+    let rows: Vec<Value> = rows_of(&answer["concerns"]).iter().map(row).collect();
+    if rows.is_empty() { "\nnothing is wrong\n".to_owned() } else { format!("\n{}", table(&rows, CONCERNS)) }
+}
+
+/// Shards and concerns only, for the live picture.
+pub(super) fn owners(answer: &Value) -> String {
+    format!("\n{}{}", shard_table(answer), concerns(answer))
+}
+
+/// `n2`, or what the cluster calls the node.
+fn name_of(answer: &Value, node: &Value) -> String {
+    let Some(id) = node.as_u64() else { return cell(node) };
+    let known = rows_of(&answer["nodes"]).iter().find(|row| row["node"] == *node);
+    known.and_then(|row| row["name"].as_str()).map_or_else(|| format!("n{id}"), str::to_owned)
+}
+
+fn flows(answer: &Value, limit: usize) -> String {
+    let rows = rows_of(&answer["flows"]);
+    let row = |flow: &Value| {
+        let mut row = flow.clone();
+        row["idle"] = flow["idle_ms"].as_u64().map_or(Value::Null, |ms| duration(ms).into());
+        row
+    };
+    let shown: Vec<Value> = rows.iter().map(row).collect();
+    if shown.is_empty() {
+        return "no flows\n".to_owned();
+    }
+    let mut text = table(&shown, FLOWS);
+    if shown.len() >= limit {
+        text += &format!("{limit} flows are shown, there may be more: --limit\n");
+    }
+    text
+}
+
+fn duration(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        1000..120_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        _ => format!("{} min", ms / 60_000),
+    }
+}
+
+fn applied(answer: &Value, dry_run: DryRun) -> String {
+    let changes = rows_of(&answer["changes"]);
+    let mut text = if changes.is_empty() { String::new() } else { table(changes, CHANGES) };
+    if let Some(why) = answer["refused"].as_str() {
+        return text + &format!("it would be refused: {why}\n");
+    }
+    text += &match (dry_run, answer["committed"].as_u64()) {
+        (DryRun::Yes, _) if changes.is_empty() => "nothing would change\n".to_owned(),
+        (DryRun::Yes, _) => "dry run: nothing was changed\n".to_owned(),
+        (DryRun::No, Some(index)) => format!("committed at index {index}\n"),
+        (DryRun::No, None) => "nothing to change\n".to_owned(),
+    };
+    let programmed = &answer["programmed"];
+    if dry_run == DryRun::No && !programmed["node"].is_null() {
+        let node = name_of(answer, &programmed["node"]);
+        text += &match programmed["control_loaded"].as_u64() {
+            Some(_) => format!("programmed on {node}\n"),
+            None => format!("not programmed on {node} yet\n"),
+        };
+    }
+    if let (DryRun::No, Some(on), Some(of)) = (dry_run, programmed["on"].as_u64(), programmed["of"].as_u64()) {
+        text += &format!("programmed on {on} of {of} nodes\n");
+    }
+    text
+}
+
+fn done(answer: &Value, what: &str) -> String {
+    match answer["committed"].as_u64() {
+        Some(index) => format!("{what}; committed at index {index}\n"),
+        None => format!("{what}\n"),
+    }
+}
+
+/// Counters and the like: rows if it is a list of objects, else one line for each value with its path.
+fn anything(answer: &Value) -> String {
+    if let Value::Array(rows) = unwrapped(answer)
+        && let Some(Value::Object(first)) = rows.first()
+    {
+        let titles: Vec<&String> = first.keys().collect();
+        let cells = rows.iter().map(|row| titles.iter().map(|title| cell(&row[title.as_str()])).collect());
+        return draw(&titles.iter().map(|title| title.replace('_', " ")).collect::<Vec<_>>(), cells);
+    }
+    let mut lines = Vec::new();
+    flatten(answer, String::new(), &mut lines);
+    if lines.is_empty() {
+        "nothing\n".to_owned()
+    } else {
+        draw(&["what".to_owned(), "value".to_owned()], lines.into_iter())
+    }
+}
+
+fn flatten(value: &Value, path: String, lines: &mut Vec<Vec<String>>) {
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| flatten(value, below(name), lines)),
+        Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
+            items.iter().enumerate().for_each(|(place, item)| flatten(item, below(&place.to_string()), lines));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            lines.push(vec![path, cell(value)]);
+        }
+    }
+}
+
+/// `qnat lab status`.
+pub(super) fn lab_status(status: &Value) -> String {
+    let config = &status["config"];
+    let mut text = format!(
+        "{} members, {} backends, {} public addresses, in {}\n\n",
+        cell(&config["nodes"]),
+        cell(&config["backends"]),
+        cell(&config["frontends"]),
+        cell(&config["dir"]),
+    );
+    text += &lab_processes(status);
+    let missing = rows_of(&status["namespaces_missing"]);
+    if !missing.is_empty() {
+        text += &format!("namespaces gone: {}; take the lab down\n", cell(&status["namespaces_missing"]));
+    }
+    text
+}
+
+/// The lab's processes and faults.
+pub(super) fn lab_processes(status: &Value) -> String {
+    const COLUMNS: &[Column] = &[
+        ("host", "/node/name"),
+        ("peers", "/node/peer_address"),
+        ("process", "/state"),
+        ("pid", "/process/pid"),
+        ("log", "/node/log_path"),
+    ];
+    let mut text = table(rows_of(&status["nodes"]), COLUMNS);
+    if status["inet"] != "running" {
+        text += &format!("the internet's server is {}\n", cell(&status["inet"]));
+    }
+    for cut in rows_of(&status["cuts"]) {
+        let from = cut["from"].as_u64().map_or("everyone".to_owned(), |id| format!("n{id}"));
+        text += &format!(
+            "fault: n{} loses {}% of its frames with {from} ({}, networks: {})\n",
+            cell(&cut["node"]),
+            cell(&cut["loss_percent"]),
+            cell(&cut["direction"]),
+            cell(&cut["scope"]),
+        );
+    }
+    text
+}
+
+fn rows_of(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn listing(rows: &Value, columns: &[Column], if_none: &str) -> String {
+    let rows = rows_of(rows);
+    if rows.is_empty() { format!("{if_none}\n") } else { table(rows, columns) }
+}
+
+fn table(rows: &[Value], columns: &[Column]) -> String {
+    let titles: Vec<String> = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
+    let cells = |row: &Value| columns.iter().map(|(_, path)| row.pointer(path).map_or(NOTHING.into(), cell)).collect();
+    draw(&titles, rows.iter().map(cells))
+}
+
+fn draw(titles: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    if table.width().is_none() {
+        table.set_width(WIDTH);
+    }
+    table.set_header(titles).add_rows(rows);
+    format!("{table}\n")
+}
+
+/// One value in a table, by its shape.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => NOTHING.to_owned(),
+        Value::String(text) if text.is_empty() => NOTHING.to_owned(),
+        // It comes from a member, but configuration names are in it: no control characters on somebody's terminal.
+        Value::String(text) => text.chars().filter(|c| !c.is_control()).collect(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::Array(items) if items.is_empty() => NOTHING.to_owned(),
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
+        Value::Object(_) => object(value),
+    }
+}
+
+fn object(value: &Value) -> String {
+    let number = |name: &str| value[name].as_u64();
+    // "3/3" of a redundancy, "first-last" of a port range, a block of a lease, a replica.
+    if let (Some(have), Some(want)) = (number("have"), number("want")) {
+        return format!("{have}/{want}");
+    }
+    if let (Some(first), Some(last)) = (number("first"), number("last")) {
+        return format!("{first}-{last}");
+    }
+    if let (Some(start), Some(len)) = (number("start"), number("len")) {
+        let last = (start + len).saturating_sub(1);
+        let frontend = value.get("frontend").map_or_else(String::new, |frontend| format!("{}:", cell(frontend)));
+        return format!("{frontend}{start}-{last}");
+    }
+    if value.get("node").is_some() && value.get("incarnation").is_some() {
+        let node = number("node").map_or("?".to_owned(), |id| format!("n{id}"));
+        return if value["gone"] == true { format!("{node} (gone)") } else { node };
+    }
+    value.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_shows_owners_redundancy_and_concerns_with_their_remedies() {
+        let answer = json!({
+            "cluster": {"id": "a5a5", "name": "prod", "level": 0, "control_index": 41, "control_leader": 2, "control_term": 3},
+            "me": {"node": 1, "incarnation": 7, "guard": "absent: no clang", "links_up": true},
+            "nodes": [{"node": 1, "name": "n1", "incarnation": 7, "alive": true, "control_voter": true, "control_loaded": true},
+                      {"node": 2, "name": "rack2", "incarnation": 8, "alive": false, "control_voter": true}],
+            "shards": [{"shard": 1, "frontends": ["203.0.113.1", "203.0.113.2"], "epoch": 1, "owner": 2, "term": 4,
+                        "serving": "no lease", "redundancy": {"have": 2, "want": 3}, "members": [1, 2, 3], "live": 12}],
+            "concerns": [{"what": "shard 1 has 2 of 3 replicas", "remedy": "start node 3"}],
+            "stop_token": {"holder": 2, "since": 3, "restarted": true}});
+        let text = status(&answer);
+        for piece in [
+            "led by rack2 in term 3",
+            "absent: no clang",
+            "NOT SEEN",
+            "203.0.113.1, 203.0.113.2",
+            "2/3",
+            "no lease",
+            "n1 rack2 n3",
+            "start node 3",
+            "held by rack2, which has started anew",
+        ] {
+            assert!(text.contains(piece), "{piece:?} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn missing_fields_never_break_a_table() {
+        let requests = [
+            Request::Status,
+            Request::Flows { shard: None, limit: 1 },
+            Request::Ports,
+            Request::Counters,
+            Request::Get { kind: ResourceKind::Shards },
+            Request::Apply { file: String::new(), text: String::new(), dry_run: DryRun::No },
+            Request::Shutdown,
+        ];
+        let row = json!({"unknown": [{}]});
+        let answers = [
+            json!(null),
+            json!({}),
+            json!([]),
+            json!([row]),
+            json!({"nodes": [row], "shards": [row],
+            "flows": [row], "backends": [row], "changes": [row], "concerns": [7], "stop_token": 3, "programmed": 1}),
+        ];
+        for request in &requests {
+            for answer in &answers {
+                assert!(!render(request, answer).is_empty(), "{request:?} {answer}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_show_by_their_shape() {
+        assert_eq!(cell(&json!({"frontend": "203.0.113.1", "start": 1024, "len": 64})), "203.0.113.1:1024-1087");
+        assert_eq!(
+            cell(&json!([{"first": 1024, "last": 1087}, {"first": 2048, "last": 2111}])),
+            "1024-1087, 2048-2111"
+        );
+        assert_eq!(cell(&json!({"node": 3, "incarnation": 9, "gone": true, "sealed": false})), "n3 (gone)");
+        assert_eq!(cell(&json!("evil\u{1b}[2J")), "evil[2J");
+        assert_eq!([duration(5), duration(1500), duration(240_000)], ["5 ms", "1.5 s", "4 min"]);
+    }
+
+    #[test]
+    fn an_apply_says_what_became_of_it() {
+        let change = json!({"kind": "add", "resource": "public_ip pip1", "detail": "203.0.113.1"});
+        let answer = json!({"committed": 9, "changes": [change], "programmed": {"on": 2, "of": 3}});
+        let text = applied(&answer, DryRun::No);
+        assert!(
+            text.contains("public_ip pip1") && text.ends_with("committed at index 9\nprogrammed on 2 of 3 nodes\n"),
+            "{text}"
+        );
+        assert!(applied(&json!({"committed": null, "changes": [change]}), DryRun::Yes).contains("nothing was changed"));
+        assert_eq!(applied(&json!({"committed": null, "changes": []}), DryRun::No), "nothing to change\n");
+    }
+
+    #[test]
+    fn counters_of_any_shape_become_lines() {
+        let text = anything(&json!({"drops": {"no_lease": 3}, "workers": [1, 2]}));
+        assert!(text.contains("drops.no_lease") && text.contains("1, 2"), "{text}");
+        let text = anything(&json!({"hashes": [{"shard": 1, "applied": 20, "hash": "ab"}]}));
+        assert!(text.contains("applied") && text.contains("ab"), "{text}");
+    }
+}

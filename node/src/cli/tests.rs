@@ -1,0 +1,105 @@
+//! The grammar of the command line and its exit codes.
+
+use clap::CommandFactory as _;
+
+use super::*;
+use crate::daemon::request::Failure;
+use crate::lab::{Direction, Scope};
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("qnat").chain(line.split(' ')))
+}
+
+#[test]
+fn the_grammar_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn documented_commands_parse() {
+    for line in [
+        "node --config node.toml",
+        "cluster init --out d --name prod --node 1=198.18.0.1:7800 --node n2=198.18.0.2:7800,127.0.0.1:7881",
+        "lab up",
+        "lab up --nodes 5 --backends 10 --frontends 2 --file net.toml --detach",
+        "lab status -o json",
+        "lab exec b1 -- curl -v http://203.0.113.10/",
+        "lab kill n1",
+        "lab pause 2",
+        "lab resume n2",
+        "lab restart n3 --wipe",
+        "lab partition n1 n2",
+        "lab partition n1 --all",
+        "lab partition n1 n2 --direction outgoing --scope all --loss 30",
+        "lab heal",
+        "lab down",
+        "lab inet-serve",
+        "lab netns-exec qnat-n1 -- ip link",
+        "apply -f net.toml --dry-run -o json",
+        "get shards --node n2",
+        "status --api 127.0.0.1:7880",
+        "flows --shard 3 --limit 5",
+        "ports",
+        "counters -o json",
+        "hashes",
+        "node-remove n3",
+        "stop-token revoke",
+        "stop --node n1",
+    ] {
+        assert!(parse(line).is_ok(), "{line}: {}", parse(line).expect_err("refused"));
+    }
+}
+
+#[test]
+fn wrong_lines_are_refused_as_usage() {
+    for line in [
+        "frobnicate",
+        "node",
+        "cluster init --out d --name prod",
+        "cluster init --out d --name prod --node 1",
+        "cluster init --out d --name prod --node 1=host:7800",
+        "lab exec x9 -- ls",
+        "lab exec b1",
+        "lab partition n1",
+        "lab partition n1 n2 --all",
+        "lab partition n1 n2 --loss 0",
+        "lab partition n1 n2 --direction sideways",
+        "get cats",
+        "status --api nowhere",
+        "status -o yaml",
+        "node-remove n0",
+        "stop-token",
+    ] {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), i32::from(EXIT_USAGE), "{line}: {error}");
+    }
+}
+
+#[test]
+fn a_partition_means_what_it_says() {
+    let Command::Lab { command: lab::LabCommand::Partition(partition) } =
+        parse("lab partition n1 n3 --direction incoming --scope data --loss 5").expect("good").command
+    else {
+        panic!("another command")
+    };
+    let cut = partition.cut();
+    assert_eq!((cut.node, cut.from, cut.loss_percent), (1, Some(3), 5));
+    assert_eq!((cut.direction, cut.scope), (Direction::Incoming, Scope::Data));
+}
+
+#[test]
+fn exit_codes_tell_refused_from_unreachable() {
+    let addr = target::default_api();
+    let refused = |status| anyhow::Error::new(ClientError::Refused(Failure { status, problems: vec!["no".into()] }));
+    assert_eq!(exit_code(&refused(409)), EXIT_FAILED);
+    assert_eq!(exit_code(&refused(503)), EXIT_UNREACHABLE);
+    let unreachable = ClientError::Unreachable { addr, reason: "refused".into() };
+    assert_eq!(exit_code(&anyhow::Error::new(unreachable).context("n1")), EXIT_UNREACHABLE);
+    assert_eq!(exit_code(&anyhow::anyhow!("no such file")), EXIT_FAILED);
+}
+
+#[test]
+fn a_resource_file_that_is_not_there_is_named() {
+    let error = read_resources(std::path::Path::new("/nonexistent/net.toml"), DryRun::Yes).expect_err("not there");
+    assert!(format!("{error:#}").starts_with("/nonexistent/net.toml: "), "{error:#}");
+}
