@@ -115,7 +115,7 @@ enum Command {
     /// Declare a node gone for good. Power it off first: a removed node that still runs is not fenced by this.
     NodeRemove {
         /// The node: 3 or n3.
-        #[arg(value_parser = target::node_id)]
+        #[arg(id = "removed", value_name = "NODE", value_parser = target::node_id)]
         node: u32,
         #[command(flatten)]
         asking: Asking,
