@@ -64,6 +64,16 @@ impl Doorbell {
         self.shared.flag.awake();
     }
 
+    /// Hands the bell to the current tokio runtime, which then tells when it is rung.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch another descriptor.
+    pub fn watch(self) -> io::Result<tokio::io::unix::AsyncFd<Self>> {
+        // SAFETY: the bell owns its descriptor until it is dropped, and `as_raw_fd` always names that one.
+        let watched = unsafe { tokio::io::unix::AsyncFd::register_with_interest(self, tokio::io::Interest::READABLE) };
+        watched.map_err(io::Error::from)
+    }
+
     /// Takes the signal back, so that the descriptor is not readable any more. Whether there was one.
     pub fn clear(&self) -> bool {
         let mut count = [0_u8; 8];

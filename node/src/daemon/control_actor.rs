@@ -38,7 +38,7 @@ pub struct ControlActor {
 }
 
 /// A frame of a peer on the control channel.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct PeerFrame {
     /// The node, as the transport proved it.
@@ -48,17 +48,17 @@ pub struct PeerFrame {
 }
 
 /// Something that the flow half found out.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Duty(pub ControlDuty);
 
 /// The flow actor is there.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Meet(pub Addr<FlowActor>);
 
 /// Commit a command; the outcome comes through the channel.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Submit {
     /// The command.
@@ -68,7 +68,7 @@ pub struct Submit {
 }
 
 /// What would a configuration file change?
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Result<(CommandBody, Value), Failure>")]
 pub struct PlanApply {
     /// Name of the file.
@@ -80,17 +80,17 @@ pub struct PlanApply {
 }
 
 /// Resources by kind.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Value")]
 pub struct Get(pub ResourceKind);
 
 /// What the control half knows, for status.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Value")]
 pub struct AskControl;
 
 /// Hand the control group's leadership over.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopControl;
 

@@ -63,12 +63,12 @@ pub struct FlowActor {
 }
 
 /// A newer version of the control state.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct NewView(pub Arc<View>);
 
 /// This life is registered: the flow groups may begin.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Begin {
     /// The incarnation.
@@ -78,17 +78,17 @@ pub struct Begin {
 }
 
 /// Hand all leaderships over; answers with the number of groups that found no taker.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopFlows(pub oneshot::Sender<u32>);
 
 /// A question to the worker.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct AskWorker(pub Query);
 
 /// A question about the flow groups.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "FlowReport")]
 pub struct AskFlows;
 
@@ -160,7 +160,7 @@ impl FlowActor {
             spawn: Some(spawn),
             transport,
             events: Some(events),
-            asleep: Arc::new(AsyncFd::with_interest(bell, tokio::io::Interest::READABLE)?),
+            asleep: Arc::new(bell.watch()?),
             words,
             guard,
             control,

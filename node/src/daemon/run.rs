@@ -12,7 +12,7 @@ use consensus::storage::sled::SledStore;
 use control::command::CommandBody;
 use engine::ids::{Mac, NodeId, VnetId};
 use engine::worker::Worker;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use netio::bell::Doorbell;
 use netio::guard::Guard;
 use netio::link::Link;
@@ -35,6 +35,8 @@ use crate::member::control_member::{ControlMember, Identity};
 
 /// Events between a worker and the flow actor.
 const RING: usize = 1 << 16;
+/// Requests of the API under way.
+const CALLS_MAX: usize = 64;
 /// SCHED_FIFO priority of the flow actor's thread.
 const PRIORITY: i32 = 20;
 /// A graceful stop waits so long for the stop token, then stops without.
@@ -90,7 +92,6 @@ pub fn run(config: &NodeConfig) -> Result<()> {
             FlowActor::new(parts).expect("a doorbell can be watched by a running runtime")
         });
         control.do_send(Meet(flows.clone()));
-        let (calls, answered) = mpsc::channel(64);
         let answerer = Answerer {
             control: control.clone(),
             flows: flows.clone(),
@@ -99,26 +100,38 @@ pub fn run(config: &NodeConfig) -> Result<()> {
             guard: guard_state,
             shutdown,
         };
-        actix::spawn(answerer.clone().run(answered));
         actix::spawn(publish_metrics(flows.clone(), stats));
-        let listen = config.api.listen;
-        actix::spawn(async move {
-            if let Err(error) = crate::api::serve(listen, calls, metrics).await {
-                tracing::error!(%error, %listen, "the API does not run");
-            }
-        });
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = stop.recv() => {}
-        }
+        serve_until_told(config, &answerer, metrics, &mut stop).await?;
         stop_gracefully(config, &answerer).await;
         transport.shutdown().await;
         System::current().stop();
         Ok(())
     })
+}
+
+/// Answers the API until a signal or an order to stop comes.
+async fn serve_until_told(
+    config: &NodeConfig,
+    answerer: &Answerer,
+    metrics: PrometheusHandle,
+    stop: &mut mpsc::Receiver<()>,
+) -> Result<()> {
+    let (calls, answered) = mpsc::channel(CALLS_MAX);
+    actix::spawn(answerer.clone().run(answered));
+    let listen = config.api.listen;
+    actix::spawn(async move {
+        if let Err(error) = crate::api::serve(listen, calls, metrics).await {
+            tracing::error!(%error, %listen, "the API does not run");
+        }
+    });
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = stop.recv() => {}
+    }
+    Ok(())
 }
 
 /// Hands everything over before this life ends (N3). Whatever does not answer in time is left: a kill loses nothing either.

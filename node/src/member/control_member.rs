@@ -517,7 +517,22 @@ impl<S: LogStore> ControlMember<S> {
             CommandBody::RegisterIncarnation(registration) => Some(registration.node),
             CommandBody::JoinControl { node, .. } => Some(*node),
             CommandBody::Sealed { incarnation, .. } => self.state.registry().node_of(*incarnation),
-            _ => None,
+            // Any member may submit these for the cluster.
+            CommandBody::Noop
+            | CommandBody::Configure(_)
+            | CommandBody::ControlConfApplied { .. }
+            | CommandBody::ReplicaGone { .. }
+            | CommandBody::VotersApplied { .. }
+            | CommandBody::SealEpoch { .. }
+            | CommandBody::Recreate { .. }
+            | CommandBody::ReclaimComplete { .. }
+            | CommandBody::StopTokenTake { .. }
+            | CommandBody::StopTokenReturn { .. }
+            | CommandBody::StopTokenRevoke
+            | CommandBody::RemoveNode { .. }
+            | CommandBody::SetLevel { .. }
+            | CommandBody::SetMembers { .. }
+            | CommandBody::RetireFrontend { .. } => None,
         };
         if spoken_for.is_some_and(|node| node != from) || !self.leading() {
             return;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use consensus::event::{FlowEffect, FlowInput, GroupId, Incarnation as Life, Report};
+use consensus::event::{FlowEffect, FlowInput, GroupHealth, GroupId, Incarnation as Life, Report};
 use consensus::flow_groups::{FlowGroups, GroupStatus};
 use engine::event::{GroupEvent, Last, WorkerOutput};
 use engine::ids::{ControlIndex, Incarnation, LeaseWord, LogIndex, NodeId, PortBlock, ShardId, Term};
@@ -77,7 +77,7 @@ pub struct FlowMember {
     view: Arc<View>,
     waiting: VecDeque<Arc<Snapshot>>,
     report: Report,
-    healthy: Vec<consensus::event::GroupHealth>,
+    healthy: Vec<GroupHealth>,
     strangers: u64,
     /// What an effect means beyond its first meaning.
     also: VecDeque<FlowOut>,
@@ -213,7 +213,7 @@ impl FlowMember {
 
     /// Last health of each group that this node leads or led.
     #[must_use]
-    pub fn health(&self) -> &[consensus::event::GroupHealth] {
+    pub fn health(&self) -> &[GroupHealth] {
         &self.healthy
     }
 
@@ -250,10 +250,17 @@ impl FlowMember {
                 return Some(FlowOut::Word { shard: shard_of(group)?, word });
             }
             FlowEffect::MayLoad { control_index } => return self.cleared(control_index).map(FlowOut::Worker),
-            FlowEffect::Removed { .. }
-            | FlowEffect::Sealed { .. }
-            | FlowEffect::Health(_)
-            | FlowEffect::Stopped { .. } => return self.duty(now_ns, effect).map(FlowOut::Control),
+            FlowEffect::Health(health) => return self.health_of(now_ns, health).map(FlowOut::Control),
+            FlowEffect::Removed { group, epoch, gone } => {
+                let gone = gone.into_iter().map(|life| Incarnation(life.0)).collect();
+                let duty = ControlDuty::Removed { shard: shard_of(group)?, epoch: epoch.0, gone };
+                return Some(FlowOut::Control(duty));
+            }
+            FlowEffect::Sealed { group, epoch, last_term, last_index } => {
+                let duty = ControlDuty::Sealed { shard: shard_of(group)?, epoch: epoch.0, last_term, last_index };
+                return Some(FlowOut::Control(duty));
+            }
+            FlowEffect::Stopped { kept } => return Some(FlowOut::Control(ControlDuty::Stopped { kept })),
             FlowEffect::Owner { group, term, owner } => {
                 let shard = shard_of(group)?;
                 // Terms of an epoch start at its number, shifted by 32.
@@ -290,31 +297,18 @@ impl FlowMember {
         Some(FlowOut::Worker(WorkerInput::Event(event)))
     }
 
-    /// What the control half hears of an effect; anything else is not for it.
-    fn duty(&mut self, now_ns: u64, effect: FlowEffect) -> Option<ControlDuty> {
-        if let FlowEffect::Health(health) = effect {
-            let shard = shard_of(health.group)?;
-            let epoch = health.epoch.0;
-            let voters = health.voters.iter().map(|(life, _)| Incarnation(life.0)).collect();
-            let joint = self.is_joint(health.group, now_ns);
-            self.healthy.retain(|known| known.group != health.group);
-            self.healthy.push(health);
-            return Some(match joint {
-                true => ControlDuty::Owner { shard, epoch, known: Known::Yes },
-                false => ControlDuty::Voters { shard, epoch, voters },
-            });
-        }
-        match effect {
-            FlowEffect::Removed { group, epoch, gone } => {
-                let gone = gone.into_iter().map(|life| Incarnation(life.0)).collect();
-                Some(ControlDuty::Removed { shard: shard_of(group)?, epoch: epoch.0, gone })
-            }
-            FlowEffect::Sealed { group, epoch, last_term, last_index } => {
-                Some(ControlDuty::Sealed { shard: shard_of(group)?, epoch: epoch.0, last_term, last_index })
-            }
-            FlowEffect::Stopped { kept } => Some(ControlDuty::Stopped { kept }),
-            _ => None,
-        }
+    /// What a leader knows of its group, for status and for the control half.
+    fn health_of(&mut self, now_ns: u64, health: GroupHealth) -> Option<ControlDuty> {
+        let shard = shard_of(health.group)?;
+        let epoch = health.epoch.0;
+        let voters = health.voters.iter().map(|(life, _)| Incarnation(life.0)).collect();
+        let joint = self.is_joint(health.group, now_ns);
+        self.healthy.retain(|known| known.group != health.group);
+        self.healthy.push(health);
+        Some(match joint {
+            true => ControlDuty::Owner { shard, epoch, known: Known::Yes },
+            false => ControlDuty::Voters { shard, epoch, voters },
+        })
     }
 
     fn is_joint(&self, group: GroupId, now_ns: u64) -> bool {

@@ -55,8 +55,8 @@ impl View {
             specs: placed.into_iter().map(|(_, _, spec)| spec).collect(),
             timing: Timing {
                 tick_ns: u64::from(settings.tick_ms) * MS,
-                heartbeat_ticks: u32::from(settings.heartbeat_ticks),
-                vote_ticks: u32::from(settings.vote_ticks),
+                heartbeat_ticks: settings.heartbeat_ticks,
+                vote_ticks: settings.vote_ticks,
                 orphan_grace_ns: u64::from(settings.orphan_grace_ms) * MS,
             },
         }
