@@ -103,6 +103,8 @@ pub struct FlowGroups {
     joining: BTreeMap<GroupId, Joining>,
     /// Epochs that this process has begun: never twice (N5).
     begun: BTreeSet<(GroupId, Epoch)>,
+    /// Epochs of which this process said that it holds nothing, and when last: it never joins them (N4).
+    abstained: BTreeMap<(GroupId, Epoch), u64>,
     mismatched: BTreeSet<GroupId>,
     /// Groups whose replica may have something ready.
     dirty: BTreeSet<GroupId>,
@@ -136,6 +138,7 @@ impl FlowGroups {
             replicas: BTreeMap::new(),
             joining: BTreeMap::new(),
             begun: BTreeSet::new(),
+            abstained: BTreeMap::new(),
             mismatched: BTreeSet::new(),
             dirty: BTreeSet::new(),
             nodes: BTreeSet::new(),
@@ -200,6 +203,7 @@ impl FlowGroups {
                 self.drop_replica(group);
             }
         }
+        self.abstain(now_ns);
         self.ask_for_tables(now_ns);
         self.follow_roles(now_ns);
         self.send_report(now_ns);
@@ -292,6 +296,7 @@ impl FlowGroups {
         self.mismatched.remove(&group);
         match recreate::beginning(&spec, self.me, before, begun) {
             Beginning::Nothing => self.drop_replica(group),
+            Beginning::Join if self.abstained.contains_key(&(group, epoch)) => {}
             Beginning::Join => {
                 self.drop_replica(group);
                 self.joining.insert(group, Joining::new(epoch));
@@ -436,9 +441,6 @@ impl FlowGroups {
         else {
             return Err(FrameDrop::Stranger);
         };
-        if joining.sealed_ns.is_some() {
-            return Err(FrameDrop::Sealed);
-        }
         let Piece { from, head, end, chunk } = piece;
         let epoch = joining.epoch;
         match joining.incoming.accept(from, head) {
@@ -459,18 +461,25 @@ impl FlowGroups {
         Ok(())
     }
 
+    /// N4 waits for every living member of an epoch that is being sealed. One that has no replica of it reports that it
+    /// holds nothing, and will never get a table of that epoch.
+    fn abstain(&mut self, now_ns: u64) {
+        let me = self.me;
+        let sealing = self.specs.values().filter(|s| s.sealing == Sealing::Yes);
+        let listed = sealing.filter(|s| s.members.contains(&me) || s.leaving.contains(&me));
+        let without = listed.filter(|s| self.replicas.get(&s.group).is_none_or(|r| r.spec.epoch != s.epoch));
+        for (group, epoch) in without.map(|s| (s.group, s.epoch)).collect::<Vec<_>>() {
+            self.drop_joining(group);
+            let told = self.abstained.get(&(group, epoch));
+            if told.is_none_or(|told| now_ns.saturating_sub(*told) >= SEALED_REPEAT_NS) {
+                self.abstained.insert((group, epoch), now_ns);
+                self.out.push_back(FlowEffect::Sealed { group, epoch, last_term: 0, last_index: 0 });
+            }
+        }
+    }
+
     fn ask_for_tables(&mut self, now_ns: u64) {
         for (group, joining) in &mut self.joining {
-            let sealing = self.specs.get(group).is_some_and(|s| s.epoch == joining.epoch && s.sealing == Sealing::Yes);
-            if sealing || joining.sealed_ns.is_some() {
-                // N4 waits for every living member: one without a table holds nothing, and promises to get nothing.
-                if joining.sealed_ns.is_none_or(|told| now_ns.saturating_sub(told) >= SEALED_REPEAT_NS) {
-                    joining.sealed_ns = Some(now_ns);
-                    let (group, epoch) = (*group, joining.epoch);
-                    self.out.push_back(FlowEffect::Sealed { group, epoch, last_term: 0, last_index: 0 });
-                }
-                continue;
-            }
             if joining.asked_ns.is_some_and(|at| now_ns.saturating_sub(at) < JOIN_REPEAT_NS) {
                 continue;
             }
