@@ -10,7 +10,7 @@ use raft::eraftpb::ConfState;
 
 use crate::barrier::{LoadBarrier, Reports};
 use crate::election::Ticker;
-use crate::event::{Epoch, FlowEffect, FlowInput, GroupId, GroupSpec, Incarnation, Report, Timing};
+use crate::event::{Epoch, FlowEffect, FlowInput, GroupId, GroupSpec, Incarnation, Report, Sealing, Timing};
 use crate::flow_group::{Batch, Effects, FlowGroup, Piece, Seed, first_term};
 use crate::frame::{Frame, Key, NODE_GROUP, Owned};
 use crate::guard::FrameDrop;
@@ -23,6 +23,8 @@ use crate::transfer::{Accept, Joining, Scanned};
 const JOIN_REPEAT_NS: u64 = 50_000_000;
 /// How often owners are announced to all nodes, besides at each change (M1).
 const ANNOUNCE_NS: u64 = 200_000_000;
+/// A joiner of an epoch that is being sealed repeats its report this often.
+const SEALED_REPEAT_NS: u64 = 500_000_000;
 /// An owner that was silent for this long is not known any more.
 const OWNER_SILENT_NS: u64 = 500_000_000;
 /// How long a graceful stop waits for somebody to take the groups.
@@ -434,6 +436,9 @@ impl FlowGroups {
         else {
             return Err(FrameDrop::Stranger);
         };
+        if joining.sealed_ns.is_some() {
+            return Err(FrameDrop::Sealed);
+        }
         let Piece { from, head, end, chunk } = piece;
         let epoch = joining.epoch;
         match joining.incoming.accept(from, head) {
@@ -456,6 +461,16 @@ impl FlowGroups {
 
     fn ask_for_tables(&mut self, now_ns: u64) {
         for (group, joining) in &mut self.joining {
+            let sealing = self.specs.get(group).is_some_and(|s| s.epoch == joining.epoch && s.sealing == Sealing::Yes);
+            if sealing || joining.sealed_ns.is_some() {
+                // N4 waits for every living member: one without a table holds nothing, and promises to get nothing.
+                if joining.sealed_ns.is_none_or(|told| now_ns.saturating_sub(told) >= SEALED_REPEAT_NS) {
+                    joining.sealed_ns = Some(now_ns);
+                    let (group, epoch) = (*group, joining.epoch);
+                    self.out.push_back(FlowEffect::Sealed { group, epoch, last_term: 0, last_index: 0 });
+                }
+                continue;
+            }
             if joining.asked_ns.is_some_and(|at| now_ns.saturating_sub(at) < JOIN_REPEAT_NS) {
                 continue;
             }

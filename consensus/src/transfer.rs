@@ -188,13 +188,15 @@ pub struct Joining {
     pub incoming: Incoming,
     /// When it asked last.
     pub asked_ns: Option<u64>,
+    /// When it last said that it has sealed the epoch; from then on it never takes a table of it (N4).
+    pub sealed_ns: Option<u64>,
 }
 
 impl Joining {
     /// Nothing has come yet.
     #[must_use]
     pub fn new(epoch: Epoch) -> Self {
-        Self { epoch, incoming: Incoming::default(), asked_ns: None }
+        Self { epoch, incoming: Incoming::default(), asked_ns: None, sealed_ns: None }
     }
 }
 

@@ -172,6 +172,10 @@ fn recreate(cluster: &mut Cluster, dead: [u32; 2]) {
     cluster.run(200 * MS);
     for group in groups {
         let spec = cluster.specs.get_mut(&group).expect("listed");
+        // N4 waits for every living member, so one that has no table yet must answer too.
+        for member in &spec.members {
+            assert!(cluster.judge.sealed.contains_key(&(group, spec.epoch, *member)), "{member:?} did not answer");
+        }
         let reports = cluster.judge.sealed.iter().filter(|((g, e, _), _)| *g == group && *e == spec.epoch);
         let best = reports.max_by_key(|(_, end)| **end).map(|((_, _, id), end)| (*id, *end));
         let (base, (last_term, last_index)) = best.expect("the survivor sealed");
