@@ -244,7 +244,7 @@ impl Shard {
         if !self.some_gone(registry) {
             return refuse(
                 "no replica of the epoch is gone",
-                "wait for the nodes, or remove one that is powered off: qnat node remove",
+                "wait for the nodes, or remove one that is powered off: qnat node-remove",
             );
         }
         self.sealing = Some(index);
@@ -291,7 +291,7 @@ impl Shard {
             None if !active.is_empty() => {
                 return refuse(
                     "no survivor holds the table, and a replica that may has neither sealed nor gone",
-                    "bring that node back, or remove it after powering it off: qnat node remove",
+                    "bring that node back, or remove it after powering it off: qnat node-remove",
                 );
             }
             None if registry.gone(holder_if_lost) => {

@@ -400,7 +400,7 @@ fn shard_concern(state: &State, shard: &Shard) -> (String, String) {
         let active = nodes(&mut shard.active(registry).into_iter());
         return if !shard.quorum_impossible(registry) || (shard.base(registry).is_none() && !active.is_empty()) {
             let why = format!("no owner: it lost its quorum, and node {active} has neither sealed nor gone");
-            say(why, "bring that node back, or remove it after powering it off: qnat node remove NODE")
+            say(why, "bring that node back, or remove it after powering it off: qnat node-remove NODE")
         } else {
             say("no owner: it is being re-created from its survivors".into(), "wait a moment")
         };

@@ -1,0 +1,202 @@
+//! A three-member lab that ends with the value: `qnat lab up`, commands through the binary, `qnat lab down` on drop.
+//! One lab fits on a machine, so [`Lab::up`] lets one test at a time have it. Called by the tests in `tests/`.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The lab's web server.
+pub const INET: &str = "203.0.113.10";
+/// Between two looks at a condition.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+static ONE_LAB: Mutex<()> = Mutex::new(());
+
+/// A running lab: members n1 to n3, backends b1 to b4, public addresses 203.0.113.1 to .3.
+#[derive(Debug)]
+pub struct Lab {
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    /// Starts one with the default resources. Needs root, and `cargo build -p qnat` before.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[must_use]
+    pub fn up() -> Self {
+        // A test that failed has taken its lab down like any other.
+        let alone = ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner);
+        let lab = Self { _alone: alone };
+        ok(&["lab", "up", "--nodes", "3", "--backends", "4", "--detach"]);
+        lab
+    }
+
+    /// A command on a host that must succeed; its standard output.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    pub fn exec(&self, host: &str, argv: &[&str]) -> String {
+        ok(&[&["lab", "exec", host, "--"], argv].concat())
+    }
+
+    /// A command on a host; it goes on while the test does other things. Pipes on all three sides.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn spawn(&self, host: &str, argv: &[&str]) -> Child {
+        let mut command = Command::new(binary());
+        command.args(["lab", "exec", host, "--"]).args(argv);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("qnat starts")
+    }
+
+    /// What the members say together.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        json(&["status", "-o", "json"])
+    }
+
+    /// The owner of the shard in which a backend such as `b1` has its ports.
+    ///
+    /// # Panics
+    /// If nobody owns it within 20 s.
+    #[must_use]
+    pub fn owner_of(&self, backend: &str) -> u64 {
+        let shard = self.ports_of(backend)["shard"].clone();
+        let mut owner = None;
+        wait_until("the shard to have an owner", Duration::from_secs(20), || {
+            let status = self.status();
+            owner = rows(&status["shards"]).find(|row| row["shard"] == shard).and_then(|row| row["owner"].as_u64());
+            owner.is_some()
+        });
+        owner.expect("just waited for")
+    }
+
+    /// The row of `qnat ports` of a backend.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn ports_of(&self, backend: &str) -> Value {
+        let name = format!("{backend}/ipconfig1");
+        let all = json(&["ports", "-o", "json"]);
+        rows(&all["backends"]).find(|row| row["backend"] == name.as_str()).cloned().expect("the backend is listed")
+    }
+
+    /// Public addresses and ports of the live mappings of an inside address towards a port of the internet.
+    #[must_use]
+    pub fn live_mappings(&self, inside: &str, remote_port: u16) -> Vec<String> {
+        let (prefix, suffix) = (format!("{inside}:"), format!(":{remote_port}"));
+        let is = |row: &&Value| {
+            row["inside"].as_str().is_some_and(|text| text.starts_with(&prefix))
+                && row["remote"].as_str().is_some_and(|text| text.ends_with(&suffix))
+                && row["state"].as_str().is_some_and(|text| !text.starts_with("held"))
+        };
+        let flows = json(&["flows", "-o", "json"]);
+        let mut public: Vec<String> =
+            rows(&flows["flows"]).filter(is).filter_map(|row| row["public"].as_str().map(ToOwned::to_owned)).collect();
+        public.sort();
+        public.dedup();
+        public
+    }
+
+    /// Waits until every shard is served by its preferred owner with all replicas.
+    pub fn wait_until_whole(&self, bound: Duration) {
+        wait_until("all shards whole and with their preferred owners", bound, || {
+            let status = try_json(&["status", "-o", "json"]).unwrap_or_default();
+            let whole = |row: &Value| {
+                row["serving"] == "yes" && row["redundancy"]["have"] == 3 && row["owner"] == row["members"][0]
+            };
+            rows(&status["shards"]).count() == 3 && rows(&status["shards"]).all(whole)
+        });
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Whatever the test did, the machine is left as it was; a failure to do so shows in the next test.
+        let _shown_by_the_next = run(&["lab", "down"]);
+    }
+}
+
+/// The rows of a list in an answer; none if it is no list.
+pub fn rows(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// Runs `qnat` with these arguments.
+///
+/// # Panics
+/// If it cannot be started.
+#[must_use]
+pub fn run(arguments: &[&str]) -> Output {
+    // Members that `lab up` leaves behind must not keep a pipe of ours open: its output goes to files.
+    let dir = std::env::temp_dir();
+    let unique = format!("qnat-test-{}-{:?}", std::process::id(), std::thread::current().id());
+    let (out, err) = (dir.join(format!("{unique}.out")), dir.join(format!("{unique}.err")));
+    let create = |path: &PathBuf| File::create(path).expect("the temporary directory can be written");
+    let mut command = Command::new(binary());
+    command.args(arguments).stdin(Stdio::null()).stdout(create(&out)).stderr(create(&err));
+    let status = command.status().expect("qnat starts");
+    let read = |path: &PathBuf| std::fs::read(path).expect("just written");
+    let output = Output { status, stdout: read(&out), stderr: read(&err) };
+    for path in [out, err] {
+        std::fs::remove_file(path).expect("just written");
+    }
+    output
+}
+
+/// Runs `qnat`, which must succeed. Returns its standard output.
+///
+/// # Panics
+/// If it fails, with what it said.
+#[expect(clippy::must_use_candidate, reason = "often it is the success that matters, and that is checked here")]
+pub fn ok(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "qnat {arguments:?} ended with {}: {said}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// As [`ok`], parsed.
+///
+/// # Panics
+/// If it fails or is no JSON.
+#[must_use]
+pub fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&ok(arguments)).expect("-o json prints JSON")
+}
+
+/// As [`json`], for moments when nobody may be able to answer.
+#[must_use]
+pub fn try_json(arguments: &[&str]) -> Option<Value> {
+    serde_json::from_slice(&run(arguments).stdout).ok()
+}
+
+/// Looks at a condition until it holds.
+///
+/// # Panics
+/// If it does not within the bound.
+pub fn wait_until(what: &str, bound: Duration, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < bound, "waited {bound:?} for {what}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// `qnat` as built beside this test.
+fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a file");
+    let profile = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps/TEST");
+    let binary = profile.join("qnat");
+    assert!(binary.exists(), "{} is missing: cargo build -p qnat", binary.display());
+    binary
+}

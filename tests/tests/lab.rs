@@ -1,0 +1,272 @@
+//! A user's view of a whole cluster: everything goes through the `qnat` binary and the hosts of a lab. Needs root.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Child;
+use std::time::Duration;
+
+use qnat_tests::lab::{self, INET, Lab, ok, rows, run, try_json, wait_until};
+use serde_json::Value;
+
+/// An echo client: a line in, `kept` or `lost` out, over one connection for its whole life.
+const ECHO_CLIENT: &str = r#"
+exec 3<>/dev/tcp/203.0.113.10/7 || exit 1
+while read -r line; do
+    echo "$line" >&3; answer=lost
+    while read -r -t 1 back <&3; do [ "$back" = "$line" ] && answer=kept && break; done
+    echo "$answer"
+done"#;
+
+/// One connection from a backend to the internet's echo server.
+struct Conversation {
+    child: Child,
+    answers: BufReader<std::process::ChildStdout>,
+    said: u32,
+}
+
+impl Conversation {
+    fn begin(lab: &Lab, host: &str) -> Self {
+        let mut child = lab.spawn(host, &["bash", "-c", ECHO_CLIENT]);
+        let answers = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, answers, said: 0 }
+    }
+
+    /// Whether a new line comes back within a second.
+    fn goes_on(&mut self) -> bool {
+        self.said += 1;
+        let mut line = String::new();
+        writeln!(self.child.stdin.as_mut().expect("piped"), "line {}", self.said).expect("the client runs");
+        self.answers.read_line(&mut line).expect("the client answers");
+        line.trim() == "kept"
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        let _already_gone = self.child.kill();
+        let _already_gone = self.child.wait();
+    }
+}
+
+fn seen_from_outside(lab: &Lab, host: &str) -> (String, u64) {
+    let text = lab.exec(host, &["curl", "-sS", "--max-time", "10", &format!("http://{INET}/")]);
+    let seen: Value = serde_json::from_str(&text).expect("the server answers JSON");
+    (seen["address"].as_str().expect("an address").to_owned(), seen["port"].as_u64().expect("a port"))
+}
+
+#[test]
+fn a_backend_is_seen_under_its_frontend_and_a_port_of_its_lease() {
+    let lab = Lab::up();
+    for backend in ["b1", "b2", "b3", "b4"] {
+        let ports = lab.ports_of(backend);
+        let (address, port) = seen_from_outside(&lab, backend);
+        assert_eq!(ports["frontend"], address.as_str(), "{backend}");
+        let inside_lease = rows(&ports["lease"])
+            .any(|range| range["first"].as_u64() <= Some(port) && Some(port) <= range["last"].as_u64());
+        assert!(inside_lease, "{backend} uses port {port} outside {}", ports["lease"]);
+    }
+}
+
+#[test]
+fn datagrams_and_pings_come_back() {
+    let lab = Lab::up();
+    let script = "exec 3<>/dev/udp/203.0.113.10/7; echo hello >&3; timeout 5 head -n 1 <&3";
+    assert_eq!(lab.exec("b1", &["bash", "-c", script]).trim(), "hello");
+    let said = lab.exec("b2", &["ping", "-c", "3", "-i", "0.2", "-W", "3", INET]);
+    assert!(said.contains(" 0% packet loss"), "{said}");
+}
+
+#[test]
+fn the_internet_never_sees_an_inside_address() {
+    let lab = Lab::up();
+    let capture = std::env::temp_dir().join(format!("qnat-inet-{}.pcap", std::process::id()));
+    let file = capture.to_str().expect("a plain path").to_owned();
+    let mut tcpdump = lab.spawn("inet", &["tcpdump", "-Z", "root", "-U", "-n", "-i", "any", "-w", &file]);
+    let mut said = BufReader::new(tcpdump.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("listening on") {
+        line.clear();
+        assert!(said.read_line(&mut line).expect("tcpdump speaks") > 0, "tcpdump ended early");
+    }
+    let _seen = seen_from_outside(&lab, "b1");
+    let _pinged = lab.exec("b2", &["ping", "-c", "1", "-W", "3", INET]);
+    // A closed port: the refusal quotes the packet that caused it.
+    let closed = "exec 3<>/dev/udp/203.0.113.10/9999; echo x >&3; timeout 0.3 head -c 1 <&3; true";
+    let _refused = lab.exec("b3", &["bash", "-c", closed]);
+    let count = |filter: &str| {
+        let listed = std::process::Command::new("tcpdump").args(["-n", "-r", &file, filter]).output().expect("tcpdump");
+        String::from_utf8_lossy(&listed.stdout).lines().count()
+    };
+    wait_until("the capture to hold the traffic", Duration::from_secs(10), || {
+        count("tcp port 80") > 4 && count("icmp[0] == 8") > 0 && count("udp port 9999") > 0
+    });
+    let leaked = count("net 10.0.0.0/8");
+    tcpdump.kill().expect("tcpdump runs");
+    tcpdump.wait().expect("tcpdump ends");
+    std::fs::remove_file(&capture).expect("the capture is there");
+    assert_eq!(leaked, 0, "packets with an inside address outside");
+}
+
+/// The lab's own resources as a file, with `more` behind them.
+fn resources(more: &str) -> tempfile::NamedTempFile {
+    let mut text = String::from(
+        "[[virtual_network]]\nname = \"vnet1\"\n[[virtual_network.subnet]]\nname = \"default\"\n\
+         prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n\
+         [[load_balancer]]\nname = \"lb1\"\nfrontends = [\"pip1\", \"pip2\", \"pip3\"]\n\
+         [[load_balancer.pool]]\nname = \"pool1\"\n\
+         [[load_balancer.outbound_rule]]\nname = \"out\"\npool = \"pool1\"\n\
+         [outside]\nnetwork = \"203.0.113.0/24\"\n",
+    );
+    for number in 1..=3 {
+        text += &format!("[[public_ip]]\nname = \"pip{number}\"\naddress = \"203.0.113.{number}\"\n");
+    }
+    for number in 1..=4 {
+        text += &format!(
+            "[[instance]]\nname = \"b{number}\"\n[[instance.ip_configuration]]\nname = \"ipconfig1\"\n\
+             private_ip = \"10.0.1.{number}\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n"
+        );
+    }
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all((text + more).as_bytes()).expect("a temporary file");
+    file
+}
+
+fn backends() -> Value {
+    lab::json(&["get", "backends", "-o", "json"])
+}
+
+#[test]
+fn a_bad_file_is_refused_by_name_and_changes_nothing() {
+    let _lab = Lab::up();
+    let before = backends();
+    let bad = resources("[[public_ip]]\nname = \"pip4\"\naddress = \"203.0.113.400\"\n");
+    let path = bad.path().to_str().expect("a plain path");
+    let output = run(&["apply", "-f", path]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for piece in [path, "address", "203.0.113.400", "IPv4"] {
+        assert!(said.contains(piece), "{piece:?} is missing in: {said}");
+    }
+    assert_eq!(before, backends());
+}
+
+#[test]
+fn a_dry_run_shows_the_difference_and_changes_nothing() {
+    let _lab = Lab::up();
+    let before = backends();
+    let wanted = resources(
+        "[[instance]]\nname = \"b9\"\n[[instance.ip_configuration]]\nname = \"ipconfig1\"\n\
+         private_ip = \"10.0.1.9\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n",
+    );
+    let path = wanted.path().to_str().expect("a plain path");
+    let shown = ok(&["apply", "-f", path, "--dry-run"]);
+    assert!(shown.contains("b9"), "{shown}");
+    assert_eq!(before, backends());
+    ok(&["apply", "-f", path]);
+    assert_ne!(before, backends(), "the same file changes something when it is meant");
+}
+
+#[test]
+fn a_download_survives_the_death_of_its_owner() {
+    let lab = Lab::up();
+    let url = format!("http://{INET}/blob/200M");
+    let want = lab.exec("b1", &["curl", "-sS", "--max-time", "20", &format!("{url}/sha256")]);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("blob");
+    let path = file.to_str().expect("a plain path");
+    let mut curl = lab.spawn("b1", &["curl", "-sS", "--max-time", "90", "--limit-rate", "40M", "-o", path, &url]);
+    wait_until("the download to be under way", Duration::from_secs(20), || {
+        std::fs::metadata(&file).is_ok_and(|meta| meta.len() > 20 << 20)
+    });
+    let before = lab.live_mappings("10.0.1.1", 80);
+    assert_eq!(before.len(), 1, "one connection: {before:?}");
+    let owner = lab.owner_of("b1");
+    ok(&["lab", "kill", &format!("n{owner}")]);
+    wait_until("the mapping to be with another owner", Duration::from_secs(20), || {
+        lab.owner_of("b1") != owner && lab.live_mappings("10.0.1.1", 80) == before
+    });
+    assert!(curl.wait().expect("curl ends").success(), "curl failed");
+    let have = ok(&["lab", "exec", "b1", "--", "sha256sum", path]);
+    assert_eq!(have.split_whitespace().next(), Some(want.trim()));
+}
+
+fn incarnation(lab: &Lab, node: u64) -> u64 {
+    let status = lab.status();
+    let row = rows(&status["nodes"]).find(|row| row["node"] == node).cloned().unwrap_or_default();
+    row["incarnation"].as_u64().unwrap_or(0)
+}
+
+fn comes_back(arguments: &[&str]) {
+    let lab = Lab::up();
+    let mut conversation = Conversation::begin(&lab, "b1");
+    assert!(conversation.goes_on());
+    let node = lab.owner_of("b1");
+    let name = format!("n{node}");
+    let life = incarnation(&lab, node);
+    ok(&["lab", "kill", &name]);
+    wait_until("the connection to go on without its owner", Duration::from_secs(20), || conversation.goes_on());
+    ok(&[&["lab", "restart", name.as_str()], arguments].concat());
+    wait_until("a new incarnation", Duration::from_secs(30), || incarnation(&lab, node) > life);
+    lab.wait_until_whole(Duration::from_secs(60));
+    assert_eq!(lab.owner_of("b1"), node, "it has its share again");
+    wait_until("the connection to go on with its old owner", Duration::from_secs(20), || conversation.goes_on());
+}
+
+#[test]
+fn a_restarted_member_is_a_new_incarnation_and_gets_its_share_back() {
+    comes_back(&[]);
+}
+
+#[test]
+fn a_member_that_lost_its_disk_joins_again_and_gets_its_share_back() {
+    comes_back(&["--wipe"]);
+}
+
+#[test]
+fn without_majority_connections_last_for_the_grace_and_service_returns_with_the_second_member() {
+    let lab = Lab::up();
+    let mut conversation = Conversation::begin(&lab, "b1");
+    assert!(conversation.goes_on());
+    let owner = lab.owner_of("b1");
+    let others: Vec<String> = (1..=3).filter(|node| *node != owner).map(|node| format!("n{node}")).collect();
+    for other in &others {
+        ok(&["lab", "kill", other]);
+    }
+    assert!(conversation.goes_on(), "what is committed goes on within the grace");
+    wait_until("the grace to end", Duration::from_secs(15), || !conversation.goes_on());
+    let alone = try_json(&["status", "-o", "json", "--node", &format!("n{owner}")]);
+    let status = alone.unwrap_or_else(|| lab.status());
+    assert!(rows(&status["concerns"]).count() > 0, "status says why: {status}");
+    ok(&["lab", "restart", &others[0]]);
+    wait_until("new connections to pass again", Duration::from_secs(90), || {
+        run(&["lab", "exec", "b1", "--", "curl", "-sS", "--max-time", "2", &format!("http://{INET}/")]).status.success()
+    });
+}
+
+#[test]
+fn a_lab_that_went_down_leaves_nothing() {
+    fn process_ids(value: &Value, found: &mut Vec<u64>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("pid").and_then(Value::as_u64));
+                fields.values().for_each(|field| process_ids(field, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| process_ids(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let _lab = Lab::up();
+    let mut ids = Vec::new();
+    process_ids(&lab::json(&["lab", "status", "-o", "json"]), &mut ids);
+    assert!(ids.len() >= 3, "three members run: {ids:?}");
+    ok(&["lab", "down"]);
+    // A process that ended but that nobody has waited for yet (init's duty) shows as Z.
+    let runs = |id: &&u64| {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    };
+    let left: Vec<&u64> = ids.iter().filter(runs).collect();
+    assert!(left.is_empty(), "processes {left:?} still run");
+    let names = std::process::Command::new("ip").args(["netns", "list"]).output().expect("ip runs");
+    assert!(!String::from_utf8_lossy(&names.stdout).contains("qnat-"), "a namespace is left");
+    assert!(!std::path::Path::new("/run/qnat-lab").exists(), "the lab's directory is left");
+}
