@@ -53,6 +53,8 @@ pub(super) struct Emissions {
     pub(super) forbidden: u64,
     /// How often the vMAC's place changed around the fault; once is right.
     pub(super) vmac_moves: u64,
+    /// Frames from the vMAC that the owner sent shortly before the fault: without any, the rest proves nothing.
+    pub(super) owner_sent_before: u64,
 }
 
 fn tuple(frame: &Frame) -> Option<Tuple> {
@@ -111,7 +113,12 @@ pub(super) fn emissions(all: &[Emitted], before: &[Flow], scene: Scene) -> Emiss
         Handover::Graceful => successor.unwrap_or(scene.end_ns),
         Handover::Abrupt => successor.unwrap_or(u64::MAX).min(scene.sure_ns + LEASE_NS),
     };
-    let mut found = Emissions { vmac_moves: u64::try_from(moves).unwrap_or(u64::MAX), ..Emissions::default() };
+    let sent_before = places.iter().filter(|(at, node)| *at < scene.began_ns && *node == scene.owner).count();
+    let mut found = Emissions {
+        owner_sent_before: u64::try_from(sent_before).unwrap_or(u64::MAX),
+        vmac_moves: u64::try_from(moves).unwrap_or(u64::MAX),
+        ..Emissions::default()
+    };
     let Some(owner) = all.iter().find(|emitted| emitted.node == scene.owner) else { return found };
     let mut known = tuples_of(before);
     for (side, frames) in [(Network::Inside, &owner.inside), (Network::Outside, &owner.outside)] {

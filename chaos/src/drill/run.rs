@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use qnat::lab::{Host, topology::Network};
 
 use super::canary::{self, Download, Idle, Kind, Stream};
@@ -22,6 +22,8 @@ const SETTLE: Duration = Duration::from_millis(700);
 const NEW_AFTER: Duration = Duration::from_millis(2500);
 /// Traffic after the fault was taken back.
 const AFTER: Duration = Duration::from_millis(1500);
+/// Longest time that a captured frame spends in the kernel (tcpdump asks for 1 s).
+const CAPTURE_LAG: Duration = Duration::from_millis(1200);
 /// How long the cluster may take to be whole again.
 const WHOLE_BOUND: Duration = Duration::from_secs(40);
 /// Bytes of the download, which outlasts the takeover.
@@ -122,6 +124,8 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     std::thread::sleep(AFTER);
     let returned = cluster.owners().get(&shard) == Some(&owner);
     let until = SystemTime::now();
+    // The kernel hands frames over in blocks; what is in the last one when a capture ends is lost.
+    std::thread::sleep(CAPTURE_LAG);
     let old_ports = old.stop()?.into_iter().collect::<BTreeSet<_>>();
 
     let mut emitted = Vec::new();
@@ -138,6 +142,15 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     };
     let handover = if fault == Fault::StopOwner { Handover::Graceful } else { Handover::Abrupt };
     let scene = Scene { owner, shard: u16::try_from(shard)?, began_ns, sure_ns: nanos(sure)?, end_ns, handover };
+    let emissions = judge::emissions(&emitted, &before, scene);
+    ensure!(
+        emissions.owner_sent_before > 0,
+        "the captures saw nothing of n{owner} before the fault: they prove nothing"
+    );
+    ensure!(
+        !arrived.is_empty() && !dump.is_empty(),
+        "nothing arrived outside, or no mapping is known: nothing is proved"
+    );
     let (untranslated, wrong_port) = judge::leaks(&arrived, &backends);
     let from_ns = began_ns - 200_000_000;
     let download = download.finish().map_err(|error| format!("{error:#}"));
@@ -156,7 +169,7 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
         gap_new_ms: millis(judge::gap_ns(&replies, &new_ports, from_ns, nanos(new_until)?)),
         gap_return_ms: millis(judge::gap_ns(&replies, &old_ports, ended_ns, until_ns)),
         elections: elections_after.iter().map(grown).sum(),
-        emissions: judge::emissions(&emitted, &before, scene),
+        emissions,
         untranslated,
         wrong_port,
         download,
