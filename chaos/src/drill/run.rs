@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use qnat::lab::{Host, topology::Network};
 
 use super::canary::{self, Download, Idle, Kind, Stream};
-use super::capture::{Capture, Side};
-use super::cluster::{Cluster, Flow, NODES};
+use super::capture::{Capture, Frame, Side};
+use super::cluster::{Backend, Cluster, Flow, NODES};
 use super::fault::Fault;
 use super::judge::{self, Emissions, Emitted, Handover, Scene};
 
@@ -24,6 +24,8 @@ const NEW_AFTER: Duration = Duration::from_millis(2500);
 const AFTER: Duration = Duration::from_millis(1500);
 /// Longest time that a captured frame spends in the kernel (tcpdump asks for 1 s).
 const CAPTURE_LAG: Duration = Duration::from_millis(1200);
+/// An owner that comes back may lead again after this: earlier it owns nothing.
+const RETURN_NS: u64 = 200_000_000;
 /// How long the cluster may take to be whole again.
 const WHOLE_BOUND: Duration = Duration::from_secs(40);
 /// Bytes of the download, which outlasts the takeover.
@@ -92,14 +94,58 @@ impl Captures {
     }
 }
 
+/// What the captures of a run hold.
+struct Seen {
+    emitted: Vec<Emitted>,
+    /// What reached the probing backend.
+    replies: Vec<Frame>,
+    /// What reached the internet.
+    arrived: Vec<Frame>,
+}
+
+impl Captures {
+    fn stop(self) -> Result<Seen> {
+        let mut emitted = Vec::new();
+        for (node, inside, outside) in self.nodes {
+            emitted.push(Emitted { node, inside: inside.stop()?, outside: outside.stop()? });
+        }
+        Ok(Seen { emitted, replies: self.backend.stop()?, arrived: self.inet.stop()? })
+    }
+}
+
+/// Upon whom the fault comes, and which backend of the shard measures the gap.
+struct Target {
+    shard: u64,
+    owner: u32,
+    probe: u32,
+    backends: Vec<Backend>,
+}
+
+impl Target {
+    /// Another shard in each run, and another of its backends in each round.
+    fn choose(cluster: &Cluster, run: usize) -> Result<Self> {
+        let owners = cluster.owners();
+        let place = run % owners.len().max(1);
+        let (&shard, &owner) = owners.iter().nth(place).context("no shard has an owner")?;
+        let backends = cluster.backends()?;
+        let homes: Vec<u32> = backends.iter().filter(|one| one.shard == shard).map(|one| one.number).collect();
+        let probe = *homes.get(run / owners.len() % homes.len().max(1)).context("the shard has no backend")?;
+        Ok(Self { shard, owner, probe, backends })
+    }
+}
+
+/// Until when the old owner is judged: one that was started again is another process; one that lives on is judged on
+/// until `until_ns`.
+fn judged_until(fault: Fault, ended_ns: u64, until_ns: u64) -> u64 {
+    match fault {
+        Fault::KillOwner | Fault::StopOwner => ended_ns,
+        Fault::PauseOwner | Fault::PartitionOwner => until_ns,
+    }
+}
+
 /// Runs `fault` once upon the owner of a shard that changes from run to run.
 pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize, idle: &mut [Idle]) -> Result<Outcome> {
-    let owners = cluster.owners();
-    let place = run % owners.len().max(1);
-    let (&shard, &owner) = owners.iter().nth(place).context("no shard has an owner")?;
-    let backends = cluster.backends()?;
-    let homes: Vec<u32> = backends.iter().filter(|one| one.shard == shard).map(|one| one.number).collect();
-    let probe = *homes.get(run / owners.len() % homes.len().max(1)).context("the shard has no backend")?;
+    let Target { shard, owner, probe, backends } = Target::choose(cluster, run)?;
     let elections_before = cluster.elections();
     let files = tempdir()?;
     let captures = Captures::start(&files.0, probe)?;
@@ -122,24 +168,16 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     fault.end(cluster, owner)?;
     let healing = Instant::now();
     std::thread::sleep(AFTER);
-    let returned = cluster.owners().get(&shard) == Some(&owner);
+    let owner_after = cluster.owners().get(&shard).copied();
     let until = SystemTime::now();
     // The kernel hands frames over in blocks; what is in the last one when a capture ends is lost.
     std::thread::sleep(CAPTURE_LAG);
     let old_ports = old.stop()?.into_iter().collect::<BTreeSet<_>>();
 
-    let mut emitted = Vec::new();
-    for (node, inside, outside) in captures.nodes {
-        emitted.push(Emitted { node, inside: inside.stop()?, outside: outside.stop()? });
-    }
-    let (replies, arrived) = (captures.backend.stop()?, captures.inet.stop()?);
+    let Seen { emitted, replies, arrived } = captures.stop()?;
     let (began_ns, ended_ns, until_ns) = (nanos(began)?, nanos(ended)?, nanos(until)?);
-    // A process that was started again, or an owner once more, is judged no longer.
-    let end_ns = match fault {
-        Fault::KillOwner | Fault::StopOwner => ended_ns,
-        Fault::PauseOwner | Fault::PartitionOwner if returned => ended_ns + 200_000_000,
-        Fault::PauseOwner | Fault::PartitionOwner => until_ns,
-    };
+    let owns_again = owner_after == Some(owner);
+    let end_ns = judged_until(fault, ended_ns, if owns_again { ended_ns + RETURN_NS } else { until_ns });
     let handover = if fault == Fault::StopOwner { Handover::Graceful } else { Handover::Abrupt };
     let scene = Scene { owner, shard: u16::try_from(shard)?, began_ns, sure_ns: nanos(sure)?, end_ns, handover };
     let emissions = judge::emissions(&emitted, &before, scene);
