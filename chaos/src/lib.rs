@@ -1,1 +1,3 @@
-//! placeholder
+//! Seeded simulator, invariants and live drills. Never part of the product.
+
+pub mod drill;

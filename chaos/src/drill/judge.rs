@@ -1,0 +1,252 @@
+//! What the captures of one run prove: gaps of the streams, leaks outside, and what the old owner still emitted (I8, M1,
+//! L4). Pure: frames in, counts out. Called by the runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use engine::ids::{Mac, ShardId};
+use qnat::lab::topology::{Host, INET_ADDRESSES, Network, mac};
+
+use super::capture::{Frame, IPV4, TCP, UDP};
+use super::cluster::{Backend, Flow};
+
+/// Longest lease after the last heartbeat (0.8 V), and what timers and the signal itself may add here.
+const LEASE_NS: u64 = 60_000_000;
+/// The orphan grace, and the same allowance.
+const GRACE_NS: u64 = 3_060_000_000;
+
+/// Protocol and both ends as the wire shows them, source first.
+type Tuple = (u8, SocketAddrV4, SocketAddrV4);
+
+/// What one member sent, on both sides.
+#[derive(Debug)]
+pub(super) struct Emitted {
+    pub(super) node: u32,
+    pub(super) inside: Vec<Frame>,
+    pub(super) outside: Vec<Frame>,
+}
+
+/// The fault, as the captures are to be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scene {
+    pub(super) owner: u32,
+    pub(super) shard: u16,
+    pub(super) began_ns: u64,
+    /// When the fault was in force for certain.
+    pub(super) sure_ns: u64,
+    /// From here on the old owner may have become the owner again, or is another process.
+    pub(super) end_ns: u64,
+    /// Whether it handed over by itself, so that its lease ends with the hand-over and not with the fault.
+    pub(super) handover: Handover,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Handover {
+    Graceful,
+    Abrupt,
+}
+
+/// Emissions of the old owner after the fault, by kind, and what of it is forbidden.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Emissions {
+    pub(super) counts: BTreeMap<&'static str, u64>,
+    pub(super) forbidden: u64,
+    /// How often the vMAC's place changed around the fault; once is right.
+    pub(super) vmac_moves: u64,
+    /// Frames from the vMAC that the owner sent shortly before the fault: without any, the rest proves nothing.
+    pub(super) owner_sent_before: u64,
+}
+
+fn tuple(frame: &Frame) -> Option<Tuple> {
+    let (from, to) = frame.ports?;
+    Some((frame.proto, SocketAddrV4::new(frame.source, from), SocketAddrV4::new(frame.destination, to)))
+}
+
+fn is_frontend(address: Ipv4Addr) -> bool {
+    let outside = INET_ADDRESSES[0].octets();
+    address.octets()[..3] == outside[..3] && !INET_ADDRESSES.contains(&address)
+}
+
+fn is_inside(address: Ipv4Addr) -> bool {
+    address.octets()[0] == 10
+}
+
+/// Whether the frame carries a translated packet, as opposed to one that is forwarded as it came.
+fn is_translated(frame: &Frame, side: Network) -> bool {
+    frame.ethertype == IPV4
+        && match side {
+            Network::Outside => is_frontend(frame.source),
+            Network::Inside => is_inside(frame.destination) && !is_inside(frame.source),
+            Network::Peers => false,
+        }
+}
+
+/// Mappings as the wire shows them on each side.
+fn tuples_of(flows: &[Flow]) -> BTreeSet<Tuple> {
+    let ends = |flow: &Flow| {
+        let proto = match flow.proto.as_str() {
+            "tcp" => TCP,
+            "udp" => UDP,
+            _ => return None,
+        };
+        let remote: SocketAddrV4 = flow.remote.parse().ok()?;
+        Some([(proto, flow.public.parse().ok()?, remote), (proto, remote, flow.inside.parse().ok()?)])
+    };
+    flows.iter().filter_map(ends).flatten().collect()
+}
+
+/// Judges what the old owner sent after the fault.
+pub(super) fn emissions(all: &[Emitted], before: &[Flow], scene: Scene) -> Emissions {
+    let vmac = Mac::of_shard(ShardId(scene.shard)).0;
+    let mut places: Vec<(u64, u32)> = Vec::new();
+    for emitted in all {
+        let frames = emitted.inside.iter().chain(&emitted.outside);
+        let near = |frame: &&Frame| {
+            frame.source_mac == vmac && (scene.began_ns - 300_000_000..scene.end_ns).contains(&frame.at_ns)
+        };
+        places.extend(frames.filter(near).map(|frame| (frame.at_ns, emitted.node)));
+    }
+    places.sort_unstable();
+    let successor = places.iter().find(|(at, node)| *at > scene.began_ns && *node != scene.owner).map(|place| place.0);
+    let moves = places.windows(2).filter(|pair| pair[0].1 != pair[1].1).count();
+    let lease_end = match scene.handover {
+        Handover::Graceful => successor.unwrap_or(scene.end_ns),
+        Handover::Abrupt => successor.unwrap_or(u64::MAX).min(scene.sure_ns + LEASE_NS),
+    };
+    let sent_before = places.iter().filter(|(at, node)| *at < scene.began_ns && *node == scene.owner).count();
+    let mut found = Emissions {
+        owner_sent_before: u64::try_from(sent_before).unwrap_or(u64::MAX),
+        vmac_moves: u64::try_from(moves).unwrap_or(u64::MAX),
+        ..Emissions::default()
+    };
+    let Some(owner) = all.iter().find(|emitted| emitted.node == scene.owner) else { return found };
+    let mut known = tuples_of(before);
+    for (side, frames) in [(Network::Inside, &owner.inside), (Network::Outside, &owner.outside)] {
+        // What it translated with the vMAC while it was the owner was committed.
+        let earlier = frames.iter().filter(|frame| frame.at_ns <= scene.sure_ns && is_translated(frame, side));
+        known.extend(earlier.filter_map(tuple));
+        let own = mac(Host::Node(scene.owner), side);
+        for frame in frames.iter().filter(|frame| (scene.sure_ns..scene.end_ns).contains(&frame.at_ns)) {
+            let (kind, forbidden) = if frame.source_mac == vmac {
+                if frame.at_ns > lease_end { ("vMAC after its lease", true) } else { ("vMAC within its lease", false) }
+            } else if frame.source_mac != own {
+                ("vMAC of another shard", false)
+            } else if !is_translated(frame, side) {
+                ("own MAC, forwarded or ARP", false)
+            } else if frame.at_ns > scene.sure_ns + GRACE_NS {
+                ("own MAC, translated after the grace", true)
+            } else if tuple(frame).is_some_and(|tuple| !known.contains(&tuple)) {
+                ("own MAC, a mapping not live before", true)
+            } else {
+                ("own MAC, repeated within the grace", false)
+            };
+            *found.counts.entry(kind).or_default() += 1;
+            found.forbidden += u64::from(forbidden);
+        }
+    }
+    found
+}
+
+/// Frames that arrive in the internet with an inside address, and such with a port outside every lease of their address.
+pub(super) fn leaks(arrived: &[Frame], backends: &[Backend]) -> (u64, u64) {
+    let mut leases: BTreeMap<Ipv4Addr, Vec<(u64, u64)>> = BTreeMap::new();
+    for backend in backends {
+        if let Ok(address) = backend.frontend.parse() {
+            leases.entry(address).or_default().extend(&backend.lease);
+        }
+    }
+    let (mut untranslated, mut wrong_port) = (0, 0);
+    for frame in arrived.iter().filter(|frame| frame.ethertype == IPV4) {
+        untranslated += u64::from(is_inside(frame.source) || is_inside(frame.destination));
+        let Some((port, _)) = frame.ports.filter(|_| is_frontend(frame.source)) else { continue };
+        let of_lease = |(first, last): &(u64, u64)| (*first..=*last).contains(&u64::from(port));
+        let leased = leases.get(&frame.source).is_some_and(|blocks| blocks.iter().any(of_lease));
+        wrong_port += u64::from(!leased);
+    }
+    (untranslated, wrong_port)
+}
+
+/// Longest silence of the echo's replies to `ports` between two times, in nanoseconds; silence to the end counts.
+pub(super) fn gap_ns(arrived: &[Frame], ports: &BTreeSet<u16>, from_ns: u64, to_ns: u64) -> u64 {
+    let reply =
+        |frame: &&Frame| frame.proto == UDP && frame.ports.is_some_and(|(from, to)| from == 7 && ports.contains(&to));
+    let times = arrived.iter().filter(reply).map(|frame| frame.at_ns).filter(|at| (from_ns..to_ns).contains(at));
+    let mut last = from_ns;
+    let mut longest = 0;
+    for at in times.chain([to_ns]) {
+        longest = longest.max(at - last);
+        last = at;
+    }
+    longest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(at_ms: u64, source_mac: [u8; 6], source: [u8; 4], port: u16) -> Frame {
+        Frame {
+            at_ns: at_ms * 1_000_000,
+            source_mac,
+            ethertype: IPV4,
+            source: source.into(),
+            destination: INET_ADDRESSES[0],
+            proto: UDP,
+            ports: Some((port, 7)),
+        }
+    }
+
+    fn judged(owner_sends: Vec<Frame>) -> Emissions {
+        let vmac = Mac::of_shard(ShardId(1)).0;
+        let successor = frame(1100, vmac, [203, 0, 113, 1], 1024);
+        let all = [
+            Emitted { node: 1, inside: Vec::new(), outside: owner_sends },
+            Emitted { node: 2, inside: Vec::new(), outside: vec![successor] },
+        ];
+        let (began_ns, sure_ns, end_ns) = (1_000_000_000, 1_001_000_000, 9_000_000_000);
+        emissions(&all, &[], Scene { owner: 1, shard: 1, began_ns, sure_ns, end_ns, handover: Handover::Abrupt })
+    }
+
+    #[test]
+    fn an_old_owner_may_repeat_known_mappings_from_its_own_mac_within_the_grace_only() {
+        let (vmac, own) = (Mac::of_shard(ShardId(1)).0, mac(Host::Node(1), Network::Outside));
+        let public = [203, 0, 113, 1];
+        let lawful =
+            vec![frame(900, vmac, public, 1024), frame(1030, vmac, public, 1024), frame(2000, own, public, 1024)];
+        let found = judged(lawful.clone());
+        assert_eq!((found.forbidden, found.vmac_moves), (0, 1));
+        for wrong in [
+            frame(1090, vmac, public, 1024),
+            frame(1200, vmac, public, 1024),
+            frame(2000, own, public, 1025),
+            frame(4100, own, public, 1024),
+        ] {
+            let mut frames = lawful.clone();
+            frames.push(wrong);
+            assert_eq!(judged(frames).forbidden, 1, "{wrong:?}");
+        }
+        assert!(judged(vec![frame(900, vmac, public, 1024), frame(1200, vmac, public, 1024)]).vmac_moves > 1);
+    }
+
+    #[test]
+    fn leaks_and_ports_outside_the_leases_are_counted() {
+        let backends = [Backend { number: 1, shard: 1, frontend: "203.0.113.1".to_owned(), lease: vec![(1024, 2047)] }];
+        let arrived = [
+            frame(1, [0; 6], [203, 0, 113, 1], 1024),
+            frame(1, [0; 6], [203, 0, 113, 1], 2048),
+            frame(1, [0; 6], [203, 0, 113, 2], 1024),
+            frame(1, [0; 6], [10, 0, 1, 1], 1024),
+        ];
+        assert_eq!(leaks(&arrived, &backends), (1, 2));
+    }
+
+    #[test]
+    fn silence_up_to_the_end_is_a_gap() {
+        let reply = |at_ms| Frame { ports: Some((7, 40000)), ..frame(at_ms, [0; 6], [203, 0, 113, 10], 7) };
+        let ports = BTreeSet::from([40000]);
+        let gap = |frames: &[Frame]| gap_ns(frames, &ports, 0, 100_000_000) / 1_000_000;
+        assert_eq!(gap(&[reply(10), reply(60), reply(90)]), 50);
+        assert_eq!(gap(&[reply(10)]), 90);
+        assert_eq!(gap(&[]), 100);
+    }
+}

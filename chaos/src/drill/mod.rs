@@ -1,0 +1,195 @@
+//! Live drills: a fresh lab, canary traffic, a fault upon the owner of a shard, and a verdict over captures and dumps.
+//! Needs root, `tcpdump`, `nft` and the `qnat` executable. Leaves nothing behind, also after Ctrl-C. Called by the
+//! command line.
+
+mod canary;
+mod capture;
+mod cluster;
+mod fault;
+mod judge;
+mod run;
+pub mod verdict;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args as _;
+use qnat::lab;
+
+use cluster::Cluster;
+pub use fault::Fault;
+use verdict::Verdict;
+
+/// Runs that one lab carries: each uses up most of the ports of one backend, of which every shard has several.
+const RUNS_PER_LAB: usize = 15;
+
+/// How the verdict is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Which drill.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Which {
+    /// SIGKILL the owner of a shard.
+    KillOwner,
+    /// SIGSTOP it, later SIGCONT.
+    PauseOwner,
+    /// Cut it off from its peers.
+    PartitionOwner,
+    /// Stop it gracefully.
+    StopOwner,
+    /// All of them, one after the other.
+    All,
+}
+
+impl Which {
+    fn faults(self) -> Vec<Fault> {
+        match self {
+            Self::KillOwner => vec![Fault::KillOwner],
+            Self::PauseOwner => vec![Fault::PauseOwner],
+            Self::PartitionOwner => vec![Fault::PartitionOwner],
+            Self::StopOwner => vec![Fault::StopOwner],
+            Self::All => Fault::ALL.to_vec(),
+        }
+    }
+}
+
+/// Arguments of `drill`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DrillArgs {
+    /// The drill.
+    #[arg(value_enum)]
+    pub which: Which,
+    /// Runs of each.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub runs: u16,
+    /// Backends of the lab.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(3..=200))]
+    pub backends: u32,
+    /// Idle TCP connections, spread over the backends.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=4000))]
+    pub connections: u16,
+    /// How long the fault lasts, in seconds; each drill has its own default.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(3..=30))]
+    pub seconds: Option<u64>,
+    /// The `qnat` executable; beside this one unless given.
+    #[arg(long)]
+    pub binary: Option<PathBuf>,
+    /// How to write the verdict.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// The command, to hang into a command line of its own.
+#[must_use]
+pub fn command() -> clap::Command {
+    DrillArgs::augment_args(
+        clap::Command::new("drill").about("A fault upon a live cluster under traffic, and a verdict"),
+    )
+}
+
+/// Runs the drills. The exit code is 0 if all passed and 1 if not.
+///
+/// # Errors
+/// If no drill could be started.
+pub fn run(args: &DrillArgs) -> Result<ExitCode> {
+    let binary = match &args.binary {
+        Some(binary) => binary.clone(),
+        None => std::env::current_exe()?.with_file_name("qnat"),
+    };
+    ensure!(binary.exists(), "{} is not there: build it, or name it with --binary", binary.display());
+    take_down_on_interrupt()?;
+    let verdicts: Vec<Verdict> = args.which.faults().into_iter().map(|fault| drill(args, &binary, fault)).collect();
+    let text = match args.output {
+        Output::Table => verdict::table(&verdicts),
+        Output::Json => serde_json::to_string_pretty(&verdicts)?,
+    };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(if verdicts.iter().all(|verdict| verdict.pass) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// All runs of one drill. A run that cannot be carried through is reported and followed by a fresh lab.
+fn drill(args: &DrillArgs, binary: &Path, fault: Fault) -> Verdict {
+    let mut outcomes = Vec::new();
+    let mut broken = Vec::new();
+    let runs = usize::from(args.runs);
+    let mut next = 0;
+    while next < runs {
+        let last = (next + RUNS_PER_LAB).min(runs);
+        let result = in_one_lab(args, binary, fault, &mut next, last, &mut outcomes);
+        if let Err(error) = result {
+            broken.push(format!("run {}: {error:#}", next + 1));
+            next += 1;
+        }
+    }
+    Verdict::of(fault, &outcomes, broken)
+}
+
+fn in_one_lab(
+    args: &DrillArgs,
+    binary: &Path,
+    fault: Fault,
+    next: &mut usize,
+    last: usize,
+    outcomes: &mut Vec<run::Outcome>,
+) -> Result<()> {
+    let cluster = Cluster::up(binary, args.backends)?;
+    let backends: Vec<u32> = (1..=args.backends).collect();
+    let lasts = args.seconds.map_or(fault.lasts(), Duration::from_secs);
+    let mut idle = Vec::new();
+    while *next < last {
+        if idle.is_empty() {
+            idle = canary::open_idle(cluster.dir(), &backends, args.connections.into())?;
+        }
+        let outcome = run::once(&cluster, fault, lasts, *next, &mut idle)?;
+        eprintln!(
+            "{} run {}: kept {}/{}, gap old {:.1} ms, new {:.1} ms, return {:.1} ms, whole after {} ms, {:?}",
+            fault.name(),
+            *next + 1,
+            outcome.kept,
+            outcome.total,
+            outcome.gap_old_ms,
+            outcome.gap_new_ms,
+            outcome.gap_return_ms,
+            outcome.whole_again_ms,
+            outcome.emissions,
+        );
+        // A connection that was lost must not count against the next run.
+        if outcome.kept < outcome.total {
+            idle.clear();
+        }
+        outcomes.push(outcome);
+        *next += 1;
+    }
+    Ok(())
+}
+
+/// On Ctrl-C or SIGTERM: takes the lab down, with everything that runs in its namespaces, and ends.
+fn take_down_on_interrupt() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let watch = move || -> Result<()> {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            anyhow::Ok(())
+        })?;
+        if let Err(error) = lab::down(Path::new(lab::DEFAULT_DIR)) {
+            eprintln!("the lab could not be taken down: {error:#}");
+        }
+        std::process::exit(130);
+    };
+    std::thread::Builder::new().name("interrupt".to_owned()).spawn(watch).context("thread for signals")?;
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! One run of a drill: canaries up, fault, canaries judged, fault taken back, cluster whole again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use qnat::lab::{Host, topology::Network};
+
+use super::canary::{self, Download, Idle, Kind, Stream};
+use super::capture::{Capture, Frame, Side};
+use super::cluster::{Backend, Cluster, Flow, NODES};
+use super::fault::Fault;
+use super::judge::{self, Emissions, Emitted, Handover, Scene};
+
+/// Between two datagrams of the old flow, and between two new flows.
+const OLD_EVERY: Duration = Duration::from_millis(1);
+const NEW_EVERY: Duration = Duration::from_millis(5);
+/// Traffic before the fault.
+const SETTLE: Duration = Duration::from_millis(700);
+/// New flows after the fault: a lease has 1,024 ports, and a run takes one backend's.
+const NEW_AFTER: Duration = Duration::from_millis(2500);
+/// Traffic after the fault was taken back.
+const AFTER: Duration = Duration::from_millis(1500);
+/// Longest time that a captured frame spends in the kernel (tcpdump asks for 1 s).
+const CAPTURE_LAG: Duration = Duration::from_millis(1200);
+/// An owner that comes back may lead again after this: earlier it owns nothing.
+const RETURN_NS: u64 = 200_000_000;
+/// How long the cluster may take to be whole again.
+const WHOLE_BOUND: Duration = Duration::from_secs(40);
+/// Bytes of the download, which outlasts the takeover.
+const DOWNLOAD_BYTES: u64 = 24 << 20;
+
+/// What one run found.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub(super) kept: usize,
+    pub(super) total: usize,
+    pub(super) first_loss: Option<String>,
+    pub(super) mappings_changed: usize,
+    pub(super) duplicates: usize,
+    pub(super) gap_old_ms: f64,
+    pub(super) gap_new_ms: f64,
+    /// Longest silence of the old flow when the fault was taken back.
+    pub(super) gap_return_ms: f64,
+    pub(super) elections: u64,
+    pub(super) emissions: Emissions,
+    pub(super) untranslated: u64,
+    pub(super) wrong_port: u64,
+    pub(super) download: Result<bool, String>,
+    pub(super) whole_again_ms: u128,
+}
+
+fn nanos(time: SystemTime) -> Result<u64> {
+    Ok(u64::try_from(time.duration_since(UNIX_EPOCH)?.as_nanos())?)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds for people; 2^53 ns are 104 days")]
+fn millis(nanos: u64) -> f64 {
+    nanos as f64 / 1e6
+}
+
+/// Mappings of the idle connections: inside and remote end to public end.
+fn mappings_of(flows: &[Flow], idle: &[Idle]) -> BTreeMap<(String, String), String> {
+    let wanted: BTreeSet<_> = idle.iter().map(|idle| (idle.inside.to_string(), idle.remote.to_string())).collect();
+    let tcp = flows.iter().filter(|flow| flow.proto == "tcp");
+    let keyed = tcp.map(|flow| ((flow.inside.clone(), flow.remote.clone()), flow.public.clone()));
+    keyed.filter(|(key, _)| wanted.contains(key)).collect()
+}
+
+/// Live mappings that share protocol, public end and remote end with another one.
+fn duplicates(flows: &[Flow]) -> usize {
+    let distinct: BTreeSet<_> = flows.iter().map(|flow| (&flow.proto, &flow.public, &flow.remote)).collect();
+    flows.len() - distinct.len()
+}
+
+struct Captures {
+    nodes: Vec<(u32, Capture, Capture)>,
+    backend: Capture,
+    inet: Capture,
+}
+
+impl Captures {
+    fn start(into: &Path, backend: u32) -> Result<Self> {
+        let of_node = |node| {
+            let inside = Capture::start(into, Host::Node(node), Network::Inside, Side::FromHost)?;
+            Ok((node, inside, Capture::start(into, Host::Node(node), Network::Outside, Side::FromHost)?))
+        };
+        Ok(Self {
+            nodes: (1..=NODES).map(of_node).collect::<Result<_>>()?,
+            backend: Capture::start(into, Host::Backend(backend), Network::Inside, Side::ToHost)?,
+            inet: Capture::start(into, Host::Inet, Network::Outside, Side::ToHost)?,
+        })
+    }
+}
+
+/// What the captures of a run hold.
+struct Seen {
+    emitted: Vec<Emitted>,
+    /// What reached the probing backend.
+    replies: Vec<Frame>,
+    /// What reached the internet.
+    arrived: Vec<Frame>,
+}
+
+impl Captures {
+    fn stop(self) -> Result<Seen> {
+        let mut emitted = Vec::new();
+        for (node, inside, outside) in self.nodes {
+            emitted.push(Emitted { node, inside: inside.stop()?, outside: outside.stop()? });
+        }
+        Ok(Seen { emitted, replies: self.backend.stop()?, arrived: self.inet.stop()? })
+    }
+}
+
+/// Upon whom the fault comes, and which backend of the shard measures the gap.
+struct Target {
+    shard: u64,
+    owner: u32,
+    probe: u32,
+    backends: Vec<Backend>,
+}
+
+impl Target {
+    /// Another shard in each run, and another of its backends in each round.
+    fn choose(cluster: &Cluster, run: usize) -> Result<Self> {
+        let owners = cluster.owners();
+        let place = run % owners.len().max(1);
+        let (&shard, &owner) = owners.iter().nth(place).context("no shard has an owner")?;
+        let backends = cluster.backends()?;
+        let homes: Vec<u32> = backends.iter().filter(|one| one.shard == shard).map(|one| one.number).collect();
+        let probe = *homes.get(run / owners.len() % homes.len().max(1)).context("the shard has no backend")?;
+        Ok(Self { shard, owner, probe, backends })
+    }
+}
+
+/// Until when the old owner is judged: one that was started again is another process; one that lives on is judged on
+/// until `until_ns`.
+fn judged_until(fault: Fault, ended_ns: u64, until_ns: u64) -> u64 {
+    match fault {
+        Fault::KillOwner | Fault::StopOwner => ended_ns,
+        Fault::PauseOwner | Fault::PartitionOwner => until_ns,
+    }
+}
+
+/// Runs `fault` once upon the owner of a shard that changes from run to run.
+pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize, idle: &mut [Idle]) -> Result<Outcome> {
+    let Target { shard, owner, probe, backends } = Target::choose(cluster, run)?;
+    let elections_before = cluster.elections();
+    let files = tempdir()?;
+    let captures = Captures::start(&files.0, probe)?;
+    let old = Stream::start(cluster.dir(), probe, Kind::Old, OLD_EVERY);
+    let new = Stream::start(cluster.dir(), probe, Kind::New, NEW_EVERY);
+    let download = Download::start(cluster.dir(), probe, DOWNLOAD_BYTES);
+    std::thread::sleep(SETTLE);
+    let before = cluster.owned_flows()?;
+
+    let clock = Instant::now();
+    let (began, sure) = fault.inject(cluster, owner)?;
+    std::thread::sleep(NEW_AFTER.saturating_sub(clock.elapsed()));
+    let new_ports = new.stop()?.into_iter().collect::<BTreeSet<_>>();
+    let new_until = SystemTime::now();
+    let during = canary::exchange_all(idle, 1 << 32);
+    let dump = cluster.owned_flows()?;
+    std::thread::sleep(lasts.saturating_sub(clock.elapsed()));
+    let ended = SystemTime::now();
+    let elections_after = cluster.elections();
+    fault.end(cluster, owner)?;
+    let healing = Instant::now();
+    std::thread::sleep(AFTER);
+    let owner_after = cluster.owners().get(&shard).copied();
+    let until = SystemTime::now();
+    // The kernel hands frames over in blocks; what is in the last one when a capture ends is lost.
+    std::thread::sleep(CAPTURE_LAG);
+    let old_ports = old.stop()?.into_iter().collect::<BTreeSet<_>>();
+
+    let Seen { emitted, replies, arrived } = captures.stop()?;
+    let (began_ns, ended_ns, until_ns) = (nanos(began)?, nanos(ended)?, nanos(until)?);
+    let owns_again = owner_after == Some(owner);
+    let end_ns = judged_until(fault, ended_ns, if owns_again { ended_ns + RETURN_NS } else { until_ns });
+    let handover = if fault == Fault::StopOwner { Handover::Graceful } else { Handover::Abrupt };
+    let scene = Scene { owner, shard: u16::try_from(shard)?, began_ns, sure_ns: nanos(sure)?, end_ns, handover };
+    let emissions = judge::emissions(&emitted, &before, scene);
+    ensure!(
+        emissions.owner_sent_before > 0,
+        "the captures saw nothing of n{owner} before the fault: they prove nothing"
+    );
+    ensure!(
+        !arrived.is_empty() && !dump.is_empty(),
+        "nothing arrived outside, or no mapping is known: nothing is proved"
+    );
+    let (untranslated, wrong_port) = judge::leaks(&arrived, &backends);
+    let from_ns = began_ns - 200_000_000;
+    let download = download.finish().map_err(|error| format!("{error:#}"));
+    let whole = cluster.wait_whole(WHOLE_BOUND).map(|_| healing.elapsed().as_millis())?;
+    let after = canary::exchange_all(idle, 2 << 32);
+    let flows = cluster.owned_flows()?;
+    let (had, has) = (mappings_of(&before, idle), mappings_of(&flows, idle));
+    let grown = |(node, count): (&u32, &u64)| count.saturating_sub(elections_before.get(node).copied().unwrap_or(0));
+    Ok(Outcome {
+        kept: during.0.min(after.0),
+        total: idle.len(),
+        first_loss: during.1.or(after.1),
+        mappings_changed: had.iter().filter(|(key, public)| has.get(*key) != Some(*public)).count(),
+        duplicates: duplicates(&dump) + duplicates(&flows),
+        gap_old_ms: millis(judge::gap_ns(&replies, &old_ports, from_ns, ended_ns)),
+        gap_new_ms: millis(judge::gap_ns(&replies, &new_ports, from_ns, nanos(new_until)?)),
+        gap_return_ms: millis(judge::gap_ns(&replies, &old_ports, ended_ns, until_ns)),
+        elections: elections_after.iter().map(grown).sum(),
+        emissions,
+        untranslated,
+        wrong_port,
+        download,
+        whole_again_ms: whole,
+    })
+}
+
+/// A directory that is removed with all that is in it.
+struct TempDir(std::path::PathBuf);
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        // Nothing else can be done about it here.
+        let _gone = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn tempdir() -> Result<TempDir> {
+    let path = std::env::temp_dir().join(format!("qnat-drill-{}", std::process::id()));
+    std::fs::create_dir_all(&path)?;
+    Ok(TempDir(path))
+}

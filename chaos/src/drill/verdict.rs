@@ -1,0 +1,193 @@
+//! The verdict over all runs of a drill, as JSON and as a table. Called by the command.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::fault::Fault;
+use super::run::Outcome;
+
+/// Targets for the gap: of its median, and of its 99th percentile.
+const MEDIAN_MS_MAX: f64 = 80.0;
+const P99_MS_MAX: f64 = 150.0;
+
+/// Gaps over all runs, in milliseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Gap {
+    /// Half of the runs were better.
+    pub median: f64,
+    /// Nearest rank.
+    pub p99: f64,
+    /// The worst run.
+    pub max: f64,
+}
+
+impl Gap {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = values.collect();
+        sorted.sort_by(f64::total_cmp);
+        let rank = |percent: usize| {
+            let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+            sorted.get(place).copied().unwrap_or(f64::NAN)
+        };
+        Self { median: rank(50), p99: rank(99), max: rank(100) }
+    }
+}
+
+/// A drill's verdict.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    /// The drill.
+    pub drill: &'static str,
+    /// Runs that were carried through.
+    pub runs: usize,
+    /// Idle connections that still carried a nonce, over all runs.
+    pub connections_kept: usize,
+    /// Idle connections before the fault, over all runs.
+    pub connections: usize,
+    /// Idle connections whose public end changed or is gone.
+    pub mappings_changed: usize,
+    /// Live mappings that share public and remote end with another.
+    pub duplicates: usize,
+    /// Silence of a flow opened before the fault.
+    pub gap_old_ms: Gap,
+    /// Silence of flows opened all the while.
+    pub gap_new_ms: Gap,
+    /// Silence of the old flow when the fault was taken back.
+    pub gap_return_ms: Gap,
+    /// Elections that the other members counted while the fault lasted.
+    pub elections: u64,
+    /// What the old owner sent after the fault, by kind.
+    pub old_owner_sent: BTreeMap<&'static str, u64>,
+    /// Downloads with the right digest.
+    pub downloads_right: usize,
+    /// Longest time from the end of the fault to full redundancy.
+    pub whole_again_ms_max: u128,
+    /// Whether all is well.
+    pub pass: bool,
+    /// What is not.
+    pub reasons: Vec<String>,
+}
+
+impl Verdict {
+    /// Judges the runs; `broken` says why a run could not be carried through.
+    pub(super) fn of(fault: Fault, outcomes: &[Outcome], broken: Vec<String>) -> Self {
+        let mut verdict = Self {
+            drill: fault.name(),
+            runs: outcomes.len(),
+            connections_kept: outcomes.iter().map(|one| one.kept).sum(),
+            connections: outcomes.iter().map(|one| one.total).sum(),
+            mappings_changed: outcomes.iter().map(|one| one.mappings_changed).sum(),
+            duplicates: outcomes.iter().map(|one| one.duplicates).sum(),
+            gap_old_ms: Gap::of(outcomes.iter().map(|one| one.gap_old_ms)),
+            gap_new_ms: Gap::of(outcomes.iter().map(|one| one.gap_new_ms)),
+            gap_return_ms: Gap::of(outcomes.iter().map(|one| one.gap_return_ms)),
+            elections: outcomes.iter().map(|one| one.elections).sum(),
+            old_owner_sent: BTreeMap::new(),
+            downloads_right: outcomes.iter().filter(|one| one.download == Ok(true)).count(),
+            whole_again_ms_max: outcomes.iter().map(|one| one.whole_again_ms).max().unwrap_or(0),
+            pass: false,
+            reasons: broken,
+        };
+        for (kind, count) in outcomes.iter().flat_map(|one| &one.emissions.counts) {
+            *verdict.old_owner_sent.entry(kind).or_default() += count;
+        }
+        for (number, outcome) in outcomes.iter().enumerate() {
+            verdict.reasons.extend(wrongs(outcome).into_iter().map(|wrong| format!("run {}: {wrong}", number + 1)));
+        }
+        for (what, gap) in [("old", verdict.gap_old_ms), ("new", verdict.gap_new_ms)] {
+            // Written so that a gap that is no number fails too.
+            if !(gap.median <= MEDIAN_MS_MAX && gap.p99 <= P99_MS_MAX) {
+                verdict.reasons.push(format!(
+                    "gap of {what} flows: median {:.1} ms, p99 {:.1} ms; at most {MEDIAN_MS_MAX} and {P99_MS_MAX} are wanted",
+                    gap.median, gap.p99
+                ));
+            }
+        }
+        if outcomes.is_empty() {
+            verdict.reasons.push("no run was carried through".to_owned());
+        }
+        verdict.pass = verdict.reasons.is_empty();
+        verdict
+    }
+}
+
+/// What is wrong with one run, gaps aside.
+fn wrongs(outcome: &Outcome) -> Vec<String> {
+    let mut wrongs = Vec::new();
+    let mut expect_none = |count: u64, what: &str| {
+        if count > 0 {
+            wrongs.push(format!("{count} {what}"));
+        }
+    };
+    let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    expect_none(wide(outcome.total - outcome.kept), "connections lost");
+    expect_none(wide(outcome.mappings_changed), "mappings changed");
+    expect_none(wide(outcome.duplicates), "duplicate mappings");
+    expect_none(outcome.untranslated, "frames with an inside address outside");
+    expect_none(outcome.wrong_port, "packets with a port outside every lease");
+    expect_none(outcome.emissions.forbidden, "forbidden emissions of the old owner");
+    expect_none(outcome.emissions.vmac_moves.saturating_sub(1), "moves of the vMAC beside the takeover");
+    if outcome.total > outcome.kept {
+        wrongs.push(format!("first loss: {}", outcome.first_loss.as_deref().unwrap_or("unknown")));
+    }
+    match &outcome.download {
+        Ok(true) => {}
+        Ok(false) => wrongs.push("the download's digest is wrong".to_owned()),
+        Err(error) => wrongs.push(format!("download: {error}")),
+    }
+    wrongs
+}
+
+/// All verdicts for people.
+pub(super) fn table(verdicts: &[Verdict]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "drill",
+        "runs",
+        "kept",
+        "changed",
+        "dup",
+        "gap old ms\nmed/p99/max",
+        "gap new ms\nmed/p99/max",
+        "gap return\nmed/p99/max",
+        "elections",
+        "sha256",
+        "old owner sent",
+        "verdict",
+    ]);
+    for one in verdicts {
+        let gap = |gap: Gap| format!("{:.1}/{:.1}/{:.1}", gap.median, gap.p99, gap.max);
+        let sent: Vec<String> = one.old_owner_sent.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        table.add_row([
+            one.drill.to_owned(),
+            one.runs.to_string(),
+            format!("{}/{}", one.connections_kept, one.connections),
+            one.mappings_changed.to_string(),
+            one.duplicates.to_string(),
+            gap(one.gap_old_ms),
+            gap(one.gap_new_ms),
+            gap(one.gap_return_ms),
+            one.elections.to_string(),
+            format!("{}/{}", one.downloads_right, one.runs),
+            if sent.is_empty() { "nothing".to_owned() } else { sent.join("\n") },
+            if one.pass { "pass" } else { "FAIL" }.to_owned(),
+        ]);
+    }
+    let reasons = verdicts.iter().flat_map(|one| one.reasons.iter().map(move |why| format!("\n{}: {why}", one.drill)));
+    format!("{table}{}", reasons.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_are_nearest_and_nothing_has_no_gap() {
+        let gap = Gap::of((1..=100).rev().map(f64::from));
+        assert_eq!((gap.median, gap.p99, gap.max), (50.0, 99.0, 100.0));
+        assert!(Gap::of(std::iter::empty()).median.is_nan());
+        assert!(!Verdict::of(Fault::KillOwner, &[], Vec::new()).pass);
+    }
+}
