@@ -1,3 +1,4 @@
 //! Seeded simulator, invariants and live drills. Never part of the product.
 
 pub mod drill;
+pub mod sim;

@@ -456,19 +456,19 @@ impl Shard {
     }
 
     /// When `handle_timers` should look at this shard again.
-    pub(crate) fn next_timer_ns(&self, now_ns: u64) -> Option<u64> {
+    pub(crate) fn next_timer_ns(&self, timed_at_ns: u64) -> Option<u64> {
         const SOON: u64 = MS;
         const STEP: u64 = 10 * MS;
         let mut next = self.overlay.next_deadline_ns();
         let mut at = |t: u64| next = Some(next.map_or(t, |n| n.min(t)));
         if !self.replica.scans.is_empty() {
-            at(now_ns + SOON);
+            at(timed_at_ns + SOON);
         }
         if let Some(lead) = &self.leadership {
             // The lease word changes without an event.
-            at(now_ns + if lead.serving == Some(Ok(())) { STEP } else { SOON });
+            at(timed_at_ns + if lead.serving == Some(Ok(())) { STEP } else { SOON });
             if lead.judge.is_some() {
-                at(now_ns + SOON);
+                at(timed_at_ns + SOON);
             }
             if let Some(announcement) = &lead.announcement {
                 at(announcement.next_ns());

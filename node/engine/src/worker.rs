@@ -46,6 +46,8 @@ pub struct Worker {
     idle_min_ms: u32,
     /// Something that serving depends on changed then.
     judge_at_ns: u64,
+    /// When `handle_timers` ran last: what is due in steps is due one step after it.
+    timed_at_ns: u64,
     links: Links,
     pub(crate) shards: BTreeMap<ShardId, ShardEntry>,
     pub(crate) neighbours: NeighbourCache,
@@ -78,6 +80,7 @@ impl Worker {
             first_backend: BTreeMap::new(),
             idle_min_ms: 0,
             judge_at_ns: u64::MAX,
+            timed_at_ns: 0,
             links: Links::Down,
             shards: BTreeMap::new(),
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
@@ -381,6 +384,7 @@ impl Worker {
     pub fn handle_timers(&mut self, now_ns: u64, words: &impl LeaseWords) {
         self.chunk_credit = CHUNKS_PER_ROUND;
         self.judge_at_ns = u64::MAX;
+        self.timed_at_ns = now_ns;
         self.judge_serving(now_ns, words);
         let ids: Vec<ShardId> = self.shards.keys().copied().collect();
         for id in &ids {
@@ -416,10 +420,10 @@ impl Worker {
         }
     }
 
-    /// When `handle_timers` has something to do next; `u64::MAX` if nothing is due.
+    /// When `handle_timers` has something to do next, perhaps in the past; `u64::MAX` if nothing is due.
     #[must_use]
-    pub fn next_timer_ns(&self, now_ns: u64) -> u64 {
-        let shards = self.replicas().filter_map(|(_, s)| s.next_timer_ns(now_ns)).min();
+    pub fn next_timer_ns(&self) -> u64 {
+        let shards = self.replicas().filter_map(|(_, s)| s.next_timer_ns(self.timed_at_ns)).min();
         let neighbours = self.next_neighbour_ns();
         shards.into_iter().chain(neighbours).min().unwrap_or(u64::MAX).min(self.judge_at_ns)
     }

@@ -134,7 +134,7 @@ impl WorkerThread {
             }
             self.receive(now, &mut authorities);
             now = now_ns();
-            if now >= self.worker.next_timer_ns(now) {
+            if now >= self.worker.next_timer_ns() {
                 self.worker.handle_timers(now, &self.words);
             }
             self.report(now, &mut backlog);
@@ -149,7 +149,7 @@ impl WorkerThread {
                 stats_at_ns = now + STATS_EVERY_NS;
                 self.publish();
             }
-            let due = Duration::from_nanos(self.worker.next_timer_ns(now).saturating_sub(now_ns()));
+            let due = Duration::from_nanos(self.worker.next_timer_ns().saturating_sub(now_ns()));
             let timeout = if backlog.is_empty() { due.min(SLEEP_MAX) } else { Duration::from_millis(1) };
             let inputs = &mut self.inputs;
             self.packets.wait(timeout, || !inputs.is_empty())?;

@@ -156,7 +156,7 @@ fn serving_waits_for_each_condition() {
     assert_eq!(serving(&mut lab), Some(Err(NotServing::LinkDown)));
     assert_eq!(lab.out(0, udp(A, 1, REMOTE, 53)), Verdict::Drop(DropReason::NotOwner));
     lab.nodes[0].worker.set_links(lab.now, true);
-    assert_eq!(lab.nodes[0].worker.next_timer_ns(lab.now), lab.now, "judged at once");
+    assert_eq!(lab.nodes[0].worker.next_timer_ns(), lab.now, "judged at once");
     assert_eq!(serving(&mut lab), Some(Ok(())));
     lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 53));
     lab.lapse();

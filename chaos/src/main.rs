@@ -1,0 +1,29 @@
+//! `qnat-chaos`: faults upon a cluster, and a verdict. Everything is in the library.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use qnat_chaos::drill::{self, DrillArgs};
+use qnat_chaos::sim::{self, SimArgs};
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Faults upon a qnat cluster, and a verdict")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A fault upon a live cluster under traffic.
+    Drill(DrillArgs),
+    /// Whole clusters in virtual time, one per seed.
+    Sim(SimArgs),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Drill(args) => drill::run(&args),
+        Command::Sim(args) => sim::run(&args),
+    }
+}
