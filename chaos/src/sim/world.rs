@@ -327,12 +327,12 @@ impl World {
                 Side::Inside => arp_answer(&arp, arp.target_ip, backend_mac(arp.target_ip)),
             };
             if let Some(answer) = answer {
-                self.to_member(side, arp.sender_mac, answer);
+                self.switched(side, arp.sender_mac, answer);
             }
             return Ok(());
         }
         if matches!(authority, Authority::Forward) {
-            self.to_member(side, dst, frame);
+            self.switched(side, dst, frame);
             return Ok(());
         }
         let Some(seen) = read(&frame) else { return Ok(()) };
@@ -346,7 +346,7 @@ impl World {
                 let back = self.switch.keys().find(|(s, mac)| *s == Side::Outside && *mac == seen.eth_src).copied();
                 if let Some((_, mac)) = back {
                     let frame = echo(&seen, mac);
-                    self.to_member(Side::Outside, mac, frame);
+                    self.switched(Side::Outside, mac, frame);
                 }
             }
             Side::Inside => {
@@ -362,7 +362,7 @@ impl World {
     }
 
     /// The switch: to the learned port, else to everybody.
-    fn to_member(&mut self, side: Side, mac: Mac, frame: Vec<u8>) {
+    fn switched(&mut self, side: Side, mac: Mac, frame: Vec<u8>) {
         let at = self.now_ns + self.network.random_range(20_000..100_000);
         let known = self.switch.get(&(side, mac)).copied();
         let own = self.nodes.keys().copied().find(|id| {
@@ -397,7 +397,7 @@ impl World {
         let port: u16 = 20_000 + self.load.random_range(0..120);
         let tag = u32::from(backend) << 16 | u32::from(port);
         let frame = outbound(gateway, ip, port, tag);
-        self.to_member(Side::Inside, gateway, frame);
+        self.switched(Side::Inside, gateway, frame);
     }
 
     /// One fault at a time, so that every single one meets full redundancy or heals before the next (N3).
