@@ -9,11 +9,13 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use consensus::storage::sled::SledStore;
-use consensus::storage::{ClusterId, LogStore};
+use consensus::storage::{ClusterId, LogStore, StoreError};
 use control::registry::{FOUNDER_RAFT_ID, Founder, NODES_MAX};
 use control::state::State;
 use engine::ids::NodeId;
@@ -21,6 +23,10 @@ use netio::ca::ClusterCa;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::config::{ApiConfig, DataConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig};
+
+/// How long a start waits for the store's lock, and how often it tries.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// One founder, and where its files go.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +45,22 @@ pub struct FounderSpec {
 #[must_use]
 pub fn control_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("control")
+}
+
+/// Opens the control group's store of a member. Waits a moment for whoever has it: a process that was killed gives its lock
+/// back only when its last descriptor is closed, and a child between fork and exec has a copy of each.
+///
+/// # Errors
+/// If somebody still has it after `LOCK_PATIENCE`, or it cannot be opened.
+pub fn open_control_store(data_dir: &Path) -> Result<SledStore> {
+    let dir = control_dir(data_dir);
+    let begun = Instant::now();
+    loop {
+        match SledStore::open(&dir) {
+            Err(StoreError::Locked { .. }) if begun.elapsed() < LOCK_PATIENCE => thread::sleep(LOCK_RETRY),
+            opened => return opened.with_context(|| format!("data directory {}", data_dir.display())),
+        }
+    }
 }
 
 /// The raft id of a founder in the control group.
@@ -74,9 +96,8 @@ pub fn found_cluster(name: &str, founders: &[FounderSpec], ca_dir: &Path, data: 
     write_new(&ca_dir.join("ca.key"), &ca.pem.key_pem, 0o600)?;
     for founder in founders {
         write_identity(name, &ca, founder, founders, data)?;
-        let dir = control_dir(&founder.dir.join("data"));
-        let founded = SledStore::open(&dir)
-            .and_then(|mut store| store.found(cluster, founder_raft_id(founder.id), &voters, &genesis));
+        let mut store = open_control_store(&founder.dir.join("data"))?;
+        let founded = store.found(cluster, founder_raft_id(founder.id), &voters, &genesis);
         founded.with_context(|| format!("data directory of node {}", founder.id))?;
     }
     Ok(cluster)
@@ -171,14 +192,14 @@ mod tests {
         for founder in &founders {
             let config = NodeConfig::load(&founder.dir.join("node.toml")).expect("a good file");
             assert_eq!((config.node_id, config.peer.len()), (founder.id, 2));
-            let store = SledStore::open(&control_dir(&config.data_dir)).expect("a store");
+            let store = open_control_store(&config.data_dir).expect("a store");
             let identity = store.identity().expect("stamped");
             assert_eq!((identity.cluster, identity.raft_id), (cluster, founder_raft_id(founder.id)));
             let mut again = SledStore::open(&scratch.path().join("copy")).expect("an empty store");
             assert!(again.recover().is_err(), "an unfounded directory opens as a member");
             let group = ControlGroup::open(store, ControlTiming::default(), 1, 0).expect("opens");
             drop(group);
-            let recovered = SledStore::open(&control_dir(&config.data_dir)).expect("unlocked").recover();
+            let recovered = open_control_store(&config.data_dir).expect("unlocked").recover();
             let recovered = recovered.expect("intact");
             assert_eq!(recovered.conf_state.voters, [1, 2, 3].map(founder_raft_id));
             let snapshot = recovered.snapshot.expect("genesis");
@@ -194,6 +215,21 @@ mod tests {
         assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "the members begin differently");
         let again = found_cluster("demo", &founders, &scratch.path().join("ca2"), &DataConfig::default());
         assert!(again.is_err(), "founded over a member");
+    }
+
+    #[test]
+    fn a_start_waits_for_a_lock_that_is_about_to_be_given_back_and_refuses_one_that_is_kept() {
+        let scratch = tempfile::tempdir().expect("scratch");
+        let holder = open_control_store(scratch.path()).expect("free");
+        let release = thread::spawn(move || {
+            thread::sleep(LOCK_RETRY * 4);
+            drop(holder);
+        });
+        let kept = open_control_store(scratch.path()).expect("waits for the first");
+        release.join().expect("released");
+        let refused = open_control_store(scratch.path()).expect_err("two users of one directory");
+        assert!(format!("{refused:#}").contains("lock"), "{refused:#}");
+        drop(kept);
     }
 
     #[test]

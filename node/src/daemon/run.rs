@@ -8,7 +8,6 @@ use std::time::Duration;
 use actix::{Actor, Arbiter, System};
 use anyhow::{Context, Result, anyhow};
 use consensus::control_group::ControlTiming;
-use consensus::storage::sled::SledStore;
 use control::command::CommandBody;
 use engine::ids::{Mac, NodeId, VnetId};
 use engine::worker::Worker;
@@ -214,8 +213,7 @@ fn start_control(
     outside: &Link,
     transport: &Transport,
 ) -> Result<actix::Addr<ControlActor>> {
-    let store = SledStore::open(&super::founding::control_dir(&config.data_dir))
-        .with_context(|| config.data_dir.display().to_string())?;
+    let store = super::founding::open_control_store(&config.data_dir)?;
     let me = Identity {
         node: NodeId(config.node_id),
         peer_addr: config.peers.listen,
