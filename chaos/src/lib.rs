@@ -1,4 +1,5 @@
 //! Seeded simulator, invariants and live drills. Never part of the product.
 
 pub mod drill;
+pub mod invariants;
 pub mod sim;
