@@ -2,4 +2,5 @@
 
 pub mod drill;
 pub mod invariants;
+pub mod mutants;
 pub mod sim;

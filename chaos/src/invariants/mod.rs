@@ -16,6 +16,7 @@ pub mod i22_equal_tables;
 pub mod i23_one_leader;
 pub mod i25_new_flows;
 pub mod i27_heals;
+pub mod i29_ports_return;
 pub mod i31_redundancy;
 pub mod i32_commit_survives;
 pub mod i38_new_life;

@@ -60,6 +60,11 @@ impl Declared {
         self.backends[usize::from(backend - 1)]
     }
 
+    /// Whether a block that is taken back closes its flows at once.
+    pub(super) const fn expires(&self) -> bool {
+        !self.drain
+    }
+
     pub(super) fn backend_ip(backend: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 0, 1, backend)
     }

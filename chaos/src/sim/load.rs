@@ -83,7 +83,14 @@ impl World {
 
     /// Flows that must pass, because nothing is amiss any more.
     pub(super) fn begin_calm_flows(&mut self, count: usize) {
-        let declared: Vec<u8> = (1..=BACKENDS).filter(|backend| self.declared.has(*backend)).collect();
+        let leased = |backend: &u8| {
+            let ip = Declared::backend_ip(*backend);
+            self.newest().allocation().backends.values().any(|b| b.ip == ip && !b.lease.is_empty())
+        };
+        // Only where flows may stay on a block that is taken back, somebody may have to wait for it.
+        let expires = self.declared.expires();
+        let declared = (1..=BACKENDS).filter(|backend| self.declared.has(*backend) && (expires || leased(backend)));
+        let declared: Vec<u8> = declared.collect();
         for (backend, port) in declared.into_iter().cycle().zip(CALM_PORT..).take(count) {
             let proto = if port % 2 == 0 { Proto::Udp } else { Proto::Icmp };
             self.calm.push(Flow::new(proto, Declared::backend_ip(backend), port, u32::MAX, false));

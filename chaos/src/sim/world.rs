@@ -23,7 +23,7 @@ use super::network::Arrival;
 use super::node::{Node, Start, address};
 use super::params::{Params, Stream, stream};
 use super::traffic::Flow;
-use crate::invariants::{Violation, i25_new_flows, i27_heals};
+use crate::invariants::{Violation, i25_new_flows, i27_heals, i29_ports_return};
 
 pub(super) const MS: u64 = 1_000_000;
 pub(super) const STEP_NS: u64 = MS / 2;
@@ -38,6 +38,9 @@ pub(super) const FAULTS_UNTIL_NS: u64 = 11_000 * MS;
 /// control group's own failover, an ownerless second, and the waits of N4.
 const HEAL_NS: u64 = 5_000 * MS;
 const RECREATE_NS: u64 = 6_000 * MS;
+/// What the return of ports may take after that: the longest hold, begun anew by a takeover or prolonged by a lowered
+/// value, and 2 s (I29).
+const RETURN_NS: u64 = 8_000 * MS;
 /// New flows that must pass at the end, and how long they may take.
 const CALM_FLOWS: usize = 24;
 const CALM_NS: u64 = 1_000 * MS;
@@ -169,6 +172,12 @@ impl World {
             for _ in 0..100 {
                 self.step()?;
             }
+        }
+        let healed_ns = self.now_ns;
+        while self.declared.expires() && !self.newest().allocation().drains.is_empty() {
+            let waited_ms = (self.now_ns - healed_ns) / MS;
+            i29_ports_return::check(self.newest(), waited_ms, RETURN_NS / MS).map_err(said)?;
+            self.step()?;
         }
         self.begin_calm_flows(CALM_FLOWS);
         let until = self.now_ns + CALM_NS;
