@@ -108,14 +108,14 @@ fn tree() -> PathBuf {
 
 fn look_for(mutant: &Mutant, (tree, copy, target): (&Path, &Path, &Path), seeds: u64) -> Result<Found> {
     copy_tree(tree, copy, mutant)?;
-    let status = Command::new("cargo")
+    let built = Command::new("cargo")
         .args(["build", "--quiet", "-p", "qnat-chaos", "--bin", PROGRAM])
         .current_dir(copy)
         .env("CARGO_TARGET_DIR", target)
-        .env("RUSTFLAGS", "-Awarnings")
-        .status()
+        .output()
         .context("cargo")?;
-    ensure!(status.success(), "mutant {} does not build", mutant.id);
+    let errors = String::from_utf8_lossy(&built.stderr);
+    ensure!(built.status.success(), "mutant {} does not build: {errors}", mutant.id);
     let begun = Instant::now();
     let output = Command::new(target.join("debug").join(PROGRAM))
         .args(["sim", "--first", "--seeds", &seeds.to_string()])

@@ -53,6 +53,8 @@ struct Table {
     control_index: ControlIndex,
     ended: [LogIndex; HOLD_CLASSES],
     mappings: BTreeMap<PublicKey, Mapping>,
+    /// The last mapping of a key that nobody has taken since.
+    freed: BTreeMap<PublicKey, Mapping>,
     live: BTreeMap<Flow, PublicKey>,
     holds: [VecDeque<(u64, PublicKey)>; HOLD_CLASSES],
 }
@@ -95,10 +97,12 @@ impl Committed {
         self.lost.insert((shard, epoch));
     }
 
-    /// The committed mapping of a public key.
+    /// The committed mapping of a public key; one whose hold has ended counts until somebody else takes the key, because
+    /// the owner, who alone could give it away, may be about to apply that end.
     #[must_use]
     pub fn mapping(&self, shard: ShardId, public: &PublicKey) -> Option<&Mapping> {
-        self.shards.get(&shard)?.table.mappings.get(public)
+        let table = &self.shards.get(&shard)?.table;
+        table.mappings.get(public).or_else(|| table.freed.get(public))
     }
 
     /// Any mapping on the block.
@@ -252,7 +256,7 @@ impl Table {
                 ensure(held_ms >= least_ms, "I11", || {
                     format!("shard {}: {public:?} was held for {held_ms} ms, at least {least_ms} are due", at.0)
                 })?;
-                self.mappings.remove(&public);
+                self.freed.extend(self.mappings.remove(&public).map(|mapping| (public, mapping)));
             }
         }
         Ok(())
@@ -275,6 +279,7 @@ impl Table {
         ensure(other.is_none(), "I10", || {
             format!("shard {shard}: {inside:?} opens {public:?} and has {other:?} already")
         })?;
+        self.freed.remove(&public);
         self.mappings.insert(public, Mapping { inside, backend, hold: None });
         Ok(true)
     }

@@ -7,7 +7,7 @@ use control::state::State;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent};
 use engine::ids::{Incarnation, NodeId, ShardId, Side, VnetId};
-use engine::record::{Addr, Endpoint, InsideKey, Proto, PublicKey};
+use engine::record::{Addr, Endpoint, InsideKey, PublicKey};
 use engine::status::FlowView;
 use engine::wire::IpPacket;
 use engine::worker::Worker;
@@ -135,8 +135,7 @@ impl Judge {
                 if world_ns.saturating_sub(tag.sent_ns) > ANSWER_AGE_MAX_NS {
                     return Ok(());
                 }
-                let port = if packet.proto == Proto::Icmp { packet.dst_port } else { packet.dst_port };
-                i39_right_backend::check((tag.ip, tag.port), (packet.dst, port))
+                i39_right_backend::check((tag.ip, tag.port), (packet.dst, packet.dst_port))
             }
         }
     }

@@ -34,11 +34,22 @@ pub(super) enum Arrival {
         frame: Vec<u8>,
     },
     /// A frame that the worker has judged and that waits in front of the wire.
-    Leaving {
-        side: Side,
-        authority: Authority,
-        frame: Vec<u8>,
-    },
+    Leaving(Leaving),
+}
+
+/// A judged frame.
+pub(super) struct Leaving {
+    side: Side,
+    authority: Authority,
+    frame: Vec<u8>,
+    /// It waited: its mapping was looked up when it was judged. What the network delivers late, it delivers late.
+    judged: Judged,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Judged {
+    Now,
+    Before,
 }
 
 impl World {
@@ -69,7 +80,7 @@ impl World {
             match arrival {
                 Arrival::Peer { from, channel, bytes } => node.peer(now_ns, from, channel, bytes),
                 Arrival::Frame { side, frame } => node.frame(now_ns, side, frame),
-                Arrival::Leaving { side, authority, frame } => self.leave(to, side, authority, frame)?,
+                Arrival::Leaving(leaving) => self.leave(to, &leaving)?,
             }
             touched.insert(to);
         }
@@ -93,10 +104,13 @@ impl World {
                         20..24 => self.network.random_range(0..LATE_NS),
                         _ => 0,
                     };
+                    let mut leaving = Leaving { side, authority, frame, judged: Judged::Now };
                     if late == 0 {
-                        self.leave(id, side, authority, frame)?;
+                        self.leave(id, &leaving)?;
                     } else {
-                        self.post(id, now_ns + late, self.life(id), Arrival::Leaving { side, authority, frame });
+                        self.look_at(id, &leaving)?;
+                        leaving.judged = Judged::Before;
+                        self.post(id, now_ns + late, self.life(id), Arrival::Leaving(leaving));
                     }
                 }
                 Deed::Event(event) => {
@@ -143,7 +157,8 @@ impl World {
     }
 
     /// A frame passes the last check (L5), the switch and its receiver.
-    fn leave(&mut self, id: NodeId, side: Side, authority: Authority, frame: Vec<u8>) -> Result<(), String> {
+    fn leave(&mut self, id: NodeId, leaving: &Leaving) -> Result<(), String> {
+        let Leaving { side, authority, ref frame, judged } = *leaving;
         let node = &self.nodes[&id];
         let local_ns = node.local(self.now_ns).ns;
         if !node.links_up || !Worker::may_transmit(&node.words, local_ns, authority) {
@@ -155,7 +170,7 @@ impl World {
             self.judge.vmac(shard, node, local_ns).map_err(said)?;
         }
         self.switch.insert((side, src), id);
-        if let Ok(Parsed::Arp(arp)) = parse(&frame, &FrameMeta::default()) {
+        if let Ok(Parsed::Arp(arp)) = parse(frame, &FrameMeta::default()) {
             let answer = match side {
                 Side::Outside => arp_answer(&arp, REMOTE.0, REMOTE.1),
                 Side::Inside => arp_answer(&arp, arp.target_ip, backend_mac(arp.target_ip)),
@@ -166,14 +181,17 @@ impl World {
             return Ok(());
         }
         if matches!(authority, Authority::Forward) {
-            self.switched(side, dst, frame);
+            self.switched(side, dst, frame.clone());
             return Ok(());
         }
-        let Some(packet) = i13_i14_clean_frames::read(&frame).map_err(said)? else { return Ok(()) };
-        let Some(tag) = Tag::of(&frame, &packet) else { return Ok(()) };
+        let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
+        let Some(tag) = Tag::of(frame, &packet) else { return Ok(()) };
         let mixed = u64::from(u32::from(packet.src)) << 16 ^ u64::from(packet.src_port) << 48 ^ u64::from(tag.port);
         self.outcome.trace = (self.outcome.trace ^ mixed ^ self.now_ns).wrapping_mul(0x0100_0000_01b3);
-        self.judge.translated((node, local_ns), self.newest(), (side, authority), &packet, &tag).map_err(said)?;
+        // In the grace somebody else may give ports away meanwhile (F6).
+        if judged == Judged::Now || matches!(authority, Authority::Grace { .. }) {
+            self.look_at(id, leaving)?;
+        }
         match side {
             Side::Outside => {
                 self.outcome.emitted += 1;
@@ -184,6 +202,19 @@ impl World {
             Side::Inside => self.heard(&packet, &tag),
         }
         Ok(())
+    }
+
+    /// The invariants of a translated packet, at this moment.
+    fn look_at(&self, id: NodeId, leaving: &Leaving) -> Result<(), String> {
+        let Leaving { side, authority, ref frame, .. } = *leaving;
+        let node = &self.nodes[&id];
+        let at = (node, node.local(self.now_ns).ns);
+        if matches!(authority, Authority::Forward) || !Worker::may_transmit(&node.words, at.1, authority) {
+            return Ok(());
+        }
+        let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
+        let Some(tag) = Tag::of(frame, &packet) else { return Ok(()) };
+        self.judge.translated(at, self.newest(), (side, authority), &packet, &tag).map_err(said)
     }
 
     /// The switch: to the learned port, else to everybody.
