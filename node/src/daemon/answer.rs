@@ -9,15 +9,18 @@ use actix::Addr;
 use consensus::flow_groups::{GroupStatus, Role};
 use control::command::CommandBody;
 use control::outcome::Outcome;
+use engine::counters::Counters;
 use engine::event::{DropReason, NotServing};
+use engine::histogram::Histogram;
 use engine::ids::{Incarnation, ShardId};
-use engine::record::Addr as WideAddr;
+use engine::record::{Addr as WideAddr, Proto};
 use engine::status::{FlowState, FlowView, ShardStatus};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::control_actor::{AskControl, ControlActor, Get, PlanApply, Submit};
 use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
+use super::metrics::label_of;
 use super::request::{Call, DryRun, Failure, Request};
 use super::worker_thread::{Query, WorkerStats};
 
@@ -134,7 +137,11 @@ impl Answerer {
         Ok(json!({"flows": flows.iter().map(flow).collect::<Vec<_>>()}))
     }
 
-    async fn ports(&self) -> Answer {
+    /// Leases and their use, as `qnat ports` shows them.
+    ///
+    /// # Errors
+    /// If the control half or the worker does not answer.
+    pub async fn ports(&self) -> Answer {
         let used = self.ask(|reply| Query::Ports { reply }).await?;
         let backends = self.control.send(Get(super::request::ResourceKind::Backends)).await.map_err(gone)?;
         let mut rows = Vec::new();
@@ -176,7 +183,11 @@ impl Answerer {
         Ok(json!({
             "received": engine.received, "transmitted": engine.transmitted, "originated": engine.originated,
             "absorbed": engine.absorbed, "parked": engine.parked, "forwarded": engine.forwarded,
-            "balanced": engine.is_balanced(), "drops": drops, "hold_ns_log2": engine.hold_ns_log2,
+            "balanced": engine.is_balanced(), "drops": drops,
+            "hold": histogram(&engine.hold), "commit": histogram(&engine.commit),
+            "failover": histogram(&report.failovers),
+            "leader_changes": report.leader_changes.iter().map(|(s, n)| (s.0.to_string(), n)).collect::<BTreeMap<_, _>>(),
+            "snat": Proto::ALL.map(|proto| snat(engine, proto)),
             "inside": format!("{:?}", stats.inside), "outside": format!("{:?}", stats.outside),
             "elections": elections,
             "elections_by_shard": report.groups.iter().map(|g| (g.group.0.to_string(), g.elections)).collect::<BTreeMap<_, _>>(),
@@ -223,6 +234,18 @@ impl Answerer {
             "concerns": concerns,
         }))
     }
+}
+
+/// Sum, count, and the buckets that are not empty: upper end (`null`: without end) and count.
+fn histogram(histogram: &Histogram) -> Value {
+    let buckets: Vec<_> = histogram.buckets().filter(|(_, count)| *count > 0).collect();
+    json!({"count": histogram.count(), "sum_ns": histogram.sum_ns(), "buckets_ns": buckets})
+}
+
+fn snat(engine: &Counters, proto: Proto) -> Value {
+    let counts = engine.snat(proto);
+    json!({"proto": label_of(proto), "pending": counts.pending, "successful": counts.successful,
+           "failed": counts.failed + counts.failed_later, "closed": counts.closed})
 }
 
 fn gone(error: impl std::fmt::Display) -> Failure {
