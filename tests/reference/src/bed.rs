@@ -15,6 +15,8 @@ use engine::snapshot::{Backend, Frontend, NodeLinks, Outside, Params, ShardConfi
 use engine::wire::FrameMeta;
 use engine::worker::Worker;
 
+use crate::packet::{ETH, be16};
+
 /// The one shard.
 pub const SHARD: ShardId = ShardId(1);
 /// Its public address.
@@ -65,6 +67,14 @@ pub struct Left {
     pub frame: Vec<u8>,
     /// By what right.
     pub authority: Authority,
+}
+
+impl Left {
+    /// Whether it is a question or announcement about addresses rather than a packet.
+    #[must_use]
+    pub fn is_arp(&self) -> bool {
+        be16(&self.frame, 12) == 0x0806
+    }
 }
 
 /// The engine and what it needs around it.
@@ -119,15 +129,26 @@ impl Bed {
 
     /// A host says who it is, as it does when it asks for the gateway.
     fn greet(&mut self, side: Side, ip: Ipv4Addr) {
-        let mut frame = vec![0xff; 6];
-        frame.extend(mac_of(ip));
-        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-        frame.extend(mac_of(ip));
-        frame.extend(ip.octets());
-        frame.extend([0; 6]);
-        frame.extend([192, 0, 2, 1]);
-        frame.resize(60, 0);
-        let _nothing_leaves = self.inject(side, &frame);
+        let _nothing_leaves = self.inject(side, &arp(1, [0xff; 6], ip, Ipv4Addr::new(192, 0, 2, 1)));
+    }
+
+    /// The hosts answer for themselves.
+    fn answer(&mut self, question: &Left) {
+        let frame = &question.frame;
+        if be16(frame, 12) != 0x0806 || be16(frame, ETH + 6) != 1 {
+            return;
+        }
+        let asked = Ipv4Addr::new(frame[ETH + 24], frame[ETH + 25], frame[ETH + 26], frame[ETH + 27]);
+        let lives_here = match question.side {
+            Side::Inside => BACKENDS.contains(&asked),
+            Side::Outside => asked == UPSTREAM,
+        };
+        if lives_here {
+            let asker: [u8; 6] = frame[6..12].try_into().expect("six bytes");
+            let mut reply = arp(2, asker, asked, Ipv4Addr::new(192, 0, 2, 1));
+            let words = self.words();
+            self.worker.handle_frame(self.now_ns, &words, question.side, &FrameMeta::default(), &mut reply);
+        }
     }
 
     /// Hands in a frame. Returns all that left for it, in order.
@@ -158,7 +179,9 @@ impl Bed {
         let mut frame = Vec::new();
         loop {
             if let Some((side, _, authority)) = self.worker.poll_frame(self.now_ns, &words, &mut frame) {
-                left.push(Left { side, frame: frame.clone(), authority });
+                let one = Left { side, frame: frame.clone(), authority };
+                self.answer(&one);
+                left.push(one);
             } else if let Some(output) = self.worker.poll_output(self.now_ns, &words) {
                 if let WorkerOutput::Propose { entry, .. } = output {
                     self.commit(entry);
@@ -168,6 +191,19 @@ impl Bed {
             }
         }
     }
+}
+
+/// A question (1) or an answer (2) of the host at `ip`.
+fn arp(operation: u8, to: [u8; 6], ip: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let mut frame = to.to_vec();
+    frame.extend(mac_of(ip));
+    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
+    frame.extend(mac_of(ip));
+    frame.extend(ip.octets());
+    frame.extend(if operation == 1 { [0; 6] } else { to });
+    frame.extend(target.octets());
+    frame.resize(60, 0);
+    frame
 }
 
 fn snapshot() -> Snapshot {

@@ -22,7 +22,7 @@ fn is_inside(ip: std::net::Ipv4Addr) -> bool {
 
 /// Checks a frame that left by itself, without knowing what came in.
 fn check(left: &Left) -> Result<(), String> {
-    if be16(&left.frame, 12) == 0x0806 {
+    if left.is_arp() {
         return Ok(());
     }
     if !matches!(left.authority, Authority::Lease { .. }) || left.frame[6..12] != Mac::of_shard(SHARD).0 {
