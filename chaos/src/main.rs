@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use qnat_chaos::drill::{self, DrillArgs};
+use qnat_chaos::mutants::{self, MutantsArgs};
 use qnat_chaos::sim::{self, SimArgs};
 
 #[derive(Debug, Parser)]
@@ -19,11 +20,14 @@ enum Command {
     Drill(DrillArgs),
     /// Whole clusters in virtual time, one per seed.
     Sim(SimArgs),
+    /// Whether the simulator finds planted holes.
+    Mutants(MutantsArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Drill(args) => drill::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Mutants(args) => mutants::run(&args),
     }
 }

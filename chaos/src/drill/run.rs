@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use qnat::lab::{Host, topology::Network};
 
 use super::canary::{self, Download, Idle, Kind, Stream};
@@ -181,10 +181,10 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     let handover = if fault == Fault::StopOwner { Handover::Graceful } else { Handover::Abrupt };
     let scene = Scene { owner, shard: u16::try_from(shard)?, began_ns, sure_ns: nanos(sure)?, end_ns, handover };
     let emissions = judge::emissions(&emitted, &before, scene);
-    ensure!(
-        emissions.owner_sent_before > 0,
-        "the captures saw nothing of n{owner} before the fault: they prove nothing"
-    );
+    if emissions.owner_sent_before == 0 {
+        let seen: Vec<String> = emitted.iter().map(|one| one.summary(began_ns)).collect();
+        bail!("the captures saw nothing of n{owner} before the fault: they prove nothing ({})", seen.join("; "));
+    }
     ensure!(
         !arrived.is_empty() && !dump.is_empty(),
         "nothing arrived outside, or no mapping is known: nothing is proved"

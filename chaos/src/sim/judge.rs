@@ -1,95 +1,213 @@
-//! What must hold, checked on everything that leaves a simulated member and on its tables.
+//! The invariants of one run, fed with everything that happens in it.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
-use engine::ids::{NodeId, ShardId};
+use control::shards::Origin;
+use control::state::State;
+use engine::LeaseWords;
+use engine::event::{Authority, GroupEvent};
+use engine::ids::{Incarnation, NodeId, ShardId, Side, VnetId};
+use engine::record::{Addr, Endpoint, InsideKey, PublicKey};
+use engine::status::FlowView;
+use engine::wire::IpPacket;
+use engine::worker::Worker;
 
 use super::node::Node;
-use super::traffic::Seen;
+use super::traffic::Tag;
+use crate::invariants::committed::Committed;
+use crate::invariants::{
+    Check, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered, i08_vmac,
+    i13_i14_clean_frames, i22_equal_tables, i23_one_leader, i31_redundancy, i38_new_life, i39_right_backend,
+};
 
-/// All that the invariants remember.
-#[derive(Debug, Default)]
+/// V of the default settings, which no run changes.
+const VOTE_MS: u64 = 50;
+/// An answer that was under way for longer may find its port in other hands: no hold is shorter than V and 1 s.
+const ANSWER_AGE_MAX_NS: u64 = 1_000_000_000;
+
+/// See the module.
+#[derive(Debug)]
 pub(super) struct Judge {
-    /// Public address and port towards the one remote, and the flow that first left under it.
-    public: BTreeMap<(Ipv4Addr, u16), u32>,
-    flows: BTreeMap<u32, (Ipv4Addr, u16)>,
-    leaders: BTreeMap<(ShardId, u64), NodeId>,
-    vmac_term: BTreeMap<ShardId, u64>,
-    hashes: BTreeMap<(ShardId, u32, u64), u64>,
-    incarnations: BTreeMap<NodeId, u64>,
+    committed: Committed,
+    vmac: i08_vmac::VmacTerms,
+    leaders: i23_one_leader::Leaders,
+    hashes: i22_equal_tables::Hashes,
+    redundancy: i31_redundancy::Redundancy,
+    lives: i38_new_life::Lives,
+    /// Epoch and index of each node's replica, as its events say.
+    at: BTreeMap<(NodeId, ShardId), (u32, u64)>,
+    pub(super) elections: u64,
+    pub(super) recreations: u64,
 }
 
 impl Judge {
-    pub(super) fn mappings(&self) -> u64 {
-        self.flows.len() as u64
-    }
-
-    /// I1, I6, I10, I11, I13: in a run shorter than any idle timeout and hold, a flow that ever left under a public port
-    /// keeps it, and nobody else ever gets that port towards the same remote. A mapping that left uncommitted would be
-    /// forgotten by a failover and break this.
-    pub(super) fn outside(&mut self, seen: &Seen) -> Result<(), String> {
-        let key = (seen.src, seen.sport);
-        if seen.src.octets()[0] == 10 {
-            return Err(format!("I13: inside address {} outside", seen.src));
-        }
-        if let Some(other) = self.public.insert(key, seen.tag).filter(|other| *other != seen.tag) {
-            return Err(format!("I1: flows {other:#x} and {:#x} both left as {}:{}", seen.tag, seen.src, seen.sport));
-        }
-        if let Some(was) = self.flows.insert(seen.tag, key).filter(|was| *was != key) {
-            return Err(format!("I10: flow {:#x} left as {}:{}, then as {}:{}", seen.tag, was.0, was.1, key.0, key.1));
-        }
-        Ok(())
-    }
-
-    /// I3: the port lies in the lease of the backend that the tag names.
-    pub(super) fn leased(node: &Node, seen: &Seen, backend: Ipv4Addr) -> Result<(), String> {
-        let Some(view) = node.flow.as_ref().map(qnat::member::flow_member::FlowMember::view) else { return Ok(()) };
-        let snapshot = &view.snapshot;
-        let entry = snapshot.backends.values().find(|b| b.ip == backend);
-        let fits = entry.is_some_and(|b| {
-            b.lease.iter().any(|block| {
-                block.contains(seen.sport) && snapshot.frontends.get(&block.frontend).is_some_and(|f| f.ip == seen.src)
-            })
-        });
-        if fits { Ok(()) } else { Err(format!("I3: {backend} left as {}:{}", seen.src, seen.sport)) }
-    }
-
-    /// I8, M1: nobody sends from a shard's vMAC in an older term than somebody did before.
-    pub(super) fn vmac(&mut self, shard: ShardId, term: u64, node: NodeId) -> Result<(), String> {
-        let newest = self.vmac_term.entry(shard).or_insert(term);
-        if term < *newest {
-            return Err(format!("I8: node {node} sent from shard {shard}'s vMAC in term {term} after {newest}"));
-        }
-        *newest = term;
-        Ok(())
-    }
-
-    /// I23.
-    pub(super) fn leads(&mut self, shard: ShardId, term: u64, node: NodeId) -> Result<(), String> {
-        match self.leaders.insert((shard, term), node).filter(|other| *other != node) {
-            Some(other) => Err(format!("I23: nodes {other} and {node} lead shard {shard} in term {term}")),
-            None => Ok(()),
+    pub(super) fn new() -> Self {
+        Self {
+            committed: Committed::new(VOTE_MS),
+            vmac: i08_vmac::VmacTerms::default(),
+            leaders: i23_one_leader::Leaders::default(),
+            hashes: i22_equal_tables::Hashes::default(),
+            redundancy: i31_redundancy::Redundancy::default(),
+            lives: i38_new_life::Lives::default(),
+            at: BTreeMap::new(),
+            elections: 0,
+            recreations: 0,
         }
     }
 
-    /// I4, I22, I38 on a member's state.
-    pub(super) fn state(&mut self, node: &Node) -> Result<(), String> {
-        node.control.state().check().map_err(|broken| format!("I4: control state of node {}: {broken:?}", node.id))?;
-        if let Some(life) = node.control.incarnation() {
-            let before = self.incarnations.insert(node.id, life.0).unwrap_or(0);
-            if life.0 < before {
-                return Err(format!("I38: node {} came back as {life}, before it was {before}", node.id));
+    pub(super) const fn mappings(&self) -> u64 {
+        self.committed.opened()
+    }
+
+    /// A majority of the shard's replicas died: what only they held may be gone (N4).
+    pub(super) fn majority_lost(&mut self, shard: ShardId) {
+        self.committed.majority_lost(shard);
+        self.hashes.forget(shard);
+    }
+
+    /// What the flow half of a node tells its worker.
+    pub(super) fn event(
+        &mut self,
+        now_ns: u64,
+        (node, life): (NodeId, Incarnation),
+        newest: &State,
+        event: &GroupEvent,
+    ) -> Check {
+        match event {
+            GroupEvent::Opened { shard, epoch, index } => {
+                self.at.insert((node, *shard), (*epoch, index.0));
+                self.committed.began(*shard, *epoch)
+            }
+            GroupEvent::Loaded { shard, base, .. } => {
+                self.at.entry((node, *shard)).or_default().1 = base.0;
+                Ok(())
+            }
+            GroupEvent::Reopened { shard, epoch, control_index } => {
+                self.recreations += 1;
+                // Somebody who is neither gone nor sealed may hold more: that is declared, and waited for (N4).
+                let origin = newest.shards().get(shard).map(|entry| &entry.origin);
+                if matches!(origin, Some(Origin::Recreated { wait_ms, .. }) if *wait_ms > 0) {
+                    self.majority_lost(*shard);
+                }
+                let at = self.at.entry((node, *shard)).or_default();
+                at.0 = *epoch;
+                self.committed.continued(*shard, *epoch, at.1, *control_index)
+            }
+            GroupEvent::Committed { shard, index, term, entry } => {
+                let at = self.at.entry((node, *shard)).or_default();
+                at.1 = index.0;
+                self.committed.applied(now_ns, (*shard, at.0), index.0, *term, entry)
+            }
+            GroupEvent::Leading { shard, term } => {
+                self.elections += 1;
+                self.leaders.check(*shard, *term, life)
+            }
+            GroupEvent::Dropped { .. }
+            | GroupEvent::Following { .. }
+            | GroupEvent::Owner { .. }
+            | GroupEvent::Refused { .. }
+            | GroupEvent::Scan { .. }
+            | GroupEvent::Load { .. } => Ok(()),
+        }
+    }
+
+    /// A frame from a virtual MAC leaves `node`.
+    pub(super) fn vmac(&mut self, shard: ShardId, node: &Node, now_ns: u64) -> Check {
+        self.vmac.check(shard, node.id, node.words.word(shard), now_ns)
+    }
+
+    /// A translated packet leaves.
+    pub(super) fn translated(
+        &self,
+        (node, now_ns): (&Node, u64),
+        newest: &State,
+        (side, authority): (Side, Authority),
+        packet: &IpPacket,
+        tag: &Tag,
+    ) -> Check {
+        if let Authority::Grace { shard } = authority {
+            i08_vmac::orphan(shard, node.id, node.words.word(shard), now_ns)?;
+        }
+        match side {
+            Side::Outside => self.outside(newest, packet, tag),
+            Side::Inside => {
+                let world_ns = now_ns.saturating_sub(node.local(0).ns);
+                if world_ns.saturating_sub(tag.sent_ns) > ANSWER_AGE_MAX_NS {
+                    return Ok(());
+                }
+                i39_right_backend::check((tag.ip, tag.port), (packet.dst, packet.dst_port))
             }
         }
+    }
+
+    fn outside(&self, newest: &State, packet: &IpPacket, tag: &Tag) -> Check {
+        i13_i14_clean_frames::outside(packet)?;
+        i03_within_lease::check(newest, tag.ip, (packet.src, packet.src_port))?;
+        let frontends = &newest.allocation().frontends;
+        let frontend = frontends.iter().find(|(_, frontend)| frontend.ip == packet.src);
+        // I3 has found it.
+        let Some((id, frontend)) = frontend else { return Ok(()) };
+        let end = |ip, port| Endpoint { addr: Addr::from(ip), port };
+        let public = PublicKey {
+            proto: packet.proto,
+            frontend: *id,
+            port: packet.src_port,
+            remote: end(packet.dst, packet.dst_port),
+        };
+        let inside = InsideKey { vnet: VnetId(1), endpoint: end(tag.ip, tag.port) };
+        i06_i10_i11_covered::check(&self.committed, frontend.shard, &public, inside)
+    }
+
+    /// I31, I38 on a member.
+    pub(super) fn membership(&mut self, node: &Node, start: u64, now_ns: u64) -> Check {
+        let Some(life) = node.control.incarnation() else { return Ok(()) };
+        self.lives.check(node.id, start, life)?;
+        let Some(flow) = &node.flow else { return Ok(()) };
+        let specs = &flow.view().specs;
+        for status in flow.status(node.local(now_ns).ns) {
+            let wanted = specs.iter().find(|spec| spec.group == status.group).map_or(0, |spec| spec.members.len());
+            self.redundancy.check(consensus::event::Incarnation(life.0), &status, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// I4, I22 on a member's state.
+    pub(super) fn state(&mut self, node: &Node) -> Check {
+        i04_leases_disjoint::check(node.control.state())?;
         let Some(worker) = &node.worker else { return Ok(()) };
         for status in worker.shard_status() {
-            let Some(hash) = worker.state_hash(status.shard) else { continue };
-            let at = (status.shard, status.epoch, status.applied.0);
-            if self.hashes.insert(at, hash).is_some_and(|other| other != hash) {
-                return Err(format!("I22: shard {} epoch {} index {}: tables differ", at.0, at.1, at.2));
+            if let Some(hash) = worker.state_hash(status.shard) {
+                self.hashes.check(&status, hash)?;
             }
         }
         Ok(())
     }
+
+    /// I1, I3, I10 on the tables of all owners.
+    pub(super) fn owners<'a>(&self, nodes: impl Iterator<Item = &'a Node>, newest: &State, now_ns: u64) -> Check {
+        let mut flows: Vec<FlowView> = Vec::new();
+        for node in nodes {
+            let Some(worker) = &node.worker else { continue };
+            for status in worker.shard_status().iter().filter(|status| serves(worker, node, now_ns, status.shard)) {
+                flows.extend(worker.dump_flows(node.local(now_ns).ns, Some(status.shard), usize::MAX));
+            }
+        }
+        i01_unique_mappings::check(flows.iter())?;
+        for flow in &flows {
+            if let (engine::status::FlowState::Live, Some(public), Some(inside)) =
+                (flow.state, flow.public.1, flow.inside.endpoint.addr.ipv4())
+            {
+                i03_within_lease::check(newest, inside, (public, flow.public.2))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether this node is the shard's owner at this moment, by its own word.
+fn serves(worker: &Worker, node: &Node, now_ns: u64, shard: ShardId) -> bool {
+    let word = node.words.word(shard);
+    let status = worker.shard_status().into_iter().find(|status| status.shard == shard);
+    status.is_some_and(|status| status.serving == Some(Ok(())) && status.leading == Some(word.term))
+        && node.local(now_ns).ns < word.lease_until_ns
 }

@@ -1,14 +1,21 @@
 //! The seeded simulator: whole clusters in virtual time, running the very code of `engine`, `control`, `consensus` and of
 //! the member that joins them. One seed draws every parameter; a failing seed prints itself and replays exactly.
 
+mod declared;
+mod faults;
 mod judge;
+mod load;
+mod network;
 mod node;
+mod params;
 mod traffic;
 mod world;
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Result;
 
@@ -26,9 +33,30 @@ pub struct SimArgs {
     /// Run each seed twice and compare the traces.
     #[arg(long)]
     pub twice: bool,
+    /// End with the first violation.
+    #[arg(long)]
+    pub first: bool,
     /// Threads.
     #[arg(long, default_value_t = 2)]
     pub threads: u64,
+}
+
+thread_local! {
+    static RUNNING: Cell<u64> = const { Cell::new(0) };
+}
+
+fn said(seed: u64, violation: &str) {
+    // A verdict that nobody can read is no verdict, and the exit code still tells.
+    let _ = writeln!(std::io::stdout(), "seed {seed}: {violation}");
+}
+
+/// An assertion of the product ends the process (`panic = "abort"`); the seed has to be known all the same.
+fn name_seed_in_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        said(RUNNING.get(), &format!("panic: {info}").replace('\n', " "));
+        before(info);
+    }));
 }
 
 /// Runs the seeds; exit code 1 if any failed.
@@ -36,8 +64,10 @@ pub struct SimArgs {
 /// # Errors
 /// If the verdict cannot be written.
 pub fn run(args: &SimArgs) -> Result<ExitCode> {
+    name_seed_in_panics();
     let next = AtomicU64::new(args.from);
     let end = args.from + args.seeds;
+    let found = AtomicBool::new(false);
     let outcomes: Vec<Vec<Outcome>> = std::thread::scope(|scope| {
         let work = || {
             let mut mine = Vec::new();
@@ -46,9 +76,18 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
                 if seed >= end {
                     return mine;
                 }
+                if args.first && found.load(Ordering::Relaxed) {
+                    return mine;
+                }
+                RUNNING.set(seed);
                 let mut outcome = run_seed(seed);
                 if args.twice && run_seed(seed).trace != outcome.trace {
                     outcome.violation.get_or_insert_with(|| "the second run of the seed went another way".to_owned());
+                }
+                if let Some(violation) = &outcome.violation {
+                    // At once: a later seed may end the process.
+                    said(seed, violation);
+                    found.store(true, Ordering::Relaxed);
                 }
                 mine.push(outcome);
             }
@@ -59,18 +98,18 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
     let outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
     let mut out = std::io::stdout();
     let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.violation.is_some()).collect();
-    for outcome in &failed {
-        writeln!(out, "seed {}: {}", outcome.seed, outcome.violation.as_deref().unwrap_or_default())?;
-    }
     let sum = |f: fn(&Outcome) -> u64| outcomes.iter().map(f).sum::<u64>();
+    let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
+    for (fault, count) in outcomes.iter().flat_map(|outcome| &outcome.faults) {
+        *faults.entry(*fault).or_insert(0) += count;
+    }
+    writeln!(out, "faults: {}: {faults:?}", faults.values().sum::<u64>())?;
     writeln!(
         out,
-        "{} seeds: {} crashes, {} pauses, {} cuts, {} elections, {} frames outside, {} mappings, {} violations",
+        "{} seeds: {} elections, {} epochs anew, {} packets outside, {} mappings, {} violations",
         outcomes.len(),
-        sum(|o| o.crashes),
-        sum(|o| o.pauses),
-        sum(|o| o.cuts),
         sum(|o| o.elections),
+        sum(|o| o.recreations),
         sum(|o| o.emitted),
         sum(|o| o.mappings),
         failed.len()

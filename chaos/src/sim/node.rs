@@ -1,4 +1,5 @@
-//! One simulated member: the control half, the flow half and the worker, driven as the daemon drives them.
+//! One simulated member: the control half, the flow half and the worker, each a thread of its own as in the daemon, with
+//! rings between them. A thread can be held up for itself, so that a batch or a verdict waits between two of them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,15 +8,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use consensus::control_group::ControlTiming;
 use consensus::storage::memory::MemoryStore;
+use control::command::CommandBody;
 use engine::LeaseWords;
-use engine::event::{Authority, GroupEvent, Verdict};
-use engine::ids::{LeaseWord, Mac, NodeId, ShardId, Side, VnetId};
+use engine::event::{Authority, GroupEvent, Verdict, WorkerOutput};
+use engine::ids::{Incarnation, LeaseWord, Mac, NodeId, ShardId, Side, VnetId};
 use engine::wire::FrameMeta;
 use engine::worker::Worker;
 use qnat::member::control_member::{ControlMember, ControlOut, Identity, Now};
-use qnat::member::flow_member::{FlowMember, FlowOut, WorkerInput};
+use qnat::member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
 use qnat::member::frame::CHANNEL_CONTROL;
 use qnat::member::view::View;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+const MS: u64 = 1_000_000;
+/// How often the daemon's control actor ticks.
+const CONTROL_TICK_NS: u64 = 10 * MS;
+/// How often its flow actor does.
+const FLOW_TICK_NS: u64 = MS;
 
 /// Lease words of one process.
 #[derive(Debug, Default)]
@@ -32,7 +42,46 @@ impl LeaseWords for Words {
 pub(super) enum Deed {
     Send { to: NodeId, channel: u32, bytes: Bytes },
     Frame { side: Side, authority: Authority, frame: Vec<u8> },
-    Leads { shard: ShardId, term: u64 },
+    Event(GroupEvent),
+    Stopped,
+}
+
+/// The threads of a member.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Thread {
+    Control,
+    Flow,
+    Worker,
+}
+
+#[derive(Debug)]
+enum ToFlow {
+    Peer { from: NodeId, bytes: Bytes },
+    View(Arc<View>, Incarnation),
+    Links(bool),
+    Stop,
+}
+
+/// Bounded in the daemon; here it only delays. What is in it stays in order.
+#[derive(Debug)]
+struct Ring<T>(VecDeque<(u64, T)>);
+
+impl<T> Ring<T> {
+    const fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
+    fn push(&mut self, ready_ns: u64, item: T) {
+        let after = self.0.back().map_or(0, |(ready, _)| *ready);
+        self.0.push_back((ready_ns.max(after), item));
+    }
+
+    fn pop(&mut self, now_ns: u64) -> Option<T> {
+        if self.0.front()?.0 > now_ns {
+            return None;
+        }
+        self.0.pop_front().map(|(_, item)| item)
+    }
 }
 
 /// One life of a member.
@@ -42,9 +91,21 @@ pub(super) struct Node {
     pub(super) flow: Option<FlowMember>,
     pub(super) worker: Option<Worker>,
     pub(super) words: Words,
-    view: Option<Arc<View>>,
+    pub(super) links_up: bool,
+    links_told: Option<bool>,
+    /// This machine's clock runs ahead of the world's by that much.
+    skew_ns: u64,
+    held_up: BTreeMap<Thread, u64>,
+    control_in: Ring<(NodeId, Bytes)>,
+    duties: Ring<ControlDuty>,
+    flow_in: Ring<ToFlow>,
+    inputs: Ring<WorkerInput>,
+    outputs: Ring<WorkerOutput>,
+    frames: Ring<(Side, Vec<u8>)>,
+    next_control_ns: u64,
+    next_flow_ns: u64,
     seed: u64,
-    queue: VecDeque<WorkerInput>,
+    schedule: ChaCha8Rng,
     deeds: Vec<Deed>,
 }
 
@@ -57,8 +118,19 @@ pub(super) fn address(id: NodeId) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(198, 18, 0, u8::try_from(id.0).expect("few nodes")), 7800))
 }
 
+/// What a life starts from.
+pub(super) struct Start {
+    pub(super) id: NodeId,
+    pub(super) nodes: u32,
+    pub(super) store: MemoryStore,
+    pub(super) seed: u64,
+    pub(super) skew_ns: u64,
+    pub(super) schedule: ChaCha8Rng,
+}
+
 impl Node {
-    pub(super) fn start(id: NodeId, nodes: u32, store: MemoryStore, seed: u64, now: Now) -> Result<Self, String> {
+    pub(super) fn start(start: Start, now_ns: u64) -> Result<Self, String> {
+        let Start { id, nodes, store, seed, skew_ns, schedule } = start;
         let (inside_mac, outside_mac) = macs(id);
         let me = Identity {
             node: id,
@@ -68,127 +140,238 @@ impl Node {
             outside_mac,
             peers: (1..=nodes).map(NodeId).collect(),
         };
+        let now = Now { ns: now_ns + skew_ns, unix_ms: now_ns / MS };
         let control = ControlMember::new(me, store, ControlTiming::default(), seed, now).map_err(|e| e.to_string())?;
-        let (words, queue, deeds) = (Words::default(), VecDeque::new(), Vec::new());
-        Ok(Self { id, control, flow: None, worker: None, words, view: None, seed, queue, deeds })
+        Ok(Self {
+            id,
+            control,
+            flow: None,
+            worker: None,
+            words: Words::default(),
+            links_up: true,
+            links_told: None,
+            skew_ns,
+            held_up: BTreeMap::new(),
+            control_in: Ring::new(),
+            duties: Ring::new(),
+            flow_in: Ring::new(),
+            inputs: Ring::new(),
+            outputs: Ring::new(),
+            frames: Ring::new(),
+            next_control_ns: now_ns,
+            next_flow_ns: now_ns,
+            seed,
+            schedule,
+            deeds: Vec::new(),
+        })
     }
 
-    pub(super) fn peer(&mut self, now: Now, from: NodeId, channel: u32, bytes: &Bytes) {
+    pub(super) fn local(&self, now_ns: u64) -> Now {
+        Now { ns: now_ns + self.skew_ns, unix_ms: now_ns / MS }
+    }
+
+    pub(super) fn hold_up(&mut self, thread: Thread, until_ns: u64) {
+        let until = self.held_up.entry(thread).or_insert(0);
+        *until = (*until).max(until_ns);
+    }
+
+    /// The worker has composed its next outputs and is descheduled before it hands them over.
+    pub(super) fn hold_up_outputs(&mut self, until_ns: u64) {
+        for (ready, _) in &mut self.outputs.0 {
+            *ready = (*ready).max(until_ns);
+        }
+        self.hold_up(Thread::Worker, until_ns);
+    }
+
+    fn runs(&self, thread: Thread, now_ns: u64) -> bool {
+        self.held_up.get(&thread).is_none_or(|until| now_ns >= *until)
+    }
+
+    /// A thread takes a moment to wake up, now and then.
+    fn ready(&mut self, now_ns: u64) -> u64 {
+        if self.schedule.random_bool(0.01) { now_ns + self.schedule.random_range(0..3 * MS) } else { now_ns }
+    }
+
+    pub(super) fn peer(&mut self, now_ns: u64, from: NodeId, channel: u32, bytes: Bytes) {
+        let ready = self.ready(now_ns);
         if channel == CHANNEL_CONTROL {
-            self.control.handle_peer(now, from, bytes);
-        } else if let Some(flow) = &mut self.flow {
-            flow.handle_peer(now.ns, from, bytes);
+            self.control_in.push(ready, (from, bytes));
+        } else {
+            self.flow_in.push(ready, ToFlow::Peer { from, bytes });
         }
     }
 
-    pub(super) fn frame(&mut self, now_ns: u64, side: Side, mut frame: Vec<u8>) {
-        let Some(worker) = &mut self.worker else { return };
-        let verdict = worker.handle_frame(now_ns, &self.words, side, &FrameMeta::default(), &mut frame);
-        if let Verdict::Transmit { side, authority } = verdict {
-            self.deeds.push(Deed::Frame { side, authority, frame });
+    pub(super) fn frame(&mut self, now_ns: u64, side: Side, frame: Vec<u8>) {
+        // A receive queue is finite.
+        if self.links_up && self.frames.0.len() < 512 {
+            self.frames.push(now_ns, (side, frame));
         }
     }
 
-    pub(super) fn tick(&mut self, now: Now) {
-        self.control.tick(now);
-        if let Some(flow) = &mut self.flow {
-            flow.tick(now.ns);
-        }
-        if let Some(worker) = &mut self.worker
-            && now.ns >= worker.next_timer_ns()
-        {
-            worker.handle_timers(now.ns, &self.words);
-        }
+    pub(super) fn submit(&mut self, now_ns: u64, body: CommandBody) {
+        let now = self.local(now_ns);
+        self.control.submit(now, 1, body);
     }
 
-    /// Performs everything that is to be done now; what concerns the world comes back.
-    pub(super) fn settle(&mut self, now: Now) -> Result<Vec<Deed>, String> {
+    /// The graceful stop's second half: the token is held, leaderships go (N3).
+    pub(super) fn stop(&mut self, now_ns: u64) {
+        let now = self.local(now_ns);
+        self.control.stop(now);
+        self.flow_in.push(now_ns, ToFlow::Stop);
+    }
+
+    /// Everything that is to be done now; what concerns the world comes back.
+    pub(super) fn run(&mut self, now_ns: u64) -> Result<Vec<Deed>, String> {
         loop {
-            let before = self.deeds.len();
-            let busy = self.settle_control(now)? | self.settle_flow(now) | self.settle_worker(now);
-            if !busy && before == self.deeds.len() {
+            let mut busy = false;
+            if self.runs(Thread::Control, now_ns) {
+                busy |= self.control_turn(now_ns)?;
+            }
+            if self.runs(Thread::Flow, now_ns) {
+                busy |= self.flow_turn(now_ns);
+            }
+            if self.runs(Thread::Worker, now_ns) {
+                busy |= self.worker_turn(now_ns);
+            }
+            if !busy {
                 return Ok(std::mem::take(&mut self.deeds));
             }
         }
     }
 
-    fn settle_control(&mut self, now: Now) -> Result<bool, String> {
+    fn control_turn(&mut self, now_ns: u64) -> Result<bool, String> {
+        let now = self.local(now_ns);
         let mut busy = false;
+        while let Some((from, bytes)) = self.control_in.pop(now_ns) {
+            self.control.handle_peer(now, from, &bytes);
+            busy = true;
+        }
+        while let Some(duty) = self.duties.pop(now_ns) {
+            self.control.handle_duty(now, duty);
+            busy = true;
+        }
+        if now_ns >= self.next_control_ns {
+            self.next_control_ns = now_ns + CONTROL_TICK_NS;
+            self.control.tick(now);
+        }
         while let Some(out) = self.control.poll(now) {
             busy = true;
             match out {
                 ControlOut::Send { to, frame } => {
                     self.deeds.push(Deed::Send { to, channel: CHANNEL_CONTROL, bytes: frame });
                 }
-                ControlOut::View(view) => self.view = Some(view),
+                ControlOut::View(view) => {
+                    if let Some(me) = self.control.incarnation().filter(|me| view.node_of.contains_key(me)) {
+                        let ready = self.ready(now_ns);
+                        self.flow_in.push(ready, ToFlow::View(view, me));
+                    }
+                }
                 ControlOut::Registered(_) | ControlOut::Done { .. } => {}
                 ControlOut::StoreFailed { reason } => return Err(format!("store of node {}: {reason}", self.id)),
             }
         }
-        let Some(view) = self.view.take() else { return Ok(busy) };
-        match (&mut self.flow, self.control.incarnation()) {
-            (Some(flow), _) => flow.handle_view(now.ns, view),
-            (None, Some(me)) if view.node_of.contains_key(&me) => {
-                self.flow = Some(FlowMember::new(me, view, self.seed, now.ns));
-                let mut worker = Worker::new(me, self.id, VnetId(1), self.seed);
-                worker.set_links(now.ns, true);
-                self.worker = Some(worker);
-            }
-            (None, _) => self.view = Some(view).filter(|_| false),
-        }
-        Ok(true)
+        Ok(busy)
     }
 
-    fn settle_flow(&mut self, now: Now) -> bool {
-        let Some(flow) = &mut self.flow else { return false };
+    fn flow_turn(&mut self, now_ns: u64) -> bool {
+        let now = self.local(now_ns);
         let mut busy = false;
-        while let Some(out) = flow.poll(now.ns) {
+        while let Some(input) = self.flow_in.pop(now_ns) {
+            busy = true;
+            match (input, &mut self.flow) {
+                (ToFlow::Peer { from, bytes }, Some(flow)) => flow.handle_peer(now.ns, from, &bytes),
+                (ToFlow::View(view, _), Some(flow)) => flow.handle_view(now.ns, view),
+                (ToFlow::View(view, me), None) => {
+                    self.flow = Some(FlowMember::new(me, view, self.seed, now.ns));
+                    self.worker = Some(Worker::new(me, self.id, VnetId(1), self.seed));
+                }
+                (ToFlow::Links(up), Some(flow)) => flow.set_links(now.ns, up),
+                (ToFlow::Stop, Some(flow)) => flow.stop(now.ns),
+                (ToFlow::Stop, None) => self.deeds.push(Deed::Stopped),
+                (ToFlow::Peer { .. } | ToFlow::Links(_), None) => {}
+            }
+            self.route(now_ns);
+        }
+        while let Some(output) = self.outputs.pop(now_ns) {
+            busy = true;
+            let duty = self.flow.as_mut().and_then(|flow| flow.handle_worker(now.ns, output));
+            if let Some(duty) = duty {
+                self.duties.push(now_ns, duty);
+            }
+            self.route(now_ns);
+        }
+        if now_ns >= self.next_flow_ns {
+            self.next_flow_ns = now_ns + FLOW_TICK_NS;
+            if let Some(flow) = &mut self.flow {
+                flow.tick(now.ns);
+            }
+        }
+        busy | self.route(now_ns)
+    }
+
+    fn route(&mut self, now_ns: u64) -> bool {
+        let now = self.local(now_ns);
+        let mut busy = false;
+        while let Some(out) = self.flow.as_mut().and_then(|flow| flow.poll(now.ns)) {
             busy = true;
             match out {
                 FlowOut::Send { to, channel, frame } => {
                     self.deeds.push(Deed::Send { to, channel, bytes: frame });
                 }
-                // Its own channel space: the highest bit.
+                // A channel space of its own: a high bit.
                 FlowOut::SendBulk { to, channel, frame } => {
                     self.deeds.push(Deed::Send { to, channel: channel | 1 << 30, bytes: frame });
                 }
                 FlowOut::Word { shard, word } => {
                     self.words.0.insert(shard, word);
                 }
-                FlowOut::Worker(input) => self.queue.push_back(input),
-                FlowOut::Control(duty) => self.control.handle_duty(now, duty),
+                FlowOut::Worker(input) => {
+                    if let WorkerInput::Event(event) = &input {
+                        self.deeds.push(Deed::Event(event.clone()));
+                    }
+                    let ready = self.ready(now_ns);
+                    self.inputs.push(ready, input);
+                }
+                FlowOut::Control(ControlDuty::Stopped { .. }) => self.deeds.push(Deed::Stopped),
+                FlowOut::Control(duty) => self.duties.push(now_ns, duty),
             }
         }
         busy
     }
 
-    fn settle_worker(&mut self, now: Now) -> bool {
-        let (Some(worker), Some(flow)) = (&mut self.worker, &mut self.flow) else { return false };
+    /// One turn of the worker's loop, in the daemon's order.
+    fn worker_turn(&mut self, now_ns: u64) -> bool {
+        let now = self.local(now_ns);
+        let ready = self.ready(now_ns);
+        let Some(worker) = &mut self.worker else { return false };
         let mut busy = false;
-        while let Some(input) = self.queue.pop_front() {
+        while let Some(input) = self.inputs.pop(now_ns) {
             busy = true;
             match input {
-                WorkerInput::Event(event) => {
-                    if let GroupEvent::Leading { shard, term } = event {
-                        self.deeds.push(Deed::Leads { shard, term: term.0 });
-                    }
-                    worker.handle_event(now.ns, &self.words, event);
-                }
+                WorkerInput::Event(event) => worker.handle_event(now.ns, &self.words, event),
                 WorkerInput::Snapshot(snapshot) => {
                     worker.load_snapshot(now.ns, snapshot);
-                    worker.handle_timers(now.ns, &self.words);
                 }
             }
-            let mut buffer = Vec::new();
-            while let Some((side, _, authority)) = worker.poll_frame(now.ns, &self.words, &mut buffer) {
-                self.deeds.push(Deed::Frame { side, authority, frame: buffer.clone() });
+        }
+        if self.links_told != Some(self.links_up) {
+            self.links_told = Some(self.links_up);
+            worker.set_links(now.ns, self.links_up);
+            self.flow_in.push(now_ns, ToFlow::Links(self.links_up));
+        }
+        while let Some((side, mut frame)) = self.frames.pop(now_ns) {
+            busy = true;
+            let verdict = worker.handle_frame(now.ns, &self.words, side, &FrameMeta::default(), &mut frame);
+            if let Verdict::Transmit { side, authority } = verdict {
+                self.deeds.push(Deed::Frame { side, authority, frame });
             }
+        }
+        if now.ns >= worker.next_timer_ns() {
+            worker.handle_timers(now.ns, &self.words);
         }
         while let Some(output) = worker.poll_output(now.ns, &self.words) {
             busy = true;
-            if let Some(duty) = flow.handle_worker(now.ns, output) {
-                self.control.handle_duty(now, duty);
-            }
+            self.outputs.push(ready, output);
         }
         let mut buffer = Vec::new();
         while let Some((side, _, authority)) = worker.poll_frame(now.ns, &self.words, &mut buffer) {

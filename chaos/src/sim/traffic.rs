@@ -1,13 +1,16 @@
-//! Frames of backends and of the remote: UDP over IPv4, and ARP.
+//! Frames of backends and of the remote: UDP, TCP and ICMP echo over IPv4, and ARP. Every packet says in its payload which
+//! backend and port it belongs to.
 
 use std::net::Ipv4Addr;
 
 use engine::ids::Mac;
-use engine::wire::{ArpOp, ArpPacket, build_arp, checksum};
+use engine::wire::checksum;
+use engine::wire::{ArpOp, ArpPacket, IcmpKind, IpPacket, Proto, TcpFlags, build_arp};
 
 /// The remote that answers everything.
 pub(super) const REMOTE: (Ipv4Addr, Mac) = (Ipv4Addr::new(203, 0, 113, 10), Mac([2, 0, 0, 0, 0, 9]));
 const PORT: u16 = 7;
+const PAYLOAD: usize = 16;
 
 /// MAC of a backend.
 pub(super) fn backend_mac(ip: Ipv4Addr) -> Mac {
@@ -15,64 +18,188 @@ pub(super) fn backend_mac(ip: Ipv4Addr) -> Mac {
     Mac([2, 1, a, b, c, d])
 }
 
-/// A UDP frame that carries `tag`.
-pub(super) fn udp(eth: (Mac, Mac), src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), tag: u32) -> Vec<u8> {
-    let mut frame = vec![0; 14 + 20 + 8 + 4];
-    frame[..6].copy_from_slice(&eth.1.0);
-    frame[6..12].copy_from_slice(&eth.0.0);
-    frame[12..14].copy_from_slice(&[8, 0]);
-    let ip = &mut frame[14..34];
-    ip[0] = 0x45;
-    ip[2..4].copy_from_slice(&32_u16.to_be_bytes());
-    ip[8] = 64;
-    ip[9] = 17;
-    ip[12..16].copy_from_slice(&src.0.octets());
-    ip[16..20].copy_from_slice(&dst.0.octets());
-    let sum = !checksum::sum(ip);
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    frame[34..36].copy_from_slice(&src.1.to_be_bytes());
-    frame[36..38].copy_from_slice(&dst.1.to_be_bytes());
-    frame[38..40].copy_from_slice(&12_u16.to_be_bytes());
-    frame[42..46].copy_from_slice(&tag.to_be_bytes());
-    frame
+/// What a packet says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Tag {
+    pub(super) ip: Ipv4Addr,
+    pub(super) port: u16,
+    pub(super) sent_ns: u64,
 }
 
-/// A flow of a backend: the frame that it sends to the remote.
-pub(super) fn outbound(gateway: Mac, ip: Ipv4Addr, port: u16, tag: u32) -> Vec<u8> {
-    udp((backend_mac(ip), gateway), (ip, port), (REMOTE.0, PORT), tag)
-}
-
-/// The remote's answer to a frame.
-pub(super) fn echo(seen: &Seen, to: Mac) -> Vec<u8> {
-    udp((REMOTE.1, to), (REMOTE.0, PORT), (seen.src, seen.sport), seen.tag)
-}
-
-/// What a UDP frame says.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    pub(super) eth_src: Mac,
-    pub(super) src: Ipv4Addr,
-    pub(super) sport: u16,
-    pub(super) dst: Ipv4Addr,
-    pub(super) dport: u16,
-    pub(super) tag: u32,
-}
-
-/// Reads a UDP frame; `None` for anything else.
-pub(super) fn read(frame: &[u8]) -> Option<Seen> {
-    if frame.len() < 46 || frame[12..14] != [8, 0] {
-        return None;
+impl Tag {
+    fn encode(&self) -> [u8; PAYLOAD] {
+        let mut out = [0; PAYLOAD];
+        out[..4].copy_from_slice(&self.ip.octets());
+        out[4..6].copy_from_slice(&self.port.to_be_bytes());
+        out[8..].copy_from_slice(&self.sent_ns.to_be_bytes());
+        out
     }
-    let ip = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
-    let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
-    Some(Seen {
-        eth_src: Mac(frame[6..12].try_into().ok()?),
-        src: ip(26),
-        dst: ip(30),
-        sport: port(34),
-        dport: port(36),
-        tag: u32::from_be_bytes(frame[42..46].try_into().ok()?),
-    })
+
+    /// The last bytes of a packet of ours.
+    pub(super) fn of(frame: &[u8], packet: &IpPacket) -> Option<Self> {
+        let end = usize::from(packet.l3) + usize::from(packet.total_len);
+        let tag = frame.get(end.checked_sub(PAYLOAD)?..end)?;
+        Some(Self {
+            ip: Ipv4Addr::new(tag[0], tag[1], tag[2], tag[3]),
+            port: u16::from_be_bytes([tag[4], tag[5]]),
+            sent_ns: u64::from_be_bytes(tag[8..].try_into().ok()?),
+        })
+    }
+}
+
+/// The transport header of a packet.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Transport {
+    Udp { sport: u16, dport: u16 },
+    Tcp { sport: u16, dport: u16, flags: TcpFlags, seq: u32, ack: u32 },
+    Echo { kind: u8, id: u16 },
+}
+
+/// A frame from `eth.0` and `ip.0` to `eth.1` and `ip.1`.
+pub(super) fn frame(eth: (Mac, Mac), ip: (Ipv4Addr, Ipv4Addr), transport: Transport, tag: &Tag) -> Vec<u8> {
+    let mut l4 = Vec::with_capacity(20 + PAYLOAD);
+    let (number, sum_at) = match transport {
+        Transport::Udp { sport, dport } => {
+            let len = u16::try_from(8 + PAYLOAD).expect("short");
+            for word in [sport, dport, len, 0] {
+                l4.extend_from_slice(&word.to_be_bytes());
+            }
+            (17, 6)
+        }
+        Transport::Tcp { sport, dport, flags, seq, ack } => {
+            l4.extend_from_slice(&sport.to_be_bytes());
+            l4.extend_from_slice(&dport.to_be_bytes());
+            l4.extend_from_slice(&seq.to_be_bytes());
+            l4.extend_from_slice(&ack.to_be_bytes());
+            l4.extend_from_slice(&[0x50, flags.0, 0x20, 0, 0, 0, 0, 0]);
+            (6, 16)
+        }
+        Transport::Echo { kind, id } => {
+            l4.extend_from_slice(&[kind, 0, 0, 0]);
+            l4.extend_from_slice(&id.to_be_bytes());
+            l4.extend_from_slice(&[0, 1]);
+            (1, 2)
+        }
+    };
+    l4.extend_from_slice(&tag.encode());
+    let len = u16::try_from(l4.len()).expect("short");
+    let mut sum = checksum::sum(&l4);
+    if number != 1 {
+        sum = checksum::add(sum, checksum::pseudo_header(ip.0, ip.1, number, len));
+    }
+    l4[sum_at..sum_at + 2].copy_from_slice(&(!sum).to_be_bytes());
+    let mut head = [0; 20];
+    head[0] = 0x45;
+    head[2..4].copy_from_slice(&(20 + len).to_be_bytes());
+    head[8] = 64;
+    head[9] = number;
+    head[12..16].copy_from_slice(&ip.0.octets());
+    head[16..20].copy_from_slice(&ip.1.octets());
+    let sum = !checksum::sum(&head);
+    head[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut out = Vec::with_capacity(14 + 20 + l4.len());
+    out.extend_from_slice(&eth.1.0);
+    out.extend_from_slice(&eth.0.0);
+    out.extend_from_slice(&[8, 0]);
+    out.extend_from_slice(&head);
+    out.extend_from_slice(&l4);
+    out
+}
+
+/// The remote's answer to a packet, if it has one.
+pub(super) fn answer(packet: &IpPacket, tag: &Tag, to: Mac) -> Option<Vec<u8>> {
+    let (sport, dport) = (packet.dst_port, packet.src_port);
+    let transport = match (packet.proto, &packet.tcp, packet.icmp) {
+        (Proto::Udp, _, _) => Transport::Udp { sport, dport },
+        (Proto::Icmp, _, Some(IcmpKind::EchoRequest)) => Transport::Echo { kind: 0, id: packet.src_port },
+        (Proto::Tcp, Some(tcp), _) if !tcp.flags.contains(TcpFlags::RST) => {
+            let syn = tcp.flags.contains(TcpFlags::SYN);
+            let fin = tcp.flags.contains(TcpFlags::FIN);
+            let flags = TcpFlags(
+                TcpFlags::ACK.0 | if syn { TcpFlags::SYN.0 } else { 0 } | if fin { TcpFlags::FIN.0 } else { 0 },
+            );
+            let ack = tcp.seq.wrapping_add(tcp.payload_len).wrapping_add(u32::from(syn) + u32::from(fin));
+            Transport::Tcp { sport, dport, flags, seq: if syn { 1 } else { tcp.ack }, ack }
+        }
+        (Proto::Tcp | Proto::Icmp, _, _) => return None,
+    };
+    Some(frame((REMOTE.1, to), (packet.dst, packet.src), transport, tag))
+}
+
+/// A connection or a stream of datagrams of one backend.
+#[derive(Clone, Debug)]
+pub(super) struct Flow {
+    pub(super) proto: Proto,
+    pub(super) ip: Ipv4Addr,
+    pub(super) port: u16,
+    pub(super) answered: bool,
+    pub(super) over: bool,
+    left: u32,
+    resets: bool,
+    seq: u32,
+    ack: u32,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Opening,
+    Open,
+    Closing,
+}
+
+impl Flow {
+    pub(super) fn new(proto: Proto, ip: Ipv4Addr, port: u16, packets: u32, resets: bool) -> Self {
+        let seq = u32::from(port) << 8;
+        let phase = Phase::Opening;
+        Self { proto, ip, port, answered: false, over: false, left: packets, resets, seq, ack: 0, phase }
+    }
+
+    /// The next packet, to the gateway.
+    pub(super) fn next(&mut self, now_ns: u64, gateway: Mac) -> Vec<u8> {
+        let tag = Tag { ip: self.ip, port: self.port, sent_ns: now_ns };
+        let (sport, dport) = (self.port, PORT);
+        let transport = match self.proto {
+            Proto::Udp => Transport::Udp { sport, dport },
+            Proto::Icmp => Transport::Echo { kind: 8, id: sport },
+            Proto::Tcp => {
+                let flags = match self.phase {
+                    Phase::Opening => TcpFlags::SYN,
+                    Phase::Open if self.left == 0 && self.resets => TcpFlags(TcpFlags::RST.0 | TcpFlags::ACK.0),
+                    Phase::Open if self.left == 0 => TcpFlags(TcpFlags::FIN.0 | TcpFlags::ACK.0),
+                    Phase::Open => TcpFlags::ACK,
+                    Phase::Closing => TcpFlags(TcpFlags::FIN.0 | TcpFlags::ACK.0),
+                };
+                if flags.contains(TcpFlags::FIN) {
+                    self.phase = Phase::Closing;
+                }
+                if flags.contains(TcpFlags::RST) {
+                    self.over = true;
+                }
+                Transport::Tcp { sport, dport, flags, seq: self.seq, ack: self.ack }
+            }
+        };
+        self.left = self.left.saturating_sub(1);
+        if self.proto != Proto::Tcp && self.left == 0 {
+            self.over = true;
+        }
+        frame((backend_mac(self.ip), gateway), (self.ip, REMOTE.0), transport, &tag)
+    }
+
+    /// An answer arrived.
+    pub(super) fn heard(&mut self, packet: &IpPacket) {
+        self.answered = true;
+        let Some(tcp) = &packet.tcp else { return };
+        let (syn, fin) = (tcp.flags.contains(TcpFlags::SYN), tcp.flags.contains(TcpFlags::FIN));
+        let end = tcp.seq.wrapping_add(tcp.payload_len).wrapping_add(u32::from(syn) + u32::from(fin));
+        self.seq = self.seq.max(tcp.ack);
+        self.ack = self.ack.max(end);
+        match self.phase {
+            Phase::Opening if syn => self.phase = Phase::Open,
+            Phase::Closing if fin => self.over = true,
+            Phase::Opening | Phase::Open | Phase::Closing => {}
+        }
+    }
 }
 
 /// The answer of the host that has `ip` to a request for it.

@@ -1,33 +1,49 @@
-//! The world of one seed: members, peers' network, data networks, faults and time.
+//! The world of one seed: members, time, and what is asked of the invariants when. The networks are in `network.rs`, the
+//! faults in `faults.rs`, backends and operator in `load.rs`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::Ipv4Addr;
 
 use bytes::Bytes;
-use consensus::storage::memory::{MemoryStore, PowerLoss};
+use consensus::storage::memory::MemoryStore;
 use consensus::storage::{ClusterId, LogStore};
-use control::command::{CommandBody, Configure};
 use control::registry::{FOUNDER_RAFT_ID, Founder};
+use control::shards::Origin;
 use control::state::State;
-use engine::event::Authority;
 use engine::ids::{Mac, NodeId, ShardId, Side};
-use engine::wire::{FrameMeta, Parsed, parse};
 use engine::worker::Worker;
-use qnat::member::control_member::Now;
-use rand::{Rng, SeedableRng};
+use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use super::declared::Declared;
+use super::faults::Healing;
 use super::judge::Judge;
-use super::node::{Deed, Node, address};
-use super::traffic::{REMOTE, arp_answer, backend_mac, echo, outbound, read};
+use super::network::Arrival;
+use super::node::{Node, Start, address};
+use super::params::{Params, Stream, stream};
+use super::traffic::Flow;
+use crate::invariants::{Violation, i25_new_flows, i27_heals, i29_ports_return};
 
-const MS: u64 = 1_000_000;
-const STEP_NS: u64 = MS / 2;
-const BACKENDS: u8 = 6;
-/// Faults happen until then; after it everything must heal.
-const FAULTS_UNTIL_NS: u64 = 12_000 * MS;
-const END_NS: u64 = 24_000 * MS;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const STEP_NS: u64 = MS / 2;
+const BEGIN_NS: u64 = 1_000 * MS;
+/// When the operator declares the configuration, and when backends begin to send.
+const CONFIGURE_NS: u64 = 1_700 * MS;
+const TRAFFIC_NS: u64 = 2_700 * MS;
+/// Faults begin and no longer begin.
+pub(super) const FAULTS_FROM_NS: u64 = 3_500 * MS;
+pub(super) const FAULTS_UNTIL_NS: u64 = 11_000 * MS;
+/// What healing may take after the last fault has ended (I27), and more where an epoch has to be created anew: the
+/// control group's own failover, an ownerless second, and the waits of N4.
+const HEAL_NS: u64 = 5_000 * MS;
+const RECREATE_NS: u64 = 6_000 * MS;
+/// What the return of ports may take after that: the longest hold, begun anew by a takeover or prolonged by a lowered
+/// value, and 2 s (I29).
+const RETURN_NS: u64 = 8_000 * MS;
+/// New flows that must pass at the end, and how long they may take.
+const CALM_FLOWS: usize = 24;
+const CALM_NS: u64 = 1_000 * MS;
 
 /// What became of a seed.
 #[derive(Clone, Debug)]
@@ -38,60 +54,42 @@ pub struct Outcome {
     pub violation: Option<String>,
     /// Hash of everything that left: equal for equal runs.
     pub trace: u64,
-    /// UDP frames that left outside.
+    /// Translated packets that left outside.
     pub emitted: u64,
-    /// Flows that ever left.
+    /// Mappings that were opened.
     pub mappings: u64,
-    /// Faults and elections.
-    pub crashes: u64,
-    /// As above.
-    pub pauses: u64,
-    /// As above.
-    pub cuts: u64,
-    /// As above.
+    /// Elections of flow groups.
     pub elections: u64,
+    /// Epochs that were created anew.
+    pub recreations: u64,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
 }
 
-enum Arrival {
-    Peer {
-        from: NodeId,
-        channel: u32,
-        bytes: Bytes,
-    },
-    Frame {
-        side: Side,
-        frame: Vec<u8>,
-    },
-    /// A frame that the worker has judged and that waits in front of the wire.
-    Leaving {
-        side: Side,
-        authority: Authority,
-        frame: Vec<u8>,
-    },
-}
-
-struct World {
-    now_ns: u64,
-    nodes: BTreeMap<NodeId, Node>,
-    disks: BTreeMap<NodeId, MemoryStore>,
-    dead_until: BTreeMap<NodeId, u64>,
-    paused_until: BTreeMap<NodeId, u64>,
-    cut_until: BTreeMap<(NodeId, NodeId), u64>,
-    queue: BinaryHeap<Reverse<(u64, u64, NodeId, u32)>>,
-    bodies: BTreeMap<u64, (u64, Arrival)>,
-    lives: BTreeMap<NodeId, u64>,
-    streams: BTreeMap<(NodeId, NodeId, u32), u64>,
-    sequence: u64,
-    switch: BTreeMap<(Side, Mac), NodeId>,
-    homes: BTreeMap<Ipv4Addr, Mac>,
-    network: ChaCha8Rng,
-    faults: ChaCha8Rng,
-    load: ChaCha8Rng,
-    judge: Judge,
-    outcome: Outcome,
-    answered: BTreeSet<u32>,
-    loss: f64,
-    next_fault_ns: u64,
+pub(super) struct World {
+    pub(super) params: Params,
+    pub(super) now_ns: u64,
+    pub(super) nodes: BTreeMap<NodeId, Node>,
+    pub(super) healing: Healing,
+    pub(super) queue: BinaryHeap<Reverse<(u64, u64, NodeId)>>,
+    pub(super) bodies: BTreeMap<u64, (Option<u64>, Arrival)>,
+    /// Starts of each node: messages to a former life of a machine are gone with its connections.
+    pub(super) lives: BTreeMap<NodeId, u64>,
+    pub(super) streams: BTreeMap<(NodeId, NodeId, u32), u64>,
+    pub(super) sequence: u64,
+    pub(super) switch: BTreeMap<(Side, Mac), NodeId>,
+    pub(super) homes: BTreeMap<Ipv4Addr, Mac>,
+    pub(super) network: ChaCha8Rng,
+    pub(super) chance: ChaCha8Rng,
+    pub(super) load: ChaCha8Rng,
+    pub(super) storage: ChaCha8Rng,
+    pub(super) judge: Judge,
+    pub(super) outcome: Outcome,
+    pub(super) declared: Declared,
+    pub(super) wanted: Option<Declared>,
+    pub(super) next_change_ns: u64,
+    pub(super) flows: Vec<Flow>,
+    pub(super) calm: Vec<Flow>,
 }
 
 /// Runs one seed to its end or to the first violation.
@@ -100,37 +98,31 @@ pub fn run_seed(seed: u64) -> Outcome {
     let mut world = World::new(seed);
     let result = world.run();
     world.outcome.mappings = world.judge.mappings();
+    world.outcome.elections = world.judge.elections;
+    world.outcome.recreations = world.judge.recreations;
     world.outcome.violation = result.err().map(|why| format!("at {} ms: {why}", world.now_ns / MS));
     world.outcome
 }
 
 impl World {
     fn new(seed: u64) -> Self {
-        let stream = |n| {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            rng.set_stream(n);
-            rng
-        };
-        let mut faults = stream(2);
-        let loss = if faults.random_bool(0.3) { 0.02 } else { 0.0 };
         let outcome = Outcome {
             seed,
             violation: None,
             trace: seed,
             emitted: 0,
             mappings: 0,
-            crashes: 0,
-            pauses: 0,
-            cuts: 0,
             elections: 0,
+            recreations: 0,
+            faults: BTreeMap::new(),
         };
+        let mut load = stream(seed, Stream::Load);
+        let declared = Declared::draw(&mut load);
         Self {
-            now_ns: 1_000 * MS,
+            params: Params::draw(seed),
+            now_ns: BEGIN_NS,
             nodes: BTreeMap::new(),
-            disks: BTreeMap::new(),
-            dead_until: BTreeMap::new(),
-            paused_until: BTreeMap::new(),
-            cut_until: BTreeMap::new(),
+            healing: Healing::default(),
             queue: BinaryHeap::new(),
             bodies: BTreeMap::new(),
             lives: BTreeMap::new(),
@@ -138,53 +130,90 @@ impl World {
             sequence: 0,
             switch: BTreeMap::new(),
             homes: BTreeMap::new(),
-            network: stream(1),
-            faults,
-            load: stream(3),
-            judge: Judge::default(),
+            network: stream(seed, Stream::Network),
+            chance: stream(seed, Stream::Faults),
+            load,
+            storage: stream(seed, Stream::Storage),
+            judge: Judge::new(),
             outcome,
-            answered: BTreeSet::new(),
-            loss,
-            next_fault_ns: 4_000 * MS,
+            wanted: Some(declared.clone()),
+            declared,
+            next_change_ns: CONFIGURE_NS,
+            flows: Vec::new(),
+            calm: Vec::new(),
         }
     }
 
-    const fn now(&self) -> Now {
-        Now { ns: self.now_ns, unix_ms: self.now_ns / MS }
+    pub(super) fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (1..=self.params.nodes).map(NodeId)
+    }
+
+    /// The newest control state that any living node has applied.
+    pub(super) fn newest(&self) -> &State {
+        let states = self.nodes.values().map(|node| node.control.state());
+        states.max_by_key(|state| state.index()).expect("some node lives")
+    }
+
+    pub(super) fn count(&mut self, fault: &'static str) {
+        *self.outcome.faults.entry(fault).or_insert(0) += 1;
     }
 
     fn run(&mut self) -> Result<(), String> {
         self.found()?;
-        let mut configured = false;
-        while self.now_ns < END_NS {
-            self.now_ns += STEP_NS;
-            self.deliver()?;
-            let now = self.now();
-            let ids: Vec<NodeId> = self.nodes.keys().copied().filter(|id| !self.paused(*id)).collect();
-            for id in &ids {
-                if let Some(node) = self.nodes.get_mut(id) {
-                    node.tick(now);
-                }
-                self.settle(*id)?;
-            }
-            if !configured && self.now_ns > 2_000 * MS {
-                configured = self.configure();
-            }
-            if self.now_ns > 3_500 * MS {
-                self.traffic();
-            }
+        while self.now_ns < FAULTS_UNTIL_NS || !self.faults_are_over() {
+            self.step()?;
+            self.operate();
             self.fault()?;
-            if self.now_ns % (100 * MS) < STEP_NS {
-                for node in self.nodes.values() {
-                    self.judge.state(node)?;
-                }
+        }
+        let allowed = HEAL_NS + if self.judge.recreations > 0 { RECREATE_NS } else { 0 };
+        let until = self.now_ns + allowed;
+        while let Some(unwell) = self.unwell() {
+            i27_heals::check((self.now_ns >= until).then_some(&unwell), allowed / MS).map_err(said)?;
+            for _ in 0..100 {
+                self.step()?;
             }
         }
-        self.healed()
+        let healed_ns = self.now_ns;
+        while self.declared.expires() && !self.newest().allocation().drains.is_empty() {
+            let waited_ms = (self.now_ns - healed_ns) / MS;
+            i29_ports_return::check(self.newest(), waited_ms, RETURN_NS / MS).map_err(said)?;
+            self.step()?;
+        }
+        self.begin_calm_flows(CALM_FLOWS);
+        let until = self.now_ns + CALM_NS;
+        while self.now_ns < until {
+            self.step()?;
+        }
+        let answered = self.calm.iter().filter(|flow| flow.answered).count();
+        i25_new_flows::check(self.calm.len(), answered).map_err(said)
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        self.now_ns += STEP_NS;
+        self.deliver()?;
+        for id in self.ids() {
+            self.settle(id)?;
+        }
+        if self.now_ns > TRAFFIC_NS {
+            self.traffic();
+        }
+        if self.now_ns.is_multiple_of(10 * MS) {
+            for (id, node) in &self.nodes {
+                let start = self.lives.get(id).copied().unwrap_or(0);
+                self.judge.membership(node, start, self.now_ns).map_err(said)?;
+            }
+        }
+        if self.now_ns.is_multiple_of(100 * MS) {
+            for node in self.nodes.values() {
+                self.judge.state(node).map_err(said)?;
+            }
+            self.judge.owners(self.nodes.values(), self.newest(), self.now_ns).map_err(said)?;
+        }
+        Ok(())
     }
 
     fn found(&mut self) -> Result<(), String> {
-        let ids: Vec<NodeId> = (1..=3).map(NodeId).collect();
+        let ids: Vec<NodeId> = self.ids().collect();
         let founder = |id: &NodeId| Founder { node: *id, peer_addr: address(*id), api_addr: address(*id) };
         let founders: Vec<Founder> = ids.iter().map(founder).collect();
         let state = State::found([7; 16], &founders, [1, 2]).encode().map_err(|e| e.to_string())?;
@@ -200,297 +229,65 @@ impl World {
         Ok(())
     }
 
-    fn start(&mut self, id: NodeId, store: MemoryStore) -> Result<(), String> {
-        let seed = self.faults.random();
-        *self.lives.entry(id).or_insert(0) += 1;
-        let node = Node::start(id, 3, store, seed, self.now())?;
+    pub(super) fn start(&mut self, id: NodeId, store: MemoryStore) -> Result<(), String> {
+        let seed = self.chance.random();
+        let life = self.lives.entry(id).or_insert(0);
+        *life += 1;
+        let schedule = stream(self.outcome.seed ^ (u64::from(id.0) << 32) ^ (*life << 40), Stream::Schedule);
+        let skew_ns = self.params.skews_ns[usize::try_from(id.0).expect("few nodes")];
+        let start = Start { id, nodes: self.params.nodes, store, seed, skew_ns, schedule };
+        let node = Node::start(start, self.now_ns)?;
         self.nodes.insert(id, node);
         Ok(())
     }
 
-    fn configure(&mut self) -> bool {
-        let mut text = String::from(
-            "[outside]\nnetwork = \"203.0.113.0/24\"\n[[virtual_network]]\nname = \"v\"\n[[virtual_network.subnet]]\n\
-             name = \"d\"\nprefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n",
-        );
-        for n in 1..=3 {
-            text += &format!("[[public_ip]]\nname = \"p{n}\"\naddress = \"203.0.113.{n}\"\n");
+    /// Why not every shard has its members as voters, all of the newest lives, and an owner that serves.
+    pub(super) fn unwell(&self) -> Option<String> {
+        if self.nodes.len() < self.ids().count() {
+            return Some("a node is down".to_owned());
         }
-        text += "[[load_balancer]]\nname = \"lb\"\nfrontends = [\"p1\", \"p2\", \"p3\"]\n[[load_balancer.pool]]\n\
-                 name = \"w\"\n[[load_balancer.outbound_rule]]\nname = \"o\"\npool = \"w\"\n";
-        for n in 1..=BACKENDS {
-            text += &format!(
-                "[[instance]]\nname = \"b{n}\"\n[[instance.ip_configuration]]\nname = \"i\"\nprivate_ip = \"10.0.1.{n}\"\n\
-                 subnet = \"v/d\"\npool = \"lb/w\"\n"
-            );
+        let state = self.newest();
+        let wanted = usize::try_from(state.settings().replicas).unwrap_or(usize::MAX).min(self.nodes.len());
+        let statuses: BTreeMap<NodeId, _> = self
+            .nodes
+            .iter()
+            .filter_map(|(id, n)| Some((*id, n.flow.as_ref()?.status(n.local(self.now_ns).ns))))
+            .collect();
+        if statuses.len() < self.nodes.len() {
+            return Some("a node has not registered".to_owned());
         }
-        let desired = control::config::parse("sim", &text).expect("a correct configuration");
-        let now = self.now();
-        let Some(leader) = self.nodes.values_mut().find(|node| node.control.leading()) else { return false };
-        let body = Configure { desired, base_hash: None, hints: Vec::new() };
-        leader.control.submit(now, 1, CommandBody::Configure(Box::new(body)));
-        true
-    }
-
-    fn paused(&self, id: NodeId) -> bool {
-        self.paused_until.get(&id).is_some_and(|until| self.now_ns < *until)
-    }
-
-    fn cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.cut_until.get(&(from, to)).is_some_and(|until| self.now_ns < *until)
-    }
-
-    fn post(&mut self, to: NodeId, at_ns: u64, arrival: Arrival) {
-        self.sequence += 1;
-        self.queue.push(Reverse((at_ns, self.sequence, to, 0)));
-        let life = self.lives.get(&to).copied().unwrap_or(0);
-        self.bodies.insert(self.sequence, (life, arrival));
-    }
-
-    fn deliver(&mut self) -> Result<(), String> {
-        let mut kept = Vec::new();
-        while let Some(Reverse((at, sequence, to, _))) = self.queue.peek().copied() {
-            if at > self.now_ns {
-                break;
-            }
-            self.queue.pop();
-            if self.paused(to) {
-                kept.push(Reverse((self.now_ns + STEP_NS, sequence, to, 0)));
-                continue;
-            }
-            let Some((life, arrival)) = self.bodies.remove(&sequence) else { continue };
-            let now = self.now();
-            let cut = matches!(&arrival, Arrival::Peer { from, .. } if self.cut(*from, to));
-            let alive = self.lives.get(&to) == Some(&life);
-            let Some(node) = self.nodes.get_mut(&to).filter(|_| alive && !cut) else { continue };
-            match arrival {
-                Arrival::Peer { from, channel, bytes } => node.peer(now, from, channel, &bytes),
-                Arrival::Frame { side, frame } => node.frame(now.ns, side, frame),
-                Arrival::Leaving { side, authority, frame } => self.leave(to, side, authority, frame)?,
-            }
-            self.settle(to)?;
-        }
-        self.queue.extend(kept);
-        Ok(())
-    }
-
-    fn settle(&mut self, id: NodeId) -> Result<(), String> {
-        let now = self.now();
-        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        for deed in node.settle(now)? {
-            match deed {
-                Deed::Send { to, channel, bytes } => self.send(id, to, channel, bytes),
-                Deed::Frame { side, authority, frame } => {
-                    // Some frames are judged now and handed to the wire later, perhaps after a pause (L5).
-                    let late = if self.network.random_bool(0.02) { self.network.random_range(0..20 * MS) } else { 0 };
-                    self.post(id, self.now_ns + late, Arrival::Leaving { side, authority, frame });
-                }
-                Deed::Leads { shard, term } => {
-                    self.outcome.elections += 1;
-                    self.judge.leads(shard, term, id)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, from: NodeId, to: NodeId, channel: u32, bytes: Bytes) {
-        if self.cut(from, to) {
-            return;
-        }
-        let mut delay = self.network.random_range(50_000..400_000);
-        // A lost datagram costs its stream a retransmission.
-        if self.loss > 0.0 && self.network.random_bool(self.loss) {
-            delay += 8 * MS;
-        }
-        let at = self.streams.entry((from, to, channel)).or_insert(0);
-        *at = (*at).max(self.now_ns + delay);
-        let at = *at;
-        self.post(to, at, Arrival::Peer { from, channel, bytes });
-    }
-
-    /// A frame passes the last check (L5), the switch and its receiver.
-    fn leave(&mut self, id: NodeId, side: Side, authority: Authority, frame: Vec<u8>) -> Result<(), String> {
-        let node = &self.nodes[&id];
-        if !Worker::may_transmit(&node.words, self.now_ns, authority) {
-            return Ok(());
-        }
-        let src = Mac(frame[6..12].try_into().expect("an Ethernet header"));
-        let dst = Mac(frame[..6].try_into().expect("an Ethernet header"));
-        self.switch.insert((side, src), id);
-        if let (Authority::Lease { term, .. }, Some(shard)) = (authority, src.shard()) {
-            self.judge.vmac(shard, term.0, id)?;
-        }
-        if let Ok(Parsed::Arp(arp)) = parse(&frame, &FrameMeta::default()) {
-            let answer = match side {
-                Side::Outside => arp_answer(&arp, REMOTE.0, REMOTE.1),
-                Side::Inside => arp_answer(&arp, arp.target_ip, backend_mac(arp.target_ip)),
-            };
-            if let Some(answer) = answer {
-                self.switched(side, arp.sender_mac, answer);
-            }
-            return Ok(());
-        }
-        if matches!(authority, Authority::Forward) {
-            self.switched(side, dst, frame);
-            return Ok(());
-        }
-        let Some(seen) = read(&frame) else { return Ok(()) };
-        self.outcome.trace = (self.outcome.trace ^ u64::from(seen.tag) ^ self.now_ns).wrapping_mul(0x0100_0000_01b3);
-        match side {
-            Side::Outside => {
-                self.outcome.emitted += 1;
-                self.judge.outside(&seen)?;
-                let backend = Ipv4Addr::new(10, 0, 1, (seen.tag >> 16).to_le_bytes()[0]);
-                Judge::leased(&self.nodes[&id], &seen, backend)?;
-                let back = self.switch.keys().find(|(s, mac)| *s == Side::Outside && *mac == seen.eth_src).copied();
-                if let Some((_, mac)) = back {
-                    let frame = echo(&seen, mac);
-                    self.switched(Side::Outside, mac, frame);
-                }
-            }
-            Side::Inside => {
-                let backend = Ipv4Addr::new(10, 0, 1, (seen.tag >> 16).to_le_bytes()[0]);
-                let port = seen.tag.to_le_bytes();
-                if seen.dst != backend || seen.dport != u16::from_le_bytes([port[0], port[1]]) {
-                    return Err(format!("I39: the answer to {:#x} went to {}:{}", seen.tag, seen.dst, seen.dport));
-                }
-                self.answered.insert(seen.tag);
-            }
-        }
-        Ok(())
-    }
-
-    /// The switch: to the learned port, else to everybody.
-    fn switched(&mut self, side: Side, mac: Mac, frame: Vec<u8>) {
-        let at = self.now_ns + self.network.random_range(20_000..100_000);
-        let known = self.switch.get(&(side, mac)).copied();
-        let own = self.nodes.keys().copied().find(|id| {
-            let (inside, outside) = super::node::macs(*id);
-            mac == if side == Side::Inside { inside } else { outside }
-        });
-        match own.or(known) {
-            Some(id) => self.post(id, at, Arrival::Frame { side, frame }),
-            None => {
-                for id in self.nodes.keys().copied().collect::<Vec<_>>() {
-                    self.post(id, at, Arrival::Frame { side, frame: frame.clone() });
-                }
-            }
-        }
-    }
-
-    /// Backends open flows and repeat old ones.
-    fn traffic(&mut self) {
-        if self.homes.len() < usize::from(BACKENDS) {
-            let views = self.nodes.values().filter_map(|node| Some(node.flow.as_ref()?.view().clone()));
-            for view in views.collect::<Vec<_>>() {
-                let homes = view.snapshot.backends.values().map(|b| (b.ip, Mac::of_shard(b.home)));
-                self.homes.extend(homes);
-            }
-        }
-        if !self.load.random_bool(0.25) {
-            return;
-        }
-        let backend = self.load.random_range(1..=BACKENDS);
-        let ip = Ipv4Addr::new(10, 0, 1, backend);
-        let Some(gateway) = self.homes.get(&ip).copied() else { return };
-        let port: u16 = 20_000 + self.load.random_range(0..120);
-        let tag = u32::from(backend) << 16 | u32::from(port);
-        let frame = outbound(gateway, ip, port, tag);
-        self.switched(Side::Inside, gateway, frame);
-    }
-
-    /// One fault at a time, so that every single one meets full redundancy or heals before the next (N3).
-    fn fault(&mut self) -> Result<(), String> {
-        let due: Vec<NodeId> =
-            self.dead_until.iter().filter(|(_, at)| self.now_ns >= **at).map(|(id, _)| *id).collect();
-        for id in due {
-            self.dead_until.remove(&id);
-            let mut store: MemoryStore = self.disks.remove(&id).expect("a dead node left its disk");
-            if self.faults.random_bool(0.3) {
-                store = MemoryStore::new();
-            }
-            self.start(id, store)?;
-        }
-        if self.now_ns < self.next_fault_ns || self.now_ns > FAULTS_UNTIL_NS {
-            return Ok(());
-        }
-        self.next_fault_ns = self.now_ns + self.faults.random_range(2_500..4_500) * MS;
-        if !self.dead_until.is_empty() || !self.whole() {
-            return Ok(());
-        }
-        let id = NodeId(self.faults.random_range(1..=3));
-        match self.faults.random_range(0..4) {
-            0 | 1 => {
-                self.outcome.crashes += 1;
-                let node = self.nodes.remove(&id).expect("it lives");
-                let mut store = node.control.into_store().ok_or("a store that failed")?;
-                if self.faults.random_bool(0.5) {
-                    store.power_loss(PowerLoss::default());
-                } else {
-                    store.process_ends();
-                }
-                self.disks.insert(id, store);
-                self.dead_until.insert(id, self.now_ns + self.faults.random_range(50..1_500) * MS);
-            }
-            2 => {
-                self.outcome.pauses += 1;
-                self.paused_until.insert(id, self.now_ns + self.faults.random_range(20..2_000) * MS);
-            }
-            _ => {
-                self.outcome.cuts += 1;
-                let until = self.now_ns + self.faults.random_range(50..2_000) * MS;
-                let both = self.faults.random_bool(0.7);
-                for other in (1..=3).map(NodeId).filter(|other| *other != id) {
-                    self.cut_until.insert((id, other), until);
-                    if both {
-                        self.cut_until.insert((other, id), until);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Every shard has three voters, all of the newest lives, and an owner that serves.
-    fn whole(&self) -> bool {
-        self.shards_unwell().is_none()
-    }
-
-    fn shards_unwell(&self) -> Option<String> {
         let serving = self.nodes.values().filter_map(|node| node.worker.as_ref()).flat_map(Worker::shard_status);
-        let serving: BTreeSet<ShardId> = serving.filter(|s| s.serving == Some(Ok(()))).map(|s| s.shard).collect();
-        for node in self.nodes.values() {
-            let Some(flow) = &node.flow else { return Some(format!("node {} has not registered", node.id)) };
-            let newest: BTreeSet<u64> = flow.view().newest.values().map(|life| life.0).collect();
-            let statuses = flow.status(self.now_ns);
-            if statuses.len() != 3 {
-                return Some(format!("node {} has {} groups", node.id, statuses.len()));
+        let serving: BTreeSet<(ShardId, u32)> =
+            serving.filter(|s| s.serving == Some(Ok(()))).map(|s| (s.shard, s.epoch)).collect();
+        for (id, shard) in state.shards() {
+            let members: BTreeSet<u64> = shard.members.iter().map(|life| life.0).collect();
+            if shard.origin == Origin::Unplaced || members.len() < wanted || !shard.leaving.is_empty() {
+                return Some(format!("shard {id} has members {members:?}, leaving {:?}", shard.leaving));
             }
-            for status in statuses {
-                let voters: BTreeSet<u64> = status.voters.iter().map(|life| life.0).collect();
-                if voters != newest || !status.outgoing.is_empty() {
-                    return Some(format!(
-                        "group {} on node {}: voters {voters:?}, lives {newest:?}",
-                        status.group.0, node.id
-                    ));
+            for life in &shard.members {
+                let node = state.registry().node_of(*life);
+                let group = node.and_then(|node| statuses.get(&node)?.iter().find(|s| s.group.0 == u32::from(id.0)));
+                let voters: Option<BTreeSet<u64>> = group.map(|s| s.voters.iter().map(|life| life.0).collect());
+                if voters.as_ref() != Some(&members)
+                    || group.is_some_and(|s| !s.outgoing.is_empty() || s.epoch.0 != shard.epoch)
+                {
+                    return Some(format!("shard {id}, members {members:?}, is on node {node:?} {group:?}"));
                 }
             }
+            if !serving.contains(&(*id, shard.epoch)) {
+                let all = self.nodes.values().filter_map(|node| node.worker.as_ref()).flat_map(Worker::shard_status);
+                return Some(format!(
+                    "shard {id} is not served: {:?}",
+                    all.filter(|s| s.shard == *id).collect::<Vec<_>>()
+                ));
+            }
         }
-        (serving.len() != 3 || self.nodes.len() != 3).then(|| {
-            let all = self.nodes.values().filter_map(|node| node.worker.as_ref()).map(Worker::shard_status);
-            format!("serving: {serving:?} of {:?}", all.collect::<Vec<_>>())
-        })
+        None
     }
+}
 
-    /// Liveness: when the faults are over, everything is as it was, and new flows pass.
-    fn healed(&self) -> Result<(), String> {
-        if let Some(why) = self.shards_unwell() {
-            return Err(format!("I27: not whole 10 s after the last fault: {why}"));
-        }
-        if self.answered.len() < 100 {
-            return Err(format!("I25: only {} flows were ever answered", self.answered.len()));
-        }
-        Ok(())
-    }
+/// A violation as the outcome says it.
+#[expect(clippy::needless_pass_by_value, reason = "it is mapped over errors")]
+pub(super) fn said(violation: Violation) -> String {
+    violation.to_string()
 }

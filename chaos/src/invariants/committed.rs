@@ -1,0 +1,293 @@
+//! The reference: every flow entry that any member ever applied, and the table that they make, by a second and simpler
+//! reading of the rules than `engine`'s. Never looks at a clock; the caller says when an entry was first applied.
+//!
+//! What it checks as entries come in: I9, I10 (no flow opens a second mapping), I11 (no hold ends early), I12 and I32.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use engine::codec::decode_entry;
+use engine::ids::{BackendId, ControlIndex, LogIndex, PortBlock, ShardId, Term};
+use engine::record::{Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, Proto, PublicKey};
+
+use super::{Check, ensure, i09_own_term, i12_fence, i32_commit_survives};
+
+const MS: u64 = 1_000_000;
+/// Margin of F6 on top of grace and V.
+const MARGIN_MS: u64 = 1_000;
+
+/// A committed mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mapping {
+    /// The inside end.
+    pub inside: InsideKey,
+    /// Whose lease the port comes from.
+    pub backend: BackendId,
+    /// Set once it is closed.
+    pub hold: Option<Hold>,
+}
+
+/// The hold of a closed mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hold {
+    class: HoldClass,
+    index: u64,
+    /// When the close was first applied anywhere.
+    since_ns: u64,
+    /// The grace that was in force then.
+    grace_ms: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    term: u64,
+    bytes: Bytes,
+    first_ns: u64,
+}
+
+type Flow = (Proto, InsideKey, Endpoint);
+
+/// What the entries so far make.
+#[derive(Debug, Default)]
+struct Table {
+    control_index: ControlIndex,
+    ended: [LogIndex; HOLD_CLASSES],
+    mappings: BTreeMap<PublicKey, Mapping>,
+    /// The last mapping of a key that nobody has taken since.
+    freed: BTreeMap<PublicKey, Mapping>,
+    live: BTreeMap<Flow, PublicKey>,
+    holds: [VecDeque<(u64, PublicKey)>; HOLD_CLASSES],
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    epoch: u32,
+    entries: BTreeMap<u64, Entry>,
+    /// Where epochs continued, and the control index that this brought with it.
+    reopened: BTreeMap<u64, ControlIndex>,
+    table: Table,
+}
+
+/// Everything that was ever committed.
+#[derive(Debug)]
+pub struct Committed {
+    vote_ms: u64,
+    shards: BTreeMap<ShardId, Shard>,
+    /// Epochs that lost a majority of their replicas: their tail may be lost with it (N4).
+    lost: BTreeSet<(ShardId, u32)>,
+    opened: u64,
+}
+
+impl Committed {
+    /// Nothing yet. `vote_ms` is V.
+    #[must_use]
+    pub fn new(vote_ms: u64) -> Self {
+        Self { vote_ms, shards: BTreeMap::new(), lost: BTreeSet::new(), opened: 0 }
+    }
+
+    /// Mappings that were ever opened.
+    #[must_use]
+    pub const fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// A majority of the replicas of the shard's present epoch is lost.
+    pub fn majority_lost(&mut self, shard: ShardId) {
+        let epoch = self.shards.get(&shard).map_or(0, |s| s.epoch);
+        self.lost.insert((shard, epoch));
+    }
+
+    /// The committed mapping of a public key; one whose hold has ended counts until somebody else takes the key, because
+    /// the owner, who alone could give it away, may be about to apply that end.
+    #[must_use]
+    pub fn mapping(&self, shard: ShardId, public: &PublicKey) -> Option<&Mapping> {
+        let table = &self.shards.get(&shard)?.table;
+        table.mappings.get(public).or_else(|| table.freed.get(public))
+    }
+
+    /// Any mapping on the block.
+    #[must_use]
+    pub fn on_block(&self, shard: ShardId, block: &PortBlock) -> Option<(PublicKey, Mapping)> {
+        let mappings = &self.shards.get(&shard)?.table.mappings;
+        let on = |key: &&PublicKey| key.frontend == block.frontend && block.contains(key.port);
+        mappings.keys().find(on).map(|key| (*key, mappings[key]))
+    }
+
+    /// A replica began empty.
+    ///
+    /// # Errors
+    /// I32 if that is how a new epoch begins although a majority of the last one's replicas is left.
+    pub fn began(&mut self, shard: ShardId, epoch: u32) -> Check {
+        let s = self.shards.entry(shard).or_insert_with(|| Shard { epoch, ..Shard::default() });
+        if epoch <= s.epoch {
+            return Ok(());
+        }
+        let acknowledged = s.entries.keys().next_back().copied().unwrap_or(0);
+        if !self.lost.contains(&(shard, s.epoch)) {
+            i32_commit_survives::continued(shard, epoch, acknowledged, 0)?;
+        }
+        *s = Shard { epoch, ..Shard::default() };
+        Ok(())
+    }
+
+    /// A new epoch continues from a table that stands at `base`.
+    ///
+    /// # Errors
+    /// I32 if acknowledged entries are behind it.
+    pub fn continued(&mut self, shard: ShardId, epoch: u32, base: u64, control_index: ControlIndex) -> Check {
+        let s = self.shards.entry(shard).or_default();
+        if epoch <= s.epoch {
+            return Ok(());
+        }
+        let acknowledged = s.entries.keys().next_back().copied().unwrap_or(0);
+        if !self.lost.contains(&(shard, s.epoch)) {
+            i32_commit_survives::continued(shard, epoch, acknowledged, base)?;
+        }
+        s.epoch = epoch;
+        s.reopened.insert(base, control_index);
+        s.entries.split_off(&(base + 1));
+        self.replay(shard)
+    }
+
+    /// A member applied an entry, at `now_ns` by the observer's clock.
+    ///
+    /// # Errors
+    /// The property that it breaks.
+    pub fn applied(
+        &mut self,
+        now_ns: u64,
+        (shard, epoch): (ShardId, u32),
+        index: u64,
+        term: Term,
+        bytes: &Bytes,
+    ) -> Check {
+        let s = self.shards.entry(shard).or_insert_with(|| Shard { epoch, ..Shard::default() });
+        let known = s.entries.get(&index);
+        if known.is_some_and(|known| known.term == term.0 && known.bytes == *bytes) {
+            return Ok(());
+        }
+        let excused = self.lost.contains(&(shard, epoch));
+        if known.is_some() || epoch < s.epoch {
+            let known = known.map(|known| (known.term, &known.bytes[..]));
+            if !excused {
+                return i32_commit_survives::same(shard, (epoch, index), known, (term.0, bytes));
+            }
+            if epoch < s.epoch {
+                return Ok(());
+            }
+            s.entries.split_off(&index);
+        }
+        s.entries.insert(index, Entry { term: term.0, bytes: bytes.clone(), first_ns: now_ns });
+        if excused { self.replay(shard) } else { self.read(shard, index) }
+    }
+
+    /// Makes the table anew.
+    fn replay(&mut self, shard: ShardId) -> Check {
+        let Some(s) = self.shards.get_mut(&shard) else { return Ok(()) };
+        s.table = Table::default();
+        let indexes: Vec<u64> = s.entries.keys().copied().collect();
+        let opened = self.opened;
+        for index in indexes {
+            self.read(shard, index)?;
+        }
+        self.opened = opened;
+        if let Some(s) = self.shards.get_mut(&shard)
+            && let Some(control_index) = s.reopened.values().next_back()
+        {
+            s.table.control_index = s.table.control_index.max(*control_index);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, shard: ShardId, index: u64) -> Check {
+        let Some(s) = self.shards.get_mut(&shard) else { return Ok(()) };
+        let entry = s.entries[&index].clone();
+        if let Some((_, control_index)) = s.reopened.range(..index).next_back() {
+            s.table.control_index = s.table.control_index.max(*control_index);
+        }
+        let mut records = Vec::new();
+        let Ok(header) = decode_entry(&entry.bytes, &mut records) else { return Ok(()) };
+        i09_own_term::check(shard, Term(entry.term), &header)?;
+        // F2: judged under a control state older than an earlier entry's: of no effect.
+        if header.control_index < s.table.control_index {
+            return Ok(());
+        }
+        s.table.control_index = header.control_index;
+        s.table.end_holds((shard, index), entry.first_ns, &header, self.vote_ms)?;
+        for record in &records {
+            match record {
+                FlowRecord::Open { public, inside, backend } => {
+                    let Some(s) = self.shards.get_mut(&shard) else { return Ok(()) };
+                    if s.table.open(shard, *public, *inside, *backend)? {
+                        self.opened += 1;
+                    }
+                }
+                FlowRecord::Close { public, reason } => {
+                    let class = HoldClass::of(*reason, public.proto);
+                    let hold = Hold { class, index, since_ns: entry.first_ns, grace_ms: header.orphan_grace_ms };
+                    if let Some(s) = self.shards.get_mut(&shard) {
+                        s.table.close(public, hold);
+                    }
+                }
+                FlowRecord::Fence { block, .. } => i12_fence::check(self, shard, block)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    /// I11, I29: frees what the header says has ended, none of it before grace + V + 1 s.
+    fn end_holds(&mut self, at: (ShardId, u64), now_ns: u64, header: &EntryHeader, vote_ms: u64) -> Check {
+        for class in HoldClass::ALL {
+            let ended = &mut self.ended[class.index()];
+            *ended = header.holds_ended[class.index()].min(LogIndex(at.1 - 1)).max(*ended);
+            while let Some((index, public)) = self.holds[class.index()].front().copied() {
+                if index > ended.0 {
+                    break;
+                }
+                self.holds[class.index()].pop_front();
+                let Some(hold) = self.mappings.get(&public).and_then(|mapping| mapping.hold) else { continue };
+                if hold.index != index || hold.class != class {
+                    continue;
+                }
+                let held_ms = now_ns.saturating_sub(hold.since_ns) / MS;
+                let least_ms = u64::from(hold.grace_ms) + vote_ms + MARGIN_MS;
+                ensure(held_ms >= least_ms, "I11", || {
+                    format!("shard {}: {public:?} was held for {held_ms} ms, at least {least_ms} are due", at.0)
+                })?;
+                self.freed.extend(self.mappings.remove(&public).map(|mapping| (public, mapping)));
+            }
+        }
+        Ok(())
+    }
+
+    /// F3: on a taken key nothing happens, unless its own flow comes back. Returns whether a mapping opened.
+    fn open(
+        &mut self,
+        shard: ShardId,
+        public: PublicKey,
+        inside: InsideKey,
+        backend: BackendId,
+    ) -> Result<bool, super::Violation> {
+        if let Some(taken) = self.mappings.get(&public)
+            && (taken.hold.is_none() || taken.inside != inside || taken.backend != backend)
+        {
+            return Ok(false);
+        }
+        let other = self.live.insert((public.proto, inside, public.remote), public);
+        ensure(other.is_none(), "I10", || {
+            format!("shard {shard}: {inside:?} opens {public:?} and has {other:?} already")
+        })?;
+        self.freed.remove(&public);
+        self.mappings.insert(public, Mapping { inside, backend, hold: None });
+        Ok(true)
+    }
+
+    fn close(&mut self, public: &PublicKey, hold: Hold) {
+        let Some(mapping) = self.mappings.get_mut(public).filter(|mapping| mapping.hold.is_none()) else { return };
+        mapping.hold = Some(hold);
+        self.live.remove(&(public.proto, mapping.inside, public.remote));
+        self.holds[hold.class.index()].push_back((hold.index, *public));
+    }
+}

@@ -1,0 +1,36 @@
+//! I1: no two live mappings share (public address, port, protocol, remote). I10: no inside flow has two live mappings.
+//!
+//! Over the dumps of the serving owners of all shards, taken at one moment.
+
+use std::collections::BTreeMap;
+
+use engine::record::{InsideKey, Proto};
+use engine::status::{FlowState, FlowView};
+
+use super::{Check, ensure};
+
+/// Checks the dumps of all owners together.
+///
+/// # Errors
+/// The first two mappings that collide.
+pub fn check<'a>(owners: impl Iterator<Item = &'a FlowView>) -> Check {
+    let mut public: BTreeMap<_, InsideKey> = BTreeMap::new();
+    let mut flows: BTreeMap<_, _> = BTreeMap::new();
+    for view in owners.filter(|view| matches!(view.state, FlowState::Live | FlowState::Closing)) {
+        let (frontend, _, port) = view.public;
+        let key = (view.proto, frontend, port, view.remote);
+        let other = public.insert(key, view.inside);
+        ensure(other.is_none_or(|other| other == view.inside), "I1", || {
+            format!("{other:?} and {:?} are both {key:?}", view.inside)
+        })?;
+        // A flow whose mapping is about to close may have its next one already.
+        if view.state == FlowState::Live {
+            let flow: (Proto, InsideKey, _) = (view.proto, view.inside, view.remote);
+            let other = flows.insert(flow, (frontend, port));
+            ensure(other.is_none_or(|other| other == (frontend, port)), "I10", || {
+                format!("{flow:?} is both {other:?} and {:?}", (frontend, port))
+            })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! I13: no inside address ever appears outside. I14: every checksum that leaves is right.
+
+use engine::wire::{FrameMeta, IpPacket, Parsed, parse};
+
+use super::{Check, Violation, ensure};
+
+/// Reads a frame that left; `None` for ARP.
+///
+/// # Errors
+/// I14 if the engine's own parser, which checks lengths and sums, refuses it.
+pub fn read(frame: &[u8]) -> Result<Option<IpPacket>, Violation> {
+    match parse(frame, &FrameMeta::default()) {
+        Ok(Parsed::Ip(packet)) => Ok(Some(packet)),
+        Ok(Parsed::Arp(_)) => Ok(None),
+        Err(reason) => Err(Violation { invariant: "I14", what: format!("a frame left that is {reason:?}") }),
+    }
+}
+
+/// Checks a frame that left outside.
+///
+/// # Errors
+/// If its source is private.
+pub fn outside(packet: &IpPacket) -> Check {
+    ensure(!packet.src.is_private(), "I13", || format!("inside address {} appeared outside", packet.src))
+}

@@ -1,0 +1,187 @@
+//! `qnat-chaos mutants`: does the simulator find the holes that the protocol's rules close?
+//!
+//! Each planted hole of `mutants.toml` is built into a copy of the tracked sources, which then runs the simulator. The copy
+//! has a target directory in common with the tree, so that its dependencies are built once, but a program of another name,
+//! so that nobody ever runs a mutant by mistake.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+use std::{fs, io::Write};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+/// The planted holes.
+const TABLE: &str = include_str!("../mutants.toml");
+/// The program of the copies.
+const PROGRAM: &str = "qnat-chaos-mutant";
+
+/// Arguments of `mutants`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct MutantsArgs {
+    /// Only these, by id.
+    #[arg(long)]
+    pub only: Vec<String>,
+    /// Seeds that each may take.
+    #[arg(long, default_value_t = 500)]
+    pub seeds: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Table {
+    mutant: Vec<Mutant>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Mutant {
+    id: String,
+    hole: String,
+    #[serde(flatten)]
+    edit: Edit,
+    #[serde(default)]
+    also: Vec<Edit>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Edit {
+    file: PathBuf,
+    find: String,
+    replace: String,
+}
+
+/// What became of a mutant.
+#[derive(Debug)]
+struct Found {
+    /// Seed, and what it said.
+    by: Option<(u64, String)>,
+    seconds: u64,
+}
+
+/// Plants the holes one by one and looks for them.
+///
+/// # Errors
+/// If the sources cannot be copied, a snippet is not there exactly once, or a mutant does not build.
+pub fn run(args: &MutantsArgs) -> Result<ExitCode> {
+    let table = table()?;
+    let chosen: Vec<&Mutant> =
+        table.mutant.iter().filter(|m| args.only.is_empty() || args.only.contains(&m.id)).collect();
+    ensure!(!chosen.is_empty(), "no mutant is called {:?}", args.only);
+    let tree = tree();
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tree.join("target"), PathBuf::from);
+    let copy = target.join("mutants");
+    let mut out = std::io::stdout();
+    let mut missed = 0;
+    let mut rows = comfy_table::Table::new();
+    rows.set_header(["id", "seed", "seeds", "found by", "s"]);
+    for mutant in chosen {
+        write!(out, "{}: {}: ", mutant.id, mutant.hole)?;
+        out.flush()?;
+        let found = look_for(mutant, (&tree, &copy, &target), args.seeds)?;
+        let seconds = found.seconds.to_string();
+        match found.by {
+            Some((seed, why)) => {
+                let why: String = why.chars().take(100).collect();
+                writeln!(out, "seed {seed}: {why}")?;
+                rows.add_row([&mutant.id, &seed.to_string(), &(seed + 1).to_string(), &why, &seconds]);
+            }
+            None => {
+                missed += 1;
+                writeln!(out, "NOT FOUND in {} seeds", args.seeds)?;
+                rows.add_row([&mutant.id, "-", &args.seeds.to_string(), "NOT FOUND", &seconds]);
+            }
+        }
+    }
+    writeln!(out, "{rows}")?;
+    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn table() -> Result<Table> {
+    toml::from_str(TABLE).context("chaos/mutants.toml")
+}
+
+/// The tree that this program was built from.
+fn tree() -> PathBuf {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_dir.parent().expect("the crate is a folder of the workspace").to_path_buf()
+}
+
+fn look_for(mutant: &Mutant, (tree, copy, target): (&Path, &Path, &Path), seeds: u64) -> Result<Found> {
+    copy_tree(tree, copy, mutant)?;
+    let built = Command::new("cargo")
+        .args(["build", "--quiet", "-p", "qnat-chaos", "--bin", PROGRAM])
+        .current_dir(copy)
+        .env("CARGO_TARGET_DIR", target)
+        .output()
+        .context("cargo")?;
+    let errors = String::from_utf8_lossy(&built.stderr);
+    ensure!(built.status.success(), "mutant {} does not build: {errors}", mutant.id);
+    let begun = Instant::now();
+    let output = Command::new(target.join("debug").join(PROGRAM))
+        .args(["sim", "--first", "--seeds", &seeds.to_string()])
+        .stderr(Stdio::null())
+        .output()
+        .context("the mutant")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let by = said.lines().filter_map(|line| {
+        let (seed, why) = line.strip_prefix("seed ")?.split_once(": ")?;
+        Some((seed.parse().ok()?, why.to_owned()))
+    });
+    let by = by.min_by_key(|(seed, _): &(u64, String)| *seed);
+    ensure!(by.is_some() || output.status.success(), "mutant {} ended without a verdict: {}", mutant.id, output.status);
+    Ok(Found { by, seconds: begun.elapsed().as_secs() })
+}
+
+/// Copies the tracked files, the mutant's edits made. A file that is as it should be is left alone: cargo goes by time.
+fn copy_tree(tree: &Path, copy: &Path, mutant: &Mutant) -> Result<()> {
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(tree).output().context("git ls-files")?;
+    ensure!(listed.status.success(), "{} is no git work tree", tree.display());
+    let edits: Vec<&Edit> = std::iter::once(&mutant.edit).chain(&mutant.also).collect();
+    for name in listed.stdout.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let name = Path::new(std::str::from_utf8(name).context("a file's name")?);
+        // A tracked file that was deleted and not committed is not there.
+        let Ok(mut bytes) = fs::read(tree.join(name)) else { continue };
+        for edit in edits.iter().filter(|edit| edit.file == name) {
+            let text = String::from_utf8(bytes).with_context(|| edit.file.display().to_string())?;
+            bytes = plant(&text, edit).with_context(|| format!("mutant {}", mutant.id))?.into_bytes();
+        }
+        if name == Path::new("chaos/Cargo.toml") {
+            bytes.extend_from_slice(format!("\n[[bin]]\nname = \"{PROGRAM}\"\npath = \"src/main.rs\"\n").as_bytes());
+        }
+        let to = copy.join(name);
+        if fs::read(&to).is_ok_and(|there| there == bytes) {
+            continue;
+        }
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        fs::write(&to, bytes).with_context(|| to.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// The text with the hole in it. Line breaks at the ends of a snippet only make it whole lines.
+fn plant(text: &str, edit: &Edit) -> Result<String> {
+    match text.matches(&edit.find).count() {
+        1 => Ok(text.replacen(&edit.find, &edit.replace, 1)),
+        count => bail!("the snippet occurs {count} times in {}: {}", edit.file.display(), edit.find.trim()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_snippet_occurs_exactly_once() {
+        let table = table().expect("mutants.toml is a table of mutants");
+        assert!(table.mutant.len() >= 7, "the rules that matter most each have a hole");
+        for mutant in &table.mutant {
+            for edit in std::iter::once(&mutant.edit).chain(&mutant.also) {
+                let text = fs::read_to_string(tree().join(&edit.file)).expect("a file of the tree");
+                let planted = plant(&text, edit).expect("the snippet is there once");
+                assert_ne!(planted, text, "mutant {} changes something", mutant.id);
+            }
+        }
+    }
+}

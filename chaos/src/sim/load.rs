@@ -1,0 +1,136 @@
+//! What is asked of a simulated cluster: flows of backends, and an operator who changes the configuration under them.
+
+use engine::ids::{Mac, Side};
+use engine::wire::{IpPacket, Proto};
+use rand::Rng;
+
+use super::declared::{BACKENDS, Declared};
+use super::traffic::{Flow, Tag};
+use super::world::{FAULTS_UNTIL_NS, MS, World};
+
+/// Flows that go on at once.
+const FLOWS_MAX: usize = 150;
+/// Ports that backends choose from: few, so that they come back soon.
+const PORTS: u16 = 40;
+/// Calm flows use others.
+const CALM_PORT: u16 = 30_000;
+
+impl World {
+    /// Backends open flows and go on with old ones.
+    pub(super) fn traffic(&mut self) {
+        if self.now_ns.is_multiple_of(10 * MS) {
+            self.learn_homes();
+            self.continue_calm_flows();
+        }
+        if !self.load.random_bool(0.3) {
+            return;
+        }
+        if self.flows.len() < FLOWS_MAX && self.load.random_bool(0.3) {
+            self.begin_flow();
+        } else if !self.flows.is_empty() {
+            let at = self.load.random_range(0..self.flows.len());
+            self.send_flow(at);
+        }
+    }
+
+    fn learn_homes(&mut self) {
+        let state = self.newest();
+        let backends = state.allocation().backends.values();
+        let homes: Vec<_> = backends.filter_map(|b| Some((b.ip, Mac::of_shard(b.home?)))).collect();
+        self.homes.extend(homes);
+    }
+
+    fn begin_flow(&mut self) {
+        let ip = Declared::backend_ip(self.load.random_range(1..=BACKENDS));
+        let proto = match self.load.random_range(0..10) {
+            0..=4 => Proto::Tcp,
+            5..=7 => Proto::Udp,
+            _ => Proto::Icmp,
+        };
+        let port = 20_000 + self.load.random_range(0..PORTS);
+        let packets = self.load.random_range(1..12);
+        let resets = self.load.random_bool(0.1);
+        if self.flows.iter().any(|flow| (flow.proto, flow.ip, flow.port) == (proto, ip, port)) {
+            return;
+        }
+        self.flows.push(Flow::new(proto, ip, port, packets, resets));
+        self.send_flow(self.flows.len() - 1);
+    }
+
+    fn send_flow(&mut self, at: usize) {
+        let flow = &mut self.flows[at];
+        let Some(gateway) = self.homes.get(&flow.ip).copied() else { return };
+        let frame = flow.next(self.now_ns, gateway);
+        if flow.over {
+            self.flows.swap_remove(at);
+        }
+        self.switched(Side::Inside, gateway, frame);
+    }
+
+    /// A backend gets an answer.
+    pub(super) fn heard(&mut self, packet: &IpPacket, tag: &Tag) {
+        let is = |flow: &Flow| (flow.proto, flow.ip, flow.port) == (packet.proto, tag.ip, tag.port);
+        for flow in self.calm.iter_mut().filter(|flow| is(flow)) {
+            flow.heard(packet);
+        }
+        if let Some(at) = self.flows.iter().position(is) {
+            self.flows[at].heard(packet);
+            if self.flows[at].over {
+                self.flows.swap_remove(at);
+            }
+        }
+    }
+
+    /// Flows that must pass, because nothing is amiss any more.
+    pub(super) fn begin_calm_flows(&mut self, count: usize) {
+        let leased = |backend: &u8| {
+            let ip = Declared::backend_ip(*backend);
+            self.newest().allocation().backends.values().any(|b| b.ip == ip && !b.lease.is_empty())
+        };
+        // Only where flows may stay on a block that is taken back, somebody may have to wait for it.
+        let expires = self.declared.expires();
+        let declared = (1..=BACKENDS).filter(|backend| self.declared.has(*backend) && (expires || leased(backend)));
+        let declared: Vec<u8> = declared.collect();
+        for (backend, port) in declared.into_iter().cycle().zip(CALM_PORT..).take(count) {
+            let proto = if port % 2 == 0 { Proto::Udp } else { Proto::Icmp };
+            self.calm.push(Flow::new(proto, Declared::backend_ip(backend), port, u32::MAX, false));
+        }
+    }
+
+    /// Unanswered ones are repeated, as a client does.
+    fn continue_calm_flows(&mut self) {
+        if !self.now_ns.is_multiple_of(100 * MS) {
+            return;
+        }
+        for at in 0..self.calm.len() {
+            let flow = &mut self.calm[at];
+            let Some(gateway) = self.homes.get(&flow.ip).copied().filter(|_| !flow.answered) else { continue };
+            let frame = flow.next(self.now_ns, gateway);
+            self.switched(Side::Inside, gateway, frame);
+        }
+    }
+
+    /// The operator declares what he wants, until the log has it.
+    pub(super) fn operate(&mut self) {
+        if self.now_ns < self.next_change_ns {
+            return;
+        }
+        if let Some(wanted) = self.wanted.take() {
+            let command = wanted.command();
+            let now_ns = self.now_ns;
+            let Some(leader) = self.nodes.values_mut().find(|node| node.control.leading()) else {
+                self.wanted = Some(wanted);
+                return;
+            };
+            leader.submit(now_ns, command);
+            self.declared = wanted;
+        } else if self.params.reconfigures && self.now_ns < FAULTS_UNTIL_NS - 1_000 * MS {
+            let mut wanted = self.declared.clone();
+            wanted.change(&mut self.load);
+            self.wanted = Some(wanted);
+            self.count("reconfiguration");
+        }
+        self.next_change_ns =
+            self.now_ns + if self.wanted.is_some() { 0 } else { self.load.random_range(300..2_500) * MS };
+    }
+}

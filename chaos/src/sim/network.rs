@@ -1,0 +1,240 @@
+//! The networks of a simulated world: between members streams that are usually in order, and a learning switch on either
+//! side of the data path.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use engine::event::Authority;
+use engine::ids::{Incarnation, Mac, NodeId, Side};
+use engine::wire::{FrameMeta, Parsed, parse};
+use engine::worker::Worker;
+use rand::Rng;
+
+use super::node::{Deed, macs};
+use super::traffic::{REMOTE, Tag, answer, arp_answer, backend_mac};
+use super::world::{MS, World, said};
+use crate::invariants::i13_i14_clean_frames;
+
+/// Longest time after which a frame of a former connection may still come.
+const GHOST_NS: u64 = 6_000 * MS;
+
+/// Longest time between a verdict and the wire: what a hold leaves above grace and V (F6).
+const LATE_NS: u64 = 1_000 * MS;
+
+/// What arrives at a node.
+pub(super) enum Arrival {
+    Peer {
+        from: NodeId,
+        channel: u32,
+        bytes: Bytes,
+    },
+    Frame {
+        side: Side,
+        frame: Vec<u8>,
+    },
+    /// A frame that the worker has judged and that waits in front of the wire.
+    Leaving(Leaving),
+}
+
+/// A judged frame.
+pub(super) struct Leaving {
+    side: Side,
+    authority: Authority,
+    frame: Vec<u8>,
+    /// It waited: its mapping was looked up when it was judged. What the network delivers late, it delivers late.
+    judged: Judged,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Judged {
+    Now,
+    Before,
+}
+
+impl World {
+    fn post(&mut self, to: NodeId, at_ns: u64, life: Option<u64>, arrival: Arrival) {
+        self.sequence += 1;
+        self.queue.push(Reverse((at_ns, self.sequence, to)));
+        self.bodies.insert(self.sequence, (life, arrival));
+    }
+
+    fn life(&self, id: NodeId) -> Option<u64> {
+        Some(self.lives.get(&id).copied().unwrap_or(0))
+    }
+
+    pub(super) fn deliver(&mut self) -> Result<(), String> {
+        let mut touched = BTreeSet::new();
+        while let Some(Reverse((at, sequence, to))) = self.queue.peek().copied() {
+            if at > self.now_ns {
+                break;
+            }
+            self.queue.pop();
+            let Some((life, arrival)) = self.bodies.remove(&sequence) else { continue };
+            if life.is_some() && life != self.life(to) {
+                continue;
+            }
+            let cut = matches!(&arrival, Arrival::Peer { from, channel, .. } if self.is_cut(*from, to, *channel));
+            let now_ns = self.now_ns;
+            let Some(node) = self.nodes.get_mut(&to).filter(|_| !cut) else { continue };
+            match arrival {
+                Arrival::Peer { from, channel, bytes } => node.peer(now_ns, from, channel, bytes),
+                Arrival::Frame { side, frame } => node.frame(now_ns, side, frame),
+                Arrival::Leaving(leaving) => self.leave(to, &leaving)?,
+            }
+            touched.insert(to);
+        }
+        for id in touched {
+            self.settle(id)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a node do what it can now.
+    pub(super) fn settle(&mut self, id: NodeId) -> Result<(), String> {
+        let now_ns = self.now_ns;
+        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        for deed in node.run(now_ns)? {
+            match deed {
+                Deed::Send { to, channel, bytes } => self.send(id, to, channel, bytes),
+                Deed::Frame { side, authority, frame } => {
+                    // Some frames are judged now and handed to the wire later, perhaps after a pause (L5).
+                    let late = match self.network.random_range(0..1_000) {
+                        0..20 => self.network.random_range(0..20 * MS),
+                        20..24 => self.network.random_range(0..LATE_NS),
+                        _ => 0,
+                    };
+                    let mut leaving = Leaving { side, authority, frame, judged: Judged::Now };
+                    if late == 0 {
+                        self.leave(id, &leaving)?;
+                    } else {
+                        self.look_at(id, &leaving)?;
+                        leaving.judged = Judged::Before;
+                        self.post(id, now_ns + late, self.life(id), Arrival::Leaving(leaving));
+                    }
+                }
+                Deed::Event(event) => {
+                    let node = &self.nodes[&id];
+                    let life = node.control.incarnation().unwrap_or(Incarnation(0));
+                    let states = self.nodes.values().map(|node| node.control.state());
+                    let newest = states.max_by_key(|state| state.index()).expect("this node lives");
+                    self.judge.event(now_ns, (id, life), newest, &event).map_err(said)?;
+                }
+                Deed::Stopped => self.healing.has_stopped(id),
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, channel: u32, bytes: Bytes) {
+        if self.is_cut(from, to, channel) || self.network.random_bool(self.params.lost) {
+            return;
+        }
+        let mut delay = self.network.random_range(50_000..self.params.delay_ns);
+        // A lost datagram costs its stream a retransmission.
+        if self.network.random_bool(self.params.late) {
+            delay += 8 * MS;
+        }
+        if self.network.random_bool(self.params.doubled) {
+            // Over another connection, perhaps to another life.
+            let ghost = self.now_ns + delay + self.network.random_range(0..GHOST_NS);
+            let at = if self.network.random_bool(0.5) {
+                ghost
+            } else {
+                self.now_ns + delay + self.network.random_range(0..20 * MS)
+            };
+            self.post(to, at, None, Arrival::Peer { from, channel, bytes: bytes.clone() });
+        }
+        if self.network.random_bool(self.params.overtaken) {
+            let at = self.now_ns + delay + self.network.random_range(0..60 * MS);
+            self.post(to, at, self.life(to), Arrival::Peer { from, channel, bytes });
+            return;
+        }
+        let at = self.streams.entry((from, to, channel)).or_insert(0);
+        *at = (*at).max(self.now_ns + delay);
+        let at = *at;
+        self.post(to, at, self.life(to), Arrival::Peer { from, channel, bytes });
+    }
+
+    /// A frame passes the last check (L5), the switch and its receiver.
+    fn leave(&mut self, id: NodeId, leaving: &Leaving) -> Result<(), String> {
+        let Leaving { side, authority, ref frame, judged } = *leaving;
+        let node = &self.nodes[&id];
+        let local_ns = node.local(self.now_ns).ns;
+        if !node.links_up || !Worker::may_transmit(&node.words, local_ns, authority) {
+            return Ok(());
+        }
+        let src = Mac(frame[6..12].try_into().expect("an Ethernet header"));
+        let dst = Mac(frame[..6].try_into().expect("an Ethernet header"));
+        if let Some(shard) = src.shard() {
+            self.judge.vmac(shard, node, local_ns).map_err(said)?;
+        }
+        self.switch.insert((side, src), id);
+        if let Ok(Parsed::Arp(arp)) = parse(frame, &FrameMeta::default()) {
+            let answer = match side {
+                Side::Outside => arp_answer(&arp, REMOTE.0, REMOTE.1),
+                Side::Inside => arp_answer(&arp, arp.target_ip, backend_mac(arp.target_ip)),
+            };
+            if let Some(answer) = answer {
+                self.switched(side, arp.sender_mac, answer);
+            }
+            return Ok(());
+        }
+        if matches!(authority, Authority::Forward) {
+            self.switched(side, dst, frame.clone());
+            return Ok(());
+        }
+        let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
+        let Some(tag) = Tag::of(frame, &packet) else { return Ok(()) };
+        let mixed = u64::from(u32::from(packet.src)) << 16 ^ u64::from(packet.src_port) << 48 ^ u64::from(tag.port);
+        self.outcome.trace = (self.outcome.trace ^ mixed ^ self.now_ns).wrapping_mul(0x0100_0000_01b3);
+        // In the grace somebody else may give ports away meanwhile (F6).
+        if judged == Judged::Now || matches!(authority, Authority::Grace { .. }) {
+            self.look_at(id, leaving)?;
+        }
+        match side {
+            Side::Outside => {
+                self.outcome.emitted += 1;
+                if let Some(answer) = answer(&packet, &tag, src) {
+                    self.switched(Side::Outside, src, answer);
+                }
+            }
+            Side::Inside => self.heard(&packet, &tag),
+        }
+        Ok(())
+    }
+
+    /// The invariants of a translated packet, at this moment.
+    fn look_at(&self, id: NodeId, leaving: &Leaving) -> Result<(), String> {
+        let Leaving { side, authority, ref frame, .. } = *leaving;
+        let node = &self.nodes[&id];
+        let at = (node, node.local(self.now_ns).ns);
+        if matches!(authority, Authority::Forward) || !Worker::may_transmit(&node.words, at.1, authority) {
+            return Ok(());
+        }
+        let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
+        let Some(tag) = Tag::of(frame, &packet) else { return Ok(()) };
+        self.judge.translated(at, self.newest(), (side, authority), &packet, &tag).map_err(said)
+    }
+
+    /// The switch: to the learned port, else to everybody.
+    pub(super) fn switched(&mut self, side: Side, mac: Mac, frame: Vec<u8>) {
+        let mut at = self.now_ns + self.network.random_range(20_000..100_000);
+        if self.network.random_bool(self.params.data_overtaken) {
+            at += self.network.random_range(0..2 * MS);
+        }
+        let again = self.network.random_bool(self.params.data_doubled);
+        let again = again.then(|| at + self.network.random_range(0..50 * MS));
+        let known = self.switch.get(&(side, mac)).copied();
+        let own = self.ids().find(|id| {
+            let (inside, outside) = macs(*id);
+            mac == if side == Side::Inside { inside } else { outside }
+        });
+        let to: Vec<NodeId> = own.or(known).map_or_else(|| self.ids().collect(), |id| vec![id]);
+        for id in to {
+            for at in [Some(at), again].into_iter().flatten() {
+                self.post(id, at, self.life(id), Arrival::Frame { side, frame: frame.clone() });
+            }
+        }
+    }
+}
