@@ -75,7 +75,7 @@ impl Masquerade {
         ip(CLIENT, &["route", "add", "default", "via", "10.0.0.1"])?;
         netns::run_in(GATEWAY, || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
         netns::run_in(GATEWAY, || {
-            nft("table ip nat { chain post { type nat hook postrouting priority 100; oifname \"out\" masquerade; } }")
+            nft("table ip nat { chain post { type nat hook postrouting priority 100; oifname \"out\" masquerade; }\n}")
         })??;
         netns::run_in(SERVER, sink)??;
         // There only now that something is tracked.
@@ -96,7 +96,7 @@ pub fn sink() -> Result<()> {
     let (first, last) = (FLOOD_PORTS.start, FLOOD_PORTS.end - 1);
     nft(&format!(
         "table ip qbench {{ counter delivered {{ }}\n chain sink {{ type filter hook prerouting priority -300; \
-         udp dport {first}-{last} counter name delivered drop; }} }}"
+         udp dport {first}-{last} counter name delivered drop; }}\n}}"
     ))
 }
 
