@@ -30,6 +30,8 @@ pub(super) struct Healing {
     dead: BTreeMap<NodeId, (u64, MemoryStore)>,
     held_up_until_ns: u64,
     cuts: BTreeMap<(NodeId, NodeId, Lane), u64>,
+    /// Until when, and by how much, what one sends to the other takes longer.
+    slow: BTreeMap<(NodeId, NodeId), (u64, u64)>,
     links_down: BTreeMap<NodeId, u64>,
     stopping: BTreeMap<NodeId, Stop>,
     rolling: BTreeSet<NodeId>,
@@ -58,10 +60,26 @@ impl World {
         cut(Lane::All) || channel == CHANNEL_CONTROL && cut(Lane::Control)
     }
 
+    pub(super) fn slowed_ns(&self, from: NodeId, to: NodeId) -> u64 {
+        let slow = self.healing.slow.get(&(from, to)).filter(|(until, _)| self.now_ns < *until);
+        slow.map_or(0, |(_, by)| *by)
+    }
+
+    /// What the others send to `id` takes long, for a while; its own frames do not.
+    fn slow_down(&mut self, id: NodeId, until_ns: u64) {
+        let by = self.chance.random_range(5..35) * MS;
+        for other in self.ids().filter(|other| *other != id) {
+            if self.chance.random_bool(0.6) {
+                self.healing.slow.insert((other, id), (until_ns, by));
+            }
+        }
+    }
+
     /// Whether nothing is wrong any more.
     pub(super) fn faults_are_over(&self) -> bool {
         let h = &self.healing;
         let over = h.dead.is_empty() && h.stopping.is_empty() && h.rolling.is_empty() && h.links_down.is_empty();
+        let over = over && h.slow.values().all(|(until, _)| self.now_ns >= *until);
         over && self.now_ns >= h.held_up_until_ns && h.cuts.values().all(|until| self.now_ns >= *until)
     }
 
@@ -105,12 +123,13 @@ impl World {
         let id = NodeId(self.chance.random_range(1..=self.params.nodes));
         let whole = self.healing.dead.is_empty() && self.healing.stopping.is_empty() && self.unwell().is_none();
         let until = self.now_ns + self.while_ns();
-        match self.chance.random_range(0..16) {
+        match self.chance.random_range(0..18) {
             // A minority only: who is lost has to be replaced before the next one may be.
             0..=3 if whole => self.crash(id),
             4 if whole => {
                 self.count("graceful stop");
                 self.begin_stop(id);
+                self.slow_down(id, self.now_ns + 1_000 * MS);
                 Ok(())
             }
             5 if whole && self.chance.random_bool(0.3) => {
@@ -130,10 +149,13 @@ impl World {
             }
             9 => {
                 self.count("batch held up");
-                let until = until + 500 * MS;
+                let until = until + if self.chance.random_bool(0.3) { 2_500 * MS } else { 200 * MS };
                 self.healing.held_up_until_ns = self.healing.held_up_until_ns.max(until);
+                // Who owns most loses most.
+                let busiest = self.nodes.values().max_by_key(|node| node.leaderships()).map(|node| node.id);
+                let id = if self.chance.random_bool(0.7) { busiest.unwrap_or(id) } else { id };
                 if let Some(node) = self.nodes.get_mut(&id) {
-                    node.hold_up_outputs(until);
+                    node.hold_up_batch(until);
                 }
                 // The same machine's links flap meanwhile: it leads, loses it, and leads again.
                 let flap = self.now_ns + self.chance.random_range(40..90) * MS;
@@ -152,6 +174,7 @@ impl World {
             }
             12 => {
                 self.count("data links down");
+                self.slow_down(id, until);
                 self.healing.links_down.insert(id, until);
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.links_up = false;
@@ -161,6 +184,11 @@ impl World {
             13 => {
                 self.count("control cut");
                 self.cut(id, until + 500 * MS, Lane::Control);
+                Ok(())
+            }
+            14 => {
+                self.count("slow link");
+                self.slow_down(id, until + 1_500 * MS);
                 Ok(())
             }
             _ => {

@@ -130,7 +130,9 @@ impl World {
             self.wanted = Some(wanted);
             self.count("reconfiguration");
         }
-        self.next_change_ns =
-            self.now_ns + if self.wanted.is_some() { 0 } else { self.load.random_range(300..2_500) * MS };
+        // Some changes follow close on each other, when what the last one gave is hardly in use.
+        let pause = if self.load.random_bool(0.3) { 20..150 } else { 300..2_500 };
+        let pause = self.load.random_range(pause) * MS;
+        self.next_change_ns = self.now_ns + if self.wanted.is_some() { 0 } else { pause };
     }
 }

@@ -131,6 +131,7 @@ impl World {
             return;
         }
         let mut delay = self.network.random_range(50_000..self.params.delay_ns);
+        delay += self.slowed_ns(from, to);
         // A lost datagram costs its stream a retransmission.
         if self.network.random_bool(self.params.late) {
             delay += 8 * MS;

@@ -96,6 +96,7 @@ pub(super) struct Node {
     /// This machine's clock runs ahead of the world's by that much.
     skew_ns: u64,
     held_up: BTreeMap<Thread, u64>,
+    ambush_until_ns: u64,
     control_in: Ring<(NodeId, Bytes)>,
     duties: Ring<ControlDuty>,
     flow_in: Ring<ToFlow>,
@@ -152,6 +153,7 @@ impl Node {
             links_told: None,
             skew_ns,
             held_up: BTreeMap::new(),
+            ambush_until_ns: 0,
             control_in: Ring::new(),
             duties: Ring::new(),
             flow_in: Ring::new(),
@@ -175,12 +177,9 @@ impl Node {
         *until = (*until).max(until_ns);
     }
 
-    /// The worker has composed its next outputs and is descheduled before it hands them over.
-    pub(super) fn hold_up_outputs(&mut self, until_ns: u64) {
-        for (ready, _) in &mut self.outputs.0 {
-            *ready = (*ready).max(until_ns);
-        }
-        self.hold_up(Thread::Worker, until_ns);
+    /// The worker will be descheduled until then as soon as it has composed its next batch, before it hands it over.
+    pub(super) const fn hold_up_batch(&mut self, until_ns: u64) {
+        self.ambush_until_ns = until_ns;
     }
 
     fn runs(&self, thread: Thread, now_ns: u64) -> bool {
@@ -211,6 +210,12 @@ impl Node {
     pub(super) fn submit(&mut self, now_ns: u64, body: CommandBody) {
         let now = self.local(now_ns);
         self.control.submit(now, 1, body);
+    }
+
+    /// Shards that this node's worker leads, as far as it knows.
+    pub(super) fn leaderships(&self) -> usize {
+        let shards = self.worker.as_ref().map(Worker::shard_status).unwrap_or_default();
+        shards.iter().filter(|status| status.leading.is_some()).count()
     }
 
     /// The graceful stop's second half: the token is held, leaderships go (N3).
@@ -371,6 +376,12 @@ impl Node {
         }
         while let Some(output) = worker.poll_output(now.ns, &self.words) {
             busy = true;
+            if self.ambush_until_ns > now_ns && matches!(output, WorkerOutput::Propose { .. }) {
+                self.outputs.push(self.ambush_until_ns, output);
+                self.held_up.insert(Thread::Worker, self.ambush_until_ns);
+                self.ambush_until_ns = 0;
+                return busy;
+            }
             self.outputs.push(ready, output);
         }
         let mut buffer = Vec::new();
