@@ -217,7 +217,7 @@ impl Answerer {
             .as_array()
             .into_iter()
             .flatten()
-            .map(|entry| shard_row(entry, &report, &shards, &mut concerns))
+            .map(|entry| shard_row(entry, &report, &shards, &live, &mut concerns))
             .collect();
         Ok(json!({
             "cluster": {
@@ -252,7 +252,14 @@ fn gone(error: impl std::fmt::Display) -> Failure {
     Failure { status: 503, problems: vec![format!("the node is stopping: {error}")] }
 }
 
-fn shard_row(entry: &Value, report: &FlowReport, tables: &[ShardStatus], concerns: &mut Vec<Value>) -> Value {
+/// One shard as this node knows it. `live`: nodes that it hears.
+fn shard_row(
+    entry: &Value,
+    report: &FlowReport,
+    tables: &[ShardStatus],
+    live: &[u64],
+    concerns: &mut Vec<Value>,
+) -> Value {
     let shard = entry["shard"].as_u64().unwrap_or(0);
     let group = report.groups.iter().find(|group| u64::from(group.group.0) == shard);
     let health = report.health.iter().find(|health| u64::from(health.group.0) == shard);
@@ -261,13 +268,24 @@ fn shard_row(entry: &Value, report: &FlowReport, tables: &[ShardStatus], concern
     let owner = group.and_then(|group| group.owner).and_then(|life| node(life.0));
     let leads = group.is_some_and(|group| group.role == Role::Leader);
     let want = entry["members"].as_array().map_or(0, Vec::len);
-    let have = match health.filter(|_| leads) {
-        Some(health) => health.voters.iter().filter(|(_, up)| *up).count(),
-        None => group.map_or(0, |group| group.voters.len()),
+    let reachable = |group: &GroupStatus| {
+        let nodes = group.voters.iter().filter_map(|life| node(life.0));
+        nodes.filter(|node| live.contains(&u64::from(*node))).count()
     };
-    if owner.is_none() && group.is_some() {
+    let have = match (health.filter(|_| leads), group) {
+        (Some(health), _) => health.voters.iter().filter(|(_, up)| *up).count(),
+        // Without an owner nobody's count can be repeated: what this node hears is all that it knows.
+        (None, Some(group)) if owner.is_none() => reachable(group),
+        (None, Some(group)) => group.voters.len(),
+        (None, None) => 0,
+    };
+    // A shard that is being created anew says so itself, and what helps then.
+    if owner.is_none() && group.is_some() && entry["sealing"] != true {
+        let about = format!("shard {shard}");
+        // One concern for each shard: what the configuration misses follows from this.
+        concerns.retain(|concern| concern["about"] != about.as_str());
         concerns.push(json!({
-            "about": format!("shard {shard}"),
+            "about": about,
             "why": "no majority of its replicas answers, so nobody owns it: new flows are refused; committed flows end with the orphan grace",
             "remedy": "bring a stopped node back (it resumes by itself), or run `qnat node-remove ID` for one that is powered off for good",
         }));
@@ -276,7 +294,7 @@ fn shard_row(entry: &Value, report: &FlowReport, tables: &[ShardStatus], concern
         "shard": shard, "frontends": entry["frontends"], "epoch": entry["epoch"], "owner": owner,
         "term": group.map(|group| group.term), "role": group.map(|group| format!("{:?}", group.role).to_lowercase()),
         "serving": serving(group, table),
-        "redundancy": {"have": have, "want": want, "exact": leads},
+        "redundancy": {"have": have, "want": want, "exact": leads, "reachable": owner.is_none() && group.is_some()},
         "members": entry["members"].as_array().into_iter().flatten().map(|m| m["node"].clone()).collect::<Vec<_>>(),
         "voters": group.map(|group| group.voters.iter().filter_map(|life| node(life.0)).collect::<Vec<_>>()),
         "applied": table.map(|table| table.applied.0), "live": table.map(|table| table.live),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Arbiter, System};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use consensus::control_group::ControlTiming;
 use control::command::CommandBody;
 use engine::ids::{Mac, NodeId, VnetId};
@@ -48,6 +48,13 @@ const HANDOVER_WAIT: Duration = Duration::from_secs(3);
 /// # Errors
 /// If something that the member needs cannot be had.
 pub fn run(config: &NodeConfig) -> Result<()> {
+    // The lease word in the kernel and the worker's clock would differ by the shift (L5).
+    ensure!(
+        !netio::boottime::is_shifted(),
+        "this process is in a time namespace that shifts CLOCK_BOOTTIME, and the kernel's egress guard reads the \
+         unshifted clock: start the member in the host's time namespace (`nsenter --time=/proc/1/ns/time`, or no \
+         `unshare --time --boottime` and no such container setting)"
+    );
     let inside = link(&config.data.inside)?;
     let outside = link(&config.data.outside)?;
     let (guard, guard_state, mut writer) = guard(config, &inside, &outside)?;
