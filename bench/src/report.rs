@@ -67,8 +67,13 @@ pub struct Row {
     pub drops: Vec<(String, u64)>,
     /// Seen behind the kernel's masquerade per second.
     pub kernel: Option<Spread>,
-    /// Ratio of delivered flows to the kernel's, round by round.
-    pub ratio: Option<Spread>,
+    /// Sent towards the kernel's masquerade per second: the generator shares the processors, and is slower the more of
+    /// the kernel's work is done on its own call.
+    pub kernel_offered: Option<Spread>,
+    /// Processors busy with all of it, generator and sink included.
+    pub busy: Spread,
+    /// The same for the kernel's masquerade.
+    pub kernel_busy: Option<Spread>,
 }
 
 /// Medians by rate.
@@ -104,7 +109,9 @@ fn row(ours: &[&Step], theirs: &[&KernelStep]) -> Option<Row> {
         elections: ours.iter().map(|step| step.elections).sum(),
         drops,
         kernel: Spread::of(theirs.iter().map(|step| step.delivered)),
-        ratio: Spread::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours.delivered / theirs.delivered)),
+        kernel_offered: Spread::of(theirs.iter().map(|step| step.offered)),
+        busy: spread(&|step| step.busy)?,
+        kernel_busy: Spread::of(theirs.iter().map(|step| step.busy)),
     })
 }
 
@@ -192,8 +199,10 @@ fn flows_table(flows: &FlowsResult) -> String {
         "beside lost",
         "elections",
         "drops",
+        "offered to the kernel/s",
         "kernel/s",
-        "ratio",
+        "cores busy",
+        "kernel: cores busy",
     ]);
     let whole = |s: &Spread| format!("{:.0} ({:.0}–{:.0})", s.median, s.min, s.max);
     let fine = |s: &Spread| format!("{:.2} ({:.2}–{:.2})", s.median, s.min, s.max);
@@ -210,8 +219,10 @@ fn flows_table(flows: &FlowsResult) -> String {
             format!("{} of {}", row.beside_lost.0, row.beside_lost.1),
             row.elections.to_string(),
             drops,
+            or_none(row.kernel_offered.as_ref().map(whole)),
             or_none(row.kernel.as_ref().map(whole)),
-            or_none(row.ratio.as_ref().map(fine)),
+            fine(&row.busy),
+            or_none(row.kernel_busy.as_ref().map(fine)),
         ]);
     }
     let curve: Vec<(f64, f64)> = flows.summary.iter().map(|row| (row.offered.median, row.delivered.median)).collect();
