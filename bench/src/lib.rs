@@ -1,1 +1,10 @@
-//! placeholder
+//! Measurements of qnat as a user runs it, beside the kernel's own NAT. Never part of the product.
+
+pub mod flows;
+pub mod hold;
+pub mod lab;
+pub mod load;
+pub mod machine;
+pub mod nftables;
+pub mod numbers;
+pub mod report;

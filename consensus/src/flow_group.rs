@@ -180,6 +180,10 @@ impl FlowGroup {
         self.sealed
     }
 
+    pub(crate) const fn leader_heard_ns(&self) -> Option<u64> {
+        self.last_leader_ns
+    }
+
     pub(crate) const fn elections(&self) -> u64 {
         self.elections
     }

@@ -592,6 +592,12 @@ impl FlowGroups {
 
     // ---- status ----
 
+    /// When this replica last heard a leader other than itself.
+    #[must_use]
+    pub fn leader_heard_ns(&self, group: GroupId) -> Option<u64> {
+        self.replicas.get(&group)?.leader_heard_ns()
+    }
+
     fn status_of(&self, spec: &GroupSpec, now_ns: u64) -> Option<GroupStatus> {
         let group = spec.group;
         let owner = self.owners.owner(group).map(|(_, owner)| owner);

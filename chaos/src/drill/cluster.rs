@@ -13,6 +13,8 @@ use qnat::daemon::request::{Request, ResourceKind};
 use qnat::lab::{self, Host};
 use serde_json::Value;
 
+use super::interrupt;
+
 /// Members of the lab under test.
 pub(super) const NODES: u32 = 3;
 /// Where each member's admin API listens, in its own namespace.
@@ -51,6 +53,7 @@ pub(super) struct Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        let _gate = interrupt::gate();
         if let Err(error) = lab::down(&self.dir) {
             eprintln!("the lab could not be taken down: {error:#}");
         }
@@ -63,7 +66,10 @@ impl Cluster {
         let dir = PathBuf::from(lab::DEFAULT_DIR);
         let mut command = Command::new(binary);
         command.args(["lab", "up", "--detach", "--nodes", &NODES.to_string(), "--backends", &backends.to_string()]);
-        let output = command.output().with_context(|| binary.display().to_string())?;
+        let output = {
+            let _gate = interrupt::gate();
+            command.output().with_context(|| binary.display().to_string())?
+        };
         ensure!(output.status.success(), "lab up: {}", String::from_utf8_lossy(&output.stderr));
         let cluster = Self { dir };
         cluster.wait_whole(Duration::from_secs(60))?;

@@ -26,6 +26,18 @@ pub(super) struct Emitted {
     pub(super) outside: Vec<Frame>,
 }
 
+impl Emitted {
+    /// For people: how many frames, and when, in milliseconds from `began_ns` on.
+    pub(super) fn summary(&self, began_ns: u64) -> String {
+        let ms = |at: u64| (i128::from(at) - i128::from(began_ns)) / 1_000_000;
+        let part = |frames: &[Frame]| match (frames.first(), frames.last()) {
+            (Some(first), Some(last)) => format!("{} at {}..{} ms", frames.len(), ms(first.at_ns), ms(last.at_ns)),
+            _ => "none".to_owned(),
+        };
+        format!("n{}: inside {}, outside {}", self.node, part(&self.inside), part(&self.outside))
+    }
+}
+
 /// The fault, as the captures are to be read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scene {

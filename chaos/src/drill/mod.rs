@@ -6,6 +6,7 @@ mod canary;
 mod capture;
 mod cluster;
 mod fault;
+mod interrupt;
 mod judge;
 mod run;
 pub mod verdict;
@@ -13,11 +14,11 @@ pub mod verdict;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args as _;
-use qnat::lab;
 
 use cluster::Cluster;
 pub use fault::Fault;
@@ -33,6 +34,8 @@ pub enum Output {
     Table,
     /// For programs.
     Json,
+    /// For build servers.
+    Junit,
 }
 
 /// Which drill.
@@ -106,31 +109,87 @@ pub fn run(args: &DrillArgs) -> Result<ExitCode> {
         None => std::env::current_exe()?.with_file_name("qnat"),
     };
     ensure!(binary.exists(), "{} is not there: build it, or name it with --binary", binary.display());
-    take_down_on_interrupt()?;
-    let verdicts: Vec<Verdict> = args.which.faults().into_iter().map(|fault| drill(args, &binary, fault)).collect();
-    let text = match args.output {
-        Output::Table => verdict::table(&verdicts),
-        Output::Json => serde_json::to_string_pretty(&verdicts)?,
-    };
-    writeln!(std::io::stdout(), "{text}")?;
+    let journal = Journal::default();
+    let (seen, output) = (journal.clone(), args.output);
+    interrupt::watch(run::files(), move || {
+        seen.note_broken("interrupted: not all runs were carried through".to_owned());
+        write(output, &seen.verdicts())
+    })?;
+    for fault in args.which.faults() {
+        drill(args, &binary, fault, &journal);
+    }
+    // Here, if a signal comes now, its thread writes the verdict.
+    let _gate = interrupt::gate();
+    let verdicts = journal.verdicts();
+    write(args.output, &verdicts)?;
     Ok(if verdicts.iter().all(|verdict| verdict.pass) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn write(output: Output, verdicts: &[Verdict]) -> Result<()> {
+    let text = match output {
+        Output::Table => verdict::table(verdicts),
+        Output::Json => serde_json::to_string_pretty(verdicts)?,
+        Output::Junit => verdict::junit(verdicts),
+    };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(())
+}
+
+/// What one drill measured so far.
+#[derive(Debug)]
+struct Series {
+    fault: Fault,
+    outcomes: Vec<run::Outcome>,
+    /// Why runs could not be carried through.
+    broken: Vec<String>,
+}
+
+/// All that was measured so far, also for the thread that a signal wakes.
+#[derive(Clone, Debug, Default)]
+struct Journal(Arc<Mutex<Vec<Series>>>);
+
+impl Journal {
+    fn begin(&self, fault: Fault) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(Series { fault, outcomes: Vec::new(), broken: Vec::new() });
+    }
+
+    fn in_last(&self, change: impl FnOnce(&mut Series)) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = all.last_mut() {
+            change(series);
+        }
+    }
+
+    fn note(&self, outcome: run::Outcome) {
+        self.in_last(|series| series.outcomes.push(outcome));
+    }
+
+    fn note_broken(&self, why: String) {
+        self.in_last(|series| series.broken.push(why));
+    }
+
+    fn verdicts(&self) -> Vec<Verdict> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|series| Verdict::of(series.fault, &series.outcomes, series.broken.clone())).collect()
+    }
+}
+
 /// All runs of one drill. A run that cannot be carried through is reported and followed by a fresh lab.
-fn drill(args: &DrillArgs, binary: &Path, fault: Fault) -> Verdict {
-    let mut outcomes = Vec::new();
-    let mut broken = Vec::new();
+fn drill(args: &DrillArgs, binary: &Path, fault: Fault, journal: &Journal) {
+    journal.begin(fault);
     let runs = usize::from(args.runs);
     let mut next = 0;
     while next < runs {
         let last = (next + RUNS_PER_LAB).min(runs);
-        let result = in_one_lab(args, binary, fault, &mut next, last, &mut outcomes);
+        let result = in_one_lab(args, binary, fault, &mut next, last, journal);
         if let Err(error) = result {
-            broken.push(format!("run {}: {error:#}", next + 1));
+            let why = format!("run {}: {error:#}", next + 1);
+            eprintln!("{} {why}", fault.name());
+            journal.note_broken(why);
             next += 1;
         }
     }
-    Verdict::of(fault, &outcomes, broken)
 }
 
 fn in_one_lab(
@@ -139,7 +198,7 @@ fn in_one_lab(
     fault: Fault,
     next: &mut usize,
     last: usize,
-    outcomes: &mut Vec<run::Outcome>,
+    journal: &Journal,
 ) -> Result<()> {
     let cluster = Cluster::up(binary, args.backends)?;
     let backends: Vec<u32> = (1..=args.backends).collect();
@@ -166,30 +225,8 @@ fn in_one_lab(
         if outcome.kept < outcome.total {
             idle.clear();
         }
-        outcomes.push(outcome);
+        journal.note(outcome);
         *next += 1;
     }
-    Ok(())
-}
-
-/// On Ctrl-C or SIGTERM: takes the lab down, with everything that runs in its namespaces, and ends.
-fn take_down_on_interrupt() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let watch = move || -> Result<()> {
-        runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            anyhow::Ok(())
-        })?;
-        if let Err(error) = lab::down(Path::new(lab::DEFAULT_DIR)) {
-            eprintln!("the lab could not be taken down: {error:#}");
-        }
-        std::process::exit(130);
-    };
-    std::thread::Builder::new().name("interrupt".to_owned()).spawn(watch).context("thread for signals")?;
     Ok(())
 }

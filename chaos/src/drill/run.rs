@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use qnat::lab::{Host, topology::Network};
 
 use super::canary::{self, Download, Idle, Kind, Stream};
@@ -44,6 +44,8 @@ pub(super) struct Outcome {
     /// Longest silence of the old flow when the fault was taken back.
     pub(super) gap_return_ms: f64,
     pub(super) elections: u64,
+    /// Groups that the fault left without a leader.
+    pub(super) groups: u64,
     pub(super) emissions: Emissions,
     pub(super) untranslated: u64,
     pub(super) wrong_port: u64,
@@ -117,6 +119,8 @@ impl Captures {
 struct Target {
     shard: u64,
     owner: u32,
+    /// Shards that it owns.
+    groups: u64,
     probe: u32,
     backends: Vec<Backend>,
 }
@@ -130,7 +134,8 @@ impl Target {
         let backends = cluster.backends()?;
         let homes: Vec<u32> = backends.iter().filter(|one| one.shard == shard).map(|one| one.number).collect();
         let probe = *homes.get(run / owners.len() % homes.len().max(1)).context("the shard has no backend")?;
-        Ok(Self { shard, owner, probe, backends })
+        let groups = u64::try_from(owners.values().filter(|one| **one == owner).count())?;
+        Ok(Self { shard, owner, groups, probe, backends })
     }
 }
 
@@ -145,7 +150,7 @@ fn judged_until(fault: Fault, ended_ns: u64, until_ns: u64) -> u64 {
 
 /// Runs `fault` once upon the owner of a shard that changes from run to run.
 pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize, idle: &mut [Idle]) -> Result<Outcome> {
-    let Target { shard, owner, probe, backends } = Target::choose(cluster, run)?;
+    let Target { shard, owner, groups, probe, backends } = Target::choose(cluster, run)?;
     let elections_before = cluster.elections();
     let files = tempdir()?;
     let captures = Captures::start(&files.0, probe)?;
@@ -181,10 +186,10 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     let handover = if fault == Fault::StopOwner { Handover::Graceful } else { Handover::Abrupt };
     let scene = Scene { owner, shard: u16::try_from(shard)?, began_ns, sure_ns: nanos(sure)?, end_ns, handover };
     let emissions = judge::emissions(&emitted, &before, scene);
-    ensure!(
-        emissions.owner_sent_before > 0,
-        "the captures saw nothing of n{owner} before the fault: they prove nothing"
-    );
+    if emissions.owner_sent_before == 0 {
+        let seen: Vec<String> = emitted.iter().map(|one| one.summary(began_ns)).collect();
+        bail!("the captures saw nothing of n{owner} before the fault: they prove nothing ({})", seen.join("; "));
+    }
     ensure!(
         !arrived.is_empty() && !dump.is_empty(),
         "nothing arrived outside, or no mapping is known: nothing is proved"
@@ -207,6 +212,7 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
         gap_new_ms: millis(judge::gap_ns(&replies, &new_ports, from_ns, nanos(new_until)?)),
         gap_return_ms: millis(judge::gap_ns(&replies, &old_ports, ended_ns, until_ns)),
         elections: elections_after.iter().map(grown).sum(),
+        groups,
         emissions,
         untranslated,
         wrong_port,
@@ -225,8 +231,13 @@ impl Drop for TempDir {
     }
 }
 
+/// Where the captures of this process are while a run is under way.
+pub(super) fn files() -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("qnat-drill-{}", std::process::id()))
+}
+
 fn tempdir() -> Result<TempDir> {
-    let path = std::env::temp_dir().join(format!("qnat-drill-{}", std::process::id()));
+    let path = files();
     std::fs::create_dir_all(&path)?;
     Ok(TempDir(path))
 }

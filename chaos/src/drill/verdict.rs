@@ -57,6 +57,8 @@ pub struct Verdict {
     pub gap_return_ms: Gap,
     /// Elections that the other members counted while the fault lasted.
     pub elections: u64,
+    /// The same for each group that the fault left without a leader; 1 is the goal. Nothing if there was no such group.
+    pub elections_per_group: Option<f64>,
     /// What the old owner sent after the fault, by kind.
     pub old_owner_sent: BTreeMap<&'static str, u64>,
     /// Downloads with the right digest.
@@ -83,6 +85,7 @@ impl Verdict {
             gap_new_ms: Gap::of(outcomes.iter().map(|one| one.gap_new_ms)),
             gap_return_ms: Gap::of(outcomes.iter().map(|one| one.gap_return_ms)),
             elections: outcomes.iter().map(|one| one.elections).sum(),
+            elections_per_group: per_group(outcomes),
             old_owner_sent: BTreeMap::new(),
             downloads_right: outcomes.iter().filter(|one| one.download == Ok(true)).count(),
             whole_again_ms_max: outcomes.iter().map(|one| one.whole_again_ms).max().unwrap_or(0),
@@ -112,6 +115,14 @@ impl Verdict {
     }
 }
 
+/// Elections for each group that lost its leader, over all runs.
+#[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
+fn per_group(outcomes: &[Outcome]) -> Option<f64> {
+    let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>() as f64;
+    let groups = sum(|one| one.groups);
+    (groups > 0.0).then(|| sum(|one| one.elections) / groups)
+}
+
 /// What is wrong with one run, gaps aside.
 fn wrongs(outcome: &Outcome) -> Vec<String> {
     let mut wrongs = Vec::new();
@@ -139,6 +150,41 @@ fn wrongs(outcome: &Outcome) -> Vec<String> {
     wrongs
 }
 
+/// All verdicts for a build server: one test suite, one case for each drill.
+pub(super) fn junit(verdicts: &[Verdict]) -> String {
+    let failures = verdicts.iter().filter(|one| !one.pass).count();
+    let mut text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"qnat-chaos drill\" tests=\"{}\" failures=\"{failures}\">\n",
+        verdicts.len()
+    );
+    for one in verdicts {
+        text += &format!("  <testcase classname=\"drill\" name=\"{}\">\n", escaped(one.drill));
+        if !one.pass {
+            text += &format!("    <failure>{}</failure>\n", escaped(&one.reasons.join("\n")));
+        }
+        let figures = serde_json::to_string(one).expect("plain data with text keys");
+        text += &format!("    <system-out>{}</system-out>\n  </testcase>\n", escaped(&figures));
+    }
+    text + "</testsuite>"
+}
+
+/// As XML text or attribute. Control characters that XML 1.0 forbids become `?`.
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\n' | '\t' => safe.push(letter),
+            _ if letter.is_control() => safe.push('?'),
+            _ => safe.push(letter),
+        }
+    }
+    safe
+}
+
 /// All verdicts for people.
 pub(super) fn table(verdicts: &[Verdict]) -> String {
     let mut table = comfy_table::Table::new();
@@ -152,7 +198,7 @@ pub(super) fn table(verdicts: &[Verdict]) -> String {
         "gap old ms\nmed/p99/max",
         "gap new ms\nmed/p99/max",
         "gap return\nmed/p99/max",
-        "elections",
+        "elections\n(per group)",
         "sha256",
         "old owner sent",
         "verdict",
@@ -169,7 +215,7 @@ pub(super) fn table(verdicts: &[Verdict]) -> String {
             gap(one.gap_old_ms),
             gap(one.gap_new_ms),
             gap(one.gap_return_ms),
-            one.elections.to_string(),
+            one.elections_per_group.map_or_else(|| "-".to_owned(), |each| format!("{} ({each:.2})", one.elections)),
             format!("{}/{}", one.downloads_right, one.runs),
             if sent.is_empty() { "nothing".to_owned() } else { sent.join("\n") },
             if one.pass { "pass" } else { "FAIL" }.to_owned(),
@@ -182,6 +228,15 @@ pub(super) fn table(verdicts: &[Verdict]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_drill_is_a_failure_in_junit_and_its_reason_cannot_break_the_xml() {
+        let verdict = Verdict::of(Fault::KillOwner, &[], vec!["run 1: <b> & \"\u{1b}\"".to_owned()]);
+        let text = junit(&[verdict]);
+        assert!(text.contains("tests=\"1\" failures=\"1\""), "{text}");
+        assert!(text.contains("<failure>run 1: &lt;b&gt; &amp; &quot;?&quot;\n"), "{text}");
+        assert_eq!(text.matches("</testcase>").count(), 1, "{text}");
+    }
 
     #[test]
     fn ranks_are_nearest_and_nothing_has_no_gap() {

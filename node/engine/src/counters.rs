@@ -1,9 +1,24 @@
 //! The worker's own counters. Plain numbers, one set per worker; the daemon reads and sums them.
 
-use crate::event::DropReason;
+use crate::event::{DropReason, Verdict};
+use crate::histogram::Histogram;
+use crate::record::Proto;
 
-/// Buckets of the hold histogram: bucket `i` counts times in `[2^i, 2^(i+1))` nanoseconds, the last one all above.
-pub const HOLD_BUCKETS: usize = 32;
+/// Mappings of one protocol that this worker, as owner, was asked for. Those still on their way are
+/// `pending - successful - failed_later`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnatCounts {
+    /// A port was found and the mapping proposed.
+    pub pending: u64,
+    /// Committed.
+    pub successful: u64,
+    /// Refused at once: no port, no room to hold the packet, table full.
+    pub failed: u64,
+    /// Proposed, and then refused or lost with the term.
+    pub failed_later: u64,
+    /// Closes committed.
+    pub closed: u64,
+}
 
 /// What became of all frames. At any moment
 /// `received + originated == transmitted + absorbed + parked + Σ drops` (I51).
@@ -21,8 +36,11 @@ pub struct Counters {
     pub parked: u64,
     /// Received frames that were forwarded to another node; part of `transmitted`.
     pub forwarded: u64,
-    /// First packets by the time that their commit took.
-    pub hold_ns_log2: [u64; HOLD_BUCKETS],
+    /// First packets by the time that they were held for their commit.
+    pub hold: Histogram,
+    /// Batches of this owner by the time from the proposal to the commit, both as the worker sees them.
+    pub commit: Histogram,
+    snat: [SnatCounts; Proto::ALL.len()],
     drops: [u64; DropReason::ALL.len()],
 }
 
@@ -35,7 +53,9 @@ impl Default for Counters {
             absorbed: 0,
             parked: 0,
             forwarded: 0,
-            hold_ns_log2: [0; HOLD_BUCKETS],
+            hold: Histogram::default(),
+            commit: Histogram::default(),
+            snat: [SnatCounts::default(); Proto::ALL.len()],
             drops: [0; DropReason::ALL.len()],
         }
     }
@@ -69,8 +89,30 @@ impl Counters {
         self.drop(reason);
     }
 
-    pub(crate) fn held_for(&mut self, ns: u64) {
-        let bucket = usize::try_from(ns.max(1).ilog2()).expect("below 64").min(HOLD_BUCKETS - 1);
-        self.hold_ns_log2[bucket] += 1;
+    /// Mappings of one protocol.
+    #[must_use]
+    pub const fn snat(&self, proto: Proto) -> &SnatCounts {
+        &self.snat[place(proto)]
+    }
+
+    pub(crate) const fn snat_mut(&mut self, proto: Proto) -> &mut SnatCounts {
+        &mut self.snat[place(proto)]
+    }
+
+    /// A packet asked for a mapping.
+    pub(crate) const fn attempted(&mut self, proto: Proto, opened: &Result<Verdict, DropReason>) {
+        let counts = self.snat_mut(proto);
+        match opened {
+            Ok(_) => counts.pending += 1,
+            Err(_) => counts.failed += 1,
+        }
+    }
+}
+
+const fn place(proto: Proto) -> usize {
+    match proto {
+        Proto::Icmp => 0,
+        Proto::Tcp => 1,
+        Proto::Udp => 2,
     }
 }

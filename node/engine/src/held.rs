@@ -10,6 +10,9 @@ use crate::wire::{FrameMeta, IpPacket};
 
 /// No packet waits longer for anything (I28).
 pub(crate) const HELD_MAX_NS: u64 = 1_000_000_000;
+/// A backend may hold as many bytes as its packets have if each is a full Ethernet frame: a few GSO frames, but not the
+/// bytes of all backends (I40).
+const BYTES_PER_PACKET: u64 = 2048;
 /// Buffers kept for reuse.
 const SPARE_MAX: usize = 256;
 /// A larger buffer is given back to the allocator: GSO frames are rare among first packets.
@@ -50,10 +53,26 @@ pub(crate) enum Origin {
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     bytes: u64,
-    per_backend: Map<BackendId, u32>,
+    per_backend: Map<BackendId, Share>,
     spare: Vec<Vec<u8>>,
     ready: VecDeque<Outgoing>,
     own: usize,
+}
+
+/// What one backend's first packets hold now.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    packets: u32,
+    bytes: u64,
+}
+
+impl Share {
+    /// Whether one more frame fits. A single frame always does: the worker's own limit bounds it.
+    fn takes(self, params: &Params, frame: &[u8]) -> bool {
+        let bytes_max = u64::from(params.held_packets_per_backend_max) * BYTES_PER_PACKET;
+        self.packets == 0
+            || (self.packets < params.held_packets_per_backend_max && self.bytes + bytes_of(frame) <= bytes_max)
+    }
 }
 
 impl Held {
@@ -72,19 +91,23 @@ impl Held {
 
     /// Counts one more first packet of a backend and copies it; `None`: over a limit.
     pub(crate) fn park(&mut self, params: &Params, backend: BackendId, frame: &[u8]) -> Option<Vec<u8>> {
-        if self.per_backend.get(&backend).is_some_and(|n| *n >= params.held_packets_per_backend_max) {
+        if self.per_backend.get(&backend).is_some_and(|share| !share.takes(params, frame)) {
             return None;
         }
         let copy = self.copy(params, frame)?;
-        *self.per_backend.entry(backend).or_insert(0) += 1;
+        let share = self.per_backend.entry(backend).or_default();
+        share.packets += 1;
+        share.bytes += bytes_of(frame);
         Some(copy)
     }
 
     /// A first packet stops waiting for its commit.
-    pub(crate) fn unpark(&mut self, backend: BackendId) {
+    pub(crate) fn unpark(&mut self, backend: BackendId, frame: &[u8]) {
         if let hashbrown::hash_map::Entry::Occupied(mut entry) = self.per_backend.entry(backend) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
+            let share = entry.get_mut();
+            share.packets -= 1;
+            share.bytes -= bytes_of(frame);
+            if share.packets == 0 {
                 entry.remove();
             }
         }
@@ -142,4 +165,33 @@ impl Held {
 
 fn bytes_of(frame: &[u8]) -> u64 {
     u64::try_from(frame.len()).expect("a frame is shorter than 2^64")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_backend_s_large_frames_leave_the_bytes_of_the_others() {
+        let params = Params { held_packets_per_backend_max: 64, held_bytes_max: 256 << 10, ..Params::default() };
+        let (large, mut held, mut taken) = (vec![0; 60_000], Held::default(), Vec::new());
+        while let Some(copy) = held.park(&params, BackendId(1), &large) {
+            taken.push(copy);
+        }
+        assert_eq!(taken.len(), 2, "64 packets of 2 KiB are 128 KiB");
+        assert!(held.park(&params, BackendId(2), &large).is_some(), "I40: another backend has its own bytes");
+        for copy in taken {
+            held.unpark(BackendId(1), &copy);
+            held.recycle(copy);
+        }
+        assert!(held.park(&params, BackendId(1), &large).is_some(), "what left makes room again");
+    }
+
+    #[test]
+    fn a_frame_larger_than_the_share_is_held_when_it_is_alone() {
+        let params = Params { held_packets_per_backend_max: 1, ..Params::default() };
+        let mut held = Held::default();
+        assert!(held.park(&params, BackendId(1), &[0; 60_000]).is_some());
+        assert!(held.park(&params, BackendId(1), &[0; 60]).is_none());
+    }
 }

@@ -15,6 +15,7 @@ pub mod counters;
 pub mod event;
 pub mod flow;
 mod held;
+pub mod histogram;
 pub mod ids;
 pub mod nat;
 pub mod neigh;

@@ -200,13 +200,17 @@ impl Worker {
             }
             (Some((slot, Use::Reopen)), Authority::Lease { .. }) => {
                 let public = shard.replica.table.record(slot).public();
-                self.open(cx, (id, backend), &flow, Some(public), p, meta, frame)
+                let opened = self.open(cx, (id, backend), &flow, Some(public), p, meta, frame);
+                self.counters.attempted(flow.proto, &opened);
+                opened
             }
             (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
                 if !opens(p) {
                     return Err(DropReason::NotFirstPacket);
                 }
-                self.open(cx, (id, backend), &flow, None, p, meta, frame)
+                let opened = self.open(cx, (id, backend), &flow, None, p, meta, frame);
+                self.counters.attempted(flow.proto, &opened);
+                opened
             }
         }
     }

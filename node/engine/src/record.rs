@@ -132,6 +132,11 @@ pub enum Proto {
     Udp = 17,
 }
 
+impl Proto {
+    /// All protocols that are translated.
+    pub const ALL: [Self; 3] = [Self::Icmp, Self::Tcp, Self::Udp];
+}
+
 /// The public side of a mapping: unique among live and held ones (S7).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, bincode::Encode, bincode::Decode)]
 pub struct PublicKey {

@@ -136,17 +136,12 @@ impl Shard {
         });
     }
 
-    /// An entry of `term` was applied; with `header` if it was a worker's.
-    pub(crate) fn applied(&mut self, term: Term, header: Option<&EntryHeader>) {
+    /// An entry of `term` was applied; with `header` if it was a worker's. Returns how long it took if it was this one's.
+    pub(crate) fn applied(&mut self, now_ns: u64, term: Term, header: Option<&EntryHeader>) -> Option<u64> {
         self.applied_dirty = true;
-        let Some(lead) = &mut self.leadership else { return };
-        if lead.term != term {
-            return;
-        }
+        let lead = self.leadership.as_mut().filter(|lead| lead.term == term)?;
         lead.own_applied = true;
-        if let Some(header) = header {
-            self.stream.applied(header);
-        }
+        self.stream.applied(now_ns, header?)
     }
 
     /// Forgets what was proposed (F1, F8). Returns the packets to drop.

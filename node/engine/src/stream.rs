@@ -10,7 +10,7 @@ use crate::ids::{ControlIndex, Term};
 use crate::record::{EntryHeader, FlowRecord};
 
 /// Batches proposed and not yet applied; more wait in the queue.
-const IN_FLIGHT_MAX: u64 = 256;
+const IN_FLIGHT_MAX: usize = 256;
 /// Batches in the queue; more records are refused with `Backpressure`.
 const QUEUE_MAX: usize = 64;
 /// A barrier that was refused is not proposed again sooner.
@@ -44,6 +44,8 @@ pub(crate) struct Stream {
     queue: VecDeque<Batch>,
     barrier: Barrier,
     spare: Vec<Vec<FlowRecord>>,
+    /// When the batches in flight were proposed, by their number modulo the length.
+    proposed_ns: Box<[u64]>,
 }
 
 impl Default for Stream {
@@ -55,6 +57,7 @@ impl Default for Stream {
             queue: VecDeque::new(),
             barrier: Barrier::Passed,
             spare: Vec::new(),
+            proposed_ns: vec![0; IN_FLIGHT_MAX].into_boxed_slice(),
         }
     }
 }
@@ -117,38 +120,46 @@ impl Stream {
         match self.barrier {
             Barrier::Due { not_before_ns } if now_ns >= not_before_ns => {
                 self.barrier = Barrier::Proposed;
-                let header = self.number_it(term, header(None));
+                let header = self.number_it(now_ns, term, header(None));
                 return Some((header.stream, header.sequence, encoder.entry(header, &[])));
             }
             Barrier::Due { .. } | Barrier::Proposed => return None,
             Barrier::Passed => {}
         }
-        if self.next_sequence - self.applied_sequence >= IN_FLIGHT_MAX {
+        if self.next_sequence - self.applied_sequence >= self.proposed_ns.len() as u64 {
             return None;
         }
         let mut batch = self.queue.pop_front()?;
-        let header = self.number_it(term, header(Some(batch.control_index)));
+        let header = self.number_it(now_ns, term, header(Some(batch.control_index)));
         let bytes = encoder.entry(header, &batch.records);
         batch.records.clear();
         self.spare.push(batch.records);
         Some((header.stream, header.sequence, bytes))
     }
 
-    fn number_it(&mut self, term: Term, header: EntryHeader) -> EntryHeader {
+    fn number_it(&mut self, now_ns: u64, term: Term, header: EntryHeader) -> EntryHeader {
         let sequence = self.next_sequence;
+        *self.proposed_at(sequence) = now_ns;
         self.next_sequence += 1;
         EntryHeader { term, stream: self.number, sequence, ..header }
     }
 
-    /// An entry of this replica's own was applied.
-    pub(crate) fn applied(&mut self, header: &EntryHeader) {
+    /// An entry of this replica's own was applied. Returns how long ago this stream proposed it.
+    pub(crate) fn applied(&mut self, now_ns: u64, header: &EntryHeader) -> Option<u64> {
         // What this stream never sent is not its business.
-        if header.stream == self.number && header.sequence < self.next_sequence {
-            self.applied_sequence = header.sequence + 1;
-            if self.barrier == Barrier::Proposed {
-                self.barrier = Barrier::Passed;
-            }
+        if header.stream != self.number || header.sequence >= self.next_sequence {
+            return None;
         }
+        self.applied_sequence = header.sequence + 1;
+        if self.barrier == Barrier::Proposed {
+            self.barrier = Barrier::Passed;
+        }
+        Some(now_ns.saturating_sub(*self.proposed_at(header.sequence)))
+    }
+
+    fn proposed_at(&mut self, sequence: u64) -> &mut u64 {
+        let slots = self.proposed_ns.len() as u64;
+        &mut self.proposed_ns[usize::try_from(sequence % slots).expect("below the length of a slice")]
     }
 
     /// When the barrier may be proposed (again).

@@ -206,7 +206,7 @@ impl Worker {
         let mut effects = std::mem::take(&mut self.effects);
         let Some(s) = self.replica_mut(shard) else { return };
         let header = s.replica.apply(now_ns, index, entry, vote_ms, &mut effects);
-        s.applied(term, header.as_ref());
+        let took = s.applied(now_ns, term, header.as_ref());
         if header.is_some_and(|h| h.control_index < loaded) {
             s.judge_again();
         }
@@ -215,6 +215,9 @@ impl Worker {
             self.perform(now_ns, shard, term, mine, effect);
         }
         self.effects = effects;
+        if let Some(ns) = took {
+            self.counters.commit.record(ns);
+        }
     }
 
     fn perform(&mut self, now_ns: u64, id: ShardId, term: Term, mine: bool, effect: Effect) {
@@ -231,23 +234,28 @@ impl Worker {
                 }
             }
             Effect::Closed { slot } => {
-                if let Some(s) = self.replica_mut(id) {
-                    s.overlay.closed(slot);
+                let Some(s) = self.replica_mut(id) else { return };
+                s.overlay.closed(slot);
+                if mine {
+                    let proto = s.replica.table.record(slot).proto;
+                    self.counters.snat_mut(proto).closed += 1;
                 }
             }
             Effect::Opened { slot, public } if mine => {
                 let Some(s) = self.replica_mut(id) else { return };
                 let Some((flow, pending)) = s.overlay.resolve(&public) else { return };
                 assert!(s.replica.table.record(slot).flow() == flow, "only this stream opens mappings in this term");
-                self.counters.held_for(now_ns.saturating_sub(pending.since_ns));
+                self.counters.hold.record(now_ns.saturating_sub(pending.since_ns));
+                self.counters.snat_mut(flow.proto).successful += 1;
                 for parked in pending.parked {
-                    self.held.unpark(pending.backend);
+                    self.held.unpark(pending.backend, &parked.frame);
                     self.release_parked(now_ns, id, term, slot, parked);
                 }
             }
             Effect::OpenRefused { public } if mine => {
                 let Some(s) = self.replica_mut(id) else { return };
-                let Some((_, pending)) = s.overlay.resolve(&public) else { return };
+                let Some((flow, pending)) = s.overlay.resolve(&public) else { return };
+                self.counters.snat_mut(flow.proto).failed_later += 1;
                 for parked in pending.parked {
                     self.drop_parked(pending.backend, parked, DropReason::OpenRefused);
                 }
@@ -257,14 +265,17 @@ impl Worker {
     }
 
     fn drop_parked(&mut self, backend: BackendId, parked: Parked, reason: DropReason) {
-        self.held.unpark(backend);
+        self.held.unpark(backend, &parked.frame);
         self.held.recycle(parked.frame);
         self.counters.drop_parked(reason);
     }
 
     /// F1, F8: what was proposed and is not applied is given up with its packets.
     fn lose_overlay(&mut self, shard: ShardId) {
-        let Some(s) = self.replica_mut(shard) else { return };
+        let Some(s) = self.shards.get_mut(&shard).and_then(|entry| entry.replica.as_mut()) else { return };
+        for (flow, _) in s.overlay.opening() {
+            self.counters.snat_mut(flow.proto).failed_later += 1;
+        }
         for (backend, parked) in s.drop_overlay() {
             self.drop_parked(backend, parked, DropReason::TermLost);
         }

@@ -15,11 +15,11 @@ use actix_web::guard::{self, GuardContext};
 use actix_web::http::StatusCode;
 use actix_web::http::header::HOST;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::daemon::metrics::MetricsPage;
 use crate::daemon::request::{Call, Failure, Request, ResourceKind};
 
 /// Longest body of a request.
@@ -33,7 +33,7 @@ pub const FLOWS_LIMIT: usize = 1000;
 #[derive(Clone)]
 struct Shared {
     calls: mpsc::Sender<Call>,
-    metrics: PrometheusHandle,
+    metrics: MetricsPage,
     timeout: Duration,
 }
 
@@ -42,7 +42,7 @@ struct Shared {
 ///
 /// # Errors
 /// If `listen` is not loopback, or cannot be bound.
-pub async fn serve(listen: SocketAddr, calls: mpsc::Sender<Call>, metrics: PrometheusHandle) -> io::Result<()> {
+pub async fn serve(listen: SocketAddr, calls: mpsc::Sender<Call>, metrics: MetricsPage) -> io::Result<()> {
     let listener = bind(listen)?;
     server(listener, Shared { calls, metrics, timeout: CALL_TIMEOUT })?.await
 }

@@ -25,7 +25,8 @@ fn start(timeout: Duration, node: impl Fn(Request) -> Option<Result<Value, Failu
                     }
                 }
             });
-            let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
+            let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+            let metrics = crate::daemon::metrics::MetricsPage::new(recorder.handle());
             server(listener, Shared { calls, metrics, timeout }).expect("served").await
         })
     });

@@ -210,6 +210,8 @@ fn shard_table(answer: &Value) -> String {
         row["owner"] = name_of(answer, &shard["owner"]).into();
         let members: Vec<String> = rows_of(&shard["members"]).iter().map(|member| name_of(answer, member)).collect();
         row["members"] = members.join(" ").into();
+        // The shard's term counts on over its epochs: the epoch is in the upper half, and has a column of its own.
+        row["term"] = shard["term"].as_u64().map_or(Value::Null, |term| (term & u64::from(u32::MAX)).into());
         row
     };
     let rows: Vec<Value> = rows_of(&answer["shards"]).iter().map(row).collect();
@@ -424,7 +426,8 @@ fn object(value: &Value) -> String {
     let number = |name: &str| value[name].as_u64();
     // "3/3" of a redundancy, "first-last" of a port range, a block of a lease, a replica.
     if let (Some(have), Some(want)) = (number("have"), number("want")) {
-        return format!("{have}/{want}");
+        let reachable = if value["reachable"] == true { " reachable" } else { "" };
+        return format!("{have}/{want}{reachable}");
     }
     if let (Some(first), Some(last)) = (number("first"), number("last")) {
         return format!("{first}-{last}");
@@ -446,6 +449,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_term_is_shown_beside_its_epoch_and_an_ownerless_shard_counts_whom_it_reaches() {
+        let answer = json!({"shards": [{"shard": 1, "epoch": 1, "owner": null, "term": (1u64 << 32) | 7,
+                                        "redundancy": {"have": 1, "want": 3, "reachable": true}}]});
+        let text = render(&Request::Status, &answer);
+        assert!(text.contains("1/3 reachable"), "{text}");
+        assert!(text.split_whitespace().any(|word| word == "7"), "{text}");
+        assert!(!text.contains("4294967303"), "{text}");
+    }
 
     #[test]
     fn a_status_shows_owners_redundancy_and_concerns_with_their_remedies() {

@@ -9,15 +9,18 @@ use actix::Addr;
 use consensus::flow_groups::{GroupStatus, Role};
 use control::command::CommandBody;
 use control::outcome::Outcome;
+use engine::counters::Counters;
 use engine::event::{DropReason, NotServing};
+use engine::histogram::Histogram;
 use engine::ids::{Incarnation, ShardId};
-use engine::record::Addr as WideAddr;
+use engine::record::{Addr as WideAddr, Proto};
 use engine::status::{FlowState, FlowView, ShardStatus};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::control_actor::{AskControl, ControlActor, Get, PlanApply, Submit};
 use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
+use super::metrics::label_of;
 use super::request::{Call, DryRun, Failure, Request};
 use super::worker_thread::{Query, WorkerStats};
 
@@ -134,7 +137,11 @@ impl Answerer {
         Ok(json!({"flows": flows.iter().map(flow).collect::<Vec<_>>()}))
     }
 
-    async fn ports(&self) -> Answer {
+    /// Leases and their use, as `qnat ports` shows them.
+    ///
+    /// # Errors
+    /// If the control half or the worker does not answer.
+    pub async fn ports(&self) -> Answer {
         let used = self.ask(|reply| Query::Ports { reply }).await?;
         let backends = self.control.send(Get(super::request::ResourceKind::Backends)).await.map_err(gone)?;
         let mut rows = Vec::new();
@@ -176,7 +183,11 @@ impl Answerer {
         Ok(json!({
             "received": engine.received, "transmitted": engine.transmitted, "originated": engine.originated,
             "absorbed": engine.absorbed, "parked": engine.parked, "forwarded": engine.forwarded,
-            "balanced": engine.is_balanced(), "drops": drops, "hold_ns_log2": engine.hold_ns_log2,
+            "balanced": engine.is_balanced(), "drops": drops,
+            "hold": histogram(&engine.hold), "commit": histogram(&engine.commit),
+            "failover": histogram(&report.failovers),
+            "leader_changes": report.leader_changes.iter().map(|(s, n)| (s.0.to_string(), n)).collect::<BTreeMap<_, _>>(),
+            "snat": Proto::ALL.map(|proto| snat(engine, proto)),
             "inside": format!("{:?}", stats.inside), "outside": format!("{:?}", stats.outside),
             "elections": elections,
             "elections_by_shard": report.groups.iter().map(|g| (g.group.0.to_string(), g.elections)).collect::<BTreeMap<_, _>>(),
@@ -206,7 +217,7 @@ impl Answerer {
             .as_array()
             .into_iter()
             .flatten()
-            .map(|entry| shard_row(entry, &report, &shards, &mut concerns))
+            .map(|entry| shard_row(entry, &report, &shards, &live, &mut concerns))
             .collect();
         Ok(json!({
             "cluster": {
@@ -225,11 +236,30 @@ impl Answerer {
     }
 }
 
+/// Sum, count, and the buckets that are not empty: upper end (`null`: without end) and count.
+fn histogram(histogram: &Histogram) -> Value {
+    let buckets: Vec<_> = histogram.buckets().filter(|(_, count)| *count > 0).collect();
+    json!({"count": histogram.count(), "sum_ns": histogram.sum_ns(), "buckets_ns": buckets})
+}
+
+fn snat(engine: &Counters, proto: Proto) -> Value {
+    let counts = engine.snat(proto);
+    json!({"proto": label_of(proto), "pending": counts.pending, "successful": counts.successful,
+           "failed": counts.failed + counts.failed_later, "closed": counts.closed})
+}
+
 fn gone(error: impl std::fmt::Display) -> Failure {
     Failure { status: 503, problems: vec![format!("the node is stopping: {error}")] }
 }
 
-fn shard_row(entry: &Value, report: &FlowReport, tables: &[ShardStatus], concerns: &mut Vec<Value>) -> Value {
+/// One shard as this node knows it. `live`: nodes that it hears.
+fn shard_row(
+    entry: &Value,
+    report: &FlowReport,
+    tables: &[ShardStatus],
+    live: &[u64],
+    concerns: &mut Vec<Value>,
+) -> Value {
     let shard = entry["shard"].as_u64().unwrap_or(0);
     let group = report.groups.iter().find(|group| u64::from(group.group.0) == shard);
     let health = report.health.iter().find(|health| u64::from(health.group.0) == shard);
@@ -238,13 +268,24 @@ fn shard_row(entry: &Value, report: &FlowReport, tables: &[ShardStatus], concern
     let owner = group.and_then(|group| group.owner).and_then(|life| node(life.0));
     let leads = group.is_some_and(|group| group.role == Role::Leader);
     let want = entry["members"].as_array().map_or(0, Vec::len);
-    let have = match health.filter(|_| leads) {
-        Some(health) => health.voters.iter().filter(|(_, up)| *up).count(),
-        None => group.map_or(0, |group| group.voters.len()),
+    let reachable = |group: &GroupStatus| {
+        let nodes = group.voters.iter().filter_map(|life| node(life.0));
+        nodes.filter(|node| live.contains(&u64::from(*node))).count()
     };
-    if owner.is_none() && group.is_some() {
+    let have = match (health.filter(|_| leads), group) {
+        (Some(health), _) => health.voters.iter().filter(|(_, up)| *up).count(),
+        // Without an owner nobody's count can be repeated: what this node hears is all that it knows.
+        (None, Some(group)) if owner.is_none() => reachable(group),
+        (None, Some(group)) => group.voters.len(),
+        (None, None) => 0,
+    };
+    // A shard that is being created anew says so itself, and what helps then.
+    if owner.is_none() && group.is_some() && entry["sealing"] != true {
+        let about = format!("shard {shard}");
+        // One concern for each shard: what the configuration misses follows from this.
+        concerns.retain(|concern| concern["about"] != about.as_str());
         concerns.push(json!({
-            "about": format!("shard {shard}"),
+            "about": about,
             "why": "no majority of its replicas answers, so nobody owns it: new flows are refused; committed flows end with the orphan grace",
             "remedy": "bring a stopped node back (it resumes by itself), or run `qnat node-remove ID` for one that is powered off for good",
         }));
@@ -253,7 +294,7 @@ fn shard_row(entry: &Value, report: &FlowReport, tables: &[ShardStatus], concern
         "shard": shard, "frontends": entry["frontends"], "epoch": entry["epoch"], "owner": owner,
         "term": group.map(|group| group.term), "role": group.map(|group| format!("{:?}", group.role).to_lowercase()),
         "serving": serving(group, table),
-        "redundancy": {"have": have, "want": want, "exact": leads},
+        "redundancy": {"have": have, "want": want, "exact": leads, "reachable": owner.is_none() && group.is_some()},
         "members": entry["members"].as_array().into_iter().flatten().map(|m| m["node"].clone()).collect::<Vec<_>>(),
         "voters": group.map(|group| group.voters.iter().filter_map(|life| node(life.0)).collect::<Vec<_>>()),
         "applied": table.map(|table| table.applied.0), "live": table.map(|table| table.live),

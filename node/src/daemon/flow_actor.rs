@@ -105,6 +105,10 @@ pub struct FlowReport {
     pub report: consensus::event::Report,
     /// Whose life each incarnation is.
     pub node_of: BTreeMap<engine::ids::Incarnation, NodeId>,
+    /// Takeovers of this node by the silence before them.
+    pub failovers: engine::histogram::Histogram,
+    /// How often the owner of each shard changed, as this node was told.
+    pub leader_changes: BTreeMap<engine::ids::ShardId, u64>,
     /// Frames of peers that were dropped, by reason.
     pub frame_drops: Vec<(String, u64)>,
     /// The guard's counters, if it is attached.
@@ -423,6 +427,8 @@ impl Handler<AskFlows> for FlowActor {
             health: member.health().to_vec(),
             report: member.report(),
             node_of: member.view().node_of.clone(),
+            failovers: *member.failovers(),
+            leader_changes: member.leader_changes(),
             frame_drops: member.groups().drops().iter().map(|(why, count)| (format!("{why:?}"), *count)).collect(),
             guard,
             linked,

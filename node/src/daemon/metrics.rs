@@ -1,43 +1,194 @@
-//! Turns the plain counters of worker and flow groups into the Prometheus metrics of the node. Never on the packet path.
+//! Turns the plain counters of worker and flow groups into the Prometheus metrics of the node. Never on the packet path:
+//! it reads copies, a few times a second. Called by `run`; the API shows [`MetricsPage`].
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::Addr;
 use consensus::flow_groups::Role;
-use engine::counters::HOLD_BUCKETS;
+use engine::counters::Counters;
 use engine::event::DropReason;
+use engine::histogram::Histogram;
+use engine::record::Proto;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::Value;
 
-use super::flow_actor::{AskFlows, FlowActor};
+use super::answer::Answerer;
+use super::flow_actor::{AskFlows, FlowActor, FlowReport};
 use super::worker_thread::WorkerStats;
 
 const EVERY: Duration = Duration::from_millis(500);
+/// The use of ports costs the worker a walk over all leases, so it is asked once in so many rounds.
+const PORTS_EVERY: u32 = 10;
+
+/// All metrics as text. Histograms are kept beside the recorder, which would take samples only: the worker counts in
+/// buckets, so that it needs no lock.
+#[derive(Clone, Debug)]
+pub struct MetricsPage {
+    handle: PrometheusHandle,
+    histograms: Arc<Mutex<String>>,
+}
+
+impl MetricsPage {
+    /// The page of an installed recorder.
+    #[must_use]
+    pub fn new(handle: PrometheusHandle) -> Self {
+        describe();
+        Self { handle, histograms: Arc::default() }
+    }
+
+    /// The page in the Prometheus text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render() + &self.histograms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn describe() {
+    metrics::describe_counter!(
+        "qnat_snat_connections_total",
+        "SNAT mappings asked of this node as owner. pending: proposed; each of them ends as successful (committed) or \
+         failed. failed counts also those that were refused before they were proposed."
+    );
+    metrics::describe_counter!("qnat_flow_closes_total", "Committed closes of mappings while this node led.");
+    metrics::describe_gauge!("qnat_snat_ports_allocated", "Ports in the leases of this node's shards.");
+    metrics::describe_gauge!(
+        "qnat_snat_ports_used",
+        "Leased ports with a live mapping. A port is leased, and counted, for all protocols together."
+    );
+    metrics::describe_counter!("qnat_leader_changes_total", "Changes of a shard's owner that this node was told of.");
+    metrics::describe_counter!("qnat_drops_total", "Dropped frames.");
+}
 
 /// Publishes until the node stops.
-pub async fn publish_metrics(flows: Addr<FlowActor>, stats: Arc<Mutex<WorkerStats>>) {
+pub async fn publish_metrics(
+    page: MetricsPage,
+    flows: Addr<FlowActor>,
+    stats: Arc<Mutex<WorkerStats>>,
+    answerer: Answerer,
+) {
     let mut ticker = tokio::time::interval(EVERY);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for round in 0_u32.. {
         ticker.tick().await;
-        let stats = *stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let engine = &stats.engine;
-        metrics::counter!("qnat_frames_received_total").absolute(engine.received);
-        metrics::counter!("qnat_frames_transmitted_total").absolute(engine.transmitted);
-        metrics::counter!("qnat_frames_forwarded_total").absolute(engine.forwarded);
-        for why in DropReason::ALL {
-            metrics::counter!("qnat_drops_total", "reason" => why.label()).absolute(engine.dropped(*why));
-        }
-        for bucket in 0..HOLD_BUCKETS {
-            // Bucket i counts times below 2^(i+1) ns and not below 2^i.
-            let below = format!("{:e}", 2f64.powi(i32::try_from(bucket + 1).unwrap_or(i32::MAX)) / 1e9);
-            metrics::counter!("qnat_first_packet_hold_seconds", "le" => below).absolute(engine.hold_ns_log2[bucket]);
-        }
+        let engine = stats.lock().unwrap_or_else(PoisonError::into_inner).engine;
+        publish_worker(&engine);
         let Ok(report) = flows.send(AskFlows).await else { return };
-        for group in &report.groups {
-            let shard = group.group.0.to_string();
-            let owns = if group.role == Role::Leader { 1.0 } else { 0.0 };
-            metrics::gauge!("qnat_shard_owner", "shard" => shard.clone()).set(owns);
-            metrics::counter!("qnat_elections_total", "shard" => shard).absolute(group.elections);
+        publish_groups(&report);
+        let mut text = String::new();
+        let held = "How long first packets were held for the commit of their mapping.";
+        histogram_text(&mut text, "qnat_first_packet_hold_seconds", held, &engine.hold);
+        let commit = "From the proposal of a batch of flows to its commit, on the owner.";
+        histogram_text(&mut text, "qnat_raft_commit_seconds", commit, &engine.commit);
+        let failover = "From the last word of a shard's former leader to serving here.";
+        histogram_text(&mut text, "qnat_failover_seconds", failover, &report.failovers);
+        *page.histograms.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        if round % PORTS_EVERY == 0
+            && let Ok(ports) = answerer.ports().await
+        {
+            publish_ports(&ports);
+        }
+    }
+}
+
+fn publish_worker(engine: &Counters) {
+    metrics::counter!("qnat_frames_received_total").absolute(engine.received);
+    metrics::counter!("qnat_frames_transmitted_total").absolute(engine.transmitted);
+    metrics::counter!("qnat_frames_forwarded_total").absolute(engine.forwarded);
+    for why in DropReason::ALL {
+        metrics::counter!("qnat_drops_total", "reason" => why.label()).absolute(engine.dropped(*why));
+    }
+    for proto in Proto::ALL {
+        let (counts, label) = (engine.snat(proto), label_of(proto));
+        let failed = counts.failed + counts.failed_later;
+        for (state, n) in [("pending", counts.pending), ("successful", counts.successful), ("failed", failed)] {
+            metrics::counter!("qnat_snat_connections_total", "proto" => label, "state" => state).absolute(n);
+        }
+        metrics::counter!("qnat_flow_closes_total", "proto" => label).absolute(counts.closed);
+    }
+}
+
+fn publish_groups(report: &FlowReport) {
+    for group in &report.groups {
+        let shard = group.group.0.to_string();
+        let owns = if group.role == Role::Leader { 1.0 } else { 0.0 };
+        metrics::gauge!("qnat_shard_owner", "shard" => shard.clone()).set(owns);
+        metrics::counter!("qnat_elections_total", "shard" => shard).absolute(group.elections);
+    }
+    for (shard, changes) in &report.leader_changes {
+        metrics::counter!("qnat_leader_changes_total", "shard" => shard.0.to_string()).absolute(*changes);
+    }
+}
+
+/// The rows are those of `qnat ports`; `used` is known for shards with a replica here.
+fn publish_ports(ports: &Value) {
+    for row in ports["backends"].as_array().into_iter().flatten() {
+        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let draining = row["draining"].as_array().is_some_and(|blocks| !blocks.is_empty());
+        for (name, value) in [("qnat_snat_ports_allocated", &row["allocated"]), ("qnat_snat_ports_used", &row["used"])]
+        {
+            let Some(ports) = value.as_u64().and_then(|ports| u32::try_from(ports).ok()) else { continue };
+            metrics::gauge!(name, "frontend" => text("frontend"), "backend" => text("backend"), "proto" => "all",
+                "awaiting_removal" => if draining { "true" } else { "false" })
+            .set(ports);
+        }
+    }
+}
+
+/// Label of a protocol.
+#[must_use]
+pub const fn label_of(proto: Proto) -> &'static str {
+    match proto {
+        Proto::Icmp => "icmp",
+        Proto::Tcp => "tcp",
+        Proto::Udp => "udp",
+    }
+}
+
+fn histogram_text(text: &mut String, name: &str, help: &str, histogram: &Histogram) {
+    let mut lines = vec![format!("# HELP {name} {help}"), format!("# TYPE {name} histogram")];
+    let mut below = 0;
+    for (end_ns, count) in histogram.buckets() {
+        below += count;
+        let end = end_ns.map_or_else(|| "+Inf".to_owned(), seconds);
+        lines.push(format!("{name}_bucket{{le=\"{end}\"}} {below}"));
+    }
+    lines.push(format!("{name}_sum {}", seconds(histogram.sum_ns())));
+    lines.push(format!("{name}_count {below}"));
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
+    }
+}
+
+/// Exact: a binary fraction would make odd labels.
+fn seconds(ns: u64) -> String {
+    format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_is_shown_cumulative_with_sum_and_count() {
+        let mut histogram = Histogram::default();
+        for ns in [20_000, 40_000, 45_000, 2_000_000_000] {
+            histogram.record(ns);
+        }
+        let mut text = String::new();
+        histogram_text(&mut text, "x_seconds", "Help.", &histogram);
+        for line in [
+            "# TYPE x_seconds histogram",
+            "x_seconds_bucket{le=\"0.000032768\"} 1",
+            "x_seconds_bucket{le=\"0.000040960\"} 2",
+            "x_seconds_bucket{le=\"0.000049152\"} 3",
+            "x_seconds_bucket{le=\"1.073741824\"} 3",
+            "x_seconds_bucket{le=\"+Inf\"} 4",
+            "x_seconds_sum 2.000105000",
+            "x_seconds_count 4",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
         }
     }
 }

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Arbiter, System};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use consensus::control_group::ControlTiming;
 use control::command::CommandBody;
 use engine::ids::{Mac, NodeId, VnetId};
 use engine::worker::Worker;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use netio::bell::Doorbell;
 use netio::guard::Guard;
 use netio::link::Link;
@@ -28,7 +28,7 @@ use super::answer::Answerer;
 use super::config::{Guard as GuardMode, NodeConfig};
 use super::control_actor::{ControlActor, Meet, StopControl, now};
 use super::flow_actor::{FlowActor, FlowParts, StopFlows, WorkerEnds, WorkerSpawner};
-use super::metrics::publish_metrics;
+use super::metrics::{MetricsPage, publish_metrics};
 use super::worker_thread::{Words, WorkerStats, WorkerThread};
 use crate::member::control_member::{ControlMember, Identity};
 
@@ -48,12 +48,19 @@ const HANDOVER_WAIT: Duration = Duration::from_secs(3);
 /// # Errors
 /// If something that the member needs cannot be had.
 pub fn run(config: &NodeConfig) -> Result<()> {
+    // The lease word in the kernel and the worker's clock would differ by the shift (L5).
+    ensure!(
+        !netio::boottime::is_shifted(),
+        "this process is in a time namespace that shifts CLOCK_BOOTTIME, and the kernel's egress guard reads the \
+         unshifted clock: start the member in the host's time namespace (`nsenter --time=/proc/1/ns/time`, or no \
+         `unshare --time --boottime` and no such container setting)"
+    );
     let inside = link(&config.data.inside)?;
     let outside = link(&config.data.outside)?;
     let (guard, guard_state, mut writer) = guard(config, &inside, &outside)?;
     writer.zero_all();
     let reader = writer.reader();
-    let metrics = PrometheusBuilder::new().install_recorder().context("metrics recorder")?;
+    let metrics = MetricsPage::new(PrometheusBuilder::new().install_recorder().context("metrics recorder")?);
     System::new().block_on(async move {
         let (shutdown, mut stop) = mpsc::channel(1);
         let stats = Arc::new(Mutex::new(WorkerStats::default()));
@@ -99,7 +106,7 @@ pub fn run(config: &NodeConfig) -> Result<()> {
             guard: guard_state,
             shutdown,
         };
-        actix::spawn(publish_metrics(flows.clone(), stats));
+        actix::spawn(publish_metrics(metrics.clone(), flows, stats, answerer.clone()));
         serve_until_told(config, &answerer, metrics, &mut stop).await?;
         stop_gracefully(config, &answerer).await;
         transport.shutdown().await;
@@ -112,7 +119,7 @@ pub fn run(config: &NodeConfig) -> Result<()> {
 async fn serve_until_told(
     config: &NodeConfig,
     answerer: &Answerer,
-    metrics: PrometheusHandle,
+    metrics: MetricsPage,
     stop: &mut mpsc::Receiver<()>,
 ) -> Result<()> {
     let (calls, answered) = mpsc::channel(CALLS_MAX);

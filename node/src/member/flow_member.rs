@@ -3,13 +3,14 @@
 //! Sans-IO. It adds no rule of its own but one: a peer's frame counts only if the incarnation that it claims is a life
 //! of the node that the transport proved (N1). Driven by the daemon's flow actor and by the simulator.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use consensus::event::{FlowEffect, FlowInput, GroupHealth, GroupId, Incarnation as Life, Report};
 use consensus::flow_groups::{FlowGroups, GroupStatus};
 use engine::event::{GroupEvent, Last, WorkerOutput};
+use engine::histogram::Histogram;
 use engine::ids::{ControlIndex, Incarnation, LeaseWord, LogIndex, NodeId, PortBlock, ShardId, Term};
 use engine::snapshot::Snapshot;
 
@@ -79,6 +80,11 @@ pub struct FlowMember {
     report: Report,
     healthy: Vec<GroupHealth>,
     strangers: u64,
+    /// Owner last known of each shard, and how often another one followed.
+    leaders: BTreeMap<ShardId, (Life, u64)>,
+    /// The terms in which this node has served.
+    served: BTreeMap<ShardId, Term>,
+    failovers: Histogram,
     /// What an effect means beyond its first meaning.
     also: VecDeque<FlowOut>,
 }
@@ -97,6 +103,9 @@ impl FlowMember {
             report,
             healthy: Vec::new(),
             strangers: 0,
+            leaders: BTreeMap::new(),
+            served: BTreeMap::new(),
+            failovers: Histogram::default(),
             also: VecDeque::new(),
         };
         member.handle_view(now_ns, view);
@@ -137,6 +146,9 @@ impl FlowMember {
                 FlowInput::Applied { group: group_of(shard), index: index.0, control_index: control_index.0 }
             }
             WorkerOutput::Serving { shard, term, state } => {
+                if state.is_ok() {
+                    self.serves(now_ns, shard, term);
+                }
                 FlowInput::Serving { group: group_of(shard), term: term.0, state: state.map_err(|why| why as u8) }
             }
             WorkerOutput::SnapshotLoaded { control_index } => {
@@ -235,6 +247,27 @@ impl FlowMember {
         &self.groups
     }
 
+    /// Takeovers by the time from the last word of the former leader to serving; a shard's first owner takes nothing over.
+    #[must_use]
+    pub const fn failovers(&self) -> &Histogram {
+        &self.failovers
+    }
+
+    /// How often each shard's owner changed, as this node was told.
+    #[must_use]
+    pub fn leader_changes(&self) -> BTreeMap<ShardId, u64> {
+        self.leaders.iter().map(|(shard, (_, changes))| (*shard, *changes)).collect()
+    }
+
+    /// The worker serves; it may say so again in the same term, when a link came back.
+    fn serves(&mut self, now_ns: u64, shard: ShardId, term: Term) {
+        if self.served.insert(shard, term) != Some(term)
+            && let Some(heard_ns) = self.groups.leader_heard_ns(group_of(shard))
+        {
+            self.failovers.record(now_ns.saturating_sub(heard_ns));
+        }
+    }
+
     fn route(&mut self, now_ns: u64, effect: FlowEffect) -> Option<FlowOut> {
         let event = match effect {
             FlowEffect::Send { to, group, frame } => {
@@ -267,6 +300,10 @@ impl FlowMember {
                 let epoch = u32::try_from(term >> 32).unwrap_or(u32::MAX);
                 let known = if owner.is_some() { Known::Yes } else { Known::No };
                 self.also.push_back(FlowOut::Control(ControlDuty::Owner { shard, epoch, known }));
+                if let Some(life) = owner {
+                    let known = self.leaders.entry(shard).or_insert((life, 0));
+                    *known = (life, known.1 + u64::from(known.0 != life));
+                }
                 let node = owner.and_then(|life| self.view.node_of.get(&Incarnation(life.0)).copied());
                 GroupEvent::Owner { shard, term: Term(term), node }
             }

@@ -1,0 +1,226 @@
+//! `qnat-bench flows`: new flows per second through commit, over rising rates, in rounds that alternate with the kernel's
+//! masquerade; and what a second backend of the same shard notices of it.
+//!
+//! A lease bounds the flows that one backend has open towards one remote. So the flood has few source ports and many remote
+//! ports: public ports are used again towards other remotes, and the lease never runs out.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use netio::netns;
+use qnat::lab::Host;
+use qnat::lab::topology::INET_ADDRESSES;
+use serde::{Deserialize, Serialize};
+
+use crate::lab::Lab;
+use crate::load::{self, Flood, TripTimes};
+use crate::machine::{self, Machine};
+use crate::nftables::{self, Masquerade};
+use crate::numbers::Percentile;
+use crate::report::{self, Output};
+
+/// The default shards of three frontends have two of them each.
+const BACKENDS: u32 = 6;
+/// New flows a second of the backend beside the flood.
+const BESIDE_RATE: u32 = 100;
+
+/// Arguments of `qnat-bench flows`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The executable under test.
+    #[arg(long, default_value = "target/release/qnat")]
+    binary: PathBuf,
+    /// Offered new flows a second, one after the other.
+    #[arg(long = "rate", value_delimiter = ',', default_values_t = [5_000, 10_000, 20_000, 40_000, 80_000])]
+    rates: Vec<u32>,
+    /// How long each.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=10))]
+    seconds: u64,
+    /// How often all of it.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
+    rounds: u32,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Where to store it as JSON.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// One rate in one round, through qnat.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Asked for.
+    pub rate: u32,
+    /// Sent, per second.
+    pub offered: f64,
+    /// Committed, per second.
+    pub committed: f64,
+    /// Seen at the sink, per second.
+    pub delivered: f64,
+    /// Drops of all members by reason, in all.
+    pub drops: Vec<(String, u64)>,
+    /// Batches committed, in all.
+    pub batches: u64,
+    /// Hold of first packets.
+    pub hold_p50: Option<Percentile>,
+    /// As above.
+    pub hold_p99: Option<Percentile>,
+    /// Processor seconds per second of each member's process.
+    pub cpu: Vec<f64>,
+    /// Processors busy, generator and sink included.
+    pub busy: f64,
+    /// Elections; must be 0.
+    pub elections: u64,
+    /// First round trips of the backend beside the flood.
+    pub beside: TripTimes,
+    /// Its flows without an answer.
+    pub beside_lost: u64,
+}
+
+/// One rate in one round, through the kernel's masquerade.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KernelStep {
+    /// Asked for.
+    pub rate: u32,
+    /// Sent, per second.
+    pub offered: f64,
+    /// Seen at the sink, per second.
+    pub delivered: f64,
+    /// Processors busy, generator and sink included.
+    pub busy: f64,
+}
+
+/// What `flows` measured.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowsResult {
+    /// Where and when.
+    pub machine: Machine,
+    /// Seconds of a step.
+    pub seconds: u64,
+    /// Medians and spreads by rate.
+    pub summary: Vec<report::Row>,
+    /// Each round, by rate.
+    pub qnat: Vec<Vec<Step>>,
+    /// As above.
+    pub kernel: Vec<Vec<KernelStep>>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// If the lab or the namespaces do not come up.
+pub fn run(args: &Args) -> Result<()> {
+    let [remote, _] = INET_ADDRESSES;
+    let lab = Lab::up(&args.binary, BACKENDS)?;
+    lab.within(Host::Inet, nftables::sink)??;
+    let stop = AtomicBool::new(false);
+    let (qnat, kernel) = std::thread::scope(|scope| -> Result<_> {
+        let echo = scope.spawn(|| lab.within(Host::Inet, || load::echo(remote, &stop)));
+        let measured = rounds(args, &lab, remote);
+        stop.store(true, Ordering::Relaxed);
+        echo.join().map_err(|_| anyhow!("the echo service panicked"))???;
+        measured
+    })?;
+    let summary = report::summary(&qnat, &kernel);
+    let result = FlowsResult { machine: Machine::here()?, seconds: args.seconds, summary, qnat, kernel };
+    report::finish(&report::Stored::Flows(result), args.output, args.out.as_deref())
+}
+
+type Rounds = (Vec<Vec<Step>>, Vec<Vec<KernelStep>>);
+
+fn rounds(args: &Args, lab: &Lab, remote: Ipv4Addr) -> Result<Rounds> {
+    let (mut qnat, mut kernel) = (Vec::new(), Vec::new());
+    let (flooder, beside) = lab.neighbours()?;
+    let lasting = Duration::from_secs(args.seconds);
+    let mut next = 0;
+    for round in 0..args.rounds {
+        let mut ours = || -> Result<()> {
+            let step = |rate: &u32| {
+                let (step, after) = step(lab, remote, (flooder, beside), (next, *rate, lasting))?;
+                next = after;
+                eprintln!("round {round}, {rate}/s: committed {:.0}/s", step.committed);
+                Ok(step)
+            };
+            qnat.push(args.rates.iter().map(step).collect::<Result<_>>()?);
+            Ok(())
+        };
+        let mut theirs = || -> Result<()> {
+            let _up = Masquerade::up()?;
+            let mut next = 0;
+            let step = |rate: &u32| {
+                let (step, after) = kernel_step(next, *rate, lasting)?;
+                next = after;
+                eprintln!("round {round}, {rate}/s: masqueraded {:.0}/s", step.delivered);
+                Ok(step)
+            };
+            kernel.push(args.rates.iter().map(step).collect::<Result<_>>()?);
+            Ok(())
+        };
+        if round % 2 == 0 {
+            ours()?;
+            theirs()?;
+        } else {
+            theirs()?;
+            ours()?;
+        }
+    }
+    Ok((qnat, kernel))
+}
+
+fn step(
+    lab: &Lab,
+    remote: Ipv4Addr,
+    (flooder, beside): (u32, u32),
+    (first, rate, lasting): (u64, u32, Duration),
+) -> Result<(Step, u64)> {
+    let before = lab.counted()?;
+    let sink = || lab.within(Host::Inet, nftables::delivered)?;
+    let (delivered, busy) = (sink()?, machine::cpu_busy()?);
+    let stop = AtomicBool::new(false);
+    let (flood, trips, ran) = std::thread::scope(|scope| -> Result<(Flood, load::Trips, _)> {
+        let bound = lasting * 4;
+        let stop = &stop;
+        let stream = move || lab.within(Host::Backend(beside), || load::stream(remote, BESIDE_RATE, bound, stop))?;
+        let stream = scope.spawn(stream);
+        let flood = lab.within(Host::Backend(flooder), || load::flood(remote, first, rate, lasting));
+        stop.store(true, Ordering::Relaxed);
+        let ran = machine::cpu_busy()? - busy;
+        let trips = stream.join().map_err(|_| anyhow!("the stream panicked"))??;
+        Ok((flood??, trips, ran))
+    })?;
+    let during = lab.settled()?.since(&before);
+    let seconds = flood.took.as_secs_f64();
+    let result = Step {
+        rate,
+        offered: flood.sent as f64 / seconds,
+        // The stream beside it is committed, too.
+        committed: during.committed.saturating_sub(trips.first.len()) as f64 / seconds,
+        delivered: (sink()? - delivered) as f64 / seconds,
+        drops: during.drops,
+        batches: during.commit.count(),
+        hold_p50: during.hold.percentile(50.0),
+        hold_p99: during.hold.percentile(99.0),
+        cpu: during.cpu_s.iter().map(|used| used / seconds).collect(),
+        busy: ran / seconds,
+        elections: during.elections,
+        beside: TripTimes::of(&trips.first),
+        beside_lost: trips.lost,
+    };
+    Ok((result, flood.next))
+}
+
+fn kernel_step(first: u64, rate: u32, lasting: Duration) -> Result<(KernelStep, u64)> {
+    let sink = || netns::run_in(nftables::SERVER, nftables::delivered)?;
+    let (before, busy) = (sink()?, machine::cpu_busy()?);
+    let flood = netns::run_in(nftables::CLIENT, || load::flood(nftables::SERVER_ADDRESS, first, rate, lasting))??;
+    let seconds = flood.took.as_secs_f64();
+    let busy = (machine::cpu_busy()? - busy) / seconds;
+    // The last datagrams may still be on their way.
+    std::thread::sleep(Duration::from_millis(100));
+    let delivered = (sink()? - before) as f64 / seconds;
+    Ok((KernelStep { rate, offered: flood.sent as f64 / seconds, delivered, busy }, flood.next))
+}

@@ -1,0 +1,183 @@
+//! The cluster under test, as a user has it: brought up with the `qnat` executable, asked over the admin API. Dropping it
+//! takes it down.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use qnat::client;
+use qnat::daemon::request::{Request, ResourceKind};
+use qnat::lab::{self, Host};
+use serde_json::Value;
+
+use crate::machine;
+use crate::numbers::Buckets;
+
+const NODES: u32 = 3;
+const API: &str = "127.0.0.1:7880";
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+const WHOLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// The lab; one per machine.
+#[derive(Debug)]
+pub struct Lab {
+    dir: PathBuf,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = lab::down(&self.dir) {
+            eprintln!("the lab could not be taken down: {error:#}");
+        }
+    }
+}
+
+/// What the members have counted so far, all of them together.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    /// Mappings committed by their owner.
+    pub committed: u64,
+    /// Drops by reason, largest first.
+    pub drops: Vec<(String, u64)>,
+    /// Elections won.
+    pub elections: u64,
+    /// Holds of first packets.
+    pub hold: Buckets,
+    /// Proposal to commit of a batch.
+    pub commit: Buckets,
+    /// Processor seconds of each member's process.
+    pub cpu_s: Vec<f64>,
+}
+
+impl Lab {
+    /// A fresh lab that serves with full redundancy.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn up(binary: &Path, backends: u32) -> Result<Self> {
+        let mut command = Command::new(binary);
+        command.args(["lab", "up", "--detach", "--nodes", &NODES.to_string(), "--backends", &backends.to_string()]);
+        let output = command.output().with_context(|| binary.display().to_string())?;
+        ensure!(output.status.success(), "lab up: {}", String::from_utf8_lossy(&output.stderr));
+        let this = Self { dir: PathBuf::from(lab::DEFAULT_DIR) };
+        let began = Instant::now();
+        while !this.is_whole() {
+            if began.elapsed() > WHOLE_WITHIN {
+                bail!("the lab is not whole after {} s", WHOLE_WITHIN.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(this)
+    }
+
+    /// Asks one member.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn ask(&self, node: u32, request: &Request) -> Result<Value> {
+        let api: SocketAddr = API.parse()?;
+        Ok(self.within(Host::Node(node), || client::call_within(api, request, ASK_TIMEOUT))??)
+    }
+
+    /// Runs `work` in the namespace of a host.
+    ///
+    /// # Errors
+    /// If there is no such host.
+    pub fn within<T: Send>(&self, host: Host, work: impl FnOnce() -> T + Send) -> Result<T> {
+        lab::in_host(&self.dir, host, work)
+    }
+
+    /// Whether every shard is served with all its replicas.
+    fn is_whole(&self) -> bool {
+        let answers: Result<Vec<Value>> = (1..=NODES).map(|node| self.ask(node, &Request::Status)).collect();
+        let Ok(answers) = answers else { return false };
+        let rows = || answers.iter().flat_map(|answer| answer["shards"].as_array().into_iter().flatten());
+        let serves = |row: &&Value| row["serving"] == "yes" && row["redundancy"]["have"] == row["redundancy"]["want"];
+        let served: Vec<u64> = rows().filter(serves).filter_map(|row| row["shard"].as_u64()).collect();
+        rows().next().is_some() && rows().all(|row| row["shard"].as_u64().is_some_and(|id| served.contains(&id)))
+    }
+
+    /// Two backends of one shard, by number: the flood's, and the one beside it.
+    ///
+    /// # Errors
+    /// If no shard has two.
+    pub fn neighbours(&self) -> Result<(u32, u32)> {
+        let rows = self.ask(1, &Request::Get { kind: ResourceKind::Backends })?;
+        let backend = |row: &Value| {
+            let number = row["name"].as_str()?.strip_prefix('b')?.split('/').next()?.parse().ok()?;
+            Some((row["home_shard"].as_u64()?, number))
+        };
+        let mut all: Vec<(u64, u32)> = rows.as_array().into_iter().flatten().filter_map(backend).collect();
+        all.sort_unstable();
+        let pair = all.windows(2).find(|pair| pair[0].0 == pair[1].0).context("no shard has two backends")?;
+        Ok((pair[0].1, pair[1].1))
+    }
+
+    /// What all members have counted.
+    ///
+    /// # Errors
+    /// If one does not answer.
+    pub fn counted(&self) -> Result<Counted> {
+        let (mut sum, mut holds, mut commits) = (Counted::default(), Vec::new(), Vec::new());
+        for node in 1..=NODES {
+            let answer = self.ask(node, &Request::Counters)?;
+            let snat = answer["snat"].as_array().into_iter().flatten();
+            sum.committed += snat.filter_map(|row| row["successful"].as_u64()).sum::<u64>();
+            sum.elections += answer["elections"].as_u64().context("elections")?;
+            holds.push(Buckets::of(&answer["hold"])?);
+            commits.push(Buckets::of(&answer["commit"])?);
+            for (reason, n) in answer["drops"].as_object().into_iter().flatten() {
+                let n = n.as_u64().unwrap_or(0);
+                match sum.drops.iter_mut().find(|(known, _)| known == reason) {
+                    Some((_, known)) => *known += n,
+                    None => sum.drops.push((reason.clone(), n)),
+                }
+            }
+        }
+        (sum.hold, sum.commit) = (Buckets::merged(&holds), Buckets::merged(&commits));
+        for node in lab::status(&self.dir)?.nodes {
+            sum.cpu_s.push(machine::cpu_of(node.process.context("a member does not run")?.pid)?);
+        }
+        Ok(sum)
+    }
+
+    /// The same once nothing moves any more: the worker publishes its counters five times a second.
+    ///
+    /// # Errors
+    /// If a member does not answer, or they still move after ten seconds.
+    pub fn settled(&self) -> Result<Counted> {
+        const STILL: Duration = Duration::from_millis(500);
+        let began = Instant::now();
+        let mut before = self.counted()?;
+        while began.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(STILL);
+            let now = self.counted()?;
+            if now.committed == before.committed && now.drops == before.drops {
+                return Ok(now);
+            }
+            before = now;
+        }
+        bail!("the counters still move ten seconds after the load ended")
+    }
+}
+
+impl Counted {
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |reason: &str| earlier.drops.iter().find(|(known, _)| known == reason).map_or(0, |(_, n)| *n);
+        let drops = self.drops.iter().map(|(reason, n)| (reason.clone(), n.saturating_sub(before(reason))));
+        let mut drops: Vec<(String, u64)> = drops.filter(|(_, n)| *n > 0).collect();
+        drops.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        Self {
+            committed: self.committed - earlier.committed,
+            drops,
+            elections: self.elections - earlier.elections,
+            hold: self.hold.since(&earlier.hold),
+            commit: self.commit.since(&earlier.commit),
+            cpu_s: self.cpu_s.iter().zip(&earlier.cpu_s).map(|(now, then)| now - then).collect(),
+        }
+    }
+}

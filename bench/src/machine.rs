@@ -1,0 +1,70 @@
+//! On what a measurement was made, and the processor time that it took: reads `/proc` only.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// What a figure is worth nothing without.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Processors.
+    pub cores: usize,
+    /// Seconds since 1970.
+    pub unix_seconds: u64,
+    /// Commit of the sources, with `+` if they were changed since; empty outside a repository.
+    pub commit: String,
+}
+
+impl Machine {
+    /// This one, now.
+    ///
+    /// # Errors
+    /// If `/proc` or the clock cannot be read.
+    pub fn here() -> Result<Self> {
+        let git = |args: &[&str]| {
+            let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success());
+            output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+        };
+        let changed = if git(&["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { "+" };
+        Ok(Self {
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            cores: std::thread::available_parallelism()?.get(),
+            unix_seconds: std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs(),
+            commit: git(&["rev-parse", "--short", "HEAD"]) + changed,
+        })
+    }
+}
+
+/// Processor time that a process has used, in seconds.
+///
+/// # Errors
+/// If it is gone.
+pub fn cpu_of(pid: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
+    // The name may hold spaces and brackets.
+    let (_, fields) = text.rsplit_once(')').context("process state")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).context("process times");
+    Ok((ticks(11)? + ticks(12)?) / ticks_per_second())
+}
+
+/// Processor time of the whole machine that was not idle, in seconds.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn cpu_busy() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().context("processor times")?;
+    let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|text| text.parse().ok()).collect();
+    // user, nice, system, then idle and waiting, then interrupts and stolen.
+    let busy = fields.iter().enumerate().filter(|(at, _)| matches!(at, 0..=2 | 5..=7)).map(|(_, ticks)| ticks);
+    Ok(busy.sum::<f64>() / ticks_per_second())
+}
+
+fn ticks_per_second() -> f64 {
+    rustix::param::clock_ticks_per_second() as f64
+}

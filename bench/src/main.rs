@@ -1,0 +1,32 @@
+//! `qnat-bench`: measurements. Everything is in the library.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use qnat_bench::{flows, hold, report};
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Measurements of qnat as a user runs it; needs root, nft and the qnat executable")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// How long a first packet waits for its commit, and what that costs a client.
+    Hold(hold::Args),
+    /// New flows per second, beside the kernel's masquerade.
+    Flows(flows::Args),
+    /// Tables of stored results.
+    Report(report::Args),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Hold(args) => hold::run(&args)?,
+        Command::Flows(args) => flows::run(&args)?,
+        Command::Report(args) => report::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,125 @@
+//! The kernel's masquerade in the lab's topology: client, switch, gateway, switch, server, in namespaces of the bench's own.
+//! And the sink that counts and drops what arrives, for both. Must never touch other namespaces or the host's rules.
+
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use netio::netns;
+
+use crate::load::FLOOD_PORTS;
+
+/// The client's namespace.
+pub const CLIENT: &str = "qbench-client";
+/// The server's namespace.
+pub const SERVER: &str = "qbench-server";
+/// The server's address: that of the lab's internet.
+pub const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+const GATEWAY: &str = "qbench-gateway";
+const SWITCH: &str = "qbench-switch";
+const ALL: [&str; 4] = [CLIENT, GATEWAY, SERVER, SWITCH];
+/// Only the initial namespace has it, and all others obey it.
+const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+const CONNTRACK_WANTED: u64 = 4 << 20;
+
+/// The topology; dropping it takes it down.
+#[derive(Debug)]
+pub struct Masquerade {
+    conntrack_max: Option<String>,
+}
+
+impl Drop for Masquerade {
+    fn drop(&mut self) {
+        for name in ALL {
+            // What was not made yet needs no removal.
+            let _absent = netns::delete(name);
+        }
+        if let Some(before) = &self.conntrack_max
+            && let Err(error) = std::fs::write(CONNTRACK_MAX, before)
+        {
+            eprintln!("{CONNTRACK_MAX} stays raised: {error}");
+        }
+    }
+}
+
+impl Masquerade {
+    /// Builds it afresh: no connection is tracked yet.
+    ///
+    /// # Errors
+    /// If a step fails.
+    pub fn up() -> Result<Self> {
+        let mut this = Self { conntrack_max: None };
+        for name in ALL {
+            netns::delete(name)?;
+            netns::create(name).with_context(|| name.to_owned())?;
+        }
+        for (host, link, bridge) in [
+            (CLIENT, "in", "inside"),
+            (GATEWAY, "in", "inside"),
+            (GATEWAY, "out", "outside"),
+            (SERVER, "out", "outside"),
+        ] {
+            // Fails for the second host on a bridge: it is there.
+            let _known = ip(SWITCH, &["link", "add", bridge, "type", "bridge"]);
+            let port = format!("{}-{link}", host.trim_start_matches("qbench-"));
+            ip(SWITCH, &["link", "add", &port, "type", "veth", "peer", "name", link, "netns", host])?;
+            ip(SWITCH, &["link", "set", &port, "master", bridge, "up"])?;
+            ip(SWITCH, &["link", "set", bridge, "up"])?;
+            ip(host, &["link", "set", link, "up"])?;
+        }
+        ip(CLIENT, &["address", "add", "10.0.1.1/16", "dev", "in"])?;
+        ip(GATEWAY, &["address", "add", "10.0.0.1/16", "dev", "in"])?;
+        ip(GATEWAY, &["address", "add", "203.0.113.1/24", "dev", "out"])?;
+        ip(SERVER, &["address", "add", &format!("{SERVER_ADDRESS}/24"), "dev", "out"])?;
+        ip(CLIENT, &["route", "add", "default", "via", "10.0.0.1"])?;
+        netns::run_in(GATEWAY, || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
+        netns::run_in(GATEWAY, || {
+            nft("table ip nat { chain post { type nat hook postrouting priority 100; oifname \"out\" masquerade; }\n}")
+        })??;
+        netns::run_in(SERVER, sink)??;
+        // There only now that something is tracked.
+        let before = std::fs::read_to_string(CONNTRACK_MAX).with_context(|| CONNTRACK_MAX.to_owned())?;
+        if before.trim().parse::<u64>()? < CONNTRACK_WANTED {
+            std::fs::write(CONNTRACK_MAX, CONNTRACK_WANTED.to_string())?;
+            this.conntrack_max = Some(before);
+        }
+        Ok(this)
+    }
+}
+
+/// Counts and drops the flood's datagrams in this namespace, before anything answers them.
+///
+/// # Errors
+/// If `nft` does.
+pub fn sink() -> Result<()> {
+    let (first, last) = (FLOOD_PORTS.start, FLOOD_PORTS.end - 1);
+    nft(&format!(
+        "table ip qbench {{ counter delivered {{ }}\n chain sink {{ type filter hook prerouting priority -300; \
+         udp dport {first}-{last} counter name delivered drop; }}\n}}"
+    ))
+}
+
+/// Datagrams that the sink of this namespace has seen.
+///
+/// # Errors
+/// If there is none.
+pub fn delivered() -> Result<u64> {
+    let output = Command::new("nft").args(["list", "counter", "ip", "qbench", "delivered"]).output().context("nft")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (_, rest) = text.split_once("packets ").with_context(|| format!("counter of the sink: {text}"))?;
+    Ok(rest.split_whitespace().next().context("count")?.parse()?)
+}
+
+fn nft(rules: &str) -> Result<()> {
+    let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().context("nft")?;
+    child.stdin.take().context("piped above")?.write_all(rules.as_bytes())?;
+    ensure!(child.wait()?.success(), "nft refused: {rules}");
+    Ok(())
+}
+
+fn ip(namespace: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(["-n", namespace]).args(arguments).output().context("ip")?;
+    ensure!(output.status.success(), "ip -n {namespace} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

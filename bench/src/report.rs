@@ -1,0 +1,238 @@
+//! Results as JSON and as Markdown tables.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use comfy_table::{Table, presets};
+use serde::{Deserialize, Serialize};
+
+use crate::flows::{FlowsResult, KernelStep, Step};
+use crate::hold::HoldResult;
+use crate::machine::Machine;
+use crate::numbers::{Percentile, Spread, loss_free};
+
+/// Loss below which a rate counts as carried.
+const LOSS: f64 = 0.005;
+
+/// How a result is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Output {
+    /// Markdown.
+    Table,
+    /// JSON.
+    Json,
+}
+
+/// Arguments of `qnat-bench report`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Stored results.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+}
+
+/// A result as it is stored.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Stored {
+    /// Of `hold`.
+    Hold(HoldResult),
+    /// Of `flows`.
+    Flows(FlowsResult),
+}
+
+/// One rate over all rounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Asked for.
+    pub rate: u32,
+    /// Sent per second.
+    pub offered: Spread,
+    /// Committed per second.
+    pub committed: Spread,
+    /// Seen at the sink per second.
+    pub delivered: Spread,
+    /// 99th percentile of the hold, microseconds.
+    pub hold_p99_us: Option<Spread>,
+    /// Processor use of the busiest member's process, in cores.
+    pub cpu_busiest: Option<Spread>,
+    /// 99th percentile of the first round trips beside the flood, microseconds.
+    pub beside_p99_us: Option<Spread>,
+    /// Flows lost beside the flood, of all rounds, and how many there were.
+    pub beside_lost: (u64, u64),
+    /// Elections of all rounds.
+    pub elections: u64,
+    /// Drops of all rounds by reason.
+    pub drops: Vec<(String, u64)>,
+    /// Seen behind the kernel's masquerade per second.
+    pub kernel: Option<Spread>,
+    /// Sent towards the kernel's masquerade per second: the generator shares the processors, and is slower the more of
+    /// the kernel's work is done on its own call.
+    pub kernel_offered: Option<Spread>,
+    /// Processors busy with all of it, generator and sink included.
+    pub busy: Spread,
+    /// The same for the kernel's masquerade.
+    pub kernel_busy: Option<Spread>,
+}
+
+/// Medians by rate.
+#[must_use]
+pub fn summary(qnat: &[Vec<Step>], kernel: &[Vec<KernelStep>]) -> Vec<Row> {
+    let rates = qnat.first().map_or(0, Vec::len);
+    (0..rates).filter_map(|at| row(&column(qnat, at), &column(kernel, at))).collect()
+}
+
+fn column<T>(rounds: &[Vec<T>], at: usize) -> Vec<&T> {
+    rounds.iter().filter_map(|round| round.get(at)).collect()
+}
+
+fn row(ours: &[&Step], theirs: &[&KernelStep]) -> Option<Row> {
+    let spread = |value: &dyn Fn(&Step) -> f64| Spread::of(ours.iter().map(|step| value(step)));
+    let mut drops: Vec<(String, u64)> = Vec::new();
+    for (reason, n) in ours.iter().flat_map(|step| &step.drops) {
+        match drops.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, known)) => *known += n,
+            None => drops.push((reason.clone(), *n)),
+        }
+    }
+    let lost = ours.iter().map(|step| step.beside_lost).sum::<u64>();
+    Some(Row {
+        rate: ours.first()?.rate,
+        offered: spread(&|step| step.offered)?,
+        committed: spread(&|step| step.committed)?,
+        delivered: spread(&|step| step.delivered)?,
+        hold_p99_us: spread(&|step| step.hold_p99.map_or(f64::NAN, |p| p.us)),
+        cpu_busiest: spread(&|step| step.cpu.iter().copied().fold(0.0, f64::max)),
+        beside_p99_us: spread(&|step| step.beside.p99_us),
+        beside_lost: (lost, lost + ours.iter().map(|step| step.beside.count).sum::<u64>()),
+        elections: ours.iter().map(|step| step.elections).sum(),
+        drops,
+        kernel: Spread::of(theirs.iter().map(|step| step.delivered)),
+        kernel_offered: Spread::of(theirs.iter().map(|step| step.offered)),
+        busy: spread(&|step| step.busy)?,
+        kernel_busy: Spread::of(theirs.iter().map(|step| step.busy)),
+    })
+}
+
+/// Stores and prints a result.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn finish(result: &Stored, output: Output, out: Option<&Path>) -> Result<()> {
+    let json = serde_json::to_string_pretty(result)?;
+    if let Some(path) = out {
+        std::fs::write(path, format!("{json}\n")).with_context(|| path.display().to_string())?;
+    }
+    let text = if output == Output::Json { json } else { table(result) };
+    writeln!(std::io::stdout(), "{text}").context("standard output")
+}
+
+/// Prints the tables of stored results.
+///
+/// # Errors
+/// If a file is no result.
+pub fn run(args: &Args) -> Result<()> {
+    for path in &args.files {
+        let name = || path.display().to_string();
+        let text = std::fs::read_to_string(path).with_context(name)?;
+        let result: Stored = serde_json::from_str(&text).with_context(name)?;
+        writeln!(std::io::stdout(), "{}\n", table(&result)).context("standard output")?;
+    }
+    Ok(())
+}
+
+fn table(result: &Stored) -> String {
+    match result {
+        Stored::Hold(hold) => hold_table(hold),
+        Stored::Flows(flows) => flows_table(flows),
+    }
+}
+
+fn markdown(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN).set_header(header.to_vec());
+    table
+}
+
+fn place(machine: &Machine) -> String {
+    let Machine { kernel, cores, unix_seconds, commit } = machine;
+    format!("kernel {kernel}, {cores} cores, at {unix_seconds} s since 1970, commit {commit}")
+}
+
+fn hold_table(hold: &HoldResult) -> String {
+    let mut table = markdown(&["µs", "p50", "p99"]);
+    let within = |p: &Percentile| {
+        let end = p.below_us.map_or_else(|| "∞".to_owned(), |us| format!("{us:.0}"));
+        format!("{:.0} ({:.0}–{end})", p.us, p.above_us)
+    };
+    table.add_row(vec!["hold".to_owned(), within(&hold.hold_p50), within(&hold.hold_p99)]);
+    table.add_row(vec!["proposal to commit".to_owned(), within(&hold.commit_p50), within(&hold.commit_p99)]);
+    let (first, later) = (&hold.first, &hold.later);
+    for (name, p50, p99) in [
+        ("round trip, first packet", first.p50_us, first.p99_us),
+        ("round trip, second packet", later.p50_us, later.p99_us),
+        ("difference", first.p50_us - later.p50_us, first.p99_us - later.p99_us),
+    ] {
+        table.add_row(vec![name.to_owned(), format!("{p50:.0}"), format!("{p99:.0}")]);
+    }
+    format!(
+        "{table}\n\n{} new flows at {}/s, {} without answer, {} elections, mean hold {:.0} µs. In brackets: the bucket that \
+         the percentile was interpolated in. {}.",
+        hold.flows,
+        hold.rate,
+        hold.lost,
+        hold.elections,
+        hold.hold_mean_us,
+        place(&hold.machine)
+    )
+}
+
+fn flows_table(flows: &FlowsResult) -> String {
+    let mut table = markdown(&[
+        "offered/s",
+        "committed/s",
+        "delivered/s",
+        "hold p99 µs",
+        "CPU busiest",
+        "beside p99 µs",
+        "beside lost",
+        "elections",
+        "drops",
+        "offered to the kernel/s",
+        "kernel/s",
+        "cores busy",
+        "kernel: cores busy",
+    ]);
+    let whole = |s: &Spread| format!("{:.0} ({:.0}–{:.0})", s.median, s.min, s.max);
+    let fine = |s: &Spread| format!("{:.2} ({:.2}–{:.2})", s.median, s.min, s.max);
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+    for row in &flows.summary {
+        let drops = row.drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect::<Vec<_>>().join(", ");
+        table.add_row(vec![
+            format!("{:.0}", row.offered.median),
+            whole(&row.committed),
+            whole(&row.delivered),
+            or_none(row.hold_p99_us.as_ref().map(whole)),
+            or_none(row.cpu_busiest.as_ref().map(fine)),
+            or_none(row.beside_p99_us.as_ref().map(whole)),
+            format!("{} of {}", row.beside_lost.0, row.beside_lost.1),
+            row.elections.to_string(),
+            drops,
+            or_none(row.kernel_offered.as_ref().map(whole)),
+            or_none(row.kernel.as_ref().map(whole)),
+            fine(&row.busy),
+            or_none(row.kernel_busy.as_ref().map(fine)),
+        ]);
+    }
+    let curve: Vec<(f64, f64)> = flows.summary.iter().map(|row| (row.offered.median, row.delivered.median)).collect();
+    format!(
+        "{table}\n\n{} rounds of {} s per rate, alternating with the kernel's masquerade; median (least–greatest). Largest \
+         rate with less than {} % loss: {:.0}/s. {}.",
+        flows.qnat.len(),
+        flows.seconds,
+        LOSS * 100.0,
+        loss_free(&curve, LOSS),
+        place(&flows.machine)
+    )
+}

@@ -1,0 +1,24 @@
+//! One short measurement through the executables, as a user runs it. Needs root and the `qnat` executable beside ours.
+
+use std::path::Path;
+use std::process::Command;
+
+use qnat_bench::report::Stored;
+
+#[test]
+fn a_short_flood_is_committed_delivered_and_compared() {
+    let bench = Path::new(env!("CARGO_BIN_EXE_qnat-bench"));
+    let qnat = bench.with_file_name("qnat");
+    assert!(qnat.exists(), "{} is missing: cargo build -p qnat", qnat.display());
+    let mut command = Command::new(bench);
+    command.args(["flows", "--rate", "300", "--seconds", "1", "--rounds", "1", "-o", "json", "--binary"]).arg(qnat);
+    let output = command.output().expect("the bench starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let stored = serde_json::from_slice(&output.stdout).expect("a result");
+    let Stored::Flows(result) = stored else { panic!("the result of another command") };
+    let (step, kernel, row) = (&result.qnat[0][0], &result.kernel[0][0], &result.summary[0]);
+    assert!(step.committed > 0.0 && step.delivered > 0.0 && kernel.delivered > 0.0, "{result:?}");
+    assert!(step.delivered <= step.offered && kernel.delivered <= kernel.offered, "{result:?}");
+    assert!(step.beside.count > 0 && row.kernel_busy.is_some(), "{result:?}");
+    assert!(step.hold_p99.is_some_and(|p| p.us > 0.0 && p.us >= p.above_us), "{result:?}");
+}

@@ -1,0 +1,50 @@
+//! Ctrl-C and SIGTERM: the lab goes, with everything that runs in its namespaces and the captures' files, and what was
+//! measured so far is printed. Must never leave a lab behind that was just being brought up. Called by the command.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+use qnat::lab;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Held while a lab is brought up or taken down or a verdict is written, and for good once a signal has come: then
+/// nobody can build anew what the signal takes down, and there is one verdict.
+static GATE: Mutex<()> = Mutex::new(());
+/// As shells report a process that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+/// Waits until no lab is being brought up or taken down; forever after a signal, which ends the process.
+pub(super) fn gate() -> MutexGuard<'static, ()> {
+    GATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on a signal takes the lab and the directory `files` away, calls `report` and ends the process.
+pub(super) fn watch(files: std::path::PathBuf, report: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Registered here and not in the thread: a signal that comes early must find it.
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let wait = move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        let _for_good = gate();
+        if let Err(error) = lab::down(Path::new(lab::DEFAULT_DIR)) {
+            eprintln!("the lab could not be taken down: {error:#}");
+        }
+        // It is there only while a run is under way.
+        let _gone = std::fs::remove_dir_all(files);
+        if let Err(error) = report() {
+            eprintln!("what was measured could not be written: {error:#}");
+        }
+        std::process::exit(INTERRUPTED);
+    };
+    std::thread::Builder::new().name("interrupt".to_owned()).spawn(wait).context("thread for signals")?;
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! Frames, naively: plain offsets, every checksum summed over all its bytes. Must never use the engine's parser, since it
+//! judges what that one let through.
+
+use std::net::Ipv4Addr;
+
+/// IP protocol numbers.
+pub const ICMP: u8 = 1;
+/// TCP.
+pub const TCP: u8 = 6;
+/// UDP.
+pub const UDP: u8 = 17;
+/// Length of an Ethernet header.
+pub const ETH: usize = 14;
+
+/// The ones' complement sum of RFC 1071 over `bytes`, added to `sum`; not folded.
+#[must_use]
+pub fn sum(bytes: &[u8], sum: u32) -> u32 {
+    bytes
+        .chunks(2)
+        .fold(sum, |sum, pair| sum + (u32::from(pair[0]) << 8) + u32::from(pair.get(1).copied().unwrap_or(0)))
+}
+
+/// Folds a sum into the checksum that makes it whole.
+#[must_use]
+pub fn checksum(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).expect("folded")
+}
+
+fn pseudo(ip: &[u8], proto: u8, len: usize) -> u32 {
+    sum(&ip[12..20], u32::from(proto) + u32::try_from(len).expect("a frame"))
+}
+
+/// Two bytes, big endian.
+#[must_use]
+pub fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn put16(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+/// Where a frame's parts lie, if its lengths make sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Bytes of the IP header.
+    pub ip_header: usize,
+    /// Bytes of the IP packet.
+    pub ip_total: usize,
+    /// Protocol number.
+    pub proto: u8,
+    /// Offset of the fragment in bytes; more fragments follow.
+    pub fragment: (usize, bool),
+}
+
+/// The shape of an IPv4 frame; `None` if it is none or its lengths contradict each other.
+#[must_use]
+pub fn shape(frame: &[u8]) -> Option<Shape> {
+    let ip = frame.get(ETH..).filter(|ip| ip.len() >= 20)?;
+    let (ip_header, ip_total) = (usize::from(ip[0] & 15) * 4, usize::from(be16(ip, 2)));
+    let sound = be16(frame, 12) == 0x0800 && ip[0] >> 4 == 4 && ip_header >= 20;
+    let flags = be16(ip, 6);
+    let fragment = (usize::from(flags & 0x1fff) * 8, flags & 0x2000 != 0);
+    let shape = Shape { ip_header, ip_total, proto: ip[9], fragment };
+    (sound && ip_total >= ip_header && ip_total <= ip.len()).then_some(shape)
+}
+
+/// Source and destination of an IPv4 frame.
+#[must_use]
+pub fn addresses(frame: &[u8]) -> (Ipv4Addr, Ipv4Addr) {
+    let at = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
+    (at(ETH + 12), at(ETH + 16))
+}
+
+/// Makes every length and checksum of an IPv4 frame right again, as far as its shape allows it.
+pub fn mend(frame: &mut [u8]) {
+    let Some(shape) = shape(frame) else { return };
+    let ip = &mut frame[ETH..ETH + shape.ip_total];
+    put16(ip, 10, 0);
+    let header = checksum(sum(&ip[..shape.ip_header], 0));
+    put16(ip, 10, header);
+    if shape.fragment != (0, false) {
+        return;
+    }
+    let len = shape.ip_total - shape.ip_header;
+    let (at, pseudo, minimum) = match shape.proto {
+        TCP => (16, pseudo(ip, TCP, len), 20),
+        UDP => (6, pseudo(ip, UDP, len), 8),
+        ICMP => (2, 0, 8),
+        _ => return,
+    };
+    if len < minimum {
+        return;
+    }
+    let payload = &mut ip[shape.ip_header..];
+    if shape.proto == UDP {
+        put16(payload, 4, u16::try_from(len).expect("a frame"));
+    }
+    put16(payload, at, 0);
+    let mut value = checksum(sum(payload, pseudo));
+    if shape.proto == UDP && value == 0 {
+        value = 0xffff;
+    }
+    put16(payload, at, value);
+}
+
+/// What is wrong with a frame that left: a shape or checksum that is not right.
+///
+/// # Errors
+/// Says what.
+pub fn examine(frame: &[u8]) -> Result<Shape, String> {
+    let shape = shape(frame).ok_or("no IPv4 packet whose lengths agree")?;
+    let ip = &frame[ETH..ETH + shape.ip_total];
+    if checksum(sum(&ip[..shape.ip_header], 0)) != 0 {
+        return Err("the IP header's checksum is wrong".into());
+    }
+    if shape.fragment != (0, false) {
+        return Ok(shape);
+    }
+    let payload = &ip[shape.ip_header..];
+    let (pseudo, minimum) = match shape.proto {
+        TCP => (pseudo(ip, TCP, payload.len()), 20),
+        UDP => (pseudo(ip, UDP, payload.len()), 8),
+        ICMP => (0, 8),
+        _ => return Ok(shape),
+    };
+    if payload.len() < minimum {
+        return Err(format!("protocol {} with {} bytes", shape.proto, payload.len()));
+    }
+    // RFC 768: zero says that the sender made none.
+    let none = shape.proto == UDP && be16(payload, 6) == 0;
+    if !none && checksum(sum(payload, pseudo)) != 0 {
+        return Err(format!("the checksum of protocol {} is wrong", shape.proto));
+    }
+    Ok(shape)
+}
+
+/// An Ethernet and IPv4 frame around `payload`, with right lengths and checksums.
+#[must_use]
+pub fn ipv4(macs: ([u8; 6], [u8; 6]), source: Ipv4Addr, destination: Ipv4Addr, proto: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(ETH + 20 + payload.len());
+    frame.extend(macs.1);
+    frame.extend(macs.0);
+    frame.extend([8, 0, 0x45, 0]);
+    frame.extend(u16::try_from(20 + payload.len()).expect("a frame").to_be_bytes());
+    frame.extend([0x12, 0x34, 0, 0, 64, proto, 0, 0]);
+    frame.extend(source.octets());
+    frame.extend(destination.octets());
+    frame.extend(payload);
+    mend(&mut frame);
+    frame
+}
+
+/// A UDP header and its data, checksum left to `mend`.
+#[must_use]
+pub fn udp(source: u16, destination: u16, data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(8 + data.len());
+    out.extend(source.to_be_bytes());
+    out.extend(destination.to_be_bytes());
+    out.extend(u16::try_from(8 + data.len()).expect("a frame").to_be_bytes());
+    out.extend([0, 0]);
+    out.extend(data);
+    out
+}
+
+/// A TCP header and its data, checksum left to `mend`. `flags` is the low byte of the flags.
+#[must_use]
+pub fn tcp(ports: (u16, u16), numbers: (u32, u32), flags: u8, options: &[u8], data: &[u8]) -> Vec<u8> {
+    assert!(options.len().is_multiple_of(4) && options.len() <= 40, "options come in words");
+    let words = u8::try_from(5 + options.len() / 4).expect("at most 15");
+    let mut out = Vec::with_capacity(20 + options.len() + data.len());
+    out.extend(ports.0.to_be_bytes());
+    out.extend(ports.1.to_be_bytes());
+    out.extend(numbers.0.to_be_bytes());
+    out.extend(numbers.1.to_be_bytes());
+    out.extend([words << 4, flags, 0x20, 0, 0, 0, 0, 0]);
+    out.extend(options);
+    out.extend(data);
+    out
+}
+
+/// An ICMP message, checksum left to `mend`. `rest` are the four bytes behind the checksum.
+#[must_use]
+pub fn icmp(kind: u8, code: u8, rest: [u8; 4], data: &[u8]) -> Vec<u8> {
+    let mut out = vec![kind, code, 0, 0];
+    out.extend(rest);
+    out.extend(data);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+
+    /// The example of RFC 1071, section 3.
+    #[test]
+    fn the_sum_is_that_of_the_rfc() {
+        assert_eq!(checksum(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7], 0)), !0xddf2);
+    }
+
+    #[test]
+    fn every_changed_byte_of_a_packet_is_noticed() {
+        let (a, b) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(192, 0, 2, 9));
+        for (proto, payload) in [
+            (UDP, udp(5, 6, b"odd")),
+            (TCP, tcp((5, 6), (7, 8), 2, &[2, 4, 5, 180], b"x")),
+            (ICMP, icmp(8, 0, [0, 1, 0, 2], b"ping")),
+        ] {
+            let good = ipv4(MACS, a, b, proto, &payload);
+            assert_eq!(examine(&good).map(|shape| shape.proto), Ok(proto));
+            for at in ETH..good.len() {
+                let mut bad = good.clone();
+                bad[at] ^= 0x10;
+                let checksum_of_udp = proto == UDP && (at == ETH + 26 || at == ETH + 27) && be16(&bad, ETH + 26) == 0;
+                assert!(examine(&bad).is_err() || checksum_of_udp, "protocol {proto}, byte {at}");
+            }
+        }
+    }
+}
