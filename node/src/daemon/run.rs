@@ -102,6 +102,7 @@ pub fn run(config: &NodeConfig) -> Result<()> {
             control: control.clone(),
             flows: flows.clone(),
             stats: Arc::clone(&stats),
+            cluster: config.cluster.clone(),
             node: config.node_id,
             guard: guard_state,
             shutdown,
