@@ -1,0 +1,68 @@
+//! Hot path. Outside to inside: only by a mapping, and only from its remote (R6). Opens nothing and keeps no UDP mapping
+//! alive (R5, I19). Called by `pipeline`.
+
+use std::net::Ipv4Addr;
+
+use crate::event::{Authority, DropReason, Verdict};
+use crate::flow::Record;
+use crate::ids::Side;
+use crate::nat::tcp::{Direction, Progress};
+use crate::pipeline::{Access, Cx, ending, endpoint, inside_subnet};
+use crate::record::{HoldClass, PublicKey};
+use crate::shard::{LeaseWords, in_lease};
+use crate::snapshot::Backend;
+use crate::wire::{FrameMeta, IpPacket, decrement_ttl, rewrite_destination};
+use crate::worker::Worker;
+
+impl Worker {
+    pub(crate) fn inbound<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        meta: &FrameMeta,
+        p: &IpPacket,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let s = cx.snapshot;
+        let id = *s.frontend_by_ip.get(&p.dst).ok_or(DropReason::NotForUs)?;
+        if s.frontend_by_ip.contains_key(&p.src) || inside_subnet(s, p.src) {
+            return Err(DropReason::SpoofedSource);
+        }
+        let home = s.frontends.get(&id).ok_or(DropReason::NotForUs)?.shard;
+        let authority = match self.access(cx, home) {
+            Access::Lease(term) => Authority::Lease { shard: home, term },
+            Access::Grace => Authority::Grace { shard: home },
+            Access::Forward(node) => return self.forward(cx, Side::Outside, node, p, frame),
+            Access::Nothing(reason) => return Err(reason),
+        };
+        let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
+        let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
+        let slot = shard.replica.table.find_public(&key).ok_or(DropReason::NoMapping)?;
+        let record = shard.replica.table.record_mut(slot);
+        let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
+        let to = inbound_use(record, backend)?;
+        if let Some(tcp) = &p.tcp {
+            record.last_seen_ns = cx.now_ns;
+            let progress = record.tcp.observe(Direction::In, tcp);
+            if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
+                shard.close_finished(s, slot);
+            }
+        }
+        rewrite_destination(frame, meta, p, to.0, to.1);
+        decrement_ttl(frame, p);
+        let hop = self.address(s, cx.now_ns, Side::Inside, authority, to.0, frame)?;
+        self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame)
+    }
+}
+
+/// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
+/// that ended by itself, late packets (D6).
+fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
+    let passes = match ending(record) {
+        None | Some(HoldClass::Fin | HoldClass::Rst) => true,
+        Some(HoldClass::IdleDatagram | HoldClass::IdleStream) => {
+            in_lease(&backend.lease, record.frontend, record.public_port)
+        }
+    };
+    let ip = record.inside.addr.ipv4().filter(|ip| *ip == backend.ip).ok_or(DropReason::NoMapping)?;
+    if passes { Ok((ip, record.inside.port)) } else { Err(DropReason::NoMapping) }
+}

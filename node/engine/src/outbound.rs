@@ -1,0 +1,292 @@
+//! Hot path. Inside to outside: translation by a mapping, or a new mapping and a packet that waits for its commit.
+//!
+//! Never sends a first packet itself: `release_parked` does, when the log has the mapping (I6). Called by `pipeline`.
+
+use std::net::Ipv4Addr;
+
+use crate::arp::on_link;
+use crate::event::{Authority, DropReason, Verdict};
+use crate::flow::{FlowKey, Record, Slot};
+use crate::held::{Origin, Outgoing, Parked};
+use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
+use crate::nat::tcp::{Direction, Progress};
+use crate::pipeline::{Access, Cx, Hop, ending, endpoint, inside_subnet};
+use crate::record::{FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
+use crate::shard::{LeaseWords, Shard, in_lease};
+use crate::snapshot::{Backend, Snapshot};
+use crate::wire::{FrameMeta, IcmpKind, IpPacket, TcpFlags, decrement_ttl, rewrite_source};
+use crate::worker::Worker;
+
+/// What to do with a packet whose mapping was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Use {
+    /// Translate by it.
+    Translate,
+    /// The flow goes on: open the same mapping again (F3, D6).
+    Reopen,
+    /// A new flow on the same tuple: choose a port anew.
+    Fresh,
+    /// Neither.
+    Refuse(DropReason),
+}
+
+impl Worker {
+    pub(crate) fn outbound<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        meta: &FrameMeta,
+        p: &IpPacket,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let s = cx.snapshot;
+        let id = *s.backend_by_ip.get(&(self.vnet, p.src)).ok_or(DropReason::SpoofedSource)?;
+        let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
+        check_destination(s, p.dst)?;
+        let authority = match self.access(cx, backend.home) {
+            Access::Lease(term) => Authority::Lease { shard: backend.home, term },
+            Access::Grace => Authority::Grace { shard: backend.home },
+            Access::Forward(node) => return self.forward(cx, Side::Inside, node, p, frame),
+            Access::Nothing(reason) => return Err(reason),
+        };
+        let flow = FlowKey {
+            proto: p.proto,
+            inside: InsideKey { vnet: self.vnet, endpoint: endpoint(p.src, p.src_port) },
+            remote: endpoint(p.dst, p.dst_port),
+        };
+        let shard = self.replica_mut(backend.home).ok_or(DropReason::NoForward)?;
+        let found = shard.replica.table.find_inside(&flow);
+        let verdict = found.map(|slot| (slot, outbound_use(shard.replica.table.record(slot), p, id, backend)));
+        match (verdict, authority) {
+            (Some((slot, Use::Translate)), _) => {
+                let (public, own) = (note_outbound(shard, slot, p, cx.now_ns), authority);
+                if let (Progress::Finished, Authority::Lease { .. }) = (public.2, own) {
+                    shard.close_finished(s, slot);
+                }
+                self.send_out(cx.snapshot, cx.now_ns, own, (public.0, public.1), p, meta, frame)
+            }
+            (Some((_, Use::Refuse(reason))), _) => {
+                if shard.overlay.is_opening(&flow) {
+                    self.park(cx, backend.home, &flow, p, meta, frame)
+                } else {
+                    Err(reason)
+                }
+            }
+            (_, Authority::Grace { .. } | Authority::Forward) => Err(DropReason::NotOwner),
+            (_, Authority::Lease { .. }) if shard.overlay.is_opening(&flow) => {
+                self.park(cx, backend.home, &flow, p, meta, frame)
+            }
+            (Some((slot, Use::Reopen)), Authority::Lease { .. }) => {
+                let public = shard.replica.table.record(slot).public();
+                let opened = self.open(cx, (id, backend), &flow, Some(public), p, meta, frame);
+                self.counters.attempted(flow.proto, &opened);
+                opened
+            }
+            (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
+                if !opens(p) {
+                    return Err(DropReason::NotFirstPacket);
+                }
+                let opened = self.open(cx, (id, backend), &flow, None, p, meta, frame);
+                self.counters.attempted(flow.proto, &opened);
+                opened
+            }
+        }
+    }
+
+    /// Another packet of a mapping that is on its way waits with the first one.
+    fn park<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        home: ShardId,
+        flow: &FlowKey,
+        p: &IpPacket,
+        meta: &FrameMeta,
+        frame: &[u8],
+    ) -> Result<Verdict, DropReason> {
+        let shard = self.shards.get_mut(&home).and_then(|e| e.replica.as_mut()).ok_or(DropReason::NotOwner)?;
+        let backend = shard.overlay.backend(flow).ok_or(DropReason::NotOwner)?;
+        let frame = self.held.park(&cx.snapshot.params, backend, frame).ok_or(DropReason::HoldLimit)?;
+        shard.overlay.park(flow, Parked { frame, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
+        Ok(Verdict::Consumed)
+    }
+
+    /// Proposes a mapping, `again` the same or with a new port, and parks its first packet.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the packet and all that was found out about it, once, off the hit path"
+    )]
+    fn open<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        (id, backend): (BackendId, &Backend),
+        flow: &FlowKey,
+        again: Option<PublicKey>,
+        p: &IpPacket,
+        meta: &FrameMeta,
+        frame: &[u8],
+    ) -> Result<Verdict, DropReason> {
+        let s = cx.snapshot;
+        let shard = self.shards.get_mut(&backend.home).and_then(|e| e.replica.as_mut()).ok_or(DropReason::NotOwner)?;
+        if backend.lease.is_empty() {
+            return Err(DropReason::NoOutboundPath);
+        }
+        if !shard.stream.is_open() {
+            return Err(DropReason::Backpressure);
+        }
+        let table = &shard.replica.table;
+        let flows =
+            u64::from(table.live()) + u64::from(table.held()) + u64::try_from(shard.overlay.len()).unwrap_or(u64::MAX);
+        if again.is_none() && flows >= u64::from(s.params.flows_per_shard_max) {
+            return Err(DropReason::TableFull);
+        }
+        let public = match again {
+            Some(public) => public,
+            None => {
+                let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
+                let (frontend, port) =
+                    shard.pick_port(&s.params, id, &backend.lease, key).ok_or(DropReason::PortsExhausted)?;
+                // A shard is closed (M3); a lease elsewhere would never see its return traffic.
+                if s.frontends.get(&frontend).is_none_or(|f| f.shard != backend.home) {
+                    return Err(DropReason::NoOutboundPath);
+                }
+                PublicKey { frontend, port, ..key }
+            }
+        };
+        let copy = self.held.park(&s.params, id, frame).ok_or(DropReason::HoldLimit)?;
+        shard.overlay.open(*flow, public, id, cx.now_ns);
+        shard.overlay.park(flow, Parked { frame: copy, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
+        shard.stream.push(s.control_index, FlowRecord::Open { public, inside: flow.inside, backend: id });
+        Ok(Verdict::Consumed)
+    }
+
+    /// The mapping of a parked packet is committed: it leaves by the queue that `poll_frame` empties.
+    pub(crate) fn release_parked(&mut self, now_ns: u64, home: ShardId, term: Term, slot: Slot, parked: Parked) {
+        let Some(snapshot) = self.snapshot.take() else {
+            self.held.recycle(parked.frame);
+            self.counters.drop_parked(DropReason::TermLost);
+            return;
+        };
+        let Parked { mut frame, meta, packet, .. } = parked;
+        let authority = Authority::Lease { shard: home, term };
+        let result = match self.replica_mut(home) {
+            Some(shard) => {
+                let (frontend, port, progress) = note_outbound(shard, slot, &packet, now_ns);
+                if progress == Progress::Finished {
+                    shard.close_finished(&snapshot, slot);
+                }
+                self.rewrite_out(&snapshot, now_ns, authority, (frontend, port), &packet, &meta, &mut frame)
+            }
+            None => Err(DropReason::TermLost),
+        };
+        let outgoing = |frame| Outgoing {
+            frame,
+            meta,
+            side: Side::Outside,
+            authority,
+            origin: Origin::Received,
+            since_ns: now_ns,
+        };
+        match result {
+            Ok(Hop::Ready) => self.held.push(outgoing(frame)),
+            Ok(Hop::Wait(ip)) => {
+                if let Err(reason) = self.wait_for((Side::Outside, ip), outgoing(frame)) {
+                    self.counters.drop_parked(reason);
+                }
+            }
+            Err(reason) => {
+                self.held.recycle(frame);
+                self.counters.drop_parked(reason);
+            }
+        }
+        self.snapshot = Some(snapshot);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "hot path: passing a struct by reference would only hide them")]
+    fn send_out(
+        &mut self,
+        s: &Snapshot,
+        now_ns: u64,
+        authority: Authority,
+        public: (FrontendId, u16),
+        p: &IpPacket,
+        meta: &FrameMeta,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let hop = self.rewrite_out(s, now_ns, authority, public, p, meta, frame)?;
+        self.conclude(s, now_ns, Side::Outside, authority, hop, meta, frame)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "hot path: passing a struct by reference would only hide them")]
+    fn rewrite_out(
+        &mut self,
+        s: &Snapshot,
+        now_ns: u64,
+        authority: Authority,
+        (frontend, port): (FrontendId, u16),
+        p: &IpPacket,
+        meta: &FrameMeta,
+        frame: &mut [u8],
+    ) -> Result<Hop, DropReason> {
+        let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
+        let hop = match s.outside.next_hop {
+            _ if on_link(s.outside.network, s.outside.prefix_len, p.dst) => p.dst,
+            Some(hop) => hop,
+            None => return Err(DropReason::NoNeighbour),
+        };
+        rewrite_source(frame, meta, p, public.ip, port);
+        decrement_ttl(frame, p);
+        self.address(s, now_ns, Side::Outside, authority, hop, frame)
+    }
+}
+
+/// Takes note of an outbound packet. Returns the public end and the connection's progress.
+fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (FrontendId, u16, Progress) {
+    let record = shard.replica.table.record_mut(slot);
+    record.last_seen_ns = now_ns;
+    let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
+    (record.frontend, record.public_port, progress)
+}
+
+/// Whether the packet may open a flow: a SYN, a datagram, an echo request.
+fn opens(p: &IpPacket) -> bool {
+    match (&p.tcp, p.icmp) {
+        (Some(tcp), _) => tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK),
+        (None, Some(kind)) => kind == IcmpKind::EchoRequest,
+        (None, None) => p.proto == Proto::Udp,
+    }
+}
+
+fn outbound_use(record: &Record, p: &IpPacket, id: BackendId, backend: &Backend) -> Use {
+    let Some(class) = ending(record) else {
+        // An address that went to another backend: the old one's flows are about to close.
+        return if record.backend == id { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
+    };
+    let leased = record.backend == id && in_lease(&backend.lease, record.frontend, record.public_port);
+    let ended_itself = matches!(class, HoldClass::Fin | HoldClass::Rst);
+    if opens(p) {
+        return if leased { Use::Reopen } else { Use::Fresh };
+    }
+    if ended_itself && record.backend == id {
+        return Use::Translate;
+    }
+    let leaving = p.tcp.as_ref().is_some_and(|t| t.flags.intersects(TcpFlags(TcpFlags::FIN.0 | TcpFlags::RST.0)));
+    match (leased, leaving) {
+        (true, true) => Use::Translate,
+        (true, false) => Use::Reopen,
+        (false, _) => Use::Refuse(DropReason::NotFirstPacket),
+    }
+}
+
+fn check_destination(s: &Snapshot, dst: Ipv4Addr) -> Result<(), DropReason> {
+    let martian = matches!(dst.octets()[0], 0 | 127 | 224..)
+        || dst.is_link_local()
+        || s.frontend_by_ip.contains_key(&dst)
+        || inside_subnet(s, dst)
+        || is_broadcast_of(s.outside.network, s.outside.prefix_len, dst);
+    if martian { Err(DropReason::MartianDestination) } else { Ok(()) }
+}
+
+/// First and last address of a network that has more than two.
+fn is_broadcast_of(network: Ipv4Addr, prefix_len: u8, ip: Ipv4Addr) -> bool {
+    let hosts = u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
+    prefix_len < 31 && on_link(network, prefix_len, ip) && [0, hosts].contains(&(u32::from(ip) & hosts))
+}
