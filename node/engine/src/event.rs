@@ -127,8 +127,10 @@ drop_reasons! {
     UnknownEtherType = "unknown_ethertype",
     /// IPv6: keys are wide enough, the parser is not built.
     Ipv6 = "ipv6",
-    /// A protocol that cannot be translated.
+    /// A protocol, or a kind of ICMP message, that cannot be translated.
     UnknownProtocol = "unknown_protocol",
+    /// An ICMP error about something that this gateway cannot have translated, or to somebody else than its sender.
+    IcmpQuote = "icmp_quote",
     /// A fragment.
     Fragment = "fragment",
     /// TTL would reach 0.

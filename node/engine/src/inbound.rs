@@ -31,7 +31,7 @@ impl Worker {
         let authority = match self.access(cx, home) {
             Access::Lease(term) => Authority::Lease { shard: home, term },
             Access::Grace => Authority::Grace { shard: home },
-            Access::Forward(node) => return self.forward(cx, Side::Outside, node, p, frame),
+            Access::Forward(node) => return self.forward(cx, Side::Outside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
@@ -48,7 +48,7 @@ impl Worker {
             }
         }
         rewrite_destination(frame, meta, p, to.0, to.1);
-        decrement_ttl(frame, p);
+        decrement_ttl(frame, p.l3);
         let hop = self.address(s, cx.now_ns, Side::Inside, authority, to.0, frame)?;
         self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame)
     }
@@ -56,7 +56,7 @@ impl Worker {
 
 /// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
 /// that ended by itself, late packets (D6).
-fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
+pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
     let passes = match ending(record) {
         None | Some(HoldClass::Fin | HoldClass::Rst) => true,
         Some(HoldClass::IdleDatagram | HoldClass::IdleStream) => {

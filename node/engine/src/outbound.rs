@@ -10,7 +10,7 @@ use crate::flow::{FlowKey, Record, Slot};
 use crate::held::{Origin, Outgoing, Parked};
 use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
 use crate::nat::tcp::{Direction, Progress};
-use crate::pipeline::{Access, Cx, Hop, ending, endpoint, inside_subnet};
+use crate::pipeline::{Access, Cx, Hop, ending, endpoint, inside_subnet, next_hop};
 use crate::record::{FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
 use crate::shard::{LeaseWords, Shard, in_lease};
 use crate::snapshot::{Backend, Snapshot};
@@ -45,7 +45,7 @@ impl Worker {
         let authority = match self.access(cx, backend.home) {
             Access::Lease(term) => Authority::Lease { shard: backend.home, term },
             Access::Grace => Authority::Grace { shard: backend.home },
-            Access::Forward(node) => return self.forward(cx, Side::Inside, node, p, frame),
+            Access::Forward(node) => return self.forward(cx, Side::Inside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
         let flow = FlowKey {
@@ -227,13 +227,9 @@ impl Worker {
         frame: &mut [u8],
     ) -> Result<Hop, DropReason> {
         let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
-        let hop = match s.outside.next_hop {
-            _ if on_link(s.outside.network, s.outside.prefix_len, p.dst) => p.dst,
-            Some(hop) => hop,
-            None => return Err(DropReason::NoNeighbour),
-        };
+        let hop = next_hop(s, p.dst)?;
         rewrite_source(frame, meta, p, public.ip, port);
-        decrement_ttl(frame, p);
+        decrement_ttl(frame, p.l3);
         self.address(s, now_ns, Side::Outside, authority, hop, frame)
     }
 }
@@ -276,7 +272,7 @@ fn outbound_use(record: &Record, p: &IpPacket, id: BackendId, backend: &Backend)
     }
 }
 
-fn check_destination(s: &Snapshot, dst: Ipv4Addr) -> Result<(), DropReason> {
+pub(crate) fn check_destination(s: &Snapshot, dst: Ipv4Addr) -> Result<(), DropReason> {
     let martian = matches!(dst.octets()[0], 0 | 127 | 224..)
         || dst.is_link_local()
         || s.frontend_by_ip.contains_key(&dst)

@@ -51,6 +51,7 @@ impl Worker {
         let result = match parse(frame, meta) {
             Ok(Parsed::Arp(p)) => return self.handle_arp(cx, side, &p),
             Ok(Parsed::Ip(p)) => self.judge_packet(cx, side, meta, &p, frame),
+            Ok(Parsed::Error(e)) => self.judge_error(cx, side, meta, &e, frame),
             Err(reason) => Err(reason),
         };
         match result {
@@ -74,7 +75,7 @@ impl Worker {
         p: &IpPacket,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        self.accept(cx, side, p)?;
+        self.accept(cx, side, (p.eth_src, p.eth_dst))?;
         if p.ttl <= 1 {
             return Err(DropReason::TtlExpired);
         }
@@ -85,13 +86,18 @@ impl Worker {
     }
 
     /// Whether the frame was sent to this node, and not flooded by a switch (M1).
-    fn accept<W: LeaseWords>(&self, cx: &Cx<'_, W>, side: Side, p: &IpPacket) -> Result<(), DropReason> {
+    pub(crate) fn accept<W: LeaseWords>(
+        &self,
+        cx: &Cx<'_, W>,
+        side: Side,
+        (src, dst): (Mac, Mac),
+    ) -> Result<(), DropReason> {
         let own = cx.snapshot.me.map(|me| mac_on(&me, side));
-        let for_us = match p.eth_dst.shard() {
+        let for_us = match dst.shard() {
             Some(shard) => self.is_or_was_owner(cx.now_ns, cx.words, shard),
-            None => own == Some(p.eth_dst),
+            None => own == Some(dst),
         };
-        if for_us && own != Some(p.eth_src) { Ok(()) } else { Err(DropReason::NotForUs) }
+        if for_us && own != Some(src) { Ok(()) } else { Err(DropReason::NotForUs) }
     }
 
     pub(crate) fn access<W: LeaseWords>(&self, cx: &Cx<'_, W>, shard: ShardId) -> Access {
@@ -122,11 +128,11 @@ impl Worker {
         cx: &Cx<'_, W>,
         side: Side,
         node: NodeId,
-        p: &IpPacket,
+        eth_src: Mac,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         let s = cx.snapshot;
-        if s.peers.iter().any(|peer| mac_on(peer, side) == p.eth_src) {
+        if s.peers.iter().any(|peer| mac_on(peer, side) == eth_src) {
             return Err(DropReason::NoForward);
         }
         let (Some(me), Some(peer)) = (s.me, s.peers.iter().find(|peer| peer.node == node)) else {
@@ -210,6 +216,14 @@ pub(crate) enum Hop {
     Ready,
     /// Its neighbour has to answer first.
     Wait(Ipv4Addr),
+}
+
+/// Who takes a packet for `dst` outside.
+pub(crate) fn next_hop(s: &Snapshot, dst: Ipv4Addr) -> Result<Ipv4Addr, DropReason> {
+    if on_link(s.outside.network, s.outside.prefix_len, dst) {
+        return Ok(dst);
+    }
+    s.outside.next_hop.ok_or(DropReason::NoNeighbour)
 }
 
 /// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.

@@ -71,7 +71,7 @@ impl Hostile {
             0 => (UDP, udp(ports.0, ports.1, &data)),
             1 => (TCP, self.segment(ports, &data)),
             2 => (ICMP, self.echo(side, near, &data)),
-            _ => (ICMP, self.error(source, destination, ports)),
+            _ => (ICMP, self.error(side, source, destination, ports)),
         };
         ipv4((mac_of(host), Mac::of_shard(SHARD).0), source, destination, proto, &payload)
     }
@@ -89,19 +89,46 @@ impl Hostile {
         icmp(kind, 0, [a, b, 0, self.rng.random()], data)
     }
 
-    /// An ICMP error about a packet that the receiver could have sent.
-    fn error(&mut self, source: Ipv4Addr, destination: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
+    /// An ICMP error about a packet that the receiver could have sent, with all kinds of quotes.
+    fn error(&mut self, side: Side, source: Ipv4Addr, destination: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
         let (kind, code) =
             *[(3, 1), (3, 3), (3, 4), (11, 0), (4, 0), (12, 0), (5, 1)].choose(&mut self.rng).expect("some");
         let data = [7; 12];
-        let (proto, payload) = match self.rng.random_range(0..3) {
+        // From inside an answer is complained about, from outside a packet that went out.
+        let (query, id) = if side == Side::Inside { (0, ports.0) } else { (8, ports.1) };
+        let id = id.to_be_bytes();
+        let (proto, payload) = match self.rng.random_range(0..4) {
             0 => (UDP, udp(ports.1, ports.0, &data)),
             1 => (TCP, tcp((ports.1, ports.0), (1, 2), 0x10, &[], &data)),
-            _ => (ICMP, icmp(8, 0, [ports.1.to_be_bytes()[0], ports.1.to_be_bytes()[1], 0, 1], &data)),
+            2 => (ICMP, icmp(query, 0, [id[0], id[1], 0, 1], &data)),
+            // An error about an error.
+            _ => (ICMP, icmp(3, 1, [0; 4], &[0x45; 28])),
         };
-        let quoted = ipv4(([0; 6], [0; 6]), destination, source, proto, &payload);
-        let keep = self.rng.random_range(20..=quoted.len() - ETH);
-        icmp(kind, code, [0, 0, 5, 0], &quoted[ETH..ETH + keep])
+        let mut quoted = ipv4(([0; 6], [0; 6]), destination, source, proto, &payload);
+        if self.rng.random_bool(0.2) {
+            self.option(&mut quoted);
+        }
+        let mut quote = quoted.split_off(ETH);
+        if self.rng.random_bool(0.2) {
+            // RFC 4884: so many words of quote, and an extension behind them, or nothing of the kind.
+            let words = *[0, 5, 8, 32, 200].choose(&mut self.rng).expect("some");
+            quote.resize(usize::from(words) * 4, 0);
+            quote.extend([0x20, 0, 0xde, 0xad, 0, 8, 1, 1, 10, 0, 0, 4]);
+            return icmp(kind, code, [0, words, 5, 0], &quote);
+        }
+        quote.truncate(self.rng.random_range(20..=quote.len()));
+        icmp(kind, code, [0, 0, 5, 0], &quote)
+    }
+
+    /// Gives a header options: source route, record route, router alert, or padding.
+    fn option(&mut self, frame: &mut Vec<u8>) {
+        let ip = ETH;
+        let option = *[0x83_u8, 0x89, 148, 7, 0].choose(&mut self.rng).expect("some");
+        frame[ip] = 0x46;
+        frame.splice(ip + 20..ip + 20, [option, 4, 4, 0]);
+        let total = u16::try_from(frame.len() - ETH).expect("a frame");
+        frame[ip + 2..ip + 4].copy_from_slice(&total.to_be_bytes());
+        mend(frame);
     }
 
     /// Spoils a frame in one way; most ways leave the checksums right, so that they are not all that catches it.
@@ -138,15 +165,7 @@ impl Hostile {
             }
             8 => self.other_address(frame, ip + 12),
             9 => self.other_address(frame, ip + 16),
-            10 => {
-                // A header with options: source route, record route, or padding.
-                let option = *[0x83_u8, 0x89, 7, 0].choose(&mut self.rng).expect("some");
-                frame[ip] = 0x46;
-                frame.splice(ip + 20..ip + 20, [option, 4, 4, 0]);
-                let total = u16::try_from(frame.len() - ETH).expect("a frame");
-                frame[ip + 2..ip + 4].copy_from_slice(&total.to_be_bytes());
-                mend(frame);
-            }
+            10 => self.option(frame),
             11 => {
                 // Flags, data offset, ICMP type and code: the bytes behind the IP header at random.
                 let at = ip + 20 + self.rng.random_range(0..16);

@@ -7,7 +7,7 @@ use engine::ids::Side;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 use qnat_reference::bed::{BACKENDS, Bed};
-use qnat_reference::model::{Model, Packet, public_ports};
+use qnat_reference::model::{Complaint, Model, Packet, public_ports};
 use qnat_reference::packet::{ICMP, UDP};
 
 /// Packets of the longest case; the mean is half of it.
@@ -20,6 +20,8 @@ const SERVICES: [u16; 2] = [80, 8443];
 enum Step {
     Out(Packet),
     In(Packet),
+    ComplaintOut(Complaint),
+    ComplaintIn(Complaint),
     Wait { ms: u64 },
 }
 
@@ -37,11 +39,18 @@ fn packet(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
     })
 }
 
+fn complaint(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Complaint> {
+    let head = prop::sample::select(vec![(3, 1), (3, 3), (3, 4), (11, 0), (12, 0)]);
+    (packet(near), head, 8_usize..14).prop_map(|(about, head, keep)| Complaint { about, head, keep })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let wait = prop_oneof![8 => 0..200_u64, 4 => 0..20_000_u64, 2 => 60_000..70_000_u64, 2 => 235_000..250_000_u64];
     prop_oneof![
         30 => packet(5000..5050_u16).prop_map(Step::Out),
         15 => packet(public_ports()).prop_map(Step::In),
+        4 => complaint(5000..5050_u16).prop_map(Step::ComplaintOut),
+        4 => complaint(public_ports()).prop_map(Step::ComplaintIn),
         1 => wait.prop_map(|ms| Step::Wait { ms }),
     ]
 }
@@ -61,17 +70,26 @@ fn wait(bed: &mut Bed, ms: u64) -> Result<(), TestCaseError> {
 fn agree(steps: &[Step]) -> Result<(), TestCaseError> {
     let (mut bed, mut model) = (Bed::new(), Model::default());
     for (number, step) in steps.iter().enumerate() {
-        let (side, packet) = match step {
-            Step::Out(packet) => (Side::Inside, packet),
-            Step::In(packet) => (Side::Outside, packet),
+        let (side, frame) = match step {
+            Step::Out(packet) => (Side::Inside, packet.frame(Side::Inside)),
+            Step::In(packet) => (Side::Outside, packet.frame(Side::Outside)),
+            Step::ComplaintOut(complaint) => (Side::Inside, complaint.frame(Side::Inside)),
+            Step::ComplaintIn(complaint) => (Side::Outside, complaint.frame(Side::Outside)),
             Step::Wait { ms } => {
                 wait(&mut bed, *ms)?;
                 continue;
             }
         };
-        let mut left = bed.inject(side, &packet.frame(side));
+        let mut left = bed.inject(side, &frame);
         left.retain(|one| !one.is_arp());
-        if let Err(why) = model.judge(bed.now_ns, side, packet, &left) {
+        let judged = match step {
+            Step::ComplaintOut(complaint) | Step::ComplaintIn(complaint) => {
+                model.judge_complaint(bed.now_ns, side, complaint, &left)
+            }
+            Step::Out(packet) | Step::In(packet) => model.judge(bed.now_ns, side, packet, &left),
+            Step::Wait { .. } => Ok(()),
+        };
+        if let Err(why) = judged {
             return Err(TestCaseError::fail(format!("step {number}, {step:?}: {why}")));
         }
     }

@@ -56,6 +56,29 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Header, &[u8]), DropReason> {
     Ok((Header { src, dst, ttl, protocol, len, total_len }, payload))
 }
 
+/// Parses the header of a packet that an ICMP error quotes; the rest is as much of its payload as was quoted. The total
+/// length tells nothing about that, and stacks have been known to quote it in the wrong byte order: it is not judged.
+pub(super) fn parse_quoted(quoted: &[u8]) -> Result<(Header, &[u8]), DropReason> {
+    let fixed = quoted.first_chunk::<MIN_LEN>().ok_or(DropReason::Truncated)?;
+    let [version_ihl, _, t0, t1, _, _, f0, f1, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *fixed;
+    let len = u16::from(version_ihl & 0x0f) * 4;
+    if version_ihl >> 4 != 4 || usize::from(len) < MIN_LEN {
+        return Err(DropReason::IcmpQuote);
+    }
+    let (header, payload) = quoted.split_at_checked(usize::from(len)).ok_or(DropReason::Truncated)?;
+    // RFC 5508, REQ-3 a.
+    if checksum::sum(header) != 0xffff {
+        return Err(DropReason::BadChecksum);
+    }
+    // Only a first fragment has ports.
+    if u16::from_be_bytes([f0, f1]) & 0x1fff != 0 {
+        return Err(DropReason::IcmpQuote);
+    }
+    check_options(&header[MIN_LEN..])?;
+    let (src, dst) = (Ipv4Addr::new(s0, s1, s2, s3), Ipv4Addr::new(d0, d1, d2, d3));
+    Ok((Header { src, dst, ttl, protocol, len, total_len: u16::from_be_bytes([t0, t1]) }, payload))
+}
+
 /// Lets through what cannot carry an address: padding and router alert (RFC 2113). Source routes, record route, timestamp
 /// and traceroute options name hosts on the way, which translation would have to hide (I13), and the internet drops
 /// nearly all others anyway (RFC 7126), so an unknown option is refused instead of trusted.

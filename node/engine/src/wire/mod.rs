@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod ethernet;
 mod icmp;
 mod ipv4;
+mod quote;
 mod rewrite;
 mod tcp;
 mod udp;
@@ -22,6 +23,7 @@ mod udp;
 pub use arp::{ArpOp, ArpPacket, build_arp};
 pub use ethernet::set_ethernet;
 pub use icmp::IcmpKind;
+pub use quote::{IcmpError, Quote, rewrite_error_destination, rewrite_error_source};
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source};
 pub use tcp::{TcpFields, TcpFlags};
 
@@ -79,6 +81,8 @@ pub enum Parsed {
     Arp(ArpPacket),
     /// A packet that can be translated.
     Ip(IpPacket),
+    /// An ICMP error about a packet that could have been translated.
+    Error(IcmpError),
 }
 
 /// An unfragmented IPv4 packet of TCP, UDP or ICMP echo, whose lengths and checksums are right.
@@ -134,15 +138,21 @@ pub fn parse(frame: &[u8], meta: &FrameMeta) -> Result<Parsed, DropReason> {
     let (ethernet, bytes) = ethernet::parse(frame)?;
     match ethernet.payload {
         ethernet::Payload::Arp => arp::parse(&ethernet, bytes).map(Parsed::Arp),
-        ethernet::Payload::Ipv4 => parse_ip(&ethernet, bytes, meta).map(Parsed::Ip),
+        ethernet::Payload::Ipv4 => parse_ip(&ethernet, bytes, meta),
     }
 }
 
-fn parse_ip(ethernet: &ethernet::Header, bytes: &[u8], meta: &FrameMeta) -> Result<IpPacket, DropReason> {
+fn parse_ip(ethernet: &ethernet::Header, bytes: &[u8], meta: &FrameMeta) -> Result<Parsed, DropReason> {
     let (ip, payload) = ipv4::parse(bytes)?;
     let l4 = L3 + ip.len;
     let (proto, transport) = match ip.protocol {
-        1 => (Proto::Icmp, parse_icmp(payload, l4, meta)?),
+        1 => match parse_icmp(payload, l4, meta)? {
+            icmp::Meaning::Query(transport) => (Proto::Icmp, transport),
+            icmp::Meaning::Error { .. } if meta.gso != Gso::None => return Err(DropReason::Malformed),
+            icmp::Meaning::Error { quoted_words } => {
+                return quote::parse(ethernet, &ip, (L3, l4), payload, quoted_words).map(Parsed::Error);
+            }
+        },
         6 => (Proto::Tcp, parse_tcp(&ip, payload, l4, meta)?),
         17 => (Proto::Udp, parse_udp(&ip, payload, l4, meta)?),
         _ => return Err(DropReason::UnknownProtocol),
@@ -155,7 +165,7 @@ fn parse_ip(ethernet: &ethernet::Header, bytes: &[u8], meta: &FrameMeta) -> Resu
     if !gso_fits {
         return Err(DropReason::Malformed);
     }
-    Ok(IpPacket {
+    Ok(Parsed::Ip(IpPacket {
         eth_src: ethernet.src,
         eth_dst: ethernet.dst,
         src: ip.src,
@@ -169,7 +179,7 @@ fn parse_ip(ethernet: &ethernet::Header, bytes: &[u8], meta: &FrameMeta) -> Resu
         l3: L3,
         l4,
         total_len: ip.total_len,
-    })
+    }))
 }
 
 fn parse_tcp(ip: &ipv4::Header, segment: &[u8], l4: u16, meta: &FrameMeta) -> Result<Transport, DropReason> {
@@ -191,12 +201,12 @@ fn parse_udp(ip: &ipv4::Header, payload: &[u8], l4: u16, meta: &FrameMeta) -> Re
     Ok(datagram.transport)
 }
 
-fn parse_icmp(payload: &[u8], l4: u16, meta: &FrameMeta) -> Result<Transport, DropReason> {
+fn parse_icmp(payload: &[u8], l4: u16, meta: &FrameMeta) -> Result<icmp::Meaning, DropReason> {
     let message = icmp::parse(payload)?;
     if must_verify(meta, l4, icmp::CHECKSUM_AT)? {
         verify(0, payload)?;
     }
-    message.transport()
+    message.meaning()
 }
 
 /// Whether the transport checksum is still to be verified. A partial one must be that of this very header: otherwise
@@ -212,4 +222,9 @@ fn must_verify(meta: &FrameMeta, l4: u16, checksum_at: u16) -> Result<bool, Drop
 
 fn verify(pseudo_header: u16, covered: &[u8]) -> Result<(), DropReason> {
     if checksum::add(pseudo_header, checksum::sum(covered)) == 0xffff { Ok(()) } else { Err(DropReason::BadChecksum) }
+}
+
+/// 0 would say that there is no checksum: its other form is sent (RFC 768).
+const fn none_to_ones(checksum: u16) -> u16 {
+    if checksum == 0 { 0xffff } else { checksum }
 }

@@ -7,7 +7,7 @@
 use std::net::Ipv4Addr;
 
 use super::checksum::Delta;
-use super::{ChecksumState, FrameMeta, IcmpKind, IpPacket, Proto, icmp, tcp, udp};
+use super::{ChecksumState, FrameMeta, IcmpKind, IpPacket, Proto, icmp, none_to_ones, tcp, udp};
 
 /// Where in the IPv4 header things stand.
 const TTL_AT: u16 = 8;
@@ -17,9 +17,19 @@ const DESTINATION_AT: u16 = 16;
 
 /// Which end of the packet is replaced.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Source,
     Destination,
+}
+
+impl End {
+    /// Where its address stands in an IPv4 header.
+    pub(super) const fn address_at(self) -> u16 {
+        match self {
+            Self::Source => SOURCE_AT,
+            Self::Destination => DESTINATION_AT,
+        }
+    }
 }
 
 /// Replaces source address and port. For an echo request the port is the identifier; for an echo reply, whose identifier
@@ -40,25 +50,21 @@ pub fn rewrite_destination(frame: &mut [u8], meta: &FrameMeta, p: &IpPacket, ip:
     rewrite(frame, meta, p, End::Destination, ip, port);
 }
 
-/// Takes one off the TTL (I16). A TTL of 0 stays; the caller has dropped what would reach 0.
+/// Takes one off the TTL of the IP header at `l3` (I16). A TTL of 0 stays; the caller has dropped what would reach 0.
 ///
 /// # Panics
-/// If `frame` is not the one that `p` was parsed from.
-pub fn decrement_ttl(frame: &mut [u8], p: &IpPacket) {
-    let [ttl, protocol] = *octets(frame, p.l3 + TTL_AT);
+/// If no whole IP header stands at `l3`.
+pub fn decrement_ttl(frame: &mut [u8], l3: u16) {
+    let [ttl, protocol] = *octets(frame, l3 + TTL_AT);
     let lower = ttl.saturating_sub(1);
-    octets::<2>(frame, p.l3 + TTL_AT)[0] = lower;
+    octets::<2>(frame, l3 + TTL_AT)[0] = lower;
     let delta = Delta::default().word(u16::from_be_bytes([ttl, protocol]), u16::from_be_bytes([lower, protocol]));
-    let field = octets(frame, p.l3 + CHECKSUM_AT);
+    let field = octets(frame, l3 + CHECKSUM_AT);
     *field = delta.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
 }
 
 fn rewrite(frame: &mut [u8], meta: &FrameMeta, p: &IpPacket, end: End, ip: Ipv4Addr, port: u16) {
-    let addr_at = match end {
-        End::Source => SOURCE_AT,
-        End::Destination => DESTINATION_AT,
-    };
-    let addr = octets(frame, p.l3 + addr_at);
+    let addr = octets(frame, p.l3 + end.address_at());
     let addr_delta = Delta::default().addr(Ipv4Addr::from(*addr), ip);
     *addr = ip.octets();
     let field = octets(frame, p.l3 + CHECKSUM_AT);
@@ -126,11 +132,7 @@ fn is_partial(meta: &FrameMeta) -> bool {
     matches!(meta.checksum, ChecksumState::Partial { .. })
 }
 
-fn none_to_ones(checksum: u16) -> u16 {
-    if checksum == 0 { 0xffff } else { checksum }
-}
-
 /// A field of the headers, to read and write.
-fn octets<const N: usize>(frame: &mut [u8], at: u16) -> &mut [u8; N] {
+pub(super) fn octets<const N: usize>(frame: &mut [u8], at: u16) -> &mut [u8; N] {
     frame.get_mut(usize::from(at)..).and_then(|rest| rest.first_chunk_mut()).expect("parse saw the whole header")
 }

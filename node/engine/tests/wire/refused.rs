@@ -210,10 +210,13 @@ fn other_protocols_are_refused_as_such() {
 }
 
 #[test]
-fn icmp_other_than_echo_is_unknown_and_echo_with_a_code_malformed() {
+fn icmp_that_is_neither_echo_nor_error_is_unknown_and_an_unknown_code_malformed() {
     for (kind, code, expected) in [
-        (3, 4, DropReason::UnknownProtocol),
-        (11, 0, DropReason::UnknownProtocol),
+        (4, 0, DropReason::UnknownProtocol),
+        (5, 1, DropReason::UnknownProtocol),
+        (3, 16, DropReason::Malformed),
+        (11, 2, DropReason::Malformed),
+        (12, 3, DropReason::Malformed),
         (13, 0, DropReason::UnknownProtocol),
         (8, 1, DropReason::Malformed),
         (0, 9, DropReason::Malformed),

@@ -1,6 +1,8 @@
 //! The worker as its callers see it: a tiny cluster in memory, real frames, a clock that the test moves.
 
 mod faults;
+mod icmp;
 mod lab;
 mod ownership;
+mod raw;
 mod translation;
