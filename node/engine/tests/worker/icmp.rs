@@ -28,7 +28,7 @@ fn cut(packet: &Raw, before: &Raw, keep: usize) -> Vec<u8> {
     let mut quote = packet.bytes();
     quote.truncate(20 + packet.options.len() + keep);
     if packet.proto == TCP && keep == 17 {
-        *quote.last_mut().unwrap() = before.payload[16];
+        *quote.last_mut().expect("at least a header") = before.payload[16];
     }
     quote
 }

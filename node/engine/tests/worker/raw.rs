@@ -11,7 +11,6 @@ pub(crate) const UDP: u8 = 17;
 /// Where the IP header stands in a frame.
 pub(crate) const L3: usize = 14;
 
-
 /// An IPv4 packet without its Ethernet header.
 #[derive(Clone, Debug)]
 pub(crate) struct Raw {
@@ -33,8 +32,8 @@ impl Raw {
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let header = 20 + self.options.len();
-        let mut out = vec![0x40 | u8::try_from(header / 4).unwrap(), 0];
-        out.extend(u16::try_from(header + self.payload.len()).unwrap().to_be_bytes());
+        let mut out = vec![0x40 | u8::try_from(header / 4).expect("small"), 0];
+        out.extend(u16::try_from(header + self.payload.len()).expect("small").to_be_bytes());
         out.extend(self.id.to_be_bytes());
         out.extend(self.fragment.to_be_bytes());
         out.extend([self.ttl, self.proto, 0, 0]);
@@ -75,7 +74,7 @@ pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
     }
-    !u16::try_from(sum).unwrap()
+    !u16::try_from(sum).expect("small")
 }
 
 /// Sets the transport checksum of a whole segment or datagram between two hosts.
@@ -88,7 +87,7 @@ fn with_checksum(src: Ipv4Addr, dst: Ipv4Addr, proto: u8, at: usize, mut payload
         covered.extend(src.octets());
         covered.extend(dst.octets());
         covered.extend([0, proto]);
-        covered.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+        covered.extend(u16::try_from(payload.len()).expect("small").to_be_bytes());
     }
     put(&mut payload, at, checksum(&covered));
     payload
@@ -96,7 +95,7 @@ fn with_checksum(src: Ipv4Addr, dst: Ipv4Addr, proto: u8, at: usize, mut payload
 
 pub(crate) fn udp_raw(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), data: &[u8]) -> Raw {
     let mut payload = [src.1.to_be_bytes(), dst.1.to_be_bytes()].concat();
-    payload.extend(u16::try_from(8 + data.len()).unwrap().to_be_bytes());
+    payload.extend(u16::try_from(8 + data.len()).expect("small").to_be_bytes());
     payload.extend([0, 0]);
     payload.extend(data);
     Raw::new(src.0, dst.0, UDP, with_checksum(src.0, dst.0, UDP, 6, payload))
