@@ -12,6 +12,7 @@ mod apply;
 mod arp;
 pub mod codec;
 pub mod counters;
+mod duties;
 pub mod event;
 pub mod flow;
 mod held;

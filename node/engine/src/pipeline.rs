@@ -11,6 +11,7 @@ use crate::flow::{FlowKey, Record, Slot, State};
 use crate::held::{Origin, Outgoing, Parked};
 use crate::ids::{BackendId, FrontendId, Mac, NodeId, ShardId, Side, Term};
 use crate::nat::tcp::{Direction, Progress};
+use crate::nat::timeouts::is_short;
 use crate::neigh::Lookup;
 use crate::record::{Addr, CloseReason, Endpoint, FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
 use crate::shard::{LeaseWords, Shard, in_lease};
@@ -445,6 +446,9 @@ impl Worker {
             if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
                 shard.close_finished(s, slot);
             }
+        } else if is_short(record, &s.params) && record.tcp.answer() {
+            // The first answer alone, so that inbound traffic cannot keep the mapping (R5, D26).
+            record.last_seen_ns = cx.now_ns;
         }
         rewrite_destination(frame, meta, p, to.0, to.1);
         decrement_ttl(frame, p);
@@ -477,6 +481,7 @@ enum Hop {
 fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (FrontendId, u16, Progress) {
     let record = shard.replica.table.record_mut(slot);
     record.last_seen_ns = now_ns;
+    record.tcp.ask();
     let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
     (record.frontend, record.public_port, progress)
 }
