@@ -2,7 +2,8 @@
 //!
 //! Each planted hole of `mutants.toml` is built into a copy of the tracked sources, which then runs the simulator. The copy
 //! has a target directory in common with the tree, so that its dependencies are built once, but a program of another name,
-//! so that nobody ever runs a mutant by mistake.
+//! and another version, so that
+//! nobody ever runs a mutant by mistake.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -145,6 +146,12 @@ fn copy_tree(tree: &Path, copy: &Path, mutant: &Mutant) -> Result<()> {
             let text = String::from_utf8(bytes).with_context(|| edit.file.display().to_string())?;
             bytes = plant(&text, edit).with_context(|| format!("mutant {}", mutant.id))?.into_bytes();
         }
+        if name == Path::new("Cargo.toml") {
+            // Cargo names what it builds by version and place in the workspace: with the same version, the mutant's crates
+            // would take the place of the tree's own in the common target directory.
+            let text = String::from_utf8(bytes).context("Cargo.toml")?;
+            bytes = plant(&text, &version()).context("the workspace's version")?.into_bytes();
+        }
         if name == Path::new("chaos/Cargo.toml") {
             bytes.extend_from_slice(format!("\n[[bin]]\nname = \"{PROGRAM}\"\npath = \"src/main.rs\"\n").as_bytes());
         }
@@ -158,6 +165,11 @@ fn copy_tree(tree: &Path, copy: &Path, mutant: &Mutant) -> Result<()> {
         fs::write(&to, bytes).with_context(|| to.display().to_string())?;
     }
     Ok(())
+}
+
+fn version() -> Edit {
+    let own = concat!("\nversion = \"", env!("CARGO_PKG_VERSION"));
+    Edit { file: PathBuf::from("Cargo.toml"), find: format!("{own}\""), replace: format!("{own}-mutant\"") }
 }
 
 /// The text with the hole in it. Line breaks at the ends of a snippet only make it whole lines.
@@ -176,6 +188,8 @@ mod tests {
     fn every_snippet_occurs_exactly_once() {
         let table = table().expect("mutants.toml is a table of mutants");
         assert!(table.mutant.len() >= 7, "the rules that matter most each have a hole");
+        let manifest = fs::read_to_string(tree().join("Cargo.toml")).expect("the workspace's manifest");
+        plant(&manifest, &version()).expect("the version is there once");
         for mutant in &table.mutant {
             for edit in std::iter::once(&mutant.edit).chain(&mutant.also) {
                 let text = fs::read_to_string(tree().join(&edit.file)).expect("a file of the tree");

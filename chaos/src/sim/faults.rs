@@ -149,17 +149,7 @@ impl World {
             }
             9 => {
                 self.count("batch held up");
-                let until = until + if self.chance.random_bool(0.3) { 2_500 * MS } else { 200 * MS };
-                self.healing.held_up_until_ns = self.healing.held_up_until_ns.max(until);
-                // Who owns most loses most.
-                let busiest = self.nodes.values().max_by_key(|node| node.leaderships()).map(|node| node.id);
-                let id = if self.chance.random_bool(0.7) { busiest.unwrap_or(id) } else { id };
-                if let Some(node) = self.nodes.get_mut(&id) {
-                    node.hold_up_batch(until);
-                }
-                // The same machine's links flap meanwhile: it leads, loses it, and leads again.
-                let flap = self.now_ns + self.chance.random_range(40..90) * MS;
-                self.cut(id, flap, Lane::All);
+                self.hold_up_a_batch(id, until);
                 Ok(())
             }
             10 => {
@@ -197,6 +187,21 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// What one node's flow groups have proposed waits, and the node's links flap meanwhile: it leads, loses it, and leads
+    /// again.
+    fn hold_up_a_batch(&mut self, id: NodeId, until_ns: u64) {
+        let until_ns = until_ns + if self.chance.random_bool(0.3) { 2_500 * MS } else { 200 * MS };
+        self.healing.held_up_until_ns = self.healing.held_up_until_ns.max(until_ns);
+        // Who owns most loses most.
+        let busiest = self.nodes.values().max_by_key(|node| node.leaderships()).map(|node| node.id);
+        let id = if self.chance.random_bool(0.7) { busiest.unwrap_or(id) } else { id };
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.hold_up_batch(until_ns);
+        }
+        let flap = self.now_ns + self.chance.random_range(40..90) * MS;
+        self.cut(id, flap, Lane::All);
     }
 
     fn hold_up(&mut self, id: NodeId, threads: &[Thread], until_ns: u64) {
