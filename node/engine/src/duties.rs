@@ -4,7 +4,7 @@
 
 use crate::flow::{Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
-use crate::nat::timeouts::{SHORTEST_NS, silence};
+use crate::nat::timeouts::silence;
 use crate::record::{CloseReason, FlowRecord, HoldClass};
 use crate::shard::{Forces, Leadership, Shard, Sweep, in_lease};
 use crate::snapshot::{Backend, CloseNow, Params, Snapshot};
@@ -49,12 +49,12 @@ impl Shard {
         if budget == 0 {
             return;
         }
-        let mut position = lead.sweep.position;
+        let (mut position, shortest_ns) = (lead.sweep.position, lead.shortest_ns);
         for _ in 0..budget {
             position = if u64::from(position) + 1 >= slots { 0 } else { position + 1 };
             let Some(slot) = self.replica.table.occupied(position) else { continue };
             let record = self.replica.table.record(slot);
-            if !record.is_live() || record.closing.is_some() || now_ns < record.last_seen_ns.saturating_add(SHORTEST_NS)
+            if !record.is_live() || record.closing.is_some() || now_ns < record.last_seen_ns.saturating_add(shortest_ns)
             {
                 continue;
             }

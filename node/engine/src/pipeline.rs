@@ -11,7 +11,7 @@ use crate::flow::{FlowKey, Record, Slot, State};
 use crate::held::{Origin, Outgoing, Parked};
 use crate::ids::{BackendId, FrontendId, Mac, NodeId, ShardId, Side, Term};
 use crate::nat::tcp::{Direction, Progress};
-use crate::nat::timeouts::is_short;
+use crate::nat::timeouts::note_answer;
 use crate::neigh::Lookup;
 use crate::record::{Addr, CloseReason, Endpoint, FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
 use crate::shard::{LeaseWords, Shard, in_lease};
@@ -441,14 +441,15 @@ impl Worker {
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let to = inbound_use(record, backend)?;
         if let Some(tcp) = &p.tcp {
-            record.last_seen_ns = cx.now_ns;
             let progress = record.tcp.observe(Direction::In, tcp);
+            if progress != Progress::Ignored {
+                record.last_seen_ns = cx.now_ns;
+            }
             if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
                 shard.close_finished(s, slot);
             }
-        } else if is_short(record, &s.params) && record.tcp.answer() {
-            // The first answer alone, so that inbound traffic cannot keep the mapping (R5, D26).
-            record.last_seen_ns = cx.now_ns;
+        } else {
+            note_answer(record, backend, &s.params, cx.now_ns);
         }
         rewrite_destination(frame, meta, p, to.0, to.1);
         decrement_ttl(frame, p);
@@ -480,9 +481,11 @@ enum Hop {
 /// Takes note of an outbound packet. Returns the public end and the connection's progress.
 fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (FrontendId, u16, Progress) {
     let record = shard.replica.table.record_mut(slot);
-    record.last_seen_ns = now_ns;
     record.tcp.ask();
     let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
+    if progress != Progress::Ignored {
+        record.last_seen_ns = now_ns;
+    }
     (record.frontend, record.public_port, progress)
 }
 

@@ -5,7 +5,8 @@
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
 use crate::event::NotServing;
-use crate::ids::{BackendId, ControlIndex, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
+use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
+use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
 use crate::ports::LeaseOrder;
 use crate::record::{EntryHeader, HOLD_CLASSES, PublicKey};
@@ -57,6 +58,8 @@ pub(crate) struct Leadership {
     pub(crate) proposed_forces: Option<Forces>,
     pub(crate) holds_due_ns: Option<u64>,
     pub(crate) sweep: Sweep,
+    /// No flow closes after less silence.
+    pub(crate) shortest_ns: u64,
     pub(crate) judge: Option<u32>,
     pub(crate) report_ns: u64,
     pub(crate) announcement: Option<Announcement>,
@@ -120,6 +123,7 @@ impl Shard {
             proposed_forces: None,
             holds_due_ns: None,
             sweep: Sweep { position: 0, at_ns: now_ns },
+            shortest_ns: 0,
             judge: None,
             report_ns: now_ns,
             announcement: None,
@@ -206,6 +210,7 @@ impl Shard {
         }
         lead.judge = Some(0);
         lead.sweep.at_ns = now_ns;
+        lead.shortest_ns = snapshot.map_or(0, shortest_ns);
         lead.announcement = Some(Announcement::begin(now_ns, self.replica.meta.grace_peak_ms));
     }
 
@@ -220,6 +225,7 @@ impl Shard {
         self.orders.retain(|id, order| snapshot.backends.get(id).is_some_and(|b| order.is_of(&b.lease)));
         if let Some(lead) = &mut self.leadership {
             lead.judge = Some(0);
+            lead.shortest_ns = shortest_ns(snapshot);
         }
     }
 

@@ -1,9 +1,13 @@
-//! What is watched of a TCP connection (RFC 7857, RFC 6146): its sequence numbers, because a reset or a FIN is believed only
-//! where the other end would believe it (R18, I17, RFC 5961), and how far its handshake and its closing have come. Hot path.
+//! What is watched of a TCP connection (RFC 7857, RFC 6146): which octet either end expects next, because a reset is
+//! believed only there (R18, I17, RFC 5961), and how far its handshake and its closing have come. Hot path.
+//!
+//! The backend is taken at its word. The remote, in whose name anybody may write, is not: its numbers are those that the
+//! backend acknowledges, or that come with an acknowledgment of the backend's own SYN, and from there they move only by
+//! segments that begin exactly where the last one ended.
 //!
 //! Local to the owner and never replicated. It never decides about a packet: what is not believed is translated and changes
-//! nothing. After a takeover it knows nothing, believes nothing, and learns again from the first segments of both sides; a
-//! connection without knowledge counts as established, so that nobody is cut off.
+//! nothing. After a takeover it knows nothing, believes nothing, and learns again from what the backend sends; a connection
+//! without knowledge counts as established, so that nobody is cut off.
 
 use crate::wire::{TcpFields, TcpFlags};
 
@@ -19,35 +23,35 @@ pub enum Direction {
 /// What is known of one connection. Arrays are indexed by side: 0 the backend's, 1 the remote's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Track {
-    /// Behind the last octet that the side has sent.
+    /// Behind the last octet of the side that is known to have passed in order.
     next: [u32; 2],
-    /// What the other side expects next of this side: its newest acknowledgment number.
+    /// The newest acknowledgment of the side's octets; of the backend's at first what acknowledges its SYN alone.
     acked: [u32; 2],
-    /// log2, rounded up, of the largest window that the other side has offered to this side.
-    window_log2: [u8; 2],
-    /// Window scale of each side's own offers, a nibble each (RFC 7323).
-    scales: u8,
+    /// Behind a FIN that the remote seems to have sent.
+    fin_end: u32,
     bits: u16,
 }
 
-const FIN: [u16; 2] = [1, 2];
-const KNOWN: [u16; 2] = [4, 8];
-const ACKED: [u16; 2] = [16, 32];
+const KNOWN: [u16; 2] = [1, 2];
+const ACKED: [u16; 2] = [4, 8];
+const FIN: [u16; 2] = [16, 32];
 const RESET: [u16; 2] = [64, 128];
-const HALF_OPEN: u16 = 256;
-const ANSWERED: u16 = 512;
-/// The greatest scale that exists, assumed of sides whose SYN was not seen (RFC 7323 2.3).
-const SCALE_MAX: u8 = 14;
-/// No window is larger; a segment behind by more is not a retransmission.
+/// `fin_end` counts.
+const FIN_CLAIMED: u16 = 256;
+const HALF_OPEN: u16 = 512;
+const ANSWERED: u16 = 1024;
+/// No window is larger; what acknowledges more than that behind is no acknowledgment (RFC 7323 2.3).
 const WINDOW_MAX: u32 = 1 << 30;
 
-/// What the packet did to the connection.
+/// What a packet did to the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
     /// It goes on.
     Open,
     /// Both sides have sent FIN.
     Finished,
+    /// A reset that nobody believes: not even a sign of life.
+    Ignored,
 }
 
 /// How far a connection is, which decides its idle timeout (RFC 5382 REQ-5, RFC 7857 section 2).
@@ -57,74 +61,56 @@ pub enum Phase {
     HalfOpen,
     /// Both sides have spoken, or nothing is known.
     Established,
-    /// A FIN was seen.
+    /// One side has sent FIN.
     Closing,
+    /// Both have.
+    Finished,
     /// A believed reset was seen, and its sender is silent since.
     Reset,
 }
 
 impl Track {
     /// Nothing seen.
-    pub const NEW: Self =
-        Self { next: [0; 2], acked: [0; 2], window_log2: [0; 2], scales: SCALE_MAX << 4 | SCALE_MAX, bits: 0 };
+    pub const NEW: Self = Self { next: [0; 2], acked: [0; 2], fin_end: 0, bits: 0 };
 
     /// Takes note of a packet.
     pub fn observe(&mut self, direction: Direction, tcp: &TcpFields) -> Progress {
-        let (own, other) = match direction {
-            Direction::Out => (0, 1),
-            Direction::In => (1, 0),
-        };
-        if tcp.flags.contains(TcpFlags::RST) {
-            if self.believes_reset(own, other, tcp) {
-                self.bits |= RESET[own];
-            }
-            return Progress::Open;
+        let end = end_of(tcp);
+        match (direction, tcp.flags.contains(TcpFlags::RST)) {
+            (_, true) => return self.reset(direction, tcp),
+            (Direction::Out, false) => self.note_backend(tcp, end),
+            (Direction::In, false) => self.note_remote(tcp, end),
         }
-        let syn = tcp.flags.contains(TcpFlags::SYN);
-        let first = syn && !tcp.flags.contains(TcpFlags::ACK);
-        if first && own == 0 && self.is_new_connection(tcp) {
-            *self = Self::NEW;
-            self.bits = HALF_OPEN;
+        if self.has(FIN_CLAIMED) && self.has(KNOWN[1]) && self.next[1] == self.fin_end {
+            self.bits |= FIN[1];
         }
-        let length = u32::from(syn) + u32::from(tcp.flags.contains(TcpFlags::FIN));
-        let end = tcp.seq.wrapping_add(tcp.payload_len).wrapping_add(length);
-        if self.fits(own, end) {
-            self.take(own, other, tcp, end);
-        }
-        if tcp.flags.contains(TcpFlags::ACK) {
-            self.acknowledge(own, other, tcp);
-        }
-        if self.bits & FIN[0] != 0 && self.bits & FIN[1] != 0 { Progress::Finished } else { Progress::Open }
+        if self.phase() == Phase::Finished { Progress::Finished } else { Progress::Open }
     }
 
     /// How far the connection is.
     #[must_use]
     pub const fn phase(&self) -> Phase {
-        if self.bits & (RESET[0] | RESET[1]) != 0 {
+        if self.has(RESET[0]) || self.has(RESET[1]) {
             Phase::Reset
-        } else if self.bits & (FIN[0] | FIN[1]) != 0 {
+        } else if self.has(FIN[0]) && self.has(FIN[1]) {
+            Phase::Finished
+        } else if self.has(FIN[0]) || self.has(FIN[1]) {
             Phase::Closing
-        } else if self.bits & HALF_OPEN != 0 {
+        } else if self.has(HALF_OPEN) {
             Phase::HalfOpen
         } else {
             Phase::Established
         }
     }
 
-    /// Whether a believed reset was seen: the mapping then lives until some silence.
-    #[must_use]
-    pub const fn reset_seen(&self) -> bool {
-        self.bits & (RESET[0] | RESET[1]) != 0
-    }
-
-    /// The sequence number with which a reset in the name of `from` is believed by the other end, if it is known (R27).
+    /// The sequence number of a reset in the name of `from` that lies in the other end's window, if it is known (R27).
     #[must_use]
     pub const fn reset_sequence(&self, from: Direction) -> Option<u32> {
         let side = match from {
             Direction::Out => 0,
             Direction::In => 1,
         };
-        if self.bits & ACKED[side] != 0 { Some(self.acked[side]) } else { None }
+        if self.has(KNOWN[side]) { Some(self.next[side]) } else { None }
     }
 
     /// A datagram flow was asked again: it waits for an answer.
@@ -132,98 +118,115 @@ impl Track {
         self.bits &= !ANSWERED;
     }
 
-    /// A datagram flow was answered. Returns whether this is the first answer since it was asked.
-    pub const fn answer(&mut self) -> bool {
-        let first = self.bits & ANSWERED == 0;
+    /// A datagram flow was answered.
+    pub const fn answer(&mut self) {
         self.bits |= ANSWERED;
-        first
     }
 
     /// Whether a datagram flow was answered since it was asked.
     #[must_use]
     pub const fn is_answered(&self) -> bool {
-        self.bits & ANSWERED != 0
+        self.has(ANSWERED)
     }
 
-    /// Whether a SYN of the backend begins a connection, rather than being sent once more, or late.
-    const fn is_new_connection(&self, tcp: &TcpFields) -> bool {
-        if self.bits & KNOWN[0] == 0 || self.bits & (RESET[0] | RESET[1] | FIN[0] | FIN[1]) != 0 {
-            return true;
-        }
-        is_after(tcp.seq, self.next[0])
+    const fn has(&self, bit: u16) -> bool {
+        self.bits & bit != 0
     }
 
-    /// Whether a segment that ends at `end` lies where the other side would take it.
-    const fn fits(&self, own: usize, end: u32) -> bool {
-        if self.bits & KNOWN[own] == 0 {
-            return true;
-        }
-        if !is_after(end, self.next[own]) {
-            return self.next[own].wrapping_sub(end) < WINDOW_MAX;
-        }
-        if self.bits & ACKED[own] == 0 {
-            // The other side has told no window yet: what follows directly will do.
-            return end.wrapping_sub(self.next[own]) < 1 << 16;
-        }
-        end.wrapping_sub(self.acked[own]) <= 1 << self.window_log2[own]
-    }
-
-    fn take(&mut self, own: usize, other: usize, tcp: &TcpFields, end: u32) {
-        if self.bits & KNOWN[own] == 0 || is_after(end, self.next[own]) {
-            self.next[own] = end;
-            self.bits |= KNOWN[own];
-        }
-        self.bits &= !RESET[own];
-        if tcp.flags.contains(TcpFlags::SYN) {
-            let scale = tcp.window_scale.unwrap_or(0).min(SCALE_MAX);
-            self.scales = if own == 0 { self.scales & 0xf0 | scale } else { self.scales & 0x0f | scale << 4 };
-            let answers = !tcp.flags.contains(TcpFlags::ACK) || tcp.ack == self.next[other];
-            if own == 1 && answers {
-                // SYN and ACK, or a SYN of its own: simultaneous open (RFC 9293 3.5).
-                self.bits &= !HALF_OPEN;
-            }
-        }
-        if tcp.flags.contains(TcpFlags::FIN) {
-            self.bits |= FIN[own];
-        }
-    }
-
-    /// Takes note of what side `own` acknowledges of the other's octets. The backend's word is taken; the remote's, which
-    /// anybody could forge, only within what the backend has sent.
-    fn acknowledge(&mut self, own: usize, other: usize, tcp: &TcpFields) {
-        let known = self.bits & KNOWN[other] != 0;
-        let within = !is_after(tcp.ack, self.next[other]) && self.next[other].wrapping_sub(tcp.ack) < WINDOW_MAX;
-        if own == 1 && !(known && within) {
+    fn note_backend(&mut self, tcp: &TcpFields, end: u32) {
+        if tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK) {
+            self.begin(tcp, end);
             return;
         }
-        if self.bits & ACKED[other] == 0 || is_after(tcp.ack, self.acked[other]) {
-            self.acked[other] = tcp.ack;
-            self.bits |= ACKED[other];
+        self.bits &= !RESET[0];
+        if !self.has(KNOWN[0]) || is_after(end, self.next[0]) {
+            self.next[0] = end;
+            self.bits |= KNOWN[0];
         }
-        if known && !within {
-            // Learned from a stray segment, or octets that another owner passed on.
-            self.next[other] = tcp.ack;
+        if tcp.flags.contains(TcpFlags::FIN) && end == self.next[0] {
+            self.bits |= FIN[0];
         }
-        // The window of a SYN is never scaled (RFC 7323 2.2).
-        let scale = if tcp.flags.contains(TcpFlags::SYN) { 0 } else { self.scales >> (4 * own) & 0x0f };
-        let window = u32::from(tcp.window) << scale;
-        let log2 = u8::try_from(window.max(1).next_power_of_two().ilog2()).expect("a logarithm of 32 bits");
-        self.window_log2[other] = self.window_log2[other].max(log2);
+        if tcp.flags.contains(TcpFlags::ACK) {
+            // Whoever acknowledges has been answered: the handshake is over, also after a simultaneous open.
+            self.bits &= !HALF_OPEN;
+            if !self.has(ACKED[1]) || is_after(tcp.ack, self.acked[1]) {
+                self.acked[1] = tcp.ack;
+                self.bits |= ACKED[1];
+            }
+            if !self.has(KNOWN[1]) || is_after(tcp.ack, self.next[1]) {
+                self.next[1] = tcp.ack;
+                self.bits |= KNOWN[1];
+            }
+        }
     }
 
-    /// Only a reset at exactly the number that the other side expects is believed (R18), or, with data under way, at the one
-    /// behind all that was sent.
-    fn believes_reset(&self, own: usize, other: usize, tcp: &TcpFields) -> bool {
-        let expected = self.bits & ACKED[own] != 0 && tcp.seq == self.acked[own];
-        let behind_all = self.bits & KNOWN[own] != 0 && tcp.seq == self.next[own];
-        // A refused connection: the reset is the first packet of its side and acknowledges the SYN (RFC 9293 3.10.7.3).
-        let refused = self.bits & HALF_OPEN != 0
-            && self.bits & KNOWN[own] == 0
-            && self.bits & KNOWN[other] != 0
-            && tcp.flags.contains(TcpFlags::ACK)
-            && tcp.ack == self.next[other];
-        expected || behind_all || refused
+    /// A SYN of the backend.
+    fn begin(&mut self, tcp: &TcpFields, end: u32) {
+        // In the middle of a connection it is a late copy, or a host that has forgotten: either way what was known may
+        // be wrong, and the connection is not cut for it.
+        let anew = self.phase() != Phase::Established || !self.has(KNOWN[0]);
+        *self = Self::NEW;
+        self.next[0] = end;
+        // A remote that wants no data with the SYN acknowledges the SYN alone (RFC 7413).
+        self.acked[0] = tcp.seq.wrapping_add(1);
+        self.bits = KNOWN[0] | ACKED[0] | if anew { HALF_OPEN } else { 0 };
     }
+
+    fn note_remote(&mut self, tcp: &TcpFields, end: u32) {
+        let (syn, ack) = (tcp.flags.contains(TcpFlags::SYN), tcp.flags.contains(TcpFlags::ACK));
+        if syn {
+            // A SYN alone is a simultaneous open: the backend's answer to it will show its number (RFC 9293 3.5).
+            if ack && !self.has(KNOWN[1]) && self.acknowledges_syn(tcp) {
+                self.next[1] = end;
+                self.acked[0] = tcp.ack;
+                self.bits = self.bits & !HALF_OPEN | KNOWN[1];
+            }
+            return;
+        }
+        if self.has(KNOWN[1]) && tcp.seq == self.next[1] {
+            self.next[1] = end;
+            self.bits &= !RESET[1];
+        }
+        if tcp.flags.contains(TcpFlags::FIN) {
+            // Believed once all before it has come through, or once the backend acknowledges exactly it.
+            self.fin_end = end;
+            self.bits |= FIN_CLAIMED;
+        }
+        let within = self.next[0].wrapping_sub(tcp.ack) < WINDOW_MAX;
+        if ack && self.has(KNOWN[0]) && within && (!self.has(ACKED[0]) || is_after(tcp.ack, self.acked[0])) {
+            self.acked[0] = tcp.ack;
+            self.bits |= ACKED[0];
+        }
+    }
+
+    fn reset(&mut self, direction: Direction, tcp: &TcpFields) -> Progress {
+        let side = match direction {
+            Direction::Out => 0,
+            Direction::In => 1,
+        };
+        let expected = (self.has(KNOWN[side]) && tcp.seq == self.next[side])
+            || (self.has(ACKED[side]) && tcp.seq == self.acked[side]);
+        // A refused connection: the reset is the first packet of its side and acknowledges the SYN (RFC 9293 3.10.7.3).
+        let refused = side == 1 && self.has(HALF_OPEN) && !self.has(KNOWN[1]) && self.acknowledges_syn(tcp);
+        if !expected && !refused {
+            return Progress::Ignored;
+        }
+        self.bits |= RESET[side];
+        Progress::Open
+    }
+
+    /// Whether the remote's segment acknowledges the backend's SYN, which only who has seen it can.
+    fn acknowledges_syn(&self, tcp: &TcpFields) -> bool {
+        let exact = tcp.ack == self.next[0] || (self.has(ACKED[0]) && tcp.ack == self.acked[0]);
+        self.has(KNOWN[0]) && tcp.flags.contains(TcpFlags::ACK) && exact
+    }
+}
+
+/// The sequence number behind a segment; SYN and FIN count as an octet each.
+fn end_of(tcp: &TcpFields) -> u32 {
+    let syn = u32::from(tcp.flags.contains(TcpFlags::SYN));
+    let fin = u32::from(tcp.flags.contains(TcpFlags::FIN));
+    tcp.seq.wrapping_add(tcp.payload_len).wrapping_add(syn + fin)
 }
 
 /// Serial number comparison (RFC 1982): `a` comes after `b`.

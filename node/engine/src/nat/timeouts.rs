@@ -3,9 +3,10 @@
 use super::tcp::Phase;
 use crate::flow::Record;
 use crate::record::{CloseReason, Proto};
-use crate::snapshot::{Backend, Params, Profile};
+use crate::snapshot::{Backend, Params, Profile, Snapshot};
 
 const SEC: u64 = 1_000_000_000;
+const MS: u64 = 1_000_000;
 /// Silence after a believed reset, profile `azure` (R18).
 const RESET_AZURE_NS: u64 = 16 * SEC;
 /// Half open, closing or reset (RFC 5382 REQ-5, RFC 7857 section 2).
@@ -17,13 +18,19 @@ const UDP_RFC_NS: u64 = 300 * SEC;
 /// ICMP queries, profile `rfc` (RFC 5508 REQ-2).
 const QUERY_RFC_NS: u64 = 60 * SEC;
 /// After the reply of a well-known datagram service (D26).
-pub(crate) const ANSWERED_NS: u64 = 10 * SEC;
-/// No mapping ends after less silence.
-pub(crate) const SHORTEST_NS: u64 = ANSWERED_NS;
+const ANSWERED_NS: u64 = 10 * SEC;
+/// After both FINs, if the close could not be proposed at once.
+const FINISHED_NS: u64 = 2 * SEC;
+
+/// No mapping ends after less silence under this snapshot; so an idle sweep can pass over most at a glance.
+pub(crate) fn shortest_ns(snapshot: &Snapshot) -> u64 {
+    let idle_ms = snapshot.backends.values().map(|backend| backend.idle_timeout_ms).min();
+    idle_ms.map_or(FINISHED_NS, |ms| FINISHED_NS.min(u64::from(ms) * MS))
+}
 
 /// The silence that ends the mapping, and the reason that is then given.
 pub(crate) fn silence(record: &Record, backend: &Backend, params: &Params) -> (u64, CloseReason) {
-    let idle_ns = u64::from(backend.idle_timeout_ms) * 1_000_000;
+    let idle_ns = u64::from(backend.idle_timeout_ms) * MS;
     match record.proto {
         Proto::Tcp => tcp(record.tcp.phase(), backend.profile, idle_ns),
         Proto::Udp if is_short(record, params) && record.tcp.is_answered() => (ANSWERED_NS, CloseReason::Answered),
@@ -40,6 +47,8 @@ pub(crate) fn silence(record: &Record, backend: &Backend, params: &Params) -> (u
 
 fn tcp(phase: Phase, profile: Profile, idle_ns: u64) -> (u64, CloseReason) {
     match (phase, profile) {
+        // The close could not be proposed when it was due.
+        (Phase::Finished, _) => (FINISHED_NS, CloseReason::Fin),
         (Phase::Reset, Profile::Azure) => (RESET_AZURE_NS, CloseReason::Rst),
         (Phase::Reset, Profile::Rfc) => (TRANSITORY_NS, CloseReason::Rst),
         (Phase::HalfOpen, Profile::Azure) => (idle_ns.min(TRANSITORY_NS), CloseReason::Idle),
@@ -49,7 +58,19 @@ fn tcp(phase: Phase, profile: Profile, idle_ns: u64) -> (u64, CloseReason) {
     }
 }
 
-/// Whether the remote is a datagram service whose mappings end soon after its reply (D26, RFC 4787 REQ-5c).
-pub(crate) fn is_short(record: &Record, params: &Params) -> bool {
+/// A datagram came from the remote. It never makes a mapping live longer (R5); the first answer of a well-known service
+/// makes it live shorter (D26, RFC 4787 REQ-5c).
+pub(crate) fn note_answer(record: &mut Record, backend: &Backend, params: &Params, now_ns: u64) {
+    if !is_short(record, params) || record.tcp.is_answered() {
+        return;
+    }
+    let end = record.last_seen_ns.saturating_add(silence(record, backend, params).0);
+    if now_ns.saturating_add(ANSWERED_NS) < end {
+        record.tcp.answer();
+        record.last_seen_ns = now_ns;
+    }
+}
+
+fn is_short(record: &Record, params: &Params) -> bool {
     record.proto == Proto::Udp && record.remote.port != 0 && params.short_idle_ports.contains(&record.remote.port)
 }

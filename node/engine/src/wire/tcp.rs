@@ -72,16 +72,12 @@ pub struct TcpFields {
     pub ack: u32,
     /// Octets behind the header; of a super-packet those of all its segments.
     pub payload_len: u32,
-    /// The window as the header has it, not scaled.
-    pub window: u16,
-    /// The window scale option of a SYN (RFC 7323); `None` on all other segments.
-    pub window_scale: Option<u8>,
 }
 
 /// Lengths of the header, and its ports and fields. The flags are not judged yet: that waits for the checksum.
 pub(super) fn parse(segment: &[u8], len: u16) -> Result<Transport, DropReason> {
     let fixed = segment.first_chunk::<MIN_LEN>().ok_or(DropReason::Truncated)?;
-    let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, w0, w1, ..] = *fixed;
+    let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, ..] = *fixed;
     let header_len = u16::from(offset >> 4) * 4;
     if usize::from(header_len) < MIN_LEN || header_len > len {
         return Err(DropReason::Malformed);
@@ -94,42 +90,9 @@ pub(super) fn parse(segment: &[u8], len: u16) -> Result<Transport, DropReason> {
             seq: u32::from_be_bytes([q0, q1, q2, q3]),
             ack: u32::from_be_bytes([a0, a1, a2, a3]),
             payload_len: u32::from(len - header_len),
-            window: u16::from_be_bytes([w0, w1]),
-            window_scale: match TcpFlags(flags).contains(TcpFlags::SYN) {
-                true => window_scale(segment.get(MIN_LEN..usize::from(header_len)).unwrap_or_default()),
-                false => None,
-            },
         }),
         icmp: None,
     })
-}
-
-/// The window scale among the options. What follows an option that contradicts itself is ignored, as hosts do.
-fn window_scale(options: &[u8]) -> Option<u8> {
-    const WINDOW_SCALE: u8 = 3;
-    find_option(options, WINDOW_SCALE).and_then(|at| options.get(at + 2).copied())
-}
-
-/// Where the option of that kind starts, if it is there and whole.
-fn find_option(options: &[u8], wanted: u8) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        match *options.get(at..)? {
-            [] | [0, ..] => return None,
-            [1, ..] => at += 1,
-            [kind, len, ..] => {
-                let len = usize::from(len);
-                if len < 2 || at + len > options.len() {
-                    return None;
-                }
-                if kind == wanted {
-                    return (len > 2).then_some(at);
-                }
-                at += len;
-            }
-            [_] => return None,
-        }
-    }
 }
 
 /// Refuses flags that no stack sends.
