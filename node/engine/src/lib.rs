@@ -24,6 +24,7 @@ mod overlay;
 mod pipeline;
 pub mod ports;
 pub mod record;
+mod reset;
 mod scan;
 mod shard;
 pub mod snapshot;

@@ -351,18 +351,14 @@ impl Worker {
         frame: &mut [u8],
     ) -> Result<Hop, DropReason> {
         let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
-        let hop = match s.outside.next_hop {
-            _ if on_link(s.outside.network, s.outside.prefix_len, p.dst) => p.dst,
-            Some(hop) => hop,
-            None => return Err(DropReason::NoNeighbour),
-        };
+        let hop = next_hop(s, p.dst)?;
         rewrite_source(frame, meta, p, public.ip, port);
         decrement_ttl(frame, p);
         self.address(s, now_ns, Side::Outside, authority, hop, frame)
     }
 
     /// Puts the Ethernet addresses on, as far as they are known.
-    fn address(
+    pub(crate) fn address(
         &mut self,
         s: &Snapshot,
         now_ns: u64,
@@ -471,11 +467,19 @@ impl Shard {
 
 /// Where a rewritten frame stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Hop {
+pub(crate) enum Hop {
     /// Addressed.
     Ready,
     /// Its neighbour has to answer first.
     Wait(Ipv4Addr),
+}
+
+/// Who takes a packet for `dst` outside.
+pub(crate) fn next_hop(s: &Snapshot, dst: Ipv4Addr) -> Result<Ipv4Addr, DropReason> {
+    if on_link(s.outside.network, s.outside.prefix_len, dst) {
+        return Ok(dst);
+    }
+    s.outside.next_hop.ok_or(DropReason::NoNeighbour)
 }
 
 /// Takes note of an outbound packet. Returns the public end and the connection's progress.

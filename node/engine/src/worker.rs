@@ -230,12 +230,13 @@ impl Worker {
                     s.port_freed(backend, &public);
                 }
             }
-            Effect::Closed { slot } => {
+            Effect::Closed { slot, reason } => {
                 let Some(s) = self.replica_mut(id) else { return };
                 s.overlay.closed(slot);
                 if mine {
                     let proto = s.replica.table.record(slot).proto;
                     self.counters.snat_mut(proto).closed += 1;
+                    self.reset_ends(now_ns, id, term, slot, reason);
                 }
             }
             Effect::Opened { slot, public } if mine => {
