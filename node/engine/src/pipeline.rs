@@ -11,6 +11,7 @@ use crate::flow::{FlowKey, Record, Slot, State};
 use crate::held::{Origin, Outgoing, Parked};
 use crate::ids::{BackendId, FrontendId, Mac, NodeId, ShardId, Side, Term};
 use crate::nat::tcp::{Direction, Progress};
+use crate::nat::timeouts::note_answer;
 use crate::neigh::Lookup;
 use crate::record::{Addr, CloseReason, Endpoint, FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
 use crate::shard::{LeaseWords, Shard, in_lease};
@@ -350,18 +351,14 @@ impl Worker {
         frame: &mut [u8],
     ) -> Result<Hop, DropReason> {
         let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
-        let hop = match s.outside.next_hop {
-            _ if on_link(s.outside.network, s.outside.prefix_len, p.dst) => p.dst,
-            Some(hop) => hop,
-            None => return Err(DropReason::NoNeighbour),
-        };
+        let hop = next_hop(s, p.dst)?;
         rewrite_source(frame, meta, p, public.ip, port);
         decrement_ttl(frame, p);
         self.address(s, now_ns, Side::Outside, authority, hop, frame)
     }
 
     /// Puts the Ethernet addresses on, as far as they are known.
-    fn address(
+    pub(crate) fn address(
         &mut self,
         s: &Snapshot,
         now_ns: u64,
@@ -440,11 +437,15 @@ impl Worker {
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let to = inbound_use(record, backend)?;
         if let Some(tcp) = &p.tcp {
-            record.last_seen_ns = cx.now_ns;
             let progress = record.tcp.observe(Direction::In, tcp);
+            if progress != Progress::Ignored {
+                record.last_seen_ns = cx.now_ns;
+            }
             if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
                 shard.close_finished(s, slot);
             }
+        } else {
+            note_answer(record, backend, &s.params, cx.now_ns);
         }
         rewrite_destination(frame, meta, p, to.0, to.1);
         decrement_ttl(frame, p);
@@ -466,18 +467,29 @@ impl Shard {
 
 /// Where a rewritten frame stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Hop {
+pub(crate) enum Hop {
     /// Addressed.
     Ready,
     /// Its neighbour has to answer first.
     Wait(Ipv4Addr),
 }
 
+/// Who takes a packet for `dst` outside.
+pub(crate) fn next_hop(s: &Snapshot, dst: Ipv4Addr) -> Result<Ipv4Addr, DropReason> {
+    if on_link(s.outside.network, s.outside.prefix_len, dst) {
+        return Ok(dst);
+    }
+    s.outside.next_hop.ok_or(DropReason::NoNeighbour)
+}
+
 /// Takes note of an outbound packet. Returns the public end and the connection's progress.
 fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (FrontendId, u16, Progress) {
     let record = shard.replica.table.record_mut(slot);
-    record.last_seen_ns = now_ns;
+    record.tcp.ask();
     let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
+    if progress != Progress::Ignored {
+        record.last_seen_ns = now_ns;
+    }
     (record.frontend, record.public_port, progress)
 }
 

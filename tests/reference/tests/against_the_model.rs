@@ -7,8 +7,9 @@ use engine::ids::Side;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 use qnat_reference::bed::{BACKENDS, Bed};
+use qnat_reference::connection::{ACK, FIN, RST, SYN, Segment};
 use qnat_reference::model::{Model, Packet, public_ports};
-use qnat_reference::packet::{ICMP, UDP};
+use qnat_reference::packet::{ICMP, TCP, UDP};
 
 /// Packets of the longest case; the mean is half of it.
 const LENGTH: u32 = 800;
@@ -20,7 +21,11 @@ const SERVICES: [u16; 2] = [80, 8443];
 enum Step {
     Out(Packet),
     In(Packet),
-    Wait { ms: u64 },
+    /// To one of the connections that there are.
+    Back(usize, Segment),
+    Wait {
+        ms: u64,
+    },
 }
 
 fn packet(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
@@ -34,14 +39,36 @@ fn packet(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
         // Echo has no port: to the model it is one service.
         service: if proto == ICMP { 0 } else { service },
         mark,
+        segment: Segment::default(),
     })
 }
 
+/// Few numbers, so that segments follow each other, overlap and hit what is expected.
+fn segment(seq: std::ops::Range<u32>, ack: std::ops::Range<u32>) -> impl Strategy<Value = Segment> {
+    let flags = prop_oneof![
+        3 => Just(SYN),
+        3 => Just(SYN | ACK),
+        8 => Just(ACK),
+        3 => Just(FIN | ACK),
+        1 => Just(RST),
+        1 => Just(RST | ACK),
+    ];
+    let parts = (flags, seq, ack, 0..3_u32);
+    parts.prop_map(|(flags, seq, ack, len)| Segment { flags, seq, ack, len: if flags & RST == 0 { len } else { 0 } })
+}
+
+fn from_backend() -> impl Strategy<Value = Packet> {
+    let parts = (packet(5000..5003_u16), segment(100..106, 500..506));
+    parts.prop_map(|(packet, segment)| Packet { proto: TCP, service: 443, remote: REMOTES[0], segment, ..packet })
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    let wait = prop_oneof![8 => 0..200_u64, 4 => 0..20_000_u64, 2 => 60_000..70_000_u64, 2 => 235_000..250_000_u64];
+    let wait = prop_oneof![8 => 0..200_u64, 6 => 0..20_000_u64, 2 => 15_000..20_000_u64, 2 => 60_000..70_000_u64, 2 => 235_000..250_000_u64];
     prop_oneof![
         30 => packet(5000..5050_u16).prop_map(Step::Out),
         15 => packet(public_ports()).prop_map(Step::In),
+        10 => from_backend().prop_map(Step::Out),
+        10 => (any::<usize>(), segment(500..506, 100..106)).prop_map(|(nth, segment)| Step::Back(nth, segment)),
         1 => wait.prop_map(|ms| Step::Wait { ms }),
     ]
 }
@@ -62,8 +89,12 @@ fn agree(steps: &[Step]) -> Result<(), TestCaseError> {
     let (mut bed, mut model) = (Bed::new(), Model::default());
     for (number, step) in steps.iter().enumerate() {
         let (side, packet) = match step {
-            Step::Out(packet) => (Side::Inside, packet),
-            Step::In(packet) => (Side::Outside, packet),
+            Step::Out(packet) => (Side::Inside, *packet),
+            Step::In(packet) => (Side::Outside, *packet),
+            Step::Back(nth, segment) => match model.to_connection(*nth, *segment) {
+                Some(packet) => (Side::Outside, packet),
+                None => continue,
+            },
             Step::Wait { ms } => {
                 wait(&mut bed, *ms)?;
                 continue;
@@ -71,7 +102,7 @@ fn agree(steps: &[Step]) -> Result<(), TestCaseError> {
         };
         let mut left = bed.inject(side, &packet.frame(side));
         left.retain(|one| !one.is_arp());
-        if let Err(why) = model.judge(bed.now_ns, side, packet, &left) {
+        if let Err(why) = model.judge(bed.now_ns, side, &packet, &left) {
             return Err(TestCaseError::fail(format!("step {number}, {step:?}: {why}")));
         }
     }
@@ -101,7 +132,15 @@ fn flows_to_different_remotes_share_ports() {
     let (mut bed, mut model) = (Bed::new(), Model::default());
     for round in 0..4_u16 {
         for service in 1000..1200_u16 {
-            let packet = Packet { proto: UDP, backend: 0, near: 5000 + round, remote: REMOTES[0], service, mark: 0 };
+            let packet = Packet {
+                proto: UDP,
+                backend: 0,
+                near: 5000 + round,
+                remote: REMOTES[0],
+                service,
+                mark: 0,
+                segment: Segment::default(),
+            };
             let left = bed.inject(Side::Inside, &packet.frame(Side::Inside));
             model.judge(bed.now_ns, Side::Inside, &packet, &left).expect("translated");
             assert_eq!(left.len(), 1, "800 flows fit into 32 ports");

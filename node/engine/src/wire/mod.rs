@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod ethernet;
 mod icmp;
 mod ipv4;
+mod reset;
 mod rewrite;
 mod tcp;
 mod udp;
@@ -22,6 +23,7 @@ mod udp;
 pub use arp::{ArpOp, ArpPacket, build_arp};
 pub use ethernet::set_ethernet;
 pub use icmp::IcmpKind;
+pub use reset::build_reset;
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source};
 pub use tcp::{TcpFields, TcpFlags};
 

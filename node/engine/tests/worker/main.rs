@@ -3,4 +3,5 @@
 mod faults;
 mod lab;
 mod ownership;
+mod tcp;
 mod translation;
