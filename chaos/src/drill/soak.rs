@@ -273,6 +273,7 @@ fn download(dir: &Path, backend: u32, over: &AtomicBool) -> Result<(usize, usize
             Ok(right) => right,
             Err(error) => {
                 eprintln!("soak: download of b{backend}: {error:#}");
+                std::thread::sleep(ANSWER_TIMEOUT);
                 false
             }
         };

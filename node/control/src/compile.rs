@@ -10,7 +10,7 @@ use engine::snapshot::{
 
 use crate::allocation::{self, Declared};
 use crate::registry::Node;
-use crate::resource::OnReclaim;
+use crate::resource::{OnReclaim, Profile};
 use crate::state::State;
 
 /// Compiles the state for one node. IP configurations without any shard to live in are left out.
@@ -67,6 +67,7 @@ fn params(state: &State) -> Params {
         held_packets_per_backend_max: settings.held_packets_per_backend_max,
         held_bytes_max: settings.held_bytes_max,
         flows_per_shard_max: settings.flows_per_shard_max,
+        short_idle_ports: engine::snapshot::SHORT_IDLE_PORTS,
         key: state.key,
     }
 }
@@ -100,6 +101,10 @@ fn compiled(state: &State, backend: &allocation::Backend, home: ShardId) -> Back
         tcp_reset_on_idle: match rule {
             Some(rule) if rule.enable_tcp_reset => TcpReset::On,
             _ => TcpReset::Off,
+        },
+        profile: match rule.map(|rule| rule.profile) {
+            Some(Profile::Rfc) => engine::snapshot::Profile::Rfc,
+            Some(Profile::Azure) | None => engine::snapshot::Profile::Azure,
         },
     }
 }

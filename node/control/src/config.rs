@@ -242,7 +242,7 @@ fn outbound_rule(
     let frontends = reader.strings(source, "frontends");
     let idle_timeout_minutes = reader.number(source, "idle_timeout_minutes", 4);
     let enable_tcp_reset = reader.truth(source, "enable_tcp_reset");
-    let profile = choice(source, &mut reader, "profile", &[("azure", Profile::Azure)]);
+    let profile = choice(source, &mut reader, "profile", &[("azure", Profile::Azure), ("rfc", Profile::Rfc)]);
     let on_reclaim =
         choice(source, &mut reader, "on_reclaim", &[("expire", OnReclaim::Expire), ("drain", OnReclaim::Drain)]);
     reader.finish(source);

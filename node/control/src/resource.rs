@@ -157,6 +157,8 @@ pub enum Profile {
     /// One port per flow to the same (remote address, remote port, protocol): S8.
     #[default]
     Azure,
+    /// Timers of the RFCs (R14).
+    Rfc,
 }
 
 /// D5: flows on reclaimed ports.

@@ -44,7 +44,7 @@ pub(crate) enum Phase {
 pub(crate) enum Effect {
     Opened { slot: Slot, public: PublicKey },
     OpenRefused { public: PublicKey },
-    Closed { slot: Slot },
+    Closed { slot: Slot, reason: CloseReason },
     Freed { public: PublicKey, backend: BackendId },
     Fenced { block: PortBlock, reclaim_index: ControlIndex },
 }
@@ -267,7 +267,7 @@ impl Replica {
         if self.phase == Phase::Whole {
             self.holds.push(class, HoldEntry { index, since_ns: now_ns, slot });
         }
-        effects.push(Effect::Closed { slot });
+        effects.push(Effect::Closed { slot, reason });
     }
 
     /// The record of a public key. While the log is replayed, holds are ended here, one by one: their queues are built

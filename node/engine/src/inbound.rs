@@ -7,6 +7,7 @@ use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::Record;
 use crate::ids::Side;
 use crate::nat::tcp::{Direction, Progress};
+use crate::nat::timeouts::note_answer;
 use crate::pipeline::{Access, Cx, ending, endpoint, inside_subnet};
 use crate::record::{HoldClass, PublicKey};
 use crate::shard::{LeaseWords, in_lease};
@@ -41,11 +42,15 @@ impl Worker {
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let to = inbound_use(record, backend)?;
         if let Some(tcp) = &p.tcp {
-            record.last_seen_ns = cx.now_ns;
             let progress = record.tcp.observe(Direction::In, tcp);
+            if progress != Progress::Ignored {
+                record.last_seen_ns = cx.now_ns;
+            }
             if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
                 shard.close_finished(s, slot);
             }
+        } else {
+            note_answer(record, backend, &s.params, cx.now_ns);
         }
         rewrite_destination(frame, meta, p, to.0, to.1);
         decrement_ttl(frame, p.l3);

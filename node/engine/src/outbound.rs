@@ -237,8 +237,11 @@ impl Worker {
 /// Takes note of an outbound packet. Returns the public end and the connection's progress.
 fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (FrontendId, u16, Progress) {
     let record = shard.replica.table.record_mut(slot);
-    record.last_seen_ns = now_ns;
+    record.tcp.ask();
     let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
+    if progress != Progress::Ignored {
+        record.last_seen_ns = now_ns;
+    }
     (record.frontend, record.public_port, progress)
 }
 

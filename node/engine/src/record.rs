@@ -33,6 +33,8 @@ pub enum CloseReason {
     Reclaim,
     /// A rule or resource that allowed it is gone.
     Policy,
+    /// A well-known datagram service has answered, and nothing was asked since (D26).
+    Answered,
 }
 
 impl HoldClass {
@@ -44,7 +46,8 @@ impl HoldClass {
     pub const fn of(reason: CloseReason, proto: Proto) -> Self {
         match (reason, proto) {
             (CloseReason::Fin, _) => Self::Fin,
-            (CloseReason::Rst, _) => Self::Rst,
+            // An answered query is over, like a connection that was reset: the shortest hold will do.
+            (CloseReason::Rst | CloseReason::Answered, _) => Self::Rst,
             (CloseReason::Idle, Proto::Icmp | Proto::Udp) => Self::IdleDatagram,
             (CloseReason::Idle, Proto::Tcp) | (CloseReason::Reclaim | CloseReason::Policy, _) => Self::IdleStream,
         }

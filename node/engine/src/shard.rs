@@ -5,26 +5,17 @@
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
 use crate::event::NotServing;
-use crate::flow::{Record, Slot};
-use crate::ids::{BackendId, ControlIndex, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
-use crate::nat::tcp::RESET_SILENCE_NS;
+use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
+use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
 use crate::ports::LeaseOrder;
-use crate::record::{CloseReason, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, PublicKey};
-use crate::snapshot::{Backend, CloseNow, Map, Params, Snapshot};
+use crate::record::{EntryHeader, HOLD_CLASSES, PublicKey};
+use crate::snapshot::{Map, Params, Snapshot};
 use crate::stream::Stream;
 use crate::takeover::Announcement;
 
 /// A shard that this node owned so recently still has frames sent to its vMAC here (M1).
 pub(crate) const LAST_OWNER_NS: u64 = 60_000_000_000;
-/// Idle sweeps visit every slot in this time, so idle expiry is at most that late (I48).
-const SWEEP_NS: u64 = 1_000_000_000;
-/// Slots that one call may visit.
-const SWEEP_MAX: u64 = 65_536;
-/// Ended holds wait this long for a batch to ride on before they get one of their own.
-const HOLD_BATCH_NS: u64 = 100_000_000;
-/// Committed fences of blocks that still drain are reported again.
-const REPORT_NS: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
 
 /// Where lease words come from: a shared page in the daemon, a table in the simulator.
@@ -57,25 +48,27 @@ impl Forces {
 #[derive(Debug)]
 pub(crate) struct Leadership {
     pub(crate) term: Term,
-    since_ns: u64,
+    pub(crate) since_ns: u64,
     own_applied: bool,
     /// As last told to the flow groups.
     pub(crate) serving: Option<Result<(), NotServing>>,
     /// When serving began: holds and idle timeouts count from there at the earliest (F6, I48).
-    takeover_ns: Option<u64>,
-    proposed_ended: [LogIndex; HOLD_CLASSES],
-    proposed_forces: Option<Forces>,
-    holds_due_ns: Option<u64>,
-    sweep: Sweep,
-    judge: Option<u32>,
-    report_ns: u64,
+    pub(crate) takeover_ns: Option<u64>,
+    pub(crate) proposed_ended: [LogIndex; HOLD_CLASSES],
+    pub(crate) proposed_forces: Option<Forces>,
+    pub(crate) holds_due_ns: Option<u64>,
+    pub(crate) sweep: Sweep,
+    /// No flow closes after less silence.
+    pub(crate) shortest_ns: u64,
+    pub(crate) judge: Option<u32>,
+    pub(crate) report_ns: u64,
     pub(crate) announcement: Option<Announcement>,
 }
 
 #[derive(Debug, Default)]
-struct Sweep {
-    position: u32,
-    at_ns: u64,
+pub(crate) struct Sweep {
+    pub(crate) position: u32,
+    pub(crate) at_ns: u64,
 }
 
 /// A shard's replica and role.
@@ -130,6 +123,7 @@ impl Shard {
             proposed_forces: None,
             holds_due_ns: None,
             sweep: Sweep { position: 0, at_ns: now_ns },
+            shortest_ns: 0,
             judge: None,
             report_ns: now_ns,
             announcement: None,
@@ -216,6 +210,7 @@ impl Shard {
         }
         lead.judge = Some(0);
         lead.sweep.at_ns = now_ns;
+        lead.shortest_ns = snapshot.map_or(0, shortest_ns);
         lead.announcement = Some(Announcement::begin(now_ns, self.replica.meta.grace_peak_ms));
     }
 
@@ -230,100 +225,8 @@ impl Shard {
         self.orders.retain(|id, order| snapshot.backends.get(id).is_some_and(|b| order.is_of(&b.lease)));
         if let Some(lead) = &mut self.leadership {
             lead.judge = Some(0);
+            lead.shortest_ns = shortest_ns(snapshot);
         }
-    }
-
-    /// Whether the time has come that `record` is idle for its timeout (S13, R18).
-    fn is_idle(lead: &Leadership, record: &Record, position: u32, backend: &Backend, now_ns: u64) -> bool {
-        let timeout = u64::from(backend.idle_timeout_ms) * MS;
-        let takeover = lead.takeover_ns.unwrap_or(now_ns);
-        if record.last_seen_ns > takeover {
-            let silence = if record.tcp.reset_seen() { timeout.min(RESET_SILENCE_NS) } else { timeout };
-            return now_ns >= record.last_seen_ns.saturating_add(silence);
-        }
-        // A full timeout after a takeover, spread over a tenth of it so that not all flows close at once (I48).
-        let jitter = timeout / 10 / 1024 * u64::from(position.wrapping_mul(0x9e37_79b9) >> 22);
-        now_ns >= takeover.saturating_add(timeout + jitter)
-    }
-
-    /// Walks a part of the slab, paced so that a whole round takes `SWEEP_NS`, and closes idle flows.
-    pub(crate) fn sweep_idle(&mut self, now_ns: u64, snapshot: &Snapshot, idle_min_ms: u32) {
-        let slots = u64::from(self.replica.table.slots());
-        let Some(lead) = &self.leadership else { return };
-        let elapsed = now_ns.saturating_sub(lead.sweep.at_ns);
-        let budget = (slots.saturating_mul(elapsed) / (SWEEP_NS / 2)).min(slots).min(SWEEP_MAX);
-        if budget == 0 {
-            return;
-        }
-        let shortest = (u64::from(idle_min_ms) * MS).min(RESET_SILENCE_NS);
-        let mut position = lead.sweep.position;
-        for _ in 0..budget {
-            position = if u64::from(position) + 1 >= slots { 0 } else { position + 1 };
-            let Some(slot) = self.replica.table.occupied(position) else { continue };
-            let record = self.replica.table.record(slot);
-            if !record.is_live() || record.closing.is_some() || now_ns < record.last_seen_ns.saturating_add(shortest) {
-                continue;
-            }
-            let (Some(lead), Some(backend)) = (&self.leadership, snapshot.backends.get(&record.backend)) else {
-                continue;
-            };
-            if Self::is_idle(lead, record, position, backend, now_ns) {
-                let reason = if record.tcp.reset_seen() { CloseReason::Rst } else { CloseReason::Idle };
-                if !self.close(snapshot.control_index, slot, reason) {
-                    break;
-                }
-            }
-        }
-        if let Some(lead) = &mut self.leadership {
-            lead.sweep = Sweep { position, at_ns: now_ns };
-        }
-    }
-
-    /// Judges a part of the flows under the loaded snapshot, after each load and takeover: what has lost its backend or
-    /// its port closes (D5, N4). Returns whether more remain.
-    pub(crate) fn judge_flows(&mut self, home: ShardId, snapshot: &Snapshot) -> bool {
-        let Some(mut position) = self.leadership.as_ref().and_then(|l| l.judge) else { return false };
-        let mut left = SWEEP_MAX / 8;
-        let slots = self.replica.table.slots();
-        while position < slots && left > 0 {
-            left -= 1;
-            if let Some(slot) = self.replica.table.occupied(position) {
-                let record = self.replica.table.record(slot);
-                if record.is_live()
-                    && record.closing.is_none()
-                    && let Some(reason) = verdict_on(record, home, snapshot)
-                    && !self.close(snapshot.control_index, slot, reason)
-                {
-                    break;
-                }
-            }
-            position += 1;
-        }
-        let more = position < slots;
-        if let Some(lead) = &mut self.leadership {
-            lead.judge = more.then_some(position);
-        }
-        more
-    }
-
-    /// Judges everything again: an entry was applied that was judged under an older snapshot.
-    pub(crate) fn judge_again(&mut self) {
-        if let Some(lead) = &mut self.leadership {
-            lead.judge = Some(0);
-        }
-    }
-
-    /// Proposes to close a live mapping; `false` if the stream takes nothing now.
-    pub(crate) fn close(&mut self, control_index: ControlIndex, slot: Slot, reason: CloseReason) -> bool {
-        if !self.stream.is_open() {
-            return false;
-        }
-        let record = self.replica.table.record_mut(slot);
-        record.closing = Some(reason);
-        let public = record.public();
-        self.overlay.close(slot);
-        self.stream.push(control_index, FlowRecord::Close { public, reason });
-        true
     }
 
     /// The first port of the lease's order that is free towards the remote (D9, S8, S12).
@@ -351,77 +254,6 @@ impl Shard {
         if let Some(order) = self.orders.get_mut(&backend) {
             order.freed(tag, key);
         }
-    }
-
-    /// Looks whether holds have ended or the header has something new to say, and makes sure that an entry carries it (F6).
-    pub(crate) fn end_holds(&mut self, now_ns: u64, snapshot: &Snapshot) {
-        let (meta, frees_after_ns) = (self.replica.meta, self.replica.frees_after_ns);
-        let Some(lead) = &mut self.leadership else { return };
-        if !self.stream.is_open() {
-            return;
-        }
-        if let (true, Some(takeover_ns)) = (now_ns >= frees_after_ns, lead.takeover_ns) {
-            for class in HoldClass::ALL {
-                let length = u64::from(meta.hold_ms[class.index()]) * MS;
-                // Holds restart in full on takeover.
-                if now_ns < takeover_ns.saturating_add(length) {
-                    continue;
-                }
-                let proposed = &mut lead.proposed_ended[class.index()];
-                if let Some(ended) = self.replica.holds.ended(class, *proposed, now_ns - length) {
-                    *proposed = ended;
-                    lead.holds_due_ns.get_or_insert(now_ns.saturating_add(HOLD_BATCH_NS));
-                }
-            }
-        }
-        let forces = Forces::of(&snapshot.params);
-        let in_force = Forces { orphan_grace_ms: meta.orphan_grace_ms, hold_ms: meta.hold_ms };
-        // An empty shard needs no entry of its own for that: its first one will carry it.
-        let news = forces != lead.proposed_forces.unwrap_or(in_force) && self.replica.table.slots() > 0;
-        if news || lead.holds_due_ns.is_some_and(|due| now_ns >= due) {
-            self.stream.push_header(snapshot.control_index);
-        }
-    }
-
-    /// Emits a fence for each draining block that nothing uses any more (F4, I11).
-    pub(crate) fn fence(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
-        let Some(lead) = &self.leadership else { return };
-        let grace_end = self.replica.grace_wait_ns(lead.since_ns, snapshot.params.vote_timeout_ms, 0);
-        let Some(config) = snapshot.shards.get(&home) else { return };
-        if config.draining.is_empty() || now_ns < grace_end || !self.stream.is_open() {
-            return;
-        }
-        for draining in &config.draining {
-            let key = (draining.block, draining.reclaim_index);
-            if self.replica.fenced.contains(&key)
-                || self.replica.table.usage().flows(&draining.block) > 0
-                || self.overlay.opens_on(&draining.block)
-            {
-                continue;
-            }
-            if self.overlay.fence(draining.block, draining.reclaim_index) {
-                let record = FlowRecord::Fence { block: draining.block, reclaim_index: draining.reclaim_index };
-                self.stream.push(snapshot.control_index, record);
-            }
-        }
-    }
-
-    /// Committed fences whose block still drains: told again now and then, and after a takeover, because the one who told
-    /// the control group may have died with the message.
-    pub(crate) fn fences_to_report(
-        &mut self,
-        now_ns: u64,
-        home: ShardId,
-        snapshot: &Snapshot,
-    ) -> Vec<(PortBlock, ControlIndex)> {
-        let Some(lead) = &mut self.leadership else { return Vec::new() };
-        if self.replica.fenced.is_empty() || now_ns < lead.report_ns {
-            return Vec::new();
-        }
-        lead.report_ns = now_ns.saturating_add(REPORT_NS);
-        let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining[..]);
-        let keys = draining.iter().map(|d| (d.block, d.reclaim_index));
-        keys.filter(|key| self.replica.fenced.contains(key)).collect()
     }
 
     /// The next batch to propose in this term.
@@ -489,25 +321,4 @@ pub(crate) fn lease_runs(now_ns: u64, me: Incarnation, term: Term, word: crate::
 /// Whether a port belongs to the lease.
 pub(crate) fn in_lease(lease: &[PortBlock], frontend: FrontendId, port: u16) -> bool {
     lease.iter().any(|b| b.frontend == frontend && b.contains(port))
-}
-
-/// Why a live mapping may not stay under this snapshot, if so.
-fn verdict_on(record: &Record, home: ShardId, snapshot: &Snapshot) -> Option<CloseReason> {
-    let backend = snapshot.backends.get(&record.backend);
-    let Some(backend) =
-        backend.filter(|b| b.vnet == record.vnet && crate::record::Addr::from(b.ip) == record.inside.addr)
-    else {
-        return Some(CloseReason::Policy);
-    };
-    if in_lease(&backend.lease, record.frontend, record.public_port) {
-        return None;
-    }
-    let draining = snapshot.shards.get(&home).and_then(|s| {
-        s.draining.iter().find(|d| d.block.frontend == record.frontend && d.block.contains(record.public_port))
-    });
-    match draining {
-        Some(draining) if draining.close_now == CloseNow::No => None,
-        // Outside its lease: taken back, or a base of a re-creation that lacked the reclaim (N4).
-        Some(_) | None => Some(CloseReason::Reclaim),
-    }
 }

@@ -37,6 +37,11 @@ pub struct Snapshot {
     pub outside: Outside,
 }
 
+/// How many services may have the short timeout of D26.
+pub const SHORT_IDLE_PORTS_MAX: usize = 8;
+/// DNS and NTP.
+pub const SHORT_IDLE_PORTS: [u16; SHORT_IDLE_PORTS_MAX] = [53, 123, 0, 0, 0, 0, 0, 0];
+
 /// Cluster-wide parameters; the same on every node because they are in the control log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Params {
@@ -52,6 +57,8 @@ pub struct Params {
     pub held_bytes_max: u32,
     /// Flows of one shard, live and held; more is dropped.
     pub flows_per_shard_max: u32,
+    /// Remote ports of UDP services whose mappings end soon after the reply (D26); 0 is no port.
+    pub short_idle_ports: [u16; SHORT_IDLE_PORTS_MAX],
     /// Seed of the keyed port order and hashing (D9); drawn once per cluster.
     pub key: [u64; 2],
 }
@@ -65,6 +72,7 @@ impl Default for Params {
             held_packets_per_backend_max: 256,
             held_bytes_max: 16 << 20,
             flows_per_shard_max: 4 << 20,
+            short_idle_ports: SHORT_IDLE_PORTS,
             key: [0, 0],
         }
     }
@@ -134,6 +142,18 @@ pub struct Backend {
     pub idle_timeout_ms: u32,
     /// TCP resets to both sides at idle timeout.
     pub tcp_reset_on_idle: TcpReset,
+    /// How its flows share ports and how long they live (D7).
+    pub profile: Profile,
+}
+
+/// Translation profile of an outbound rule (D7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Profile {
+    /// One port per flow towards one remote (S8); the rule's idle timeout.
+    #[default]
+    Azure,
+    /// Timers of the RFCs: 2 h 4 min established TCP, 5 min UDP (R14).
+    Rfc,
 }
 
 /// `enable_tcp_reset` of an outbound rule.

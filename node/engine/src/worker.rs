@@ -43,7 +43,6 @@ pub struct Worker {
     /// Taken out while a frame is judged, so that the judge can borrow both.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) first_backend: BTreeMap<ShardId, Ipv4Addr>,
-    idle_min_ms: u32,
     /// Something that serving depends on changed then.
     judge_at_ns: u64,
     /// When `handle_timers` ran last: what is due in steps is due one step after it.
@@ -78,7 +77,6 @@ impl Worker {
             seed,
             snapshot: None,
             first_backend: BTreeMap::new(),
-            idle_min_ms: 0,
             judge_at_ns: u64::MAX,
             timed_at_ns: 0,
             links: Links::Down,
@@ -107,7 +105,6 @@ impl Worker {
         if self.snapshot.as_ref().is_some_and(|s| s.control_index > snapshot.control_index) {
             return false;
         }
-        self.idle_min_ms = snapshot.backends.values().map(|b| b.idle_timeout_ms).min().unwrap_or(u32::MAX);
         let mut first: BTreeMap<ShardId, (BackendId, Ipv4Addr)> = BTreeMap::new();
         for (id, backend) in snapshot.backends.iter().filter(|(_, b)| b.vnet == self.vnet) {
             let entry = first.entry(backend.home).or_insert((*id, backend.ip));
@@ -233,12 +230,13 @@ impl Worker {
                     s.port_freed(backend, &public);
                 }
             }
-            Effect::Closed { slot } => {
+            Effect::Closed { slot, reason } => {
                 let Some(s) = self.replica_mut(id) else { return };
                 s.overlay.closed(slot);
                 if mine {
                     let proto = s.replica.table.record(slot).proto;
                     self.counters.snat_mut(proto).closed += 1;
+                    self.reset_ends(now_ns, id, term, slot, reason);
                 }
             }
             Effect::Opened { slot, public } if mine => {
@@ -412,14 +410,14 @@ impl Worker {
     }
 
     fn owner_timers(&mut self, now_ns: u64, words: &impl LeaseWords, snapshot: &Snapshot, id: ShardId) {
-        let (me, idle_min_ms) = (self.me, self.idle_min_ms);
+        let me = self.me;
         let Some(entry) = self.shards.get_mut(&id) else { return };
         let Some(s) = &mut entry.replica else { return };
         let Some(term) = s.serves(now_ns, me, words.word(id)) else { return };
         entry.last_owned_ns = Some(now_ns);
         s.lease_end_ns = s.lease_end_ns.max(words.word(id).lease_until_ns);
         s.judge_flows(id, snapshot);
-        s.sweep_idle(now_ns, snapshot, idle_min_ms);
+        s.sweep_idle(now_ns, snapshot);
         s.end_holds(now_ns, snapshot);
         s.fence(now_ns, id, snapshot);
         for (block, reclaim_index) in s.fences_to_report(now_ns, id, snapshot) {

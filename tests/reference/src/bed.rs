@@ -237,6 +237,7 @@ fn snapshot() -> Snapshot {
             lease,
             idle_timeout_ms: 240_000,
             tcp_reset_on_idle: TcpReset::Off,
+            profile: Default::default(),
         };
         s.backends.insert(id, backend);
         s.backend_by_ip.insert((VnetId(0), ip), id);

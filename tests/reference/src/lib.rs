@@ -3,6 +3,7 @@
 //! `model` is a translator without any cleverness.
 
 pub mod bed;
+pub mod connection;
 pub mod hostile;
 pub mod model;
 pub mod packet;

@@ -1,5 +1,5 @@
 //! A translator written for obviousness: a list of flows, searched from end to end, no index, no order of ports, no batch.
-//! It knows UDP and ICMP echo, and errors about both. Where the specification leaves a choice (which free port) or a margin (when an idle flow is
+//! It knows UDP, TCP and ICMP echo, and errors about them. Where the specification leaves a choice (which free port) or a margin (when an idle flow is
 //! noticed), it accepts what the engine did if that is allowed, and then holds it to it.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,8 @@ use std::ops::Range;
 use engine::ids::{Mac, Side};
 
 use crate::bed::{BACKENDS, Left, PUBLIC, SHARD, UPSTREAM, lease_of, mac_of};
-use crate::packet::{ETH, ICMP, UDP, be16, icmp, ipv4, udp};
+use crate::connection::{Connection, Segment, Standing};
+use crate::packet::{ETH, ICMP, TCP, UDP, be16, icmp, ipv4, tcp, udp};
 
 /// A router on the way to every remote.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 33);
@@ -20,13 +21,15 @@ const IDLE_NS: u64 = 240 * SECOND_NS;
 const IDLE_MARGIN_NS: u64 = 2_400_000_000;
 /// D6: how long the tuple is kept from others after that.
 const HOLD_NS: u64 = 65 * SECOND_NS;
+/// R18: silence that ends a connection which was reset, and D6: its hold.
+const RESET_NS: u64 = 16 * SECOND_NS;
 /// I29.
 const HOLD_MARGIN_NS: u64 = 2 * SECOND_NS;
 
 /// A packet as a host means it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
-    /// `UDP` or `ICMP`.
+    /// `UDP`, `TCP` or `ICMP`.
     pub proto: u8,
     /// The backend's place in `BACKENDS`; of an inbound packet whoever the sender thinks of.
     pub backend: usize,
@@ -38,12 +41,19 @@ pub struct Packet {
     pub service: u16,
     /// First byte of the payload, so that packets differ.
     pub mark: u8,
+    /// Of TCP alone.
+    pub segment: Segment,
 }
 
 impl Packet {
     fn payload(&self, side: Side, near: u16) -> Vec<u8> {
         let data = [self.mark, 1, 2];
-        if self.proto == ICMP {
+        if self.proto == TCP {
+            let ports = if side == Side::Inside { (near, self.service) } else { (self.service, near) };
+            let s = self.segment;
+            let data = vec![self.mark; usize::try_from(s.len).expect("a frame")];
+            tcp(ports, (s.seq, s.ack), s.flags, &[], &data)
+        } else if self.proto == ICMP {
             let [a, b] = near.to_be_bytes();
             icmp(if side == Side::Inside { 8 } else { 0 }, 0, [a, b, 0, self.mark], &data)
         } else if side == Side::Inside {
@@ -143,35 +153,110 @@ struct Flow {
     remote: Ipv4Addr,
     service: u16,
     port: u16,
-    last_out_ns: u64,
+    /// The last packet that counts for its life.
+    last_ns: u64,
+    /// Of TCP alone.
+    connection: Connection,
+    /// Something happened within a margin: nobody can tell how it stands until it is certainly gone.
+    unsure: bool,
 }
 
 /// What is known of a mapping's age.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Age {
-    /// It, or its hold, is certainly there.
-    Kept,
+    /// It is there.
+    Live,
+    /// It is there, or its hold is.
+    LiveOrHeld,
+    /// Its hold is there.
+    Held,
     /// It may be gone.
     Perhaps,
     /// It is gone.
     Gone,
 }
 
+impl Age {
+    /// Whether nobody else may have its port.
+    fn is_kept(self) -> bool {
+        matches!(self, Self::Live | Self::LiveOrHeld | Self::Held)
+    }
+}
+
 impl Flow {
     fn age(&self, now_ns: u64) -> Age {
-        let silence = now_ns - self.last_out_ns;
-        let kept = IDLE_NS + HOLD_NS;
-        if silence < kept {
-            Age::Kept
-        } else if silence <= kept + IDLE_MARGIN_NS + HOLD_MARGIN_NS {
-            Age::Perhaps
-        } else {
+        let silence = now_ns - self.last_ns;
+        let (live, margin, hold) = match self.connection.standing() {
+            _ if self.unsure => (0, IDLE_NS + IDLE_MARGIN_NS, HOLD_NS),
+            Standing::Open => (IDLE_NS, IDLE_MARGIN_NS, HOLD_NS),
+            Standing::Reset => (RESET_NS, IDLE_MARGIN_NS, RESET_NS),
+            Standing::Finished => (0, 0, HOLD_NS),
+        };
+        if silence > live + margin + hold + HOLD_MARGIN_NS {
             Age::Gone
+        } else if self.unsure || silence >= live + hold {
+            Age::Perhaps
+        } else if silence < live {
+            Age::Live
+        } else if silence <= live + margin && margin > 0 {
+            Age::LiveOrHeld
+        } else {
+            Age::Held
         }
     }
 
     fn is_of(&self, p: &Packet) -> bool {
         (self.proto, self.remote, self.service) == (p.proto, p.remote, p.service)
+    }
+
+    /// A packet of the backend was translated by it.
+    fn passed_out(&mut self, now_ns: u64, p: &Packet) {
+        let (age, s) = (self.age(now_ns), p.segment);
+        let mut anew = Connection::default();
+        anew.add(Side::Inside, s);
+        let ended_itself = self.connection.standing() != Standing::Open;
+        let counts = match age {
+            _ if p.proto != TCP => true,
+            _ if self.unsure => true,
+            Age::Live => self.connection.add(Side::Inside, s),
+            Age::LiveOrHeld => {
+                let mut on = self.connection.clone();
+                on.add(Side::Inside, s);
+                self.unsure = !s.opens() || on != anew;
+                self.connection = anew;
+                true
+            }
+            // A held mapping comes back with its connection, unless that has ended or takes leave (D6).
+            Age::Held | Age::Perhaps | Age::Gone => {
+                let back = s.opens() || !(ended_itself || s.leaves());
+                if back {
+                    self.connection = anew;
+                }
+                back
+            }
+        };
+        if counts {
+            self.last_ns = now_ns;
+        }
+    }
+
+    /// A packet of the remote was translated by it.
+    fn passed_in(&mut self, now_ns: u64, p: &Packet) {
+        if p.proto != TCP {
+            return;
+        }
+        let counts = match self.age(now_ns) {
+            _ if self.unsure => true,
+            Age::Live => self.connection.add(Side::Outside, p.segment),
+            Age::LiveOrHeld => {
+                self.unsure = true;
+                true
+            }
+            Age::Held | Age::Perhaps | Age::Gone => false,
+        };
+        if counts {
+            self.last_ns = now_ns;
+        }
     }
 }
 
@@ -185,6 +270,15 @@ impl Model {
     /// Forgets what has certainly ended.
     fn forget(&mut self, now_ns: u64) {
         self.flows.retain(|flow| flow.age(now_ns) != Age::Gone);
+    }
+
+    /// A packet of the remote to one of the connections that there are, picked by `nth`.
+    #[must_use]
+    pub fn to_connection(&self, nth: usize, segment: Segment) -> Option<Packet> {
+        let all: Vec<&Flow> = self.flows.iter().filter(|flow| flow.proto == TCP).collect();
+        let flow = all.get(nth % all.len().max(1))?;
+        let (backend, remote, service) = (flow.backend, flow.remote, flow.service);
+        Some(Packet { proto: TCP, backend, near: flow.port, remote, service, mark: 9, segment })
     }
 
     /// Judges what the engine did with `packet`, which arrived on `side`, and takes note of it.
@@ -207,10 +301,16 @@ impl Model {
     fn judge_out(&mut self, now_ns: u64, p: &Packet, left: Option<&Left>) -> Result<(), String> {
         let own = |flow: &Flow| flow.is_of(p) && (flow.backend, flow.near) == (p.backend, p.near);
         let known = self.flows.iter().position(own);
+        let kept = known.is_some_and(|place| self.flows[place].age(now_ns).is_kept());
+        let opens = p.proto != TCP || p.segment.opens();
         let lease = lease_of(p.backend);
         let Some(left) = left else {
-            if known.is_some_and(|place| self.flows[place].age(now_ns) == Age::Kept) {
+            if kept {
                 return Err("a packet of a mapping that is there was dropped".into());
+            }
+            if !opens {
+                self.flows.retain(|flow| !own(flow));
+                return Ok(());
             }
             let free: Vec<u16> = lease.filter(|port| !self.is_taken(p, *port)).collect();
             return if free.is_empty() { Ok(()) } else { Err(format!("dropped, although {free:?} were free")) };
@@ -220,35 +320,46 @@ impl Model {
         if let Some(place) = known {
             let flow = &mut self.flows[place];
             if flow.port == port {
-                flow.last_out_ns = now_ns;
+                flow.passed_out(now_ns, p);
                 return Ok(());
             }
-            if flow.age(now_ns) == Age::Kept {
+            if kept {
                 return Err(format!("port {port} instead of {}", flow.port));
             }
             self.flows.remove(place);
         }
+        if !opens {
+            return Err("a packet that opens nothing passed without a mapping".into());
+        }
         if !lease.contains(&port) {
             return Err(format!("port {port} is outside the lease {lease:?}"));
         }
-        let holder = |flow: &Flow| flow.is_of(p) && flow.port == port && flow.age(now_ns) == Age::Kept;
+        let holder = |flow: &Flow| flow.is_of(p) && flow.port == port && flow.age(now_ns).is_kept();
         if let Some(holder) = self.flows.iter().find(|flow| holder(flow)) {
             return Err(format!("port {port} belongs to {holder:?}"));
         }
         self.flows.retain(|flow| !(flow.is_of(p) && flow.port == port));
         let (proto, backend, near, remote, service) = (p.proto, p.backend, p.near, p.remote, p.service);
-        self.flows.push(Flow { proto, backend, near, remote, service, port, last_out_ns: now_ns });
+        let mut connection = Connection::default();
+        connection.add(Side::Inside, p.segment);
+        let unsure = false;
+        self.flows.push(Flow { proto, backend, near, remote, service, port, last_ns: now_ns, connection, unsure });
         Ok(())
     }
 
-    fn judge_in(&self, now_ns: u64, p: &Packet, left: Option<&Left>) -> Result<(), String> {
-        let known = self.flows.iter().find(|flow| flow.is_of(p) && flow.port == p.near);
+    fn judge_in(&mut self, now_ns: u64, p: &Packet, left: Option<&Left>) -> Result<(), String> {
+        let known = self.flows.iter().position(|flow| flow.is_of(p) && flow.port == p.near);
         match (known, left) {
             (None, None) => Ok(()),
-            (Some(flow), None) if flow.age(now_ns) == Age::Perhaps => Ok(()),
+            (Some(place), None) if self.flows[place].age(now_ns) == Age::Perhaps => {
+                self.flows.remove(place);
+                Ok(())
+            }
             (Some(_), None) => Err("an answer to a mapping that is there was dropped".into()),
             (None, Some(_)) => Err("a packet came in without a mapping".into()),
-            (Some(flow), Some(left)) => {
+            (Some(place), Some(left)) => {
+                let flow = &mut self.flows[place];
+                flow.passed_in(now_ns, p);
                 expect(left, Side::Inside, &p.translated(Side::Outside, flow.near, flow.backend))
             }
         }
@@ -295,7 +406,7 @@ impl Model {
     /// # Errors
     /// Who uses how many.
     pub fn judge_density(&self, most_at_once: usize) -> Result<(), String> {
-        for (backend, proto) in (0..BACKENDS.len()).flat_map(|backend| [(backend, UDP), (backend, ICMP)]) {
+        for (backend, proto) in (0..BACKENDS.len()).flat_map(|backend| [UDP, TCP, ICMP].map(|proto| (backend, proto))) {
             let own = self.flows.iter().filter(|flow| (flow.backend, flow.proto) == (backend, proto));
             let ports: BTreeSet<u16> = own.map(|flow| flow.port).collect();
             if ports.len() > most_at_once {

@@ -7,8 +7,9 @@ use engine::ids::Side;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 use qnat_reference::bed::{BACKENDS, Bed};
+use qnat_reference::connection::{ACK, FIN, RST, SYN, Segment};
 use qnat_reference::model::{Complaint, Model, Packet, public_ports};
-use qnat_reference::packet::{ICMP, UDP};
+use qnat_reference::packet::{ICMP, TCP, UDP};
 
 /// Packets of the longest case; the mean is half of it.
 const LENGTH: u32 = 800;
@@ -22,7 +23,17 @@ enum Step {
     In(Packet),
     ComplaintOut(Complaint),
     ComplaintIn(Complaint),
-    Wait { ms: u64 },
+    /// To one of the connections that there are.
+    Back(usize, Segment),
+    Wait {
+        ms: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Sent {
+    Packet(Packet),
+    Complaint(Complaint),
 }
 
 fn packet(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
@@ -36,6 +47,7 @@ fn packet(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
         // Echo has no port: to the model it is one service.
         service: if proto == ICMP { 0 } else { service },
         mark,
+        segment: Segment::default(),
     })
 }
 
@@ -44,13 +56,34 @@ fn complaint(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Complain
     (packet(near), head, 8_usize..14).prop_map(|(about, head, keep)| Complaint { about, head, keep })
 }
 
+/// Few numbers, so that segments follow each other, overlap and hit what is expected.
+fn segment(seq: std::ops::Range<u32>, ack: std::ops::Range<u32>) -> impl Strategy<Value = Segment> {
+    let flags = prop_oneof![
+        3 => Just(SYN),
+        3 => Just(SYN | ACK),
+        8 => Just(ACK),
+        3 => Just(FIN | ACK),
+        1 => Just(RST),
+        1 => Just(RST | ACK),
+    ];
+    let parts = (flags, seq, ack, 0..3_u32);
+    parts.prop_map(|(flags, seq, ack, len)| Segment { flags, seq, ack, len: if flags & RST == 0 { len } else { 0 } })
+}
+
+fn from_backend() -> impl Strategy<Value = Packet> {
+    let parts = (packet(5000..5003_u16), segment(100..106, 500..506));
+    parts.prop_map(|(packet, segment)| Packet { proto: TCP, service: 443, remote: REMOTES[0], segment, ..packet })
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    let wait = prop_oneof![8 => 0..200_u64, 4 => 0..20_000_u64, 2 => 60_000..70_000_u64, 2 => 235_000..250_000_u64];
+    let wait = prop_oneof![8 => 0..200_u64, 6 => 0..20_000_u64, 2 => 15_000..20_000_u64, 2 => 60_000..70_000_u64, 2 => 235_000..250_000_u64];
     prop_oneof![
         30 => packet(5000..5050_u16).prop_map(Step::Out),
         15 => packet(public_ports()).prop_map(Step::In),
         4 => complaint(5000..5050_u16).prop_map(Step::ComplaintOut),
         4 => complaint(public_ports()).prop_map(Step::ComplaintIn),
+        10 => from_backend().prop_map(Step::Out),
+        10 => (any::<usize>(), segment(500..506, 100..106)).prop_map(|(nth, segment)| Step::Back(nth, segment)),
         1 => wait.prop_map(|ms| Step::Wait { ms }),
     ]
 }
@@ -70,24 +103,29 @@ fn wait(bed: &mut Bed, ms: u64) -> Result<(), TestCaseError> {
 fn agree(steps: &[Step]) -> Result<(), TestCaseError> {
     let (mut bed, mut model) = (Bed::new(), Model::default());
     for (number, step) in steps.iter().enumerate() {
-        let (side, frame) = match step {
-            Step::Out(packet) => (Side::Inside, packet.frame(Side::Inside)),
-            Step::In(packet) => (Side::Outside, packet.frame(Side::Outside)),
-            Step::ComplaintOut(complaint) => (Side::Inside, complaint.frame(Side::Inside)),
-            Step::ComplaintIn(complaint) => (Side::Outside, complaint.frame(Side::Outside)),
+        let (side, sent) = match step {
+            Step::Out(packet) => (Side::Inside, Sent::Packet(*packet)),
+            Step::In(packet) => (Side::Outside, Sent::Packet(*packet)),
+            Step::ComplaintOut(complaint) => (Side::Inside, Sent::Complaint(*complaint)),
+            Step::ComplaintIn(complaint) => (Side::Outside, Sent::Complaint(*complaint)),
+            Step::Back(nth, segment) => match model.to_connection(*nth, *segment) {
+                Some(packet) => (Side::Outside, Sent::Packet(packet)),
+                None => continue,
+            },
             Step::Wait { ms } => {
                 wait(&mut bed, *ms)?;
                 continue;
             }
         };
+        let frame = match &sent {
+            Sent::Packet(packet) => packet.frame(side),
+            Sent::Complaint(complaint) => complaint.frame(side),
+        };
         let mut left = bed.inject(side, &frame);
         left.retain(|one| !one.is_arp());
-        let judged = match step {
-            Step::ComplaintOut(complaint) | Step::ComplaintIn(complaint) => {
-                model.judge_complaint(bed.now_ns, side, complaint, &left)
-            }
-            Step::Out(packet) | Step::In(packet) => model.judge(bed.now_ns, side, packet, &left),
-            Step::Wait { .. } => Ok(()),
+        let judged = match &sent {
+            Sent::Packet(packet) => model.judge(bed.now_ns, side, packet, &left),
+            Sent::Complaint(complaint) => model.judge_complaint(bed.now_ns, side, complaint, &left),
         };
         if let Err(why) = judged {
             return Err(TestCaseError::fail(format!("step {number}, {step:?}: {why}")));
@@ -119,7 +157,15 @@ fn flows_to_different_remotes_share_ports() {
     let (mut bed, mut model) = (Bed::new(), Model::default());
     for round in 0..4_u16 {
         for service in 1000..1200_u16 {
-            let packet = Packet { proto: UDP, backend: 0, near: 5000 + round, remote: REMOTES[0], service, mark: 0 };
+            let packet = Packet {
+                proto: UDP,
+                backend: 0,
+                near: 5000 + round,
+                remote: REMOTES[0],
+                service,
+                mark: 0,
+                segment: Segment::default(),
+            };
             let left = bed.inject(Side::Inside, &packet.frame(Side::Inside));
             model.judge(bed.now_ns, Side::Inside, &packet, &left).expect("translated");
             assert_eq!(left.len(), 1, "800 flows fit into 32 ports");

@@ -1,3 +1,4 @@
 //! Per-protocol knowledge of the translator.
 
 pub mod tcp;
+pub(crate) mod timeouts;

@@ -1,11 +1,15 @@
-//! What is watched of a TCP connection: both FINs, and the next sequence number of each side, because a reset is believed
-//! only at exactly that number (R18, I17). Hot path. Local to the owner and never replicated: after a takeover an unknown
-//! sequence believes no reset, and the idle timeout ends the flow.
+//! What is watched of a TCP connection (RFC 7857, RFC 6146): which octet either end expects next, because a reset is
+//! believed only there (R18, I17, RFC 5961), and how far its handshake and its closing have come. Hot path.
+//!
+//! The backend is taken at its word. The remote, in whose name anybody may write, is not: its numbers are those that the
+//! backend acknowledges, or that come with an acknowledgment of the backend's own SYN, and from there they move only by
+//! segments that begin exactly where the last one ended.
+//!
+//! Local to the owner and never replicated. It never decides about a packet: what is not believed is translated and changes
+//! nothing. After a takeover it knows nothing, believes nothing, and learns again from what the backend sends; a connection
+//! without knowledge counts as established, so that nobody is cut off.
 
 use crate::wire::{TcpFields, TcpFlags};
-
-/// Silence after a believed reset before the mapping closes (R18, profile `azure`).
-pub const RESET_SILENCE_NS: u64 = 16_000_000_000;
 
 /// Which way a packet goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,71 +20,213 @@ pub enum Direction {
     In,
 }
 
-/// What is known of one connection.
+/// What is known of one connection. Arrays are indexed by side: 0 the backend's, 1 the remote's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Track {
+    /// Behind the last octet of the side that is known to have passed in order.
     next: [u32; 2],
-    bits: u8,
+    /// The newest acknowledgment of the side's octets; of the backend's at first what acknowledges its SYN alone.
+    acked: [u32; 2],
+    /// Behind a FIN that the remote seems to have sent.
+    fin_end: u32,
+    bits: u16,
 }
 
-const FIN: [u8; 2] = [1, 2];
-const KNOWN: [u8; 2] = [4, 8];
-const RESET: u8 = 16;
+const KNOWN: [u16; 2] = [1, 2];
+const ACKED: [u16; 2] = [4, 8];
+const FIN: [u16; 2] = [16, 32];
+const RESET: [u16; 2] = [64, 128];
+/// `fin_end` counts.
+const FIN_CLAIMED: u16 = 256;
+const HALF_OPEN: u16 = 512;
+const ANSWERED: u16 = 1024;
+/// No window is larger; what acknowledges more than that behind is no acknowledgment (RFC 7323 2.3).
+const WINDOW_MAX: u32 = 1 << 30;
 
-/// What the packet did to the connection.
+/// What a packet did to the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
     /// It goes on.
     Open,
     /// Both sides have sent FIN.
     Finished,
+    /// A reset that nobody believes: not even a sign of life.
+    Ignored,
+}
+
+/// How far a connection is, which decides its idle timeout (RFC 5382 REQ-5, RFC 7857 section 2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// The remote has not answered the SYN.
+    HalfOpen,
+    /// Both sides have spoken, or nothing is known.
+    Established,
+    /// One side has sent FIN.
+    Closing,
+    /// Both have.
+    Finished,
+    /// A believed reset was seen, and its sender is silent since.
+    Reset,
 }
 
 impl Track {
     /// Nothing seen.
-    pub const NEW: Self = Self { next: [0; 2], bits: 0 };
+    pub const NEW: Self = Self { next: [0; 2], acked: [0; 2], fin_end: 0, bits: 0 };
 
     /// Takes note of a packet.
     pub fn observe(&mut self, direction: Direction, tcp: &TcpFields) -> Progress {
-        let (own, other) = match direction {
-            Direction::Out => (0, 1),
-            Direction::In => (1, 0),
+        let end = end_of(tcp);
+        match (direction, tcp.flags.contains(TcpFlags::RST)) {
+            (_, true) => return self.reset(direction, tcp),
+            (Direction::Out, false) => self.note_backend(tcp, end),
+            (Direction::In, false) => self.note_remote(tcp, end),
+        }
+        if self.has(FIN_CLAIMED) && self.has(KNOWN[1]) && self.next[1] == self.fin_end {
+            self.bits |= FIN[1];
+        }
+        if self.phase() == Phase::Finished { Progress::Finished } else { Progress::Open }
+    }
+
+    /// How far the connection is.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        if self.has(RESET[0]) || self.has(RESET[1]) {
+            Phase::Reset
+        } else if self.has(FIN[0]) && self.has(FIN[1]) {
+            Phase::Finished
+        } else if self.has(FIN[0]) || self.has(FIN[1]) {
+            Phase::Closing
+        } else if self.has(HALF_OPEN) {
+            Phase::HalfOpen
+        } else {
+            Phase::Established
+        }
+    }
+
+    /// The sequence number of a reset in the name of `from` that lies in the other end's window, if it is known (R27).
+    #[must_use]
+    pub const fn reset_sequence(&self, from: Direction) -> Option<u32> {
+        let side = match from {
+            Direction::Out => 0,
+            Direction::In => 1,
         };
-        if tcp.flags.contains(TcpFlags::RST) {
-            if self.believes(own, other, tcp) {
-                self.bits |= RESET;
+        if self.has(KNOWN[side]) { Some(self.next[side]) } else { None }
+    }
+
+    /// A datagram flow was asked again: it waits for an answer.
+    pub const fn ask(&mut self) {
+        self.bits &= !ANSWERED;
+    }
+
+    /// A datagram flow was answered.
+    pub const fn answer(&mut self) {
+        self.bits |= ANSWERED;
+    }
+
+    /// Whether a datagram flow was answered since it was asked.
+    #[must_use]
+    pub const fn is_answered(&self) -> bool {
+        self.has(ANSWERED)
+    }
+
+    const fn has(&self, bit: u16) -> bool {
+        self.bits & bit != 0
+    }
+
+    fn note_backend(&mut self, tcp: &TcpFields, end: u32) {
+        if tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK) {
+            self.begin(tcp, end);
+            return;
+        }
+        self.bits &= !RESET[0];
+        if !self.has(KNOWN[0]) || is_after(end, self.next[0]) {
+            self.next[0] = end;
+            self.bits |= KNOWN[0];
+        }
+        if tcp.flags.contains(TcpFlags::FIN) && end == self.next[0] {
+            self.bits |= FIN[0];
+        }
+        if tcp.flags.contains(TcpFlags::ACK) {
+            // Whoever acknowledges has been answered: the handshake is over, also after a simultaneous open.
+            self.bits &= !HALF_OPEN;
+            if !self.has(ACKED[1]) || is_after(tcp.ack, self.acked[1]) {
+                self.acked[1] = tcp.ack;
+                self.bits |= ACKED[1];
             }
-            return Progress::Open;
+            if !self.has(KNOWN[1]) || is_after(tcp.ack, self.next[1]) {
+                self.next[1] = tcp.ack;
+                self.bits |= KNOWN[1];
+            }
         }
-        if tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK) && direction == Direction::Out {
-            // A new connection on the same tuple.
-            *self = Self::NEW;
+    }
+
+    /// A SYN of the backend.
+    fn begin(&mut self, tcp: &TcpFields, end: u32) {
+        // In the middle of a connection it is a late copy, or a host that has forgotten: either way what was known may
+        // be wrong, and the connection is not cut for it.
+        let anew = self.phase() != Phase::Established || !self.has(KNOWN[0]);
+        *self = Self::NEW;
+        self.next[0] = end;
+        // A remote that wants no data with the SYN acknowledges the SYN alone (RFC 7413).
+        self.acked[0] = tcp.seq.wrapping_add(1);
+        self.bits = KNOWN[0] | ACKED[0] | if anew { HALF_OPEN } else { 0 };
+    }
+
+    fn note_remote(&mut self, tcp: &TcpFields, end: u32) {
+        let (syn, ack) = (tcp.flags.contains(TcpFlags::SYN), tcp.flags.contains(TcpFlags::ACK));
+        if syn {
+            // A SYN alone is a simultaneous open: the backend's answer to it will show its number (RFC 9293 3.5).
+            if ack && !self.has(KNOWN[1]) && self.acknowledges_syn(tcp) {
+                self.next[1] = end;
+                self.acked[0] = tcp.ack;
+                self.bits = self.bits & !HALF_OPEN | KNOWN[1];
+            }
+            return;
         }
-        let length = u32::from(tcp.flags.contains(TcpFlags::SYN)) + u32::from(tcp.flags.contains(TcpFlags::FIN));
-        let end = tcp.seq.wrapping_add(tcp.payload_len).wrapping_add(length);
-        if self.bits & KNOWN[own] == 0 || is_after(end, self.next[own]) {
-            self.next[own] = end;
-            self.bits |= KNOWN[own];
+        if self.has(KNOWN[1]) && tcp.seq == self.next[1] {
+            self.next[1] = end;
+            self.bits &= !RESET[1];
         }
         if tcp.flags.contains(TcpFlags::FIN) {
-            self.bits |= FIN[own];
+            // Believed once all before it has come through, or once the backend acknowledges exactly it.
+            self.fin_end = end;
+            self.bits |= FIN_CLAIMED;
         }
-        if self.bits & FIN[0] != 0 && self.bits & FIN[1] != 0 { Progress::Finished } else { Progress::Open }
+        let within = self.next[0].wrapping_sub(tcp.ack) < WINDOW_MAX;
+        if ack && self.has(KNOWN[0]) && within && (!self.has(ACKED[0]) || is_after(tcp.ack, self.acked[0])) {
+            self.acked[0] = tcp.ack;
+            self.bits |= ACKED[0];
+        }
     }
 
-    /// Whether a believed reset was seen: the mapping then lives until `RESET_SILENCE_NS` of silence.
-    #[must_use]
-    pub const fn reset_seen(&self) -> bool {
-        self.bits & RESET != 0
-    }
-
-    fn believes(&self, own: usize, other: usize, tcp: &TcpFields) -> bool {
-        if self.bits & KNOWN[own] != 0 {
-            return tcp.seq == self.next[own];
-        }
+    fn reset(&mut self, direction: Direction, tcp: &TcpFields) -> Progress {
+        let side = match direction {
+            Direction::Out => 0,
+            Direction::In => 1,
+        };
+        let expected = (self.has(KNOWN[side]) && tcp.seq == self.next[side])
+            || (self.has(ACKED[side]) && tcp.seq == self.acked[side]);
         // A refused connection: the reset is the first packet of its side and acknowledges the SYN (RFC 9293 3.10.7.3).
-        self.bits & KNOWN[other] != 0 && tcp.flags.contains(TcpFlags::ACK) && tcp.ack == self.next[other]
+        let refused = side == 1 && self.has(HALF_OPEN) && !self.has(KNOWN[1]) && self.acknowledges_syn(tcp);
+        if !expected && !refused {
+            return Progress::Ignored;
+        }
+        self.bits |= RESET[side];
+        Progress::Open
     }
+
+    /// Whether the remote's segment acknowledges the backend's SYN, which only who has seen it can.
+    fn acknowledges_syn(&self, tcp: &TcpFields) -> bool {
+        let exact = tcp.ack == self.next[0] || (self.has(ACKED[0]) && tcp.ack == self.acked[0]);
+        self.has(KNOWN[0]) && tcp.flags.contains(TcpFlags::ACK) && exact
+    }
+}
+
+/// The sequence number behind a segment; SYN and FIN count as an octet each.
+fn end_of(tcp: &TcpFields) -> u32 {
+    let syn = u32::from(tcp.flags.contains(TcpFlags::SYN));
+    let fin = u32::from(tcp.flags.contains(TcpFlags::FIN));
+    tcp.seq.wrapping_add(tcp.payload_len).wrapping_add(syn + fin)
 }
 
 /// Serial number comparison (RFC 1982): `a` comes after `b`.
@@ -89,55 +235,5 @@ const fn is_after(a: u32, b: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn packet(flags: u8, seq: u32, ack: u32, payload_len: u32) -> TcpFields {
-        TcpFields { flags: TcpFlags(flags), seq, ack, payload_len }
-    }
-    const SYN: u8 = 2;
-    const ACK: u8 = 16;
-    const FINACK: u8 = 17;
-    const RST: u8 = 4;
-
-    fn established() -> Track {
-        let mut t = Track::NEW;
-        t.observe(Direction::Out, &packet(SYN, 100, 0, 0));
-        t.observe(Direction::In, &packet(SYN | ACK, u32::MAX, 101, 0));
-        t.observe(Direction::Out, &packet(ACK, 101, 0, 10));
-        t
-    }
-
-    #[test]
-    fn only_the_second_fin_finishes_and_a_repeated_one_does_not() {
-        let mut t = established();
-        assert_eq!(t.observe(Direction::Out, &packet(FINACK, 111, 0, 0)), Progress::Open);
-        assert_eq!(t.observe(Direction::Out, &packet(FINACK, 111, 0, 0)), Progress::Open);
-        assert_eq!(t.observe(Direction::In, &packet(ACK, 0, 112, 50)), Progress::Open, "half close carries data");
-        assert_eq!(t.observe(Direction::In, &packet(FINACK, 50, 112, 0)), Progress::Finished);
-    }
-
-    #[test]
-    fn a_reset_off_the_expected_sequence_changes_nothing() {
-        let mut t = established();
-        for seq in [1, 50, u32::MAX, 100] {
-            let before = t;
-            t.observe(Direction::In, &packet(RST, seq, 0, 0));
-            assert_eq!(t, before);
-        }
-        t.observe(Direction::In, &packet(RST, 0, 0, 0));
-        assert!(t.reset_seen());
-    }
-
-    #[test]
-    fn a_refused_connection_is_believed_by_its_acknowledgement() {
-        let mut t = Track::NEW;
-        t.observe(Direction::Out, &packet(SYN, 100, 0, 0));
-        t.observe(Direction::In, &packet(RST | ACK, 0, 100, 0));
-        assert!(!t.reset_seen());
-        t.observe(Direction::In, &packet(RST | ACK, 0, 101, 0));
-        assert!(t.reset_seen());
-        t.observe(Direction::Out, &packet(SYN, 900, 0, 0));
-        assert!(!t.reset_seen(), "a new SYN starts over");
-    }
-}
+#[path = "tcp_tests.rs"]
+mod tests;

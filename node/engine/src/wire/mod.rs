@@ -16,6 +16,7 @@ pub mod ethernet;
 mod icmp;
 mod ipv4;
 mod quote;
+mod reset;
 mod rewrite;
 mod tcp;
 mod udp;
@@ -24,6 +25,7 @@ pub use arp::{ArpOp, ArpPacket, build_arp};
 pub use ethernet::set_ethernet;
 pub use icmp::IcmpKind;
 pub use quote::{IcmpError, Quote, rewrite_error_destination, rewrite_error_source};
+pub use reset::build_reset;
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source};
 pub use tcp::{TcpFields, TcpFlags};
 

@@ -73,8 +73,15 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
         (4, NO_LEASE, SHARD, vec![]),
     ];
     for (id, ip, home, lease) in backends {
-        let backend =
-            Backend { vnet: VnetId(0), ip, home, lease, idle_timeout_ms: 240_000, tcp_reset_on_idle: TcpReset::Off };
+        let backend = Backend {
+            vnet: VnetId(0),
+            ip,
+            home,
+            lease,
+            idle_timeout_ms: 240_000,
+            tcp_reset_on_idle: TcpReset::Off,
+            profile: Profile::Azure,
+        };
         s.backends.insert(BackendId(id), backend);
         s.backend_by_ip.insert((VnetId(0), ip), BackendId(id));
     }

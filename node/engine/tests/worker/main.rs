@@ -5,4 +5,5 @@ mod icmp;
 mod lab;
 mod ownership;
 mod raw;
+mod tcp;
 mod translation;

@@ -1,0 +1,214 @@
+//! What an owner owes its shard besides packets: idle flows close, flows that lost their right close, holds end, drained
+//! blocks are fenced. All in bounded steps and only through the stream; nothing here writes the table. Called by the
+//! worker's timers.
+
+use crate::flow::{Record, Slot};
+use crate::ids::{ControlIndex, PortBlock, ShardId};
+use crate::nat::timeouts::silence;
+use crate::record::{CloseReason, FlowRecord, HoldClass};
+use crate::shard::{Forces, Leadership, Shard, Sweep, in_lease};
+use crate::snapshot::{Backend, CloseNow, Params, Snapshot};
+
+/// Idle sweeps visit every slot in this time, so idle expiry is at most that late (I48).
+const SWEEP_NS: u64 = 1_000_000_000;
+/// Slots that one call may visit.
+const SWEEP_MAX: u64 = 65_536;
+/// Ended holds wait this long for a batch to ride on before they get one of their own.
+const HOLD_BATCH_NS: u64 = 100_000_000;
+/// Committed fences of blocks that still drain are reported again.
+const REPORT_NS: u64 = 1_000_000_000;
+const MS: u64 = 1_000_000;
+
+impl Shard {
+    /// Why `record` ends now, if it has been idle for its timeout (S13, R14, R18).
+    fn idle_end(
+        lead: &Leadership,
+        record: &Record,
+        position: u32,
+        (backend, params): (&Backend, &Params),
+        now_ns: u64,
+    ) -> Option<CloseReason> {
+        let (silence, reason) = silence(record, backend, params);
+        let takeover = lead.takeover_ns.unwrap_or(now_ns);
+        let end = if record.last_seen_ns > takeover {
+            record.last_seen_ns.saturating_add(silence)
+        } else {
+            // A full timeout after a takeover, spread over a tenth of it so that not all flows close at once (I48).
+            let jitter = silence / 10 / 1024 * u64::from(position.wrapping_mul(0x9e37_79b9) >> 22);
+            takeover.saturating_add(silence + jitter)
+        };
+        (now_ns >= end).then_some(reason)
+    }
+
+    /// Walks a part of the slab, paced so that a whole round takes `SWEEP_NS`, and closes idle flows.
+    pub(crate) fn sweep_idle(&mut self, now_ns: u64, snapshot: &Snapshot) {
+        let slots = u64::from(self.replica.table.slots());
+        let Some(lead) = &self.leadership else { return };
+        let elapsed = now_ns.saturating_sub(lead.sweep.at_ns);
+        let budget = (slots.saturating_mul(elapsed) / (SWEEP_NS / 2)).min(slots).min(SWEEP_MAX);
+        if budget == 0 {
+            return;
+        }
+        let (mut position, shortest_ns) = (lead.sweep.position, lead.shortest_ns);
+        for _ in 0..budget {
+            position = if u64::from(position) + 1 >= slots { 0 } else { position + 1 };
+            let Some(slot) = self.replica.table.occupied(position) else { continue };
+            let record = self.replica.table.record(slot);
+            if !record.is_live() || record.closing.is_some() || now_ns < record.last_seen_ns.saturating_add(shortest_ns)
+            {
+                continue;
+            }
+            let (Some(lead), Some(backend)) = (&self.leadership, snapshot.backends.get(&record.backend)) else {
+                continue;
+            };
+            let end = Self::idle_end(lead, record, position, (backend, &snapshot.params), now_ns);
+            if let Some(reason) = end
+                && !self.close(snapshot.control_index, slot, reason)
+            {
+                break;
+            }
+        }
+        if let Some(lead) = &mut self.leadership {
+            lead.sweep = Sweep { position, at_ns: now_ns };
+        }
+    }
+
+    /// Judges a part of the flows under the loaded snapshot, after each load and takeover: what has lost its backend or
+    /// its port closes (D5, N4). Returns whether more remain.
+    pub(crate) fn judge_flows(&mut self, home: ShardId, snapshot: &Snapshot) -> bool {
+        let Some(mut position) = self.leadership.as_ref().and_then(|l| l.judge) else { return false };
+        let mut left = SWEEP_MAX / 8;
+        let slots = self.replica.table.slots();
+        while position < slots && left > 0 {
+            left -= 1;
+            if let Some(slot) = self.replica.table.occupied(position) {
+                let record = self.replica.table.record(slot);
+                if record.is_live()
+                    && record.closing.is_none()
+                    && let Some(reason) = verdict_on(record, home, snapshot)
+                    && !self.close(snapshot.control_index, slot, reason)
+                {
+                    break;
+                }
+            }
+            position += 1;
+        }
+        let more = position < slots;
+        if let Some(lead) = &mut self.leadership {
+            lead.judge = more.then_some(position);
+        }
+        more
+    }
+
+    /// Judges everything again: an entry was applied that was judged under an older snapshot.
+    pub(crate) fn judge_again(&mut self) {
+        if let Some(lead) = &mut self.leadership {
+            lead.judge = Some(0);
+        }
+    }
+
+    /// Proposes to close a live mapping; `false` if the stream takes nothing now.
+    pub(crate) fn close(&mut self, control_index: ControlIndex, slot: Slot, reason: CloseReason) -> bool {
+        if !self.stream.is_open() {
+            return false;
+        }
+        let record = self.replica.table.record_mut(slot);
+        record.closing = Some(reason);
+        let public = record.public();
+        self.overlay.close(slot);
+        self.stream.push(control_index, FlowRecord::Close { public, reason });
+        true
+    }
+
+    /// Looks whether holds have ended or the header has something new to say, and makes sure that an entry carries it (F6).
+    pub(crate) fn end_holds(&mut self, now_ns: u64, snapshot: &Snapshot) {
+        let (meta, frees_after_ns) = (self.replica.meta, self.replica.frees_after_ns);
+        let Some(lead) = &mut self.leadership else { return };
+        if !self.stream.is_open() {
+            return;
+        }
+        if let (true, Some(takeover_ns)) = (now_ns >= frees_after_ns, lead.takeover_ns) {
+            for class in HoldClass::ALL {
+                let length = u64::from(meta.hold_ms[class.index()]) * MS;
+                // Holds restart in full on takeover.
+                if now_ns < takeover_ns.saturating_add(length) {
+                    continue;
+                }
+                let proposed = &mut lead.proposed_ended[class.index()];
+                if let Some(ended) = self.replica.holds.ended(class, *proposed, now_ns - length) {
+                    *proposed = ended;
+                    lead.holds_due_ns.get_or_insert(now_ns.saturating_add(HOLD_BATCH_NS));
+                }
+            }
+        }
+        let forces = Forces::of(&snapshot.params);
+        let in_force = Forces { orphan_grace_ms: meta.orphan_grace_ms, hold_ms: meta.hold_ms };
+        // An empty shard needs no entry of its own for that: its first one will carry it.
+        let news = forces != lead.proposed_forces.unwrap_or(in_force) && self.replica.table.slots() > 0;
+        if news || lead.holds_due_ns.is_some_and(|due| now_ns >= due) {
+            self.stream.push_header(snapshot.control_index);
+        }
+    }
+
+    /// Emits a fence for each draining block that nothing uses any more (F4, I11).
+    pub(crate) fn fence(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
+        let Some(lead) = &self.leadership else { return };
+        let grace_end = self.replica.grace_wait_ns(lead.since_ns, snapshot.params.vote_timeout_ms, 0);
+        let Some(config) = snapshot.shards.get(&home) else { return };
+        if config.draining.is_empty() || now_ns < grace_end || !self.stream.is_open() {
+            return;
+        }
+        for draining in &config.draining {
+            let key = (draining.block, draining.reclaim_index);
+            if self.replica.fenced.contains(&key)
+                || self.replica.table.usage().flows(&draining.block) > 0
+                || self.overlay.opens_on(&draining.block)
+            {
+                continue;
+            }
+            if self.overlay.fence(draining.block, draining.reclaim_index) {
+                let record = FlowRecord::Fence { block: draining.block, reclaim_index: draining.reclaim_index };
+                self.stream.push(snapshot.control_index, record);
+            }
+        }
+    }
+
+    /// Committed fences whose block still drains: told again now and then, and after a takeover, because the one who told
+    /// the control group may have died with the message.
+    pub(crate) fn fences_to_report(
+        &mut self,
+        now_ns: u64,
+        home: ShardId,
+        snapshot: &Snapshot,
+    ) -> Vec<(PortBlock, ControlIndex)> {
+        let Some(lead) = &mut self.leadership else { return Vec::new() };
+        if self.replica.fenced.is_empty() || now_ns < lead.report_ns {
+            return Vec::new();
+        }
+        lead.report_ns = now_ns.saturating_add(REPORT_NS);
+        let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining[..]);
+        let keys = draining.iter().map(|d| (d.block, d.reclaim_index));
+        keys.filter(|key| self.replica.fenced.contains(key)).collect()
+    }
+}
+
+/// Why a live mapping may not stay under this snapshot, if so.
+fn verdict_on(record: &Record, home: ShardId, snapshot: &Snapshot) -> Option<CloseReason> {
+    let backend = snapshot.backends.get(&record.backend);
+    let Some(backend) =
+        backend.filter(|b| b.vnet == record.vnet && crate::record::Addr::from(b.ip) == record.inside.addr)
+    else {
+        return Some(CloseReason::Policy);
+    };
+    if in_lease(&backend.lease, record.frontend, record.public_port) {
+        return None;
+    }
+    let draining = snapshot.shards.get(&home).and_then(|s| {
+        s.draining.iter().find(|d| d.block.frontend == record.frontend && d.block.contains(record.public_port))
+    });
+    match draining {
+        Some(draining) if draining.close_now == CloseNow::No => None,
+        // Outside its lease: taken back, or a base of a re-creation that lacked the reclaim (N4).
+        Some(_) | None => Some(CloseReason::Reclaim),
+    }
+}

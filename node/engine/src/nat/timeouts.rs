@@ -1,0 +1,76 @@
+//! How long a mapping may be silent (S13, D7, D26, R4, R14, R15, R18), and what its end is called then. Pure.
+
+use super::tcp::Phase;
+use crate::flow::Record;
+use crate::record::{CloseReason, Proto};
+use crate::snapshot::{Backend, Params, Profile, Snapshot};
+
+const SEC: u64 = 1_000_000_000;
+const MS: u64 = 1_000_000;
+/// Silence after a believed reset, profile `azure` (R18).
+const RESET_AZURE_NS: u64 = 16 * SEC;
+/// Half open, closing or reset (RFC 5382 REQ-5, RFC 7857 section 2).
+const TRANSITORY_NS: u64 = 240 * SEC;
+/// Established TCP, profile `rfc`: 2 h 4 min (RFC 5382 REQ-5).
+const ESTABLISHED_RFC_NS: u64 = 7_440 * SEC;
+/// UDP, profile `rfc` (RFC 4787 REQ-5 recommends five minutes).
+const UDP_RFC_NS: u64 = 300 * SEC;
+/// ICMP queries, profile `rfc` (RFC 5508 REQ-2).
+const QUERY_RFC_NS: u64 = 60 * SEC;
+/// After the reply of a well-known datagram service (D26).
+const ANSWERED_NS: u64 = 10 * SEC;
+/// After both FINs, if the close could not be proposed at once.
+const FINISHED_NS: u64 = 2 * SEC;
+
+/// No mapping ends after less silence under this snapshot; so an idle sweep can pass over most at a glance.
+pub(crate) fn shortest_ns(snapshot: &Snapshot) -> u64 {
+    let idle_ms = snapshot.backends.values().map(|backend| backend.idle_timeout_ms).min();
+    idle_ms.map_or(FINISHED_NS, |ms| FINISHED_NS.min(u64::from(ms) * MS))
+}
+
+/// The silence that ends the mapping, and the reason that is then given.
+pub(crate) fn silence(record: &Record, backend: &Backend, params: &Params) -> (u64, CloseReason) {
+    let idle_ns = u64::from(backend.idle_timeout_ms) * MS;
+    match record.proto {
+        Proto::Tcp => tcp(record.tcp.phase(), backend.profile, idle_ns),
+        Proto::Udp if is_short(record, params) && record.tcp.is_answered() => (ANSWERED_NS, CloseReason::Answered),
+        Proto::Udp => match backend.profile {
+            Profile::Azure => (idle_ns, CloseReason::Idle),
+            Profile::Rfc => (UDP_RFC_NS, CloseReason::Idle),
+        },
+        Proto::Icmp => match backend.profile {
+            Profile::Azure => (idle_ns, CloseReason::Idle),
+            Profile::Rfc => (QUERY_RFC_NS, CloseReason::Idle),
+        },
+    }
+}
+
+fn tcp(phase: Phase, profile: Profile, idle_ns: u64) -> (u64, CloseReason) {
+    match (phase, profile) {
+        // The close could not be proposed when it was due.
+        (Phase::Finished, _) => (FINISHED_NS, CloseReason::Fin),
+        (Phase::Reset, Profile::Azure) => (RESET_AZURE_NS, CloseReason::Rst),
+        (Phase::Reset, Profile::Rfc) => (TRANSITORY_NS, CloseReason::Rst),
+        (Phase::HalfOpen, Profile::Azure) => (idle_ns.min(TRANSITORY_NS), CloseReason::Idle),
+        (Phase::HalfOpen | Phase::Closing, Profile::Rfc) => (TRANSITORY_NS, CloseReason::Idle),
+        (Phase::Closing | Phase::Established, Profile::Azure) => (idle_ns, CloseReason::Idle),
+        (Phase::Established, Profile::Rfc) => (ESTABLISHED_RFC_NS, CloseReason::Idle),
+    }
+}
+
+/// A datagram came from the remote. It never makes a mapping live longer (R5); the first answer of a well-known service
+/// makes it live shorter (D26, RFC 4787 REQ-5c).
+pub(crate) fn note_answer(record: &mut Record, backend: &Backend, params: &Params, now_ns: u64) {
+    if !is_short(record, params) || record.tcp.is_answered() {
+        return;
+    }
+    let end = record.last_seen_ns.saturating_add(silence(record, backend, params).0);
+    if now_ns.saturating_add(ANSWERED_NS) < end {
+        record.tcp.answer();
+        record.last_seen_ns = now_ns;
+    }
+}
+
+fn is_short(record: &Record, params: &Params) -> bool {
+    record.proto == Proto::Udp && record.remote.port != 0 && params.short_idle_ports.contains(&record.remote.port)
+}

@@ -1,0 +1,80 @@
+//! Resets to both ends of a connection that went idle (R27, `enable_tcp_reset`). Called by the worker when the close is
+//! committed, so that a mapping which goes on never sees one; under the lease alone, and only with sequence numbers that
+//! are known to lie in the receiver's window. Best effort, like any reset: what finds no room is not sent.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::event::Authority;
+use crate::flow::Slot;
+use crate::held::{Origin, Outgoing};
+use crate::ids::{ShardId, Side, Term};
+use crate::nat::tcp::Direction;
+use crate::pipeline::{Hop, next_hop};
+use crate::record::{CloseReason, Proto};
+use crate::snapshot::{Snapshot, TcpReset};
+use crate::wire::{FrameMeta, build_reset};
+use crate::worker::Worker;
+
+impl Worker {
+    /// The close of a mapping of this owner's is committed.
+    pub(crate) fn reset_ends(&mut self, now_ns: u64, home: ShardId, term: Term, slot: Slot, reason: CloseReason) {
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        if reason == CloseReason::Idle {
+            self.reset_idle(&snapshot, now_ns, home, term, slot);
+        }
+    }
+
+    fn reset_idle(&mut self, s: &Snapshot, now_ns: u64, home: ShardId, term: Term, slot: Slot) -> Option<()> {
+        let shard = self.replica(home)?;
+        let record = shard.replica.table.record(slot);
+        let wanted = s.backends.get(&record.backend).is_some_and(|b| b.tcp_reset_on_idle == TcpReset::On);
+        // A packet came while the close was on its way: the connection goes on under the same mapping.
+        if record.proto != Proto::Tcp || !wanted || shard.overlay.is_opening(&record.flow()) {
+            return None;
+        }
+        let remote = SocketAddrV4::new(record.remote.addr.ipv4()?, record.remote.port);
+        let inside = SocketAddrV4::new(record.inside.addr.ipv4()?, record.inside.port);
+        let public = SocketAddrV4::new(s.frontends.get(&record.frontend)?.ip, record.public_port);
+        let (out, back) = (record.tcp.reset_sequence(Direction::Out), record.tcp.reset_sequence(Direction::In));
+        let authority = Authority::Lease { shard: home, term };
+        if let (Some(seq), Ok(hop)) = (out, next_hop(s, *remote.ip())) {
+            let frame = build_reset(public, remote, seq, back);
+            self.send_own(s, now_ns, (Side::Outside, hop), authority, frame);
+        }
+        if let Some(seq) = back {
+            let frame = build_reset(remote, inside, seq, out);
+            self.send_own(s, now_ns, (Side::Inside, *inside.ip()), authority, frame);
+        }
+        Some(())
+    }
+
+    /// Sends a frame of the worker's own to a neighbour, at once or when that one has answered.
+    fn send_own<const N: usize>(
+        &mut self,
+        s: &Snapshot,
+        since_ns: u64,
+        to: (Side, Ipv4Addr),
+        authority: Authority,
+        mut bytes: [u8; N],
+    ) {
+        let Ok(hop) = self.address(s, since_ns, to.0, authority, to.1, &mut bytes) else { return };
+        let (side, meta) = (to.0, FrameMeta::default());
+        match hop {
+            Hop::Ready => {
+                let Some(mut frame) = self.held.own_buffer() else { return };
+                frame.extend_from_slice(&bytes);
+                self.held.push(Outgoing { frame, meta, side, authority, origin: Origin::Own, since_ns });
+            }
+            Hop::Wait(ip) => {
+                // It waits like a frame that came in, and counts like one.
+                let Some(frame) = self.held.copy(&s.params, &bytes) else { return };
+                self.counters.originated += 1;
+                self.counters.parked += 1;
+                let outgoing = Outgoing { frame, meta, side, authority, origin: Origin::Received, since_ns };
+                if let Err(reason) = self.wait_for((side, ip), outgoing) {
+                    self.counters.drop_parked(reason);
+                }
+            }
+        }
+    }
+}

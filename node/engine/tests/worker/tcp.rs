@@ -1,0 +1,234 @@
+//! Connections: their phases and timers by profile, resets that are believed and resets that are sent.
+
+use crate::lab::*;
+use qnat_engine::event::{DropReason, GroupEvent, Verdict};
+use qnat_engine::ids::*;
+use qnat_engine::record::HoldClass;
+use qnat_engine::snapshot::{Profile, TcpReset};
+use qnat_engine::status::FlowState;
+use qnat_engine::wire::{IpPacket, TcpFlags};
+
+fn state(lab: &Lab) -> Vec<FlowState> {
+    lab.nodes[lab.leader].worker.dump_flows(lab.now, Some(SHARD), 1000).into_iter().map(|f| f.state).collect()
+}
+
+/// A connection of A's port 9 to `REMOTE`; returns the public port. A's next octet is 101, the remote's 501.
+fn handshake(lab: &mut Lab) -> u16 {
+    let port = lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, SYN, 100, 0)).src_port;
+    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, SYN | ACK, 500, 101));
+    lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, ACK, 101, 501));
+    port
+}
+
+fn with(lab: &mut Lab, profile: Profile, minutes: u32, reset: TcpReset) {
+    let index = lab.loaded(0) + 1;
+    lab.load(index, |s| {
+        let a = s.backends.get_mut(&BackendId(1)).expect("A");
+        (a.profile, a.idle_timeout_ms, a.tcp_reset_on_idle) = (profile, minutes * 60_000, reset);
+    });
+}
+
+/// The flow lives on after `alive_ms` and is held two and a half seconds later.
+fn ends_after(lab: &mut Lab, alive_ms: u64, class: HoldClass) {
+    lab.run(alive_ms - 100);
+    assert_eq!(state(lab), [FlowState::Live], "not before {alive_ms} ms");
+    lab.run(2_500);
+    assert_eq!(state(lab), [FlowState::Held(class)], "after {alive_ms} ms");
+}
+
+#[test]
+fn each_phase_of_a_connection_has_the_timer_of_its_profile() {
+    for (profile, half_open_s, established_s, closing_s, reset_s) in
+        [(Profile::Azure, 240, 600, 600, 16), (Profile::Rfc, 240, 7_440, 240, 240)]
+    {
+        let mut lab = Lab::new(1);
+        lab.lease(0, 100_000 * SEC);
+        with(&mut lab, profile, 10, TcpReset::Off);
+        lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, SYN, 100, 0));
+        ends_after(&mut lab, half_open_s * 1_000, HoldClass::IdleStream);
+
+        lab.run(70_000);
+        handshake(&mut lab);
+        ends_after(&mut lab, established_s * 1_000, HoldClass::IdleStream);
+
+        lab.run(70_000);
+        handshake(&mut lab);
+        lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, FIN | ACK, 101, 501));
+        ends_after(&mut lab, closing_s * 1_000, HoldClass::IdleStream);
+
+        lab.run(70_000);
+        let port = handshake(&mut lab);
+        lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, RST, 501, 0));
+        ends_after(&mut lab, reset_s * 1_000, HoldClass::Rst);
+    }
+}
+
+#[test]
+fn datagrams_and_queries_have_the_timers_of_their_profile() {
+    for (profile, udp_s, icmp_s) in [(Profile::Azure, 600, 600), (Profile::Rfc, 300, 60)] {
+        let mut lab = Lab::new(1);
+        with(&mut lab, profile, 10, TcpReset::Off);
+        lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
+        ends_after(&mut lab, udp_s * 1_000, HoldClass::IdleDatagram);
+        lab.run(70_000);
+        lab.pass(0, Side::Inside, ping(A, REMOTE, 7));
+        ends_after(&mut lab, icmp_s * 1_000, HoldClass::IdleDatagram);
+    }
+}
+
+#[test]
+fn a_well_known_query_ends_soon_after_its_answer() {
+    let mut lab = Lab::new(1);
+    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    lab.run(30_000);
+    assert_eq!(state(&lab), [FlowState::Live], "without an answer it has its whole time");
+    lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
+    lab.run(5_000);
+    lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
+    ends_after(&mut lab, 5_000, HoldClass::Rst);
+
+    lab.run(20_000);
+    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
+    lab.run(8_000);
+    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.run(30_000);
+    assert_eq!(state(&lab), [FlowState::Live], "asked again, it waits again");
+    let other = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500)).src_port;
+    lab.pass(0, Side::Outside, udp_in(REMOTE, 4500, PUBLIC, other));
+    lab.run(30_000);
+    assert_eq!(state(&lab).len(), 2, "other services have their whole time");
+}
+
+#[test]
+fn a_lost_final_ack_does_not_keep_a_connection_half_open() {
+    let mut lab = Lab::new(1);
+    with(&mut lab, Profile::Azure, 10, TcpReset::Off);
+    let port = lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, SYN, 100, 0)).src_port;
+    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, SYN | ACK, 500, 101));
+    ends_after(&mut lab, 600_000, HoldClass::IdleStream);
+}
+
+#[test]
+fn an_unsolicited_syn_is_unanswered_and_a_simultaneous_open_wins() {
+    let mut lab = Lab::new(1);
+    let port = lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 81, SYN, 1, 0)).src_port;
+    lab.sent.clear();
+    let syn = tcp(REMOTE, 80, PUBLIC, port, SYN, 500, 0);
+    assert_eq!(lab.frame(0, Side::Outside, syn.clone()), Verdict::Drop(DropReason::NoMapping));
+    lab.run(10_000);
+    assert!(lab.sent.iter().all(Sent::is_arp), "R13: neither a reset nor an error");
+    // The same port serves another remote.
+    assert_eq!(lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, SYN, 100, 0)).src_port, port);
+    assert_eq!(lab.pass(0, Side::Outside, syn).dst, A);
+    lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, SYN | ACK, 100, 501));
+    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, SYN | ACK, 500, 101));
+    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, ACK, 501, 101));
+}
+
+#[test]
+fn a_reset_off_the_expected_sequence_does_not_even_refresh() {
+    let mut lab = Lab::new(1);
+    let port = handshake(&mut lab);
+    lab.run(200_000);
+    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, RST, 502, 0));
+    ends_after(&mut lab, 40_000, HoldClass::IdleStream);
+}
+
+#[test]
+fn a_reset_is_taken_back_by_its_senders_traffic() {
+    let mut lab = Lab::new(1);
+    let port = handshake(&mut lab);
+    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, RST, 501, 0));
+    lab.run(10_000);
+    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, ACK, 501, 101));
+    lab.run(200_000);
+    assert_eq!(state(&lab), [FlowState::Live]);
+}
+
+#[test]
+fn after_a_takeover_a_reset_is_not_believed_before_the_numbers_are_learned() {
+    let mut lab = Lab::new(2);
+    let port = handshake(&mut lab);
+    lab.elect(1);
+    lab.pass(1, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, RST, 501, 0));
+    lab.run(60_000);
+    assert_eq!(state(&lab), [FlowState::Live], "nobody is cut");
+    lab.pass(1, Side::Inside, tcp(A, 9, REMOTE, 80, ACK, 101, 501));
+    lab.pass(1, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, RST, 501, 0));
+    ends_after(&mut lab, 16_000, HoldClass::Rst);
+    lab.assert_in_step();
+}
+
+fn resets(lab: &mut Lab) -> Vec<(Side, IpPacket)> {
+    lab.sent.retain(|s| !s.is_arp());
+    lab.sent.iter().map(|s| (s.side, s.packet())).collect()
+}
+
+#[test]
+fn an_idle_connection_is_reset_on_both_sides_when_its_rule_says_so() {
+    let mut lab = Lab::new(1);
+    with(&mut lab, Profile::Azure, 4, TcpReset::On);
+    let port = handshake(&mut lab);
+    lab.sent.clear();
+    ends_after(&mut lab, 240_000, HoldClass::IdleStream);
+    let sent = resets(&mut lab);
+    assert_eq!(sent.len(), 2, "one to each side");
+    for (side, p) in sent {
+        let tcp = p.tcp.expect("a segment");
+        assert_eq!(tcp.flags, TcpFlags::RST | TcpFlags::ACK);
+        assert_eq!(p.eth_src, Mac::of_shard(SHARD));
+        let ends = (p.src, p.src_port, p.dst, p.dst_port, tcp.seq, tcp.ack);
+        match side {
+            Side::Outside => assert_eq!(ends, (PUBLIC, port, REMOTE, 80, 101, 501), "R27: in the remote's window"),
+            Side::Inside => assert_eq!(ends, (REMOTE, 80, A, 9, 501, 101), "R27: in the backend's"),
+        }
+    }
+}
+
+#[test]
+fn no_reset_is_sent_without_knowledge_without_the_rule_or_for_a_connection_that_goes_on() {
+    let mut lab = Lab::new(2);
+    handshake(&mut lab);
+    lab.sent.clear();
+    lab.run(250_000);
+    assert!(resets(&mut lab).is_empty(), "the rule does not say so");
+
+    with(&mut lab, Profile::Azure, 4, TcpReset::On);
+    lab.run(70_000);
+    handshake(&mut lab);
+    lab.elect(1);
+    lab.sent.clear();
+    lab.run(300_000);
+    assert_eq!(state(&lab), [FlowState::Held(HoldClass::IdleStream)]);
+    assert!(resets(&mut lab).is_empty(), "after a takeover nothing is known");
+
+    lab.elect(0);
+    lab.run(70_000);
+    handshake(&mut lab);
+    lab.hold = Hold::Yes;
+    lab.run(250_000);
+    assert_eq!(lab.out(0, tcp(A, 9, REMOTE, 80, ACK, 101, 501)), Verdict::Consumed);
+    lab.sent.clear();
+    lab.commit_waiting();
+    assert_eq!(state(&lab), [FlowState::Live], "a packet came while the close was on its way");
+    let sent = resets(&mut lab);
+    assert_eq!(sent.len(), 1);
+    assert!(!sent[0].1.tcp.expect("a segment").flags.contains(TcpFlags::RST));
+}
+
+#[test]
+fn resets_do_not_leave_without_the_lease() {
+    let mut lab = Lab::new(1);
+    with(&mut lab, Profile::Azure, 4, TcpReset::On);
+    handshake(&mut lab);
+    lab.hold = Hold::Yes;
+    lab.run(250_000);
+    assert_eq!(state(&lab), [FlowState::Closing]);
+    lab.lapse();
+    lab.sent.clear();
+    lab.event(0, GroupEvent::Owner { shard: SHARD, term: Term(1), node: None });
+    lab.commit_waiting();
+    assert!(resets(&mut lab).is_empty());
+    assert!(lab.dropped(0, DropReason::LeaseLapsed) > 0);
+}
