@@ -9,7 +9,9 @@ use crate::outbound::check_destination;
 use crate::pipeline::{Access, Cx, endpoint, inside_subnet, next_hop};
 use crate::record::{InsideKey, PublicKey};
 use crate::shard::{LeaseWords, Shard};
-use crate::wire::{FrameMeta, IcmpError, IcmpKind, decrement_ttl, rewrite_error_destination, rewrite_error_source};
+use crate::wire::{
+    FrameMeta, IcmpError, IcmpKind, decrement_ttl, may_fragment, rewrite_error_destination, rewrite_error_source,
+};
 use crate::worker::Worker;
 
 impl Worker {
@@ -50,9 +52,7 @@ impl Worker {
             Access::Forward(node) => return self.forward(cx, Side::Inside, node, e.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        if e.ttl <= 1 {
-            return Err(DropReason::TtlExpired);
-        }
+        self.may_error_go_on(Side::Outside, e, frame)?;
         let flow = FlowKey {
             proto: e.quote.proto,
             inside: InsideKey { vnet: self.vnet, endpoint: endpoint(e.quote.dst, e.quote.dst_port) },
@@ -94,9 +94,7 @@ impl Worker {
             Access::Forward(node) => return self.forward(cx, Side::Outside, node, e.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        if e.ttl <= 1 {
-            return Err(DropReason::TtlExpired);
-        }
+        self.may_error_go_on(Side::Inside, e, frame)?;
         let remote = endpoint(e.quote.dst, e.quote.dst_port);
         let key = PublicKey { proto: e.quote.proto, frontend, port: e.quote.src_port, remote };
         let (shard, slot) = self.mapping(home, |shard| shard.replica.table.find_public(&key))?;
@@ -107,6 +105,15 @@ impl Worker {
         decrement_ttl(frame, e.l3);
         let hop = self.address(s, cx.now_ns, Side::Inside, authority, ip, frame)?;
         self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame)
+    }
+
+    /// As for other packets, but nobody is told.
+    fn may_error_go_on(&self, to: Side, e: &IcmpError, frame: &mut [u8]) -> Result<(), DropReason> {
+        match e.ttl {
+            0 | 1 => Err(DropReason::TtlExpired),
+            _ if e.total_len > self.mtu(to) && !may_fragment(frame, e.l3) => Err(DropReason::TooBig),
+            _ => Ok(()),
+        }
     }
 
     fn mapping(&self, home: ShardId, find: impl Fn(&Shard) -> Option<Slot>) -> Result<(&Shard, Slot), DropReason> {

@@ -133,6 +133,8 @@ drop_reasons! {
     IcmpQuote = "icmp_quote",
     /// A fragment.
     Fragment = "fragment",
+    /// Larger than the link it would leave by, and not to be fragmented.
+    TooBig = "too_big",
     /// TTL would reach 0.
     TtlExpired = "ttl_expired",
     /// Source is not a backend of this network, or an address that must not be a source.

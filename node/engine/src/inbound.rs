@@ -38,9 +38,12 @@ impl Worker {
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
         let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
         let slot = shard.replica.table.find_public(&key).ok_or(DropReason::NoMapping)?;
-        let record = shard.replica.table.record_mut(slot);
+        let record = shard.replica.table.record(slot);
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let to = inbound_use(record, backend)?;
+        self.may_go_on(cx, (Side::Outside, Side::Inside), authority, (p, meta), frame)?;
+        let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
+        let record = shard.replica.table.record_mut(slot);
         if let Some(tcp) = &p.tcp {
             let progress = record.tcp.observe(Direction::In, tcp);
             if progress != Progress::Ignored {

@@ -14,7 +14,9 @@ use crate::pipeline::{Access, Cx, Hop, ending, endpoint, inside_subnet, next_hop
 use crate::record::{FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
 use crate::shard::{LeaseWords, Shard, in_lease};
 use crate::snapshot::{Backend, Snapshot};
-use crate::wire::{FrameMeta, IcmpKind, IpPacket, TcpFlags, decrement_ttl, rewrite_source};
+use crate::wire::{
+    FrameMeta, IcmpKind, IpPacket, TcpFlags, decrement_ttl, may_fragment, rewrite_source, set_identification,
+};
 use crate::worker::Worker;
 
 /// What to do with a packet whose mapping was found.
@@ -48,6 +50,7 @@ impl Worker {
             Access::Forward(node) => return self.forward(cx, Side::Inside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
+        self.may_go_on(cx, (Side::Inside, Side::Outside), authority, (p, meta), frame)?;
         let flow = FlowKey {
             proto: p.proto,
             inside: InsideKey { vnet: self.vnet, endpoint: endpoint(p.src, p.src_port) },
@@ -229,6 +232,10 @@ impl Worker {
         let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
         let hop = next_hop(s, p.dst)?;
         rewrite_source(frame, meta, p, public.ip, port);
+        if may_fragment(frame, p.l3) {
+            let id = self.identifications.take(public.ip, p.dst, p.proto as u8, p.wire_packets(meta));
+            set_identification(frame, p.l3, id);
+        }
         decrement_ttl(frame, p.l3);
         self.address(s, now_ns, Side::Outside, authority, hop, frame)
     }

@@ -76,9 +76,6 @@ impl Worker {
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         self.accept(cx, side, (p.eth_src, p.eth_dst))?;
-        if p.ttl <= 1 {
-            return Err(DropReason::TtlExpired);
-        }
         match side {
             Side::Inside => self.outbound(cx, meta, p, frame),
             Side::Outside => self.inbound(cx, meta, p, frame),
@@ -187,7 +184,14 @@ impl Worker {
         frame: &[u8],
     ) -> Result<Verdict, DropReason> {
         match hop {
-            Hop::Ready => Ok(Verdict::Transmit { side, authority }),
+            Hop::Ready if !self.is_too_long(side, meta, frame) => Ok(Verdict::Transmit { side, authority }),
+            Hop::Ready => {
+                // It leaves in pieces, by `poll_frame`.
+                let frame = self.held.copy(&s.params, frame).ok_or(DropReason::HoldLimit)?;
+                let meta = *meta;
+                self.held.push(Outgoing { frame, meta, side, authority, origin: Origin::Received, since_ns: now_ns });
+                Ok(Verdict::Consumed)
+            }
             Hop::Wait(ip) => {
                 let frame = self.held.copy(&s.params, frame).ok_or(DropReason::HoldLimit)?;
                 let meta = *meta;

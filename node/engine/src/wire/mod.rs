@@ -15,18 +15,23 @@ pub mod checksum;
 pub mod ethernet;
 mod icmp;
 mod ipv4;
+mod notice;
 mod quote;
 mod reset;
 mod rewrite;
+mod split;
 mod tcp;
 mod udp;
 
 pub use arp::{ArpOp, ArpPacket, build_arp};
 pub use ethernet::set_ethernet;
 pub use icmp::IcmpKind;
+pub(crate) use notice::{FRAME_MAX, Notice, build_notice};
 pub use quote::{IcmpError, Quote, rewrite_error_destination, rewrite_error_source};
 pub use reset::build_reset;
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source};
+pub(crate) use rewrite::{may_fragment, set_identification};
+pub(crate) use split::{Cut, complete_checksum};
 pub use tcp::{TcpFields, TcpFlags};
 
 /// What the device told about a frame (virtio_net_hdr).
@@ -116,6 +121,30 @@ pub struct IpPacket {
     pub l4: u16,
     /// Octets from the IP header to the end of the packet; the frame may be longer by padding.
     pub total_len: u16,
+}
+
+impl IpPacket {
+    /// Octets of the largest IP packet that goes on a wire for this frame: of a super-packet, a segment.
+    #[must_use]
+    pub fn wire_len(&self, meta: &FrameMeta) -> u16 {
+        let ip = self.l4 - self.l3;
+        let payload = self.tcp.map_or(0, |tcp| u16::try_from(tcp.payload_len).unwrap_or(u16::MAX));
+        let whole = match meta.gso {
+            Gso::None => self.total_len,
+            Gso::Tcp4 { size } => self.total_len.saturating_sub(payload).saturating_add(size),
+            Gso::Udp { size } => (ip + udp::LEN).saturating_add(size),
+        };
+        whole.min(self.total_len)
+    }
+
+    /// How many IP packets go on a wire for this frame.
+    #[must_use]
+    pub fn wire_packets(&self, meta: &FrameMeta) -> u16 {
+        match meta.gso {
+            Gso::None => 1,
+            Gso::Tcp4 { size } | Gso::Udp { size } => (self.total_len - (self.l4 - self.l3)).div_ceil(size.max(1)),
+        }
+    }
 }
 
 /// What the transport header says; the common part of all protocols.

@@ -10,6 +10,8 @@ use super::checksum::Delta;
 use super::{ChecksumState, FrameMeta, IcmpKind, IpPacket, Proto, icmp, none_to_ones, tcp, udp};
 
 /// Where in the IPv4 header things stand.
+const IDENTIFICATION_AT: u16 = 4;
+const FRAGMENT_AT: u16 = 6;
 const TTL_AT: u16 = 8;
 const CHECKSUM_AT: u16 = 10;
 const SOURCE_AT: u16 = 12;
@@ -59,6 +61,20 @@ pub fn decrement_ttl(frame: &mut [u8], l3: u16) {
     let lower = ttl.saturating_sub(1);
     octets::<2>(frame, l3 + TTL_AT)[0] = lower;
     let delta = Delta::default().word(u16::from_be_bytes([ttl, protocol]), u16::from_be_bytes([lower, protocol]));
+    let field = octets(frame, l3 + CHECKSUM_AT);
+    *field = delta.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
+}
+
+/// Whether the IP header at `l3` allows fragmentation.
+pub(crate) fn may_fragment(frame: &mut [u8], l3: u16) -> bool {
+    octets::<1>(frame, l3 + FRAGMENT_AT)[0] & 0x40 == 0
+}
+
+/// Replaces the identification in the IP header at `l3`.
+pub(crate) fn set_identification(frame: &mut [u8], l3: u16, id: u16) {
+    let field = octets(frame, l3 + IDENTIFICATION_AT);
+    let delta = Delta::default().word(u16::from_be_bytes(*field), id);
+    *field = id.to_be_bytes();
     let field = octets(frame, l3 + CHECKSUM_AT);
     *field = delta.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
 }

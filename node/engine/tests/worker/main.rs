@@ -5,5 +5,6 @@ mod icmp;
 mod lab;
 mod ownership;
 mod raw;
+mod sizes;
 mod tcp;
 mod translation;

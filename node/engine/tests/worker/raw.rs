@@ -11,6 +11,9 @@ pub(crate) const UDP: u8 = 17;
 /// Where the IP header stands in a frame.
 pub(crate) const L3: usize = 14;
 
+pub(crate) const DONT_FRAGMENT: u16 = 0x4000;
+pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
+
 /// An IPv4 packet without its Ethernet header.
 #[derive(Clone, Debug)]
 pub(crate) struct Raw {
