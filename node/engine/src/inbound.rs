@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::Record;
+use crate::fragments::{Fate, Key, Way};
 use crate::ids::Side;
 use crate::nat::tcp::{Direction, Progress};
 use crate::nat::timeouts::note_answer;
@@ -35,6 +36,7 @@ impl Worker {
             Access::Forward(node) => return self.forward(cx, Side::Outside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
+        self.note_first(cx.now_ns, Side::Outside, p)?;
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
         let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
         let slot = shard.replica.table.find_public(&key).ok_or(DropReason::NoMapping)?;
@@ -57,6 +59,11 @@ impl Worker {
         }
         rewrite_destination(frame, meta, p, to.0, to.1);
         decrement_ttl(frame, p.l3);
+        if let Some(key) = Key::of_first(Side::Outside, p) {
+            let (destination, side) = (Some(to.0), Side::Inside);
+            let way = Way { source: None, destination, id: None, side, hop: to.0, authority };
+            self.fragments.decide(&key, Fate::Known(way));
+        }
         let hop = self.address(s, cx.now_ns, Side::Inside, authority, to.0, frame)?;
         self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame)
     }

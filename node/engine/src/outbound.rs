@@ -7,7 +7,8 @@ use std::net::Ipv4Addr;
 use crate::arp::on_link;
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{FlowKey, Record, Slot};
-use crate::held::{Origin, Outgoing, Parked};
+use crate::fragments::{Fate, Key, Way};
+use crate::held::Parked;
 use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
 use crate::nat::tcp::{Direction, Progress};
 use crate::pipeline::{Access, Cx, Hop, ending, endpoint, inside_subnet, next_hop};
@@ -50,6 +51,7 @@ impl Worker {
             Access::Forward(node) => return self.forward(cx, Side::Inside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
+        self.note_first(cx.now_ns, Side::Inside, p)?;
         self.may_go_on(cx, (Side::Inside, Side::Outside), authority, (p, meta), frame)?;
         let flow = FlowKey {
             proto: p.proto,
@@ -169,7 +171,7 @@ impl Worker {
             return;
         };
         let Parked { mut frame, meta, packet, .. } = parked;
-        let authority = Authority::Lease { shard: home, term };
+        let (authority, key) = (Authority::Lease { shard: home, term }, Key::of_first(Side::Inside, &packet));
         let result = match self.replica_mut(home) {
             Some(shard) => {
                 let (frontend, port, progress) = note_outbound(shard, slot, &packet, now_ns);
@@ -180,26 +182,17 @@ impl Worker {
             }
             None => Err(DropReason::TermLost),
         };
-        let outgoing = |frame| Outgoing {
-            frame,
-            meta,
-            side: Side::Outside,
-            authority,
-            origin: Origin::Received,
-            since_ns: now_ns,
-        };
         match result {
-            Ok(Hop::Ready) => self.held.push(outgoing(frame)),
-            Ok(Hop::Wait(ip)) => {
-                if let Err(reason) = self.wait_for((Side::Outside, ip), outgoing(frame)) {
-                    self.counters.drop_parked(reason);
-                }
-            }
+            Ok(hop) => self.send_later(now_ns, (Side::Outside, authority), hop, meta, frame),
             Err(reason) => {
                 self.held.recycle(frame);
                 self.counters.drop_parked(reason);
+                if let Some(key) = key {
+                    self.fragments.decide(&key, Fate::Refused(reason));
+                }
             }
         }
+        self.settle_fragments(&snapshot, now_ns, key);
         self.snapshot = Some(snapshot);
     }
 
@@ -232,9 +225,15 @@ impl Worker {
         let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
         let hop = next_hop(s, p.dst)?;
         rewrite_source(frame, meta, p, public.ip, port);
-        if may_fragment(frame, p.l3) {
-            let id = self.identifications.take(public.ip, p.dst, p.proto as u8, p.wire_packets(meta));
-            set_identification(frame, p.l3, id);
+        let mut id = None;
+        if p.fragment.is_some() || may_fragment(frame, p.l3) {
+            let fresh = self.identifications.take(public.ip, p.dst, p.proto as u8, p.wire_packets(meta));
+            set_identification(frame, p.l3, fresh);
+            id = Some(fresh);
+        }
+        if let Some(key) = Key::of_first(Side::Inside, p) {
+            let (source, side) = (Some(public.ip), Side::Outside);
+            self.fragments.decide(&key, Fate::Known(Way { source, destination: None, id, side, hop, authority }));
         }
         decrement_ttl(frame, p.l3);
         self.address(s, now_ns, Side::Outside, authority, hop, frame)

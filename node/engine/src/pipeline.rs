@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use crate::arp::on_link;
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{Record, Slot, State};
+use crate::fragments::{Fate, Key};
 use crate::held::{Origin, Outgoing};
 use crate::ids::{Mac, NodeId, ShardId, Side, Term};
 use crate::neigh::Lookup;
@@ -51,6 +52,7 @@ impl Worker {
         let result = match parse(frame, meta) {
             Ok(Parsed::Arp(p)) => return self.handle_arp(cx, side, &p),
             Ok(Parsed::Ip(p)) => self.judge_packet(cx, side, meta, &p, frame),
+            Ok(Parsed::Fragment(f)) => self.judge_fragment(cx, side, meta, &f, frame),
             Ok(Parsed::Error(e)) => self.judge_error(cx, side, meta, &e, frame),
             Err(reason) => Err(reason),
         };
@@ -76,10 +78,20 @@ impl Worker {
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         self.accept(cx, side, (p.eth_src, p.eth_dst))?;
-        match side {
+        let result = match side {
             Side::Inside => self.outbound(cx, meta, p, frame),
             Side::Outside => self.inbound(cx, meta, p, frame),
+        };
+        if let Some(key) = Key::of_first(side, p) {
+            // What becomes of the first becomes of all; one that waits for its commit decides later, and a copy of it nothing.
+            if let Err(reason) = result
+                && reason != DropReason::FragmentOverlap
+            {
+                self.fragments.decide(&key, Fate::Refused(reason));
+            }
+            self.settle_fragments(cx.snapshot, cx.now_ns, Some(key));
         }
+        result
     }
 
     /// Whether the frame was sent to this node, and not flooded by a switch (M1).

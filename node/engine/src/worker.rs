@@ -19,6 +19,7 @@ use crate::arp::Waiting;
 use crate::codec::{Encoder, ScanRecord};
 use crate::counters::Counters;
 use crate::event::{Authority, DropReason, GroupEvent, Last, Verdict, WorkerOutput};
+use crate::fragments::Fragments;
 use crate::held::{Held, Origin, Parked};
 use crate::identification::Identifications;
 use crate::ids::{BackendId, ControlIndex, Incarnation, LogIndex, NodeId, ShardId, Side, Term, VnetId};
@@ -57,6 +58,7 @@ pub struct Worker {
     mtu: [u16; 2],
     pub(crate) identifications: Identifications,
     pub(crate) notice_limits: Limits,
+    pub(crate) fragments: Fragments,
     pub(crate) shards: BTreeMap<ShardId, ShardEntry>,
     pub(crate) neighbours: NeighbourCache,
     pub(crate) waiting: BTreeMap<(Side, Ipv4Addr), Waiting>,
@@ -92,6 +94,7 @@ impl Worker {
             mtu: [MTU_DEFAULT; 2],
             identifications: Identifications::new(seed ^ me.0),
             notice_limits: Limits::new(seed),
+            fragments: Fragments::default(),
             shards: BTreeMap::new(),
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
             waiting: BTreeMap::new(),
@@ -424,6 +427,7 @@ impl Worker {
                 self.drop_parked(backend, parked, DropReason::OpenRefused);
             }
         }
+        self.expire_fragments(now_ns);
         let Some(snapshot) = self.snapshot.take() else { return };
         for id in ids {
             self.owner_timers(now_ns, words, &snapshot, id);
@@ -457,7 +461,13 @@ impl Worker {
     pub fn next_timer_ns(&self) -> u64 {
         let shards = self.replicas().filter_map(|(_, s)| s.next_timer_ns(self.timed_at_ns)).min();
         let neighbours = self.next_neighbour_ns();
-        shards.into_iter().chain(neighbours).min().unwrap_or(u64::MAX).min(self.judge_at_ns)
+        shards
+            .into_iter()
+            .chain(neighbours)
+            .chain(self.fragments.next_ns())
+            .min()
+            .unwrap_or(u64::MAX)
+            .min(self.judge_at_ns)
     }
 
     fn judge_serving(&mut self, now_ns: u64, words: &impl LeaseWords) {

@@ -13,6 +13,7 @@ pub use crate::record::Proto;
 pub mod arp;
 pub mod checksum;
 pub mod ethernet;
+mod fragment;
 mod icmp;
 mod ipv4;
 mod notice;
@@ -25,12 +26,13 @@ mod udp;
 
 pub use arp::{ArpOp, ArpPacket, build_arp};
 pub use ethernet::set_ethernet;
+pub use fragment::{Fragment, Piece};
 pub use icmp::IcmpKind;
 pub(crate) use notice::{FRAME_MAX, Notice, build_notice};
 pub use quote::{IcmpError, Quote, rewrite_error_destination, rewrite_error_source};
 pub use reset::build_reset;
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source};
-pub(crate) use rewrite::{may_fragment, set_identification};
+pub(crate) use rewrite::{may_fragment, rewrite_addresses, set_identification};
 pub(crate) use split::{Cut, complete_checksum};
 pub use tcp::{TcpFields, TcpFlags};
 
@@ -90,9 +92,12 @@ pub enum Parsed {
     Ip(IpPacket),
     /// An ICMP error about a packet that could have been translated.
     Error(IcmpError),
+    /// A fragment that is not the first of its datagram.
+    Fragment(Fragment),
 }
 
-/// An unfragmented IPv4 packet of TCP, UDP or ICMP echo, whose lengths and checksums are right.
+/// An IPv4 packet of TCP, UDP or ICMP echo, whose lengths and checksums are right; or the first fragment of one, of whose
+/// transport only the header is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpPacket {
     /// Source of the frame; never a group address.
@@ -115,6 +120,8 @@ pub struct IpPacket {
     pub tcp: Option<TcpFields>,
     /// Present exactly for ICMP.
     pub icmp: Option<IcmpKind>,
+    /// Present exactly for a fragment, the first of its datagram.
+    pub fragment: Option<Piece>,
     /// Where the IP header starts in the frame.
     pub l3: u16,
     /// Where the transport header starts in the frame.
@@ -176,6 +183,9 @@ pub fn parse(frame: &[u8], meta: &FrameMeta) -> Result<Parsed, DropReason> {
 fn parse_ip(ethernet: &ethernet::Header, bytes: &[u8], meta: &FrameMeta) -> Result<Parsed, DropReason> {
     let (ip, payload) = ipv4::parse(bytes)?;
     let l4 = L3 + ip.len;
+    if let Some(piece) = ip.piece {
+        return parse_fragment(ethernet, &ip, piece, payload, meta);
+    }
     let (proto, transport) = match ip.protocol {
         1 => match parse_icmp(payload, l4, meta)? {
             icmp::Meaning::Query(transport) => (Proto::Icmp, transport),
@@ -196,7 +206,52 @@ fn parse_ip(ethernet: &ethernet::Header, bytes: &[u8], meta: &FrameMeta) -> Resu
     if !gso_fits {
         return Err(DropReason::Malformed);
     }
-    Ok(Parsed::Ip(IpPacket {
+    Ok(Parsed::Ip(packet(ethernet, &ip, proto, transport)))
+}
+
+/// A fragment's transport checksum covers what others carry: nobody can judge it here.
+fn parse_fragment(
+    ethernet: &ethernet::Header,
+    ip: &ipv4::Header,
+    piece: Piece,
+    payload: &[u8],
+    meta: &FrameMeta,
+) -> Result<Parsed, DropReason> {
+    let proto = match ip.protocol {
+        1 => Proto::Icmp,
+        6 => Proto::Tcp,
+        17 => Proto::Udp,
+        _ => return Err(DropReason::UnknownProtocol),
+    };
+    // No device cuts fragments, or completes their checksum.
+    if meta.gso != Gso::None || matches!(meta.checksum, ChecksumState::Partial { .. }) {
+        return Err(DropReason::Malformed);
+    }
+    if piece.start > 0 {
+        piece.check_start(proto)?;
+        let (eth_src, eth_dst, total_len) = (ethernet.src, ethernet.dst, ip.total_len);
+        let (src, dst, ttl) = (ip.src, ip.dst, ip.ttl);
+        return Ok(Parsed::Fragment(Fragment { eth_src, eth_dst, src, dst, ttl, proto, piece, l3: L3, total_len }));
+    }
+    let tiny = |_| DropReason::FragmentTiny;
+    let transport = match proto {
+        Proto::Icmp => match icmp::parse(payload).map_err(tiny)?.meaning()? {
+            icmp::Meaning::Query(transport) => transport,
+            // Errors are short, and their quote is needed whole (RFC 1812 4.3.2.3).
+            icmp::Meaning::Error { .. } => return Err(DropReason::IcmpQuote),
+        },
+        Proto::Tcp => {
+            let transport = tcp::parse(payload, ip.total_len - ip.len).map_err(tiny)?;
+            transport.tcp.iter().try_for_each(tcp::check_flags)?;
+            transport
+        }
+        Proto::Udp => udp::parse_ports(payload).map_err(tiny)?,
+    };
+    Ok(Parsed::Ip(packet(ethernet, ip, proto, transport)))
+}
+
+fn packet(ethernet: &ethernet::Header, ip: &ipv4::Header, proto: Proto, transport: Transport) -> IpPacket {
+    IpPacket {
         eth_src: ethernet.src,
         eth_dst: ethernet.dst,
         src: ip.src,
@@ -207,10 +262,11 @@ fn parse_ip(ethernet: &ethernet::Header, bytes: &[u8], meta: &FrameMeta) -> Resu
         dst_port: transport.dst_port,
         tcp: transport.tcp,
         icmp: transport.icmp,
+        fragment: ip.piece,
         l3: L3,
-        l4,
+        l4: L3 + ip.len,
         total_len: ip.total_len,
-    }))
+    }
 }
 
 fn parse_tcp(ip: &ipv4::Header, segment: &[u8], l4: u16, meta: &FrameMeta) -> Result<Transport, DropReason> {

@@ -6,15 +6,13 @@
 use std::net::Ipv4Addr;
 
 use super::checksum::Delta;
-use super::rewrite::{End, octets};
-use super::{ChecksumState, FrameMeta, IcmpKind, Proto, checksum, ethernet, icmp, ipv4, none_to_ones, tcp, udp};
+use super::rewrite::{End, octets, replace_address};
+use super::{ChecksumState, FrameMeta, IcmpKind, Proto, ethernet, icmp, ipv4, none_to_ones, tcp, udp};
 use crate::event::DropReason;
 use crate::ids::Mac;
 
 /// Octets of a transport header that every quote has (RFC 792).
 const TRANSPORT_LEN: usize = 8;
-/// Where things stand in an IPv4 header.
-const IP_CHECKSUM_AT: u16 = 10;
 
 /// An ICMP error whose lengths and checksums, and those of the quoted IP header, are right, and which goes to the source
 /// of what it quotes.
@@ -160,16 +158,4 @@ fn rewrite(frame: &mut [u8], meta: &FrameMeta, e: &IcmpError, (outer, quoted): (
         let field = octets(frame, e.l4 + icmp::CHECKSUM_AT);
         *field = message.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
     }
-}
-
-/// Replaces an address in an IPv4 header. Returns the change of the address, and that of the header's checksum.
-fn replace_address(frame: &mut [u8], l3: u16, end: End, ip: Ipv4Addr) -> (Delta, Delta) {
-    let field = octets(frame, l3 + end.address_at());
-    let address = Delta::default().addr(Ipv4Addr::from(*field), ip);
-    *field = ip.octets();
-    let field = octets(frame, l3 + IP_CHECKSUM_AT);
-    let was = u16::from_be_bytes(*field);
-    let is = address.on_checksum(was);
-    *field = is.to_be_bytes();
-    (address, checksum::Delta::default().word(was, is))
 }

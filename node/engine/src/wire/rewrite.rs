@@ -79,13 +79,29 @@ pub(crate) fn set_identification(frame: &mut [u8], l3: u16, id: u16) {
     *field = delta.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
 }
 
-fn rewrite(frame: &mut [u8], meta: &FrameMeta, p: &IpPacket, end: End, ip: Ipv4Addr, port: u16) {
-    let addr = octets(frame, p.l3 + end.address_at());
-    let addr_delta = Delta::default().addr(Ipv4Addr::from(*addr), ip);
-    *addr = ip.octets();
-    let field = octets(frame, p.l3 + CHECKSUM_AT);
-    *field = addr_delta.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
+/// Replaces addresses in the IP header at `l3`, and nothing behind it.
+pub(crate) fn rewrite_addresses(frame: &mut [u8], l3: u16, source: Option<Ipv4Addr>, destination: Option<Ipv4Addr>) {
+    for (end, ip) in [(End::Source, source), (End::Destination, destination)] {
+        if let Some(ip) = ip {
+            replace_address(frame, l3, end, ip);
+        }
+    }
+}
 
+/// Replaces an address in an IPv4 header. Returns the change of the address, and that of the header's checksum.
+pub(super) fn replace_address(frame: &mut [u8], l3: u16, end: End, ip: Ipv4Addr) -> (Delta, Delta) {
+    let field = octets(frame, l3 + end.address_at());
+    let address = Delta::default().addr(Ipv4Addr::from(*field), ip);
+    *field = ip.octets();
+    let field = octets(frame, l3 + CHECKSUM_AT);
+    let was = u16::from_be_bytes(*field);
+    let is = address.on_checksum(was);
+    *field = is.to_be_bytes();
+    (address, Delta::default().word(was, is))
+}
+
+fn rewrite(frame: &mut [u8], meta: &FrameMeta, p: &IpPacket, end: End, ip: Ipv4Addr, port: u16) {
+    let (addr_delta, _) = replace_address(frame, p.l3, end, ip);
     let port_at = p.l4 + if end == End::Source { 0 } else { 2 };
     match p.proto {
         Proto::Tcp => {
