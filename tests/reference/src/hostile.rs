@@ -9,14 +9,19 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use crate::bed::{BACKENDS, GATEWAY, PUBLIC, SHARD, UPSTREAM, lease_of, mac_of};
-use crate::packet::{ETH, ICMP, TCP, UDP, icmp, ipv4, mend, tcp, udp};
+use crate::packet::{ETH, ICMP, TCP, UDP, fragments, icmp, ipv4, mend, tcp, udp};
 
 /// Draws frames.
 #[derive(Debug)]
 pub struct Hostile {
     rng: ChaCha8Rng,
+    /// Fragments on their way, among the other frames.
+    fragments: Vec<(Side, Vec<u8>)>,
+    datagrams: u16,
 }
 
+/// Octets of data of a datagram in fragments, at least: more than stray fragments could add up to.
+pub const WHOLE_MIN: usize = 700;
 const REMOTES: [Ipv4Addr; 3] =
     [Ipv4Addr::new(198, 51, 100, 7), Ipv4Addr::new(198, 51, 100, 8), Ipv4Addr::new(203, 0, 113, 200)];
 
@@ -24,7 +29,7 @@ impl Hostile {
     /// Frames of this seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed) }
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), fragments: Vec::new(), datagrams: 0x2000 }
     }
 
     /// Nanoseconds until the next frame: mostly none, now and then long enough for timeouts.
@@ -39,12 +44,49 @@ impl Hostile {
 
     /// The next frame, and where it arrives.
     pub fn frame(&mut self) -> (Side, Vec<u8>) {
+        if !self.fragments.is_empty() && self.rng.random_bool(0.6) {
+            let place = if self.rng.random_bool(0.8) { 0 } else { self.rng.random_range(0..self.fragments.len()) };
+            return self.fragments.remove(place);
+        }
         let side = if self.rng.random_bool(0.5) { Side::Inside } else { Side::Outside };
+        if self.rng.random_bool(0.05) {
+            self.split(side);
+        }
         let mut frame = self.sound(side);
         if self.rng.random_bool(0.5) {
             self.break_it(&mut frame);
         }
         (side, frame)
+    }
+
+    /// A datagram in fragments, all of them or some missing, some twice, and one perhaps over others.
+    fn split(&mut self, side: Side) {
+        let data = vec![self.rng.random(); self.rng.random_range(WHOLE_MIN..4000)];
+        let mut whole = self.sound_with(side, &data);
+        if whole.len() < ETH + WHOLE_MIN {
+            // An ICMP error: those are short.
+            return;
+        }
+        self.datagrams += 1;
+        whole[ETH + 4..ETH + 6].copy_from_slice(&self.datagrams.to_be_bytes());
+        let step = self.rng.random_range(3..100_usize) * 8;
+        let mut all: Vec<Vec<u8>> = fragments(&whole, step);
+        match self.rng.random_range(0..6) {
+            0 => drop(all.remove(self.rng.random_range(0..all.len()))),
+            1 => all.push(all[self.rng.random_range(0..all.len())].clone()),
+            2 => {
+                // Eight octets further than it belongs.
+                let mut over = all[self.rng.random_range(0..all.len())].clone();
+                let place = u16::from_be_bytes([over[ETH + 6], over[ETH + 7]]);
+                over[ETH + 6..ETH + 8].copy_from_slice(&(place + 1).to_be_bytes());
+                mend(&mut over);
+                all.insert(self.rng.random_range(0..all.len()), over);
+            }
+            3 => all.reverse(),
+            4 => all.rotate_left(1),
+            _ => {}
+        }
+        self.fragments.extend(all.into_iter().map(|frame| (side, frame)));
     }
 
     fn port(&mut self, side: Side) -> u16 {
@@ -57,6 +99,12 @@ impl Hostile {
 
     /// A frame as a host would send it.
     fn sound(&mut self, side: Side) -> Vec<u8> {
+        let mut data = vec![0; self.rng.random_range(0..64)];
+        self.rng.fill(&mut data[..]);
+        self.sound_with(side, &data)
+    }
+
+    fn sound_with(&mut self, side: Side, data: &[u8]) -> Vec<u8> {
         let remote = *REMOTES.choose(&mut self.rng).expect("some");
         let backend = *BACKENDS.choose(&mut self.rng).expect("some");
         let service = *[53_u16, 80, 443, 7].choose(&mut self.rng).expect("some");
@@ -65,12 +113,10 @@ impl Hostile {
             Side::Inside => (backend, backend, remote, (near, service)),
             Side::Outside => (UPSTREAM, remote, PUBLIC, (service, near)),
         };
-        let mut data = vec![0; self.rng.random_range(0..64)];
-        self.rng.fill(&mut data[..]);
         let (proto, payload) = match self.rng.random_range(0..4) {
-            0 => (UDP, udp(ports.0, ports.1, &data)),
-            1 => (TCP, self.segment(ports, &data)),
-            2 => (ICMP, self.echo(side, near, &data)),
+            0 => (UDP, udp(ports.0, ports.1, data)),
+            1 => (TCP, self.segment(ports, data)),
+            2 => (ICMP, self.echo(side, near, data)),
             _ => (ICMP, self.error(side, source, destination, ports)),
         };
         ipv4((mac_of(host), Mac::of_shard(SHARD).0), source, destination, proto, &payload)

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use engine::event::{Authority, DropReason};
 use engine::ids::{Mac, Side};
 use qnat_reference::bed::{BACKENDS, Bed, GATEWAY, Left, PUBLIC, SHARD, lease_of};
-use qnat_reference::hostile::Hostile;
-use qnat_reference::packet::{ETH, ICMP, TCP, UDP, addresses, be16, checksum, examine, sum};
+use qnat_reference::hostile::{Hostile, WHOLE_MIN};
+use qnat_reference::packet::{ETH, ICMP, Reassembly, TCP, UDP, addresses, be16, checksum, examine, sum};
 
 /// Frames of one seed.
 const FRAMES_EACH: u64 = 2_000;
@@ -86,6 +86,33 @@ fn is_error(left: &Left) -> bool {
     !left.is_arp() && left.frame[ETH + 9] == ICMP && matches!(left.frame.get(ETH + 20), Some(3 | 11 | 12))
 }
 
+/// The hosts of both sides, who put fragments together.
+#[derive(Debug, Default)]
+struct Receivers([Reassembly; 2]);
+
+enum Whole {
+    No,
+    /// One that came in fragments.
+    Datagram,
+}
+
+impl Receivers {
+    /// R10, I14, I21: fragments that leave never overlap, and make datagrams whose checksums are right.
+    fn take(&mut self, left: &Left) -> Result<Whole, String> {
+        // Stray fragments share one identification, and may follow each other when the first are forgotten.
+        if left.is_arp() || be16(&left.frame, ETH + 4) == 0x1234 {
+            return Ok(Whole::No);
+        }
+        let Some(whole) = self.0[usize::from(left.side == Side::Inside)].take(&left.frame)? else {
+            return Ok(Whole::No);
+        };
+        if whole.len() == left.frame.len() || whole.len() < ETH + WHOLE_MIN {
+            return Ok(Whole::No);
+        }
+        examine(&whole).map(|_| Whole::Datagram)
+    }
+}
+
 fn dropped(bed: &Bed) -> Vec<(DropReason, u64)> {
     DropReason::ALL.iter().map(|reason| (*reason, bed.worker.counters().dropped(*reason))).collect()
 }
@@ -93,16 +120,21 @@ fn dropped(bed: &Bed) -> Vec<(DropReason, u64)> {
 #[test]
 fn whatever_arrives_nothing_wrong_leaves() {
     let (mut frames, mut out, mut reasons) = (0_u64, [0_u64; 2], std::collections::BTreeSet::new());
-    let mut errors = [0_u64; 2];
+    let (mut errors, mut datagrams) = ([0_u64; 2], [0_u64; 2]);
     for seed in 0..seeds() {
         let (mut hostile, mut bed) = (Hostile::new(seed), Bed::new());
+        let mut receivers = Receivers::default();
         for number in 0..FRAMES_EACH {
             let pause = hostile.pause_ns();
             let mut left = if pause > 0 { bed.pass_time(pause) } else { Vec::new() };
             let (side, frame) = hostile.frame();
             left.extend(bed.inject(side, &frame));
             for one in &left {
-                if let Err(why) = check(one) {
+                let checked = check(one).and_then(|()| receivers.take(one));
+                if let Ok(Whole::Datagram) = checked {
+                    datagrams[usize::from(one.side == Side::Inside)] += 1;
+                }
+                if let Err(why) = checked {
                     panic!("seed {seed}, frame {number}, in {side:?} {frame:02x?}, out {one:02x?}: {why}");
                 }
                 out[usize::from(one.side == Side::Inside)] += 1;
@@ -117,6 +149,8 @@ fn whatever_arrives_nothing_wrong_leaves() {
     // Otherwise the frames were too tame or too wild to show anything.
     assert!(out[0] > frames / 50 && out[1] > frames / 500 && reasons.len() >= 12, "{out:?} {reasons:?}");
     assert!(errors[0] > frames / 5_000 && errors[1] > frames / 2_000, "errors that passed: {errors:?}");
+    let enough = datagrams[0] > frames / 500 && datagrams[1] > frames / 5_000;
+    assert!(enough, "datagrams that came through in fragments: {datagrams:?}");
 }
 
 #[test]
