@@ -355,6 +355,8 @@ fn settings(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Settings {
             d.hold_ms
         }),
     };
+    let ports = reader.numbers::<u16>(source, "short_idle_ports", "a list of ports, as in [53, 123]");
+    let mss_max = reader.number(source, "mss_max", d.mss_max);
     let mut number = |field, default| reader.number(source, field, default);
     let settings = Settings {
         tick_ms: number("tick_ms", d.tick_ms),
@@ -367,6 +369,10 @@ fn settings(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Settings {
         held_packets_per_backend_max: number("held_packets_per_backend_max", d.held_packets_per_backend_max),
         held_bytes_max: number("held_bytes_max", d.held_bytes_max),
         flows_per_shard_max: number("flows_per_shard_max", d.flows_per_shard_max),
+        flows_per_backend_max: number("flows_per_backend_max", d.flows_per_backend_max),
+        new_flows_per_second_max: number("new_flows_per_second_max", d.new_flows_per_second_max),
+        short_idle_ports: ports.map_or(d.short_idle_ports, |ports| ports.into_iter().collect()),
+        mss_max,
     };
     reader.finish(source);
     settings

@@ -253,6 +253,14 @@ pub struct Settings {
     pub held_bytes_max: u32,
     /// Flows of one shard, live and held.
     pub flows_per_shard_max: u32,
+    /// Flows of one backend, live and held (R21).
+    pub flows_per_backend_max: u32,
+    /// Flows that one backend may open per second, and at once (R21).
+    pub new_flows_per_second_max: u32,
+    /// Remote ports of UDP services whose flows end soon after their reply (D26).
+    pub short_idle_ports: BTreeSet<u16>,
+    /// Largest TCP segment that hosts on either side may offer to receive (R26); 0: as they say.
+    pub mss_max: u16,
 }
 
 impl Default for Settings {
@@ -268,6 +276,10 @@ impl Default for Settings {
             held_packets_per_backend_max: 256,
             held_bytes_max: 16 << 20,
             flows_per_shard_max: 4 << 20,
+            flows_per_backend_max: 1 << 20,
+            new_flows_per_second_max: 100_000,
+            short_idle_ports: BTreeSet::from([53, 123]),
+            mss_max: 0,
         }
     }
 }

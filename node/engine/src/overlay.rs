@@ -26,6 +26,7 @@ pub(crate) struct Pending {
 pub(crate) struct Overlay {
     pending: Map<FlowKey, Pending>,
     by_public: Map<PublicKey, FlowKey>,
+    per_backend: Map<BackendId, u32>,
     deadlines: VecDeque<(u64, FlowKey)>,
     closing: HashSet<Slot, FixedState>,
     fences: BTreeSet<(PortBlock, ControlIndex)>,
@@ -34,6 +35,11 @@ pub(crate) struct Overlay {
 impl Overlay {
     pub(crate) fn len(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Mappings of one backend that open.
+    pub(crate) fn opens_of(&self, backend: BackendId) -> u32 {
+        self.per_backend.get(&backend).copied().unwrap_or(0)
     }
 
     pub(crate) fn is_opening(&self, flow: &FlowKey) -> bool {
@@ -54,6 +60,7 @@ impl Overlay {
         let former = self.pending.insert(flow, pending);
         assert!(former.is_none(), "a flow opens once at a time");
         self.by_public.insert(public, flow);
+        *self.per_backend.entry(backend).or_default() += 1;
     }
 
     /// The backend whose limits a packet of this opening flow counts against.
@@ -69,7 +76,13 @@ impl Overlay {
     /// The log has decided about an opening mapping.
     pub(crate) fn resolve(&mut self, public: &PublicKey) -> Option<(FlowKey, Pending)> {
         let flow = self.by_public.remove(public)?;
-        self.pending.remove(&flow).map(|pending| (flow, pending))
+        let pending = self.pending.remove(&flow)?;
+        let opens = self.per_backend.get_mut(&pending.backend).expect("counted when it was proposed");
+        *opens -= 1;
+        if *opens == 0 {
+            self.per_backend.remove(&pending.backend);
+        }
+        Some((flow, pending))
     }
 
     /// A packet that has waited too long (I28), with its backend. The mapping stays on its way.
@@ -113,6 +126,7 @@ impl Overlay {
     /// consequence: they are counted and unmarked.
     pub(crate) fn clear(&mut self) -> (Vec<(BackendId, Parked)>, Vec<Slot>) {
         self.by_public.clear();
+        self.per_backend.clear();
         self.deadlines.clear();
         self.fences.clear();
         let packets =

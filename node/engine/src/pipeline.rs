@@ -256,15 +256,10 @@ impl Worker {
         if !shard.stream.is_open() {
             return Err(DropReason::Backpressure);
         }
-        let table = &shard.replica.table;
-        let flows =
-            u64::from(table.live()) + u64::from(table.held()) + u64::try_from(shard.overlay.len()).unwrap_or(u64::MAX);
-        if again.is_none() && flows >= u64::from(s.params.flows_per_shard_max) {
-            return Err(DropReason::TableFull);
-        }
         let public = match again {
             Some(public) => public,
             None => {
+                shard.admits(cx.now_ns, &s.params, id)?;
                 let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
                 let (frontend, port) =
                     shard.pick_port(&s.params, id, &backend.lease, key).ok_or(DropReason::PortsExhausted)?;
@@ -276,6 +271,7 @@ impl Worker {
             }
         };
         let copy = self.held.park(&s.params, id, frame).ok_or(DropReason::HoldLimit)?;
+        shard.charge(cx.now_ns, &s.params, id);
         shard.overlay.open(*flow, public, id, cx.now_ns);
         shard.overlay.park(flow, Parked { frame: copy, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
         shard.stream.push(s.control_index, FlowRecord::Open { public, inside: flow.inside, backend: id });

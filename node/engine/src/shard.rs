@@ -9,6 +9,7 @@ use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, PortBlock
 use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
 use crate::ports::LeaseOrder;
+use crate::quota::Rates;
 use crate::record::{EntryHeader, HOLD_CLASSES, PublicKey};
 use crate::snapshot::{Map, Params, Snapshot};
 use crate::stream::Stream;
@@ -80,6 +81,7 @@ pub(crate) struct Shard {
     pub(crate) overlay: Overlay,
     pub(crate) stream: Stream,
     orders: Map<BackendId, LeaseOrder>,
+    pub(crate) rates: Rates,
     /// The newest end of a lease that this node held, for the grace of the last committed header (F6, L4).
     pub(crate) lease_end_ns: u64,
     pub(crate) applied_dirty: bool,
@@ -102,6 +104,7 @@ impl Shard {
             overlay: Overlay::default(),
             stream: Stream::default(),
             orders: Map::default(),
+            rates: Rates::default(),
             lease_end_ns: 0,
             applied_dirty: true,
         }
@@ -222,6 +225,7 @@ impl Shard {
                 .fenced
                 .retain(|(block, index)| draining.iter().any(|d| d.block == *block && d.reclaim_index == *index));
         }
+        self.rates.retain(snapshot);
         self.orders.retain(|id, order| snapshot.backends.get(id).is_some_and(|b| order.is_of(&b.lease)));
         if let Some(lead) = &mut self.leadership {
             lead.judge = Some(0);

@@ -57,6 +57,10 @@ pub struct Params {
     pub held_bytes_max: u32,
     /// Flows of one shard, live and held; more is dropped.
     pub flows_per_shard_max: u32,
+    /// Flows of one backend, live and held; more is dropped (R21).
+    pub flows_per_backend_max: u32,
+    /// Flows that one backend may open per second, and at once (R21).
+    pub new_flows_per_second_max: u32,
     /// Remote ports of UDP services whose mappings end soon after the reply (D26); 0 is no port.
     pub short_idle_ports: [u16; SHORT_IDLE_PORTS_MAX],
     /// Seed of the keyed port order and hashing (D9); drawn once per cluster.
@@ -72,6 +76,8 @@ impl Default for Params {
             held_packets_per_backend_max: 256,
             held_bytes_max: 16 << 20,
             flows_per_shard_max: 4 << 20,
+            flows_per_backend_max: 1 << 20,
+            new_flows_per_second_max: 100_000,
             short_idle_ports: SHORT_IDLE_PORTS,
             key: [0, 0],
         }

@@ -11,6 +11,7 @@ use super::record::{FlowKey, Record, Slot, State};
 use crate::ids::{BackendId, LogIndex};
 use crate::ports::PortUsage;
 use crate::record::{Addr, HoldClass, InsideKey, PublicKey};
+use crate::snapshot::Map;
 
 const PAGE_BITS: u32 = 10;
 const PAGE: usize = 1 << PAGE_BITS;
@@ -32,6 +33,7 @@ pub struct Table {
     usage: PortUsage,
     live: u32,
     held: u32,
+    per_backend: Map<BackendId, u32>,
 }
 
 const fn split(slot: u32) -> (usize, usize) {
@@ -53,6 +55,7 @@ impl Table {
             usage: PortUsage::default(),
             live: 0,
             held: 0,
+            per_backend: Map::default(),
         }
     }
 
@@ -66,6 +69,12 @@ impl Table {
     #[must_use]
     pub const fn held(&self) -> u32 {
         self.held
+    }
+
+    /// Mappings of one backend, live and held.
+    #[must_use]
+    pub fn flows_of(&self, backend: BackendId) -> u32 {
+        self.per_backend.get(&backend).copied().unwrap_or(0)
     }
 
     /// Slots of the slab, free ones included: a hand walks over `0..slots()`.
@@ -172,6 +181,7 @@ impl Table {
             }
             State::Free => panic!("a free record is not inserted"),
         }
+        *self.per_backend.entry(record.backend).or_default() += 1;
         self.by_public.set(self.public_tag(&key), slot, |_| false);
         if self.inside_built {
             self.point_inside(Slot(slot));
@@ -223,6 +233,11 @@ impl Table {
             State::Free => panic!("a slot is released once"),
         }
         self.usage.release(record.frontend, record.public_port);
+        let flows = self.per_backend.get_mut(&record.backend).expect("counted when it was inserted");
+        *flows -= 1;
+        if *flows == 0 {
+            self.per_backend.remove(&record.backend);
+        }
         self.by_public.remove(self.public_tag(&record.public()), slot.0);
         if self.inside_built {
             self.by_inside.remove(self.inside_tag(&record.flow()), slot.0);
