@@ -11,7 +11,7 @@ use engine::snapshot::{
 
 use crate::allocation::{self, Declared};
 use crate::registry::Node;
-use crate::resource::{OnReclaim, Profile, Settings};
+use crate::resource::{Filtering, OnReclaim, Profile, Settings, Sharing};
 use crate::state::State;
 
 /// Compiles the state for one node. IP configurations without any shard to live in are left out.
@@ -116,6 +116,16 @@ fn compiled(state: &State, backend: &allocation::Backend, home: ShardId) -> Back
         profile: match rule.map(|rule| rule.profile) {
             Some(Profile::Rfc) => engine::snapshot::Profile::Rfc,
             Some(Profile::Azure) | None => engine::snapshot::Profile::Azure,
+        },
+        sharing: match rule.map(|rule| (rule.profile, rule.sharing)) {
+            Some((Profile::Rfc, _)) => engine::snapshot::Sharing::Endpoint,
+            Some((Profile::Azure, Sharing::Address)) => engine::snapshot::Sharing::Address,
+            Some((Profile::Azure, Sharing::Tuple)) | None => engine::snapshot::Sharing::Tuple,
+        },
+        filtering: match rule.map(|rule| (rule.profile, rule.filtering)) {
+            Some((Profile::Rfc, Filtering::AddressDependent)) => engine::snapshot::Filtering::Address,
+            Some((Profile::Rfc, Filtering::EndpointIndependent)) => engine::snapshot::Filtering::Open,
+            Some((Profile::Azure, _)) | None => engine::snapshot::Filtering::Tuple,
         },
     }
 }

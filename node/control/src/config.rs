@@ -46,8 +46,8 @@ use std::str::FromStr;
 use toml::de::DeTable;
 
 use crate::resource::{
-    Desired, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix, Profile,
-    PublicIp, Settings, Subnet, VirtualNetwork,
+    Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,
+    Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
 };
 use crate::toml_reader::{Reader, Source};
 use crate::validate;
@@ -243,11 +243,24 @@ fn outbound_rule(
     let idle_timeout_minutes = reader.number(source, "idle_timeout_minutes", 4);
     let enable_tcp_reset = reader.truth(source, "enable_tcp_reset");
     let profile = choice(source, &mut reader, "profile", &[("azure", Profile::Azure), ("rfc", Profile::Rfc)]);
+    let sharing = choice(source, &mut reader, "sharing", &[("2018", Sharing::Tuple), ("2017", Sharing::Address)]);
+    let modes =
+        [("address_dependent", Filtering::AddressDependent), ("endpoint_independent", Filtering::EndpointIndependent)];
+    let filtering = choice(source, &mut reader, "filtering", &modes);
     let on_reclaim =
         choice(source, &mut reader, "on_reclaim", &[("expire", OnReclaim::Expire), ("drain", OnReclaim::Drain)]);
     reader.finish(source);
     if let (Some(name), Some(pool)) = (name, pool) {
-        let rule = OutboundRule { pool, frontends, idle_timeout_minutes, enable_tcp_reset, profile, on_reclaim };
+        let rule = OutboundRule {
+            pool,
+            frontends,
+            idle_timeout_minutes,
+            enable_tcp_reset,
+            profile,
+            sharing,
+            filtering,
+            on_reclaim,
+        };
         into.insert(name, rule);
     }
 }

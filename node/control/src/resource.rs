@@ -144,8 +144,12 @@ pub struct OutboundRule {
     pub idle_timeout_minutes: u8,
     /// Resets to both sides when a TCP flow goes idle.
     pub enable_tcp_reset: bool,
-    /// How flows share ports.
+    /// Timers, and with `rfc` one public port per inside endpoint.
     pub profile: Profile,
+    /// How flows share ports in the profile `azure`.
+    pub sharing: Sharing,
+    /// Who may answer in the profile `rfc`.
+    pub filtering: Filtering,
     /// What happens to flows on reclaimed ports.
     pub on_reclaim: OnReclaim,
 }
@@ -154,11 +158,34 @@ pub struct OutboundRule {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
-    /// One port per flow to the same (remote address, remote port, protocol): S8.
+    /// The rule's idle timeout and sharing; only the remote of a flow may answer.
     #[default]
     Azure,
-    /// Timers of the RFCs (R14).
+    /// Timers of the RFCs (R14) and endpoint-independent mapping (R3).
     Rfc,
+}
+
+/// Which flows need ports of their own (S8, S9), by the year in which the product changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
+pub enum Sharing {
+    /// Those to the same remote address.
+    #[serde(rename = "2017")]
+    Address,
+    /// Those to the same remote address, remote port and protocol.
+    #[default]
+    #[serde(rename = "2018")]
+    Tuple,
+}
+
+/// What passes inwards in the profile `rfc` (R6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filtering {
+    /// Packets of addresses that the inside endpoint has sent to.
+    #[default]
+    AddressDependent,
+    /// All to a port in use.
+    EndpointIndependent,
 }
 
 /// D5: flows on reclaimed ports.

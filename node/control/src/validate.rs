@@ -9,7 +9,10 @@ use std::net::Ipv4Addr;
 
 use engine::snapshot::SHORT_IDLE_PORTS_MAX;
 
-use crate::resource::{Desired, Instance, IpConfiguration, LoadBalancer, PoolRef, Prefix, Settings, VirtualNetwork};
+use crate::resource::{
+    Desired, Filtering, Instance, IpConfiguration, LoadBalancer, PoolRef, Prefix, Profile, Settings, Sharing,
+    VirtualNetwork,
+};
 use crate::tier;
 
 /// Most issues reported at once.
@@ -256,6 +259,14 @@ impl Judge {
                 if !seen.insert(frontend) {
                     self.say(&field, frontend, "is listed twice", "list it once");
                 }
+            }
+            if rule.profile == Profile::Rfc && rule.sharing == Sharing::Address {
+                let problem = "is for the profile azure: rfc has one port per inside endpoint";
+                self.say(&format!("{path}.sharing"), "2017", problem, "leave it out");
+            }
+            if rule.profile == Profile::Azure && rule.filtering != Filtering::default() {
+                let problem = "is for the profile rfc: in azure only the remote of a flow may answer";
+                self.say(&format!("{path}.filtering"), "endpoint_independent", problem, "leave it out");
             }
             let minutes = rule.idle_timeout_minutes;
             if !(4..=100).contains(&minutes) {

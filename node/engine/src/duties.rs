@@ -82,6 +82,7 @@ impl Shard {
         while position < slots && left > 0 {
             left -= 1;
             if let Some(slot) = self.replica.table.occupied(position) {
+                self.claim(slot, snapshot);
                 let record = self.replica.table.record(slot);
                 if record.is_live()
                     && record.closing.is_none()

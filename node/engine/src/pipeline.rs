@@ -206,7 +206,8 @@ impl Worker {
                 opened
             }
             (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
-                if !opens(p) {
+                if !opens(p) && !(is_answer(p) && shard.replica.table.claims().port_of(p.proto, flow.inside).is_some())
+                {
                     return Err(DropReason::NotFirstPacket);
                 }
                 let opened = self.open(cx, (id, backend), &flow, None, p, meta, frame);
@@ -261,8 +262,8 @@ impl Worker {
             None => {
                 shard.admits(cx.now_ns, &s.params, id)?;
                 let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
-                let (frontend, port) =
-                    shard.pick_port(&s.params, id, &backend.lease, key).ok_or(DropReason::PortsExhausted)?;
+                let picked = shard.pick_port(&s.params, (id, backend), flow.inside, key);
+                let (frontend, port) = picked.ok_or(DropReason::PortsExhausted)?;
                 // A shard is closed (M3); a lease elsewhere would never see its return traffic.
                 if s.frontends.get(&frontend).is_none_or(|f| f.shard != backend.home) {
                     return Err(DropReason::NoOutboundPath);
@@ -272,7 +273,7 @@ impl Worker {
         };
         let copy = self.held.park(&s.params, id, frame).ok_or(DropReason::HoldLimit)?;
         shard.charge(cx.now_ns, &s.params, id);
-        shard.overlay.open(*flow, public, id, cx.now_ns);
+        shard.overlay.open(*flow, public, (id, backend.sharing), cx.now_ns);
         shard.overlay.park(flow, Parked { frame: copy, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
         shard.stream.push(s.control_index, FlowRecord::Open { public, inside: flow.inside, backend: id });
         Ok(Verdict::Consumed)
@@ -428,7 +429,11 @@ impl Worker {
         };
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
         let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
-        let slot = shard.replica.table.find_public(&key).ok_or(DropReason::NoMapping)?;
+        let Some(slot) = shard.replica.table.find_public(&key) else {
+            let inside = shard.endpoint_of(s, &key).ok_or(DropReason::NoMapping)?.endpoint;
+            let ip = inside.addr.ipv4().ok_or(DropReason::NoMapping)?;
+            return self.send_in(cx, authority, (ip, inside.port), meta, p, frame);
+        };
         let record = shard.replica.table.record_mut(slot);
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let to = inbound_use(record, backend)?;
@@ -443,10 +448,22 @@ impl Worker {
         } else {
             note_answer(record, backend, &s.params, cx.now_ns);
         }
+        self.send_in(cx, authority, to, meta, p, frame)
+    }
+
+    fn send_in<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        authority: Authority,
+        to: (Ipv4Addr, u16),
+        meta: &FrameMeta,
+        p: &IpPacket,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
         rewrite_destination(frame, meta, p, to.0, to.1);
         decrement_ttl(frame, p);
-        let hop = self.address(s, cx.now_ns, Side::Inside, authority, to.0, frame)?;
-        self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame)
+        let hop = self.address(cx.snapshot, cx.now_ns, Side::Inside, authority, to.0, frame)?;
+        self.conclude(cx.snapshot, cx.now_ns, Side::Inside, authority, hop, meta, frame)
     }
 }
 
@@ -496,6 +513,11 @@ fn opens(p: &IpPacket) -> bool {
         (None, Some(kind)) => kind == IcmpKind::EchoRequest,
         (None, None) => p.proto == Proto::Udp,
     }
+}
+
+/// Whether the packet answers a SYN, which may have come in by its endpoint's mapping alone (R6).
+fn is_answer(p: &IpPacket) -> bool {
+    p.tcp.as_ref().is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN | TcpFlags::ACK))
 }
 
 /// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.

@@ -148,14 +148,42 @@ pub struct Backend {
     pub idle_timeout_ms: u32,
     /// TCP resets to both sides at idle timeout.
     pub tcp_reset_on_idle: TcpReset,
-    /// How its flows share ports and how long they live (D7).
+    /// How long its flows live (D7).
     pub profile: Profile,
+    /// How its flows share ports.
+    pub sharing: Sharing,
+    /// Who may answer.
+    pub filtering: Filtering,
+}
+
+/// Which flows of a backend may have one public port (S8, S9, R3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// Those to distinct remote tuples.
+    #[default]
+    Tuple,
+    /// Those to distinct remote addresses.
+    Address,
+    /// Those of one inside address and port, which all have it: endpoint-independent mapping (RFC 4787 REQ-1).
+    Endpoint,
+}
+
+/// What passes inwards to a port with a mapping (R6); anything but the first needs `Sharing::Endpoint`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Filtering {
+    /// Packets of exactly the remote tuple.
+    #[default]
+    Tuple,
+    /// Packets of every remote address that a mapping of the port goes to (RFC 4787 REQ-8, second choice).
+    Address,
+    /// All (RFC 4787 REQ-8, first choice).
+    Open,
 }
 
 /// Translation profile of an outbound rule (D7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Profile {
-    /// One port per flow towards one remote (S8); the rule's idle timeout.
+    /// The rule's idle timeout.
     #[default]
     Azure,
     /// Timers of the RFCs: 2 h 4 min established TCP, 5 min UDP (R14).

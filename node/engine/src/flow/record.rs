@@ -3,6 +3,7 @@
 use crate::ids::{BackendId, FrontendId, LogIndex, VnetId};
 use crate::nat::tcp::Track;
 use crate::record::{CloseReason, Endpoint, HoldClass, InsideKey, Proto, PublicKey};
+use crate::snapshot::Sharing;
 
 /// Position of a record in its table's slab.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -61,6 +62,8 @@ pub struct Record {
     pub closing: Option<CloseReason>,
     /// Local: came with a scan and was not written by the replay since (F10).
     pub from_scan: bool,
+    /// Local: what the mapping takes besides its tuple.
+    pub claim: Sharing,
     /// The entry that wrote the record last.
     pub written_at: LogIndex,
     /// Local: time of the last packet that counts for the idle timeout.
@@ -83,6 +86,7 @@ impl Record {
         frontend: FrontendId(0),
         closing: None,
         from_scan: false,
+        claim: Sharing::Tuple,
         written_at: LogIndex(0),
         last_seen_ns: 0,
         tcp: Track::NEW,

@@ -9,9 +9,9 @@ use foldhash::fast::FixedState;
 use super::index::Index;
 use super::record::{FlowKey, Record, Slot, State};
 use crate::ids::{BackendId, LogIndex};
-use crate::ports::PortUsage;
+use crate::ports::{Claims, PortUsage};
 use crate::record::{Addr, HoldClass, InsideKey, PublicKey};
-use crate::snapshot::Map;
+use crate::snapshot::{Map, Sharing};
 
 const PAGE_BITS: u32 = 10;
 const PAGE: usize = 1 << PAGE_BITS;
@@ -34,6 +34,7 @@ pub struct Table {
     live: u32,
     held: u32,
     per_backend: Map<BackendId, u32>,
+    claims: Claims,
 }
 
 const fn split(slot: u32) -> (usize, usize) {
@@ -56,6 +57,7 @@ impl Table {
             live: 0,
             held: 0,
             per_backend: Map::default(),
+            claims: Claims::default(),
         }
     }
 
@@ -93,6 +95,34 @@ impl Table {
     #[must_use]
     pub const fn usage(&self) -> &PortUsage {
         &self.usage
+    }
+
+    /// What mappings take besides their tuples.
+    #[must_use]
+    pub const fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// The mapping claims by this rule from now on.
+    pub fn claim(&mut self, slot: Slot, sharing: Sharing) {
+        let record = *self.record(slot);
+        if record.claim == sharing {
+            return;
+        }
+        self.unclaim(&record);
+        let claimed = self.claims.add(sharing, &record.public(), record.inside_key());
+        if claimed && !record.is_live() {
+            self.claims.close(sharing, &record.public());
+        }
+        self.record_mut(slot).claim = if claimed { sharing } else { Sharing::Tuple };
+    }
+
+    fn unclaim(&mut self, record: &Record) {
+        let public = record.public();
+        if !record.is_live() {
+            self.claims.reopen(record.claim, &public);
+        }
+        self.claims.remove(record.claim, &public);
     }
 
     /// The record in `slot`.
@@ -197,10 +227,11 @@ impl Table {
         record.written_at = at;
         record.closing = None;
         record.from_scan = false;
-        let (frontend, port) = (record.frontend, record.public_port);
+        let (claim, public) = (record.claim, record.public());
         self.live -= 1;
         self.held += 1;
-        self.usage.close(frontend, port);
+        self.usage.close(public.frontend, public.port);
+        self.claims.close(claim, &public);
     }
 
     /// Held becomes live again, for the same inside (F3).
@@ -212,10 +243,11 @@ impl Table {
         record.last_seen_ns = now_ns;
         record.from_scan = false;
         record.tcp = crate::nat::tcp::Track::NEW;
-        let (frontend, port) = (record.frontend, record.public_port);
+        let (claim, public) = (record.claim, record.public());
         self.held -= 1;
         self.live += 1;
-        self.usage.reopen(frontend, port);
+        self.usage.reopen(public.frontend, public.port);
+        self.claims.reopen(claim, &public);
         if self.inside_built {
             self.point_inside(slot);
         }
@@ -224,6 +256,7 @@ impl Table {
     /// The slot becomes free.
     pub fn release(&mut self, slot: Slot) {
         let record = *self.record(slot);
+        self.unclaim(&record);
         match record.state {
             State::Live => {
                 self.live -= 1;

@@ -80,7 +80,9 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
             lease,
             idle_timeout_ms: 240_000,
             tcp_reset_on_idle: TcpReset::Off,
-            profile: Profile::Azure,
+            profile: Profile::default(),
+            sharing: Sharing::default(),
+            filtering: Filtering::default(),
         };
         s.backends.insert(BackendId(id), backend);
         s.backend_by_ip.insert((VnetId(0), ip), BackendId(id));
