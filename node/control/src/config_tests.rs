@@ -232,3 +232,21 @@ fn quotas_and_segment_sizes_out_of_range_are_refused() {
         assert!(found.len() == 1 && found[0].contains(&format!("settings.{field} = ")), "{found:?}");
     }
 }
+
+#[test]
+fn sharing_and_filtering_belong_to_their_profiles() {
+    use crate::resource::{Filtering, Sharing};
+    let rule = |text: &str| {
+        let desired = parse("net.toml", &with("enable_tcp_reset", &format!("{text}\nenable_tcp_reset"))).expect("good");
+        let rule = &desired.load_balancers["lb1"].outbound_rules["out"];
+        (rule.sharing, rule.filtering)
+    };
+    assert_eq!(rule(""), (Sharing::Tuple, Filtering::AddressDependent));
+    assert_eq!(rule("sharing = \"2017\"").0, Sharing::Address);
+    let open = rule("profile = \"rfc\"\nfiltering = \"endpoint_independent\"");
+    assert_eq!(open.1, Filtering::EndpointIndependent);
+    for wrong in ["profile = \"rfc\"\nsharing = \"2017\"", "filtering = \"endpoint_independent\""] {
+        let found = errors(&with("enable_tcp_reset", &format!("{wrong}\nenable_tcp_reset")));
+        assert!(found.len() == 1 && found[0].contains("is for the profile"), "{found:?}");
+    }
+}

@@ -206,8 +206,7 @@ impl Worker {
                 opened
             }
             (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
-                if !opens(p) && !(is_answer(p) && shard.replica.table.claims().port_of(p.proto, flow.inside).is_some())
-                {
+                if !opens(p) && !answers_to(shard, p, flow.inside) {
                     return Err(DropReason::NotFirstPacket);
                 }
                 let opened = self.open(cx, (id, backend), &flow, None, p, meta, frame);
@@ -515,9 +514,10 @@ fn opens(p: &IpPacket) -> bool {
     }
 }
 
-/// Whether the packet answers a SYN, which may have come in by its endpoint's mapping alone (R6).
-fn is_answer(p: &IpPacket) -> bool {
-    p.tcp.as_ref().is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN | TcpFlags::ACK))
+/// Whether the packet answers a SYN that may have come in by its endpoint's mapping alone (R6).
+fn answers_to(shard: &Shard, p: &IpPacket, inside: InsideKey) -> bool {
+    let answers = p.tcp.as_ref().is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN | TcpFlags::ACK));
+    answers && shard.replica.table.claims().port_of(p.proto, inside).is_some()
 }
 
 /// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.
