@@ -5,6 +5,7 @@ pub mod hold;
 pub mod lab;
 pub mod load;
 pub mod machine;
+pub mod malformed;
 pub mod nftables;
 pub mod numbers;
 pub mod report;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use qnat_bench::{flows, hold, report};
+use qnat_bench::{flows, hold, malformed, report};
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Measurements of qnat as a user runs it; needs root, nft and the qnat executable")]
@@ -18,6 +18,8 @@ enum Command {
     Hold(hold::Args),
     /// New flows per second, beside the kernel's masquerade.
     Flows(flows::Args),
+    /// Malformed and hostile packets, beside the kernel's masquerade.
+    Malformed(malformed::Args),
     /// Tables of stored results.
     Report(report::Args),
 }
@@ -26,6 +28,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Hold(args) => hold::run(&args)?,
         Command::Flows(args) => flows::run(&args)?,
+        Command::Malformed(args) => malformed::run(&args)?,
         Command::Report(args) => report::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -16,6 +16,8 @@ pub const CLIENT: &str = "qbench-client";
 pub const SERVER: &str = "qbench-server";
 /// The server's address: that of the lab's internet.
 pub const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// The client's address.
+pub const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 const GATEWAY: &str = "qbench-gateway";
 const SWITCH: &str = "qbench-switch";
 const ALL: [&str; 4] = [CLIENT, GATEWAY, SERVER, SWITCH];
@@ -68,7 +70,7 @@ impl Masquerade {
             ip(SWITCH, &["link", "set", bridge, "up"])?;
             ip(host, &["link", "set", link, "up"])?;
         }
-        ip(CLIENT, &["address", "add", "10.0.1.1/16", "dev", "in"])?;
+        ip(CLIENT, &["address", "add", &format!("{CLIENT_ADDRESS}/16"), "dev", "in"])?;
         ip(GATEWAY, &["address", "add", "10.0.0.1/16", "dev", "in"])?;
         ip(GATEWAY, &["address", "add", "203.0.113.1/24", "dev", "out"])?;
         ip(SERVER, &["address", "add", &format!("{SERVER_ADDRESS}/24"), "dev", "out"])?;
@@ -98,6 +100,14 @@ pub fn sink() -> Result<()> {
         "table ip qbench {{ counter delivered {{ }}\n chain sink {{ type filter hook prerouting priority -300; \
          udp dport {first}-{last} counter name delivered drop; }}\n}}"
     ))
+}
+
+/// Lets this namespace's own stack send nothing over IP; raw sockets are not asked.
+///
+/// # Errors
+/// If `nft` does.
+pub fn silence() -> Result<()> {
+    nft("table ip qbench-silence { chain out { type filter hook output priority 0; policy drop; }\n}")
 }
 
 /// Datagrams that the sink of this namespace has seen.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::flows::{FlowsResult, KernelStep, Step};
 use crate::hold::HoldResult;
 use crate::machine::Machine;
+use crate::malformed::{Fate, MalformedResult};
 use crate::numbers::{Percentile, Spread, loss_free};
 
 /// Loss below which a rate counts as carried.
@@ -40,6 +41,8 @@ pub enum Stored {
     Hold(HoldResult),
     /// Of `flows`.
     Flows(FlowsResult),
+    /// Of `malformed`.
+    Malformed(MalformedResult),
 }
 
 /// One rate over all rounds.
@@ -146,7 +149,36 @@ fn table(result: &Stored) -> String {
     match result {
         Stored::Hold(hold) => hold_table(hold),
         Stored::Flows(flows) => flows_table(flows),
+        Stored::Malformed(set) => malformed_table(set),
     }
+}
+
+fn malformed_table(set: &MalformedResult) -> String {
+    let mut table = markdown(&["packet", "sent", "masquerade", "qnat", "qnat's reason"]);
+    let word = |fate| match fate {
+        Fate::Dropped => "dropped",
+        Fate::Passed => "passed",
+        Fate::Leaked => "LEAKED",
+    };
+    for row in &set.rows {
+        let reason = row.reason.clone().unwrap_or_default();
+        table.add_row([row.packet.clone(), row.sent.clone(), word(row.kernel).into(), word(row.qnat).into(), reason]);
+    }
+    let mut text = format!("{}\n\n{table}\n", place(&set.machine));
+    let of = |name: &str, fate_of: fn(&crate::malformed::Row) -> Fate| {
+        let count = |sound, fate| set.count(fate_of, sound, fate);
+        let (sound, bad) =
+            (set.rows.iter().filter(|row| row.sound).count(), set.rows.iter().filter(|row| !row.sound).count());
+        format!(
+            "\n{name}: of {bad} packets to drop {} dropped, {} passed translated, {} leaked untranslated; {} of {sound} sound ones passed",
+            count(false, Fate::Dropped),
+            count(false, Fate::Passed),
+            count(false, Fate::Leaked),
+            count(true, Fate::Passed)
+        )
+    };
+    text += &of("masquerade", |row| row.kernel);
+    text + &of("qnat", |row| row.qnat)
 }
 
 fn markdown(header: &[&str]) -> Table {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use qnat_chaos::drill::soak::{self, SoakArgs};
 use qnat_chaos::drill::{self, DrillArgs};
 use qnat_chaos::mutants::{self, MutantsArgs};
 use qnat_chaos::sim::{self, SimArgs};
@@ -18,6 +19,8 @@ struct Cli {
 enum Command {
     /// A fault upon a live cluster under traffic.
     Drill(DrillArgs),
+    /// Traffic upon a healthy cluster: no election, no loss.
+    Soak(SoakArgs),
     /// Whole clusters in virtual time, one per seed.
     Sim(SimArgs),
     /// Whether the simulator finds planted holes.
@@ -27,6 +30,7 @@ enum Command {
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Drill(args) => drill::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Mutants(args) => mutants::run(&args),
     }

@@ -56,39 +56,21 @@ pub fn admit(message: &Message, raft: &Raft<MemoryLog>, epoch: Epoch) -> Result<
         return Err(FrameDrop::Term);
     }
     let last = raft.raft_log.last_index();
-    match message.msg_type {
-        MessageType::MsgHeartbeat if message.term >= raft.term && message.commit > last => {
-            Err(FrameDrop::CommitBeyondLog)
-        }
-        MessageType::MsgAppend if message.log_term == 0 => Err(FrameDrop::NoPredecessor),
-        MessageType::MsgAppendResponse => admit_answer(message, raft, last),
-        MessageType::MsgTimeoutNow if message.term != raft.term || message.from != raft.leader_id => {
-            Err(FrameDrop::FalseTimeout)
-        }
-        MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
-            if !message.context.is_empty() && message.context != CAMPAIGN_TRANSFER =>
-        {
-            Err(FrameDrop::Context)
-        }
-        MessageType::MsgHup
-        | MessageType::MsgBeat
-        | MessageType::MsgPropose
-        | MessageType::MsgAppend
-        | MessageType::MsgRequestVote
-        | MessageType::MsgRequestVoteResponse
-        | MessageType::MsgSnapshot
-        | MessageType::MsgHeartbeat
-        | MessageType::MsgHeartbeatResponse
-        | MessageType::MsgUnreachable
-        | MessageType::MsgSnapStatus
-        | MessageType::MsgCheckQuorum
-        | MessageType::MsgTransferLeader
-        | MessageType::MsgTimeoutNow
-        | MessageType::MsgReadIndex
-        | MessageType::MsgReadIndexResp
-        | MessageType::MsgRequestPreVote
-        | MessageType::MsgRequestPreVoteResponse => Ok(()),
+    let kind = message.msg_type;
+    if kind == MessageType::MsgHeartbeat && message.term >= raft.term && message.commit > last {
+        return Err(FrameDrop::CommitBeyondLog);
     }
+    if kind == MessageType::MsgAppend && message.log_term == 0 {
+        return Err(FrameDrop::NoPredecessor);
+    }
+    if kind == MessageType::MsgTimeoutNow && (message.term != raft.term || message.from != raft.leader_id) {
+        return Err(FrameDrop::FalseTimeout);
+    }
+    let asks = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
+    if asks && !message.context.is_empty() && message.context != CAMPAIGN_TRANSFER {
+        return Err(FrameDrop::Context);
+    }
+    if kind == MessageType::MsgAppendResponse { admit_answer(message, raft, last) } else { Ok(()) }
 }
 
 fn admit_answer(message: &Message, raft: &Raft<MemoryLog>, last: u64) -> Result<(), FrameDrop> {

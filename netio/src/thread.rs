@@ -27,6 +27,13 @@ pub fn raise_current(priority: i32) -> Raised {
     {
         return Raised::RealTime(priority);
     }
+    prefer_current()
+}
+
+/// Prefers the calling thread to ordinary ones: nice −10, else nothing. For a thread that may be busy for long, as a
+/// worker is under full load: with a real-time priority it would starve the kernel's own threads on its core.
+#[must_use]
+pub fn prefer_current() -> Raised {
     const NICE: i32 = -10;
     // SAFETY: no memory is involved; on Linux, 0 is the calling thread.
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } == 0 { Raised::Nice(NICE) } else { Raised::Refused }
@@ -56,7 +63,7 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Raised, allowed_cpus, pin_current, raise_current};
+    use super::{Raised, allowed_cpus, pin_current, prefer_current, raise_current};
 
     #[test]
     fn a_pinned_thread_may_run_on_its_cpu_only() {
@@ -68,6 +75,19 @@ mod tests {
         })
         .join()
         .expect("thread");
+    }
+
+    #[test]
+    fn a_preferred_thread_is_nicer_to_itself_and_leaves_the_others_alone() {
+        let nice = || rustix::process::getpriority_process(None).expect("the calling thread's");
+        let before = nice();
+        std::thread::spawn(move || {
+            let expected = if prefer_current() == Raised::Nice(-10) { -10 } else { before };
+            assert_eq!(nice(), expected);
+        })
+        .join()
+        .expect("thread");
+        assert_eq!(nice(), before);
     }
 
     #[test]

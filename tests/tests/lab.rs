@@ -231,11 +231,17 @@ fn without_majority_connections_last_for_the_grace_and_service_returns_with_the_
     for other in &others {
         ok(&["lab", "kill", other]);
     }
+    let fresh = lab.spawn("b1", &["curl", "-sS", "--max-time", "1", &format!("http://{INET}/")]);
     assert!(conversation.goes_on(), "what is committed goes on within the grace");
+    let fresh = fresh.wait_with_output().expect("curl ends");
+    assert!(!fresh.status.success(), "a new connection without a majority: {}", String::from_utf8_lossy(&fresh.stdout));
     wait_until("the grace to end", Duration::from_secs(15), || !conversation.goes_on());
     let alone = try_json(&["status", "-o", "json", "--node", &format!("n{owner}")]);
     let status = alone.unwrap_or_else(|| lab.status());
-    assert!(rows(&status["concerns"]).count() > 0, "status says why: {status}");
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    let helps = |row: &&Value| text(row, "why").contains("majority") && text(row, "remedy").contains("bring");
+    assert_eq!(rows(&status["concerns"]).filter(helps).count(), 3, "each shard says why, and what helps: {status:#}");
+    assert!(rows(&status["shards"]).all(|row| row["owner"].is_null() && row["redundancy"]["have"] == 1), "{status:#}");
     ok(&["lab", "restart", &others[0]]);
     wait_until("new connections to pass again", Duration::from_secs(90), || {
         run(&["lab", "exec", "b1", "--", "curl", "-sS", "--max-time", "2", &format!("http://{INET}/")]).status.success()

@@ -22,7 +22,8 @@ const DOWNLOAD_RATE: f64 = 8e6;
 /// A run never lasts longer.
 const STREAM_BOUND: Duration = Duration::from_secs(60);
 
-fn echo(index: usize) -> SocketAddr {
+/// The echo service, at one of the internet's addresses.
+pub(super) fn echo(index: usize) -> SocketAddr {
     SocketAddr::from((INET_ADDRESSES[index % INET_ADDRESSES.len()], ECHO))
 }
 

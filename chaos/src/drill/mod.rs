@@ -9,6 +9,7 @@ mod fault;
 mod interrupt;
 mod judge;
 mod run;
+pub mod soak;
 pub mod verdict;
 
 use std::io::Write;
@@ -18,7 +19,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use clap::Args as _;
 
 use cluster::Cluster;
 pub use fault::Fault;
@@ -89,14 +89,6 @@ pub struct DrillArgs {
     /// How to write the verdict.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
-}
-
-/// The command, to hang into a command line of its own.
-#[must_use]
-pub fn command() -> clap::Command {
-    DrillArgs::augment_args(
-        clap::Command::new("drill").about("A fault upon a live cluster under traffic, and a verdict"),
-    )
 }
 
 /// Runs the drills. The exit code is 0 if all passed and 1 if not.

@@ -2,6 +2,7 @@
 //!
 //! The judge in it knows every commit and checks agreement, I23, I24, I32, I33, I36 and I37 at every effect.
 
+use crate::wire::KIND_CONTROL_MESSAGE;
 use std::collections::BTreeSet;
 
 use rand::{Rng, SeedableRng};

@@ -36,7 +36,7 @@ const SHARDS: &[Column] = &[
     ("frontends", "/frontends"),
     ("epoch", "/epoch"),
     ("owner", "/owner"),
-    ("term", "/term"),
+    ("term", "/raft_term"),
     ("members", "/members"),
     ("redundancy", "/redundancy"),
     ("serving", "/serving"),
@@ -210,8 +210,6 @@ fn shard_table(answer: &Value) -> String {
         row["owner"] = name_of(answer, &shard["owner"]).into();
         let members: Vec<String> = rows_of(&shard["members"]).iter().map(|member| name_of(answer, member)).collect();
         row["members"] = members.join(" ").into();
-        // The shard's term counts on over its epochs: the epoch is in the upper half, and has a column of its own.
-        row["term"] = shard["term"].as_u64().map_or(Value::Null, |term| (term & u64::from(u32::MAX)).into());
         row
     };
     let rows: Vec<Value> = rows_of(&answer["shards"]).iter().map(row).collect();
@@ -451,8 +449,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_term_is_shown_beside_its_epoch_and_an_ownerless_shard_counts_whom_it_reaches() {
-        let answer = json!({"shards": [{"shard": 1, "epoch": 1, "owner": null, "term": (1u64 << 32) | 7,
+    fn the_raft_term_is_shown_and_an_ownerless_shard_counts_whom_it_reaches() {
+        let answer = json!({"shards": [{"shard": 1, "epoch": 1, "owner": null, "term": (1u64 << 32) | 7, "raft_term": 7,
                                         "redundancy": {"have": 1, "want": 3, "reachable": true}}]});
         let text = render(&Request::Status, &answer);
         assert!(text.contains("1/3 reachable"), "{text}");
@@ -467,7 +465,7 @@ mod tests {
             "me": {"node": 1, "incarnation": 7, "guard": "absent: no clang", "links_up": true},
             "nodes": [{"node": 1, "name": "n1", "incarnation": 7, "alive": true, "control_voter": true, "control_loaded": true},
                       {"node": 2, "name": "rack2", "incarnation": 8, "alive": false, "control_voter": true}],
-            "shards": [{"shard": 1, "frontends": ["203.0.113.1", "203.0.113.2"], "epoch": 1, "owner": 2, "term": 4,
+            "shards": [{"shard": 1, "frontends": ["203.0.113.1", "203.0.113.2"], "epoch": 1, "owner": 2, "raft_term": 4,
                         "serving": "no lease", "redundancy": {"have": 2, "want": 3}, "members": [1, 2, 3], "live": 12}],
             "concerns": [{"what": "shard 1 has 2 of 3 replicas", "remedy": "start node 3"}],
             "stop_token": {"holder": 2, "since": 3, "restarted": true}});

@@ -38,6 +38,8 @@ pub struct Answerer {
     pub flows: Addr<FlowActor>,
     /// What the worker counts.
     pub stats: Arc<Mutex<WorkerStats>>,
+    /// The cluster's name.
+    pub cluster: String,
     /// This node.
     pub node: u32,
     /// Whether the kernel's guard is attached, or why not.
@@ -221,7 +223,7 @@ impl Answerer {
             .collect();
         Ok(json!({
             "cluster": {
-                "id": control["status"]["cluster_id"], "level": control["status"]["level"],
+                "name": self.cluster, "id": control["status"]["cluster_id"], "level": control["status"]["level"],
                 "control_index": control["status"]["control_index"],
                 "control_leader": control["control_leader"], "control_term": control["control_term"],
             },
@@ -292,7 +294,8 @@ fn shard_row(
     }
     json!({
         "shard": shard, "frontends": entry["frontends"], "epoch": entry["epoch"], "owner": owner,
-        "term": group.map(|group| group.term), "role": group.map(|group| format!("{:?}", group.role).to_lowercase()),
+        // A shard's term counts on over its epochs: the epoch is its upper half, raft's own term the lower.
+        "term": group.map(|group| group.term), "raft_term": group.map(|group| group.term & u64::from(u32::MAX)), "role": group.map(|group| format!("{:?}", group.role).to_lowercase()),
         "serving": serving(group, table),
         "redundancy": {"have": have, "want": want, "exact": leads, "reachable": owner.is_none() && group.is_some()},
         "members": entry["members"].as_array().into_iter().flatten().map(|m| m["node"].clone()).collect::<Vec<_>>(),

@@ -19,7 +19,7 @@ use netio::packet::{LoopLimits, PacketLoop, PortConfig, Reception};
 use netio::quic::{Identity as TlsIdentity, Transport, TransportConfig};
 use netio::socket::BufferLimits;
 use netio::sync::spsc::ring;
-use netio::thread::raise_current;
+use netio::thread::{prefer_current, raise_current};
 use netio::words::{WordsReader, WordsWriter};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -102,6 +102,7 @@ pub fn run(config: &NodeConfig) -> Result<()> {
             control: control.clone(),
             flows: flows.clone(),
             stats: Arc::clone(&stats),
+            cluster: config.cluster.clone(),
             node: config.node_id,
             guard: guard_state,
             shutdown,
@@ -263,6 +264,9 @@ impl WorkerParts {
             let Self { config, links: [inside, outside], reader, inputs, outputs, ringer, bell, stats } = self;
             let port = |link| PortConfig { link, limits: BufferLimits::default(), reception: Reception::Filtered };
             let body = move || -> Result<()> {
+                if config.timing.raise_priority {
+                    tracing::info!(priority = ?prefer_current(), "worker");
+                }
                 let packets = PacketLoop::new(&port(inside), &port(outside), LoopLimits::default(), bell)?;
                 let worker = Worker::new(me, NodeId(config.node_id), VnetId(1), seed()?);
                 WorkerThread { worker, packets, words: Words(reader), inputs, outputs, ringer, stats }.run()?;

@@ -12,10 +12,11 @@ use super::*;
 
 const BOUND: Duration = Duration::from_secs(10);
 
-/// Excludes other tests of this machine, in whatever process.
+/// Excludes other tests of this machine, in whatever process. A lab that somebody uses is left alone.
 fn turn() -> File {
     let file = File::create(std::env::temp_dir().join("qnat-lab-test.lock")).expect("lock file");
     file.lock().expect("lock");
+    assert!(lab_namespaces().is_empty(), "a lab is up, and these tests would take it down: run `qnat lab down` first");
     file
 }
 

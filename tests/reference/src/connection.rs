@@ -86,9 +86,9 @@ impl Connection {
         }
         match side {
             Side::Inside if s.opens() => self.ask(s),
-            Side::Inside => self.backend_says(s),
+            Side::Inside => self.heard_of_backend(s),
             Side::Outside if s.has(SYN) => self.answer(s),
-            Side::Outside => self.remote_says(s),
+            Side::Outside => self.heard_of_remote(s),
         }
         if self.remote_end.is_some() && self.remote_end == self.remote_sent {
             self.remote_closed = true;
@@ -128,7 +128,7 @@ impl Connection {
         }
     }
 
-    fn backend_says(&mut self, s: Segment) {
+    fn heard_of_backend(&mut self, s: Segment) {
         self.backend_reset = false;
         self.backend_sent = self.backend_sent.max(Some(s.end()));
         if s.has(FIN) && self.backend_sent == Some(s.end()) {
@@ -141,7 +141,7 @@ impl Connection {
         }
     }
 
-    fn remote_says(&mut self, s: Segment) {
+    fn heard_of_remote(&mut self, s: Segment) {
         if self.remote_sent == Some(s.seq) {
             self.remote_sent = Some(s.end());
             self.remote_reset = false;

@@ -4,6 +4,10 @@
 //! Sans-IO. Commands are idempotent by key, so everything submitted is simply submitted again until the log answers or
 //! the deadline passes; nobody has to remember replies. Driven by the daemon's control actor and by the simulator.
 
+mod join;
+mod reconcile;
+mod submit;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,10 +15,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use consensus::control_group::{ControlGroup, ControlTiming, OpenError};
 use consensus::event::{ControlEffect, ControlInput};
-use consensus::storage::{ClusterId, LogStore};
-use control::command::{Command, CommandBody, Key, Registration};
+use consensus::storage::LogStore;
+use control::command::{Command, CommandBody, Key};
 use control::outcome::{Outcome, Yield};
-use control::reconcile::{self, Observed};
 use control::registry::FOUNDER_RAFT_ID;
 use control::state::State;
 use engine::ids::{Incarnation, Mac, NodeId, ShardId};
@@ -25,8 +28,6 @@ use super::view::{MS, View};
 
 /// A submission is repeated this often until the log answers.
 const RETRY_NS: u64 = 300 * MS;
-/// After that the submitter hears that it took too long.
-const DEADLINE_NS: u64 = 10_000 * MS;
 /// How often members say that they are there.
 const ALIVE_NS: u64 = 200 * MS;
 /// A member not heard for so long is not counted on.
@@ -466,196 +467,6 @@ impl<S: LogStore> ControlMember<S> {
         if let Some(node) = self.node_of_raft(to) {
             let frame = ControlFrame::Raft { from, to, frame }.encode();
             self.out.push_back(ControlOut::Send { to: node, frame });
-        }
-    }
-
-    // ---- submitting ----
-
-    fn enqueue(&mut self, now: Now, ticket: Option<u64>, body: CommandBody) -> Option<Key> {
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&self.rng.next().to_be_bytes());
-        key[8..].copy_from_slice(&self.rng.next().to_be_bytes());
-        let command = Command { key, stamped_unix_ms: now.unix_ms, draw: self.rng.next(), body };
-        let bytes = Bytes::from(command.encode().ok()?);
-        let pending = Pending { bytes, ticket, own: false, next_ns: now.ns, deadline_ns: now.ns + DEADLINE_NS };
-        self.pending.insert(key, pending);
-        self.resubmit(now);
-        Some(key)
-    }
-
-    fn resubmit(&mut self, now: Now) {
-        let late: Vec<Key> =
-            self.pending.iter().filter(|(_, p)| now.ns >= p.deadline_ns).map(|(key, _)| *key).collect();
-        for key in late {
-            if self.registering == Some(key) {
-                self.registering = None;
-            }
-            if let Some(Pending { ticket: Some(ticket), .. }) = self.pending.remove(&key) {
-                self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::Timeout) });
-            }
-        }
-        let leader = self.node_of_raft(self.leader);
-        let Phase::Running(group) = &mut self.phase else { return };
-        for pending in self.pending.values_mut().filter(|pending| now.ns >= pending.next_ns) {
-            if self.leading_since_ns.is_some() {
-                self.tickets += 1;
-                group.handle(now.ns, ControlInput::Propose { ticket: self.tickets, command: pending.bytes.clone() });
-            } else if let Some(to) = leader {
-                let frame = ControlFrame::Submit { command: pending.bytes.clone() }.encode();
-                self.out.push_back(ControlOut::Send { to, frame });
-            } else {
-                continue;
-            }
-            pending.next_ns = now.ns + RETRY_NS;
-        }
-    }
-
-    /// A command of another node. What speaks for a node must come from that node.
-    fn forwarded(&mut self, now: Now, from: NodeId, bytes: Bytes) {
-        let Ok(command) = Command::decode(&bytes) else { return };
-        let spoken_for = match &command.body {
-            CommandBody::RegisterIncarnation(registration) => Some(registration.node),
-            CommandBody::JoinControl { node, .. } => Some(*node),
-            CommandBody::Sealed { incarnation, .. } => self.state.registry().node_of(*incarnation),
-            // Any member may submit these for the cluster.
-            CommandBody::Noop
-            | CommandBody::Configure(_)
-            | CommandBody::ControlConfApplied { .. }
-            | CommandBody::ReplicaGone { .. }
-            | CommandBody::VotersApplied { .. }
-            | CommandBody::SealEpoch { .. }
-            | CommandBody::Recreate { .. }
-            | CommandBody::ReclaimComplete { .. }
-            | CommandBody::StopTokenTake { .. }
-            | CommandBody::StopTokenReturn { .. }
-            | CommandBody::StopTokenRevoke
-            | CommandBody::RemoveNode { .. }
-            | CommandBody::SetLevel { .. }
-            | CommandBody::SetMembers { .. }
-            | CommandBody::RetireFrontend { .. } => None,
-        };
-        if spoken_for.is_some_and(|node| node != from) || !self.leading() {
-            return;
-        }
-        if let Phase::Running(group) = &mut self.phase {
-            self.tickets += 1;
-            group.handle(now.ns, ControlInput::Propose { ticket: self.tickets, command: bytes });
-        }
-    }
-
-    // ---- joining and registering ----
-
-    fn others(&self) -> Vec<NodeId> {
-        let members = self.state.registry().members().map(|(id, _)| id);
-        let all: BTreeSet<NodeId> = members.chain(self.me.peers.iter().copied()).collect();
-        all.into_iter().filter(|node| *node != self.me.node).collect()
-    }
-
-    fn ask_to_join(&mut self, now: Now) {
-        let Phase::Joining { nonce, next_ns, .. } = &mut self.phase else { return };
-        if now.ns < *next_ns {
-            return;
-        }
-        *next_ns = now.ns + RETRY_NS;
-        let body = CommandBody::JoinControl {
-            node: self.me.node,
-            nonce: *nonce,
-            peer_addr: self.me.peer_addr,
-            api_addr: self.me.api_addr,
-        };
-        // The same key each time, made from the nonce: asking again yields the same raft id.
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&nonce.to_be_bytes());
-        let command = Command { key, stamped_unix_ms: now.unix_ms, draw: 0, body };
-        let Ok(bytes) = command.encode() else { return };
-        let frame = ControlFrame::Submit { command: Bytes::from(bytes) }.encode();
-        for to in self.others() {
-            self.out.push_back(ControlOut::Send { to, frame: frame.clone() });
-        }
-    }
-
-    fn joined(&mut self, now: Now, nonce: u64, raft_id: u64, cluster_id: [u8; 16]) {
-        let asked = matches!(&self.phase, Phase::Joining { nonce: asked, .. } if *asked == nonce);
-        if !asked {
-            return;
-        }
-        let Phase::Joining { mut store, .. } = std::mem::replace(&mut self.phase, Phase::Failed) else { return };
-        let opened = store.join(ClusterId(cluster_id), raft_id).map_err(OpenError::from);
-        match opened.and_then(|()| ControlGroup::open(*store, self.timing, self.seed, now.ns)) {
-            Ok(group) => self.phase = Phase::Running(Box::new(group)),
-            Err(error) => self.fail(error.to_string()),
-        }
-    }
-
-    fn register(&mut self, now: Now) {
-        let Phase::Running(group) = &self.phase else { return };
-        let known = self.state.registry().nodes().get(&self.me.node).is_some_and(|n| n.raft_id == group.raft_id());
-        if self.incarnation.is_some() || self.registering.is_some() || self.leader == 0 || !known {
-            return;
-        }
-        let registration = Registration {
-            node: self.me.node,
-            control_raft_id: group.raft_id(),
-            nonce: self.registration_nonce,
-            peer_addr: self.me.peer_addr,
-            api_addr: self.me.api_addr,
-            inside_mac: self.me.inside_mac,
-            outside_mac: self.me.outside_mac,
-            level: LEVEL,
-        };
-        self.registering = self.enqueue(now, None, CommandBody::RegisterIncarnation(registration));
-    }
-
-    /// A node that stopped gracefully returns the stop token when its new life is a voter everywhere that it should be (N3).
-    fn return_token(&mut self, now: Now) {
-        let Some(token) = self.state.stop_token().filter(|token| token.holder == self.me.node) else { return };
-        let restarted = self.incarnation.filter(|life| *life != token.incarnation);
-        let Some(life) = restarted else { return };
-        let whole =
-            self.state.shards().values().all(|shard| {
-                shard.leaving.is_empty() && (!shard.members.contains(&life) || shard.voters.contains(&life))
-            });
-        if whole && now.ns >= self.next_return_ns {
-            self.next_return_ns = now.ns + LIVE_NS;
-            self.enqueue(now, None, CommandBody::StopTokenReturn { node: self.me.node });
-        }
-    }
-
-    // ---- reconciling, as leader ----
-
-    fn reconcile(&mut self, now: Now) {
-        let Some(since_ns) = self.leading_since_ns else { return };
-        if self.pending.values().any(|pending| pending.own) {
-            return;
-        }
-        let seen = self
-            .owners
-            .iter()
-            .filter(|(shard, (epoch, _, _))| self.state.shards().get(shard).is_some_and(|entry| entry.epoch == *epoch));
-        let seen = seen.map(|(shard, (_, at_ns, known))| {
-            let at_ns = if *known == Known::Yes { now.ns } else { *at_ns };
-            (*shard, at_ns / MS)
-        });
-        let observed = Observed {
-            now_ms: now.ns / MS,
-            since_ms: since_ns / MS,
-            owner_seen_ms: seen.collect(),
-            live: self.live(now),
-            voters: BTreeMap::new(),
-            unix_ms: now.unix_ms,
-        };
-        let mut proposals = reconcile::next(&self.state, &observed);
-        let (voters, learners) = &self.configured;
-        if learners.is_empty() && !voters.is_empty() && self.state.control_applied() != voters.as_slice() {
-            proposals.push(CommandBody::ControlConfApplied { voters: voters.clone() });
-        }
-        for body in proposals {
-            if let Some(key) = self.enqueue(now, None, body)
-                && let Some(pending) = self.pending.get_mut(&key)
-            {
-                pending.own = true;
-                pending.deadline_ns = now.ns + 2 * RETRY_NS;
-            }
         }
     }
 }

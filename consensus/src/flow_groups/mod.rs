@@ -3,30 +3,28 @@
 //! Called by the daemon's flow-group thread (`handle` for each input, `tick` about every millisecond, then `poll` until it is
 //! empty, performing the effects in the order given) and by the simulator. Knows nothing of NAT: entries are bytes.
 
+mod peers;
+mod roles;
+mod status;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
 use raft::eraftpb::ConfState;
 
 use crate::barrier::{LoadBarrier, Reports};
 use crate::election::Ticker;
-use crate::event::{Epoch, FlowEffect, FlowInput, GroupId, GroupSpec, Incarnation, Report, Sealing, Timing};
-use crate::flow_group::{Batch, Effects, FlowGroup, Piece, Seed, first_term};
-use crate::frame::{Frame, Key, NODE_GROUP, Owned};
+use crate::event::{Epoch, FlowEffect, FlowInput, GroupId, GroupSpec, Incarnation, Sealing, Timing};
+use crate::flow_group::{Batch, Effects, FlowGroup, Seed, first_term};
+use crate::frame::{Frame, Key, Owned};
 use crate::guard::FrameDrop;
-use crate::membership;
 use crate::owners::Owners;
 use crate::recreate::{self, Before, Beginning, Begun};
-use crate::transfer::{Accept, Joining, Scanned};
+use crate::transfer::{Joining, Scanned};
 
 /// How often a member without a replica asks for one (F10).
 const JOIN_REPEAT_NS: u64 = 50_000_000;
-/// How often owners are announced to all nodes, besides at each change (M1).
-const ANNOUNCE_NS: u64 = 200_000_000;
 /// A joiner of an epoch that is being sealed repeats its report this often.
 const SEALED_REPEAT_NS: u64 = 500_000_000;
-/// An owner that was silent for this long is not known any more.
-const OWNER_SILENT_NS: u64 = 500_000_000;
 /// How long a graceful stop waits for somebody to take the groups.
 const STOP_WAIT_NS: u64 = 2_000_000_000;
 
@@ -363,103 +361,7 @@ impl FlowGroups {
         self.reports = reports;
     }
 
-    // ---- peers ----
-
-    fn peer(&mut self, from: Incarnation, bytes: &Bytes, now_ns: u64) {
-        if let Err(reason) = self.try_peer(from, bytes, now_ns) {
-            *self.drops.entry(reason).or_default() += 1;
-        }
-    }
-
-    fn try_peer(&mut self, from: Incarnation, bytes: &Bytes, now_ns: u64) -> Result<(), FrameDrop> {
-        let frame = Frame::decode(bytes).map_err(|_| FrameDrop::Malformed)?;
-        if frame.from() != from || from == self.me {
-            return Err(FrameDrop::WrongKey);
-        }
-        match frame {
-            Frame::Raft { key, message } => {
-                if message.from != key.from.0 || message.to != key.to.0 {
-                    return Err(FrameDrop::WrongKey);
-                }
-                let replica = self.replica(key)?;
-                replica.0.receive(message, now_ns, replica.1)?;
-                self.dirty.insert(key.group);
-            }
-            Frame::Join { key, have } => {
-                let transfers = &mut self.transfers;
-                let replica = living(&mut self.replicas, self.me, key)?;
-                replica.join_asked((key.from, have), transfers, now_ns, &mut self.out);
-            }
-            Frame::Behind { key } => {
-                let (replica, out) = self.replica(key)?;
-                replica.fell_behind(from, out);
-            }
-            Frame::Chunk { key, head, end, chunk } => {
-                let piece = Piece { from, head, end, chunk };
-                self.chunk(key, piece, now_ns)?;
-            }
-            Frame::Owners { owned, .. } => {
-                if !self.is_known(from) {
-                    return Err(FrameDrop::Stranger);
-                }
-                for Owned { group, epoch, term } in owned {
-                    if self.specs.contains_key(&group) {
-                        self.owners.heard(group, epoch, term, from, now_ns);
-                    }
-                }
-                self.follow_roles(now_ns);
-            }
-            Frame::Report { report, .. } => {
-                if !self.is_known(from) {
-                    return Err(FrameDrop::Stranger);
-                }
-                self.reports.heard(from, report, now_ns);
-                self.poll_barrier(now_ns);
-            }
-        }
-        Ok(())
-    }
-
-    fn replica(&mut self, key: Key) -> Result<(&mut FlowGroup, &mut Effects), FrameDrop> {
-        Ok((living(&mut self.replicas, self.me, key)?, &mut self.out))
-    }
-
-    /// A piece of a table, for a joiner or for a replica that reloads.
-    fn chunk(&mut self, key: Key, piece: Piece, now_ns: u64) -> Result<(), FrameDrop> {
-        if key.to != self.me {
-            return Err(FrameDrop::WrongKey);
-        }
-        let group = key.group;
-        let Some(joining) = self.joining.get_mut(&group).filter(|j| j.epoch == key.epoch) else {
-            let (replica, out) = self.replica(key)?;
-            replica.reload_chunk(piece, now_ns, out);
-            self.dirty.insert(group);
-            return Ok(());
-        };
-        let Some(spec) =
-            self.specs.get(&group).filter(|s| s.members.contains(&key.from) || s.leaving.contains(&key.from))
-        else {
-            return Err(FrameDrop::Stranger);
-        };
-        let Piece { from, head, end, chunk } = piece;
-        let epoch = joining.epoch;
-        match joining.incoming.accept(from, head) {
-            Accept::Ignore => return Ok(()),
-            Accept::First => self.out.push_back(FlowEffect::Opened { group, epoch, index: head.base }),
-            Accept::Next => {}
-        }
-        self.out.push_back(FlowEffect::Load { group, epoch, chunk });
-        let Some(end) = end else { return Ok(()) };
-        let of_this_epoch = end.base_term <= head.term && head.term >> 32 == u64::from(epoch.0) && head.base >= 1;
-        if !of_this_epoch || !membership::holds(&end.conf, self.me.0) {
-            return Err(FrameDrop::Term);
-        }
-        let spec = spec.clone();
-        self.joining.remove(&group);
-        self.out.push_back(FlowEffect::Loaded { group, base: head.base, until: end.until });
-        self.start(spec, (head.base, end.base_term), end.conf, until(now_ns, end.wait_left_ns), now_ns);
-        Ok(())
-    }
+    // ---- tables ----
 
     /// N4 waits for every living member of an epoch that is being sealed. One that has no replica of it reports that it
     /// holds nothing, and will never get a table of that epoch.
@@ -503,71 +405,6 @@ impl FlowGroups {
         }
     }
 
-    // ---- owners, reports, barrier ----
-
-    /// Brings the known owners up to date with the own replicas, tells the news, and announces what is led here.
-    fn follow_roles(&mut self, now_ns: u64) {
-        let mut owned = Vec::new();
-        for (group, replica) in &mut self.replicas {
-            let (group, epoch) = (*group, replica.spec.epoch);
-            if let Some(term) = replica.leading.as_ref().map(|l| l.term) {
-                self.owners.heard(group, epoch, term, self.me, now_ns);
-                owned.push(Owned { group, epoch, term });
-                continue;
-            }
-            self.owners.lost(group, self.me);
-            if let Some((term, leader, at)) = replica.follows()
-                && now_ns.saturating_sub(at) < OWNER_SILENT_NS
-            {
-                self.owners.heard(group, epoch, term, leader, at);
-            }
-        }
-        for group in self.owners.groups() {
-            self.owners.silent_since(group, now_ns.saturating_sub(OWNER_SILENT_NS));
-            if let Some((term, owner)) = self.owners.owner(group)
-                && owner != self.me
-                && let Some(replica) = self.replicas.get_mut(&group)
-            {
-                replica.successor_known(term, &mut self.out);
-            }
-        }
-        self.out.extend(self.owners.news());
-        let (told, at) = &self.announced;
-        let due = !owned.is_empty() && now_ns.saturating_sub(*at) >= ANNOUNCE_NS;
-        if due || *told != owned {
-            self.send_to_nodes(&Frame::Owners { from: self.me, owned: owned.clone() });
-            self.announced = (owned, now_ns);
-        }
-    }
-
-    fn send_to_nodes(&mut self, frame: &Frame) {
-        let frame = frame.encode();
-        for to in &self.nodes {
-            self.out.push_back(FlowEffect::Send { to: *to, group: NODE_GROUP, frame: frame.clone() });
-        }
-    }
-
-    fn set_report(&mut self, report: Report, now_ns: u64) {
-        let stopping = report.stopping || self.stopping_since_ns.is_some();
-        self.reports.set_own(Report { stopping, ..report });
-        self.barrier.ready(report.control_ready, now_ns);
-        self.send_report(now_ns);
-        self.poll_barrier(now_ns);
-    }
-
-    fn send_report(&mut self, now_ns: u64) {
-        if let Some(report) = self.reports.due(now_ns) {
-            self.send_to_nodes(&Frame::Report { from: self.me, report });
-        }
-    }
-
-    fn poll_barrier(&mut self, now_ns: u64) {
-        let led = self.replicas.values().filter(|r| r.leading.is_some()).map(|r| &r.conf);
-        if let Some(control_index) = self.barrier.poll(led, &self.reports, now_ns) {
-            self.out.push_back(FlowEffect::MayLoad { control_index });
-        }
-    }
-
     // ---- stopping ----
 
     fn stop(&mut self, now_ns: u64) {
@@ -589,86 +426,9 @@ impl FlowGroups {
             self.out.push_back(FlowEffect::Stopped { kept: u32::try_from(kept).expect("groups have u32 ids") });
         }
     }
-
-    // ---- status ----
-
-    /// When this replica last heard a leader other than itself.
-    #[must_use]
-    pub fn leader_heard_ns(&self, group: GroupId) -> Option<u64> {
-        self.replicas.get(&group)?.leader_heard_ns()
-    }
-
-    fn status_of(&self, spec: &GroupSpec, now_ns: u64) -> Option<GroupStatus> {
-        let group = spec.group;
-        let owner = self.owners.owner(group).map(|(_, owner)| owner);
-        let none = GroupStatus {
-            group,
-            epoch: spec.epoch,
-            role: Role::Joining,
-            term: 0,
-            commit: 0,
-            applied: 0,
-            lease_until_ns: 0,
-            voters: Vec::new(),
-            outgoing: Vec::new(),
-            learners: Vec::new(),
-            waiting: Some(Waiting::Table),
-            elections: 0,
-            owner,
-        };
-        if self.mismatched.contains(&group) {
-            return Some(GroupStatus { waiting: Some(Waiting::BaseMismatch), ..none });
-        }
-        let Some(replica) = self.replicas.get(&group) else {
-            return self.joining.contains_key(&group).then_some(none);
-        };
-        let raft = &replica.node.raft;
-        let role = match raft.state {
-            _ if replica.is_sealed() => Role::Sealed,
-            raft::StateRole::Leader => Role::Leader,
-            raft::StateRole::Follower => Role::Follower,
-            raft::StateRole::Candidate | raft::StateRole::PreCandidate => Role::Candidate,
-        };
-        let unserved = replica.leading.as_ref().is_some_and(|l| l.unserved_since_ns.is_some());
-        let waiting = match role {
-            Role::Leader if now_ns < replica.wait_until_ns => Some(Waiting::Predecessor),
-            Role::Leader if unserved => Some(Waiting::Worker),
-            Role::Follower | Role::Candidate if owner.is_none() => Some(Waiting::NoLeader),
-            Role::Leader | Role::Follower | Role::Candidate | Role::Joining | Role::Sealed => None,
-        };
-        let ids = |ids: &[u64]| {
-            let mut ids: Vec<Incarnation> = ids.iter().copied().map(Incarnation).collect();
-            ids.sort_unstable();
-            ids
-        };
-        Some(GroupStatus {
-            epoch: replica.spec.epoch,
-            role,
-            term: raft.term,
-            commit: raft.raft_log.committed,
-            applied: replica.worker_index,
-            lease_until_ns: replica.lease_until_ns(),
-            voters: ids(&replica.conf.voters),
-            outgoing: ids(&replica.conf.voters_outgoing),
-            learners: ids(&replica.conf.learners),
-            waiting,
-            elections: replica.elections(),
-            ..none
-        })
-    }
 }
 
 /// The end of a wait that begins now; 0 if there is none.
 const fn until(now_ns: u64, wait_ns: u64) -> u64 {
     if wait_ns == 0 { 0 } else { now_ns.saturating_add(wait_ns) }
-}
-
-/// The replica that a frame is meant for, if it lives and knows the sender (N1).
-fn living(replicas: &mut BTreeMap<GroupId, FlowGroup>, me: Incarnation, key: Key) -> Result<&mut FlowGroup, FrameDrop> {
-    if key.to != me {
-        return Err(FrameDrop::WrongKey);
-    }
-    let replica = replicas.get_mut(&key.group).filter(|r| r.spec.epoch == key.epoch).ok_or(FrameDrop::NoReplica)?;
-    let listed = replica.spec.members.contains(&key.from) || replica.spec.leaving.contains(&key.from);
-    if listed || membership::holds(&replica.conf, key.from.0) { Ok(replica) } else { Err(FrameDrop::Stranger) }
 }

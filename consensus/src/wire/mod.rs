@@ -14,9 +14,16 @@
     reason = "raft's generated messages cannot be built with all their fields"
 )]
 
+mod reader;
+mod validate;
+
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata};
 use thiserror::Error;
+
+pub(crate) use reader::Reader;
+use validate::validate;
+pub use validate::validate_conf_state;
 
 /// First two bytes of every envelope: "QN".
 pub const MAGIC: u16 = 0x514e;
@@ -312,96 +319,6 @@ pub fn decode_conf_state(bytes: &[u8]) -> Result<ConfState, WireError> {
     Ok(conf)
 }
 
-/// Whether raft-rs accepts this configuration: it aborts the process on one that contradicts itself.
-///
-/// # Errors
-/// The first contradiction.
-pub fn validate_conf_state(conf: &ConfState) -> Result<(), WireError> {
-    let lists = [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next];
-    for ids in lists {
-        let mut sorted = ids.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        if sorted.len() != ids.len() || sorted.first() == Some(&0) {
-            return Err(WireError::Invalid("replica id in a configuration"));
-        }
-    }
-    let disjoint = |a: &[u64], b: &[u64]| a.iter().all(|id| !b.contains(id));
-    if conf.voters.is_empty() {
-        return Err(WireError::Invalid("configuration without voters"));
-    }
-    if !disjoint(&conf.learners, &conf.voters) || !disjoint(&conf.learners, &conf.voters_outgoing) {
-        return Err(WireError::Invalid("learner that is also a voter"));
-    }
-    if !disjoint(&conf.learners_next, &conf.voters)
-        || !disjoint(&conf.learners_next, &conf.learners)
-        || !conf.learners_next.iter().all(|id| conf.voters_outgoing.contains(id))
-    {
-        return Err(WireError::Invalid("demoted voter that was none"));
-    }
-    if conf.voters_outgoing.is_empty() && (conf.auto_leave || !conf.learners_next.is_empty()) {
-        return Err(WireError::Invalid("joint marks on a simple configuration"));
-    }
-    Ok(())
-}
-
-/// What raft-rs takes for granted between the fields of one message.
-fn validate(message: &Message) -> Result<(), WireError> {
-    match message.msg_type {
-        MessageType::MsgAppend => validate_append(message)?,
-        // It takes the first entry of these without looking.
-        MessageType::MsgReadIndex | MessageType::MsgReadIndexResp | MessageType::MsgPropose => {
-            if message.entries.is_empty() {
-                return Err(WireError::Invalid("request without entries"));
-            }
-        }
-        MessageType::MsgHup
-        | MessageType::MsgBeat
-        | MessageType::MsgAppendResponse
-        | MessageType::MsgRequestVote
-        | MessageType::MsgRequestVoteResponse
-        | MessageType::MsgSnapshot
-        | MessageType::MsgHeartbeat
-        | MessageType::MsgHeartbeatResponse
-        | MessageType::MsgUnreachable
-        | MessageType::MsgSnapStatus
-        | MessageType::MsgCheckQuorum
-        | MessageType::MsgTransferLeader
-        | MessageType::MsgTimeoutNow
-        | MessageType::MsgRequestPreVote
-        | MessageType::MsgRequestPreVoteResponse => {
-            if !message.entries.is_empty() {
-                return Err(WireError::Invalid("entries in a message without log"));
-            }
-        }
-    }
-    match (message.msg_type == MessageType::MsgSnapshot, message.snapshot.as_ref()) {
-        (false, None) => Ok(()),
-        (true, Some(snapshot)) if snapshot.get_metadata().term <= message.term => Ok(()),
-        (true, Some(_)) => Err(WireError::Invalid("snapshot of a later term")),
-        (true, None) | (false, Some(_)) => Err(WireError::Invalid("snapshot where none belongs, or none")),
-    }
-}
-
-/// Entries follow `index` without a gap, and terms grow from `log_term` to at most the message's term.
-fn validate_append(message: &Message) -> Result<(), WireError> {
-    let (mut index, mut term) = (message.index, message.log_term);
-    for entry in message.entries.iter() {
-        index += 1;
-        if entry.index != index {
-            return Err(WireError::Invalid("entry index"));
-        }
-        if entry.term < term || entry.term == 0 {
-            return Err(WireError::Invalid("entry term below the one before"));
-        }
-        term = entry.term;
-    }
-    if term > message.term {
-        return Err(WireError::Invalid("entry term above the message's"));
-    }
-    Ok(())
-}
-
 fn decode_entry_at(r: &mut Reader<'_>, frame: &Bytes) -> Result<Entry, WireError> {
     let mut entry = Entry::default();
     entry.entry_type = entry_type(r.u8()?)?;
@@ -517,89 +434,5 @@ fn checksum(head: &[u8], body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// A cursor that never reads beyond its bytes.
-pub(crate) struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
-    }
-
-    /// All that is left.
-    pub(crate) fn rest(&mut self) -> &'a [u8] {
-        let rest = &self.bytes[self.at..];
-        self.at = self.bytes.len();
-        rest
-    }
-
-    fn left(&self) -> usize {
-        self.bytes.len() - self.at
-    }
-
-    /// Refuses a count of elements that cannot fit, before anything is allocated for them.
-    fn expect_left(&self, count: usize, each: usize) -> Result<(), WireError> {
-        let (need, left) = (count.saturating_mul(each), self.left());
-        if need > left { Err(WireError::Truncated { need, left }) } else { Ok(()) }
-    }
-
-    fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
-        self.expect_left(len, 1)?;
-        let taken = &self.bytes[self.at..self.at + len];
-        self.at += len;
-        Ok(taken)
-    }
-
-    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        Ok(self.take(N)?.try_into().expect("take returns N bytes"))
-    }
-
-    pub(crate) fn u8(&mut self) -> Result<u8, WireError> {
-        Ok(u8::from_le_bytes(self.array()?))
-    }
-
-    pub(crate) fn u64(&mut self) -> Result<u64, WireError> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
-    /// A term or an index.
-    pub(crate) fn number(&mut self, what: &'static str) -> Result<u64, WireError> {
-        let value = self.u64()?;
-        if value > MAX_NUMBER { Err(WireError::Invalid(what)) } else { Ok(value) }
-    }
-
-    fn len(&mut self) -> Result<usize, WireError> {
-        let len = u32::from_le_bytes(self.array()?);
-        usize::try_from(len).map_err(|_| WireError::Invalid("length"))
-    }
-
-    fn blob(&mut self, frame: &Bytes) -> Result<Bytes, WireError> {
-        let len = self.len()?;
-        self.expect_left(len, 1)?;
-        let blob = frame.slice(self.at..self.at + len);
-        self.at += len;
-        Ok(blob)
-    }
-
-    fn ids(&mut self) -> Result<Vec<u64>, WireError> {
-        let count = self.len()?;
-        if count > MAX_CONF_IDS {
-            return Err(WireError::Invalid("number of replicas"));
-        }
-        self.expect_left(count, 8)?;
-        (0..count).map(|_| self.u64()).collect()
-    }
-
-    pub(crate) fn finish(&self) -> Result<(), WireError> {
-        match self.left() {
-            0 => Ok(()),
-            left => Err(WireError::Trailing(left)),
-        }
-    }
-}
-
 #[cfg(test)]
-#[path = "wire_tests.rs"]
 mod tests;

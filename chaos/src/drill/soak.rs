@@ -1,0 +1,318 @@
+//! A soak: canary traffic upon a healthy cluster, and nothing else. Nobody may take over, and nothing may be lost.
+//! Called by the command.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write as _};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use qnat::lab::{self, Host};
+use serde::Serialize;
+
+use super::canary::{self, Download, echo};
+use super::cluster::Cluster;
+use super::{Output, interrupt};
+
+/// Between two datagrams of a stream; there is one stream for each shard.
+const STREAM_EVERY: Duration = Duration::from_millis(1);
+/// Between two new flows of a backend to each remote. A mapping lives for 4 min of silence and is held for 65 s more, so a
+/// backend keeps about 760 of its 1,024 ports busy.
+const NEW_EVERY: Duration = Duration::from_millis(400);
+/// Between two rounds of exchanges over the idle connections.
+const EXCHANGE_EVERY: Duration = Duration::from_secs(5);
+/// How long an answer may take before it counts as lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const DOWNLOAD_BYTES: u64 = 24 << 20;
+/// No silence of a stream may be longer: a takeover would be.
+const SILENCE_MS_MAX: f64 = 50.0;
+/// Datagrams that a busy machine may lose, one in so many.
+const LOST_ONE_IN: u64 = 100_000;
+
+/// Arguments of `soak`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SoakArgs {
+    /// How long the traffic flows.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1440))]
+    pub minutes: u64,
+    /// Backends of the lab, each of which opens new flows.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(3..=200))]
+    pub backends: u32,
+    /// Idle TCP connections, spread over the backends.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=4000))]
+    pub connections: u16,
+    /// The `qnat` executable; beside this one unless given.
+    #[arg(long)]
+    pub binary: Option<std::path::PathBuf>,
+    /// How to write the verdict.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// What a soak found.
+#[derive(Clone, Debug, Serialize)]
+struct Findings {
+    seconds: u64,
+    /// Elections that any member counted.
+    elections: u64,
+    /// Shards that changed their owner.
+    owners_changed: usize,
+    datagrams: u64,
+    datagrams_lost: u64,
+    /// Longest time between two answers of one stream.
+    longest_silence_ms: f64,
+    new_flows: u64,
+    new_flows_lost: u64,
+    /// First round trip of a new flow, in ms: 99th percentile and maximum.
+    new_flow_p99_ms: f64,
+    new_flow_max_ms: f64,
+    exchanges: usize,
+    exchanges_failed: usize,
+    downloads: usize,
+    downloads_right: usize,
+    pass: bool,
+    reasons: Vec<String>,
+}
+
+/// Runs a soak. The exit code is 0 if all is well and 1 if not.
+///
+/// # Errors
+/// If the traffic could not be started.
+pub fn run(args: &SoakArgs) -> Result<ExitCode> {
+    let binary = match &args.binary {
+        Some(binary) => binary.clone(),
+        None => std::env::current_exe()?.with_file_name("qnat"),
+    };
+    ensure!(args.output != Output::Junit, "a soak is one case: -o table or json");
+    ensure!(binary.exists(), "{} is not there: build it, or name it with --binary", binary.display());
+    interrupt::watch(super::run::files(), || {
+        writeln!(std::io::stderr(), "interrupted: nothing is proved").context("standard error")
+    })?;
+    let cluster = Cluster::up(&binary, args.backends)?;
+    let findings = soak(&cluster, args)?;
+    drop(cluster);
+    let text = match args.output {
+        Output::Json => serde_json::to_string_pretty(&findings)?,
+        Output::Table | Output::Junit => table(&findings)?,
+    };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(if findings.pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
+    let all: Vec<u32> = (1..=args.backends).collect();
+    let mut first: BTreeMap<u64, u32> = BTreeMap::new();
+    for backend in cluster.backends()? {
+        first.entry(backend.shard).or_insert(backend.number);
+    }
+    let mut idle = canary::open_idle(cluster.dir(), &all, args.connections.into())?;
+    let (owners, elections) = (cluster.owners(), cluster.elections());
+    let (begun, lasts) = (Instant::now(), Duration::from_secs(args.minutes * 60));
+    let over = AtomicBool::new(false);
+    let dir = cluster.dir();
+    let (streams, flows, downloads, exchanges) = std::thread::scope(|scope| {
+        let over = &over;
+        let streams: Vec<_> =
+            first.values().map(|&b| scope.spawn(move || in_backend(dir, b, || stream(over)))).collect();
+        let flows: Vec<_> = all.iter().map(|&b| scope.spawn(move || in_backend(dir, b, || new_flows(over)))).collect();
+        let downloads: Vec<_> = first.values().map(|&b| scope.spawn(move || download(dir, b, over))).collect();
+        let mut exchanges = (0, 0);
+        while begun.elapsed() < lasts {
+            let (kept, why) = canary::exchange_all(&mut idle, u64::try_from(exchanges.0).unwrap_or(0) << 20);
+            if let Some(why) = why {
+                eprintln!("soak, after {} s: {why}", begun.elapsed().as_secs());
+            }
+            exchanges = (exchanges.0 + idle.len(), exchanges.1 + idle.len() - kept);
+            std::thread::sleep(EXCHANGE_EVERY.min(lasts.saturating_sub(begun.elapsed())));
+        }
+        over.store(true, Ordering::Relaxed);
+        Ok::<_, anyhow::Error>((joined(streams)?, joined(flows)?, joined(downloads)?, exchanges))
+    })?;
+    let count = |now: BTreeMap<u32, u64>| -> u64 {
+        now.iter().map(|(node, count)| count.saturating_sub(elections.get(node).copied().unwrap_or(0))).sum()
+    };
+    let now = cluster.owners();
+    let mut trips: Vec<f64> = flows.iter().flat_map(|one| one.trips_ms.iter().copied()).collect();
+    trips.sort_by(f64::total_cmp);
+    let findings = Findings {
+        seconds: begun.elapsed().as_secs(),
+        elections: count(cluster.elections()),
+        owners_changed: owners.iter().filter(|(shard, owner)| now.get(shard) != Some(owner)).count(),
+        datagrams: streams.iter().map(|one| one.sent).sum(),
+        datagrams_lost: streams.iter().map(|one| one.sent - one.answered).sum(),
+        longest_silence_ms: streams.iter().map(|one| one.silence.as_secs_f64() * 1e3).fold(0.0, f64::max),
+        new_flows: flows.iter().map(|one| one.opened).sum(),
+        new_flows_lost: flows.iter().map(|one| one.lost).sum(),
+        new_flow_p99_ms: trips.get(trips.len() * 99 / 100).copied().unwrap_or(f64::NAN),
+        new_flow_max_ms: trips.last().copied().unwrap_or(f64::NAN),
+        exchanges: exchanges.0,
+        exchanges_failed: exchanges.1,
+        downloads: downloads.iter().map(|one| one.0).sum(),
+        downloads_right: downloads.iter().map(|one| one.1).sum(),
+        pass: false,
+        reasons: Vec::new(),
+    };
+    Ok(judged(findings))
+}
+
+fn judged(mut findings: Findings) -> Findings {
+    let reasons = [
+        (findings.elections > 0, "elections"),
+        (findings.owners_changed > 0, "shards changed their owner"),
+        (findings.datagrams_lost > findings.datagrams / LOST_ONE_IN, "datagrams lost"),
+        (findings.longest_silence_ms > SILENCE_MS_MAX, "a stream was silent for too long"),
+        (findings.new_flows_lost > findings.new_flows / LOST_ONE_IN, "new flows without an answer"),
+        (findings.exchanges_failed > 0, "idle connections failed"),
+        (findings.downloads_right < findings.downloads || findings.downloads == 0, "downloads failed"),
+    ];
+    findings.reasons = reasons.iter().filter(|(wrong, _)| *wrong).map(|(_, what)| (*what).to_owned()).collect();
+    findings.pass = findings.reasons.is_empty();
+    findings
+}
+
+fn table(findings: &Findings) -> Result<String> {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    let serde_json::Value::Object(fields) = serde_json::to_value(findings)? else { return Ok(String::new()) };
+    for (name, value) in fields {
+        table.add_row([name.replace('_', " "), value.to_string()]);
+    }
+    Ok(table.to_string())
+}
+
+fn joined<T>(tasks: Vec<std::thread::ScopedJoinHandle<'_, Result<T>>>) -> Result<Vec<T>> {
+    tasks.into_iter().map(|task| task.join().map_err(|_| anyhow::anyhow!("a canary panicked"))?).collect()
+}
+
+fn in_backend<T: Send>(dir: &Path, backend: u32, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    lab::in_host(dir, Host::Backend(backend), work)?
+}
+
+/// A stream of datagrams over one mapping.
+struct StreamCount {
+    sent: u64,
+    answered: u64,
+    silence: Duration,
+}
+
+fn stream(over: &AtomicBool) -> Result<StreamCount> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(echo(0))?;
+    socket.set_nonblocking(true)?;
+    let mut count = StreamCount { sent: 0, answered: 0, silence: Duration::ZERO };
+    let (mut heard, mut next) = (Instant::now(), Instant::now());
+    while !over.load(Ordering::Relaxed) {
+        if socket.send(&count.sent.to_be_bytes()).is_ok() {
+            count.sent += 1;
+        }
+        count.receive(&socket, &mut heard)?;
+        next += STREAM_EVERY;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    std::thread::sleep(ANSWER_TIMEOUT);
+    count.receive(&socket, &mut Instant::now())?;
+    Ok(count)
+}
+
+impl StreamCount {
+    fn receive(&mut self, socket: &UdpSocket, heard: &mut Instant) -> Result<()> {
+        let mut answer = [0; 16];
+        loop {
+            match socket.recv(&mut answer) {
+                Ok(_) => {
+                    self.answered += 1;
+                    self.silence = self.silence.max(heard.elapsed());
+                    *heard = Instant::now();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                // A former datagram was refused: not an answer.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                Err(error) => return Err(error).context("echo"),
+            }
+        }
+    }
+}
+
+/// Flows of one datagram each.
+struct FlowCount {
+    opened: u64,
+    lost: u64,
+    trips_ms: Vec<f64>,
+}
+
+fn new_flows(over: &AtomicBool) -> Result<FlowCount> {
+    let mut count = FlowCount { opened: 0, lost: 0, trips_ms: Vec::new() };
+    let mut next = Instant::now();
+    while !over.load(Ordering::Relaxed) {
+        for remote in 0..2 {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            socket.connect(echo(remote))?;
+            socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+            let sent = Instant::now();
+            socket.send(b"canary")?;
+            count.opened += 1;
+            match socket.recv(&mut [0; 16]) {
+                Ok(_) => count.trips_ms.push(sent.elapsed().as_secs_f64() * 1e3),
+                Err(_late_or_refused) => count.lost += 1,
+            }
+        }
+        next += NEW_EVERY;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    Ok(count)
+}
+
+/// One download after the other: how many, and how many had the right digest.
+fn download(dir: &Path, backend: u32, over: &AtomicBool) -> Result<(usize, usize)> {
+    let mut count = (0, 0);
+    while !over.load(Ordering::Relaxed) {
+        let right = match Download::start(dir, backend, DOWNLOAD_BYTES).finish() {
+            Ok(right) => right,
+            Err(error) => {
+                eprintln!("soak: download of b{backend}: {error:#}");
+                std::thread::sleep(ANSWER_TIMEOUT);
+                false
+            }
+        };
+        count = (count.0 + 1, count.1 + usize::from(right));
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn well() -> Findings {
+        Findings {
+            seconds: 60,
+            elections: 0,
+            owners_changed: 0,
+            datagrams: 180_000,
+            datagrams_lost: 0,
+            longest_silence_ms: 5.0,
+            new_flows: 6_000,
+            new_flows_lost: 0,
+            new_flow_p99_ms: 1.0,
+            new_flow_max_ms: 2.0,
+            exchanges: 12_000,
+            exchanges_failed: 0,
+            downloads: 50,
+            downloads_right: 50,
+            pass: false,
+            reasons: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn one_election_or_one_failed_connection_fails_a_soak() {
+        assert!(judged(well()).pass);
+        assert_eq!(judged(Findings { elections: 1, ..well() }).reasons, ["elections"]);
+        assert!(!judged(Findings { exchanges_failed: 1, ..well() }).pass);
+        assert!(!judged(Findings { longest_silence_ms: 51.0, ..well() }).pass);
+        assert!(!judged(Findings { downloads: 0, downloads_right: 0, ..well() }).pass);
+    }
+}

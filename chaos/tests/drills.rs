@@ -1,0 +1,78 @@
+//! The live drills as their user runs them: each fault once upon a fresh lab, and a drill that is interrupted. What is
+//! asserted is what must hold on a machine of any speed; gaps are judged by longer runs. Needs root, and `qnat` built.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Where a lab lives while it runs.
+const LAB: &str = "/run/qnat-lab";
+
+fn chaos() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qnat-chaos"));
+    command.arg("drill").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
+}
+
+/// Runs a drill once and checks everything but the speed.
+fn holds(drill: &str) {
+    let arguments = [drill, "--runs", "1", "--backends", "9", "--connections", "180", "--seconds", "4", "-o", "json"];
+    let output = chaos().args(arguments).output().expect("the drill runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let verdicts: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let verdict = &verdicts[0];
+    assert_eq!(number(&verdict["runs"]), 1, "{verdict:#} {said}");
+    assert_eq!((number(&verdict["connections_kept"]), number(&verdict["connections"])), (180, 180), "{verdict:#}");
+    for none in ["mappings_changed", "duplicates"] {
+        assert_eq!(number(&verdict[none]), 0, "{none}: {verdict:#}");
+    }
+    assert_eq!(number(&verdict["downloads_right"]), 1, "{verdict:#}");
+    let reasons = verdict["reasons"].as_array().expect("a list").iter().filter_map(Value::as_str);
+    let wrong: Vec<&str> = reasons.filter(|reason| !reason.starts_with("gap of ")).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn a_killed_owner_costs_no_connection() {
+    holds("kill-owner");
+}
+
+#[test]
+fn a_paused_owner_costs_no_connection_and_sends_nothing_wrong_when_it_wakes() {
+    holds("pause-owner");
+}
+
+#[test]
+fn an_owner_that_is_cut_off_costs_no_connection_and_sends_nothing_wrong() {
+    holds("partition-owner");
+}
+
+#[test]
+fn an_owner_that_stops_hands_over_first() {
+    holds("stop-owner");
+}
+
+#[test]
+fn an_interrupted_drill_leaves_nothing_behind_and_says_so() {
+    let drill = chaos().args(["kill-owner", "--backends", "3", "-o", "json"]).spawn().expect("the drill starts");
+    let begun = Instant::now();
+    while !Path::new(LAB).exists() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no lab");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let id = i32::try_from(drill.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("it runs");
+    let output = drill.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    let verdicts: Value = serde_json::from_slice(&output.stdout).expect("a verdict all the same");
+    assert_eq!(verdicts[0]["pass"], false, "{verdicts:#}");
+    assert!(!Path::new(LAB).exists(), "the lab's directory is left");
+    let names = Command::new("ip").args(["netns", "list"]).output().expect("ip runs");
+    assert!(!String::from_utf8_lossy(&names.stdout).contains("qnat-"), "a namespace is left");
+}

@@ -1,0 +1,49 @@
+//! What the control leader proposes by itself, from what it sees of the nodes.
+
+use std::collections::BTreeMap;
+
+use consensus::storage::LogStore;
+use control::command::CommandBody;
+use control::reconcile::{self, Observed};
+
+use super::{ControlMember, Now, RETRY_NS};
+use crate::member::flow_member::Known;
+use crate::member::view::MS;
+
+impl<S: LogStore> ControlMember<S> {
+    pub(super) fn reconcile(&mut self, now: Now) {
+        let Some(since_ns) = self.leading_since_ns else { return };
+        if self.pending.values().any(|pending| pending.own) {
+            return;
+        }
+        let seen = self
+            .owners
+            .iter()
+            .filter(|(shard, (epoch, _, _))| self.state.shards().get(shard).is_some_and(|entry| entry.epoch == *epoch));
+        let seen = seen.map(|(shard, (_, at_ns, known))| {
+            let at_ns = if *known == Known::Yes { now.ns } else { *at_ns };
+            (*shard, at_ns / MS)
+        });
+        let observed = Observed {
+            now_ms: now.ns / MS,
+            since_ms: since_ns / MS,
+            owner_seen_ms: seen.collect(),
+            live: self.live(now),
+            voters: BTreeMap::new(),
+            unix_ms: now.unix_ms,
+        };
+        let mut proposals = reconcile::next(&self.state, &observed);
+        let (voters, learners) = &self.configured;
+        if learners.is_empty() && !voters.is_empty() && self.state.control_applied() != voters.as_slice() {
+            proposals.push(CommandBody::ControlConfApplied { voters: voters.clone() });
+        }
+        for body in proposals {
+            if let Some(key) = self.enqueue(now, None, body)
+                && let Some(pending) = self.pending.get_mut(&key)
+            {
+                pending.own = true;
+                pending.deadline_ns = now.ns + 2 * RETRY_NS;
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Commands on their way into the log: kept and submitted again until the log answers; those of other nodes only if they
+//! speak for themselves.
+
+use bytes::Bytes;
+use consensus::event::ControlInput;
+use consensus::storage::LogStore;
+use control::command::{Command, CommandBody, Key};
+use engine::ids::NodeId;
+
+use super::{ControlMember, ControlOut, NotDone, Now, Pending, Phase, RETRY_NS};
+use crate::member::frame::ControlFrame;
+use crate::member::view::MS;
+
+/// After that the submitter hears that it took too long.
+const DEADLINE_NS: u64 = 10_000 * MS;
+
+impl<S: LogStore> ControlMember<S> {
+    pub(super) fn enqueue(&mut self, now: Now, ticket: Option<u64>, body: CommandBody) -> Option<Key> {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&self.rng.next().to_be_bytes());
+        key[8..].copy_from_slice(&self.rng.next().to_be_bytes());
+        let command = Command { key, stamped_unix_ms: now.unix_ms, draw: self.rng.next(), body };
+        let bytes = Bytes::from(command.encode().ok()?);
+        let pending = Pending { bytes, ticket, own: false, next_ns: now.ns, deadline_ns: now.ns + DEADLINE_NS };
+        self.pending.insert(key, pending);
+        self.resubmit(now);
+        Some(key)
+    }
+
+    pub(super) fn resubmit(&mut self, now: Now) {
+        let late: Vec<Key> =
+            self.pending.iter().filter(|(_, p)| now.ns >= p.deadline_ns).map(|(key, _)| *key).collect();
+        for key in late {
+            if self.registering == Some(key) {
+                self.registering = None;
+            }
+            if let Some(Pending { ticket: Some(ticket), .. }) = self.pending.remove(&key) {
+                self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::Timeout) });
+            }
+        }
+        let leader = self.node_of_raft(self.leader);
+        let Phase::Running(group) = &mut self.phase else { return };
+        for pending in self.pending.values_mut().filter(|pending| now.ns >= pending.next_ns) {
+            if self.leading_since_ns.is_some() {
+                self.tickets += 1;
+                group.handle(now.ns, ControlInput::Propose { ticket: self.tickets, command: pending.bytes.clone() });
+            } else if let Some(to) = leader {
+                let frame = ControlFrame::Submit { command: pending.bytes.clone() }.encode();
+                self.out.push_back(ControlOut::Send { to, frame });
+            } else {
+                continue;
+            }
+            pending.next_ns = now.ns + RETRY_NS;
+        }
+    }
+
+    /// A command of another node. What speaks for a node must come from that node.
+    pub(super) fn forwarded(&mut self, now: Now, from: NodeId, bytes: Bytes) {
+        let Ok(command) = Command::decode(&bytes) else { return };
+        let spoken_for = match &command.body {
+            CommandBody::RegisterIncarnation(registration) => Some(registration.node),
+            CommandBody::JoinControl { node, .. } => Some(*node),
+            CommandBody::Sealed { incarnation, .. } => self.state.registry().node_of(*incarnation),
+            // Any member may submit these for the cluster.
+            CommandBody::Noop
+            | CommandBody::Configure(_)
+            | CommandBody::ControlConfApplied { .. }
+            | CommandBody::ReplicaGone { .. }
+            | CommandBody::VotersApplied { .. }
+            | CommandBody::SealEpoch { .. }
+            | CommandBody::Recreate { .. }
+            | CommandBody::ReclaimComplete { .. }
+            | CommandBody::StopTokenTake { .. }
+            | CommandBody::StopTokenReturn { .. }
+            | CommandBody::StopTokenRevoke
+            | CommandBody::RemoveNode { .. }
+            | CommandBody::SetLevel { .. }
+            | CommandBody::SetMembers { .. }
+            | CommandBody::RetireFrontend { .. } => None,
+        };
+        if spoken_for.is_some_and(|node| node != from) || !self.leading() {
+            return;
+        }
+        if let Phase::Running(group) = &mut self.phase {
+            self.tickets += 1;
+            group.handle(now.ns, ControlInput::Propose { ticket: self.tickets, command: bytes });
+        }
+    }
+}
