@@ -70,6 +70,7 @@ fn params(state: &State) -> Params {
         flows_per_shard_max: settings.flows_per_shard_max,
         flows_per_backend_max: settings.flows_per_backend_max,
         new_flows_per_second_max: settings.new_flows_per_second_max,
+        mss_max: settings.mss_max,
         short_idle_ports: short_idle_ports(settings),
         key: state.key,
     }

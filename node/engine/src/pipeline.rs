@@ -17,8 +17,8 @@ use crate::record::{Addr, CloseReason, Endpoint, FlowRecord, HoldClass, InsideKe
 use crate::shard::{LeaseWords, Shard, in_lease};
 use crate::snapshot::{Backend, NodeLinks, Snapshot};
 use crate::wire::{
-    FrameMeta, IcmpKind, IpPacket, Parsed, TcpFlags, decrement_ttl, parse, rewrite_destination, rewrite_source,
-    set_ethernet,
+    FrameMeta, IcmpKind, IpPacket, Parsed, TcpFlags, clamp_mss, decrement_ttl, identify, parse, rewrite_destination,
+    rewrite_source, set_ethernet,
 };
 use crate::worker::Worker;
 
@@ -349,6 +349,8 @@ impl Worker {
         let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
         let hop = next_hop(s, p.dst)?;
         rewrite_source(frame, meta, p, public.ip, port);
+        identify(frame, p, || self.identifications.next(public.ip, meta, p));
+        clamp(s, frame, meta, p);
         decrement_ttl(frame, p);
         self.address(s, now_ns, Side::Outside, authority, hop, frame)
     }
@@ -460,6 +462,7 @@ impl Worker {
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         rewrite_destination(frame, meta, p, to.0, to.1);
+        clamp(cx.snapshot, frame, meta, p);
         decrement_ttl(frame, p);
         let hop = self.address(cx.snapshot, cx.now_ns, Side::Inside, authority, to.0, frame)?;
         self.conclude(cx.snapshot, cx.now_ns, Side::Inside, authority, hop, meta, frame)
@@ -511,6 +514,13 @@ fn opens(p: &IpPacket) -> bool {
         (Some(tcp), _) => tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK),
         (None, Some(kind)) => kind == IcmpKind::EchoRequest,
         (None, None) => p.proto == Proto::Udp,
+    }
+}
+
+/// Lowers the segment size that a SYN offers, if the configuration says so (R26).
+fn clamp(s: &Snapshot, frame: &mut [u8], meta: &FrameMeta, p: &IpPacket) {
+    if s.params.mss_max > 0 && p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN)) {
+        clamp_mss(frame, meta, p, s.params.mss_max);
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Params {
     pub flows_per_backend_max: u32,
     /// Flows that one backend may open per second, and at once (R21).
     pub new_flows_per_second_max: u32,
+    /// Largest TCP segment that hosts may offer to receive (R26); 0: as they say.
+    pub mss_max: u16,
     /// Remote ports of UDP services whose mappings end soon after the reply (D26); 0 is no port.
     pub short_idle_ports: [u16; SHORT_IDLE_PORTS_MAX],
     /// Seed of the keyed port order and hashing (D9); drawn once per cluster.
@@ -78,6 +80,7 @@ impl Default for Params {
             flows_per_shard_max: 4 << 20,
             flows_per_backend_max: 1 << 20,
             new_flows_per_second_max: 100_000,
+            mss_max: 0,
             short_idle_ports: SHORT_IDLE_PORTS,
             key: [0, 0],
         }

@@ -22,6 +22,7 @@ use crate::event::{Authority, DropReason, GroupEvent, Last, Verdict, WorkerOutpu
 use crate::flow::Slot;
 use crate::held::{Held, Origin, Parked};
 use crate::ids::{BackendId, ControlIndex, Incarnation, LogIndex, NodeId, ShardId, Side, Term, VnetId};
+use crate::nat::identification::Identifications;
 use crate::neigh::NeighbourCache;
 use crate::pipeline::Cx;
 use crate::scan::ScanJob;
@@ -53,6 +54,7 @@ pub struct Worker {
     pub(crate) neighbours: NeighbourCache,
     pub(crate) waiting: BTreeMap<(Side, Ipv4Addr), Waiting>,
     pub(crate) held: Held,
+    pub(crate) identifications: Identifications,
     pub(crate) counters: Counters,
     outputs: VecDeque<WorkerOutput>,
     encoder: Encoder,
@@ -85,6 +87,7 @@ impl Worker {
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
             waiting: BTreeMap::new(),
             held: Held::default(),
+            identifications: Identifications::new(seed),
             counters: Counters::default(),
             outputs: VecDeque::new(),
             encoder: Encoder::new(),

@@ -519,3 +519,15 @@ pub(crate) fn tcp(from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16, flags: 
     step.write(&mut frame, b"").expect("fits");
     frame
 }
+
+/// A SYN, or its answer, that offers a segment size.
+pub(crate) fn tcp_syn(from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16, flags: u8, mss: u16) -> Vec<u8> {
+    let src = if from.octets()[0] == 10 { mac_of(from) } else { mac_of(UPSTREAM) };
+    let step = PacketBuilder::ethernet2(src.0, Mac::of_shard(SHARD).0).ipv4(from.octets(), to.octets(), 64);
+    let step = step.tcp(port, to_port, 1, 1000).syn();
+    let step = if flags & ACK != 0 { step.ack(2) } else { step };
+    let mut frame = Vec::new();
+    let options = [etherparse::TcpOptionElement::MaximumSegmentSize(mss)];
+    step.options(&options).expect("fits").write(&mut frame, b"").expect("fits");
+    frame
+}
