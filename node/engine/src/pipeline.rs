@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use crate::arp::on_link;
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::{FlowKey, Record, Slot, State};
+use crate::flow::{FlowKey, Record, Seen, Slot, State};
 use crate::held::{Origin, Outgoing, Parked};
 use crate::ids::{BackendId, FrontendId, Mac, NodeId, ShardId, Side, Term};
 use crate::nat::tcp::{Direction, Progress};
@@ -441,7 +441,7 @@ impl Worker {
         if let Some(tcp) = &p.tcp {
             let progress = record.tcp.observe(Direction::In, tcp);
             if progress != Progress::Ignored {
-                record.last_seen_ns = cx.now_ns;
+                record.last_seen = Seen::at(cx.now_ns);
             }
             if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
                 shard.close_finished(s, slot);
@@ -473,7 +473,7 @@ impl Shard {
     /// Both FINs were seen: the mapping closes and is held (D6); late packets still pass.
     fn close_finished(&mut self, snapshot: &Snapshot, slot: Slot) {
         let record = self.replica.table.record(slot);
-        if record.is_live() && record.closing.is_none() {
+        if record.is_live() && record.closing().is_none() {
             // A stream that takes nothing now sees the next packet's FIN bits again, or the idle sweep.
             self.close(snapshot.control_index, slot, CloseReason::Fin);
         }
@@ -503,7 +503,7 @@ fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (F
     record.tcp.ask();
     let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
     if progress != Progress::Ignored {
-        record.last_seen_ns = now_ns;
+        record.last_seen = Seen::at(now_ns);
     }
     (record.frontend, record.public_port, progress)
 }
@@ -534,7 +534,7 @@ fn answers_to(shard: &Shard, p: &IpPacket, inside: InsideKey) -> bool {
 fn ending(record: &Record) -> Option<HoldClass> {
     match record.state {
         State::Held(class) => Some(class),
-        State::Live | State::Free => record.closing.map(|reason| HoldClass::of(reason, record.proto)),
+        State::Live | State::Free => record.closing().map(|reason| HoldClass::of(reason, record.proto)),
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
 use crate::event::NotServing;
-use crate::flow::{Slot, Table};
+use crate::flow::{Mark, Slot, Table};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
 use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
@@ -146,7 +146,7 @@ impl Shard {
     pub(crate) fn drop_overlay(&mut self) -> Vec<(BackendId, crate::held::Parked)> {
         let (packets, closing) = self.overlay.clear();
         for slot in closing {
-            self.replica.table.record_mut(slot).closing = None;
+            self.replica.table.record_mut(slot).mark = Mark::None;
         }
         for order in self.orders.values_mut() {
             order.rewind();

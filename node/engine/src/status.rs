@@ -150,11 +150,11 @@ impl Worker {
             remote: record.remote,
             state: match record.state {
                 State::Held(class) => FlowState::Held(class),
-                State::Live | State::Free if record.closing.is_some() => FlowState::Closing,
+                State::Live | State::Free if record.closing().is_some() => FlowState::Closing,
                 State::Live | State::Free => FlowState::Live,
             },
             written_at: record.written_at,
-            idle_ms: now_ns.saturating_sub(record.last_seen_ns) / 1_000_000,
+            idle_ms: now_ns.saturating_sub(record.last_seen.ns()) / 1_000_000,
         }
     }
 

@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 
 use super::index::Index;
-use super::record::{FlowKey, Record, Slot, State};
+use super::record::{FlowKey, Mark, Record, Seen, Slot, State};
 use crate::ids::{BackendId, LogIndex};
 use crate::ports::{Claims, PortUsage};
 use crate::record::{Addr, HoldClass, InsideKey, PublicKey};
@@ -95,6 +95,13 @@ impl Table {
     #[must_use]
     pub const fn usage(&self) -> &PortUsage {
         &self.usage
+    }
+
+    /// Octets that the mappings and their indexes take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let slab = self.pages.len() * PAGE * size_of::<Record>();
+        slab + self.free.capacity() * size_of::<u32>() + self.by_public.bytes() + self.by_inside.bytes()
     }
 
     /// What mappings take besides their tuples.
@@ -185,7 +192,7 @@ impl Table {
             vnet: inside.vnet,
             frontend: public.frontend,
             written_at: at,
-            last_seen_ns: now_ns,
+            last_seen: Seen::at(now_ns),
             ..Record::EMPTY
         };
         self.insert_record(record)
@@ -225,8 +232,7 @@ impl Table {
         assert!(record.is_live(), "only a live mapping closes");
         record.state = State::Held(class);
         record.written_at = at;
-        record.closing = None;
-        record.from_scan = false;
+        record.mark = Mark::None;
         let (claim, public) = (record.claim, record.public());
         self.live -= 1;
         self.held += 1;
@@ -240,8 +246,8 @@ impl Table {
         assert!(matches!(record.state, State::Held(_)), "only a held mapping reopens");
         record.state = State::Live;
         record.written_at = at;
-        record.last_seen_ns = now_ns;
-        record.from_scan = false;
+        record.last_seen = Seen::at(now_ns);
+        record.mark = Mark::None;
         record.tcp = crate::nat::tcp::Track::NEW;
         let (claim, public) = (record.claim, record.public());
         self.held -= 1;
