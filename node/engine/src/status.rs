@@ -103,6 +103,8 @@ pub struct ShardStatus {
     pub held: u32,
     /// Free slots of the slab (I47).
     pub free: u32,
+    /// Octets that its mappings and their indexes take (I46).
+    pub table_bytes: usize,
     /// Mappings on their way through the log.
     pub pending: usize,
     /// Whether a reply proved the takeover (M2).
@@ -200,6 +202,7 @@ impl Worker {
             live: table.live(),
             held: table.held(),
             free: table.free_slots(),
+            table_bytes: table.bytes(),
             pending: shard.overlay.len(),
             announced: shard
                 .leadership
