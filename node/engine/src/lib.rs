@@ -23,6 +23,7 @@ pub mod neigh;
 mod overlay;
 mod pipeline;
 pub mod ports;
+mod quota;
 pub mod record;
 mod reset;
 mod scan;

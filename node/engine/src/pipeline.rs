@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use crate::arp::on_link;
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::{FlowKey, Record, Slot, State};
+use crate::flow::{FlowKey, Record, Seen, Slot, State};
 use crate::held::{Origin, Outgoing, Parked};
 use crate::ids::{BackendId, FrontendId, Mac, NodeId, ShardId, Side, Term};
 use crate::nat::tcp::{Direction, Progress};
@@ -17,8 +17,8 @@ use crate::record::{Addr, CloseReason, Endpoint, FlowRecord, HoldClass, InsideKe
 use crate::shard::{LeaseWords, Shard, in_lease};
 use crate::snapshot::{Backend, NodeLinks, Snapshot};
 use crate::wire::{
-    FrameMeta, IcmpKind, IpPacket, Parsed, TcpFlags, decrement_ttl, parse, rewrite_destination, rewrite_source,
-    set_ethernet,
+    FrameMeta, IcmpKind, IpPacket, Parsed, TcpFlags, clamp_mss, decrement_ttl, identify, parse, rewrite_destination,
+    rewrite_source, set_ethernet,
 };
 use crate::worker::Worker;
 
@@ -206,7 +206,7 @@ impl Worker {
                 opened
             }
             (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
-                if !opens(p) {
+                if !opens(p) && !answers_to(shard, p, flow.inside) {
                     return Err(DropReason::NotFirstPacket);
                 }
                 let opened = self.open(cx, (id, backend), &flow, None, p, meta, frame);
@@ -256,18 +256,13 @@ impl Worker {
         if !shard.stream.is_open() {
             return Err(DropReason::Backpressure);
         }
-        let table = &shard.replica.table;
-        let flows =
-            u64::from(table.live()) + u64::from(table.held()) + u64::try_from(shard.overlay.len()).unwrap_or(u64::MAX);
-        if again.is_none() && flows >= u64::from(s.params.flows_per_shard_max) {
-            return Err(DropReason::TableFull);
-        }
         let public = match again {
             Some(public) => public,
             None => {
+                shard.admits(cx.now_ns, &s.params, id)?;
                 let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
-                let (frontend, port) =
-                    shard.pick_port(&s.params, id, &backend.lease, key).ok_or(DropReason::PortsExhausted)?;
+                let picked = shard.pick_port(&s.params, (id, backend), flow.inside, key);
+                let (frontend, port) = picked.ok_or(DropReason::PortsExhausted)?;
                 // A shard is closed (M3); a lease elsewhere would never see its return traffic.
                 if s.frontends.get(&frontend).is_none_or(|f| f.shard != backend.home) {
                     return Err(DropReason::NoOutboundPath);
@@ -276,7 +271,8 @@ impl Worker {
             }
         };
         let copy = self.held.park(&s.params, id, frame).ok_or(DropReason::HoldLimit)?;
-        shard.overlay.open(*flow, public, id, cx.now_ns);
+        shard.charge(cx.now_ns, &s.params, id);
+        shard.overlay.open(*flow, public, (id, backend.sharing), cx.now_ns);
         shard.overlay.park(flow, Parked { frame: copy, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
         shard.stream.push(s.control_index, FlowRecord::Open { public, inside: flow.inside, backend: id });
         Ok(Verdict::Consumed)
@@ -353,6 +349,8 @@ impl Worker {
         let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
         let hop = next_hop(s, p.dst)?;
         rewrite_source(frame, meta, p, public.ip, port);
+        identify(frame, p, || self.identifications.next(public.ip, meta, p));
+        clamp(s, frame, meta, p);
         decrement_ttl(frame, p);
         self.address(s, now_ns, Side::Outside, authority, hop, frame)
     }
@@ -432,14 +430,18 @@ impl Worker {
         };
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
         let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
-        let slot = shard.replica.table.find_public(&key).ok_or(DropReason::NoMapping)?;
+        let Some(slot) = shard.replica.table.find_public(&key) else {
+            let inside = shard.endpoint_of(s, &key).ok_or(DropReason::NoMapping)?.endpoint;
+            let ip = inside.addr.ipv4().ok_or(DropReason::NoMapping)?;
+            return self.send_in(cx, authority, (ip, inside.port), meta, p, frame);
+        };
         let record = shard.replica.table.record_mut(slot);
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let to = inbound_use(record, backend)?;
         if let Some(tcp) = &p.tcp {
             let progress = record.tcp.observe(Direction::In, tcp);
             if progress != Progress::Ignored {
-                record.last_seen_ns = cx.now_ns;
+                record.last_seen = Seen::at(cx.now_ns);
             }
             if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
                 shard.close_finished(s, slot);
@@ -447,10 +449,23 @@ impl Worker {
         } else {
             note_answer(record, backend, &s.params, cx.now_ns);
         }
+        self.send_in(cx, authority, to, meta, p, frame)
+    }
+
+    fn send_in<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        authority: Authority,
+        to: (Ipv4Addr, u16),
+        meta: &FrameMeta,
+        p: &IpPacket,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
         rewrite_destination(frame, meta, p, to.0, to.1);
+        clamp(cx.snapshot, frame, meta, p);
         decrement_ttl(frame, p);
-        let hop = self.address(s, cx.now_ns, Side::Inside, authority, to.0, frame)?;
-        self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame)
+        let hop = self.address(cx.snapshot, cx.now_ns, Side::Inside, authority, to.0, frame)?;
+        self.conclude(cx.snapshot, cx.now_ns, Side::Inside, authority, hop, meta, frame)
     }
 }
 
@@ -458,7 +473,7 @@ impl Shard {
     /// Both FINs were seen: the mapping closes and is held (D6); late packets still pass.
     fn close_finished(&mut self, snapshot: &Snapshot, slot: Slot) {
         let record = self.replica.table.record(slot);
-        if record.is_live() && record.closing.is_none() {
+        if record.is_live() && record.closing().is_none() {
             // A stream that takes nothing now sees the next packet's FIN bits again, or the idle sweep.
             self.close(snapshot.control_index, slot, CloseReason::Fin);
         }
@@ -488,7 +503,7 @@ fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (F
     record.tcp.ask();
     let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
     if progress != Progress::Ignored {
-        record.last_seen_ns = now_ns;
+        record.last_seen = Seen::at(now_ns);
     }
     (record.frontend, record.public_port, progress)
 }
@@ -502,11 +517,24 @@ fn opens(p: &IpPacket) -> bool {
     }
 }
 
+/// Lowers the segment size that a SYN offers, if the configuration says so (R26).
+fn clamp(s: &Snapshot, frame: &mut [u8], meta: &FrameMeta, p: &IpPacket) {
+    if s.params.mss_max > 0 && p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN)) {
+        clamp_mss(frame, meta, p, s.params.mss_max);
+    }
+}
+
+/// Whether the packet answers a SYN that may have come in by its endpoint's mapping alone (R6).
+fn answers_to(shard: &Shard, p: &IpPacket, inside: InsideKey) -> bool {
+    let answers = p.tcp.as_ref().is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN | TcpFlags::ACK));
+    answers && shard.replica.table.claims().port_of(p.proto, inside).is_some()
+}
+
 /// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.
 fn ending(record: &Record) -> Option<HoldClass> {
     match record.state {
         State::Held(class) => Some(class),
-        State::Live | State::Free => record.closing.map(|reason| HoldClass::of(reason, record.proto)),
+        State::Live | State::Free => record.closing().map(|reason| HoldClass::of(reason, record.proto)),
     }
 }
 

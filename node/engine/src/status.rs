@@ -103,6 +103,8 @@ pub struct ShardStatus {
     pub held: u32,
     /// Free slots of the slab (I47).
     pub free: u32,
+    /// Octets that its mappings and their indexes take (I46).
+    pub table_bytes: usize,
     /// Mappings on their way through the log.
     pub pending: usize,
     /// Whether a reply proved the takeover (M2).
@@ -150,11 +152,11 @@ impl Worker {
             remote: record.remote,
             state: match record.state {
                 State::Held(class) => FlowState::Held(class),
-                State::Live | State::Free if record.closing.is_some() => FlowState::Closing,
+                State::Live | State::Free if record.closing().is_some() => FlowState::Closing,
                 State::Live | State::Free => FlowState::Live,
             },
             written_at: record.written_at,
-            idle_ms: now_ns.saturating_sub(record.last_seen_ns) / 1_000_000,
+            idle_ms: now_ns.saturating_sub(record.last_seen.ns()) / 1_000_000,
         }
     }
 
@@ -201,6 +203,7 @@ impl Worker {
             live: table.live(),
             held: table.held(),
             free: table.free_slots(),
+            table_bytes: table.bytes(),
             pending: shard.overlay.len(),
             announced: shard
                 .leadership

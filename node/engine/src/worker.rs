@@ -19,8 +19,10 @@ use crate::arp::Waiting;
 use crate::codec::{Encoder, ScanRecord};
 use crate::counters::Counters;
 use crate::event::{Authority, DropReason, GroupEvent, Last, Verdict, WorkerOutput};
+use crate::flow::Slot;
 use crate::held::{Held, Origin, Parked};
 use crate::ids::{BackendId, ControlIndex, Incarnation, LogIndex, NodeId, ShardId, Side, Term, VnetId};
+use crate::nat::identification::Identifications;
 use crate::neigh::NeighbourCache;
 use crate::pipeline::Cx;
 use crate::scan::ScanJob;
@@ -52,6 +54,7 @@ pub struct Worker {
     pub(crate) neighbours: NeighbourCache,
     pub(crate) waiting: BTreeMap<(Side, Ipv4Addr), Waiting>,
     pub(crate) held: Held,
+    pub(crate) identifications: Identifications,
     pub(crate) counters: Counters,
     outputs: VecDeque<WorkerOutput>,
     encoder: Encoder,
@@ -84,6 +87,7 @@ impl Worker {
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
             waiting: BTreeMap::new(),
             held: Held::default(),
+            identifications: Identifications::new(seed),
             counters: Counters::default(),
             outputs: VecDeque::new(),
             encoder: Encoder::new(),
@@ -240,6 +244,7 @@ impl Worker {
                 }
             }
             Effect::Opened { slot, public } if mine => {
+                self.claim(id, slot);
                 let Some(s) = self.replica_mut(id) else { return };
                 let Some((flow, pending)) = s.overlay.resolve(&public) else { return };
                 assert!(s.replica.table.record(slot).flow() == flow, "only this stream opens mappings in this term");
@@ -258,7 +263,15 @@ impl Worker {
                     self.drop_parked(pending.backend, parked, DropReason::OpenRefused);
                 }
             }
-            Effect::Opened { .. } | Effect::OpenRefused { .. } => {}
+            Effect::Opened { slot, .. } => self.claim(id, slot),
+            Effect::OpenRefused { .. } => {}
+        }
+    }
+
+    fn claim(&mut self, shard: ShardId, slot: Slot) {
+        let replica = self.shards.get_mut(&shard).and_then(|entry| entry.replica.as_mut());
+        if let (Some(s), Some(snapshot)) = (replica, &self.snapshot) {
+            s.claim(slot, snapshot);
         }
     }
 

@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod ethernet;
 mod icmp;
 mod ipv4;
+mod mss;
 mod reset;
 mod rewrite;
 mod tcp;
@@ -23,8 +24,9 @@ mod udp;
 pub use arp::{ArpOp, ArpPacket, build_arp};
 pub use ethernet::set_ethernet;
 pub use icmp::IcmpKind;
+pub use mss::clamp_mss;
 pub use reset::build_reset;
-pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source};
+pub use rewrite::{decrement_ttl, identify, rewrite_destination, rewrite_source};
 pub use tcp::{TcpFields, TcpFlags};
 
 /// What the device told about a frame (virtio_net_hdr).

@@ -10,6 +10,8 @@ use super::checksum::Delta;
 use super::{ChecksumState, FrameMeta, IcmpKind, IpPacket, Proto, icmp, tcp, udp};
 
 /// Where in the IPv4 header things stand.
+const ID_AT: u16 = 4;
+const FLAGS_AT: u16 = 6;
 const TTL_AT: u16 = 8;
 const CHECKSUM_AT: u16 = 10;
 const SOURCE_AT: u16 = 12;
@@ -49,6 +51,23 @@ pub fn decrement_ttl(frame: &mut [u8], p: &IpPacket) {
     let lower = ttl.saturating_sub(1);
     octets::<2>(frame, p.l3 + TTL_AT)[0] = lower;
     let delta = Delta::default().word(u16::from_be_bytes([ttl, protocol]), u16::from_be_bytes([lower, protocol]));
+    let field = octets(frame, p.l3 + CHECKSUM_AT);
+    *field = delta.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
+}
+
+/// Gives the datagram the identification that `next` yields, unless it is atomic: nobody may fragment that one, so its
+/// identification means nothing (RFC 6864).
+///
+/// # Panics
+/// If `frame` is not the one that `p` was parsed from.
+pub fn identify(frame: &mut [u8], p: &IpPacket, next: impl FnOnce() -> u16) {
+    const DONT_FRAGMENT: u8 = 0x40;
+    if octets::<1>(frame, p.l3 + FLAGS_AT)[0] & DONT_FRAGMENT != 0 {
+        return;
+    }
+    let (field, new) = (octets(frame, p.l3 + ID_AT), next());
+    let delta = Delta::default().word(u16::from_be_bytes(*field), new);
+    *field = new.to_be_bytes();
     let field = octets(frame, p.l3 + CHECKSUM_AT);
     *field = delta.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
 }
@@ -122,7 +141,7 @@ fn replace_port(frame: &mut [u8], at: u16, new: u16, delta: Delta) -> Delta {
     delta
 }
 
-fn is_partial(meta: &FrameMeta) -> bool {
+pub(super) fn is_partial(meta: &FrameMeta) -> bool {
     matches!(meta.checksum, ChecksumState::Partial { .. })
 }
 

@@ -3,5 +3,6 @@
 mod faults;
 mod lab;
 mod ownership;
+mod sharing;
 mod tcp;
 mod translation;
