@@ -5,12 +5,13 @@
 
 use engine::ids::{NodeId, ShardId};
 use engine::snapshot::{
-    Backend, CloseNow, Draining, Frontend, NodeLinks, Outside, Params, ShardConfig, Snapshot, Subnet, TcpReset,
+    Backend, CloseNow, Draining, Frontend, NodeLinks, Outside, Params, SHORT_IDLE_PORTS_MAX, ShardConfig, Snapshot,
+    Subnet, TcpReset,
 };
 
 use crate::allocation::{self, Declared};
 use crate::registry::Node;
-use crate::resource::{OnReclaim, Profile};
+use crate::resource::{Filtering, OnReclaim, Profile, Settings, Sharing};
 use crate::state::State;
 
 /// Compiles the state for one node. IP configurations without any shard to live in are left out.
@@ -67,9 +68,20 @@ fn params(state: &State) -> Params {
         held_packets_per_backend_max: settings.held_packets_per_backend_max,
         held_bytes_max: settings.held_bytes_max,
         flows_per_shard_max: settings.flows_per_shard_max,
-        short_idle_ports: engine::snapshot::SHORT_IDLE_PORTS,
+        flows_per_backend_max: settings.flows_per_backend_max,
+        new_flows_per_second_max: settings.new_flows_per_second_max,
+        mss_max: settings.mss_max,
+        short_idle_ports: short_idle_ports(settings),
         key: state.key,
     }
+}
+
+fn short_idle_ports(settings: &Settings) -> [u16; SHORT_IDLE_PORTS_MAX] {
+    let mut ports = [0; SHORT_IDLE_PORTS_MAX];
+    for (to, from) in ports.iter_mut().zip(&settings.short_idle_ports) {
+        *to = *from;
+    }
+    ports
 }
 
 fn links(id: NodeId, node: &Node) -> NodeLinks {
@@ -105,6 +117,16 @@ fn compiled(state: &State, backend: &allocation::Backend, home: ShardId) -> Back
         profile: match rule.map(|rule| rule.profile) {
             Some(Profile::Rfc) => engine::snapshot::Profile::Rfc,
             Some(Profile::Azure) | None => engine::snapshot::Profile::Azure,
+        },
+        sharing: match rule.map(|rule| (rule.profile, rule.sharing)) {
+            Some((Profile::Rfc, _)) => engine::snapshot::Sharing::Endpoint,
+            Some((Profile::Azure, Sharing::Address)) => engine::snapshot::Sharing::Address,
+            Some((Profile::Azure, Sharing::Tuple)) | None => engine::snapshot::Sharing::Tuple,
+        },
+        filtering: match rule.map(|rule| (rule.profile, rule.filtering)) {
+            Some((Profile::Rfc, Filtering::AddressDependent)) => engine::snapshot::Filtering::Address,
+            Some((Profile::Rfc, Filtering::EndpointIndependent)) => engine::snapshot::Filtering::Open,
+            Some((Profile::Azure, _)) | None => engine::snapshot::Filtering::Tuple,
         },
     }
 }

@@ -46,8 +46,8 @@ use std::str::FromStr;
 use toml::de::DeTable;
 
 use crate::resource::{
-    Desired, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix, Profile,
-    PublicIp, Settings, Subnet, VirtualNetwork,
+    Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,
+    Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
 };
 use crate::toml_reader::{Reader, Source};
 use crate::validate;
@@ -243,11 +243,24 @@ fn outbound_rule(
     let idle_timeout_minutes = reader.number(source, "idle_timeout_minutes", 4);
     let enable_tcp_reset = reader.truth(source, "enable_tcp_reset");
     let profile = choice(source, &mut reader, "profile", &[("azure", Profile::Azure), ("rfc", Profile::Rfc)]);
+    let sharing = choice(source, &mut reader, "sharing", &[("2018", Sharing::Tuple), ("2017", Sharing::Address)]);
+    let modes =
+        [("address_dependent", Filtering::AddressDependent), ("endpoint_independent", Filtering::EndpointIndependent)];
+    let filtering = choice(source, &mut reader, "filtering", &modes);
     let on_reclaim =
         choice(source, &mut reader, "on_reclaim", &[("expire", OnReclaim::Expire), ("drain", OnReclaim::Drain)]);
     reader.finish(source);
     if let (Some(name), Some(pool)) = (name, pool) {
-        let rule = OutboundRule { pool, frontends, idle_timeout_minutes, enable_tcp_reset, profile, on_reclaim };
+        let rule = OutboundRule {
+            pool,
+            frontends,
+            idle_timeout_minutes,
+            enable_tcp_reset,
+            profile,
+            sharing,
+            filtering,
+            on_reclaim,
+        };
         into.insert(name, rule);
     }
 }
@@ -355,6 +368,8 @@ fn settings(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Settings {
             d.hold_ms
         }),
     };
+    let ports = reader.numbers::<u16>(source, "short_idle_ports", "a list of ports, as in [53, 123]");
+    let mss_max = reader.number(source, "mss_max", d.mss_max);
     let mut number = |field, default| reader.number(source, field, default);
     let settings = Settings {
         tick_ms: number("tick_ms", d.tick_ms),
@@ -367,6 +382,10 @@ fn settings(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Settings {
         held_packets_per_backend_max: number("held_packets_per_backend_max", d.held_packets_per_backend_max),
         held_bytes_max: number("held_bytes_max", d.held_bytes_max),
         flows_per_shard_max: number("flows_per_shard_max", d.flows_per_shard_max),
+        flows_per_backend_max: number("flows_per_backend_max", d.flows_per_backend_max),
+        new_flows_per_second_max: number("new_flows_per_second_max", d.new_flows_per_second_max),
+        short_idle_ports: ports.map_or(d.short_idle_ports, |ports| ports.into_iter().collect()),
+        mss_max,
     };
     reader.finish(source);
     settings

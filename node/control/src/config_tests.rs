@@ -43,6 +43,9 @@ next_hop = "203.0.113.254"
 
 [settings]
 orphan_grace_ms = 2000
+new_flows_per_second_max = 500
+short_idle_ports = [53]
+mss_max = 1400
 "#;
 
 fn errors(text: &str) -> Vec<String> {
@@ -62,6 +65,11 @@ fn a_good_file_is_read_whole() {
     assert_eq!((rule.idle_timeout_minutes, rule.enable_tcp_reset), (10, true));
     assert_eq!(desired.settings.orphan_grace_ms, 2000);
     assert_eq!(desired.settings.tick_ms, 5);
+    assert_eq!((desired.settings.new_flows_per_second_max, desired.settings.flows_per_backend_max), (500, 1 << 20));
+    assert_eq!(
+        (desired.settings.short_idle_ports.iter().copied().collect::<Vec<_>>(), desired.settings.mss_max),
+        (vec![53], 1400)
+    );
     assert_eq!(desired.outside.next_hop, Some(std::net::Ipv4Addr::new(203, 0, 113, 254)));
     assert!(desired.public_ips["pip2"].reserved_ports.contains(&8080));
     let ip = &desired.instances["b1"].ip_configurations[0];
@@ -193,4 +201,52 @@ fn broken_syntax_names_its_line() {
 #[test]
 fn an_empty_file_is_an_empty_configuration() {
     assert_eq!(parse("e", "").expect("empty"), Desired::default());
+}
+
+#[test]
+fn the_profile_of_a_rule_is_one_of_those_that_exist() {
+    use crate::resource::Profile;
+    let profile = |text: &str| {
+        let desired = parse("net.toml", text).expect("good");
+        desired.load_balancers["lb1"].outbound_rules["out"].profile
+    };
+    assert_eq!(profile(GOOD), Profile::Azure);
+    assert_eq!(profile(&with("enable_tcp_reset", "profile = \"rfc\"\nenable_tcp_reset")), Profile::Rfc);
+    let unknown = errors(&with("enable_tcp_reset", "profile = \"cisco\"\nenable_tcp_reset"));
+    assert!(
+        unknown[0].contains("out.profile = cisco: is not a known choice; write \"azure\" or \"rfc\""),
+        "{unknown:?}"
+    );
+}
+
+#[test]
+fn quotas_and_segment_sizes_out_of_range_are_refused() {
+    for (from, to) in [
+        ("new_flows_per_second_max = 500", "new_flows_per_second_max = 0"),
+        ("mss_max = 1400", "mss_max = 100"),
+        ("short_idle_ports = [53]", "short_idle_ports = [0]"),
+        ("short_idle_ports = [53]", "short_idle_ports = [1, 2, 3, 4, 5, 6, 7, 8, 9]"),
+    ] {
+        let field = to.split(' ').next().expect("a field");
+        let found = errors(&with(from, to));
+        assert!(found.len() == 1 && found[0].contains(&format!("settings.{field} = ")), "{found:?}");
+    }
+}
+
+#[test]
+fn sharing_and_filtering_belong_to_their_profiles() {
+    use crate::resource::{Filtering, Sharing};
+    let rule = |text: &str| {
+        let desired = parse("net.toml", &with("enable_tcp_reset", &format!("{text}\nenable_tcp_reset"))).expect("good");
+        let rule = &desired.load_balancers["lb1"].outbound_rules["out"];
+        (rule.sharing, rule.filtering)
+    };
+    assert_eq!(rule(""), (Sharing::Tuple, Filtering::AddressDependent));
+    assert_eq!(rule("sharing = \"2017\"").0, Sharing::Address);
+    let open = rule("profile = \"rfc\"\nfiltering = \"endpoint_independent\"");
+    assert_eq!(open.1, Filtering::EndpointIndependent);
+    for wrong in ["profile = \"rfc\"\nsharing = \"2017\"", "filtering = \"endpoint_independent\""] {
+        let found = errors(&with("enable_tcp_reset", &format!("{wrong}\nenable_tcp_reset")));
+        assert!(found.len() == 1 && found[0].contains("is for the profile"), "{found:?}");
+    }
 }

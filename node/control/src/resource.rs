@@ -144,8 +144,12 @@ pub struct OutboundRule {
     pub idle_timeout_minutes: u8,
     /// Resets to both sides when a TCP flow goes idle.
     pub enable_tcp_reset: bool,
-    /// How flows share ports.
+    /// Timers, and with `rfc` one public port per inside endpoint.
     pub profile: Profile,
+    /// How flows share ports in the profile `azure`.
+    pub sharing: Sharing,
+    /// Who may answer in the profile `rfc`.
+    pub filtering: Filtering,
     /// What happens to flows on reclaimed ports.
     pub on_reclaim: OnReclaim,
 }
@@ -154,11 +158,34 @@ pub struct OutboundRule {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
-    /// One port per flow to the same (remote address, remote port, protocol): S8.
+    /// The rule's idle timeout and sharing; only the remote of a flow may answer.
     #[default]
     Azure,
-    /// Timers of the RFCs (R14).
+    /// Timers of the RFCs (R14) and endpoint-independent mapping (R3).
     Rfc,
+}
+
+/// Which flows need ports of their own (S8, S9), by the year in which the product changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
+pub enum Sharing {
+    /// Those to the same remote address.
+    #[serde(rename = "2017")]
+    Address,
+    /// Those to the same remote address, remote port and protocol.
+    #[default]
+    #[serde(rename = "2018")]
+    Tuple,
+}
+
+/// What passes inwards in the profile `rfc` (R6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filtering {
+    /// Packets of addresses that the inside endpoint has sent to.
+    #[default]
+    AddressDependent,
+    /// All to a port in use.
+    EndpointIndependent,
 }
 
 /// D5: flows on reclaimed ports.
@@ -253,6 +280,14 @@ pub struct Settings {
     pub held_bytes_max: u32,
     /// Flows of one shard, live and held.
     pub flows_per_shard_max: u32,
+    /// Flows of one backend, live and held (R21).
+    pub flows_per_backend_max: u32,
+    /// Flows that one backend may open per second, and at once (R21).
+    pub new_flows_per_second_max: u32,
+    /// Remote ports of UDP services whose flows end soon after their reply (D26).
+    pub short_idle_ports: BTreeSet<u16>,
+    /// Largest TCP segment that hosts on either side may offer to receive (R26); 0: as they say.
+    pub mss_max: u16,
 }
 
 impl Default for Settings {
@@ -268,6 +303,10 @@ impl Default for Settings {
             held_packets_per_backend_max: 256,
             held_bytes_max: 16 << 20,
             flows_per_shard_max: 4 << 20,
+            flows_per_backend_max: 1 << 20,
+            new_flows_per_second_max: 100_000,
+            short_idle_ports: BTreeSet::from([53, 123]),
+            mss_max: 0,
         }
     }
 }

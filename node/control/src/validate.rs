@@ -7,7 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use crate::resource::{Desired, Instance, IpConfiguration, LoadBalancer, PoolRef, Prefix, Settings, VirtualNetwork};
+use engine::snapshot::SHORT_IDLE_PORTS_MAX;
+
+use crate::resource::{
+    Desired, Filtering, Instance, IpConfiguration, LoadBalancer, PoolRef, Prefix, Profile, Settings, Sharing,
+    VirtualNetwork,
+};
 use crate::tier;
 
 /// Most issues reported at once.
@@ -20,6 +25,8 @@ pub const IP_CONFIGURATIONS_MAX: usize = 32_768;
 pub const VIRTUAL_NETWORKS_MAX: usize = 256;
 /// Longest name.
 pub const NAME_LEN_MAX: usize = 63;
+/// Smallest segment size that may be asked for: what every IPv4 host takes whole (RFC 9293 3.7.1).
+pub const MSS_FLOOR: u16 = 536;
 /// Most replicas of a shard.
 pub const REPLICAS_MAX: u32 = 7;
 
@@ -253,6 +260,14 @@ impl Judge {
                     self.say(&field, frontend, "is listed twice", "list it once");
                 }
             }
+            if rule.profile == Profile::Rfc && rule.sharing == Sharing::Address {
+                let problem = "is for the profile azure: rfc has one port per inside endpoint";
+                self.say(&format!("{path}.sharing"), "2017", problem, "leave it out");
+            }
+            if rule.profile == Profile::Azure && rule.filtering != Filtering::default() {
+                let problem = "is for the profile rfc: in azure only the remote of a flow may answer";
+                self.say(&format!("{path}.filtering"), "endpoint_independent", problem, "leave it out");
+            }
             let minutes = rule.idle_timeout_minutes;
             if !(4..=100).contains(&minutes) {
                 let path = format!("{path}.idle_timeout_minutes");
@@ -382,6 +397,16 @@ impl Judge {
         within("held_packets_per_backend_max", settings.held_packets_per_backend_max, 1, 65_536);
         within("held_bytes_max", settings.held_bytes_max, 1 << 16, 1 << 30);
         within("flows_per_shard_max", settings.flows_per_shard_max, 1 << 10, 1 << 28);
+        within("flows_per_backend_max", settings.flows_per_backend_max, 1, 1 << 28);
+        within("new_flows_per_second_max", settings.new_flows_per_second_max, 1, 1_000_000);
+        if settings.mss_max != 0 {
+            within("mss_max", settings.mss_max.into(), MSS_FLOOR.into(), 65_495);
+        }
+        let ports = &settings.short_idle_ports;
+        if ports.len() > SHORT_IDLE_PORTS_MAX || ports.contains(&0) {
+            let remedy = format!("list at most {SHORT_IDLE_PORTS_MAX} ports from 1 to 65535");
+            self.say("settings.short_idle_ports", format!("{ports:?}"), "is no such list", remedy);
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::codec::{self, ChunkHeader, ScanRecord};
-use crate::flow::{HoldEntry, HoldQueues, Record, Slot, State, Table};
+use crate::flow::{HoldEntry, HoldQueues, Mark, Record, Seen, Slot, State, Table};
 use crate::ids::{BackendId, ControlIndex, LogIndex, PortBlock};
 use crate::record::{CloseReason, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, PublicKey};
 use crate::scan::ScanJob;
@@ -229,7 +229,7 @@ impl Replica {
             return;
         };
         let found = *self.table.record(slot);
-        if found.from_scan && found.written_at >= index {
+        if found.from_scan() && found.written_at >= index {
             return;
         }
         let same = found.inside_key() == inside && found.backend == backend;
@@ -255,7 +255,7 @@ impl Replica {
             return;
         };
         let found = *self.table.record(slot);
-        if found.from_scan && found.written_at >= index {
+        if found.from_scan() && found.written_at >= index {
             return;
         }
         if !found.is_live() {
@@ -366,8 +366,8 @@ impl Replica {
                 continue;
             }
             let record = self.table.record_mut(slot);
-            record.from_scan = false;
-            record.last_seen_ns = now_ns;
+            record.mark = Mark::None;
+            record.last_seen = Seen::at(now_ns);
             if let State::Held(class) = record.state {
                 held.push((record.written_at, class, slot));
             }
@@ -381,7 +381,7 @@ impl Replica {
         self.phase = Phase::Whole;
     }
 
-    /// Hash of all replicated values, in key order: equal on replicas that stand at the same index (I22).
+    /// Hash of all replicated values of a whole table, in key order: equal on replicas at the same index (I22).
     pub(crate) fn state_hash(&self) -> u64 {
         let mut hasher = blake3::Hasher::new();
         let m = &self.meta;
@@ -394,9 +394,6 @@ impl Replica {
         }
         for slot in self.table.sorted() {
             let r = self.table.record(slot);
-            if self.phase != Phase::Whole && self.has_ended(r) {
-                continue;
-            }
             let held = match r.state {
                 State::Held(class) => 1 + class as u8,
                 State::Live | State::Free => 0,

@@ -2,7 +2,7 @@
 //! blocks are fenced. All in bounded steps and only through the stream; nothing here writes the table. Called by the
 //! worker's timers.
 
-use crate::flow::{Record, Slot};
+use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
 use crate::nat::timeouts::silence;
 use crate::record::{CloseReason, FlowRecord, HoldClass};
@@ -30,8 +30,8 @@ impl Shard {
     ) -> Option<CloseReason> {
         let (silence, reason) = silence(record, backend, params);
         let takeover = lead.takeover_ns.unwrap_or(now_ns);
-        let end = if record.last_seen_ns > takeover {
-            record.last_seen_ns.saturating_add(silence)
+        let end = if record.last_seen.ns() > takeover {
+            record.last_seen.ns().saturating_add(silence)
         } else {
             // A full timeout after a takeover, spread over a tenth of it so that not all flows close at once (I48).
             let jitter = silence / 10 / 1024 * u64::from(position.wrapping_mul(0x9e37_79b9) >> 22);
@@ -54,7 +54,9 @@ impl Shard {
             position = if u64::from(position) + 1 >= slots { 0 } else { position + 1 };
             let Some(slot) = self.replica.table.occupied(position) else { continue };
             let record = self.replica.table.record(slot);
-            if !record.is_live() || record.closing.is_some() || now_ns < record.last_seen_ns.saturating_add(shortest_ns)
+            if !record.is_live()
+                || record.closing().is_some()
+                || now_ns < record.last_seen.ns().saturating_add(shortest_ns)
             {
                 continue;
             }
@@ -82,9 +84,10 @@ impl Shard {
         while position < slots && left > 0 {
             left -= 1;
             if let Some(slot) = self.replica.table.occupied(position) {
+                self.claim(slot, snapshot);
                 let record = self.replica.table.record(slot);
                 if record.is_live()
-                    && record.closing.is_none()
+                    && record.closing().is_none()
                     && let Some(reason) = verdict_on(record, home, snapshot)
                     && !self.close(snapshot.control_index, slot, reason)
                 {
@@ -113,7 +116,7 @@ impl Shard {
             return false;
         }
         let record = self.replica.table.record_mut(slot);
-        record.closing = Some(reason);
+        record.mark = Mark::Closing(reason);
         let public = record.public();
         self.overlay.close(slot);
         self.stream.push(control_index, FlowRecord::Close { public, reason });

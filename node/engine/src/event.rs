@@ -161,6 +161,10 @@ drop_reasons! {
     HoldLimit = "hold_limit",
     /// Flow table full.
     TableFull = "table_full",
+    /// The backend has as many flows as it may have.
+    FlowLimit = "flow_limit",
+    /// The backend opens flows faster than it may.
+    RateLimit = "rate_limit",
     /// A mapping must be opened and this node may not (no lease, not serving).
     NotOwner = "not_owner",
     /// Owner unknown, or the frame was forwarded once already (M1).

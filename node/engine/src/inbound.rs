@@ -4,12 +4,12 @@
 use std::net::Ipv4Addr;
 
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::Record;
+use crate::flow::{Record, Seen};
 use crate::fragments::{Fate, Key, Way};
 use crate::ids::Side;
 use crate::nat::tcp::{Direction, Progress};
 use crate::nat::timeouts::note_answer;
-use crate::pipeline::{Access, Cx, ending, endpoint, inside_subnet};
+use crate::pipeline::{Access, Cx, clamp, ending, endpoint, inside_subnet};
 use crate::record::{HoldClass, PublicKey};
 use crate::shard::{LeaseWords, in_lease};
 use crate::snapshot::Backend;
@@ -39,7 +39,12 @@ impl Worker {
         self.note_first(cx.now_ns, Side::Outside, p)?;
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
         let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
-        let slot = shard.replica.table.find_public(&key).ok_or(DropReason::NoMapping)?;
+        let Some(slot) = shard.replica.table.find_public(&key) else {
+            let inside = shard.endpoint_of(s, &key).ok_or(DropReason::NoMapping)?.endpoint;
+            let ip = inside.addr.ipv4().ok_or(DropReason::NoMapping)?;
+            self.may_go_on(cx, (Side::Outside, Side::Inside), authority, (p, meta), frame)?;
+            return self.send_in(cx, authority, (ip, inside.port), meta, p, frame);
+        };
         let record = shard.replica.table.record(slot);
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let to = inbound_use(record, backend)?;
@@ -49,7 +54,7 @@ impl Worker {
         if let Some(tcp) = &p.tcp {
             let progress = record.tcp.observe(Direction::In, tcp);
             if progress != Progress::Ignored {
-                record.last_seen_ns = cx.now_ns;
+                record.last_seen = Seen::at(cx.now_ns);
             }
             if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
                 shard.close_finished(s, slot);
@@ -57,15 +62,28 @@ impl Worker {
         } else {
             note_answer(record, backend, &s.params, cx.now_ns);
         }
+        self.send_in(cx, authority, to, meta, p, frame)
+    }
+
+    fn send_in<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        authority: Authority,
+        to: (Ipv4Addr, u16),
+        meta: &FrameMeta,
+        p: &IpPacket,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
         rewrite_destination(frame, meta, p, to.0, to.1);
+        clamp(cx.snapshot, frame, meta, p);
         decrement_ttl(frame, p.l3);
         if let Some(key) = Key::of_first(Side::Outside, p) {
             let (destination, side) = (Some(to.0), Side::Inside);
             let way = Way { source: None, destination, id: None, side, hop: to.0, authority };
             self.fragments.decide(&key, Fate::Known(way));
         }
-        let hop = self.address(s, cx.now_ns, Side::Inside, authority, to.0, frame)?;
-        self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame)
+        let hop = self.address(cx.snapshot, cx.now_ns, Side::Inside, authority, to.0, frame)?;
+        self.conclude(cx.snapshot, cx.now_ns, Side::Inside, authority, hop, meta, frame)
     }
 }
 

@@ -3,8 +3,9 @@
 //! Pure: no clock, socket, log, lock or allocation on the packet path; `now_ns` (CLOCK_BOOTTIME) and every seed are
 //! arguments. It must never see Raft, tokio or a file. Called by the worker threads of `node` and by the simulator.
 //!
-//! `worker` is the door. Behind it: `pipeline` judges frames, `outbound` and `inbound` translate them (`wire` parses and
-//! rewrites them, `arp` and `neigh` find neighbours), `shard` does an owner's duties (`overlay`: what is proposed; `stream`: in which batches), `apply` writes
+//! `worker` is the door. Behind it: `pipeline` judges frames, `outbound` and `inbound` translate them, `errors` those that
+//! quote others, `pieces` those in fragments; `notices` tells senders (`wire` parses and rewrites, `arp` and `neigh` find
+//! neighbours). `shard` does an owner's duties (`overlay`: what is proposed; `stream`: in which batches), `apply` writes
 //! what the log says into the `flow` table, `scan` copies it to a joiner, `takeover` announces, `status` tells.
 #![forbid(unsafe_code)]
 
@@ -20,7 +21,6 @@ mod fragmenting;
 mod fragments;
 mod held;
 pub mod histogram;
-mod identification;
 pub mod ids;
 mod inbound;
 pub mod nat;
@@ -31,6 +31,7 @@ mod overlay;
 mod pieces;
 mod pipeline;
 pub mod ports;
+mod quota;
 pub mod record;
 mod reset;
 mod scan;

@@ -12,7 +12,7 @@ use crate::event::{Authority, DropReason};
 use crate::ids::Side;
 use crate::pipeline::next_hop;
 use crate::snapshot::Snapshot;
-use crate::wire::{FRAME_MAX, IpPacket, Notice, build_notice};
+use crate::wire::{FRAME_MAX, IpPacket, Notice, Proto, build_notice};
 use crate::worker::Worker;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -97,7 +97,7 @@ impl Worker {
         if !self.notice_limits.take(now_ns, p.src) {
             return None;
         }
-        let id = self.identifications.take(from, p.src, 1, 1);
+        let id = self.identifications.take((from, p.src), Proto::Icmp, 1);
         let mut out = [0; FRAME_MAX];
         let packet = frame.get(usize::from(p.l3)..usize::from(p.l3) + usize::from(p.total_len))?;
         let len = build_notice(&mut out, (from, p.src), id, notice, packet);

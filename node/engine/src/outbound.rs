@@ -6,12 +6,12 @@ use std::net::Ipv4Addr;
 
 use crate::arp::on_link;
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::{FlowKey, Record, Slot};
+use crate::flow::{FlowKey, Record, Seen, Slot};
 use crate::fragments::{Fate, Key, Way};
 use crate::held::Parked;
 use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
 use crate::nat::tcp::{Direction, Progress};
-use crate::pipeline::{Access, Cx, Hop, ending, endpoint, inside_subnet, next_hop};
+use crate::pipeline::{Access, Cx, Hop, clamp, ending, endpoint, inside_subnet, next_hop};
 use crate::record::{FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
 use crate::shard::{LeaseWords, Shard, in_lease};
 use crate::snapshot::{Backend, Snapshot};
@@ -87,7 +87,7 @@ impl Worker {
                 opened
             }
             (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
-                if !opens(p) {
+                if !opens(p) && !answers_to(shard, p, flow.inside) {
                     return Err(DropReason::NotFirstPacket);
                 }
                 let opened = self.open(cx, (id, backend), &flow, None, p, meta, frame);
@@ -137,18 +137,13 @@ impl Worker {
         if !shard.stream.is_open() {
             return Err(DropReason::Backpressure);
         }
-        let table = &shard.replica.table;
-        let flows =
-            u64::from(table.live()) + u64::from(table.held()) + u64::try_from(shard.overlay.len()).unwrap_or(u64::MAX);
-        if again.is_none() && flows >= u64::from(s.params.flows_per_shard_max) {
-            return Err(DropReason::TableFull);
-        }
         let public = match again {
             Some(public) => public,
             None => {
+                shard.admits(cx.now_ns, &s.params, id)?;
                 let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
-                let (frontend, port) =
-                    shard.pick_port(&s.params, id, &backend.lease, key).ok_or(DropReason::PortsExhausted)?;
+                let picked = shard.pick_port(&s.params, (id, backend), flow.inside, key);
+                let (frontend, port) = picked.ok_or(DropReason::PortsExhausted)?;
                 // A shard is closed (M3); a lease elsewhere would never see its return traffic.
                 if s.frontends.get(&frontend).is_none_or(|f| f.shard != backend.home) {
                     return Err(DropReason::NoOutboundPath);
@@ -157,7 +152,8 @@ impl Worker {
             }
         };
         let copy = self.held.park(&s.params, id, frame).ok_or(DropReason::HoldLimit)?;
-        shard.overlay.open(*flow, public, id, cx.now_ns);
+        shard.charge(cx.now_ns, &s.params, id);
+        shard.overlay.open(*flow, public, (id, backend.sharing), cx.now_ns);
         shard.overlay.park(flow, Parked { frame: copy, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
         shard.stream.push(s.control_index, FlowRecord::Open { public, inside: flow.inside, backend: id });
         Ok(Verdict::Consumed)
@@ -227,7 +223,7 @@ impl Worker {
         rewrite_source(frame, meta, p, public.ip, port);
         let mut id = None;
         if p.fragment.is_some() || may_fragment(frame, p.l3) {
-            let fresh = self.identifications.take(public.ip, p.dst, p.proto as u8, p.wire_packets(meta));
+            let fresh = self.identifications.next(public.ip, meta, p);
             set_identification(frame, p.l3, fresh);
             id = Some(fresh);
         }
@@ -235,6 +231,7 @@ impl Worker {
             let (source, side) = (Some(public.ip), Side::Outside);
             self.fragments.decide(&key, Fate::Known(Way { source, destination: None, id, side, hop, authority }));
         }
+        clamp(s, frame, meta, p);
         decrement_ttl(frame, p.l3);
         self.address(s, now_ns, Side::Outside, authority, hop, frame)
     }
@@ -246,7 +243,7 @@ fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (F
     record.tcp.ask();
     let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
     if progress != Progress::Ignored {
-        record.last_seen_ns = now_ns;
+        record.last_seen = Seen::at(now_ns);
     }
     (record.frontend, record.public_port, progress)
 }
@@ -258,6 +255,12 @@ fn opens(p: &IpPacket) -> bool {
         (None, Some(kind)) => kind == IcmpKind::EchoRequest,
         (None, None) => p.proto == Proto::Udp,
     }
+}
+
+/// Whether the packet answers a SYN that may have come in by its endpoint's mapping alone (R6).
+fn answers_to(shard: &Shard, p: &IpPacket, inside: InsideKey) -> bool {
+    let answers = p.tcp.as_ref().is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN | TcpFlags::ACK));
+    answers && shard.replica.table.claims().port_of(p.proto, inside).is_some()
 }
 
 fn outbound_use(record: &Record, p: &IpPacket, id: BackendId, backend: &Backend) -> Use {

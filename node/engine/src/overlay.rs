@@ -9,14 +9,16 @@ use hashbrown::HashSet;
 use crate::flow::{FlowKey, Slot};
 use crate::held::{HELD_MAX_NS, Parked};
 use crate::ids::{BackendId, ControlIndex, PortBlock};
+use crate::ports::Claims;
 use crate::record::PublicKey;
-use crate::snapshot::Map;
+use crate::snapshot::{Map, Sharing};
 
 /// A mapping on its way through the log.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) public: PublicKey,
     pub(crate) backend: BackendId,
+    claim: Sharing,
     pub(crate) since_ns: u64,
     pub(crate) parked: VecDeque<Parked>,
 }
@@ -26,6 +28,8 @@ pub(crate) struct Pending {
 pub(crate) struct Overlay {
     pending: Map<FlowKey, Pending>,
     by_public: Map<PublicKey, FlowKey>,
+    per_backend: Map<BackendId, u32>,
+    claims: Claims,
     deadlines: VecDeque<(u64, FlowKey)>,
     closing: HashSet<Slot, FixedState>,
     fences: BTreeSet<(PortBlock, ControlIndex)>,
@@ -34,6 +38,11 @@ pub(crate) struct Overlay {
 impl Overlay {
     pub(crate) fn len(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Mappings of one backend that open.
+    pub(crate) fn opens_of(&self, backend: BackendId) -> u32 {
+        self.per_backend.get(&backend).copied().unwrap_or(0)
     }
 
     pub(crate) fn is_opening(&self, flow: &FlowKey) -> bool {
@@ -49,11 +58,24 @@ impl Overlay {
         self.by_public.keys().any(|k| k.frontend == block.frontend && block.contains(k.port))
     }
 
-    pub(crate) fn open(&mut self, flow: FlowKey, public: PublicKey, backend: BackendId, now_ns: u64) {
-        let pending = Pending { public, backend, since_ns: now_ns, parked: VecDeque::new() };
+    /// What mappings that open take besides their tuples.
+    pub(crate) const fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    pub(crate) fn open(
+        &mut self,
+        flow: FlowKey,
+        public: PublicKey,
+        (backend, sharing): (BackendId, Sharing),
+        now_ns: u64,
+    ) {
+        let claim = if self.claims.add(sharing, &public, flow.inside) { sharing } else { Sharing::Tuple };
+        let pending = Pending { public, backend, claim, since_ns: now_ns, parked: VecDeque::new() };
         let former = self.pending.insert(flow, pending);
         assert!(former.is_none(), "a flow opens once at a time");
         self.by_public.insert(public, flow);
+        *self.per_backend.entry(backend).or_default() += 1;
     }
 
     /// The backend whose limits a packet of this opening flow counts against.
@@ -69,7 +91,14 @@ impl Overlay {
     /// The log has decided about an opening mapping.
     pub(crate) fn resolve(&mut self, public: &PublicKey) -> Option<(FlowKey, Pending)> {
         let flow = self.by_public.remove(public)?;
-        self.pending.remove(&flow).map(|pending| (flow, pending))
+        let pending = self.pending.remove(&flow)?;
+        self.claims.remove(pending.claim, public);
+        let opens = self.per_backend.get_mut(&pending.backend).expect("counted when it was proposed");
+        *opens -= 1;
+        if *opens == 0 {
+            self.per_backend.remove(&pending.backend);
+        }
+        Some((flow, pending))
     }
 
     /// A packet that has waited too long (I28), with its backend. The mapping stays on its way.
@@ -113,6 +142,8 @@ impl Overlay {
     /// consequence: they are counted and unmarked.
     pub(crate) fn clear(&mut self) -> (Vec<(BackendId, Parked)>, Vec<Slot>) {
         self.by_public.clear();
+        self.per_backend.clear();
+        self.claims = Claims::default();
         self.deadlines.clear();
         self.fences.clear();
         let packets =

@@ -15,7 +15,7 @@ use crate::neigh::Lookup;
 use crate::record::{Addr, CloseReason, Endpoint, HoldClass};
 use crate::shard::{LeaseWords, Shard};
 use crate::snapshot::{NodeLinks, Snapshot};
-use crate::wire::{FrameMeta, IpPacket, Parsed, parse, set_ethernet};
+use crate::wire::{FrameMeta, IpPacket, Parsed, TcpFlags, clamp_mss, parse, set_ethernet};
 use crate::worker::Worker;
 
 const MS: u64 = 1_000_000;
@@ -218,7 +218,7 @@ impl Shard {
     /// Both FINs were seen: the mapping closes and is held (D6); late packets still pass.
     pub(crate) fn close_finished(&mut self, snapshot: &Snapshot, slot: Slot) {
         let record = self.replica.table.record(slot);
-        if record.is_live() && record.closing.is_none() {
+        if record.is_live() && record.closing().is_none() {
             // A stream that takes nothing now sees the next packet's FIN bits again, or the idle sweep.
             self.close(snapshot.control_index, slot, CloseReason::Fin);
         }
@@ -242,11 +242,18 @@ pub(crate) fn next_hop(s: &Snapshot, dst: Ipv4Addr) -> Result<Ipv4Addr, DropReas
     s.outside.next_hop.ok_or(DropReason::NoNeighbour)
 }
 
+/// Lowers the segment size that a SYN offers, if the configuration says so (R26).
+pub(crate) fn clamp(s: &Snapshot, frame: &mut [u8], meta: &FrameMeta, p: &IpPacket) {
+    if s.params.mss_max > 0 && p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN)) {
+        clamp_mss(frame, meta, p, s.params.mss_max);
+    }
+}
+
 /// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.
 pub(crate) fn ending(record: &Record) -> Option<HoldClass> {
     match record.state {
         State::Held(class) => Some(class),
-        State::Live | State::Free => record.closing.map(|reason| HoldClass::of(reason, record.proto)),
+        State::Live | State::Free => record.closing().map(|reason| HoldClass::of(reason, record.proto)),
     }
 }
 

@@ -5,12 +5,14 @@
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
 use crate::event::NotServing;
+use crate::flow::{Mark, Slot, Table};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
 use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
 use crate::ports::LeaseOrder;
-use crate::record::{EntryHeader, HOLD_CLASSES, PublicKey};
-use crate::snapshot::{Map, Params, Snapshot};
+use crate::quota::Rates;
+use crate::record::{Addr, Endpoint, EntryHeader, HOLD_CLASSES, InsideKey, Proto, PublicKey};
+use crate::snapshot::{Backend, Filtering, Map, Params, Sharing, Snapshot};
 use crate::stream::Stream;
 use crate::takeover::Announcement;
 
@@ -80,6 +82,7 @@ pub(crate) struct Shard {
     pub(crate) overlay: Overlay,
     pub(crate) stream: Stream,
     orders: Map<BackendId, LeaseOrder>,
+    pub(crate) rates: Rates,
     /// The newest end of a lease that this node held, for the grace of the last committed header (F6, L4).
     pub(crate) lease_end_ns: u64,
     pub(crate) applied_dirty: bool,
@@ -102,6 +105,7 @@ impl Shard {
             overlay: Overlay::default(),
             stream: Stream::default(),
             orders: Map::default(),
+            rates: Rates::default(),
             lease_end_ns: 0,
             applied_dirty: true,
         }
@@ -142,7 +146,7 @@ impl Shard {
     pub(crate) fn drop_overlay(&mut self) -> Vec<(BackendId, crate::held::Parked)> {
         let (packets, closing) = self.overlay.clear();
         for slot in closing {
-            self.replica.table.record_mut(slot).closing = None;
+            self.replica.table.record_mut(slot).mark = Mark::None;
         }
         for order in self.orders.values_mut() {
             order.rewind();
@@ -222,6 +226,7 @@ impl Shard {
                 .fenced
                 .retain(|(block, index)| draining.iter().any(|d| d.block == *block && d.reclaim_index == *index));
         }
+        self.rates.retain(snapshot);
         self.orders.retain(|id, order| snapshot.backends.get(id).is_some_and(|b| order.is_of(&b.lease)));
         if let Some(lead) = &mut self.leadership {
             lead.judge = Some(0);
@@ -229,31 +234,66 @@ impl Shard {
         }
     }
 
-    /// The first port of the lease's order that is free towards the remote (D9, S8, S12).
+    /// The first port of the lease's order that is free towards the remote as the backend's rule has it (D9, S8, S9, S12),
+    /// or the one that the inside endpoint has already (R3).
     pub(crate) fn pick_port(
         &mut self,
         params: &Params,
-        id: BackendId,
-        lease: &[PortBlock],
+        (id, backend): (BackendId, &Backend),
+        inside: InsideKey,
         key: PublicKey,
     ) -> Option<(FrontendId, u16)> {
+        let (lease, sharing) = (&backend.lease, backend.sharing);
+        let (table, overlay) = (&self.replica.table, &self.overlay);
+        let is_taken = |key: &PublicKey| table.find_public(key).is_some() || overlay.is_reserved(key);
+        if sharing == Sharing::Endpoint {
+            let port =
+                table.claims().port_of(key.proto, inside).or_else(|| overlay.claims().port_of(key.proto, inside));
+            if let Some((frontend, port)) = port.filter(|(frontend, port)| in_lease(lease, *frontend, *port)) {
+                return (!is_taken(&PublicKey { frontend, port, ..key })).then_some((frontend, port));
+            }
+        }
         let order = self.orders.entry(id).or_insert_with(|| LeaseOrder::new(params.key, id, lease));
         if !order.is_of(lease) {
             *order = LeaseOrder::new(params.key, id, lease);
         }
-        let (table, overlay) = (&self.replica.table, &self.overlay);
-        order.pick(table.remote_tag(&key), |frontend, port| {
+        order.pick(scope(table, sharing, &key), |frontend, port| {
             let key = PublicKey { frontend, port, ..key };
-            table.find_public(&key).is_some() || overlay.is_reserved(&key)
+            is_taken(&key) || table.claims().forbid(sharing, &key) || overlay.claims().forbid(sharing, &key)
         })
     }
 
     /// A public key became free again.
     pub(crate) fn port_freed(&mut self, backend: BackendId, key: &PublicKey) {
-        let tag = self.replica.table.remote_tag(key);
+        let table = &self.replica.table;
         if let Some(order) = self.orders.get_mut(&backend) {
-            order.freed(tag, key);
+            for sharing in [Sharing::Tuple, Sharing::Address, Sharing::Endpoint] {
+                order.freed(scope(table, sharing, key), key);
+            }
         }
+    }
+
+    /// The inside end of an inbound packet that has no mapping of its own, if the port belongs to an inside endpoint whose
+    /// rule lets it pass (R3, R6). It changes nothing: the answer opens the mapping (I19).
+    pub(crate) fn endpoint_of(&self, snapshot: &Snapshot, key: &PublicKey) -> Option<InsideKey> {
+        let claims = self.replica.table.claims();
+        let inside = claims.endpoint_of(key)?;
+        let id = snapshot.backend_by_ip.get(&(inside.vnet, inside.endpoint.addr.ipv4()?))?;
+        let backend = snapshot.backends.get(id)?;
+        let passes = match backend.filtering {
+            Filtering::Tuple => false,
+            Filtering::Address => claims.reaches(key),
+            Filtering::Open => true,
+        };
+        let leased = in_lease(&backend.lease, key.frontend, key.port);
+        // An echo reply has no port that could be another one.
+        (passes && leased && key.proto != Proto::Icmp && backend.sharing == Sharing::Endpoint).then_some(inside)
+    }
+
+    /// Keeps what the mapping claims in step with its backend's rule.
+    pub(crate) fn claim(&mut self, slot: Slot, snapshot: &Snapshot) {
+        let backend = snapshot.backends.get(&self.replica.table.record(slot).backend);
+        self.replica.table.claim(slot, backend.map_or(Sharing::Tuple, |b| b.sharing));
     }
 
     /// The next batch to propose in this term.
@@ -316,6 +356,16 @@ impl Shard {
 /// Whether the lease of `term` runs at `now_ns` by the shard's word.
 pub(crate) fn lease_runs(now_ns: u64, me: Incarnation, term: Term, word: crate::ids::LeaseWord) -> bool {
     word.incarnation == me && word.term == term && now_ns < word.lease_until_ns
+}
+
+/// Among which mappings a port is sought: those to the same tuple, to the same address, or all.
+fn scope(table: &Table, sharing: Sharing, key: &PublicKey) -> u64 {
+    let remote = match sharing {
+        Sharing::Tuple => key.remote,
+        Sharing::Address => Endpoint { port: 0, ..key.remote },
+        Sharing::Endpoint => Endpoint { addr: Addr([0; 16]), port: 0 },
+    };
+    table.remote_tag(&PublicKey { remote, ..*key })
 }
 
 /// Whether a port belongs to the lease.

@@ -57,6 +57,12 @@ pub struct Params {
     pub held_bytes_max: u32,
     /// Flows of one shard, live and held; more is dropped.
     pub flows_per_shard_max: u32,
+    /// Flows of one backend, live and held; more is dropped (R21).
+    pub flows_per_backend_max: u32,
+    /// Flows that one backend may open per second, and at once (R21).
+    pub new_flows_per_second_max: u32,
+    /// Largest TCP segment that hosts may offer to receive (R26); 0: as they say.
+    pub mss_max: u16,
     /// Remote ports of UDP services whose mappings end soon after the reply (D26); 0 is no port.
     pub short_idle_ports: [u16; SHORT_IDLE_PORTS_MAX],
     /// Seed of the keyed port order and hashing (D9); drawn once per cluster.
@@ -72,6 +78,9 @@ impl Default for Params {
             held_packets_per_backend_max: 256,
             held_bytes_max: 16 << 20,
             flows_per_shard_max: 4 << 20,
+            flows_per_backend_max: 1 << 20,
+            new_flows_per_second_max: 100_000,
+            mss_max: 0,
             short_idle_ports: SHORT_IDLE_PORTS,
             key: [0, 0],
         }
@@ -142,14 +151,42 @@ pub struct Backend {
     pub idle_timeout_ms: u32,
     /// TCP resets to both sides at idle timeout.
     pub tcp_reset_on_idle: TcpReset,
-    /// How its flows share ports and how long they live (D7).
+    /// How long its flows live (D7).
     pub profile: Profile,
+    /// How its flows share ports.
+    pub sharing: Sharing,
+    /// Who may answer.
+    pub filtering: Filtering,
+}
+
+/// Which flows of a backend may have one public port (S8, S9, R3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// Those to distinct remote tuples.
+    #[default]
+    Tuple,
+    /// Those to distinct remote addresses.
+    Address,
+    /// Those of one inside address and port, which all have it: endpoint-independent mapping (RFC 4787 REQ-1).
+    Endpoint,
+}
+
+/// What passes inwards to a port with a mapping (R6); anything but the first needs `Sharing::Endpoint`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Filtering {
+    /// Packets of exactly the remote tuple.
+    #[default]
+    Tuple,
+    /// Packets of every remote address that a mapping of the port goes to (RFC 4787 REQ-8, second choice).
+    Address,
+    /// All (RFC 4787 REQ-8, first choice).
+    Open,
 }
 
 /// Translation profile of an outbound rule (D7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Profile {
-    /// One port per flow towards one remote (S8); the rule's idle timeout.
+    /// The rule's idle timeout.
     #[default]
     Azure,
     /// Timers of the RFCs: 2 h 4 min established TCP, 5 min UDP (R14).

@@ -103,6 +103,8 @@ pub struct ShardStatus {
     pub held: u32,
     /// Free slots of the slab (I47).
     pub free: u32,
+    /// Octets that its mappings and their indexes take (I46).
+    pub table_bytes: usize,
     /// Mappings on their way through the log.
     pub pending: usize,
     /// Whether a reply proved the takeover (M2).
@@ -150,11 +152,11 @@ impl Worker {
             remote: record.remote,
             state: match record.state {
                 State::Held(class) => FlowState::Held(class),
-                State::Live | State::Free if record.closing.is_some() => FlowState::Closing,
+                State::Live | State::Free if record.closing().is_some() => FlowState::Closing,
                 State::Live | State::Free => FlowState::Live,
             },
             written_at: record.written_at,
-            idle_ms: now_ns.saturating_sub(record.last_seen_ns) / 1_000_000,
+            idle_ms: now_ns.saturating_sub(record.last_seen.ns()) / 1_000_000,
         }
     }
 
@@ -181,10 +183,11 @@ impl Worker {
         self.replicas().map(|(id, shard)| self.status_of(id, shard)).collect()
     }
 
-    /// Hash of a replica's replicated state (I22); walks and sorts the whole table.
+    /// Hash of a replica's replicated state (I22); walks and sorts the whole table. Nothing while a scan is replayed: its
+    /// records may stem from entries that are still to come (F10).
     #[must_use]
     pub fn state_hash(&self, shard: ShardId) -> Option<u64> {
-        self.replica(shard).map(|s| s.replica.state_hash())
+        self.replica(shard).filter(|s| s.replica.is_whole()).map(|s| s.replica.state_hash())
     }
 
     fn status_of(&self, id: ShardId, shard: &Shard) -> ShardStatus {
@@ -200,6 +203,7 @@ impl Worker {
             live: table.live(),
             held: table.held(),
             free: table.free_slots(),
+            table_bytes: table.bytes(),
             pending: shard.overlay.len(),
             announced: shard
                 .leadership

@@ -19,10 +19,11 @@ use crate::arp::Waiting;
 use crate::codec::{Encoder, ScanRecord};
 use crate::counters::Counters;
 use crate::event::{Authority, DropReason, GroupEvent, Last, Verdict, WorkerOutput};
+use crate::flow::Slot;
 use crate::fragments::Fragments;
 use crate::held::{Held, Origin, Parked};
-use crate::identification::Identifications;
 use crate::ids::{BackendId, ControlIndex, Incarnation, LogIndex, NodeId, ShardId, Side, Term, VnetId};
+use crate::nat::identification::Identifications;
 use crate::neigh::NeighbourCache;
 use crate::notices::Limits;
 use crate::pipeline::Cx;
@@ -56,13 +57,13 @@ pub struct Worker {
     links: Links,
     /// Largest IP packets that the interfaces take, inside and outside.
     mtu: [u16; 2],
-    pub(crate) identifications: Identifications,
     pub(crate) notice_limits: Limits,
     pub(crate) fragments: Fragments,
     pub(crate) shards: BTreeMap<ShardId, ShardEntry>,
     pub(crate) neighbours: NeighbourCache,
     pub(crate) waiting: BTreeMap<(Side, Ipv4Addr), Waiting>,
     pub(crate) held: Held,
+    pub(crate) identifications: Identifications,
     pub(crate) counters: Counters,
     outputs: VecDeque<WorkerOutput>,
     encoder: Encoder,
@@ -92,13 +93,13 @@ impl Worker {
             timed_at_ns: 0,
             links: Links::Down,
             mtu: [MTU_DEFAULT; 2],
-            identifications: Identifications::new(seed ^ me.0),
             notice_limits: Limits::new(seed),
             fragments: Fragments::default(),
             shards: BTreeMap::new(),
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
             waiting: BTreeMap::new(),
             held: Held::default(),
+            identifications: Identifications::new(seed ^ me.0),
             counters: Counters::default(),
             outputs: VecDeque::new(),
             encoder: Encoder::new(),
@@ -265,6 +266,7 @@ impl Worker {
                 }
             }
             Effect::Opened { slot, public } if mine => {
+                self.claim(id, slot);
                 let Some(s) = self.replica_mut(id) else { return };
                 let Some((flow, pending)) = s.overlay.resolve(&public) else { return };
                 assert!(s.replica.table.record(slot).flow() == flow, "only this stream opens mappings in this term");
@@ -283,7 +285,15 @@ impl Worker {
                     self.drop_parked(pending.backend, parked, DropReason::OpenRefused);
                 }
             }
-            Effect::Opened { .. } | Effect::OpenRefused { .. } => {}
+            Effect::Opened { slot, .. } => self.claim(id, slot),
+            Effect::OpenRefused { .. } => {}
+        }
+    }
+
+    fn claim(&mut self, shard: ShardId, slot: Slot) {
+        let replica = self.shards.get_mut(&shard).and_then(|entry| entry.replica.as_mut());
+        if let (Some(s), Some(snapshot)) = (replica, &self.snapshot) {
+            s.claim(slot, snapshot);
         }
     }
 

@@ -11,7 +11,9 @@ use engine::ids::{
     BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogIndex, Mac, NodeId, PortBlock, ShardId, Side, Term,
     VnetId,
 };
-use engine::snapshot::{Backend, Frontend, NodeLinks, Outside, Params, ShardConfig, Snapshot, Subnet, TcpReset};
+use engine::snapshot::{
+    Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, ShardConfig, Sharing, Snapshot, Subnet, TcpReset,
+};
 use engine::wire::FrameMeta;
 use engine::worker::Worker;
 
@@ -237,7 +239,9 @@ fn snapshot() -> Snapshot {
             lease,
             idle_timeout_ms: 240_000,
             tcp_reset_on_idle: TcpReset::Off,
-            profile: Default::default(),
+            profile: Profile::default(),
+            sharing: Sharing::default(),
+            filtering: Filtering::default(),
         };
         s.backends.insert(id, backend);
         s.backend_by_ip.insert((VnetId(0), ip), id);

@@ -9,8 +9,8 @@ use qnat_control::command::{Command, CommandBody, Configure, PortLoad, Registrat
 use qnat_control::outcome::{Outcome, Yield};
 use qnat_control::registry::{FOUNDER_RAFT_ID, Founder};
 use qnat_control::resource::{
-    Desired, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix, Profile,
-    PublicIp, Subnet, VirtualNetwork,
+    Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,
+    Profile, PublicIp, Sharing, Subnet, VirtualNetwork,
 };
 use qnat_control::state::State;
 
@@ -176,6 +176,8 @@ pub(crate) fn desired(frontends: u32, backends: u32) -> Desired {
         idle_timeout_minutes: 4,
         enable_tcp_reset: false,
         profile: Profile::Azure,
+        sharing: Sharing::Tuple,
+        filtering: Filtering::AddressDependent,
         on_reclaim: OnReclaim::Expire,
     };
     let balancer = LoadBalancer {

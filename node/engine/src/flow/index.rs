@@ -43,6 +43,10 @@ impl Index {
         }
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.cells.allocation_size()
+    }
+
     pub(super) fn clear(&mut self) {
         self.cells.clear();
     }

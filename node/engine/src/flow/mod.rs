@@ -8,5 +8,5 @@ mod record;
 mod table;
 
 pub use holds::{HoldEntry, HoldQueues};
-pub use record::{FlowKey, Record, Slot, State};
+pub use record::{FlowKey, Mark, Record, Seen, Slot, State};
 pub use table::Table;

@@ -3,6 +3,7 @@
 use crate::ids::{BackendId, FrontendId, LogIndex, VnetId};
 use crate::nat::tcp::Track;
 use crate::record::{CloseReason, Endpoint, HoldClass, InsideKey, Proto, PublicKey};
+use crate::snapshot::Sharing;
 
 /// Position of a record in its table's slab.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -57,19 +58,51 @@ pub struct Record {
     pub vnet: VnetId,
     /// Frontend of the public end.
     pub frontend: FrontendId,
-    /// Local: a `Close` is in the worker's stream but not applied yet.
-    pub closing: Option<CloseReason>,
-    /// Local: came with a scan and was not written by the replay since (F10).
-    pub from_scan: bool,
+    /// Local: what is under way with it.
+    pub mark: Mark,
+    /// Local: what the mapping takes besides its tuple.
+    pub claim: Sharing,
     /// The entry that wrote the record last.
     pub written_at: LogIndex,
-    /// Local: time of the last packet that counts for the idle timeout.
-    pub last_seen_ns: u64,
+    /// Local: when the last packet came that counts for the idle timeout.
+    pub last_seen: Seen,
     /// Local: what was seen of the TCP connection.
     pub tcp: Track,
 }
 
-const _: () = assert!(size_of::<Record>() <= 96, "ten million flows must fit the memory budget");
+const _: () = assert!(size_of::<Record>() == 88, "with its index cells a flow takes 128 octets (I46)");
+const _: () = assert!(size_of::<PublicKey>() == 28 && size_of::<FlowKey>() == 44, "keys are as wide as IPv6 needs");
+
+/// What is under way with a record; never both at once, since only an owner closes and only a joiner replays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mark {
+    /// Nothing.
+    None,
+    /// A `Close` is in the worker's stream but not applied yet.
+    Closing(CloseReason),
+    /// It came with a scan and was not written by the replay since (F10).
+    Scanned,
+}
+
+/// A time in units of 67 ms, rounded up, so that no idle timeout ends early. It lasts for nine years of uptime.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Seen(u32);
+
+impl Seen {
+    const UNIT_LOG2: u32 = 26;
+
+    /// The first unit that does not begin before `ns`.
+    #[must_use]
+    pub fn at(ns: u64) -> Self {
+        Self(u32::try_from(ns.div_ceil(1 << Self::UNIT_LOG2)).unwrap_or(u32::MAX))
+    }
+
+    /// In nanoseconds.
+    #[must_use]
+    pub const fn ns(self) -> u64 {
+        (self.0 as u64) << Self::UNIT_LOG2
+    }
+}
 
 impl Record {
     pub(super) const EMPTY: Self = Self {
@@ -81,10 +114,10 @@ impl Record {
         backend: BackendId(0),
         vnet: VnetId(0),
         frontend: FrontendId(0),
-        closing: None,
-        from_scan: false,
+        mark: Mark::None,
+        claim: Sharing::Tuple,
         written_at: LogIndex(0),
-        last_seen_ns: 0,
+        last_seen: Seen(0),
         tcp: Track::NEW,
     };
 
@@ -104,6 +137,21 @@ impl Record {
     #[must_use]
     pub const fn flow(&self) -> FlowKey {
         FlowKey { proto: self.proto, inside: self.inside_key(), remote: self.remote }
+    }
+
+    /// Why the mapping is about to close, if a `Close` is on its way.
+    #[must_use]
+    pub const fn closing(&self) -> Option<CloseReason> {
+        match self.mark {
+            Mark::Closing(reason) => Some(reason),
+            Mark::None | Mark::Scanned => None,
+        }
+    }
+
+    /// Whether the replay has not written the record since it came with a scan.
+    #[must_use]
+    pub fn from_scan(&self) -> bool {
+        self.mark == Mark::Scanned
     }
 
     /// Whether the mapping translates without question.
@@ -126,7 +174,7 @@ impl Record {
             backend: scanned.backend,
             vnet: scanned.inside.vnet,
             frontend: scanned.public.frontend,
-            from_scan: true,
+            mark: Mark::Scanned,
             written_at: scanned.written_at,
             ..Self::EMPTY
         }

@@ -7,10 +7,11 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 
 use super::index::Index;
-use super::record::{FlowKey, Record, Slot, State};
+use super::record::{FlowKey, Mark, Record, Seen, Slot, State};
 use crate::ids::{BackendId, LogIndex};
-use crate::ports::PortUsage;
+use crate::ports::{Claims, PortUsage};
 use crate::record::{Addr, HoldClass, InsideKey, PublicKey};
+use crate::snapshot::{Map, Sharing};
 
 const PAGE_BITS: u32 = 10;
 const PAGE: usize = 1 << PAGE_BITS;
@@ -32,6 +33,8 @@ pub struct Table {
     usage: PortUsage,
     live: u32,
     held: u32,
+    per_backend: Map<BackendId, u32>,
+    claims: Claims,
 }
 
 const fn split(slot: u32) -> (usize, usize) {
@@ -53,6 +56,8 @@ impl Table {
             usage: PortUsage::default(),
             live: 0,
             held: 0,
+            per_backend: Map::default(),
+            claims: Claims::default(),
         }
     }
 
@@ -66,6 +71,12 @@ impl Table {
     #[must_use]
     pub const fn held(&self) -> u32 {
         self.held
+    }
+
+    /// Mappings of one backend, live and held.
+    #[must_use]
+    pub fn flows_of(&self, backend: BackendId) -> u32 {
+        self.per_backend.get(&backend).copied().unwrap_or(0)
     }
 
     /// Slots of the slab, free ones included: a hand walks over `0..slots()`.
@@ -84,6 +95,41 @@ impl Table {
     #[must_use]
     pub const fn usage(&self) -> &PortUsage {
         &self.usage
+    }
+
+    /// Octets that the mappings and their indexes take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let slab = self.pages.len() * PAGE * size_of::<Record>();
+        slab + self.free.capacity() * size_of::<u32>() + self.by_public.bytes() + self.by_inside.bytes()
+    }
+
+    /// What mappings take besides their tuples.
+    #[must_use]
+    pub const fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// The mapping claims by this rule from now on.
+    pub fn claim(&mut self, slot: Slot, sharing: Sharing) {
+        let record = *self.record(slot);
+        if record.claim == sharing {
+            return;
+        }
+        self.unclaim(&record);
+        let claimed = self.claims.add(sharing, &record.public(), record.inside_key());
+        if claimed && !record.is_live() {
+            self.claims.close(sharing, &record.public());
+        }
+        self.record_mut(slot).claim = if claimed { sharing } else { Sharing::Tuple };
+    }
+
+    fn unclaim(&mut self, record: &Record) {
+        let public = record.public();
+        if !record.is_live() {
+            self.claims.reopen(record.claim, &public);
+        }
+        self.claims.remove(record.claim, &public);
     }
 
     /// The record in `slot`.
@@ -146,7 +192,7 @@ impl Table {
             vnet: inside.vnet,
             frontend: public.frontend,
             written_at: at,
-            last_seen_ns: now_ns,
+            last_seen: Seen::at(now_ns),
             ..Record::EMPTY
         };
         self.insert_record(record)
@@ -172,6 +218,7 @@ impl Table {
             }
             State::Free => panic!("a free record is not inserted"),
         }
+        *self.per_backend.entry(record.backend).or_default() += 1;
         self.by_public.set(self.public_tag(&key), slot, |_| false);
         if self.inside_built {
             self.point_inside(Slot(slot));
@@ -185,12 +232,12 @@ impl Table {
         assert!(record.is_live(), "only a live mapping closes");
         record.state = State::Held(class);
         record.written_at = at;
-        record.closing = None;
-        record.from_scan = false;
-        let (frontend, port) = (record.frontend, record.public_port);
+        record.mark = Mark::None;
+        let (claim, public) = (record.claim, record.public());
         self.live -= 1;
         self.held += 1;
-        self.usage.close(frontend, port);
+        self.usage.close(public.frontend, public.port);
+        self.claims.close(claim, &public);
     }
 
     /// Held becomes live again, for the same inside (F3).
@@ -199,13 +246,14 @@ impl Table {
         assert!(matches!(record.state, State::Held(_)), "only a held mapping reopens");
         record.state = State::Live;
         record.written_at = at;
-        record.last_seen_ns = now_ns;
-        record.from_scan = false;
+        record.last_seen = Seen::at(now_ns);
+        record.mark = Mark::None;
         record.tcp = crate::nat::tcp::Track::NEW;
-        let (frontend, port) = (record.frontend, record.public_port);
+        let (claim, public) = (record.claim, record.public());
         self.held -= 1;
         self.live += 1;
-        self.usage.reopen(frontend, port);
+        self.usage.reopen(public.frontend, public.port);
+        self.claims.reopen(claim, &public);
         if self.inside_built {
             self.point_inside(slot);
         }
@@ -214,6 +262,7 @@ impl Table {
     /// The slot becomes free.
     pub fn release(&mut self, slot: Slot) {
         let record = *self.record(slot);
+        self.unclaim(&record);
         match record.state {
             State::Live => {
                 self.live -= 1;
@@ -223,6 +272,11 @@ impl Table {
             State::Free => panic!("a slot is released once"),
         }
         self.usage.release(record.frontend, record.public_port);
+        let flows = self.per_backend.get_mut(&record.backend).expect("counted when it was inserted");
+        *flows -= 1;
+        if *flows == 0 {
+            self.per_backend.remove(&record.backend);
+        }
         self.by_public.remove(self.public_tag(&record.public()), slot.0);
         if self.inside_built {
             self.by_inside.remove(self.inside_tag(&record.flow()), slot.0);

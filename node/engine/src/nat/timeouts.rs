@@ -1,7 +1,7 @@
 //! How long a mapping may be silent (S13, D7, D26, R4, R14, R15, R18), and what its end is called then. Pure.
 
 use super::tcp::Phase;
-use crate::flow::Record;
+use crate::flow::{Record, Seen};
 use crate::record::{CloseReason, Proto};
 use crate::snapshot::{Backend, Params, Profile, Snapshot};
 
@@ -64,10 +64,10 @@ pub(crate) fn note_answer(record: &mut Record, backend: &Backend, params: &Param
     if !is_short(record, params) || record.tcp.is_answered() {
         return;
     }
-    let end = record.last_seen_ns.saturating_add(silence(record, backend, params).0);
+    let end = record.last_seen.ns().saturating_add(silence(record, backend, params).0);
     if now_ns.saturating_add(ANSWERED_NS) < end {
         record.tcp.answer();
-        record.last_seen_ns = now_ns;
+        record.last_seen = Seen::at(now_ns);
     }
 }
 

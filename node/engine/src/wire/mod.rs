@@ -16,6 +16,7 @@ pub mod ethernet;
 mod fragment;
 mod icmp;
 mod ipv4;
+mod mss;
 mod notice;
 mod quote;
 mod reset;
@@ -28,6 +29,7 @@ pub use arp::{ArpOp, ArpPacket, build_arp};
 pub use ethernet::set_ethernet;
 pub use fragment::{Fragment, Piece};
 pub use icmp::IcmpKind;
+pub use mss::clamp_mss;
 pub(crate) use notice::{FRAME_MAX, Notice, build_notice};
 pub use quote::{IcmpError, Quote, rewrite_error_destination, rewrite_error_source};
 pub use reset::build_reset;
@@ -142,15 +144,6 @@ impl IpPacket {
             Gso::Udp { size } => (ip + udp::LEN).saturating_add(size),
         };
         whole.min(self.total_len)
-    }
-
-    /// How many IP packets go on a wire for this frame.
-    #[must_use]
-    pub fn wire_packets(&self, meta: &FrameMeta) -> u16 {
-        match meta.gso {
-            Gso::None => 1,
-            Gso::Tcp4 { size } | Gso::Udp { size } => (self.total_len - (self.l4 - self.l3)).div_ceil(size.max(1)),
-        }
     }
 }
 

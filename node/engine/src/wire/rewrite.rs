@@ -160,7 +160,7 @@ fn replace_port(frame: &mut [u8], at: u16, new: u16, delta: Delta) -> Delta {
     delta
 }
 
-fn is_partial(meta: &FrameMeta) -> bool {
+pub(super) fn is_partial(meta: &FrameMeta) -> bool {
     matches!(meta.checksum, ChecksumState::Partial { .. })
 }
 

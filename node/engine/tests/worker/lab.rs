@@ -80,7 +80,9 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
             lease,
             idle_timeout_ms: 240_000,
             tcp_reset_on_idle: TcpReset::Off,
-            profile: Profile::Azure,
+            profile: Profile::default(),
+            sharing: Sharing::default(),
+            filtering: Filtering::default(),
         };
         s.backends.insert(BackendId(id), backend);
         s.backend_by_ip.insert((VnetId(0), ip), BackendId(id));
@@ -515,5 +517,17 @@ pub(crate) fn tcp(from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16, flags: 
     }
     let mut frame = Vec::new();
     step.write(&mut frame, b"").expect("fits");
+    frame
+}
+
+/// A SYN, or its answer, that offers a segment size.
+pub(crate) fn tcp_syn(from: Ipv4Addr, port: u16, to: Ipv4Addr, to_port: u16, flags: u8, mss: u16) -> Vec<u8> {
+    let src = if from.octets()[0] == 10 { mac_of(from) } else { mac_of(UPSTREAM) };
+    let step = PacketBuilder::ethernet2(src.0, Mac::of_shard(SHARD).0).ipv4(from.octets(), to.octets(), 64);
+    let step = step.tcp(port, to_port, 1, 1000).syn();
+    let step = if flags & ACK != 0 { step.ack(2) } else { step };
+    let mut frame = Vec::new();
+    let options = [etherparse::TcpOptionElement::MaximumSegmentSize(mss)];
+    step.options(&options).expect("fits").write(&mut frame, b"").expect("fits");
     frame
 }

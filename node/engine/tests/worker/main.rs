@@ -6,6 +6,7 @@ mod icmp;
 mod lab;
 mod ownership;
 mod raw;
+mod sharing;
 mod sizes;
 mod tcp;
 mod translation;

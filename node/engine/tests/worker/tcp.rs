@@ -232,3 +232,40 @@ fn resets_do_not_leave_without_the_lease() {
     assert!(resets(&mut lab).is_empty());
     assert!(lab.dropped(0, DropReason::LeaseLapsed) > 0);
 }
+
+fn offer(frame: &[u8]) -> u16 {
+    u16::from_be_bytes([frame[14 + 20 + 20 + 2], frame[14 + 20 + 20 + 3]])
+}
+
+#[test]
+fn offered_segment_sizes_are_lowered_both_ways_when_configured() {
+    let mut lab = Lab::new(1);
+    for (mss_max, offered) in [(0, 1460), (1400, 1400)] {
+        let index = lab.loaded(0) + 1;
+        lab.load(index, |s| s.params.mss_max = mss_max);
+        let port = lab.pass(0, Side::Inside, tcp_syn(A, 9 + mss_max, REMOTE, 80, SYN, 1460)).src_port;
+        assert_eq!(offer(&lab.sent[0].frame), offered);
+        lab.pass(0, Side::Outside, tcp_syn(REMOTE, 80, PUBLIC, port, SYN | ACK, 1460));
+        assert_eq!(offer(&lab.sent[0].frame), offered);
+    }
+}
+
+#[test]
+fn datagrams_that_may_be_fragmented_get_identifications_of_the_gateways_own() {
+    let mut lab = Lab::new(1);
+    let id = |lab: &Lab| u16::from_be_bytes([lab.sent[0].frame[18], lab.sent[0].frame[19]]);
+    let mut seen = std::collections::BTreeSet::new();
+    for (from, port) in [(A, 1), (A, 2), (B, 1), (B, 2)] {
+        let mut frame = udp(from, port, REMOTE, 4500);
+        // Both hosts count alike; the checksum follows.
+        frame[18..22].copy_from_slice(&[0x12, 0x34, 0, 0]);
+        frame[24..26].copy_from_slice(&[0, 0]);
+        let sum = qnat_engine::wire::checksum::sum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&(!sum).to_be_bytes());
+        lab.pass(0, Side::Inside, frame);
+        assert!(seen.insert(id(&lab)), "R20");
+    }
+    lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 4500));
+    let before = u16::from_be_bytes([udp(A, 1, REMOTE, 4500)[18], udp(A, 1, REMOTE, 4500)[19]]);
+    assert_eq!(id(&lab), before, "nobody may fragment it");
+}

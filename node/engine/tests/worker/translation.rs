@@ -426,3 +426,47 @@ fn an_older_snapshot_is_not_loaded() {
     lab.load(12, |_| {});
     assert!(!lab.nodes[0].worker.load_snapshot(lab.now, std::sync::Arc::new(snapshot(11, 0, 1))));
 }
+
+#[test]
+fn a_backend_at_its_flow_limit_opens_nothing_and_keeps_what_it_has() {
+    let mut lab = Lab::new(1);
+    for port in 1..=2 {
+        lab.pass(0, Side::Inside, udp(A, port, REMOTE, 4500));
+    }
+    lab.load(11, |s| s.params.flows_per_backend_max = 3);
+    lab.hold = Hold::Yes;
+    assert_eq!(lab.out(0, udp(A, 3, REMOTE, 4500)), Verdict::Consumed);
+    assert_eq!(lab.out(0, udp(A, 4, REMOTE, 4500)), Verdict::Drop(DropReason::FlowLimit), "one is on its way");
+    lab.commit_waiting();
+    lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 4500));
+    lab.pass(0, Side::Inside, udp(B, 1, REMOTE, 4500));
+    lab.run(250_000);
+    assert_eq!(lab.out(0, udp(A, 4, REMOTE, 4500)), Verdict::Drop(DropReason::FlowLimit), "held ones count");
+    lab.pass(0, Side::Inside, udp(A, 2, REMOTE, 4500));
+    lab.run(70_000);
+    lab.pass(0, Side::Inside, udp(A, 4, REMOTE, 4500));
+}
+
+#[test]
+fn a_backend_over_its_rate_opens_nothing_for_a_while_and_others_do_not_feel_it() {
+    let mut lab = Lab::new(1);
+    lab.load(11, |s| s.params.new_flows_per_second_max = 10);
+    let opened = |lab: &mut Lab, from: u16| {
+        (from..from + 20).filter(|port| lab.out(0, udp(A, *port, REMOTE, 4500)) == Verdict::Consumed).count()
+    };
+    assert_eq!((opened(&mut lab, 1000), lab.dropped(0, DropReason::RateLimit)), (10, 10));
+    lab.pass(0, Side::Inside, udp(A, 1000, REMOTE, 4500));
+    lab.pass(0, Side::Inside, udp(B, 1, REMOTE, 4500));
+    lab.run(500);
+    assert_eq!(opened(&mut lab, 2000), 5);
+    // A flow whose close is on its way goes on, although there is no token left (R22).
+    lab.hold = Hold::Yes;
+    lab.run(245_000);
+    lab.commit_waiting();
+    lab.hold = Hold::Yes;
+    assert_eq!(opened(&mut lab, 3000), 10);
+    assert_eq!(lab.out(0, udp(A, 1000, REMOTE, 4500)), Verdict::Consumed);
+    lab.sent.clear();
+    lab.commit_waiting();
+    assert_eq!(lab.sent.iter().filter(|s| !s.is_arp()).count(), 11);
+}
