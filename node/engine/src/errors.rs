@@ -3,10 +3,11 @@
 
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{FlowKey, Slot};
+use crate::hairpin::{is_spoofed, own_address};
 use crate::ids::{ShardId, Side};
 use crate::inbound::inbound_use;
 use crate::outbound::check_destination;
-use crate::pipeline::{Access, Cx, endpoint, inside_subnet, next_hop};
+use crate::pipeline::{Access, Cx, endpoint, hop_to};
 use crate::record::{InsideKey, PublicKey};
 use crate::shard::{LeaseWords, Shard};
 use crate::wire::{
@@ -65,9 +66,19 @@ impl Worker {
         }
         inbound_use(record, backend)?;
         let public = s.frontends.get(&record.frontend).ok_or(DropReason::NoMapping)?;
-        rewrite_error_source(frame, meta, e, public.ip, record.public_port);
+        let from = (public.ip, record.public_port);
+        rewrite_error_source(frame, meta, e, from.0, from.1);
         decrement_ttl(frame, e.l3);
-        let hop = self.address(s, cx.now_ns, Side::Outside, authority, next_hop(s, e.dst)?, frame)?;
+        // R17: about a packet that was turned back inside.
+        if let Some(to) = own_address(s, e.dst)
+            && let Some(authority) = self.right_for(authority, to.1)
+        {
+            let (ip, port) = self.turn_error(s, to, from, e)?;
+            rewrite_error_destination(frame, meta, e, ip, port);
+            let hop = self.address(s, cx.now_ns, Side::Inside, authority, ip, frame)?;
+            return self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame);
+        }
+        let hop = self.address(s, cx.now_ns, Side::Outside, authority, hop_to(s, e.dst)?, frame)?;
         self.conclude(s, cx.now_ns, Side::Outside, authority, hop, meta, frame)
     }
 
@@ -81,7 +92,7 @@ impl Worker {
     ) -> Result<Verdict, DropReason> {
         let s = cx.snapshot;
         let frontend = *s.frontend_by_ip.get(&e.dst).ok_or(DropReason::NotForUs)?;
-        if s.frontend_by_ip.contains_key(&e.src) || inside_subnet(s, e.src) {
+        if is_spoofed(s, e.src, e.eth_src) {
             return Err(DropReason::SpoofedSource);
         }
         if e.quote.icmp == Some(IcmpKind::EchoReply) {

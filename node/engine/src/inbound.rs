@@ -6,10 +6,11 @@ use std::net::Ipv4Addr;
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{Record, Seen};
 use crate::fragments::{Fate, Key, Way};
+use crate::hairpin::is_spoofed;
 use crate::ids::Side;
 use crate::nat::tcp::{Direction, Progress};
 use crate::nat::timeouts::note_answer;
-use crate::pipeline::{Access, Cx, clamp, ending, endpoint, inside_subnet};
+use crate::pipeline::{Access, Cx, clamp, ending, endpoint};
 use crate::record::{HoldClass, PublicKey};
 use crate::shard::{LeaseWords, in_lease};
 use crate::snapshot::Backend;
@@ -26,7 +27,7 @@ impl Worker {
     ) -> Result<Verdict, DropReason> {
         let s = cx.snapshot;
         let id = *s.frontend_by_ip.get(&p.dst).ok_or(DropReason::NotForUs)?;
-        if s.frontend_by_ip.contains_key(&p.src) || inside_subnet(s, p.src) {
+        if is_spoofed(s, p.src, p.eth_src) {
             return Err(DropReason::SpoofedSource);
         }
         let home = s.frontends.get(&id).ok_or(DropReason::NotForUs)?.shard;

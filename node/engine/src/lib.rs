@@ -19,6 +19,7 @@ pub mod event;
 pub mod flow;
 mod fragmenting;
 mod fragments;
+mod hairpin;
 mod held;
 pub mod histogram;
 pub mod ids;

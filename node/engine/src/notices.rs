@@ -10,7 +10,7 @@ use foldhash::fast::FixedState;
 use crate::arp::on_link;
 use crate::event::{Authority, DropReason};
 use crate::ids::Side;
-use crate::pipeline::next_hop;
+use crate::pipeline::hop_to;
 use crate::snapshot::Snapshot;
 use crate::wire::{FRAME_MAX, IpPacket, Notice, Proto, build_notice};
 use crate::worker::Worker;
@@ -92,7 +92,7 @@ impl Worker {
                 let here = |ip| s.subnets.iter().find(|n| n.vnet == self.vnet && on_link(n.network, n.prefix_len, ip));
                 (here(p.src)?.gateway, p.src)
             }
-            Side::Outside => (p.dst, next_hop(s, p.src).ok()?),
+            Side::Outside => (p.dst, hop_to(s, p.src).ok()?),
         };
         if !self.notice_limits.take(now_ns, p.src) {
             return None;

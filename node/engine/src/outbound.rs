@@ -8,6 +8,7 @@ use crate::arp::on_link;
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{FlowKey, Record, Seen, Slot};
 use crate::fragments::{Fate, Key, Way};
+use crate::hairpin::own_address;
 use crate::held::Parked;
 use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
 use crate::nat::tcp::{Direction, Progress};
@@ -16,7 +17,8 @@ use crate::record::{FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
 use crate::shard::{LeaseWords, Shard, in_lease};
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{
-    FrameMeta, IcmpKind, IpPacket, TcpFlags, decrement_ttl, may_fragment, rewrite_source, set_identification,
+    FrameMeta, IcmpKind, IpPacket, TcpFlags, decrement_ttl, may_fragment, rewrite_destination, rewrite_source,
+    set_identification,
 };
 use crate::worker::Worker;
 
@@ -51,6 +53,10 @@ impl Worker {
             Access::Forward(node) => return self.forward(cx, Side::Inside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
+        // Public addresses answer no pings, so there is nothing to open (R7).
+        if p.proto == Proto::Icmp && s.frontend_by_ip.contains_key(&p.dst) {
+            return Err(DropReason::NoMapping);
+        }
         self.note_first(cx.now_ns, Side::Inside, p)?;
         self.may_go_on(cx, (Side::Inside, Side::Outside), authority, (p, meta), frame)?;
         let flow = FlowKey {
@@ -179,7 +185,7 @@ impl Worker {
             None => Err(DropReason::TermLost),
         };
         match result {
-            Ok(hop) => self.send_later(now_ns, (Side::Outside, authority), hop, meta, frame),
+            Ok((to, hop)) => self.send_later(now_ns, to, hop, meta, frame),
             Err(reason) => {
                 self.held.recycle(frame);
                 self.counters.drop_parked(reason);
@@ -203,10 +209,11 @@ impl Worker {
         meta: &FrameMeta,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        let hop = self.rewrite_out(s, now_ns, authority, public, p, meta, frame)?;
-        self.conclude(s, now_ns, Side::Outside, authority, hop, meta, frame)
+        let ((side, authority), hop) = self.rewrite_out(s, now_ns, authority, public, p, meta, frame)?;
+        self.conclude(s, now_ns, side, authority, hop, meta, frame)
     }
 
+    /// Returns where it goes, by what right, and who takes it: outside, or back inside if it is for an address of ours.
     #[expect(clippy::too_many_arguments, reason = "hot path: passing a struct by reference would only hide them")]
     fn rewrite_out(
         &mut self,
@@ -217,9 +224,18 @@ impl Worker {
         p: &IpPacket,
         meta: &FrameMeta,
         frame: &mut [u8],
-    ) -> Result<Hop, DropReason> {
+    ) -> Result<((Side, Authority), Hop), DropReason> {
         let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
-        let hop = next_hop(s, p.dst)?;
+        let own = own_address(s, p.dst);
+        let right = own.and_then(|to| self.right_for(authority, to.1));
+        let (to, hop, receiver) = match (own, right) {
+            (None, _) => ((Side::Outside, authority), next_hop(s, p.dst)?, None),
+            (Some(_), None) => ((Side::Outside, authority), p.dst, None),
+            (Some(to), Some(right)) => {
+                let receiver = self.turn((s, now_ns), right, to, (public.ip, port), p)?;
+                ((Side::Inside, right), receiver.0, Some(receiver))
+            }
+        };
         rewrite_source(frame, meta, p, public.ip, port);
         let mut id = None;
         if p.fragment.is_some() || may_fragment(frame, p.l3) {
@@ -228,12 +244,16 @@ impl Worker {
             id = Some(fresh);
         }
         if let Some(key) = Key::of_first(Side::Inside, p) {
-            let (source, side) = (Some(public.ip), Side::Outside);
-            self.fragments.decide(&key, Fate::Known(Way { source, destination: None, id, side, hop, authority }));
+            let (source, (side, authority)) = (Some(public.ip), to);
+            let destination = receiver.map(|(ip, _)| ip);
+            self.fragments.decide(&key, Fate::Known(Way { source, destination, id, side, hop, authority }));
+        }
+        if let Some((ip, port)) = receiver {
+            rewrite_destination(frame, meta, p, ip, port);
         }
         clamp(s, frame, meta, p);
         decrement_ttl(frame, p.l3);
-        self.address(s, now_ns, Side::Outside, authority, hop, frame)
+        Ok((to, self.address(s, now_ns, to.0, to.1, hop, frame)?))
     }
 }
 
@@ -287,7 +307,6 @@ fn outbound_use(record: &Record, p: &IpPacket, id: BackendId, backend: &Backend)
 pub(crate) fn check_destination(s: &Snapshot, dst: Ipv4Addr) -> Result<(), DropReason> {
     let martian = matches!(dst.octets()[0], 0 | 127 | 224..)
         || dst.is_link_local()
-        || s.frontend_by_ip.contains_key(&dst)
         || inside_subnet(s, dst)
         || is_broadcast_of(s.outside.network, s.outside.prefix_len, dst);
     if martian { Err(DropReason::MartianDestination) } else { Ok(()) }

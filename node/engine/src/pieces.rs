@@ -3,10 +3,11 @@
 
 use crate::event::{Authority, DropReason, Verdict};
 use crate::fragments::{Fate, Key, Waiting, Way};
+use crate::hairpin::is_spoofed;
 use crate::held::{Origin, Outgoing};
 use crate::ids::Side;
 use crate::outbound::check_destination;
-use crate::pipeline::{Access, Cx, Hop, inside_subnet};
+use crate::pipeline::{Access, Cx, Hop};
 use crate::shard::LeaseWords;
 use crate::snapshot::Snapshot;
 use crate::wire::{Fragment, FrameMeta, IpPacket, decrement_ttl, may_fragment, rewrite_addresses, set_identification};
@@ -32,7 +33,7 @@ impl Worker {
             }
             Side::Outside => {
                 let id = s.frontend_by_ip.get(&f.dst).ok_or(DropReason::NotForUs)?;
-                if s.frontend_by_ip.contains_key(&f.src) || inside_subnet(s, f.src) {
+                if is_spoofed(s, f.src, f.eth_src) {
                     return Err(DropReason::SpoofedSource);
                 }
                 s.frontends.get(id).ok_or(DropReason::NotForUs)?.shard

@@ -9,6 +9,7 @@ use crate::arp::on_link;
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{Record, Slot, State};
 use crate::fragments::{Fate, Key};
+use crate::hairpin::own_address;
 use crate::held::{Origin, Outgoing};
 use crate::ids::{Mac, NodeId, ShardId, Side, Term};
 use crate::neigh::Lookup;
@@ -166,9 +167,17 @@ impl Worker {
             Authority::Lease { shard, .. } => Mac::of_shard(shard),
             Authority::Grace { .. } | Authority::Forward => mac_on(&s.me.ok_or(DropReason::NoForward)?, side),
         };
-        match self.neighbours.lookup(now_ns, side, hop) {
+        let found = self.neighbours.lookup(now_ns, side, hop);
+        // A public address of ours is never learned: it is where its shard is (R7).
+        let own = if let Lookup::Known(_) = found { None } else { own_address(s, hop) };
+        match found {
             Lookup::Known(mac) => {
                 set_ethernet(frame, src, mac);
+                Ok(Hop::Ready)
+            }
+            _ if side == Side::Outside && own.is_some() => {
+                let (_, shard) = own.ok_or(DropReason::NoNeighbour)?;
+                set_ethernet(frame, src, Mac::of_shard(shard));
                 Ok(Hop::Ready)
             }
             Lookup::Unreachable => Err(DropReason::NoNeighbour),
@@ -240,6 +249,11 @@ pub(crate) fn next_hop(s: &Snapshot, dst: Ipv4Addr) -> Result<Ipv4Addr, DropReas
         return Ok(dst);
     }
     s.outside.next_hop.ok_or(DropReason::NoNeighbour)
+}
+
+/// The same, also for a public address of ours: `address` knows where that is.
+pub(crate) fn hop_to(s: &Snapshot, dst: Ipv4Addr) -> Result<Ipv4Addr, DropReason> {
+    if s.frontend_by_ip.contains_key(&dst) { Ok(dst) } else { next_hop(s, dst) }
 }
 
 /// Lowers the segment size that a SYN offers, if the configuration says so (R26).

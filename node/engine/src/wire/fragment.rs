@@ -53,7 +53,7 @@ impl Piece {
         // All but the last end where the next can begin, and none behind what a datagram can hold ("ping of death").
         let end = start.checked_add(payload).filter(|end| end.checked_add(header).is_some());
         let end = end.ok_or(DropReason::Malformed)?;
-        if payload == 0 || (more && payload % 8 != 0) {
+        if payload == 0 || (more && !payload.is_multiple_of(8)) {
             return Err(DropReason::Malformed);
         }
         Ok(Some(Self { id, start, end, last: if more { Last::No } else { Last::Yes } }))

@@ -2,6 +2,7 @@
 
 mod faults;
 mod fragments;
+mod hairpin;
 mod icmp;
 mod lab;
 mod ownership;
