@@ -23,7 +23,7 @@ pub enum Direction {
 /// What is known of one connection. Arrays are indexed by side: 0 the backend's, 1 the remote's. Packed, since it lies in
 /// every record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(packed(2))]
+#[repr(Rust, packed(2))]
 pub struct Track {
     /// Behind the last octet of the side that is known to have passed in order.
     next: [u32; 2],
