@@ -1,4 +1,4 @@
-//! I22: replicas that stand at the same index of the same epoch have equal tables.
+//! I22: replicas that stand at the same index of the same epoch have equal tables, once these are whole.
 
 use std::collections::BTreeMap;
 

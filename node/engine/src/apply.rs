@@ -381,7 +381,7 @@ impl Replica {
         self.phase = Phase::Whole;
     }
 
-    /// Hash of all replicated values, in key order: equal on replicas that stand at the same index (I22).
+    /// Hash of all replicated values of a whole table, in key order: equal on replicas at the same index (I22).
     pub(crate) fn state_hash(&self) -> u64 {
         let mut hasher = blake3::Hasher::new();
         let m = &self.meta;
@@ -394,9 +394,6 @@ impl Replica {
         }
         for slot in self.table.sorted() {
             let r = self.table.record(slot);
-            if self.phase != Phase::Whole && self.has_ended(r) {
-                continue;
-            }
             let held = match r.state {
                 State::Held(class) => 1 + class as u8,
                 State::Live | State::Free => 0,
