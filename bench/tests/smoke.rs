@@ -2,19 +2,40 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
+use qnat_bench::malformed::Fate;
 use qnat_bench::report::Stored;
 
-#[test]
-fn a_short_flood_is_committed_delivered_and_compared() {
+/// One lab fits on a machine.
+static ONE_LAB: Mutex<()> = Mutex::new(());
+
+fn measured(arguments: &[&str]) -> Stored {
+    let _alone = ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner);
     let bench = Path::new(env!("CARGO_BIN_EXE_qnat-bench"));
     let qnat = bench.with_file_name("qnat");
     assert!(qnat.exists(), "{} is missing: cargo build -p qnat", qnat.display());
     let mut command = Command::new(bench);
-    command.args(["flows", "--rate", "300", "--seconds", "1", "--rounds", "1", "-o", "json", "--binary"]).arg(qnat);
+    command.args(arguments).args(["-o", "json", "--binary"]).arg(qnat);
     let output = command.output().expect("the bench starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let stored = serde_json::from_slice(&output.stdout).expect("a result");
+    serde_json::from_slice(&output.stdout).expect("a result")
+}
+
+#[test]
+fn of_malformed_packets_none_leaves_and_sound_ones_pass() {
+    let Stored::Malformed(set) = measured(&["malformed"]) else { panic!("the result of another command") };
+    assert!(set.rows.len() > 50, "{}", set.rows.len());
+    let wrong = |row: &&qnat_bench::malformed::Row| row.qnat != if row.sound { Fate::Passed } else { Fate::Dropped };
+    let wrong: Vec<_> = set.rows.iter().filter(wrong).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // The set shows something only if the kernel, without rules against it, lets some of it out.
+    assert!(set.rows.iter().any(|row| row.kernel == Fate::Leaked), "{set:#?}");
+}
+
+#[test]
+fn a_short_flood_is_committed_delivered_and_compared() {
+    let stored = measured(&["flows", "--rate", "300", "--seconds", "1", "--rounds", "1"]);
     let Stored::Flows(result) = stored else { panic!("the result of another command") };
     let (step, kernel, row) = (&result.qnat[0][0], &result.kernel[0][0], &result.summary[0]);
     assert!(step.committed > 0.0 && step.delivered > 0.0 && kernel.delivered > 0.0, "{result:?}");

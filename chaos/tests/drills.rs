@@ -3,12 +3,22 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// Where a lab lives while it runs.
 const LAB: &str = "/run/qnat-lab";
+
+static ONE_LAB: Mutex<()> = Mutex::new(());
+
+/// One lab fits on a machine; one that somebody uses is left alone.
+fn turn() -> MutexGuard<'static, ()> {
+    let alone = ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner);
+    assert!(!Path::new(LAB).exists(), "a lab is up: run `qnat lab down` first");
+    alone
+}
 
 fn chaos() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qnat-chaos"));
@@ -22,6 +32,7 @@ fn number(value: &Value) -> u64 {
 
 /// Runs a drill once and checks everything but the speed.
 fn holds(drill: &str) {
+    let _alone = turn();
     let arguments = [drill, "--runs", "1", "--backends", "9", "--connections", "180", "--seconds", "4", "-o", "json"];
     let output = chaos().args(arguments).output().expect("the drill runs");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -60,6 +71,7 @@ fn an_owner_that_stops_hands_over_first() {
 
 #[test]
 fn an_interrupted_drill_leaves_nothing_behind_and_says_so() {
+    let _alone = turn();
     let drill = chaos().args(["kill-owner", "--backends", "3", "-o", "json"]).spawn().expect("the drill starts");
     let begun = Instant::now();
     while !Path::new(LAB).exists() {

@@ -132,6 +132,7 @@ fn sound(make: &mut Maker) {
         let [a, b] = port.to_be_bytes();
         to_server(s, ICMP, &icmp(8, 0, [a, b, 0, 1], b"ping"))
     });
+    make.out("UDP without source port (RFC 768)", Want::Passed, |s, _| to_server(s, UDP, &udp(0, 7, b"data")));
     make.out("UDP without checksum (RFC 768)", Want::Passed, |s, port| {
         let mut frame = datagram(s, port);
         frame[ETH + 26..ETH + 28].fill(0);
@@ -210,8 +211,6 @@ fn meaning(make: &mut Maker) {
     });
     make.out("ICMP of an unknown type", Want::Dropped, |s, _| to_server(s, ICMP, &icmp(200, 0, [0; 4], b"data")));
     make.out("ICMP timestamp reply", Want::Dropped, |s, _| to_server(s, ICMP, &icmp(14, 0, [0; 4], &[0; 12])));
-    make.out("UDP to port 0", Want::Dropped, |s, port| to_server(s, UDP, &udp(port, 0, b"data")));
-    make.out("UDP from port 0", Want::Dropped, |s, _| to_server(s, UDP, &udp(0, 7, b"data")));
     make.out("loose source route", Want::Dropped, |s, port| {
         let hop = s.public.octets();
         let options = [131, 7, 4, hop[0], hop[1], hop[2], hop[3], 0];

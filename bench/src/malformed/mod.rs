@@ -124,13 +124,15 @@ fn through_qnat(binary: &std::path::Path) -> Result<Vec<(Fate, Option<String>)>>
         server: INET_ADDRESSES[0],
     })?;
     let mut fates = Vec::new();
+    std::thread::sleep(COUNTED_WITHIN);
+    let mut before = lab.counted()?;
     for case in cases::all(ends.scene) {
-        std::thread::sleep(COUNTED_WITHIN);
-        let before = lab.counted()?;
         let fate = fate(&ends, &case)?;
         std::thread::sleep(COUNTED_WITHIN);
-        let reason = lab.counted()?.since(&before).drops.into_iter().next().map(|(reason, _)| reason);
+        let after = lab.counted()?;
+        let reason = after.since(&before).drops.into_iter().next().map(|(reason, _)| reason);
         fates.push((fate, reason.filter(|_| fate == Fate::Dropped)));
+        before = after;
     }
     Ok(fates)
 }

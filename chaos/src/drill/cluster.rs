@@ -53,10 +53,11 @@ pub(super) struct Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let _gate = interrupt::gate();
+        let gate = interrupt::gate();
         if let Err(error) = lab::down(&self.dir) {
             eprintln!("the lab could not be taken down: {error:#}");
         }
+        interrupt::set_ours(&gate, false);
     }
 }
 
@@ -66,11 +67,13 @@ impl Cluster {
         let dir = PathBuf::from(lab::DEFAULT_DIR);
         let mut command = Command::new(binary);
         command.args(["lab", "up", "--detach", "--nodes", &NODES.to_string(), "--backends", &backends.to_string()]);
-        let output = {
-            let _gate = interrupt::gate();
-            command.output().with_context(|| binary.display().to_string())?
-        };
-        ensure!(output.status.success(), "lab up: {}", String::from_utf8_lossy(&output.stderr));
+        {
+            let gate = interrupt::gate();
+            let output = command.output().with_context(|| binary.display().to_string())?;
+            // One that failed has cleaned up behind itself, or another lab is up.
+            ensure!(output.status.success(), "lab up: {}", String::from_utf8_lossy(&output.stderr));
+            interrupt::set_ours(&gate, true);
+        }
         let cluster = Self { dir };
         cluster.wait_whole(Duration::from_secs(60))?;
         Ok(cluster)

@@ -2,6 +2,7 @@
 //! measured so far is printed. Must never leave a lab behind that was just being brought up. Called by the command.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
@@ -11,6 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Held while a lab is brought up or taken down or a verdict is written, and for good once a signal has come: then
 /// nobody can build anew what the signal takes down, and there is one verdict.
 static GATE: Mutex<()> = Mutex::new(());
+/// Whether the lab that is up is ours; changed behind the gate. Somebody else's is none of our business.
+static OURS: AtomicBool = AtomicBool::new(false);
 /// As shells report a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
@@ -19,7 +22,12 @@ pub(super) fn gate() -> MutexGuard<'static, ()> {
     GATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on a signal takes the lab and the directory `files` away, calls `report` and ends the process.
+/// The lab is ours from now on, or no more. The caller is behind the gate.
+pub(super) fn set_ours(_gate: &MutexGuard<'_, ()>, ours: bool) {
+    OURS.store(ours, Ordering::Relaxed);
+}
+
+/// From now on a signal takes our lab and the directory `files` away, calls `report` and ends the process.
 pub(super) fn watch(files: std::path::PathBuf, report: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Registered here and not in the thread: a signal that comes early must find it.
@@ -35,7 +43,9 @@ pub(super) fn watch(files: std::path::PathBuf, report: impl FnOnce() -> Result<(
             }
         });
         let _for_good = gate();
-        if let Err(error) = lab::down(Path::new(lab::DEFAULT_DIR)) {
+        if OURS.load(Ordering::Relaxed)
+            && let Err(error) = lab::down(Path::new(lab::DEFAULT_DIR))
+        {
             eprintln!("the lab could not be taken down: {error:#}");
         }
         // It is there only while a run is under way.

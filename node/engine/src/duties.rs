@@ -11,8 +11,8 @@ use crate::snapshot::{Backend, CloseNow, Params, Snapshot};
 
 /// Idle sweeps visit every slot in this time, so idle expiry is at most that late (I48).
 const SWEEP_NS: u64 = 1_000_000_000;
-/// Slots that one call may visit.
-const SWEEP_MAX: u64 = 65_536;
+/// Slots that one call may visit, so that packets need not wait long; ten million take a second and a quarter.
+const SWEEP_MAX: u64 = 16_384;
 /// Ended holds wait this long for a batch to ride on before they get one of their own.
 const HOLD_BATCH_NS: u64 = 100_000_000;
 /// Committed fences of blocks that still drain are reported again.
@@ -71,7 +71,7 @@ impl Shard {
             }
         }
         if let Some(lead) = &mut self.leadership {
-            lead.sweep = Sweep { position, at_ns: now_ns };
+            lead.sweep = Sweep { position, at_ns: now_ns, behind: budget == SWEEP_MAX };
         }
     }
 
@@ -79,7 +79,7 @@ impl Shard {
     /// its port closes (D5, N4). Returns whether more remain.
     pub(crate) fn judge_flows(&mut self, home: ShardId, snapshot: &Snapshot) -> bool {
         let Some(mut position) = self.leadership.as_ref().and_then(|l| l.judge) else { return false };
-        let mut left = SWEEP_MAX / 8;
+        let mut left = SWEEP_MAX / 2;
         let slots = self.replica.table.slots();
         while position < slots && left > 0 {
             left -= 1;

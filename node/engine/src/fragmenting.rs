@@ -8,7 +8,21 @@ use crate::pipeline::Cx;
 use crate::wire::{Cut, FrameMeta, Gso, IpPacket, Notice, complete_checksum, may_fragment};
 use crate::worker::Worker;
 
+/// What an Ethernet interface takes, and the least that an interface is believed to take.
+pub(crate) const MTU_DEFAULT: u16 = 1500;
+const MTU_MIN: u16 = 576;
+
 impl Worker {
+    /// The largest IP packet that the interface of a side takes; that of Ethernet until told otherwise. No host has to
+    /// cope with less than 576 octets (RFC 791), so a smaller value counts as that.
+    pub fn set_mtu(&mut self, side: Side, mtu: u16) {
+        self.mtu[side as usize] = mtu.max(MTU_MIN);
+    }
+
+    pub(crate) const fn mtu(&self, side: Side) -> u16 {
+        self.mtu[side as usize]
+    }
+
     /// Whether a packet that arrived on `side` may go on to `to`: it has a hop left, and fits or may be cut. Its sender is
     /// told if not. Before it is rewritten, since it is quoted, and before it is taken note of.
     pub(crate) fn may_go_on<W>(

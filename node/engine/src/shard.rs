@@ -71,6 +71,8 @@ pub(crate) struct Leadership {
 pub(crate) struct Sweep {
     pub(crate) position: u32,
     pub(crate) at_ns: u64,
+    /// The table is too large for steps of the usual length.
+    pub(crate) behind: bool,
 }
 
 /// A shard's replica and role.
@@ -126,7 +128,7 @@ impl Shard {
             proposed_ended: self.replica.meta.holds_ended,
             proposed_forces: None,
             holds_due_ns: None,
-            sweep: Sweep { position: 0, at_ns: now_ns },
+            sweep: Sweep { position: 0, at_ns: now_ns, behind: false },
             shortest_ns: 0,
             judge: None,
             report_ns: now_ns,
@@ -336,6 +338,9 @@ impl Shard {
             at(timed_at_ns + if lead.serving == Some(Ok(())) { STEP } else { SOON });
             if lead.judge.is_some() {
                 at(timed_at_ns + SOON);
+            }
+            if lead.sweep.behind {
+                at(timed_at_ns + 2 * SOON);
             }
             if let Some(announcement) = &lead.announcement {
                 at(announcement.next_ns());

@@ -20,6 +20,7 @@ use crate::codec::{Encoder, ScanRecord};
 use crate::counters::Counters;
 use crate::event::{Authority, DropReason, GroupEvent, Last, Verdict, WorkerOutput};
 use crate::flow::Slot;
+use crate::fragmenting::MTU_DEFAULT;
 use crate::fragments::Fragments;
 use crate::held::{Held, Origin, Parked};
 use crate::ids::{BackendId, ControlIndex, Incarnation, LogIndex, NodeId, ShardId, Side, Term, VnetId};
@@ -34,9 +35,6 @@ use crate::wire::FrameMeta;
 
 /// Neighbours of both sides that a worker remembers.
 const NEIGHBOURS_MAX: usize = 65_536;
-/// What an Ethernet interface takes, and the least that an interface is believed to take.
-const MTU_DEFAULT: u16 = 1500;
-const MTU_MIN: u16 = 576;
 /// Chunks of scans that one round of timers allows, so that traffic goes on.
 const CHUNKS_PER_ROUND: u32 = 4;
 
@@ -56,7 +54,7 @@ pub struct Worker {
     timed_at_ns: u64,
     links: Links,
     /// Largest IP packets that the interfaces take, inside and outside.
-    mtu: [u16; 2],
+    pub(crate) mtu: [u16; 2],
     pub(crate) notice_limits: Limits,
     pub(crate) fragments: Fragments,
     pub(crate) shards: BTreeMap<ShardId, ShardEntry>,
@@ -142,16 +140,6 @@ impl Worker {
     pub fn set_links(&mut self, now_ns: u64, up: bool) {
         self.links = if up { Links::Up } else { Links::Down };
         self.judge_at_ns = now_ns;
-    }
-
-    /// The largest IP packet that the interface of a side takes; that of Ethernet until told otherwise. No host has to
-    /// cope with less than 576 octets (RFC 791), so a smaller value counts as that.
-    pub fn set_mtu(&mut self, side: Side, mtu: u16) {
-        self.mtu[side as usize] = mtu.max(MTU_MIN);
-    }
-
-    pub(crate) const fn mtu(&self, side: Side) -> u16 {
-        self.mtu[side as usize]
     }
 
     /// Takes an event of the flow groups. Events of one shard come in order and none is lost.
