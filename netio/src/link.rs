@@ -45,6 +45,17 @@ impl Link {
         Ok(Self { name: name.to_owned(), ifindex, mac })
     }
 
+    /// The largest IP packet that the interface takes; `None` if the kernel does not say.
+    #[must_use]
+    pub fn mtu(&self, socket: impl AsFd) -> Option<u16> {
+        let mut request = request(&self.name).ok()?;
+        ioctl(socket, libc::SIOCGIFMTU, &mut request).ok()?;
+        // SAFETY: a successful SIOCGIFMTU filled this member of the union.
+        let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+        // Larger ones are legal on loopback alone, and IP packets are no longer.
+        Some(u16::try_from(mtu).unwrap_or(if mtu < 0 { 0 } else { u16::MAX }))
+    }
+
     /// Whether the interface is up and has a carrier, as seen by `socket`'s namespace. A vanished interface is down.
     #[must_use]
     pub fn is_running(&self, socket: impl AsFd) -> bool {

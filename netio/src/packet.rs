@@ -199,6 +199,7 @@ pub struct PacketLoop {
     receive_buffers: u16,
     stats: [PortStats; 2],
     links_up: [bool; 2],
+    mtus: [Option<u16>; 2],
     links_checked_ns: u64,
 }
 
@@ -249,6 +250,7 @@ impl PacketLoop {
             receive_buffers: limits.receive_buffers,
             stats: [PortStats::default(); 2],
             links_up: [false; 2],
+            mtus: [None; 2],
             links_checked_ns: 0,
         })
     }
@@ -354,7 +356,9 @@ impl PacketLoop {
         if self.links_checked_ns == 0 || now_ns.saturating_sub(self.links_checked_ns) >= LINK_CHECK_NS {
             self.links_checked_ns = now_ns.max(1);
             for side in PortSide::ALL {
-                self.links_up[side.index()] = self.links[side.index()].is_running(self.sockets[0].as_fd());
+                let link = &self.links[side.index()];
+                self.links_up[side.index()] = link.is_running(self.sockets[0].as_fd());
+                self.mtus[side.index()] = link.mtu(self.sockets[0].as_fd()).or(self.mtus[side.index()]);
             }
             for (socket, (side, _)) in self.sockets.iter().zip(SOCKETS) {
                 if let Ok(counts) = socket.take_counts() {
@@ -363,6 +367,13 @@ impl PacketLoop {
             }
         }
         self.links_up
+    }
+
+    /// The largest IP packets that the interfaces take, [inside, outside], as of the last `links_up`; `None` as long as the
+    /// kernel has not said.
+    #[must_use]
+    pub fn mtus(&self) -> [Option<u16>; 2] {
+        self.mtus
     }
 
     /// The counters of a side.

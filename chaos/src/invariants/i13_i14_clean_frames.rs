@@ -4,14 +4,14 @@ use engine::wire::{FrameMeta, IpPacket, Parsed, parse};
 
 use super::{Check, Violation, ensure};
 
-/// Reads a frame that left; `None` for ARP.
+/// Reads a frame that left; `None` for ARP, and for an ICMP error or a later fragment, which name no flow.
 ///
 /// # Errors
 /// I14 if the engine's own parser, which checks lengths and sums, refuses it.
 pub fn read(frame: &[u8]) -> Result<Option<IpPacket>, Violation> {
     match parse(frame, &FrameMeta::default()) {
         Ok(Parsed::Ip(packet)) => Ok(Some(packet)),
-        Ok(Parsed::Arp(_)) => Ok(None),
+        Ok(Parsed::Arp(_) | Parsed::Error(_) | Parsed::Fragment(_)) => Ok(None),
         Err(reason) => Err(Violation { invariant: "I14", what: format!("a frame left that is {reason:?}") }),
     }
 }

@@ -127,10 +127,20 @@ drop_reasons! {
     UnknownEtherType = "unknown_ethertype",
     /// IPv6: keys are wide enough, the parser is not built.
     Ipv6 = "ipv6",
-    /// A protocol that cannot be translated.
+    /// A protocol, or a kind of ICMP message, that cannot be translated.
     UnknownProtocol = "unknown_protocol",
-    /// A fragment.
-    Fragment = "fragment",
+    /// An ICMP error about something that this gateway cannot have translated, or to somebody else than its sender.
+    IcmpQuote = "icmp_quote",
+    /// A first fragment without its whole transport header, or one that would lie over it (RFC 1858, RFC 3128).
+    FragmentTiny = "fragment_tiny",
+    /// A fragment that lies over others of its datagram, or belongs to such a datagram.
+    FragmentOverlap = "fragment_overlap",
+    /// Too many fragments, or too many octets of them, wait.
+    FragmentLimit = "fragment_limit",
+    /// The first fragment did not come.
+    FragmentTimeout = "fragment_timeout",
+    /// Larger than the link it would leave by, and not to be fragmented.
+    TooBig = "too_big",
     /// TTL would reach 0.
     TtlExpired = "ttl_expired",
     /// Source is not a backend of this network, or an address that must not be a source.

@@ -130,9 +130,20 @@ impl Held {
             return None;
         }
         self.own += 1;
+        Some(self.spare())
+    }
+
+    /// Puts a frame of the worker's own before all that wait. Not limited: it is a piece of one that was counted.
+    pub(crate) fn push_own_first(&mut self, outgoing: Outgoing) {
+        self.own += 1;
+        self.ready.push_front(outgoing);
+    }
+
+    /// A buffer, empty, whose bytes are not counted.
+    pub(crate) fn spare(&mut self) -> Vec<u8> {
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.clear();
-        Some(buffer)
+        buffer
     }
 
     /// Takes the next frame; its bytes no longer count.

@@ -3,8 +3,9 @@
 //! Pure: no clock, socket, log, lock or allocation on the packet path; `now_ns` (CLOCK_BOOTTIME) and every seed are
 //! arguments. It must never see Raft, tokio or a file. Called by the worker threads of `node` and by the simulator.
 //!
-//! `worker` is the door. Behind it: `pipeline` judges frames (`wire` parses and rewrites them, `arp` and `neigh` find
-//! neighbours), `shard` does an owner's duties (`overlay`: what is proposed; `stream`: in which batches), `apply` writes
+//! `worker` is the door. Behind it: `pipeline` judges frames, `outbound` and `inbound` translate them, `errors` those that
+//! quote others, `pieces` those in fragments; `notices` tells senders (`wire` parses and rewrites, `arp` and `neigh` find
+//! neighbours). `shard` does an owner's duties (`overlay`: what is proposed; `stream`: in which batches), `apply` writes
 //! what the log says into the `flow` table, `scan` copies it to a joiner, `takeover` announces, `status` tells.
 #![forbid(unsafe_code)]
 
@@ -13,14 +14,22 @@ mod arp;
 pub mod codec;
 pub mod counters;
 mod duties;
+mod errors;
 pub mod event;
 pub mod flow;
+mod fragmenting;
+mod fragments;
+mod hairpin;
 mod held;
 pub mod histogram;
 pub mod ids;
+mod inbound;
 pub mod nat;
 pub mod neigh;
+mod notices;
+mod outbound;
 mod overlay;
+mod pieces;
 mod pipeline;
 pub mod ports;
 mod quota;

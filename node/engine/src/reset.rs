@@ -38,36 +38,36 @@ impl Worker {
         let (out, back) = (record.tcp.reset_sequence(Direction::Out), record.tcp.reset_sequence(Direction::In));
         let authority = Authority::Lease { shard: home, term };
         if let (Some(seq), Ok(hop)) = (out, next_hop(s, *remote.ip())) {
-            let frame = build_reset(public, remote, seq, back);
-            self.send_own(s, now_ns, (Side::Outside, hop), authority, frame);
+            let mut frame = build_reset(public, remote, seq, back);
+            self.send_own(s, now_ns, (Side::Outside, hop), authority, &mut frame);
         }
         if let Some(seq) = back {
-            let frame = build_reset(remote, inside, seq, out);
-            self.send_own(s, now_ns, (Side::Inside, *inside.ip()), authority, frame);
+            let mut frame = build_reset(remote, inside, seq, out);
+            self.send_own(s, now_ns, (Side::Inside, *inside.ip()), authority, &mut frame);
         }
         Some(())
     }
 
     /// Sends a frame of the worker's own to a neighbour, at once or when that one has answered.
-    fn send_own<const N: usize>(
+    pub(crate) fn send_own(
         &mut self,
         s: &Snapshot,
         since_ns: u64,
         to: (Side, Ipv4Addr),
         authority: Authority,
-        mut bytes: [u8; N],
+        bytes: &mut [u8],
     ) {
-        let Ok(hop) = self.address(s, since_ns, to.0, authority, to.1, &mut bytes) else { return };
+        let Ok(hop) = self.address(s, since_ns, to.0, authority, to.1, bytes) else { return };
         let (side, meta) = (to.0, FrameMeta::default());
         match hop {
             Hop::Ready => {
                 let Some(mut frame) = self.held.own_buffer() else { return };
-                frame.extend_from_slice(&bytes);
+                frame.extend_from_slice(bytes);
                 self.held.push(Outgoing { frame, meta, side, authority, origin: Origin::Own, since_ns });
             }
             Hop::Wait(ip) => {
                 // It waits like a frame that came in, and counts like one.
-                let Some(frame) = self.held.copy(&s.params, &bytes) else { return };
+                let Some(frame) = self.held.copy(&s.params, bytes) else { return };
                 self.counters.originated += 1;
                 self.counters.parked += 1;
                 let outgoing = Outgoing { frame, meta, side, authority, origin: Origin::Received, since_ns };

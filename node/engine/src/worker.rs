@@ -20,10 +20,12 @@ use crate::codec::{Encoder, ScanRecord};
 use crate::counters::Counters;
 use crate::event::{Authority, DropReason, GroupEvent, Last, Verdict, WorkerOutput};
 use crate::flow::Slot;
+use crate::fragments::Fragments;
 use crate::held::{Held, Origin, Parked};
 use crate::ids::{BackendId, ControlIndex, Incarnation, LogIndex, NodeId, ShardId, Side, Term, VnetId};
 use crate::nat::identification::Identifications;
 use crate::neigh::NeighbourCache;
+use crate::notices::Limits;
 use crate::pipeline::Cx;
 use crate::scan::ScanJob;
 use crate::shard::{LAST_OWNER_NS, LeaseWords, Shard, ShardEntry, lease_runs};
@@ -32,6 +34,9 @@ use crate::wire::FrameMeta;
 
 /// Neighbours of both sides that a worker remembers.
 const NEIGHBOURS_MAX: usize = 65_536;
+/// What an Ethernet interface takes, and the least that an interface is believed to take.
+const MTU_DEFAULT: u16 = 1500;
+const MTU_MIN: u16 = 576;
 /// Chunks of scans that one round of timers allows, so that traffic goes on.
 const CHUNKS_PER_ROUND: u32 = 4;
 
@@ -50,6 +55,10 @@ pub struct Worker {
     /// When `handle_timers` ran last: what is due in steps is due one step after it.
     timed_at_ns: u64,
     links: Links,
+    /// Largest IP packets that the interfaces take, inside and outside.
+    mtu: [u16; 2],
+    pub(crate) notice_limits: Limits,
+    pub(crate) fragments: Fragments,
     pub(crate) shards: BTreeMap<ShardId, ShardEntry>,
     pub(crate) neighbours: NeighbourCache,
     pub(crate) waiting: BTreeMap<(Side, Ipv4Addr), Waiting>,
@@ -83,11 +92,14 @@ impl Worker {
             judge_at_ns: u64::MAX,
             timed_at_ns: 0,
             links: Links::Down,
+            mtu: [MTU_DEFAULT; 2],
+            notice_limits: Limits::new(seed),
+            fragments: Fragments::default(),
             shards: BTreeMap::new(),
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
             waiting: BTreeMap::new(),
             held: Held::default(),
-            identifications: Identifications::new(seed),
+            identifications: Identifications::new(seed ^ me.0),
             counters: Counters::default(),
             outputs: VecDeque::new(),
             encoder: Encoder::new(),
@@ -130,6 +142,16 @@ impl Worker {
     pub fn set_links(&mut self, now_ns: u64, up: bool) {
         self.links = if up { Links::Up } else { Links::Down };
         self.judge_at_ns = now_ns;
+    }
+
+    /// The largest IP packet that the interface of a side takes; that of Ethernet until told otherwise. No host has to
+    /// cope with less than 576 octets (RFC 791), so a smaller value counts as that.
+    pub fn set_mtu(&mut self, side: Side, mtu: u16) {
+        self.mtu[side as usize] = mtu.max(MTU_MIN);
+    }
+
+    pub(crate) const fn mtu(&self, side: Side) -> u16 {
+        self.mtu[side as usize]
     }
 
     /// Takes an event of the flow groups. Events of one shard come in order and none is lost.
@@ -367,6 +389,7 @@ impl Worker {
         buf: &mut Vec<u8>,
     ) -> Option<(Side, FrameMeta, Authority)> {
         while let Some(mut next) = self.held.pop() {
+            self.cut(&mut next);
             match next.origin {
                 Origin::Received => self.counters.parked -= 1,
                 Origin::Own => self.counters.originated += 1,
@@ -414,6 +437,7 @@ impl Worker {
                 self.drop_parked(backend, parked, DropReason::OpenRefused);
             }
         }
+        self.expire_fragments(now_ns);
         let Some(snapshot) = self.snapshot.take() else { return };
         for id in ids {
             self.owner_timers(now_ns, words, &snapshot, id);
@@ -447,7 +471,13 @@ impl Worker {
     pub fn next_timer_ns(&self) -> u64 {
         let shards = self.replicas().filter_map(|(_, s)| s.next_timer_ns(self.timed_at_ns)).min();
         let neighbours = self.next_neighbour_ns();
-        shards.into_iter().chain(neighbours).min().unwrap_or(u64::MAX).min(self.judge_at_ns)
+        shards
+            .into_iter()
+            .chain(neighbours)
+            .chain(self.fragments.next_ns())
+            .min()
+            .unwrap_or(u64::MAX)
+            .min(self.judge_at_ns)
     }
 
     fn judge_serving(&mut self, now_ns: u64, words: &impl LeaseWords) {

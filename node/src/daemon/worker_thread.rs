@@ -132,6 +132,11 @@ impl WorkerThread {
                 self.worker.set_links(now, up);
                 backlog.push_back(FromWorker::Links(up));
             }
+            for (side, mtu) in [Side::Inside, Side::Outside].into_iter().zip(self.packets.mtus()) {
+                if let Some(mtu) = mtu {
+                    self.worker.set_mtu(side, mtu);
+                }
+            }
             self.receive(now, &mut authorities);
             now = now_ns();
             if now >= self.worker.next_timer_ns() {

@@ -9,14 +9,19 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use crate::bed::{BACKENDS, GATEWAY, PUBLIC, SHARD, UPSTREAM, lease_of, mac_of};
-use crate::packet::{ETH, ICMP, TCP, UDP, icmp, ipv4, mend, tcp, udp};
+use crate::packet::{ETH, ICMP, TCP, UDP, fragments, icmp, ipv4, mend, tcp, udp};
 
 /// Draws frames.
 #[derive(Debug)]
 pub struct Hostile {
     rng: ChaCha8Rng,
+    /// Fragments on their way, among the other frames.
+    fragments: Vec<(Side, Vec<u8>)>,
+    datagrams: u16,
 }
 
+/// Octets of data of a datagram in fragments, at least: more than stray fragments could add up to.
+pub const WHOLE_MIN: usize = 700;
 const REMOTES: [Ipv4Addr; 3] =
     [Ipv4Addr::new(198, 51, 100, 7), Ipv4Addr::new(198, 51, 100, 8), Ipv4Addr::new(203, 0, 113, 200)];
 
@@ -24,7 +29,7 @@ impl Hostile {
     /// Frames of this seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed) }
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), fragments: Vec::new(), datagrams: 0x2000 }
     }
 
     /// Nanoseconds until the next frame: mostly none, now and then long enough for timeouts.
@@ -39,12 +44,49 @@ impl Hostile {
 
     /// The next frame, and where it arrives.
     pub fn frame(&mut self) -> (Side, Vec<u8>) {
+        if !self.fragments.is_empty() && self.rng.random_bool(0.6) {
+            let place = if self.rng.random_bool(0.8) { 0 } else { self.rng.random_range(0..self.fragments.len()) };
+            return self.fragments.remove(place);
+        }
         let side = if self.rng.random_bool(0.5) { Side::Inside } else { Side::Outside };
+        if self.rng.random_bool(0.05) {
+            self.split(side);
+        }
         let mut frame = self.sound(side);
         if self.rng.random_bool(0.5) {
             self.break_it(&mut frame);
         }
         (side, frame)
+    }
+
+    /// A datagram in fragments, all of them or some missing, some twice, and one perhaps over others.
+    fn split(&mut self, side: Side) {
+        let data = vec![self.rng.random(); self.rng.random_range(WHOLE_MIN..4000)];
+        let mut whole = self.sound_with(side, &data);
+        if whole.len() < ETH + WHOLE_MIN {
+            // An ICMP error: those are short.
+            return;
+        }
+        self.datagrams += 1;
+        whole[ETH + 4..ETH + 6].copy_from_slice(&self.datagrams.to_be_bytes());
+        let step = self.rng.random_range(3..100_usize) * 8;
+        let mut all: Vec<Vec<u8>> = fragments(&whole, step);
+        match self.rng.random_range(0..6) {
+            0 => drop(all.remove(self.rng.random_range(0..all.len()))),
+            1 => all.push(all[self.rng.random_range(0..all.len())].clone()),
+            2 => {
+                // Eight octets further than it belongs.
+                let mut over = all[self.rng.random_range(0..all.len())].clone();
+                let place = u16::from_be_bytes([over[ETH + 6], over[ETH + 7]]);
+                over[ETH + 6..ETH + 8].copy_from_slice(&(place + 1).to_be_bytes());
+                mend(&mut over);
+                all.insert(self.rng.random_range(0..all.len()), over);
+            }
+            3 => all.reverse(),
+            4 => all.rotate_left(1),
+            _ => {}
+        }
+        self.fragments.extend(all.into_iter().map(|frame| (side, frame)));
     }
 
     fn port(&mut self, side: Side) -> u16 {
@@ -57,6 +99,12 @@ impl Hostile {
 
     /// A frame as a host would send it.
     fn sound(&mut self, side: Side) -> Vec<u8> {
+        let mut data = vec![0; self.rng.random_range(0..64)];
+        self.rng.fill(&mut data[..]);
+        self.sound_with(side, &data)
+    }
+
+    fn sound_with(&mut self, side: Side, data: &[u8]) -> Vec<u8> {
         let remote = *REMOTES.choose(&mut self.rng).expect("some");
         let backend = *BACKENDS.choose(&mut self.rng).expect("some");
         let service = *[53_u16, 80, 443, 7].choose(&mut self.rng).expect("some");
@@ -65,13 +113,11 @@ impl Hostile {
             Side::Inside => (backend, backend, remote, (near, service)),
             Side::Outside => (UPSTREAM, remote, PUBLIC, (service, near)),
         };
-        let mut data = vec![0; self.rng.random_range(0..64)];
-        self.rng.fill(&mut data[..]);
         let (proto, payload) = match self.rng.random_range(0..4) {
-            0 => (UDP, udp(ports.0, ports.1, &data)),
-            1 => (TCP, self.segment(ports, &data)),
-            2 => (ICMP, self.echo(side, near, &data)),
-            _ => (ICMP, self.error(source, destination, ports)),
+            0 => (UDP, udp(ports.0, ports.1, data)),
+            1 => (TCP, self.segment(ports, data)),
+            2 => (ICMP, self.echo(side, near, data)),
+            _ => (ICMP, self.error(side, source, destination, ports)),
         };
         ipv4((mac_of(host), Mac::of_shard(SHARD).0), source, destination, proto, &payload)
     }
@@ -89,19 +135,46 @@ impl Hostile {
         icmp(kind, 0, [a, b, 0, self.rng.random()], data)
     }
 
-    /// An ICMP error about a packet that the receiver could have sent.
-    fn error(&mut self, source: Ipv4Addr, destination: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
+    /// An ICMP error about a packet that the receiver could have sent, with all kinds of quotes.
+    fn error(&mut self, side: Side, source: Ipv4Addr, destination: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
         let (kind, code) =
             *[(3, 1), (3, 3), (3, 4), (11, 0), (4, 0), (12, 0), (5, 1)].choose(&mut self.rng).expect("some");
         let data = [7; 12];
-        let (proto, payload) = match self.rng.random_range(0..3) {
+        // From inside an answer is complained about, from outside a packet that went out.
+        let (query, id) = if side == Side::Inside { (0, ports.0) } else { (8, ports.1) };
+        let id = id.to_be_bytes();
+        let (proto, payload) = match self.rng.random_range(0..4) {
             0 => (UDP, udp(ports.1, ports.0, &data)),
             1 => (TCP, tcp((ports.1, ports.0), (1, 2), 0x10, &[], &data)),
-            _ => (ICMP, icmp(8, 0, [ports.1.to_be_bytes()[0], ports.1.to_be_bytes()[1], 0, 1], &data)),
+            2 => (ICMP, icmp(query, 0, [id[0], id[1], 0, 1], &data)),
+            // An error about an error.
+            _ => (ICMP, icmp(3, 1, [0; 4], &[0x45; 28])),
         };
-        let quoted = ipv4(([0; 6], [0; 6]), destination, source, proto, &payload);
-        let keep = self.rng.random_range(20..=quoted.len() - ETH);
-        icmp(kind, code, [0, 0, 5, 0], &quoted[ETH..ETH + keep])
+        let mut quoted = ipv4(([0; 6], [0; 6]), destination, source, proto, &payload);
+        if self.rng.random_bool(0.2) {
+            self.option(&mut quoted);
+        }
+        let mut quote = quoted.split_off(ETH);
+        if self.rng.random_bool(0.2) {
+            // RFC 4884: so many words of quote, and an extension behind them, or nothing of the kind.
+            let words = *[0, 5, 8, 32, 200].choose(&mut self.rng).expect("some");
+            quote.resize(usize::from(words) * 4, 0);
+            quote.extend([0x20, 0, 0xde, 0xad, 0, 8, 1, 1, 10, 0, 0, 4]);
+            return icmp(kind, code, [0, words, 5, 0], &quote);
+        }
+        quote.truncate(self.rng.random_range(20..=quote.len()));
+        icmp(kind, code, [0, 0, 5, 0], &quote)
+    }
+
+    /// Gives a header options: source route, record route, router alert, or padding.
+    fn option(&mut self, frame: &mut Vec<u8>) {
+        let ip = ETH;
+        let option = *[0x83_u8, 0x89, 148, 7, 0].choose(&mut self.rng).expect("some");
+        frame[ip] = 0x46;
+        frame.splice(ip + 20..ip + 20, [option, 4, 4, 0]);
+        let total = u16::try_from(frame.len() - ETH).expect("a frame");
+        frame[ip + 2..ip + 4].copy_from_slice(&total.to_be_bytes());
+        mend(frame);
     }
 
     /// Spoils a frame in one way; most ways leave the checksums right, so that they are not all that catches it.
@@ -138,15 +211,7 @@ impl Hostile {
             }
             8 => self.other_address(frame, ip + 12),
             9 => self.other_address(frame, ip + 16),
-            10 => {
-                // A header with options: source route, record route, or padding.
-                let option = *[0x83_u8, 0x89, 7, 0].choose(&mut self.rng).expect("some");
-                frame[ip] = 0x46;
-                frame.splice(ip + 20..ip + 20, [option, 4, 4, 0]);
-                let total = u16::try_from(frame.len() - ETH).expect("a frame");
-                frame[ip + 2..ip + 4].copy_from_slice(&total.to_be_bytes());
-                mend(frame);
-            }
+            10 => self.option(frame),
             11 => {
                 // Flags, data offset, ICMP type and code: the bytes behind the IP header at random.
                 let at = ip + 20 + self.rng.random_range(0..16);

@@ -1,5 +1,5 @@
 //! A translator written for obviousness: a list of flows, searched from end to end, no index, no order of ports, no batch.
-//! It knows UDP, TCP and ICMP echo. Where the specification leaves a choice (which free port) or a margin (when an idle flow is
+//! It knows UDP, TCP and ICMP echo, and errors about them. Where the specification leaves a choice (which free port) or a margin (when an idle flow is
 //! noticed), it accepts what the engine did if that is allowed, and then holds it to it.
 
 use std::collections::BTreeSet;
@@ -12,6 +12,8 @@ use crate::bed::{BACKENDS, Left, PUBLIC, SHARD, UPSTREAM, lease_of, mac_of};
 use crate::connection::{Connection, Segment, Standing};
 use crate::packet::{ETH, ICMP, TCP, UDP, be16, icmp, ipv4, tcp, udp};
 
+/// A router on the way to every remote.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 33);
 const SECOND_NS: u64 = 1_000_000_000;
 /// S13: four minutes without an outbound packet.
 const IDLE_NS: u64 = 240 * SECOND_NS;
@@ -85,6 +87,56 @@ impl Packet {
                 let inside = BACKENDS[backend];
                 ipv4((vmac, mac_of(inside)), self.remote, inside, self.proto, &payload)
             }
+        };
+        frame[ETH + 8] -= 1;
+        crate::packet::mend(&mut frame);
+        frame
+    }
+}
+
+/// An ICMP error about a packet of a flow: from a router outside about one that went out, or from a backend about an
+/// answer to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Complaint {
+    /// About what; its near end as the complainant sees it.
+    pub about: Packet,
+    /// Type and code.
+    pub head: (u8, u8),
+    /// How many octets of the payload are quoted, at least 8.
+    pub keep: usize,
+}
+
+impl Complaint {
+    /// The frame that arrives on `side`.
+    #[must_use]
+    pub fn frame(&self, side: Side) -> Vec<u8> {
+        let vmac = Mac::of_shard(SHARD).0;
+        let backend = BACKENDS[self.about.backend];
+        match side {
+            Side::Inside => self.build((mac_of(backend), vmac), (backend, self.about.remote), side, self.about.near),
+            Side::Outside => self.build((mac_of(UPSTREAM), vmac), (ROUTER, PUBLIC), side, self.about.near),
+        }
+    }
+
+    /// The same when the near end is somebody else's: around a packet of the opposite direction between the same two.
+    fn build(&self, macs: ([u8; 6], [u8; 6]), ends: (Ipv4Addr, Ipv4Addr), side: Side, near: u16) -> Vec<u8> {
+        let about = &self.about;
+        let (from, to, was) = match side {
+            Side::Inside => (about.remote, ends.0, Side::Outside),
+            Side::Outside => (ends.1, about.remote, Side::Inside),
+        };
+        let quoted = ipv4(([0; 6], [0; 6]), from, to, about.proto, &about.payload(was, near));
+        let quote = &quoted[ETH..quoted.len().min(ETH + 20 + self.keep)];
+        ipv4(macs, ends.0, ends.1, ICMP, &icmp(self.head.0, self.head.1, [0, 0, 5, 0], quote))
+    }
+
+    /// The frame that leaves for it.
+    fn translated(&self, arrived: Side, flow: &Flow) -> Vec<u8> {
+        let vmac = Mac::of_shard(SHARD).0;
+        let inside = BACKENDS[flow.backend];
+        let mut frame = match arrived {
+            Side::Inside => self.build((vmac, mac_of(UPSTREAM)), (PUBLIC, flow.remote), arrived, flow.port),
+            Side::Outside => self.build((vmac, mac_of(inside)), (ROUTER, inside), arrived, flow.near),
         };
         frame[ETH + 8] -= 1;
         crate::packet::mend(&mut frame);
@@ -310,6 +362,36 @@ impl Model {
                 flow.passed_in(now_ns, p);
                 expect(left, Side::Inside, &p.translated(Side::Outside, flow.near, flow.backend))
             }
+        }
+    }
+
+    /// Judges what the engine did with a complaint; it changes nothing (R9, I18).
+    ///
+    /// # Errors
+    /// What the engine should have done instead.
+    pub fn judge_complaint(
+        &mut self,
+        now_ns: u64,
+        side: Side,
+        complaint: &Complaint,
+        left: &[Left],
+    ) -> Result<(), String> {
+        self.forget(now_ns);
+        let p = &complaint.about;
+        let known = self.flows.iter().find(|flow| match side {
+            Side::Inside => flow.is_of(p) && (flow.backend, flow.near) == (p.backend, p.near),
+            Side::Outside => flow.is_of(p) && flow.port == p.near,
+        });
+        match (known, left) {
+            (None, []) => Ok(()),
+            (Some(flow), []) if flow.age(now_ns) == Age::Perhaps => Ok(()),
+            (Some(_), []) => Err("an error about a mapping that is there was dropped".into()),
+            (None, _) => Err("an error passed without a mapping".into()),
+            (Some(flow), [left]) => {
+                let to = if side == Side::Inside { Side::Outside } else { Side::Inside };
+                expect(left, to, &complaint.translated(side, flow))
+            }
+            (Some(_), more) => Err(format!("{} frames left for one", more.len())),
         }
     }
 

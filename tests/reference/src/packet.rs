@@ -154,6 +154,76 @@ pub fn ipv4(macs: ([u8; 6], [u8; 6]), source: Ipv4Addr, destination: Ipv4Addr, p
     frame
 }
 
+/// The fragments of a frame without options, each of at most `step` octets of payload, a multiple of eight.
+#[must_use]
+pub fn fragments(frame: &[u8], step: usize) -> Vec<Vec<u8>> {
+    let (header, payload) = frame.split_at(ETH + 20);
+    let mut all = Vec::new();
+    for (place, part) in payload.chunks(step).enumerate() {
+        let mut piece = [header, part].concat();
+        let more = if (place + 1) * step < payload.len() { 0x2000 } else { 0 };
+        put16(&mut piece, ETH + 2, u16::try_from(20 + part.len()).expect("a frame"));
+        put16(&mut piece, ETH + 6, more + u16::try_from(place * step / 8).expect("a frame"));
+        mend(&mut piece);
+        all.push(piece);
+    }
+    all
+}
+
+/// Puts fragments together as a receiver would that trusts nobody; options are not expected.
+#[derive(Debug, Default)]
+pub struct Reassembly {
+    /// By addresses, protocol and identification: the header, and parts by where they start.
+    open: std::collections::BTreeMap<Vec<u8>, Parts>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    header: Vec<u8>,
+    parts: std::collections::BTreeMap<usize, Vec<u8>>,
+    end: Option<usize>,
+}
+
+impl Reassembly {
+    /// Takes a frame; a whole packet comes back at once, a datagram with its last fragment.
+    ///
+    /// # Errors
+    /// If fragments overlap.
+    pub fn take(&mut self, frame: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        let Some(shape) = shape(frame).filter(|shape| shape.fragment != (0, false)) else {
+            return Ok(Some(frame.to_vec()));
+        };
+        let key = [&frame[ETH + 4..ETH + 6], &frame[ETH + 9..ETH + 10], &frame[ETH + 12..ETH + 20]].concat();
+        let part = frame[ETH + shape.ip_header..ETH + shape.ip_total].to_vec();
+        let (start, more) = shape.fragment;
+        let end = start + part.len();
+        let parts = self.open.entry(key.clone()).or_default();
+        if parts.parts.iter().any(|(s, other)| start < s + other.len() && *s < end) {
+            return Err(format!("a fragment at {start} overlaps others"));
+        }
+        if start == 0 {
+            parts.header = frame[..ETH + shape.ip_header].to_vec();
+        }
+        parts.parts.insert(start, part);
+        if !more {
+            parts.end = Some(end);
+        }
+        if parts.end != Some(parts.parts.values().map(Vec::len).sum()) {
+            return Ok(None);
+        }
+        let parts = self.open.remove(&key).expect("just there");
+        let mut whole = parts.header;
+        whole.extend(parts.parts.into_values().flatten());
+        let total = u16::try_from(whole.len() - ETH).map_err(|_| "too long a datagram")?;
+        put16(&mut whole, ETH + 2, total);
+        put16(&mut whole, ETH + 6, 0);
+        put16(&mut whole, ETH + 10, 0);
+        let sum = checksum(sum(&whole[ETH..ETH + 20], 0));
+        put16(&mut whole, ETH + 10, sum);
+        Ok(Some(whole))
+    }
+}
+
 /// A UDP header and its data, checksum left to `mend`.
 #[must_use]
 pub fn udp(source: u16, destination: u16, data: &[u8]) -> Vec<u8> {

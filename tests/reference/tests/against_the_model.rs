@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 use qnat_reference::bed::{BACKENDS, Bed};
 use qnat_reference::connection::{ACK, FIN, RST, SYN, Segment};
-use qnat_reference::model::{Model, Packet, public_ports};
+use qnat_reference::model::{Complaint, Model, Packet, public_ports};
 use qnat_reference::packet::{ICMP, TCP, UDP};
 
 /// Packets of the longest case; the mean is half of it.
@@ -21,11 +21,19 @@ const SERVICES: [u16; 2] = [80, 8443];
 enum Step {
     Out(Packet),
     In(Packet),
+    ComplaintOut(Complaint),
+    ComplaintIn(Complaint),
     /// To one of the connections that there are.
     Back(usize, Segment),
     Wait {
         ms: u64,
     },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Sent {
+    Packet(Packet),
+    Complaint(Complaint),
 }
 
 fn packet(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
@@ -41,6 +49,11 @@ fn packet(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
         mark,
         segment: Segment::default(),
     })
+}
+
+fn complaint(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Complaint> {
+    let head = prop::sample::select(vec![(3, 1), (3, 3), (3, 4), (11, 0), (12, 0)]);
+    (packet(near), head, 8_usize..14).prop_map(|(about, head, keep)| Complaint { about, head, keep })
 }
 
 /// Few numbers, so that segments follow each other, overlap and hit what is expected.
@@ -67,6 +80,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => packet(5000..5050_u16).prop_map(Step::Out),
         15 => packet(public_ports()).prop_map(Step::In),
+        4 => complaint(5000..5050_u16).prop_map(Step::ComplaintOut),
+        4 => complaint(public_ports()).prop_map(Step::ComplaintIn),
         10 => from_backend().prop_map(Step::Out),
         10 => (any::<usize>(), segment(500..506, 100..106)).prop_map(|(nth, segment)| Step::Back(nth, segment)),
         1 => wait.prop_map(|ms| Step::Wait { ms }),
@@ -88,11 +103,13 @@ fn wait(bed: &mut Bed, ms: u64) -> Result<(), TestCaseError> {
 fn agree(steps: &[Step]) -> Result<(), TestCaseError> {
     let (mut bed, mut model) = (Bed::new(), Model::default());
     for (number, step) in steps.iter().enumerate() {
-        let (side, packet) = match step {
-            Step::Out(packet) => (Side::Inside, *packet),
-            Step::In(packet) => (Side::Outside, *packet),
+        let (side, sent) = match step {
+            Step::Out(packet) => (Side::Inside, Sent::Packet(*packet)),
+            Step::In(packet) => (Side::Outside, Sent::Packet(*packet)),
+            Step::ComplaintOut(complaint) => (Side::Inside, Sent::Complaint(*complaint)),
+            Step::ComplaintIn(complaint) => (Side::Outside, Sent::Complaint(*complaint)),
             Step::Back(nth, segment) => match model.to_connection(*nth, *segment) {
-                Some(packet) => (Side::Outside, packet),
+                Some(packet) => (Side::Outside, Sent::Packet(packet)),
                 None => continue,
             },
             Step::Wait { ms } => {
@@ -100,9 +117,17 @@ fn agree(steps: &[Step]) -> Result<(), TestCaseError> {
                 continue;
             }
         };
-        let mut left = bed.inject(side, &packet.frame(side));
+        let frame = match &sent {
+            Sent::Packet(packet) => packet.frame(side),
+            Sent::Complaint(complaint) => complaint.frame(side),
+        };
+        let mut left = bed.inject(side, &frame);
         left.retain(|one| !one.is_arp());
-        if let Err(why) = model.judge(bed.now_ns, side, &packet, &left) {
+        let judged = match &sent {
+            Sent::Packet(packet) => model.judge(bed.now_ns, side, packet, &left),
+            Sent::Complaint(complaint) => model.judge_complaint(bed.now_ns, side, complaint, &left),
+        };
+        if let Err(why) = judged {
             return Err(TestCaseError::fail(format!("step {number}, {step:?}: {why}")));
         }
     }

@@ -27,10 +27,15 @@ impl Identifications {
 
     /// The identification of a datagram; the next ones of a super-packet follow it.
     pub(crate) fn next(&mut self, public: Ipv4Addr, meta: &FrameMeta, p: &IpPacket) -> u16 {
-        let place = self.hasher.hash_one((u32::from(public), u32::from(p.dst), p.proto as u8)) % COUNTERS;
+        self.take((public, p.dst), p.proto, segments(meta, p))
+    }
+
+    /// The first of `count` identifications of datagrams between two addresses.
+    pub(crate) fn take(&mut self, (from, to): (Ipv4Addr, Ipv4Addr), proto: Proto, count: u16) -> u16 {
+        let place = self.hasher.hash_one((u32::from(from), u32::from(to), proto as u8)) % COUNTERS;
         let counter = &mut self.counters[usize::try_from(place).expect("below the number of counters")];
         let id = *counter;
-        *counter = id.wrapping_add(segments(meta, p));
+        *counter = id.wrapping_add(count);
         id
     }
 }

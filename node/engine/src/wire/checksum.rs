@@ -59,6 +59,12 @@ impl Delta {
         self.word(a, c).word(b, d)
     }
 
+    /// Both sets of replacements.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// The checksum after the replacement. A checksum of 0 stays the form of zero that a full computation gives.
     #[must_use]
     pub fn on_checksum(self, checksum: u16) -> u16 {

@@ -7,11 +7,11 @@
 use std::net::Ipv4Addr;
 
 use super::checksum::Delta;
-use super::{ChecksumState, FrameMeta, IcmpKind, IpPacket, Proto, icmp, tcp, udp};
+use super::{ChecksumState, FrameMeta, IcmpKind, IpPacket, Proto, icmp, none_to_ones, tcp, udp};
 
 /// Where in the IPv4 header things stand.
-const ID_AT: u16 = 4;
-const FLAGS_AT: u16 = 6;
+const IDENTIFICATION_AT: u16 = 4;
+const FRAGMENT_AT: u16 = 6;
 const TTL_AT: u16 = 8;
 const CHECKSUM_AT: u16 = 10;
 const SOURCE_AT: u16 = 12;
@@ -19,9 +19,19 @@ const DESTINATION_AT: u16 = 16;
 
 /// Which end of the packet is replaced.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Source,
     Destination,
+}
+
+impl End {
+    /// Where its address stands in an IPv4 header.
+    pub(super) const fn address_at(self) -> u16 {
+        match self {
+            Self::Source => SOURCE_AT,
+            Self::Destination => DESTINATION_AT,
+        }
+    }
 }
 
 /// Replaces source address and port. For an echo request the port is the identifier; for an echo reply, whose identifier
@@ -42,47 +52,56 @@ pub fn rewrite_destination(frame: &mut [u8], meta: &FrameMeta, p: &IpPacket, ip:
     rewrite(frame, meta, p, End::Destination, ip, port);
 }
 
-/// Takes one off the TTL (I16). A TTL of 0 stays; the caller has dropped what would reach 0.
+/// Takes one off the TTL of the IP header at `l3` (I16). A TTL of 0 stays; the caller has dropped what would reach 0.
 ///
 /// # Panics
-/// If `frame` is not the one that `p` was parsed from.
-pub fn decrement_ttl(frame: &mut [u8], p: &IpPacket) {
-    let [ttl, protocol] = *octets(frame, p.l3 + TTL_AT);
+/// If no whole IP header stands at `l3`.
+pub fn decrement_ttl(frame: &mut [u8], l3: u16) {
+    let [ttl, protocol] = *octets(frame, l3 + TTL_AT);
     let lower = ttl.saturating_sub(1);
-    octets::<2>(frame, p.l3 + TTL_AT)[0] = lower;
+    octets::<2>(frame, l3 + TTL_AT)[0] = lower;
     let delta = Delta::default().word(u16::from_be_bytes([ttl, protocol]), u16::from_be_bytes([lower, protocol]));
-    let field = octets(frame, p.l3 + CHECKSUM_AT);
+    let field = octets(frame, l3 + CHECKSUM_AT);
     *field = delta.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
 }
 
-/// Gives the datagram the identification that `next` yields, unless it is atomic: nobody may fragment that one, so its
-/// identification means nothing (RFC 6864).
-///
-/// # Panics
-/// If `frame` is not the one that `p` was parsed from.
-pub fn identify(frame: &mut [u8], p: &IpPacket, next: impl FnOnce() -> u16) {
-    const DONT_FRAGMENT: u8 = 0x40;
-    if octets::<1>(frame, p.l3 + FLAGS_AT)[0] & DONT_FRAGMENT != 0 {
-        return;
-    }
-    let (field, new) = (octets(frame, p.l3 + ID_AT), next());
-    let delta = Delta::default().word(u16::from_be_bytes(*field), new);
-    *field = new.to_be_bytes();
-    let field = octets(frame, p.l3 + CHECKSUM_AT);
+/// Whether the IP header at `l3` allows fragmentation.
+pub(crate) fn may_fragment(frame: &mut [u8], l3: u16) -> bool {
+    octets::<1>(frame, l3 + FRAGMENT_AT)[0] & 0x40 == 0
+}
+
+/// Replaces the identification in the IP header at `l3`.
+pub(crate) fn set_identification(frame: &mut [u8], l3: u16, id: u16) {
+    let field = octets(frame, l3 + IDENTIFICATION_AT);
+    let delta = Delta::default().word(u16::from_be_bytes(*field), id);
+    *field = id.to_be_bytes();
+    let field = octets(frame, l3 + CHECKSUM_AT);
     *field = delta.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
+}
+
+/// Replaces addresses in the IP header at `l3`, and nothing behind it.
+pub(crate) fn rewrite_addresses(frame: &mut [u8], l3: u16, source: Option<Ipv4Addr>, destination: Option<Ipv4Addr>) {
+    for (end, ip) in [(End::Source, source), (End::Destination, destination)] {
+        if let Some(ip) = ip {
+            replace_address(frame, l3, end, ip);
+        }
+    }
+}
+
+/// Replaces an address in an IPv4 header. Returns the change of the address, and that of the header's checksum.
+pub(super) fn replace_address(frame: &mut [u8], l3: u16, end: End, ip: Ipv4Addr) -> (Delta, Delta) {
+    let field = octets(frame, l3 + end.address_at());
+    let address = Delta::default().addr(Ipv4Addr::from(*field), ip);
+    *field = ip.octets();
+    let field = octets(frame, l3 + CHECKSUM_AT);
+    let was = u16::from_be_bytes(*field);
+    let is = address.on_checksum(was);
+    *field = is.to_be_bytes();
+    (address, Delta::default().word(was, is))
 }
 
 fn rewrite(frame: &mut [u8], meta: &FrameMeta, p: &IpPacket, end: End, ip: Ipv4Addr, port: u16) {
-    let addr_at = match end {
-        End::Source => SOURCE_AT,
-        End::Destination => DESTINATION_AT,
-    };
-    let addr = octets(frame, p.l3 + addr_at);
-    let addr_delta = Delta::default().addr(Ipv4Addr::from(*addr), ip);
-    *addr = ip.octets();
-    let field = octets(frame, p.l3 + CHECKSUM_AT);
-    *field = addr_delta.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
-
+    let (addr_delta, _) = replace_address(frame, p.l3, end, ip);
     let port_at = p.l4 + if end == End::Source { 0 } else { 2 };
     match p.proto {
         Proto::Tcp => {
@@ -145,11 +164,7 @@ pub(super) fn is_partial(meta: &FrameMeta) -> bool {
     matches!(meta.checksum, ChecksumState::Partial { .. })
 }
 
-fn none_to_ones(checksum: u16) -> u16 {
-    if checksum == 0 { 0xffff } else { checksum }
-}
-
 /// A field of the headers, to read and write.
-fn octets<const N: usize>(frame: &mut [u8], at: u16) -> &mut [u8; N] {
+pub(super) fn octets<const N: usize>(frame: &mut [u8], at: u16) -> &mut [u8; N] {
     frame.get_mut(usize::from(at)..).and_then(|rest| rest.first_chunk_mut()).expect("parse saw the whole header")
 }

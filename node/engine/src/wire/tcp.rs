@@ -7,7 +7,7 @@ use super::Transport;
 use crate::event::DropReason;
 
 /// Octets of the header without options.
-const MIN_LEN: usize = 20;
+pub(super) const MIN_LEN: u16 = 20;
 /// Where the checksum stands in the header.
 pub(super) const CHECKSUM_AT: u16 = 16;
 
@@ -76,10 +76,10 @@ pub struct TcpFields {
 
 /// Lengths of the header, and its ports and fields. The flags are not judged yet: that waits for the checksum.
 pub(super) fn parse(segment: &[u8], len: u16) -> Result<Transport, DropReason> {
-    let fixed = segment.first_chunk::<MIN_LEN>().ok_or(DropReason::Truncated)?;
+    let fixed = segment.first_chunk::<{ MIN_LEN as usize }>().ok_or(DropReason::Truncated)?;
     let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, ..] = *fixed;
     let header_len = u16::from(offset >> 4) * 4;
-    if usize::from(header_len) < MIN_LEN || header_len > len {
+    if header_len < MIN_LEN || header_len > len {
         return Err(DropReason::Malformed);
     }
     Ok(Transport {

@@ -4,7 +4,7 @@ use super::Transport;
 use crate::event::DropReason;
 
 /// Octets of the header.
-const LEN: usize = 8;
+pub(super) const LEN: u16 = 8;
 /// Where the checksum stands in the header.
 pub(super) const CHECKSUM_AT: u16 = 6;
 
@@ -20,21 +20,20 @@ pub(super) struct Datagram<'a> {
     pub(super) checksum: u16,
 }
 
+/// Parses the header alone: of a first fragment.
+pub(super) fn parse_ports(payload: &[u8]) -> Result<Transport, DropReason> {
+    let [s0, s1, d0, d1, ..] = *payload.first_chunk::<{ LEN as usize }>().ok_or(DropReason::Truncated)?;
+    let (src_port, dst_port) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
+    Ok(Transport { src_port, dst_port, tcp: None, icmp: None })
+}
+
 /// Parses the IP payload.
 pub(super) fn parse(payload: &[u8]) -> Result<Datagram<'_>, DropReason> {
-    let fixed = payload.first_chunk::<LEN>().ok_or(DropReason::Truncated)?;
-    let [s0, s1, d0, d1, l0, l1, c0, c1] = *fixed;
+    let transport = parse_ports(payload)?;
+    let fixed = payload.first_chunk::<{ LEN as usize }>().ok_or(DropReason::Truncated)?;
+    let [_, _, _, _, l0, l1, c0, c1] = *fixed;
     let len = u16::from_be_bytes([l0, l1]);
-    let covered = payload.get(..usize::from(len)).filter(|d| d.len() >= LEN).ok_or(DropReason::Malformed)?;
-    Ok(Datagram {
-        transport: Transport {
-            src_port: u16::from_be_bytes([s0, s1]),
-            dst_port: u16::from_be_bytes([d0, d1]),
-            tcp: None,
-            icmp: None,
-        },
-        covered,
-        len,
-        checksum: u16::from_be_bytes([c0, c1]),
-    })
+    let covered =
+        payload.get(..usize::from(len)).filter(|d| d.len() >= usize::from(LEN)).ok_or(DropReason::Malformed)?;
+    Ok(Datagram { transport, covered, len, checksum: u16::from_be_bytes([c0, c1]) })
 }

@@ -149,10 +149,45 @@ fn segmentation_of_another_protocol_is_malformed() {
 }
 
 #[test]
-fn fragments_are_refused_as_such() {
-    for word in [0x2000, 0x0001, 0x2001, 0x1fff, 0x6000] {
-        assert_eq!(reason(&tampered(&Packet::syn(), |f| put(f, L3 + 6, word))), DropReason::Fragment, "{word:#06x}");
+fn fragments_whose_place_makes_no_sense_are_malformed() {
+    // Not the last, but 27 octets long; behind the end of any datagram.
+    for word in [0x2000, 0x6000, 0x2003, 0x1fff, 0x1ffd] {
+        assert_eq!(reason(&tampered(&Packet::syn(), |f| put(f, L3 + 6, word))), DropReason::Malformed, "{word:#06x}");
     }
+    let empty = tampered(&Packet::syn(), |f| {
+        put(f, L3 + 2, 20);
+        put(f, L3 + 6, 3);
+    });
+    assert_eq!(reason(&empty), DropReason::Malformed);
+}
+
+#[test]
+fn fragments_that_hide_or_replace_a_transport_header_are_refused() {
+    // RFC 1858: the flags in the second fragment. RFC 3128: a second fragment over them.
+    for (kind, len, start) in [
+        (Kind::Tcp { flags: 2, seq: 1, ack: 0 }, 8, 0),
+        (Kind::Tcp { flags: 2, seq: 1, ack: 0 }, 16, 0),
+        (Kind::Tcp { flags: 2, seq: 1, ack: 0 }, 16, 1),
+        (Kind::Tcp { flags: 2, seq: 1, ack: 0 }, 16, 2),
+    ] {
+        let frame = tampered(&Packet::of(kind), |f| {
+            put(f, L3 + 2, 20 + len);
+            put(f, L3 + 6, 0x2000 + start);
+        });
+        assert_eq!(reason(&frame), DropReason::FragmentTiny, "{kind:?}, {len} octets at {start}");
+    }
+}
+
+#[test]
+fn fragments_that_a_device_is_to_finish_are_malformed() {
+    let packet = Packet { payload: vec![0; 24], ..Packet::of(Kind::Udp) };
+    let (mut frame, meta) = packet.build_partial();
+    put(&mut frame, L3 + 6, 0x2000);
+    mend_ip(&mut frame);
+    assert_eq!(parse(&frame, &meta), Err(DropReason::Malformed));
+    assert!(parse(&frame, &FrameMeta::default()).is_ok());
+    let meta = FrameMeta { gso: Gso::Udp { size: 8 }, ..FrameMeta::default() };
+    assert_eq!(parse(&frame, &meta), Err(DropReason::Malformed));
 }
 
 #[test]
@@ -210,10 +245,13 @@ fn other_protocols_are_refused_as_such() {
 }
 
 #[test]
-fn icmp_other_than_echo_is_unknown_and_echo_with_a_code_malformed() {
+fn icmp_that_is_neither_echo_nor_error_is_unknown_and_an_unknown_code_malformed() {
     for (kind, code, expected) in [
-        (3, 4, DropReason::UnknownProtocol),
-        (11, 0, DropReason::UnknownProtocol),
+        (4, 0, DropReason::UnknownProtocol),
+        (5, 1, DropReason::UnknownProtocol),
+        (3, 16, DropReason::Malformed),
+        (11, 2, DropReason::Malformed),
+        (12, 3, DropReason::Malformed),
         (13, 0, DropReason::UnknownProtocol),
         (8, 1, DropReason::Malformed),
         (0, 9, DropReason::Malformed),

@@ -27,7 +27,7 @@ impl Change {
         if let Some((ip, port)) = self.destination {
             rewrite_destination(frame, meta, &p, ip, port);
         }
-        decrement_ttl(frame, &p);
+        decrement_ttl(frame, p.l3);
         set_ethernet(frame, self.eth.0, self.eth.1);
     }
 
@@ -190,6 +190,6 @@ fn time_to_live_of_zero_does_not_wrap() {
     let packet = Packet { ttl: 0, ..Packet::syn() };
     let mut frame = packet.build();
     let p = parse_ip(&frame, &FrameMeta::default());
-    decrement_ttl(&mut frame, &p);
+    decrement_ttl(&mut frame, p.l3);
     assert_eq!(frame, packet.build());
 }

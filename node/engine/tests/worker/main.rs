@@ -1,8 +1,13 @@
 //! The worker as its callers see it: a tiny cluster in memory, real frames, a clock that the test moves.
 
 mod faults;
+mod fragments;
+mod hairpin;
+mod icmp;
 mod lab;
 mod ownership;
+mod raw;
 mod sharing;
+mod sizes;
 mod tcp;
 mod translation;

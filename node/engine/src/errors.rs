@@ -1,0 +1,134 @@
+//! ICMP errors in both directions (RFC 5508 4.2): found by the packet that they quote, which is turned back into the one
+//! that the receiver knows. They never open, refresh or end a mapping (R9), and nothing is ever answered to them.
+
+use crate::event::{Authority, DropReason, Verdict};
+use crate::flow::{FlowKey, Slot};
+use crate::hairpin::{is_spoofed, own_address};
+use crate::ids::{ShardId, Side};
+use crate::inbound::inbound_use;
+use crate::outbound::check_destination;
+use crate::pipeline::{Access, Cx, endpoint, hop_to};
+use crate::record::{InsideKey, PublicKey};
+use crate::shard::{LeaseWords, Shard};
+use crate::wire::{
+    FrameMeta, IcmpError, IcmpKind, decrement_ttl, may_fragment, rewrite_error_destination, rewrite_error_source,
+};
+use crate::worker::Worker;
+
+impl Worker {
+    pub(crate) fn judge_error<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        side: Side,
+        meta: &FrameMeta,
+        e: &IcmpError,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        self.accept(cx, side, (e.eth_src, e.eth_dst))?;
+        match side {
+            Side::Inside => self.error_out(cx, meta, e, frame),
+            Side::Outside => self.error_in(cx, meta, e, frame),
+        }
+    }
+
+    /// A backend complains about an answer to it.
+    fn error_out<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        meta: &FrameMeta,
+        e: &IcmpError,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let s = cx.snapshot;
+        let id = *s.backend_by_ip.get(&(self.vnet, e.src)).ok_or(DropReason::SpoofedSource)?;
+        let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
+        check_destination(s, e.dst)?;
+        // Nobody complains about packets to somebody else: they would end a neighbour's connections.
+        if e.quote.dst != e.src || e.quote.icmp == Some(IcmpKind::EchoRequest) {
+            return Err(DropReason::IcmpQuote);
+        }
+        let authority = match self.access(cx, backend.home) {
+            Access::Lease(term) => Authority::Lease { shard: backend.home, term },
+            Access::Grace => Authority::Grace { shard: backend.home },
+            Access::Forward(node) => return self.forward(cx, Side::Inside, node, e.eth_src, frame),
+            Access::Nothing(reason) => return Err(reason),
+        };
+        self.may_error_go_on(Side::Outside, e, frame)?;
+        let flow = FlowKey {
+            proto: e.quote.proto,
+            inside: InsideKey { vnet: self.vnet, endpoint: endpoint(e.quote.dst, e.quote.dst_port) },
+            remote: endpoint(e.quote.src, e.quote.src_port),
+        };
+        let (shard, slot) = self.mapping(backend.home, |shard| shard.replica.table.find_inside(&flow))?;
+        let record = shard.replica.table.record(slot);
+        if record.backend != id {
+            return Err(DropReason::NoMapping);
+        }
+        inbound_use(record, backend)?;
+        let public = s.frontends.get(&record.frontend).ok_or(DropReason::NoMapping)?;
+        let from = (public.ip, record.public_port);
+        rewrite_error_source(frame, meta, e, from.0, from.1);
+        decrement_ttl(frame, e.l3);
+        // R17: about a packet that was turned back inside.
+        if let Some(to) = own_address(s, e.dst)
+            && let Some(authority) = self.right_for(authority, to.1)
+        {
+            let (ip, port) = self.turn_error(s, to, from, e)?;
+            rewrite_error_destination(frame, meta, e, ip, port);
+            let hop = self.address(s, cx.now_ns, Side::Inside, authority, ip, frame)?;
+            return self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame);
+        }
+        let hop = self.address(s, cx.now_ns, Side::Outside, authority, hop_to(s, e.dst)?, frame)?;
+        self.conclude(s, cx.now_ns, Side::Outside, authority, hop, meta, frame)
+    }
+
+    /// Somebody outside, often a router on the way, complains about a packet of a backend.
+    fn error_in<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        meta: &FrameMeta,
+        e: &IcmpError,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let s = cx.snapshot;
+        let frontend = *s.frontend_by_ip.get(&e.dst).ok_or(DropReason::NotForUs)?;
+        if is_spoofed(s, e.src, e.eth_src) {
+            return Err(DropReason::SpoofedSource);
+        }
+        if e.quote.icmp == Some(IcmpKind::EchoReply) {
+            return Err(DropReason::IcmpQuote);
+        }
+        let home = s.frontends.get(&frontend).ok_or(DropReason::NotForUs)?.shard;
+        let authority = match self.access(cx, home) {
+            Access::Lease(term) => Authority::Lease { shard: home, term },
+            Access::Grace => Authority::Grace { shard: home },
+            Access::Forward(node) => return self.forward(cx, Side::Outside, node, e.eth_src, frame),
+            Access::Nothing(reason) => return Err(reason),
+        };
+        self.may_error_go_on(Side::Inside, e, frame)?;
+        let remote = endpoint(e.quote.dst, e.quote.dst_port);
+        let key = PublicKey { proto: e.quote.proto, frontend, port: e.quote.src_port, remote };
+        let (shard, slot) = self.mapping(home, |shard| shard.replica.table.find_public(&key))?;
+        let record = shard.replica.table.record(slot);
+        let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
+        let (ip, port) = inbound_use(record, backend)?;
+        rewrite_error_destination(frame, meta, e, ip, port);
+        decrement_ttl(frame, e.l3);
+        let hop = self.address(s, cx.now_ns, Side::Inside, authority, ip, frame)?;
+        self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame)
+    }
+
+    /// As for other packets, but nobody is told.
+    fn may_error_go_on(&self, to: Side, e: &IcmpError, frame: &mut [u8]) -> Result<(), DropReason> {
+        match e.ttl {
+            0 | 1 => Err(DropReason::TtlExpired),
+            _ if e.total_len > self.mtu(to) && !may_fragment(frame, e.l3) => Err(DropReason::TooBig),
+            _ => Ok(()),
+        }
+    }
+
+    fn mapping(&self, home: ShardId, find: impl Fn(&Shard) -> Option<Slot>) -> Result<(&Shard, Slot), DropReason> {
+        let shard = self.replica(home).ok_or(DropReason::NoForward)?;
+        find(shard).map(|slot| (shard, slot)).ok_or(DropReason::NoMapping)
+    }
+}

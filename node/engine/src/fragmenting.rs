@@ -1,0 +1,58 @@
+//! Packets that are larger than the link that they leave by (R11): refused with the size that fits if they must not be
+//! fragmented, else cut in order as they leave. An interface's MTU is this node's own affair and not replicated.
+
+use crate::event::{Authority, DropReason};
+use crate::held::{Origin, Outgoing};
+use crate::ids::Side;
+use crate::pipeline::Cx;
+use crate::wire::{Cut, FrameMeta, Gso, IpPacket, Notice, complete_checksum, may_fragment};
+use crate::worker::Worker;
+
+impl Worker {
+    /// Whether a packet that arrived on `side` may go on to `to`: it has a hop left, and fits or may be cut. Its sender is
+    /// told if not. Before it is rewritten, since it is quoted, and before it is taken note of.
+    pub(crate) fn may_go_on<W>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        (side, to): (Side, Side),
+        authority: Authority,
+        (p, meta): (&IpPacket, &FrameMeta),
+        frame: &mut [u8],
+    ) -> Result<(), DropReason> {
+        let mtu = self.mtu(to);
+        let notice = if p.ttl <= 1 {
+            Notice::TimeExceeded
+        } else if p.wire_len(meta) <= mtu || (meta.gso == Gso::None && may_fragment(frame, p.l3)) {
+            return Ok(());
+        } else {
+            // A super-packet of segments that may be fragmented is refused too: nobody below cuts segments again.
+            Notice::FragmentationNeeded { mtu }
+        };
+        Err(self.end_here((cx.snapshot, cx.now_ns), (side, authority), notice, p, frame))
+    }
+
+    /// Whether a frame that is about to leave has to be cut.
+    pub(crate) fn is_too_long(&self, side: Side, meta: &FrameMeta, frame: &[u8]) -> bool {
+        let total = frame.get(16..18).map_or(0, |len| u16::from_be_bytes([len[0], len[1]]));
+        meta.gso == Gso::None && total > self.mtu(side)
+    }
+
+    /// Cuts a frame that is too long: it becomes its first piece, and the others stand first in the queue behind it.
+    pub(crate) fn cut(&mut self, next: &mut Outgoing) {
+        let is_ip = next.frame.get(12..14) == Some(&[8, 0]);
+        if !is_ip || !self.is_too_long(next.side, &next.meta, &next.frame) {
+            return;
+        }
+        let Some(cut) = Cut::of(&mut next.frame, self.mtu(next.side)) else { return };
+        complete_checksum(&mut next.frame, &mut next.meta);
+        for place in (1..cut.pieces()).rev() {
+            let mut frame = self.held.spare();
+            cut.piece(&next.frame, place, &mut frame);
+            let (meta, side, authority, since_ns) = (next.meta, next.side, next.authority, next.since_ns);
+            self.held.push_own_first(Outgoing { frame, meta, side, authority, origin: Origin::Own, since_ns });
+        }
+        let mut first = self.held.spare();
+        cut.piece(&next.frame, 0, &mut first);
+        self.held.keep(std::mem::replace(&mut next.frame, first));
+    }
+}

@@ -1,0 +1,123 @@
+//! Hairpinning (R7, R17): what a backend sends to a public address of ours comes back inside, under the sender's own public
+//! end, if a mapping at that address lets it in. With endpoint-dependent filtering that takes a mapping of the receiver's
+//! towards exactly that end: both have to have begun.
+//!
+//! Here when this node serves the receiver's shard too. Otherwise the packet goes out to that shard's virtual MAC and comes
+//! in there like any other, one hop further.
+
+use std::net::Ipv4Addr;
+
+use crate::event::{Authority, DropReason};
+use crate::flow::{Seen, Slot};
+use crate::ids::{FrontendId, Mac, ShardId, Side};
+use crate::inbound::inbound_use;
+use crate::nat::tcp::{Direction, Progress};
+use crate::nat::timeouts::note_answer;
+use crate::pipeline::{endpoint, inside_subnet, mac_on};
+use crate::record::PublicKey;
+use crate::snapshot::Snapshot;
+use crate::wire::{IcmpError, IpPacket};
+use crate::worker::Worker;
+
+impl Worker {
+    /// The right by which a packet of `authority`'s shard is translated for `target` here, if this node may.
+    pub(crate) fn right_for(&self, authority: Authority, target: ShardId) -> Option<Authority> {
+        match authority {
+            Authority::Lease { shard, .. } | Authority::Grace { shard } if shard == target => Some(authority),
+            // Whether the lease still runs is looked at as the frame leaves.
+            Authority::Lease { .. } => {
+                let lead = self.replica(target)?.leadership.as_ref()?;
+                (lead.serving == Some(Ok(()))).then_some(Authority::Lease { shard: target, term: lead.term })
+            }
+            Authority::Grace { .. } | Authority::Forward => None,
+        }
+    }
+
+    /// Who gets a packet that comes from `from`, a public end of ours, to the public address `to`. Takes note of it.
+    pub(crate) fn turn(
+        &mut self,
+        (s, now_ns): (&Snapshot, u64),
+        authority: Authority,
+        (to, home): (FrontendId, ShardId),
+        from: (Ipv4Addr, u16),
+        p: &IpPacket,
+    ) -> Result<(Ipv4Addr, u16), DropReason> {
+        let key = PublicKey { proto: p.proto, frontend: to, port: p.dst_port, remote: endpoint(from.0, from.1) };
+        let shard = self.replica_mut(home).ok_or(DropReason::NoMapping)?;
+        let slot = shard.replica.table.find_public(&key);
+        let receiver = match slot {
+            Some(slot) => {
+                let record = shard.replica.table.record(slot);
+                let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
+                inbound_use(record, backend)?
+            }
+            None => {
+                let inside = shard.endpoint_of(s, &key).ok_or(DropReason::NoMapping)?.endpoint;
+                (inside.addr.ipv4().ok_or(DropReason::NoMapping)?, inside.port)
+            }
+        };
+        // Nobody reaches himself through a gateway ("land").
+        if receiver == (p.src, p.src_port) {
+            return Err(DropReason::NoMapping);
+        }
+        if let Some(slot) = slot {
+            self.note_turned((s, now_ns), authority, (home, slot), p);
+        }
+        Ok(receiver)
+    }
+
+    fn note_turned(
+        &mut self,
+        (s, now_ns): (&Snapshot, u64),
+        authority: Authority,
+        (home, slot): (ShardId, Slot),
+        p: &IpPacket,
+    ) {
+        let Some(shard) = self.replica_mut(home) else { return };
+        let record = shard.replica.table.record_mut(slot);
+        if let Some(tcp) = &p.tcp {
+            let progress = record.tcp.observe(Direction::In, tcp);
+            if progress != Progress::Ignored {
+                record.last_seen = Seen::at(now_ns);
+            }
+            if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
+                shard.close_finished(s, slot);
+            }
+        } else if let Some(backend) = s.backends.get(&record.backend) {
+            note_answer(record, backend, &s.params, now_ns);
+        }
+    }
+
+    /// Who gets an error that comes from `from`, a public end of ours, to the public address `to`.
+    pub(crate) fn turn_error(
+        &self,
+        s: &Snapshot,
+        (to, home): (FrontendId, ShardId),
+        from: (Ipv4Addr, u16),
+        e: &IcmpError,
+    ) -> Result<(Ipv4Addr, u16), DropReason> {
+        let remote = endpoint(from.0, from.1);
+        let key = PublicKey { proto: e.quote.proto, frontend: to, port: e.quote.src_port, remote };
+        let table = &self.replica(home).ok_or(DropReason::NoMapping)?.replica.table;
+        let record = table.record(table.find_public(&key).ok_or(DropReason::NoMapping)?);
+        let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
+        inbound_use(record, backend)
+    }
+}
+
+/// Whether a packet from outside claims an address that nobody outside has: one of inside's, or a public one of ours unless
+/// the frame comes from its owner, or from a member in its grace or that forwards.
+pub(crate) fn is_spoofed(s: &Snapshot, src: Ipv4Addr, eth_src: Mac) -> bool {
+    if inside_subnet(s, src) {
+        return true;
+    }
+    let Some(frontend) = s.frontend_by_ip.get(&src).and_then(|id| s.frontends.get(id)) else { return false };
+    let a_member = s.peers.iter().any(|peer| mac_on(peer, Side::Outside) == eth_src);
+    eth_src != Mac::of_shard(frontend.shard) && !a_member
+}
+
+/// The public address of ours that `dst` is, with its shard.
+pub(crate) fn own_address(s: &Snapshot, dst: Ipv4Addr) -> Option<(FrontendId, ShardId)> {
+    let id = s.frontend_by_ip.get(&dst)?;
+    s.frontends.get(id).map(|frontend| (*id, frontend.shard))
+}

@@ -1,0 +1,102 @@
+//! Hot path. Outside to inside: only by a mapping, and only from its remote (R6). Opens nothing and keeps no UDP mapping
+//! alive (R5, I19). Called by `pipeline`.
+
+use std::net::Ipv4Addr;
+
+use crate::event::{Authority, DropReason, Verdict};
+use crate::flow::{Record, Seen};
+use crate::fragments::{Fate, Key, Way};
+use crate::hairpin::is_spoofed;
+use crate::ids::Side;
+use crate::nat::tcp::{Direction, Progress};
+use crate::nat::timeouts::note_answer;
+use crate::pipeline::{Access, Cx, clamp, ending, endpoint};
+use crate::record::{HoldClass, PublicKey};
+use crate::shard::{LeaseWords, in_lease};
+use crate::snapshot::Backend;
+use crate::wire::{FrameMeta, IpPacket, decrement_ttl, rewrite_destination};
+use crate::worker::Worker;
+
+impl Worker {
+    pub(crate) fn inbound<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        meta: &FrameMeta,
+        p: &IpPacket,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let s = cx.snapshot;
+        let id = *s.frontend_by_ip.get(&p.dst).ok_or(DropReason::NotForUs)?;
+        if is_spoofed(s, p.src, p.eth_src) {
+            return Err(DropReason::SpoofedSource);
+        }
+        let home = s.frontends.get(&id).ok_or(DropReason::NotForUs)?.shard;
+        let authority = match self.access(cx, home) {
+            Access::Lease(term) => Authority::Lease { shard: home, term },
+            Access::Grace => Authority::Grace { shard: home },
+            Access::Forward(node) => return self.forward(cx, Side::Outside, node, p.eth_src, frame),
+            Access::Nothing(reason) => return Err(reason),
+        };
+        self.note_first(cx.now_ns, Side::Outside, p)?;
+        let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
+        let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
+        let Some(slot) = shard.replica.table.find_public(&key) else {
+            let inside = shard.endpoint_of(s, &key).ok_or(DropReason::NoMapping)?.endpoint;
+            let ip = inside.addr.ipv4().ok_or(DropReason::NoMapping)?;
+            self.may_go_on(cx, (Side::Outside, Side::Inside), authority, (p, meta), frame)?;
+            return self.send_in(cx, authority, (ip, inside.port), meta, p, frame);
+        };
+        let record = shard.replica.table.record(slot);
+        let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
+        let to = inbound_use(record, backend)?;
+        self.may_go_on(cx, (Side::Outside, Side::Inside), authority, (p, meta), frame)?;
+        let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
+        let record = shard.replica.table.record_mut(slot);
+        if let Some(tcp) = &p.tcp {
+            let progress = record.tcp.observe(Direction::In, tcp);
+            if progress != Progress::Ignored {
+                record.last_seen = Seen::at(cx.now_ns);
+            }
+            if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
+                shard.close_finished(s, slot);
+            }
+        } else {
+            note_answer(record, backend, &s.params, cx.now_ns);
+        }
+        self.send_in(cx, authority, to, meta, p, frame)
+    }
+
+    fn send_in<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        authority: Authority,
+        to: (Ipv4Addr, u16),
+        meta: &FrameMeta,
+        p: &IpPacket,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        rewrite_destination(frame, meta, p, to.0, to.1);
+        clamp(cx.snapshot, frame, meta, p);
+        decrement_ttl(frame, p.l3);
+        if let Some(key) = Key::of_first(Side::Outside, p) {
+            let (destination, side) = (Some(to.0), Side::Inside);
+            let way = Way { source: None, destination, id: None, side, hop: to.0, authority };
+            self.fragments.decide(&key, Fate::Known(way));
+        }
+        let hop = self.address(cx.snapshot, cx.now_ns, Side::Inside, authority, to.0, frame)?;
+        self.conclude(cx.snapshot, cx.now_ns, Side::Inside, authority, hop, meta, frame)
+    }
+}
+
+/// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
+/// that ended by itself, late packets (D6).
+pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
+    let passes = match ending(record) {
+        None | Some(HoldClass::Fin | HoldClass::Rst) => true,
+        Some(HoldClass::IdleDatagram | HoldClass::IdleStream) => {
+            in_lease(&backend.lease, record.frontend, record.public_port)
+        }
+    };
+    let ip = record.inside.addr.ipv4().filter(|ip| *ip == backend.ip).ok_or(DropReason::NoMapping)?;
+    if passes { Ok((ip, record.inside.port)) } else { Err(DropReason::NoMapping) }
+}

@@ -1,0 +1,131 @@
+//! What the gateway itself says about packets that end here: ICMP errors to their senders, rate limited (RFC 1812
+//! 4.3.2.8). Only for packets that a mapping or a backend stands behind, and only under the lease: from inside's gateway
+//! address, or from the frontend that was sent to. Never about ICMP errors or later fragments (RFC 1812 4.3.2.7).
+
+use std::hash::BuildHasher;
+use std::net::Ipv4Addr;
+
+use foldhash::fast::FixedState;
+
+use crate::arp::on_link;
+use crate::event::{Authority, DropReason};
+use crate::ids::Side;
+use crate::pipeline::hop_to;
+use crate::snapshot::Snapshot;
+use crate::wire::{FRAME_MAX, IpPacket, Notice, Proto, build_notice};
+use crate::worker::Worker;
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// In all, and to one receiver: per second, and at once.
+const ALL: (u64, u64) = (1_000, 200);
+const EACH: (u64, u64) = (50, 20);
+/// Receivers are told apart by so many buckets.
+const BUCKETS: usize = 256;
+
+/// A token bucket, as the time at which it will be full again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    full_ns: u64,
+}
+
+impl Bucket {
+    /// When it will be full once a token is taken now; `None`: it is empty.
+    fn after(self, now_ns: u64, (per_second, at_once): (u64, u64)) -> Option<u64> {
+        let interval = SECOND_NS / per_second;
+        let full = self.full_ns.max(now_ns) + interval;
+        (full - now_ns <= interval * at_once).then_some(full)
+    }
+}
+
+/// How much may be said.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    all: Bucket,
+    each: Vec<Bucket>,
+    hasher: FixedState,
+}
+
+impl Limits {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { all: Bucket::default(), each: vec![Bucket::default(); BUCKETS], hasher: FixedState::with_seed(seed) }
+    }
+
+    fn take(&mut self, now_ns: u64, to: Ipv4Addr) -> bool {
+        let place = usize::try_from(self.hasher.hash_one(u32::from(to)) % BUCKETS as u64).expect("small");
+        let (all, each) = (self.all.after(now_ns, ALL), self.each[place].after(now_ns, EACH));
+        let (Some(all), Some(each)) = (all, each) else { return false };
+        self.all.full_ns = all;
+        self.each[place].full_ns = each;
+        true
+    }
+}
+
+impl Worker {
+    /// Tells the sender of a packet, which arrived on `side` and was not changed yet, why it ends here. Returns the reason
+    /// to drop it.
+    pub(crate) fn end_here(
+        &mut self,
+        (s, now_ns): (&Snapshot, u64),
+        (side, authority): (Side, Authority),
+        notice: Notice,
+        p: &IpPacket,
+        frame: &[u8],
+    ) -> DropReason {
+        self.notify((s, now_ns), (side, authority), notice, p, frame);
+        match notice {
+            Notice::TimeExceeded => DropReason::TtlExpired,
+            Notice::FragmentationNeeded { .. } => DropReason::TooBig,
+        }
+    }
+
+    fn notify(
+        &mut self,
+        (s, now_ns): (&Snapshot, u64),
+        (side, authority): (Side, Authority),
+        notice: Notice,
+        p: &IpPacket,
+        frame: &[u8],
+    ) -> Option<()> {
+        let Authority::Lease { .. } = authority else { return None };
+        let (from, hop) = match side {
+            Side::Inside => {
+                let here = |ip| s.subnets.iter().find(|n| n.vnet == self.vnet && on_link(n.network, n.prefix_len, ip));
+                (here(p.src)?.gateway, p.src)
+            }
+            Side::Outside => (p.dst, hop_to(s, p.src).ok()?),
+        };
+        if !self.notice_limits.take(now_ns, p.src) {
+            return None;
+        }
+        let id = self.identifications.take((from, p.src), Proto::Icmp, 1);
+        let mut out = [0; FRAME_MAX];
+        let packet = frame.get(usize::from(p.l3)..usize::from(p.l3) + usize::from(p.total_len))?;
+        let len = build_notice(&mut out, (from, p.src), id, notice, packet);
+        self.send_own(s, now_ns, (side, hop), authority, &mut out[..len]);
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 4);
+    const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+
+    #[test]
+    fn one_receiver_s_flood_leaves_something_to_say_to_others() {
+        let mut limits = Limits::new(3);
+        assert_eq!((0..1000).filter(|_| limits.take(0, A)).count(), 20);
+        assert_eq!((0..1000).filter(|_| limits.take(0, B)).count(), 20);
+        let said = (1..=10_000).filter(|ms| limits.take(ms * 1_000_000, A)).count();
+        assert_eq!(said, 500, "fifty a second, the first ones are gone");
+    }
+
+    #[test]
+    fn in_all_no_more_is_said_than_a_thousand_a_second() {
+        let mut limits = Limits::new(3);
+        let all = (0..2000_u32).filter(|n| limits.take(0, Ipv4Addr::from(0x0a00_0000 + n))).count();
+        assert_eq!(all, 200);
+    }
+}

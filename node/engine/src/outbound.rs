@@ -1,0 +1,319 @@
+//! Hot path. Inside to outside: translation by a mapping, or a new mapping and a packet that waits for its commit.
+//!
+//! Never sends a first packet itself: `release_parked` does, when the log has the mapping (I6). Called by `pipeline`.
+
+use std::net::Ipv4Addr;
+
+use crate::arp::on_link;
+use crate::event::{Authority, DropReason, Verdict};
+use crate::flow::{FlowKey, Record, Seen, Slot};
+use crate::fragments::{Fate, Key, Way};
+use crate::hairpin::own_address;
+use crate::held::Parked;
+use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
+use crate::nat::tcp::{Direction, Progress};
+use crate::pipeline::{Access, Cx, Hop, clamp, ending, endpoint, inside_subnet, next_hop};
+use crate::record::{FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
+use crate::shard::{LeaseWords, Shard, in_lease};
+use crate::snapshot::{Backend, Snapshot};
+use crate::wire::{
+    FrameMeta, IcmpKind, IpPacket, TcpFlags, decrement_ttl, may_fragment, rewrite_destination, rewrite_source,
+    set_identification,
+};
+use crate::worker::Worker;
+
+/// What to do with a packet whose mapping was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Use {
+    /// Translate by it.
+    Translate,
+    /// The flow goes on: open the same mapping again (F3, D6).
+    Reopen,
+    /// A new flow on the same tuple: choose a port anew.
+    Fresh,
+    /// Neither.
+    Refuse(DropReason),
+}
+
+impl Worker {
+    pub(crate) fn outbound<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        meta: &FrameMeta,
+        p: &IpPacket,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let s = cx.snapshot;
+        let id = *s.backend_by_ip.get(&(self.vnet, p.src)).ok_or(DropReason::SpoofedSource)?;
+        let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
+        check_destination(s, p.dst)?;
+        let authority = match self.access(cx, backend.home) {
+            Access::Lease(term) => Authority::Lease { shard: backend.home, term },
+            Access::Grace => Authority::Grace { shard: backend.home },
+            Access::Forward(node) => return self.forward(cx, Side::Inside, node, p.eth_src, frame),
+            Access::Nothing(reason) => return Err(reason),
+        };
+        // Public addresses answer no pings, so there is nothing to open (R7).
+        if p.proto == Proto::Icmp && s.frontend_by_ip.contains_key(&p.dst) {
+            return Err(DropReason::NoMapping);
+        }
+        self.note_first(cx.now_ns, Side::Inside, p)?;
+        self.may_go_on(cx, (Side::Inside, Side::Outside), authority, (p, meta), frame)?;
+        let flow = FlowKey {
+            proto: p.proto,
+            inside: InsideKey { vnet: self.vnet, endpoint: endpoint(p.src, p.src_port) },
+            remote: endpoint(p.dst, p.dst_port),
+        };
+        let shard = self.replica_mut(backend.home).ok_or(DropReason::NoForward)?;
+        let found = shard.replica.table.find_inside(&flow);
+        let verdict = found.map(|slot| (slot, outbound_use(shard.replica.table.record(slot), p, id, backend)));
+        match (verdict, authority) {
+            (Some((slot, Use::Translate)), _) => {
+                let (public, own) = (note_outbound(shard, slot, p, cx.now_ns), authority);
+                if let (Progress::Finished, Authority::Lease { .. }) = (public.2, own) {
+                    shard.close_finished(s, slot);
+                }
+                self.send_out(cx.snapshot, cx.now_ns, own, (public.0, public.1), p, meta, frame)
+            }
+            (Some((_, Use::Refuse(reason))), _) => {
+                if shard.overlay.is_opening(&flow) {
+                    self.park(cx, backend.home, &flow, p, meta, frame)
+                } else {
+                    Err(reason)
+                }
+            }
+            (_, Authority::Grace { .. } | Authority::Forward) => Err(DropReason::NotOwner),
+            (_, Authority::Lease { .. }) if shard.overlay.is_opening(&flow) => {
+                self.park(cx, backend.home, &flow, p, meta, frame)
+            }
+            (Some((slot, Use::Reopen)), Authority::Lease { .. }) => {
+                let public = shard.replica.table.record(slot).public();
+                let opened = self.open(cx, (id, backend), &flow, Some(public), p, meta, frame);
+                self.counters.attempted(flow.proto, &opened);
+                opened
+            }
+            (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
+                if !opens(p) && !answers_to(shard, p, flow.inside) {
+                    return Err(DropReason::NotFirstPacket);
+                }
+                let opened = self.open(cx, (id, backend), &flow, None, p, meta, frame);
+                self.counters.attempted(flow.proto, &opened);
+                opened
+            }
+        }
+    }
+
+    /// Another packet of a mapping that is on its way waits with the first one.
+    fn park<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        home: ShardId,
+        flow: &FlowKey,
+        p: &IpPacket,
+        meta: &FrameMeta,
+        frame: &[u8],
+    ) -> Result<Verdict, DropReason> {
+        let shard = self.shards.get_mut(&home).and_then(|e| e.replica.as_mut()).ok_or(DropReason::NotOwner)?;
+        let backend = shard.overlay.backend(flow).ok_or(DropReason::NotOwner)?;
+        let frame = self.held.park(&cx.snapshot.params, backend, frame).ok_or(DropReason::HoldLimit)?;
+        shard.overlay.park(flow, Parked { frame, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
+        Ok(Verdict::Consumed)
+    }
+
+    /// Proposes a mapping, `again` the same or with a new port, and parks its first packet.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the packet and all that was found out about it, once, off the hit path"
+    )]
+    fn open<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        (id, backend): (BackendId, &Backend),
+        flow: &FlowKey,
+        again: Option<PublicKey>,
+        p: &IpPacket,
+        meta: &FrameMeta,
+        frame: &[u8],
+    ) -> Result<Verdict, DropReason> {
+        let s = cx.snapshot;
+        let shard = self.shards.get_mut(&backend.home).and_then(|e| e.replica.as_mut()).ok_or(DropReason::NotOwner)?;
+        if backend.lease.is_empty() {
+            return Err(DropReason::NoOutboundPath);
+        }
+        if !shard.stream.is_open() {
+            return Err(DropReason::Backpressure);
+        }
+        let public = match again {
+            Some(public) => public,
+            None => {
+                shard.admits(cx.now_ns, &s.params, id)?;
+                let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
+                let picked = shard.pick_port(&s.params, (id, backend), flow.inside, key);
+                let (frontend, port) = picked.ok_or(DropReason::PortsExhausted)?;
+                // A shard is closed (M3); a lease elsewhere would never see its return traffic.
+                if s.frontends.get(&frontend).is_none_or(|f| f.shard != backend.home) {
+                    return Err(DropReason::NoOutboundPath);
+                }
+                PublicKey { frontend, port, ..key }
+            }
+        };
+        let copy = self.held.park(&s.params, id, frame).ok_or(DropReason::HoldLimit)?;
+        shard.charge(cx.now_ns, &s.params, id);
+        shard.overlay.open(*flow, public, (id, backend.sharing), cx.now_ns);
+        shard.overlay.park(flow, Parked { frame: copy, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
+        shard.stream.push(s.control_index, FlowRecord::Open { public, inside: flow.inside, backend: id });
+        Ok(Verdict::Consumed)
+    }
+
+    /// The mapping of a parked packet is committed: it leaves by the queue that `poll_frame` empties.
+    pub(crate) fn release_parked(&mut self, now_ns: u64, home: ShardId, term: Term, slot: Slot, parked: Parked) {
+        let Some(snapshot) = self.snapshot.take() else {
+            self.held.recycle(parked.frame);
+            self.counters.drop_parked(DropReason::TermLost);
+            return;
+        };
+        let Parked { mut frame, meta, packet, .. } = parked;
+        let (authority, key) = (Authority::Lease { shard: home, term }, Key::of_first(Side::Inside, &packet));
+        let result = match self.replica_mut(home) {
+            Some(shard) => {
+                let (frontend, port, progress) = note_outbound(shard, slot, &packet, now_ns);
+                if progress == Progress::Finished {
+                    shard.close_finished(&snapshot, slot);
+                }
+                self.rewrite_out(&snapshot, now_ns, authority, (frontend, port), &packet, &meta, &mut frame)
+            }
+            None => Err(DropReason::TermLost),
+        };
+        match result {
+            Ok((to, hop)) => self.send_later(now_ns, to, hop, meta, frame),
+            Err(reason) => {
+                self.held.recycle(frame);
+                self.counters.drop_parked(reason);
+                if let Some(key) = key {
+                    self.fragments.decide(&key, Fate::Refused(reason));
+                }
+            }
+        }
+        self.settle_fragments(&snapshot, now_ns, key);
+        self.snapshot = Some(snapshot);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "hot path: passing a struct by reference would only hide them")]
+    fn send_out(
+        &mut self,
+        s: &Snapshot,
+        now_ns: u64,
+        authority: Authority,
+        public: (FrontendId, u16),
+        p: &IpPacket,
+        meta: &FrameMeta,
+        frame: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let ((side, authority), hop) = self.rewrite_out(s, now_ns, authority, public, p, meta, frame)?;
+        self.conclude(s, now_ns, side, authority, hop, meta, frame)
+    }
+
+    /// Returns where it goes, by what right, and who takes it: outside, or back inside if it is for an address of ours.
+    #[expect(clippy::too_many_arguments, reason = "hot path: passing a struct by reference would only hide them")]
+    fn rewrite_out(
+        &mut self,
+        s: &Snapshot,
+        now_ns: u64,
+        authority: Authority,
+        (frontend, port): (FrontendId, u16),
+        p: &IpPacket,
+        meta: &FrameMeta,
+        frame: &mut [u8],
+    ) -> Result<((Side, Authority), Hop), DropReason> {
+        let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
+        let own = own_address(s, p.dst);
+        let right = own.and_then(|to| self.right_for(authority, to.1));
+        let (to, hop, receiver) = match (own, right) {
+            (None, _) => ((Side::Outside, authority), next_hop(s, p.dst)?, None),
+            (Some(_), None) => ((Side::Outside, authority), p.dst, None),
+            (Some(to), Some(right)) => {
+                let receiver = self.turn((s, now_ns), right, to, (public.ip, port), p)?;
+                ((Side::Inside, right), receiver.0, Some(receiver))
+            }
+        };
+        rewrite_source(frame, meta, p, public.ip, port);
+        let mut id = None;
+        if p.fragment.is_some() || may_fragment(frame, p.l3) {
+            let fresh = self.identifications.next(public.ip, meta, p);
+            set_identification(frame, p.l3, fresh);
+            id = Some(fresh);
+        }
+        if let Some(key) = Key::of_first(Side::Inside, p) {
+            let (source, (side, authority)) = (Some(public.ip), to);
+            let destination = receiver.map(|(ip, _)| ip);
+            self.fragments.decide(&key, Fate::Known(Way { source, destination, id, side, hop, authority }));
+        }
+        if let Some((ip, port)) = receiver {
+            rewrite_destination(frame, meta, p, ip, port);
+        }
+        clamp(s, frame, meta, p);
+        decrement_ttl(frame, p.l3);
+        Ok((to, self.address(s, now_ns, to.0, to.1, hop, frame)?))
+    }
+}
+
+/// Takes note of an outbound packet. Returns the public end and the connection's progress.
+fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (FrontendId, u16, Progress) {
+    let record = shard.replica.table.record_mut(slot);
+    record.tcp.ask();
+    let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
+    if progress != Progress::Ignored {
+        record.last_seen = Seen::at(now_ns);
+    }
+    (record.frontend, record.public_port, progress)
+}
+
+/// Whether the packet may open a flow: a SYN, a datagram, an echo request.
+fn opens(p: &IpPacket) -> bool {
+    match (&p.tcp, p.icmp) {
+        (Some(tcp), _) => tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK),
+        (None, Some(kind)) => kind == IcmpKind::EchoRequest,
+        (None, None) => p.proto == Proto::Udp,
+    }
+}
+
+/// Whether the packet answers a SYN that may have come in by its endpoint's mapping alone (R6).
+fn answers_to(shard: &Shard, p: &IpPacket, inside: InsideKey) -> bool {
+    let answers = p.tcp.as_ref().is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN | TcpFlags::ACK));
+    answers && shard.replica.table.claims().port_of(p.proto, inside).is_some()
+}
+
+fn outbound_use(record: &Record, p: &IpPacket, id: BackendId, backend: &Backend) -> Use {
+    let Some(class) = ending(record) else {
+        // An address that went to another backend: the old one's flows are about to close.
+        return if record.backend == id { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
+    };
+    let leased = record.backend == id && in_lease(&backend.lease, record.frontend, record.public_port);
+    let ended_itself = matches!(class, HoldClass::Fin | HoldClass::Rst);
+    if opens(p) {
+        return if leased { Use::Reopen } else { Use::Fresh };
+    }
+    if ended_itself && record.backend == id {
+        return Use::Translate;
+    }
+    let leaving = p.tcp.as_ref().is_some_and(|t| t.flags.intersects(TcpFlags(TcpFlags::FIN.0 | TcpFlags::RST.0)));
+    match (leased, leaving) {
+        (true, true) => Use::Translate,
+        (true, false) => Use::Reopen,
+        (false, _) => Use::Refuse(DropReason::NotFirstPacket),
+    }
+}
+
+pub(crate) fn check_destination(s: &Snapshot, dst: Ipv4Addr) -> Result<(), DropReason> {
+    let martian = matches!(dst.octets()[0], 0 | 127 | 224..)
+        || dst.is_link_local()
+        || inside_subnet(s, dst)
+        || is_broadcast_of(s.outside.network, s.outside.prefix_len, dst);
+    if martian { Err(DropReason::MartianDestination) } else { Ok(()) }
+}
+
+/// First and last address of a network that has more than two.
+fn is_broadcast_of(network: Ipv4Addr, prefix_len: u8, ip: Ipv4Addr) -> bool {
+    let hosts = u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
+    prefix_len < 31 && on_link(network, prefix_len, ip) && [0, hosts].contains(&(u32::from(ip) & hosts))
+}
