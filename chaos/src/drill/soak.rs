@@ -56,6 +56,9 @@ pub struct SoakArgs {
 #[derive(Clone, Debug, Serialize)]
 struct Findings {
     seconds: u64,
+    /// Processor time that the machine's host gave to others, of all processors: pauses that no timer can tell from a
+    /// fault.
+    stolen_ms: u64,
     /// Elections that any member counted.
     elections: u64,
     /// Shards that changed their owner.
@@ -110,6 +113,7 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
     }
     let mut idle = canary::open_idle(cluster.dir(), &all, args.connections.into())?;
     let (owners, elections) = (cluster.owners(), cluster.elections());
+    let stolen = stolen_ms()?;
     let (begun, lasts) = (Instant::now(), Duration::from_secs(args.minutes * 60));
     let over = AtomicBool::new(false);
     let dir = cluster.dir();
@@ -139,6 +143,7 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
     trips.sort_by(f64::total_cmp);
     let findings = Findings {
         seconds: begun.elapsed().as_secs(),
+        stolen_ms: stolen_ms()? - stolen,
         elections: count(cluster.elections()),
         owners_changed: owners.iter().filter(|(shard, owner)| now.get(shard) != Some(owner)).count(),
         datagrams: streams.iter().map(|one| one.sent).sum(),
@@ -156,6 +161,13 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
         reasons: Vec::new(),
     };
     Ok(judged(findings))
+}
+
+/// Milliseconds stolen since the machine started (`steal` of /proc/stat, in hundredths of a second).
+fn stolen_ms() -> Result<u64> {
+    let stat = std::fs::read_to_string("/proc/stat").context("/proc/stat")?;
+    let ticks = stat.lines().next().and_then(|all| all.split_whitespace().nth(8)).context("steal in /proc/stat")?;
+    Ok(ticks.parse::<u64>()? * 10)
 }
 
 fn judged(mut findings: Findings) -> Findings {
@@ -289,6 +301,7 @@ mod tests {
     fn well() -> Findings {
         Findings {
             seconds: 60,
+            stolen_ms: 0,
             elections: 0,
             owners_changed: 0,
             datagrams: 180_000,

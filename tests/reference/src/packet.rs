@@ -188,7 +188,7 @@ impl Reassembly {
     /// Takes a frame; a whole packet comes back at once, a datagram with its last fragment.
     ///
     /// # Errors
-    /// If fragments overlap.
+    /// If fragments overlap that are not copies.
     pub fn take(&mut self, frame: &[u8]) -> Result<Option<Vec<u8>>, String> {
         let Some(shape) = shape(frame).filter(|shape| shape.fragment != (0, false)) else {
             return Ok(Some(frame.to_vec()));
@@ -198,6 +198,10 @@ impl Reassembly {
         let (start, more) = shape.fragment;
         let end = start + part.len();
         let parts = self.open.entry(key.clone()).or_default();
+        // The network may double a fragment (RFC 791); a copy says nothing new.
+        if parts.parts.get(&start) == Some(&part) {
+            return Ok(None);
+        }
         if parts.parts.iter().any(|(s, other)| start < s + other.len() && *s < end) {
             return Err(format!("a fragment at {start} overlaps others"));
         }
