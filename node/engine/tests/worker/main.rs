@@ -6,6 +6,7 @@ mod hairpin;
 mod icmp;
 mod lab;
 mod ownership;
+mod payload;
 mod raw;
 mod sharing;
 mod sizes;
