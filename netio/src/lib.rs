@@ -13,6 +13,7 @@ pub mod guard;
 pub mod link;
 pub mod netns;
 pub mod packet;
+pub mod port;
 pub mod quic;
 pub mod side;
 pub mod socket;

@@ -13,129 +13,11 @@ use crate::bell::Doorbell;
 use crate::boottime;
 use crate::frame::{BUFFER_LEN, BufferId};
 use crate::link::Link;
+use crate::port::{Disposition, IoError, LoopLimits, PortConfig, PortStats, Reception, check};
 use crate::side::PortSide;
 use crate::socket::{BufferLimits, EtherType, PacketSocket};
 use crate::uring::{Completion, Uring};
 use crate::virtio::{FrameMeta, HEADER_LEN};
-
-/// One data interface.
-#[derive(Clone, Debug)]
-pub struct PortConfig {
-    /// The interface.
-    pub link: Link,
-    /// Kernel buffers of its IPv4 socket; the ARP socket gets a sixteenth.
-    pub limits: BufferLimits,
-    /// Whether the device accepts every frame, instead of its own address and those added by `add_mac`.
-    pub reception: Reception,
-}
-
-/// Which frames the device accepts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reception {
-    /// Its own address and the added ones.
-    Filtered,
-    /// All: for devices that cannot hold several unicast addresses.
-    Promiscuous,
-}
-
-/// Sizes of a loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoopLimits {
-    /// Buffers for received frames, a power of two, at most 16384; each 68 KiB of address space.
-    pub receive_buffers: u16,
-    /// Buffers for frames that the worker makes itself, at most 16384.
-    pub transmit_buffers: u16,
-    /// Requests per submission to the kernel.
-    pub requests: u32,
-}
-
-impl Default for LoopLimits {
-    fn default() -> Self {
-        Self { receive_buffers: 1024, transmit_buffers: 256, requests: 512 }
-    }
-}
-
-impl Default for BufferLimits {
-    fn default() -> Self {
-        Self { receive_bytes: 16 << 20, send_bytes: 16 << 20 }
-    }
-}
-
-/// What the worker wants done with a received frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
-    /// Send it, as it is now, on `side`; `tag` goes to `flush`'s check.
-    Transmit {
-        /// Where to.
-        side: PortSide,
-        /// By what right; means nothing to this crate.
-        tag: u64,
-    },
-    /// Done with it.
-    Done,
-}
-
-/// Why the loop cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum IoError {
-    /// A limit that cannot be.
-    #[error("{what} is {value}; {expected}")]
-    Limit {
-        /// The limit's name.
-        what: &'static str,
-        /// As configured.
-        value: u64,
-        /// What would be right.
-        expected: &'static str,
-    },
-    /// A packet socket.
-    #[error("packet socket on {interface}, {op}: {source}")]
-    Socket {
-        /// What was tried.
-        op: &'static str,
-        /// The interface.
-        interface: String,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-    /// io_uring.
-    #[error("io_uring, {op}: {source}")]
-    Ring {
-        /// What was tried.
-        op: &'static str,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-}
-
-/// Counters of one side since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortStats {
-    /// Frames given to the worker.
-    pub received: u64,
-    /// Bytes of them, Ethernet header included.
-    pub received_bytes: u64,
-    /// Frames too short for an Ethernet header.
-    pub received_short: u64,
-    /// Frames that the kernel dropped because its receive buffer was full (as of the last `links_up`).
-    pub kernel_drops: u64,
-    /// Times that receiving ended because every buffer was in use.
-    pub out_of_buffers: u64,
-    /// Times that receiving ended with another error, such as a link that went down.
-    pub receive_errors: u64,
-    /// Frames that the kernel took.
-    pub transmitted: u64,
-    /// Frames that `flush`'s check refused.
-    pub refused_by_check: u64,
-    /// Frames refused as ENOBUFS or EAGAIN: by the guard, or by a full queue.
-    pub refused_by_kernel: u64,
-    /// Frames refused because the link was down.
-    pub link_down: u64,
-    /// Frames refused for another reason.
-    pub transmit_errors: u64,
-    /// Frames of the worker that found no free buffer, or were longer than one.
-    pub no_buffer: u64,
-}
 
 /// Sockets, in the order of their registration.
 const SOCKETS: [(PortSide, EtherType); 4] = [
@@ -511,38 +393,10 @@ impl PacketLoop {
     }
 }
 
-fn check(limits: LoopLimits) -> Result<(), IoError> {
-    const MAX: u16 = 16_384;
-    let wrong = |what, value, expected| Err(IoError::Limit { what, value, expected });
-    if !limits.receive_buffers.is_power_of_two() || limits.receive_buffers > MAX {
-        return wrong("receive_buffers", limits.receive_buffers.into(), "a power of two up to 16384 is needed");
-    }
-    if limits.transmit_buffers == 0 || limits.transmit_buffers > MAX {
-        return wrong("transmit_buffers", limits.transmit_buffers.into(), "1 to 16384 are possible");
-    }
-    if limits.requests == 0 || limits.requests > 32_768 {
-        return wrong("requests", limits.requests.into(), "1 to 32768 are possible");
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{IoError, LoopLimits, check, socket_for};
+    use super::socket_for;
     use crate::side::PortSide;
-
-    #[test]
-    fn limits_that_cannot_be_are_refused_by_name() {
-        let refused = |limits| match check(limits) {
-            Err(IoError::Limit { what, .. }) => what,
-            other => panic!("{other:?}"),
-        };
-        check(LoopLimits::default()).expect("the defaults are possible");
-        assert_eq!(refused(LoopLimits { receive_buffers: 1000, ..LoopLimits::default() }), "receive_buffers");
-        assert_eq!(refused(LoopLimits { receive_buffers: 0, ..LoopLimits::default() }), "receive_buffers");
-        assert_eq!(refused(LoopLimits { transmit_buffers: 0, ..LoopLimits::default() }), "transmit_buffers");
-        assert_eq!(refused(LoopLimits { requests: 0, ..LoopLimits::default() }), "requests");
-    }
 
     #[test]
     fn arp_leaves_through_the_arp_socket() {

@@ -5,7 +5,7 @@ mod cases;
 mod ends;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -13,15 +13,16 @@ use qnat::lab::topology::{self, INET_ADDRESSES, INSIDE_GATEWAY};
 use qnat_reference::packet::{addresses, shape};
 use serde::{Deserialize, Serialize};
 
-use crate::lab::Lab;
+use crate::lab::{Counted, Lab};
 use crate::machine::Machine;
 use crate::nftables::{self, Masquerade};
 use crate::report::{self, Output};
 use cases::{Case, From, Scene, Want};
 use ends::{Ends, Place};
 
-/// The members' workers publish their counters five times a second.
-const COUNTED_WITHIN: Duration = Duration::from_millis(300);
+/// How long a drop may take to be counted: a fragment waits two seconds for the first of its datagram.
+const COUNTED_WITHIN: Duration = Duration::from_secs(4);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Arguments of `qnat-bench malformed`.
 #[derive(Debug, clap::Args)]
@@ -124,17 +125,26 @@ fn through_qnat(binary: &std::path::Path) -> Result<Vec<(Fate, Option<String>)>>
         server: INET_ADDRESSES[0],
     })?;
     let mut fates = Vec::new();
-    std::thread::sleep(COUNTED_WITHIN);
-    let mut before = lab.counted()?;
     for case in cases::all(ends.scene) {
+        let before = lab.counted()?;
         let fate = fate(&ends, &case)?;
-        std::thread::sleep(COUNTED_WITHIN);
-        let after = lab.counted()?;
-        let reason = after.since(&before).drops.into_iter().next().map(|(reason, _)| reason);
-        fates.push((fate, reason.filter(|_| fate == Fate::Dropped)));
-        before = after;
+        let reason = if fate == Fate::Dropped { counted_as(&lab, &before)? } else { None };
+        fates.push((fate, reason));
     }
     Ok(fates)
+}
+
+/// The reason under which a packet was dropped since `before`.
+fn counted_as(lab: &Lab, before: &Counted) -> Result<Option<String>> {
+    let begun = Instant::now();
+    while begun.elapsed() < COUNTED_WITHIN {
+        let mut drops = lab.counted()?.since(before).drops;
+        if let Some((reason, _)) = drops.pop() {
+            return Ok(Some(reason));
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(None)
 }
 
 fn fate(ends: &Ends, case: &Case) -> Result<Fate> {

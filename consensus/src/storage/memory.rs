@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::records::{Records, Row, Step};
+use super::records::{Records, Step};
+use super::rows::Row;
 use super::sled::{founding, plan_founding};
 use super::{ClusterId, Durability, Identity, LogStore, Recovered, StoreError, Write};
 

@@ -14,6 +14,7 @@
 
 pub mod memory;
 mod records;
+mod rows;
 pub mod sled;
 mod stamp;
 

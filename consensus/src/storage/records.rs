@@ -12,21 +12,16 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, HardState};
 
-use super::{ClusterId, Identity, LogCut, Recovered, SnapshotWrite, StoredSnapshot, Write};
-use crate::wire::{self, KIND_LOG_RECORD, Reader, WireError};
+use super::rows::{
+    Key, META_KEY, Meta, Row, SnapshotMeta, decode_meta, entry_key, meta_row, parse_key, payload, record, snapshot_key,
+};
+use super::{Identity, LogCut, Recovered, SnapshotWrite, StoredSnapshot, Write};
+use crate::wire::{self, Reader};
 
 /// Most rows in one batch: larger ones have deadlocked sled.
 pub(super) const MAX_BATCH_ROWS: usize = 256;
 /// Most payload bytes in one row.
 pub(super) const CHUNK_BYTES: usize = 16 << 10;
-
-const META_VERSION: u8 = 1;
-const META_KEY: &[u8] = b"m";
-const ENTRY: u8 = b'e';
-const SNAPSHOT: u8 = b's';
-
-/// A row to put, or to delete.
-pub(super) type Row = (Vec<u8>, Option<Vec<u8>>);
 
 /// A step of a write.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,32 +30,6 @@ pub(super) enum Step {
     Batch(Vec<Row>),
     /// All earlier steps must be durable before any later one.
     Barrier,
-}
-
-/// What the metadata row says of the snapshot.
-#[derive(Clone, Debug, PartialEq)]
-struct SnapshotMeta {
-    index: u64,
-    term: u64,
-    conf_state: ConfState,
-    generation: u64,
-    chunks: u32,
-    bytes: u64,
-    crc: u32,
-}
-
-/// The metadata row.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Meta {
-    identity: Identity,
-    /// Grows by one with every write.
-    pub(super) sequence: u64,
-    hard_state: HardState,
-    conf_state: ConfState,
-    applied: u64,
-    truncated: (u64, u64),
-    last_index: u64,
-    snapshot: Option<SnapshotMeta>,
 }
 
 /// Knows what is stored and plans each change of it.
@@ -387,149 +356,9 @@ fn check(meta: &Meta) -> Result<(), String> {
     if ordered { Ok(()) } else { Err("the indices of the metadata record contradict each other".into()) }
 }
 
-impl Meta {
-    /// Whose record this is.
-    pub(super) const fn identity(&self) -> Identity {
-        self.identity
-    }
-}
-
 fn push_batches(rows: Vec<Row>, steps: &mut Vec<Step>) {
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
         steps.push(Step::Batch(rows.by_ref().take(MAX_BATCH_ROWS).collect()));
-    }
-}
-
-fn entry_key(index: u64, chunk: u16) -> Vec<u8> {
-    let mut key = vec![ENTRY];
-    key.extend_from_slice(&index.to_be_bytes());
-    key.extend_from_slice(&chunk.to_be_bytes());
-    key
-}
-
-fn snapshot_key(generation: u64, chunk: u32) -> Vec<u8> {
-    let mut key = vec![SNAPSHOT];
-    key.extend_from_slice(&generation.to_be_bytes());
-    key.extend_from_slice(&chunk.to_be_bytes());
-    key
-}
-
-enum Key {
-    Entry { index: u64, chunk: u16 },
-    Snapshot { generation: u64, chunk: u32 },
-}
-
-fn parse_key(key: &[u8]) -> Option<Key> {
-    let (kind, rest) = key.split_first()?;
-    let (number, chunk) = rest.split_first_chunk::<8>()?;
-    let number = u64::from_be_bytes(*number);
-    match *kind {
-        ENTRY => Some(Key::Entry { index: number, chunk: u16::from_be_bytes(chunk.try_into().ok()?) }),
-        SNAPSHOT => Some(Key::Snapshot { generation: number, chunk: u32::from_be_bytes(chunk.try_into().ok()?) }),
-        _ => None,
-    }
-}
-
-/// A row's value: key length, key, payload, in an envelope. The key is in it so that an intact record in the wrong place
-/// is noticed.
-fn record(key: &[u8], payload: &[u8]) -> Vec<u8> {
-    let mut body = Vec::with_capacity(1 + key.len() + payload.len());
-    body.push(u8::try_from(key.len()).expect("keys are short"));
-    body.extend_from_slice(key);
-    body.extend_from_slice(payload);
-    wire::seal(KIND_LOG_RECORD, &body)
-}
-
-fn payload(key: &[u8], value: &Bytes) -> Result<Bytes, String> {
-    let named = |what: String| match parse_key(key) {
-        Some(Key::Entry { index, .. }) => format!("entry {index}: {what}"),
-        Some(Key::Snapshot { chunk, .. }) => format!("snapshot chunk {chunk}: {what}"),
-        None => format!("metadata record: {what}"),
-    };
-    let (kind, body) = wire::open_bytes(value).map_err(|e| named(e.to_string()))?;
-    let head = 1 + key.len();
-    if kind != KIND_LOG_RECORD || body.len() < head || usize::from(body[0]) != key.len() || body[1..head] != *key {
-        return Err(named("is another record".into()));
-    }
-    Ok(body.slice(head..))
-}
-
-fn meta_row(meta: &Meta) -> Row {
-    let mut body = vec![META_VERSION];
-    body.extend_from_slice(&meta.identity.cluster.0);
-    let hard = &meta.hard_state;
-    for n in [
-        meta.identity.raft_id,
-        meta.sequence,
-        hard.term,
-        hard.vote,
-        hard.commit,
-        meta.applied,
-        meta.truncated.0,
-        meta.truncated.1,
-        meta.last_index,
-    ] {
-        body.extend_from_slice(&n.to_le_bytes());
-    }
-    put_conf(&meta.conf_state, &mut body);
-    body.push(u8::from(meta.snapshot.is_some()));
-    if let Some(s) = &meta.snapshot {
-        for n in [s.index, s.term, s.generation, s.bytes] {
-            body.extend_from_slice(&n.to_le_bytes());
-        }
-        body.extend_from_slice(&s.chunks.to_le_bytes());
-        body.extend_from_slice(&s.crc.to_le_bytes());
-        put_conf(&s.conf_state, &mut body);
-    }
-    (META_KEY.to_vec(), Some(record(META_KEY, &body)))
-}
-
-fn decode_meta(body: &Bytes) -> Result<Meta, WireError> {
-    let mut r = Reader::new(body);
-    let version = r.u8()?;
-    if version != META_VERSION {
-        return Err(WireError::Version(version));
-    }
-    let cluster = ClusterId(r.array()?);
-    let identity = Identity { cluster, raft_id: r.u64()? };
-    let sequence = r.u64()?;
-    let mut hard_state = HardState::default();
-    hard_state.term = r.number("term")?;
-    hard_state.vote = r.u64()?;
-    hard_state.commit = r.number("commit")?;
-    let applied = r.number("applied")?;
-    let truncated = (r.number("truncated index")?, r.number("truncated term")?);
-    let last_index = r.number("last index")?;
-    let conf_state = take_conf(&mut r)?;
-    let snapshot = match r.u8()? {
-        0 => None,
-        1 => {
-            let (index, term) = (r.number("snapshot index")?, r.number("snapshot term")?);
-            let (generation, bytes) = (r.u64()?, r.u64()?);
-            let (chunks, crc) = (u32::from_le_bytes(r.array()?), u32::from_le_bytes(r.array()?));
-            let conf_state = take_conf(&mut r)?;
-            Some(SnapshotMeta { index, term, conf_state, generation, chunks, bytes, crc })
-        }
-        value => return Err(WireError::Unknown { what: "snapshot mark", value }),
-    };
-    r.finish()?;
-    Ok(Meta { identity, sequence, hard_state, conf_state, applied, truncated, last_index, snapshot })
-}
-
-/// A configuration, or none: that of a joiner is empty, which is not a valid one.
-fn put_conf(conf: &ConfState, out: &mut Vec<u8>) {
-    let known = !conf.voters.is_empty();
-    out.push(u8::from(known));
-    if known {
-        wire::encode_conf_state(conf, out);
-    }
-}
-
-fn take_conf(r: &mut Reader<'_>) -> Result<ConfState, WireError> {
-    match r.u8()? {
-        0 => Ok(ConfState::default()),
-        1 => wire::decode_conf_state_at(r),
-        value => Err(WireError::Unknown { what: "configuration mark", value }),
     }
 }

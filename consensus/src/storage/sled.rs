@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, HardState};
 
-use super::records::{Records, Row, Step};
+use super::records::{Records, Step};
+use super::rows::Row;
 use super::stamp::{self, Guard, damaged, io_error};
 use super::{
     ClusterId, Durability, Identity, LogCut, LogStore, Recovered, SnapshotWrite, StoreError, StoredSnapshot, Write,

@@ -4,6 +4,7 @@
 //! It must never decide anything about the cluster itself: that is the members' business. Called by `main`.
 
 mod cluster;
+mod grid;
 mod lab;
 mod lab_founder;
 mod live;

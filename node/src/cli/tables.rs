@@ -1,18 +1,10 @@
 //! Answers as tables for people. Reads the JSON leniently: what is missing shows as `-`, for a member may be older or
 //! newer than this command line.
 
-use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
+use super::grid::{Column, NOTHING, anything, cell, listing, rows_of, table, unwrapped};
 use crate::daemon::request::{DryRun, Request, ResourceKind};
-
-/// What stands for a missing value.
-const NOTHING: &str = "-";
-/// Columns of tables that come without a width (no terminal).
-const WIDTH: u16 = 160;
-
-/// A column: its title, and the path of its value in a row, as a JSON pointer.
-type Column = (&'static str, &'static str);
 
 /// The answer to `request`.
 pub(super) fn render(request: &Request, answer: &Value) -> String {
@@ -135,11 +127,6 @@ fn resources(kind: ResourceKind, answer: &Value) -> String {
 }
 
 /// An array, or an array under one name.
-fn unwrapped(answer: &Value) -> &Value {
-    let only = answer.as_object().filter(|fields| fields.len() == 1);
-    only.and_then(|fields| fields.values().next()).unwrap_or(answer)
-}
-
 /// A truth value in words of its own; other values as they are.
 fn said(value: &Value, yes: &str, no: &str) -> String {
     value.as_bool().map_or_else(|| cell(value), |is| if is { yes } else { no }.to_owned())
@@ -304,37 +291,6 @@ fn done(answer: &Value, what: &str) -> String {
     }
 }
 
-/// Counters and the like: rows if it is a list of objects, else one line for each value with its path.
-fn anything(answer: &Value) -> String {
-    if let Value::Array(rows) = unwrapped(answer)
-        && let Some(Value::Object(first)) = rows.first()
-    {
-        let titles: Vec<&String> = first.keys().collect();
-        let cells = rows.iter().map(|row| titles.iter().map(|title| cell(&row[title.as_str()])).collect());
-        return draw(&titles.iter().map(|title| title.replace('_', " ")).collect::<Vec<_>>(), cells);
-    }
-    let mut lines = Vec::new();
-    flatten(answer, String::new(), &mut lines);
-    if lines.is_empty() {
-        "nothing\n".to_owned()
-    } else {
-        draw(&["what".to_owned(), "value".to_owned()], lines.into_iter())
-    }
-}
-
-fn flatten(value: &Value, path: String, lines: &mut Vec<Vec<String>>) {
-    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-    match value {
-        Value::Object(fields) => fields.iter().for_each(|(name, value)| flatten(value, below(name), lines)),
-        Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
-            items.iter().enumerate().for_each(|(place, item)| flatten(item, below(&place.to_string()), lines));
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-            lines.push(vec![path, cell(value)]);
-        }
-    }
-}
-
 /// `qnat lab status`.
 pub(super) fn lab_status(status: &Value) -> String {
     let config = &status["config"];
@@ -377,69 +333,6 @@ pub(super) fn lab_processes(status: &Value) -> String {
         );
     }
     text
-}
-
-fn rows_of(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn listing(rows: &Value, columns: &[Column], if_none: &str) -> String {
-    let rows = rows_of(rows);
-    if rows.is_empty() { format!("{if_none}\n") } else { table(rows, columns) }
-}
-
-fn table(rows: &[Value], columns: &[Column]) -> String {
-    let titles: Vec<String> = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
-    let cells = |row: &Value| columns.iter().map(|(_, path)| row.pointer(path).map_or(NOTHING.into(), cell)).collect();
-    draw(&titles, rows.iter().map(cells))
-}
-
-fn draw(titles: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    if table.width().is_none() {
-        table.set_width(WIDTH);
-    }
-    table.set_header(titles).add_rows(rows);
-    format!("{table}\n")
-}
-
-/// One value in a table, by its shape.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => NOTHING.to_owned(),
-        Value::String(text) if text.is_empty() => NOTHING.to_owned(),
-        // It comes from a member, but configuration names are in it: no control characters on somebody's terminal.
-        Value::String(text) => text.chars().filter(|c| !c.is_control()).collect(),
-        Value::Bool(true) => "yes".to_owned(),
-        Value::Bool(false) => "no".to_owned(),
-        Value::Number(number) => number.to_string(),
-        Value::Array(items) if items.is_empty() => NOTHING.to_owned(),
-        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
-        Value::Object(_) => object(value),
-    }
-}
-
-fn object(value: &Value) -> String {
-    let number = |name: &str| value[name].as_u64();
-    // "3/3" of a redundancy, "first-last" of a port range, a block of a lease, a replica.
-    if let (Some(have), Some(want)) = (number("have"), number("want")) {
-        let reachable = if value["reachable"] == true { " reachable" } else { "" };
-        return format!("{have}/{want}{reachable}");
-    }
-    if let (Some(first), Some(last)) = (number("first"), number("last")) {
-        return format!("{first}-{last}");
-    }
-    if let (Some(start), Some(len)) = (number("start"), number("len")) {
-        let last = (start + len).saturating_sub(1);
-        let frontend = value.get("frontend").map_or_else(String::new, |frontend| format!("{}:", cell(frontend)));
-        return format!("{frontend}{start}-{last}");
-    }
-    if value.get("node").is_some() && value.get("incarnation").is_some() {
-        let node = number("node").map_or("?".to_owned(), |id| format!("n{id}"));
-        return if value["gone"] == true { format!("{node} (gone)") } else { node };
-    }
-    value.to_string()
 }
 
 #[cfg(test)]
@@ -513,14 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn values_show_by_their_shape() {
-        assert_eq!(cell(&json!({"frontend": "203.0.113.1", "start": 1024, "len": 64})), "203.0.113.1:1024-1087");
-        assert_eq!(
-            cell(&json!([{"first": 1024, "last": 1087}, {"first": 2048, "last": 2111}])),
-            "1024-1087, 2048-2111"
-        );
-        assert_eq!(cell(&json!({"node": 3, "incarnation": 9, "gone": true, "sealed": false})), "n3 (gone)");
-        assert_eq!(cell(&json!("evil\u{1b}[2J")), "evil[2J");
+    fn durations_have_a_unit() {
         assert_eq!([duration(5), duration(1500), duration(240_000)], ["5 ms", "1.5 s", "4 min"]);
     }
 
@@ -535,13 +421,5 @@ mod tests {
         );
         assert!(applied(&json!({"committed": null, "changes": [change]}), DryRun::Yes).contains("nothing was changed"));
         assert_eq!(applied(&json!({"committed": null, "changes": []}), DryRun::No), "nothing to change\n");
-    }
-
-    #[test]
-    fn counters_of_any_shape_become_lines() {
-        let text = anything(&json!({"drops": {"no_lease": 3}, "workers": [1, 2]}));
-        assert!(text.contains("drops.no_lease") && text.contains("1, 2"), "{text}");
-        let text = anything(&json!({"hashes": [{"shard": 1, "applied": 20, "hash": "ab"}]}));
-        assert!(text.contains("applied") && text.contains("ab"), "{text}");
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -22,6 +23,8 @@ use super::topology::{
 pub(super) fn build(config: &LabConfig) -> Result<()> {
     create_namespace(FABRIC)?;
     in_namespace(FABRIC, |netlink| async move {
+        // A switch judges no IP header: else the fabric would drop malformed packets before a member sees them.
+        set("bridge/bridge-nf-call-iptables", "0")?;
         for network in Network::ALL {
             add_bridge(&netlink, network).await.with_context(|| format!("bridge {}", network.name()))?;
         }
@@ -149,11 +152,16 @@ fn index_of(interface: &str) -> Result<u32> {
 }
 
 /// Writes a setting of the calling thread's namespace.
+/// What a kernel may have been built without.
+const OPTIONAL: [&str; 2] = ["ipv6/", "bridge/"];
+
 fn set(key: &str, value: &str) -> Result<()> {
     let path = format!("/proc/sys/net/{key}");
     match fs::write(&path, value) {
-        // A kernel without IPv6 needs no telling.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && key.starts_with("ipv6/") => Ok(()),
+        // A kernel without IPv6, or whose bridges never ask netfilter, needs no telling.
+        Err(error) if error.kind() == ErrorKind::NotFound && OPTIONAL.iter().any(|kind| key.starts_with(kind)) => {
+            Ok(())
+        }
         other => other.with_context(|| path),
     }
 }

@@ -1,0 +1,142 @@
+//! Tables of any JSON: rows and columns, and each value by its shape.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::Value;
+
+/// What stands for a missing value.
+pub(super) const NOTHING: &str = "-";
+/// Columns of tables that come without a width (no terminal).
+const WIDTH: u16 = 160;
+
+/// A column: its title, and the path of its value in a row, as a JSON pointer.
+pub(super) type Column = (&'static str, &'static str);
+
+/// Counters and the like: rows if it is a list of objects, else one line for each value with its path.
+pub(super) fn anything(answer: &Value) -> String {
+    if let Value::Array(rows) = unwrapped(answer)
+        && let Some(Value::Object(first)) = rows.first()
+    {
+        let titles: Vec<&String> = first.keys().collect();
+        let cells = rows.iter().map(|row| titles.iter().map(|title| cell(&row[title.as_str()])).collect());
+        return draw(&titles.iter().map(|title| title.replace('_', " ")).collect::<Vec<_>>(), cells);
+    }
+    let mut lines = Vec::new();
+    flatten(answer, String::new(), &mut lines);
+    if lines.is_empty() {
+        "nothing\n".to_owned()
+    } else {
+        draw(&["what".to_owned(), "value".to_owned()], lines.into_iter())
+    }
+}
+
+fn flatten(value: &Value, path: String, lines: &mut Vec<Vec<String>>) {
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| flatten(value, below(name), lines)),
+        Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
+            items.iter().enumerate().for_each(|(place, item)| flatten(item, below(&place.to_string()), lines));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            lines.push(vec![path, cell(value)]);
+        }
+    }
+}
+
+/// The rows of a list; none if it is no list.
+pub(super) fn rows_of(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The rows of a list as a table, or what to say if there are none.
+pub(super) fn listing(rows: &Value, columns: &[Column], if_none: &str) -> String {
+    let rows = rows_of(rows);
+    if rows.is_empty() { format!("{if_none}\n") } else { table(rows, columns) }
+}
+
+/// Rows as a table.
+pub(super) fn table(rows: &[Value], columns: &[Column]) -> String {
+    let titles: Vec<String> = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
+    let cells = |row: &Value| columns.iter().map(|(_, path)| row.pointer(path).map_or(NOTHING.into(), cell)).collect();
+    draw(&titles, rows.iter().map(cells))
+}
+
+/// Cells as a table.
+pub(super) fn draw(titles: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    if table.width().is_none() {
+        table.set_width(WIDTH);
+    }
+    table.set_header(titles).add_rows(rows);
+    format!("{table}\n")
+}
+
+/// One value in a table, by its shape.
+pub(super) fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => NOTHING.to_owned(),
+        Value::String(text) if text.is_empty() => NOTHING.to_owned(),
+        // It comes from a member, but configuration names are in it: no control characters on somebody's terminal.
+        Value::String(text) => text.chars().filter(|c| !c.is_control()).collect(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::Array(items) if items.is_empty() => NOTHING.to_owned(),
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
+        Value::Object(_) => object(value),
+    }
+}
+
+fn object(value: &Value) -> String {
+    let number = |name: &str| value[name].as_u64();
+    // "3/3" of a redundancy, "first-last" of a port range, a block of a lease, a replica.
+    if let (Some(have), Some(want)) = (number("have"), number("want")) {
+        let reachable = if value["reachable"] == true { " reachable" } else { "" };
+        return format!("{have}/{want}{reachable}");
+    }
+    if let (Some(first), Some(last)) = (number("first"), number("last")) {
+        return format!("{first}-{last}");
+    }
+    if let (Some(start), Some(len)) = (number("start"), number("len")) {
+        let last = (start + len).saturating_sub(1);
+        let frontend = value.get("frontend").map_or_else(String::new, |frontend| format!("{}:", cell(frontend)));
+        return format!("{frontend}{start}-{last}");
+    }
+    if value.get("node").is_some() && value.get("incarnation").is_some() {
+        let node = number("node").map_or("?".to_owned(), |id| format!("n{id}"));
+        return if value["gone"] == true { format!("{node} (gone)") } else { node };
+    }
+    value.to_string()
+}
+
+/// What an object with one field holds; anything else as it is.
+pub(super) fn unwrapped(answer: &Value) -> &Value {
+    let only = answer.as_object().filter(|fields| fields.len() == 1);
+    only.and_then(|fields| fields.values().next()).unwrap_or(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_show_by_their_shape() {
+        assert_eq!(cell(&json!({"frontend": "203.0.113.1", "start": 1024, "len": 64})), "203.0.113.1:1024-1087");
+        assert_eq!(
+            cell(&json!([{"first": 1024, "last": 1087}, {"first": 2048, "last": 2111}])),
+            "1024-1087, 2048-2111"
+        );
+        assert_eq!(cell(&json!({"node": 3, "incarnation": 9, "gone": true, "sealed": false})), "n3 (gone)");
+        assert_eq!(cell(&json!("evil\u{1b}[2J")), "evil[2J");
+    }
+
+    #[test]
+    fn counters_of_any_shape_become_lines() {
+        let text = anything(&json!({"drops": {"no_lease": 3}, "workers": [1, 2]}));
+        assert!(text.contains("drops.no_lease") && text.contains("1, 2"), "{text}");
+        let text = anything(&json!({"hashes": [{"shard": 1, "applied": 20, "hash": "ab"}]}));
+        assert!(text.contains("applied") && text.contains("ab"), "{text}");
+    }
+}
