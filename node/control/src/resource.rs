@@ -271,7 +271,7 @@ pub struct Settings {
     /// Wait for new flows when an epoch had no survivor (N4).
     pub recreate_quarantine_ms: u32,
     /// Hold-downs in the order of `engine::record::HoldClass` (D6).
-    pub hold_ms: [u32; engine::record::HOLD_CLASSES],
+    pub hold_ms: [u32; engine::record::HOLDS_CONFIGURED],
     /// Replicas of each shard that the map tries to have.
     pub replicas: u32,
     /// Held first packets per backend.

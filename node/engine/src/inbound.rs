@@ -92,7 +92,7 @@ impl Worker {
 /// that ended by itself, late packets (D6).
 pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
     let passes = match ending(record) {
-        None | Some(HoldClass::Fin | HoldClass::Rst) => true,
+        None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
         Some(HoldClass::IdleDatagram | HoldClass::IdleStream) => {
             in_lease(&backend.lease, record.frontend, record.public_port)
         }

@@ -289,7 +289,7 @@ fn outbound_use(record: &Record, p: &IpPacket, id: BackendId, backend: &Backend)
         return if record.backend == id { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
     };
     let leased = record.backend == id && in_lease(&backend.lease, record.frontend, record.public_port);
-    let ended_itself = matches!(class, HoldClass::Fin | HoldClass::Rst);
+    let ended_itself = matches!(class, HoldClass::Fin | HoldClass::Rst | HoldClass::Service);
     if opens(p) {
         return if leased { Use::Reopen } else { Use::Fresh };
     }

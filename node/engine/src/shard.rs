@@ -11,7 +11,7 @@ use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
 use crate::ports::LeaseOrder;
 use crate::quota::Rates;
-use crate::record::{Addr, Endpoint, EntryHeader, HOLD_CLASSES, InsideKey, Proto, PublicKey};
+use crate::record::{Addr, Endpoint, EntryHeader, HOLD_CLASSES, HOLDS_CONFIGURED, InsideKey, Proto, PublicKey};
 use crate::snapshot::{Backend, Filtering, Map, Params, Sharing, Snapshot};
 use crate::stream::Stream;
 use crate::takeover::Announcement;
@@ -35,14 +35,18 @@ pub(crate) struct Forces {
 
 impl Forces {
     /// What the configuration comes to under F6: each hold is at least grace + V + 1 s, else the grace gives way, down to
-    /// none; below that the hold is raised.
+    /// none; below that the hold is raised. Those without a configured length last exactly so long (D26).
     pub(crate) fn of(params: &Params) -> Self {
         let margin = u64::from(params.vote_timeout_ms) + SAFETY_MS;
         let shortest = params.hold_ms.iter().copied().min().unwrap_or(0);
         let room = u64::from(shortest).saturating_sub(margin);
         let orphan_grace_ms = u32::try_from(room).unwrap_or(u32::MAX).min(params.orphan_grace_ms);
         let floor = u32::try_from(u64::from(orphan_grace_ms) + margin).unwrap_or(u32::MAX);
-        Self { orphan_grace_ms, hold_ms: params.hold_ms.map(|h| h.max(floor)) }
+        let mut hold_ms = [floor; HOLD_CLASSES];
+        for (hold, configured) in hold_ms[..HOLDS_CONFIGURED].iter_mut().zip(params.hold_ms) {
+            *hold = configured.max(floor);
+        }
+        Self { orphan_grace_ms, hold_ms }
     }
 }
 

@@ -50,7 +50,7 @@ pub struct Params {
     /// The vote timeout V.
     pub vote_timeout_ms: u32,
     /// Hold-down after FIN, RST, idle UDP or ICMP, and idle or reclaimed TCP, in the order of `record::HoldClass` (D6).
-    pub hold_ms: [u32; crate::record::HOLD_CLASSES],
+    pub hold_ms: [u32; crate::record::HOLDS_CONFIGURED],
     /// Held first packets per backend, and their bytes over all backends of a worker.
     pub held_packets_per_backend_max: u32,
     /// Bytes of all held packets of a worker.

@@ -33,11 +33,14 @@ pub(crate) fn silence(record: &Record, backend: &Backend, params: &Params) -> (u
     let idle_ns = u64::from(backend.idle_timeout_ms) * MS;
     match record.proto {
         Proto::Tcp => tcp(record.tcp.phase(), backend.profile, idle_ns),
-        Proto::Udp if is_short(record, params) && record.tcp.is_answered() => (ANSWERED_NS, CloseReason::Answered),
-        Proto::Udp => match backend.profile {
-            Profile::Azure => (idle_ns, CloseReason::Idle),
-            Profile::Rfc => (UDP_RFC_NS, CloseReason::Idle),
-        },
+        Proto::Udp => {
+            let idle_ns = if backend.profile == Profile::Rfc { UDP_RFC_NS } else { idle_ns };
+            match (is_short(record, params), record.tcp.is_answered()) {
+                (true, true) => (ANSWERED_NS, CloseReason::Service),
+                (true, false) => (idle_ns, CloseReason::Service),
+                (false, _) => (idle_ns, CloseReason::Idle),
+            }
+        }
         Proto::Icmp => match backend.profile {
             Profile::Azure => (idle_ns, CloseReason::Idle),
             Profile::Rfc => (QUERY_RFC_NS, CloseReason::Idle),

@@ -274,7 +274,7 @@ fn a_shorter_hold_lowers_the_grace_and_frees_nothing_before_the_old_one_ended() 
     let mut records = Vec::new();
     let (_, entry) = lab.log.last().expect("entries");
     let header = decode_entry(entry, &mut records).expect("decodes");
-    assert_eq!((header.orphan_grace_ms, header.hold_ms), (950, [2_000; 4]), "2 s - V - 1 s");
+    assert_eq!((header.orphan_grace_ms, header.hold_ms), (950, [2_000; HOLD_CLASSES]), "2 s - V - 1 s");
     lab.run(3_500);
     assert_eq!((lab.status(0).live, lab.status(0).held), (0, 1), "not before 3 s + V + 1 s after the header");
     lab.run(1_500);
@@ -285,7 +285,7 @@ fn a_shorter_hold_lowers_the_grace_and_frees_nothing_before_the_old_one_ended() 
     lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
     lab.run(100);
     let header = decode_entry(&lab.log.last().expect("entries").1, &mut records).expect("decodes");
-    assert_eq!((header.orphan_grace_ms, header.hold_ms), (0, [1_050; 4]));
+    assert_eq!((header.orphan_grace_ms, header.hold_ms), (0, [1_050; HOLD_CLASSES]));
 }
 
 fn header(term: u64) -> EntryHeader {

@@ -85,7 +85,7 @@ fn a_well_known_query_ends_soon_after_its_answer() {
     lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
     lab.run(5_000);
     lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
-    ends_after(&mut lab, 5_000, HoldClass::Rst);
+    ends_after(&mut lab, 5_000, HoldClass::Service);
 
     lab.run(20_000);
     let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
@@ -98,6 +98,50 @@ fn a_well_known_query_ends_soon_after_its_answer() {
     lab.pass(0, Side::Outside, udp_in(REMOTE, 4500, PUBLIC, other));
     lab.run(30_000);
     assert_eq!(state(&lab).len(), 2, "other services have their whole time");
+}
+
+#[test]
+fn a_query_to_a_well_known_service_holds_its_port_no_longer_than_it_must() {
+    // The floor of F6: 3 s of grace, V and a second; others keep what is configured.
+    const FLOOR_MS: u64 = 3_000 + 50 + 1_000;
+    let held = |lab: &Lab| lab.status(0).held;
+    let mut lab = Lab::new(2);
+    // Of two queries one is never answered; it ends at its whole time and is held no longer.
+    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
+    lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 53));
+    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
+    lab.run(9_900);
+    assert_eq!(held(&lab), 0);
+    while held(&lab) == 0 {
+        lab.run(10);
+    }
+    lab.run(FLOOR_MS - 20);
+    assert_eq!(held(&lab), 1, "not before the floor");
+    lab.run(250);
+    assert_eq!((held(&lab), lab.status(0).live), (0, 2), "and a batch later it is free");
+    lab.assert_in_step();
+    while held(&lab) < 2 {
+        lab.run(10);
+    }
+    lab.run(FLOOR_MS + 1_500);
+    assert_eq!(state(&lab), [FlowState::Held(HoldClass::IdleDatagram)], "the other service's is held for 65 s");
+    lab.assert_in_step();
+}
+
+#[test]
+fn a_successor_holds_the_ports_of_a_well_known_service_anew() {
+    let mut lab = Lab::new(2);
+    lab.run(10_000);
+    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
+    ends_after(&mut lab, 10_000, HoldClass::Service);
+    lab.elect(1);
+    lab.run(3_500);
+    assert_eq!(state(&lab), [FlowState::Held(HoldClass::Service)], "an orphan may still repeat it");
+    lab.run(1_500);
+    assert_eq!(state(&lab), []);
+    lab.assert_in_step();
 }
 
 #[test]
