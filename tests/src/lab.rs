@@ -192,6 +192,29 @@ pub fn wait_until(what: &str, bound: Duration, mut holds: impl FnMut() -> bool) 
     }
 }
 
+/// What the lab has applied, to apply it again with changes.
+#[must_use]
+pub fn resources() -> String {
+    let mut text = String::from(
+        "[[virtual_network]]\nname = \"vnet1\"\n[[virtual_network.subnet]]\nname = \"default\"\n\
+         prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n\
+         [[load_balancer]]\nname = \"lb1\"\nfrontends = [\"pip1\", \"pip2\", \"pip3\"]\n\
+         [[load_balancer.pool]]\nname = \"pool1\"\n\
+         [[load_balancer.outbound_rule]]\nname = \"out\"\npool = \"pool1\"\n\
+         [outside]\nnetwork = \"203.0.113.0/24\"\n",
+    );
+    for number in 1..=3 {
+        text += &format!("[[public_ip]]\nname = \"pip{number}\"\naddress = \"203.0.113.{number}\"\n");
+    }
+    for number in 1..=4 {
+        text += &format!(
+            "[[instance]]\nname = \"b{number}\"\n[[instance.ip_configuration]]\nname = \"ipconfig1\"\n\
+             private_ip = \"10.0.1.{number}\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n"
+        );
+    }
+    text
+}
+
 /// `qnat` as built beside this test.
 fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a file");

@@ -108,25 +108,8 @@ fn the_internet_never_sees_an_inside_address() {
 
 /// The lab's own resources as a file, with `more` behind them.
 fn resources(more: &str) -> tempfile::NamedTempFile {
-    let mut text = String::from(
-        "[[virtual_network]]\nname = \"vnet1\"\n[[virtual_network.subnet]]\nname = \"default\"\n\
-         prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n\
-         [[load_balancer]]\nname = \"lb1\"\nfrontends = [\"pip1\", \"pip2\", \"pip3\"]\n\
-         [[load_balancer.pool]]\nname = \"pool1\"\n\
-         [[load_balancer.outbound_rule]]\nname = \"out\"\npool = \"pool1\"\n\
-         [outside]\nnetwork = \"203.0.113.0/24\"\n",
-    );
-    for number in 1..=3 {
-        text += &format!("[[public_ip]]\nname = \"pip{number}\"\naddress = \"203.0.113.{number}\"\n");
-    }
-    for number in 1..=4 {
-        text += &format!(
-            "[[instance]]\nname = \"b{number}\"\n[[instance.ip_configuration]]\nname = \"ipconfig1\"\n\
-             private_ip = \"10.0.1.{number}\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n"
-        );
-    }
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-    file.write_all((text + more).as_bytes()).expect("a temporary file");
+    file.write_all((lab::resources() + more).as_bytes()).expect("a temporary file");
     file
 }
 

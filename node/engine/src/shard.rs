@@ -4,6 +4,7 @@
 
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
+use crate::drains::Drains;
 use crate::event::NotServing;
 use crate::flow::{Mark, Slot, Table};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
@@ -89,6 +90,7 @@ pub(crate) struct Shard {
     pub(crate) stream: Stream,
     orders: Map<BackendId, LeaseOrder>,
     pub(crate) rates: Rates,
+    pub(crate) drains: Drains,
     /// The newest end of a lease that this node held, for the grace of the last committed header (F6, L4).
     pub(crate) lease_end_ns: u64,
     pub(crate) applied_dirty: bool,
@@ -112,6 +114,7 @@ impl Shard {
             stream: Stream::default(),
             orders: Map::default(),
             rates: Rates::default(),
+            drains: Drains::default(),
             lease_end_ns: 0,
             applied_dirty: true,
         }
@@ -225,7 +228,8 @@ impl Shard {
     }
 
     /// A newer snapshot is in force: flows are judged again, and orders of changed leases are made anew when needed.
-    pub(crate) fn snapshot_loaded(&mut self, home: ShardId, snapshot: &Snapshot) {
+    pub(crate) fn snapshot_loaded(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
+        self.drains.note(now_ns, snapshot.shards.get(&home).map_or(&[], |s| &s.draining));
         if snapshot.control_index >= self.replica.meta.control_index {
             let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining[..]);
             self.replica

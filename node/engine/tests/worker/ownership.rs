@@ -7,7 +7,7 @@ use qnat_engine::codec::{Encoder, decode_entry};
 use qnat_engine::event::{Authority, DropReason, GroupEvent, Last, NotServing, Verdict, WorkerOutput};
 use qnat_engine::ids::*;
 use qnat_engine::record::*;
-use qnat_engine::snapshot::{CloseNow, Draining};
+use qnat_engine::snapshot::{Draining, OnReclaim};
 use qnat_engine::status::{Confirmed, FlowState};
 use qnat_engine::wire::ArpOp;
 
@@ -243,7 +243,7 @@ fn no_fence_before_a_predecessors_grace_has_ended() {
     lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
     let drain = |s: &mut qnat_engine::snapshot::Snapshot| {
         let block = block(2080, 32);
-        let draining = Draining { block, reclaim_index: ControlIndex(11), close_now: CloseNow::Yes };
+        let draining = Draining { block, reclaim_index: ControlIndex(11), on_reclaim: OnReclaim::Expire };
         s.shards.get_mut(&SHARD).expect("shard").draining.push(draining);
         s.backends.get_mut(&BackendId(2)).expect("B").lease = Vec::new();
     };
