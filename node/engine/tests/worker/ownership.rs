@@ -220,10 +220,10 @@ fn a_new_owner_announces_both_sides_fast_and_then_slowly() {
 #[test]
 fn idle_timeouts_and_holds_restart_in_full_on_takeover() {
     let mut lab = Lab::new(2);
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
     lab.run(250_000);
     assert_eq!(lab.status(0).held, 1);
-    lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 53));
+    lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 4500));
     lab.run(50_000);
     lab.elect(1);
     lab.run(64_000);

@@ -166,11 +166,11 @@ fn the_flow_limit_of_a_shard_drops_new_flows_only() {
 fn an_idle_datagram_flow_closes_is_held_and_then_forgotten() {
     let mut lab = Lab::new(2);
     lab.run(100);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500)).src_port;
     lab.run(239_500);
     assert_eq!(state(&lab), [FlowState::Live], "not before the timeout (I48)");
     // Inbound alone does not refresh (R5).
-    lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
+    lab.pass(0, Side::Outside, udp_in(REMOTE, 4500, PUBLIC, port));
     lab.run(2_500);
     assert_eq!(state(&lab), [FlowState::Held(HoldClass::IdleDatagram)]);
     lab.run(63_000);
@@ -196,13 +196,13 @@ fn outbound_datagrams_refresh_the_idle_timeout() {
 #[test]
 fn a_held_flow_reopens_on_its_own_port_and_a_stranger_gets_another() {
     let mut lab = Lab::new(2);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500)).src_port;
     lab.run(300_000);
     assert_eq!(lab.status(0).held, 1);
-    let other = lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 53)).src_port;
+    let other = lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 4500)).src_port;
     assert_ne!(other, port, "I11: held towards this remote");
     assert_eq!(lab.pass(0, Side::Inside, udp(A, 5002, REMOTE, 54)).src_port, port, "D6: other remotes may");
-    assert_eq!(lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port, port, "F3");
+    assert_eq!(lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500)).src_port, port, "F3");
     assert_eq!((lab.status(0).live, lab.status(0).held), (3, 0));
     lab.assert_in_step();
     lab.run(100_000);
