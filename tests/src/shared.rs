@@ -11,35 +11,52 @@ use libtest_mimic::{Arguments, Trial};
 use crate::lab::Lab;
 use crate::resources::Changes;
 
-/// A check, by the name of its function.
-pub type Check = (&'static str, fn(&Lab));
+/// A check of the shared lab.
+pub struct Check {
+    name: &'static str,
+    run: Box<dyn FnOnce(&Lab) + Send>,
+}
+
+impl Check {
+    /// One by the name of its function.
+    #[must_use]
+    pub fn new(name: &'static str, run: impl FnOnce(&Lab) + Send + 'static) -> Self {
+        Self { name, run: Box::new(run) }
+    }
+}
+
+impl std::fmt::Debug for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
 
 /// Names checks after their functions.
 #[macro_export]
 macro_rules! checks {
-    ($($name:ident),+ $(,)?) => { &[$((stringify!($name), $name as fn(&$crate::lab::Lab))),+] };
+    ($($name:ident),+ $(,)?) => { vec![$($crate::shared::Check::new(stringify!($name), $name)),+] };
 }
 
 /// Runs the checks that were asked for, one at a time, and takes the lab down.
 #[must_use]
-pub fn run(checks: &[Check]) -> ExitCode {
+pub fn run(checks: Vec<Check>) -> ExitCode {
     let shared: Arc<Mutex<Option<Lab>>> = Arc::default();
-    let trial = |&(name, check): &Check| {
+    let trial = |check: Check| {
         let shared = Arc::clone(&shared);
-        Trial::test(name, move || {
+        Trial::test(check.name, move || {
             let mut place = shared.lock().unwrap_or_else(PoisonError::into_inner);
             // A check that fails unwinds with the lab, which takes it down.
             let lab = place.take().map_or_else(Lab::up, |lab| {
                 lab.mend();
                 lab
             });
-            check(&lab);
+            (check.run)(&lab);
             *place = Some(lab);
             Ok(())
         })
     };
     let arguments = Arguments::from_args();
-    let conclusion = libtest_mimic::run(&arguments, checks.iter().map(trial).collect());
+    let conclusion = libtest_mimic::run(&arguments, checks.into_iter().map(trial).collect());
     drop(shared.lock().unwrap_or_else(PoisonError::into_inner).take());
     conclusion.exit_code()
 }
@@ -51,8 +68,11 @@ pub fn is_long() -> bool {
 }
 
 impl Lab {
-    /// Starts the members that a check has killed and undoes its changes.
-    fn mend(&self) {
+    /// Starts the members that a check has killed, and undoes its changes of the resources.
+    ///
+    /// # Panics
+    /// If that takes too long.
+    pub fn mend(&self) {
         Changes::default().apply();
         self.restart_the_dead();
         self.wait_until_whole(Duration::from_secs(60));
