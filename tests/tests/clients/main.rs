@@ -7,28 +7,22 @@ mod sessions;
 mod streams;
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qnat_tests::checks;
 use qnat_tests::lab::{Lab, ok, run};
 use qnat_tests::shared;
 
-use names::names_are_resolved_whoever_is_the_owner;
+use names::Names;
 use nat_type::{a_stun_client_finds_what_the_azure_profile_claims, a_stun_client_finds_what_the_rfc_profile_claims};
-use path::the_path_and_its_mtu_are_told_whoever_is_the_owner;
-use sessions::{
-    a_shell_session_goes_on_while_its_owner_dies, keepalives_keep_an_idle_connection_through_the_death_of_its_owner,
-};
-use streams::{a_download_survives_the_death_of_its_owner, streams_both_ways_are_as_fast_again_after_their_owner_died};
+use path::FarHost;
+use sessions::{Idle, Shell};
+use streams::{Download, Streams};
 
 fn main() -> ExitCode {
     shared::run(checks![
-        streams_both_ways_are_as_fast_again_after_their_owner_died,
-        a_download_survives_the_death_of_its_owner,
-        a_shell_session_goes_on_while_its_owner_dies,
-        keepalives_keep_an_idle_connection_through_the_death_of_its_owner,
-        names_are_resolved_whoever_is_the_owner,
-        the_path_and_its_mtu_are_told_whoever_is_the_owner,
+        streams_downloads_shells_and_idle_connections_outlive_their_owner,
+        names_paths_and_mtus_are_told_whoever_is_the_owner,
         a_stun_client_finds_what_the_azure_profile_claims,
         a_stun_client_finds_what_the_rfc_profile_claims,
     ])
@@ -52,4 +46,26 @@ fn before_during_and_after(lab: &Lab, mut look: impl FnMut(&str)) {
     ok(&["lab", "restart", &format!("n{owner}")]);
     lab.wait_until_whole(Duration::from_secs(60));
     look("after the owner came back");
+}
+
+fn streams_downloads_shells_and_idle_connections_outlive_their_owner(lab: &Lab) {
+    let (idle, mut shell, download) = (Idle::begin(lab), Shell::begin(lab), Download::begin(lab));
+    let streams = Streams::begin(lab);
+    std::thread::sleep(Duration::from_secs(1));
+    let owner = lab.kill_owner_of("b1");
+    let killed = Instant::now();
+    shell.type_hello();
+    lab.wait_for_successor("b1", owner);
+    download.end(lab);
+    streams.end(killed);
+    shell.end();
+    idle.end(lab, killed);
+}
+
+fn names_paths_and_mtus_are_told_whoever_is_the_owner(lab: &Lab) {
+    let (mut names, mut far) = (Names::serve(lab), FarHost::up(lab));
+    before_during_and_after(lab, |when| {
+        names.look(when);
+        far.look(when);
+    });
 }

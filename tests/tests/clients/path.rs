@@ -4,13 +4,13 @@ use qnat_tests::lab::{INET, Lab};
 use qnat_tests::resources::Changes;
 use qnat_tests::running::Running;
 
-use crate::{SOON, before_during_and_after, said};
+use crate::{SOON, said};
 
 /// A host behind a router outside and a link of 1280 octets: 198.51.100.2 behind 203.0.113.10.
-struct FarHost(Running);
+pub(crate) struct FarHost(Running);
 
 impl FarHost {
-    fn up(lab: &Lab) -> Self {
+    pub(crate) fn up(lab: &Lab) -> Self {
         let far = lab.start("inet", &["unshare", "--net", "sh", "-c", "echo there; exec sleep 3600"]);
         far.wait_for("there", SOON);
         let id = far.id().to_string();
@@ -28,23 +28,12 @@ impl FarHost {
     }
 
     const ADDRESS: &str = "198.51.100.2";
-}
 
-/// What is told of each hop by `tracepath`: number, address, and what else stands in its line.
-fn hops(text: &str) -> Vec<(u32, String, String)> {
-    let hop = |line: &str| {
-        let (number, rest) = line.trim().split_once(':')?;
-        let (address, rest) = rest.trim().split_once(' ').unwrap_or((rest.trim(), ""));
-        Some((number.parse().ok()?, address.to_owned(), rest.trim().to_owned()))
-    };
-    text.lines().filter_map(hop).collect()
-}
-
-pub(crate) fn the_path_and_its_mtu_are_told_whoever_is_the_owner(lab: &Lab) {
-    let far = FarHost::up(lab);
-    let path = ["10.0.0.1", INET, FarHost::ADDRESS];
-    before_during_and_after(lab, |when| {
-        let text = said("b1", &["tracepath", "-n", FarHost::ADDRESS]);
+    /// The gateway is the first hop, and the smaller link is told of by the router before it.
+    pub(crate) fn look(&mut self, when: &str) {
+        assert!(self.0.goes_on(), "{}", self.0.said());
+        let path = ["10.0.0.1", INET, Self::ADDRESS];
+        let text = said("b1", &["tracepath", "-n", Self::ADDRESS]);
         assert!(text.contains("Resume: pmtu 1280 hops 3 back 3"), "{when}: {text}");
         let hops = hops(&text);
         for (number, address) in (1..).zip(path) {
@@ -55,12 +44,21 @@ pub(crate) fn the_path_and_its_mtu_are_told_whoever_is_the_owner(lab: &Lab) {
         }
         let from_the_router = |hop: &&(u32, String, String)| hop.2.contains("pmtu 1280");
         assert_eq!(hops.iter().find(from_the_router).map(|hop| hop.1.as_str()), Some(INET), "{when}: {text}");
-        let text = said("b2", &["mtr", "--no-dns", "--report", "-c", "5", "-i", "0.3", FarHost::ADDRESS]);
+        let text = said("b2", &["mtr", "--no-dns", "--report", "-c", "5", "-i", "0.3", Self::ADDRESS]);
         for (number, address) in (1..).zip(path) {
             let hop = format!("{number}.|-- {address} ");
             let line = text.lines().find(|line| line.contains(&hop)).unwrap_or_else(|| panic!("{when}: {text}"));
             assert!(when.starts_with("while") || line.contains(" 0.0% "), "{when}: {text}");
         }
-    });
-    drop(far.0);
+    }
+}
+
+/// What is told of each hop by `tracepath`: number, address, and what else stands in its line.
+fn hops(text: &str) -> Vec<(u32, String, String)> {
+    let hop = |line: &str| {
+        let (number, rest) = line.trim().split_once(':')?;
+        let (address, rest) = rest.trim().split_once(' ').unwrap_or((rest.trim(), ""));
+        Some((number.parse().ok()?, address.to_owned(), rest.trim().to_owned()))
+    };
+    text.lines().filter_map(hop).collect()
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use qnat_ends::{End, Silence};
-use qnat_reference::packet::{ETH, ICMP, TCP, UDP, addresses, be16, examine, icmp, ipv4, shape, tcp, udp};
+use qnat_reference::packet::{ETH, ICMP, TCP, UDP, addresses, be16, examine, icmp, ipv4, tcp, udp};
 use qnat_tests::lab::{Lab, wait_until};
 
 /// The internet's addresses.
@@ -62,18 +62,21 @@ impl<'a> Bed<'a> {
             let end = End::open(&format!("qnat-b{number}"), "eth0").expect("a raw socket inside");
             end.hello(SERVER).expect("a way out");
             let gateway = end.neighbour(GATEWAY).expect("the gateway answers");
-            let seen = first(&inet, "a datagram from inside", |frame| shape(frame).is_some_and(|s| s.proto == UDP));
-            let mut shard = [0; 6];
-            shard.copy_from_slice(&seen[6..12]);
-            let silence = end.silence().expect("nft");
-            let (public, address) = (addresses(&seen).0, Ipv4Addr::new(10, 0, 1, number));
-            Backend { end, address, gateway, public, shard, _silence: silence }
+            let (silence, address) = (end.silence().expect("nft"), Ipv4Addr::new(10, 0, 1, number));
+            Backend { end, address, gateway, public: Ipv4Addr::UNSPECIFIED, shard: [0; 6], _silence: silence }
         };
-        let (b1, b2) = (backend(1), backend(2));
+        let (mut b1, mut b2) = (backend(1), backend(2));
         let silence = inet.silence().expect("nft");
-        std::thread::sleep(Duration::from_millis(100));
+        // What the stacks have sent has checksums that they leave to a device.
+        std::thread::sleep(Duration::from_millis(200));
         for end in [&b1.end, &b2.end, &inet] {
             end.drain().expect("a socket");
+        }
+        for backend in [&mut b1, &mut b2] {
+            backend.end.send(&backend.datagram(SERVER, (20_000, 7), b"who am I")).expect("sending");
+            let seen = first(&inet, "a datagram from inside", |frame| View(frame).is_udp(|ports| ports.1 == 7));
+            backend.public = addresses(&seen).0;
+            backend.shard.copy_from_slice(&seen[6..12]);
         }
         Self { lab, b1, b2, inet, _silence: silence }
     }
