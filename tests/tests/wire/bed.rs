@@ -2,6 +2,7 @@
 //! checksums, whatever a check is waiting for.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use qnat_ends::{End, Silence};
@@ -18,6 +19,9 @@ const WITHIN: Duration = Duration::from_secs(2);
 /// How long nothing has to come where nothing may.
 const SILENT_FOR: Duration = Duration::from_millis(150);
 
+/// Beds of this run so far.
+static BEDS: AtomicU16 = AtomicU16::new(0);
+
 /// Ports of TCP and UDP, source first.
 pub(crate) type Ports = (u16, u16);
 
@@ -30,6 +34,8 @@ pub(crate) struct Backend {
     /// Where the internet sees it, and the Ethernet address that this one is reached by.
     pub(crate) public: Ipv4Addr,
     shard: [u8; 6],
+    /// The public port of its first datagram to the server.
+    pub(crate) first_port: u16,
     _silence: Silence,
 }
 
@@ -63,7 +69,15 @@ impl<'a> Bed<'a> {
             end.hello(SERVER).expect("a way out");
             let gateway = end.neighbour(GATEWAY).expect("the gateway answers");
             let (silence, address) = (end.silence().expect("nft"), Ipv4Addr::new(10, 0, 1, number));
-            Backend { end, address, gateway, public: Ipv4Addr::UNSPECIFIED, shard: [0; 6], _silence: silence }
+            Backend {
+                end,
+                address,
+                gateway,
+                public: Ipv4Addr::UNSPECIFIED,
+                shard: [0; 6],
+                first_port: 0,
+                _silence: silence,
+            }
         };
         let (mut b1, mut b2) = (backend(1), backend(2));
         let silence = inet.silence().expect("nft");
@@ -72,10 +86,12 @@ impl<'a> Bed<'a> {
         for end in [&b1.end, &b2.end, &inet] {
             end.drain().expect("a socket");
         }
+        // A flow of this bed's, under the rules of now: those of others in the same lab live on.
+        let port = 20_000 + BEDS.fetch_add(1, Ordering::Relaxed);
         for backend in [&mut b1, &mut b2] {
-            backend.end.send(&backend.datagram(SERVER, (20_000, 7), b"who am I")).expect("sending");
+            backend.end.send(&backend.datagram(SERVER, (port, 7), b"who am I")).expect("sending");
             let seen = first(&inet, "a datagram from inside", |frame| View(frame).is_udp(|ports| ports.1 == 7));
-            backend.public = addresses(&seen).0;
+            (backend.public, backend.first_port) = (addresses(&seen).0, View(&seen).ports().0);
             backend.shard.copy_from_slice(&seen[6..12]);
         }
         Self { lab, b1, b2, inet, _silence: silence }
@@ -207,10 +223,14 @@ impl<'a> View<'a> {
         be16(self.0, ETH + 4)
     }
 
+    /// The IP packet, without padding.
+    pub(crate) fn packet(self) -> &'a [u8] {
+        &self.0[ETH..ETH + usize::from(be16(self.0, ETH + 2))]
+    }
+
     /// Behind the IP header, without padding.
     pub(crate) fn body(self) -> &'a [u8] {
-        let header = usize::from(self.0[ETH] & 15) * 4;
-        &self.0[ETH + header..ETH + usize::from(be16(self.0, ETH + 2))]
+        &self.packet()[usize::from(self.0[ETH] & 15) * 4..]
     }
 
     /// Source and destination port; of an ICMP query its identifier, twice.

@@ -48,7 +48,7 @@ pub(crate) fn errors_find_the_sender_of_what_they_quote(bed: &Bed<'_>) -> Second
     Box::new(move |bed| {
         for (sent, left) in sent.iter().zip(&left) {
             for (kind, code, rest) in [(3, 1, [0; 4]), (3, 4, [0, 0, 5, 0]), (11, 0, [0; 4]), (12, 0, [20, 0, 0, 0])] {
-                let whole = &left[ETH..];
+                let whole = View(left).packet();
                 for quote in [whole, &whole[..ip_header(left) + 8]] {
                     let error = bed.answer(OTHER, &bed.b1, ICMP, &icmp(kind, code, rest, quote));
                     arrives_about(bed, &error, sent, quote.len() == whole.len());

@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     checks.push(Check::new("every_exchange_goes_on_under_a_successor", move |lab| {
         for Group { changes, exchanges } in groups {
             lab.mend();
-            halves(lab, changes, exchanges, Bed::fail_over);
+            halves(lab, changes, exchanges, |bed| bed.fail_over());
         }
     }));
     checks.push(Check::new("a_smaller_link_is_told_of_by_whoever_owns_the_shard", |lab| {
