@@ -1,10 +1,11 @@
 //! The lab's own resources as files to apply, changed where a test needs it. Called by the tests in `tests/`.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
-use crate::lab::ok;
+use crate::lab::{json, try_json, wait_until};
 
 /// What differs from the default resources; empty: nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,12 +48,18 @@ impl Changes<'_> {
         file
     }
 
-    /// Applies them to the lab that is up.
+    /// Applies them to the lab that is up, and waits until every member that answers judges by them.
     ///
     /// # Panics
-    /// If they are refused.
+    /// If they are refused, or take long.
     pub fn apply(&self) {
         let file = self.file();
-        ok(&["apply", "-f", file.path().to_str().expect("a plain path")]);
+        let answer = json(&["apply", "-o", "json", "-f", file.path().to_str().expect("a plain path")]);
+        let index = answer["committed"].as_u64();
+        let judges_by_it = |node: u32| {
+            let status = try_json(&["status", "-o", "json", "--node", &format!("n{node}")]);
+            status.is_none_or(|status| status["me"]["control_loaded"].as_u64() >= index)
+        };
+        wait_until("the members to load the resources", Duration::from_secs(10), || (1..=3).all(judges_by_it));
     }
 }

@@ -33,6 +33,8 @@ impl FarHost {
     pub(crate) fn look(&mut self, when: &str) {
         assert!(self.0.goes_on(), "{}", self.0.said());
         let path = ["10.0.0.1", INET, Self::ADDRESS];
+        // Else what was learned the last time would be told.
+        let _forgotten = said("b1", &["ip", "route", "flush", "cache"]);
         let text = said("b1", &["tracepath", "-n", Self::ADDRESS]);
         assert!(text.contains("Resume: pmtu 1280 hops 3 back 3"), "{when}: {text}");
         let hops = hops(&text);
@@ -44,7 +46,7 @@ impl FarHost {
         }
         let from_the_router = |hop: &&(u32, String, String)| hop.2.contains("pmtu 1280");
         assert_eq!(hops.iter().find(from_the_router).map(|hop| hop.1.as_str()), Some(INET), "{when}: {text}");
-        let text = said("b2", &["mtr", "--no-dns", "--report", "-c", "5", "-i", "0.3", Self::ADDRESS]);
+        let text = said("b2", &["mtr", "--no-dns", "--report", "-c", "5", "-i", "0.3", "-G", "1", Self::ADDRESS]);
         for (number, address) in (1..).zip(path) {
             let hop = format!("{number}.|-- {address} ");
             let line = text.lines().find(|line| line.contains(&hop)).unwrap_or_else(|| panic!("{when}: {text}"));
