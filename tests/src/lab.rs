@@ -143,13 +143,27 @@ impl Lab {
     /// Public addresses and ports of the live mappings of an inside address towards a port of the internet.
     #[must_use]
     pub fn live_mappings(&self, inside: &str, remote_port: u16) -> Vec<String> {
-        let (prefix, suffix) = (format!("{inside}:"), format!(":{remote_port}"));
+        let suffix = format!(":{remote_port}");
+        self.publics(inside, |remote| remote.ends_with(&suffix))
+    }
+
+    /// Public ports of the live mappings of an inside address towards an address.
+    #[must_use]
+    pub fn public_ports(&self, inside: &str, remote: &str) -> Vec<u16> {
+        let prefix = format!("{remote}:");
+        let publics = self.publics(inside, |remote| remote.starts_with(&prefix));
+        publics.iter().filter_map(|public| public.rsplit(':').next()?.parse().ok()).collect()
+    }
+
+    /// Public ends of live mappings, each once.
+    fn publics(&self, inside: &str, is_remote: impl Fn(&str) -> bool) -> Vec<String> {
+        let prefix = format!("{inside}:");
         let is = |row: &&Value| {
             row["inside"].as_str().is_some_and(|text| text.starts_with(&prefix))
-                && row["remote"].as_str().is_some_and(|text| text.ends_with(&suffix))
+                && row["remote"].as_str().is_some_and(&is_remote)
                 && row["state"].as_str().is_some_and(|text| !text.starts_with("held"))
         };
-        let flows = json(&["flows", "-o", "json"]);
+        let flows = json(&["flows", "--limit", "100000", "-o", "json"]);
         let mut public: Vec<String> =
             rows(&flows["flows"]).filter(is).filter_map(|row| row["public"].as_str().map(ToOwned::to_owned)).collect();
         public.sort();

@@ -24,10 +24,11 @@ impl Stun {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = |option: &str| format!("--{option}={}", dir.path().join(option).display());
         let (pid, store) = (file("pidfile"), file("userdb"));
-        let mut argv = vec!["turnserver", "--stun-only", "--no-auth", "--no-tls", "--no-dtls", "--no-cli"];
+        let mut argv = vec!["turnserver", "-n", "--stun-only", "--no-auth", "--no-tls", "--no-dtls", "--no-cli"];
         argv.extend(["--listening-ip", INET, "--listening-ip", OTHER, "--log-file=stdout", "--simple-log"]);
         argv.extend([pid.as_str(), store.as_str()]);
         let server = lab.start("inet", &argv);
+        server.wait_for("Total General servers", SOON);
         wait_until("the STUN server", SOON, || said("inet", &["ss", "-lunH"]).contains(&format!("{OTHER}:3479")));
         Self { _dir: dir, _server: server }
     }

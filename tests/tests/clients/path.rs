@@ -17,6 +17,7 @@ impl FarHost {
         let script = format!(
             "set -e; ip link add far mtu 1280 type veth peer name eth0 mtu 1280 netns {id}
              ip address add 198.51.100.1/24 dev far; ip link set far up; echo 1 >/proc/sys/net/ipv4/ip_forward
+             echo 0 >/proc/sys/net/ipv4/icmp_ratelimit
              inside='nsenter --target {id} --net'
              $inside ip address add 198.51.100.2/24 dev eth0; $inside ip link set eth0 up
              $inside ip route add default via 198.51.100.1"

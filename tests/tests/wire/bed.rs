@@ -16,6 +16,9 @@ pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// How long a packet may take.
 const WITHIN: Duration = Duration::from_secs(2);
+/// After how long a packet is sent again, and how often in all: a busy machine may cost its owner the lease for a moment.
+const RESENT_AFTER: Duration = Duration::from_millis(700);
+const SENT_AT_MOST: u32 = 4;
 /// How long nothing has to come where nothing may.
 const SILENT_FOR: Duration = Duration::from_millis(150);
 
@@ -34,8 +37,6 @@ pub(crate) struct Backend {
     /// Where the internet sees it, and the Ethernet address that this one is reached by.
     pub(crate) public: Ipv4Addr,
     shard: [u8; 6],
-    /// The public port of its first datagram to the server.
-    pub(crate) first_port: u16,
     _silence: Silence,
 }
 
@@ -69,15 +70,7 @@ impl<'a> Bed<'a> {
             end.hello(SERVER).expect("a way out");
             let gateway = end.neighbour(GATEWAY).expect("the gateway answers");
             let (silence, address) = (end.silence().expect("nft"), Ipv4Addr::new(10, 0, 1, number));
-            Backend {
-                end,
-                address,
-                gateway,
-                public: Ipv4Addr::UNSPECIFIED,
-                shard: [0; 6],
-                first_port: 0,
-                _silence: silence,
-            }
+            Backend { end, address, gateway, public: Ipv4Addr::UNSPECIFIED, shard: [0; 6], _silence: silence }
         };
         let (mut b1, mut b2) = (backend(1), backend(2));
         let silence = inet.silence().expect("nft");
@@ -90,8 +83,8 @@ impl<'a> Bed<'a> {
         let port = 20_000 + BEDS.fetch_add(1, Ordering::Relaxed);
         for backend in [&mut b1, &mut b2] {
             backend.end.send(&backend.datagram(SERVER, (port, 7), b"who am I")).expect("sending");
-            let seen = first(&inet, "a datagram from inside", |frame| View(frame).is_udp(|ports| ports.1 == 7));
-            (backend.public, backend.first_port) = (addresses(&seen).0, View(&seen).ports().0);
+            let seen = first(&inet, "a datagram from inside", |seen| seen.is_udp(|ports| ports.1 == 7));
+            backend.public = addresses(&seen).0;
             backend.shard.copy_from_slice(&seen[6..12]);
         }
         Self { lab, b1, b2, inet, _silence: silence }
@@ -104,11 +97,9 @@ impl<'a> Bed<'a> {
 
     /// What leaves of a packet of a backend: translated, one hop older, and otherwise to whom it was sent.
     pub(crate) fn out(&self, backend: &Backend, frame: &[u8]) -> Vec<u8> {
-        backend.end.send(frame).expect("sending");
         let sent = View(frame);
-        let seen = first(&self.inet, "a packet to leave", |seen| {
-            let seen = View(seen);
-            seen.proto() == sent.proto() && addresses(seen.0).1 == addresses(frame).1 && seen.is_about(&sent)
+        let seen = across((&backend.end, &self.inet), frame, |seen| {
+            addresses(seen.0).1 == addresses(frame).1 && seen.is_from(&sent, 2..4)
         });
         assert_eq!(addresses(&seen).0, backend.public, "the source");
         assert_eq!(View(&seen).ttl() + 1, sent.ttl(), "one hop");
@@ -117,11 +108,9 @@ impl<'a> Bed<'a> {
 
     /// What reaches a backend of a packet from outside.
     pub(crate) fn back(&self, backend: &Backend, frame: &[u8]) -> Vec<u8> {
-        self.inet.send(frame).expect("sending");
         let sent = View(frame);
-        let seen = first(&backend.end, "a packet to come in", |seen| {
-            let seen = View(seen);
-            seen.proto() == sent.proto() && addresses(seen.0).0 == addresses(frame).0 && seen.comes_from(&sent)
+        let seen = across((&self.inet, &backend.end), frame, |seen| {
+            addresses(seen.0).0 == addresses(frame).0 && seen.is_from(&sent, 0..2)
         });
         assert_eq!(addresses(&seen).1, backend.address, "the destination");
         assert_eq!(View(&seen).ttl() + 1, sent.ttl(), "one hop");
@@ -130,7 +119,7 @@ impl<'a> Bed<'a> {
 
     /// Sends a datagram to a new remote; the public end that it leaves from.
     pub(crate) fn open(&self, backend: &Backend, to: Ipv4Addr, ports: Ports) -> u16 {
-        let seen = self.out(backend, &backend.datagram(to, ports, b"open"));
+        let seen = self.out(backend, &backend.datagram(to, ports, &ports.0.to_be_bytes()));
         assert_eq!(View(&seen).ports().1, ports.1);
         View(&seen).ports().0
     }
@@ -159,7 +148,7 @@ impl<'a> Bed<'a> {
 
     /// The next frame that fits.
     pub(crate) fn wait(&self, at: &End, what: &str, fits: impl Fn(View<'_>) -> bool) -> Vec<u8> {
-        first(at, what, |frame| fits(View(frame)))
+        first(at, what, fits)
     }
 
     /// Kills the owner of b1's shard and waits until the successors of all shards serve.
@@ -178,18 +167,35 @@ impl<'a> Bed<'a> {
     }
 }
 
-/// The first frame at an end that fits.
-fn first(at: &End, what: &str, fits: impl Fn(&[u8]) -> bool) -> Vec<u8> {
-    let until = Instant::now() + WITHIN;
+/// Sends a frame from one end until it arrives at the other, as a sender does who hears nothing.
+fn across((from, to): (&End, &End), frame: &[u8], fits: impl Fn(View<'_>) -> bool) -> Vec<u8> {
     let mut others = Vec::new();
+    for _ in 0..SENT_AT_MOST {
+        from.send(frame).expect("sending");
+        if let Some(seen) = next(to, RESENT_AFTER, &fits, &mut others) {
+            return seen;
+        }
+    }
+    panic!("{} does not arrive, but there came {others:#?}", View(frame).summary());
+}
+
+/// The first frame at an end that fits.
+fn first(at: &End, what: &str, fits: impl Fn(View<'_>) -> bool) -> Vec<u8> {
+    let mut others = Vec::new();
+    let seen = next(at, WITHIN, fits, &mut others);
+    seen.unwrap_or_else(|| panic!("waited for {what}, but there came {others:#?}"))
+}
+
+fn next(at: &End, within: Duration, fits: impl Fn(View<'_>) -> bool, others: &mut Vec<String>) -> Option<Vec<u8>> {
+    let until = Instant::now() + within;
     while let Some(frame) = at.next(until).expect("a socket") {
         check(&frame);
-        if fits(&frame) {
-            return frame;
+        if fits(View(&frame)) {
+            return Some(frame);
         }
         others.push(View(&frame).summary());
     }
-    panic!("waited for {what}, but there came {others:#?}");
+    None
 }
 
 /// Nothing that fits comes to an end for a while.
@@ -252,20 +258,18 @@ impl<'a> View<'a> {
         self.proto() == TCP && ports(self.ports())
     }
 
-    /// Whether this is what `sent` may have become on its way out: what translation leaves alone is the same.
-    fn is_about(self, sent: &View<'_>) -> bool {
-        match self.proto() {
-            ICMP => self.kind() == sent.kind() && self.body()[6..8] == sent.body()[6..8],
-            _ => self.body()[2..4] == sent.body()[2..4],
-        }
-    }
-
-    /// The same on the way in.
-    fn comes_from(self, sent: &View<'_>) -> bool {
-        match self.proto() {
-            ICMP => self.kind() == sent.kind() && self.body()[6..8] == sent.body()[6..8],
-            _ => self.body()[..2] == sent.body()[..2],
-        }
+    /// Whether this may be `sent` after its translation: the port that stays (of ICMP, the sequence number) and all that is
+    /// no port and no checksum.
+    fn is_from(self, sent: &View<'_>, port: std::ops::Range<usize>) -> bool {
+        let alike = self.proto() == sent.proto();
+        let (seen, sent) = (self.body(), sent.body());
+        let same = |range: std::ops::Range<usize>| seen.get(range.clone()) == sent.get(range);
+        let fields = match self.proto() {
+            ICMP => same(0..2) && same(6..sent.len()),
+            UDP => same(port) && same(8..sent.len()),
+            _ => same(port) && same(4..14),
+        };
+        alike && seen.len() == sent.len() && fields
     }
 
     fn summary(self) -> String {
