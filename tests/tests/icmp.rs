@@ -1,9 +1,9 @@
 //! What ICMP tells a user through the gateway, with the tools that he has. Needs root.
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use qnat_tests::lab::{self, INET, Lab, ok, run, wait_until};
+use qnat_tests::resources::Changes;
 
 /// What a command on a host printed, whatever its exit code.
 fn said(host: &str, argv: &[&str]) -> String {
@@ -56,11 +56,7 @@ fn far_link(lab: &Lab) -> &'static str {
          echo 1 > /proc/sys/net/ipv4/ip_forward"
     );
     let _built = lab.exec("inet", &["sh", "-c", &script]);
-    let network = "network = \"203.0.113.0/24\"\n";
-    let wanted = lab::resources().replace(network, &format!("{network}next_hop = \"{INET}\"\n"));
-    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-    file.write_all(wanted.as_bytes()).expect("a temporary file");
-    ok(&["apply", "-f", file.path().to_str().expect("a plain path")]);
+    Changes { outside: &format!("next_hop = \"{INET}\""), ..Changes::default() }.apply();
     far
 }
 

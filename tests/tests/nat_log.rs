@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use qnat_tests::lab::{self, INET, Lab, ok, rows, wait_until};
+use qnat_tests::resources::Changes;
 use serde_json::Value;
 
 const DIR: &str = "/run/qnat-lab";
@@ -46,7 +47,7 @@ fn every_surviving_member_knows_who_had_a_port_then() {
     }
     let owner = lab.owner_of("b4");
     ok(&["lab", "kill", &format!("n{owner}")]);
-    let all = lab::resources();
+    let all = Changes::default().text();
     let b4 = all.find("[[instance]]\nname = \"b4\"").expect("b4 is declared");
     wait_until("the members to decide without the dead one", Duration::from_secs(30), || {
         lab::try_json(&["status", "-o", "json"]).is_some_and(|s| rows(&s["shards"]).all(|row| row["serving"] == "yes"))

@@ -6,7 +6,7 @@ use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
 use crate::drains::Drains;
 use crate::event::NotServing;
-use crate::flow::{Mark, Slot, Table};
+use crate::flow::{FlowKey, Mark, Slot, Table};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
 use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
@@ -298,6 +298,14 @@ impl Shard {
         let leased = in_lease(&backend.lease, key.frontend, key.port);
         // An echo reply has no port that could be another one.
         (passes && leased && key.proto != Proto::Icmp && backend.sharing == Sharing::Endpoint).then_some(inside)
+    }
+
+    /// The public end under which the remote of `flow` reaches its inside end, if the rule lets it pass without a mapping of
+    /// its own.
+    pub(crate) fn public_of(&self, snapshot: &Snapshot, flow: &FlowKey) -> Option<(FrontendId, u16)> {
+        let (frontend, port) = self.replica.table.claims().port_of(flow.proto, flow.inside)?;
+        let key = PublicKey { proto: flow.proto, frontend, port, remote: flow.remote };
+        (self.endpoint_of(snapshot, &key)? == flow.inside).then_some((frontend, port))
     }
 
     /// Keeps what the mapping claims in step with its backend's rule.
