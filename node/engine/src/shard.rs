@@ -5,7 +5,7 @@
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
 use crate::event::NotServing;
-use crate::flow::{Mark, Slot, Table};
+use crate::flow::{Mark, Record, Slot, Table};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
 use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
@@ -290,6 +290,15 @@ impl Shard {
         let leased = in_lease(&backend.lease, key.frontend, key.port);
         // An echo reply has no port that could be another one.
         (passes && leased && key.proto != Proto::Icmp && backend.sharing == Sharing::Endpoint).then_some(inside)
+    }
+
+    /// The record of a mapping that a packet passes by, without what was known of its connection in an earlier term.
+    pub(crate) fn watched(&mut self, slot: Slot) -> &mut Record {
+        let record = self.replica.table.record_mut(slot);
+        if let Some(lead) = &self.leadership {
+            record.tcp = record.tcp.known_in(lead.term);
+        }
+        record
     }
 
     /// Keeps what the mapping claims in step with its backend's rule.
