@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use engine::LeaseWords;
-use engine::event::{Authority, GroupEvent, Verdict, WorkerOutput};
+use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
 use engine::ids::{Incarnation, LeaseWord, LogIndex, NodeId, ShardId, Side, Term, VnetId};
 use engine::status::FlowView;
 use engine::wire::FrameMeta;
@@ -176,7 +176,12 @@ impl Bed {
         let verdict = self.hand_in(side, &mut frame);
         let mut left = Vec::new();
         if let Verdict::Transmit { side, authority } = verdict {
-            left.push(Left { side, frame, authority });
+            let words = self.words(self.owner);
+            if Worker::may_transmit(&words, self.now_ns, authority) {
+                left.push(Left { side, frame, authority });
+            } else {
+                self.workers[self.owner].not_transmitted(DropReason::LeaseLapsed);
+            }
         }
         self.drain(&mut left);
         left

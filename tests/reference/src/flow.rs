@@ -111,7 +111,14 @@ impl Flow {
         if held {
             // A held mapping comes back with its connection, unless that has ended or takes leave (D6).
             let ended_itself = matches!(self.connection.standing(), Standing::Finished | Standing::Reset);
-            if !p.seen().opens() && (ended_itself || p.seen().leaves()) {
+            let stays = !p.seen().opens() && (ended_itself || p.seen().leaves());
+            if stays && p.seen().answers() && self.life.may_be_gone(now_ns) {
+                // Or it was gone, and this opened it anew (R6).
+                self.doubtful = true;
+                self.life.doubt(now_ns, rule, TCP);
+                return Cost::Perhaps;
+            }
+            if stays {
                 return Cost::None;
             }
             self.begin(now_ns, rule, p);

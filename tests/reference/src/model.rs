@@ -36,6 +36,9 @@ pub struct Model {
     local: [Local; 2],
 }
 
+/// A mapping: protocol, backend and its port, remote, public port.
+pub type Row = (u8, (usize, u16), (Ipv4Addr, u16), u16);
+
 /// Who may get an inbound packet.
 #[derive(Debug, Default)]
 pub(crate) struct Receivers {
@@ -87,6 +90,7 @@ impl Model {
         for flow in &mut self.flows {
             flow.taken_over(now_ns, &self.world.rules[flow.inside.0]);
         }
+        self.local[0].datagrams.lose();
         self.local.swap(0, 1);
     }
 
@@ -333,7 +337,7 @@ impl Model {
     pub fn judge_table(
         &mut self,
         now_ns: u64,
-        table: &[(u8, (usize, u16), (Ipv4Addr, u16), u16)],
+        table: &[Row],
     ) -> Result<(), String> {
         self.forget(now_ns);
         let row = |flow: &Flow| (flow.proto, flow.inside, flow.remote, flow.port);

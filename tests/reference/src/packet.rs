@@ -186,7 +186,7 @@ pub fn cut(frame: &[u8], mtu: u16) -> Vec<Vec<u8>> {
     let last = all.len() - 1;
     for (place, part) in all.iter_mut().enumerate() {
         let more = if place < last { 0x2000 } else { word & 0x2000 };
-        let offset = (word & 0x1fff) + be16(part, ETH + 6) & 0x1fff;
+        let offset = (word + be16(part, ETH + 6)) & 0x1fff;
         put16(part, ETH + 6, word & 0xc000 | more | offset);
         mend(part);
     }

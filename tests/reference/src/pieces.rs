@@ -31,6 +31,8 @@ enum Fate {
     Open,
     /// They go as this frame went: the first one's, on that side.
     Like(Side, Vec<u8>),
+    /// They would have gone like the first, which the member sent when it was owner before.
+    Stale,
     Refused,
 }
 
@@ -88,6 +90,13 @@ impl Datagram {
 }
 
 impl Datagrams {
+    /// The owner changes: what was sent on was sent by another's right.
+    pub(crate) fn lose(&mut self) {
+        for datagram in self.0.iter_mut().filter(|d| matches!(d.fate, Fate::Like(..))) {
+            datagram.fate = Fate::Stale;
+        }
+    }
+
     fn forget(&mut self, now_ns: u64) {
         self.0.retain(|d| now_ns < d.since_ns + PATIENCE_NS && (matches!(d.fate, Fate::Open) || !d.is_whole()));
     }
@@ -129,6 +138,9 @@ impl Model {
         let nothing = |outcome| {
             if left.is_empty() { Ok(outcome) } else { Err(format!("left {left:02x?} instead of nothing: {outcome:?}")) }
         };
+        if addresses(frame).0 == PUBLIC {
+            return nothing(Outcome::Lost);
+        }
         // RFC 1858: it would lie over the header that everything is judged by.
         let part = part_of(frame);
         if part.start < if frame[ETH + 9] == TCP { 20 } else { 8 } {
@@ -146,7 +158,7 @@ impl Model {
                 datagram.waiting.push(frame.to_vec());
                 nothing(Outcome::Waits)
             }
-            Fate::Refused => nothing(Outcome::Lost),
+            Fate::Refused | Fate::Stale => nothing(Outcome::Lost),
             Fate::Like(to, first) => {
                 let mtu = world.mtu[usize::from(*to == Side::Outside)];
                 expect(left, *to, &follow(side, first, frame), mtu, false)?;
@@ -167,6 +179,10 @@ impl Model {
         table: impl Fn() -> Option<u16>,
         left: &[Left],
     ) -> Judged {
+        // Nobody outside has the address that is ours.
+        if side == Side::Outside && p.remote == PUBLIC {
+            return if left.is_empty() { Ok(Outcome::Refused) } else { Err("our own address came in".into()) };
+        }
         let Some(first) = p.first else { return self.judge_one(now_ns, side, p, table, left) };
         let (frame, world) = (p.frame(side), self.world);
         let datagrams = &mut self.local().datagrams;

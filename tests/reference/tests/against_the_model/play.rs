@@ -15,7 +15,7 @@ use qnat_reference::world::World;
 use crate::steps::Step;
 
 /// How often each outcome was seen, and takeovers.
-pub type Tally = BTreeMap<&'static str, u64>;
+pub(crate) type Tally = BTreeMap<&'static str, u64>;
 
 /// A fragment on its way.
 #[derive(Clone, Debug)]
@@ -27,16 +27,15 @@ struct OnTheWay {
 }
 
 struct Run<'a> {
-    world: World,
     bed: Bed,
     model: Model,
     on_the_way: Vec<OnTheWay>,
     seen: &'a mut Tally,
 }
 
-pub fn play(world: &World, steps: &[Step], seen: &mut Tally) -> Result<(), TestCaseError> {
+pub(crate) fn play(world: &World, steps: &[Step], seen: &mut Tally) -> Result<(), TestCaseError> {
     let (bed, model) = (Bed::new(world), Model::new(world));
-    let mut run = Run { world: *world, bed, model, on_the_way: Vec::new(), seen };
+    let mut run = Run { bed, model, on_the_way: Vec::new(), seen };
     for (number, step) in steps.iter().enumerate() {
         run.step(step).map_err(|why| TestCaseError::fail(format!("step {number}, {step:?}: {why}")))?;
     }
