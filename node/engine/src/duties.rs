@@ -29,7 +29,7 @@ impl Shard {
         (backend, params): (&Backend, &Params),
         now_ns: u64,
     ) -> Option<CloseReason> {
-        let (silence, reason) = silence(record, backend, params);
+        let (silence, reason) = silence(record, record.tcp.known_in(lead.term), backend, params);
         let takeover = lead.takeover_ns.unwrap_or(now_ns);
         let end = if record.last_seen.ns() > takeover {
             record.last_seen.ns().saturating_add(silence)

@@ -58,7 +58,8 @@ impl Worker {
             return Err(DropReason::NoMapping);
         }
         self.note_first(cx.now_ns, Side::Inside, p)?;
-        self.may_go_on(cx, (Side::Inside, Side::Outside), authority, (p, meta), frame)?;
+        let to = self.way_out(s, authority, p.dst);
+        self.may_go_on(cx, (Side::Inside, to), authority, (p, meta), frame)?;
         let flow = FlowKey {
             proto: p.proto,
             inside: InsideKey { vnet: self.vnet, endpoint: endpoint(p.src, p.src_port) },
@@ -272,7 +273,7 @@ impl Worker {
 
 /// Takes note of an outbound packet. Returns the public end and the connection's progress.
 fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (FrontendId, u16, Progress) {
-    let record = shard.replica.table.record_mut(slot);
+    let record = shard.watched(slot);
     record.tcp.ask();
     let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
     if progress != Progress::Ignored {

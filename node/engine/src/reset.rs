@@ -45,7 +45,8 @@ impl Worker {
         let remote = SocketAddrV4::new(record.remote.addr.ipv4()?, record.remote.port);
         let inside = SocketAddrV4::new(record.inside.addr.ipv4()?, record.inside.port);
         let public = SocketAddrV4::new(s.frontends.get(&record.frontend)?.ip, record.public_port);
-        let (out, back) = (record.tcp.reset_sequence(Direction::Out), record.tcp.reset_sequence(Direction::In));
+        let known = record.tcp.known_in(term);
+        let (out, back) = (known.reset_sequence(Direction::Out), known.reset_sequence(Direction::In));
         let authority = Authority::Lease { shard: home, term };
         if let (Some(seq), Ok(hop)) = (out, next_hop(s, *remote.ip())) {
             let mut frame = build_reset(public, remote, seq, back);

@@ -6,7 +6,7 @@ use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
 use crate::drains::Drains;
 use crate::event::NotServing;
-use crate::flow::{FlowKey, Mark, Slot, Table};
+use crate::flow::{FlowKey, Mark, Record, Slot, Table};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
 use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
@@ -306,6 +306,15 @@ impl Shard {
         let (frontend, port) = self.replica.table.claims().port_of(flow.proto, flow.inside)?;
         let key = PublicKey { proto: flow.proto, frontend, port, remote: flow.remote };
         (self.endpoint_of(snapshot, &key)? == flow.inside).then_some((frontend, port))
+    }
+
+    /// The record of a mapping that a packet passes by, without what was known of its connection in an earlier term.
+    pub(crate) fn watched(&mut self, slot: Slot) -> &mut Record {
+        let record = self.replica.table.record_mut(slot);
+        if let Some(lead) = &self.leadership {
+            record.tcp = record.tcp.known_in(lead.term);
+        }
+        record
     }
 
     /// Keeps what the mapping claims in step with its backend's rule.
