@@ -5,5 +5,6 @@
 pub mod bed;
 pub mod connection;
 pub mod hostile;
+pub mod judge;
 pub mod model;
 pub mod packet;

@@ -27,6 +27,11 @@ impl Index {
         self.cells.find(spread(tag), |c| c.tag == tag && is(c.slot)).map(|c| c.slot)
     }
 
+    /// The slot that `find` would look at first, without looking at it.
+    pub(super) fn guess(&self, tag: u32) -> Option<u32> {
+        self.find(tag, |_| true)
+    }
+
     /// Points the key at `slot`; `is` tells a cell of the same key, which is replaced. Returns the slot replaced.
     pub(super) fn set(&mut self, tag: u32, slot: u32, is: impl Fn(u32) -> bool) -> Option<u32> {
         if let Some(cell) = self.cells.find_mut(spread(tag), |c| c.tag == tag && is(c.slot)) {
