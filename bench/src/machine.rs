@@ -39,6 +39,16 @@ impl Machine {
     }
 }
 
+/// Processor time of this thread in nanoseconds.
+///
+/// # Panics
+/// Never: the clock starts at 0.
+#[must_use]
+pub fn cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec).expect("positive") * 1_000_000_000 + u64::try_from(time.tv_nsec).expect("positive")
+}
+
 /// Processor time that a process has used, in seconds.
 ///
 /// # Errors

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use engine::event::WorkerOutput;
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::bed::{Always, Bed};
+use crate::machine::cpu_ns;
 
 /// A driver lets timers run at least this often.
 const STEP_NS: u64 = 10_000_000;
@@ -52,10 +52,4 @@ pub fn measure(mut bed: Bed) -> Result<Idle> {
         longest_timers_us: timers as f64 / 1e3,
         longest_entry_us: entries as f64 / 1e3,
     })
-}
-
-/// Processor time of this thread in nanoseconds.
-fn cpu_ns() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    u64::try_from(time.tv_sec).expect("positive") * SECOND_NS + u64::try_from(time.tv_nsec).expect("positive")
 }

@@ -25,9 +25,9 @@ use crate::report::{self, Output};
 /// Frames that a worker handles at once, about.
 pub const BATCH: usize = 64;
 /// Batches of one round.
-const BATCHES: u32 = 2_000;
+const BATCHES: usize = 2_000;
 /// New flows of one round, in batches.
-const NEW_BATCHES: u32 = 100;
+const NEW_BATCHES: usize = 100;
 
 /// Arguments of `qnat-bench engine`.
 #[derive(Debug, clap::Args)]
@@ -74,7 +74,7 @@ pub struct PacketRow {
     pub size: Size,
     /// Direction.
     pub way: Way,
-    /// Nanoseconds per packet; each value a round's mean.
+    /// Nanoseconds per packet; each value that of a round's middle batch.
     pub ns: Spread,
 }
 
@@ -89,7 +89,7 @@ pub struct TableRow {
     pub resident: f64,
     /// Nanoseconds per new flow: packet in, proposal, entry, commit, packet out.
     pub new_flow_ns: Spread,
-    /// The longest that one entry of 64 took to apply while the table was filled, microseconds.
+    /// The longest that one entry of 64 took to apply while the table was filled, microseconds of processor time.
     pub longest_apply_us: f64,
     /// When all flows go idle at once.
     pub idle: Idle,
@@ -132,15 +132,15 @@ fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<V
     // Round by round, so that what the machine does meanwhile falls on all of them.
     for _ in 0..rounds {
         for (_, _, batch, values) in &mut kinds {
-            let mut time = Duration::ZERO;
+            let mut times = Vec::with_capacity(BATCHES);
             for _ in 0..BATCHES {
                 batch.fill(proto, (0..BATCH).map(|_| Tuple::of(draw.below(flows))));
                 let begun = Instant::now();
                 let sent = translate(bed, batch);
-                time += begun.elapsed();
+                times.push(begun.elapsed());
                 anyhow::ensure!(sent == BATCH, "a known flow's packet did not pass");
             }
-            values.push(per(time, BATCHES));
+            values.push(per_frame(times)?);
         }
     }
     let rows = kinds.into_iter().map(|(size, way, _, values)| {
@@ -154,8 +154,9 @@ fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<V
 pub fn translate(bed: &mut Bed, batch: &mut Batch) -> usize {
     let Batch { frames, meta } = batch;
     let mut sent = 0;
+    let qb = std::env::var_os("QB0").is_none();
     for (side, frame) in &*frames {
-        bed.worker.look_ahead(*side, frame);
+        if qb { bed.worker.look_ahead(*side, frame); }
     }
     bed.worker.fetch();
     for (side, frame) in frames {
@@ -170,29 +171,31 @@ fn table_row(flows: u32, rounds: u32) -> Result<TableRow> {
     let mut bed = Bed::new(flows, Proto::Udp);
     let resident = machine::resident()?.saturating_sub(resident_before) as f64 / f64::from(flows);
     let octets = bed.worker.shard_status()[0].table_bytes as f64 / f64::from(flows);
-    let longest_apply_us = bed.longest_apply.as_secs_f64() * 1e6;
+    let longest_apply_us = bed.longest_apply_ns as f64 / 1e3;
     let idle = idle::measure(Bed::new(flows, Proto::Udp))?;
     let mut batch = Batch::new(BATCH, Proto::Udp, Size::Small, Way::Out);
     let (mut values, mut next) = (Vec::new(), flows);
     for _ in 0..rounds {
-        let mut time = Duration::ZERO;
+        let mut times = Vec::with_capacity(NEW_BATCHES);
         for _ in 0..NEW_BATCHES {
             batch.fill(Proto::Udp, (0..).map(|n| Tuple::of(next + n)));
             next += u32::try_from(BATCH).context("small")?;
             let begun = Instant::now();
             let passed = translate(&mut bed, &mut batch);
             let left = bed.drain();
-            time += begun.elapsed();
+            times.push(begun.elapsed());
             anyhow::ensure!((passed, left) == (0, u32::try_from(BATCH)?), "a new flow's packet waits for its commit");
         }
-        values.push(per(time, NEW_BATCHES));
+        values.push(per_frame(times)?);
     }
     let new_flow_ns = Spread::of(values).context("at least one round")?;
     Ok(TableRow { flows, octets, resident, new_flow_ns, longest_apply_us, idle })
 }
 
-fn per(time: Duration, batches: u32) -> f64 {
-    time.as_secs_f64() * 1e9 / (f64::from(batches) * BATCH as f64)
+/// Nanoseconds per frame of the middle one of a round's batches: whatever else runs on the machine interrupts a few of them.
+fn per_frame(times: Vec<Duration>) -> Result<f64> {
+    let batch = Spread::of(times.into_iter().map(|time| time.as_secs_f64())).context("at least one batch")?;
+    Ok(batch.median * 1e9 / BATCH as f64)
 }
 
 /// Numbers at random, the same in every run (Steele, Lea, Flood 2014: SplitMix).

@@ -56,27 +56,32 @@ impl Worker {
         }
     }
 
-    /// Has the mappings of all frames brought into the cache that were looked ahead for since the last call.
-    pub fn fetch(&mut self) {
-        let mut ahead = std::mem::take(&mut self.ahead);
+    /// Has the mappings of all frames brought into the cache that were looked ahead for since the last call. Returns how
+    /// many there probably are.
+    pub fn fetch(&mut self) -> usize {
+        let (mut wanted, mut found) =
+            (std::mem::take(&mut self.ahead.wanted), std::mem::take(&mut self.ahead.found));
         // Each loop is short, so that many of its rounds run at once.
-        for Wanted { shard, side, tag } in ahead.wanted.drain(..) {
+        for Wanted { shard, side, tag } in wanted.drain(..) {
             let slot = self.table(shard).and_then(|table| match side {
                 Side::Inside => table.guess_inside(tag),
                 Side::Outside => table.guess_public(tag),
             });
-            ahead.found.extend(slot.map(|slot| (shard, slot)));
+            found.extend(slot.map(|slot| (shard, slot)));
         }
-        for (shard, slot) in ahead.found.drain(..) {
+        let count = found.len();
+        for (shard, slot) in found.drain(..) {
             if let Some(table) = self.table(shard) {
                 std::hint::black_box(table.record(slot).ends());
             }
         }
-        self.ahead = ahead;
+        // They keep their memory: no allocation per batch.
+        (self.ahead.wanted, self.ahead.found) = (wanted, found);
+        count
     }
 
     pub(crate) fn judge_looking_ahead(&mut self) {
-        let large = self.replicas().any(|(_, shard)| shard.replica.table.slots() >= SLOTS_MIN);
+        let large = self.replicas().any(|(_, shard)| shard.replica.table.slots() >= std::env::var("QB_MIN").map_or(SLOTS_MIN, |v| v.parse().unwrap()));
         self.ahead.worth = if large { Worth::Yes } else { Worth::No };
     }
 

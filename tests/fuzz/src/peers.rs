@@ -13,9 +13,8 @@ use engine::codec::{self, decode_chunk, decode_entry};
 use engine::event::{GroupEvent, WorkerOutput};
 use engine::ids::{Incarnation, LeaseWord, LogIndex, NodeId, ShardId, Term, VnetId};
 use engine::worker::Worker;
-use qnat::member::frame::{ControlFrame, split_flow_frame};
 
-use crate::{Choices, bounded};
+use crate::{Choices, bounded, within};
 
 const SHARD: ShardId = ShardId(1);
 const TERM: Term = Term(1);
@@ -132,7 +131,6 @@ pub fn scan_chunk(data: &[u8]) {
 pub fn flow_frame(data: &[u8]) {
     let bytes = Bytes::copy_from_slice(data);
     let _refused = bounded(data, EACH, || consensus::frame::Frame::decode(&bytes));
-    let _cut = split_flow_frame(&bytes);
     let Some((kind, body)) = data.split_first() else { return };
     let sealed = Bytes::from(wire::seal(kind % 8 + wire::KIND_FLOW_FIRST - 1, body));
     let Ok(frame) = bounded(data, EACH, || consensus::frame::Frame::decode(&sealed)) else { return };
@@ -140,12 +138,9 @@ pub fn flow_frame(data: &[u8]) {
     assert_eq!(format!("{again:?}"), format!("{frame:?}"));
 }
 
-/// Frames of the control channel, raft messages, configurations and log rows.
+/// Raft messages, configurations and log entries.
 pub fn control_message(data: &[u8]) {
     let bytes = Bytes::copy_from_slice(data);
-    if let Some(frame) = ControlFrame::decode(&bytes) {
-        assert_eq!(ControlFrame::decode(&frame.encode()), Some(frame));
-    }
     let _refused = bounded(data, EACH, || wire::open_bytes(&bytes));
     let _refused = bounded(data, EACH, || wire::decode_conf_state(data));
     let _refused = bounded(data, EACH, || wire::decode_entry(&bytes));
@@ -172,6 +167,8 @@ pub fn control_command(data: &[u8]) {
         let length = usize::from(choices.word() % 4096);
         let entry = control_sealed(control_codec::Kind::Command, choices.take(length));
         index += 1;
+        let most = 2 * control_codec::COMMAND_LEN_MAX as u64;
+        let _command = within(most, data, || Command::decode(&entry));
         let _outcome = state.apply_bytes(index, &entry);
         state.check().unwrap_or_else(|broken| panic!("{broken}"));
     }
@@ -185,7 +182,9 @@ pub fn control_command(data: &[u8]) {
 pub fn control_state(data: &[u8]) {
     let _refused = bounded(data, EACH, || State::decode(data));
     let sealed = control_sealed(control_codec::Kind::State, data);
-    let Ok(state) = bounded(data, 16 * EACH, || State::decode(&sealed)) else { return };
+    // A list may claim as much as a whole state may have.
+    let most = 2 * control_codec::STATE_LEN_MAX as u64;
+    let Ok(state) = within(most, data, || State::decode(&sealed)) else { return };
     let again = State::decode(&state.encode().expect("no longer than before")).expect("what was written can be read");
     assert_eq!(again.digest(), state.digest());
 }

@@ -1,4 +1,4 @@
-//! See `qnat_fuzz::operator::request`.
+//! See `qnat_fuzz::node::request`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| qnat_fuzz::operator::request(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| qnat_fuzz::node::request(data));
