@@ -39,6 +39,16 @@ impl Machine {
     }
 }
 
+/// Processor time of this thread in nanoseconds.
+///
+/// # Panics
+/// Never: the clock starts at 0.
+#[must_use]
+pub fn cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec).expect("positive") * 1_000_000_000 + u64::try_from(time.tv_nsec).expect("positive")
+}
+
 /// Processor time that a process has used, in seconds.
 ///
 /// # Errors
@@ -63,6 +73,43 @@ pub fn cpu_busy() -> Result<f64> {
     // user, nice, system, then idle and waiting, then interrupts and stolen.
     let busy = fields.iter().enumerate().filter(|(at, _)| matches!(at, 0..=2 | 5..=7)).map(|(_, ticks)| ticks);
     Ok(busy.sum::<f64>() / ticks_per_second())
+}
+
+/// Processor time that the host machine took from this one, and all time, both over all processors, in ticks.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn stolen() -> Result<(f64, f64)> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().context("processor times")?;
+    let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|text| text.parse().ok()).collect();
+    // What guests of this machine use is part of the first two.
+    Ok((*fields.get(7).context("stolen time")?, fields.iter().take(8).sum()))
+}
+
+/// Memory of this process that is resident, in octets.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn resident() -> Result<usize> {
+    let text = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: usize = text.split_whitespace().nth(1).context("resident pages")?.parse()?;
+    Ok(pages * rustix::param::page_size())
+}
+
+/// Kind of the processors, with its last cache as far as the kernel tells.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn processor() -> Result<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo")?;
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
+        line.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value.trim())
+    };
+    let cache = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size").unwrap_or_default();
+    let [name, family, model] = ["model name", "cpu family", "model"].map(field);
+    Ok(format!("{name} family {family} model {model}, L3 {}", cache.trim()))
 }
 
 fn ticks_per_second() -> f64 {

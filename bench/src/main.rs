@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use qnat_bench::{flows, hold, malformed, report};
+use qnat_bench::{engine, flows, hold, malformed, report};
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Measurements of qnat as a user runs it; needs root, nft and the qnat executable")]
@@ -20,6 +20,8 @@ enum Command {
     Flows(flows::Args),
     /// Malformed and hostile packets, beside the kernel's masquerade.
     Malformed(malformed::Args),
+    /// The engine alone: packets of known flows, new flows, memory. Needs no root.
+    Engine(engine::Args),
     /// Tables of stored results.
     Report(report::Args),
 }
@@ -29,6 +31,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Hold(args) => hold::run(&args)?,
         Command::Flows(args) => flows::run(&args)?,
         Command::Malformed(args) => malformed::run(&args)?,
+        Command::Engine(args) => engine::run(&args)?,
         Command::Report(args) => report::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

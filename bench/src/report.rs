@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
+use crate::engine::{self, EngineResult};
 use crate::flows::{FlowsResult, KernelStep, Step};
 use crate::hold::HoldResult;
 use crate::machine::Machine;
@@ -43,6 +44,8 @@ pub enum Stored {
     Flows(FlowsResult),
     /// Of `malformed`.
     Malformed(MalformedResult),
+    /// Of `engine`.
+    Engine(EngineResult),
 }
 
 /// One rate over all rounds.
@@ -147,6 +150,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn table(result: &Stored) -> String {
     match result {
+        Stored::Engine(result) => engine::table(result),
         Stored::Hold(hold) => hold_table(hold),
         Stored::Flows(flows) => flows_table(flows),
         Stored::Malformed(set) => malformed_table(set),

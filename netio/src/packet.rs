@@ -42,6 +42,33 @@ const RETRY_NS: u64 = 10_000_000;
 /// How often interface flags and the kernel's drop counters are read.
 const LINK_CHECK_NS: u64 = 100_000_000;
 
+/// Frames that are looked ahead for before the first of them is handled: as many as the first cache holds the headers of.
+const BATCH: usize = 64;
+
+/// Who takes frames that arrived.
+pub trait FrameHandler {
+    /// A frame, from the Ethernet header on, that `handle` will be given soon.
+    fn look_ahead(&mut self, side: PortSide, frame: &[u8]);
+
+    /// `look_ahead` has seen a whole batch.
+    fn fetch(&mut self);
+
+    /// A frame; see `PacketLoop::receive`.
+    fn handle(&mut self, side: PortSide, meta: &mut FrameMeta, frame: &mut [u8]) -> Disposition;
+}
+
+struct OneByOne<'a, F>(&'a mut F);
+
+impl<F: FnMut(PortSide, &mut FrameMeta, &mut [u8]) -> Disposition> FrameHandler for OneByOne<'_, F> {
+    fn look_ahead(&mut self, _: PortSide, _: &[u8]) {}
+
+    fn fetch(&mut self) {}
+
+    fn handle(&mut self, side: PortSide, meta: &mut FrameMeta, frame: &mut [u8]) -> Disposition {
+        (self.0)(side, meta, frame)
+    }
+}
+
 /// Whether a socket is receiving, and if not, from when on it may try again.
 #[derive(Clone, Copy, Debug)]
 enum Receiving {
@@ -163,10 +190,23 @@ impl PacketLoop {
     /// Gives each frame that arrived to `f`: its side, what is known of its checksum and segmentation, and its bytes from the
     /// Ethernet header on. `f` rewrites frame and meta in place if they are to be sent.
     pub fn receive(&mut self, f: &mut impl FnMut(PortSide, &mut FrameMeta, &mut [u8]) -> Disposition) {
+        self.receive_batches(&mut OneByOne(f));
+    }
+
+    /// As `receive`, in batches: the handler sees all frames of one before it is given each.
+    pub fn receive_batches(&mut self, handler: &mut impl FrameHandler) {
         let mut arrived = std::mem::take(&mut self.arrived);
-        for frame in arrived.drain(..) {
-            self.handle(frame, f);
+        for batch in arrived.chunks(BATCH) {
+            for Arrived { socket, buffer, len } in batch {
+                let (side, _) = SOCKETS[usize::from(*socket)];
+                handler.look_ahead(side, self.uring.bytes_mut(*buffer)[..*len].get(HEADER_LEN..).unwrap_or_default());
+            }
+            handler.fetch();
+            for frame in batch {
+                self.handle(*frame, handler);
+            }
         }
+        arrived.clear();
         // Keeps its memory: no allocation per batch.
         self.arrived = arrived;
         self.uring.publish_offers();
@@ -358,7 +398,7 @@ impl PacketLoop {
     fn handle(
         &mut self,
         Arrived { socket, buffer, len }: Arrived,
-        f: &mut impl FnMut(PortSide, &mut FrameMeta, &mut [u8]) -> Disposition,
+        handler: &mut impl FrameHandler,
     ) {
         let (side, _) = SOCKETS[usize::from(socket)];
         let stats = &mut self.stats[side.index()];
@@ -372,7 +412,7 @@ impl PacketLoop {
         let (header, frame) = self.uring.bytes_mut(buffer)[..len].split_at_mut(HEADER_LEN);
         let header: &mut [u8; HEADER_LEN] = header.try_into().expect("split at its length");
         let mut meta = FrameMeta::decode(header);
-        match f(side, &mut meta, frame) {
+        match handler.handle(side, &mut meta, frame) {
             Disposition::Transmit { side, tag } => {
                 *header = meta.encode();
                 let socket = socket_for(side, frame);

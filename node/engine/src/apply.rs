@@ -349,9 +349,21 @@ impl Replica {
             assert!(base == self.meta.applied, "the replay starts where the scan was captured");
         }
         self.meta.applied = base;
+        self.refuse_later_than(until);
         self.phase = Phase::Replaying { until };
         if until <= base {
             self.complete(now_ns);
+        }
+    }
+
+    /// No record of a scan was written behind its end. One that says so is not taken: its hold would end after younger ones.
+    fn refuse_later_than(&mut self, until: LogIndex) {
+        for position in 0..self.table.slots() {
+            let Some(slot) = self.table.occupied(position) else { continue };
+            if self.table.record(slot).written_at > until {
+                self.counts.chunks_refused += 1;
+                self.table.release(slot);
+            }
         }
     }
 

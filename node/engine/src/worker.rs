@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use crate::ahead::Ahead;
 use crate::apply::Effect;
 use crate::arp::Waiting;
 use crate::codec::{Encoder, ScanRecord};
@@ -64,6 +65,7 @@ pub struct Worker {
     pub(crate) held: Held,
     pub(crate) identifications: Identifications,
     pub(crate) counters: Counters,
+    pub(crate) ahead: Ahead,
     outputs: VecDeque<WorkerOutput>,
     /// `None`: nobody wants to know.
     pub(crate) sessions: Option<Sessions>,
@@ -102,6 +104,7 @@ impl Worker {
             held: Held::default(),
             identifications: Identifications::new(seed ^ me.0),
             counters: Counters::default(),
+            ahead: Ahead::default(),
             outputs: VecDeque::new(),
             sessions: None,
             encoder: Encoder::new(),
@@ -424,6 +427,7 @@ impl Worker {
         self.chunk_credit = CHUNKS_PER_ROUND;
         self.judge_at_ns = u64::MAX;
         self.timed_at_ns = now_ns;
+        self.judge_looking_ahead();
         self.judge_serving(now_ns, words);
         let ids: Vec<ShardId> = self.shards.keys().copied().collect();
         for id in &ids {

@@ -14,7 +14,7 @@ use engine::wire::{ChecksumState, FrameMeta, Gso};
 use engine::worker::Worker;
 use netio::bell::Ringer;
 use netio::boottime::now_ns;
-use netio::packet::PacketLoop;
+use netio::packet::{FrameHandler, PacketLoop};
 use netio::port::{Disposition, IoError, PortStats};
 use netio::side::PortSide;
 use netio::sync::spsc::{Consumer, Producer, PushError};
@@ -208,19 +208,8 @@ impl WorkerThread {
     }
 
     fn receive(&mut self, now: u64, authorities: &mut Vec<Authority>) {
-        let (worker, words) = (&mut self.worker, &self.words);
-        self.packets.receive(&mut |side, meta, frame| {
-            let from = match side {
-                PortSide::Inside => Side::Inside,
-                PortSide::Outside => Side::Outside,
-            };
-            match worker.handle_frame(now, words, from, &from_virtio(*meta), frame) {
-                Verdict::Transmit { side, authority } => {
-                    Disposition::Transmit { side: port(side), tag: tag(authorities, authority) }
-                }
-                Verdict::Consumed | Verdict::Drop(_) => Disposition::Done,
-            }
-        });
+        let mut arrivals = Arrivals { worker: &mut self.worker, words: &self.words, now, authorities };
+        self.packets.receive_batches(&mut arrivals);
     }
 
     /// Hands the engine's outputs to the flow actor; what finds no room waits, and the engine is not asked for more.
@@ -278,9 +267,43 @@ impl WorkerThread {
     }
 }
 
+/// Hands frames that arrived to the engine.
+struct Arrivals<'a> {
+    worker: &'a mut Worker,
+    words: &'a Words,
+    now: u64,
+    authorities: &'a mut Vec<Authority>,
+}
+
+impl FrameHandler for Arrivals<'_> {
+    fn look_ahead(&mut self, side: PortSide, frame: &[u8]) {
+        self.worker.look_ahead(from_port(side), frame);
+    }
+
+    fn fetch(&mut self) {
+        self.worker.fetch();
+    }
+
+    fn handle(&mut self, side: PortSide, meta: &mut virtio::FrameMeta, frame: &mut [u8]) -> Disposition {
+        match self.worker.handle_frame(self.now, self.words, from_port(side), &from_virtio(*meta), frame) {
+            Verdict::Transmit { side, authority } => {
+                Disposition::Transmit { side: port(side), tag: tag(self.authorities, authority) }
+            }
+            Verdict::Consumed | Verdict::Drop(_) => Disposition::Done,
+        }
+    }
+}
+
 fn tag(authorities: &mut Vec<Authority>, authority: Authority) -> u64 {
     authorities.push(authority);
     authorities.len() as u64 - 1
+}
+
+const fn from_port(side: PortSide) -> Side {
+    match side {
+        PortSide::Inside => Side::Inside,
+        PortSide::Outside => Side::Outside,
+    }
 }
 
 const fn port(side: Side) -> PortSide {

@@ -13,6 +13,7 @@ pub mod expect;
 pub mod flow;
 pub mod hostile;
 pub mod life;
+pub mod judge;
 pub mod model;
 pub mod packet;
 mod pieces;

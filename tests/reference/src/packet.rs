@@ -120,7 +120,11 @@ pub fn examine(frame: &[u8]) -> Result<Shape, String> {
     if shape.fragment != (0, false) {
         return Ok(shape);
     }
-    let payload = &ip[shape.ip_header..];
+    let mut payload = &ip[shape.ip_header..];
+    if shape.proto == UDP && payload.len() >= 8 {
+        // What stands behind the datagram is none of its checksum's business (RFC 768, RFC 9868).
+        payload = payload.get(..usize::from(be16(payload, 4))).ok_or("a datagram longer than its packet")?;
+    }
     let (pseudo, minimum) = match shape.proto {
         TCP => (pseudo(ip, TCP, payload.len()), 20),
         UDP => (pseudo(ip, UDP, payload.len()), 8),

@@ -154,6 +154,11 @@ impl Record {
         self.mark == Mark::Scanned
     }
 
+    /// Something of each of the record's cache lines.
+    pub(crate) const fn ends(&self) -> (u16, u64, Track) {
+        (self.remote.port, self.written_at.0, self.tcp)
+    }
+
     /// Whether the mapping translates without question.
     #[must_use]
     pub fn is_live(&self) -> bool {

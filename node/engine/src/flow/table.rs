@@ -164,6 +164,16 @@ impl Table {
         self.by_inside.find(self.inside_tag(key), |s| self.record(Slot(s)).flow() == *key).map(Slot)
     }
 
+    /// Where the record of an in2out key with this tag probably is; reads the index only.
+    pub(crate) fn guess_inside(&self, tag: u32) -> Option<Slot> {
+        self.by_inside.guess(tag).map(Slot)
+    }
+
+    /// Where the record of an out2in key with this tag probably is; reads the index only.
+    pub(crate) fn guess_public(&self, tag: u32) -> Option<Slot> {
+        self.by_public.guess(tag).map(Slot)
+    }
+
     /// A hash of a remote end and protocol, keyed like the indexes.
     #[must_use]
     pub fn remote_tag(&self, key: &PublicKey) -> u64 {
@@ -339,12 +349,12 @@ impl Table {
         });
     }
 
-    fn public_tag(&self, key: &PublicKey) -> u32 {
+    pub(crate) fn public_tag(&self, key: &PublicKey) -> u32 {
         let ports = u64::from(key.port) << 32 | u64::from(key.remote.port) << 8 | key.proto as u64;
         fold(self.hash(key.remote.addr, Addr([0; 16]), ports, key.frontend.0))
     }
 
-    fn inside_tag(&self, key: &FlowKey) -> u32 {
+    pub(crate) fn inside_tag(&self, key: &FlowKey) -> u32 {
         let ports = u64::from(key.inside.endpoint.port) << 32 | u64::from(key.remote.port) << 8 | key.proto as u64;
         fold(self.hash(key.inside.endpoint.addr, key.remote.addr, ports, key.inside.vnet.0))
     }

@@ -1,6 +1,7 @@
 //! The worker as its callers see it: a tiny cluster in memory, real frames, a clock that the test moves.
 
 mod faults;
+mod foreign;
 mod fragments;
 mod hairpin;
 mod icmp;

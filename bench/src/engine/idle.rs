@@ -1,0 +1,55 @@
+//! All flows of a table go idle at once: the longest piece of processor time that a packet may have to wait for.
+
+use anyhow::Result;
+use engine::event::WorkerOutput;
+use serde::{Deserialize, Serialize};
+
+use super::bed::{Always, Bed};
+use crate::machine::cpu_ns;
+
+/// A driver lets timers run at least this often.
+const STEP_NS: u64 = 10_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+/// Nothing lives longer than its timeout, the tenth by which ends are spread, and the way of the sweep's hand.
+const PATIENCE_S: u64 = 3_600;
+
+/// What was seen until the last flow was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Idle {
+    /// Silence until all were closed, seconds.
+    pub closed_after_s: u64,
+    /// The longest call of the timers, microseconds of processor time.
+    pub longest_timers_us: f64,
+    /// The longest that an entry took from the stream through the log into the table, microseconds of processor time.
+    pub longest_entry_us: f64,
+}
+
+/// Lets time pass until no flow lives.
+///
+/// # Errors
+/// If flows never end.
+pub fn measure(mut bed: Bed) -> Result<Idle> {
+    let (begun_ns, mut timers, mut entries) = (bed.now_ns, 0, 0);
+    while bed.worker.shard_status()[0].live > 0 {
+        anyhow::ensure!(bed.now_ns < begun_ns + PATIENCE_S * SECOND_NS, "idle flows that never close");
+        bed.now_ns = bed.worker.next_timer_ns().clamp(bed.now_ns + 1_000_000, bed.now_ns + STEP_NS);
+        let before = cpu_ns();
+        bed.worker.handle_timers(bed.now_ns, &Always);
+        timers = timers.max(cpu_ns() - before);
+        loop {
+            let before = cpu_ns();
+            let Some(output) = bed.worker.poll_output(bed.now_ns, &Always) else { break };
+            if let WorkerOutput::Propose { entry, .. } = output {
+                bed.commit(entry);
+            }
+            entries = entries.max(cpu_ns() - before);
+        }
+        let mut frame = Vec::new();
+        while bed.worker.poll_frame(bed.now_ns, &Always, &mut frame).is_some() {}
+    }
+    Ok(Idle {
+        closed_after_s: (bed.now_ns - begun_ns) / SECOND_NS,
+        longest_timers_us: timers as f64 / 1e3,
+        longest_entry_us: entries as f64 / 1e3,
+    })
+}

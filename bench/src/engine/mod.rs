@@ -1,0 +1,268 @@
+//! `qnat-bench engine`: what the engine alone costs, without devices, threads or peers: processor time per packet of a known
+//! flow drawn at random and per new flow, memory per flow, and the longest pieces of work that a packet may wait for.
+//! `cargo bench -p qnat-bench` measures the same packets with criterion, to compare one change with another.
+
+pub mod bed;
+pub mod frames;
+pub mod idle;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use comfy_table::{Table, presets};
+use engine::event::Verdict;
+use engine::record::Proto;
+use serde::{Deserialize, Serialize};
+
+use self::bed::{Always, Bed, Tuple};
+use self::frames::{Batch, Size, Way};
+use self::idle::Idle;
+use crate::machine::{self, Machine};
+use crate::numbers::Spread;
+use crate::report::{self, Output};
+
+/// Frames that a worker handles at once, about.
+pub const BATCH: usize = 64;
+/// Batches of one round.
+const BATCHES: usize = 2_000;
+/// New flows of one round, in batches.
+const NEW_BATCHES: usize = 100;
+
+/// Arguments of `qnat-bench engine`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Flows in the table.
+    #[arg(long, value_delimiter = ',', default_value = "10000,1000000,10000000")]
+    flows: Vec<u32>,
+    /// How often each is measured.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Where to store it as JSON.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// What `engine` measured.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct EngineResult {
+    /// Where and when.
+    pub machine: Machine,
+    /// Kind of the processors.
+    pub processor: String,
+    /// Share of the time that the host machine took from this one meanwhile, in percent.
+    pub stolen_percent: f64,
+    /// Rounds.
+    pub rounds: u32,
+    /// Packets of known flows.
+    pub packets: Vec<PacketRow>,
+    /// Tables by their flows.
+    pub tables: Vec<TableRow>,
+}
+
+/// Packets of known flows, drawn at random.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PacketRow {
+    /// Flows in the table.
+    pub flows: u32,
+    /// UDP or TCP.
+    pub proto: String,
+    /// Length of the frames.
+    pub size: Size,
+    /// Direction.
+    pub way: Way,
+    /// Nanoseconds per packet; each value that of a round's middle batch.
+    pub ns: Spread,
+}
+
+/// What depends on the number of flows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableRow {
+    /// Flows.
+    pub flows: u32,
+    /// Octets per flow of the mappings and their indexes, as the engine counts them.
+    pub octets: f64,
+    /// Growth of the process's resident memory per flow, in octets.
+    pub resident: f64,
+    /// Nanoseconds per new flow: packet in, proposal, entry, commit, packet out.
+    pub new_flow_ns: Spread,
+    /// The longest that one entry of 64 took to apply while the table was filled, microseconds of processor time.
+    pub longest_apply_us: f64,
+    /// When all flows go idle at once.
+    pub idle: Idle,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// If `/proc` cannot be read, or the result cannot be written.
+pub fn run(args: &Args) -> Result<()> {
+    let before = machine::stolen()?;
+    let (mut packets, mut tables) = (Vec::new(), Vec::new());
+    for flows in &args.flows {
+        tables.push(table_row(*flows, args.rounds)?);
+        for proto in [Proto::Udp, Proto::Tcp] {
+            let mut bed = Bed::new(*flows, proto);
+            packets.extend(packet_rows(&mut bed, *flows, proto, args.rounds)?);
+        }
+    }
+    let after = machine::stolen()?;
+    let result = EngineResult {
+        machine: Machine::here()?,
+        processor: machine::processor()?,
+        stolen_percent: (after.0 - before.0) / (after.1 - before.1) * 100.0,
+        rounds: args.rounds,
+        packets,
+        tables,
+    };
+    report::finish(&report::Stored::Engine(result), args.output, args.out.as_deref())
+}
+
+fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<Vec<PacketRow>> {
+    let mut kinds = Vec::new();
+    for size in [Size::Small, Size::Super] {
+        for way in [Way::Out, Way::In, Way::Mixed] {
+            kinds.push((size, way, Batch::new(BATCH, proto, size, way), Vec::new()));
+        }
+    }
+    let mut draw = Draw(1);
+    // Round by round, so that what the machine does meanwhile falls on all of them.
+    for _ in 0..rounds {
+        for (_, _, batch, values) in &mut kinds {
+            let mut times = Vec::with_capacity(BATCHES);
+            for _ in 0..BATCHES {
+                batch.fill(proto, (0..BATCH).map(|_| Tuple::of(draw.below(flows))));
+                let begun = Instant::now();
+                let sent = translate(bed, batch);
+                times.push(begun.elapsed());
+                anyhow::ensure!(sent == BATCH, "a known flow's packet did not pass");
+            }
+            values.push(per_frame(times)?);
+        }
+    }
+    let rows = kinds.into_iter().map(|(size, way, _, values)| {
+        let ns = Spread::of(values).context("at least one round")?;
+        Ok(PacketRow { flows, proto: format!("{proto:?}").to_uppercase(), size, way, ns })
+    });
+    rows.collect()
+}
+
+/// Hands a batch to the engine as the worker's thread does. Returns how many frames are to be sent.
+pub fn translate(bed: &mut Bed, batch: &mut Batch) -> usize {
+    let Batch { frames, meta } = batch;
+    let mut sent = 0;
+    let qb = std::env::var_os("QB0").is_none();
+    for (side, frame) in &*frames {
+        if qb { bed.worker.look_ahead(*side, frame); }
+    }
+    bed.worker.fetch();
+    for (side, frame) in frames {
+        let verdict = bed.worker.handle_frame(bed.now_ns, &Always, *side, meta, frame);
+        sent += usize::from(matches!(verdict, Verdict::Transmit { .. }));
+    }
+    sent
+}
+
+fn table_row(flows: u32, rounds: u32) -> Result<TableRow> {
+    let resident_before = machine::resident()?;
+    let mut bed = Bed::new(flows, Proto::Udp);
+    let resident = machine::resident()?.saturating_sub(resident_before) as f64 / f64::from(flows);
+    let octets = bed.worker.shard_status()[0].table_bytes as f64 / f64::from(flows);
+    let longest_apply_us = bed.longest_apply_ns as f64 / 1e3;
+    let idle = idle::measure(Bed::new(flows, Proto::Udp))?;
+    let mut batch = Batch::new(BATCH, Proto::Udp, Size::Small, Way::Out);
+    let (mut values, mut next) = (Vec::new(), flows);
+    for _ in 0..rounds {
+        let mut times = Vec::with_capacity(NEW_BATCHES);
+        for _ in 0..NEW_BATCHES {
+            batch.fill(Proto::Udp, (0..).map(|n| Tuple::of(next + n)));
+            next += u32::try_from(BATCH).context("small")?;
+            let begun = Instant::now();
+            let passed = translate(&mut bed, &mut batch);
+            let left = bed.drain();
+            times.push(begun.elapsed());
+            anyhow::ensure!((passed, left) == (0, u32::try_from(BATCH)?), "a new flow's packet waits for its commit");
+        }
+        values.push(per_frame(times)?);
+    }
+    let new_flow_ns = Spread::of(values).context("at least one round")?;
+    Ok(TableRow { flows, octets, resident, new_flow_ns, longest_apply_us, idle })
+}
+
+/// Nanoseconds per frame of the middle one of a round's batches: whatever else runs on the machine interrupts a few of them.
+fn per_frame(times: Vec<Duration>) -> Result<f64> {
+    let batch = Spread::of(times.into_iter().map(|time| time.as_secs_f64())).context("at least one batch")?;
+    Ok(batch.median * 1e9 / BATCH as f64)
+}
+
+/// Numbers at random, the same in every run (Steele, Lea, Flood 2014: SplitMix).
+#[derive(Debug)]
+pub struct Draw(pub u64);
+
+impl Draw {
+    /// A number below `end`.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn below(&mut self, end: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32;
+        u32::try_from((mixed * u64::from(end)) >> 32).expect("below a u32")
+    }
+}
+
+/// As Markdown.
+#[must_use]
+pub fn table(result: &EngineResult) -> String {
+    let mut flows: Vec<u32> = result.tables.iter().map(|row| row.flows).collect();
+    flows.sort_unstable();
+    let markdown = |first: &str| {
+        let mut table = Table::new();
+        let columns = flows.iter().map(|n| format!("{n} flows"));
+        table.load_preset(presets::ASCII_MARKDOWN).set_header(std::iter::once(first.to_owned()).chain(columns));
+        table
+    };
+    let mut packets = markdown("ns per packet of a known flow");
+    for first in result.packets.iter().filter(|row| Some(&row.flows) == flows.first()) {
+        let cell = |flows: &u32| {
+            let same = |row: &&PacketRow| {
+                (row.flows, &row.proto, row.size, row.way) == (*flows, &first.proto, first.size, first.way)
+            };
+            result.packets.iter().find(same).map_or_else(String::new, |row| whole(&row.ns))
+        };
+        let size = if first.size == Size::Small { "60 octets" } else { "64 KB" };
+        let name = format!("{} {size}, {}", first.proto, format!("{:?}", first.way).to_lowercase());
+        packets.add_row(std::iter::once(name).chain(flows.iter().map(cell)));
+    }
+    let mut tables = markdown("by table");
+    let mut line = |name: &str, value: &dyn Fn(&TableRow) -> String| {
+        let of = |n: &u32| result.tables.iter().find(|row| row.flows == *n).map_or_else(String::new, value);
+        tables.add_row(std::iter::once(name.to_owned()).chain(flows.iter().map(of)));
+    };
+    line("ns per new flow, from packet to packet", &|row| whole(&row.new_flow_ns));
+    line("octets per flow, computed", &|row| format!("{:.0}", row.octets));
+    line("octets per flow, resident", &|row| format!("{:.0}", row.resident));
+    line("longest entry of 64 while it fills, µs", &|row| format!("{:.0}", row.longest_apply_us));
+    line("all idle at once: longest round of timers, µs", &|row| format!("{:.0}", row.idle.longest_timers_us));
+    line("all idle at once: longest entry, µs", &|row| format!("{:.0}", row.idle.longest_entry_us));
+    let machine = &result.machine;
+    format!(
+        "{packets}\n\n{tables}\n\n{} rounds, medians (least–greatest); batches of {BATCH}, flows at random. {}, {} cores, kernel {}, \
+         {:.2} % of the time stolen by the host, at {} s since 1970, commit {}.",
+        result.rounds,
+        result.processor,
+        machine.cores,
+        machine.kernel,
+        result.stolen_percent,
+        machine.unix_seconds,
+        machine.commit
+    )
+}
+
+fn whole(s: &Spread) -> String {
+    format!("{:.0} ({:.0}–{:.0})", s.median, s.min, s.max)
+}

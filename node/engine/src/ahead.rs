@@ -1,0 +1,120 @@
+//! Hot path. Looks a batch ahead: what frames will be looked up by is read from their headers, then all of their index cells,
+//! then all of their records. A large table lies in main memory, and a processor waits for many reads at once as long as for
+//! one, if none depends on another.
+//!
+//! It decides nothing and checks nothing: a wrong guess costs time only. Called by the worker's thread before each batch.
+
+use std::net::Ipv4Addr;
+
+use crate::flow::{FlowKey, Slot, Table};
+use crate::ids::{ShardId, Side};
+use crate::pipeline::endpoint;
+use crate::record::{InsideKey, Proto, PublicKey};
+use crate::worker::Worker;
+
+/// Frames that are looked ahead for at once: what they touch stays in the cache until they are handled.
+const FRAMES_MAX: usize = 256;
+/// Tables below this many slots fit into a cache, and looking ahead would only cost time.
+const SLOTS_MIN: u32 = 65_536;
+
+/// What a batch will look for.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    wanted: Vec<Wanted>,
+    found: Vec<(ShardId, Slot)>,
+    /// Whether a table is large enough; judged with the timers.
+    worth: Worth,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Worth {
+    No,
+    Yes,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    shard: ShardId,
+    side: Side,
+    tag: u32,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Self { wanted: Vec::with_capacity(FRAMES_MAX), found: Vec::with_capacity(FRAMES_MAX), worth: Worth::No }
+    }
+}
+
+impl Worker {
+    /// Takes note of a frame that will be handed in soon, as it arrived. Call `fetch` after the last one of a batch.
+    pub fn look_ahead(&mut self, side: Side, frame: &[u8]) {
+        if self.ahead.worth == Worth::No || self.ahead.wanted.len() == FRAMES_MAX {
+            return;
+        }
+        if let Some(wanted) = self.wanted(side, frame) {
+            self.ahead.wanted.push(wanted);
+        }
+    }
+
+    /// Has the mappings of all frames brought into the cache that were looked ahead for since the last call. Returns how
+    /// many there probably are.
+    pub fn fetch(&mut self) -> usize {
+        let (mut wanted, mut found) =
+            (std::mem::take(&mut self.ahead.wanted), std::mem::take(&mut self.ahead.found));
+        // Each loop is short, so that many of its rounds run at once.
+        for Wanted { shard, side, tag } in wanted.drain(..) {
+            let slot = self.table(shard).and_then(|table| match side {
+                Side::Inside => table.guess_inside(tag),
+                Side::Outside => table.guess_public(tag),
+            });
+            found.extend(slot.map(|slot| (shard, slot)));
+        }
+        let count = found.len();
+        for (shard, slot) in found.drain(..) {
+            if let Some(table) = self.table(shard) {
+                std::hint::black_box(table.record(slot).ends());
+            }
+        }
+        // They keep their memory: no allocation per batch.
+        (self.ahead.wanted, self.ahead.found) = (wanted, found);
+        count
+    }
+
+    pub(crate) fn judge_looking_ahead(&mut self) {
+        let large = self.replicas().any(|(_, shard)| shard.replica.table.slots() >= std::env::var("QB_MIN").map_or(SLOTS_MIN, |v| v.parse().unwrap()));
+        self.ahead.worth = if large { Worth::Yes } else { Worth::No };
+    }
+
+    fn table(&self, shard: ShardId) -> Option<&Table> {
+        self.replica(shard).map(|shard| &shard.replica.table)
+    }
+
+    /// By what a frame without IP options will be looked up; `None` also where nothing is.
+    fn wanted(&self, side: Side, frame: &[u8]) -> Option<Wanted> {
+        let [.., e0, e1, version_ihl, _, _, _, _, _, _, _, _, protocol, _, _] = *frame.first_chunk::<26>()?;
+        let [s0, s1, s2, s3, d0, d1, d2, d3, sp0, sp1, dp0, dp1] = *frame.get(26..)?.first_chunk::<12>()?;
+        let proto = match ([e0, e1, version_ihl], protocol) {
+            ([8, 0, 0x45], 6) => Proto::Tcp,
+            ([8, 0, 0x45], 17) => Proto::Udp,
+            _ => return None,
+        };
+        let (src, dst) = (Ipv4Addr::new(s0, s1, s2, s3), Ipv4Addr::new(d0, d1, d2, d3));
+        let (src_port, dst_port) = (u16::from_be_bytes([sp0, sp1]), u16::from_be_bytes([dp0, dp1]));
+        let s = self.snapshot()?;
+        let (shard, tag) = match side {
+            Side::Inside => {
+                let shard = s.backends.get(s.backend_by_ip.get(&(self.vnet, src))?)?.home;
+                let inside = InsideKey { vnet: self.vnet, endpoint: endpoint(src, src_port) };
+                let flow = FlowKey { proto, inside, remote: endpoint(dst, dst_port) };
+                (shard, self.table(shard)?.inside_tag(&flow))
+            }
+            Side::Outside => {
+                let frontend = *s.frontend_by_ip.get(&dst)?;
+                let shard = s.frontends.get(&frontend)?.shard;
+                let key = PublicKey { proto, frontend, port: dst_port, remote: endpoint(src, src_port) };
+                (shard, self.table(shard)?.public_tag(&key))
+            }
+        };
+        Some(Wanted { shard, side, tag })
+    }
+}

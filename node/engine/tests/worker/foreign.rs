@@ -1,0 +1,67 @@
+//! What a replica makes of bytes that no sound member would send.
+
+use qnat_engine::codec::{ChunkHeader, Encoder, ScanRecord};
+use qnat_engine::event::GroupEvent;
+use qnat_engine::ids::*;
+use qnat_engine::record::{
+    Addr, CloseReason, Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, Proto, PublicKey,
+};
+
+use crate::lab::*;
+
+fn public(port: u16) -> PublicKey {
+    let remote = Endpoint { addr: Addr::from(REMOTE), port: 443 };
+    PublicKey { proto: Proto::Tcp, frontend: FRONTEND, port, remote }
+}
+
+fn inside(port: u16) -> InsideKey {
+    InsideKey { vnet: VnetId(0), endpoint: Endpoint { addr: Addr::from(A), port } }
+}
+
+#[test]
+fn a_record_written_behind_the_end_of_its_scan_is_refused() {
+    let mut lab = Lab::unelected(1);
+    let (base, until) = (LogIndex(5), LogIndex(6));
+    let hold_ms = [65_000; HOLD_CLASSES];
+    let header = ChunkHeader {
+        sequence: 0,
+        base,
+        control_index: ControlIndex(10),
+        holds_ended: [LogIndex(0); HOLD_CLASSES],
+        orphan_grace_ms: 3_000,
+        grace_peak_ms: 3_000,
+        hold_ms,
+        records: 0,
+    };
+    let held = 1 + u8::try_from(HoldClass::Fin.index()).expect("few classes");
+    let record = |port, written_at| ScanRecord {
+        public: public(port),
+        inside: inside(port),
+        backend: BackendId(1),
+        state: held,
+        written_at: LogIndex(written_at),
+    };
+    let mut encoder = Encoder::new();
+    let chunk = encoder.chunk(header, &[record(2048, 6), record(2049, 7), record(2050, u64::MAX)]);
+    lab.event(0, GroupEvent::Load { shard: SHARD, epoch: 0, chunk });
+    lab.event(0, GroupEvent::Loaded { shard: SHARD, base, until });
+    let header = EntryHeader {
+        term: Term(1),
+        stream: 0,
+        sequence: 0,
+        control_index: ControlIndex(10),
+        holds_ended: [LogIndex(0); HOLD_CLASSES],
+        orphan_grace_ms: 3_000,
+        hold_ms,
+        records: 0,
+    };
+    let open = FlowRecord::Open { public: public(2051), inside: inside(2051), backend: BackendId(1) };
+    let close = FlowRecord::Close { public: public(2051), reason: CloseReason::Fin };
+    // Its hold ends after those that the scan brought, in the order of the log.
+    for (index, record) in [(6, open), (7, close)] {
+        let entry = encoder.entry(header, &[record]);
+        lab.event(0, GroupEvent::Committed { shard: SHARD, index: LogIndex(index), term: Term(1), entry });
+    }
+    let status = lab.status(0);
+    assert_eq!((status.live, status.held, status.counts.chunks_refused), (0, 2, 2));
+}
