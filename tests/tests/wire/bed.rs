@@ -1,4 +1,4 @@
-//! The lab with raw ends: b1 and b2 inside, the internet outside. Every frame that arrives anywhere is examined for its
+//! The lab with raw ends: b1 to b3 inside, the internet outside. Every frame that arrives anywhere is examined for its
 //! checksums, whatever a check is waiting for.
 
 use std::net::Ipv4Addr;
@@ -57,6 +57,8 @@ pub(crate) struct Bed<'a> {
     pub(crate) lab: &'a Lab,
     pub(crate) b1: Backend,
     pub(crate) b2: Backend,
+    /// Without a port left towards the server, after one of the exchanges.
+    pub(crate) b3: Backend,
     pub(crate) inet: End,
     _silence: Silence,
 }
@@ -72,22 +74,22 @@ impl<'a> Bed<'a> {
             let (silence, address) = (end.silence().expect("nft"), Ipv4Addr::new(10, 0, 1, number));
             Backend { end, address, gateway, public: Ipv4Addr::UNSPECIFIED, shard: [0; 6], _silence: silence }
         };
-        let (mut b1, mut b2) = (backend(1), backend(2));
+        let [mut b1, mut b2, mut b3] = [1, 2, 3].map(backend);
         let silence = inet.silence().expect("nft");
         // What the stacks have sent has checksums that they leave to a device.
         std::thread::sleep(Duration::from_millis(200));
-        for end in [&b1.end, &b2.end, &inet] {
+        for end in [&b1.end, &b2.end, &b3.end, &inet] {
             end.drain().expect("a socket");
         }
         // A flow of this bed's, under the rules of now: those of others in the same lab live on.
         let port = 20_000 + BEDS.fetch_add(1, Ordering::Relaxed);
-        for backend in [&mut b1, &mut b2] {
-            backend.end.send(&backend.datagram(SERVER, (port, 7), b"who am I")).expect("sending");
+        for backend in [&mut b1, &mut b2, &mut b3] {
+            backend.end.send(&backend.datagram(OTHER, (port, 7), b"who am I")).expect("sending");
             let seen = first(&inet, "a datagram from inside", |seen| seen.is_udp(|ports| ports.1 == 7));
             backend.public = addresses(&seen).0;
             backend.shard.copy_from_slice(&seen[6..12]);
         }
-        Self { lab, b1, b2, inet, _silence: silence }
+        Self { lab, b1, b2, b3, inet, _silence: silence }
     }
 
     /// A frame from the internet to the public address of a backend.
@@ -154,7 +156,7 @@ impl<'a> Bed<'a> {
     /// Kills the owner of b1's shard and waits until the successors of all shards serve.
     pub(crate) fn fail_over(&self) {
         let killed = self.lab.kill_owner_of("b1");
-        for backend in ["b1", "b2"] {
+        for backend in ["b1", "b2", "b3"] {
             self.lab.wait_for_successor(backend, killed);
         }
         wait_until("all shards to be served", WITHIN * 5, || {

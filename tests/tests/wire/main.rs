@@ -83,8 +83,7 @@ const RFC_OPEN: Group = Group {
 };
 
 fn main() -> ExitCode {
-    // By address first: later a backend will have used up its ports towards the server.
-    let groups = [BY_ADDRESS, AZURE, RFC_BY_ADDRESS, RFC_OPEN];
+    let groups = [AZURE, BY_ADDRESS, RFC_BY_ADDRESS, RFC_OPEN];
     let alone = groups.iter().flat_map(|group| group.exchanges.iter().map(|exchange| (group.changes, *exchange)));
     let mut checks: Vec<Check> = alone
         .map(|(changes, exchange)| Check::new(exchange.0, move |lab| halves(lab, changes, &[exchange], |_| {})))

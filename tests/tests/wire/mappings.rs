@@ -64,15 +64,15 @@ pub(crate) fn flows_share_ports_but_not_public_tuples(bed: &Bed<'_>) -> Second {
 /// S11, S12, R22: a backend has the ports of its tier towards each remote and no more; what it has goes on without them.
 pub(crate) fn a_backend_out_of_ports_keeps_its_flows_and_reaches_other_remotes(bed: &Bed<'_>) -> Second {
     const GRANTED: u16 = 1_024;
-    let public: Vec<u16> = (0..GRANTED).map(|n| bed.open(&bed.b2, SERVER, (40_000 + n, 7_401))).collect();
+    let public: Vec<u16> = (0..GRANTED).map(|n| bed.open(&bed.b3, SERVER, (40_000 + n, 7_401))).collect();
     assert_eq!(public.iter().collect::<BTreeSet<_>>().len(), usize::from(GRANTED));
     Box::new(move |bed| {
-        bed.b2.end.send(&bed.b2.datagram(SERVER, (40_000 + GRANTED, 7_401), b"one too many")).expect("sending");
+        bed.b3.end.send(&bed.b3.datagram(SERVER, (40_000 + GRANTED, 7_401), b"one too many")).expect("sending");
         bed.nothing(&bed.inet, "a flow beyond the grant", |p| p.is_udp(|ports| ports.1 == 7_401));
         for n in [0, GRANTED / 2, GRANTED - 1] {
-            assert_eq!(bed.open(&bed.b2, SERVER, (40_000 + n, 7_401)), public[usize::from(n)]);
+            assert_eq!(bed.open(&bed.b3, SERVER, (40_000 + n, 7_401)), public[usize::from(n)]);
         }
-        assert!(public.contains(&bed.open(&bed.b2, OTHER, (40_000 + GRANTED, 7_401))), "another remote");
+        assert!(public.contains(&bed.open(&bed.b3, OTHER, (40_000 + GRANTED, 7_401))), "another remote");
     })
 }
 
