@@ -156,7 +156,9 @@ pub fn translate(bed: &mut Bed, batch: &mut Batch) -> usize {
     let mut sent = 0;
     let qb = std::env::var_os("QB0").is_none();
     for (side, frame) in &*frames {
-        if qb { bed.worker.look_ahead(*side, frame); }
+        if qb {
+            bed.worker.look_ahead(*side, frame);
+        }
     }
     bed.worker.fetch();
     for (side, frame) in frames {
