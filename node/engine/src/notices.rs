@@ -119,11 +119,10 @@ fn notice_of(reason: DropReason) -> Option<Notice> {
     use DropReason as R;
     let prohibited = [R::NoOutboundPath, R::MartianDestination];
     let exhausted = [R::PortsExhausted, R::TableFull, R::FlowLimit, R::RateLimit, R::HoldLimit];
-    match reason {
-        _ if prohibited.contains(&reason) => Some(Notice::Prohibited),
-        _ if exhausted.contains(&reason) => Some(Notice::HostUnreachable),
-        _ => None,
+    if prohibited.contains(&reason) {
+        return Some(Notice::Prohibited);
     }
+    exhausted.contains(&reason).then_some(Notice::HostUnreachable)
 }
 
 #[cfg(test)]

@@ -160,6 +160,16 @@ impl Writer {
             }
             return;
         }
+        // Of the newest entry a crash may have kept a part.
+        if index == self.book.index {
+            let mut after = self.book.clone();
+            lines.iter().for_each(|line| {
+                after.note(batch.unix_ms, line);
+            });
+            if after.agrees(&self.book) {
+                return;
+            }
+        }
         let mut news = Vec::new();
         for line in lines {
             if self.book.note(batch.unix_ms, &line) {
