@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qnat_tests::lab::{self, INET, Lab, ok, run, wait_until};
+use qnat_tests::lab::{INET, Lab, ok, run, wait_until};
 use qnat_tests::resources::Changes;
 
 /// What a command on a host printed, whatever its exit code.

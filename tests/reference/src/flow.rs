@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use engine::ids::Side;
 
 use crate::connection::{Connection, Standing};
-use crate::life::{Life, timers};
+use crate::life::{Life, Timers, timers};
 use crate::packet::{TCP, UDP};
 use crate::sent::Packet;
 use crate::world::Rule;
@@ -84,9 +84,18 @@ impl Flow {
         self.refresh(now_ns, rule);
     }
 
+    fn is_of_service(&self) -> bool {
+        self.proto == UDP && SHORT.contains(&self.remote.1)
+    }
+
+    fn timers(&self, rule: &Rule, standing: Standing) -> Timers {
+        let timers = timers(rule, self.proto, standing);
+        if self.is_of_service() { timers.of_service() } else { timers }
+    }
+
     fn refresh(&mut self, now_ns: u64, rule: &Rule) {
         let standing = if self.proto == TCP { self.connection.standing() } else { Standing::Open };
-        self.life = Life::from(now_ns, timers(rule, self.proto, standing));
+        self.life = Life::from(now_ns, self.timers(rule, standing));
         (self.doubtful, self.answered, self.inherited) = (false, false, false);
     }
 
@@ -140,7 +149,7 @@ impl Flow {
     /// A packet of the remote was translated by it.
     pub fn passed_in(&mut self, now_ns: u64, rule: &Rule, p: &Packet) {
         let live = self.life.is_live(now_ns);
-        if p.proto == UDP && SHORT.contains(&self.remote.1) && !self.answered {
+        if self.is_of_service() && !self.answered {
             self.answered = !self.inherited;
             self.life.shorten(now_ns, live && !self.inherited);
         }
@@ -164,6 +173,6 @@ impl Flow {
         }
         self.answered = false;
         self.inherited = true;
-        self.life.restart(now_ns, timers(rule, self.proto, Standing::Open), rule, self.proto);
+        self.life.restart(now_ns, self.timers(rule, Standing::Open), rule, self.proto);
     }
 }

@@ -12,8 +12,11 @@ const SECOND_NS: u64 = 1_000_000_000;
 const MARGIN_NS: u64 = 2_400_000_000;
 /// I29: how much later a hold may end.
 const HOLD_MARGIN_NS: u64 = 2 * SECOND_NS;
-/// D6: after a reset, also that of D26, and after anything else.
+/// D6: after a reset, and after anything else.
 const HOLD_NS: [u64; 2] = [16 * SECOND_NS, 65 * SECOND_NS];
+
+/// D26: the shortest hold that F6 allows: grace, vote timeout and a second.
+const SERVICE_HOLD_NS: u64 = 4_050_000_000;
 
 /// The silence that ends a mapping, and its hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +26,15 @@ pub struct Timers {
 }
 
 /// D26: a well-known service has answered.
-pub const ANSWERED: Timers = Timers { silence_ns: 10 * SECOND_NS, hold_ns: HOLD_NS[0] };
+pub const ANSWERED: Timers = Timers { silence_ns: 10 * SECOND_NS, hold_ns: SERVICE_HOLD_NS };
+
+impl Timers {
+    /// The same towards a well-known service (D26).
+    #[must_use]
+    pub fn of_service(self) -> Self {
+        Self { hold_ns: SERVICE_HOLD_NS, ..self }
+    }
+}
 
 /// Those of a mapping (S13, D6, D7, R4, R14, R15, R18).
 #[must_use]
@@ -105,7 +116,6 @@ impl Life {
             *self = Self::from(now_ns, ANSWERED);
         } else {
             self.ends.0 = self.ends.0.min(end);
-            self.hold = (HOLD_NS[0], HOLD_NS[1]);
         }
     }
 
