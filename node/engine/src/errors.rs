@@ -4,7 +4,7 @@
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::FlowKey;
 use crate::hairpin::{is_spoofed, own_address};
-use crate::ids::{ShardId, Side};
+use crate::ids::Side;
 use crate::inbound::inbound_use;
 use crate::outbound::check_destination;
 use crate::pipeline::{Access, Cx, endpoint, hop_to};
