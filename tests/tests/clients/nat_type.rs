@@ -82,11 +82,11 @@ pub(crate) fn a_stun_client_finds_what_the_azure_profile_claims(lab: &Lab) {
     // backend's talks to the server, that is the same one.
     let [alone] = discover(lab, [("-m", 40_000)]);
     assert_eq!(alone.kind, "Endpoint Independent Mapping");
-    // Somebody who does, to the other address alone: now each remote gets a port of its own.
-    let script = format!("exec 3<>/dev/udp/{OTHER}/3478; while echo x >&3; do sleep 1; done");
-    let neighbour = lab.start("b1", &["bash", "-c", &script]);
-    wait_until("the neighbour's flow", SOON, || !lab.live_mappings("10.0.1.1", 3478).is_empty());
-    std::thread::sleep(Duration::from_millis(200));
+    // Some who do, with the other address alone: now the first port that is free there is another one than here.
+    let begin = format!("for fd in 3 4 5 6 7 8 9; do eval \"exec $fd<>/dev/udp/{OTHER}/3478\"; echo x >&$fd; done");
+    let neighbour = lab.start("b1", &["bash", "-c", &format!("{begin}; echo begun; exec sleep 3600")]);
+    neighbour.wait_for("begun", SOON);
+    wait_until("the neighbours' flows", SOON, || lab.public_ports("10.0.1.1", OTHER).len() >= 8);
     keeps_its_kind(lab, 40_001, ("Address and Port Dependent Mapping", "Address and Port Dependent Filtering"));
     drop(neighbour);
 }

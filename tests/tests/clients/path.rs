@@ -47,7 +47,7 @@ impl FarHost {
         }
         let from_the_router = |hop: &&(u32, String, String)| hop.2.contains("pmtu 1280");
         assert_eq!(hops.iter().find(from_the_router).map(|hop| hop.1.as_str()), Some(INET), "{when}: {text}");
-        let text = said("b2", &["mtr", "--no-dns", "--report", "-c", "5", "-i", "0.3", "-G", "1", Self::ADDRESS]);
+        let text = said("b2", &["mtr", "--no-dns", "--report", "-c", "4", "-i", "0.2", "-G", "0.5", Self::ADDRESS]);
         for (number, address) in (1..).zip(path) {
             let hop = format!("{number}.|-- {address} ");
             let line = text.lines().find(|line| line.contains(&hop)).unwrap_or_else(|| panic!("{when}: {text}"));
