@@ -80,9 +80,7 @@ impl Worker {
     }
 
     pub(crate) fn judge_looking_ahead(&mut self) {
-        let large = self.replicas().any(|(_, shard)| {
-            shard.replica.table.slots() >= std::env::var("QB_MIN").map_or(SLOTS_MIN, |v| v.parse().unwrap())
-        });
+        let large = self.replicas().any(|(_, shard)| shard.replica.table.slots() >= SLOTS_MIN);
         self.ahead.worth = if large { Worth::Yes } else { Worth::No };
     }
 

@@ -137,10 +137,8 @@ const fn resource_columns(kind: ResourceKind) -> &'static [Column] {
 /// Who had a port, and which of its mappings are known.
 fn held_by(answer: &Value) -> String {
     let nobody = format!("nobody, as far as the log reaches back: {}", cell(&answer["reaches_back"]));
-    let mut text = match &answer["holder"] {
-        Value::Null => format!("{nobody}\n"),
-        holder => table(std::slice::from_ref(holder), HOLDERS),
-    };
+    let holder = &answer["holder"];
+    let mut text = if holder.is_null() { format!("{nobody}\n") } else { table(std::slice::from_ref(holder), HOLDERS) };
     if !rows_of(&answer["sessions"]).is_empty() {
         text += &table(rows_of(&answer["sessions"]), SESSIONS);
     }
