@@ -139,6 +139,7 @@ pub(crate) fn a_packet_that_dies_here_is_told_of_by_the_gateway(_: &Bed<'_>) -> 
 
 /// R17: two backends behind one gateway complain to each other by their public ends.
 pub(crate) fn an_error_about_a_hairpinned_packet_finds_its_sender(bed: &Bed<'_>) -> Second {
+    assert_ne!(bed.b1.public, bed.b2.public, "they are of different shards");
     let second = bed.open(&bed.b2, SERVER, (32_400, 8_641));
     let first = bed.open(&bed.b1, SERVER, (32_401, 8_641));
     Box::new(move |bed| {
