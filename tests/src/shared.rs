@@ -14,6 +14,7 @@ use crate::resources::Changes;
 /// A check of the shared lab.
 pub struct Check {
     name: &'static str,
+    is_long: bool,
     run: Box<dyn FnOnce(&Lab) + Send>,
 }
 
@@ -21,7 +22,13 @@ impl Check {
     /// One by the name of its function.
     #[must_use]
     pub fn new(name: &'static str, run: impl FnOnce(&Lab) + Send + 'static) -> Self {
-        Self { name, run: Box::new(run) }
+        Self { name, is_long: false, run: Box::new(run) }
+    }
+
+    /// One that takes minutes: left out, and shown as such, unless the longer profile was asked for.
+    #[must_use]
+    pub fn long(name: &'static str, run: impl FnOnce(&Lab) + Send + 'static) -> Self {
+        Self { is_long: true, ..Self::new(name, run) }
     }
 }
 
@@ -43,7 +50,8 @@ pub fn run(checks: Vec<Check>) -> ExitCode {
     let shared: Arc<Mutex<Option<Lab>>> = Arc::default();
     let trial = |check: Check| {
         let shared = Arc::clone(&shared);
-        Trial::test(check.name, move || {
+        let left_out = check.is_long && !is_long();
+        let trial = Trial::test(check.name, move || {
             let mut place = shared.lock().unwrap_or_else(PoisonError::into_inner);
             // A check that fails unwinds with the lab, which takes it down.
             let lab = place.take().map_or_else(Lab::up, |lab| {
@@ -53,7 +61,8 @@ pub fn run(checks: Vec<Check>) -> ExitCode {
             (check.run)(&lab);
             *place = Some(lab);
             Ok(())
-        })
+        });
+        trial.with_ignored_flag(left_out)
     };
     let arguments = Arguments::from_args();
     let conclusion = libtest_mimic::run(&arguments, checks.into_iter().map(trial).collect());

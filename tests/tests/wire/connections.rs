@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use qnat_reference::packet::{TCP, tcp};
-use qnat_tests::lab::wait_until;
+use qnat_reference::packet::{TCP, UDP, tcp, udp};
+use qnat_tests::lab::{Lab, wait_until};
+use qnat_tests::resources::Changes;
 use qnat_tests::shared::is_long;
 
 use crate::Second;
-use crate::bed::{Bed, SERVER, nothing_for};
+use crate::bed::{Bed, SERVER, View, nothing_for};
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -145,4 +146,27 @@ pub(crate) fn a_reset_off_the_expected_sequence_cuts_nobody_off(bed: &Bed<'_>) -
         blind.leaves(bed, (105, 501), ACK, b"data");
         blind.comes(bed, (501, 109), ACK);
     })
+}
+
+/// S13, R5, R27: four minutes without a packet from inside end a flow; what comes from outside keeps no datagram flow; and
+/// both ends of a connection are told, if the rule says so.
+pub(crate) fn what_idles_for_four_minutes_ends_and_its_ends_are_told(lab: &Lab) {
+    Changes { rule: "enable_tcp_reset = true", ..Changes::default() }.apply();
+    let bed = &Bed::new(lab);
+    let [_silent, answered, _kept] = [0, 1, 2].map(|n| bed.open(&bed.b1, SERVER, (35_000 + n, 8_900 + n)));
+    let connection = Connection::establish(bed, 35_003, 8_903);
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_secs(46));
+        let _passes = bed.back(&bed.b1, &bed.answer(SERVER, &bed.b1, UDP, &udp(8_901, answered, b"still here")));
+        let _refreshes = bed.open(&bed.b1, SERVER, (35_002, 8_902));
+    }
+    std::thread::sleep(Duration::from_secs(15));
+    let reset = |p: View<'_>| p.is_tcp(|ports| ports.0 == 8_903 || ports.1 == 8_903) && p.body()[13] & RST != 0;
+    let sequence = |frame: &[u8]| View(frame).body()[4..8].to_vec();
+    let told = bed.wait(&bed.b1.end, "a reset", reset);
+    assert_eq!((View(&told).ports(), sequence(&told)), ((8_903, 35_003), 501_u32.to_be_bytes().to_vec()));
+    let told = bed.wait(&bed.inet, "a reset", reset);
+    assert_eq!((View(&told).ports(), sequence(&told)), ((connection.public, 8_903), 101_u32.to_be_bytes().to_vec()));
+    let live = |port| !lab.live_mappings("10.0.1.1", port).is_empty();
+    assert_eq!([8_900, 8_901, 8_902, 8_903].map(live), [false, false, true, false]);
 }

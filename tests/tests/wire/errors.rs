@@ -38,7 +38,7 @@ fn with_options(plain: &[u8]) -> Vec<u8> {
 /// packet that he sent; and his mapping goes on.
 pub(crate) fn errors_find_the_sender_of_what_they_quote(bed: &Bed<'_>) -> Second {
     let b1 = &bed.b1;
-    let sent = vec![
+    let sent = [
         b1.datagram(SERVER, (32_000, 8_601), b"some data"),
         b1.packet(SERVER, TCP, &tcp((32_001, 8_602), (100, 0), SYN, &[], b"")),
         b1.packet(SERVER, ICMP, &echo(8, 32_002, 86)),
@@ -139,6 +139,7 @@ pub(crate) fn a_packet_that_dies_here_is_told_of_by_the_gateway(_: &Bed<'_>) -> 
 
 /// R17: two backends behind one gateway complain to each other by their public ends.
 pub(crate) fn an_error_about_a_hairpinned_packet_finds_its_sender(bed: &Bed<'_>) -> Second {
+    assert_ne!(bed.b1.public, bed.b2.public, "they are of different shards");
     let second = bed.open(&bed.b2, SERVER, (32_400, 8_641));
     let first = bed.open(&bed.b1, SERVER, (32_401, 8_641));
     Box::new(move |bed| {

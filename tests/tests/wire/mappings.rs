@@ -125,6 +125,7 @@ pub(crate) fn everybody_gets_in_to_an_end_that_is_open(bed: &Bed<'_>) -> Second 
 
 /// R7: a packet to a public end of a neighbour arrives from the public end of its sender; so does the answer.
 pub(crate) fn a_neighbour_is_reached_by_its_public_end_and_sees_the_senders(bed: &Bed<'_>) -> Second {
+    assert_ne!(bed.b1.public, bed.b2.public, "they are of different shards");
     let second = bed.open(&bed.b2, SERVER, (24_300, 7_231));
     let first = bed.open(&bed.b1, SERVER, (24_301, 7_231));
     Box::new(move |bed| {
