@@ -334,11 +334,7 @@ impl Model {
     ///
     /// # Errors
     /// What is missing, or too much (I29).
-    pub fn judge_table(
-        &mut self,
-        now_ns: u64,
-        table: &[Row],
-    ) -> Result<(), String> {
+    pub fn judge_table(&mut self, now_ns: u64, table: &[Row]) -> Result<(), String> {
         self.forget(now_ns);
         let row = |flow: &Flow| (flow.proto, flow.inside, flow.remote, flow.port);
         for flow in self.flows.iter().filter(|flow| flow.is_kept(now_ns)) {
