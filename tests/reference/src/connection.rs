@@ -1,5 +1,7 @@
 //! A TCP connection, naively: what each end has sent and acknowledged, by name. Numbers are small and never wrap around.
 
+use std::fmt;
+
 use engine::ids::Side;
 
 /// FIN.
@@ -12,7 +14,7 @@ pub const RST: u8 = 4;
 pub const ACK: u8 = 16;
 
 /// What a TCP packet says besides its ports.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Segment {
     /// Control bits.
     pub flags: u8,
@@ -22,6 +24,14 @@ pub struct Segment {
     pub ack: u32,
     /// Bytes of data.
     pub len: u32,
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags = [(SYN, "S"), (FIN, "F"), (RST, "R"), (ACK, "A")];
+        let flags: String = flags.iter().filter(|(flag, _)| self.has(*flag)).map(|(_, name)| *name).collect();
+        write!(f, "{flags} seq {} ack {} +{}", self.seq, self.ack, self.len)
+    }
 }
 
 impl Segment {

@@ -29,12 +29,11 @@ fn is_own(flow: &Flow, p: &Packet) -> bool {
 #[must_use]
 pub fn choice(world: &World, flows: &[Flow], now_ns: u64, p: &Packet) -> (Vec<u16>, Vec<u16>) {
     let sharing = world.rules[p.backend].sharing;
-    let taken = |port: u16, surely: bool| {
-        let mut there = flows.iter().filter(|flow| flow.port == port && (!surely || flow.is_kept(now_ns)));
-        there.any(|flow| stands_in_the_way(flow, p, sharing))
-    };
-    let mut free: Vec<u16> = lease_of(p.backend).filter(|port| !taken(*port, false)).collect();
-    let mut all: Vec<u16> = lease_of(p.backend).filter(|port| !taken(*port, true)).collect();
+    let there: Vec<&Flow> = flows.iter().filter(|flow| stands_in_the_way(flow, p, sharing)).collect();
+    let taken: BTreeSet<u16> = there.iter().map(|flow| flow.port).collect();
+    let kept: BTreeSet<u16> = there.iter().filter(|flow| flow.is_kept(now_ns)).map(|flow| flow.port).collect();
+    let mut free: Vec<u16> = lease_of(p.backend).filter(|port| !taken.contains(port)).collect();
+    let mut all: Vec<u16> = lease_of(p.backend).filter(|port| !kept.contains(port)).collect();
     if sharing == Sharing::Endpoint {
         // R3: the port that the endpoint has, while it has one.
         let own = |surely: bool| flows.iter().find(|f| is_own(f, p) && (!surely || f.is_kept(now_ns)));

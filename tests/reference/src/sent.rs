@@ -1,6 +1,7 @@
 //! Packets and ICMP errors as hosts mean them: the frames that arrive, and, built anew from the same meaning, those that
 //! should leave. Nothing is ever rewritten here, so that every checksum is summed over all that it covers.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use engine::ids::{Mac, Side};
@@ -31,7 +32,7 @@ pub fn from_host(ip: Ipv4Addr) -> Macs {
 }
 
 /// A packet as a host means it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
     /// `UDP`, `TCP` or `ICMP`.
     pub proto: u8,
@@ -61,6 +62,27 @@ pub struct Packet {
     pub id: u16,
     /// It is a datagram's first fragment, with so many octets.
     pub first: Option<u16>,
+}
+
+/// Says only what is out of the ordinary, so that a sequence of packets can be read.
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { proto, backend, near, remote, service, segment: s, .. } = self;
+        let name = [(UDP, "udp"), (TCP, "tcp"), (ICMP, "echo")].iter().find(|(number, _)| number == proto);
+        write!(f, "{} {backend}:{near} {remote}:{service}", name.map_or("?", |(_, name)| name))?;
+        if *proto == TCP {
+            write!(f, " {s:?}")?;
+        }
+        let plain = Self::default();
+        let mut also = |there: bool, what: fmt::Arguments<'_>| if there { write!(f, " {what}") } else { Ok(()) };
+        also(self.len != plain.len, format_args!("len {}", self.len))?;
+        also(self.ttl != plain.ttl, format_args!("ttl {}", self.ttl))?;
+        also(self.mss.is_some(), format_args!("mss {:?}", self.mss))?;
+        also(self.whole, format_args!("whole"))?;
+        also(self.unsummed, format_args!("unsummed"))?;
+        also(self.first.is_some(), format_args!("first {:?}", self.first))?;
+        write!(f, " id {} mark {}", self.id, self.mark)
+    }
 }
 
 impl Default for Packet {

@@ -136,7 +136,7 @@ impl Run<'_> {
     /// Lets time pass as a driver does: in steps no longer than the engine's timers ask for, if much time is to pass.
     fn wait(&mut self, ms: u64) -> Result<(), String> {
         let end = self.bed.now_ns + ms * 1_000_000;
-        let step = if ms > 20_000 { 500_000_000 } else { 100_000_000 };
+        let step = if ms > 20_000 { 1_000_000_000 } else { 100_000_000 };
         while self.bed.now_ns < end {
             let next = (end - self.bed.now_ns).min(step);
             nothing_left(&self.bed.pass_time(next))?;

@@ -177,9 +177,9 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
     ];
     let piece = (any::<Index>(), prop_oneof![30 => Just(0_u16), 1 => Just(8_u16)], prop::bool::weighted(0.05));
     prop_oneof![
-        260 => inside().prop_map(Step::Out),
+        220 => inside().prop_map(Step::Out),
         60 => outside().prop_map(Step::In),
-        110 => (side(), any::<Index>(), prop_oneof![2 => packet(Just(0)).boxed(), 1 => from_backend().boxed()]).prop_map(|(side, nth, p)| Step::Of(side, nth, p)),
+        160 => (side(), any::<Index>(), prop_oneof![2 => packet(Just(0)).boxed(), 1 => from_backend().boxed()]).prop_map(|(side, nth, p)| Step::Of(side, nth, p)),
         90 => (any::<Index>(), from_remote()).prop_map(|(nth, p)| Step::Of(Side::Outside, nth, p)),
         40 => (any::<Index>(), outside(), any::<bool>()).prop_map(|(nth, p, far)| Step::Aside(nth, p, far)),
         60 => (any::<Index>(), inside()).prop_map(|(nth, p)| Step::Turn(nth, p)),
