@@ -144,22 +144,23 @@ impl Lab {
     #[must_use]
     pub fn live_mappings(&self, inside: &str, remote_port: u16) -> Vec<String> {
         let suffix = format!(":{remote_port}");
-        self.publics(inside, |remote| remote.ends_with(&suffix))
+        self.publics(inside, None, |remote| remote.ends_with(&suffix))
     }
 
-    /// Public ports of the live mappings of an inside address towards an address.
+    /// Public ports of the live UDP mappings of an inside address towards an address.
     #[must_use]
-    pub fn public_ports(&self, inside: &str, remote: &str) -> Vec<u16> {
+    pub fn udp_ports(&self, inside: &str, remote: &str) -> Vec<u16> {
         let prefix = format!("{remote}:");
-        let publics = self.publics(inside, |remote| remote.starts_with(&prefix));
+        let publics = self.publics(inside, Some("udp"), |remote| remote.starts_with(&prefix));
         publics.iter().filter_map(|public| public.rsplit(':').next()?.parse().ok()).collect()
     }
 
     /// Public ends of live mappings, each once.
-    fn publics(&self, inside: &str, is_remote: impl Fn(&str) -> bool) -> Vec<String> {
+    fn publics(&self, inside: &str, proto: Option<&str>, is_remote: impl Fn(&str) -> bool) -> Vec<String> {
         let prefix = format!("{inside}:");
         let is = |row: &&Value| {
             row["inside"].as_str().is_some_and(|text| text.starts_with(&prefix))
+                && proto.is_none_or(|proto| row["proto"] == proto)
                 && row["remote"].as_str().is_some_and(&is_remote)
                 && row["state"].as_str().is_some_and(|text| !text.starts_with("held"))
         };

@@ -86,7 +86,7 @@ pub(crate) fn a_stun_client_finds_what_the_azure_profile_claims(lab: &Lab) {
     let begin = format!("for fd in 3 4 5 6 7 8 9; do eval \"exec $fd<>/dev/udp/{OTHER}/3478\"; echo x >&$fd; done");
     let neighbour = lab.start("b1", &["bash", "-c", &format!("{begin}; echo begun; exec sleep 3600")]);
     neighbour.wait_for("begun", SOON);
-    wait_until("the neighbours' flows", SOON, || lab.public_ports("10.0.1.1", OTHER).len() >= 8);
+    wait_until("the neighbours' flows", SOON, || lab.udp_ports("10.0.1.1", OTHER).len() >= 8);
     keeps_its_kind(lab, 40_001, ("Address and Port Dependent Mapping", "Address and Port Dependent Filtering"));
     drop(neighbour);
 }

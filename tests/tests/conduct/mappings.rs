@@ -82,7 +82,7 @@ pub(crate) fn by_address_a_remote_address_sees_each_port_once(bed: &Bed<'_>) -> 
     let also_here = bed.open(&bed.b2, SERVER, (23_001, 7_102));
     let there = bed.open(&bed.b2, OTHER, (23_002, 7_101));
     assert_ne!(here, also_here);
-    let ports_here = move |bed: &Bed<'_>| bed.lab.public_ports("10.0.1.2", &SERVER.to_string());
+    let ports_here = move |bed: &Bed<'_>| bed.lab.udp_ports("10.0.1.2", &SERVER.to_string());
     assert!(ports_here(bed).contains(&there), "another address shares them: {there}, {:?}", ports_here(bed));
     Box::new(move |bed| {
         let before = ports_here(bed);
