@@ -10,6 +10,16 @@ fn table() -> Table {
     parse(include_str!("../spec.toml")).expect("spec.toml is well formed")
 }
 
+/// The function that a line of source begins, or the check that it names.
+fn name_in(line: &str) -> Option<&str> {
+    if let Some((_, check)) = line.split_once("Check::new(\"") {
+        return check.split('"').next();
+    }
+    let (before, after) = line.split_once("fn ")?;
+    let is_declared = ["", "async ", "pub(crate) "].contains(&before);
+    is_declared.then(|| after.split(['(', '<']).next()).flatten()
+}
+
 /// All functions of the workspace's sources.
 fn functions(dir: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).expect("a readable directory") {
@@ -21,10 +31,7 @@ fn functions(dir: &Path, found: &mut BTreeSet<String>) {
             }
         } else if name.ends_with(".rs") {
             let text = std::fs::read_to_string(&path).expect("sources are text");
-            let after_fn = text
-                .lines()
-                .filter_map(|line| line.trim().strip_prefix("fn ").or_else(|| line.trim().strip_prefix("async fn ")));
-            found.extend(after_fn.filter_map(|rest| rest.split(['(', '<']).next().map(ToOwned::to_owned)));
+            found.extend(text.lines().filter_map(|line| name_in(line.trim())).map(ToOwned::to_owned));
         }
     }
 }
