@@ -395,11 +395,7 @@ impl PacketLoop {
         }
     }
 
-    fn handle(
-        &mut self,
-        Arrived { socket, buffer, len }: Arrived,
-        handler: &mut impl FrameHandler,
-    ) {
+    fn handle(&mut self, Arrived { socket, buffer, len }: Arrived, handler: &mut impl FrameHandler) {
         let (side, _) = SOCKETS[usize::from(socket)];
         let stats = &mut self.stats[side.index()];
         if len < HEADER_LEN + ETHERNET_LEN {

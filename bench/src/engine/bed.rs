@@ -104,8 +104,8 @@ pub struct Bed {
     pub worker: Worker,
     /// Nanoseconds; only the caller moves it.
     pub now_ns: u64,
-    /// The longest that one committed entry took to apply, nanoseconds of processor time.
-    pub longest_apply_ns: u64,
+    /// How long each committed entry took to apply, nanoseconds of processor time.
+    pub apply_ns: Vec<u64>,
     index: u64,
 }
 
@@ -117,7 +117,7 @@ impl Bed {
     #[must_use]
     pub fn new(flows: u32, proto: Proto) -> Self {
         let worker = Worker::new(ME, NodeId(1), VnetId(0), 7);
-        let mut bed = Self { worker, now_ns: START_NS, longest_apply_ns: 0, index: 1 };
+        let mut bed = Self { worker, now_ns: START_NS, apply_ns: Vec::new(), index: 1 };
         assert!(bed.worker.load_snapshot(bed.now_ns, Arc::new(snapshot(flows + ROOM))), "the first one");
         for side in [Side::Inside, Side::Outside] {
             bed.worker.set_mtu(side, 1500);
@@ -171,7 +171,7 @@ impl Bed {
         self.index += 1;
         let begun = cpu_ns();
         self.event(GroupEvent::Committed { shard: SHARD, index: LogIndex(self.index), term: TERM, entry });
-        self.longest_apply_ns = self.longest_apply_ns.max(cpu_ns() - begun);
+        self.apply_ns.push(cpu_ns() - begun);
     }
 
     /// Commits all proposals and takes all frames. Returns how many frames left.

@@ -13,6 +13,35 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Nothing lives longer than its timeout, the tenth by which ends are spread, and the way of the sweep's hand.
 const PATIENCE_S: u64 = 3_600;
 
+/// Nanoseconds of processor time of each step.
+#[derive(Debug, Default)]
+pub struct Steps {
+    /// Silence until all were closed, seconds.
+    closed_after_s: u64,
+    /// Calls of the timers.
+    timers: Vec<u64>,
+    /// Entries, from the stream through the log into the table.
+    entries: Vec<u64>,
+}
+
+impl Steps {
+    /// Both runs did the same: of what one run alone took long for, the machine was the cause.
+    #[must_use]
+    pub fn common(self, other: &Self) -> Idle {
+        Idle {
+            closed_after_s: self.closed_after_s,
+            longest_timers_us: longest(&self.timers, &other.timers) as f64 / 1e3,
+            longest_entry_us: longest(&self.entries, &other.entries) as f64 / 1e3,
+        }
+    }
+}
+
+/// The longest step of two runs that did the same, each taken from the run in which it was shorter.
+#[must_use]
+pub fn longest(one: &[u64], other: &[u64]) -> u64 {
+    one.iter().zip(other).map(|(a, b)| *a.min(b)).max().unwrap_or(0)
+}
+
 /// What was seen until the last flow was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Idle {
@@ -28,28 +57,25 @@ pub struct Idle {
 ///
 /// # Errors
 /// If flows never end.
-pub fn measure(mut bed: Bed) -> Result<Idle> {
-    let (begun_ns, mut timers, mut entries) = (bed.now_ns, 0, 0);
+pub fn measure(mut bed: Bed) -> Result<Steps> {
+    let (begun_ns, mut steps) = (bed.now_ns, Steps::default());
     while bed.worker.shard_status()[0].live > 0 {
         anyhow::ensure!(bed.now_ns < begun_ns + PATIENCE_S * SECOND_NS, "idle flows that never close");
         bed.now_ns = bed.worker.next_timer_ns().clamp(bed.now_ns + 1_000_000, bed.now_ns + STEP_NS);
         let before = cpu_ns();
         bed.worker.handle_timers(bed.now_ns, &Always);
-        timers = timers.max(cpu_ns() - before);
+        steps.timers.push(cpu_ns() - before);
         loop {
             let before = cpu_ns();
             let Some(output) = bed.worker.poll_output(bed.now_ns, &Always) else { break };
             if let WorkerOutput::Propose { entry, .. } = output {
                 bed.commit(entry);
             }
-            entries = entries.max(cpu_ns() - before);
+            steps.entries.push(cpu_ns() - before);
         }
         let mut frame = Vec::new();
         while bed.worker.poll_frame(bed.now_ns, &Always, &mut frame).is_some() {}
     }
-    Ok(Idle {
-        closed_after_s: (bed.now_ns - begun_ns) / SECOND_NS,
-        longest_timers_us: timers as f64 / 1e3,
-        longest_entry_us: entries as f64 / 1e3,
-    })
+    steps.closed_after_s = (bed.now_ns - begun_ns) / SECOND_NS;
+    Ok(steps)
 }

@@ -154,9 +154,8 @@ fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<V
 pub fn translate(bed: &mut Bed, batch: &mut Batch) -> usize {
     let Batch { frames, meta } = batch;
     let mut sent = 0;
-    let qb = std::env::var_os("QB0").is_none();
     for (side, frame) in &*frames {
-        if qb { bed.worker.look_ahead(*side, frame); }
+        bed.worker.look_ahead(*side, frame);
     }
     bed.worker.fetch();
     for (side, frame) in frames {
@@ -171,8 +170,10 @@ fn table_row(flows: u32, rounds: u32) -> Result<TableRow> {
     let mut bed = Bed::new(flows, Proto::Udp);
     let resident = machine::resident()?.saturating_sub(resident_before) as f64 / f64::from(flows);
     let octets = bed.worker.shard_status()[0].table_bytes as f64 / f64::from(flows);
-    let longest_apply_us = bed.longest_apply_ns as f64 / 1e3;
-    let idle = idle::measure(Bed::new(flows, Proto::Udp))?;
+    let mut again = Bed::new(flows, Proto::Udp);
+    let longest_apply_us = idle::longest(&bed.apply_ns, &std::mem::take(&mut again.apply_ns)) as f64 / 1e3;
+    let steps = idle::measure(again)?;
+    let idle = steps.common(&idle::measure(Bed::new(flows, Proto::Udp))?);
     let mut batch = Batch::new(BATCH, Proto::Udp, Size::Small, Way::Out);
     let (mut values, mut next) = (Vec::new(), flows);
     for _ in 0..rounds {

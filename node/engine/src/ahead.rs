@@ -59,8 +59,7 @@ impl Worker {
     /// Has the mappings of all frames brought into the cache that were looked ahead for since the last call. Returns how
     /// many there probably are.
     pub fn fetch(&mut self) -> usize {
-        let (mut wanted, mut found) =
-            (std::mem::take(&mut self.ahead.wanted), std::mem::take(&mut self.ahead.found));
+        let (mut wanted, mut found) = (std::mem::take(&mut self.ahead.wanted), std::mem::take(&mut self.ahead.found));
         // Each loop is short, so that many of its rounds run at once.
         for Wanted { shard, side, tag } in wanted.drain(..) {
             let slot = self.table(shard).and_then(|table| match side {
@@ -81,7 +80,7 @@ impl Worker {
     }
 
     pub(crate) fn judge_looking_ahead(&mut self) {
-        let large = self.replicas().any(|(_, shard)| shard.replica.table.slots() >= std::env::var("QB_MIN").map_or(SLOTS_MIN, |v| v.parse().unwrap()));
+        let large = self.replicas().any(|(_, shard)| shard.replica.table.slots() >= SLOTS_MIN);
         self.ahead.worth = if large { Worth::Yes } else { Worth::No };
     }
 
