@@ -102,14 +102,6 @@ pub fn sink() -> Result<()> {
     ))
 }
 
-/// Lets this namespace's own stack send nothing over IP; raw sockets are not asked.
-///
-/// # Errors
-/// If `nft` does.
-pub fn silence() -> Result<()> {
-    nft("table ip qbench-silence { chain out { type filter hook output priority 0; policy drop; }\n}")
-}
-
 /// Datagrams that the sink of this namespace has seen.
 ///
 /// # Errors

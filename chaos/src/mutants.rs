@@ -1,6 +1,7 @@
-//! `qnat-chaos mutants`: does the simulator find the holes that the protocol's rules close?
+//! `qnat-chaos mutants`: do the simulator and the reference model find the holes that the protocol's rules close?
 //!
-//! Each planted hole of `mutants.toml` is built into a copy of the tracked sources, which then runs the simulator. The copy
+//! Each planted hole of `mutants.toml` is built into a copy of the tracked sources, which then runs the simulator, or
+//! compares the engine with the model. The copy
 //! has a target directory in common with the tree, so that its dependencies are built once, but a program of another name,
 //! and another version, so that
 //! nobody ever runs a mutant by mistake.
@@ -17,6 +18,8 @@ use serde::Deserialize;
 const TABLE: &str = include_str!("../mutants.toml");
 /// The program of the copies.
 const PROGRAM: &str = "qnat-chaos-mutant";
+/// The test that compares the engine with the model.
+const MODEL: &str = "against_the_model";
 
 /// Arguments of `mutants`.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,9 +27,12 @@ pub struct MutantsArgs {
     /// Only these, by id.
     #[arg(long)]
     pub only: Vec<String>,
-    /// Seeds that each may take.
+    /// Seeds of the simulator that each may take.
     #[arg(long, default_value_t = 500)]
     pub seeds: u64,
+    /// Packets that the model may compare.
+    #[arg(long, default_value_t = 2_000_000)]
+    pub packets: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -38,6 +44,8 @@ struct Table {
 struct Mutant {
     id: String,
     hole: String,
+    #[serde(default)]
+    proof: Proof,
     #[serde(flatten)]
     edit: Edit,
     #[serde(default)]
@@ -51,11 +59,22 @@ struct Edit {
     replace: String,
 }
 
+/// Who has to find it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Proof {
+    /// Whole clusters in virtual time, by seed.
+    #[default]
+    Simulator,
+    /// The naive translator, by packets that it compared before.
+    Model,
+}
+
 /// What became of a mutant.
 #[derive(Debug)]
 struct Found {
-    /// Seed, and what it said.
-    by: Option<(u64, String)>,
+    /// Where, in seeds or packets, and what was said.
+    by: Option<(String, String)>,
     seconds: u64,
 }
 
@@ -74,24 +93,19 @@ pub fn run(args: &MutantsArgs) -> Result<ExitCode> {
     let mut out = std::io::stdout();
     let mut missed = 0;
     let mut rows = comfy_table::Table::new();
-    rows.set_header(["id", "seed", "seeds", "found by", "s"]);
+    rows.set_header(["id", "after", "found by", "s"]);
     for mutant in chosen {
         write!(out, "{}: {}: ", mutant.id, mutant.hole)?;
         out.flush()?;
-        let found = look_for(mutant, (&tree, &copy, &target), args.seeds)?;
+        let found = look_for(mutant, (&tree, &copy, &target), args)?;
         let seconds = found.seconds.to_string();
-        match found.by {
-            Some((seed, why)) => {
-                let why: String = why.chars().take(100).collect();
-                writeln!(out, "seed {seed}: {why}")?;
-                rows.add_row([&mutant.id, &seed.to_string(), &(seed + 1).to_string(), &why, &seconds]);
-            }
-            None => {
-                missed += 1;
-                writeln!(out, "NOT FOUND in {} seeds", args.seeds)?;
-                rows.add_row([&mutant.id, "-", &args.seeds.to_string(), "NOT FOUND", &seconds]);
-            }
+        if found.by.is_none() {
+            missed += 1;
         }
+        let (after, why) = found.by.unwrap_or_else(|| ("-".to_owned(), "NOT FOUND".to_owned()));
+        let why: String = why.chars().take(100).collect();
+        writeln!(out, "{after}: {why}")?;
+        rows.add_row([&mutant.id, &after, &why, &seconds]);
     }
     writeln!(out, "{rows}")?;
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -107,17 +121,31 @@ fn tree() -> PathBuf {
     crate_dir.parent().expect("the crate is a folder of the workspace").to_path_buf()
 }
 
-fn look_for(mutant: &Mutant, (tree, copy, target): (&Path, &Path, &Path), seeds: u64) -> Result<Found> {
+fn look_for(mutant: &Mutant, (tree, copy, target): (&Path, &Path, &Path), args: &MutantsArgs) -> Result<Found> {
     copy_tree(tree, copy, mutant)?;
-    let built = Command::new("cargo")
-        .args(["build", "--quiet", "-p", "qnat-chaos", "--bin", PROGRAM])
-        .current_dir(copy)
-        .env("CARGO_TARGET_DIR", target)
-        .output()
-        .context("cargo")?;
+    let what: &[&str] = match mutant.proof {
+        Proof::Simulator => &["build", "--quiet", "-p", "qnat-chaos", "--bin", PROGRAM],
+        Proof::Model => &["test", "--quiet", "--no-run", "-p", "qnat-reference", "--test", MODEL],
+    };
+    let built = cargo(what, copy, target).output().context("cargo")?;
     let errors = String::from_utf8_lossy(&built.stderr);
     ensure!(built.status.success(), "mutant {} does not build: {errors}", mutant.id);
     let begun = Instant::now();
+    let by = match mutant.proof {
+        Proof::Simulator => simulated(mutant, target, args.seeds)?,
+        Proof::Model => compared(mutant, copy, target, args.packets)?,
+    };
+    Ok(Found { by, seconds: begun.elapsed().as_secs() })
+}
+
+fn cargo(what: &[&str], copy: &Path, target: &Path) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.args(what).current_dir(copy).env("CARGO_TARGET_DIR", target);
+    cargo
+}
+
+/// Runs the mutant's simulator.
+fn simulated(mutant: &Mutant, target: &Path, seeds: u64) -> Result<Option<(String, String)>> {
     let output = Command::new(target.join("debug").join(PROGRAM))
         .args(["sim", "--first", "--seeds", &seeds.to_string()])
         .stderr(Stdio::null())
@@ -130,7 +158,24 @@ fn look_for(mutant: &Mutant, (tree, copy, target): (&Path, &Path, &Path), seeds:
     });
     let by = by.min_by_key(|(seed, _): &(u64, String)| *seed);
     ensure!(by.is_some() || output.status.success(), "mutant {} ended without a verdict: {}", mutant.id, output.status);
-    Ok(Found { by, seconds: begun.elapsed().as_secs() })
+    Ok(by.map(|(seed, why)| (format!("seed {seed}"), why)))
+}
+
+/// Compares the mutant's engine with the model; always the same packets.
+fn compared(mutant: &Mutant, copy: &Path, target: &Path, packets: u64) -> Result<Option<(String, String)>> {
+    let output = cargo(&["test", "--quiet", "-p", "qnat-reference", "--test", MODEL], copy, target)
+        .env("QNAT_PACKETS", packets.to_string())
+        .env("QNAT_SEED", "1")
+        .output()
+        .context("the mutant")?;
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).join("\n");
+    let by = said.lines().find_map(|line| {
+        let (_, found) = line.strip_prefix("seed ")?.split_once(": after ")?;
+        let (packets, why) = found.split_once(" packets: ")?;
+        Some((format!("{packets} packets"), why.to_owned()))
+    });
+    ensure!(by.is_some() || output.status.success(), "mutant {} ended without a verdict: {said}", mutant.id);
+    Ok(by)
 }
 
 /// Copies the tracked files, the mutant's edits made. A file that is as it should be is left alone: cargo goes by time.

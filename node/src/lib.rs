@@ -6,3 +6,4 @@ pub mod client;
 pub mod daemon;
 pub mod lab;
 pub mod member;
+pub mod nat_log;

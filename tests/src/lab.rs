@@ -4,22 +4,45 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use crate::running::Running;
 
 /// The lab's web server.
 pub const INET: &str = "203.0.113.10";
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-static ONE_LAB: Mutex<()> = Mutex::new(());
+/// Whether a test of this process has the lab, and the news that it has not any more.
+static TAKEN: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+
+/// The right to the machine's one lab. No lock's guard: a shared lab goes from thread to thread.
+#[derive(Debug)]
+struct Alone;
+
+impl Alone {
+    fn wait() -> Self {
+        let taken = TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = TAKEN.1.wait_while(taken, |taken| *taken).unwrap_or_else(PoisonError::into_inner);
+        *taken = true;
+        Self
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        *TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        TAKEN.1.notify_one();
+    }
+}
 
 /// A running lab: members n1 to n3, backends b1 to b4, public addresses 203.0.113.1 to .3.
 #[derive(Debug)]
 pub struct Lab {
-    _alone: MutexGuard<'static, ()>,
+    _alone: Alone,
 }
 
 impl Lab {
@@ -29,9 +52,7 @@ impl Lab {
     /// If it does not come up.
     #[must_use]
     pub fn up() -> Self {
-        // A test that failed has taken its lab down like any other.
-        let alone = ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner);
-        let lab = Self { _alone: alone };
+        let lab = Self { _alone: Alone::wait() };
         ok(&["lab", "up", "--nodes", "3", "--backends", "4", "--detach"]);
         lab
     }
@@ -55,6 +76,35 @@ impl Lab {
         command.args(["lab", "exec", host, "--"]).args(argv);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("qnat starts")
+    }
+
+    /// The same with its output in a file, and ended with the value.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start(&self, host: &str, argv: &[&str]) -> Running {
+        Running::start(host, argv)
+    }
+
+    /// Kills the owner of a backend's shard (SIGKILL); its number.
+    pub fn kill_owner_of(&self, backend: &str) -> u64 {
+        let owner = self.owner_of(backend);
+        ok(&["lab", "kill", &format!("n{owner}")]);
+        owner
+    }
+
+    /// Waits until a backend's shard has another owner than this one.
+    pub fn wait_for_successor(&self, backend: &str, killed: u64) {
+        wait_until("another owner", Duration::from_secs(20), || self.owner_of(backend) != killed);
+    }
+
+    /// Starts every member that does not run.
+    pub fn restart_the_dead(&self) {
+        let status = json(&["lab", "status", "-o", "json"]);
+        for row in rows(&status["nodes"]).filter(|row| row["state"] == "dead") {
+            ok(&["lab", "restart", row["node"]["name"].as_str().expect("a member has a name")]);
+        }
     }
 
     /// What the members say together.
@@ -93,13 +143,27 @@ impl Lab {
     /// Public addresses and ports of the live mappings of an inside address towards a port of the internet.
     #[must_use]
     pub fn live_mappings(&self, inside: &str, remote_port: u16) -> Vec<String> {
-        let (prefix, suffix) = (format!("{inside}:"), format!(":{remote_port}"));
+        let suffix = format!(":{remote_port}");
+        self.publics(inside, |remote| remote.ends_with(&suffix))
+    }
+
+    /// Public ports of the live mappings of an inside address towards an address.
+    #[must_use]
+    pub fn public_ports(&self, inside: &str, remote: &str) -> Vec<u16> {
+        let prefix = format!("{remote}:");
+        let publics = self.publics(inside, |remote| remote.starts_with(&prefix));
+        publics.iter().filter_map(|public| public.rsplit(':').next()?.parse().ok()).collect()
+    }
+
+    /// Public ends of live mappings, each once.
+    fn publics(&self, inside: &str, is_remote: impl Fn(&str) -> bool) -> Vec<String> {
+        let prefix = format!("{inside}:");
         let is = |row: &&Value| {
             row["inside"].as_str().is_some_and(|text| text.starts_with(&prefix))
-                && row["remote"].as_str().is_some_and(|text| text.ends_with(&suffix))
+                && row["remote"].as_str().is_some_and(&is_remote)
                 && row["state"].as_str().is_some_and(|text| !text.starts_with("held"))
         };
-        let flows = json(&["flows", "-o", "json"]);
+        let flows = json(&["flows", "--limit", "100000", "-o", "json"]);
         let mut public: Vec<String> =
             rows(&flows["flows"]).filter(is).filter_map(|row| row["public"].as_str().map(ToOwned::to_owned)).collect();
         public.sort();
@@ -193,7 +257,7 @@ pub fn wait_until(what: &str, bound: Duration, mut holds: impl FnMut() -> bool) 
 }
 
 /// `qnat` as built beside this test.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a file");
     let profile = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps/TEST");
     let binary = profile.join("qnat");

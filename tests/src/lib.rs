@@ -3,3 +3,6 @@
 
 pub mod conformance;
 pub mod lab;
+pub mod resources;
+pub mod running;
+pub mod shared;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use qnat_tests::lab::{INET, Lab, run, wait_until};
+use qnat_tests::lab::{INET, Lab, ok, run, wait_until};
+use qnat_tests::resources::Changes;
 
 /// What a command on a host printed, whatever its exit code.
 fn said(host: &str, argv: &[&str]) -> String {
@@ -44,4 +45,40 @@ fn a_smaller_link_behind_the_gateway_is_told_of_and_fragments_pass_both_ways() {
     assert!(answer.contains(" 0% packet loss"), "cut on the way out, in fragments on the way back: {answer}");
     let answer = said("b3", &["ping", "-c", "3", "-i", "0.2", "-M", "dont", "-s", "4000", "-W", "3", INET]);
     assert!(answer.contains(" 0% packet loss"), "in fragments already when it comes to the gateway: {answer}");
+}
+
+/// A link behind the internet's host, of which the gateway knows nothing, and a host at its end that never answers.
+fn far_link(lab: &Lab) -> &'static str {
+    let far = "198.51.100.9";
+    let script = format!(
+        "ip link add far0 type veth peer name far1 && ip link set far0 up && ip link set far1 up && \
+         ip route add 198.51.100.0/24 dev far0 && ip neigh add {far} lladdr 02:00:00:00:00:09 dev far0 && \
+         echo 1 > /proc/sys/net/ipv4/ip_forward"
+    );
+    let _built = lab.exec("inet", &["sh", "-c", &script]);
+    Changes { outside: &format!("next_hop = \"{INET}\""), ..Changes::default() }.apply();
+    far
+}
+
+#[test]
+fn after_the_owner_s_death_a_flow_still_hears_of_a_link_that_became_smaller() {
+    let lab = Lab::up();
+    let far = far_link(&lab);
+    // One ping, so one mapping: nobody answers, and each echo request fits until the link shrinks.
+    let mut ping = lab.spawn("b1", &["ping", "-M", "do", "-s", "1400", "-i", "0.2", "-w", "60", far]);
+    wait_until("the mapping", Duration::from_secs(10), || lab.live_mappings("10.0.1.1", 0).len() == 1);
+    let before = lab.live_mappings("10.0.1.1", 0);
+    let owner = lab.owner_of("b1");
+    ok(&["lab", "kill", &format!("n{owner}")]);
+    wait_until("the mapping to be with another owner", Duration::from_secs(20), || {
+        lab.owner_of("b1") != owner && lab.live_mappings("10.0.1.1", 0) == before
+    });
+    assert!(!said("b1", &["ip", "route", "get", far]).contains("mtu 1280"), "nobody has complained yet");
+    let _shrunk = lab.exec("inet", &["ip", "link", "set", "far0", "mtu", "1280"]);
+    wait_until("the backend to know what the link takes", Duration::from_secs(10), || {
+        said("b1", &["ip", "route", "get", far]).contains("mtu 1280")
+    });
+    assert_eq!(lab.live_mappings("10.0.1.1", 0), before, "R9: an error ends no mapping");
+    ping.kill().expect("ping runs");
+    ping.wait().expect("ping ends");
 }

@@ -5,6 +5,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use qnat_tests::lab::{self, INET, Lab, ok, rows, run, try_json, wait_until};
+use qnat_tests::resources::Changes;
 use serde_json::Value;
 
 /// An echo client: a line in, `kept` or `lost` out, over one connection for its whole life.
@@ -106,28 +107,8 @@ fn the_internet_never_sees_an_inside_address() {
     assert_eq!(leaked, 0, "packets with an inside address outside");
 }
 
-/// The lab's own resources as a file, with `more` behind them.
 fn resources(more: &str) -> tempfile::NamedTempFile {
-    let mut text = String::from(
-        "[[virtual_network]]\nname = \"vnet1\"\n[[virtual_network.subnet]]\nname = \"default\"\n\
-         prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n\
-         [[load_balancer]]\nname = \"lb1\"\nfrontends = [\"pip1\", \"pip2\", \"pip3\"]\n\
-         [[load_balancer.pool]]\nname = \"pool1\"\n\
-         [[load_balancer.outbound_rule]]\nname = \"out\"\npool = \"pool1\"\n\
-         [outside]\nnetwork = \"203.0.113.0/24\"\n",
-    );
-    for number in 1..=3 {
-        text += &format!("[[public_ip]]\nname = \"pip{number}\"\naddress = \"203.0.113.{number}\"\n");
-    }
-    for number in 1..=4 {
-        text += &format!(
-            "[[instance]]\nname = \"b{number}\"\n[[instance.ip_configuration]]\nname = \"ipconfig1\"\n\
-             private_ip = \"10.0.1.{number}\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n"
-        );
-    }
-    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-    file.write_all((text + more).as_bytes()).expect("a temporary file");
-    file
+    Changes { more, ..Changes::default() }.file()
 }
 
 fn backends() -> Value {
@@ -163,30 +144,6 @@ fn a_dry_run_shows_the_difference_and_changes_nothing() {
     assert_eq!(before, backends());
     ok(&["apply", "-f", path]);
     assert_ne!(before, backends(), "the same file changes something when it is meant");
-}
-
-#[test]
-fn a_download_survives_the_death_of_its_owner() {
-    let lab = Lab::up();
-    let url = format!("http://{INET}/blob/200M");
-    let want = lab.exec("b1", &["curl", "-sS", "--max-time", "20", &format!("{url}/sha256")]);
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let file = dir.path().join("blob");
-    let path = file.to_str().expect("a plain path");
-    let mut curl = lab.spawn("b1", &["curl", "-sS", "--max-time", "90", "--limit-rate", "40M", "-o", path, &url]);
-    wait_until("the download to be under way", Duration::from_secs(20), || {
-        std::fs::metadata(&file).is_ok_and(|meta| meta.len() > 20 << 20)
-    });
-    let before = lab.live_mappings("10.0.1.1", 80);
-    assert_eq!(before.len(), 1, "one connection: {before:?}");
-    let owner = lab.owner_of("b1");
-    ok(&["lab", "kill", &format!("n{owner}")]);
-    wait_until("the mapping to be with another owner", Duration::from_secs(20), || {
-        lab.owner_of("b1") != owner && lab.live_mappings("10.0.1.1", 80) == before
-    });
-    assert!(curl.wait().expect("curl ends").success(), "curl failed");
-    let have = ok(&["lab", "exec", "b1", "--", "sha256sum", path]);
-    assert_eq!(have.split_whitespace().next(), Some(want.trim()));
 }
 
 fn incarnation(lab: &Lab, node: u64) -> u64 {

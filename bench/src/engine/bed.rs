@@ -152,7 +152,7 @@ impl Bed {
             control_index: ControlIndex(1),
             holds_ended: [LogIndex(0); HOLD_CLASSES],
             orphan_grace_ms: params.orphan_grace_ms,
-            hold_ms: params.hold_ms,
+            hold_ms: [65_000; HOLD_CLASSES],
             records: 0,
         };
         let numbers: Vec<u32> = (0..flows).collect();

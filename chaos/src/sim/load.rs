@@ -60,7 +60,8 @@ impl World {
     fn send_flow(&mut self, at: usize) {
         let flow = &mut self.flows[at];
         let Some(gateway) = self.homes.get(&flow.ip).copied() else { return };
-        let frame = flow.next(self.now_ns, gateway);
+        let (tag, frame) = flow.next(self.now_ns, gateway);
+        self.sent.insert(tag);
         if flow.over {
             self.flows.swap_remove(at);
         }
@@ -105,7 +106,8 @@ impl World {
         for at in 0..self.calm.len() {
             let flow = &mut self.calm[at];
             let Some(gateway) = self.homes.get(&flow.ip).copied().filter(|_| !flow.answered) else { continue };
-            let frame = flow.next(self.now_ns, gateway);
+            let (tag, frame) = flow.next(self.now_ns, gateway);
+            self.sent.insert(tag);
             self.switched(Side::Inside, gateway, frame);
         }
     }

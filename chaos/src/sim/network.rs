@@ -12,9 +12,9 @@ use engine::worker::Worker;
 use rand::Rng;
 
 use super::node::{Deed, macs};
-use super::traffic::{REMOTE, Tag, answer, arp_answer, backend_mac};
+use super::traffic::{REMOTE, TTL, Tag, answer, arp_answer, backend_mac, data};
 use super::world::{MS, World, said};
-use crate::invariants::i13_i14_clean_frames;
+use crate::invariants::{i13_i14_clean_frames, i15_i16_untouched};
 
 /// Longest time after which a frame of a former connection may still come.
 const GHOST_NS: u64 = 6_000 * MS;
@@ -187,6 +187,9 @@ impl World {
         }
         let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
         let Some(tag) = Tag::of(frame, &packet) else { return Ok(()) };
+        let said_by_host = self.sent.contains(&tag) && data(frame, &packet) == Some(&tag.encode()[..]);
+        i15_i16_untouched::data(said_by_host, frame).map_err(said)?;
+        i15_i16_untouched::hops(TTL, packet.ttl).map_err(said)?;
         let mixed = u64::from(u32::from(packet.src)) << 16 ^ u64::from(packet.src_port) << 48 ^ u64::from(tag.port);
         self.outcome.trace = (self.outcome.trace ^ mixed ^ self.now_ns).wrapping_mul(0x0100_0000_01b3);
         // In the grace somebody else may give ports away meanwhile (F6).

@@ -271,7 +271,7 @@ impl Node {
                         self.flow_in.push(ready, ToFlow::View(view, me));
                     }
                 }
-                ControlOut::Registered(_) | ControlOut::Done { .. } => {}
+                ControlOut::Registered(_) | ControlOut::Done { .. } | ControlOut::Ports(_) => {}
                 ControlOut::StoreFailed { reason } => return Err(format!("store of node {}: {reason}", self.id)),
             }
         }

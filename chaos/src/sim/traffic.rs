@@ -9,6 +9,8 @@ use engine::wire::{ArpOp, ArpPacket, IcmpKind, IpPacket, Proto, TcpFlags, build_
 
 /// The remote that answers everything.
 pub(super) const REMOTE: (Ipv4Addr, Mac) = (Ipv4Addr::new(203, 0, 113, 10), Mac([2, 0, 0, 0, 0, 9]));
+/// Hops that packets have before them.
+pub(super) const TTL: u8 = 64;
 const PORT: u16 = 7;
 const PAYLOAD: usize = 16;
 
@@ -19,7 +21,7 @@ pub(super) fn backend_mac(ip: Ipv4Addr) -> Mac {
 }
 
 /// What a packet says of itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Tag {
     pub(super) ip: Ipv4Addr,
     pub(super) port: u16,
@@ -27,7 +29,7 @@ pub(super) struct Tag {
 }
 
 impl Tag {
-    fn encode(&self) -> [u8; PAYLOAD] {
+    pub(super) fn encode(&self) -> [u8; PAYLOAD] {
         let mut out = [0; PAYLOAD];
         out[..4].copy_from_slice(&self.ip.octets());
         out[4..6].copy_from_slice(&self.port.to_be_bytes());
@@ -37,14 +39,19 @@ impl Tag {
 
     /// The last bytes of a packet of ours.
     pub(super) fn of(frame: &[u8], packet: &IpPacket) -> Option<Self> {
-        let end = usize::from(packet.l3) + usize::from(packet.total_len);
-        let tag = frame.get(end.checked_sub(PAYLOAD)?..end)?;
+        let tag = data(frame, packet)?;
         Some(Self {
             ip: Ipv4Addr::new(tag[0], tag[1], tag[2], tag[3]),
             port: u16::from_be_bytes([tag[4], tag[5]]),
             sent_ns: u64::from_be_bytes(tag[8..].try_into().ok()?),
         })
     }
+}
+
+/// The data of a packet of ours.
+pub(super) fn data<'a>(frame: &'a [u8], packet: &IpPacket) -> Option<&'a [u8]> {
+    let end = usize::from(packet.l3) + usize::from(packet.total_len);
+    frame.get(end.checked_sub(PAYLOAD)?..end)
 }
 
 /// The transport header of a packet.
@@ -91,7 +98,7 @@ pub(super) fn frame(eth: (Mac, Mac), ip: (Ipv4Addr, Ipv4Addr), transport: Transp
     let mut head = [0; 20];
     head[0] = 0x45;
     head[2..4].copy_from_slice(&(20 + len).to_be_bytes());
-    head[8] = 64;
+    head[8] = TTL;
     head[9] = number;
     head[12..16].copy_from_slice(&ip.0.octets());
     head[16..20].copy_from_slice(&ip.1.octets());
@@ -155,8 +162,8 @@ impl Flow {
         Self { proto, ip, port, answered: false, over: false, left: packets, resets, seq, ack: 0, phase }
     }
 
-    /// The next packet, to the gateway.
-    pub(super) fn next(&mut self, now_ns: u64, gateway: Mac) -> Vec<u8> {
+    /// The next packet, to the gateway, and what it says of itself.
+    pub(super) fn next(&mut self, now_ns: u64, gateway: Mac) -> (Tag, Vec<u8>) {
         let tag = Tag { ip: self.ip, port: self.port, sent_ns: now_ns };
         let (sport, dport) = (self.port, PORT);
         let transport = match self.proto {
@@ -183,7 +190,7 @@ impl Flow {
         if self.proto != Proto::Tcp && self.left == 0 {
             self.over = true;
         }
-        frame((backend_mac(self.ip), gateway), (self.ip, REMOTE.0), transport, &tag)
+        (tag, frame((backend_mac(self.ip), gateway), (self.ip, REMOTE.0), transport, &tag))
     }
 
     /// An answer arrived.

@@ -22,8 +22,8 @@ use super::judge::Judge;
 use super::network::Arrival;
 use super::node::{Node, Start, address};
 use super::params::{Params, Stream, stream};
-use super::traffic::Flow;
-use crate::invariants::{Violation, i25_new_flows, i27_heals, i29_ports_return};
+use super::traffic::{Flow, Tag};
+use crate::invariants::{Violation, i25_new_flows, i27_heals, i29_ports_return, i30_calm};
 
 pub(super) const MS: u64 = 1_000_000;
 pub(super) const STEP_NS: u64 = MS / 2;
@@ -90,6 +90,8 @@ pub(super) struct World {
     pub(super) next_change_ns: u64,
     pub(super) flows: Vec<Flow>,
     pub(super) calm: Vec<Flow>,
+    /// What hosts have said.
+    pub(super) sent: BTreeSet<Tag>,
 }
 
 /// Runs one seed to its end or to the first violation.
@@ -141,6 +143,7 @@ impl World {
             next_change_ns: CONFIGURE_NS,
             flows: Vec::new(),
             calm: Vec::new(),
+            sent: BTreeSet::new(),
         }
     }
 
@@ -180,10 +183,11 @@ impl World {
             self.step()?;
         }
         self.begin_calm_flows(CALM_FLOWS);
-        let until = self.now_ns + CALM_NS;
+        let (until, elections) = (self.now_ns + CALM_NS, self.judge.elections);
         while self.now_ns < until {
             self.step()?;
         }
+        i30_calm::check(elections, self.judge.elections).map_err(said)?;
         let answered = self.calm.iter().filter(|flow| flow.answered).count();
         i25_new_flows::check(self.calm.len(), answered).map_err(said)
     }

@@ -6,15 +6,17 @@ use super::FlowGroup;
 use crate::election;
 
 impl FlowGroup {
-    /// E4 and the end of an unsuccessful transfer (L2).
+    /// E4 and the end of an unsuccessful transfer (L2). The lapse is counted in ticks, of which late ones are skipped (E3):
+    /// a leader that stood still together with its peers first hears their answers.
     pub(super) fn maybe_step_down(&mut self, now_ns: u64) {
-        let Some(leadership) = &self.leading else { return };
-        let heartbeat_ns = self.timing.tick_ns * u64::from(self.timing.heartbeat_ticks);
-        let transfer_failed =
-            leadership.timeout_sent_ns.is_some_and(|at| now_ns.saturating_sub(at) >= self.timing.vote_ns());
+        let alone = self.is_alone();
+        let Some(leadership) = &mut self.leading else { return };
+        let transferring = leadership.timeout_sent_ns;
+        let transfer_failed = transferring.is_some_and(|at| now_ns.saturating_sub(at) >= self.timing.vote_ns());
         let held_until = self.lease.until_ns().max(leadership.since_ns + self.timing.lease_ns());
-        let lapsed = leadership.timeout_sent_ns.is_none() && !self.is_alone() && now_ns > held_until + heartbeat_ns;
-        if transfer_failed || lapsed {
+        let lapsed = transferring.is_none() && !alone && now_ns > held_until;
+        leadership.lapsed_ticks = if lapsed { leadership.lapsed_ticks + 1 } else { 0 };
+        if transfer_failed || leadership.lapsed_ticks > self.timing.heartbeat_ticks {
             let term = self.node.raft.term;
             self.node.raft.become_follower(term, raft::INVALID_ID);
             self.set_campaign_time();

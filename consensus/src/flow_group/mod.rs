@@ -76,6 +76,8 @@ pub(crate) struct Leadership {
     pub(crate) unserved_since_ns: Option<u64>,
     /// When `TimeoutNow` left; no lease any more in this term (L2).
     pub(crate) timeout_sent_ns: Option<u64>,
+    /// Ticks since its lease ended (E4).
+    pub(crate) lapsed_ticks: u32,
     /// When each peer answered last.
     pub(crate) heard_ns: BTreeMap<u64, u64>,
     /// Commit indexes of the last heartbeat intervals: a learner that has the older one has caught up.

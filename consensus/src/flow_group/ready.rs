@@ -80,6 +80,7 @@ impl FlowGroup {
             since_ns: now_ns,
             unserved_since_ns: Some(now_ns.max(self.wait_until_ns)),
             timeout_sent_ns: None,
+            lapsed_ticks: 0,
             heard_ns: BTreeMap::new(),
             commit_marks: (u64::MAX, u64::MAX),
             transfer: None,

@@ -58,6 +58,21 @@ fn a_healthy_cluster_holds_one_election_and_an_unbroken_lease() {
 }
 
 #[test]
+fn members_that_all_stood_still_together_hold_no_election() {
+    for seed in 0..40 {
+        let mut cluster = settled(seed, 3, 1, 3);
+        cluster.run(300 * MS);
+        let elections = cluster.judge.leadings.len();
+        for _ in 0..20 {
+            // A machine whose processors were taken away: what was on its way arrives afterwards.
+            cluster.now += cluster.rng.random_range(20..400) * MS;
+            cluster.run(100 * MS);
+        }
+        assert_eq!(cluster.judge.leadings.len(), elections, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_restarted_node_comes_back_as_a_new_incarnation() {
     for seed in 0..20 {
         let mut cluster = settled(seed, 3, 2, 3);

@@ -5,7 +5,7 @@
 
 use engine::ids::{NodeId, ShardId};
 use engine::snapshot::{
-    Backend, CloseNow, Draining, Frontend, NodeLinks, Outside, Params, SHORT_IDLE_PORTS_MAX, ShardConfig, Snapshot,
+    Backend, Draining, Frontend, NodeLinks, Outside, Params, Refusals, SHORT_IDLE_PORTS_MAX, ShardConfig, Snapshot,
     Subnet, TcpReset,
 };
 
@@ -71,6 +71,7 @@ fn params(state: &State) -> Params {
         flows_per_backend_max: settings.flows_per_backend_max,
         new_flows_per_second_max: settings.new_flows_per_second_max,
         mss_max: settings.mss_max,
+        refusals: if settings.icmp_on_refusal { Refusals::Told } else { Refusals::Silent },
         short_idle_ports: short_idle_ports(settings),
         key: state.key,
     }
@@ -94,9 +95,10 @@ fn draining(state: &State, shard: ShardId) -> Vec<Draining> {
     let draining = drains.map(|(block, drain)| Draining {
         block: *block,
         reclaim_index: drain.reclaim_index,
-        close_now: match drain.on_reclaim {
-            OnReclaim::Expire => CloseNow::Yes,
-            OnReclaim::Drain => CloseNow::No,
+        on_reclaim: match drain.on_reclaim {
+            OnReclaim::Expire => engine::snapshot::OnReclaim::Expire,
+            OnReclaim::Drain => engine::snapshot::OnReclaim::Drain,
+            OnReclaim::Reset => engine::snapshot::OnReclaim::Reset,
         },
     });
     draining.collect()

@@ -247,8 +247,8 @@ fn outbound_rule(
     let modes =
         [("address_dependent", Filtering::AddressDependent), ("endpoint_independent", Filtering::EndpointIndependent)];
     let filtering = choice(source, &mut reader, "filtering", &modes);
-    let on_reclaim =
-        choice(source, &mut reader, "on_reclaim", &[("expire", OnReclaim::Expire), ("drain", OnReclaim::Drain)]);
+    let fates = [("expire", OnReclaim::Expire), ("drain", OnReclaim::Drain), ("reset", OnReclaim::Reset)];
+    let on_reclaim = choice(source, &mut reader, "on_reclaim", &fates);
     reader.finish(source);
     if let (Some(name), Some(pool)) = (name, pool) {
         let rule = OutboundRule {
@@ -370,6 +370,7 @@ fn settings(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Settings {
     };
     let ports = reader.numbers::<u16>(source, "short_idle_ports", "a list of ports, as in [53, 123]");
     let mss_max = reader.number(source, "mss_max", d.mss_max);
+    let icmp_on_refusal = reader.truth(source, "icmp_on_refusal");
     let mut number = |field, default| reader.number(source, field, default);
     let settings = Settings {
         tick_ms: number("tick_ms", d.tick_ms),
@@ -386,6 +387,7 @@ fn settings(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Settings {
         new_flows_per_second_max: number("new_flows_per_second_max", d.new_flows_per_second_max),
         short_idle_ports: ports.map_or(d.short_idle_ports, |ports| ports.into_iter().collect()),
         mss_max,
+        icmp_on_refusal,
     };
     reader.finish(source);
     settings

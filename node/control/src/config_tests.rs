@@ -46,6 +46,7 @@ orphan_grace_ms = 2000
 new_flows_per_second_max = 500
 short_idle_ports = [53]
 mss_max = 1400
+icmp_on_refusal = true
 "#;
 
 fn errors(text: &str) -> Vec<String> {
@@ -70,6 +71,7 @@ fn a_good_file_is_read_whole() {
         (desired.settings.short_idle_ports.iter().copied().collect::<Vec<_>>(), desired.settings.mss_max),
         (vec![53], 1400)
     );
+    assert!(desired.settings.icmp_on_refusal && !crate::resource::Settings::default().icmp_on_refusal);
     assert_eq!(desired.outside.next_hop, Some(std::net::Ipv4Addr::new(203, 0, 113, 254)));
     assert!(desired.public_ips["pip2"].reserved_ports.contains(&8080));
     let ip = &desired.instances["b1"].ip_configurations[0];
@@ -224,6 +226,7 @@ fn quotas_and_segment_sizes_out_of_range_are_refused() {
     for (from, to) in [
         ("new_flows_per_second_max = 500", "new_flows_per_second_max = 0"),
         ("mss_max = 1400", "mss_max = 100"),
+        ("icmp_on_refusal = true", "icmp_on_refusal = 1"),
         ("short_idle_ports = [53]", "short_idle_ports = [0]"),
         ("short_idle_ports = [53]", "short_idle_ports = [1, 2, 3, 4, 5, 6, 7, 8, 9]"),
     ] {
@@ -231,6 +234,20 @@ fn quotas_and_segment_sizes_out_of_range_are_refused() {
         let found = errors(&with(from, to));
         assert!(found.len() == 1 && found[0].contains(&format!("settings.{field} = ")), "{found:?}");
     }
+}
+
+#[test]
+fn what_becomes_of_flows_on_reclaimed_ports_is_one_of_three() {
+    use crate::resource::OnReclaim;
+    let fate = |text: &str| {
+        let desired = parse("net.toml", &with("enable_tcp_reset", &format!("{text}\nenable_tcp_reset"))).expect("good");
+        desired.load_balancers["lb1"].outbound_rules["out"].on_reclaim
+    };
+    assert_eq!(fate(""), OnReclaim::Expire);
+    assert_eq!(fate("on_reclaim = \"drain\""), OnReclaim::Drain);
+    assert_eq!(fate("on_reclaim = \"reset\""), OnReclaim::Reset);
+    let found = errors(&with("enable_tcp_reset", "on_reclaim = \"kill\"\nenable_tcp_reset"));
+    assert!(found[0].contains("is not a known choice; write \"expire\" or \"drain\" or \"reset\""), "{found:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! Pure: no clock, socket, log or Raft; commands come in as bytes, decisions come out as data. It imports only `engine`'s
 //! types. [`state::State`] is the whole; [`command::Command`] is what changes it; `apply` says how; [`compile`] turns it
 //! into what workers judge packets by; [`reconcile`] says what the control leader should propose now; [`plan`] says what a
-//! configuration would change; [`view`] is what people and programs see. Called by `node` and by the simulator.
+//! configuration would change; [`view`] is what people and programs see; [`port_log`] says who had which ports when. Called by `node` and by the simulator.
 #![forbid(unsafe_code)]
 
 pub mod allocation;
@@ -16,6 +16,7 @@ pub mod compile;
 pub mod config;
 pub mod outcome;
 pub mod plan;
+pub mod port_log;
 pub mod reconcile;
 pub mod registry;
 pub mod resource;

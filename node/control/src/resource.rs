@@ -195,8 +195,10 @@ pub enum OnReclaim {
     /// The mapping closes silently at once.
     #[default]
     Expire,
-    /// The block waits until its flows end by themselves.
+    /// The block waits until its flows end by themselves, at most four minutes.
     Drain,
+    /// The mapping closes at once, and both ends of a connection get a reset.
+    Reset,
 }
 
 /// A machine with one or more addresses.
@@ -271,7 +273,7 @@ pub struct Settings {
     /// Wait for new flows when an epoch had no survivor (N4).
     pub recreate_quarantine_ms: u32,
     /// Hold-downs in the order of `engine::record::HoldClass` (D6).
-    pub hold_ms: [u32; engine::record::HOLD_CLASSES],
+    pub hold_ms: [u32; engine::record::HOLDS_CONFIGURED],
     /// Replicas of each shard that the map tries to have.
     pub replicas: u32,
     /// Held first packets per backend.
@@ -288,6 +290,8 @@ pub struct Settings {
     pub short_idle_ports: BTreeSet<u16>,
     /// Largest TCP segment that hosts on either side may offer to receive (R26); 0: as they say.
     pub mss_max: u16,
+    /// Backends hear by ICMP of new flows that are refused (R23): 3/13 by policy, 3/1 by a quota or for want of ports.
+    pub icmp_on_refusal: bool,
 }
 
 impl Default for Settings {
@@ -307,6 +311,7 @@ impl Default for Settings {
             new_flows_per_second_max: 100_000,
             short_idle_ports: BTreeSet::from([53, 123]),
             mss_max: 0,
+            icmp_on_refusal: false,
         }
     }
 }

@@ -5,7 +5,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::ids::{ControlIndex, PortBlock};
-use engine::snapshot::CloseNow;
+use engine::snapshot::OnReclaim;
 use qnat_control::command::{CommandBody, PortLoad};
 use qnat_control::{compile, plan, view};
 use support::{Cluster, add_instance, configure, desired, public};
@@ -58,7 +58,7 @@ fn growth_drains_the_upper_half_and_newcomers_get_ports_at_once() {
     let snapshot = compile::snapshot(&cluster.state, engine::ids::NodeId(1));
     let shard = &snapshot.shards[&cluster.only_shard()];
     assert_eq!(shard.draining.len(), 50);
-    assert!(shard.draining.iter().all(|d| d.close_now == CloseNow::Yes && d.reclaim_index == index));
+    assert!(shard.draining.iter().all(|d| d.on_reclaim == OnReclaim::Expire && d.reclaim_index == index));
     cluster.drain_all();
     assert!(cluster.state.allocation().drains.is_empty());
     assert_eq!(cluster.lease_of("b7"), [PortBlock { len: 512, ..before }], "kept ports are untouched");

@@ -2,12 +2,13 @@
 //! blocks are fenced. All in bounded steps and only through the stream; nothing here writes the table. Called by the
 //! worker's timers.
 
+use crate::drains::Drains;
 use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
 use crate::nat::timeouts::silence;
 use crate::record::{CloseReason, FlowRecord, HoldClass};
 use crate::shard::{Forces, Leadership, Shard, Sweep, in_lease};
-use crate::snapshot::{Backend, CloseNow, Params, Snapshot};
+use crate::snapshot::{Backend, Params, Snapshot};
 
 /// Idle sweeps visit every slot in this time, so idle expiry is at most that late (I48).
 const SWEEP_NS: u64 = 1_000_000_000;
@@ -28,7 +29,7 @@ impl Shard {
         (backend, params): (&Backend, &Params),
         now_ns: u64,
     ) -> Option<CloseReason> {
-        let (silence, reason) = silence(record, backend, params);
+        let (silence, reason) = silence(record, record.tcp.known_in(lead.term), backend, params);
         let takeover = lead.takeover_ns.unwrap_or(now_ns);
         let end = if record.last_seen.ns() > takeover {
             record.last_seen.ns().saturating_add(silence)
@@ -88,7 +89,7 @@ impl Shard {
                 let record = self.replica.table.record(slot);
                 if record.is_live()
                     && record.closing().is_none()
-                    && let Some(reason) = verdict_on(record, home, snapshot)
+                    && let Some(reason) = verdict_on(record, home, snapshot, &self.drains)
                     && !self.close(snapshot.control_index, slot, reason)
                 {
                     break;
@@ -101,6 +102,15 @@ impl Shard {
             lead.judge = more.then_some(position);
         }
         more
+    }
+
+    /// Takes note of what drains, also if this replica is younger than the snapshot that says so; what has drained for too
+    /// long is judged again (D5).
+    pub(crate) fn watch_drains(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
+        self.drains.note(now_ns, snapshot.shards.get(&home).map_or(&[], |s| &s.draining));
+        if self.drains.end(now_ns) {
+            self.judge_again();
+        }
     }
 
     /// Judges everything again: an entry was applied that was judged under an older snapshot.
@@ -196,7 +206,7 @@ impl Shard {
 }
 
 /// Why a live mapping may not stay under this snapshot, if so.
-fn verdict_on(record: &Record, home: ShardId, snapshot: &Snapshot) -> Option<CloseReason> {
+fn verdict_on(record: &Record, home: ShardId, snapshot: &Snapshot, drains: &Drains) -> Option<CloseReason> {
     let backend = snapshot.backends.get(&record.backend);
     let Some(backend) =
         backend.filter(|b| b.vnet == record.vnet && crate::record::Addr::from(b.ip) == record.inside.addr)
@@ -210,7 +220,7 @@ fn verdict_on(record: &Record, home: ShardId, snapshot: &Snapshot) -> Option<Clo
         s.draining.iter().find(|d| d.block.frontend == record.frontend && d.block.contains(record.public_port))
     });
     match draining {
-        Some(draining) if draining.close_now == CloseNow::No => None,
+        Some(draining) if drains.allows(draining) => None,
         // Outside its lease: taken back, or a base of a re-creation that lacked the reclaim (N4).
         Some(_) | None => Some(CloseReason::Reclaim),
     }

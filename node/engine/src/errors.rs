@@ -1,15 +1,18 @@
 //! ICMP errors in both directions (RFC 5508 4.2): found by the packet that they quote, which is turned back into the one
 //! that the receiver knows. They never open, refresh or end a mapping (R9), and nothing is ever answered to them.
 
+use std::net::Ipv4Addr;
+
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::{FlowKey, Slot};
+use crate::flow::FlowKey;
 use crate::hairpin::{is_spoofed, own_address};
-use crate::ids::{ShardId, Side};
+use crate::ids::{BackendId, Side};
 use crate::inbound::inbound_use;
 use crate::outbound::check_destination;
 use crate::pipeline::{Access, Cx, endpoint, hop_to};
 use crate::record::{InsideKey, PublicKey};
-use crate::shard::{LeaseWords, Shard};
+use crate::shard::LeaseWords;
+use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{
     FrameMeta, IcmpError, IcmpKind, decrement_ttl, may_fragment, rewrite_error_destination, rewrite_error_source,
 };
@@ -53,20 +56,13 @@ impl Worker {
             Access::Forward(node) => return self.forward(cx, Side::Inside, node, e.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        self.may_error_go_on(Side::Outside, e, frame)?;
+        self.may_error_go_on(self.way_out(s, authority, e.dst), e, frame)?;
         let flow = FlowKey {
             proto: e.quote.proto,
             inside: InsideKey { vnet: self.vnet, endpoint: endpoint(e.quote.dst, e.quote.dst_port) },
             remote: endpoint(e.quote.src, e.quote.src_port),
         };
-        let (shard, slot) = self.mapping(backend.home, |shard| shard.replica.table.find_inside(&flow))?;
-        let record = shard.replica.table.record(slot);
-        if record.backend != id {
-            return Err(DropReason::NoMapping);
-        }
-        inbound_use(record, backend)?;
-        let public = s.frontends.get(&record.frontend).ok_or(DropReason::NoMapping)?;
-        let from = (public.ip, record.public_port);
+        let from = self.public_end(s, (id, backend), &flow)?;
         rewrite_error_source(frame, meta, e, from.0, from.1);
         decrement_ttl(frame, e.l3);
         // R17: about a packet that was turned back inside.
@@ -80,6 +76,29 @@ impl Worker {
         }
         let hop = self.address(s, cx.now_ns, Side::Outside, authority, hop_to(s, e.dst)?, frame)?;
         self.conclude(s, cx.now_ns, Side::Outside, authority, hop, meta, frame)
+    }
+
+    /// The public end that the remote of `flow` knows.
+    fn public_end(
+        &self,
+        s: &Snapshot,
+        (id, backend): (BackendId, &Backend),
+        flow: &FlowKey,
+    ) -> Result<(Ipv4Addr, u16), DropReason> {
+        let shard = self.replica(backend.home).ok_or(DropReason::NoForward)?;
+        let (frontend, port) = if let Some(slot) = shard.replica.table.find_inside(flow) {
+            let record = shard.replica.table.record(slot);
+            if record.backend != id {
+                return Err(DropReason::NoMapping);
+            }
+            inbound_use(record, backend)?;
+            (record.frontend, record.public_port)
+        } else {
+            // RFC 5508, REQ-5: an endpoint's mapping is there for everybody whom its filter lets in.
+            shard.public_of(s, flow).ok_or(DropReason::NoMapping)?
+        };
+        let public = s.frontends.get(&frontend).ok_or(DropReason::NoMapping)?;
+        Ok((public.ip, port))
     }
 
     /// Somebody outside, often a router on the way, complains about a packet of a backend.
@@ -108,8 +127,8 @@ impl Worker {
         self.may_error_go_on(Side::Inside, e, frame)?;
         let remote = endpoint(e.quote.dst, e.quote.dst_port);
         let key = PublicKey { proto: e.quote.proto, frontend, port: e.quote.src_port, remote };
-        let (shard, slot) = self.mapping(home, |shard| shard.replica.table.find_public(&key))?;
-        let record = shard.replica.table.record(slot);
+        let table = &self.replica(home).ok_or(DropReason::NoForward)?.replica.table;
+        let record = table.record(table.find_public(&key).ok_or(DropReason::NoMapping)?);
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let (ip, port) = inbound_use(record, backend)?;
         rewrite_error_destination(frame, meta, e, ip, port);
@@ -125,10 +144,5 @@ impl Worker {
             _ if e.total_len > self.mtu(to) && !may_fragment(frame, e.l3) => Err(DropReason::TooBig),
             _ => Ok(()),
         }
-    }
-
-    fn mapping(&self, home: ShardId, find: impl Fn(&Shard) -> Option<Slot>) -> Result<(&Shard, Slot), DropReason> {
-        let shard = self.replica(home).ok_or(DropReason::NoForward)?;
-        find(shard).map(|slot| (shard, slot)).ok_or(DropReason::NoMapping)
     }
 }

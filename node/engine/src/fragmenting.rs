@@ -34,15 +34,16 @@ impl Worker {
         frame: &mut [u8],
     ) -> Result<(), DropReason> {
         let mtu = self.mtu(to);
-        let notice = if p.ttl <= 1 {
-            Notice::TimeExceeded
+        let (notice, reason) = if p.ttl <= 1 {
+            (Notice::TimeExceeded, DropReason::TtlExpired)
         } else if p.wire_len(meta) <= mtu || (meta.gso == Gso::None && may_fragment(frame, p.l3)) {
             return Ok(());
         } else {
             // A super-packet of segments that may be fragmented is refused too: nobody below cuts segments again.
-            Notice::FragmentationNeeded { mtu }
+            (Notice::FragmentationNeeded { mtu }, DropReason::TooBig)
         };
-        Err(self.end_here((cx.snapshot, cx.now_ns), (side, authority), notice, p, frame))
+        self.notify((cx.snapshot, cx.now_ns), (side, authority), notice, p, frame);
+        Err(reason)
     }
 
     /// Whether a frame that is about to leave has to be cut.

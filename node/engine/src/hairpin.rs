@@ -33,6 +33,12 @@ impl Worker {
         }
     }
 
+    /// The side by which a backend's packet for `dst` leaves: its own, if it is turned back here.
+    pub(crate) fn way_out(&self, s: &Snapshot, authority: Authority, dst: Ipv4Addr) -> Side {
+        let turned = own_address(s, dst).and_then(|to| self.right_for(authority, to.1));
+        if turned.is_some() { Side::Inside } else { Side::Outside }
+    }
+
     /// Who gets a packet that comes from `from`, a public end of ours, to the public address `to`. Takes note of it.
     pub(crate) fn turn(
         &mut self,
@@ -74,7 +80,7 @@ impl Worker {
         p: &IpPacket,
     ) {
         let Some(shard) = self.replica_mut(home) else { return };
-        let record = shard.replica.table.record_mut(slot);
+        let record = shard.watched(slot);
         if let Some(tcp) = &p.tcp {
             let progress = record.tcp.observe(Direction::In, tcp);
             if progress != Progress::Ignored {

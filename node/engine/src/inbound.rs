@@ -51,7 +51,7 @@ impl Worker {
         let to = inbound_use(record, backend)?;
         self.may_go_on(cx, (Side::Outside, Side::Inside), authority, (p, meta), frame)?;
         let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
-        let record = shard.replica.table.record_mut(slot);
+        let record = shard.watched(slot);
         if let Some(tcp) = &p.tcp {
             let progress = record.tcp.observe(Direction::In, tcp);
             if progress != Progress::Ignored {
@@ -92,7 +92,7 @@ impl Worker {
 /// that ended by itself, late packets (D6).
 pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
     let passes = match ending(record) {
-        None | Some(HoldClass::Fin | HoldClass::Rst) => true,
+        None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
         Some(HoldClass::IdleDatagram | HoldClass::IdleStream) => {
             in_lease(&backend.lease, record.frontend, record.public_port)
         }

@@ -5,8 +5,9 @@
 //!
 //! `worker` is the door. Behind it: `pipeline` judges frames, `outbound` and `inbound` translate them, `errors` those that
 //! quote others, `pieces` those in fragments; `notices` tells senders (`wire` parses and rewrites, `arp` and `neigh` find
-//! neighbours; `ahead` warms the cache for a batch). `shard` does an owner's duties (`overlay`: what is proposed; `stream`: in which batches), `apply` writes
-//! what the log says into the `flow` table, `scan` copies it to a joiner, `takeover` announces, `status` tells.
+//! neighbours; `ahead` warms the cache for a batch). `shard` does an owner's duties (`overlay`: what is proposed; `stream`: in
+//! which batches), `apply` writes what the log says into the `flow` table, `scan` copies it to a joiner, `takeover` announces,
+//! `status` and `sessions` tell.
 #![forbid(unsafe_code)]
 
 mod ahead;
@@ -14,6 +15,7 @@ mod apply;
 mod arp;
 pub mod codec;
 pub mod counters;
+mod drains;
 mod duties;
 mod errors;
 pub mod event;
@@ -37,6 +39,7 @@ mod quota;
 pub mod record;
 mod reset;
 mod scan;
+pub mod sessions;
 mod shard;
 pub mod snapshot;
 pub mod status;

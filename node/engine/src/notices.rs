@@ -1,6 +1,7 @@
 //! What the gateway itself says about packets that end here: ICMP errors to their senders, rate limited (RFC 1812
 //! 4.3.2.8). Only for packets that a mapping or a backend stands behind, and only under the lease: from inside's gateway
-//! address, or from the frontend that was sent to. Never about ICMP errors or later fragments (RFC 1812 4.3.2.7).
+//! address, or from the frontend that was sent to. Never about ICMP errors, later fragments, or packets to many (RFC 1812
+//! 4.3.2.7). Refusals are told of only if the configuration says so (R23).
 
 use std::hash::BuildHasher;
 use std::net::Ipv4Addr;
@@ -9,9 +10,11 @@ use foldhash::fast::FixedState;
 
 use crate::arp::on_link;
 use crate::event::{Authority, DropReason};
-use crate::ids::Side;
-use crate::pipeline::hop_to;
-use crate::snapshot::Snapshot;
+use crate::ids::{ShardId, Side};
+use crate::outbound::is_unicast;
+use crate::pipeline::{Access, Cx, hop_to};
+use crate::shard::LeaseWords;
+use crate::snapshot::{Refusals, Snapshot};
 use crate::wire::{FRAME_MAX, IpPacket, Notice, Proto, build_notice};
 use crate::worker::Worker;
 
@@ -61,24 +64,29 @@ impl Limits {
 }
 
 impl Worker {
-    /// Tells the sender of a packet, which arrived on `side` and was not changed yet, why it ends here. Returns the reason
-    /// to drop it.
-    pub(crate) fn end_here(
+    /// Tells a backend that its packet, which was not changed yet, opens no flow (R23, RFC 5508 REQ-8). Returns `reason`.
+    pub(crate) fn refuse_flow<W: LeaseWords>(
         &mut self,
-        (s, now_ns): (&Snapshot, u64),
-        (side, authority): (Side, Authority),
-        notice: Notice,
+        cx: &Cx<'_, W>,
+        home: ShardId,
+        reason: DropReason,
         p: &IpPacket,
         frame: &[u8],
     ) -> DropReason {
-        self.notify((s, now_ns), (side, authority), notice, p, frame);
-        match notice {
-            Notice::TimeExceeded => DropReason::TtlExpired,
-            Notice::FragmentationNeeded { .. } => DropReason::TooBig,
+        let s = cx.snapshot;
+        if s.params.refusals == Refusals::Told
+            && let Some(notice) = notice_of(reason)
+            && is_unicast(s, p.dst)
+            && let Access::Lease(term) = self.access(cx, home)
+        {
+            let authority = Authority::Lease { shard: home, term };
+            self.notify((s, cx.now_ns), (Side::Inside, authority), notice, p, frame);
         }
+        reason
     }
 
-    fn notify(
+    /// Tells the sender of a packet, which arrived on `side` and was not changed yet, why it ends here.
+    pub(crate) fn notify(
         &mut self,
         (s, now_ns): (&Snapshot, u64),
         (side, authority): (Side, Authority),
@@ -104,6 +112,17 @@ impl Worker {
         self.send_own(s, now_ns, (side, hop), authority, &mut out[..len]);
         Some(())
     }
+}
+
+/// What a backend hears if its new flow is refused for this reason: that it may not, or that it has too many.
+fn notice_of(reason: DropReason) -> Option<Notice> {
+    use DropReason as R;
+    let prohibited = [R::NoOutboundPath, R::MartianDestination];
+    let exhausted = [R::PortsExhausted, R::TableFull, R::FlowLimit, R::RateLimit, R::HoldLimit];
+    if prohibited.contains(&reason) {
+        return Some(Notice::Prohibited);
+    }
+    exhausted.contains(&reason).then_some(Notice::HostUnreachable)
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl Worker {
         let s = cx.snapshot;
         let id = *s.backend_by_ip.get(&(self.vnet, p.src)).ok_or(DropReason::SpoofedSource)?;
         let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
-        check_destination(s, p.dst)?;
+        check_destination(s, p.dst).map_err(|reason| self.refuse_flow(cx, backend.home, reason, p, frame))?;
         let authority = match self.access(cx, backend.home) {
             Access::Lease(term) => Authority::Lease { shard: backend.home, term },
             Access::Grace => Authority::Grace { shard: backend.home },
@@ -58,7 +58,8 @@ impl Worker {
             return Err(DropReason::NoMapping);
         }
         self.note_first(cx.now_ns, Side::Inside, p)?;
-        self.may_go_on(cx, (Side::Inside, Side::Outside), authority, (p, meta), frame)?;
+        let to = self.way_out(s, authority, p.dst);
+        self.may_go_on(cx, (Side::Inside, to), authority, (p, meta), frame)?;
         let flow = FlowKey {
             proto: p.proto,
             inside: InsideKey { vnet: self.vnet, endpoint: endpoint(p.src, p.src_port) },
@@ -88,17 +89,13 @@ impl Worker {
             }
             (Some((slot, Use::Reopen)), Authority::Lease { .. }) => {
                 let public = shard.replica.table.record(slot).public();
-                let opened = self.open(cx, (id, backend), &flow, Some(public), p, meta, frame);
-                self.counters.attempted(flow.proto, &opened);
-                opened
+                self.attempt(cx, (id, backend), &flow, Some(public), p, meta, frame)
             }
             (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
                 if !opens(p) && !answers_to(shard, p, flow.inside) {
                     return Err(DropReason::NotFirstPacket);
                 }
-                let opened = self.open(cx, (id, backend), &flow, None, p, meta, frame);
-                self.counters.attempted(flow.proto, &opened);
-                opened
+                self.attempt(cx, (id, backend), &flow, None, p, meta, frame)
             }
         }
     }
@@ -118,6 +115,23 @@ impl Worker {
         let frame = self.held.park(&cx.snapshot.params, backend, frame).ok_or(DropReason::HoldLimit)?;
         shard.overlay.park(flow, Parked { frame, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
         Ok(Verdict::Consumed)
+    }
+
+    /// Opens a mapping, or counts the failure and tells the backend of it.
+    #[expect(clippy::too_many_arguments, reason = "as `open`")]
+    fn attempt<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        (id, backend): (BackendId, &Backend),
+        flow: &FlowKey,
+        again: Option<PublicKey>,
+        p: &IpPacket,
+        meta: &FrameMeta,
+        frame: &[u8],
+    ) -> Result<Verdict, DropReason> {
+        let opened = self.open(cx, (id, backend), flow, again, p, meta, frame);
+        self.counters.attempted(flow.proto, &opened);
+        opened.map_err(|reason| self.refuse_flow(cx, backend.home, reason, p, frame))
     }
 
     /// Proposes a mapping, `again` the same or with a new port, and parks its first packet.
@@ -259,7 +273,7 @@ impl Worker {
 
 /// Takes note of an outbound packet. Returns the public end and the connection's progress.
 fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (FrontendId, u16, Progress) {
-    let record = shard.replica.table.record_mut(slot);
+    let record = shard.watched(slot);
     record.tcp.ask();
     let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
     if progress != Progress::Ignored {
@@ -289,7 +303,7 @@ fn outbound_use(record: &Record, p: &IpPacket, id: BackendId, backend: &Backend)
         return if record.backend == id { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
     };
     let leased = record.backend == id && in_lease(&backend.lease, record.frontend, record.public_port);
-    let ended_itself = matches!(class, HoldClass::Fin | HoldClass::Rst);
+    let ended_itself = matches!(class, HoldClass::Fin | HoldClass::Rst | HoldClass::Service);
     if opens(p) {
         return if leased { Use::Reopen } else { Use::Fresh };
     }
@@ -310,6 +324,12 @@ pub(crate) fn check_destination(s: &Snapshot, dst: Ipv4Addr) -> Result<(), DropR
         || inside_subnet(s, dst)
         || is_broadcast_of(s.outside.network, s.outside.prefix_len, dst);
     if martian { Err(DropReason::MartianDestination) } else { Ok(()) }
+}
+
+/// Whether an address is no broadcast, multicast or reserved one.
+pub(crate) fn is_unicast(s: &Snapshot, dst: Ipv4Addr) -> bool {
+    let inside = s.subnets.iter().any(|n| is_broadcast_of(n.network, n.prefix_len, dst));
+    dst.octets()[0] < 224 && !inside && !is_broadcast_of(s.outside.network, s.outside.prefix_len, dst)
 }
 
 /// First and last address of a network that has more than two.

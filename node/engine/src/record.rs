@@ -4,9 +4,11 @@
 use crate::ids::{BackendId, ControlIndex, FrontendId, LogIndex, PortBlock, Term, VnetId};
 
 /// Number of hold classes.
-pub const HOLD_CLASSES: usize = 4;
+pub const HOLD_CLASSES: usize = 5;
+/// The first so many have a length that is configured; the others last as long as they must (F6).
+pub const HOLDS_CONFIGURED: usize = 4;
 
-/// Why a mapping holds its port towards one remote after it closed (D6); indexes `Params::hold_ms`.
+/// Why a mapping holds its port towards one remote after it closed (D6); the first ones index `Params::hold_ms`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u8)]
 pub enum HoldClass {
@@ -18,6 +20,8 @@ pub enum HoldClass {
     IdleDatagram = 2,
     /// TCP gone idle, and everything closed by reclaim or policy.
     IdleStream = 3,
+    /// A query to a well-known datagram service is over: no longer than a hold must be (D26).
+    Service = 4,
 }
 
 /// Why a mapping was closed.
@@ -33,21 +37,21 @@ pub enum CloseReason {
     Reclaim,
     /// A rule or resource that allowed it is gone.
     Policy,
-    /// A well-known datagram service has answered, and nothing was asked since (D26).
-    Answered,
+    /// A flow to a well-known datagram service is over: answered, or never (D26).
+    Service,
 }
 
 impl HoldClass {
     /// All classes, in the order of their discriminants.
-    pub const ALL: [Self; HOLD_CLASSES] = [Self::Fin, Self::Rst, Self::IdleDatagram, Self::IdleStream];
+    pub const ALL: [Self; HOLD_CLASSES] = [Self::Fin, Self::Rst, Self::IdleDatagram, Self::IdleStream, Self::Service];
 
     /// The class that a mapping of `proto` falls into when it closes for `reason` (D6).
     #[must_use]
     pub const fn of(reason: CloseReason, proto: Proto) -> Self {
         match (reason, proto) {
             (CloseReason::Fin, _) => Self::Fin,
-            // An answered query is over, like a connection that was reset: the shortest hold will do.
-            (CloseReason::Rst | CloseReason::Answered, _) => Self::Rst,
+            (CloseReason::Rst, _) => Self::Rst,
+            (CloseReason::Service, _) => Self::Service,
             (CloseReason::Idle, Proto::Icmp | Proto::Udp) => Self::IdleDatagram,
             (CloseReason::Idle, Proto::Tcp) | (CloseReason::Reclaim | CloseReason::Policy, _) => Self::IdleStream,
         }
@@ -61,6 +65,7 @@ impl HoldClass {
             Self::Rst => 1,
             Self::IdleDatagram => 2,
             Self::IdleStream => 3,
+            Self::Service => 4,
         }
     }
 }

@@ -1,17 +1,18 @@
-//! Resets to both ends of a connection that went idle (R27, `enable_tcp_reset`). Called by the worker when the close is
-//! committed, so that a mapping which goes on never sees one; under the lease alone, and only with sequence numbers that
-//! are known to lie in the receiver's window. Best effort, like any reset: what finds no room is not sent.
+//! Resets to both ends of a connection that went idle (R27, `enable_tcp_reset`) or whose port was taken back (D5, `reset`).
+//! Called by the worker when the close is committed, so that a mapping which goes on never sees one; under the lease alone,
+//! and only with sequence numbers that are known to lie in the receiver's window. Best effort, like any reset: what finds no
+//! room is not sent.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::event::Authority;
-use crate::flow::Slot;
+use crate::flow::{Record, Slot};
 use crate::held::{Origin, Outgoing};
 use crate::ids::{ShardId, Side, Term};
 use crate::nat::tcp::Direction;
 use crate::pipeline::{Hop, next_hop};
 use crate::record::{CloseReason, Proto};
-use crate::snapshot::{Snapshot, TcpReset};
+use crate::snapshot::{OnReclaim, Snapshot, TcpReset};
 use crate::wire::{FrameMeta, build_reset};
 use crate::worker::Worker;
 
@@ -19,15 +20,24 @@ impl Worker {
     /// The close of a mapping of this owner's is committed.
     pub(crate) fn reset_ends(&mut self, now_ns: u64, home: ShardId, term: Term, slot: Slot, reason: CloseReason) {
         let Some(snapshot) = self.snapshot.clone() else { return };
-        if reason == CloseReason::Idle {
-            self.reset_idle(&snapshot, now_ns, home, term, slot);
-        }
+        self.reset_both(&snapshot, now_ns, (home, term), slot, reason);
     }
 
-    fn reset_idle(&mut self, s: &Snapshot, now_ns: u64, home: ShardId, term: Term, slot: Slot) -> Option<()> {
+    fn reset_both(
+        &mut self,
+        s: &Snapshot,
+        now_ns: u64,
+        (home, term): (ShardId, Term),
+        slot: Slot,
+        reason: CloseReason,
+    ) -> Option<()> {
         let shard = self.replica(home)?;
         let record = shard.replica.table.record(slot);
-        let wanted = s.backends.get(&record.backend).is_some_and(|b| b.tcp_reset_on_idle == TcpReset::On);
+        let wanted = match reason {
+            CloseReason::Idle => s.backends.get(&record.backend).is_some_and(|b| b.tcp_reset_on_idle == TcpReset::On),
+            CloseReason::Reclaim => is_reset_on_reclaim(s, home, record),
+            CloseReason::Fin | CloseReason::Rst | CloseReason::Policy | CloseReason::Service => false,
+        };
         // A packet came while the close was on its way: the connection goes on under the same mapping.
         if record.proto != Proto::Tcp || !wanted || shard.overlay.is_opening(&record.flow()) {
             return None;
@@ -35,7 +45,8 @@ impl Worker {
         let remote = SocketAddrV4::new(record.remote.addr.ipv4()?, record.remote.port);
         let inside = SocketAddrV4::new(record.inside.addr.ipv4()?, record.inside.port);
         let public = SocketAddrV4::new(s.frontends.get(&record.frontend)?.ip, record.public_port);
-        let (out, back) = (record.tcp.reset_sequence(Direction::Out), record.tcp.reset_sequence(Direction::In));
+        let known = record.tcp.known_in(term);
+        let (out, back) = (known.reset_sequence(Direction::Out), known.reset_sequence(Direction::In));
         let authority = Authority::Lease { shard: home, term };
         if let (Some(seq), Ok(hop)) = (out, next_hop(s, *remote.ip())) {
             let mut frame = build_reset(public, remote, seq, back);
@@ -77,4 +88,12 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether the block of a mapping drains under a rule that wants resets.
+fn is_reset_on_reclaim(s: &Snapshot, home: ShardId, record: &Record) -> bool {
+    let mut draining = s.shards.get(&home).into_iter().flat_map(|shard| &shard.draining);
+    draining.any(|d| {
+        d.on_reclaim == OnReclaim::Reset && d.block.frontend == record.frontend && d.block.contains(record.public_port)
+    })
 }

@@ -4,14 +4,15 @@
 
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
+use crate::drains::Drains;
 use crate::event::NotServing;
-use crate::flow::{Mark, Slot, Table};
+use crate::flow::{FlowKey, Mark, Record, Slot, Table};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
 use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
 use crate::ports::LeaseOrder;
 use crate::quota::Rates;
-use crate::record::{Addr, Endpoint, EntryHeader, HOLD_CLASSES, InsideKey, Proto, PublicKey};
+use crate::record::{Addr, Endpoint, EntryHeader, HOLD_CLASSES, HOLDS_CONFIGURED, InsideKey, Proto, PublicKey};
 use crate::snapshot::{Backend, Filtering, Map, Params, Sharing, Snapshot};
 use crate::stream::Stream;
 use crate::takeover::Announcement;
@@ -35,14 +36,18 @@ pub(crate) struct Forces {
 
 impl Forces {
     /// What the configuration comes to under F6: each hold is at least grace + V + 1 s, else the grace gives way, down to
-    /// none; below that the hold is raised.
+    /// none; below that the hold is raised. Those without a configured length last exactly so long (D26).
     pub(crate) fn of(params: &Params) -> Self {
         let margin = u64::from(params.vote_timeout_ms) + SAFETY_MS;
         let shortest = params.hold_ms.iter().copied().min().unwrap_or(0);
         let room = u64::from(shortest).saturating_sub(margin);
         let orphan_grace_ms = u32::try_from(room).unwrap_or(u32::MAX).min(params.orphan_grace_ms);
         let floor = u32::try_from(u64::from(orphan_grace_ms) + margin).unwrap_or(u32::MAX);
-        Self { orphan_grace_ms, hold_ms: params.hold_ms.map(|h| h.max(floor)) }
+        let mut hold_ms = [floor; HOLD_CLASSES];
+        for (hold, configured) in hold_ms[..HOLDS_CONFIGURED].iter_mut().zip(params.hold_ms) {
+            *hold = configured.max(floor);
+        }
+        Self { orphan_grace_ms, hold_ms }
     }
 }
 
@@ -85,6 +90,7 @@ pub(crate) struct Shard {
     pub(crate) stream: Stream,
     orders: Map<BackendId, LeaseOrder>,
     pub(crate) rates: Rates,
+    pub(crate) drains: Drains,
     /// The newest end of a lease that this node held, for the grace of the last committed header (F6, L4).
     pub(crate) lease_end_ns: u64,
     pub(crate) applied_dirty: bool,
@@ -108,6 +114,7 @@ impl Shard {
             stream: Stream::default(),
             orders: Map::default(),
             rates: Rates::default(),
+            drains: Drains::default(),
             lease_end_ns: 0,
             applied_dirty: true,
         }
@@ -221,7 +228,8 @@ impl Shard {
     }
 
     /// A newer snapshot is in force: flows are judged again, and orders of changed leases are made anew when needed.
-    pub(crate) fn snapshot_loaded(&mut self, home: ShardId, snapshot: &Snapshot) {
+    pub(crate) fn snapshot_loaded(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
+        self.drains.note(now_ns, snapshot.shards.get(&home).map_or(&[], |s| &s.draining));
         if snapshot.control_index >= self.replica.meta.control_index {
             let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining[..]);
             self.replica
@@ -290,6 +298,23 @@ impl Shard {
         let leased = in_lease(&backend.lease, key.frontend, key.port);
         // An echo reply has no port that could be another one.
         (passes && leased && key.proto != Proto::Icmp && backend.sharing == Sharing::Endpoint).then_some(inside)
+    }
+
+    /// The public end under which the remote of `flow` reaches its inside end, if the rule lets it pass without a mapping of
+    /// its own.
+    pub(crate) fn public_of(&self, snapshot: &Snapshot, flow: &FlowKey) -> Option<(FrontendId, u16)> {
+        let (frontend, port) = self.replica.table.claims().port_of(flow.proto, flow.inside)?;
+        let key = PublicKey { proto: flow.proto, frontend, port, remote: flow.remote };
+        (self.endpoint_of(snapshot, &key)? == flow.inside).then_some((frontend, port))
+    }
+
+    /// The record of a mapping that a packet passes by, without what was known of its connection in an earlier term.
+    pub(crate) fn watched(&mut self, slot: Slot) -> &mut Record {
+        let record = self.replica.table.record_mut(slot);
+        if let Some(lead) = &self.leadership {
+            record.tcp = record.tcp.known_in(lead.term);
+        }
+        record
     }
 
     /// Keeps what the mapping claims in step with its backend's rule.

@@ -50,7 +50,7 @@ pub struct Params {
     /// The vote timeout V.
     pub vote_timeout_ms: u32,
     /// Hold-down after FIN, RST, idle UDP or ICMP, and idle or reclaimed TCP, in the order of `record::HoldClass` (D6).
-    pub hold_ms: [u32; crate::record::HOLD_CLASSES],
+    pub hold_ms: [u32; crate::record::HOLDS_CONFIGURED],
     /// Held first packets per backend, and their bytes over all backends of a worker.
     pub held_packets_per_backend_max: u32,
     /// Bytes of all held packets of a worker.
@@ -65,6 +65,8 @@ pub struct Params {
     pub mss_max: u16,
     /// Remote ports of UDP services whose mappings end soon after the reply (D26); 0 is no port.
     pub short_idle_ports: [u16; SHORT_IDLE_PORTS_MAX],
+    /// Whether backends hear by ICMP that a new flow of theirs was refused (R23).
+    pub refusals: Refusals,
     /// Seed of the keyed port order and hashing (D9); drawn once per cluster.
     pub key: [u64; 2],
 }
@@ -82,9 +84,20 @@ impl Default for Params {
             new_flows_per_second_max: 100_000,
             mss_max: 0,
             short_idle_ports: SHORT_IDLE_PORTS,
+            refusals: Refusals::default(),
             key: [0, 0],
         }
     }
+}
+
+/// What a backend hears of a new flow that is refused (R23).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Refusals {
+    /// Nothing.
+    #[default]
+    Silent,
+    /// ICMP 3/13 when policy refuses it, 3/1 when a quota or the ports do.
+    Told,
 }
 
 /// The data links of one node.
@@ -114,18 +127,23 @@ pub struct Draining {
     pub block: PortBlock,
     /// The control index at which it began to drain; identifies this reclaim (F5).
     pub reclaim_index: ControlIndex,
-    /// Close its mappings at once (`expire`, the default of D5), or wait until they end.
-    pub close_now: CloseNow,
+    /// What becomes of its mappings.
+    pub on_reclaim: OnReclaim,
 }
 
 /// What happens to live flows on a draining block (D5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseNow {
-    /// `expire`: mappings close silently.
-    Yes,
-    /// `drain`: wait until they close by themselves.
-    No,
+pub enum OnReclaim {
+    /// Mappings close silently, at once.
+    Expire,
+    /// They may end by themselves, within `DRAIN_MAX_MS`; what is left then closes silently.
+    Drain,
+    /// Mappings close at once, and both ends of a connection hear of it.
+    Reset,
 }
+
+/// How long a block may wait for its flows (D5).
+pub const DRAIN_MAX_MS: u32 = 240_000;
 
 /// A public address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,6 +30,7 @@ use crate::neigh::NeighbourCache;
 use crate::notices::Limits;
 use crate::pipeline::Cx;
 use crate::scan::ScanJob;
+use crate::sessions::{SessionFate, Sessions};
 use crate::shard::{LAST_OWNER_NS, LeaseWords, Shard, ShardEntry, lease_runs};
 use crate::snapshot::Snapshot;
 use crate::wire::FrameMeta;
@@ -66,6 +67,8 @@ pub struct Worker {
     pub(crate) counters: Counters,
     pub(crate) ahead: Ahead,
     outputs: VecDeque<WorkerOutput>,
+    /// `None`: nobody wants to know.
+    pub(crate) sessions: Option<Sessions>,
     encoder: Encoder,
     effects: Vec<Effect>,
     scratch: Vec<ScanRecord>,
@@ -103,6 +106,7 @@ impl Worker {
             counters: Counters::default(),
             ahead: Ahead::default(),
             outputs: VecDeque::new(),
+            sessions: None,
             encoder: Encoder::new(),
             effects: Vec::new(),
             scratch: Vec::new(),
@@ -130,7 +134,7 @@ impl Worker {
         self.first_backend = first.into_iter().map(|(shard, (_, ip))| (shard, ip)).collect();
         for (id, entry) in &mut self.shards {
             if let Some(shard) = &mut entry.replica {
-                shard.snapshot_loaded(*id, &snapshot);
+                shard.snapshot_loaded(now_ns, *id, &snapshot);
             }
         }
         self.outputs.push_back(WorkerOutput::SnapshotLoaded { control_index: snapshot.control_index });
@@ -253,11 +257,13 @@ impl Worker {
                 if mine {
                     let proto = s.replica.table.record(slot).proto;
                     self.counters.snat_mut(proto).closed += 1;
+                    self.note_session(now_ns, id, slot, SessionFate::Closed);
                     self.reset_ends(now_ns, id, term, slot, reason);
                 }
             }
             Effect::Opened { slot, public } if mine => {
                 self.claim(id, slot);
+                self.note_session(now_ns, id, slot, SessionFate::Opened);
                 let Some(s) = self.replica_mut(id) else { return };
                 let Some((flow, pending)) = s.overlay.resolve(&public) else { return };
                 assert!(s.replica.table.record(slot).flow() == flow, "only this stream opens mappings in this term");
@@ -445,6 +451,7 @@ impl Worker {
         let Some(term) = s.serves(now_ns, me, words.word(id)) else { return };
         entry.last_owned_ns = Some(now_ns);
         s.lease_end_ns = s.lease_end_ns.max(words.word(id).lease_until_ns);
+        s.watch_drains(now_ns, id, snapshot);
         s.judge_flows(id, snapshot);
         s.sweep_idle(now_ns, snapshot);
         s.end_holds(now_ns, snapshot);

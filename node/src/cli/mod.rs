@@ -113,6 +113,20 @@ enum Command {
         #[command(flatten)]
         asking: Asking,
     },
+    /// Who had a public port, by the asked member's address-translation log.
+    Who {
+        /// The public address.
+        #[arg(long)]
+        ip: std::net::Ipv4Addr,
+        /// The port, or the identifier of a ping.
+        #[arg(long)]
+        port: u16,
+        /// When, as in 2026-01-31T12:00:00.000Z; now if it is left out.
+        #[arg(long, value_name = "TIME", value_parser = when)]
+        at: Option<u64>,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Declare a node gone for good. Power it off first: a removed node that still runs is not fenced by this.
     NodeRemove {
         /// The node: 3 or n3.
@@ -219,10 +233,15 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Ports { asking } => asking.ask(&Request::Ports),
         Command::Counters { asking } => asking.ask(&Request::Counters),
         Command::Hashes { asking } => asking.ask(&Request::Hashes),
+        Command::Who { ip, port, at, asking } => asking.ask(&Request::Who { ip, port, at_unix_ms: at }),
         Command::NodeRemove { node, asking } => asking.ask(&Request::RemoveNode { node }),
         Command::StopToken { command: StopTokenCommand::Revoke { asking } } => asking.ask(&Request::RevokeStopToken),
         Command::Stop { asking } => asking.ask(&Request::Shutdown),
     }
+}
+
+fn when(text: &str) -> Result<u64, String> {
+    crate::nat_log::parse_time(text).ok_or_else(|| "write a time as in 2026-01-31T12:00:00.000Z".to_owned())
 }
 
 /// The request that applies a file.

@@ -15,6 +15,7 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
         Request::Get { kind } => resources(*kind, answer),
         Request::Apply { dry_run, .. } => applied(answer, *dry_run),
         Request::Counters | Request::Hashes => anything(answer),
+        Request::Who { .. } => held_by(answer),
         Request::RemoveNode { node } => done(answer, &format!("node n{node} counts as gone")),
         Request::RevokeStopToken => done(answer, "the stop token is free"),
         Request::Shutdown => done(answer, "the member hands over and ends"),
@@ -58,6 +59,17 @@ const PORTS: &[Column] = &[
     ("held", "/held"),
     ("why", "/why"),
 ];
+const HOLDERS: &[Column] = &[
+    ("backend", "/backend"),
+    ("address", "/inside"),
+    ("network", "/network"),
+    ("ports", "/ports"),
+    ("since", "/since"),
+    ("draining since", "/draining_since"),
+    ("until", "/until"),
+];
+const SESSIONS: &[Column] =
+    &[("proto", "/proto"), ("inside", "/inside"), ("remote", "/remote"), ("opened", "/opened"), ("closed", "/closed")];
 const CHANGES: &[Column] = &[("change", "/kind"), ("resource", "/resource"), ("detail", "/detail")];
 const CONCERNS: &[Column] = &[("about", "/about"), ("concern", "/what"), ("what helps", "/remedy")];
 
@@ -120,6 +132,17 @@ const fn resource_columns(kind: ResourceKind) -> &'static [Column] {
             ("frontends", "/frontends"),
         ],
     }
+}
+
+/// Who had a port, and which of its mappings are known.
+fn held_by(answer: &Value) -> String {
+    let nobody = format!("nobody, as far as the log reaches back: {}", cell(&answer["reaches_back"]));
+    let holder = &answer["holder"];
+    let mut text = if holder.is_null() { format!("{nobody}\n") } else { table(std::slice::from_ref(holder), HOLDERS) };
+    if !rows_of(&answer["sessions"]).is_empty() {
+        text += &table(rows_of(&answer["sessions"]), SESSIONS);
+    }
+    text
 }
 
 fn resources(kind: ResourceKind, answer: &Value) -> String {

@@ -42,6 +42,8 @@ fn documented_commands_parse() {
         "ports",
         "counters -o json",
         "hashes",
+        "who --ip 203.0.113.1 --port 1234 --at 2026-01-31T12:00:00.000Z -o json",
+        "who --ip 203.0.113.1 --port 1234",
         "node-remove n3",
         "stop-token revoke",
         "stop --node n1",
@@ -68,6 +70,8 @@ fn wrong_lines_are_refused_as_usage() {
         "status --api nowhere",
         "status -o yaml",
         "node-remove n0",
+        "who --ip 203.0.113.1",
+        "who --ip 203.0.113.1 --port 1234 --at yesterday",
         "stop-token",
     ] {
         let error = parse(line).expect_err(line);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
 use super::metrics::label_of;
 use super::request::{Call, DryRun, Failure, Request};
 use super::worker_thread::{Query, WorkerStats};
+use crate::nat_log::{Journal, Question, who};
 
 /// How long a dry answer of the worker may take.
 const WORKER_WAIT: Duration = Duration::from_secs(5);
@@ -44,6 +46,10 @@ pub struct Answerer {
     pub node: u32,
     /// Whether the kernel's guard is attached, or why not.
     pub guard: String,
+    /// The address-translation log.
+    pub journal: Journal,
+    /// Its files, the newest first.
+    pub log_files: Vec<PathBuf>,
     /// Asks the node to stop.
     pub shutdown: mpsc::Sender<()>,
 }
@@ -80,6 +86,7 @@ impl Answerer {
             }
             Request::Counters => self.counters().await,
             Request::Hashes => self.hashes().await,
+            Request::Who { ip, port, at_unix_ms } => self.who(Question { ip, port, at_unix_ms }).await,
         }
     }
 
@@ -166,6 +173,15 @@ impl Answerer {
         Ok(json!({"backends": rows}))
     }
 
+    async fn who(&self, question: Question) -> Answer {
+        let files = self.log_files.clone();
+        let searched = tokio::task::spawn_blocking(move || who(&files, question)).await.map_err(gone)?;
+        let failed = |error: std::io::Error| Failure { status: 500, problems: vec![format!("nat_log.path: {error}")] };
+        let mut answer = searched.map_err(failed)?;
+        answer["node"] = json!(self.node);
+        Ok(answer)
+    }
+
     async fn hashes(&self) -> Answer {
         let hashes = self.ask(|reply| Query::Hashes { reply }).await?;
         let rows = hashes.iter().map(|(status, hash)| {
@@ -178,7 +194,7 @@ impl Answerer {
     async fn counters(&self) -> Answer {
         let stats = *self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let report = self.flows.send(AskFlows).await.map_err(gone)?;
-        let engine = &stats.engine;
+        let (engine, log) = (&stats.engine, self.journal.counts());
         let drops: BTreeMap<&str, u64> =
             DropReason::ALL.iter().map(|why| (why.label(), engine.dropped(*why))).filter(|(_, n)| *n > 0).collect();
         let elections: u64 = report.groups.iter().map(|group| group.elections).sum();
@@ -195,6 +211,7 @@ impl Answerer {
             "elections_by_shard": report.groups.iter().map(|g| (g.group.0.to_string(), g.elections)).collect::<BTreeMap<_, _>>(),
             "frame_drops": report.frame_drops, "guard": report.guard.map(|guard| format!("{guard:?}")),
             "links_up": report.report.links_up,
+            "nat_log": {"written": log.written, "failed": log.failed, "sessions_lost": stats.sessions_lost},
         }))
     }
 

@@ -33,6 +33,13 @@
 //!
 //! [timing]
 //! raise_priority = true
+//!
+//! [nat_log]                         # who had which public port when
+//! path = "data/nat.log"
+//! size_max_mib = 64                 # then a new file begins
+//! kept = 9                          # older files that stay
+//! sessions = false                  # also each mapping, of the shards owned here
+//! destinations = false              # and where it led
 //! ```
 
 use std::collections::BTreeSet;
@@ -92,6 +99,8 @@ pub struct NodeConfig {
     pub data: DataConfig,
     /// How its threads are scheduled.
     pub timing: TimingConfig,
+    /// The address-translation log.
+    pub nat_log: NatLogConfig,
 }
 
 /// `[peers]`.
@@ -178,6 +187,29 @@ impl Default for TimingConfig {
     }
 }
 
+/// `[nat_log]`: the address-translation log (R24).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatLogConfig {
+    /// The file; `nat.log` in the data directory unless told otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Length from which a new file begins.
+    pub size_max_mib: u32,
+    /// Older files that stay.
+    pub kept: u32,
+    /// Each mapping, by the owner of its shard, besides port blocks.
+    pub sessions: bool,
+    /// Remote ends of mappings too. RFC 6888 section 4 advises against it.
+    pub destinations: bool,
+}
+
+impl Default for NatLogConfig {
+    fn default() -> Self {
+        Self { path: None, size_max_mib: 64, kept: 9, sessions: false, destinations: false }
+    }
+}
+
 /// The file as it is written: addresses are still text, so that each can be refused with its field.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -193,6 +225,8 @@ struct Raw {
     data: DataConfig,
     #[serde(default)]
     timing: TimingConfig,
+    #[serde(default)]
+    nat_log: NatLogConfig,
     #[serde(default)]
     peer: Vec<RawPeer>,
 }
@@ -259,6 +293,7 @@ impl NodeConfig {
         let name = raw.name.unwrap_or_else(|| format!("n{}", raw.node_id));
         check.present("name", &name)?;
         let peer = check.peers(raw.node_id, listen, &raw.peer)?;
+        check.nat_log(&raw.nat_log)?;
         let base = file.parent().unwrap_or(Path::new(""));
         Ok(Self {
             file: file.to_owned(),
@@ -272,7 +307,14 @@ impl NodeConfig {
             api: ApiConfig { listen: api },
             data: raw.data,
             timing: raw.timing,
+            nat_log: NatLogConfig { path: raw.nat_log.path.map(|path| base.join(path)), ..raw.nat_log },
         })
+    }
+
+    /// Where the address-translation log is.
+    #[must_use]
+    pub fn nat_log_path(&self) -> PathBuf {
+        self.nat_log.path.clone().unwrap_or_else(|| self.data_dir.join("nat.log"))
     }
 
     /// The text of a file that reads as this; paths as they stand here.
@@ -290,6 +332,7 @@ impl NodeConfig {
             api: Some(RawListen { listen: self.api.listen.to_string() }),
             data: self.data.clone(),
             timing: self.timing,
+            nat_log: self.nat_log.clone(),
             peer: self.peer.iter().map(peer).collect(),
         };
         toml::to_string(&raw).expect("plain tables are always representable")
@@ -374,6 +417,22 @@ impl Check<'_> {
         let good = (1..=INTERFACE_NAME_MAX).contains(&value.len()) && !value.contains(forbidden);
         let remedy = "use a name that `ip link` shows";
         if good { Ok(()) } else { Err(self.error(field, &format!("{value:?}"), "is no interface name", remedy)) }
+    }
+
+    fn nat_log(&self, log: &NatLogConfig) -> Result<(), ConfigError> {
+        for (field, value, range) in
+            [("nat_log.size_max_mib", log.size_max_mib, 1..=65_536), ("nat_log.kept", log.kept, 0..=999)]
+        {
+            if !range.contains(&value) {
+                let remedy = format!("use {} to {}", range.start(), range.end());
+                return Err(self.error(field, &value.to_string(), "is out of range", &remedy));
+            }
+        }
+        if log.destinations && !log.sessions {
+            let remedy = "set nat_log.sessions = true too, or leave it out";
+            return Err(self.error("nat_log.destinations", "true", "is about mappings, which are not logged", remedy));
+        }
+        Ok(())
     }
 
     fn peers(&self, own: u32, listen: SocketAddr, raw: &[RawPeer]) -> Result<Vec<PeerConfig>, ConfigError> {

@@ -22,6 +22,7 @@ use crate::member::control_member::{ControlMember, ControlOut, NotDone, Now};
 use crate::member::flow_member::ControlDuty;
 use crate::member::frame::CHANNEL_CONTROL;
 use crate::member::view::View;
+use crate::nat_log::Journal;
 
 const TICK: Duration = Duration::from_millis(5);
 
@@ -30,6 +31,7 @@ const TICK: Duration = Duration::from_millis(5);
 pub struct ControlActor {
     member: ControlMember<SledStore>,
     transport: Transport,
+    journal: Journal,
     flows: Option<Addr<FlowActor>>,
     view: Option<Arc<View>>,
     begun: bool,
@@ -97,8 +99,8 @@ pub struct StopControl;
 impl ControlActor {
     /// An actor over a member that has not run yet.
     #[must_use]
-    pub fn new(member: ControlMember<SledStore>, transport: Transport) -> Self {
-        Self { member, transport, flows: None, view: None, begun: false, tickets: 0, waiting: BTreeMap::new() }
+    pub fn new(member: ControlMember<SledStore>, transport: Transport, journal: Journal) -> Self {
+        Self { member, transport, journal, flows: None, view: None, begun: false, tickets: 0, waiting: BTreeMap::new() }
     }
 
     fn settle(&mut self) {
@@ -109,6 +111,7 @@ impl ControlActor {
                 }
                 ControlOut::View(view) => self.view = Some(view),
                 ControlOut::Registered(_) => {}
+                ControlOut::Ports(batch) => self.journal.note(batch),
                 ControlOut::Done { ticket, result } => {
                     if let Some(reply) = self.waiting.remove(&ticket) {
                         // Who asked may have given up.

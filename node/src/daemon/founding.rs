@@ -22,7 +22,9 @@ use engine::ids::NodeId;
 use netio::ca::ClusterCa;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::config::{ApiConfig, DataConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig};
+use super::config::{
+    ApiConfig, DataConfig, NatLogConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig,
+};
 
 /// How long a start waits for the store's lock, and how often it tries.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
@@ -149,6 +151,7 @@ fn write_identity(
         api: ApiConfig { listen: founder.api },
         data: data.clone(),
         timing: TimingConfig::default(),
+        nat_log: NatLogConfig::default(),
     };
     NodeConfig::parse(&config.file, &config.to_toml())?;
     write_new(&config.file, &config.to_toml(), 0o644)

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::answer::Answerer;
 use super::flow_actor::{AskFlows, FlowActor, FlowReport};
 use super::worker_thread::WorkerStats;
+use crate::nat_log::JournalCounts;
 
 const EVERY: Duration = Duration::from_millis(500);
 /// The use of ports costs the worker a walk over all leases, so it is asked once in so many rounds.
@@ -58,6 +59,7 @@ fn describe() {
     );
     metrics::describe_counter!("qnat_leader_changes_total", "Changes of a shard's owner that this node was told of.");
     metrics::describe_counter!("qnat_drops_total", "Dropped frames.");
+    metrics::describe_counter!("qnat_nat_log_lost_total", "Lines that the address-translation log lacks.");
 }
 
 /// Publishes until the node stops.
@@ -71,8 +73,10 @@ pub async fn publish_metrics(
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for round in 0_u32.. {
         ticker.tick().await;
-        let engine = stats.lock().unwrap_or_else(PoisonError::into_inner).engine;
+        let worker = *stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let engine = worker.engine;
         publish_worker(&engine);
+        publish_log(answerer.journal.counts(), worker.sessions_lost);
         let Ok(report) = flows.send(AskFlows).await else { return };
         publish_groups(&report);
         let mut text = String::new();
@@ -105,6 +109,13 @@ fn publish_worker(engine: &Counters) {
             metrics::counter!("qnat_snat_connections_total", "proto" => label, "state" => state).absolute(n);
         }
         metrics::counter!("qnat_flow_closes_total", "proto" => label).absolute(counts.closed);
+    }
+}
+
+fn publish_log(counts: JournalCounts, sessions_lost: u64) {
+    metrics::counter!("qnat_nat_log_lines_total").absolute(counts.written);
+    for (reason, lost) in [("write_failed", counts.failed), ("ring_full", sessions_lost)] {
+        metrics::counter!("qnat_nat_log_lost_total", "reason" => reason).absolute(lost);
     }
 }
 

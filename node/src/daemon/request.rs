@@ -1,6 +1,8 @@
 //! What the admin API asks of the running node. One message per request; the answer is JSON, so that tables and
 //! programs see the same data.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -46,6 +48,15 @@ pub enum Request {
     Counters,
     /// Applied index and state hash of each shard's table (I22).
     Hashes,
+    /// Who had a public port, by this member's address-translation log (R24).
+    Who {
+        /// The public address.
+        ip: Ipv4Addr,
+        /// The port.
+        port: u16,
+        /// When; now if it is left out.
+        at_unix_ms: Option<u64>,
+    },
 }
 
 /// Kinds of resources.

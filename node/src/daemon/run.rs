@@ -32,9 +32,12 @@ use super::flow_actor::{FlowActor, FlowParts, StopFlows, WorkerEnds, WorkerSpawn
 use super::metrics::{MetricsPage, publish_metrics};
 use super::worker_thread::{Words, WorkerStats, WorkerThread};
 use crate::member::control_member::{ControlMember, Identity};
+use crate::nat_log::{Journal, JournalParts, SessionRing};
 
 /// Events between a worker and the flow actor.
 const RING: usize = 1 << 16;
+/// Mappings on their way to the address-translation log.
+const SESSION_RING: usize = 1 << 14;
 /// Requests of the API under way.
 const CALLS_MAX: usize = 64;
 /// SCHED_FIFO priority of the flow actor's thread.
@@ -67,7 +70,8 @@ pub fn run(config: &NodeConfig) -> Result<()> {
         let stats = Arc::new(Mutex::new(WorkerStats::default()));
         let flow_arbiter = Arbiter::new();
         let (transport, events) = start_transport(config, &flow_arbiter).await?;
-        let control = start_control(config, &inside, &outside, &transport)?;
+        let (journal, sessions) = start_journal(config)?;
+        let control = start_control(config, &inside, &outside, &transport, journal.clone())?;
         let bell = Doorbell::new()?;
         let worker_bell = Doorbell::new()?;
         let (inputs, from_flows) = ring(RING);
@@ -82,6 +86,7 @@ pub fn run(config: &NodeConfig) -> Result<()> {
             ringer: bell.ringer(),
             bell: worker_bell,
             stats: Arc::clone(&stats),
+            sessions,
         }
         .spawner();
         let parts = FlowParts {
@@ -106,6 +111,8 @@ pub fn run(config: &NodeConfig) -> Result<()> {
             cluster: config.cluster.clone(),
             node: config.node_id,
             guard: guard_state,
+            journal,
+            log_files: crate::nat_log::files(&config.nat_log_path(), config.nat_log.kept),
             shutdown,
         };
         actix::spawn(publish_metrics(metrics.clone(), flows, stats, answerer.clone()));
@@ -221,6 +228,7 @@ fn start_control(
     inside: &Link,
     outside: &Link,
     transport: &Transport,
+    journal: Journal,
 ) -> Result<actix::Addr<ControlActor>> {
     let store = super::founding::open_control_store(&config.data_dir)?;
     let me = Identity {
@@ -234,7 +242,23 @@ fn start_control(
     let member = ControlMember::new(me, store, ControlTiming::default(), seed()?, now())?;
     let transport = transport.clone();
     let arbiter = Arbiter::new();
-    Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |_| ControlActor::new(member, transport)))
+    Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |_| ControlActor::new(member, transport, journal)))
+}
+
+/// The address-translation log, and the worker's end of it if mappings are wanted.
+fn start_journal(config: &NodeConfig) -> Result<(Journal, Option<SessionRing>)> {
+    let path = config.nat_log_path();
+    let (to_log, sessions) = config.nat_log.sessions.then(|| ring(SESSION_RING)).unzip();
+    let parts = JournalParts {
+        path: path.clone(),
+        kept: config.nat_log.kept,
+        size_max: u64::from(config.nat_log.size_max_mib) << 20,
+        name: config.name.clone(),
+        destinations: config.nat_log.destinations,
+        sessions,
+    };
+    let journal = Journal::start(parts).with_context(|| format!("nat_log.path: {}", path.display()))?;
+    Ok((journal, to_log))
 }
 
 /// 64 bits from the operating system.
@@ -256,21 +280,29 @@ struct WorkerParts {
     ringer: netio::bell::Ringer,
     bell: Doorbell,
     stats: Arc<Mutex<WorkerStats>>,
+    sessions: Option<SessionRing>,
 }
 
 impl WorkerParts {
     /// The worker starts when this life has its number.
     fn spawner(self) -> WorkerSpawner {
         Box::new(move |me| {
-            let Self { config, links: [inside, outside], reader, inputs, outputs, ringer, bell, stats } = self;
+            let Self { config, links: [inside, outside], reader, inputs, outputs, ringer, bell, stats, sessions } =
+                self;
             let port = |link| PortConfig { link, limits: BufferLimits::default(), reception: Reception::Filtered };
             let body = move || -> Result<()> {
                 if config.timing.raise_priority {
                     tracing::info!(priority = ?prefer_current(), "worker");
                 }
                 let packets = PacketLoop::new(&port(inside), &port(outside), LoopLimits::default(), bell)?;
-                let worker = Worker::new(me, NodeId(config.node_id), VnetId(1), seed()?);
-                WorkerThread { worker, packets, words: Words(reader), inputs, outputs, ringer, stats }.run()?;
+                let mut worker = Worker::new(me, NodeId(config.node_id), VnetId(1), seed()?);
+                if sessions.is_some() {
+                    worker.log_sessions();
+                }
+                let words = Words(reader);
+                let sessions_lost = 0;
+                WorkerThread { worker, packets, words, inputs, outputs, ringer, sessions, sessions_lost, stats }
+                    .run()?;
                 Ok(())
             };
             let thread = std::thread::Builder::new().name("worker-0".to_owned());

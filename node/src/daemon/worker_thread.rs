@@ -23,6 +23,7 @@ use netio::words::WordsReader;
 use tokio::sync::oneshot;
 
 use crate::member::flow_member::WorkerInput;
+use crate::nat_log::SessionRing;
 
 /// Longest sleep: link state and statistics are looked at this often.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
@@ -70,6 +71,8 @@ pub struct WorkerStats {
     pub inside: PortStats,
     /// As above.
     pub outside: PortStats,
+    /// Events of mappings that the log had no room for.
+    pub sessions_lost: u64,
 }
 
 /// Lease words as the engine reads them.
@@ -103,6 +106,10 @@ pub struct WorkerThread {
     pub outputs: Producer<FromWorker>,
     /// Wakes the flow actor.
     pub ringer: Ringer,
+    /// To the address-translation log, if it wants mappings.
+    pub sessions: Option<SessionRing>,
+    /// Events that found no room there.
+    pub sessions_lost: u64,
     /// Where statistics go.
     pub stats: Arc<Mutex<WorkerStats>>,
 }
@@ -225,6 +232,12 @@ impl WorkerThread {
         if pushed {
             self.ringer.ring();
         }
+        let Some(ring) = &mut self.sessions else { return };
+        while let Some(session) = self.worker.poll_session() {
+            if ring.push(session).is_err() {
+                self.sessions_lost += 1;
+            }
+        }
     }
 
     /// The last check before the wire repeats the authority (L4); the kernel's guard repeats it once more (L5).
@@ -247,6 +260,7 @@ impl WorkerThread {
             engine: *self.worker.counters(),
             inside: self.packets.stats(PortSide::Inside),
             outside: self.packets.stats(PortSide::Outside),
+            sessions_lost: self.sessions_lost + self.worker.sessions_lost(),
         };
         // A reader that panicked has left whole numbers behind.
         *self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = stats;

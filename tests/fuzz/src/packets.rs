@@ -90,7 +90,7 @@ pub fn quote(data: &[u8]) {
     let macs = (mac_of(UPSTREAM), Mac::of_shard(SHARD).0);
     let message = icmp(kind, code & 0x7f, rest, &body);
     accepted(&mut ipv4(macs, REMOTE, PUBLIC, ICMP, &message), &FrameMeta::default());
-    let mut bed = Bed::new();
+    let mut bed = Bed::default();
     send(&mut bed, Side::Inside, &ping_and_datagram(0));
     send(&mut bed, Side::Inside, &ping_and_datagram(1));
     for (side, host, source, destination) in
@@ -110,7 +110,7 @@ fn ping_and_datagram(which: u8) -> Vec<u8> {
 
 /// Fragments of any size, place and order, of a few datagrams. Those that leave never overlap.
 pub fn fragments(data: &[u8]) {
-    let (mut choices, mut bed) = (Choices(data), Bed::new());
+    let (mut choices, mut bed) = (Choices(data), Bed::default());
     let mut receivers = [Reassembly::default(), Reassembly::default()];
     for _ in 0..STEPS_MAX {
         if choices.is_empty() {
@@ -152,12 +152,12 @@ pub fn tcp_options(data: &[u8]) {
     let segment = tcp((5000, 443), (1, 0), flags, &options, choices.take(64));
     let frame = ipv4((mac_of(BACKENDS[0]), Mac::of_shard(SHARD).0), BACKENDS[0], REMOTE, TCP, &segment);
     accepted(&mut frame.clone(), &FrameMeta::default());
-    judge(&send(&mut Bed::new(), Side::Inside, &frame));
+    judge(&send(&mut Bed::default(), Side::Inside, &frame));
 }
 
 /// Frames and steps of time through an engine with mappings: sound ones with a few bytes changed, mended or not, and raw ones.
 pub fn pipeline(data: &[u8]) {
-    let (mut choices, mut bed) = (Choices(data), Bed::new());
+    let (mut choices, mut bed) = (Choices(data), Bed::default());
     for backend in 0..2 {
         for kind in 0..3 {
             judge(&send(&mut bed, Side::Inside, &host_frame(Side::Inside, backend, kind, 5000, 0x02)));
@@ -222,7 +222,7 @@ fn host_frame(side: Side, backend: u8, kind: u8, near: u16, flags: u8) -> Vec<u8
 /// A frame goes in; what it may make the engine remember is bounded.
 fn send(bed: &mut Bed, side: Side, frame: &[u8]) -> Vec<Left> {
     let left = bounded(frame, 16, || bed.inject(side, frame));
-    assert!(bed.worker.counters().is_balanced(), "every frame is accounted for");
+    assert!(bed.worker().counters().is_balanced(), "every frame is accounted for");
     left
 }
 

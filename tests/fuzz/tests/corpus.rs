@@ -13,7 +13,7 @@ fn replay(name: &str, target: Target) -> usize {
     files.sort();
     for file in &files {
         // Shown if the target panics.
-        println!("{}", file.display());
+        eprintln!("{}", file.display());
         target(&std::fs::read(file).expect("a file of this tree"));
     }
     files.len()
@@ -29,7 +29,7 @@ fn no_input_of_the_corpus_breaks_a_target() {
 #[test]
 fn no_target_minds_an_empty_input_or_noise() {
     for (name, target) in TARGETS {
-        println!("{name}");
+        eprintln!("{name}");
         target(&[]);
         for length in 1..200_u8 {
             let noise: Vec<u8> = (0..length).map(|at| at.wrapping_mul(73).wrapping_add(length)).collect();

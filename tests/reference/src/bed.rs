@@ -1,57 +1,27 @@
-//! One engine that owns its shard, with backends, an upstream router and a log that commits whatever is proposed at once.
-//! The caller moves the clock. Nothing here judges; it only carries frames.
+//! A shard on two members, of which one owns it, with backends, an upstream router and a log that commits whatever is
+//! proposed at once. The caller moves the clock and says when the other member takes over. Nothing here judges; it only
+//! carries frames.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use engine::LeaseWords;
-use engine::event::{Authority, GroupEvent, Verdict, WorkerOutput};
-use engine::ids::{
-    BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogIndex, Mac, NodeId, PortBlock, ShardId, Side, Term,
-    VnetId,
-};
-use engine::snapshot::{
-    Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, ShardConfig, Sharing, Snapshot, Subnet, TcpReset,
-};
+use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
+use engine::ids::{Incarnation, LeaseWord, LogIndex, NodeId, ShardId, Side, Term, VnetId};
+use engine::status::FlowView;
 use engine::wire::FrameMeta;
 use engine::worker::Worker;
 
 use crate::packet::{ETH, be16};
+pub use crate::world::{BACKENDS, GATEWAY, PORTS_EACH, PUBLIC, SHARD, UPSTREAM, World, lease_of, mac_of};
 
-/// The one shard.
-pub const SHARD: ShardId = ShardId(1);
-/// Its public address.
-pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-/// The router towards the internet.
-pub const UPSTREAM: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-/// The backends' addresses; the last has no lease.
-pub const BACKENDS: [Ipv4Addr; 4] =
-    [Ipv4Addr::new(10, 0, 0, 4), Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(10, 0, 0, 6), Ipv4Addr::new(10, 0, 0, 7)];
-/// Ports that each of the backends with a lease has; few, so that they run out.
-pub const PORTS_EACH: u16 = 32;
-/// The gateway's address inside.
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-
-const ME: Incarnation = Incarnation(7);
-const TERM: Term = Term(1);
-const FIRST_PORT: u16 = 2048;
 const SECOND_NS: u64 = 1_000_000_000;
+/// More than a run opens.
+const FLOWS_MAX: usize = 100_000;
 
-/// The MAC address of a host of the bed.
-#[must_use]
-pub fn mac_of(ip: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = ip.octets();
-    [0x52, 0, a, b, c, d]
-}
-
-/// The ports that the backend at `place` in `BACKENDS` was granted.
-#[must_use]
-pub fn lease_of(place: usize) -> std::ops::Range<u16> {
-    let first = FIRST_PORT + u16::try_from(place).expect("few backends") * PORTS_EACH;
-    if place + 1 == BACKENDS.len() { first..first } else { first..first + PORTS_EACH }
-}
-
+/// The lease words of one member.
+#[derive(Debug)]
 struct OneWord(LeaseWord);
 
 impl LeaseWords for OneWord {
@@ -79,54 +49,97 @@ impl Left {
     }
 }
 
-/// The engine and what it needs around it.
+/// The engine on both members, and what it needs around it.
 #[derive(Debug)]
 pub struct Bed {
-    /// The engine.
-    pub worker: Worker,
+    workers: [Worker; 2],
+    owner: usize,
     /// Nanoseconds; only the caller moves it.
     pub now_ns: u64,
+    term: Term,
     index: u64,
 }
 
 impl Default for Bed {
     fn default() -> Self {
-        Self::new()
+        Self::new(&World::default())
     }
 }
 
 impl Bed {
-    /// An engine that serves, and knows its neighbours.
+    /// Two members, the first of which serves and knows its neighbours.
     #[must_use]
-    pub fn new() -> Self {
-        let mut bed = Self { worker: Worker::new(ME, NodeId(1), VnetId(0), 77), now_ns: 1_000 * SECOND_NS, index: 1 };
-        assert!(bed.worker.load_snapshot(bed.now_ns, Arc::new(snapshot())));
-        bed.worker.set_links(bed.now_ns, true);
-        bed.event(GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1) });
-        bed.event(GroupEvent::Owner { shard: SHARD, term: TERM, node: Some(NodeId(1)) });
-        bed.event(GroupEvent::Leading { shard: SHARD, term: TERM });
-        bed.commit(Bytes::new());
-        for ip in BACKENDS {
-            bed.greet(Side::Inside, ip);
+    pub fn new(world: &World) -> Self {
+        let workers =
+            [1, 2].map(|n| Worker::new(Incarnation(6 + u64::from(n)), NodeId(n), VnetId(0), 76 + u64::from(n)));
+        let mut bed = Self { workers, owner: 1, now_ns: 1_000 * SECOND_NS, term: Term(0), index: 1 };
+        for (worker, number) in bed.workers.iter_mut().zip(1..) {
+            assert!(worker.load_snapshot(bed.now_ns, Arc::new(world.snapshot(number))), "the first one");
+            worker.set_links(bed.now_ns, true);
+            worker.set_mtu(Side::Inside, world.mtu[0]);
+            worker.set_mtu(Side::Outside, world.mtu[1]);
         }
-        bed.greet(Side::Outside, UPSTREAM);
+        bed.tell_all(&GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1) });
+        bed.take_over();
         bed.pass_time(10_000_000);
         bed
     }
 
-    fn words(&self) -> OneWord {
-        let lease_until_ns = self.now_ns + SECOND_NS;
-        OneWord(LeaseWord { incarnation: ME, term: TERM, lease_until_ns, grace_until_ns: lease_until_ns })
+    /// The other member becomes the owner, without any help of the one that was; it has applied all that was committed.
+    /// Frames go to the new one from now on.
+    pub fn take_over(&mut self) -> Vec<Left> {
+        self.tell(self.owner, GroupEvent::Following { shard: SHARD });
+        self.owner = 1 - self.owner;
+        self.term = Term(self.term.0 + 1);
+        let node = Some(NodeId(u32::try_from(self.owner).expect("one of two") + 1));
+        self.tell_all(&GroupEvent::Owner { shard: SHARD, term: self.term, node });
+        self.tell(self.owner, GroupEvent::Leading { shard: SHARD, term: self.term });
+        self.commit(Bytes::new());
+        let mut left = self.pass_time(0);
+        for ip in BACKENDS {
+            self.greet(Side::Inside, ip);
+        }
+        self.greet(Side::Outside, UPSTREAM);
+        self.drain(&mut left);
+        left
     }
 
-    fn event(&mut self, event: GroupEvent) {
-        let words = self.words();
-        self.worker.handle_event(self.now_ns, &words, event);
+    /// The owner.
+    #[must_use]
+    pub fn worker(&self) -> &Worker {
+        &self.workers[self.owner]
+    }
+
+    /// All mappings of the owner's, live and held.
+    #[must_use]
+    pub fn flows(&self) -> Vec<FlowView> {
+        self.worker().dump_flows(self.now_ns, Some(SHARD), FLOWS_MAX)
+    }
+
+    fn words(&self, member: usize) -> OneWord {
+        if member != self.owner {
+            return OneWord(LeaseWord::default());
+        }
+        let lease_until_ns = self.now_ns + SECOND_NS;
+        let incarnation = Incarnation(7 + member as u64);
+        OneWord(LeaseWord { incarnation, term: self.term, lease_until_ns, grace_until_ns: lease_until_ns })
+    }
+
+    fn tell(&mut self, member: usize, event: GroupEvent) {
+        let words = self.words(member);
+        self.workers[member].handle_event(self.now_ns, &words, event);
+    }
+
+    fn tell_all(&mut self, event: &GroupEvent) {
+        for member in 0..2 {
+            self.tell(member, event.clone());
+        }
     }
 
     fn commit(&mut self, entry: Bytes) {
         self.index += 1;
-        self.event(GroupEvent::Committed { shard: SHARD, index: LogIndex(self.index), term: TERM, entry });
+        let (index, term) = (LogIndex(self.index), self.term);
+        self.tell_all(&GroupEvent::Committed { shard: SHARD, index, term, entry });
     }
 
     /// A host says who it is, as it does when it asks for the gateway.
@@ -148,19 +161,27 @@ impl Bed {
         if lives_here {
             let asker: [u8; 6] = frame[6..12].try_into().expect("six bytes");
             let mut reply = arp(2, asker, asked, Ipv4Addr::new(192, 0, 2, 1));
-            let words = self.words();
-            self.worker.handle_frame(self.now_ns, &words, question.side, &FrameMeta::default(), &mut reply);
+            self.hand_in(question.side, &mut reply);
         }
+    }
+
+    fn hand_in(&mut self, side: Side, frame: &mut [u8]) -> Verdict {
+        let words = self.words(self.owner);
+        self.workers[self.owner].handle_frame(self.now_ns, &words, side, &FrameMeta::default(), frame)
     }
 
     /// Hands in a frame. Returns all that left for it, in order.
     pub fn inject(&mut self, side: Side, frame: &[u8]) -> Vec<Left> {
         let mut frame = frame.to_vec();
-        let words = self.words();
-        let verdict = self.worker.handle_frame(self.now_ns, &words, side, &FrameMeta::default(), &mut frame);
+        let verdict = self.hand_in(side, &mut frame);
         let mut left = Vec::new();
         if let Verdict::Transmit { side, authority } = verdict {
-            left.push(Left { side, frame, authority });
+            let words = self.words(self.owner);
+            if Worker::may_transmit(&words, self.now_ns, authority) {
+                left.push(Left { side, frame, authority });
+            } else {
+                self.workers[self.owner].not_transmitted(DropReason::LeaseLapsed);
+            }
         }
         self.drain(&mut left);
         left
@@ -169,29 +190,37 @@ impl Bed {
     /// Lets time pass in one step. Returns what left by itself.
     pub fn pass_time(&mut self, ns: u64) -> Vec<Left> {
         self.now_ns += ns;
-        let words = self.words();
-        self.worker.handle_timers(self.now_ns, &words);
+        for member in 0..2 {
+            let words = self.words(member);
+            self.workers[member].handle_timers(self.now_ns, &words);
+        }
         let mut left = Vec::new();
         self.drain(&mut left);
         left
     }
 
     fn drain(&mut self, left: &mut Vec<Left>) {
-        let words = self.words();
         let mut frame = Vec::new();
         loop {
-            if let Some((side, _, authority)) = self.worker.poll_frame(self.now_ns, &words, &mut frame) {
+            let words = self.words(self.owner);
+            let worker = &mut self.workers[self.owner];
+            if let Some((side, _, authority)) = worker.poll_frame(self.now_ns, &words, &mut frame) {
                 let one = Left { side, frame: frame.clone(), authority };
                 self.answer(&one);
                 left.push(one);
-            } else if let Some(output) = self.worker.poll_output(self.now_ns, &words) {
+            } else if let Some(output) = worker.poll_output(self.now_ns, &words) {
                 if let WorkerOutput::Propose { entry, .. } = output {
                     self.commit(entry);
                 }
             } else {
-                return;
+                break;
             }
         }
+        let (other, words) = (1 - self.owner, self.words(1 - self.owner));
+        while let Some(output) = self.workers[other].poll_output(self.now_ns, &words) {
+            assert!(!matches!(output, WorkerOutput::Propose { .. }), "nothing is proposed without the lease");
+        }
+        assert!(self.workers[other].poll_frame(self.now_ns, &words, &mut frame).is_none(), "nor sent");
     }
 }
 
@@ -206,45 +235,4 @@ fn arp(operation: u8, to: [u8; 6], ip: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     frame.extend(target.octets());
     frame.resize(60, 0);
     frame
-}
-
-fn snapshot() -> Snapshot {
-    let me = NodeLinks { node: NodeId(1), inside: Mac([0x52, 1, 0, 0, 0, 1]), outside: Mac([0x52, 2, 0, 0, 0, 1]) };
-    let frontend = FrontendId(1);
-    let mut s = Snapshot {
-        control_index: ControlIndex(10),
-        params: Params { key: [11, 22], ..Params::default() },
-        me: Some(me),
-        subnets: vec![Subnet {
-            vnet: VnetId(0),
-            network: Ipv4Addr::new(10, 0, 0, 0),
-            prefix_len: 24,
-            gateway: GATEWAY,
-        }],
-        outside: Outside { network: Ipv4Addr::new(203, 0, 113, 0), prefix_len: 24, next_hop: Some(UPSTREAM) },
-        ..Snapshot::default()
-    };
-    s.frontends.insert(frontend, Frontend { ip: PUBLIC, shard: SHARD });
-    s.frontend_by_ip.insert(PUBLIC, frontend);
-    s.shards.insert(SHARD, ShardConfig { frontends: vec![frontend], draining: Vec::new() });
-    for (place, ip) in BACKENDS.into_iter().enumerate() {
-        let ports = lease_of(place);
-        let block = PortBlock { frontend, start: ports.start, len: PORTS_EACH };
-        let lease = if ports.is_empty() { Vec::new() } else { vec![block] };
-        let id = BackendId(u32::try_from(place).expect("few") + 1);
-        let backend = Backend {
-            vnet: VnetId(0),
-            ip,
-            home: SHARD,
-            lease,
-            idle_timeout_ms: 240_000,
-            tcp_reset_on_idle: TcpReset::Off,
-            profile: Profile::default(),
-            sharing: Sharing::default(),
-            filtering: Filtering::default(),
-        };
-        s.backends.insert(id, backend);
-        s.backend_by_ip.insert((VnetId(0), ip), id);
-    }
-    s
 }

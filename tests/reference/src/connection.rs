@@ -31,6 +31,12 @@ impl Segment {
         self.has(SYN) && !self.has(ACK)
     }
 
+    /// Whether it agrees to one.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.has(SYN) && self.has(ACK)
+    }
+
     /// Whether it takes leave.
     #[must_use]
     pub fn leaves(&self) -> bool {
@@ -49,8 +55,12 @@ impl Segment {
 /// How a connection stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
-    /// It goes on.
+    /// It goes on, or nothing is known of it.
     Open,
+    /// The remote has not answered yet.
+    Asked,
+    /// One end has closed.
+    Closing,
     /// Both ends have closed.
     Finished,
     /// One end has reset it and was silent since.
@@ -103,6 +113,10 @@ impl Connection {
             Standing::Reset
         } else if self.backend_closed && self.remote_closed {
             Standing::Finished
+        } else if self.backend_closed || self.remote_closed {
+            Standing::Closing
+        } else if self.asked {
+            Standing::Asked
         } else {
             Standing::Open
         }

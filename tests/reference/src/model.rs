@@ -1,443 +1,374 @@
 //! A translator written for obviousness: a list of flows, searched from end to end, no index, no order of ports, no batch.
-//! It knows UDP, TCP and ICMP echo, and errors about them. Where the specification leaves a choice (which free port) or a margin (when an idle flow is
-//! noticed), it accepts what the engine did if that is allowed, and then holds it to it.
+//! It knows UDP, TCP and ICMP echo, and errors about them. Where the specification leaves a choice (which free port) or a
+//! margin (when an idle flow is noticed), it accepts what the engine did if that is allowed, and then holds it to it.
 
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::ops::Range;
 
-use engine::ids::{Mac, Side};
+use engine::ids::Side;
+use engine::snapshot::{Filtering, Sharing};
 
-use crate::bed::{BACKENDS, Left, PUBLIC, SHARD, UPSTREAM, lease_of, mac_of};
-use crate::connection::{Connection, Segment, Standing};
-use crate::packet::{ETH, ICMP, TCP, UDP, be16, icmp, ipv4, tcp, udp};
+use crate::allowance::{Notices, Rate};
+use crate::bed::Left;
+use crate::connection::Segment;
+use crate::expect::{Judged, Outcome, expect, notice, public_port};
+use crate::flow::{Cost, Flow};
+use crate::packet::{ICMP, TCP};
+use crate::pieces::Datagrams;
+use crate::ports::{self, Shown};
+use crate::sent::{Packet, to_host};
+use crate::world::{BACKENDS, PUBLIC, Rule, UPSTREAM, World};
 
-/// A router on the way to every remote.
-const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 33);
-const SECOND_NS: u64 = 1_000_000_000;
-/// S13: four minutes without an outbound packet.
-const IDLE_NS: u64 = 240 * SECOND_NS;
-/// I48: how much later than that the engine may notice; the larger of 2 s and 1 %.
-const IDLE_MARGIN_NS: u64 = 2_400_000_000;
-/// D6: how long the tuple is kept from others after that.
-const HOLD_NS: u64 = 65 * SECOND_NS;
-/// R18: silence that ends a connection which was reset, and D6: its hold.
-const RESET_NS: u64 = 16 * SECOND_NS;
-/// I29.
-const HOLD_MARGIN_NS: u64 = 2 * SECOND_NS;
-
-/// A packet as a host means it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Packet {
-    /// `UDP`, `TCP` or `ICMP`.
-    pub proto: u8,
-    /// The backend's place in `BACKENDS`; of an inbound packet whoever the sender thinks of.
-    pub backend: usize,
-    /// The near end: the backend's port or identifier, or the public one of an inbound packet.
-    pub near: u16,
-    /// The far address.
-    pub remote: Ipv4Addr,
-    /// The far port; unused by ICMP.
-    pub service: u16,
-    /// First byte of the payload, so that packets differ.
-    pub mark: u8,
-    /// Of TCP alone.
-    pub segment: Segment,
-}
-
-impl Packet {
-    fn payload(&self, side: Side, near: u16) -> Vec<u8> {
-        let data = [self.mark, 1, 2];
-        if self.proto == TCP {
-            let ports = if side == Side::Inside { (near, self.service) } else { (self.service, near) };
-            let s = self.segment;
-            let data = vec![self.mark; usize::try_from(s.len).expect("a frame")];
-            tcp(ports, (s.seq, s.ack), s.flags, &[], &data)
-        } else if self.proto == ICMP {
-            let [a, b] = near.to_be_bytes();
-            icmp(if side == Side::Inside { 8 } else { 0 }, 0, [a, b, 0, self.mark], &data)
-        } else if side == Side::Inside {
-            udp(near, self.service, &data)
-        } else {
-            udp(self.service, near, &data)
-        }
-    }
-
-    /// The frame that arrives on `side`.
-    #[must_use]
-    pub fn frame(&self, side: Side) -> Vec<u8> {
-        let vmac = Mac::of_shard(SHARD).0;
-        let payload = self.payload(side, self.near);
-        match side {
-            Side::Inside => {
-                let backend = BACKENDS[self.backend];
-                ipv4((mac_of(backend), vmac), backend, self.remote, self.proto, &payload)
-            }
-            Side::Outside => ipv4((mac_of(UPSTREAM), vmac), self.remote, PUBLIC, self.proto, &payload),
-        }
-    }
-
-    /// The frame that leaves for it when its near end becomes `near` (and, inwards, its receiver `backend`).
-    fn translated(&self, arrived: Side, near: u16, backend: usize) -> Vec<u8> {
-        let vmac = Mac::of_shard(SHARD).0;
-        let payload = self.payload(arrived, near);
-        let mut frame = match arrived {
-            Side::Inside => ipv4((vmac, mac_of(UPSTREAM)), PUBLIC, self.remote, self.proto, &payload),
-            Side::Outside => {
-                let inside = BACKENDS[backend];
-                ipv4((vmac, mac_of(inside)), self.remote, inside, self.proto, &payload)
-            }
-        };
-        frame[ETH + 8] -= 1;
-        crate::packet::mend(&mut frame);
-        frame
-    }
-}
-
-/// An ICMP error about a packet of a flow: from a router outside about one that went out, or from a backend about an
-/// answer to it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Complaint {
-    /// About what; its near end as the complainant sees it.
-    pub about: Packet,
-    /// Type and code.
-    pub head: (u8, u8),
-    /// How many octets of the payload are quoted, at least 8.
-    pub keep: usize,
-}
-
-impl Complaint {
-    /// The frame that arrives on `side`.
-    #[must_use]
-    pub fn frame(&self, side: Side) -> Vec<u8> {
-        let vmac = Mac::of_shard(SHARD).0;
-        let backend = BACKENDS[self.about.backend];
-        match side {
-            Side::Inside => self.build((mac_of(backend), vmac), (backend, self.about.remote), side, self.about.near),
-            Side::Outside => self.build((mac_of(UPSTREAM), vmac), (ROUTER, PUBLIC), side, self.about.near),
-        }
-    }
-
-    /// The same when the near end is somebody else's: around a packet of the opposite direction between the same two.
-    fn build(&self, macs: ([u8; 6], [u8; 6]), ends: (Ipv4Addr, Ipv4Addr), side: Side, near: u16) -> Vec<u8> {
-        let about = &self.about;
-        let (from, to, was) = match side {
-            Side::Inside => (about.remote, ends.0, Side::Outside),
-            Side::Outside => (ends.1, about.remote, Side::Inside),
-        };
-        let quoted = ipv4(([0; 6], [0; 6]), from, to, about.proto, &about.payload(was, near));
-        let quote = &quoted[ETH..quoted.len().min(ETH + 20 + self.keep)];
-        ipv4(macs, ends.0, ends.1, ICMP, &icmp(self.head.0, self.head.1, [0, 0, 5, 0], quote))
-    }
-
-    /// The frame that leaves for it.
-    fn translated(&self, arrived: Side, flow: &Flow) -> Vec<u8> {
-        let vmac = Mac::of_shard(SHARD).0;
-        let inside = BACKENDS[flow.backend];
-        let mut frame = match arrived {
-            Side::Inside => self.build((vmac, mac_of(UPSTREAM)), (PUBLIC, flow.remote), arrived, flow.port),
-            Side::Outside => self.build((vmac, mac_of(inside)), (ROUTER, inside), arrived, flow.near),
-        };
-        frame[ETH + 8] -= 1;
-        crate::packet::mend(&mut frame);
-        frame
-    }
-}
-
-/// One mapping.
-#[derive(Clone, Debug)]
-struct Flow {
-    proto: u8,
-    backend: usize,
-    near: u16,
-    remote: Ipv4Addr,
-    service: u16,
-    port: u16,
-    /// The last packet that counts for its life.
-    last_ns: u64,
-    /// Of TCP alone.
-    connection: Connection,
-    /// Something happened within a margin: nobody can tell how it stands until it is certainly gone.
-    unsure: bool,
-}
-
-/// What is known of a mapping's age.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Age {
-    /// It is there.
-    Live,
-    /// It is there, or its hold is.
-    LiveOrHeld,
-    /// Its hold is there.
-    Held,
-    /// It may be gone.
-    Perhaps,
-    /// It is gone.
-    Gone,
-}
-
-impl Age {
-    /// Whether nobody else may have its port.
-    fn is_kept(self) -> bool {
-        matches!(self, Self::Live | Self::LiveOrHeld | Self::Held)
-    }
-}
-
-impl Flow {
-    fn age(&self, now_ns: u64) -> Age {
-        let silence = now_ns - self.last_ns;
-        let (live, margin, hold) = match self.connection.standing() {
-            _ if self.unsure => (0, IDLE_NS + IDLE_MARGIN_NS, HOLD_NS),
-            Standing::Open => (IDLE_NS, IDLE_MARGIN_NS, HOLD_NS),
-            Standing::Reset => (RESET_NS, IDLE_MARGIN_NS, RESET_NS),
-            Standing::Finished => (0, 0, HOLD_NS),
-        };
-        if silence > live + margin + hold + HOLD_MARGIN_NS {
-            Age::Gone
-        } else if self.unsure || silence >= live + hold {
-            Age::Perhaps
-        } else if silence < live {
-            Age::Live
-        } else if silence <= live + margin && margin > 0 {
-            Age::LiveOrHeld
-        } else {
-            Age::Held
-        }
-    }
-
-    fn is_of(&self, p: &Packet) -> bool {
-        (self.proto, self.remote, self.service) == (p.proto, p.remote, p.service)
-    }
-
-    /// A packet of the backend was translated by it.
-    fn passed_out(&mut self, now_ns: u64, p: &Packet) {
-        let (age, s) = (self.age(now_ns), p.segment);
-        let mut anew = Connection::default();
-        anew.add(Side::Inside, s);
-        let ended_itself = self.connection.standing() != Standing::Open;
-        let counts = match age {
-            _ if p.proto != TCP => true,
-            _ if self.unsure => true,
-            Age::Live => self.connection.add(Side::Inside, s),
-            Age::LiveOrHeld => {
-                let mut on = self.connection.clone();
-                on.add(Side::Inside, s);
-                self.unsure = !s.opens() || on != anew;
-                self.connection = anew;
-                true
-            }
-            // A held mapping comes back with its connection, unless that has ended or takes leave (D6).
-            Age::Held | Age::Perhaps | Age::Gone => {
-                let back = s.opens() || !(ended_itself || s.leaves());
-                if back {
-                    self.connection = anew;
-                }
-                back
-            }
-        };
-        if counts {
-            self.last_ns = now_ns;
-        }
-    }
-
-    /// A packet of the remote was translated by it.
-    fn passed_in(&mut self, now_ns: u64, p: &Packet) {
-        if p.proto != TCP {
-            return;
-        }
-        let counts = match self.age(now_ns) {
-            _ if self.unsure => true,
-            Age::Live => self.connection.add(Side::Outside, p.segment),
-            Age::LiveOrHeld => {
-                self.unsure = true;
-                true
-            }
-            Age::Held | Age::Perhaps | Age::Gone => false,
-        };
-        if counts {
-            self.last_ns = now_ns;
-        }
-    }
+/// What one member knows that the other does not.
+#[derive(Debug)]
+pub(crate) struct Local {
+    rates: Vec<Rate>,
+    notices: Notices,
+    pub(crate) datagrams: Datagrams,
 }
 
 /// The naive translator.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Model {
-    flows: Vec<Flow>,
+    pub(crate) world: World,
+    pub(crate) flows: Vec<Flow>,
+    shown: Shown,
+    /// Of the owner, and of the other member.
+    local: [Local; 2],
+}
+
+/// A mapping: protocol, backend and its port, remote, public port.
+pub type Row = (u8, (usize, u16), (Ipv4Addr, u16), u16);
+
+/// Who may get an inbound packet.
+#[derive(Debug, Default)]
+pub(crate) struct Receivers {
+    /// Its mapping's place.
+    flow: Option<usize>,
+    /// Endpoints that it may reach, one of them for sure.
+    ends: Vec<(usize, u16)>,
+    surely: bool,
+}
+
+impl Receivers {
+    pub(crate) fn reach(&self, end: (usize, u16)) -> bool {
+        self.ends.contains(&end)
+    }
+
+    pub(crate) fn surely(&self) -> bool {
+        self.surely
+    }
 }
 
 impl Model {
-    /// Forgets what has certainly ended.
-    fn forget(&mut self, now_ns: u64) {
-        self.flows.retain(|flow| flow.age(now_ns) != Age::Gone);
-    }
-
-    /// A packet of the remote to one of the connections that there are, picked by `nth`.
+    /// No flows yet.
     #[must_use]
-    pub fn to_connection(&self, nth: usize, segment: Segment) -> Option<Packet> {
-        let all: Vec<&Flow> = self.flows.iter().filter(|flow| flow.proto == TCP).collect();
-        let flow = all.get(nth % all.len().max(1))?;
-        let (backend, remote, service) = (flow.backend, flow.remote, flow.service);
-        Some(Packet { proto: TCP, backend, near: flow.port, remote, service, mark: 9, segment })
+    pub fn new(world: &World) -> Self {
+        let local = || Local {
+            rates: vec![Rate::new(world.rate_max); BACKENDS.len()],
+            notices: Notices::default(),
+            datagrams: Datagrams::default(),
+        };
+        Self { world: *world, flows: Vec::new(), shown: Shown::default(), local: [local(), local()] }
     }
 
-    /// Judges what the engine did with `packet`, which arrived on `side`, and takes note of it.
+    pub(crate) fn rule(&self, backend: usize) -> Rule {
+        self.world.rules[backend]
+    }
+
+    pub(crate) fn local(&mut self) -> &mut Local {
+        &mut self.local[0]
+    }
+
+    /// Forgets what has certainly ended.
+    pub fn forget(&mut self, now_ns: u64) {
+        self.flows.retain(|flow| !flow.life.is_gone(now_ns));
+    }
+
+    /// The other member owns the shard: mappings stay, and what the owner alone knew is what that one knew (I10, I11).
+    pub fn take_over(&mut self, now_ns: u64) {
+        self.forget(now_ns);
+        for flow in &mut self.flows {
+            flow.taken_over(now_ns, &self.world.rules[flow.inside.0]);
+        }
+        self.local[0].datagrams.lose();
+        self.local.swap(0, 1);
+    }
+
+    /// A packet between the ends of one of the flows that there are, picked by `nth`, as `p` is otherwise: from its backend,
+    /// or to it.
+    #[must_use]
+    pub fn of_flow(&self, side: Side, nth: usize, p: &Packet) -> Option<Packet> {
+        let all: Vec<&Flow> = self.flows.iter().filter(|flow| flow.proto == p.proto).collect();
+        let flow = all.get(nth % all.len().max(1))?;
+        let (backend, inside) = flow.inside;
+        let near = if side == Side::Inside { inside } else { flow.port };
+        Some(Packet { backend, near, remote: flow.remote.0, service: flow.remote.1, ..*p })
+    }
+
+    /// A packet to the public end of one of the flows that there are, picked by `nth`.
+    #[must_use]
+    pub fn to_public(&self, nth: usize, p: &Packet) -> Option<Packet> {
+        let all: Vec<&Flow> = self.flows.iter().filter(|flow| flow.proto == p.proto).collect();
+        let flow = all.get(nth % all.len().max(1))?;
+        Some(Packet { remote: PUBLIC, service: flow.port, ..*p })
+    }
+
+    /// Judges what the engine did with a packet of a backend, and takes note of it. `table`: the port that its mapping has,
+    /// as the engine says; looked at only if nothing left that could show it.
     ///
     /// # Errors
     /// What the engine should have done instead.
-    pub fn judge(&mut self, now_ns: u64, side: Side, packet: &Packet, left: &[Left]) -> Result<(), String> {
+    pub(crate) fn judge_out(
+        &mut self,
+        now_ns: u64,
+        p: &Packet,
+        table: impl Fn() -> Option<u16>,
+        left: &[Left],
+    ) -> Judged {
         self.forget(now_ns);
-        let left = match left {
-            [] => None,
-            [one] => Some(one),
-            more => return Err(format!("{} frames left for one", more.len())),
-        };
-        match side {
-            Side::Inside => self.judge_out(now_ns, packet, left),
-            Side::Outside => self.judge_in(now_ns, packet, left),
+        let turned = p.remote == PUBLIC;
+        if turned && p.proto == ICMP {
+            return if left.is_empty() { Ok(Outcome::Refused) } else { Err("a public address answered".into()) };
         }
+        let backend = BACKENDS[p.backend];
+        let mtu = self.world.mtu[usize::from(!turned)];
+        if let Some(notice) = notice(p, Side::Inside, mtu) {
+            self.local().notices.judge(now_ns, backend, !left.is_empty())?;
+            return notice.judge(left);
+        }
+        let known = self.flows.iter().position(|flow| flow.is_of(p) && flow.inside == (p.backend, p.near));
+        let port = match left.first() {
+            Some(first) => Some(public_port(first)?),
+            None if turned => table(),
+            None => None,
+        };
+        let Some(port) = port else { return self.nothing_left(now_ns, p, known) };
+        let opened = self.translated_by(now_ns, p, known, port)?;
+        if turned {
+            return self.judge_turned(now_ns, p, port, left);
+        }
+        let ends = ((PUBLIC, port), (p.remote, p.service));
+        let wanted = p.translated(true, to_host(UPSTREAM), ends, self.world.mss_max);
+        expect(left, Side::Outside, &wanted, mtu, !p.whole || p.first.is_some())?;
+        Ok(if opened { Outcome::Opened } else { Outcome::Out })
     }
 
-    fn judge_out(&mut self, now_ns: u64, p: &Packet, left: Option<&Left>) -> Result<(), String> {
-        let own = |flow: &Flow| flow.is_of(p) && (flow.backend, flow.near) == (p.backend, p.near);
-        let known = self.flows.iter().position(own);
-        let kept = known.is_some_and(|place| self.flows[place].age(now_ns).is_kept());
-        let opens = p.proto != TCP || p.segment.opens();
-        let lease = lease_of(p.backend);
-        let Some(left) = left else {
-            if kept {
+    fn nothing_left(&mut self, now_ns: u64, p: &Packet, known: Option<usize>) -> Judged {
+        if let Some(place) = known {
+            if self.flows[place].is_kept(now_ns) {
                 return Err("a packet of a mapping that is there was dropped".into());
             }
-            if !opens {
-                self.flows.retain(|flow| !own(flow));
-                return Ok(());
-            }
-            let free: Vec<u16> = lease.filter(|port| !self.is_taken(p, *port)).collect();
-            return if free.is_empty() { Ok(()) } else { Err(format!("dropped, although {free:?} were free")) };
-        };
-        let port = public_port(left)?;
-        expect(left, Side::Outside, &p.translated(Side::Inside, port, p.backend))?;
+            self.flows.remove(place);
+        }
+        if !self.opens(now_ns, p).0 {
+            return Ok(Outcome::Refused);
+        }
+        let own = |flow: &&Flow| flow.inside.0 == p.backend;
+        let there = self.flows.iter().filter(own).filter(|flow| flow.is_kept(now_ns)).count();
+        let perhaps = self.flows.iter().filter(own).count();
+        let max = usize::try_from(self.world.flows_max).expect("64 bits");
+        if there >= max {
+            return Ok(Outcome::OverQuota);
+        }
+        let (surely, _) = self.local[0].rates[p.backend].allows(now_ns);
+        if perhaps >= max || !surely {
+            return Ok(Outcome::OverRate);
+        }
+        let (free, _) = ports::choice(&self.world, &self.flows, now_ns, p);
+        if free.is_empty() { Ok(Outcome::NoPort) } else { Err(format!("dropped, although {free:?} were free")) }
+    }
+
+    /// Whether the packet may open a mapping: for sure, and at all.
+    fn opens(&self, now_ns: u64, p: &Packet) -> (bool, bool) {
+        if p.proto != TCP || p.segment.opens() {
+            return (true, true);
+        }
+        // R6: it answers a connection that came in by its endpoint's mapping.
+        let answers = p.segment.answers() && self.rule(p.backend).sharing == Sharing::Endpoint;
+        let own = |flow: &&Flow| (flow.proto, flow.inside) == (p.proto, (p.backend, p.near));
+        let surely = self.flows.iter().filter(own).any(|flow| flow.is_kept(now_ns));
+        (answers && surely, answers && self.flows.iter().any(|flow| own(&flow)))
+    }
+
+    /// The packet was translated under `port`. Returns whether it opened the mapping.
+    fn translated_by(&mut self, now_ns: u64, p: &Packet, known: Option<usize>, port: u16) -> Result<bool, String> {
+        let rule = self.rule(p.backend);
         if let Some(place) = known {
             let flow = &mut self.flows[place];
             if flow.port == port {
-                flow.passed_out(now_ns, p);
-                return Ok(());
+                let cost = flow.passed_out(now_ns, &rule, p);
+                self.local[0].rates[p.backend].pay(now_ns, cost);
+                return Ok(false);
             }
-            if kept {
+            if flow.is_kept(now_ns) {
                 return Err(format!("port {port} instead of {}", flow.port));
             }
             self.flows.remove(place);
         }
-        if !opens {
+        if !self.opens(now_ns, p).1 {
             return Err("a packet that opens nothing passed without a mapping".into());
         }
-        if !lease.contains(&port) {
-            return Err(format!("port {port} is outside the lease {lease:?}"));
+        let there = self.flows.iter().filter(|flow| flow.inside.0 == p.backend && flow.is_kept(now_ns)).count();
+        if there >= usize::try_from(self.world.flows_max).expect("64 bits") {
+            return Err(format!("one more than {there} flows"));
         }
-        let holder = |flow: &Flow| flow.is_of(p) && flow.port == port && flow.age(now_ns).is_kept();
-        if let Some(holder) = self.flows.iter().find(|flow| holder(flow)) {
-            return Err(format!("port {port} belongs to {holder:?}"));
+        if !self.local[0].rates[p.backend].allows(now_ns).1 {
+            return Err("a flow opened over the rate".into());
         }
-        self.flows.retain(|flow| !(flow.is_of(p) && flow.port == port));
-        let (proto, backend, near, remote, service) = (p.proto, p.backend, p.near, p.remote, p.service);
-        let mut connection = Connection::default();
-        connection.add(Side::Inside, p.segment);
-        let unsure = false;
-        self.flows.push(Flow { proto, backend, near, remote, service, port, last_ns: now_ns, connection, unsure });
-        Ok(())
+        ports::judge((&self.world, &mut self.shown), &mut self.flows, now_ns, p, port)?;
+        self.local[0].rates[p.backend].pay(now_ns, Cost::One);
+        self.flows.push(Flow::opened(now_ns, &rule, p, port));
+        Ok(true)
     }
 
-    fn judge_in(&mut self, now_ns: u64, p: &Packet, left: Option<&Left>) -> Result<(), String> {
-        let known = self.flows.iter().position(|flow| flow.is_of(p) && flow.port == p.near);
-        match (known, left) {
-            (None, None) => Ok(()),
-            (Some(place), None) if self.flows[place].age(now_ns) == Age::Perhaps => {
-                self.flows.remove(place);
-                Ok(())
-            }
-            (Some(_), None) => Err("an answer to a mapping that is there was dropped".into()),
-            (None, Some(_)) => Err("a packet came in without a mapping".into()),
-            (Some(place), Some(left)) => {
-                let flow = &mut self.flows[place];
-                flow.passed_in(now_ns, p);
-                expect(left, Side::Inside, &p.translated(Side::Outside, flow.near, flow.backend))
+    /// Who gets what comes from `from` to a public port (R6).
+    pub(crate) fn receivers(&self, now_ns: u64, proto: u8, port: u16, from: (Ipv4Addr, u16)) -> Receivers {
+        let mut receivers = Receivers::default();
+        let on_port = |flow: &&Flow| (flow.proto, flow.port) == (proto, port);
+        receivers.flow = self.flows.iter().position(|flow| on_port(&flow) && flow.remote == from);
+        if let Some(place) = receivers.flow {
+            receivers.ends.push(self.flows[place].inside);
+            receivers.surely = self.flows[place].is_kept(now_ns);
+        }
+        if proto == ICMP {
+            return receivers;
+        }
+        let there: Vec<&Flow> = self.flows.iter().filter(on_port).collect();
+        for flow in there.iter().filter(|flow| flow.life.may_live(now_ns)) {
+            let rule = self.rule(flow.inside.0);
+            let reached: Vec<&&Flow> = match rule.filtering {
+                Filtering::Tuple => Vec::new(),
+                Filtering::Address => there.iter().filter(|other| other.remote.0 == from.0).collect(),
+                Filtering::Open => vec![flow],
+            };
+            let surely = flow.life.is_live(now_ns) && reached.iter().any(|other| other.life.is_live(now_ns));
+            receivers.surely |= surely;
+            if !reached.is_empty() && !receivers.ends.contains(&flow.inside) {
+                receivers.ends.push(flow.inside);
             }
         }
+        receivers
     }
 
-    /// Judges what the engine did with a complaint; it changes nothing (R9, I18).
+    /// Judges what the engine did with a packet of a remote, and takes note of it.
     ///
     /// # Errors
     /// What the engine should have done instead.
-    pub fn judge_complaint(
-        &mut self,
-        now_ns: u64,
-        side: Side,
-        complaint: &Complaint,
-        left: &[Left],
-    ) -> Result<(), String> {
+    pub(crate) fn judge_in(&mut self, now_ns: u64, p: &Packet, left: &[Left]) -> Judged {
         self.forget(now_ns);
-        let p = &complaint.about;
-        let known = self.flows.iter().find(|flow| match side {
-            Side::Inside => flow.is_of(p) && (flow.backend, flow.near) == (p.backend, p.near),
-            Side::Outside => flow.is_of(p) && flow.port == p.near,
-        });
-        match (known, left) {
-            (None, []) => Ok(()),
-            (Some(flow), []) if flow.age(now_ns) == Age::Perhaps => Ok(()),
-            (Some(_), []) => Err("an error about a mapping that is there was dropped".into()),
-            (None, _) => Err("an error passed without a mapping".into()),
-            (Some(flow), [left]) => {
-                let to = if side == Side::Inside { Side::Outside } else { Side::Inside };
-                expect(left, to, &complaint.translated(side, flow))
+        let from = (p.remote, p.service);
+        let receivers = self.receivers(now_ns, p.proto, p.near, from);
+        if receivers.ends.is_empty() && left.is_empty() {
+            let there = self.flows.iter().any(|flow| (flow.proto, flow.port) == (p.proto, p.near));
+            return Ok(if there { Outcome::Filtered } else { Outcome::Refused });
+        }
+        if receivers.ends.is_empty() {
+            return Err("a packet came in without a mapping".into());
+        }
+        let mtu = self.world.mtu[0];
+        if let Some(notice) = notice(p, Side::Outside, mtu) {
+            let said = self.local().notices.judge(now_ns, p.remote, !left.is_empty());
+            if receivers.surely {
+                said?;
             }
-            (Some(_), more) => Err(format!("{} frames left for one", more.len())),
+            return notice.judge(left);
+        }
+        if left.is_empty() {
+            return self.kept_out(&receivers);
+        }
+        let turned_to = self.reached(now_ns, p, &receivers);
+        let wanted = |end: &(usize, u16)| {
+            let ends = (from, (BACKENDS[end.0], end.1));
+            p.translated(false, to_host(BACKENDS[end.0]), ends, self.world.mss_max)
+        };
+        one_of(&receivers.ends, |end| expect(left, Side::Inside, &wanted(end), mtu, false))?;
+        Ok(turned_to)
+    }
+
+    /// Nothing came in: whoever it was for must have gone.
+    pub(crate) fn kept_out(&mut self, receivers: &Receivers) -> Judged {
+        if receivers.surely {
+            return Err("an answer to a mapping that is there was dropped".into());
+        }
+        if let Some(place) = receivers.flow {
+            self.flows.remove(place);
+        }
+        Ok(Outcome::Refused)
+    }
+
+    /// Takes note of a packet that reached a receiver.
+    pub(crate) fn reached(&mut self, now_ns: u64, p: &Packet, receivers: &Receivers) -> Outcome {
+        match receivers.flow {
+            Some(place) => {
+                let rule = self.rule(self.flows[place].inside.0);
+                self.flows[place].passed_in(now_ns, &rule, p);
+                Outcome::In
+            }
+            None => Outcome::LetIn,
         }
     }
 
-    /// Whether the port may be in use towards the packet's remote.
-    fn is_taken(&self, p: &Packet, port: u16) -> bool {
-        self.flows.iter().any(|flow| flow.is_of(p) && flow.port == port)
+    fn judge_turned(&mut self, now_ns: u64, p: &Packet, port: u16, left: &[Left]) -> Judged {
+        // R7: it comes from the sender's public end, as if from outside.
+        let receivers = self.receivers(now_ns, p.proto, p.service, (PUBLIC, port));
+        let mut ends = receivers.ends.clone();
+        ends.retain(|end| *end != (p.backend, p.near));
+        if left.is_empty() {
+            return if ends.is_empty() { Ok(Outcome::TurnedAway) } else { self.kept_out(&receivers) };
+        }
+        if ends.is_empty() {
+            return Err("a packet was turned back to nobody".into());
+        }
+        let seen = Packet { near: p.service, remote: PUBLIC, service: port, ..*p };
+        self.reached(now_ns, &seen, &receivers);
+        let wanted = |end: &(usize, u16)| {
+            let ends = ((PUBLIC, port), (BACKENDS[end.0], end.1));
+            p.translated(true, to_host(BACKENDS[end.0]), ends, self.world.mss_max)
+        };
+        let fresh = !p.whole || p.first.is_some();
+        one_of(&ends, |end| expect(left, Side::Inside, &wanted(end), self.world.mtu[0], fresh))?;
+        Ok(Outcome::Turned)
     }
 
-    /// S10, D9: ports are used densely. No backend uses more of them for a protocol than it has, or lately had, mappings
-    /// towards a single remote.
+    /// Compares the list with the engine's table: what must be there is, and what is there is known.
     ///
     /// # Errors
-    /// Who uses how many.
-    pub fn judge_density(&self, most_at_once: usize) -> Result<(), String> {
-        for (backend, proto) in (0..BACKENDS.len()).flat_map(|backend| [UDP, TCP, ICMP].map(|proto| (backend, proto))) {
-            let own = self.flows.iter().filter(|flow| (flow.backend, flow.proto) == (backend, proto));
-            let ports: BTreeSet<u16> = own.map(|flow| flow.port).collect();
-            if ports.len() > most_at_once {
-                return Err(format!("backend {backend} uses {} ports for protocol {proto}", ports.len()));
+    /// What is missing, or too much (I29).
+    pub fn judge_table(&mut self, now_ns: u64, table: &[Row]) -> Result<(), String> {
+        self.forget(now_ns);
+        let row = |flow: &Flow| (flow.proto, flow.inside, flow.remote, flow.port);
+        for flow in self.flows.iter().filter(|flow| flow.is_kept(now_ns)) {
+            if !table.contains(&row(flow)) {
+                return Err(format!("the table lacks {flow:?}"));
             }
         }
-        Ok(())
+        match table.iter().find(|one| !self.flows.iter().any(|flow| row(flow) == **one)) {
+            Some(one) => Err(format!("the table still has {one:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// How many different ports are known to be in use.
+    #[must_use]
+    pub fn ports_in_use(&self) -> usize {
+        self.flows.iter().map(|flow| flow.port).collect::<std::collections::BTreeSet<_>>().len()
     }
 }
 
-/// The ports or identifiers that a backend may show.
+/// Whether a frame is right for one of several receivers; says what is wrong for the last.
+fn one_of<T>(all: &[T], mut right: impl FnMut(&T) -> Result<(), String>) -> Result<(), String> {
+    let mut result = Err("nobody to receive it".to_owned());
+    for one in all {
+        result = right(one);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+/// The TCP packet of the remote of a connection.
 #[must_use]
-pub fn public_ports() -> Range<u16> {
-    lease_of(0).start..lease_of(BACKENDS.len() - 1).end
-}
-
-fn public_port(left: &Left) -> Result<u16, String> {
-    let at = if left.frame[ETH + 9] == ICMP { 4 } else { 0 };
-    let payload = left.frame.get(ETH + 20..).filter(|payload| payload.len() >= 8).ok_or("a frame cut short")?;
-    Ok(be16(payload, at))
-}
-
-/// Compares what left with what should have; the IP identification is the translator's own to choose (R20).
-fn expect(left: &Left, side: Side, wanted: &[u8]) -> Result<(), String> {
-    let mut wanted = wanted.to_vec();
-    if left.frame.len() == wanted.len() {
-        wanted[ETH + 4..ETH + 6].copy_from_slice(&left.frame[ETH + 4..ETH + 6]);
-        crate::packet::mend(&mut wanted);
-    }
-    if left.side == side && left.frame == wanted {
-        return Ok(());
-    }
-    Err(format!("left {:?} {:02x?}, wanted {side:?} {wanted:02x?}", left.side, left.frame))
+pub fn answer_of(segment: Segment) -> Packet {
+    Packet { proto: TCP, mark: 9, segment, ..Packet::default() }
 }

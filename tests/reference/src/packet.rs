@@ -158,18 +158,41 @@ pub fn ipv4(macs: ([u8; 6], [u8; 6]), source: Ipv4Addr, destination: Ipv4Addr, p
     frame
 }
 
+/// The part of a whole datagram's frame, without options, from `start` to `end` of its payload, as a fragment.
+#[must_use]
+pub fn piece(frame: &[u8], start: usize, end: usize) -> Vec<u8> {
+    let (header, payload) = frame.split_at(ETH + 20);
+    let mut piece = [header, &payload[start..end]].concat();
+    let flags = be16(frame, ETH + 6) & 0xe000 | if end < payload.len() { 0x2000 } else { 0 };
+    put16(&mut piece, ETH + 2, u16::try_from(20 + end - start).expect("a frame"));
+    put16(&mut piece, ETH + 6, flags + u16::try_from(start / 8).expect("a frame"));
+    mend(&mut piece);
+    piece
+}
+
 /// The fragments of a frame without options, each of at most `step` octets of payload, a multiple of eight.
 #[must_use]
 pub fn fragments(frame: &[u8], step: usize) -> Vec<Vec<u8>> {
-    let (header, payload) = frame.split_at(ETH + 20);
-    let mut all = Vec::new();
-    for (place, part) in payload.chunks(step).enumerate() {
-        let mut piece = [header, part].concat();
-        let more = if (place + 1) * step < payload.len() { 0x2000 } else { 0 };
-        put16(&mut piece, ETH + 2, u16::try_from(20 + part.len()).expect("a frame"));
-        put16(&mut piece, ETH + 6, more + u16::try_from(place * step / 8).expect("a frame"));
-        mend(&mut piece);
-        all.push(piece);
+    let len = frame.len() - ETH - 20;
+    (0..len).step_by(step).map(|start| piece(frame, start, len.min(start + step))).collect()
+}
+
+/// The same of a packet or fragment that is larger than a link takes (RFC 791 2.3); of any other the frame itself.
+#[must_use]
+pub fn cut(frame: &[u8], mtu: u16) -> Vec<Vec<u8>> {
+    if frame.len() - ETH <= usize::from(mtu) {
+        return vec![frame.to_vec()];
+    }
+    let (word, room) = (be16(frame, ETH + 6), usize::from(mtu - 20) & !7);
+    let mut whole = frame.to_vec();
+    put16(&mut whole, ETH + 6, word & 0xc000);
+    let mut all = fragments(&whole, room);
+    let last = all.len() - 1;
+    for (place, part) in all.iter_mut().enumerate() {
+        let more = if place < last { 0x2000 } else { word & 0x2000 };
+        let offset = (word + be16(part, ETH + 6)) & 0x1fff;
+        put16(part, ETH + 6, word & 0xc000 | more | offset);
+        mend(part);
     }
     all
 }

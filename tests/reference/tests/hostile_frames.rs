@@ -23,7 +23,7 @@ fn is_error(left: &Left) -> bool {
 }
 
 fn dropped(bed: &Bed) -> Vec<(DropReason, u64)> {
-    DropReason::ALL.iter().map(|reason| (*reason, bed.worker.counters().dropped(*reason))).collect()
+    DropReason::ALL.iter().map(|reason| (*reason, bed.worker().counters().dropped(*reason))).collect()
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn whatever_arrives_nothing_wrong_leaves() {
     let (mut frames, mut out, mut reasons) = (0_u64, [0_u64; 2], std::collections::BTreeSet::new());
     let (mut errors, mut datagrams) = ([0_u64; 2], [0_u64; 2]);
     for seed in 0..seeds() {
-        let (mut hostile, mut bed) = (Hostile::new(seed), Bed::new());
+        let (mut hostile, mut bed) = (Hostile::new(seed), Bed::default());
         let mut receivers = Receivers::default();
         for number in 0..FRAMES_EACH {
             let pause = hostile.pause_ns();
@@ -49,7 +49,7 @@ fn whatever_arrives_nothing_wrong_leaves() {
                 out[usize::from(one.side == Side::Inside)] += 1;
                 errors[usize::from(one.side == Side::Inside)] += u64::from(is_error(one));
             }
-            assert!(bed.worker.counters().is_balanced(), "I51: seed {seed}, frame {number}");
+            assert!(bed.worker().counters().is_balanced(), "I51: seed {seed}, frame {number}");
             frames += 1;
         }
         reasons.extend(dropped(&bed).into_iter().filter(|(_, n)| *n > 0).map(|(reason, _)| reason));
@@ -65,7 +65,7 @@ fn whatever_arrives_nothing_wrong_leaves() {
 #[test]
 fn the_same_seed_gives_the_same_packets() {
     let run = || {
-        let (mut hostile, mut bed) = (Hostile::new(5), Bed::new());
+        let (mut hostile, mut bed) = (Hostile::new(5), Bed::default());
         let mut all = Vec::new();
         for _ in 0..500 {
             let pause = hostile.pause_ns();

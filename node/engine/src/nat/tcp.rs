@@ -7,8 +7,10 @@
 //!
 //! Local to the owner and never replicated. It never decides about a packet: what is not believed is translated and changes
 //! nothing. After a takeover it knows nothing, believes nothing, and learns again from what the backend sends; a connection
-//! without knowledge counts as established, so that nobody is cut off.
+//! without knowledge counts as established, so that nobody is cut off. That goes for an owner that was one before, too:
+//! what it learned then carries the mark of its term.
 
+use crate::ids::Term;
 use crate::wire::{TcpFields, TcpFlags};
 
 /// Which way a packet goes.
@@ -42,6 +44,8 @@ const RESET: [u16; 2] = [64, 128];
 const FIN_CLAIMED: u16 = 256;
 const HALF_OPEN: u16 = 512;
 const ANSWERED: u16 = 1024;
+/// The rest of the bits: the term in which all this was learned, as far as there is room.
+const TERM: u16 = !(2 * ANSWERED - 1);
 /// No window is larger; what acknowledges more than that behind is no acknowledgment (RFC 7323 2.3).
 const WINDOW_MAX: u32 = 1 << 30;
 
@@ -74,6 +78,14 @@ pub enum Phase {
 impl Track {
     /// Nothing seen.
     pub const NEW: Self = Self { next: [0; 2], acked: [0; 2], fin_end: 0, bits: 0 };
+
+    /// What of it was learned in this term: all or nothing.
+    #[must_use]
+    pub fn known_in(self, term: Term) -> Self {
+        let [low, ..] = term.0.to_le_bytes();
+        let mark = u16::from(low).wrapping_mul(2 * ANSWERED);
+        if self.bits & TERM == mark { self } else { Self { bits: mark, ..Self::NEW } }
+    }
 
     /// Takes note of a packet.
     pub fn observe(&mut self, direction: Direction, tcp: &TcpFields) -> Progress {
@@ -167,11 +179,11 @@ impl Track {
         // In the middle of a connection it is a late copy, or a host that has forgotten: either way what was known may
         // be wrong, and the connection is not cut for it.
         let anew = self.phase() != Phase::Established || !self.has(KNOWN[0]);
-        *self = Self::NEW;
+        *self = Self { bits: self.bits & TERM, ..Self::NEW };
         self.next[0] = end;
         // A remote that wants no data with the SYN acknowledges the SYN alone (RFC 7413).
         self.acked[0] = tcp.seq.wrapping_add(1);
-        self.bits = KNOWN[0] | ACKED[0] | if anew { HALF_OPEN } else { 0 };
+        self.bits |= KNOWN[0] | ACKED[0] | if anew { HALF_OPEN } else { 0 };
     }
 
     fn note_remote(&mut self, tcp: &TcpFields, end: u32) {

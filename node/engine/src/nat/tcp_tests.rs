@@ -196,3 +196,12 @@ proptest! {
         prop_assert_eq!(t.phase(), Phase::Reset, "and the exact one still does");
     }
 }
+
+#[test]
+fn what_was_learned_in_an_earlier_term_is_not_known() {
+    let mut t = Track::NEW.known_in(Term(7));
+    t.observe(Out, &packet(SYN, 100, 0, 0));
+    assert_eq!((t.known_in(Term(7)), t.phase()), (t, Phase::HalfOpen));
+    assert_eq!(t.known_in(Term(8)).phase(), Phase::Established, "nobody is cut off");
+    assert_eq!(t.known_in(Term(8)).reset_sequence(Out), None);
+}

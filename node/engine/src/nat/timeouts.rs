@@ -1,6 +1,6 @@
 //! How long a mapping may be silent (S13, D7, D26, R4, R14, R15, R18), and what its end is called then. Pure.
 
-use super::tcp::Phase;
+use super::tcp::{Phase, Track};
 use crate::flow::{Record, Seen};
 use crate::record::{CloseReason, Proto};
 use crate::snapshot::{Backend, Params, Profile, Snapshot};
@@ -28,16 +28,19 @@ pub(crate) fn shortest_ns(snapshot: &Snapshot) -> u64 {
     idle_ms.map_or(FINISHED_NS, |ms| FINISHED_NS.min(u64::from(ms) * MS))
 }
 
-/// The silence that ends the mapping, and the reason that is then given.
-pub(crate) fn silence(record: &Record, backend: &Backend, params: &Params) -> (u64, CloseReason) {
+/// The silence that ends the mapping, and the reason that is then given, by what is `known` of it in this term.
+pub(crate) fn silence(record: &Record, known: Track, backend: &Backend, params: &Params) -> (u64, CloseReason) {
     let idle_ns = u64::from(backend.idle_timeout_ms) * MS;
     match record.proto {
-        Proto::Tcp => tcp(record.tcp.phase(), backend.profile, idle_ns),
-        Proto::Udp if is_short(record, params) && record.tcp.is_answered() => (ANSWERED_NS, CloseReason::Answered),
-        Proto::Udp => match backend.profile {
-            Profile::Azure => (idle_ns, CloseReason::Idle),
-            Profile::Rfc => (UDP_RFC_NS, CloseReason::Idle),
-        },
+        Proto::Tcp => tcp(known.phase(), backend.profile, idle_ns),
+        Proto::Udp => {
+            let idle_ns = if backend.profile == Profile::Rfc { UDP_RFC_NS } else { idle_ns };
+            match (is_short(record, params), known.is_answered()) {
+                (true, true) => (ANSWERED_NS, CloseReason::Service),
+                (true, false) => (idle_ns, CloseReason::Service),
+                (false, _) => (idle_ns, CloseReason::Idle),
+            }
+        }
         Proto::Icmp => match backend.profile {
             Profile::Azure => (idle_ns, CloseReason::Idle),
             Profile::Rfc => (QUERY_RFC_NS, CloseReason::Idle),
@@ -64,7 +67,7 @@ pub(crate) fn note_answer(record: &mut Record, backend: &Backend, params: &Param
     if !is_short(record, params) || record.tcp.is_answered() {
         return;
     }
-    let end = record.last_seen.ns().saturating_add(silence(record, backend, params).0);
+    let end = record.last_seen.ns().saturating_add(silence(record, record.tcp, backend, params).0);
     if now_ns.saturating_add(ANSWERED_NS) < end {
         record.tcp.answer();
         record.last_seen = Seen::at(now_ns);

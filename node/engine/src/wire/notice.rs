@@ -22,6 +22,10 @@ pub(crate) enum Notice {
         /// What the link takes.
         mtu: u16,
     },
+    /// Nothing goes there, or from this sender, for now.
+    HostUnreachable,
+    /// Nothing may go there, or from this sender.
+    Prohibited,
 }
 
 /// Writes a frame that says it about `packet`, which starts with its IP header. Its Ethernet addresses are left to the
@@ -49,6 +53,8 @@ pub(crate) fn build_notice(
     let (kind, code, mtu) = match notice {
         Notice::TimeExceeded => (11, 0, 0),
         Notice::FragmentationNeeded { mtu } => (3, 4, mtu),
+        Notice::HostUnreachable => (3, 1, 0),
+        Notice::Prohibited => (3, 13, 0),
     };
     let [m0, m1] = mtu.to_be_bytes();
     body[..ICMP].copy_from_slice(&[kind, code, 0, 0, 0, 0, m0, m1]);

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use qnat_engine::event::{Authority, WorkerOutput};
 use qnat_engine::ids::*;
 use qnat_engine::record::{Endpoint, Proto};
-use qnat_engine::snapshot::{CloseNow, Draining, Snapshot};
+use qnat_engine::snapshot::{Draining, OnReclaim, Snapshot};
 
 use crate::lab::*;
 
@@ -20,7 +20,7 @@ const FAULT_BLOCKS: [u16; 3] = [2048, 2080, 4096];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holder {
     Backend(u32),
-    Draining(u64, CloseNow),
+    Draining(u64, OnReclaim),
 }
 
 /// What the control state said at an index.
@@ -107,8 +107,8 @@ fn compile(s: &mut Snapshot, holders: &[Holder; 3]) {
         let block = block(start, 32);
         match *holder {
             Holder::Backend(id) => s.backends.get_mut(&BackendId(id)).expect("A or B").lease.push(block),
-            Holder::Draining(index, close_now) => {
-                let draining = Draining { block, reclaim_index: ControlIndex(index), close_now };
+            Holder::Draining(index, on_reclaim) => {
+                let draining = Draining { block, reclaim_index: ControlIndex(index), on_reclaim };
                 s.shards.get_mut(&SHARD).expect("shard").draining.push(draining);
             }
         }
@@ -203,7 +203,7 @@ impl Judge {
             Op::Reclaim { block, close_now } => {
                 let (index, mut holders) = self.latest();
                 if matches!(holders[block], Holder::Backend(_)) {
-                    let how = if close_now { CloseNow::Yes } else { CloseNow::No };
+                    let how = if close_now { OnReclaim::Expire } else { OnReclaim::Drain };
                     holders[block] = Holder::Draining(index + 1, how);
                     self.change(holders);
                 }

@@ -128,3 +128,47 @@ fn a_public_address_of_another_owner_is_reached_by_its_virtual_mac() {
         assert_eq!(verdict, Verdict::Drop(DropReason::SpoofedSource));
     }
 }
+
+#[test]
+fn an_error_about_a_packet_between_two_owners_is_passed_on_by_each_of_them() {
+    let mut lab = Lab::new(1);
+    let there = (PUBLIC_2, 2050);
+    let port = lab.pass(0, Side::Inside, udp_raw((A, 5000), there, b"hello").frame(A, SHARD)).src_port;
+    let from_other = |packet: &Raw| ethernet(Mac::of_shard(OTHER), Mac::of_shard(SHARD), &packet.bytes());
+    let out = udp_raw((PUBLIC, port), there, b"hello");
+    let back = udp_raw(there, (PUBLIC, port), b"back");
+    lab.pass(0, Side::Outside, from_other(&back));
+    // The receiver's half: A complains, and the sender's owner gets it as the sender's public end knows it.
+    let heard = udp_raw(there, (A, 5000), b"back");
+    let left = send(&mut lab, &icmp_raw(A, PUBLIC_2, [3, 3], [0; 4], &heard.bytes()));
+    let wanted = Raw { ttl: 63, ..icmp_raw(PUBLIC, PUBLIC_2, [3, 3], [0; 4], &back.bytes()) };
+    assert_eq!((left.len(), left[0].0), (1, Side::Outside));
+    assert_eq!(left[0].1, ethernet(Mac::of_shard(SHARD), Mac::of_shard(OTHER), &wanted.bytes()), "R17");
+    // The sender's half: the mirror image of that comes in, and A hears of its own packet.
+    for head in [[3, 3], [3, 4], [11, 0]] {
+        let error = icmp_raw(PUBLIC_2, PUBLIC, head, [0, 0, 5, 0], &out.bytes());
+        lab.sent.clear();
+        lab.frame(0, Side::Outside, from_other(&error));
+        let was = udp_raw((A, 5000), there, b"hello");
+        let wanted = Raw { ttl: 63, ..icmp_raw(PUBLIC_2, A, head, [0, 0, 5, 0], &was.bytes()) };
+        assert_eq!((lab.sent.len(), lab.sent[0].side), (1, Side::Inside));
+        assert_eq!(lab.sent[0].frame[L3..], wanted.bytes(), "R17");
+        // In nobody else's name.
+        let stranger = ethernet(mac_of(UPSTREAM), Mac::of_shard(SHARD), &error.bytes());
+        assert_eq!(lab.frame(0, Side::Outside, stranger), Verdict::Drop(DropReason::SpoofedSource));
+    }
+}
+
+#[test]
+fn what_dies_at_the_second_owner_is_told_to_the_first() {
+    let mut lab = Lab::new(1);
+    let port = lab.pass(0, Side::Inside, udp_raw((A, 5000), (PUBLIC_2, 2050), b"hello").frame(A, SHARD)).src_port;
+    let last_hop = Raw { ttl: 1, ..udp_raw((PUBLIC_2, 2050), (PUBLIC, port), b"back") };
+    lab.sent.clear();
+    lab.frame(0, Side::Outside, ethernet(Mac::of_shard(OTHER), Mac::of_shard(SHARD), &last_hop.bytes()));
+    assert_eq!((lab.sent.len(), lab.sent[0].side), (1, Side::Outside));
+    let frame = &lab.sent[0].frame;
+    assert_eq!((&frame[..6], &frame[6..12]), (&Mac::of_shard(OTHER).0[..], &Mac::of_shard(SHARD).0[..]));
+    assert_eq!(frame[L3 + 12..L3 + 22], [&PUBLIC.octets()[..], &PUBLIC_2.octets()[..], &[11, 0]].concat());
+    assert_eq!(frame[L3 + 28..], last_hop.bytes());
+}

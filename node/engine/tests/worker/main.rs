@@ -9,6 +9,8 @@ mod lab;
 mod ownership;
 mod payload;
 mod raw;
+mod refusals;
+mod sessions;
 mod sharing;
 mod sizes;
 mod tcp;

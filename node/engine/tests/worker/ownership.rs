@@ -7,7 +7,7 @@ use qnat_engine::codec::{Encoder, decode_entry};
 use qnat_engine::event::{Authority, DropReason, GroupEvent, Last, NotServing, Verdict, WorkerOutput};
 use qnat_engine::ids::*;
 use qnat_engine::record::*;
-use qnat_engine::snapshot::{CloseNow, Draining};
+use qnat_engine::snapshot::{Draining, OnReclaim};
 use qnat_engine::status::{Confirmed, FlowState};
 use qnat_engine::wire::ArpOp;
 
@@ -220,10 +220,10 @@ fn a_new_owner_announces_both_sides_fast_and_then_slowly() {
 #[test]
 fn idle_timeouts_and_holds_restart_in_full_on_takeover() {
     let mut lab = Lab::new(2);
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
     lab.run(250_000);
     assert_eq!(lab.status(0).held, 1);
-    lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 53));
+    lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 4500));
     lab.run(50_000);
     lab.elect(1);
     lab.run(64_000);
@@ -243,7 +243,7 @@ fn no_fence_before_a_predecessors_grace_has_ended() {
     lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
     let drain = |s: &mut qnat_engine::snapshot::Snapshot| {
         let block = block(2080, 32);
-        let draining = Draining { block, reclaim_index: ControlIndex(11), close_now: CloseNow::Yes };
+        let draining = Draining { block, reclaim_index: ControlIndex(11), on_reclaim: OnReclaim::Expire };
         s.shards.get_mut(&SHARD).expect("shard").draining.push(draining);
         s.backends.get_mut(&BackendId(2)).expect("B").lease = Vec::new();
     };
@@ -274,7 +274,7 @@ fn a_shorter_hold_lowers_the_grace_and_frees_nothing_before_the_old_one_ended() 
     let mut records = Vec::new();
     let (_, entry) = lab.log.last().expect("entries");
     let header = decode_entry(entry, &mut records).expect("decodes");
-    assert_eq!((header.orphan_grace_ms, header.hold_ms), (950, [2_000; 4]), "2 s - V - 1 s");
+    assert_eq!((header.orphan_grace_ms, header.hold_ms), (950, [2_000; HOLD_CLASSES]), "2 s - V - 1 s");
     lab.run(3_500);
     assert_eq!((lab.status(0).live, lab.status(0).held), (0, 1), "not before 3 s + V + 1 s after the header");
     lab.run(1_500);
@@ -285,7 +285,7 @@ fn a_shorter_hold_lowers_the_grace_and_frees_nothing_before_the_old_one_ended() 
     lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
     lab.run(100);
     let header = decode_entry(&lab.log.last().expect("entries").1, &mut records).expect("decodes");
-    assert_eq!((header.orphan_grace_ms, header.hold_ms), (0, [1_050; 4]));
+    assert_eq!((header.orphan_grace_ms, header.hold_ms), (0, [1_050; HOLD_CLASSES]));
 }
 
 fn header(term: u64) -> EntryHeader {

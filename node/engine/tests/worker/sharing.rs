@@ -1,6 +1,7 @@
 //! Which flows share a port, by the backend's rule, and what passes inwards.
 
 use crate::lab::*;
+use crate::raw::*;
 use qnat_engine::event::{DropReason, Verdict};
 use qnat_engine::ids::*;
 use qnat_engine::snapshot::{Filtering, Profile, Sharing};
@@ -137,6 +138,29 @@ fn what_passes_inwards_is_what_the_filter_says_and_opens_nothing() {
         lab.pass(0, Side::Outside, udp_in(REMOTE, 4500, PUBLIC, port));
         lab.run(5_000);
         assert_eq!(lab.status(0).live, 0, "R5: and keeps none alive");
+    }
+}
+
+#[test]
+fn a_backend_complains_about_what_its_filter_let_in() {
+    for (filtering, passes) in [(Filtering::Address, false), (Filtering::Open, true)] {
+        let mut lab = Lab::new(1);
+        with(&mut lab, Sharing::Endpoint, filtering);
+        let port = out(&mut lab, 0, 5000, REMOTE, 4500);
+        // From a stranger, for whom there is no mapping.
+        let quote = |to| udp_raw((OTHER_REMOTE, 9), to, b"unwanted").bytes();
+        let sent = icmp_raw(A, OTHER_REMOTE, [3, 3], [0; 4], &quote((A, 5000))).frame(A, SHARD);
+        lab.sent.clear();
+        let verdict = lab.frame(0, Side::Inside, sent);
+        lab.sent.retain(|sent| !sent.is_arp());
+        if passes {
+            let wanted = icmp_raw(PUBLIC, OTHER_REMOTE, [3, 3], [0; 4], &quote((PUBLIC, port)));
+            assert_eq!(lab.sent.len(), 1, "{verdict:?}");
+            assert_eq!(lab.sent[0].frame[L3..], Raw { ttl: 63, ..wanted }.bytes());
+        } else {
+            assert_eq!(verdict, Verdict::Drop(DropReason::NoMapping), "{filtering:?}");
+        }
+        assert_eq!(lab.status(0).live, 1, "R9: an error opens nothing");
     }
 }
 

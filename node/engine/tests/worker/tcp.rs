@@ -4,7 +4,7 @@ use crate::lab::*;
 use qnat_engine::event::{DropReason, GroupEvent, Verdict};
 use qnat_engine::ids::*;
 use qnat_engine::record::HoldClass;
-use qnat_engine::snapshot::{Profile, TcpReset};
+use qnat_engine::snapshot::{Draining, OnReclaim, Profile, TcpReset};
 use qnat_engine::status::FlowState;
 use qnat_engine::wire::{IpPacket, TcpFlags};
 
@@ -85,7 +85,7 @@ fn a_well_known_query_ends_soon_after_its_answer() {
     lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
     lab.run(5_000);
     lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
-    ends_after(&mut lab, 5_000, HoldClass::Rst);
+    ends_after(&mut lab, 5_000, HoldClass::Service);
 
     lab.run(20_000);
     let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
@@ -98,6 +98,50 @@ fn a_well_known_query_ends_soon_after_its_answer() {
     lab.pass(0, Side::Outside, udp_in(REMOTE, 4500, PUBLIC, other));
     lab.run(30_000);
     assert_eq!(state(&lab).len(), 2, "other services have their whole time");
+}
+
+#[test]
+fn a_query_to_a_well_known_service_holds_its_port_no_longer_than_it_must() {
+    // The floor of F6: 3 s of grace, V and a second; others keep what is configured.
+    const FLOOR_MS: u64 = 3_000 + 50 + 1_000;
+    let held = |lab: &Lab| lab.status(0).held;
+    let mut lab = Lab::new(2);
+    // Of two queries one is never answered; it ends at its whole time and is held no longer.
+    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
+    lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 53));
+    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
+    lab.run(9_900);
+    assert_eq!(held(&lab), 0);
+    while held(&lab) == 0 {
+        lab.run(10);
+    }
+    lab.run(FLOOR_MS - 20);
+    assert_eq!(held(&lab), 1, "not before the floor");
+    lab.run(250);
+    assert_eq!((held(&lab), lab.status(0).live), (0, 2), "and a batch later it is free");
+    lab.assert_in_step();
+    while held(&lab) < 2 {
+        lab.run(10);
+    }
+    lab.run(FLOOR_MS + 1_500);
+    assert_eq!(state(&lab), [FlowState::Held(HoldClass::IdleDatagram)], "the other service's is held for 65 s");
+    lab.assert_in_step();
+}
+
+#[test]
+fn a_successor_holds_the_ports_of_a_well_known_service_anew() {
+    let mut lab = Lab::new(2);
+    lab.run(10_000);
+    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
+    ends_after(&mut lab, 10_000, HoldClass::Service);
+    lab.elect(1);
+    lab.run(3_500);
+    assert_eq!(state(&lab), [FlowState::Held(HoldClass::Service)], "an orphan may still repeat it");
+    lab.run(1_500);
+    assert_eq!(state(&lab), []);
+    lab.assert_in_step();
 }
 
 #[test]
@@ -215,6 +259,87 @@ fn no_reset_is_sent_without_knowledge_without_the_rule_or_for_a_connection_that_
     let sent = resets(&mut lab);
     assert_eq!(sent.len(), 1);
     assert!(!sent[0].1.tcp.expect("a segment").flags.contains(TcpFlags::RST));
+}
+
+/// The lease of A is taken back but for one block; what becomes of the flows on the rest, `how` says.
+fn take_back(lab: &mut Lab, how: OnReclaim, port: u16) {
+    let (gone, kept) = if block(2048, 32).contains(port) { (2048, 4096) } else { (4096, 2048) };
+    let index = lab.loaded(0) + 1;
+    lab.load(index, |s| {
+        let draining = Draining { block: block(gone, 32), reclaim_index: ControlIndex(index), on_reclaim: how };
+        s.shards.get_mut(&SHARD).expect("shard").draining.push(draining);
+        s.backends.get_mut(&BackendId(1)).expect("A").lease = vec![block(kept, 32)];
+    });
+}
+
+#[test]
+fn a_connection_on_a_port_that_is_taken_back_is_reset_on_both_sides_when_its_rule_says_so() {
+    for (how, wanted) in [(OnReclaim::Expire, 0), (OnReclaim::Reset, 2)] {
+        let mut lab = Lab::new(2);
+        lab.run(10_000);
+        let port = handshake(&mut lab);
+        lab.hold = Hold::Yes;
+        lab.sent.clear();
+        take_back(&mut lab, how, port);
+        lab.run(100);
+        assert!(resets(&mut lab).is_empty(), "not before the close is committed");
+        lab.commit_waiting();
+        assert_eq!(state(&lab), [FlowState::Held(HoldClass::IdleStream)]);
+        let sent = resets(&mut lab);
+        assert_eq!(sent.len(), wanted, "{how:?}");
+        for (side, p) in sent {
+            let tcp = p.tcp.expect("a segment");
+            assert_eq!(tcp.flags, TcpFlags::RST | TcpFlags::ACK);
+            let ends = (p.src, p.src_port, p.dst, p.dst_port, tcp.seq, tcp.ack);
+            match side {
+                Side::Outside => assert_eq!(ends, (PUBLIC, port, REMOTE, 80, 101, 501)),
+                Side::Inside => assert_eq!(ends, (REMOTE, 80, A, 9, 501, 101)),
+            }
+        }
+        lab.assert_in_step();
+    }
+}
+
+#[test]
+fn a_block_that_is_taken_back_resets_only_what_stood_on_it_and_is_known() {
+    let mut lab = Lab::new(2);
+    lab.run(10_000);
+    let port = handshake(&mut lab);
+    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
+    lab.elect(1);
+    lab.run(5_000);
+    lab.sent.clear();
+    take_back(&mut lab, OnReclaim::Reset, port);
+    lab.run(100);
+    assert!(state(&lab).contains(&FlowState::Held(HoldClass::IdleStream)));
+    assert!(resets(&mut lab).is_empty(), "a successor knows no numbers, and datagrams have none");
+}
+
+#[test]
+fn a_drain_waits_for_its_flows_four_minutes_and_no_longer_whoever_owns_them() {
+    let mut lab = Lab::new(2);
+    with(&mut lab, Profile::Azure, 100, TcpReset::Off);
+    lab.run(10_000);
+    let port = handshake(&mut lab);
+    take_back(&mut lab, OnReclaim::Drain, port);
+    let traffic = |lab: &mut Lab, seconds: u64| {
+        for _ in 0..seconds / 10 {
+            lab.run(10_000);
+            let leader = lab.leader;
+            lab.pass(leader, Side::Inside, tcp(A, 9, REMOTE, 80, ACK, 101, 501));
+        }
+    };
+    traffic(&mut lab, 120);
+    lab.elect(1);
+    traffic(&mut lab, 110);
+    assert_eq!(state(&lab), [FlowState::Live], "in use, on a port of nobody's");
+    lab.sent.clear();
+    lab.run(11_000);
+    assert_eq!(state(&lab), [FlowState::Held(HoldClass::IdleStream)], "a successor does not begin to wait anew");
+    assert!(resets(&mut lab).is_empty() && lab.fenced().is_empty());
+    lab.run(70_000);
+    assert_eq!(lab.fenced().len(), 1);
+    lab.assert_in_step();
 }
 
 #[test]

@@ -4,8 +4,8 @@ use crate::lab::*;
 use qnat_engine::event::{Authority, DropReason, Verdict, WorkerOutput};
 use qnat_engine::ids::*;
 use qnat_engine::record::{HoldClass, Proto};
-use qnat_engine::snapshot::CloseNow;
 use qnat_engine::snapshot::Draining;
+use qnat_engine::snapshot::OnReclaim;
 use qnat_engine::status::FlowState;
 use qnat_engine::wire::ArpOp;
 use std::net::Ipv4Addr;
@@ -166,11 +166,11 @@ fn the_flow_limit_of_a_shard_drops_new_flows_only() {
 fn an_idle_datagram_flow_closes_is_held_and_then_forgotten() {
     let mut lab = Lab::new(2);
     lab.run(100);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500)).src_port;
     lab.run(239_500);
     assert_eq!(state(&lab), [FlowState::Live], "not before the timeout (I48)");
     // Inbound alone does not refresh (R5).
-    lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
+    lab.pass(0, Side::Outside, udp_in(REMOTE, 4500, PUBLIC, port));
     lab.run(2_500);
     assert_eq!(state(&lab), [FlowState::Held(HoldClass::IdleDatagram)]);
     lab.run(63_000);
@@ -196,13 +196,13 @@ fn outbound_datagrams_refresh_the_idle_timeout() {
 #[test]
 fn a_held_flow_reopens_on_its_own_port_and_a_stranger_gets_another() {
     let mut lab = Lab::new(2);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500)).src_port;
     lab.run(300_000);
     assert_eq!(lab.status(0).held, 1);
-    let other = lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 53)).src_port;
+    let other = lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 4500)).src_port;
     assert_ne!(other, port, "I11: held towards this remote");
     assert_eq!(lab.pass(0, Side::Inside, udp(A, 5002, REMOTE, 54)).src_port, port, "D6: other remotes may");
-    assert_eq!(lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port, port, "F3");
+    assert_eq!(lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500)).src_port, port, "F3");
     assert_eq!((lab.status(0).live, lab.status(0).held), (3, 0));
     lab.assert_in_step();
     lab.run(100_000);
@@ -322,8 +322,8 @@ fn gateway_and_frontends_are_answered_for_by_their_owner_alone() {
     assert!(lab.sent.is_empty(), "nothing without the lease");
 }
 
-fn drain(s: &mut qnat_engine::snapshot::Snapshot, close_now: CloseNow) {
-    let draining = Draining { block: block(2048, 32), reclaim_index: ControlIndex(11), close_now };
+fn drain(s: &mut qnat_engine::snapshot::Snapshot, on_reclaim: OnReclaim) {
+    let draining = Draining { block: block(2048, 32), reclaim_index: ControlIndex(11), on_reclaim };
     s.shards.get_mut(&SHARD).expect("shard").draining.push(draining);
     s.backends.get_mut(&BackendId(1)).expect("A").lease = vec![block(4096, 32)];
 }
@@ -347,7 +347,7 @@ fn a_reclaimed_block_closes_holds_and_is_fenced_last() {
     let mut lab = Lab::new(2);
     lab.run(4_000);
     let (on, off) = one_on_each(&mut lab);
-    lab.load(11, |s| drain(s, CloseNow::Yes));
+    lab.load(11, |s| drain(s, OnReclaim::Expire));
     lab.run(100);
     assert_eq!((lab.status(0).live, lab.status(0).held), (32, 32), "S14: kept ports keep their flows");
     assert!(lab.fenced().is_empty());
@@ -375,7 +375,7 @@ fn a_draining_block_waits_for_its_flows_when_told_to() {
     let mut lab = Lab::new(1);
     lab.run(4_000);
     let (on, _) = one_on_each(&mut lab);
-    lab.load(11, |s| drain(s, CloseNow::No));
+    lab.load(11, |s| drain(s, OnReclaim::Drain));
     lab.run(1_000);
     assert_eq!(lab.status(0).live, 64);
     lab.pass(0, Side::Inside, udp(A, on, REMOTE, 53));
@@ -390,7 +390,7 @@ fn an_open_in_flight_on_a_draining_block_is_closed_before_the_fence() {
     for port in 0..64 {
         lab.out(0, udp(A, port, REMOTE, 53));
     }
-    lab.load(11, |s| drain(s, CloseNow::Yes));
+    lab.load(11, |s| drain(s, OnReclaim::Expire));
     lab.run(200);
     assert!(lab.fenced().is_empty(), "the overlay has flows on it");
     lab.commit_waiting();

@@ -18,6 +18,7 @@ use consensus::event::{ControlEffect, ControlInput};
 use consensus::storage::LogStore;
 use control::command::{Command, CommandBody, Key};
 use control::outcome::{Outcome, Yield};
+use control::port_log::{PortBatch, PortLog};
 use control::registry::FOUNDER_RAFT_ID;
 use control::state::State;
 use engine::ids::{Incarnation, Mac, NodeId, ShardId};
@@ -76,6 +77,8 @@ pub enum ControlOut {
     Registered(Incarnation),
     /// What became of a submission.
     Done { ticket: u64, result: Result<Outcome, NotDone> },
+    /// An entry did something to ports, or the state came whole (R24).
+    Ports(PortBatch),
     /// The disk failed: end this life (C4).
     StoreFailed { reason: String },
 }
@@ -117,6 +120,7 @@ pub struct ControlMember<S> {
     rng: SplitMix,
     seed: u64,
     state: State,
+    port_log: PortLog,
     founded: bool,
     incarnation: Option<Incarnation>,
     registering: Option<Key>,
@@ -168,6 +172,7 @@ impl<S: LogStore> ControlMember<S> {
             rng,
             seed,
             state: State::found([0; 16], &[], [0, 0]),
+            port_log: PortLog::default(),
             founded: false,
             incarnation: None,
             registering: None,
@@ -386,6 +391,7 @@ impl<S: LogStore> ControlMember<S> {
         match State::decode(state) {
             Ok(state) => {
                 self.state = state;
+                self.out.push_back(ControlOut::Ports(self.port_log.restart(&self.state)));
                 self.founded = true;
                 self.compacted = index;
                 self.changed = true;
@@ -396,6 +402,7 @@ impl<S: LogStore> ControlMember<S> {
 
     fn apply(&mut self, now: Now, index: u64, command: &[u8]) {
         let outcome = self.state.apply_bytes(index, command);
+        self.out.extend(self.port_log.follow(&self.state).map(ControlOut::Ports));
         self.changed = true;
         if let Ok(command) = Command::decode(command) {
             self.answered(&command, outcome);

@@ -1,0 +1,82 @@
+//! ICMP errors, naively (R16, R17): found by what they quote, built anew around it. They change nothing (R9, I18).
+
+use engine::ids::Side;
+
+use crate::bed::Left;
+use crate::expect::{Judged, Outcome, expect};
+use crate::flow::Flow;
+use crate::model::Model;
+use crate::sent::{Complaint, ROUTER, to_host};
+use crate::world::{BACKENDS, PUBLIC, UPSTREAM};
+
+/// Larger than any error.
+const MTU: u16 = u16::MAX;
+
+impl Model {
+    /// Judges what the engine did with a complaint.
+    ///
+    /// # Errors
+    /// What the engine should have done instead.
+    pub fn judge_complaint(&mut self, now_ns: u64, side: Side, complaint: &Complaint, left: &[Left]) -> Judged {
+        self.forget(now_ns);
+        match side {
+            Side::Inside => self.judge_complaint_out(now_ns, complaint, left),
+            Side::Outside => self.judge_complaint_in(now_ns, complaint, left),
+        }
+    }
+
+    fn judge_complaint_in(&self, now_ns: u64, complaint: &Complaint, left: &[Left]) -> Judged {
+        let p = &complaint.about;
+        let Some(flow) = self.flows.iter().find(|flow| flow.is_of(p) && flow.port == p.near) else {
+            return refused(left);
+        };
+        if left.is_empty() {
+            return missing(flow.is_kept(now_ns));
+        }
+        let inside = BACKENDS[flow.inside.0];
+        let quoted = (true, ((inside, flow.inside.1), (p.remote, p.service)));
+        let wanted = complaint.translated(to_host(inside), (ROUTER, inside), quoted);
+        expect(left, Side::Inside, &wanted, MTU, false)?;
+        Ok(Outcome::Error)
+    }
+
+    fn judge_complaint_out(&self, now_ns: u64, complaint: &Complaint, left: &[Left]) -> Judged {
+        let p = &complaint.about;
+        // The public port that what it is about came in by, and whether it surely would again.
+        let own = |flow: &&Flow| flow.proto == p.proto && flow.inside == (p.backend, p.near);
+        let by_itself = self.flows.iter().filter(own).find(|flow| flow.remote == (p.remote, p.service));
+        let found = by_itself.map(|flow| (flow.port, flow.is_kept(now_ns))).or_else(|| {
+            let ports = self.flows.iter().filter(own).map(|flow| flow.port);
+            let mut let_in = ports.map(|port| (port, self.receivers(now_ns, p.proto, port, (p.remote, p.service))));
+            let_in.find(|(_, receivers)| receivers.reach((p.backend, p.near))).map(|(port, r)| (port, r.surely()))
+        });
+        let Some((port, surely)) = found else { return refused(left) };
+        if p.remote != PUBLIC {
+            if left.is_empty() {
+                return missing(surely);
+            }
+            let quoted = (false, ((p.remote, p.service), (PUBLIC, port)));
+            let wanted = complaint.translated(to_host(UPSTREAM), (PUBLIC, p.remote), quoted);
+            expect(left, Side::Outside, &wanted, MTU, false)?;
+            return Ok(Outcome::Error);
+        }
+        let sent_it = |flow: &&Flow| (flow.proto, flow.port, flow.remote) == (p.proto, p.service, (PUBLIC, port));
+        let Some(sender) = self.flows.iter().find(sent_it) else { return refused(left) };
+        if left.is_empty() {
+            return missing(surely && sender.is_kept(now_ns));
+        }
+        let ip = BACKENDS[sender.inside.0];
+        let quoted = (false, ((ip, sender.inside.1), (PUBLIC, port)));
+        let wanted = complaint.translated(to_host(ip), (PUBLIC, ip), quoted);
+        expect(left, Side::Inside, &wanted, MTU, false)?;
+        Ok(Outcome::ErrorTurned)
+    }
+}
+
+fn refused(left: &[Left]) -> Judged {
+    if left.is_empty() { Ok(Outcome::ErrorRefused) } else { Err("an error passed without a mapping".into()) }
+}
+
+fn missing(surely: bool) -> Judged {
+    if surely { Err("an error about a mapping that is there was dropped".into()) } else { Ok(Outcome::ErrorRefused) }
+}

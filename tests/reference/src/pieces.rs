@@ -1,0 +1,236 @@
+//! Datagrams in fragments, naively (R10, I21): a list of those that have come in parts. The first fragment is judged like
+//! any packet, and the others go where it went.
+
+use std::net::Ipv4Addr;
+
+use engine::ids::Side;
+
+use crate::bed::Left;
+use crate::expect::{Judged, Outcome, expect};
+use crate::model::Model;
+use crate::packet::{ETH, ICMP, TCP, addresses, be16, mend, shape};
+use crate::sent::Packet;
+use crate::world::PUBLIC;
+
+/// How long the parts of a datagram are waited for.
+const PATIENCE_NS: u64 = 2_000_000_000;
+
+/// Side, addresses, protocol, identification.
+type Key = (Side, (Ipv4Addr, Ipv4Addr), u8, u16);
+
+/// Where a fragment lies, and whether it is the last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Part {
+    start: usize,
+    end: usize,
+    last: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Fate {
+    Open,
+    /// They go as this frame went: the first one's, on that side.
+    Like(Side, Vec<u8>),
+    /// They would have gone like the first, which the member sent when it was owner before.
+    Stale,
+    Refused,
+}
+
+#[derive(Debug)]
+struct Datagram {
+    key: Key,
+    since_ns: u64,
+    parts: Vec<Part>,
+    fate: Fate,
+    waiting: Vec<Vec<u8>>,
+}
+
+/// The datagrams of which some fragments have come to one member.
+#[derive(Debug, Default)]
+pub(crate) struct Datagrams(Vec<Datagram>);
+
+fn key_of(side: Side, frame: &[u8]) -> Key {
+    (side, addresses(frame), frame[ETH + 9], be16(frame, ETH + 4))
+}
+
+fn part_of(frame: &[u8]) -> Part {
+    let shape = shape(frame).expect("a frame of the script's");
+    let (start, more) = shape.fragment;
+    Part { start, end: start + shape.ip_total - shape.ip_header, last: !more }
+}
+
+impl Datagram {
+    /// What a part is to those that have come.
+    fn note(&mut self, part: Part) -> Option<Outcome> {
+        if let Fate::Refused = self.fate {
+            return Some(Outcome::Lost);
+        }
+        if self.parts.iter().any(|p| (p.start, p.end) == (part.start, part.end)) {
+            return Some(Outcome::Copy);
+        }
+        let over = |p: &Part| part.start < p.end && p.start < part.end;
+        let beyond = |p: &Part| (p.last && (part.last || part.end > p.end)) || (part.last && p.end > part.end);
+        if self.parts.iter().any(|p| over(p) || beyond(p)) {
+            self.refuse();
+            return Some(Outcome::Overlap);
+        }
+        self.parts.push(part);
+        None
+    }
+
+    fn refuse(&mut self) {
+        self.fate = Fate::Refused;
+        self.waiting.clear();
+    }
+
+    fn is_whole(&self) -> bool {
+        let octets: usize = self.parts.iter().map(|p| p.end - p.start).sum();
+        self.parts.iter().any(|p| p.last && p.end == octets)
+    }
+}
+
+impl Datagrams {
+    /// The owner changes: what was sent on was sent by another's right.
+    pub(crate) fn lose(&mut self) {
+        for datagram in self.0.iter_mut().filter(|d| matches!(d.fate, Fate::Like(..))) {
+            datagram.fate = Fate::Stale;
+        }
+    }
+
+    fn forget(&mut self, now_ns: u64) {
+        self.0.retain(|d| now_ns < d.since_ns + PATIENCE_NS && (matches!(d.fate, Fate::Open) || !d.is_whole()));
+    }
+
+    fn of(&mut self, now_ns: u64, key: Key) -> &mut Datagram {
+        let there = self.0.iter().position(|d| d.key == key);
+        let place = there.unwrap_or_else(|| {
+            let (parts, waiting) = (Vec::new(), Vec::new());
+            self.0.push(Datagram { key, since_ns: now_ns, parts, fate: Fate::Open, waiting });
+            self.0.len() - 1
+        });
+        &mut self.0[place]
+    }
+}
+
+/// A later fragment as it leaves behind the first one, `first`.
+fn follow(side: Side, first: &[u8], frame: &[u8]) -> Vec<u8> {
+    let mut out = frame.to_vec();
+    out[..12].copy_from_slice(&first[..12]);
+    out[ETH + 12..ETH + 20].copy_from_slice(&first[ETH + 12..ETH + 20]);
+    if side == Side::Inside {
+        // R20: the identification is the translator's own, and one for all.
+        out[ETH + 4..ETH + 6].copy_from_slice(&first[ETH + 4..ETH + 6]);
+    }
+    out[ETH + 8] -= 1;
+    mend(&mut out);
+    out
+}
+
+impl Model {
+    /// Judges what the engine did with a fragment that is not its datagram's first.
+    ///
+    /// # Errors
+    /// What the engine should have done instead.
+    pub fn judge_later(&mut self, now_ns: u64, side: Side, frame: &[u8], left: &[Left]) -> Judged {
+        let world = self.world;
+        let datagrams = &mut self.local().datagrams;
+        datagrams.forget(now_ns);
+        let nothing = |outcome| {
+            if left.is_empty() { Ok(outcome) } else { Err(format!("left {left:02x?} instead of nothing: {outcome:?}")) }
+        };
+        if addresses(frame).0 == PUBLIC {
+            return nothing(Outcome::Lost);
+        }
+        // RFC 1858: it would lie over the header that everything is judged by.
+        let part = part_of(frame);
+        if part.start < if frame[ETH + 9] == TCP { 20 } else { 8 } {
+            return nothing(Outcome::Tiny);
+        }
+        if frame[ETH + 8] <= 1 {
+            return nothing(Outcome::Lost);
+        }
+        let datagram = datagrams.of(now_ns, key_of(side, frame));
+        if let Some(outcome) = datagram.note(part) {
+            return nothing(outcome);
+        }
+        match &datagram.fate {
+            Fate::Open => {
+                datagram.waiting.push(frame.to_vec());
+                nothing(Outcome::Waits)
+            }
+            Fate::Refused | Fate::Stale => nothing(Outcome::Lost),
+            Fate::Like(to, first) => {
+                let mtu = world.mtu[usize::from(*to == Side::Outside)];
+                expect(left, *to, &follow(side, first, frame), mtu, false)?;
+                Ok(Outcome::Followed)
+            }
+        }
+    }
+
+    /// Judges what the engine did with a whole packet, or with a datagram's first fragment and those that waited for it.
+    ///
+    /// # Errors
+    /// What the engine should have done instead.
+    pub fn judge(
+        &mut self,
+        now_ns: u64,
+        side: Side,
+        p: &Packet,
+        table: impl Fn() -> Option<u16>,
+        left: &[Left],
+    ) -> Judged {
+        // Nobody outside has the address that is ours.
+        if side == Side::Outside && p.remote == PUBLIC {
+            return if left.is_empty() { Ok(Outcome::Refused) } else { Err("our own address came in".into()) };
+        }
+        let Some(first) = p.first else { return self.judge_one(now_ns, side, p, table, left) };
+        let (frame, world) = (p.frame(side), self.world);
+        let datagrams = &mut self.local().datagrams;
+        datagrams.forget(now_ns);
+        if usize::from(first) < p.header() {
+            return if left.is_empty() { Ok(Outcome::Tiny) } else { Err("a header in pieces left".into()) };
+        }
+        let key = key_of(side, &frame);
+        // Public addresses answer no pings, so that nothing is kept of them (R7).
+        if side == Side::Inside && (p.proto, p.remote) == (ICMP, PUBLIC) {
+            datagrams.0.iter_mut().filter(|d| d.key == key).for_each(Datagram::refuse);
+            return self.judge_one(now_ns, side, p, table, left);
+        }
+        if let Some(outcome) = datagrams.of(now_ns, key).note(part_of(&frame)) {
+            return if left.is_empty() { Ok(outcome) } else { Err(format!("{outcome:?}, but it left")) };
+        }
+        let to = if side == Side::Outside || p.remote == PUBLIC { Side::Inside } else { Side::Outside };
+        let mtu = world.mtu[usize::from(to == Side::Outside)];
+        let own = left.len().min(crate::packet::cut(&frame, mtu).len());
+        let outcome = self.judge_one(now_ns, side, p, table, &left[..own])?;
+        let datagram = self.local().datagrams.of(now_ns, key);
+        let leaves = !left.is_empty() && outcome != Outcome::Told;
+        if !leaves {
+            datagram.refuse();
+            return if left.len() == own { Ok(outcome) } else { Err("fragments left without their first".into()) };
+        }
+        datagram.fate = Fate::Like(to, left[0].frame.clone());
+        let mut rest = &left[own..];
+        for waiting in std::mem::take(&mut datagram.waiting) {
+            let wanted = follow(side, &left[0].frame, &waiting);
+            let (these, others) = rest.split_at(rest.len().min(crate::packet::cut(&wanted, mtu).len()));
+            expect(these, to, &wanted, mtu, false)?;
+            rest = others;
+        }
+        if rest.is_empty() { Ok(outcome) } else { Err(format!("too much left: {rest:02x?}")) }
+    }
+
+    fn judge_one(
+        &mut self,
+        now_ns: u64,
+        side: Side,
+        p: &Packet,
+        table: impl Fn() -> Option<u16>,
+        left: &[Left],
+    ) -> Judged {
+        match side {
+            Side::Inside => self.judge_out(now_ns, p, table, left),
+            Side::Outside => self.judge_in(now_ns, p, left),
+        }
+    }
+}

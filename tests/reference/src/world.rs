@@ -1,0 +1,140 @@
+//! What one run is configured as: the rule of each backend, what the links take, and how much a backend may have. Compiled
+//! to the snapshot that a member would load.
+
+use std::net::Ipv4Addr;
+
+use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
+use engine::snapshot::{
+    Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, ShardConfig, Sharing, Snapshot, Subnet, TcpReset,
+};
+
+/// The one shard.
+pub const SHARD: ShardId = ShardId(1);
+/// Its public address.
+pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// The router towards the internet.
+pub const UPSTREAM: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// The backends' addresses; the last has no lease.
+pub const BACKENDS: [Ipv4Addr; 4] =
+    [Ipv4Addr::new(10, 0, 0, 4), Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(10, 0, 0, 6), Ipv4Addr::new(10, 0, 0, 7)];
+/// Ports that each of the backends with a lease has; few, so that they run out.
+pub const PORTS_EACH: u16 = 32;
+/// The gateway's address inside.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+const FIRST_PORT: u16 = 2048;
+
+/// The MAC address of a host of the bed.
+#[must_use]
+pub fn mac_of(ip: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = ip.octets();
+    [0x52, 0, a, b, c, d]
+}
+
+/// The ports that the backend at `place` in `BACKENDS` was granted.
+#[must_use]
+pub fn lease_of(place: usize) -> std::ops::Range<u16> {
+    let first = FIRST_PORT + u16::try_from(place).expect("few backends") * PORTS_EACH;
+    if place + 1 == BACKENDS.len() { first..first } else { first..first + PORTS_EACH }
+}
+
+/// A backend's outbound rule (D7, S8, S9, R3, R6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rule {
+    /// How long its mappings live.
+    pub profile: Profile,
+    /// How they share ports.
+    pub sharing: Sharing,
+    /// Who may answer.
+    pub filtering: Filtering,
+}
+
+impl Rule {
+    /// All that a configuration can ask for.
+    pub const ALL: [Self; 5] = [
+        Self { profile: Profile::Azure, sharing: Sharing::Tuple, filtering: Filtering::Tuple },
+        Self { profile: Profile::Azure, sharing: Sharing::Address, filtering: Filtering::Tuple },
+        Self { profile: Profile::Rfc, sharing: Sharing::Endpoint, filtering: Filtering::Tuple },
+        Self { profile: Profile::Rfc, sharing: Sharing::Endpoint, filtering: Filtering::Address },
+        Self { profile: Profile::Rfc, sharing: Sharing::Endpoint, filtering: Filtering::Open },
+    ];
+}
+
+/// What one run is configured as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct World {
+    /// By place in `BACKENDS`.
+    pub rules: [Rule; 4],
+    /// Octets of the largest IP packet, inside and outside (R11).
+    pub mtu: [u16; 2],
+    /// R26; 0: hosts offer what they like.
+    pub mss_max: u16,
+    /// R21: flows of one backend, and how many it may open per second and at once.
+    pub flows_max: u32,
+    /// The second of them.
+    pub rate_max: u32,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let Params { flows_per_backend_max: flows_max, new_flows_per_second_max: rate_max, .. } = Params::default();
+        Self { rules: [Rule::default(); 4], mtu: [1500; 2], mss_max: 0, flows_max, rate_max }
+    }
+}
+
+impl World {
+    /// The snapshot that the member with this number loads; there are two members.
+    #[must_use]
+    pub fn snapshot(&self, member: u8) -> Snapshot {
+        let links = |n: u8| NodeLinks {
+            node: NodeId(u32::from(n)),
+            inside: Mac([0x52, 1, 0, 0, 0, n]),
+            outside: Mac([0x52, 2, 0, 0, 0, n]),
+        };
+        let frontend = FrontendId(1);
+        let mut s = Snapshot {
+            control_index: ControlIndex(10),
+            params: Params {
+                key: [11, 22],
+                mss_max: self.mss_max,
+                flows_per_backend_max: self.flows_max,
+                new_flows_per_second_max: self.rate_max,
+                ..Params::default()
+            },
+            me: Some(links(member)),
+            peers: vec![links(3 - member)],
+            subnets: vec![Subnet {
+                vnet: VnetId(0),
+                network: Ipv4Addr::new(10, 0, 0, 0),
+                prefix_len: 24,
+                gateway: GATEWAY,
+            }],
+            outside: Outside { network: Ipv4Addr::new(203, 0, 113, 0), prefix_len: 24, next_hop: Some(UPSTREAM) },
+            ..Snapshot::default()
+        };
+        s.frontends.insert(frontend, Frontend { ip: PUBLIC, shard: SHARD });
+        s.frontend_by_ip.insert(PUBLIC, frontend);
+        s.shards.insert(SHARD, ShardConfig { frontends: vec![frontend], draining: Vec::new() });
+        for (place, ip) in BACKENDS.into_iter().enumerate() {
+            let ports = lease_of(place);
+            let block = PortBlock { frontend, start: ports.start, len: PORTS_EACH };
+            let lease = if ports.is_empty() { Vec::new() } else { vec![block] };
+            let id = BackendId(u32::try_from(place).expect("few") + 1);
+            let Rule { profile, sharing, filtering } = self.rules[place];
+            let backend = Backend {
+                vnet: VnetId(0),
+                ip,
+                home: SHARD,
+                lease,
+                idle_timeout_ms: 240_000,
+                tcp_reset_on_idle: TcpReset::Off,
+                profile,
+                sharing,
+                filtering,
+            };
+            s.backends.insert(id, backend);
+            s.backend_by_ip.insert((VnetId(0), ip), id);
+        }
+        s
+    }
+}

@@ -1,0 +1,110 @@
+//! The engine and the naive translator see the same packets at the same times and must agree on every octet that leaves
+//! (S7-S13, D6, D7, D9, D26, R1, R3, R5-R7, R9-R12, R14-R18, R21, R22, R25, R26, I2, I15, I16, I29). A difference shrinks to the shortest
+//! sequence that shows it. `QNAT_PACKETS` sets how many packets are sent in all, and `QNAT_SEED` which.
+
+mod play;
+mod steps;
+
+use std::hash::{BuildHasher, RandomState};
+
+use engine::ids::Side;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use qnat_reference::bed::Bed;
+use qnat_reference::expect::Outcome;
+use qnat_reference::model::Model;
+use qnat_reference::packet::UDP;
+use qnat_reference::sent::Packet;
+use qnat_reference::world::World;
+
+use play::{Tally, play};
+
+/// Steps of the longest case; the mean is half of it.
+const LENGTH: usize = 800;
+/// Threads that play.
+const PLAYERS: u64 = 2;
+/// Of a million packets at least so many have come to this; or else the script has gone quiet.
+const LEAST: [(&str, u64); 1] = [("Opened", 1)];
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|n| n.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// Plays until `packets` have been compared. What was seen, or the shortest sequence that shows a difference.
+fn search(seed: u64, packets: u64) -> Result<Tally, String> {
+    let config = Config { cases: u32::MAX, max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let strategy = (steps::world(), proptest::collection::vec(steps::step(), 1..=LENGTH));
+    let mut seen = Tally::new();
+    loop {
+        let compared = |seen: &Tally| seen.values().sum::<u64>();
+        if compared(&seen) >= packets {
+            return Ok(seen);
+        }
+        let case = proptest::strategy::Strategy::new_tree(&strategy, &mut runner).map_err(|why| why.to_string())?;
+        let tally = std::cell::RefCell::new(&mut seen);
+        let first = std::cell::RefCell::new(None);
+        let result = runner.run_one(case, |(world, steps)| {
+            let mut tally = tally.borrow_mut();
+            let result = play(&world, &steps, &mut tally);
+            if result.is_err() && first.borrow().is_none() {
+                *first.borrow_mut() = Some(tally.values().sum::<u64>());
+            }
+            result
+        });
+        match result {
+            Ok(_) => {}
+            Err(TestError::Fail(why, (world, steps))) => {
+                let after = first.into_inner().unwrap_or(0);
+                let lines: Vec<String> = steps.iter().map(|step| format!("{step:?}")).collect();
+                return Err(format!(
+                    "seed {seed}: after {after} packets: {why}\n{world:?}\n{} steps:\n{}",
+                    steps.len(),
+                    lines.join("\n")
+                ));
+            }
+            Err(TestError::Abort(why)) => return Err(format!("seed {seed}: {why}")),
+        }
+    }
+}
+
+#[test]
+fn the_engine_does_what_the_naive_translator_does() {
+    let packets = number("QNAT_PACKETS").unwrap_or(1_000_000);
+    let seed = number("QNAT_SEED").unwrap_or_else(|| RandomState::new().hash_one(0) >> 16);
+    let mut seen = Tally::new();
+    std::thread::scope(|scope| {
+        let share = packets.div_ceil(PLAYERS);
+        let players: Vec<_> = (0..PLAYERS).map(|n| scope.spawn(move || search(seed + n, share))).collect();
+        for player in players {
+            match player.join().expect("a player that does not panic") {
+                Ok(tally) => tally.into_iter().for_each(|(name, n)| *seen.entry(name).or_default() += n),
+                Err(why) => panic!("{why}"),
+            }
+        }
+    });
+    let all: u64 = seen.values().sum();
+    println!("seed {seed}: {all} packets compared: {seen:?}");
+    for (name, least) in LEAST {
+        let n = seen.get(name).copied().unwrap_or(0);
+        assert!(
+            n * 1_000_000 >= least * all.min(1_000_000),
+            "only {n} of {all} packets were {name}: the script has gone quiet"
+        );
+    }
+}
+
+#[test]
+fn flows_to_different_remotes_share_ports() {
+    let (mut bed, mut model) = (Bed::default(), Model::new(&World::default()));
+    for round in 0..4_u16 {
+        for service in 1000..1200_u16 {
+            let packet = Packet { proto: UDP, near: 5000 + round, service, ..Packet::default() };
+            let left = bed.inject(Side::Inside, &packet.frame(Side::Inside));
+            let judged = model.judge(bed.now_ns, Side::Inside, &packet, || None, &left);
+            assert_eq!(judged, Ok(Outcome::Opened), "800 flows fit into 32 ports");
+        }
+        assert_eq!(model.ports_in_use(), usize::from(round) + 1, "as many ports as flows to one remote (S10)");
+    }
+}

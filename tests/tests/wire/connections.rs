@@ -1,0 +1,172 @@
+//! TCP connections (RFC 5382, RFC 7857).
+
+use std::time::Duration;
+
+use qnat_reference::packet::{TCP, UDP, tcp, udp};
+use qnat_tests::lab::{Lab, wait_until};
+use qnat_tests::resources::Changes;
+use qnat_tests::shared::is_long;
+
+use crate::Second;
+use crate::bed::{Bed, SERVER, View, nothing_for};
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// One connection of b1 to the server. The backend begins at 100, the remote at 500.
+#[derive(Clone, Copy)]
+struct Connection {
+    inside: u16,
+    remote: u16,
+    public: u16,
+}
+
+impl Connection {
+    /// A SYN that leaves.
+    fn begin(bed: &Bed<'_>, inside: u16, remote: u16) -> Self {
+        let public = bed.segment(&bed.b1, (inside, remote), (100, 0), SYN, b"");
+        Self { inside, remote, public }
+    }
+
+    fn establish(bed: &Bed<'_>, inside: u16, remote: u16) -> Self {
+        let this = Self::begin(bed, inside, remote);
+        this.comes(bed, (500, 101), SYN | ACK);
+        this.leaves(bed, (101, 501), ACK, b"");
+        this
+    }
+
+    /// A segment leaves from the same public port as ever.
+    fn leaves(&self, bed: &Bed<'_>, numbers: (u32, u32), flags: u8, data: &[u8]) {
+        let public = bed.segment(&bed.b1, (self.inside, self.remote), numbers, flags, data);
+        assert_eq!(public, self.public, "the public port of a connection");
+    }
+
+    /// A segment comes in.
+    fn comes(&self, bed: &Bed<'_>, numbers: (u32, u32), flags: u8) {
+        bed.reply(&bed.b1, (self.remote, self.public, self.inside), numbers, flags);
+    }
+
+    /// Whether its mapping lives.
+    fn is_live(&self, bed: &Bed<'_>) -> bool {
+        !bed.lab.live_mappings("10.0.1.1", self.remote).is_empty()
+    }
+}
+
+/// R12: the handshake, and data in both directions behind it.
+pub(crate) fn a_handshake_may_be_finished(bed: &Bed<'_>) -> Second {
+    let connection = Connection::begin(bed, 31_000, 8_001);
+    Box::new(move |bed| {
+        connection.comes(bed, (500, 101), SYN | ACK);
+        connection.leaves(bed, (101, 501), ACK, b"");
+        connection.leaves(bed, (101, 501), ACK, b"question");
+        connection.comes(bed, (501, 109), ACK);
+    })
+}
+
+/// R12, R13: a SYN from outside that nobody waits for yet stays without an answer, and passes as soon as the backend has sent
+/// its own.
+pub(crate) fn both_ends_may_open_at_once(bed: &Bed<'_>) -> Second {
+    // The first port of the lease, which a flow to another remote will have too (S8).
+    let public = Connection::begin(bed, 31_100, 8_101).public;
+    let early = bed.answer(SERVER, &bed.b1, TCP, &tcp((8_102, public), (500, 0), SYN, &[], b""));
+    bed.inet.send(&early).expect("sending");
+    bed.nothing(&bed.inet, "an answer to a SYN", |p| p.ports().1 == 8_102);
+    let connection = Connection::begin(bed, 31_101, 8_102);
+    assert_eq!(connection.public, public);
+    Box::new(move |bed| {
+        connection.comes(bed, (500, 0), SYN);
+        connection.leaves(bed, (100, 501), SYN | ACK, b"");
+        connection.comes(bed, (500, 101), SYN | ACK);
+        connection.leaves(bed, (101, 501), ACK, b"data");
+        connection.comes(bed, (501, 105), ACK);
+    })
+}
+
+/// R12: after the backend's FIN the remote may go on, and both FINs may be repeated.
+pub(crate) fn a_half_closed_connection_goes_on_the_other_way(bed: &Bed<'_>) -> Second {
+    let connection = Connection::establish(bed, 31_200, 8_201);
+    connection.leaves(bed, (101, 501), FIN | ACK, b"");
+    connection.comes(bed, (501, 102), ACK);
+    Box::new(move |bed| {
+        connection.leaves(bed, (101, 501), FIN | ACK, b"");
+        connection.comes(bed, (501, 102), ACK);
+        connection.leaves(bed, (102, 501), ACK, b"");
+        connection.comes(bed, (501, 102), FIN | ACK);
+        connection.leaves(bed, (102, 502), ACK, b"");
+        connection.comes(bed, (501, 102), FIN | ACK);
+        connection.leaves(bed, (102, 502), ACK, b"");
+    })
+}
+
+/// R12: the last segment of the handshake never came; data is as good.
+pub(crate) fn a_connection_goes_on_whose_last_acknowledgment_was_lost(bed: &Bed<'_>) -> Second {
+    let connection = Connection::begin(bed, 31_300, 8_301);
+    connection.comes(bed, (500, 101), SYN | ACK);
+    Box::new(move |bed| {
+        connection.comes(bed, (500, 101), SYN | ACK);
+        connection.leaves(bed, (101, 501), ACK, b"data");
+        connection.comes(bed, (501, 105), ACK);
+        assert!(connection.is_live(bed));
+    })
+}
+
+/// R13: no answer for six seconds, and none afterwards.
+pub(crate) fn a_syn_that_nobody_waits_for_is_not_answered(_: &Bed<'_>) -> Second {
+    Box::new(|bed| {
+        let frame = bed.answer(SERVER, &bed.b1, TCP, &tcp((8_401, 1_999), (500, 0), SYN, &[], b""));
+        bed.inet.send(&frame).expect("sending");
+        let time = if is_long() { Duration::from_secs(8) } else { Duration::from_millis(300) };
+        nothing_for(&bed.inet, "an answer to a SYN", time, |p| p.ports().1 == 8_401 || p.kind().is_some());
+        bed.nothing(&bed.b1.end, "a SYN that nobody waits for", |p| p.ports().0 == 8_401);
+    })
+}
+
+/// R18: a reset that does not hit the expected number ends nothing, however long nobody speaks; one that does is believed
+/// if both ends are silent afterwards.
+pub(crate) fn a_reset_off_the_expected_sequence_cuts_nobody_off(bed: &Bed<'_>) -> Second {
+    let [blind, spoken, ended] =
+        [8_501, 8_502, 8_503].map(|remote| Connection::establish(bed, remote + 23_000, remote));
+    Box::new(move |bed| {
+        for connection in [blind, spoken, ended] {
+            // A successor learns the numbers from what the backend sends.
+            connection.leaves(bed, (101, 501), ACK, b"data");
+            connection.comes(bed, (501, 105), ACK);
+        }
+        blind.comes(bed, (501 + 5_000, 0), RST);
+        spoken.comes(bed, (501, 0), RST);
+        spoken.leaves(bed, (105, 501), ACK, b"still here");
+        spoken.comes(bed, (501, 115), ACK);
+        ended.comes(bed, (501, 0), RST);
+        if is_long() {
+            wait_until("the mapping of a reset connection to end", Duration::from_secs(25), || !ended.is_live(bed));
+        }
+        assert!(blind.is_live(bed) && spoken.is_live(bed));
+        blind.leaves(bed, (105, 501), ACK, b"data");
+        blind.comes(bed, (501, 109), ACK);
+    })
+}
+
+/// S13, R5, R27: four minutes without a packet from inside end a flow; what comes from outside keeps no datagram flow; and
+/// both ends of a connection are told, if the rule says so.
+pub(crate) fn what_idles_for_four_minutes_ends_and_its_ends_are_told(lab: &Lab) {
+    Changes { rule: "enable_tcp_reset = true", ..Changes::default() }.apply();
+    let bed = &Bed::new(lab);
+    let [_silent, answered, _kept] = [0, 1, 2].map(|n| bed.open(&bed.b1, SERVER, (35_000 + n, 8_900 + n)));
+    let connection = Connection::establish(bed, 35_003, 8_903);
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_secs(46));
+        let _passes = bed.back(&bed.b1, &bed.answer(SERVER, &bed.b1, UDP, &udp(8_901, answered, b"still here")));
+        let _refreshes = bed.open(&bed.b1, SERVER, (35_002, 8_902));
+    }
+    std::thread::sleep(Duration::from_secs(15));
+    let reset = |p: View<'_>| p.is_tcp(|ports| ports.0 == 8_903 || ports.1 == 8_903) && p.body()[13] & RST != 0;
+    let sequence = |frame: &[u8]| View(frame).body()[4..8].to_vec();
+    let told = bed.wait(&bed.b1.end, "a reset", reset);
+    assert_eq!((View(&told).ports(), sequence(&told)), ((8_903, 35_003), 501_u32.to_be_bytes().to_vec()));
+    let told = bed.wait(&bed.inet, "a reset", reset);
+    assert_eq!((View(&told).ports(), sequence(&told)), ((connection.public, 8_903), 101_u32.to_be_bytes().to_vec()));
+    let live = |port| !lab.live_mappings("10.0.1.1", port).is_empty();
+    assert_eq!([8_900, 8_901, 8_902, 8_903].map(live), [false, false, true, false]);
+}
