@@ -36,7 +36,7 @@ const LEAST: [(&str, u64); 27] = [
     ("Turned", 6_000),
     ("TurnedAway", 15_000),
     ("HopsRanOut", 3_000),
-    ("TooLong", 500),
+    ("TooLong", 400),
     ("Clamped", 3_000),
     ("Unsummed", 5_000),
     ("First", 3_000),
