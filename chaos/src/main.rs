@@ -23,7 +23,7 @@ enum Command {
     Soak(SoakArgs),
     /// Whole clusters in virtual time, one per seed.
     Sim(SimArgs),
-    /// Whether the simulator finds planted holes.
+    /// Whether the simulator and the model find planted holes.
     Mutants(MutantsArgs),
 }
 

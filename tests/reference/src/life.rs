@@ -130,6 +130,12 @@ impl Life {
         if !self.may_be_gone(now_ns) {
             self.ends.0 = now_ns - 1;
         }
-        self.ends.1 = if self.may_live(now_ns) { late(longest_ns(longest, proto)) } else { now_ns - 1 };
+        if self.may_live(now_ns) {
+            // Why it ends then is another matter, too.
+            self.ends.1 = late(longest_ns(longest, proto));
+            self.hold = (HOLD_NS[0], HOLD_NS[1]);
+        } else {
+            self.ends.1 = now_ns - 1;
+        }
     }
 }

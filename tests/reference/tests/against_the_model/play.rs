@@ -14,8 +14,25 @@ use qnat_reference::world::World;
 
 use crate::steps::Step;
 
-/// How often each outcome was seen, and takeovers.
-pub(crate) type Tally = BTreeMap<&'static str, u64>;
+/// What was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Packets.
+    pub(crate) compared: u64,
+    /// What became of them, and what was special about them.
+    pub(crate) of: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.of.entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.compared += other.compared;
+        other.of.into_iter().for_each(|(what, n)| *self.of.entry(what).or_default() += n);
+    }
+}
 
 /// A fragment on its way.
 #[derive(Clone, Debug)]
@@ -30,12 +47,13 @@ struct Run<'a> {
     bed: Bed,
     model: Model,
     on_the_way: Vec<OnTheWay>,
+    mss_max: u16,
     seen: &'a mut Tally,
 }
 
 pub(crate) fn play(world: &World, steps: &[Step], seen: &mut Tally) -> Result<(), TestCaseError> {
     let (bed, model) = (Bed::new(world), Model::new(world));
-    let mut run = Run { bed, model, on_the_way: Vec::new(), seen };
+    let mut run = Run { bed, model, on_the_way: Vec::new(), mss_max: world.mss_max, seen };
     for (number, step) in steps.iter().enumerate() {
         run.step(step).map_err(|why| TestCaseError::fail(format!("step {number}, {step:?}: {why}")))?;
     }
@@ -75,7 +93,24 @@ impl Run<'_> {
     }
 
     fn count(&mut self, outcome: Outcome) {
-        *self.seen.entry(name(outcome)).or_default() += 1;
+        self.seen.compared += 1;
+        self.seen.count(name(outcome));
+    }
+
+    /// What is special about a packet, and not told by its outcome.
+    fn count_special(&mut self, packet: &Packet, outcome: Outcome, left: &[Left]) {
+        let specials = [
+            (outcome == Outcome::Told && packet.ttl <= 1, "HopsRanOut"),
+            (outcome == Outcome::Told && packet.ttl > 1, "TooLong"),
+            (packet.first.is_none() && left.len() > 1, "Cut"),
+            (packet.first.is_some() && !left.is_empty(), "First"),
+            (packet.first.is_some() && left.len() > 1, "WaitedFor"),
+            (packet.mss.is_some_and(|(_, mss)| mss > self.mss_max) && self.mss_max > 0 && !left.is_empty(), "Clamped"),
+            (packet.unsummed && !left.is_empty(), "Unsummed"),
+        ];
+        for (_, name) in specials.iter().filter(|(is, _)| *is) {
+            self.seen.count(name);
+        }
     }
 
     fn inject(&mut self, side: Side, frame: &[u8]) -> Vec<Left> {
@@ -90,6 +125,7 @@ impl Run<'_> {
         let table = || bed.flows().iter().find(|flow| is_of(flow, packet)).map(|flow| flow.public.2);
         let outcome = self.model.judge(bed.now_ns, side, packet, table, &left)?;
         self.count(outcome);
+        self.count_special(packet, outcome, &left);
         Ok(())
     }
 
@@ -151,7 +187,7 @@ impl Run<'_> {
         let left = self.bed.take_over();
         nothing_left(&left)?;
         self.model.take_over(self.bed.now_ns);
-        *self.seen.entry("Takeover").or_default() += 1;
+        self.seen.count("Takeover");
         Ok(())
     }
 

@@ -62,7 +62,7 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
 fn packet(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
     let proto = prop_oneof![4 => Just(UDP), 1 => Just(ICMP)];
     let ends = (0..BACKENDS.len(), near, select(&REMOTES[..]), select(&SERVICES[..]));
-    let len = prop_oneof![40 => 0_u16..24, 1 => 500_u16..1480];
+    let len = prop_oneof![15 => 0_u16..24, 1 => 500_u16..1480];
     let ttl = prop_oneof![30 => Just(64_u8), 2 => any::<u8>(), 1 => 0_u8..3];
     (proto, ends, any::<u8>(), len, ttl, (prop::bool::weighted(0.3), prop::bool::weighted(0.1)), any::<u16>()).prop_map(
         |(proto, (backend, near, remote, service), mark, len, ttl, (whole, unsummed), id)| Packet {
