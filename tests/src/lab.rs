@@ -186,6 +186,14 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for what in ["status", "counters"] {
+                eprintln!(
+                    "qnat {what} when it failed:\n{}",
+                    String::from_utf8_lossy(&run(&[what, "-o", "json"]).stdout)
+                );
+            }
+        }
         // Whatever the test did, the machine is left as it was; a failure to do so shows in the next test.
         let _shown_by_the_next = run(&["lab", "down"]);
     }

@@ -16,9 +16,10 @@ pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// How long a packet may take.
 const WITHIN: Duration = Duration::from_secs(2);
-/// After how long a packet is sent again, and how often in all: a busy machine may cost its owner the lease for a moment.
-const RESENT_AFTER: Duration = Duration::from_millis(700);
-const SENT_AT_MOST: u32 = 4;
+/// After how long a packet is sent again, and how often in all: a machine that is kept from running for a tenth of a second
+/// costs an owner its lease.
+pub(crate) const RESENT_AFTER: Duration = Duration::from_millis(700);
+pub(crate) const SENT_AT_MOST: u16 = 4;
 /// How long nothing has to come where nothing may.
 const SILENT_FOR: Duration = Duration::from_millis(150);
 
@@ -87,8 +88,8 @@ impl<'a> Bed<'a> {
         // A flow of this bed's, under the rules of now: those of others in the same lab live on.
         let port = 20_000 + BEDS.fetch_add(1, Ordering::Relaxed);
         for backend in [&mut b1, &mut b2] {
-            backend.end.send(&backend.datagram(OTHER, (port, 7), b"who am I")).expect("sending");
-            let seen = first(&inet, "a datagram from inside", |seen| seen.is_udp(|ports| ports.1 == 7));
+            let asks = backend.datagram(OTHER, (port, 7), b"who am I");
+            let seen = across((&backend.end, &inet), &[asks], |seen| seen.is_udp(|ports| ports.1 == 7));
             assert_eq!(addresses(&seen).0, backend.public, "the frontend of its lease");
             backend.shard.copy_from_slice(&seen[6..12]);
         }
@@ -103,7 +104,7 @@ impl<'a> Bed<'a> {
     /// What leaves of a packet of a backend: translated, one hop older, and otherwise to whom it was sent.
     pub(crate) fn out(&self, backend: &Backend, frame: &[u8]) -> Vec<u8> {
         let sent = View(frame);
-        let seen = across((&backend.end, &self.inet), frame, |seen| {
+        let seen = self.provokes((&backend.end, &self.inet), frame, |seen| {
             addresses(seen.0).1 == addresses(frame).1 && seen.is_from(&sent, 2..4)
         });
         assert_eq!(addresses(&seen).0, backend.public, "the source");
@@ -114,7 +115,7 @@ impl<'a> Bed<'a> {
     /// What reaches a backend of a packet from outside.
     pub(crate) fn back(&self, backend: &Backend, frame: &[u8]) -> Vec<u8> {
         let sent = View(frame);
-        let seen = across((&self.inet, &backend.end), frame, |seen| {
+        let seen = self.provokes((&self.inet, &backend.end), frame, |seen| {
             addresses(seen.0).0 == addresses(frame).0 && seen.is_from(&sent, 0..2)
         });
         assert_eq!(addresses(&seen).1, backend.address, "the destination");
@@ -146,6 +147,11 @@ impl<'a> Bed<'a> {
         assert_eq!(&View(&seen).body()[4..14], &tcp((from, public), numbers, flags, &[], b"")[4..14]);
     }
 
+    /// What arrives at one end because of a frame that another sends, as often as it takes.
+    pub(crate) fn provokes(&self, between: (&End, &End), frame: &[u8], fits: impl Fn(View<'_>) -> bool) -> Vec<u8> {
+        across(between, &[frame], fits)
+    }
+
     /// Nothing that fits comes to an end.
     pub(crate) fn nothing(&self, at: &End, what: &str, fits: impl Fn(View<'_>) -> bool) {
         nothing_for(at, what, SILENT_FOR, fits);
@@ -172,16 +178,23 @@ impl<'a> Bed<'a> {
     }
 }
 
-/// Sends a frame from one end until it arrives at the other, as a sender does who hears nothing.
-fn across((from, to): (&End, &End), frame: &[u8], fits: impl Fn(View<'_>) -> bool) -> Vec<u8> {
+/// Sends frames from one end, all of them again and again, until what fits arrives at the other: so does a sender who hears
+/// nothing. Copies that come later are forgotten.
+fn across((from, to): (&End, &End), frames: &[impl AsRef<[u8]>], fits: impl Fn(View<'_>) -> bool) -> Vec<u8> {
     let mut others = Vec::new();
-    for _ in 0..SENT_AT_MOST {
-        from.send(frame).expect("sending");
+    for sent in 0..SENT_AT_MOST {
+        for frame in frames {
+            from.send(frame.as_ref()).expect("sending");
+        }
         if let Some(seen) = next(to, RESENT_AFTER, &fits, &mut others) {
+            if sent > 0 {
+                let _none_fits = next(to, SILENT_FOR, |_| false, &mut others);
+            }
             return seen;
         }
     }
-    panic!("{} does not arrive, but there came {others:#?}", View(frame).summary());
+    let frames = frames.iter().map(|frame| View(frame.as_ref()).summary());
+    panic!("no answer to {:#?}, but there came {others:#?}", frames.collect::<Vec<_>>());
 }
 
 /// The first frame at an end that fits.
@@ -191,7 +204,13 @@ fn first(at: &End, what: &str, fits: impl Fn(View<'_>) -> bool) -> Vec<u8> {
     seen.unwrap_or_else(|| panic!("waited for {what}, but there came {others:#?}"))
 }
 
-fn next(at: &End, within: Duration, fits: impl Fn(View<'_>) -> bool, others: &mut Vec<String>) -> Option<Vec<u8>> {
+/// The same if it comes in time; notes what else does.
+pub(crate) fn next(
+    at: &End,
+    within: Duration,
+    fits: impl Fn(View<'_>) -> bool,
+    others: &mut Vec<String>,
+) -> Option<Vec<u8>> {
     let until = Instant::now() + within;
     while let Some(frame) = at.next(until).expect("a socket") {
         check(&frame);

@@ -63,8 +63,7 @@ pub(crate) fn errors_find_the_sender_of_what_they_quote(bed: &Bed<'_>) -> Second
 }
 
 fn arrives_about(bed: &Bed<'_>, error: &[u8], sent: &[u8], whole: bool) {
-    bed.inet.send(error).expect("sending");
-    let heard = bed.wait(&bed.b1.end, "an error", |p| p.kind() == View(error).kind());
+    let heard = bed.provokes((&bed.inet, &bed.b1.end), error, |p| p.kind() == View(error).kind());
     assert_eq!(addresses(&heard), (OTHER, bed.b1.address));
     assert_eq!(View(&heard).body()[4..8], View(error).body()[4..8], "pointer or MTU");
     let quote = quoted(&heard);
@@ -111,8 +110,7 @@ pub(crate) fn a_backend_complains_under_its_public_address(bed: &Bed<'_>) -> Sec
     let heard = bed.back(&bed.b1, &answer);
     Box::new(move |bed| {
         let error = bed.b1.packet(SERVER, ICMP, &icmp(3, 3, [0; 4], &heard[ETH..ETH + 36]));
-        bed.b1.end.send(&error).expect("sending");
-        let seen = bed.wait(&bed.inet, "the complaint", |p| p.kind() == Some((3, 3)));
+        let seen = bed.provokes((&bed.b1.end, &bed.inet), &error, |p| p.kind() == Some((3, 3)));
         assert_eq!(addresses(&seen), (bed.b1.public, SERVER));
         let quote = quoted(&seen);
         assert_eq!(addresses(&quote), (SERVER, bed.b1.public));
@@ -129,8 +127,7 @@ pub(crate) fn a_packet_that_dies_here_is_told_of_by_the_gateway(_: &Bed<'_>) -> 
         let mut frame = bed.b1.datagram(SERVER, (32_300, 8_631), b"last hop");
         frame[ETH + 8] = 1;
         mend(&mut frame);
-        bed.b1.end.send(&frame).expect("sending");
-        let heard = bed.wait(&bed.b1.end, "the gateway's word", |p| p.kind() == Some((11, 0)));
+        let heard = bed.provokes((&bed.b1.end, &bed.b1.end), &frame, |p| p.kind() == Some((11, 0)));
         assert_eq!(addresses(&heard), (GATEWAY, bed.b1.address));
         assert_eq!(View(&heard).body()[HEADER..HEADER + 28], frame[ETH..ETH + 28]);
         bed.nothing(&bed.inet, "a packet without a hop left", |p| p.is_udp(|ports| ports.1 == 8_631));
@@ -144,12 +141,10 @@ pub(crate) fn an_error_about_a_hairpinned_packet_finds_its_sender(bed: &Bed<'_>)
     let first = bed.open(&bed.b1, SERVER, (32_401, 8_641));
     Box::new(move |bed| {
         let sent = bed.b1.datagram(bed.b2.public, (32_401, second), b"hairpin");
-        bed.b1.end.send(&sent).expect("sending");
-        let heard = bed.wait(&bed.b2.end, "a packet of a neighbour", |p| p.is_udp(|ports| ports.1 == 32_400));
+        let heard = bed.provokes((&bed.b1.end, &bed.b2.end), &sent, |p| p.is_udp(|ports| ports.1 == 32_400));
         assert_eq!((addresses(&heard).0, View(&heard).ports().0), (bed.b1.public, first));
         let error = bed.b2.packet(bed.b1.public, ICMP, &icmp(3, 3, [0; 4], &heard[ETH..ETH + 35]));
-        bed.b2.end.send(&error).expect("sending");
-        let told = bed.wait(&bed.b1.end, "the complaint", |p| p.kind() == Some((3, 3)));
+        let told = bed.provokes((&bed.b2.end, &bed.b1.end), &error, |p| p.kind() == Some((3, 3)));
         assert_eq!(addresses(&told), (bed.b2.public, bed.b1.address));
         let quote = quoted(&told);
         assert_eq!((addresses(&quote), View(&quote).ports()), (addresses(&sent), (32_401, second)));

@@ -134,11 +134,11 @@ pub(crate) fn a_neighbour_is_reached_by_its_public_end_and_sees_the_senders(bed:
     let second = bed.open(&bed.b2, SERVER, (24_300, 7_231));
     let first = bed.open(&bed.b1, SERVER, (24_301, 7_231));
     Box::new(move |bed| {
-        bed.b1.end.send(&bed.b1.datagram(bed.b2.public, (24_301, second), b"hairpin")).expect("sending");
-        let seen = bed.wait(&bed.b2.end, "a packet of a neighbour", |p| p.is_udp(|ports| ports.1 == 24_300));
+        let to_neighbour = bed.b1.datagram(bed.b2.public, (24_301, second), b"hairpin");
+        let seen = bed.provokes((&bed.b1.end, &bed.b2.end), &to_neighbour, |p| p.is_udp(|ports| ports.1 == 24_300));
         assert_eq!((addresses(&seen).0, View(&seen).ports().0), (bed.b1.public, first));
-        bed.b2.end.send(&bed.b2.datagram(bed.b1.public, (24_300, first), b"answer")).expect("sending");
-        let seen = bed.wait(&bed.b1.end, "its answer", |p| p.is_udp(|ports| ports.1 == 24_301));
+        let answer = bed.b2.datagram(bed.b1.public, (24_300, first), b"answer");
+        let seen = bed.provokes((&bed.b2.end, &bed.b1.end), &answer, |p| p.is_udp(|ports| ports.1 == 24_301));
         assert_eq!((addresses(&seen).0, View(&seen).ports().0), (bed.b2.public, second));
     })
 }
