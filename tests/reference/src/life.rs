@@ -106,7 +106,12 @@ impl Life {
     pub fn doubt(&mut self, now_ns: u64, rule: &Rule, proto: u8) {
         self.ends.0 = self.ends.0.min(now_ns - 1);
         self.ends.1 = self.ends.1.max(now_ns + longest_ns(rule, proto) + MARGIN_NS);
-        self.hold = (HOLD_NS[0], HOLD_NS[1]);
+        self.hold = self.any_hold();
+    }
+
+    /// Any hold of its protocol, or the one that it has.
+    fn any_hold(&self) -> (u64, u64) {
+        (self.hold.0.min(HOLD_NS[0]), self.hold.1.max(HOLD_NS[1]))
     }
 
     /// D26: it was answered, and lives for ten more seconds at most; `surely`: if it lives at all.
@@ -133,7 +138,7 @@ impl Life {
         if self.may_live(now_ns) {
             // Why it ends then is another matter, too.
             self.ends.1 = late(longest_ns(longest, proto));
-            self.hold = (HOLD_NS[0], HOLD_NS[1]);
+            self.hold = self.any_hold();
         } else {
             self.ends.1 = now_ns - 1;
         }
