@@ -6,10 +6,10 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use engine::record::Proto;
 use qnat_bench::engine::bed::{Bed, Tuple};
 use qnat_bench::engine::frames::{Batch, Size, Way};
-use qnat_bench::engine::{BATCH, Draw, translate};
+use qnat_bench::engine::{BATCH, Draw, look_ahead, translate};
 
 fn known_flows(criterion: &mut Criterion) {
-    for flows in [10_000, 1_000_000] {
+    for flows in [10_000, 1_000_000, 10_000_000] {
         for proto in [Proto::Udp, Proto::Tcp] {
             let (mut bed, mut draw) = (Bed::new(flows, proto), Draw(1));
             let mut group = criterion.benchmark_group(format!("{proto:?} of {flows} flows"));
@@ -23,6 +23,7 @@ fn known_flows(criterion: &mut Criterion) {
                             for _ in 0..times {
                                 batch.fill(proto, (0..BATCH).map(|_| Tuple::of(draw.below(flows))));
                                 let begun = Instant::now();
+                                look_ahead(&mut bed, &batch);
                                 let sent = translate(&mut bed, &mut batch);
                                 time += begun.elapsed();
                                 assert_eq!(sent, BATCH, "packets of known flows pass");

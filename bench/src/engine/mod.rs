@@ -76,6 +76,8 @@ pub struct PacketRow {
     pub way: Way,
     /// Nanoseconds per packet; each value that of a round's middle batch.
     pub ns: Spread,
+    /// Of these, what it takes to look ahead: to find each packet's mapping, by batches, and bring it into the cache.
+    pub ahead_ns: Spread,
 }
 
 /// What depends on the number of flows.
@@ -125,39 +127,46 @@ fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<V
     let mut kinds = Vec::new();
     for size in [Size::Small, Size::Super] {
         for way in [Way::Out, Way::In, Way::Mixed] {
-            kinds.push((size, way, Batch::new(BATCH, proto, size, way), Vec::new()));
+            kinds.push((size, way, Batch::new(BATCH, proto, size, way), (Vec::new(), Vec::new())));
         }
     }
     let mut draw = Draw(1);
     // Round by round, so that what the machine does meanwhile falls on all of them.
     for _ in 0..rounds {
         for (_, _, batch, values) in &mut kinds {
-            let mut times = Vec::with_capacity(BATCHES);
+            let (mut times, mut ahead) = (Vec::with_capacity(BATCHES), Vec::with_capacity(BATCHES));
             for _ in 0..BATCHES {
                 batch.fill(proto, (0..BATCH).map(|_| Tuple::of(draw.below(flows))));
                 let begun = Instant::now();
+                look_ahead(bed, batch);
+                ahead.push(begun.elapsed());
                 let sent = translate(bed, batch);
                 times.push(begun.elapsed());
                 anyhow::ensure!(sent == BATCH, "a known flow's packet did not pass");
             }
-            values.push(per_frame(times)?);
+            values.0.push(per_frame(times)?);
+            values.1.push(per_frame(ahead)?);
         }
     }
     let rows = kinds.into_iter().map(|(size, way, _, values)| {
-        let ns = Spread::of(values).context("at least one round")?;
-        Ok(PacketRow { flows, proto: format!("{proto:?}").to_uppercase(), size, way, ns })
+        let [ns, ahead_ns] = [values.0, values.1].map(Spread::of).map(|spread| spread.context("at least one round"));
+        Ok(PacketRow { flows, proto: format!("{proto:?}").to_uppercase(), size, way, ns: ns?, ahead_ns: ahead_ns? })
     });
     rows.collect()
 }
 
-/// Hands a batch to the engine as the worker's thread does. Returns how many frames are to be sent.
-pub fn translate(bed: &mut Bed, batch: &mut Batch) -> usize {
-    let Batch { frames, meta } = batch;
-    let mut sent = 0;
-    for (side, frame) in &*frames {
+/// Lets the engine look at a batch, as the worker's thread does before it hands it over.
+pub fn look_ahead(bed: &mut Bed, batch: &Batch) {
+    for (side, frame) in &batch.frames {
         bed.worker.look_ahead(*side, frame);
     }
     bed.worker.fetch();
+}
+
+/// Hands a batch to the engine. Returns how many frames are to be sent.
+pub fn translate(bed: &mut Bed, batch: &mut Batch) -> usize {
+    let Batch { frames, meta } = batch;
+    let mut sent = 0;
     for (side, frame) in frames {
         let verdict = bed.worker.handle_frame(bed.now_ns, &Always, *side, meta, frame);
         sent += usize::from(matches!(verdict, Verdict::Transmit { .. }));
@@ -182,6 +191,7 @@ fn table_row(flows: u32, rounds: u32) -> Result<TableRow> {
             batch.fill(Proto::Udp, (0..).map(|n| Tuple::of(next + n)));
             next += u32::try_from(BATCH).context("small")?;
             let begun = Instant::now();
+            look_ahead(&mut bed, &batch);
             let passed = translate(&mut bed, &mut batch);
             let left = bed.drain();
             times.push(begun.elapsed());
@@ -233,7 +243,8 @@ pub fn table(result: &EngineResult) -> String {
             let same = |row: &&PacketRow| {
                 (row.flows, &row.proto, row.size, row.way) == (*flows, &first.proto, first.size, first.way)
             };
-            result.packets.iter().find(same).map_or_else(String::new, |row| whole(&row.ns))
+            let cell = |row: &PacketRow| format!("{}, {:.0} of them ahead", whole(&row.ns), row.ahead_ns.median);
+            result.packets.iter().find(same).map_or_else(String::new, cell)
         };
         let size = if first.size == Size::Small { "60 octets" } else { "64 KB" };
         let name = format!("{} {size}, {}", first.proto, format!("{:?}", first.way).to_lowercase());

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::canary::{self, Download, echo};
 use super::cluster::Cluster;
+use super::stalls::Stalls;
 use super::{Output, interrupt};
 
 /// Between two datagrams of a stream; there is one stream for each shard.
@@ -27,6 +28,10 @@ const EXCHANGE_EVERY: Duration = Duration::from_secs(5);
 /// How long an answer may take before it counts as lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const DOWNLOAD_BYTES: u64 = 24 << 20;
+/// A minute is healthy if no processor stood still for longer in it or in the one before: half of the vote timeout. What a
+/// longer one brought about is over by the end of the next minute.
+const STALL_MS_MAX: f64 = 25.0;
+const MINUTE: Duration = Duration::from_secs(60);
 /// No silence of a stream may be longer: a takeover would be.
 const SILENCE_MS_MAX: f64 = 50.0;
 /// Datagrams that a busy machine may lose, one in so many.
@@ -59,8 +64,13 @@ struct Findings {
     /// Processor time that the machine's host gave to others, of all processors: pauses that no timer can tell from a
     /// fault.
     stolen_ms: u64,
+    /// The longest that a processor stood still, whatever the reason.
+    longest_stall_ms: f64,
     /// Elections that any member counted.
     elections: u64,
+    /// Minutes in which the machine ran, and the elections of these.
+    healthy_minutes: usize,
+    elections_while_healthy: u64,
     /// Shards that changed their owner.
     owners_changed: usize,
     datagrams: u64,
@@ -78,6 +88,21 @@ struct Findings {
     downloads_right: usize,
     pass: bool,
     reasons: Vec<String>,
+}
+
+/// One minute of it.
+#[derive(Clone, Copy, Debug)]
+struct Minute {
+    stall_ms: f64,
+    elections: u64,
+}
+
+/// Healthy minutes and their elections.
+fn healthy(minutes: &[Minute]) -> (usize, u64) {
+    let is_calm = |minute: &Minute| minute.stall_ms <= STALL_MS_MAX;
+    let before = std::iter::once(true).chain(minutes.iter().map(is_calm));
+    let all = minutes.iter().zip(before).filter(|(minute, before)| *before && is_calm(minute));
+    all.fold((0, 0), |(count, elections), (minute, _)| (count + 1, elections + minute.elections))
 }
 
 /// Runs a soak. The exit code is 0 if all is well and 1 if not.
@@ -115,6 +140,9 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
     let (owners, elections) = (cluster.owners(), cluster.elections());
     let stolen = stolen_ms()?;
     let (begun, lasts) = (Instant::now(), Duration::from_secs(args.minutes * 60));
+    let mut minutes = Vec::new();
+    let stalls = Stalls::default();
+    let counted = || more(&elections, &cluster.elections());
     let over = AtomicBool::new(false);
     let dir = cluster.dir();
     let (streams, flows, downloads, exchanges) = std::thread::scope(|scope| {
@@ -122,6 +150,10 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
         let streams: Vec<_> =
             first.values().map(|&b| scope.spawn(move || in_backend(dir, b, || stream(over)))).collect();
         let flows: Vec<_> = all.iter().map(|&b| scope.spawn(move || in_backend(dir, b, || new_flows(over)))).collect();
+        let stalls = &stalls;
+        let watches =
+            netio::thread::allowed_cpus()?.into_iter().map(|cpu| scope.spawn(move || stalls.watch(cpu, over)));
+        let watches: Vec<_> = watches.collect();
         let downloads: Vec<_> = first.values().map(|&b| scope.spawn(move || download(dir, b, over))).collect();
         let mut exchanges = (0, 0);
         while begun.elapsed() < lasts {
@@ -131,20 +163,26 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
             }
             exchanges = (exchanges.0 + idle.len(), exchanges.1 + idle.len() - kept);
             std::thread::sleep(EXCHANGE_EVERY.min(lasts.saturating_sub(begun.elapsed())));
+            if begun.elapsed() >= MINUTE * u32::try_from(minutes.len() + 1)? {
+                let before: u64 = minutes.iter().map(|minute: &Minute| minute.elections).sum();
+                minutes.push(Minute { stall_ms: stalls.take_ms(), elections: counted() - before });
+            }
         }
         over.store(true, Ordering::Relaxed);
+        joined(watches)?;
         Ok::<_, anyhow::Error>((joined(streams)?, joined(flows)?, joined(downloads)?, exchanges))
     })?;
-    let count = |now: BTreeMap<u32, u64>| -> u64 {
-        now.iter().map(|(node, count)| count.saturating_sub(elections.get(node).copied().unwrap_or(0))).sum()
-    };
+    let (healthy_minutes, elections_while_healthy) = healthy(&minutes);
     let now = cluster.owners();
     let mut trips: Vec<f64> = flows.iter().flat_map(|one| one.trips_ms.iter().copied()).collect();
     trips.sort_by(f64::total_cmp);
     let findings = Findings {
         seconds: begun.elapsed().as_secs(),
         stolen_ms: stolen_ms()? - stolen,
-        elections: count(cluster.elections()),
+        longest_stall_ms: minutes.iter().map(|minute| minute.stall_ms).fold(0.0, f64::max),
+        elections: counted(),
+        healthy_minutes,
+        elections_while_healthy,
         owners_changed: owners.iter().filter(|(shard, owner)| now.get(shard) != Some(owner)).count(),
         datagrams: streams.iter().map(|one| one.sent).sum(),
         datagrams_lost: streams.iter().map(|one| one.sent - one.answered).sum(),
@@ -161,6 +199,11 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
         reasons: Vec::new(),
     };
     Ok(judged(findings))
+}
+
+/// By how much all counts together have grown.
+fn more(before: &BTreeMap<u32, u64>, now: &BTreeMap<u32, u64>) -> u64 {
+    now.iter().map(|(node, count)| count.saturating_sub(before.get(node).copied().unwrap_or(0))).sum()
 }
 
 /// Milliseconds stolen since the machine started (`steal` of /proc/stat, in hundredths of a second).
@@ -302,7 +345,10 @@ mod tests {
         Findings {
             seconds: 60,
             stolen_ms: 0,
+            longest_stall_ms: 1.0,
             elections: 0,
+            healthy_minutes: 1,
+            elections_while_healthy: 0,
             owners_changed: 0,
             datagrams: 180_000,
             datagrams_lost: 0,
@@ -318,6 +364,13 @@ mod tests {
             pass: false,
             reasons: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_minute_is_healthy_if_nothing_stood_still_in_it_or_before() {
+        let minute = |stall_ms, elections| Minute { stall_ms, elections };
+        assert_eq!(healthy(&[]), (0, 0));
+        assert_eq!(healthy(&[minute(3.0, 0), minute(90.0, 2), minute(4.0, 1), minute(5.0, 1), minute(2.0, 0)]), (3, 1));
     }
 
     #[test]
