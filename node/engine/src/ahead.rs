@@ -15,7 +15,7 @@ use crate::worker::Worker;
 /// Frames that are looked ahead for at once: what they touch stays in the cache until they are handled.
 const FRAMES_MAX: usize = 256;
 /// Tables below this many slots fit into a cache, and looking ahead would only cost time.
-const SLOTS_MIN: u32 = 65_536;
+const SLOTS_MIN: u32 = 16_384;
 
 /// What a batch will look for.
 #[derive(Debug)]
