@@ -5,9 +5,9 @@
 //!
 //! `worker` is the door. Behind it: `pipeline` judges frames, `outbound` and `inbound` translate them, `errors` those that
 //! quote others, `pieces` those in fragments; `notices` tells senders (`wire` parses and rewrites, `arp` and `neigh` find
-//! neighbours; `ahead` warms the cache for a batch). `shard` does an owner's duties (`overlay`: what is proposed; `stream`: in
-//! which batches), `apply` writes what the log says into the `flow` table, `scan` copies it to a joiner, `takeover` announces,
-//! `status` and `sessions` tell.
+//! neighbours; `ahead` warms the cache for a batch). `group` takes what the flow groups tell. `shard` does an owner's duties
+//! (`overlay`: what is proposed; `stream`: in which batches), `apply` writes what the log says into the `flow` table, `scan`
+//! copies it to a joiner, `takeover` announces, `status` and `sessions` tell.
 #![forbid(unsafe_code)]
 
 mod ahead;
@@ -22,6 +22,7 @@ pub mod event;
 pub mod flow;
 mod fragmenting;
 mod fragments;
+mod group;
 mod hairpin;
 mod held;
 pub mod histogram;

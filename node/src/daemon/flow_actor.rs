@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -39,6 +40,8 @@ pub struct WorkerEnds {
     pub ringer: Ringer,
     /// From the worker.
     pub outputs: Consumer<FromWorker>,
+    /// Chunks of scans that wait for their streams: the worker makes no more while there are many.
+    pub bulk_waiting: Arc<AtomicUsize>,
 }
 
 /// Starts the worker's thread for a life.
@@ -266,20 +269,27 @@ impl FlowActor {
     }
 
     fn send_bulk(&mut self, to: NodeId, channel: u32, frame: Bytes) {
-        let transport = self.transport.clone();
+        let (transport, waiting) = (self.transport.clone(), Arc::clone(&self.worker.bulk_waiting));
         let queue = self.bulk.entry(to).or_insert_with(|| {
+            // The worker bounds it by `bulk_waiting`.
             let (sender, mut receiver) = unbounded_channel::<(u32, Bytes)>();
             actix::spawn(async move {
                 while let Some((channel, frame)) = receiver.recv().await {
                     // A link that is down loses the transfer; the groups notice and begin it anew.
-                    if transport.send_bulk(to.0, channel, frame).await.is_err() {
-                        while receiver.try_recv().is_ok() {}
+                    let sent = transport.send_bulk(to.0, channel, frame).await;
+                    let mut gone = 1;
+                    while sent.is_err() && receiver.try_recv().is_ok() {
+                        gone += 1;
                     }
+                    waiting.fetch_sub(gone, Ordering::Relaxed);
                 }
             });
             sender
         });
-        let _ = queue.send((channel, frame));
+        self.worker.bulk_waiting.fetch_add(1, Ordering::Relaxed);
+        if queue.send((channel, frame)).is_err() {
+            self.worker.bulk_waiting.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn take_view(&mut self, view: Arc<View>) {

@@ -2,6 +2,7 @@
 //!
 //! Order matters at the start: the guard is attached and every lease word is zero before this life registers (K3).
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -76,7 +77,7 @@ pub fn run(config: &NodeConfig) -> Result<()> {
         let worker_bell = Doorbell::new()?;
         let (inputs, from_flows) = ring(RING);
         let (to_flows, outputs) = ring(RING);
-        let ends = WorkerEnds { inputs, ringer: worker_bell.ringer(), outputs };
+        let ends = WorkerEnds { inputs, ringer: worker_bell.ringer(), outputs, bulk_waiting: Arc::default() };
         let spawn = WorkerParts {
             config: config.clone(),
             links: [inside, outside],
@@ -84,6 +85,7 @@ pub fn run(config: &NodeConfig) -> Result<()> {
             inputs: from_flows,
             outputs: to_flows,
             ringer: bell.ringer(),
+            bulk_waiting: Arc::clone(&ends.bulk_waiting),
             bell: worker_bell,
             stats: Arc::clone(&stats),
             sessions,
@@ -278,6 +280,7 @@ struct WorkerParts {
     inputs: netio::sync::spsc::Consumer<super::worker_thread::ToWorker>,
     outputs: netio::sync::spsc::Producer<super::worker_thread::FromWorker>,
     ringer: netio::bell::Ringer,
+    bulk_waiting: Arc<AtomicUsize>,
     bell: Doorbell,
     stats: Arc<Mutex<WorkerStats>>,
     sessions: Option<SessionRing>,
@@ -287,8 +290,8 @@ impl WorkerParts {
     /// The worker starts when this life has its number.
     fn spawner(self) -> WorkerSpawner {
         Box::new(move |me| {
-            let Self { config, links: [inside, outside], reader, inputs, outputs, ringer, bell, stats, sessions } =
-                self;
+            let Self { config, links: [inside, outside], reader, inputs, outputs, .. } = self;
+            let Self { ringer, bulk_waiting, bell, stats, sessions, .. } = self;
             let port = |link| PortConfig { link, limits: BufferLimits::default(), reception: Reception::Filtered };
             let body = move || -> Result<()> {
                 if config.timing.raise_priority {
@@ -301,8 +304,19 @@ impl WorkerParts {
                 }
                 let words = Words(reader);
                 let sessions_lost = 0;
-                WorkerThread { worker, packets, words, inputs, outputs, ringer, sessions, sessions_lost, stats }
-                    .run()?;
+                WorkerThread {
+                    worker,
+                    packets,
+                    words,
+                    inputs,
+                    outputs,
+                    ringer,
+                    bulk_waiting,
+                    sessions,
+                    sessions_lost,
+                    stats,
+                }
+                .run()?;
                 Ok(())
             };
             let thread = std::thread::Builder::new().name("worker-0".to_owned());

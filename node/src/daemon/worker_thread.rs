@@ -2,6 +2,7 @@
 //! the flow actor. It never touches Raft, tokio or a file, and it blocks when there is nothing to do.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use engine::event::{Authority, DropReason, Verdict, WorkerOutput};
 use engine::ids::{Incarnation, LeaseWord, Mac, ShardId, Side, Term};
 use engine::status::{FlowView, PortsView, ShardStatus};
 use engine::wire::{ChecksumState, FrameMeta, Gso};
-use engine::worker::Worker;
+use engine::worker::{Scans, Worker};
 use netio::bell::Ringer;
 use netio::boottime::now_ns;
 use netio::packet::{FrameHandler, PacketLoop};
@@ -25,6 +26,8 @@ use tokio::sync::oneshot;
 use crate::member::flow_member::WorkerInput;
 use crate::nat_log::SessionRing;
 
+/// Chunks of scans that may wait for a slow joiner.
+const BULK_WAITING_MAX: usize = 64;
 /// Longest sleep: link state and statistics are looked at this often.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 const STATS_EVERY_NS: u64 = 200_000_000;
@@ -106,6 +109,8 @@ pub struct WorkerThread {
     pub outputs: Producer<FromWorker>,
     /// Wakes the flow actor.
     pub ringer: Ringer,
+    /// Chunks of scans that wait there for their streams.
+    pub bulk_waiting: Arc<AtomicUsize>,
     /// To the address-translation log, if it wants mappings.
     pub sessions: Option<SessionRing>,
     /// Events that found no room there.
@@ -147,6 +152,8 @@ impl WorkerThread {
             }
             self.receive(now, &mut authorities);
             now = now_ns();
+            let full = self.bulk_waiting.load(Ordering::Relaxed) >= BULK_WAITING_MAX;
+            self.worker.set_scans(if full { Scans::Wait } else { Scans::Go });
             if now >= self.worker.next_timer_ns() {
                 self.worker.handle_timers(now, &self.words);
             }

@@ -10,6 +10,7 @@ use qnat_engine::record::*;
 use qnat_engine::snapshot::{Draining, OnReclaim};
 use qnat_engine::status::{Confirmed, FlowState};
 use qnat_engine::wire::ArpOp;
+use qnat_engine::worker::Scans;
 
 #[test]
 fn a_takeover_keeps_every_mapping_and_its_port() {
@@ -405,6 +406,24 @@ fn entry(encoder: &mut Encoder, index: u64, ops: &[(u8, u16)], ended: u8) -> Byt
 fn ballast(encoder: &mut Encoder) -> Bytes {
     let records: Vec<FlowRecord> = (0..1100).map(|i| open(10_000 + i, 10_000 + i)).collect();
     encoder.entry(header(1), &records)
+}
+
+/// A joiner on a slow link costs no more memory than the queues towards it have.
+#[test]
+fn a_scan_waits_while_there_is_no_room_for_its_chunks() {
+    let mut lab = Lab::new(1);
+    let chunks = |lab: &mut Lab| {
+        let node = &mut lab.nodes[0];
+        node.worker.handle_timers(lab.now, &node.words);
+        let outputs = std::iter::from_fn(|| node.worker.poll_output(lab.now, &node.words));
+        outputs.filter(|output| matches!(output, WorkerOutput::Chunk { .. })).count()
+    };
+    lab.nodes[0].worker.set_scans(Scans::Wait);
+    lab.event(0, GroupEvent::Scan { shard: SHARD, transfer: 1 });
+    assert_eq!(chunks(&mut lab), 0);
+    lab.nodes[0].worker.set_scans(Scans::Go);
+    assert_eq!(chunks(&mut lab), 1, "all of an empty table");
+    assert_eq!(chunks(&mut lab), 0, "once");
 }
 
 proptest! {
