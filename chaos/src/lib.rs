@@ -4,3 +4,4 @@ pub mod drill;
 pub mod invariants;
 pub mod mutants;
 pub mod sim;
+pub mod stalls;

@@ -7,6 +7,7 @@ use qnat_chaos::drill::soak::{self, SoakArgs};
 use qnat_chaos::drill::{self, DrillArgs};
 use qnat_chaos::mutants::{self, MutantsArgs};
 use qnat_chaos::sim::{self, SimArgs};
+use qnat_chaos::stalls::{self, StallsArgs};
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Faults upon a qnat cluster, and a verdict")]
@@ -25,6 +26,8 @@ enum Command {
     Sim(SimArgs),
     /// Whether the simulator and the model find planted holes.
     Mutants(MutantsArgs),
+    /// How long this machine stands still while a command runs: whether it can keep a lease.
+    Stalls(StallsArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -33,5 +36,6 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Soak(args) => soak::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Mutants(args) => mutants::run(&args),
+        Command::Stalls(args) => stalls::run(&args),
     }
 }

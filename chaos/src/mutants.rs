@@ -1,10 +1,8 @@
 //! `qnat-chaos mutants`: do the simulator and the reference model find the holes that the protocol's rules close?
 //!
-//! Each planted hole of `mutants.toml` is built into a copy of the tracked sources, which then runs the simulator, or
-//! compares the engine with the model. The copy
-//! has a target directory in common with the tree, so that its dependencies are built once, but a program of another name,
-//! and another version, so that
-//! nobody ever runs a mutant by mistake.
+//! Each planted hole of `mutants.toml` is built into a copy of the tracked sources, which then runs the simulator, or compares
+//! the engine with the model. The copy has a target directory in common with the tree, so that its dependencies are built
+//! once, but a program of another name, and another version, so that nobody ever runs a mutant by mistake.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};

@@ -188,10 +188,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for what in ["status", "counters"] {
-                eprintln!(
-                    "qnat {what} when it failed:\n{}",
-                    String::from_utf8_lossy(&run(&[what, "-o", "json"]).stdout)
-                );
+                eprintln!("qnat {what} when it failed: {}", try_json(&[what, "-o", "json"]).unwrap_or_default());
             }
         }
         // Whatever the test did, the machine is left as it was; a failure to do so shows in the next test.

@@ -10,7 +10,6 @@ mod interrupt;
 mod judge;
 mod run;
 pub mod soak;
-mod stalls;
 pub mod verdict;
 
 use std::io::Write;

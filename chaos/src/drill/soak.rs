@@ -15,8 +15,8 @@ use serde::Serialize;
 
 use super::canary::{self, Download, echo};
 use super::cluster::Cluster;
-use super::stalls::Stalls;
 use super::{Output, interrupt};
+use crate::stalls::Stalls;
 
 /// Between two datagrams of a stream; there is one stream for each shard.
 const STREAM_EVERY: Duration = Duration::from_millis(1);
@@ -165,7 +165,7 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
             std::thread::sleep(EXCHANGE_EVERY.min(lasts.saturating_sub(begun.elapsed())));
             if begun.elapsed() >= MINUTE * u32::try_from(minutes.len() + 1)? {
                 let before: u64 = minutes.iter().map(|minute: &Minute| minute.elections).sum();
-                minutes.push(Minute { stall_ms: stalls.take_ms(), elections: counted() - before });
+                minutes.push(Minute { stall_ms: stalls.take().longest_ms, elections: counted() - before });
             }
         }
         over.store(true, Ordering::Relaxed);
