@@ -19,10 +19,68 @@ pub struct HoldEntry {
     pub slot: Slot,
 }
 
+/// Holds of a piece.
+const PIECE: usize = 4096;
+
+/// A queue in pieces: one that moved millions of holds as it grows would keep packets waiting meanwhile.
+#[derive(Debug, Default)]
+struct Queue {
+    /// All but the last are full.
+    pieces: VecDeque<Vec<HoldEntry>>,
+    /// Holds of the first piece that are gone.
+    gone: usize,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        self.pieces.back().map_or(0, |last| (self.pieces.len() - 1) * PIECE + last.len() - self.gone)
+    }
+
+    fn get(&self, place: usize) -> Option<&HoldEntry> {
+        let place = place + self.gone;
+        self.pieces.get(place / PIECE)?.get(place % PIECE)
+    }
+
+    fn back(&self) -> Option<&HoldEntry> {
+        self.get(self.len().checked_sub(1)?)
+    }
+
+    fn push_back(&mut self, entry: HoldEntry) {
+        match self.pieces.back_mut().filter(|last| last.len() < PIECE) {
+            Some(last) => last.push(entry),
+            None => {
+                let mut piece = Vec::with_capacity(PIECE);
+                piece.push(entry);
+                self.pieces.push_back(piece);
+            }
+        }
+    }
+
+    fn pop_front(&mut self) -> Option<HoldEntry> {
+        let entry = *self.get(0)?;
+        self.gone += 1;
+        if self.gone == self.pieces.front().map_or(0, Vec::len) {
+            self.pieces.pop_front();
+            self.gone = 0;
+        }
+        Some(entry)
+    }
+
+    /// How many at the front are so; none behind them is.
+    fn count_first(&self, is: impl Fn(&HoldEntry) -> bool) -> usize {
+        let (mut so, mut end) = (0, self.len());
+        while so < end {
+            let middle = usize::midpoint(so, end);
+            if self.get(middle).is_some_and(&is) { so = middle + 1 } else { end = middle }
+        }
+        so
+    }
+}
+
 /// The holds of one shard.
 #[derive(Debug, Default)]
 pub struct HoldQueues {
-    queues: [VecDeque<HoldEntry>; HOLD_CLASSES],
+    queues: [Queue; HOLD_CLASSES],
 }
 
 impl HoldQueues {
@@ -36,7 +94,7 @@ impl HoldQueues {
     /// Takes the oldest hold of `class` if it was closed at or below `ended`.
     pub fn pop(&mut self, class: HoldClass, ended: LogIndex) -> Option<HoldEntry> {
         let queue = &mut self.queues[class.index()];
-        if queue.front()?.index <= ended { queue.pop_front() } else { None }
+        if queue.get(0)?.index <= ended { queue.pop_front() } else { None }
     }
 
     /// The greatest close index above `from` such that it and all before began at or before `since_max_ns`.
@@ -44,7 +102,7 @@ impl HoldQueues {
     pub fn ended(&self, class: HoldClass, from: LogIndex, since_max_ns: u64) -> Option<LogIndex> {
         let queue = &self.queues[class.index()];
         // Both index and local time grow along the queue.
-        let end = queue.partition_point(|e| e.since_ns <= since_max_ns);
+        let end = queue.count_first(|e| e.since_ns <= since_max_ns);
         let last = queue.get(end.checked_sub(1)?)?.index;
         // Holds of one entry end together: the next one may share the index and still run.
         let shared = queue.get(end).is_some_and(|next| next.index == last);
@@ -54,6 +112,36 @@ impl HoldQueues {
     /// Whether no hold waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.queues.iter().all(VecDeque::is_empty)
+        self.queues.iter().all(|queue| queue.len() == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_queue_in_pieces_is_a_queue(steps in prop::collection::vec((any::<bool>(), 1_usize..3 * PIECE), 1..40)) {
+            let (mut queue, mut plain, mut next) = (Queue::default(), VecDeque::new(), 0_u64);
+            for (push, count) in steps {
+                for _ in 0..count {
+                    if push {
+                        next += 1;
+                        plain.push_back(next);
+                        queue.push_back(HoldEntry { index: LogIndex(next), since_ns: next / 3, slot: Slot(0) });
+                    } else {
+                        prop_assert_eq!(queue.pop_front().map(|entry| entry.index.0), plain.pop_front());
+                    }
+                }
+                prop_assert_eq!(queue.len(), plain.len());
+                prop_assert_eq!(queue.back().map(|entry| entry.index.0), plain.back().copied());
+                prop_assert!((0..=plain.len()).all(|n| queue.get(n).map(|entry| entry.index.0) == plain.get(n).copied()));
+                let middle = next / 6;
+                let wanted = plain.partition_point(|n| n / 3 <= middle);
+                prop_assert_eq!(queue.count_first(|entry| entry.since_ns <= middle), wanted);
+            }
+        }
     }
 }
