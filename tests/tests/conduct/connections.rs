@@ -1,6 +1,6 @@
 //! TCP connections (RFC 5382, RFC 7857).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qnat_reference::packet::{TCP, UDP, tcp, udp};
 use qnat_tests::lab::{Lab, wait_until};
@@ -8,7 +8,7 @@ use qnat_tests::resources::Changes;
 use qnat_tests::shared::is_long;
 
 use crate::Second;
-use crate::bed::{Bed, SERVER, View, nothing_for};
+use crate::bed::{Bed, SERVER, View, next, nothing_for};
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -156,18 +156,26 @@ pub(crate) fn what_idles_for_four_minutes_ends_and_its_ends_are_told(lab: &Lab) 
     let bed = &Bed::new(lab);
     let [_silent, answered, _kept] = [0, 1, 2].map(|n| bed.open(&bed.b1, SERVER, (35_000 + n, 8_900 + n)));
     let connection = Connection::establish(bed, 35_003, 8_903);
-    for _ in 0..5 {
-        std::thread::sleep(Duration::from_secs(46));
-        let _passes = bed.back(&bed.b1, &bed.answer(SERVER, &bed.b1, UDP, &udp(8_901, answered, b"still here")));
-        let _refreshes = bed.open(&bed.b1, SERVER, (35_002, 8_902));
-    }
-    std::thread::sleep(Duration::from_secs(15));
+    let established = Instant::now();
     let reset = |p: View<'_>| p.is_tcp(|ports| ports.0 == 8_903 || ports.1 == 8_903) && p.body()[13] & RST != 0;
     let sequence = |frame: &[u8]| View(frame).body()[4..8].to_vec();
-    let told = bed.wait(&bed.b1.end, "a reset", reset);
+    // Each takeover gives all its time again (I48), and a machine that stands still may cause one.
+    let told = (0..24).find_map(|round| {
+        if round < 5 {
+            let _passes = bed.back(&bed.b1, &bed.answer(SERVER, &bed.b1, UDP, &udp(8_901, answered, b"still here")));
+        }
+        let _refreshes = bed.open(&bed.b1, SERVER, (35_002, 8_902));
+        next(&bed.b1.end, Duration::from_secs(46), reset, &mut Vec::new())
+    });
+    let told = told.expect("a reset within 18 minutes");
+    let silent = established.elapsed();
+    assert!(silent >= Duration::from_secs(239), "{silent:?}");
     assert_eq!((View(&told).ports(), sequence(&told)), ((8_903, 35_003), 501_u32.to_be_bytes().to_vec()));
     let told = bed.wait(&bed.inet, "a reset", reset);
     assert_eq!((View(&told).ports(), sequence(&told)), ((connection.public, 8_903), 101_u32.to_be_bytes().to_vec()));
-    let live = |port| !lab.live_mappings("10.0.1.1", port).is_empty();
-    assert_eq!([8_900, 8_901, 8_902, 8_903].map(live), [false, false, true, false]);
+    // After a takeover, ends are spread over a tenth of the time.
+    wait_until("all silent flows to end", Duration::from_secs(30), || {
+        [8_900, 8_901, 8_903].iter().all(|port| lab.live_mappings("10.0.1.1", *port).is_empty())
+    });
+    assert!(!lab.live_mappings("10.0.1.1", 8_902).is_empty(), "a packet from inside keeps a flow");
 }
