@@ -22,7 +22,8 @@ pub struct HoldEntry {
 /// Holds of a piece.
 const PIECE: usize = 4096;
 
-/// A queue in pieces: one that moved millions of holds as it grows would keep packets waiting meanwhile.
+/// A queue in pieces: one that moved millions of holds as it grows would keep packets waiting meanwhile; a piece that grows
+/// moves less than 100 kB.
 #[derive(Debug, Default)]
 struct Queue {
     /// All but the last are full.
@@ -48,19 +49,20 @@ impl Queue {
     fn push_back(&mut self, entry: HoldEntry) {
         match self.pieces.back_mut().filter(|last| last.len() < PIECE) {
             Some(last) => last.push(entry),
-            None => {
-                let mut piece = Vec::with_capacity(PIECE);
-                piece.push(entry);
-                self.pieces.push_back(piece);
-            }
+            None => self.pieces.push_back(vec![entry]),
         }
     }
 
     fn pop_front(&mut self) -> Option<HoldEntry> {
         let entry = *self.get(0)?;
         self.gone += 1;
-        if self.gone == self.pieces.front().map_or(0, Vec::len) {
-            self.pieces.pop_front();
+        if self.gone == self.pieces[0].len() {
+            // A queue of few holds keeps its piece.
+            if self.pieces.len() > 1 {
+                drop(self.pieces.pop_front())
+            } else {
+                self.pieces[0].clear()
+            }
             self.gone = 0;
         }
         Some(entry)
