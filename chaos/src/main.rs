@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use qnat_chaos::awake::{self, AwakeArgs};
 use qnat_chaos::drill::soak::{self, SoakArgs};
 use qnat_chaos::drill::{self, DrillArgs};
 use qnat_chaos::mutants::{self, MutantsArgs};
@@ -28,6 +29,8 @@ enum Command {
     Mutants(MutantsArgs),
     /// How long this machine stands still while a command runs: whether it can keep a lease.
     Stalls(StallsArgs),
+    /// Keeps the processors of a virtual machine from going idle while a command runs.
+    Awake(AwakeArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -37,5 +40,6 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Sim(args) => sim::run(&args),
         Command::Mutants(args) => mutants::run(&args),
         Command::Stalls(args) => stalls::run(&args),
+        Command::Awake(args) => awake::run(&args),
     }
 }

@@ -39,6 +39,19 @@ pub fn prefer_current() -> Raised {
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } == 0 { Raised::Nice(NICE) } else { Raised::Refused }
 }
 
+/// Lets the calling thread run only where nothing else wants to (SCHED_IDLE). Whatever wakes up preempts it at once.
+///
+/// # Errors
+/// When the system refuses.
+pub fn spare_current() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `parameters` outlives the call; 0 is the calling thread.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}
+
 /// Binds the calling thread to one CPU.
 ///
 /// # Errors
@@ -63,7 +76,7 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Raised, allowed_cpus, pin_current, prefer_current, raise_current};
+    use super::{Raised, allowed_cpus, pin_current, prefer_current, raise_current, spare_current};
 
     #[test]
     fn a_pinned_thread_may_run_on_its_cpu_only() {
@@ -88,6 +101,17 @@ mod tests {
         .join()
         .expect("thread");
         assert_eq!(nice(), before);
+    }
+
+    #[test]
+    fn a_spare_thread_takes_what_others_leave() {
+        std::thread::spawn(|| {
+            spare_current().expect("anybody may");
+            // SAFETY: asks for the calling thread's policy; no memory is involved.
+            assert_eq!(unsafe { libc::sched_getscheduler(0) }, libc::SCHED_IDLE);
+        })
+        .join()
+        .expect("thread");
     }
 
     #[test]

@@ -21,7 +21,7 @@ const SLOTS_MIN: u32 = 16_384;
 #[derive(Debug)]
 pub(crate) struct Ahead {
     wanted: Vec<Wanted>,
-    found: Vec<(ShardId, Slot)>,
+    found: Vec<Slot>,
     /// Whether a table is large enough; judged with the timers.
     worth: Worth,
 }
@@ -59,21 +59,20 @@ impl Worker {
     /// Has the mappings of all frames brought into the cache that were looked ahead for since the last call. Returns how
     /// many there probably are.
     pub fn fetch(&mut self) -> usize {
+        let mut count = 0;
         let (mut wanted, mut found) = (std::mem::take(&mut self.ahead.wanted), std::mem::take(&mut self.ahead.found));
-        // Each loop is short, so that many of its rounds run at once.
-        for Wanted { shard, side, tag } in wanted.drain(..) {
-            let slot = self.table(shard).and_then(|table| match side {
-                Side::Inside => table.guess_inside(tag),
-                Side::Outside => table.guess_public(tag),
-            });
-            found.extend(slot.map(|slot| (shard, slot)));
+        // A batch of one side mostly belongs to one shard.
+        for same in wanted.chunk_by(|a, b| a.shard == b.shard) {
+            let Some(table) = self.table(same[0].shard) else { continue };
+            // Each loop is short and waits for nothing that it reads, so that many of its rounds run at once.
+            let begin = |sum, one: &Wanted| sum ^ table.begin(one.side, one.tag);
+            std::hint::black_box(same.iter().fold(0, begin));
+            found.extend(same.iter().filter_map(|one| table.guess(one.side, one.tag)));
+            std::hint::black_box(found.iter().fold(0, |sum, slot| sum ^ table.record(*slot).ends()));
+            count += found.len();
+            found.clear();
         }
-        let count = found.len();
-        for (shard, slot) in found.drain(..) {
-            if let Some(table) = self.table(shard) {
-                std::hint::black_box(table.record(slot).ends());
-            }
-        }
+        wanted.clear();
         // They keep their memory: no allocation per batch.
         (self.ahead.wanted, self.ahead.found) = (wanted, found);
         count

@@ -155,8 +155,8 @@ impl Record {
     }
 
     /// Something of each of the record's cache lines.
-    pub(crate) const fn ends(&self) -> (u16, u64, Track) {
-        (self.remote.port, self.written_at.0, self.tcp)
+    pub(crate) const fn ends(&self) -> u64 {
+        self.remote.port as u64 ^ self.written_at.0 ^ self.tcp.peek() as u64
     }
 
     /// Whether the mapping translates without question.

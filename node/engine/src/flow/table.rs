@@ -8,7 +8,7 @@ use foldhash::fast::FixedState;
 
 use super::index::Index;
 use super::record::{FlowKey, Mark, Record, Seen, Slot, State};
-use crate::ids::{BackendId, LogIndex};
+use crate::ids::{BackendId, LogIndex, Side};
 use crate::ports::{Claims, PortUsage};
 use crate::record::{Addr, HoldClass, InsideKey, PublicKey};
 use crate::snapshot::{Map, Sharing};
@@ -164,14 +164,22 @@ impl Table {
         self.by_inside.find(self.inside_tag(key), |s| self.record(Slot(s)).flow() == *key).map(Slot)
     }
 
-    /// Where the record of an in2out key with this tag probably is; reads the index only.
-    pub(crate) fn guess_inside(&self, tag: u32) -> Option<Slot> {
-        self.by_inside.guess(tag).map(Slot)
+    /// Something of where the record of a key with this tag is looked up.
+    pub(crate) fn begin(&self, side: Side, tag: u32) -> u32 {
+        self.index(side).begin(tag)
     }
 
-    /// Where the record of an out2in key with this tag probably is; reads the index only.
-    pub(crate) fn guess_public(&self, tag: u32) -> Option<Slot> {
-        self.by_public.guess(tag).map(Slot)
+    /// Where the record of a key with this tag probably is; reads the index only.
+    pub(crate) fn guess(&self, side: Side, tag: u32) -> Option<Slot> {
+        self.index(side).guess(tag).map(Slot)
+    }
+
+    /// By which packets that come in on a side are looked up.
+    const fn index(&self, side: Side) -> &Index {
+        match side {
+            Side::Inside => &self.by_inside,
+            Side::Outside => &self.by_public,
+        }
     }
 
     /// A hash of a remote end and protocol, keyed like the indexes.
