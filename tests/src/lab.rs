@@ -155,6 +155,14 @@ impl Lab {
         publics.iter().filter_map(|public| public.rsplit(':').next()?.parse().ok()).collect()
     }
 
+    /// How many flows an inside address has, live and held.
+    #[must_use]
+    pub fn flows_of(&self, inside: &str) -> usize {
+        let prefix = format!("{inside}:");
+        let flows = json(&["flows", "--limit", "100000", "-o", "json"]);
+        rows(&flows["flows"]).filter(|row| row["inside"].as_str().is_some_and(|text| text.starts_with(&prefix))).count()
+    }
+
     /// Public ends of live mappings, each once.
     fn publics(&self, inside: &str, proto: Option<&str>, is_remote: impl Fn(&str) -> bool) -> Vec<String> {
         let prefix = format!("{inside}:");

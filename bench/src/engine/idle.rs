@@ -18,6 +18,8 @@ const PATIENCE_S: u64 = 3_600;
 pub struct Steps {
     /// Silence until all were closed, seconds.
     closed_after_s: u64,
+    /// Octets that all take then.
+    held_bytes: usize,
     /// Calls of the timers.
     timers: Vec<u64>,
     /// Entries, from the stream through the log into the table.
@@ -27,9 +29,10 @@ pub struct Steps {
 impl Steps {
     /// Both runs did the same: of what one run alone took long for, the machine was the cause.
     #[must_use]
-    pub fn common(self, other: &Self) -> Idle {
+    pub fn common(self, other: &Self, flows: u32) -> Idle {
         Idle {
             closed_after_s: self.closed_after_s,
+            held_octets: self.held_bytes as f64 / f64::from(flows),
             longest_timers_us: longest(&self.timers, &other.timers) as f64 / 1e3,
             longest_entry_us: longest(&self.entries, &other.entries) as f64 / 1e3,
         }
@@ -47,6 +50,8 @@ pub fn longest(one: &[u64], other: &[u64]) -> u64 {
 pub struct Idle {
     /// Silence until all were closed, seconds.
     pub closed_after_s: u64,
+    /// Octets per flow then, when all are held.
+    pub held_octets: f64,
     /// The longest call of the timers, microseconds of processor time.
     pub longest_timers_us: f64,
     /// The longest that an entry took from the stream through the log into the table, microseconds of processor time.
@@ -76,6 +81,7 @@ pub fn measure(mut bed: Bed) -> Result<Steps> {
         let mut frame = Vec::new();
         while bed.worker.poll_frame(bed.now_ns, &Always, &mut frame).is_some() {}
     }
+    steps.held_bytes = bed.worker.shard_status()[0].table_bytes;
     steps.closed_after_s = (bed.now_ns - begun_ns) / SECOND_NS;
     Ok(steps)
 }

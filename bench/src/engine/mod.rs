@@ -182,7 +182,7 @@ fn table_row(flows: u32, rounds: u32) -> Result<TableRow> {
     let mut again = Bed::new(flows, Proto::Udp);
     let longest_apply_us = idle::longest(&bed.apply_ns, &std::mem::take(&mut again.apply_ns)) as f64 / 1e3;
     let steps = idle::measure(again)?;
-    let idle = steps.common(&idle::measure(Bed::new(flows, Proto::Udp))?);
+    let idle = steps.common(&idle::measure(Bed::new(flows, Proto::Udp))?, flows);
     let mut batch = Batch::new(BATCH, Proto::Udp, Size::Small, Way::Out);
     let (mut values, mut next) = (Vec::new(), flows);
     for _ in 0..rounds {
@@ -257,6 +257,7 @@ pub fn table(result: &EngineResult) -> String {
     };
     line("ns per new flow, from packet to packet", &|row| whole(&row.new_flow_ns));
     line("octets per flow, computed", &|row| format!("{:.0}", row.octets));
+    line("octets per flow that is held, computed", &|row| format!("{:.0}", row.idle.held_octets));
     line("octets per flow, resident", &|row| format!("{:.0}", row.resident));
     line("longest entry of 64 while it fills, µs", &|row| format!("{:.0}", row.longest_apply_us));
     line("all idle at once: longest round of timers, µs", &|row| format!("{:.0}", row.idle.longest_timers_us));

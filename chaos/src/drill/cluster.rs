@@ -206,4 +206,16 @@ impl Cluster {
         let count = |node| Some((node, self.ask(node, &Request::Counters).ok()?["elections"].as_u64()?));
         self.running().into_iter().filter_map(count).collect()
     }
+
+    /// Frames that running members dropped since they started, by reason.
+    pub(super) fn drops(&self) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        for node in self.running() {
+            let Ok(counters) = self.ask(node, &Request::Counters) else { continue };
+            for (why, count) in counters["drops"].as_object().into_iter().flatten() {
+                *all.entry(why.clone()).or_default() += count.as_u64().unwrap_or(0);
+            }
+        }
+        all
+    }
 }

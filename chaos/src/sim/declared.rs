@@ -1,6 +1,7 @@
 //! The configuration that the operator of a simulated cluster declares, and how he changes it under traffic.
 
 use control::command::{CommandBody, Configure};
+use engine::snapshot::OnReclaim;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::net::Ipv4Addr;
@@ -18,7 +19,7 @@ pub(super) struct Declared {
     frontends: [bool; FRONTENDS],
     backends: [bool; BACKENDS as usize],
     fillers: u16,
-    drain: bool,
+    on_reclaim: OnReclaim,
     grace_ms: u32,
     hold_ms: u32,
 }
@@ -29,7 +30,11 @@ impl Declared {
             frontends: [true; FRONTENDS],
             backends: [true; BACKENDS as usize],
             fillers: if rng.random_bool(0.5) { FEW } else { MANY },
-            drain: rng.random_bool(0.2),
+            on_reclaim: match rng.random_range(0..10) {
+                0 | 1 => OnReclaim::Drain,
+                2 => OnReclaim::Reset,
+                _ => OnReclaim::Expire,
+            },
             grace_ms: rng.random_range(0..=1_200),
             hold_ms: rng.random_range(0..=2_500),
         }
@@ -61,8 +66,13 @@ impl Declared {
     }
 
     /// Whether a block that is taken back closes its flows at once.
-    pub(super) const fn expires(&self) -> bool {
-        !self.drain
+    pub(super) fn expires(&self) -> bool {
+        self.on_reclaim != OnReclaim::Drain
+    }
+
+    /// Whether its ends hear of it.
+    pub(super) fn resets(&self) -> bool {
+        self.on_reclaim == OnReclaim::Reset
     }
 
     pub(super) fn backend_ip(backend: u8) -> Ipv4Addr {
@@ -84,7 +94,11 @@ impl Declared {
             text += &format!("[[public_ip]]\nname = \"p{n}\"\naddress = \"203.0.113.{n}\"\n");
         }
         let names: Vec<String> = frontends.iter().map(|n| format!("\"p{n}\"")).collect();
-        let on_reclaim = if self.drain { "drain" } else { "expire" };
+        let on_reclaim = match self.on_reclaim {
+            OnReclaim::Expire => "expire",
+            OnReclaim::Drain => "drain",
+            OnReclaim::Reset => "reset",
+        };
         text += &format!(
             "[[load_balancer]]\nname = \"lb\"\nfrontends = [{}]\n[[load_balancer.pool]]\nname = \"w\"\n\
              [[load_balancer.outbound_rule]]\nname = \"o\"\npool = \"w\"\non_reclaim = \"{on_reclaim}\"\n",

@@ -106,11 +106,12 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
     writeln!(out, "faults: {}: {faults:?}", faults.values().sum::<u64>())?;
     writeln!(
         out,
-        "{} seeds: {} elections, {} epochs anew, {} packets outside, {} mappings, {} violations",
+        "{} seeds: {} elections, {} epochs anew, {} packets outside, {} resets, {} mappings, {} violations",
         outcomes.len(),
         sum(|o| o.elections),
         sum(|o| o.recreations),
         sum(|o| o.emitted),
+        sum(|o| o.resets),
         sum(|o| o.mappings),
         failed.len()
     )?;
@@ -129,5 +130,15 @@ mod tests {
             assert!(outcome.emitted > 500, "seed {seed}: traffic flowed, {} frames", outcome.emitted);
             assert_eq!(run_seed(seed).trace, outcome.trace, "seed {seed} replays");
         }
+    }
+
+    #[test]
+    fn some_clusters_reset_what_they_take_back() {
+        let resets = |seed| {
+            let outcome = run_seed(seed);
+            assert_eq!(outcome.violation, None, "seed {seed}");
+            outcome.resets
+        };
+        assert!((20..40).any(|seed| resets(seed) > 0));
     }
 }

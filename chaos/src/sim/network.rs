@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use engine::event::Authority;
 use engine::ids::{Incarnation, Mac, NodeId, Side};
-use engine::wire::{FrameMeta, Parsed, parse};
+use engine::wire::{FrameMeta, IpPacket, Parsed, TcpFlags, parse};
 use engine::worker::Worker;
 use rand::Rng;
 
@@ -186,6 +186,11 @@ impl World {
             return Ok(());
         }
         let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
+        if is_own_reset(&packet) {
+            self.outcome.resets += 1;
+            let may = self.declared.resets() && matches!(authority, Authority::Lease { .. });
+            return if may { Ok(()) } else { Err(format!("D5: nobody asked for a reset, {authority:?}")) };
+        }
         let Some(tag) = Tag::of(frame, &packet) else { return Ok(()) };
         let said_by_host = self.sent.contains(&tag) && data(frame, &packet) == Some(&tag.encode()[..]);
         i15_i16_untouched::data(said_by_host, frame).map_err(said)?;
@@ -217,7 +222,7 @@ impl World {
             return Ok(());
         }
         let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
-        let Some(tag) = Tag::of(frame, &packet) else { return Ok(()) };
+        let Some(tag) = Tag::of(frame, &packet).filter(|_| !is_own_reset(&packet)) else { return Ok(()) };
         self.judge.translated(at, self.newest(), (side, authority), &packet, &tag).map_err(said)
     }
 
@@ -241,4 +246,9 @@ impl World {
             }
         }
     }
+}
+
+/// Whether a member made the packet itself, to end a connection whose port is taken back: hosts' resets carry a tag.
+fn is_own_reset(packet: &IpPacket) -> bool {
+    packet.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::RST) && tcp.payload_len == 0)
 }

@@ -57,6 +57,8 @@ pub struct Outcome {
     pub trace: u64,
     /// Translated packets that left outside.
     pub emitted: u64,
+    /// Resets that members made for connections whose ports were taken back.
+    pub resets: u64,
     /// Mappings that were opened.
     pub mappings: u64,
     /// Elections of flow groups.
@@ -114,6 +116,7 @@ impl World {
             violation: None,
             trace: seed,
             emitted: 0,
+            resets: 0,
             mappings: 0,
             elections: 0,
             recreations: 0,

@@ -103,7 +103,7 @@ pub struct ShardStatus {
     pub held: u32,
     /// Free slots of the slab (I47).
     pub free: u32,
-    /// Octets that its mappings and their indexes take (I46).
+    /// Octets that its mappings, their indexes and holds take (I46).
     pub table_bytes: usize,
     /// Mappings on their way through the log.
     pub pending: usize,
@@ -203,7 +203,7 @@ impl Worker {
             live: table.live(),
             held: table.held(),
             free: table.free_slots(),
-            table_bytes: table.bytes(),
+            table_bytes: table.bytes() + shard.replica.holds.bytes(),
             pending: shard.overlay.len(),
             announced: shard
                 .leadership

@@ -42,6 +42,18 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
+    /// A backend of a lab, which finds the gateway by its own stack and is silent from then on.
+    pub(crate) fn of(lab: &Lab, number: u8) -> Self {
+        let end = End::open(&format!("qnat-b{number}"), "eth0").expect("a raw socket inside");
+        end.hello(SERVER).expect("a way out");
+        let gateway = end.neighbour(GATEWAY).expect("the gateway answers");
+        let silence = end.silence().expect("nft");
+        let frontend = lab.ports_of(&format!("b{number}"))["frontend"].clone();
+        let public = frontend.as_str().and_then(|text| text.parse().ok()).expect("a public address");
+        let address = Ipv4Addr::new(10, 0, 1, number);
+        Self { end, address, gateway, public, shard: [0; 6], _silence: silence }
+    }
+
     /// A frame of its own to anywhere.
     pub(crate) fn packet(&self, to: Ipv4Addr, proto: u8, payload: &[u8]) -> Vec<u8> {
         ipv4((self.end.mac, self.gateway), self.address, to, proto, payload)
@@ -68,17 +80,7 @@ impl<'a> Bed<'a> {
     /// Learns all addresses by the hosts' own stacks, then silences them.
     pub(crate) fn new(lab: &'a Lab) -> Self {
         let inet = End::open("qnat-inet", "eth0").expect("a raw socket outside");
-        let backend = |number: u8| {
-            let end = End::open(&format!("qnat-b{number}"), "eth0").expect("a raw socket inside");
-            end.hello(SERVER).expect("a way out");
-            let gateway = end.neighbour(GATEWAY).expect("the gateway answers");
-            let silence = end.silence().expect("nft");
-            let frontend = lab.ports_of(&format!("b{number}"))["frontend"].clone();
-            let public = frontend.as_str().and_then(|text| text.parse().ok()).expect("a public address");
-            let address = Ipv4Addr::new(10, 0, 1, number);
-            Backend { end, address, gateway, public, shard: [0; 6], _silence: silence }
-        };
-        let [mut b1, mut b2, b3] = [1, 2, 3].map(backend);
+        let [mut b1, mut b2, b3] = [1, 2, 3].map(|number| Backend::of(lab, number));
         let silence = inet.silence().expect("nft");
         // What the stacks have sent has checksums that they leave to a device.
         std::thread::sleep(Duration::from_millis(200));
@@ -150,6 +152,13 @@ impl<'a> Bed<'a> {
     /// What arrives at one end because of a frame that another sends, as often as it takes.
     pub(crate) fn provokes(&self, between: (&End, &End), frame: &[u8], fits: impl Fn(View<'_>) -> bool) -> Vec<u8> {
         across(between, &[frame], fits)
+    }
+
+    /// All that comes to an end for a while.
+    pub(crate) fn all(&self, at: &End, time: Duration) -> Vec<Vec<u8>> {
+        let frames = at.receive(time).expect("a socket");
+        frames.iter().for_each(|frame| check(frame));
+        frames
     }
 
     /// Nothing that fits comes to an end.

@@ -13,6 +13,7 @@ use crate::bed::{Bed, SERVER, View, next, nothing_for};
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
+const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 
 /// One connection of b1 to the server. The backend begins at 100, the remote at 500.
@@ -62,6 +63,32 @@ pub(crate) fn a_handshake_may_be_finished(bed: &Bed<'_>) -> Second {
         connection.leaves(bed, (101, 501), ACK, b"");
         connection.leaves(bed, (101, 501), ACK, b"question");
         connection.comes(bed, (501, 109), ACK);
+    })
+}
+
+/// R8: what looks like an address in a payload stays what it is, also where other gateways look for one.
+pub(crate) fn addresses_in_payload_stay_what_they_are(bed: &Bed<'_>) -> Second {
+    let connection = Connection::establish(bed, 31_850, 21);
+    Box::new(move |bed| {
+        let command = b"PORT 10,0,1,1,124,106\r\n";
+        let segment = tcp((connection.inside, connection.remote), (101, 501), PSH | ACK, &[], command);
+        assert_eq!(&View(&bed.out(&bed.b1, &bed.b1.packet(SERVER, TCP, &segment))).body()[20..], command);
+        let request = b"INVITE sip:bob SIP/2.0\r\nContact: <sip:alice@10.0.1.1:31851>\r\n";
+        let seen = bed.out(&bed.b1, &bed.b1.datagram(SERVER, (31_851, 5_060), request));
+        assert_eq!(&View(&seen).body()[8..], request);
+    })
+}
+
+/// D6: a closed connection's public tuple is nobody else's for a while; for another remote its port is free.
+pub(crate) fn a_closed_tuple_is_held_and_its_port_is_free_for_others(bed: &Bed<'_>) -> Second {
+    let closed = Connection::establish(bed, 31_860, 8_151);
+    closed.comes(bed, (501, 101), RST);
+    wait_until("the mapping to close", Duration::from_secs(5), || !closed.is_live(bed));
+    Box::new(move |bed| {
+        let same_remote = Connection::begin(bed, 31_861, 8_151);
+        assert_ne!(same_remote.public, closed.public, "of the tuple that is held");
+        let other_remote = Connection::begin(bed, 31_862, 8_152);
+        assert_eq!(other_remote.public, closed.public, "the first port of the order");
     })
 }
 

@@ -5,6 +5,7 @@ mod bed;
 mod connections;
 mod errors;
 mod headers;
+mod limits;
 mod mappings;
 mod pieces;
 
@@ -41,12 +42,15 @@ const AZURE: Group = Group {
         mappings::flows_share_ports_but_not_public_tuples,
         mappings::a_backend_out_of_ports_keeps_its_flows_and_reaches_other_remotes,
         mappings::what_cannot_be_translated_goes_nowhere,
+        mappings::a_question_to_a_name_server_is_forgotten_soon_after_its_answer,
         connections::a_handshake_may_be_finished,
         connections::both_ends_may_open_at_once,
         connections::a_half_closed_connection_goes_on_the_other_way,
         connections::a_connection_goes_on_whose_last_acknowledgment_was_lost,
         connections::a_syn_that_nobody_waits_for_is_not_answered,
         connections::a_reset_off_the_expected_sequence_cuts_nobody_off,
+        connections::addresses_in_payload_stay_what_they_are,
+        connections::a_closed_tuple_is_held_and_its_port_is_free_for_others,
         errors::errors_find_the_sender_of_what_they_quote,
         errors::errors_about_nothing_or_with_too_short_a_quote_are_dropped,
         errors::a_backend_complains_under_its_public_address,
@@ -82,8 +86,18 @@ const RFC_OPEN: Group = Group {
     ],
 };
 
+const TOLD: Group = Group {
+    changes: Changes { rule: "", outside: "", more: limits::TOLD },
+    exchanges: exchanges![limits::a_backend_with_too_many_flows_is_told_and_keeps_those_it_has],
+};
+
+const SLOW: Group = Group {
+    changes: Changes { rule: "", outside: "", more: limits::SLOW },
+    exchanges: exchanges![limits::a_backend_that_opens_too_fast_waits_and_its_neighbour_does_not],
+};
+
 fn main() -> ExitCode {
-    let groups = [AZURE, BY_ADDRESS, RFC_BY_ADDRESS, RFC_OPEN];
+    let groups = [AZURE, BY_ADDRESS, RFC_BY_ADDRESS, RFC_OPEN, TOLD, SLOW];
     let alone = groups.iter().flat_map(|group| group.exchanges.iter().map(|exchange| (group.changes, *exchange)));
     let mut checks: Vec<Check> = alone
         .map(|(changes, exchange)| Check::new(exchange.0, move |lab| halves(lab, changes, &[exchange], |_| {})))

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use qnat_reference::packet::{ICMP, TCP, UDP, addresses, tcp, udp};
-use qnat_tests::lab::rows;
+use qnat_tests::lab::{rows, wait_until};
 
 use crate::Second;
 use crate::bed::{Bed, OTHER, SERVER, View, echo};
@@ -43,7 +44,7 @@ pub(crate) fn answers_to_pings_find_the_host_that_asked(bed: &Bed<'_>) -> Second
     })
 }
 
-/// S7, S8, S10, S12: flows to one remote have a port each, all of the backend's lease; flows to distinct remotes share one.
+/// S7, S8, S10, S12, D9, R19: flows to one remote have a port each, all of the backend's lease; flows to distinct remotes share one.
 pub(crate) fn flows_share_ports_but_not_public_tuples(bed: &Bed<'_>) -> Second {
     let one_remote = (0..40).map(|n| bed.open(&bed.b1, SERVER, (22_000 + n, 7_010))).collect::<Vec<u16>>();
     let ports: BTreeSet<u16> = one_remote.iter().copied().collect();
@@ -53,6 +54,7 @@ pub(crate) fn flows_share_ports_but_not_public_tuples(bed: &Bed<'_>) -> Second {
         rows(&lease).any(|r| r["first"].as_u64() <= Some(port.into()) && Some(port.into()) <= r["last"].as_u64())
     };
     assert!(ports.iter().all(|port| leased(*port)), "{ports:?} are not all in {lease}");
+    assert!(!one_remote.is_sorted(), "R19: in the order in which they were opened: {one_remote:?}");
     let many_remotes: BTreeSet<u16> = (0..40).map(|n| bed.open(&bed.b1, SERVER, (22_100 + n, 7_020 + n))).collect();
     assert_eq!(many_remotes.len(), 1, "{many_remotes:?}");
     Box::new(move |bed| {
@@ -65,11 +67,12 @@ pub(crate) fn flows_share_ports_but_not_public_tuples(bed: &Bed<'_>) -> Second {
     })
 }
 
-/// S11, S12, R22: a backend has the ports of its tier towards each remote and no more; what it has goes on without them.
+/// S11, S12, R22, D8: a backend has the ports of its tier towards each remote and no more; what it has goes on without them.
 pub(crate) fn a_backend_out_of_ports_keeps_its_flows_and_reaches_other_remotes(bed: &Bed<'_>) -> Second {
     const GRANTED: u16 = 1_024;
     let public: Vec<u16> = (0..GRANTED).map(|n| bed.open(&bed.b3, SERVER, (40_000 + n, 7_401))).collect();
     assert_eq!(public.iter().collect::<BTreeSet<_>>().len(), usize::from(GRANTED));
+    assert!(public.iter().all(|port| *port >= 1_024), "D8: one of those that are reserved");
     Box::new(move |bed| {
         bed.b3.end.send(&bed.b3.datagram(SERVER, (40_000 + GRANTED, 7_401), b"one too many")).expect("sending");
         bed.nothing(&bed.inet, "a flow beyond the grant", |p| p.is_udp(|ports| ports.1 == 7_401));
@@ -140,6 +143,17 @@ pub(crate) fn a_neighbour_is_reached_by_its_public_end_and_sees_the_senders(bed:
         let answer = bed.b2.datagram(bed.b1.public, (24_300, first), b"answer");
         let seen = bed.provokes((&bed.b2.end, &bed.b1.end), &answer, |p| p.is_udp(|ports| ports.1 == 24_301));
         assert_eq!((addresses(&seen).0, View(&seen).ports().0), (bed.b2.public, second));
+    })
+}
+
+/// D26: a flow to a service of one question and one answer ends ten seconds after the answer.
+pub(crate) fn a_question_to_a_name_server_is_forgotten_soon_after_its_answer(bed: &Bed<'_>) -> Second {
+    let public = bed.open(&bed.b1, SERVER, (25_100, 53));
+    Box::new(move |bed| {
+        bed.back(&bed.b1, &bed.answer(SERVER, &bed.b1, UDP, &udp(53, public, b"answer")));
+        let lives = || !bed.lab.live_mappings("10.0.1.1", 53).is_empty();
+        assert!(lives(), "an answer that comes twice finds its way");
+        wait_until("the mapping to end", Duration::from_secs(30), || !lives());
     })
 }
 

@@ -19,6 +19,17 @@ pub struct HoldEntry {
     pub slot: Slot,
 }
 
+/// A hold as it waits: its record and this together take no more than a live mapping may (I46).
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    since_ns: u64,
+    slot: Slot,
+    /// Lower half of the index: a log does not write four thousand million entries while a hold waits.
+    index: u32,
+}
+
+const _: () = assert!(size_of::<Waiting>() == 16, "with its record and index cells a hold takes 128 octets (I46)");
+
 /// Holds of a piece.
 const PIECE: usize = 4096;
 
@@ -27,9 +38,11 @@ const PIECE: usize = 4096;
 #[derive(Debug, Default)]
 struct Queue {
     /// All but the last are full.
-    pieces: VecDeque<Vec<HoldEntry>>,
+    pieces: VecDeque<Vec<Waiting>>,
     /// Holds of the first piece that are gone.
     gone: usize,
+    /// Index of the hold that came last.
+    newest: LogIndex,
 }
 
 impl Queue {
@@ -37,24 +50,25 @@ impl Queue {
         self.pieces.back().map_or(0, |last| (self.pieces.len() - 1) * PIECE + last.len() - self.gone)
     }
 
-    fn get(&self, place: usize) -> Option<&HoldEntry> {
+    fn get(&self, place: usize) -> Option<HoldEntry> {
         let place = place + self.gone;
-        self.pieces.get(place / PIECE)?.get(place % PIECE)
+        let Waiting { since_ns, slot, index } = *self.pieces.get(place / PIECE)?.get(place % PIECE)?;
+        let before = lower(self.newest).wrapping_sub(index);
+        Some(HoldEntry { index: LogIndex(self.newest.0 - u64::from(before)), since_ns, slot })
     }
 
-    fn back(&self) -> Option<&HoldEntry> {
-        self.get(self.len().checked_sub(1)?)
-    }
-
-    fn push_back(&mut self, entry: HoldEntry) {
+    fn push_back(&mut self, HoldEntry { index, since_ns, slot }: HoldEntry) {
+        assert!(self.newest <= index, "entries are applied in log order");
+        self.newest = index;
+        let waiting = Waiting { since_ns, slot, index: lower(index) };
         match self.pieces.back_mut().filter(|last| last.len() < PIECE) {
-            Some(last) => last.push(entry),
-            None => self.pieces.push_back(vec![entry]),
+            Some(last) => last.push(waiting),
+            None => self.pieces.push_back(vec![waiting]),
         }
     }
 
     fn pop_front(&mut self) -> Option<HoldEntry> {
-        let entry = *self.get(0)?;
+        let entry = self.get(0)?;
         self.gone += 1;
         if self.gone == self.pieces[0].len() {
             // A queue of few holds keeps its piece.
@@ -68,15 +82,23 @@ impl Queue {
         Some(entry)
     }
 
+    fn bytes(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.capacity() * size_of::<Waiting>()).sum()
+    }
+
     /// How many at the front are so; none behind them is.
     fn count_first(&self, is: impl Fn(&HoldEntry) -> bool) -> usize {
         let (mut so, mut end) = (0, self.len());
         while so < end {
             let middle = usize::midpoint(so, end);
-            if self.get(middle).is_some_and(&is) { so = middle + 1 } else { end = middle }
+            if self.get(middle).is_some_and(|entry| is(&entry)) { so = middle + 1 } else { end = middle }
         }
         so
     }
+}
+
+fn lower(index: LogIndex) -> u32 {
+    u32::try_from(index.0 & u64::from(u32::MAX)).expect("32 bits remain")
 }
 
 /// The holds of one shard.
@@ -88,9 +110,7 @@ pub struct HoldQueues {
 impl HoldQueues {
     /// Appends a hold; indexes never fall.
     pub fn push(&mut self, class: HoldClass, entry: HoldEntry) {
-        let queue = &mut self.queues[class.index()];
-        assert!(queue.back().is_none_or(|last| last.index <= entry.index), "entries are applied in log order");
-        queue.push_back(entry);
+        self.queues[class.index()].push_back(entry);
     }
 
     /// Takes the oldest hold of `class` if it was closed at or below `ended`.
@@ -111,6 +131,12 @@ impl HoldQueues {
         (last > from && !shared).then_some(last)
     }
 
+    /// Octets that they take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.queues.iter().map(Queue::bytes).sum()
+    }
+
     /// Whether no hold waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -123,10 +149,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The lower half of an index begins anew on the way.
+    const BEGIN: u64 = u32::MAX as u64 - 10_000;
+
     proptest! {
         #[test]
         fn a_queue_in_pieces_is_a_queue(steps in prop::collection::vec((any::<bool>(), 1_usize..3 * PIECE), 1..40)) {
-            let (mut queue, mut plain, mut next) = (Queue::default(), VecDeque::new(), 0_u64);
+            let (mut queue, mut plain, mut next) = (Queue::default(), VecDeque::new(), BEGIN);
             for (push, count) in steps {
                 for _ in 0..count {
                     if push {
@@ -138,9 +167,8 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(queue.len(), plain.len());
-                prop_assert_eq!(queue.back().map(|entry| entry.index.0), plain.back().copied());
                 prop_assert!((0..=plain.len()).all(|n| queue.get(n).map(|entry| entry.index.0) == plain.get(n).copied()));
-                let middle = next / 6;
+                let middle = (BEGIN + next) / 6;
                 let wanted = plain.partition_point(|n| n / 3 <= middle);
                 prop_assert_eq!(queue.count_first(|entry| entry.since_ns <= middle), wanted);
             }

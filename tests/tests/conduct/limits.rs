@@ -1,0 +1,90 @@
+//! What a backend may not have, and what it hears of that; what of the others is not touched.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use qnat_reference::packet::{ETH, addresses};
+use qnat_tests::lab::wait_until;
+
+use crate::Second;
+use crate::bed::{Backend, Bed, GATEWAY, SERVER, View};
+
+/// The most flows of a backend while these checks run: more than any other one of this program opens, but for those of b3.
+const FLOWS_MAX: usize = 600;
+/// And the most that it may open per second.
+const RATE: u16 = 50;
+
+/// `[settings]` for the first check, and for the second.
+pub(crate) const TOLD: &str = "[settings]\nflows_per_backend_max = 600\nicmp_on_refusal = true\n";
+pub(crate) const SLOW: &str = "[settings]\nnew_flows_per_second_max = 50\n";
+
+/// Runs of the check that needs flows of its own each time.
+static RUNS: AtomicU16 = AtomicU16::new(0);
+
+/// R21, R23: a backend that has as many flows as it may is told that it gets no more, and keeps those it has.
+pub(crate) fn a_backend_with_too_many_flows_is_told_and_keeps_those_it_has(bed: &Bed<'_>) -> Second {
+    let b4 = Backend::of(bed.lab, 4);
+    let datagram = |port: u16| b4.datagram(SERVER, (port, 7_411), &port.to_be_bytes());
+    let (mut public, mut told) = (BTreeMap::new(), false);
+    for port in 50_000..50_700 {
+        b4.end.send(&datagram(port)).expect("sending");
+        if port % 20 == 0 {
+            let left = bed.all(&bed.inet, Duration::from_millis(20));
+            let left = left.iter().map(|frame| View(frame)).filter(|seen| seen.is_udp(|ports| ports.1 == 7_411));
+            public.extend(left.map(|seen| (seen.body()[8..10].to_vec(), seen.ports().0)));
+            let heard = bed.all(&b4.end, Duration::from_millis(1));
+            told |= heard.iter().any(|frame| View(frame).kind() == Some((3, 1)));
+        }
+        if told {
+            break;
+        }
+    }
+    assert!(told, "nobody said that {} flows are too many", public.len());
+    assert!(!public.is_empty() && public.len() <= FLOWS_MAX, "{} left", public.len());
+    assert_eq!(bed.lab.flows_of("10.0.1.4"), FLOWS_MAX);
+    Box::new(move |bed| {
+        let refused = |to, port, kind| {
+            let frame = b4.datagram(to, (port, 7_411), b"one too many");
+            let heard = bed.provokes((&b4.end, &b4.end), &frame, |seen| seen.kind() == Some(kind));
+            assert_eq!(addresses(&heard), (GATEWAY, b4.address));
+            assert_eq!(View(&heard).body()[8..36], frame[ETH..ETH + 28], "what it is about");
+        };
+        refused(SERVER, 51_000, (3, 1));
+        refused([169, 254, 1, 1].into(), 51_001, (3, 13));
+        bed.nothing(&bed.inet, "a flow beyond the limit", |seen| seen.body().ends_with(b"one too many"));
+        for (port, public) in public.iter().step_by(100) {
+            let port = u16::from_be_bytes([port[0], port[1]]);
+            assert_eq!(bed.open(&b4, SERVER, (port, 7_411)), *public);
+        }
+    })
+}
+
+/// R21: a backend that opens flows too fast opens the rest later; its neighbour does not feel it.
+pub(crate) fn a_backend_that_opens_too_fast_waits_and_its_neighbour_does_not(_: &Bed<'_>) -> Second {
+    Box::new(|bed| {
+        const FLOWS: u16 = 120;
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let remote = 7_421 + run;
+        let ports = 52_000..52_000 + FLOWS;
+        let mut missing: Vec<u16> = ports.collect();
+        let begun = Instant::now();
+        let mut send = |bed: &Bed<'_>| {
+            for port in &missing {
+                bed.b1.end.send(&bed.b1.datagram(SERVER, (*port, remote), &port.to_be_bytes())).expect("sending");
+            }
+            let left = bed.all(&bed.inet, Duration::from_millis(100));
+            let left = left.iter().map(|frame| View(frame)).filter(|seen| seen.is_udp(|ports| ports.1 == remote));
+            let left: Vec<Vec<u8>> = left.map(|seen| seen.body()[8..10].to_vec()).collect();
+            missing.retain(|port| !left.contains(&port.to_be_bytes().to_vec()));
+            missing.len()
+        };
+        let at_once = usize::from(FLOWS) - send(bed);
+        let most = f64::from(RATE) * (1.0 + begun.elapsed().as_secs_f64());
+        assert!(at_once > 0 && at_once as f64 <= most.ceil(), "{at_once} left at once");
+        let _passes = bed.open(&bed.b2, SERVER, (52_900, remote));
+        wait_until("the rest to leave", Duration::from_secs(10), || send(bed) == 0);
+        let least_s = f64::from(FLOWS - RATE) / f64::from(RATE);
+        assert!(begun.elapsed().as_secs_f64() > least_s - 0.1, "all had left after {:?}", begun.elapsed());
+    })
+}
