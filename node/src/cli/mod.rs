@@ -189,7 +189,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE));
         }
     };
-    log_to_stderr(matches!(cli.command, Command::Node { .. }));
+    let _written_until_the_end = log_to_stderr(matches!(cli.command, Command::Node { .. }));
     perform(cli.command).unwrap_or_else(|error| {
         complain(&error);
         ExitCode::from(exit_code(&error))
@@ -207,15 +207,18 @@ fn complain(error: &anyhow::Error) {
     let _ignored = writeln!(std::io::stderr(), "qnat: {error:#}");
 }
 
-/// `QNAT_LOG` chooses what is logged (`debug`, `qnat=trace,…`), `QNAT_LOG_FORMAT=json` how.
-fn log_to_stderr(member: bool) {
+/// `QNAT_LOG` chooses what is logged (`debug`, `qnat=trace,…`), `QNAT_LOG_FORMAT=json` how. What was logged is written until
+/// the result is dropped.
+fn log_to_stderr(member: bool) -> tracing_appender::non_blocking::WorkerGuard {
     use tracing_subscriber::EnvFilter;
     let default = if member { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("QNAT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let json = std::env::var_os("QNAT_LOG_FORMAT").is_some_and(|format| format == "json");
     // A second subscriber is refused: then the first one logs.
     let _first_wins = if json { builder.json().try_init() } else { builder.try_init() };
+    guard
 }
 
 fn perform(command: Command) -> Result<ExitCode> {

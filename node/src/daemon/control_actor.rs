@@ -119,8 +119,7 @@ impl ControlActor {
                     }
                 }
                 ControlOut::StoreFailed { reason } => {
-                    tracing::error!(reason, "the control store failed: ending this life (C4)");
-                    std::process::abort();
+                    super::end_life(&format!("the control store failed: {reason}"));
                 }
             }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
+use engine::event::{GroupEvent, WorkerOutput};
 use engine::ids::{Mac, NodeId};
 use futures_util::stream::unfold;
 use netio::bell::{Doorbell, Ringer};
@@ -24,7 +25,7 @@ use tokio::sync::oneshot;
 
 use super::control_actor::{ControlActor, Duty, PeerFrame};
 use super::worker_thread::{FromWorker, Query, ToWorker};
-use crate::member::flow_member::{ControlDuty, FlowMember, FlowOut};
+use crate::member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
 use crate::member::frame::CHANNEL_CONTROL;
 use crate::member::view::View;
 
@@ -199,6 +200,7 @@ impl FlowActor {
             let Some(member) = &mut self.member else { continue };
             match said {
                 FromWorker::Output(output) => {
+                    log_output(&output);
                     if let Some(duty) = member.handle_worker(now_ns(), output) {
                         self.control.do_send(Duty(duty));
                     }
@@ -228,6 +230,7 @@ impl FlowActor {
                 ),
                 FlowOut::Worker(input) => {
                     told = true;
+                    log_input(&input);
                     self.backlog.push_back(ToWorker::Input(input));
                 }
                 FlowOut::Control(duty) => self.duty(duty),
@@ -263,8 +266,7 @@ impl FlowActor {
             self.worker.ringer.ring();
         }
         if self.backlog.len() > BACKLOG_MAX {
-            tracing::error!(backlog = self.backlog.len(), "the worker does not read its events: ending this life");
-            std::process::abort();
+            super::end_life(&format!("the worker does not read its events, {} wait", self.backlog.len()));
         }
     }
 
@@ -443,6 +445,30 @@ impl Handler<AskFlows> for FlowActor {
             guard,
             linked,
             now_ns: now,
+        }
+    }
+}
+
+/// What an operator looks for after a takeover: who led and owned what, and when.
+fn log_input(input: &WorkerInput) {
+    match input {
+        WorkerInput::Event(GroupEvent::Leading { shard, term }) => {
+            tracing::info!(shard = shard.0, term = term.0, "leads");
+        }
+        WorkerInput::Event(GroupEvent::Following { shard }) => tracing::info!(shard = shard.0, "leads no more"),
+        WorkerInput::Event(GroupEvent::Owner { shard, term, node }) => {
+            tracing::info!(shard = shard.0, term = term.0, owner = node.map(|node| node.0), "owner");
+        }
+        WorkerInput::Event(_) | WorkerInput::Snapshot(_) => {}
+    }
+}
+
+/// The same of who serves.
+fn log_output(output: &WorkerOutput) {
+    if let WorkerOutput::Serving { shard, term, state } = output {
+        match state {
+            Ok(()) => tracing::info!(shard = shard.0, term = term.0, "serves"),
+            Err(why) => tracing::info!(shard = shard.0, term = term.0, ?why, "does not serve"),
         }
     }
 }

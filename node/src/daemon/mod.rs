@@ -14,3 +14,11 @@ pub mod run;
 pub mod worker_thread;
 
 pub use run::run;
+
+/// Ends this life at once, as a crash would (C4). Says why itself: log lines are written by a thread that ends with the rest.
+fn end_life(why: &str) -> ! {
+    use std::io::Write as _;
+    // If standard error is closed there is nobody to tell.
+    let _ignored = writeln!(std::io::stderr(), "qnat: this life ends: {why}");
+    std::process::abort();
+}

@@ -322,13 +322,11 @@ impl WorkerParts {
             let thread = std::thread::Builder::new().name("worker-0".to_owned());
             let spawned = thread.spawn(move || {
                 if let Err(error) = body() {
-                    tracing::error!(error = format!("{error:#}"), "the worker ended: so does this life");
-                    std::process::abort();
+                    super::end_life(&format!("the worker ended: {error:#}"));
                 }
             });
             if let Err(error) = spawned {
-                tracing::error!(%error, "no thread for the worker");
-                std::process::abort();
+                super::end_life(&format!("no thread for the worker: {error}"));
             }
         })
     }

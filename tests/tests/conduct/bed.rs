@@ -82,11 +82,7 @@ impl<'a> Bed<'a> {
         let inet = End::open("qnat-inet", "eth0").expect("a raw socket outside");
         let [mut b1, mut b2, b3] = [1, 2, 3].map(|number| Backend::of(lab, number));
         let silence = inet.silence().expect("nft");
-        // What the stacks have sent has checksums that they leave to a device.
-        std::thread::sleep(Duration::from_millis(200));
-        for end in [&b1.end, &b2.end, &b3.end, &inet] {
-            end.drain().expect("a socket");
-        }
+        forget_own([&b1.end, &b2.end, &b3.end, &inet]);
         // A flow of this bed's, under the rules of now: those of others in the same lab live on.
         let port = 20_000 + BEDS.fetch_add(1, Ordering::Relaxed);
         for backend in [&mut b1, &mut b2] {
@@ -184,6 +180,14 @@ impl<'a> Bed<'a> {
         });
         // A switch learns the new place of a virtual MAC with the announcement that follows.
         std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+/// Forgets what the hosts' own stacks have sent: its checksums are left to a device.
+pub(crate) fn forget_own<const N: usize>(ends: [&End; N]) {
+    std::thread::sleep(Duration::from_millis(200));
+    for end in ends {
+        end.drain().expect("a socket");
     }
 }
 

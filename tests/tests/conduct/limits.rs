@@ -8,7 +8,7 @@ use qnat_reference::packet::{ETH, addresses};
 use qnat_tests::lab::wait_until;
 
 use crate::Second;
-use crate::bed::{Backend, Bed, GATEWAY, SERVER, View};
+use crate::bed::{Backend, Bed, GATEWAY, SERVER, View, forget_own};
 
 /// The most flows of a backend while these checks run: more than any other one of this program opens, but for those of b3.
 const FLOWS_MAX: usize = 600;
@@ -25,6 +25,7 @@ static RUNS: AtomicU16 = AtomicU16::new(0);
 /// R21, R23: a backend that has as many flows as it may is told that it gets no more, and keeps those it has.
 pub(crate) fn a_backend_with_too_many_flows_is_told_and_keeps_those_it_has(bed: &Bed<'_>) -> Second {
     let b4 = Backend::of(bed.lab, 4);
+    forget_own([&b4.end, &bed.inet]);
     let datagram = |port: u16| b4.datagram(SERVER, (port, 7_411), &port.to_be_bytes());
     let (mut public, mut told) = (BTreeMap::new(), false);
     for port in 50_000..50_700 {
