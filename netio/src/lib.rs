@@ -11,6 +11,7 @@ pub mod ca;
 pub mod frame;
 pub mod guard;
 pub mod link;
+pub mod memory;
 pub mod netns;
 pub mod packet;
 pub mod port;

@@ -60,6 +60,7 @@ pub fn run(config: &NodeConfig) -> Result<()> {
          unshifted clock: start the member in the host's time namespace (`nsenter --time=/proc/1/ns/time`, or no \
          `unshare --time --boottime` and no such container setting)"
     );
+    lock_memory();
     let inside = link(&config.data.inside)?;
     let outside = link(&config.data.outside)?;
     let (guard, guard_state, mut writer) = guard(config, &inside, &outside)?;
@@ -124,6 +125,13 @@ pub fn run(config: &NodeConfig) -> Result<()> {
         System::current().stop();
         Ok(())
     })
+}
+
+fn lock_memory() {
+    match netio::memory::lock_all() {
+        Ok(()) => tracing::info!("memory is locked"),
+        Err(error) => tracing::warn!(%error, "memory is not locked: a lease may lapse while a page is read from disk"),
+    }
 }
 
 /// Answers the API until a signal or an order to stop comes.
