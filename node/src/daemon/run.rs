@@ -61,8 +61,7 @@ pub fn run(config: &NodeConfig) -> Result<()> {
          `unshare --time --boottime` and no such container setting)"
     );
     lock_memory();
-    let inside = link(&config.data.inside)?;
-    let outside = link(&config.data.outside)?;
+    let (inside, outside) = (link(&config.data.inside)?, link(&config.data.outside)?);
     let (guard, guard_state, mut writer) = guard(config, &inside, &outside)?;
     writer.zero_all();
     let reader = writer.reader();
