@@ -43,6 +43,8 @@ const SESSION_RING: usize = 1 << 14;
 const CALLS_MAX: usize = 64;
 /// SCHED_FIFO priority of the flow actor's thread.
 const PRIORITY: i32 = 20;
+/// And of the control actor's: raft must not wait for traffic, and who holds a lock that the flow thread wants must not either.
+const CONTROL_PRIORITY: i32 = 10;
 /// A graceful stop waits so long for the stop token, then stops without.
 const TOKEN_WAIT: Duration = Duration::from_secs(15);
 /// And so long for leaderships to move.
@@ -140,6 +142,10 @@ async fn serve_until_told(
     metrics: MetricsPage,
     stop: &mut mpsc::Receiver<()>,
 ) -> Result<()> {
+    if config.timing.raise_priority {
+        // It shares locks with the flow thread, to ask it.
+        tracing::info!(priority = ?prefer_current(), "main thread");
+    }
     let (calls, answered) = mpsc::channel(CALLS_MAX);
     actix::spawn(answerer.clone().run(answered));
     let listen = config.api.listen;
@@ -251,6 +257,11 @@ fn start_control(
     let member = ControlMember::new(me, store, ControlTiming::default(), seed()?, now())?;
     let transport = transport.clone();
     let arbiter = Arbiter::new();
+    if config.timing.raise_priority {
+        arbiter.spawn(async {
+            tracing::info!(priority = ?raise_current(CONTROL_PRIORITY), "control thread");
+        });
+    }
     Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |_| ControlActor::new(member, transport, journal)))
 }
 
