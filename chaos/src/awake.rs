@@ -3,11 +3,13 @@
 //! for longer than a lease lasts, on a machine that has time to spare. One thread on each processor spins, and gives way to
 //! whatever else wants to run.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use netio::thread;
+
+use crate::command;
 
 /// Arguments of `awake`.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,21 +24,18 @@ pub struct AwakeArgs {
 /// # Errors
 /// If it cannot be started, or the system refuses the threads.
 pub fn run(args: &AwakeArgs) -> Result<ExitCode> {
-    let (program, arguments) = args.command.split_first().context("a command")?;
     let over = AtomicBool::new(false);
-    let status = std::thread::scope(|scope| -> Result<_> {
+    std::thread::scope(|scope| {
         let over = &over;
         let spinning = thread::allowed_cpus()?.into_iter().map(|cpu| scope.spawn(move || spin(cpu, over)));
         let spinning: Vec<_> = spinning.collect();
-        let status = Command::new(program).args(arguments).status();
+        let code = command::run(&args.command);
         over.store(true, Ordering::Relaxed);
         for one in spinning {
             one.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
         }
-        status.with_context(|| program.clone())
-    })?;
-    // Ended by a signal, it has no code.
-    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+        code
+    })
 }
 
 /// Takes what others leave of one processor until all is over.

@@ -4,13 +4,15 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use netio::thread;
 use serde::Serialize;
+
+use crate::command;
 
 /// Between two looks at the clock.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -87,23 +89,21 @@ impl Stalls {
 /// If it cannot be started, or the result cannot be written.
 pub fn run(args: &StallsArgs) -> Result<ExitCode> {
     let (stalls, over) = (Stalls::default(), AtomicBool::new(false));
-    let (program, arguments) = args.command.split_first().context("a command")?;
-    let status = std::thread::scope(|scope| -> Result<_> {
+    let code = std::thread::scope(|scope| {
         let (stalls, over) = (&stalls, &over);
         for cpu in thread::allowed_cpus()? {
             scope.spawn(move || stalls.watch(cpu, over));
         }
-        let status = Command::new(program).args(arguments).status();
+        let code = command::run(&args.command);
         over.store(true, Ordering::Relaxed);
-        status.with_context(|| program.clone())
+        code
     })?;
     let seen = serde_json::to_string(&stalls.take())?;
     match &args.out {
         Some(path) => std::fs::write(path, seen + "\n").with_context(|| path.display().to_string())?,
         None => writeln!(std::io::stderr(), "{seen}")?,
     }
-    // Ended by a signal, it has no code.
-    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+    Ok(code)
 }
 
 #[cfg(test)]

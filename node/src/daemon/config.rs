@@ -177,7 +177,8 @@ pub enum Guard {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimingConfig {
-    /// Raft and peer threads run with real-time priority, if the machine permits.
+    /// The threads of the flow and control groups run with real-time priority, the others that they share locks with and the
+    /// worker before ordinary ones, if the machine permits.
     pub raise_priority: bool,
 }
 

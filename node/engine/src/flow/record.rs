@@ -154,7 +154,7 @@ impl Record {
         self.mark == Mark::Scanned
     }
 
-    /// Something of each of the record's cache lines.
+    /// Something of the record's first cache line and of its last.
     pub(crate) const fn ends(&self) -> u64 {
         self.remote.port as u64 ^ self.written_at.0 ^ self.tcp.peek() as u64
     }
