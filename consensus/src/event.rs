@@ -96,8 +96,8 @@ pub enum FlowEffect {
     SendBulk { to: Incarnation, group: GroupId, frame: Bytes },
     /// Write the shard's word (K3). Zeroing comes before the messages that need it (L2).
     Word { group: GroupId, term: u64, lease_until_ns: u64, grace_until_ns: u64 },
-    /// A replica begins with an empty table at `index`.
-    Opened { group: GroupId, epoch: Epoch, index: u64 },
+    /// A replica begins at `index`: with an empty table, or, if it `loads`, with what the chunks that follow bring.
+    Opened { group: GroupId, epoch: Epoch, index: u64, loads: bool },
     /// A re-created epoch continues from this replica's own table.
     Reopened { group: GroupId, epoch: Epoch },
     /// The replica is gone.

@@ -123,7 +123,7 @@ impl Bed {
             bed.worker.set_mtu(side, 1500);
         }
         bed.worker.set_links(bed.now_ns, true);
-        bed.event(GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1) });
+        bed.event(GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1), loads: false });
         bed.event(GroupEvent::Owner { shard: SHARD, term: TERM, node: Some(NodeId(1)) });
         bed.open(flows, proto);
         bed.event(GroupEvent::Leading { shard: SHARD, term: TERM });

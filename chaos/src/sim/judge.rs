@@ -74,7 +74,7 @@ impl Judge {
         event: &GroupEvent,
     ) -> Check {
         match event {
-            GroupEvent::Opened { shard, epoch, index } => {
+            GroupEvent::Opened { shard, epoch, index, .. } => {
                 self.at.insert((node, *shard), (*epoch, index.0));
                 self.committed.began(*shard, *epoch)
             }

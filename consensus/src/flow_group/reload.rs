@@ -39,7 +39,7 @@ impl FlowGroup {
         let (index, group) = (head.base, self.group());
         let replaces = index > raft.raft_log.committed && !raft.raft_log.match_term(index, end.base_term);
         if replaces {
-            out.push_back(FlowEffect::Opened { group, epoch: self.spec.epoch, index });
+            out.push_back(FlowEffect::Opened { group, epoch: self.spec.epoch, index, loads: true });
             let epoch = self.spec.epoch;
             out.extend(chunks.into_iter().map(|chunk| FlowEffect::Load { group, epoch, chunk }));
             out.push_back(FlowEffect::Loaded { group, base: index, until: end.until });

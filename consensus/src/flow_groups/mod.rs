@@ -301,7 +301,7 @@ impl FlowGroups {
             }
             Beginning::Empty { conf, wait_ns } => {
                 self.drop_replica(group);
-                self.out.push_back(FlowEffect::Opened { group, epoch, index: 1 });
+                self.out.push_back(FlowEffect::Opened { group, epoch, index: 1, loads: false });
                 let at = (1, first_term(epoch));
                 self.start(spec, at, conf, until(now_ns, wait_ns), now_ns);
             }

@@ -93,7 +93,9 @@ impl FlowGroups {
         let epoch = joining.epoch;
         match joining.incoming.accept(from, head) {
             Accept::Ignore => return Ok(()),
-            Accept::First => self.out.push_back(FlowEffect::Opened { group, epoch, index: head.base }),
+            Accept::First => {
+                self.out.push_back(FlowEffect::Opened { group, epoch, index: head.base, loads: true });
+            }
             Accept::Next => {}
         }
         self.out.push_back(FlowEffect::Load { group, epoch, chunk });

@@ -426,9 +426,8 @@ impl Cluster {
     fn move_table(&mut self, at: usize, effect: FlowEffect) {
         let workers = &mut self.nodes[at].workers;
         match effect {
-            FlowEffect::Opened { group, epoch, index } => {
-                let loading = index != 1;
-                let worker = Worker { applied: index, epoch, loading, ..Worker::default() };
+            FlowEffect::Opened { group, epoch, index, loads } => {
+                let worker = Worker { applied: index, epoch, loading: loads, ..Worker::default() };
                 workers.insert(group, worker);
             }
             FlowEffect::Reopened { group, epoch } => {

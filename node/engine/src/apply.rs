@@ -87,12 +87,13 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    pub(crate) fn new(seed: u64, index: LogIndex) -> Self {
+    /// An empty table at `index`, whole unless it `loads`.
+    pub(crate) fn new(seed: u64, index: LogIndex, loads: bool) -> Self {
         Self {
             meta: Meta { applied: index, ..Meta::default() },
             table: Table::new(seed),
             holds: HoldQueues::default(),
-            phase: Phase::Whole,
+            phase: if loads { Phase::Receiving { sequence: 0 } } else { Phase::Whole },
             counts: ApplyCounts::default(),
             frees_after_ns: 0,
             fenced: BTreeSet::new(),

@@ -7,9 +7,9 @@ use crate::ids::{ControlIndex, LogIndex, NodeId, PortBlock, ShardId, Side, Term}
 /// From the flow groups to the worker that holds a shard's table. Delivered in order, never lost.
 #[derive(Clone, Debug)]
 pub enum GroupEvent {
-    /// A replica of the shard lives here from now on, its table empty and standing at `index`. Replaces any earlier
-    /// table of the shard.
-    Opened { shard: ShardId, epoch: u32, index: LogIndex },
+    /// A replica of the shard lives here from now on, its table standing at `index`: empty, or, if it `loads`, nothing to
+    /// go by until the chunks that follow are in. Replaces any earlier table of the shard.
+    Opened { shard: ShardId, epoch: u32, index: LogIndex, loads: bool },
     /// A re-created epoch continues from this replica's table (N4): keep it; flows outside their lease close.
     Reopened { shard: ShardId, epoch: u32, control_index: ControlIndex },
     /// The replica is gone; forget the table.

@@ -15,10 +15,10 @@ impl Worker {
     /// Takes an event of the flow groups. Events of one shard come in order and none is lost.
     pub fn handle_event(&mut self, now_ns: u64, words: &impl LeaseWords, event: GroupEvent) {
         match event {
-            GroupEvent::Opened { shard, epoch, index } => {
+            GroupEvent::Opened { shard, epoch, index, loads } => {
                 self.forget_replica(shard);
                 let seed = self.seed ^ u64::from(shard.0);
-                self.entry(shard).replica = Some(Box::new(Shard::new(seed, epoch, index)));
+                self.entry(shard).replica = Some(Box::new(Shard::new(seed, epoch, index, loads)));
             }
             GroupEvent::Reopened { shard, epoch, control_index } => {
                 if let Some(s) = self.replica_mut(shard) {

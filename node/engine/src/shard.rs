@@ -105,10 +105,10 @@ pub(crate) struct ShardEntry {
 }
 
 impl Shard {
-    pub(crate) fn new(seed: u64, epoch: u32, index: LogIndex) -> Self {
+    pub(crate) fn new(seed: u64, epoch: u32, index: LogIndex, loads: bool) -> Self {
         Self {
             epoch,
-            replica: Replica::new(seed, index),
+            replica: Replica::new(seed, index, loads),
             leadership: None,
             overlay: Overlay::default(),
             stream: Stream::default(),

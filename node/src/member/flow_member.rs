@@ -307,8 +307,8 @@ impl FlowMember {
                 let node = owner.and_then(|life| self.view.node_of.get(&Incarnation(life.0)).copied());
                 GroupEvent::Owner { shard, term: Term(term), node }
             }
-            FlowEffect::Opened { group, epoch, index } => {
-                GroupEvent::Opened { shard: shard_of(group)?, epoch: epoch.0, index: LogIndex(index) }
+            FlowEffect::Opened { group, epoch, index, loads } => {
+                GroupEvent::Opened { shard: shard_of(group)?, epoch: epoch.0, index: LogIndex(index), loads }
             }
             FlowEffect::Reopened { group, epoch } => {
                 let control_index = self.view.control_index;

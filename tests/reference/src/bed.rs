@@ -79,7 +79,7 @@ impl Bed {
             worker.set_mtu(Side::Inside, world.mtu[0]);
             worker.set_mtu(Side::Outside, world.mtu[1]);
         }
-        bed.tell_all(&GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1) });
+        bed.tell_all(&GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1), loads: false });
         bed.take_over();
         bed.pass_time(10_000_000);
         bed

@@ -184,7 +184,7 @@ impl Lab {
             lab.nodes[i].worker.handle_event(
                 lab.now,
                 &Words::default(),
-                GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1) },
+                GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1), loads: false },
             );
             for ip in [A, B, C] {
                 lab.learn(i, Side::Inside, ip);

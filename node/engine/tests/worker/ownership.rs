@@ -481,8 +481,9 @@ proptest! {
         }
         let joiner = lab.boot(1, 2);
         lab.nodes.push(joiner);
-        lab.event(1, GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1) });
         let (_, base, until, _) = *chunks.last().unwrap();
+        lab.event(1, GroupEvent::Opened { shard: SHARD, epoch: 0, index: base, loads: true });
+        prop_assert_eq!(lab.nodes[1].worker.state_hash(SHARD), None, "an empty table is not the one of its index (I22)");
         for (_, _, _, chunk) in chunks {
             lab.event(1, GroupEvent::Load { shard: SHARD, epoch: 0, chunk });
         }
