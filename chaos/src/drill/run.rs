@@ -28,6 +28,8 @@ const CAPTURE_LAG: Duration = Duration::from_millis(1200);
 const RETURN_NS: u64 = 200_000_000;
 /// How long the cluster may take to be whole again.
 const WHOLE_BOUND: Duration = Duration::from_secs(40);
+/// How often a shard may move while the traffic begins.
+const MOVES_MAX: usize = 5;
 /// Bytes of the download, which outlasts the takeover.
 const DOWNLOAD_BYTES: u64 = 24 << 20;
 
@@ -148,17 +150,50 @@ fn judged_until(fault: Fault, ended_ns: u64, until_ns: u64) -> u64 {
     }
 }
 
+/// Traffic that runs, watched, ahead of the fault.
+struct Scenery {
+    target: Target,
+    captures: Captures,
+    old: Stream,
+    new: Stream,
+    download: Download,
+    elections: BTreeMap<u32, u64>,
+    /// The mappings of all shards.
+    flows: Vec<Flow>,
+    /// Where the captures write; the last to go.
+    files: TempDir,
+}
+
+impl Scenery {
+    /// Ready for a fault upon an owner that is one: a shard may move by itself, to where it was placed, or because the
+    /// machine stood still, and then another one is chosen.
+    fn set(cluster: &Cluster, run: usize) -> Result<Self> {
+        for _ in 0..MOVES_MAX {
+            let target = Target::choose(cluster, run)?;
+            let elections = cluster.elections();
+            let files = tempdir()?;
+            let captures = Captures::start(&files.0, target.probe)?;
+            let old = Stream::start(cluster.dir(), target.probe, Kind::Old, OLD_EVERY);
+            let new = Stream::start(cluster.dir(), target.probe, Kind::New, NEW_EVERY);
+            let download = Download::start(cluster.dir(), target.probe, DOWNLOAD_BYTES);
+            std::thread::sleep(SETTLE);
+            let flows = cluster.owned_flows()?;
+            let owner = cluster.owners().get(&target.shard).copied();
+            if owner == Some(target.owner) {
+                return Ok(Self { target, captures, old, new, download, elections, flows, files });
+            }
+            eprintln!("shard {} moved from n{} to {owner:?} ahead of the fault", target.shard, target.owner);
+        }
+        bail!("a shard moved ahead of the fault, {MOVES_MAX} times: the cluster is not at rest")
+    }
+}
+
 /// Runs `fault` once upon the owner of a shard that changes from run to run.
 pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize, idle: &mut [Idle]) -> Result<Outcome> {
-    let Target { shard, owner, groups, probe, backends } = Target::choose(cluster, run)?;
-    let elections_before = cluster.elections();
-    let files = tempdir()?;
-    let captures = Captures::start(&files.0, probe)?;
-    let old = Stream::start(cluster.dir(), probe, Kind::Old, OLD_EVERY);
-    let new = Stream::start(cluster.dir(), probe, Kind::New, NEW_EVERY);
-    let download = Download::start(cluster.dir(), probe, DOWNLOAD_BYTES);
-    std::thread::sleep(SETTLE);
-    let before = cluster.owned_flows()?;
+    let scenery = Scenery::set(cluster, run)?;
+    let Scenery { target, captures, old, new, download, elections: elections_before, flows: before, files: _files } =
+        scenery;
+    let Target { shard, owner, groups, probe: _, backends } = target;
 
     let clock = Instant::now();
     let (began, sure) = fault.inject(cluster, owner)?;

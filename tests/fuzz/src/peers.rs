@@ -42,7 +42,11 @@ struct Replica {
 impl Replica {
     fn new() -> Self {
         let mut worker = Worker::new(Incarnation(1), NodeId(1), VnetId(0), 7);
-        worker.handle_event(NOW_NS, &NoLease, GroupEvent::Opened { shard: SHARD, epoch: 0, index: FIRST, loads: false });
+        worker.handle_event(
+            NOW_NS,
+            &NoLease,
+            GroupEvent::Opened { shard: SHARD, epoch: 0, index: FIRST, loads: false },
+        );
         Self { worker, applied: FIRST.0 }
     }
 

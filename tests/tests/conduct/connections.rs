@@ -181,8 +181,8 @@ pub(crate) fn a_reset_off_the_expected_sequence_cuts_nobody_off(bed: &Bed<'_>) -
     })
 }
 
-/// S13, R5, R27: four minutes without a packet from inside end a flow; what comes from outside keeps no datagram flow; and
-/// both ends of a connection are told, if the rule says so.
+/// S13, R4, R5, R27: four minutes without a packet from inside end a flow, and no shorter time does: what comes from outside
+/// passes, and keeps no datagram flow; and both ends of a connection are told, if the rule says so.
 pub(crate) fn what_idles_for_four_minutes_ends_and_its_ends_are_told(lab: &Lab) {
     Changes { rule: "enable_tcp_reset = true", ..Changes::default() }.apply();
     let bed = &Bed::new(lab);
