@@ -35,6 +35,8 @@ pub(crate) enum Phase {
     Whole,
     /// Chunks arrive; the next one expected.
     Receiving { sequence: u32 },
+    /// A chunk was refused: this is no replica until another scan begins.
+    Torn,
     /// Chunks are in; the log is replayed up to `until`.
     Replaying { until: LogIndex },
 }
@@ -308,7 +310,12 @@ impl Replica {
                 }
                 self.phase = Phase::Receiving { sequence: header.sequence + 1 };
             }
-            Ok(_) | Err(_) => self.counts.chunks_refused += 1,
+            Ok(_) | Err(_) => {
+                self.counts.chunks_refused += 1;
+                if matches!(self.phase, Phase::Receiving { .. }) {
+                    self.phase = Phase::Torn;
+                }
+            }
         }
         self.chunk = records;
     }
@@ -346,6 +353,9 @@ impl Replica {
 
     /// All chunks are in; the replay starts behind `base`.
     pub(crate) fn loaded(&mut self, now_ns: u64, base: LogIndex, until: LogIndex) {
+        if self.phase == Phase::Torn {
+            return;
+        }
         if matches!(self.phase, Phase::Receiving { .. }) {
             assert!(base == self.meta.applied, "the replay starts where the scan was captured");
         }

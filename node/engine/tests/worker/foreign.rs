@@ -18,21 +18,56 @@ fn inside(port: u16) -> InsideKey {
     InsideKey { vnet: VnetId(0), endpoint: Endpoint { addr: Addr::from(A), port } }
 }
 
-#[test]
-fn a_record_written_behind_the_end_of_its_scan_is_refused() {
-    let mut lab = Lab::unelected(1);
-    let (base, until) = (LogIndex(5), LogIndex(6));
-    let hold_ms = [65_000; HOLD_CLASSES];
-    let header = ChunkHeader {
-        sequence: 0,
+fn chunk_header(sequence: u32, base: LogIndex) -> ChunkHeader {
+    ChunkHeader {
+        sequence,
         base,
         control_index: ControlIndex(10),
         holds_ended: [LogIndex(0); HOLD_CLASSES],
         orphan_grace_ms: 3_000,
         grace_peak_ms: 3_000,
-        hold_ms,
+        hold_ms: [65_000; HOLD_CLASSES],
         records: 0,
+    }
+}
+
+#[test]
+fn a_table_with_a_chunk_missing_is_nobodys_replica() {
+    let mut lab = Lab::unelected(1);
+    let (base, until) = (LogIndex(5), LogIndex(5));
+    let mut encoder = Encoder::new();
+    let record = |port| ScanRecord {
+        public: public(port),
+        inside: inside(port),
+        backend: BackendId(1),
+        state: 0,
+        written_at: LogIndex(4),
     };
+    let mut load = |sequences: &[u32], torn: bool| {
+        lab.event(0, GroupEvent::Opened { shard: SHARD, epoch: 0, index: base, loads: true });
+        for sequence in sequences {
+            let chunk =
+                encoder.chunk(chunk_header(*sequence, base), &[record(2048 + u16::try_from(*sequence).unwrap())]);
+            let chunk = if torn { chunk.slice(1..) } else { chunk };
+            lab.event(0, GroupEvent::Load { shard: SHARD, epoch: 0, chunk });
+        }
+        lab.event(0, GroupEvent::Loaded { shard: SHARD, base, until });
+        lab.nodes[0].worker.state_hash(SHARD)
+    };
+    assert_eq!(load(&[0, 2], false), None, "the second of three is missing");
+    assert_eq!(load(&[0], true), None, "not a chunk");
+    assert!(load(&[0, 1, 2], false).is_some());
+    // Whole as it is, it does not mind a chunk of another scan.
+    let chunk = encoder.chunk(chunk_header(1, base), &[record(2048)]);
+    lab.event(0, GroupEvent::Load { shard: SHARD, epoch: 0, chunk });
+    assert!(lab.nodes[0].worker.state_hash(SHARD).is_some());
+    assert_eq!(lab.status(0).live, 3);
+}
+
+#[test]
+fn a_record_written_behind_the_end_of_its_scan_is_refused() {
+    let mut lab = Lab::unelected(1);
+    let (base, until) = (LogIndex(5), LogIndex(6));
     let held = 1 + u8::try_from(HoldClass::Fin.index()).expect("few classes");
     let record = |port, written_at| ScanRecord {
         public: public(port),
@@ -42,7 +77,7 @@ fn a_record_written_behind_the_end_of_its_scan_is_refused() {
         written_at: LogIndex(written_at),
     };
     let mut encoder = Encoder::new();
-    let chunk = encoder.chunk(header, &[record(2048, 6), record(2049, 7), record(2050, u64::MAX)]);
+    let chunk = encoder.chunk(chunk_header(0, base), &[record(2048, 6), record(2049, 7), record(2050, u64::MAX)]);
     lab.event(0, GroupEvent::Load { shard: SHARD, epoch: 0, chunk });
     lab.event(0, GroupEvent::Loaded { shard: SHARD, base, until });
     let header = EntryHeader {
@@ -52,7 +87,7 @@ fn a_record_written_behind_the_end_of_its_scan_is_refused() {
         control_index: ControlIndex(10),
         holds_ended: [LogIndex(0); HOLD_CLASSES],
         orphan_grace_ms: 3_000,
-        hold_ms,
+        hold_ms: [65_000; HOLD_CLASSES],
         records: 0,
     };
     let open = FlowRecord::Open { public: public(2051), inside: inside(2051), backend: BackendId(1) };
