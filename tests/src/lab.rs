@@ -147,6 +147,13 @@ impl Lab {
         self.publics(inside, None, |remote| remote.ends_with(&suffix))
     }
 
+    /// Newest terms of all shards, as the member that is asked knows them. A new one is a takeover, after which flows have
+    /// all their time again (I48).
+    #[must_use]
+    pub fn terms(&self) -> Vec<u64> {
+        rows(&self.status()["shards"]).filter_map(|row| row["term"].as_u64()).collect()
+    }
+
     /// Public ports of the live UDP mappings of an inside address towards an address.
     #[must_use]
     pub fn udp_ports(&self, inside: &str, remote: &str) -> Vec<u16> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use qnat_reference::packet::{ICMP, TCP, UDP, addresses, tcp, udp};
-use qnat_tests::lab::{rows, wait_until};
+use qnat_tests::lab::rows;
 
 use crate::Second;
 use crate::bed::{Bed, OTHER, SERVER, View, echo};
@@ -150,10 +150,11 @@ pub(crate) fn a_neighbour_is_reached_by_its_public_end_and_sees_the_senders(bed:
 pub(crate) fn a_question_to_a_name_server_is_forgotten_soon_after_its_answer(bed: &Bed<'_>) -> Second {
     let public = bed.open(&bed.b1, SERVER, (25_100, 53));
     Box::new(move |bed| {
-        bed.back(&bed.b1, &bed.answer(SERVER, &bed.b1, UDP, &udp(53, public, b"answer")));
-        let lives = || !bed.lab.live_mappings("10.0.1.1", 53).is_empty();
-        assert!(lives(), "an answer that comes twice finds its way");
-        wait_until("the mapping to end", Duration::from_secs(30), || !lives());
+        bed.ends(53, Duration::from_secs(20), |bed| {
+            bed.back(&bed.b1, &bed.answer(SERVER, &bed.b1, UDP, &udp(53, public, b"answer")));
+            let lives = !bed.lab.live_mappings("10.0.1.1", 53).is_empty();
+            assert!(lives, "an answer that comes twice finds its way");
+        });
     })
 }
 
