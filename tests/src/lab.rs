@@ -147,11 +147,12 @@ impl Lab {
         self.publics(inside, None, |remote| remote.ends_with(&suffix))
     }
 
-    /// Newest terms of all shards, as the member that is asked knows them. A new one is a takeover, after which flows have
-    /// all their time again (I48).
+    /// The term in which the shard is owned where a backend such as `b1` has its ports. A new one is a takeover, after which
+    /// flows have all their time again (I48).
     #[must_use]
-    pub fn terms(&self) -> Vec<u64> {
-        rows(&self.status()["shards"]).filter_map(|row| row["term"].as_u64()).collect()
+    pub fn term_of(&self, backend: &str) -> Option<u64> {
+        let (shard, status) = (self.ports_of(backend)["shard"].clone(), self.status());
+        rows(&status["shards"]).find(|row| row["shard"] == shard).and_then(|row| row["term"].as_u64())
     }
 
     /// Public ports of the live UDP mappings of an inside address towards an address.

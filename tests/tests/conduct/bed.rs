@@ -167,11 +167,11 @@ impl<'a> Bed<'a> {
         first(at, what, fits)
     }
 
-    /// Does what lets a mapping of b1 end soon, and waits for that. If a shard was taken over meanwhile, the flow has all its
-    /// time again (I48), and it is done once more; otherwise the mapping has to end.
+    /// Does what lets a mapping of b1 end soon, and waits for that. If its shard was taken over meanwhile, the flow has all
+    /// its time again (I48), and it is done once more; otherwise the mapping has to end.
     pub(crate) fn ends(&self, remote_port: u16, within: Duration, lets_it_end: impl Fn(&Self)) {
         for _ in 0..10 {
-            let terms = self.lab.terms();
+            let term = self.lab.term_of("b1");
             lets_it_end(self);
             let began = Instant::now();
             while began.elapsed() < within {
@@ -180,9 +180,9 @@ impl<'a> Bed<'a> {
                 }
                 std::thread::sleep(Duration::from_millis(100));
             }
-            assert_ne!(self.lab.terms(), terms, "waited {within:?} for the mapping towards {remote_port} to end");
+            assert_ne!(self.lab.term_of("b1"), term, "waited {within:?} for the mapping towards {remote_port} to end");
         }
-        panic!("shards were taken over again and again");
+        panic!("the shard was taken over again and again");
     }
 
     /// Kills the owner of b1's shard and waits until the successors of all shards serve.
