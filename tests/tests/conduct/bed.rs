@@ -181,6 +181,7 @@ impl<'a> Bed<'a> {
                 std::thread::sleep(Duration::from_millis(100));
             }
             assert_ne!(self.lab.term_of("b1"), term, "waited {within:?} for the mapping towards {remote_port} to end");
+            eprintln!("taken over while the mapping towards {remote_port} had to end: once more");
         }
         panic!("the shard was taken over again and again");
     }
