@@ -49,7 +49,8 @@ impl SledStore {
     /// Opens or creates the store in `dir`.
     ///
     /// # Errors
-    /// If another process has it, its stamp is damaged, or sled cannot open it.
+    /// `Locked` if another process has it, or an earlier store of this one, whose file sled's threads keep for a moment after
+    /// it was dropped: try again. If its stamp is damaged, or sled cannot open it.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(dir).map_err(|e| io_error(dir, &e))?;
         let lock = stamp::lock(dir)?;
@@ -58,6 +59,8 @@ impl SledStore {
         if identity.is_some() && !path.join("db").exists() {
             return Err(damaged(&path, "the stamp is there, but the log is gone"));
         }
+        // sled reports a lock as it does whatever else goes wrong.
+        stamp::must_be_free(&path.join("db"))?;
         let db = sled::Config::new()
             .path(&path)
             .cache_capacity(CACHE_BYTES)

@@ -30,8 +30,16 @@ fn hard(term: u64, commit: u64) -> HardState {
     hard
 }
 
+/// Opens a store again: sled's threads keep its file for a while after it was dropped.
+fn open(dir: &Path) -> Result<SledStore, StoreError> {
+    if let Ok(file) = File::open(dir.join("log/db")) {
+        file.lock().expect("a lock");
+    }
+    SledStore::open(dir)
+}
+
 fn founded(dir: &Path) -> SledStore {
-    let mut store = SledStore::open(dir).expect("an empty directory");
+    let mut store = open(dir).expect("an empty directory");
     store.found(CLUSTER, 1, &[1], &Bytes::from_static(b"genesis")).expect("founded");
     store
 }
@@ -61,7 +69,7 @@ fn what_was_written_is_there_after_reopening() {
     let buffered = Write { snapshot: None, entries: &[], hard_state: &hard(2, 660), conf_state: &conf(), applied: 655 };
     store.write(&buffered, Durability::Buffered).expect("a good disk");
     drop(store);
-    let mut store = SledStore::open(dir.path()).expect("unlocked");
+    let mut store = open(dir.path()).expect("unlocked");
     assert_eq!(store.identity(), Some(Identity { cluster: CLUSTER, raft_id: 1 }));
     let recovered = store.recover().expect("intact");
     let mut expected = entries(2..=649, 1, 100);
@@ -85,7 +93,7 @@ fn compaction_replaces_the_log_and_large_rows_leave_no_side_files() {
         assert_eq!(blobs, 0, "sled never syncs these");
     }
     drop(store);
-    let mut store = SledStore::open(dir.path()).expect("unlocked");
+    let mut store = open(dir.path()).expect("unlocked");
     let recovered = store.recover().expect("intact");
     let snapshot = recovered.snapshot.clone().expect("a snapshot");
     assert_eq!((snapshot.index, snapshot.state.len(), snapshot.state[0]), (81, 3_000_000, 4));
@@ -94,11 +102,23 @@ fn compaction_replaces_the_log_and_large_rows_leave_no_side_files() {
 }
 
 #[test]
-fn a_directory_has_one_user_one_owner_and_a_stamp() {
+fn a_directory_in_use_is_refused_by_the_file_that_is_locked() {
     let dir = dir();
-    let mut store = SledStore::open(dir.path()).expect("an empty directory");
+    drop(founded(dir.path()));
+    for name in ["lock", "log/db"] {
+        let held = File::open(dir.path().join(name)).expect("a file");
+        held.lock().expect("given back after the store was dropped");
+        let refused = SledStore::open(dir.path()).expect_err("two users of one directory");
+        let StoreError::Locked { place } = refused else { panic!("{refused}") };
+        assert!(place.ends_with(name), "{place}");
+    }
+}
+
+#[test]
+fn a_directory_has_an_owner_and_a_stamp() {
+    let dir = dir();
+    let mut store = open(dir.path()).expect("an empty directory");
     assert!(matches!(store.recover(), Err(StoreError::NotStamped { .. })));
-    assert!(matches!(SledStore::open(dir.path()), Err(StoreError::Locked { .. })));
     store.join(CLUSTER, 9).expect("an empty directory");
     assert!(matches!(store.found(CLUSTER, 1, &[1], &Bytes::new()), Err(StoreError::AlreadyStamped { .. })));
     assert_eq!(store.recover(), Ok(Recovered::default()));
@@ -106,10 +126,10 @@ fn a_directory_has_one_user_one_owner_and_a_stamp() {
     let text = fs::read_to_string(dir.path().join("cluster-id")).expect("a stamp");
     assert_eq!(text, format!("qnat control store 1\ncluster {}\nraft-id 9\n", "a5".repeat(16)));
     fs::write(dir.path().join("cluster-id"), text.replace("raft-id 9", "raft-id 8")).expect("writable");
-    let error = SledStore::open(dir.path()).expect("it opens").recover().expect_err("another's log");
+    let error = open(dir.path()).expect("it opens").recover().expect_err("another's log");
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
     fs::write(dir.path().join("cluster-id"), "nonsense").expect("writable");
-    let error = SledStore::open(dir.path()).expect_err("a damaged stamp").to_string();
+    let error = open(dir.path()).expect_err("a damaged stamp").to_string();
     assert!(error.contains("cluster-id") && error.contains("join again"), "{error}");
 }
 
@@ -118,7 +138,7 @@ fn a_founding_that_was_interrupted_before_the_stamp_starts_over() {
     let dir = dir();
     drop(founded(dir.path()));
     fs::remove_file(dir.path().join("cluster-id")).expect("the stamp");
-    let mut store = SledStore::open(dir.path()).expect("it opens");
+    let mut store = open(dir.path()).expect("it opens");
     assert!(matches!(store.recover(), Err(StoreError::NotStamped { .. })));
     store.join(CLUSTER, 5).expect("nothing counts without a stamp");
     assert_eq!(store.recover(), Ok(Recovered::default()));
@@ -129,7 +149,7 @@ fn a_lost_log_is_not_taken_for_a_new_one() {
     let dir = dir();
     drop(founded(dir.path()));
     fs::remove_dir_all(dir.path().join("log")).expect("sled's files");
-    assert!(matches!(SledStore::open(dir.path()), Err(StoreError::Damaged { .. })));
+    assert!(matches!(open(dir.path()), Err(StoreError::Damaged { .. })));
 }
 
 #[test]
@@ -157,13 +177,13 @@ fn a_log_that_lost_acknowledged_writes_is_refused() {
     drop(store);
     let old = dir.path().join("old");
     copy(&dir.path().join("log"), &old);
-    let mut store = SledStore::open(dir.path()).expect("unlocked");
+    let mut store = open(dir.path()).expect("unlocked");
     store.recover().expect("intact");
     append(&mut store, &[], &hard(2, 10), 10);
     drop(store);
     fs::remove_dir_all(dir.path().join("log")).expect("sled's files");
     fs::rename(&old, dir.path().join("log")).expect("renamed");
-    let error = SledStore::open(dir.path()).expect("it opens").recover().expect_err("a vote was forgotten").to_string();
+    let error = open(dir.path()).expect("it opens").recover().expect_err("a vote was forgotten").to_string();
     assert!(error.contains("was acknowledged"), "{error}");
 }
 
@@ -176,7 +196,7 @@ fn flipped_bytes_in_the_log_file_never_invent_or_lose_state() {
         append(&mut store, &entries(2 + n * 5..=6 + n * 5, n + 1, 700), &hard(n + 1, 2 + n * 5), 2 + n * 5);
     }
     drop(store);
-    let truth = SledStore::open(origin.path()).expect("unlocked").recover().expect("intact");
+    let truth = open(origin.path()).expect("unlocked").recover().expect("intact");
     let bytes = fs::read(origin.path().join("log/db")).expect("sled's file");
     let used = bytes.iter().rposition(|b| *b != 0).expect("not empty") + 1;
     let (mut refused, mut intact) = (0, 0);
@@ -187,7 +207,7 @@ fn flipped_bytes_in_the_log_file_never_invent_or_lose_state() {
         damaged[n * used / 40] ^= 0x10;
         fs::write(copied.path().join("log/db"), damaged).expect("writable");
         let path = copied.path().to_owned();
-        match catch_unwind(AssertUnwindSafe(|| SledStore::open(&path).and_then(|mut s| s.recover()))) {
+        match catch_unwind(AssertUnwindSafe(|| open(&path).and_then(|mut s| s.recover()))) {
             Ok(Ok(recovered)) => {
                 assert_eq!(recovered, truth, "flip {n}");
                 intact += 1;

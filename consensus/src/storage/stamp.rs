@@ -35,10 +35,24 @@ pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join(LOCK_FILE);
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error(&path, &e))?;
+    take(&file, &path)?;
+    Ok(file)
+}
+
+/// Refuses a file that somebody has locked; one that is not there will do.
+pub(super) fn must_be_free(path: &Path) -> Result<(), StoreError> {
+    match File::open(path) {
+        Ok(file) => take(&file, path),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(io_error(path, &e)),
+    }
+}
+
+fn take(file: &File, path: &Path) -> Result<(), StoreError> {
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked { place: path.display().to_string() }),
-        Err(TryLockError::Error(e)) => Err(io_error(&path, &e)),
+        Err(TryLockError::Error(e)) => Err(io_error(path, &e)),
     }
 }
 

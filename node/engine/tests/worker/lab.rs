@@ -348,18 +348,17 @@ impl Lab {
         self.pump();
     }
 
-    /// Lets time pass in steps of 10 ms (of a second above a minute).
     pub(crate) fn run(&mut self, ms: u64) {
-        let end = self.now + ms * MS;
-        let step = if ms > 60_000 { 200 * MS } else { 10 * MS };
-        while self.now < end {
-            self.now = (self.now + step).min(end);
-            for i in 0..self.nodes.len() {
-                let n = &mut self.nodes[i];
-                n.worker.handle_timers(self.now, &n.words);
-            }
-            self.pump();
+        steps(ms).for_each(|step| self.advance(step));
+    }
+
+    pub(crate) fn advance(&mut self, ms: u64) {
+        self.now += ms * MS;
+        for i in 0..self.nodes.len() {
+            let n = &mut self.nodes[i];
+            n.worker.handle_timers(self.now, &n.words);
         }
+        self.pump();
     }
 
     pub(crate) fn frame(&mut self, node: usize, side: Side, mut frame: Vec<u8>) -> Verdict {
@@ -441,6 +440,12 @@ impl Lab {
         blocks.dedup();
         blocks
     }
+}
+
+/// How time passes: 10 ms at once, or 200 if it is more than a minute.
+pub(crate) fn steps(ms: u64) -> impl Iterator<Item = u64> {
+    let step = if ms > 60_000 { 200 } else { 10 };
+    (0..ms.div_ceil(step)).map(move |n| step.min(ms - n * step))
 }
 
 pub(crate) fn arp(op: ArpOp, mac: Mac, ip: Ipv4Addr, to: Mac, target: Ipv4Addr) -> Vec<u8> {
