@@ -114,52 +114,10 @@ pub struct FlowsResult {
 /// # Errors
 /// If the lab or the namespaces do not come up.
 pub fn run(args: &Args) -> Result<()> {
-    let [remote, _] = INET_ADDRESSES;
-    let lab = Lab::up(&args.binary, BACKENDS)?;
-    lab.within(Host::Inet, nftables::sink)??;
-    let stop = AtomicBool::new(false);
-    let (qnat, kernel) = std::thread::scope(|scope| -> Result<_> {
-        let echo = scope.spawn(|| lab.within(Host::Inet, || load::echo(remote, &stop)));
-        let measured = rounds(args, &lab, remote);
-        stop.store(true, Ordering::Relaxed);
-        echo.join().map_err(|_| anyhow!("the echo service panicked"))???;
-        measured
-    })?;
-    let summary = report::summary(&qnat, &kernel);
-    let result = FlowsResult { machine: Machine::here()?, seconds: args.seconds, summary, qnat, kernel };
-    report::finish(&report::Stored::Flows(result), args.output, args.out.as_deref())
-}
-
-type Rounds = (Vec<Vec<Step>>, Vec<Vec<KernelStep>>);
-
-fn rounds(args: &Args, lab: &Lab, remote: Ipv4Addr) -> Result<Rounds> {
     let (mut qnat, mut kernel) = (Vec::new(), Vec::new());
-    let (flooder, beside) = lab.neighbours()?;
-    let lasting = Duration::from_secs(args.seconds);
-    let mut next = 0;
     for round in 0..args.rounds {
-        let mut ours = || -> Result<()> {
-            let step = |rate: &u32| {
-                let (step, after) = step(lab, remote, (flooder, beside), (next, *rate, lasting))?;
-                next = after;
-                eprintln!("round {round}, {rate}/s: committed {:.0}/s", step.committed);
-                Ok(step)
-            };
-            qnat.push(args.rates.iter().map(step).collect::<Result<_>>()?);
-            Ok(())
-        };
-        let mut theirs = || -> Result<()> {
-            let _up = Masquerade::up()?;
-            let mut next = 0;
-            let step = |rate: &u32| {
-                let (step, after) = kernel_step(next, *rate, lasting)?;
-                next = after;
-                eprintln!("round {round}, {rate}/s: masqueraded {:.0}/s", step.delivered);
-                Ok(step)
-            };
-            kernel.push(args.rates.iter().map(step).collect::<Result<_>>()?);
-            Ok(())
-        };
+        let mut ours = || through_qnat(args, round).map(|steps| qnat.push(steps));
+        let mut theirs = || through_the_kernel(args, round).map(|steps| kernel.push(steps));
         if round % 2 == 0 {
             ours()?;
             theirs()?;
@@ -168,7 +126,45 @@ fn rounds(args: &Args, lab: &Lab, remote: Ipv4Addr) -> Result<Rounds> {
             ours()?;
         }
     }
-    Ok((qnat, kernel))
+    let summary = report::summary(&qnat, &kernel);
+    let result = FlowsResult { machine: Machine::here()?, seconds: args.seconds, summary, qnat, kernel };
+    report::finish(&report::Stored::Flows(result), args.output, args.out.as_deref())
+}
+
+/// A round in a lab of its own: what flows of an earlier round still cost falls on none of the two, and no backend comes near
+/// the number of flows that it may have.
+fn through_qnat(args: &Args, round: u32) -> Result<Vec<Step>> {
+    let [remote, _] = INET_ADDRESSES;
+    let lab = Lab::up(&args.binary, BACKENDS)?;
+    lab.within(Host::Inet, nftables::sink)??;
+    let pair = lab.neighbours()?;
+    let lasting = Duration::from_secs(args.seconds);
+    let (stop, mut next) = (AtomicBool::new(false), 0);
+    std::thread::scope(|scope| {
+        let echo = scope.spawn(|| lab.within(Host::Inet, || load::echo(remote, &stop)));
+        let step = |rate: &u32| {
+            let (step, after) = step(&lab, remote, pair, (next, *rate, lasting))?;
+            next = after;
+            eprintln!("round {round}, {rate}/s: committed {:.0}/s", step.committed);
+            Ok(step)
+        };
+        let measured: Result<Vec<Step>> = args.rates.iter().map(step).collect();
+        stop.store(true, Ordering::Relaxed);
+        echo.join().map_err(|_| anyhow!("the echo service panicked"))???;
+        measured
+    })
+}
+
+fn through_the_kernel(args: &Args, round: u32) -> Result<Vec<KernelStep>> {
+    let _up = Masquerade::up()?;
+    let mut next = 0;
+    let step = |rate: &u32| {
+        let (step, after) = kernel_step(next, *rate, Duration::from_secs(args.seconds))?;
+        next = after;
+        eprintln!("round {round}, {rate}/s: masqueraded {:.0}/s", step.delivered);
+        Ok(step)
+    };
+    args.rates.iter().map(step).collect()
 }
 
 fn step(

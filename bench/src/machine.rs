@@ -62,7 +62,7 @@ pub fn cpu_of(pid: u32) -> Result<f64> {
     Ok((ticks(11)? + ticks(12)?) / ticks_per_second())
 }
 
-/// Processor time of the whole machine that was not idle, in seconds.
+/// Processor time of the whole machine that was neither idle nor spent by threads of the least priority, in seconds.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -70,8 +70,8 @@ pub fn cpu_busy() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/stat")?;
     let line = text.lines().next().context("processor times")?;
     let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|text| text.parse().ok()).collect();
-    // user, nice, system, then idle and waiting, then interrupts and stolen.
-    let busy = fields.iter().enumerate().filter(|(at, _)| matches!(at, 0..=2 | 5..=7)).map(|(_, ticks)| ticks);
+    // user, nice, system, then idle and waiting, then interrupts and stolen. Only what keeps processors awake is nice here.
+    let busy = fields.iter().enumerate().filter(|(at, _)| matches!(at, 0 | 2 | 5..=7)).map(|(_, ticks)| ticks);
     Ok(busy.sum::<f64>() / ticks_per_second())
 }
 

@@ -5,6 +5,9 @@ use std::io;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+/// The last nice value.
+const NICEST: i32 = 19;
+
 /// What became of a request for a raised priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Raised {
@@ -39,17 +42,22 @@ pub fn prefer_current() -> Raised {
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } == 0 { Raised::Nice(NICE) } else { Raised::Refused }
 }
 
-/// Lets the calling thread run only where nothing else wants to (SCHED_IDLE). Whatever wakes up preempts it at once.
+/// Lets the calling thread run only where nothing else wants to (SCHED_IDLE). Whatever wakes up preempts it at once, and its
+/// time is counted apart from that of others, as `nice`.
 ///
 /// # Errors
 /// When the system refuses.
 pub fn spare_current() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: `parameters` outlives the call; 0 is the calling thread.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } == 0 {
-        return Ok(());
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } != 0 {
+        return Err(io::Error::last_os_error());
     }
-    Err(io::Error::last_os_error())
+    // SAFETY: no memory is involved; on Linux, 0 is the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICEST) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Binds the calling thread to one CPU.
@@ -109,6 +117,7 @@ mod tests {
             spare_current().expect("anybody may");
             // SAFETY: asks for the calling thread's policy; no memory is involved.
             assert_eq!(unsafe { libc::sched_getscheduler(0) }, libc::SCHED_IDLE);
+            assert_eq!(rustix::process::getpriority_process(None).expect("the calling thread's"), 19);
         })
         .join()
         .expect("thread");
