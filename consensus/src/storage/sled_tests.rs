@@ -115,10 +115,11 @@ fn a_directory_in_use_is_refused_by_the_file_that_is_locked() {
 }
 
 #[test]
-fn a_directory_has_an_owner_and_a_stamp() {
+fn a_directory_has_one_user_one_owner_and_a_stamp() {
     let dir = dir();
     let mut store = open(dir.path()).expect("an empty directory");
     assert!(matches!(store.recover(), Err(StoreError::NotStamped { .. })));
+    assert!(matches!(SledStore::open(dir.path()), Err(StoreError::Locked { .. })));
     store.join(CLUSTER, 9).expect("an empty directory");
     assert!(matches!(store.found(CLUSTER, 1, &[1], &Bytes::new()), Err(StoreError::AlreadyStamped { .. })));
     assert_eq!(store.recover(), Ok(Recovered::default()));
