@@ -121,6 +121,12 @@ fn row(ours: &[&Step], theirs: &[&KernelStep]) -> Option<Row> {
     })
 }
 
+/// Offered and delivered per second over all rounds: the medians of the two may be of different rounds.
+fn whole_of(steps: &[&Step]) -> (f64, f64) {
+    let mean = |value: fn(&Step) -> f64| steps.iter().map(|step| value(step)).sum::<f64>() / steps.len() as f64;
+    (mean(|step| step.offered), mean(|step| step.delivered))
+}
+
 /// Stores and prints a result.
 ///
 /// # Errors
@@ -229,6 +235,7 @@ fn flows_table(flows: &FlowsResult) -> String {
         "offered/s",
         "committed/s",
         "delivered/s",
+        "delivered %",
         "hold p99 µs",
         "CPU busiest",
         "beside p99 µs",
@@ -243,12 +250,14 @@ fn flows_table(flows: &FlowsResult) -> String {
     let whole = |s: &Spread| format!("{:.0} ({:.0}–{:.0})", s.median, s.min, s.max);
     let fine = |s: &Spread| format!("{:.2} ({:.2}–{:.2})", s.median, s.min, s.max);
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
-    for row in &flows.summary {
+    let curve: Vec<(f64, f64)> = (0..flows.summary.len()).map(|at| whole_of(&column(&flows.qnat, at))).collect();
+    for (row, (offered, delivered)) in flows.summary.iter().zip(&curve) {
         let drops = row.drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect::<Vec<_>>().join(", ");
         table.add_row(vec![
             format!("{:.0}", row.offered.median),
             whole(&row.committed),
             whole(&row.delivered),
+            format!("{:.2}", delivered / offered * 100.0),
             or_none(row.hold_p99_us.as_ref().map(whole)),
             or_none(row.cpu_busiest.as_ref().map(fine)),
             or_none(row.beside_p99_us.as_ref().map(whole)),
@@ -261,9 +270,8 @@ fn flows_table(flows: &FlowsResult) -> String {
             or_none(row.kernel_busy.as_ref().map(fine)),
         ]);
     }
-    let curve: Vec<(f64, f64)> = flows.summary.iter().map(|row| (row.offered.median, row.delivered.median)).collect();
     format!(
-        "{table}\n\n{} rounds of {} s per rate, alternating with the kernel's masquerade; median (least–greatest). Largest \
+        "{table}\n\n{} rounds of {} s per rate, alternating with the kernel's masquerade; median (least–greatest), delivered % of all rounds. Largest \
          rate with less than {} % loss: {:.0}/s. {}.",
         flows.qnat.len(),
         flows.seconds,

@@ -50,7 +50,7 @@ impl SledStore {
     ///
     /// # Errors
     /// `Locked` if another process has it, or an earlier store of this one, whose file sled's threads keep for a moment after
-    /// it was dropped: try again. If its stamp is damaged, or sled cannot open it.
+    /// it was dropped: try again. Others if its stamp is damaged, or sled cannot open it.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(dir).map_err(|e| io_error(dir, &e))?;
         let lock = stamp::lock(dir)?;
