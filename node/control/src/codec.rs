@@ -15,7 +15,7 @@ pub const COMMAND_LEN_MAX: usize = 4 << 20;
 pub const STATE_LEN_MAX: usize = 64 << 20;
 
 const MAGIC: u16 = 0x4e51;
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// What the body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bincode::{Decode, Encode};
-use engine::ids::{ControlIndex, FrontendId, Incarnation, NodeId, ShardId, VnetId};
+use engine::ids::{ControlIndex, FrontendId, Incarnation, NodeId, SHARDS_MAX, ShardId, VnetId};
 
 use crate::allocation::{Allocation, Declared};
 use crate::codec::{self, CodecError, Kind};
@@ -36,7 +36,8 @@ pub struct State {
     pub(crate) last_vnet: VnetId,
     pub(crate) allocation: Allocation,
     pub(crate) shards: BTreeMap<ShardId, Shard>,
-    pub(crate) last_shard: ShardId,
+    /// Ids that were used and are free, with the last epoch that each had: the next shard of that id goes on from it.
+    pub(crate) free_shards: BTreeMap<ShardId, u32>,
     pub(crate) registry: Registry,
     pub(crate) control_applied: Vec<u64>,
     pub(crate) stop_token: Option<StopToken>,
@@ -104,7 +105,7 @@ impl State {
             last_vnet: VnetId(0),
             allocation: Allocation::default(),
             shards: BTreeMap::new(),
-            last_shard: ShardId(0),
+            free_shards: BTreeMap::new(),
             control_applied: registry.control_voters(),
             registry,
             stop_token: None,
@@ -299,6 +300,9 @@ impl State {
             let broken = |invariant, what: &str| broken(invariant, format!("shard {id} {what}"));
             if !owned.contains(id) {
                 return broken("M3", "has no frontend");
+            }
+            if id.0 >= SHARDS_MAX || self.free_shards.contains_key(id) {
+                return broken("N1", "has an id that no table holds, or one that is free");
             }
             if (shard.origin == Origin::Unplaced) != shard.members.is_empty() {
                 return broken("N5", "has members without a founding, or none after it");

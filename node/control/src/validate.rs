@@ -19,6 +19,8 @@ use crate::tier;
 pub const ISSUES_MAX: usize = 50;
 /// Most frontends of a cluster: one shard each (M3).
 pub const FRONTENDS_MAX: usize = 64;
+// Those declared and those on their way out share the bound; ids start at 1.
+const _: () = assert!(FRONTENDS_MAX < engine::ids::SHARDS_MAX as usize);
 /// Most IP configurations of a cluster.
 pub const IP_CONFIGURATIONS_MAX: usize = 32_768;
 /// Most virtual networks.

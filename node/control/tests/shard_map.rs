@@ -4,14 +4,15 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use engine::ids::{ControlIndex, Incarnation, NodeId, ShardId};
+use engine::ids::{ControlIndex, Incarnation, NodeId, SHARDS_MAX, ShardId};
 use qnat_control::command::CommandBody;
 use qnat_control::outcome::Yield;
 use qnat_control::reconcile::{self, Observed};
 use qnat_control::registry::FOUNDER_RAFT_ID;
 use qnat_control::shards::{Origin, Shard};
+use qnat_control::validate::FRONTENDS_MAX;
 use qnat_control::view;
-use support::{Cluster, addr, desired, registration};
+use support::{Cluster, addr, configure, desired, registration};
 
 fn shard(cluster: &Cluster, id: ShardId) -> &Shard {
     &cluster.state.shards()[&id]
@@ -214,6 +215,102 @@ fn when_all_others_have_sealed_nobody_waits() {
     cluster.applied(recreate(&cluster, id, two));
     let origin = Origin::Recreated { base: survivor, last_term: 5, last_index: 6, wait_ms: 0 };
     assert_eq!(shard(&cluster, id).origin, origin);
+}
+
+/// Epoch 1 ends while its owner is out of reach and unsealed; epoch 2 ends soon after, with everyone in it sealed or gone.
+fn two_epochs_in_a_row(served: bool) -> Origin {
+    let mut cluster = Cluster::running(4);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let lives = shard(&cluster, id).members.clone();
+    let node_of = |cluster: &Cluster, life| cluster.state.registry().node_of(life).expect("known").0;
+    let nodes: Vec<u32> = lives.iter().map(|life| node_of(&cluster, *life)).collect();
+    let spare = (1..=4).find(|node| !nodes.contains(node)).expect("four nodes, three members");
+    // The owner is moved out and cut off before it hears of it.
+    let members = [spare, nodes[1], nodes[2]].map(NodeId).to_vec();
+    cluster.applied(CommandBody::SetMembers { shard: id, members, unchanged_since: None });
+    let restarted = cluster.start(nodes[1]);
+    seal_epoch(&mut cluster, id);
+    let second = cluster.newest(spare);
+    seal(&mut cluster, id, second, (0, 0));
+    seal(&mut cluster, id, restarted, (0, 0));
+    seal(&mut cluster, id, lives[2], (5, 9));
+    cluster.applied(recreate(&cluster, id, lives[2]));
+    assert!(matches!(shard(&cluster, id).origin, Origin::Recreated { wait_ms: 3_040, .. }), "the owner may repeat");
+    if served {
+        cluster.applied(CommandBody::EpochServed { shard: id, epoch: 2 });
+        assert!(cluster.refused(CommandBody::EpochServed { shard: id, epoch: 1 }).contains("epoch 2"));
+    }
+    // A second voter gets the table, the base's holder dies, and nobody of epoch 2 is left unsealed.
+    cluster.applied(CommandBody::VotersApplied { shard: id, epoch: 2, voters: vec![lives[2], second] });
+    cluster.start(nodes[2]);
+    seal_epoch(&mut cluster, id);
+    for life in shard(&cluster, id).possible() {
+        seal(&mut cluster, id, life, if life == second { (7, 12) } else { (0, 0) });
+    }
+    cluster.applied(recreate(&cluster, id, second));
+    shard(&cluster, id).origin.clone()
+}
+
+#[test]
+fn the_wait_for_an_unsealed_owner_is_carried_on_until_an_epoch_has_served() {
+    assert!(matches!(two_epochs_in_a_row(false), Origin::Recreated { wait_ms: 3_040, .. }));
+    assert!(matches!(two_epochs_in_a_row(true), Origin::Recreated { wait_ms: 0, .. }));
+}
+
+#[test]
+fn an_owner_that_was_moved_out_is_waited_for_although_the_group_holds_it_no_longer() {
+    let mut cluster = Cluster::running(4);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let lives = shard(&cluster, id).members.clone();
+    let members: Vec<NodeId> = (1..=4).map(NodeId).filter(|n| cluster.newest(n.0) != lives[0]).collect();
+    cluster.applied(CommandBody::SetMembers { shard: id, members: members.clone(), unchanged_since: None });
+    report_swaps(&mut cluster);
+    cluster.applied(CommandBody::VotersApplied { shard: id, epoch: 1, voters: shard(&cluster, id).members.clone() });
+    for node in &members[1..] {
+        cluster.start(node.0);
+    }
+    seal_epoch(&mut cluster, id);
+    let base = cluster.newest(members[0].0);
+    for life in shard(&cluster, id).possible() {
+        seal(&mut cluster, id, life, if life == base { (5, 9) } else { (0, 0) });
+    }
+    cluster.applied(recreate(&cluster, id, base));
+    assert!(matches!(shard(&cluster, id).origin, Origin::Recreated { wait_ms: 3_040, .. }));
+}
+
+#[test]
+fn shard_ids_stay_in_the_tables_that_they_index_however_often_frontends_come_and_go() {
+    let mut cluster = Cluster::running(3);
+    let mut keys = BTreeSet::new();
+    for round in 0..2_000_u32 {
+        cluster.applied(configure(&desired(1 + round % 2, 1), Vec::new()));
+        for (id, shard) in cluster.state.shards() {
+            assert!(id.0 < SHARDS_MAX, "round {round}: {id}");
+            assert!(keys.insert((*id, shard.epoch)), "round {round}: shard {id} begins epoch {} again", shard.epoch);
+        }
+        cluster.applied(configure(&desired(0, 1), Vec::new()));
+        cluster.drain_all();
+        let shards: Vec<ShardId> = cluster.state.shards().keys().copied().collect();
+        for shard in shards {
+            cluster.applied(CommandBody::RetireFrontend { shard });
+        }
+    }
+    assert_eq!(keys.last().map(|(id, _)| id.0), Some(2), "the lowest free id is taken");
+}
+
+#[test]
+fn all_frontends_at_once_fit_the_tables_also_while_as_many_are_on_their_way_out() {
+    let mut cluster = Cluster::running(3);
+    let most = u32::try_from(FRONTENDS_MAX).expect("small");
+    cluster.applied(configure(&desired(most, 1), Vec::new()));
+    assert_eq!(cluster.state.shards().len(), FRONTENDS_MAX);
+    assert!(cluster.refused(configure(&desired(most + 1, 1), Vec::new())).contains("too many frontends"));
+    // All of them leave; no new one fits until they have drained.
+    cluster.applied(configure(&desired(0, 1), Vec::new()));
+    cluster.drain_all();
+    assert!(cluster.state.shards().keys().all(|id| id.0 < SHARDS_MAX));
 }
 
 #[test]

@@ -27,6 +27,9 @@ id!(/** A Raft term of a shard's flow group. Epoch `e` starts at term `e << 32`,
 id!(/** A log index of a shard's flow group. */ LogIndex(u64));
 id!(/** An index of the control log: names one version of the control state. */ ControlIndex(u64));
 
+/// One more than the greatest shard id: tables that are indexed by it have so many places.
+pub const SHARDS_MAX: u16 = 1024;
+
 /// A MAC address, in transmission order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, bincode::Encode, bincode::Decode)]
 pub struct Mac(pub [u8; 6]);

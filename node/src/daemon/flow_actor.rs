@@ -157,6 +157,9 @@ impl std::fmt::Debug for FlowParts {
     }
 }
 
+// The control state draws shard ids below the engine's bound; the lease words have a place for each.
+const _: () = assert!(engine::ids::SHARDS_MAX == netio::words::SHARDS_MAX);
+
 impl FlowActor {
     /// Must be called on the actor's own arbiter.
     ///
