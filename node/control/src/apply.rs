@@ -13,7 +13,7 @@ use crate::allocation::{Backend, Declared, Frontend, Settle};
 use crate::command::{Command, CommandBody, Configure, PortLoad, Registration};
 use crate::outcome::{Outcome, Refusal, Yield, refuse};
 use crate::resource::{Desired, Instance, IpConfiguration};
-use crate::shards::{Load, Shard, next_shard_id, placement};
+use crate::shards::{Load, Shard, lowest_free_id, placement};
 use crate::state::{State, StopToken};
 use crate::{plan, validate};
 
@@ -91,6 +91,7 @@ impl State {
                     shard.recreate(index, &state.registry, state.settings(), *holder_if_lost)
                 })?;
             }
+            CommandBody::EpochServed { shard, epoch } => self.shard_at(*shard, *epoch)?.served(),
             CommandBody::ReclaimComplete { block, reclaim_index, shard, shard_epoch } => {
                 self.reclaim_complete(command, *block, *reclaim_index, *shard, *shard_epoch)?;
             }
@@ -287,7 +288,9 @@ impl State {
             return refuse(format!("frontend {id} has leases or draining blocks"), "wait until they are reclaimed");
         }
         self.allocation.frontends.remove(&id);
-        self.shards.remove(&shard);
+        if let Some(retired) = self.shards.remove(&shard) {
+            self.free_shards.insert(shard, retired.epoch);
+        }
         self.settle(command, &[]);
         Ok(())
     }
@@ -376,9 +379,9 @@ impl State {
             }
         }
         for (ip, reserved) in wanted {
-            let shard = next_shard_id(self.last_shard, &self.shards).expect("at most FRONTENDS_MAX ids are in use");
-            self.last_shard = shard;
-            self.shards.insert(shard, Shard::unplaced(self.index));
+            let shard = lowest_free_id(&self.shards, &self.free_shards).expect("at most FRONTENDS_MAX ids are in use");
+            let epoch = self.free_shards.remove(&shard).unwrap_or(0);
+            self.shards.insert(shard, Shard { epoch, ..Shard::unplaced(self.index) });
             let id = FrontendId(self.allocation.last_frontend.0 + 1);
             self.allocation.last_frontend = id;
             let frontend = Frontend { ip, shard, reserved, declared: Declared::Yes, idle_since_unix_ms: None };

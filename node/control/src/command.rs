@@ -103,6 +103,13 @@ pub enum CommandBody {
         /// Who begins alone if no survivor holds a base.
         holder_if_lost: Incarnation,
     },
+    /// An owner of the epoch serves: it has waited for whoever could still repeat mappings of earlier epochs (N4).
+    EpochServed {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch.
+        epoch: u32,
+    },
     /// A fence of the block was committed in the shard's flow log (F5).
     ReclaimComplete {
         /// The block.
@@ -226,6 +233,7 @@ impl CommandBody {
             Self::SealEpoch { .. } => "seal_epoch",
             Self::Sealed { .. } => "sealed",
             Self::Recreate { .. } => "recreate",
+            Self::EpochServed { .. } => "epoch_served",
             Self::ReclaimComplete { .. } => "reclaim_complete",
             Self::StopTokenTake { .. } => "stop_token_take",
             Self::StopTokenReturn { .. } => "stop_token_return",

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
-use engine::ids::{ControlIndex, Incarnation, NodeId, ShardId};
+use engine::ids::{ControlIndex, Incarnation, NodeId, SHARDS_MAX, ShardId};
 
 use crate::outcome::{Refusal, refuse};
 use crate::registry::Registry;
@@ -18,7 +18,8 @@ const LEAVING_MAX: usize = 16;
 /// One shard.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Shard {
-    /// Grows with each re-creation; terms of epoch `e` start at `e << 32`. 0 until the shard is placed.
+    /// Grows with each founding and re-creation, also from one shard of an id to the next; terms of epoch `e` start at
+    /// `e << 32`. Until the shard is placed, that of the last shard of this id; 0 for none.
     pub epoch: u32,
     /// The control index at which the epoch began: its first `control_index` (N4).
     pub epoch_since: ControlIndex,
@@ -36,6 +37,9 @@ pub struct Shard {
     pub voters: Vec<Incarnation>,
     /// The index of the last change of members, leaving, origin or sealing.
     pub changed: ControlIndex,
+    /// Replicas of earlier epochs that may still repeat committed mappings (L4): neither gone nor sealed when their epoch
+    /// ended, and no epoch has served since. Serving in the next one waits for them as it did in theirs (N4).
+    pub unsealed_before: BTreeSet<Incarnation>,
     /// Living replicas that an operator or a rebalance moved out in this epoch. They forgot their log, so the same life
     /// may not come back.
     pub moved_out: BTreeSet<Incarnation>,
@@ -85,6 +89,7 @@ impl Shard {
             seals: BTreeMap::new(),
             voters: Vec::new(),
             changed: index,
+            unsealed_before: BTreeSet::new(),
             moved_out: BTreeSet::new(),
         }
     }
@@ -118,6 +123,19 @@ impl Shard {
     #[must_use]
     pub fn active(&self, registry: &Registry) -> BTreeSet<Incarnation> {
         self.possible().into_iter().filter(|life| !registry.gone(*life) && !self.sealed(*life)).collect()
+    }
+
+    /// Replicas that may still repeat what they once owned when this epoch ends: its active ones, those that were moved out
+    /// of it, and those that earlier epochs left behind and no serving epoch has waited for.
+    fn unsealed(&self, registry: &Registry) -> BTreeSet<Incarnation> {
+        let earlier = self.unsealed_before.union(&self.moved_out);
+        let earlier = earlier.filter(|life| !registry.gone(**life) && !self.sealed(**life)).copied();
+        earlier.chain(self.active(registry)).collect()
+    }
+
+    /// An owner of the epoch serves, so it has waited for whoever could still repeat mappings of earlier epochs.
+    pub(crate) fn served(&mut self) {
+        self.unsealed_before.clear();
     }
 
     /// Whether some replica of the epoch is gone.
@@ -181,7 +199,8 @@ impl Shard {
     /// Founds the shard, or changes its members.
     pub(crate) fn set_members(&mut self, index: ControlIndex, wanted: Vec<Incarnation>) -> Result<(), Refusal> {
         if self.origin == Origin::Unplaced {
-            self.epoch = 1;
+            // Above 1 if the id belonged to a shard that has retired: what is said about that one fits this one never (N1).
+            self.epoch += 1;
             self.epoch_since = index;
             self.origin = Origin::Founded { voters: wanted.clone() };
             self.voters.clone_from(&wanted);
@@ -283,9 +302,10 @@ impl Shard {
         }
         let active = self.active(registry);
         let handover = u64::from(settings.lease_ms()) + u64::from(settings.orphan_grace_ms);
+        let unsealed = self.unsealed(registry);
         let (holder, origin) = match self.base(registry) {
             Some((base, (last_term, last_index))) => {
-                let wait_ms = if active.is_empty() { 0 } else { handover };
+                let wait_ms = if unsealed.is_empty() { 0 } else { handover };
                 (base, Origin::Recreated { base, last_term, last_index, wait_ms })
             }
             None if !active.is_empty() => {
@@ -313,7 +333,8 @@ impl Shard {
             self.members.push(holder);
         }
         let next = Self::unplaced(index);
-        *self = Self { epoch, origin, members: std::mem::take(&mut self.members), voters: vec![holder], ..next };
+        let members = std::mem::take(&mut self.members);
+        *self = Self { epoch, origin, members, voters: vec![holder], unsealed_before: unsealed, ..next };
         Ok(())
     }
 }
@@ -376,14 +397,10 @@ pub(crate) fn placement(load: &mut Load, nodes: &BTreeSet<NodeId>, replicas: usi
     chosen
 }
 
-/// The next shard id that is not in use, going round: an id rests as long as possible before it returns.
-pub(crate) fn next_shard_id(last: ShardId, used: &BTreeMap<ShardId, Shard>) -> Option<ShardId> {
-    let mut id = last.0;
-    for _ in 0..=u16::MAX {
-        id = if id == u16::MAX { 1 } else { id + 1 };
-        if !used.contains_key(&ShardId(id)) {
-            return Some(ShardId(id));
-        }
-    }
-    None
+/// The lowest id without a shard. Ids index tables (lease words, the kernel's guard), so they are drawn from the tables'
+/// places and never just count up. `free`: ids that were used before, with their last epoch; one that has had all its
+/// epochs stays unused.
+pub(crate) fn lowest_free_id(used: &BTreeMap<ShardId, Shard>, free: &BTreeMap<ShardId, u32>) -> Option<ShardId> {
+    let mut ids = (1..SHARDS_MAX).map(ShardId);
+    ids.find(|id| !used.contains_key(id) && free.get(id).is_none_or(|epoch| *epoch < u32::MAX))
 }

@@ -34,8 +34,9 @@ pub enum WorkerInput {
 pub enum ControlDuty {
     /// Whether a leader of the shard is known, and of which epoch.
     Owner { shard: ShardId, epoch: u32, known: Known },
-    /// Voters of the shard's applied, not joint, configuration.
-    Voters { shard: ShardId, epoch: u32, voters: Vec<Incarnation> },
+    /// Voters of the shard's applied, not joint, configuration, as its leader has them, and whether that leader has served
+    /// in this epoch.
+    Voters { shard: ShardId, epoch: u32, voters: Vec<Incarnation>, served: bool },
     /// The applied configuration holds these no longer (N1).
     Removed { shard: ShardId, epoch: u32, gone: Vec<Incarnation> },
     /// This node's replica is sealed (N4).
@@ -296,8 +297,7 @@ impl FlowMember {
             FlowEffect::Stopped { kept } => return Some(FlowOut::Control(ControlDuty::Stopped { kept })),
             FlowEffect::Owner { group, term, owner } => {
                 let shard = shard_of(group)?;
-                // Terms of an epoch start at its number, shifted by 32.
-                let epoch = u32::try_from(term >> 32).unwrap_or(u32::MAX);
+                let epoch = epoch_of(Term(term));
                 let known = if owner.is_some() { Known::Yes } else { Known::No };
                 self.also.push_back(FlowOut::Control(ControlDuty::Owner { shard, epoch, known }));
                 if let Some(life) = owner {
@@ -344,7 +344,10 @@ impl FlowMember {
         self.healthy.push(health);
         Some(match joint {
             true => ControlDuty::Owner { shard, epoch, known: Known::Yes },
-            false => ControlDuty::Voters { shard, epoch, voters },
+            false => {
+                let served = self.served.get(&shard).is_some_and(|term| epoch_of(*term) == epoch);
+                ControlDuty::Voters { shard, epoch, voters, served }
+            }
         })
     }
 
@@ -365,4 +368,9 @@ impl FlowMember {
         }
         newest.map(WorkerInput::Snapshot)
     }
+}
+
+/// The epoch of a term: those of an epoch start at its number, shifted by 32.
+fn epoch_of(term: Term) -> u32 {
+    u32::try_from(term.0 >> 32).unwrap_or(u32::MAX)
 }

@@ -20,6 +20,7 @@ use control::command::{Command, CommandBody, Key};
 use control::outcome::{Outcome, Yield};
 use control::port_log::{PortBatch, PortLog};
 use control::registry::FOUNDER_RAFT_ID;
+use control::shards::Shard;
 use control::state::State;
 use engine::ids::{Incarnation, Mac, NodeId, ShardId};
 
@@ -221,7 +222,7 @@ impl<S: LogStore> ControlMember<S> {
             ControlDuty::Owner { shard, epoch, known } => {
                 self.owners.insert(shard, (epoch, now.ns, known));
             }
-            ControlDuty::Voters { shard, epoch, mut voters } => {
+            ControlDuty::Voters { shard, epoch, mut voters, served } => {
                 self.owners.insert(shard, (epoch, now.ns, Known::Yes));
                 voters.sort_unstable();
                 let stale = self.state.shards().get(&shard).is_some_and(|entry| {
@@ -233,6 +234,11 @@ impl<S: LogStore> ControlMember<S> {
                 if stale && due {
                     self.reported_ns.insert(shard, now.ns);
                     self.enqueue(now, None, CommandBody::VotersApplied { shard, epoch, voters });
+                }
+                let waited = |entry: &Shard| entry.epoch == epoch && !entry.unsealed_before.is_empty();
+                if served && due && self.state.shards().get(&shard).is_some_and(waited) {
+                    self.reported_ns.insert(shard, now.ns);
+                    self.enqueue(now, None, CommandBody::EpochServed { shard, epoch });
                 }
             }
             ControlDuty::Removed { shard, epoch, gone } => {

@@ -69,6 +69,7 @@ impl<S: LogStore> ControlMember<S> {
             | CommandBody::VotersApplied { .. }
             | CommandBody::SealEpoch { .. }
             | CommandBody::Recreate { .. }
+            | CommandBody::EpochServed { .. }
             | CommandBody::ReclaimComplete { .. }
             | CommandBody::StopTokenTake { .. }
             | CommandBody::StopTokenReturn { .. }
