@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use consensus::storage::memory::{MemoryStore, PowerLoss};
 use control::command::CommandBody;
 use engine::ids::{NodeId, ShardId};
-use qnat::member::frame::CHANNEL_CONTROL;
+use qnat::member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN};
 use rand::Rng;
 
 use super::node::{Node, Thread};
@@ -57,7 +57,7 @@ impl Healing {
 impl World {
     pub(super) fn is_cut(&self, from: NodeId, to: NodeId, channel: u32) -> bool {
         let cut = |lane| self.healing.cuts.get(&(from, to, lane)).is_some_and(|until| self.now_ns < *until);
-        cut(Lane::All) || channel == CHANNEL_CONTROL && cut(Lane::Control)
+        cut(Lane::All) || matches!(channel, CHANNEL_CONTROL | CHANNEL_JOIN) && cut(Lane::Control)
     }
 
     pub(super) fn slowed_ns(&self, from: NodeId, to: NodeId) -> u64 {

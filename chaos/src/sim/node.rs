@@ -16,7 +16,7 @@ use engine::wire::FrameMeta;
 use engine::worker::Worker;
 use qnat::member::control_member::{ControlMember, ControlOut, Identity, Now};
 use qnat::member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
-use qnat::member::frame::CHANNEL_CONTROL;
+use qnat::member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN};
 use qnat::member::view::View;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -97,7 +97,7 @@ pub(super) struct Node {
     skew_ns: u64,
     held_up: BTreeMap<Thread, u64>,
     ambush_until_ns: u64,
-    control_in: Ring<(NodeId, Bytes)>,
+    control_in: Ring<(NodeId, u32, Bytes)>,
     duties: Ring<ControlDuty>,
     flow_in: Ring<ToFlow>,
     inputs: Ring<WorkerInput>,
@@ -193,8 +193,8 @@ impl Node {
 
     pub(super) fn peer(&mut self, now_ns: u64, from: NodeId, channel: u32, bytes: Bytes) {
         let ready = self.ready(now_ns);
-        if channel == CHANNEL_CONTROL {
-            self.control_in.push(ready, (from, bytes));
+        if matches!(channel, CHANNEL_CONTROL | CHANNEL_JOIN) {
+            self.control_in.push(ready, (from, channel, bytes));
         } else {
             self.flow_in.push(ready, ToFlow::Peer { from, bytes });
         }
@@ -247,8 +247,11 @@ impl Node {
     fn control_turn(&mut self, now_ns: u64) -> Result<bool, String> {
         let now = self.local(now_ns);
         let mut busy = false;
-        while let Some((from, bytes)) = self.control_in.pop(now_ns) {
-            self.control.handle_peer(now, from, &bytes);
+        while let Some((from, channel, bytes)) = self.control_in.pop(now_ns) {
+            match channel {
+                CHANNEL_JOIN => self.control.handle_join(now, from, &bytes),
+                _ => self.control.handle_peer(now, from, &bytes),
+            }
             busy = true;
         }
         while let Some(duty) = self.duties.pop(now_ns) {
@@ -264,6 +267,9 @@ impl Node {
             match out {
                 ControlOut::Send { to, frame } => {
                     self.deeds.push(Deed::Send { to, channel: CHANNEL_CONTROL, bytes: frame });
+                }
+                ControlOut::Ask { to, frame } | ControlOut::Answer { to, frame } => {
+                    self.deeds.push(Deed::Send { to, channel: CHANNEL_JOIN, bytes: frame });
                 }
                 ControlOut::View(view) => {
                     if let Some(me) = self.control.incarnation().filter(|me| view.node_of.contains_key(me)) {

@@ -12,9 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::frame::{Batch, FrameReader, StreamEnd, StreamKey, StreamKind};
+use super::frame::{Batch, FRAME_BYTES_MAX, FrameReader, StreamEnd, StreamKey, StreamKind};
 use super::queue::{Outbound, SendOutcome};
-use super::{Event, Inbound, Live, Peer, Shared};
+use super::{Event, Inbound, Live, Peer, Shared, joining, tls};
 use crate::ca::node_id_of;
 
 pub(super) const CLOSE_GOODBYE: VarInt = VarInt::from_u32(0);
@@ -26,7 +26,9 @@ const CLOSE_REPLACED: VarInt = VarInt::from_u32(2);
 const CLOSE_KNOCKED: VarInt = VarInt::from_u32(3);
 /// The certificate is good, but its member is no peer here.
 const CLOSE_NO_PEER: VarInt = VarInt::from_u32(4);
-const CLOSE_MALFORMED: VarInt = VarInt::from_u32(5);
+pub(super) const CLOSE_MALFORMED: VarInt = VarInt::from_u32(5);
+/// As many nodes as may ask to join do so already.
+pub(super) const CLOSE_BUSY: VarInt = VarInt::from_u32(6);
 
 /// A link younger than this survives a knock: the knock was on its way when the link came up.
 const KNOCK_CROSSED: Duration = Duration::from_millis(100);
@@ -57,6 +59,9 @@ pub(super) async fn accept_loop(shared: Arc<Shared>) {
 
 /// Takes a verified connection for what its certificate says. `None`: refused.
 async fn admit(shared: &Arc<Shared>, connection: Connection) -> Option<()> {
+    if tls::is_join(&connection) {
+        return joining::receive(&shared.guests, &shared.questions, &connection).await;
+    }
     let known = proved_id(&connection).and_then(|id| shared.peer(id));
     let Some(peer) = known else {
         connection.close(CLOSE_NO_PEER, b"not a peer");
@@ -153,7 +158,7 @@ async fn greet(connection: &Connection) -> Option<()> {
 pub(super) async fn await_greeting(connection: &Connection) -> Option<()> {
     // Streams are accepted in the order of their opening, and this one was opened first.
     let stream = connection.accept_uni().await.ok()?;
-    let header = FrameReader::new(stream).header().await.ok()?;
+    let header = FrameReader::new(stream, FRAME_BYTES_MAX).header().await.ok()?;
     (header == StreamKey::GREETING).then_some(())
 }
 
@@ -173,7 +178,7 @@ async fn carry(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: &Connection) 
                     frames_budget: Arc::clone(&frames_budget),
                     bulk_budget: Arc::clone(&bulk_budget),
                 };
-                readers.spawn(reader.run(FrameReader::new(stream)));
+                readers.spawn(reader.run(FrameReader::new(stream, FRAME_BYTES_MAX)));
             }
             Some(ended) = readers.join_next() => {
                 if let Ok(StreamEnd::Malformed) = ended {
@@ -204,7 +209,7 @@ impl Reader {
     async fn read(&self, stream: &mut FrameReader) -> Result<(), StreamEnd> {
         let key = stream.header().await?;
         let (budget, queue) = match key.kind {
-            StreamKind::Greeting => return Err(StreamEnd::Malformed),
+            StreamKind::Greeting | StreamKind::Join => return Err(StreamEnd::Malformed),
             StreamKind::Frames => (&self.frames_budget, &self.shared.events),
             StreamKind::Bulk => (&self.bulk_budget, &self.shared.bulk),
         };
@@ -215,7 +220,7 @@ impl Reader {
             let (from, channel) = (self.from, key.channel);
             let event = match key.kind {
                 StreamKind::Bulk => Event::Bulk { from, channel, bytes },
-                StreamKind::Frames | StreamKind::Greeting => Event::Frame { from, channel, bytes },
+                StreamKind::Frames | StreamKind::Greeting | StreamKind::Join => Event::Frame { from, channel, bytes },
             };
             let counters = &self.shared.counters;
             counters.frames_received.fetch_add(1, Ordering::Relaxed);

@@ -19,6 +19,8 @@ pub(super) enum StreamKind {
     Greeting,
     Frames,
     Bulk,
+    /// A question to join, or the answers to it.
+    Join,
 }
 
 /// Names one stream of a link.
@@ -30,6 +32,8 @@ pub(super) struct StreamKey {
 
 impl StreamKey {
     pub(super) const GREETING: Self = Self { kind: StreamKind::Greeting, channel: 0 };
+
+    pub(super) const JOIN: Self = Self { kind: StreamKind::Join, channel: 0 };
 
     pub(super) const fn frames(channel: u32) -> Self {
         Self { kind: StreamKind::Frames, channel }
@@ -43,7 +47,7 @@ impl StreamKey {
     pub(super) const fn priority(self) -> i32 {
         match self.kind {
             StreamKind::Greeting => 2,
-            StreamKind::Frames => 1,
+            StreamKind::Frames | StreamKind::Join => 1,
             StreamKind::Bulk => 0,
         }
     }
@@ -53,6 +57,7 @@ impl StreamKey {
             StreamKind::Greeting => 0,
             StreamKind::Frames => 1,
             StreamKind::Bulk => 2,
+            StreamKind::Join => 3,
         };
         let [c0, c1, c2, c3] = self.channel.to_be_bytes();
         [MAGIC[0], MAGIC[1], MAGIC[2], kind, c0, c1, c2, c3]
@@ -66,6 +71,7 @@ impl StreamKey {
             0 if channel == 0 => StreamKind::Greeting,
             1 => StreamKind::Frames,
             2 => StreamKind::Bulk,
+            3 if channel == 0 => StreamKind::Join,
             _ => return None,
         };
         ([m0, m1, m2] == MAGIC).then_some(Self { kind, channel })
@@ -89,14 +95,16 @@ pub(super) enum StreamEnd {
 pub(super) struct FrameReader {
     stream: RecvStream,
     buffer: BytesMut,
+    frame_bytes_max: usize,
 }
 
 /// How much one read takes at most.
 const READ_BYTES: usize = 64 << 10;
 
 impl FrameReader {
-    pub(super) fn new(stream: RecvStream) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+    /// A longer frame than `frame_bytes_max` breaks the format.
+    pub(super) fn new(stream: RecvStream, frame_bytes_max: usize) -> Self {
+        Self { stream, buffer: BytesMut::new(), frame_bytes_max }
     }
 
     pub(super) async fn header(&mut self) -> Result<StreamKey, StreamEnd> {
@@ -108,7 +116,7 @@ impl FrameReader {
     /// The next frame.
     pub(super) async fn next(&mut self) -> Result<Bytes, StreamEnd> {
         loop {
-            if let Some(frame) = cut_frame(&mut self.buffer)? {
+            if let Some(frame) = cut_frame(&mut self.buffer, self.frame_bytes_max)? {
                 return Ok(frame);
             }
             let chunk = self.stream.read_chunk(READ_BYTES, true).await.map_err(|_| StreamEnd::Over)?;
@@ -121,10 +129,10 @@ impl FrameReader {
 }
 
 /// Cuts a whole frame off the front of `buffer`; `None` if it is not all there yet.
-fn cut_frame(buffer: &mut BytesMut) -> Result<Option<Bytes>, StreamEnd> {
+fn cut_frame(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Bytes>, StreamEnd> {
     let Some(prefix) = buffer.first_chunk::<4>() else { return Ok(None) };
     let len = u32::from_be_bytes(*prefix);
-    let len = usize::try_from(len).ok().filter(|len| *len <= FRAME_BYTES_MAX).ok_or(StreamEnd::Malformed)?;
+    let len = usize::try_from(len).ok().filter(|len| *len <= bytes_max).ok_or(StreamEnd::Malformed)?;
     if buffer.len() < 4 + len {
         return Ok(None);
     }
@@ -175,11 +183,17 @@ mod tests {
 
     #[test]
     fn stream_headers_round_trip_and_foreign_ones_are_refused() {
-        for key in [StreamKey::GREETING, StreamKey::frames(0), StreamKey::frames(u32::MAX), StreamKey::bulk(7)] {
+        for key in [
+            StreamKey::GREETING,
+            StreamKey::JOIN,
+            StreamKey::frames(0),
+            StreamKey::frames(u32::MAX),
+            StreamKey::bulk(7),
+        ] {
             assert_eq!(StreamKey::decode(key.encode()), Some(key));
         }
         assert_eq!(StreamKey::decode(*b"qn2\x01\0\0\0\0"), None);
-        assert_eq!(StreamKey::decode(*b"qn1\x03\0\0\0\0"), None);
+        assert_eq!(StreamKey::decode(*b"qn1\x04\0\0\0\0"), None);
         assert_eq!(StreamKey::decode(*b"qn1\x00\0\0\0\x01"), None);
     }
 
@@ -199,7 +213,7 @@ mod tests {
             let mut read = Vec::new();
             for piece in wire.chunks(step) {
                 buffer.extend_from_slice(piece);
-                while let Some(frame) = cut_frame(&mut buffer).expect("well formed") {
+                while let Some(frame) = cut_frame(&mut buffer, FRAME_BYTES_MAX).expect("well formed") {
                     read.push(frame);
                 }
             }
@@ -211,7 +225,7 @@ mod tests {
     #[test]
     fn a_length_bomb_is_refused_by_its_prefix_alone() {
         let claimed = u32::try_from(FRAME_BYTES_MAX + 1).expect("small").to_be_bytes();
-        assert!(matches!(cut_frame(&mut BytesMut::from(&claimed[..])), Err(StreamEnd::Malformed)));
-        assert!(matches!(cut_frame(&mut BytesMut::from(&[0xff; 4][..])), Err(StreamEnd::Malformed)));
+        assert!(matches!(cut_frame(&mut BytesMut::from(&claimed[..]), FRAME_BYTES_MAX), Err(StreamEnd::Malformed)));
+        assert!(matches!(cut_frame(&mut BytesMut::from(&[0xff; 4][..]), FRAME_BYTES_MAX), Err(StreamEnd::Malformed)));
     }
 }

@@ -13,12 +13,13 @@
 mod connection;
 mod dial;
 mod frame;
+mod joining;
 mod queue;
 mod tls;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 pub use frame::FRAME_BYTES_MAX;
+use joining::Guests;
+pub use joining::JOIN_FRAME_BYTES_MAX;
 use queue::Outbound;
 pub use queue::{BulkError, SendOutcome};
 pub use tls::Identity;
@@ -103,6 +106,14 @@ pub enum Event {
         /// The frame, at most [`FRAME_BYTES_MAX`].
         bytes: Bytes,
     },
+    /// A frame on the channel for joining: a question of a node that may be no member ([`Transport::ask`]), or a member's
+    /// answer to ours ([`Transport::answer`]).
+    Join {
+        /// The sender, proved by its certificate.
+        from: u32,
+        /// The frame, at most [`JOIN_FRAME_BYTES_MAX`].
+        bytes: Bytes,
+    },
     /// A link to this member begins.
     Up(u32),
     /// The link to this member ended; what was on its way is lost. A restarted peer shows as `Down`, then `Up`.
@@ -165,6 +176,7 @@ type Inbound = (Event, Option<OwnedSemaphorePermit>);
 /// never holds up heartbeats.
 const EVENT_QUEUE: usize = 8192;
 const BULK_QUEUE: usize = 64;
+const JOIN_QUEUE: usize = 16;
 
 /// A link's streams and queues, valid for one connection.
 struct Live {
@@ -191,6 +203,8 @@ struct Peer {
     /// The dialer looks again: link changed, address changed, or the peer knocked.
     wake_dialer: Notify,
     dialer: Mutex<Option<JoinHandle<()>>>,
+    /// A question on the channel for joining is under way.
+    asking: AtomicBool,
 }
 
 impl Peer {
@@ -205,10 +219,13 @@ struct Shared {
     config: TransportConfig,
     endpoint: quinn::Endpoint,
     client: quinn::ClientConfig,
+    join_client: quinn::ClientConfig,
+    guests: Guests,
     runtime: tokio::runtime::Handle,
     peers: Mutex<BTreeMap<u32, Arc<Peer>>>,
     events: mpsc::Sender<Inbound>,
     bulk: mpsc::Sender<Inbound>,
+    questions: mpsc::Sender<Event>,
     counters: Counters,
 }
 
@@ -240,6 +257,7 @@ impl std::fmt::Debug for Transport {
 pub struct Events {
     events: mpsc::Receiver<Inbound>,
     bulk: mpsc::Receiver<Inbound>,
+    questions: mpsc::Receiver<Event>,
 }
 
 impl Events {
@@ -250,6 +268,7 @@ impl Events {
             biased;
             event = self.events.recv() => event,
             Some(bulk) = self.bulk.recv() => Some(bulk),
+            Some(question) = self.questions.recv() => Some((question, None)),
         };
         taken.map(|(event, _permit)| event)
     }
@@ -257,7 +276,7 @@ impl Events {
     /// An event that is there already; `None` if there is none now.
     pub fn try_recv(&mut self) -> Option<Event> {
         let taken = self.events.try_recv().or_else(|_| self.bulk.try_recv());
-        taken.ok().map(|(event, _permit)| event)
+        taken.map(|(event, _permit)| event).or_else(|_| self.questions.try_recv()).ok()
     }
 }
 
@@ -276,20 +295,24 @@ impl Transport {
         let endpoint = endpoint.map_err(socket_error)?;
         let (events, events_rx) = mpsc::channel(EVENT_QUEUE);
         let (bulk, bulk_rx) = mpsc::channel(BULK_QUEUE);
+        let (questions, questions_rx) = mpsc::channel(JOIN_QUEUE);
         let shared = Arc::new(Shared {
             own_id: configs.member.node_id,
             cluster: configs.member.cluster,
             config,
             endpoint,
             client: configs.client,
+            join_client: configs.join_client,
+            guests: Guests::default(),
             runtime: tokio::runtime::Handle::current(),
             peers: Mutex::default(),
             events,
             bulk,
+            questions,
             counters: Counters::default(),
         });
         tokio::spawn(connection::accept_loop(Arc::clone(&shared)));
-        Ok((Self { shared }, Events { events: events_rx, bulk: bulk_rx }))
+        Ok((Self { shared }, Events { events: events_rx, bulk: bulk_rx, questions: questions_rx }))
     }
 
     /// This member's own number, from its certificate.
@@ -358,6 +381,35 @@ impl Transport {
         outbound.map_err(|_| BulkError::Down)?.push_when_room(bytes).await
     }
 
+    /// Puts a question to `to` on the channel for joining, which needs no link and no place in `to`'s list; its answer comes
+    /// as [`Event::Join`]. One question to a member at a time: `Down` if one is under way, ask again later.
+    pub fn ask(&self, to: u32, question: Bytes) -> SendOutcome {
+        if question.len() > JOIN_FRAME_BYTES_MAX {
+            return SendOutcome::TooLong;
+        }
+        let peer = self.shared.peer(to);
+        let Some((peer, address)) = peer.and_then(|peer| Some((Arc::clone(&peer), peer.state().address?))) else {
+            return SendOutcome::UnknownPeer;
+        };
+        if peer.asking.swap(true, Ordering::Relaxed) {
+            return SendOutcome::Down;
+        }
+        let shared = Arc::clone(&self.shared);
+        self.shared.runtime.spawn(async move {
+            joining::ask(&shared, to, address, question).await;
+            peer.asking.store(false, Ordering::Relaxed);
+        });
+        SendOutcome::Queued
+    }
+
+    /// Answers a node that asked on the channel for joining; `Down` if it does not wait (any more): it asks again.
+    pub fn answer(&self, to: u32, answer: Bytes) -> SendOutcome {
+        if answer.len() > JOIN_FRAME_BYTES_MAX {
+            return SendOutcome::TooLong;
+        }
+        self.shared.guests.answer(to, answer)
+    }
+
     /// Whether a link to `node` is up.
     #[must_use]
     pub fn is_up(&self, node: u32) -> bool {
@@ -404,6 +456,7 @@ impl Transport {
             turn: tokio::sync::Mutex::default(),
             wake_dialer: Notify::new(),
             dialer: Mutex::default(),
+            asking: AtomicBool::new(false),
         });
         let task = self.shared.runtime.spawn(dial::dial_loop(Arc::clone(&self.shared), Arc::clone(&peer)));
         *peer.dialer.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);

@@ -357,3 +357,65 @@ async fn a_round_trip_over_loopback_is_short() {
     println!("round trip p50 {:?}, p99 {:?}, max {:?}", trips[1000], trips[1980], trips[1999]);
     assert!(trips[1000] < Duration::from_millis(5), "median round trip {:?}", trips[1000]);
 }
+
+#[tokio::test]
+async fn a_node_that_is_no_peer_asks_on_the_channel_for_joining_and_is_answered() {
+    let ca = ClusterCa::create("test").expect("ca");
+    let mut asked = start(&member(&ca, 2), any());
+    for id in [1, 3] {
+        let mut guest = start(&member(&ca, id), any());
+        guest.transport.set_peers(&peers(&[(2, asked.address)]));
+        assert_eq!(asked.transport.answer(id, Bytes::new()), SendOutcome::Down, "nobody asked");
+        assert_eq!(guest.transport.ask(2, Bytes::from_static(b"may I?")), SendOutcome::Queued);
+        assert_eq!(guest.transport.ask(2, Bytes::new()), SendOutcome::Down, "one question at a time");
+        assert_eq!(guest.transport.ask(9, Bytes::new()), SendOutcome::UnknownPeer);
+        asked.expect(&Event::Join { from: id, bytes: Bytes::from_static(b"may I?") }).await;
+        assert_eq!(asked.transport.answer(id, Bytes::from_static(b"you may")), SendOutcome::Queued);
+        guest.expect(&Event::Join { from: 2, bytes: Bytes::from_static(b"you may") }).await;
+        assert!(!asked.transport.is_up(id) && !guest.transport.is_up(2), "a question makes no link");
+        guest.transport.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_question_of_another_authority_or_above_the_limit_is_not_heard() {
+    let (ca, foreign) = (ClusterCa::create("test").expect("ca"), ClusterCa::create("test").expect("ca"));
+    let mut asked = start(&member(&ca, 2), any());
+    let stranger = start(&identity(&ca, &foreign.issue(3).expect("issue")), any());
+    stranger.transport.set_peers(&peers(&[(2, asked.address)]));
+    assert_eq!(stranger.transport.ask(2, Bytes::from_static(b"may I?")), SendOutcome::Queued);
+    let longest = Bytes::from(vec![7; JOIN_FRAME_BYTES_MAX]);
+    let guest = start(&member(&ca, 4), any());
+    guest.transport.set_peers(&peers(&[(2, asked.address)]));
+    assert_eq!(guest.transport.ask(2, Bytes::from(vec![7; JOIN_FRAME_BYTES_MAX + 1])), SendOutcome::TooLong);
+    assert_eq!(guest.transport.ask(2, longest.clone()), SendOutcome::Queued);
+    assert_eq!(asked.next().await, Event::Join { from: 4, bytes: longest });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(asked.events.try_recv(), None);
+}
+
+#[tokio::test]
+async fn more_nodes_than_may_ask_at_a_time_wait_until_a_place_is_free() {
+    let ca = ClusterCa::create("test").expect("ca");
+    let mut asked = start(&member(&ca, 100), any());
+    let mut guests = Vec::new();
+    for id in 1..=9 {
+        let guest = start(&member(&ca, id), any());
+        guest.transport.set_peers(&peers(&[(100, asked.address)]));
+        assert_eq!(guest.transport.ask(100, Bytes::from_static(b"may I?")), SendOutcome::Queued);
+        if guests.len() < joining::GUESTS_MAX {
+            asked.expect(&Event::Join { from: id, bytes: Bytes::from_static(b"may I?") }).await;
+        }
+        guests.push(guest);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(asked.events.try_recv(), None, "a ninth node was heard");
+    assert_eq!(asked.transport.answer(1, Bytes::from_static(b"you may")), SendOutcome::Queued);
+    guests[0].expect(&Event::Join { from: 100, bytes: Bytes::from_static(b"you may") }).await;
+    let began = Instant::now();
+    while asked.events.try_recv() != Some(Event::Join { from: 9, bytes: Bytes::from_static(b"may I?") }) {
+        assert!(began.elapsed() < BOUND, "the ninth node was never heard");
+        guests[8].transport.ask(100, Bytes::from_static(b"may I?"));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use quinn::congestion::CubicConfig;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use ring::hmac;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -15,6 +15,8 @@ use super::{StartError, TransportConfig};
 use crate::ca::{Member, member_of};
 
 const ALPN: &[u8] = b"qnat/1";
+/// Of the channel for joining.
+const ALPN_JOIN: &[u8] = b"qnat-join/1";
 
 /// What a member proves itself with, all PEM.
 #[derive(Clone)]
@@ -38,6 +40,7 @@ pub(super) struct Configs {
     pub(super) endpoint: quinn::EndpointConfig,
     pub(super) server: quinn::ServerConfig,
     pub(super) client: quinn::ClientConfig,
+    pub(super) join_client: quinn::ClientConfig,
 }
 
 pub(super) fn configs(identity: &Identity, config: &TransportConfig) -> Result<Configs, StartError> {
@@ -58,7 +61,7 @@ pub(super) fn configs(identity: &Identity, config: &TransportConfig) -> Result<C
     let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[&TLS13]);
     let server = server.map_err(|e| bad("tls", &e))?.with_client_cert_verifier(verifier);
     let mut server = server.with_single_cert(vec![own.clone()], key.clone_key()).map_err(|e| bad("own key", &e))?;
-    server.alpn_protocols = vec![ALPN.to_vec()];
+    server.alpn_protocols = vec![ALPN.to_vec(), ALPN_JOIN.to_vec()];
     server.max_early_data_size = 0;
     server.send_tls13_tickets = 0;
 
@@ -74,16 +77,27 @@ pub(super) fn configs(identity: &Identity, config: &TransportConfig) -> Result<C
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
     // A stranger's handshakes cost memory until they fail; a cluster has a handful of members.
     server.transport_config(Arc::clone(&transport)).migration(false).max_incoming(256);
-    let client = QuicClientConfig::try_from(client).map_err(|e| bad("tls", &e))?;
-    let mut client = quinn::ClientConfig::new(Arc::new(client));
-    client.transport_config(transport);
+    let mut join_client = client.clone();
+    join_client.alpn_protocols = vec![ALPN_JOIN.to_vec()];
+    let [client, join_client] = [client, join_client].map(|config| {
+        let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config)?));
+        client.transport_config(Arc::clone(&transport));
+        Ok::<_, NoInitialCipherSuite>(client)
+    });
+    let (client, join_client) = (client.map_err(|e| bad("tls", &e))?, join_client.map_err(|e| bad("tls", &e))?);
 
     let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
     // The default generator marks its identifiers with a key of this life and ignores those of an earlier one, which
     // are just the packets that must be answered with a reset.
     endpoint.cid_generator(|| Box::new(RandomCid));
     endpoint.min_reset_interval(std::time::Duration::from_millis(1));
-    Ok(Configs { member, endpoint, server, client })
+    Ok(Configs { member, endpoint, server, client, join_client })
+}
+
+/// Whether the one who dialed asks for the channel for joining.
+pub(super) fn is_join(connection: &quinn::Connection) -> bool {
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.is_some_and(|data| data.protocol.as_deref() == Some(ALPN_JOIN))
 }
 
 fn certificate(pem: &str) -> Result<CertificateDer<'static>, rustls::pki_types::pem::Error> {

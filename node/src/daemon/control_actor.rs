@@ -49,6 +49,16 @@ pub struct PeerFrame {
     pub bytes: Bytes,
 }
 
+/// A frame on the channel for joining.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct JoinFrame {
+    /// The node, as the transport proved it; perhaps no member.
+    pub from: NodeId,
+    /// The frame.
+    pub bytes: Bytes,
+}
+
 /// Something that the flow half found out.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -109,6 +119,12 @@ impl ControlActor {
                 ControlOut::Send { to, frame } => {
                     self.transport.send(to.0, CHANNEL_CONTROL, frame);
                 }
+                ControlOut::Ask { to, frame } => {
+                    self.transport.ask(to.0, frame);
+                }
+                ControlOut::Answer { to, frame } => {
+                    self.transport.answer(to.0, frame);
+                }
                 ControlOut::View(view) => self.view = Some(view),
                 ControlOut::Registered(_) => {}
                 ControlOut::Ports(batch) => self.journal.note(batch),
@@ -162,6 +178,15 @@ impl Handler<PeerFrame> for ControlActor {
 
     fn handle(&mut self, frame: PeerFrame, _: &mut Self::Context) {
         self.member.handle_peer(now(), frame.from, &frame.bytes);
+        self.settle();
+    }
+}
+
+impl Handler<JoinFrame> for ControlActor {
+    type Result = ();
+
+    fn handle(&mut self, frame: JoinFrame, _: &mut Self::Context) {
+        self.member.handle_join(now(), frame.from, &frame.bytes);
         self.settle();
     }
 }

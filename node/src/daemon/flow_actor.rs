@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::control_actor::{ControlActor, Duty, PeerFrame};
+use super::control_actor::{ControlActor, Duty, JoinFrame, PeerFrame};
 use super::worker_thread::{FromWorker, Query, ToWorker};
 use crate::member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
 use crate::member::frame::CHANNEL_CONTROL;
@@ -370,6 +370,7 @@ impl StreamHandler<Event> for FlowActor {
                     self.settle();
                 }
             }
+            Event::Join { from, bytes } => self.control.do_send(JoinFrame { from: NodeId(from), bytes }),
             Event::Up(node) => tracing::info!(node, "peer is up"),
             Event::Down(node) => tracing::info!(node, "peer is down"),
         }

@@ -6,6 +6,8 @@ use engine::ids::Incarnation;
 
 /// Transport channel of the control group.
 pub const CHANNEL_CONTROL: u32 = u32::MAX - 1;
+/// Number of the channel for joining, where drivers number channels: the transport has one apart from all others.
+pub const CHANNEL_JOIN: u32 = u32::MAX - 2;
 /// Transport channel of a flow group; frames between nodes that belong to no group use the number after the control
 /// channel's.
 #[must_use]

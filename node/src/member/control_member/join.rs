@@ -37,7 +37,15 @@ impl<S: LogStore> ControlMember<S> {
         let Ok(bytes) = command.encode() else { return };
         let frame = ControlFrame::Submit { command: Bytes::from(bytes) }.encode();
         for to in self.others() {
-            self.out.push_back(ControlOut::Send { to, frame: frame.clone() });
+            self.out.push_back(ControlOut::Ask { to, frame: frame.clone() });
+        }
+    }
+
+    /// A node that may be no member asks to join: nothing else is taken from it, and only for itself.
+    pub(super) fn asked_to_join(&mut self, now: Now, from: NodeId, bytes: Bytes) {
+        let asks = Command::decode(&bytes).is_ok_and(|command| matches!(command.body, CommandBody::JoinControl { .. }));
+        if asks {
+            self.forwarded(now, from, bytes);
         }
     }
 

@@ -72,6 +72,10 @@ pub struct Identity {
 pub enum ControlOut {
     /// Send on the control channel.
     Send { to: NodeId, frame: Bytes },
+    /// Ask this member on the channel for joining.
+    Ask { to: NodeId, frame: Bytes },
+    /// Answer, on that channel, the node that asked.
+    Answer { to: NodeId, frame: Bytes },
     /// A newer version of the state is applied.
     View(Arc<View>),
     /// This node's life is registered.
@@ -204,8 +208,18 @@ impl<S: LogStore> ControlMember<S> {
         match frame {
             ControlFrame::Raft { from: raft_id, to, frame } => self.raft_frame(now, from, (raft_id, to), frame),
             ControlFrame::Submit { command } => self.forwarded(now, from, command),
-            ControlFrame::Joined { nonce, raft_id, cluster_id } => self.joined(now, nonce, raft_id, cluster_id),
-            ControlFrame::Alive => {}
+            // The answer to a joiner comes on the channel for joining.
+            ControlFrame::Joined { .. } | ControlFrame::Alive => {}
+        }
+    }
+
+    /// A frame on the channel for joining, from a node that the transport proved to be of the cluster, listed or not: it may
+    /// ask for its own raft id (N5), and hear it. Anything else is dropped.
+    pub fn handle_join(&mut self, now: Now, from: NodeId, bytes: &Bytes) {
+        match ControlFrame::decode(bytes) {
+            Some(ControlFrame::Submit { command }) => self.asked_to_join(now, from, command),
+            Some(ControlFrame::Joined { nonce, raft_id, cluster_id }) => self.joined(now, nonce, raft_id, cluster_id),
+            Some(ControlFrame::Raft { .. } | ControlFrame::Alive) | None => {}
         }
     }
 
@@ -430,7 +444,7 @@ impl<S: LogStore> ControlMember<S> {
             self.routes.insert(raft_id, *node);
             if self.leading() {
                 let frame = ControlFrame::Joined { nonce, raft_id, cluster_id }.encode();
-                self.out.push_back(ControlOut::Send { to: *node, frame });
+                self.out.push_back(ControlOut::Answer { to: *node, frame });
             }
         }
         if self.registering == Some(command.key) {
