@@ -12,8 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::admission::{Admission, MEMBERS};
 use super::frame::{Batch, FRAME_BYTES_MAX, FrameReader, StreamEnd, StreamKey, StreamKind};
 use super::queue::{Outbound, SendOutcome};
+use super::strangers::Strangers;
 use super::{Event, Inbound, Live, Peer, Shared, joining, tls};
 use crate::ca::node_id_of;
 
@@ -27,23 +29,30 @@ const CLOSE_KNOCKED: VarInt = VarInt::from_u32(3);
 /// The certificate is good, but its member is no peer here.
 const CLOSE_NO_PEER: VarInt = VarInt::from_u32(4);
 pub(super) const CLOSE_MALFORMED: VarInt = VarInt::from_u32(5);
+/// Your address was not listed; it is now, if you are a member.
+pub(super) const CLOSE_ASK_AGAIN: VarInt = VarInt::from_u32(7);
 /// As many nodes as may ask to join do so already.
 pub(super) const CLOSE_BUSY: VarInt = VarInt::from_u32(6);
 
 /// A link younger than this survives a knock: the knock was on its way when the link came up.
 const KNOCK_CROSSED: Duration = Duration::from_millis(100);
 /// How long a handshake that came in may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much one write takes from a queue at most: long enough to fill GSO batches, short enough to stay fair.
 const WRITE_BYTES: usize = 256 << 10;
 
-/// Admits connections until the endpoint closes.
-pub(super) async fn accept_loop(shared: Arc<Shared>) {
+/// Admits connections from the addresses of listed members until the endpoint closes; the strangers' thread ends with it.
+pub(super) async fn accept_loop(shared: Arc<Shared>, _strangers: Strangers) {
+    let mut admission = Admission::new(MEMBERS, Arc::clone(&shared.counters));
     while let Some(incoming) = shared.endpoint.accept().await {
+        let Some((incoming, place)) = admission.judge(incoming) else { continue };
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let admitted = match timeout(HANDSHAKE_TIMEOUT, incoming).await {
-                Ok(Ok(connection)) => admit(&shared, connection).await,
+                Ok(Ok(connection)) => {
+                    drop(place);
+                    admit(&shared, connection).await
+                }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "handshake refused");
                     None
@@ -60,7 +69,8 @@ pub(super) async fn accept_loop(shared: Arc<Shared>) {
 /// Takes a verified connection for what its certificate says. `None`: refused.
 async fn admit(shared: &Arc<Shared>, connection: Connection) -> Option<()> {
     if tls::is_join(&connection) {
-        return joining::receive(&shared.guests, &shared.questions, &connection).await;
+        let questions = shared.questions.clone();
+        return joining::receive(&shared.guests, &questions, &connection).await;
     }
     let known = proved_id(&connection).and_then(|id| shared.peer(id));
     let Some(peer) = known else {

@@ -18,6 +18,7 @@ const DIAL_YOUNG: Duration = Duration::from_millis(50);
 /// Runs for as long as the peer is listed.
 pub(super) async fn dial_loop(shared: Arc<Shared>, peer: Arc<Peer>) {
     let mut backoff = shared.config.backoff_min;
+    let mut attempts = 0;
     loop {
         if peer.state().live.is_some() {
             peer.wake_dialer.notified().await;
@@ -30,8 +31,9 @@ pub(super) async fn dial_loop(shared: Arc<Shared>, peer: Arc<Peer>) {
             sleep(DIAL_YOUNG).await;
             peer.wake_dialer.notified().await;
         };
+        attempts += 1;
         tokio::select! {
-            () = attempt(&shared, &peer) => {}
+            () = attempt(&shared, &peer, attempts) => {}
             () = late_wake => {
                 backoff = shared.config.backoff_min;
                 continue;
@@ -47,18 +49,18 @@ pub(super) async fn dial_loop(shared: Arc<Shared>, peer: Arc<Peer>) {
     }
 }
 
-async fn attempt(shared: &Arc<Shared>, peer: &Arc<Peer>) {
+async fn attempt(shared: &Arc<Shared>, peer: &Arc<Peer>, attempt: u64) {
     let limit = shared.config.dial_timeout;
     if peer.id < shared.own_id {
         // The peer closes the connection when it has heard us, and dials; wait for both.
-        if let Ok(Some(connection)) = timeout(limit, connect(shared, peer)).await {
+        if let Ok(Some(connection)) = timeout(limit, connect(shared, peer, attempt)).await {
             let _unheard = timeout(limit, connection.closed()).await;
             sleep(Duration::from_millis(1)).await;
         }
         return;
     }
     let dialed = timeout(limit, async {
-        let connection = connect(shared, peer).await?;
+        let connection = connect(shared, peer, attempt).await?;
         await_greeting(&connection).await?;
         Some(connection)
     });
@@ -71,9 +73,10 @@ async fn attempt(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     }
 }
 
-/// A connection to whoever proves to be `peer` at its address.
-async fn connect(shared: &Shared, peer: &Peer) -> Option<Connection> {
-    let address = peer.state().address?;
+/// A connection to whoever proves to be `peer` at its address, or in turn at the one that it was last heard from.
+async fn connect(shared: &Shared, peer: &Peer, attempt: u64) -> Option<Connection> {
+    let (listed, proved) = peer.state().addresses;
+    let address = proved.filter(|_| attempt % 2 == 1).or(listed)?;
     // The name makes rustls refuse a server whose certificate does not carry this very number.
     let name = node_name(peer.id, &shared.cluster);
     let connecting = shared.endpoint.connect_with(shared.client.clone(), address, &name).ok()?;

@@ -3,22 +3,30 @@
 //!
 //! Guarantees: within one life of a link (from `Up` to `Down`) the frames of a channel arrive in order and unbroken, save
 //! those that `send` reports dropped; at `Down` everything queued or in flight is gone. Raft resends, so nothing here does.
-//! Never keeps a thread, never blocks a caller, never runs 0-RTT (a replayed frame would be a forged one).
+//! Never blocks a caller, never runs 0-RTT (a replayed frame would be a forged one).
 //! Called by the daemon's peer loop on its current-thread tokio runtime.
+//!
+//! Links are carried on the caller's runtime, whose thread holds leases. Whatever does not come from the exact address of a
+//! listed member is heard by another endpoint on another thread (`doors.rs`, `strangers.rs`), where nodes ask to join
+//! (`joining.rs`); and both begin only so many handshakes (`admission.rs`, `sieve.rs`).
 //!
 //! The member with the lower number dials. The other one knocks instead: a handshake that proves who it is and asks to be
 //! dialed now. A restarted member dials or knocks at once, and answers packets of its former life with stateless resets
 //! (RFC 9000, 10.3) under a key that survives restarts, so that a peer leaves a dead connection in one round trip.
 
+mod admission;
 mod connection;
 mod dial;
+mod doors;
 mod frame;
 mod joining;
 mod queue;
+mod sieve;
+mod strangers;
 mod tls;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,11 +35,14 @@ use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
+use admission::Bucket;
+use doors::{Doors, Porter};
 pub use frame::FRAME_BYTES_MAX;
 use joining::Guests;
 pub use joining::JOIN_FRAME_BYTES_MAX;
 use queue::Outbound;
 pub use queue::{BulkError, SendOutcome};
+use sieve::Sieve;
 pub use tls::Identity;
 
 /// What a transport is started with. `Default` gives the values that the cluster's timing rules were chosen for.
@@ -39,6 +50,8 @@ pub use tls::Identity;
 pub struct TransportConfig {
     /// Where to listen; connections to peers leave from the same socket.
     pub listen: SocketAddr,
+    /// The interface that peers are reached by; no other can reach the port. `None`: any.
+    pub interface: Option<String>,
     /// A connection that hears nothing for so long is dead.
     pub idle_timeout: Duration,
     /// Silence after which a connection is probed.
@@ -69,6 +82,7 @@ impl Default for TransportConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            interface: None,
             idle_timeout: Duration::from_secs(3),
             keep_alive: Duration::from_millis(500),
             initial_rtt: Duration::from_millis(5),
@@ -127,10 +141,12 @@ pub enum StartError {
     #[error("identity: {0}")]
     Identity(String),
     /// The socket cannot be had.
-    #[error("listen on {address}: {source}")]
+    #[error("listen on {address}{}: {source}", .interface.as_ref().map(|name| format!(" of interface {name}")).unwrap_or_default())]
     Socket {
         /// The address asked for.
         address: SocketAddr,
+        /// And the interface.
+        interface: Option<String>,
         /// What the kernel said.
         source: std::io::Error,
     },
@@ -155,6 +171,12 @@ pub struct TransportStats {
     pub refused: u64,
     /// Links that came up.
     pub links_up: u64,
+    /// Handshakes that were asked to prove their address first.
+    pub retried: u64,
+    /// Handshakes that were not begun, being too many.
+    pub turned_away: u64,
+    /// Handshake packets that were dropped unread, being too many, from addresses of members and from others.
+    pub sieved: u64,
 }
 
 #[derive(Debug, Default)]
@@ -167,6 +189,8 @@ pub(super) struct Counters {
     dropped_down: AtomicU64,
     refused: AtomicU64,
     links_up: AtomicU64,
+    retried: AtomicU64,
+    turned_away: AtomicU64,
 }
 
 /// Events on their way to the owner; a permit gives back the receive budget when the owner has taken the frame.
@@ -177,6 +201,8 @@ type Inbound = (Event, Option<OwnedSemaphorePermit>);
 const EVENT_QUEUE: usize = 8192;
 const BULK_QUEUE: usize = 64;
 const JOIN_QUEUE: usize = 16;
+/// Handshake packets that may come in members' names, a second and at once: each may cost the thread some ten microseconds.
+const HANDSHAKE_PACKETS: (u32, u32) = (1000, 512);
 
 /// A link's streams and queues, valid for one connection.
 struct Live {
@@ -188,7 +214,8 @@ struct Live {
 
 #[derive(Default)]
 struct LinkState {
-    address: Option<SocketAddr>,
+    /// Where it is by the list, and where it proved its number from if that was elsewhere.
+    addresses: (Option<SocketAddr>, Option<SocketAddr>),
     live: Option<Live>,
     /// The newest connection that asked to become the link; an older one that still waits gives up.
     newest_generation: u64,
@@ -220,13 +247,15 @@ struct Shared {
     endpoint: quinn::Endpoint,
     client: quinn::ClientConfig,
     join_client: quinn::ClientConfig,
-    guests: Guests,
+    guests: Arc<Guests>,
+    porter: Porter,
     runtime: tokio::runtime::Handle,
     peers: Mutex<BTreeMap<u32, Arc<Peer>>>,
     events: mpsc::Sender<Inbound>,
     bulk: mpsc::Sender<Inbound>,
     questions: mpsc::Sender<Event>,
-    counters: Counters,
+    counters: Arc<Counters>,
+    sieved: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -236,6 +265,30 @@ impl Shared {
 
     fn peers(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Peer>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the kernel whose datagrams come to the members' socket.
+    fn list(&self, peers: &BTreeMap<u32, Arc<Peer>>) {
+        let addresses = peers.values().map(|peer| peer.state().addresses);
+        let addresses = addresses.flat_map(|(listed, proved)| listed.into_iter().chain(proved)).collect();
+        if let Err(error) = self.porter.list(addresses) {
+            tracing::error!(%error, "the members' addresses cannot be told to the kernel: who is not told stays a stranger");
+        }
+    }
+
+    /// A node proved its number from an address that is not listed: if it is a member, it is there from now on.
+    fn proved(&self, id: u32, address: SocketAddr) {
+        let peers = self.peers();
+        let Some(peer) = peers.get(&id) else {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let known = peer.state().addresses.1.replace(address) == Some(address);
+        if !known {
+            tracing::info!(peer = id, %address, "a member is at another address than the listed one");
+            self.list(&peers);
+        }
+        peer.wake_dialer.notify_one();
     }
 }
 
@@ -288,14 +341,37 @@ impl Transport {
     /// If the identity is unusable or the socket cannot be bound.
     pub fn start(config: TransportConfig, identity: &Identity) -> Result<(Self, Events), StartError> {
         let configs = tls::configs(identity, &config)?;
-        let socket_error = |source| StartError::Socket { address: config.listen, source };
-        let socket = bind(&config).map_err(socket_error)?;
+        let (address, interface) = (config.listen, config.interface.clone());
+        let socket_error = |source| StartError::Socket { address, interface, source };
+        let doors = Doors::open(config.listen, config.interface.as_deref(), config.socket_buffer);
+        let Doors { members, strangers, porter } = doors.map_err(socket_error.clone())?;
+        let (counters, sieved) = (Arc::<Counters>::default(), Arc::<AtomicU64>::default());
         let quinn_runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = quinn::Endpoint::new(configs.endpoint, Some(configs.server), socket, quinn_runtime);
-        let endpoint = endpoint.map_err(socket_error)?;
+        let (per_second, burst) = HANDSHAKE_PACKETS;
+        let socket = quinn::Runtime::wrap_udp_socket(&*quinn_runtime, members).map_err(socket_error.clone())?;
+        let socket = Sieve::new(socket, Bucket::new(per_second, burst), Arc::clone(&sieved));
+        let endpoint = configs.endpoint.clone();
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint, Some(configs.server), socket, quinn_runtime);
+        let endpoint = endpoint.map_err(socket_error.clone())?;
         let (events, events_rx) = mpsc::channel(EVENT_QUEUE);
         let (bulk, bulk_rx) = mpsc::channel(BULK_QUEUE);
         let (questions, questions_rx) = mpsc::channel(JOIN_QUEUE);
+        let (proved, mut newly_proved) = mpsc::channel(JOIN_QUEUE);
+        let guests = Arc::<Guests>::default();
+        let desk = strangers::Desk {
+            guests: Arc::clone(&guests),
+            questions: questions.clone(),
+            proved,
+            counters: Arc::clone(&counters),
+        };
+        let strangers = strangers::start(strangers::Parts {
+            socket: strangers,
+            endpoint: configs.endpoint,
+            server: configs.strangers,
+            dropped: Arc::clone(&sieved),
+            desk,
+        });
+        let strangers = strangers.map_err(socket_error)?;
         let shared = Arc::new(Shared {
             own_id: configs.member.node_id,
             cluster: configs.member.cluster,
@@ -303,15 +379,23 @@ impl Transport {
             endpoint,
             client: configs.client,
             join_client: configs.join_client,
-            guests: Guests::default(),
+            guests,
+            porter,
             runtime: tokio::runtime::Handle::current(),
             peers: Mutex::default(),
             events,
             bulk,
             questions,
-            counters: Counters::default(),
+            counters,
+            sieved,
         });
-        tokio::spawn(connection::accept_loop(Arc::clone(&shared)));
+        tokio::spawn(connection::accept_loop(Arc::clone(&shared), strangers));
+        let told = Arc::clone(&shared);
+        tokio::spawn(async move {
+            while let Some((id, address)) = newly_proved.recv().await {
+                told.proved(id, address);
+            }
+        });
         Ok((Self { shared }, Events { events: events_rx, bulk: bulk_rx, questions: questions_rx }))
     }
 
@@ -341,11 +425,19 @@ impl Transport {
         }
         for (&id, &address) in addresses.iter().filter(|(id, _)| **id != self.shared.own_id) {
             let peer = peers.entry(id).or_insert_with(|| self.new_peer(id));
-            let changed = peer.state().address.replace(address) != Some(address);
+            let changed = {
+                let mut state = peer.state();
+                let changed = state.addresses.0 != Some(address);
+                if changed {
+                    state.addresses = (Some(address), None);
+                }
+                changed
+            };
             if changed {
                 peer.wake_dialer.notify_one();
             }
         }
+        self.shared.list(&peers);
     }
 
     /// Queues a frame for `to` on `channel` and wakes its writer; never waits. If the queue is full the oldest frames go:
@@ -388,7 +480,7 @@ impl Transport {
             return SendOutcome::TooLong;
         }
         let peer = self.shared.peer(to);
-        let Some((peer, address)) = peer.and_then(|peer| Some((Arc::clone(&peer), peer.state().address?))) else {
+        let Some((peer, address)) = peer.and_then(|peer| Some((Arc::clone(&peer), peer.state().addresses.0?))) else {
             return SendOutcome::UnknownPeer;
         };
         if peer.asking.swap(true, Ordering::Relaxed) {
@@ -438,6 +530,9 @@ impl Transport {
             dropped_down: read(&counters.dropped_down),
             refused: read(&counters.refused),
             links_up: read(&counters.links_up),
+            retried: read(&counters.retried),
+            turned_away: read(&counters.turned_away),
+            sieved: read(&self.shared.sieved),
         }
     }
 
@@ -474,18 +569,6 @@ fn stop_peer(peer: &Peer) {
     if let Some(live) = &state.live {
         live.connection.close(connection::CLOSE_REMOVED, b"removed");
     }
-}
-
-/// A socket with large buffers: beyond the system's limit if we may, else up to it.
-fn bind(config: &TransportConfig) -> std::io::Result<UdpSocket> {
-    use rustix::net::sockopt;
-    let socket = UdpSocket::bind(config.listen)?;
-    socket.set_nonblocking(true)?;
-    if sockopt::set_socket_recv_buffer_size_force(&socket, config.socket_buffer).is_err() {
-        sockopt::set_socket_recv_buffer_size(&socket, config.socket_buffer)?;
-    }
-    sockopt::set_socket_send_buffer_size(&socket, config.socket_buffer)?;
-    Ok(socket)
 }
 
 #[cfg(test)]

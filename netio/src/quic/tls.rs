@@ -38,7 +38,10 @@ impl std::fmt::Debug for Identity {
 pub(super) struct Configs {
     pub(super) member: Member,
     pub(super) endpoint: quinn::EndpointConfig,
+    /// For listed members.
     pub(super) server: quinn::ServerConfig,
+    /// For everybody else: small windows, short life.
+    pub(super) strangers: quinn::ServerConfig,
     pub(super) client: quinn::ClientConfig,
     pub(super) join_client: quinn::ClientConfig,
 }
@@ -75,8 +78,10 @@ pub(super) fn configs(identity: &Identity, config: &TransportConfig) -> Result<C
     let transport = Arc::new(transport(config));
     let server = QuicServerConfig::try_from(server).map_err(|e| bad("tls", &e))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
-    // A stranger's handshakes cost memory until they fail; a cluster has a handful of members.
-    server.transport_config(Arc::clone(&transport)).migration(false).max_incoming(256);
+    server.migration(false).max_incoming(64);
+    let mut strangers = server.clone();
+    server.transport_config(Arc::clone(&transport));
+    strangers.transport_config(Arc::new(strangers_transport())).max_incoming(16).incoming_buffer_size_total(1 << 20);
     let mut join_client = client.clone();
     join_client.alpn_protocols = vec![ALPN_JOIN.to_vec()];
     let [client, join_client] = [client, join_client].map(|config| {
@@ -91,7 +96,7 @@ pub(super) fn configs(identity: &Identity, config: &TransportConfig) -> Result<C
     // are just the packets that must be answered with a reset.
     endpoint.cid_generator(|| Box::new(RandomCid));
     endpoint.min_reset_interval(std::time::Duration::from_millis(1));
-    Ok(Configs { member, endpoint, server, client, join_client })
+    Ok(Configs { member, endpoint, server, strangers, client, join_client })
 }
 
 /// Whether the one who dialed asks for the channel for joining.
@@ -129,6 +134,21 @@ impl quinn::ConnectionIdGenerator for RandomCid {
 fn reset_key(private_key: &[u8]) -> hmac::Key {
     let secret = hmac::Key::new(hmac::HMAC_SHA256, private_key);
     hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&secret, b"qnat/1 stateless reset").as_ref())
+}
+
+/// What a connection may cost that carries a question to join.
+fn strangers_transport() -> quinn::TransportConfig {
+    let mut transport = quinn::TransportConfig::default();
+    let idle = quinn::IdleTimeout::from(quinn::VarInt::from_u32(3_000));
+    transport
+        .max_concurrent_bidi_streams(0u8.into())
+        .max_concurrent_uni_streams(1u8.into())
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(Some(idle))
+        .stream_receive_window((8u32 << 10).into())
+        .receive_window((8u32 << 10).into())
+        .send_window(32 << 10);
+    transport
 }
 
 fn transport(config: &TransportConfig) -> quinn::TransportConfig {
