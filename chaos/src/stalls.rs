@@ -6,7 +6,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use netio::thread;
@@ -20,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const PRIORITY: i32 = 99;
 /// From which length on a stall is counted, in ms: the lease with the default timers, and twice as long.
 const LONG_MS: [u64; 2] = [40, 80];
+/// How many long stalls are noted with their times; the rest are only counted.
+const NOTED_MAX: usize = 1_000;
 
 /// Arguments of `stalls`.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,11 +46,33 @@ pub struct Seen {
     pub at_least_80_ms: u64,
 }
 
+/// One stall of at least 40 ms.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Stall {
+    /// When it ended, in ms since 1970.
+    pub ended_unix_ms: u64,
+    /// How long it was.
+    pub ms: u64,
+    /// Which processor stood still.
+    pub cpu: usize,
+}
+
+/// What `stalls` writes: counts, and the first of the stalls with their times.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    seen: Seen,
+    began_unix_ms: u64,
+    ended_unix_ms: u64,
+    stalls: Vec<Stall>,
+}
+
 /// A watch over all processors.
 #[derive(Debug, Default)]
 pub struct Stalls {
     longest_ns: AtomicU64,
     long: [AtomicU64; 2],
+    noted: Mutex<Vec<Stall>>,
 }
 
 impl Stalls {
@@ -70,7 +95,18 @@ impl Stalls {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             }
+            if late >= Duration::from_millis(LONG_MS[0]) {
+                self.note(cpu, late)?;
+            }
             last = now;
+        }
+        Ok(())
+    }
+
+    fn note(&self, cpu: usize, late: Duration) -> Result<()> {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.len() < NOTED_MAX {
+            noted.push(Stall { ended_unix_ms: unix_ms()?, ms: u64::try_from(late.as_millis())?, cpu });
         }
         Ok(())
     }
@@ -83,12 +119,16 @@ impl Stalls {
     }
 }
 
+fn unix_ms() -> Result<u64> {
+    Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
+}
+
 /// Watches all processors while a command runs. The exit code is the command's.
 ///
 /// # Errors
 /// If it cannot be started, or the result cannot be written.
 pub fn run(args: &StallsArgs) -> Result<ExitCode> {
-    let (stalls, over) = (Stalls::default(), AtomicBool::new(false));
+    let (stalls, over, began_unix_ms) = (Stalls::default(), AtomicBool::new(false), unix_ms()?);
     let code = std::thread::scope(|scope| {
         let (stalls, over) = (&stalls, &over);
         for cpu in thread::allowed_cpus()? {
@@ -98,10 +138,12 @@ pub fn run(args: &StallsArgs) -> Result<ExitCode> {
         over.store(true, Ordering::Relaxed);
         code
     })?;
-    let seen = serde_json::to_string(&stalls.take())?;
+    let seen = stalls.take();
+    let noted = stalls.noted.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let report = serde_json::to_string(&Report { seen, began_unix_ms, ended_unix_ms: unix_ms()?, stalls: noted })?;
     match &args.out {
-        Some(path) => std::fs::write(path, seen + "\n").with_context(|| path.display().to_string())?,
-        None => writeln!(std::io::stderr(), "{seen}")?,
+        Some(path) => std::fs::write(path, report + "\n").with_context(|| path.display().to_string())?,
+        None => writeln!(std::io::stderr(), "{report}")?,
     }
     Ok(code)
 }
@@ -135,5 +177,22 @@ mod tests {
         std::fs::remove_file(out).expect("just read");
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(3)));
         assert!(text.contains("\"at_least_40_ms\":"), "{text}");
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let time = |name: &str| report[name].as_u64().expect("a time");
+        assert!(time("began_unix_ms") + 20 <= time("ended_unix_ms"), "{text}");
+        assert_eq!(report["stalls"].as_array().expect("a list").len() as u64, time("at_least_40_ms"), "{text}");
+    }
+
+    #[test]
+    fn stalls_are_noted_with_their_times_and_no_more_than_a_bounded_number() {
+        let stalls = Stalls::default();
+        let before = unix_ms().expect("a clock");
+        for ms in 0..NOTED_MAX as u64 + 1 {
+            stalls.note(1, Duration::from_millis(ms)).expect("noted");
+        }
+        let noted = stalls.noted.lock().expect("whole");
+        assert_eq!(noted.len(), NOTED_MAX);
+        assert_eq!((noted[7].ms, noted[7].cpu), (7, 1));
+        assert!(noted.iter().all(|stall| stall.ended_unix_ms >= before));
     }
 }
