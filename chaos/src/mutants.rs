@@ -1,7 +1,7 @@
-//! `qnat-chaos mutants`: do the simulator and the reference model find the holes that the protocol's rules close?
+//! `qnat-chaos mutants`: do the tests find the holes that the rules close?
 //!
-//! Each planted hole of `mutants.toml` is built into a copy of the tracked sources, which then runs the simulator, or compares
-//! the engine with the model. The copy has a target directory in common with the tree, so that its dependencies are built
+//! Each planted hole of `mutants.toml` is built into a copy of the tracked sources, which then runs the simulator, compares the
+//! engine with the model, or runs the one test of a crate that has to fail. The copy has a target directory in common with the tree, so that its dependencies are built
 //! once, but a program of another name, and another version, so that nobody ever runs a mutant by mistake.
 
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ const TABLE: &str = include_str!("../mutants.toml");
 const PROGRAM: &str = "qnat-chaos-mutant";
 /// The test that compares the engine with the model.
 const MODEL: &str = "against_the_model";
+/// How long a test of a mutant may run, in seconds: a hole may be one that nobody gets out of.
+const TEST_SECONDS_MAX: &str = "300";
 
 /// Arguments of `mutants`.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,6 +46,8 @@ struct Mutant {
     hole: String,
     #[serde(default)]
     proof: Proof,
+    /// Of `proof = "test"`: who has to fail.
+    test: Option<Test>,
     #[serde(flatten)]
     edit: Edit,
     #[serde(default)]
@@ -57,6 +61,28 @@ struct Edit {
     replace: String,
 }
 
+/// One test of a crate.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Test {
+    package: String,
+    /// The integration test that it is in; none: the crate's own unit tests.
+    program: Option<String>,
+    /// Its function.
+    name: String,
+}
+
+impl Test {
+    fn arguments(&self) -> Vec<&str> {
+        let mut arguments = vec!["test", "--quiet", "-p", &self.package];
+        match &self.program {
+            Some(program) => arguments.extend(["--test", program]),
+            None => arguments.push("--lib"),
+        }
+        arguments
+    }
+}
+
 /// Who has to find it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -66,6 +92,8 @@ enum Proof {
     Simulator,
     /// The naive translator, by packets that it compared before.
     Model,
+    /// A test of a crate.
+    Test,
 }
 
 /// What became of a mutant.
@@ -89,7 +117,7 @@ pub fn run(args: &MutantsArgs) -> Result<ExitCode> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tree.join("target"), PathBuf::from);
     let copy = target.join("mutants");
     let mut out = std::io::stdout();
-    let mut missed = 0;
+    let (planted, mut missed) = (chosen.len(), Vec::new());
     let mut rows = comfy_table::Table::new();
     rows.set_header(["id", "after", "found by", "s"]);
     for mutant in chosen {
@@ -98,7 +126,7 @@ pub fn run(args: &MutantsArgs) -> Result<ExitCode> {
         let found = look_for(mutant, (&tree, &copy, &target), args)?;
         let seconds = found.seconds.to_string();
         if found.by.is_none() {
-            missed += 1;
+            missed.push(mutant.id.as_str());
         }
         let (after, why) = found.by.unwrap_or_else(|| ("-".to_owned(), "NOT FOUND".to_owned()));
         let why: String = why.chars().take(100).collect();
@@ -106,7 +134,11 @@ pub fn run(args: &MutantsArgs) -> Result<ExitCode> {
         rows.add_row([&mutant.id, &after, &why, &seconds]);
     }
     writeln!(out, "{rows}")?;
-    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    writeln!(out, "{} of {planted} found; not found: {}", planted - missed.len(), missed.len())?;
+    if !missed.is_empty() {
+        writeln!(out, "survivors: {}", missed.join(" "))?;
+    }
+    Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn table() -> Result<Table> {
@@ -121,17 +153,19 @@ fn tree() -> PathBuf {
 
 fn look_for(mutant: &Mutant, (tree, copy, target): (&Path, &Path, &Path), args: &MutantsArgs) -> Result<Found> {
     copy_tree(tree, copy, mutant)?;
-    let what: &[&str] = match mutant.proof {
-        Proof::Simulator => &["build", "--quiet", "-p", "qnat-chaos", "--bin", PROGRAM],
-        Proof::Model => &["test", "--quiet", "--no-run", "-p", "qnat-reference", "--test", MODEL],
+    let what = match mutant.proof {
+        Proof::Simulator => vec!["build", "--quiet", "-p", "qnat-chaos", "--bin", PROGRAM],
+        Proof::Model => vec!["test", "--quiet", "--no-run", "-p", "qnat-reference", "--test", MODEL],
+        Proof::Test => [mutant.test()?.arguments(), vec!["--no-run"]].concat(),
     };
-    let built = cargo(what, copy, target).output().context("cargo")?;
+    let built = cargo(&what, copy, target).output().context("cargo")?;
     let errors = String::from_utf8_lossy(&built.stderr);
     ensure!(built.status.success(), "mutant {} does not build: {errors}", mutant.id);
     let begun = Instant::now();
     let by = match mutant.proof {
         Proof::Simulator => simulated(mutant, target, args.seeds)?,
         Proof::Model => compared(mutant, copy, target, args.packets)?,
+        Proof::Test => tested(mutant, copy, target)?,
     };
     Ok(Found { by, seconds: begun.elapsed().as_secs() })
 }
@@ -174,6 +208,38 @@ fn compared(mutant: &Mutant, copy: &Path, target: &Path, packets: u64) -> Result
     });
     ensure!(by.is_some() || output.status.success(), "mutant {} ended without a verdict: {said}", mutant.id);
     Ok(by)
+}
+
+/// Runs the one test that has to fail. Not to end counts as failing: that is seen, too.
+fn tested(mutant: &Mutant, copy: &Path, target: &Path) -> Result<Option<(String, String)>> {
+    let test = mutant.test()?;
+    let mut timed = Command::new("timeout");
+    timed.args(["-k", "5", TEST_SECONDS_MAX, "cargo"]).args(test.arguments()).arg(&test.name);
+    let output = timed.current_dir(copy).env("CARGO_TARGET_DIR", target).output().context("timeout of coreutils")?;
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).join("\n");
+    verdict(&test.name, output.status.code(), &said).with_context(|| format!("mutant {}", mutant.id))
+}
+
+/// What the end of a test program says: the test that was asked for has to have run, and failed, passed or never ended.
+fn verdict(name: &str, code: Option<i32>, said: &str) -> Result<Option<(String, String)>> {
+    const TIMED_OUT: i32 = 124;
+    if code == Some(TIMED_OUT) {
+        return Ok(Some((format!("{TEST_SECONDS_MAX} s"), format!("{name} did not end"))));
+    }
+    if code == Some(0) {
+        let ran = said.lines().any(|line| line.starts_with("test result: ok. ") && !line.contains(" 0 passed"));
+        ensure!(ran, "no test is called {name}: {said}");
+        return Ok(None);
+    }
+    let failed = said.lines().any(|line| line.trim().rsplit("::").next() == Some(name));
+    ensure!(failed, "ended without a verdict of {name}: {said}");
+    Ok(Some(("test".to_owned(), name.to_owned())))
+}
+
+impl Mutant {
+    fn test(&self) -> Result<&Test> {
+        self.test.as_ref().with_context(|| format!("mutant {} is to be found by a test and names none", self.id))
+    }
 }
 
 /// Copies the tracked files, the mutant's edits made. A file that is as it should be is left alone: cargo goes by time.
@@ -240,5 +306,34 @@ mod tests {
                 assert_ne!(planted, text, "mutant {} changes something", mutant.id);
             }
         }
+    }
+
+    #[test]
+    fn every_mutant_has_a_name_of_its_own_and_a_test_that_is_there() {
+        let table = table().expect("mutants.toml is a table of mutants");
+        let ids: std::collections::BTreeSet<&str> = table.mutant.iter().map(|m| m.id.as_str()).collect();
+        assert_eq!(ids.len(), table.mutant.len(), "an id is there twice");
+        let listed = Command::new("git").args(["ls-files", "*.rs"]).current_dir(tree()).output().expect("git");
+        let names = String::from_utf8(listed.stdout).expect("names of files");
+        let sources = names.lines().filter_map(|name| fs::read_to_string(tree().join(name)).ok());
+        let all: String = sources.collect();
+        for mutant in table.mutant {
+            assert_eq!(mutant.test.is_some(), mutant.proof == Proof::Test, "{}", mutant.id);
+            if let Some(test) = mutant.test {
+                assert!(all.contains(&format!("fn {}(", test.name)), "{}: {} is not there", mutant.id, test.name);
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_test_that_ran_has_a_verdict() {
+        let found = |code, said| verdict("it_holds", code, said).map(|found| found.map(|(after, _)| after));
+        let failed = "failures:\n    room::it_holds\n\ntest result: FAILED. 0 passed; 1 failed";
+        assert_eq!(found(Some(101), failed).expect("a verdict"), Some("test".to_owned()));
+        assert_eq!(found(Some(0), "test result: ok. 1 passed; 0 failed").expect("a verdict"), None);
+        assert_eq!(found(Some(124), "").expect("a verdict"), Some("300 s".to_owned()));
+        assert!(found(Some(0), "test result: ok. 0 passed; 0 failed").is_err(), "nothing ran");
+        assert!(found(Some(101), "error: could not compile").is_err(), "it did not build");
+        assert!(found(Some(101), "failures:\n    another\n").is_err(), "another one failed");
     }
 }

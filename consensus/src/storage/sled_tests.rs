@@ -169,6 +169,62 @@ fn a_record_damaged_inside_the_database_is_refused_by_name() {
     assert!(error.contains("entry 23 follows entry 21"), "{error}");
 }
 
+/// A file that takes what is written and cannot be synced.
+fn unsyncable() -> File {
+    File::options().read(true).write(true).open("/dev/null").expect("/dev/null")
+}
+
+/// Writes once more, after something was put out of order.
+fn try_append(store: &mut SledStore, index: u64) -> Result<(), StoreError> {
+    let (conf_state, hard_state) = (conf(), hard(1, 1));
+    let entries = entries(index..=index, 1, 8);
+    let write =
+        Write { snapshot: None, entries: &entries, hard_state: &hard_state, conf_state: &conf_state, applied: 1 };
+    store.write(&write, Durability::Synced)
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
+    let dir = dir();
+    let mut store = founded(dir.path());
+    append(&mut store, &entries(2..=3, 1, 100), &hard(1, 3), 1);
+    let sound = std::mem::replace(&mut store.log_file, unsyncable());
+    let error = try_append(&mut store, 4).expect_err("the sync fails");
+    assert!(matches!(&error, StoreError::Io { place, .. } if place.ends_with("log/db")), "{error}");
+    // The disk recovers; what a failed sync lost, nobody knows.
+    store.log_file = sound;
+    for _ in 0..2 {
+        assert_eq!(try_append(&mut store, 4), Err(StoreError::Broken));
+    }
+    drop(store);
+    let recovered = open(dir.path()).expect("unlocked").recover().expect("intact");
+    assert!(recovered.entries.starts_with(&entries(2..=3, 1, 100)), "what was acknowledged is kept");
+}
+
+#[test]
+fn after_a_failed_sync_of_the_guard_nothing_is_acknowledged_any_more() {
+    let dir = dir();
+    let mut store = founded(dir.path());
+    let guard = store.guard.as_mut().expect("opened with the records");
+    let sound = guard.replace_file(unsyncable());
+    let error = try_append(&mut store, 2).expect_err("the sync fails");
+    assert!(matches!(&error, StoreError::Io { place, .. } if place.ends_with("guard")), "{error}");
+    store.guard.as_mut().expect("opened with the records").replace_file(sound);
+    assert_eq!(try_append(&mut store, 2), Err(StoreError::Broken));
+}
+
+#[test]
+fn a_founding_whose_sync_fails_leaves_no_stamp() {
+    let dir = dir();
+    let mut store = open(dir.path()).expect("an empty directory");
+    store.log_file = unsyncable();
+    let error = store.found(CLUSTER, 1, &[1], &Bytes::from_static(b"genesis")).expect_err("the sync fails");
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    assert_eq!((store.identity(), dir.path().join("cluster-id").exists()), (None, false));
+    drop(store);
+    drop(founded(dir.path()));
+}
+
 /// sled cuts its log at a record that it cannot read. That must not pass for an older, intact log.
 #[test]
 fn a_log_that_lost_acknowledged_writes_is_refused() {

@@ -128,6 +128,12 @@ impl Guard {
         Ok((Self { file, path, next_slot }, slots.into_iter().flatten().max()))
     }
 
+    /// Puts another file under the guard, for tests of disks that fail.
+    #[cfg(test)]
+    pub(super) fn replace_file(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
+    }
+
     /// Says durably that the write `sequence` is about to be acknowledged.
     pub(super) fn set(&mut self, raft_id: u64, sequence: u64) -> Result<(), StoreError> {
         let mut body = [0; BODY_BYTES];

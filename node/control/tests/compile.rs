@@ -257,7 +257,8 @@ fn every_resource_of_the_file_reaches_the_workers() {
         prefix_len,
         gateway: Ipv4Addr::from(gateway),
     };
-    let expected = [subnet("vnet1", [10, 7, 0, 0], 20, [10, 7, 0, 9]), subnet("vnet2", [10, 9, 8, 0], 24, [10, 9, 8, 254])];
+    let expected =
+        [subnet("vnet1", [10, 7, 0, 0], 20, [10, 7, 0, 9]), subnet("vnet2", [10, 9, 8, 0], 24, [10, 9, 8, 254])];
     assert_eq!(subnets, expected);
     let next_hop = Some(Ipv4Addr::new(203, 0, 113, 99));
     assert_eq!(outside, Outside { network: Ipv4Addr::new(203, 0, 113, 0), prefix_len: 25, next_hop });
@@ -435,8 +436,7 @@ fn a_report_of_another_shard_frees_no_block() {
     let own = allocation.frontends[&block.frontend].shard;
     let other = *cluster.state.shards().keys().find(|shard| **shard != own).expect("two shards");
     let shard_epoch = cluster.state.shards()[&other].epoch;
-    let report =
-        |shard| CommandBody::ReclaimComplete { block, reclaim_index: drain.reclaim_index, shard, shard_epoch };
+    let report = |shard| CommandBody::ReclaimComplete { block, reclaim_index: drain.reclaim_index, shard, shard_epoch };
     assert_eq!(cluster.refused(report(other)), format!("the block is not of shard {other}"));
     cluster.applied(report(own));
     assert!(!cluster.state.allocation().drains.contains_key(&block));
