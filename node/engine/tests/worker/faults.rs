@@ -2,7 +2,7 @@
 //! a public tuple never passes from one inside end to another while anybody may still use it (I1, I11), every packet is
 //! covered by a committed mapping (I6), and replicas stay in step (I22).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use etherparse::PacketBuilder;
@@ -11,6 +11,7 @@ use qnat_engine::event::{Authority, WorkerOutput};
 use qnat_engine::ids::*;
 use qnat_engine::record::{Endpoint, Proto};
 use qnat_engine::snapshot::{Draining, OnReclaim, Snapshot};
+use qnat_engine::status::{FlowState, FlowView};
 
 use crate::lab::*;
 
@@ -279,8 +280,28 @@ impl Judge {
         if self.lab.nodes.iter().all(|n| !n.cut) {
             self.lab.assert_in_step();
         }
+        self.ports_add_up();
         let counts = self.lab.status(self.lab.leader).counts;
         assert_eq!((counts.opens_refused, counts.control_behind, counts.undecodable), (0, 0, 0), "a sane owner");
+    }
+
+    /// Granted = live + held + free on every member (I47): what is counted by port is what its mappings say.
+    fn ports_add_up(&self) {
+        for node in &self.lab.nodes {
+            let flows = node.worker.dump_flows(self.lab.now, Some(SHARD), 10_000);
+            for (block, counted) in node.worker.dump_ports().iter().flat_map(|view| &view.blocks) {
+                let here = flows.iter().filter(|f| f.public.0 == block.frontend && block.contains(f.public.2));
+                let committed: Vec<_> = here.filter(|f| f.state != FlowState::Opening).collect();
+                let is_held = |f: &&&FlowView| matches!(f.state, FlowState::Held(_));
+                let live: BTreeSet<u16> = committed.iter().filter(|f| !is_held(f)).map(|f| f.public.2).collect();
+                let held: BTreeSet<u16> = committed.iter().filter(is_held).map(|f| f.public.2).collect();
+                let only_held = held.difference(&live).count();
+                assert_eq!((counted.used as usize, counted.held as usize), (live.len(), only_held), "I47: {block:?}");
+                let flows_of = (counted.live_flows + counted.held_flows) as usize;
+                assert_eq!(flows_of, committed.len(), "I47: {block:?}");
+                assert!(live.len() + only_held <= usize::from(block.len), "I47: {block:?}");
+            }
+        }
     }
 
     /// After all faults: everything works again (I25, I27).

@@ -1,5 +1,6 @@
 //! The worker as its callers see it: a tiny cluster in memory, real frames, a clock that the test moves.
 
+mod bounds;
 mod faults;
 mod foreign;
 mod fragments;
