@@ -296,9 +296,10 @@ impl Judge {
                 let live: BTreeSet<u16> = committed.iter().filter(|f| !is_held(f)).map(|f| f.public.2).collect();
                 let held: BTreeSet<u16> = committed.iter().filter(is_held).map(|f| f.public.2).collect();
                 let only_held = held.difference(&live).count();
-                assert_eq!((counted.used as usize, counted.held as usize), (live.len(), only_held), "I47: {block:?}");
-                let flows_of = (counted.live_flows + counted.held_flows) as usize;
-                assert_eq!(flows_of, committed.len(), "I47: {block:?}");
+                let ports = (u64::from(counted.used), u64::from(counted.held));
+                assert_eq!(ports, (live.len() as u64, only_held as u64), "I47: {block:?}");
+                let flows_of = counted.live_flows + counted.held_flows;
+                assert_eq!(flows_of, committed.len() as u64, "I47: {block:?}");
                 assert!(live.len() + only_held <= usize::from(block.len), "I47: {block:?}");
             }
         }
