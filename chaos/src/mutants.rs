@@ -12,8 +12,8 @@ use std::{fs, io::Write};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-/// The planted holes.
-const TABLE: &str = include_str!("../mutants.toml");
+/// The planted holes, in the tree.
+const TABLE: &str = "chaos/mutants.toml";
 /// The program of the copies.
 const PROGRAM: &str = "qnat-chaos-mutant";
 /// The test that compares the engine with the model.
@@ -142,7 +142,7 @@ pub fn run(args: &MutantsArgs) -> Result<ExitCode> {
 }
 
 fn table() -> Result<Table> {
-    toml::from_str(TABLE).context("chaos/mutants.toml")
+    toml::from_str(&fs::read_to_string(tree().join(TABLE)).context(TABLE)?).context(TABLE)
 }
 
 /// The tree that this program was built from.

@@ -87,9 +87,7 @@ fn path(path: &Path) -> &str {
 }
 
 fn conf() -> ConfState {
-    let mut conf = ConfState::default();
-    conf.voters = vec![1];
-    conf
+    ConfState { voters: vec![1], ..ConfState::default() }
 }
 
 fn hard(term: u64, commit: u64) -> HardState {
