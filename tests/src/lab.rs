@@ -279,7 +279,11 @@ pub fn wait_until(what: &str, bound: Duration, mut holds: impl FnMut() -> bool) 
 }
 
 /// `qnat` as built beside this test.
-pub(crate) fn binary() -> PathBuf {
+///
+/// # Panics
+/// If it was not built.
+#[must_use]
+pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a file");
     let profile = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps/TEST");
     let binary = profile.join("qnat");

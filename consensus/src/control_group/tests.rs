@@ -9,8 +9,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::storage::ClusterId;
 use crate::storage::memory::{Fault, MemoryStore, PowerLoss};
+use crate::storage::{ClusterId, LogPosition};
 
 const MS: u64 = 1_000_000;
 const CLUSTER: ClusterId = ClusterId([7; 16]);
@@ -670,4 +670,27 @@ fn hostile_frames_change_nothing_and_never_panic() {
         }
     }
     sim.heal_and_converge();
+}
+
+#[test]
+fn a_group_that_continues_a_lost_one_goes_on_behind_it() {
+    let mut disk = MemoryStore::new();
+    let at = LogPosition { term: 7, index: 1_000 };
+    disk.found_at(CLUSTER, 1, &[1], at, &Bytes::from_static(b"what was left")).expect("an empty disk");
+    let mut group = ControlGroup::open(disk, ControlTiming::default(), 1, 0).expect("a founder");
+    group.handle(0, ControlInput::Propose { ticket: 1, command: Bytes::from_static(b"next") });
+    let mut seen = Vec::new();
+    while let Some(effect) = group.poll(0) {
+        match effect {
+            ControlEffect::Restore { index, state } => seen.push((index, state)),
+            ControlEffect::Committed { index, command, .. } => seen.push((index, command)),
+            ControlEffect::Proposed { .. }
+            | ControlEffect::Send { .. }
+            | ControlEffect::Role { .. }
+            | ControlEffect::Configured { .. }
+            | ControlEffect::StoreFailed { .. } => {}
+        }
+    }
+    assert_eq!(seen[0], (1_000, Bytes::from_static(b"what was left")));
+    assert!(seen[1..].iter().all(|(index, _)| *index > 1_000) && seen.len() > 1, "{seen:?}");
 }

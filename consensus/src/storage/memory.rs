@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::records::{Records, Step};
 use super::rows::Row;
 use super::sled::{founding, plan_founding};
-use super::{ClusterId, Durability, Identity, LogStore, Recovered, StoreError, Write};
+use super::{ClusterId, Durability, Identity, LogPosition, LogStore, Recovered, StoreError, Write};
 
 const PLACE: &str = "memory";
 
@@ -177,9 +177,16 @@ impl LogStore for MemoryStore {
         self.identity
     }
 
-    fn found(&mut self, cluster: ClusterId, raft_id: u64, voters: &[u64], genesis: &Bytes) -> Result<(), StoreError> {
+    fn found_at(
+        &mut self,
+        cluster: ClusterId,
+        raft_id: u64,
+        voters: &[u64],
+        at: LogPosition,
+        genesis: &Bytes,
+    ) -> Result<(), StoreError> {
         let conf_state = founding(raft_id, voters)?;
-        self.begin(Identity { cluster, raft_id }, |records| plan_founding(records, conf_state, genesis))
+        self.begin(Identity { cluster, raft_id }, |records| plan_founding(records, conf_state, at, genesis))
     }
 
     fn join(&mut self, cluster: ClusterId, raft_id: u64) -> Result<(), StoreError> {

@@ -21,7 +21,7 @@ mod stamp;
 use std::fmt;
 
 use bytes::Bytes;
-use raft::eraftpb::{ConfState, Entry, HardState};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
 use thiserror::Error;
 
 /// Names a cluster for ever; drawn once by `qnat cluster init` and stamped into every data directory (N5).
@@ -41,6 +41,20 @@ pub struct Identity {
     pub cluster: ClusterId,
     /// The raft id in the control group; never 0.
     pub raft_id: u64,
+}
+
+/// A place in the control log.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LogPosition {
+    /// The term of the entry: of two logs, the one with the greater last term knows more.
+    pub term: u64,
+    /// Its index.
+    pub index: u64,
+}
+
+impl LogPosition {
+    /// Where a founding puts its state.
+    pub const FIRST: Self = Self { term: 1, index: 1 };
 }
 
 /// A snapshot of the control state.
@@ -78,6 +92,21 @@ impl Recovered {
     #[must_use]
     pub fn last_index(&self) -> u64 {
         self.entries.last().map_or(self.truncated.0, |e| e.index)
+    }
+
+    /// The commands behind the snapshot with their indexes, committed or not; empty for what carries none.
+    pub fn commands(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let from = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
+        let command = |e: &'_ Entry| e.entry_type == EntryType::EntryNormal;
+        let behind = self.entries.iter().filter(move |e| e.index > from);
+        behind.map(move |e| (e.index, if command(e) { e.data.as_ref() } else { &[] }))
+    }
+
+    /// Where the log ends, committed or not.
+    #[must_use]
+    pub fn end(&self) -> LogPosition {
+        let (index, term) = self.entries.last().map_or(self.truncated, |e| (e.index, e.term));
+        LogPosition { term, index }
     }
 }
 
@@ -138,8 +167,24 @@ pub trait LogStore {
     /// configuration, and stamps the store. Only `qnat cluster init` calls this, once.
     ///
     /// # Errors
+    /// As `found_at`.
+    fn found(&mut self, cluster: ClusterId, raft_id: u64, voters: &[u64], genesis: &Bytes) -> Result<(), StoreError> {
+        self.found_at(cluster, raft_id, voters, LogPosition::FIRST, genesis)
+    }
+
+    /// Founds the control group on a state that an earlier cluster left, as a snapshot `at` a position behind all of that
+    /// one's entries (N6). Only `found` and the commands that recover or restore call this.
+    ///
+    /// # Errors
     /// If the store is stamped already, `voters` is no configuration that holds `raft_id`, or the disk fails.
-    fn found(&mut self, cluster: ClusterId, raft_id: u64, voters: &[u64], genesis: &Bytes) -> Result<(), StoreError>;
+    fn found_at(
+        &mut self,
+        cluster: ClusterId,
+        raft_id: u64,
+        voters: &[u64],
+        at: LogPosition,
+        genesis: &Bytes,
+    ) -> Result<(), StoreError>;
 
     /// Stamps an empty store as that of a joiner, which learns everything from the group. `raft_id` must be new (N5).
     ///

@@ -19,7 +19,8 @@ use super::records::{Records, Step};
 use super::rows::Row;
 use super::stamp::{self, Guard, damaged, io_error};
 use super::{
-    ClusterId, Durability, Identity, LogCut, LogStore, Recovered, SnapshotWrite, StoreError, StoredSnapshot, Write,
+    ClusterId, Durability, Identity, LogCut, LogPosition, LogStore, Recovered, SnapshotWrite, StoreError,
+    StoredSnapshot, Write,
 };
 use crate::wire;
 
@@ -159,9 +160,16 @@ impl LogStore for SledStore {
         self.identity
     }
 
-    fn found(&mut self, cluster: ClusterId, raft_id: u64, voters: &[u64], genesis: &Bytes) -> Result<(), StoreError> {
+    fn found_at(
+        &mut self,
+        cluster: ClusterId,
+        raft_id: u64,
+        voters: &[u64],
+        at: LogPosition,
+        genesis: &Bytes,
+    ) -> Result<(), StoreError> {
         let conf_state = founding(raft_id, voters)?;
-        self.begin(Identity { cluster, raft_id }, |records| plan_founding(records, conf_state, genesis))
+        self.begin(Identity { cluster, raft_id }, |records| plan_founding(records, conf_state, at, genesis))
     }
 
     fn join(&mut self, cluster: ClusterId, raft_id: u64) -> Result<(), StoreError> {
@@ -221,13 +229,19 @@ pub(super) fn founding(raft_id: u64, voters: &[u64]) -> Result<ConfState, StoreE
     Ok(conf_state)
 }
 
-/// The first write of a founder: the genesis state at index 1 and term 1 (N5).
-pub(super) fn plan_founding(records: &mut Records, conf_state: ConfState, genesis: &Bytes) -> Vec<Step> {
+/// The first write of a founder: the genesis state as a snapshot (N5, N6).
+pub(super) fn plan_founding(
+    records: &mut Records,
+    conf_state: ConfState,
+    at: LogPosition,
+    genesis: &Bytes,
+) -> Vec<Step> {
+    let LogPosition { term, index } = at;
     let mut hard_state = HardState::default();
-    (hard_state.term, hard_state.commit) = (1, 1);
-    let snapshot = StoredSnapshot { index: 1, term: 1, conf_state: conf_state.clone(), state: genesis.clone() };
+    (hard_state.term, hard_state.commit) = (term, index);
+    let snapshot = StoredSnapshot { index, term, conf_state: conf_state.clone(), state: genesis.clone() };
     let snapshot = Some(SnapshotWrite { snapshot, log: LogCut::All });
-    records.plan(&Write { snapshot, entries: &[], hard_state: &hard_state, conf_state: &conf_state, applied: 1 })
+    records.plan(&Write { snapshot, entries: &[], hard_state: &hard_state, conf_state: &conf_state, applied: index })
 }
 
 fn sled_error(place: &Path, error: &sled::Error) -> StoreError {

@@ -287,3 +287,26 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+#[test]
+fn a_store_founded_behind_a_lost_log_begins_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path()).expect("an empty directory");
+    let at = LogPosition { term: 7, index: 1_000 };
+    store.found_at(CLUSTER, 1, &[1], at, &Bytes::from_static(b"what was left")).expect("founded");
+    drop(store);
+    let mut store = open(dir.path()).expect("founded");
+    let recovered = store.recover().expect("intact");
+    assert_eq!((recovered.end(), recovered.hard_state.commit, recovered.applied), (at, 1_000, 1_000));
+    assert_eq!(recovered.snapshot.as_ref().map(|s| &s.state[..]), Some(&b"what was left"[..]));
+    assert_eq!(recovered.commands().count(), 0);
+    let mut hard_state = HardState::default();
+    (hard_state.term, hard_state.commit) = (8, 1_001);
+    let mut entry = Entry::default();
+    (entry.index, entry.term, entry.data) = (1_001, 8, Bytes::from_static(b"next"));
+    append(&mut store, &[entry], &hard_state, 1_001);
+    drop(store);
+    let recovered = open(dir.path()).expect("founded").recover().expect("intact");
+    assert_eq!(recovered.end(), LogPosition { term: 8, index: 1_001 });
+    assert_eq!(recovered.commands().map(|(index, _)| index).collect::<Vec<_>>(), [1_001]);
+}

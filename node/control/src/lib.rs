@@ -4,7 +4,8 @@
 //! Pure: no clock, socket, log or Raft; commands come in as bytes, decisions come out as data. It imports only `engine`'s
 //! types. [`state::State`] is the whole; [`command::Command`] is what changes it; `apply` says how; [`compile`] turns it
 //! into what workers judge packets by; [`reconcile`] says what the control leader should propose now; [`plan`] says what a
-//! configuration would change; [`view`] is what people and programs see; [`port_log`] says who had which ports when. Called by `node` and by the simulator.
+//! configuration would change; [`view`] is what people and programs see; [`port_log`] says who had which ports when; [`recovery`] is what a cluster continues from
+//! that was lost. Called by `node` and by the simulator.
 #![forbid(unsafe_code)]
 
 pub mod allocation;
@@ -18,6 +19,7 @@ pub mod outcome;
 pub mod plan;
 pub mod port_log;
 pub mod reconcile;
+pub mod recovery;
 pub mod registry;
 pub mod resource;
 pub mod shards;

@@ -79,6 +79,20 @@ impl Registry {
         Self { nodes: founders.iter().map(node).collect(), lives: BTreeMap::new() }
     }
 
+    /// A new cluster continues the old one's state: no life goes on, and only the founders are members (N6).
+    pub(crate) fn recover(&mut self, founders: &BTreeMap<NodeId, (Founder, u64)>) {
+        for node in self.nodes.values_mut() {
+            node.standing = Standing::Removed;
+            node.incarnation = None;
+        }
+        for (id, (founder, raft_id)) in founders {
+            let fresh = || Node::new(*raft_id, None, founder.peer_addr, founder.api_addr);
+            let node = self.nodes.entry(*id).or_insert_with(fresh);
+            (node.raft_id, node.join_nonce, node.standing) = (*raft_id, None, Standing::Member);
+            (node.peer_addr, node.api_addr) = (founder.peer_addr, founder.api_addr);
+        }
+    }
+
     /// All nodes, removed ones too.
     #[must_use]
     pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {

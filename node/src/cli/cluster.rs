@@ -1,13 +1,15 @@
-//! `qnat cluster init`: founds a cluster on disk, for a person to carry each directory to its machine.
+//! `qnat cluster …`: founds a cluster on disk, for a person to carry each directory to its machine. What continues a lost one
+//! is in `recovery`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
 use super::output::print;
+use super::recovery::{self, BackupArgs, RecoverArgs, RestoreArgs};
 use super::target::default_api;
 use crate::daemon::config::DataConfig;
 use crate::daemon::founding::{self, FounderSpec};
@@ -28,6 +30,12 @@ pub(super) enum ClusterCommand {
         #[arg(long = "node", value_name = "ID=PEER_ADDR[,API_ADDR]", required = true)]
         nodes: Vec<NodeArg>,
     },
+    /// Write the control state and this member's address-translation log to a file, and check it.
+    Backup(BackupArgs),
+    /// Found a cluster that continues the one of a backup, for machines that have nothing. The old one must be off.
+    Restore(RestoreArgs),
+    /// Continue with one survivor when a majority of the members' disks is lost for good.
+    Recover(RecoverArgs),
 }
 
 /// A value of `--node`.
@@ -53,18 +61,33 @@ impl FromStr for NodeArg {
     }
 }
 
-pub(super) fn perform(command: &ClusterCommand) -> Result<ExitCode> {
-    let ClusterCommand::Init { out, name, nodes } = command;
+impl NodeArg {
+    /// The founder, with a directory below `out`.
+    pub(super) fn founder(&self, out: &Path) -> FounderSpec {
+        FounderSpec { id: self.id, peer: self.peer, api: self.api, dir: out.join(format!("n{}", self.id)) }
+    }
+}
+
+/// Refuses a directory for a founding that holds anything.
+pub(super) fn must_be_empty(out: &Path) -> Result<()> {
     let entries = std::fs::read_dir(out).map_or(0, Iterator::count);
     ensure!(entries == 0, "{} is not empty: a cluster is founded once, into a directory of its own", out.display());
-    let spec = |node: &NodeArg| FounderSpec {
-        id: node.id,
-        peer: node.peer,
-        api: node.api,
-        dir: out.join(format!("n{}", node.id)),
-    };
-    let founders: Vec<FounderSpec> = nodes.iter().map(spec).collect();
-    let id = founding::found_cluster(name, &founders, &out.join("ca"), &DataConfig::default())?;
+    Ok(())
+}
+
+pub(super) fn perform(command: &ClusterCommand) -> Result<ExitCode> {
+    match command {
+        ClusterCommand::Init { out, name, nodes } => init(out, name, nodes),
+        ClusterCommand::Backup(args) => recovery::back_up(args),
+        ClusterCommand::Restore(args) => recovery::restore(args),
+        ClusterCommand::Recover(args) => recovery::recover(args),
+    }
+}
+
+fn init(out: &Path, name: &str, nodes: &[NodeArg]) -> Result<ExitCode> {
+    must_be_empty(out)?;
+    let founders: Vec<FounderSpec> = nodes.iter().map(|node| node.founder(out)).collect();
+    let id = founding::found_cluster(name, &founders, &out.join("ca"), &DataConfig::default(), None)?;
     let mut text = format!("cluster {name} is founded, its id is {id}\n\n");
     for founder in &founders {
         let dir = founder.dir.display();

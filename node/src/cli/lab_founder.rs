@@ -45,7 +45,7 @@ impl Founder for LabFounder {
             dir: node.dir.clone(),
         };
         let founders: Vec<FounderSpec> = nodes.iter().map(spec).collect();
-        founding::found_cluster(CLUSTER, &founders, &lab.dir.join("founding-ca"), &DataConfig::default())?;
+        founding::found_cluster(CLUSTER, &founders, &lab.dir.join("founding-ca"), &DataConfig::default(), None)?;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod lab;
 mod lab_founder;
 mod live;
 mod output;
+mod recovery;
 mod tables;
 mod target;
 mod views;
@@ -54,7 +55,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Found a cluster.
+    /// Found a cluster, back it up, continue it when it was lost.
     Cluster {
         #[command(subcommand)]
         command: cluster::ClusterCommand,

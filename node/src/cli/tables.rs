@@ -14,7 +14,7 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
         Request::Ports => listing(&answer["backends"], PORTS, "no backend has a lease"),
         Request::Get { kind } => resources(*kind, answer),
         Request::Apply { dry_run, .. } => applied(answer, *dry_run),
-        Request::Counters | Request::Hashes => anything(answer),
+        Request::Counters | Request::Hashes | Request::State => anything(answer),
         Request::Who { .. } => held_by(answer),
         Request::RemoveNode { node } => done(answer, &format!("node n{node} counts as gone")),
         Request::RevokeStopToken => done(answer, "the stop token is free"),

@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::Addr;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use consensus::flow_groups::{GroupStatus, Role};
+use control::codec::CodecError;
 use control::command::CommandBody;
 use control::outcome::Outcome;
 use engine::counters::Counters;
@@ -19,7 +22,7 @@ use engine::status::{FlowState, FlowView, ShardStatus};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::control_actor::{AskControl, ControlActor, Get, PlanApply, Submit};
+use super::control_actor::{AskControl, ControlActor, EncodeState, Get, PlanApply, Submit};
 use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
 use super::metrics::label_of;
 use super::request::{Call, DryRun, Failure, Request};
@@ -86,8 +89,16 @@ impl Answerer {
             }
             Request::Counters => self.counters().await,
             Request::Hashes => self.hashes().await,
+            Request::State => self.state().await,
             Request::Who { ip, port, at_unix_ms } => self.who(Question { ip, port, at_unix_ms }).await,
         }
+    }
+
+    /// For a backup (N6): what this member has applied, which may lag behind the leader by a moment.
+    async fn state(&self) -> Answer {
+        let failed = |error: CodecError| Failure { status: 500, problems: vec![error.to_string()] };
+        let state = self.control.send(EncodeState).await.map_err(gone)?.map_err(failed)?;
+        Ok(json!({"cluster": self.cluster, "node": self.node, "state": BASE64_STANDARD.encode(state)}))
     }
 
     async fn apply(&self, file: String, text: String, dry_run: DryRun) -> Answer {

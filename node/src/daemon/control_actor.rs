@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use actix::prelude::*;
 use bytes::Bytes;
 use consensus::storage::sled::SledStore;
+use control::codec::CodecError;
 use control::command::{CommandBody, Configure};
 use control::outcome::Outcome;
 use control::{config, plan, view};
@@ -95,6 +96,11 @@ pub struct PlanApply {
 #[derive(Debug, Message)]
 #[rtype(result = "Value")]
 pub struct Get(pub ResourceKind);
+
+/// The control state, encoded.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<u8>, CodecError>")]
+pub struct EncodeState;
 
 /// What the control half knows, for status.
 #[derive(Debug, Message)]
@@ -255,6 +261,14 @@ impl Handler<Get> for ControlActor {
             ResourceKind::Pools => serde_json::to_value(view::pools(state)),
         };
         MessageResult(value.unwrap_or(Value::Null))
+    }
+}
+
+impl Handler<EncodeState> for ControlActor {
+    type Result = MessageResult<EncodeState>;
+
+    fn handle(&mut self, _: EncodeState, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.member.state().encode())
     }
 }
 

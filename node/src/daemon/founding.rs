@@ -13,7 +13,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
 use consensus::storage::sled::SledStore;
 use consensus::storage::{ClusterId, LogStore, StoreError};
 use control::registry::{FOUNDER_RAFT_ID, Founder, NODES_MAX};
@@ -25,6 +24,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::config::{
     ApiConfig, DataConfig, NatLogConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig,
 };
+use super::recovery::Genesis;
 
 /// How long a start waits for the store's lock, and how often it tries.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
@@ -72,26 +72,30 @@ pub fn founder_raft_id(node: u32) -> u64 {
 }
 
 /// Founds cluster `name`: writes the authority into `ca_dir` (`ca.pem`, and `ca.key`, which the members do not need) and
-/// each founder's files into its directory. Returns the cluster's id.
+/// each founder's files into its directory. Returns the cluster's id. With `base` the cluster continues a lost one (N6).
 ///
 /// # Errors
 /// If names or addresses are refused, or anything is there already or cannot be written.
-pub fn found_cluster(name: &str, founders: &[FounderSpec], ca_dir: &Path, data: &DataConfig) -> Result<ClusterId> {
+pub fn found_cluster(
+    name: &str,
+    founders: &[FounderSpec],
+    ca_dir: &Path,
+    data: &DataConfig,
+    base: Option<State>,
+) -> Result<ClusterId> {
     check(founders)?;
     let ca = ClusterCa::create(name)?;
-    let mut seed = [0; 32];
-    let drawn = SystemRandom::new().fill(&mut seed);
-    drawn.ok().context("the system gives no random numbers")?;
-    let (id, key) = seed.split_at(16);
-    let cluster = ClusterId(id.try_into().expect("16 bytes"));
-    let (low, high) = key.split_at(8);
-    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
-    let key = [word(low), word(high)];
-
+    let cluster = ClusterId(random()?);
     let named = |f: &FounderSpec| Founder { node: NodeId(f.id), peer_addr: f.peer, api_addr: f.api };
     let registry: Vec<Founder> = founders.iter().map(named).collect();
-    let genesis = Bytes::from(State::found(cluster.0, &registry, key).encode().context("the founding state")?);
-    let voters: Vec<u64> = founders.iter().map(|f| founder_raft_id(f.id)).collect();
+    let genesis = match base {
+        Some(base) => Genesis::of(base, 0, cluster, &registry)?,
+        None => {
+            let (low, high) = (random()?, random()?);
+            Genesis::first(&State::found(cluster.0, &registry, [u64::from_le_bytes(low), u64::from_le_bytes(high)]))?
+        }
+    };
+    let voters: Vec<u64> = founders.iter().map(|f| genesis.raft_id(f.id)).collect();
 
     make_dir(ca_dir)?;
     write_new(&ca_dir.join("ca.pem"), &ca.pem.cert_pem, 0o644)?;
@@ -99,10 +103,20 @@ pub fn found_cluster(name: &str, founders: &[FounderSpec], ca_dir: &Path, data: 
     for founder in founders {
         write_identity(name, &ca, founder, founders, data)?;
         let mut store = open_control_store(&founder.dir.join("data"))?;
-        let founded = store.found(cluster, founder_raft_id(founder.id), &voters, &genesis);
+        let founded = store.found_at(cluster, genesis.raft_id(founder.id), &voters, genesis.at, &genesis.state);
         founded.with_context(|| format!("data directory of node {}", founder.id))?;
     }
     Ok(cluster)
+}
+
+/// Bytes from the operating system.
+///
+/// # Errors
+/// If it has none.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).ok().context("the system gives no random numbers")?;
+    Ok(bytes)
 }
 
 fn check(founders: &[FounderSpec]) -> Result<()> {
@@ -189,8 +203,8 @@ mod tests {
     fn founded_members_open_with_one_genesis_and_their_own_raft_ids() {
         let scratch = tempfile::tempdir().expect("scratch");
         let founders: Vec<FounderSpec> = (1..=3).map(|id| spec(id, scratch.path())).collect();
-        let cluster =
-            found_cluster("demo", &founders, &scratch.path().join("ca"), &DataConfig::default()).expect("founded");
+        let cluster = found_cluster("demo", &founders, &scratch.path().join("ca"), &DataConfig::default(), None)
+            .expect("founded");
         let mut states = Vec::new();
         for founder in &founders {
             let config = NodeConfig::load(&founder.dir.join("node.toml")).expect("a good file");
@@ -216,7 +230,7 @@ mod tests {
             assert_eq!(std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o077, 0, "the key is readable");
         }
         assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "the members begin differently");
-        let again = found_cluster("demo", &founders, &scratch.path().join("ca2"), &DataConfig::default());
+        let again = found_cluster("demo", &founders, &scratch.path().join("ca2"), &DataConfig::default(), None);
         assert!(again.is_err(), "founded over a member");
     }
 
@@ -243,7 +257,7 @@ mod tests {
             let mut founders = good();
             change(&mut founders);
             let ca = scratch.path().join("ca");
-            let error = found_cluster("demo", &founders, &ca, &DataConfig::default()).expect_err("refused");
+            let error = found_cluster("demo", &founders, &ca, &DataConfig::default(), None).expect_err("refused");
             assert!(!ca.exists());
             error.to_string()
         };

@@ -4,11 +4,13 @@
 //! disk, the worker one that never meets an actor but through rings. The API and its answers live on the main thread.
 
 pub mod answer;
+pub mod backup;
 pub mod config;
 pub mod control_actor;
 pub mod flow_actor;
 pub mod founding;
 pub mod metrics;
+pub mod recovery;
 pub mod request;
 pub mod run;
 pub mod worker_thread;

@@ -48,6 +48,8 @@ pub enum Request {
     Counters,
     /// Applied index and state hash of each shard's table (I22).
     Hashes,
+    /// The control state, encoded, for a backup (N6).
+    State,
     /// Who had a public port, by this member's address-translation log (R24).
     Who {
         /// The public address.
