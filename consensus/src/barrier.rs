@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::ConfState;
 
-use crate::event::{Incarnation, Report};
+use crate::event::{Incarnation, Passage, Report};
 
 /// A report older than this says nothing.
 pub const REPORT_AGE_MAX_NS: u64 = 1_000_000_000;
@@ -33,7 +33,14 @@ impl Reports {
     /// Nothing known yet.
     #[must_use]
     pub const fn new(me: Incarnation) -> Self {
-        let own = Report { control_ready: 0, control_loaded: 0, links_up: false, stopping: false };
+        let own = Report {
+            control_ready: 0,
+            control_loaded: 0,
+            links_up: false,
+            passage: Passage::Unproved,
+            turns: false,
+            stopping: false,
+        };
         Self { me, own, peers: BTreeMap::new(), sent: None }
     }
 

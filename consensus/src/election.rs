@@ -32,6 +32,14 @@ pub fn rank(spec: &GroupSpec, me: Incarnation, last_leader: Option<Incarnation>)
     u32::try_from(before).map_or(RANK_LAST, |place| place.min(RANK_LAST))
 }
 
+/// The place of a replica whose node cannot serve at present: behind every member that can, and still before or after others
+/// of its kind, so that they do not campaign together.
+#[must_use]
+pub fn behind(spec: &GroupSpec, place: u32) -> u32 {
+    let members = u32::try_from(spec.members.len()).unwrap_or(RANK_LAST);
+    place.saturating_add(members).min(RANK_LAST)
+}
+
 /// Ticks after the last leader's message at which this rank campaigns: V + 2 + 4r (E1).
 #[must_use]
 pub fn campaign_ticks(timing: &Timing, rank: u32) -> usize {

@@ -60,8 +60,32 @@ pub struct Report {
     pub control_loaded: u64,
     /// Both data links are up.
     pub links_up: bool,
+    /// What the data networks carry.
+    pub passage: Passage,
+    /// The worker's loop passes; the flow groups themselves say so, by its stamps.
+    pub turns: bool,
     /// The node is stopping: it takes no transfer.
     pub stopping: bool,
+}
+
+impl Report {
+    /// Whether what carries packets works: without it a leader hands over, and nobody hands over to it (F7).
+    #[must_use]
+    pub const fn can_serve(&self) -> bool {
+        self.links_up && self.turns
+    }
+}
+
+/// Whether frames pass between a node and anybody else on both data networks, as its own questions tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, bincode::Encode, bincode::Decode)]
+pub enum Passage {
+    /// Nobody was asked for long enough.
+    #[default]
+    Unproved,
+    /// Somebody answers on each.
+    Passes,
+    /// On one of them nobody answers any more.
+    Silent,
 }
 
 /// Into the flow groups; see `FlowGroups::handle`.
@@ -77,8 +101,10 @@ pub enum FlowInput {
     Applied { group: GroupId, index: u64, control_index: u64 },
     /// The worker serves, or why not (F7); `Err` carries a small code for status.
     Serving { group: GroupId, term: u64, state: Result<(), u8> },
-    /// This node's own report changed.
+    /// This node's own report changed; of what it says, `turns` is not looked at.
     Report(Report),
+    /// The worker's loop passed last at this time (L1, F7).
+    Turned { at_ns: u64 },
     /// A chunk of a scan that `FlowEffect::Scan` asked for.
     Chunk { group: GroupId, transfer: u64, base: u64, until: u64, last: bool, chunk: Bytes },
     /// Graceful stop: hand all leaderships over, take none (N3).

@@ -1,9 +1,10 @@
 //! When a leader hands its group over, and to whom (F7, N3): a pure decision over what is known of the other voters.
 //!
-//! If nobody is fit, the leader stays: two that cannot serve must not pass a group to and fro. Called by the leader each
-//! tick; the transfer itself is raft's.
+//! If nobody is fit, the leader stays: two that cannot serve must not pass a group to and fro. A leader that nobody answers on
+//! a data network gives the group only to somebody who is answered: if nobody hears anything, the network is at fault and
+//! nobody moves. Called by the leader each tick; the transfer itself is raft's.
 
-use crate::event::{Incarnation, Report, Timing};
+use crate::event::{Incarnation, Passage, Report, Timing};
 
 /// How long a leader whose control index is behind a peer's waits for its own to catch up (F7).
 const CONTROL_BEHIND_NS: u64 = 1_000_000_000;
@@ -56,7 +57,23 @@ pub struct Handover {
 
 fn fit(own: &Own, candidate: &Candidate) -> bool {
     let report = candidate.report;
-    report.links_up && !report.stopping && report.control_ready >= own.control_needed
+    report.can_serve() && !report.stopping && report.control_ready >= own.control_needed
+}
+
+/// Who could take the group, in order: those that hear others come first. A leader that need not go looks only at those that
+/// hear no worse than itself.
+fn takers<'a>(own: &Own, candidates: &'a [Candidate]) -> Vec<&'a Candidate> {
+    let passes = |c: &&Candidate| c.report.passage == Passage::Passes;
+    let mut takers: Vec<&Candidate> = candidates.iter().filter(|c| fit(own, c)).collect();
+    if !must_go(own) && own.report.passage != Passage::Unproved {
+        takers.retain(passes);
+    }
+    takers.sort_by_key(|c| !passes(c));
+    takers
+}
+
+fn must_go(own: &Own) -> bool {
+    own.leaving == Leaving::Yes || !own.report.can_serve()
 }
 
 /// Starts or stops a stopwatch; returns since when it runs.
@@ -86,7 +103,8 @@ impl Handover {
         timing: &Timing,
         now_ns: u64,
     ) -> Option<Incarnation> {
-        let fits = || candidates.iter().filter(|c| fit(own, c));
+        let takers = takers(own, candidates);
+        let fits = || takers.iter().copied();
         let best = fits().map(|c| c.report.control_ready).max();
         let behind = best.is_some_and(|ready| ready > own.report.control_ready);
         let behind_since = since(&mut self.behind_since_ns, behind, now_ns);
@@ -95,7 +113,7 @@ impl Handover {
         let preferred_since = since(&mut self.preferred_since_ns, wanted.is_some(), now_ns);
         let past = |since_ns: Option<u64>, wait_ns: u64| since_ns.is_some_and(|s| now_ns.saturating_sub(s) >= wait_ns);
 
-        if own.leaving == Leaving::Yes || !own.report.links_up {
+        if must_go(own) || own.report.passage == Passage::Silent {
             return fits().next().map(|c| c.id);
         }
         if past(behind_since, CONTROL_BEHIND_NS) {
@@ -126,7 +144,8 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn report(control_ready: u64) -> Report {
-        Report { control_ready, control_loaded: control_ready, links_up: true, stopping: false }
+        let control_loaded = control_ready;
+        Report { control_ready, control_loaded, links_up: true, turns: true, ..Report::default() }
     }
 
     fn own(control_ready: u64) -> Own {
@@ -187,13 +206,60 @@ mod tests {
     }
 
     #[test]
-    fn stopping_or_linkless_replicas_are_no_target() {
+    fn a_leader_whose_worker_hangs_hands_over_at_once() {
+        let mut me = own(5);
+        me.report.turns = false;
+        assert_eq!(ask(&mut Handover::default(), &me, &[candidate(3, 5)], 0), Some(Incarnation(3)));
+    }
+
+    #[test]
+    fn who_cannot_serve_is_no_target() {
         let mut h = Handover::default();
         let mut me = own(5);
         me.leaving = Leaving::Yes;
-        let (mut a, mut b) = (candidate(2, 9), candidate(3, 9));
+        let (mut a, mut b, mut c) = (candidate(2, 9), candidate(3, 9), candidate(4, 9));
         a.report.stopping = true;
         b.report.links_up = false;
-        assert_eq!(ask(&mut h, &me, &[a, b], 0), None);
+        c.report.turns = false;
+        assert_eq!(ask(&mut h, &me, &[a, b, c], 0), None);
+    }
+
+    fn hearing(id: u64, passage: Passage) -> Candidate {
+        let mut candidate = candidate(id, 5);
+        candidate.report.passage = passage;
+        candidate
+    }
+
+    #[test]
+    fn a_leader_that_nobody_answers_moves_only_to_one_that_is_answered() {
+        let mut me = own(5);
+        me.report.passage = Passage::Silent;
+        let unsure = hearing(2, Passage::Unproved);
+        let deaf = hearing(3, Passage::Silent);
+        assert_eq!(ask(&mut Handover::default(), &me, &[unsure, deaf], 0), None, "the network is at fault, not we");
+        let hears = hearing(4, Passage::Passes);
+        assert_eq!(ask(&mut Handover::default(), &me, &[unsure, deaf, hears], 0), Some(Incarnation(4)));
+    }
+
+    #[test]
+    fn the_preferred_owner_gets_nothing_back_while_nobody_answers_it() {
+        let mut h = Handover::default();
+        let mut me = own(5);
+        me.report.passage = Passage::Passes;
+        for passage in [Passage::Silent, Passage::Unproved] {
+            assert_eq!(ask(&mut h, &me, &[hearing(1, passage)], 0), None);
+            assert_eq!(ask(&mut h, &me, &[hearing(1, passage)], 9_000), None);
+        }
+        assert_eq!(ask(&mut h, &me, &[hearing(1, Passage::Passes)], 10_000), None);
+        assert_eq!(ask(&mut h, &me, &[hearing(1, Passage::Passes)], 12_000), Some(Incarnation(1)));
+    }
+
+    #[test]
+    fn a_leader_that_leaves_goes_to_one_that_hears_and_else_to_anybody() {
+        let mut me = own(5);
+        (me.leaving, me.report.passage) = (Leaving::Yes, Passage::Passes);
+        let (deaf, hears) = (hearing(2, Passage::Silent), hearing(3, Passage::Passes));
+        assert_eq!(ask(&mut Handover::default(), &me, &[deaf, hears], 0), Some(Incarnation(3)));
+        assert_eq!(ask(&mut Handover::default(), &me, &[deaf], 0), Some(Incarnation(2)));
     }
 }

@@ -22,4 +22,5 @@ pub mod owners;
 pub mod recreate;
 pub mod storage;
 pub mod transfer;
+pub mod turns;
 pub mod wire;

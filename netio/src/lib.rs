@@ -15,6 +15,8 @@ pub mod memory;
 pub mod netns;
 pub mod packet;
 pub mod port;
+pub mod process;
+pub mod pulse;
 pub mod quic;
 pub mod side;
 pub mod socket;

@@ -42,6 +42,15 @@ pub fn prefer_current() -> Raised {
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } == 0 { Raised::Nice(NICE) } else { Raised::Refused }
 }
 
+/// Makes the calling thread an ordinary one again, before it becomes another program: priorities outlive that.
+pub fn ordinary_current() {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `parameters` outlives the call; 0 is the calling thread. Giving a priority up is never refused.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameters) };
+    // SAFETY: no memory is involved; on Linux, 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
+}
+
 /// Lets the calling thread run only where nothing else wants to (SCHED_IDLE). Whatever wakes up preempts it at once, and its
 /// time is counted apart from that of others, as `nice`.
 ///
@@ -84,7 +93,7 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Raised, allowed_cpus, pin_current, prefer_current, raise_current, spare_current};
+    use super::{Raised, allowed_cpus, ordinary_current, pin_current, prefer_current, raise_current, spare_current};
 
     #[test]
     fn a_pinned_thread_may_run_on_its_cpu_only() {
@@ -109,6 +118,21 @@ mod tests {
         .join()
         .expect("thread");
         assert_eq!(nice(), before);
+    }
+
+    #[test]
+    fn a_raised_thread_becomes_ordinary_again() {
+        std::thread::spawn(|| {
+            for raise in [|| raise_current(10), prefer_current] {
+                let _raised = raise();
+                ordinary_current();
+                // SAFETY: asks for the calling thread's policy; no memory is involved.
+                assert_eq!(unsafe { libc::sched_getscheduler(0) }, libc::SCHED_OTHER);
+                assert_eq!(rustix::process::getpriority_process(None).expect("the calling thread's"), 0);
+            }
+        })
+        .join()
+        .expect("thread");
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod i31_redundancy;
 pub mod i32_commit_survives;
 pub mod i38_new_life;
 pub mod i39_right_backend;
+pub mod i53_available;
 
 use std::fmt;
 

@@ -83,6 +83,11 @@ impl World {
         over && self.now_ns >= h.held_up_until_ns && h.cuts.values().all(|until| self.now_ns >= *until)
     }
 
+    /// Whether more may be wrong than one fault, so that service is not promised (I53).
+    pub(super) fn is_excused(&self) -> bool {
+        self.params.faults == Faults::Overlapping || self.healing.majority_died
+    }
+
     /// Ends what is over and begins what is due.
     pub(super) fn fault(&mut self) -> Result<(), String> {
         self.heal()?;
@@ -119,6 +124,11 @@ impl World {
         self.chance.random_range(20..most) * MS
     }
 
+    /// Some threads do not only wait for a moment: they hang.
+    fn hung_ns(&mut self) -> u64 {
+        if self.chance.random_bool(0.4) { self.chance.random_range(1_000..5_000) * MS } else { 0 }
+    }
+
     fn begin(&mut self) -> Result<(), String> {
         let id = NodeId(self.chance.random_range(1..=self.params.nodes));
         let whole = self.healing.dead.is_empty() && self.healing.stopping.is_empty() && self.unwell().is_none();
@@ -144,6 +154,7 @@ impl World {
             }
             8 => {
                 self.count("worker held up");
+                let until = until + self.hung_ns();
                 self.hold_up(id, &[Thread::Worker], until);
                 Ok(())
             }
@@ -154,6 +165,7 @@ impl World {
             }
             10 => {
                 self.count("flow thread held up");
+                let until = until + self.hung_ns();
                 self.hold_up(id, &[Thread::Flow], until);
                 Ok(())
             }

@@ -18,6 +18,7 @@ use crate::invariants::committed::Committed;
 use crate::invariants::{
     Check, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered, i08_vmac,
     i13_i14_clean_frames, i22_equal_tables, i23_one_leader, i31_redundancy, i38_new_life, i39_right_backend,
+    i53_available,
 };
 
 /// V of the default settings, which no run changes.
@@ -34,6 +35,7 @@ pub(super) struct Judge {
     hashes: i22_equal_tables::Hashes,
     redundancy: i31_redundancy::Redundancy,
     lives: i38_new_life::Lives,
+    available: i53_available::Availability,
     /// Epoch and index of each node's replica, as its events say.
     at: BTreeMap<(NodeId, ShardId), (u32, u64)>,
     pub(super) elections: u64,
@@ -49,6 +51,7 @@ impl Judge {
             hashes: i22_equal_tables::Hashes::default(),
             redundancy: i31_redundancy::Redundancy::default(),
             lives: i38_new_life::Lives::default(),
+            available: i53_available::Availability::default(),
             at: BTreeMap::new(),
             elections: 0,
             recreations: 0,
@@ -178,6 +181,30 @@ impl Judge {
         for status in worker.shard_status() {
             if let Some(hash) = worker.state_hash(status.shard) {
                 self.hashes.check(&status, hash)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// I53: whether somebody serves each shard.
+    pub(super) fn available(&mut self, nodes: &BTreeMap<NodeId, Node>, newest: &State, now_ns: u64) -> Check {
+        for (id, shard) in newest.shards() {
+            let serving = |node: &Node| node.worker.as_ref().is_some_and(|worker| serves(worker, node, now_ns, *id));
+            if shard.sealing.is_some() || shard.origin == Origin::Unplaced {
+                self.available.excused(*id);
+            } else if nodes.values().any(|node| node.carries(now_ns) && serving(node)) {
+                self.available.served(*id, now_ns / 1_000_000);
+            } else {
+                let seen = || {
+                    let seen = |node: &Node| {
+                        let groups = node.flow.as_ref().map(|flow| flow.status(node.local(now_ns).ns));
+                        let group = groups.into_iter().flatten().find(|group| group.group.0 == u32::from(id.0));
+                        let report = node.flow.as_ref().map(|flow| flow.groups().report());
+                        format!("{}: {group:?}, {report:?}, carries {}", node.id, node.carries(now_ns))
+                    };
+                    nodes.values().map(seen).collect::<Vec<_>>().join("; ")
+                };
+                self.available.check(*id, now_ns / 1_000_000, seen)?;
             }
         }
         Ok(())

@@ -93,6 +93,8 @@ pub(super) struct Node {
     pub(super) words: Words,
     pub(super) links_up: bool,
     links_told: Option<bool>,
+    /// When the worker's loop passed last, by this machine's clock.
+    turned_ns: u64,
     /// This machine's clock runs ahead of the world's by that much.
     skew_ns: u64,
     held_up: BTreeMap<Thread, u64>,
@@ -151,6 +153,7 @@ impl Node {
             words: Words::default(),
             links_up: true,
             links_told: None,
+            turned_ns: 0,
             skew_ns,
             held_up: BTreeMap::new(),
             ambush_until_ns: 0,
@@ -182,8 +185,14 @@ impl Node {
         self.ambush_until_ns = until_ns;
     }
 
-    fn runs(&self, thread: Thread, now_ns: u64) -> bool {
+    /// Whether this thread is not held up.
+    pub(super) fn runs(&self, thread: Thread, now_ns: u64) -> bool {
         self.held_up.get(&thread).is_none_or(|until| now_ns >= *until)
+    }
+
+    /// Whether packets could pass here, as far as this machine is concerned.
+    pub(super) fn carries(&self, now_ns: u64) -> bool {
+        self.links_up && self.runs(Thread::Worker, now_ns)
     }
 
     /// A thread takes a moment to wake up, now and then.
@@ -287,6 +296,9 @@ impl Node {
     fn flow_turn(&mut self, now_ns: u64) -> bool {
         let now = self.local(now_ns);
         let mut busy = false;
+        if let Some(flow) = &mut self.flow {
+            flow.worker_turned(now.ns, self.turned_ns);
+        }
         while let Some(input) = self.flow_in.pop(now_ns) {
             busy = true;
             match (input, &mut self.flow) {
@@ -355,6 +367,7 @@ impl Node {
         let now = self.local(now_ns);
         let ready = self.ready(now_ns);
         let Some(worker) = &mut self.worker else { return false };
+        self.turned_ns = now.ns;
         let mut busy = false;
         while let Some(input) = self.inputs.pop(now_ns) {
             busy = true;

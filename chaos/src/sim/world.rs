@@ -157,8 +157,7 @@ impl World {
 
     /// The newest control state that any living node has applied.
     pub(super) fn newest(&self) -> &State {
-        let states = self.nodes.values().map(|node| node.control.state());
-        states.max_by_key(|state| state.index()).expect("some node lives")
+        newest(&self.nodes)
     }
 
     pub(super) fn count(&mut self, fault: &'static str) {
@@ -218,6 +217,9 @@ impl World {
                 let start = self.lives.get(id).copied().unwrap_or(0);
                 self.judge.membership(node, start, self.now_ns).map_err(said)?;
             }
+        }
+        if self.now_ns.is_multiple_of(10 * MS) && !self.is_excused() {
+            self.judge.available(&self.nodes, newest(&self.nodes), self.now_ns).map_err(said)?;
         }
         if self.now_ns.is_multiple_of(100 * MS) {
             for node in self.nodes.values() {
@@ -312,6 +314,11 @@ impl World {
         }
         None
     }
+}
+
+fn newest(nodes: &BTreeMap<NodeId, Node>) -> &State {
+    let states = nodes.values().map(|node| node.control.state());
+    states.max_by_key(|state| state.index()).expect("some node lives")
 }
 
 /// A violation as the outcome says it.

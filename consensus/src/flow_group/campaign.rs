@@ -2,7 +2,7 @@
 
 use raft::StateRole;
 
-use super::FlowGroup;
+use super::{FlowGroup, Standing};
 use crate::election;
 
 impl FlowGroup {
@@ -55,6 +55,13 @@ impl FlowGroup {
     }
 
     pub(super) fn rank(&self) -> u32 {
-        if self.stopping { election::RANK_LAST } else { election::rank(&self.spec, self.me, self.last_leader) }
+        if self.stopping {
+            return election::RANK_LAST;
+        }
+        let place = election::rank(&self.spec, self.me, self.last_leader);
+        match self.standing {
+            Standing::InTurn => place,
+            Standing::Behind => election::behind(&self.spec, place),
+        }
     }
 }

@@ -113,6 +113,18 @@ pub struct FlowGroup {
     elections: u64,
     was_leaving: bool,
     stopping: bool,
+    standing: Standing,
+    /// No lease beyond this: the worker's last turn + V (L1).
+    lease_bound_ns: u64,
+}
+
+/// How a replica stands in an election (E1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// By its rank.
+    InTurn,
+    /// Its node cannot serve at present: after all that can.
+    Behind,
 }
 
 impl std::fmt::Debug for FlowGroup {
@@ -171,6 +183,8 @@ impl FlowGroup {
             elections: 0,
             was_leaving: spec.leaving.contains(&me),
             stopping: false,
+            standing: Standing::InTurn,
+            lease_bound_ns: 0,
             spec,
         };
         group.set_campaign_time();
@@ -228,6 +242,15 @@ impl FlowGroup {
 
     pub(crate) fn set_stopping(&mut self) {
         self.stopping = true;
+    }
+
+    pub(crate) fn set_standing(&mut self, standing: Standing) {
+        self.standing = standing;
+    }
+
+    /// The worker's turns allow a lease up to there, from now on (L1).
+    pub(crate) fn bound_lease(&mut self, until_ns: u64) {
+        self.lease_bound_ns = until_ns;
     }
 
     pub(crate) const fn is_stopping(&self) -> bool {
@@ -299,8 +322,9 @@ impl FlowGroup {
         self.settle(now_ns, out);
         if self.leading.is_some() && self.is_alone() {
             self.lease.alone(now_ns);
-            self.publish_lease(now_ns, out);
         }
+        // Also without news of the lease itself: the worker's turns may allow more of it now.
+        self.publish_lease(now_ns, out);
     }
 
     /// Forgets log that nobody needs any more.

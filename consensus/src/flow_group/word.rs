@@ -32,9 +32,9 @@ impl FlowGroup {
         }
     }
 
-    /// Writes the lease, if this replica may have one (L2, N4).
+    /// Writes the lease, if this replica may have one (L2, N4), as far as its worker's turns allow (L1).
     pub(super) fn publish_lease(&mut self, now_ns: u64, out: &mut Effects) {
-        let until = self.lease.until_ns();
+        let until = self.lease.until_ns().min(self.lease_bound_ns);
         let Some(leadership) = &self.leading else { return };
         let raft = &self.node.raft;
         let leads = raft.state == StateRole::Leader && raft.term == leadership.term;

@@ -13,13 +13,14 @@ use raft::eraftpb::ConfState;
 
 use crate::barrier::{LoadBarrier, Reports};
 use crate::election::Ticker;
-use crate::event::{Epoch, FlowEffect, FlowInput, GroupId, GroupSpec, Incarnation, Sealing, Timing};
-use crate::flow_group::{Batch, Effects, FlowGroup, Seed, first_term};
+use crate::event::{Epoch, FlowEffect, FlowInput, GroupId, GroupSpec, Incarnation, Passage, Report, Sealing, Timing};
+use crate::flow_group::{Batch, Effects, FlowGroup, Seed, Standing, first_term};
 use crate::frame::{Frame, Key, Owned};
 use crate::guard::FrameDrop;
 use crate::owners::Owners;
 use crate::recreate::{self, Before, Beginning, Begun};
 use crate::transfer::{Joining, Scanned};
+use crate::turns::Turns;
 
 /// How often a member without a replica asks for one (F10).
 const JOIN_REPEAT_NS: u64 = 50_000_000;
@@ -110,6 +111,7 @@ pub struct FlowGroups {
     owners: Owners,
     announced: (Vec<Owned>, u64),
     reports: Reports,
+    turns: Turns,
     barrier: LoadBarrier,
     transfers: u64,
     ticker: Ticker,
@@ -143,6 +145,7 @@ impl FlowGroups {
             owners: Owners::default(),
             announced: (Vec::new(), 0),
             reports: Reports::new(me),
+            turns: Turns::default(),
             barrier: LoadBarrier::default(),
             transfers: 0,
             ticker: Ticker::new(timing.tick_ns, now_ns),
@@ -172,6 +175,10 @@ impl FlowGroups {
                 }
             }
             FlowInput::Report(report) => self.set_report(report, now_ns),
+            FlowInput::Turned { at_ns } => {
+                self.turns.stamped(at_ns);
+                self.follow_turns(now_ns);
+            }
             FlowInput::Chunk { group, transfer, base, until, last, chunk } => {
                 if let Some(replica) = self.replicas.get_mut(&group) {
                     let scanned = Scanned { group, transfer, base, until, last };
@@ -191,9 +198,13 @@ impl FlowGroups {
         if !self.ticker.take(now_ns) {
             return;
         }
+        self.turns.tick();
+        self.follow_turns(now_ns);
+        let lease_bound_ns = self.turns.lease_bound_ns(&self.timing);
         let groups: Vec<GroupId> = self.replicas.keys().copied().collect();
         for group in groups {
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
+            replica.bound_lease(lease_bound_ns);
             replica.tick(now_ns, &mut self.out);
             replica.lead(&self.reports, now_ns, &mut self.out);
             replica.compact();
@@ -330,6 +341,7 @@ impl FlowGroups {
         if self.stopping_since_ns.is_some() {
             replica.set_stopping();
         }
+        replica.set_standing(standing_of(&self.reports.own()));
         // It may have been listed for sealing before it began.
         replica.respecify(listed, now_ns, &mut self.out);
         self.replicas.insert(group, replica);
@@ -426,6 +438,11 @@ impl FlowGroups {
             self.out.push_back(FlowEffect::Stopped { kept: u32::try_from(kept).expect("groups have u32 ids") });
         }
     }
+}
+
+/// Whether a node that reports this should be elected.
+fn standing_of(report: &Report) -> Standing {
+    if report.can_serve() && report.passage != Passage::Silent { Standing::InTurn } else { Standing::Behind }
 }
 
 /// The end of a wait that begins now; 0 if there is none.

@@ -29,8 +29,10 @@ impl FlowGroups {
                 if message.from != key.from.0 || message.to != key.to.0 {
                     return Err(FrameDrop::WrongKey);
                 }
-                let replica = self.replica(key)?;
-                replica.0.receive(message, now_ns, replica.1)?;
+                let lease_bound_ns = self.turns.lease_bound_ns(&self.timing);
+                let (replica, out) = self.replica(key)?;
+                replica.bound_lease(lease_bound_ns);
+                replica.receive(message, now_ns, out)?;
                 self.dirty.insert(key.group);
             }
             Frame::Join { key, have } => {

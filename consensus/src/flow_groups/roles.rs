@@ -1,6 +1,6 @@
 //! Who owns what, and what every node tells the others about itself: owners, reports, and the barrier before a new snapshot.
 
-use super::FlowGroups;
+use super::{FlowGroups, standing_of};
 use crate::event::{FlowEffect, Report};
 use crate::frame::{Frame, NODE_GROUP, Owned};
 
@@ -54,10 +54,22 @@ impl FlowGroups {
 
     pub(super) fn set_report(&mut self, report: Report, now_ns: u64) {
         let stopping = report.stopping || self.stopping_since_ns.is_some();
-        self.reports.set_own(Report { stopping, ..report });
+        let report = Report { stopping, turns: self.turns.pass(&self.timing), ..report };
+        self.reports.set_own(report);
+        for replica in self.replicas.values_mut() {
+            replica.set_standing(standing_of(&report));
+        }
         self.barrier.ready(report.control_ready, now_ns);
         self.send_report(now_ns);
         self.poll_barrier(now_ns);
+    }
+
+    /// The worker began to turn, or has stopped: that is news for everybody.
+    pub(super) fn follow_turns(&mut self, now_ns: u64) {
+        let own = self.reports.own();
+        if own.turns != self.turns.pass(&self.timing) {
+            self.set_report(own, now_ns);
+        }
     }
 
     pub(super) fn send_report(&mut self, now_ns: u64) {

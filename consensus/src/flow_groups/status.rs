@@ -1,13 +1,19 @@
 //! What operators see of the groups.
 
 use super::{FlowGroups, GroupStatus, Role, Waiting};
-use crate::event::{GroupId, GroupSpec, Incarnation};
+use crate::event::{GroupId, GroupSpec, Incarnation, Report};
 
 impl FlowGroups {
     /// When this replica last heard a leader other than itself.
     #[must_use]
     pub fn leader_heard_ns(&self, group: GroupId) -> Option<u64> {
         self.replicas.get(&group)?.leader_heard_ns()
+    }
+
+    /// What this node reports of itself, its worker's turns included.
+    #[must_use]
+    pub const fn report(&self) -> Report {
+        self.reports.own()
     }
 
     pub(super) fn status_of(&self, spec: &GroupSpec, now_ns: u64) -> Option<GroupStatus> {

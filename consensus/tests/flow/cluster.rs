@@ -53,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) may_load: u64,
     pub(crate) owners: BTreeMap<GroupId, Option<Incarnation>>,
     pub(crate) serves: bool,
+    /// Until when the worker makes no turn.
+    pub(crate) worker_hangs_until: u64,
     pub(crate) stopped: Option<u32>,
 }
 
@@ -179,6 +181,7 @@ impl Cluster {
             may_load: 0,
             owners: BTreeMap::new(),
             serves: true,
+            worker_hangs_until: 0,
             stopped: None,
         }
     }
@@ -289,6 +292,9 @@ impl Cluster {
     }
 
     fn run_node(&mut self, at: usize) {
+        if self.nodes[at].worker_hangs_until <= self.now {
+            self.nodes[at].groups.handle(self.now, FlowInput::Turned { at_ns: self.now });
+        }
         // Sometimes the tick comes before what has piled up, sometimes after.
         if self.rng.random_bool(0.5) {
             self.nodes[at].groups.tick(self.now);

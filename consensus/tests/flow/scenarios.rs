@@ -117,6 +117,57 @@ fn a_leader_without_links_or_without_service_hands_over_and_the_group_rests() {
 }
 
 #[test]
+fn a_hung_worker_loses_its_lease_within_v_and_its_group_to_a_peer() {
+    for seed in 0..20 {
+        let mut cluster = settled(seed, 3, 1, 3);
+        cluster.run(300 * MS);
+        let (hung, v) = (cluster.now, cluster.timing.vote_ns());
+        cluster.nodes[0].worker_hangs_until = hung + 20_000 * MS;
+        while cluster.leader(G) != Some(1) {
+            cluster.step();
+            let (_, lease, _) = cluster.judge.words[&(G, 0)];
+            assert!(lease <= hung + v, "seed {seed}: the lease is not extended beyond the last turn + V");
+            assert!(cluster.now < hung + 80 * MS, "seed {seed}: it hands over");
+        }
+        let elections = cluster.judge.leadings.len();
+        cluster.run(10_000 * MS);
+        assert_eq!(cluster.judge.leadings.len(), elections, "seed {seed}: a hung member gets nothing back");
+        assert!(
+            cluster.run_until(60_000 * MS, |c| c.leader(G) == Some(0)),
+            "seed {seed}: it does once its worker turns"
+        );
+        cluster.assert_nothing_lost();
+    }
+}
+
+#[test]
+fn a_hung_member_is_elected_last() {
+    for seed in 0..20 {
+        let mut cluster = settled(seed, 3, 1, 3);
+        cluster.run(300 * MS);
+        cluster.nodes[1].worker_hangs_until = u64::MAX;
+        cluster.run(200 * MS);
+        cluster.crash(0);
+        assert!(cluster.run_until(300 * MS, |c| c.leader(G).is_some_and(|id| id != 0)), "seed {seed}");
+        assert_eq!(cluster.leader(G), Some(2), "seed {seed}: the first successor cannot serve");
+    }
+}
+
+#[test]
+fn if_every_worker_hangs_nobody_moves_and_nobody_owns() {
+    let mut cluster = settled(4, 3, 1, 3);
+    cluster.run(300 * MS);
+    let until = cluster.now + 3_000 * MS;
+    cluster.nodes.iter_mut().for_each(|node| node.worker_hangs_until = until);
+    let elections = cluster.judge.leadings.len();
+    cluster.run(2_900 * MS);
+    assert_eq!(cluster.judge.leadings.len(), elections);
+    assert!(cluster.judge.words[&(G, 0)].1 < cluster.now, "no lease without a worker");
+    cluster.run(200 * MS);
+    assert!(cluster.judge.words[&(G, 0)].1 > cluster.now, "and it comes back by itself");
+}
+
+#[test]
 fn a_graceful_stop_hands_everything_over() {
     let mut cluster = settled(8, 3, 3, 3);
     cluster.run(500 * MS);

@@ -1,5 +1,6 @@
 //! The command line of `qnat`: parses, asks a member or the lab, prints a table or JSON, and ends with a code that means
-//! something: 0 done, 1 failed or refused, 2 wrong usage, 3 the cluster could not be reached or could not decide.
+//! something: 0 done, 1 failed or refused, 2 wrong usage, 3 the cluster could not be reached or could not decide, 75 a member
+//! ended its own life and should be started again ([`daemon::EXIT_AGAIN`]).
 //!
 //! It must never decide anything about the cluster itself: that is the members' business. Called by `main`.
 
@@ -24,7 +25,7 @@ use clap::{Parser, Subcommand};
 
 use crate::client::ClientError;
 use crate::daemon::request::{DryRun, Request, ResourceKind};
-use crate::daemon::{self, config::NodeConfig};
+use crate::daemon::{self, Ending, config::NodeConfig};
 use output::{Output, print};
 use target::Target;
 
@@ -40,7 +41,8 @@ pub const EXIT_UNREACHABLE: u8 = 3;
 #[command(
     name = "qnat",
     version,
-    after_help = "Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 no member answers"
+    after_help = "Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 no member answers, 75 a member ended itself \
+                  and should be started again"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -54,6 +56,9 @@ enum Command {
         /// Its node.toml.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Begin anew by itself where it would exit with 75; for where nobody starts it again.
+        #[arg(long)]
+        again: bool,
     },
     /// Found a cluster, back it up, continue it when it was lost.
     Cluster {
@@ -224,7 +229,10 @@ fn log_to_stderr(member: bool) -> tracing_appender::non_blocking::WorkerGuard {
 
 fn perform(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Node { config } => daemon::run(&NodeConfig::load(&config)?).map(|()| ExitCode::SUCCESS),
+        Command::Node { config, again } => {
+            let ending = if again { Ending::Again } else { Ending::Exit };
+            daemon::run(&NodeConfig::load(&config)?, ending).map(|()| ExitCode::SUCCESS)
+        }
         Command::Cluster { command } => cluster::perform(&command),
         Command::Lab { command } => lab::perform(command),
         Command::Apply { file, dry_run, asking } => {

@@ -13,6 +13,7 @@ use control::outcome::Outcome;
 use control::{config, plan, view};
 use engine::ids::NodeId;
 use netio::boottime::now_ns;
+use netio::pulse::Pulse;
 use netio::quic::Transport;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -33,6 +34,7 @@ pub struct ControlActor {
     member: ControlMember<SledStore>,
     transport: Transport,
     journal: Journal,
+    pulse: Pulse,
     flows: Option<Addr<FlowActor>>,
     view: Option<Arc<View>>,
     begun: bool,
@@ -115,8 +117,9 @@ pub struct StopControl;
 impl ControlActor {
     /// An actor over a member that has not run yet.
     #[must_use]
-    pub fn new(member: ControlMember<SledStore>, transport: Transport, journal: Journal) -> Self {
-        Self { member, transport, journal, flows: None, view: None, begun: false, tickets: 0, waiting: BTreeMap::new() }
+    pub fn new(member: ControlMember<SledStore>, transport: Transport, journal: Journal, pulse: Pulse) -> Self {
+        let (flows, view, begun, tickets, waiting) = (None, None, false, 0, BTreeMap::new());
+        Self { member, transport, journal, pulse, flows, view, begun, tickets, waiting }
     }
 
     fn settle(&mut self) {
@@ -173,6 +176,7 @@ impl Actor for ControlActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(TICK, |actor, _| {
+            actor.pulse.beat(now_ns());
             actor.member.tick(now());
             actor.settle();
         });

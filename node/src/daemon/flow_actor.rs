@@ -24,6 +24,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::control_actor::{ControlActor, Duty, JoinFrame, PeerFrame};
+use super::watch::Pulses;
 use super::worker_thread::{FromWorker, Query, ToWorker};
 use crate::member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
 use crate::member::frame::CHANNEL_CONTROL;
@@ -64,6 +65,7 @@ pub struct FlowActor {
     bulk: BTreeMap<NodeId, UnboundedSender<(u32, Bytes)>>,
     seed: u64,
     stopped: Option<oneshot::Sender<u32>>,
+    pulses: Pulses,
 }
 
 /// A newer version of the control state.
@@ -149,6 +151,8 @@ pub struct FlowParts {
     pub spawn: WorkerSpawner,
     /// Drawn at start.
     pub seed: u64,
+    /// Its own sign of life, and the worker's.
+    pub pulses: Pulses,
 }
 
 impl std::fmt::Debug for FlowParts {
@@ -166,7 +170,7 @@ impl FlowActor {
     /// # Errors
     /// If the doorbell cannot be watched.
     pub fn new(parts: FlowParts) -> std::io::Result<Self> {
-        let FlowParts { transport, events, bell, words, guard, control, worker, spawn, seed } = parts;
+        let FlowParts { transport, events, bell, words, guard, control, worker, spawn, seed, pulses } = parts;
         Ok(Self {
             spawn: Some(spawn),
             transport,
@@ -182,11 +186,13 @@ impl FlowActor {
             bulk: BTreeMap::new(),
             seed,
             stopped: None,
+            pulses,
         })
     }
 
     /// Does everything that is to be done now, in order, then goes to sleep in a way that loses no ring.
     fn settle(&mut self) {
+        self.note_worker();
         loop {
             self.read_worker();
             self.drain();
@@ -195,6 +201,13 @@ impl FlowActor {
                 return;
             }
             self.asleep.get_ref().awake();
+        }
+    }
+
+    /// The worker's last turn bounds the leases (L1).
+    fn note_worker(&mut self) {
+        if let Some(member) = &mut self.member {
+            member.worker_turned(now_ns(), self.pulses.worker.last_ns());
         }
     }
 
@@ -320,6 +333,8 @@ impl FlowActor {
 
     fn schedule(&mut self, ctx: &mut Context<Self>) {
         let now = now_ns();
+        self.pulses.flow.beat(now);
+        self.note_worker();
         if let Some(member) = &mut self.member {
             member.tick(now);
         }

@@ -18,6 +18,7 @@ use netio::guard::Guard;
 use netio::link::Link;
 use netio::packet::PacketLoop;
 use netio::port::{LoopLimits, PortConfig, Reception};
+use netio::pulse::Pulse;
 use netio::quic::{Identity as TlsIdentity, Transport, TransportConfig};
 use netio::socket::BufferLimits;
 use netio::sync::spsc::ring;
@@ -31,7 +32,9 @@ use super::config::{Guard as GuardMode, NodeConfig};
 use super::control_actor::{ControlActor, Meet, StopControl, now};
 use super::flow_actor::{FlowActor, FlowParts, StopFlows, WorkerEnds, WorkerSpawner};
 use super::metrics::{MetricsPage, publish_metrics};
-use super::worker_thread::{Words, WorkerStats, WorkerThread};
+use super::watch::Pulses;
+use super::worker_thread::{SLEEP_MAX, Words, WorkerStats, WorkerThread};
+use super::{ENDING, Ending};
 use crate::member::control_member::{ControlMember, Identity};
 use crate::nat_log::{Journal, JournalParts, SessionRing};
 
@@ -45,6 +48,8 @@ const CALLS_MAX: usize = 64;
 const PRIORITY: i32 = 20;
 /// And of the control actor's: raft must not wait for traffic, and who holds a lock that the flow thread wants must not either.
 const CONTROL_PRIORITY: i32 = 10;
+/// How often the main thread says that it lives.
+const BEAT_EVERY: Duration = Duration::from_millis(100);
 /// A graceful stop waits so long for the stop token, then stops without.
 const TOKEN_WAIT: Duration = Duration::from_secs(15);
 /// And so long for leaderships to move.
@@ -54,7 +59,9 @@ const HANDOVER_WAIT: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// If something that the member needs cannot be had.
-pub fn run(config: &NodeConfig) -> Result<()> {
+pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
+    // Once for each process; a second member in one would be no member.
+    let _first_wins = ENDING.set(ending);
     // The lease word in the kernel and the worker's clock would differ by the shift (L5).
     ensure!(
         !netio::boottime::is_shifted(),
@@ -74,25 +81,11 @@ pub fn run(config: &NodeConfig) -> Result<()> {
         let flow_arbiter = Arbiter::new();
         let (transport, events) = start_transport(config, &flow_arbiter).await?;
         let (journal, sessions) = start_journal(config)?;
-        let control = start_control(config, &inside, &outside, &transport, journal.clone())?;
+        let pulses = Pulses::default();
+        let control = start_control(config, [&inside, &outside], &transport, journal.clone(), &pulses)?;
         let bell = Doorbell::new()?;
-        let worker_bell = Doorbell::new()?;
-        let (inputs, from_flows) = ring(RING);
-        let (to_flows, outputs) = ring(RING);
-        let ends = WorkerEnds { inputs, ringer: worker_bell.ringer(), outputs, bulk_waiting: Arc::default() };
-        let spawn = WorkerParts {
-            config: config.clone(),
-            links: [inside, outside],
-            reader,
-            inputs: from_flows,
-            outputs: to_flows,
-            ringer: bell.ringer(),
-            bulk_waiting: Arc::clone(&ends.bulk_waiting),
-            bell: worker_bell,
-            stats: Arc::clone(&stats),
-            sessions,
-        }
-        .spawner();
+        let (worker, spawn) =
+            wire_worker(config, ([inside, outside], reader), &bell, (Arc::clone(&stats), sessions), &pulses)?;
         let parts = FlowParts {
             transport: transport.clone(),
             events,
@@ -100,9 +93,10 @@ pub fn run(config: &NodeConfig) -> Result<()> {
             words: writer,
             guard,
             control: control.clone(),
-            worker: ends,
+            worker,
             spawn,
             seed: seed()?,
+            pulses: pulses.clone(),
         };
         let flows = FlowActor::start_in_arbiter(&flow_arbiter.handle(), |_| {
             FlowActor::new(parts).expect("a doorbell can be watched by a running runtime")
@@ -120,12 +114,24 @@ pub fn run(config: &NodeConfig) -> Result<()> {
             shutdown,
         };
         actix::spawn(publish_metrics(metrics.clone(), flows, stats, answerer.clone()));
+        actix::spawn(beat(pulses.main.clone()));
+        super::watch::start(&pulses).context("thread for the watch")?;
         serve_until_told(config, &answerer, metrics, &mut stop).await?;
         stop_gracefully(config, &answerer).await;
         transport.shutdown().await;
         System::current().stop();
         Ok(())
     })
+}
+
+/// The main thread's sign of life.
+async fn beat(pulse: Pulse) {
+    let mut ticker = tokio::time::interval(BEAT_EVERY);
+    ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticker.tick().await;
+        pulse.beat(netio::boottime::now_ns());
+    }
 }
 
 fn lock_memory() {
@@ -240,10 +246,10 @@ async fn start_transport(config: &NodeConfig, arbiter: &Arbiter) -> Result<(Tran
 
 fn start_control(
     config: &NodeConfig,
-    inside: &Link,
-    outside: &Link,
+    [inside, outside]: [&Link; 2],
     transport: &Transport,
     journal: Journal,
+    pulses: &Pulses,
 ) -> Result<actix::Addr<ControlActor>> {
     let store = super::founding::open_control_store(&config.data_dir)?;
     let me = Identity {
@@ -262,7 +268,8 @@ fn start_control(
             tracing::info!(priority = ?raise_current(CONTROL_PRIORITY), "control thread");
         });
     }
-    Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |_| ControlActor::new(member, transport, journal)))
+    let pulse = pulses.control.clone();
+    Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |_| ControlActor::new(member, transport, journal, pulse)))
 }
 
 /// The address-translation log, and the worker's end of it if mappings are wanted.
@@ -291,6 +298,34 @@ fn seed() -> Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
+/// The rings and bells between worker and flow actor: the actor's ends, and what starts the worker at the others.
+fn wire_worker(
+    config: &NodeConfig,
+    (links, reader): ([Link; 2], WordsReader),
+    bell: &Doorbell,
+    (stats, sessions): (Arc<Mutex<WorkerStats>>, Option<SessionRing>),
+    pulses: &Pulses,
+) -> Result<(WorkerEnds, WorkerSpawner)> {
+    let worker_bell = Doorbell::new()?;
+    let (inputs, from_flows) = ring(RING);
+    let (to_flows, outputs) = ring(RING);
+    let ends = WorkerEnds { inputs, ringer: worker_bell.ringer(), outputs, bulk_waiting: Arc::default() };
+    let parts = WorkerParts {
+        config: config.clone(),
+        links,
+        reader,
+        inputs: from_flows,
+        outputs: to_flows,
+        ringer: bell.ringer(),
+        bulk_waiting: Arc::clone(&ends.bulk_waiting),
+        bell: worker_bell,
+        stats,
+        sessions,
+        pulse: pulses.worker.clone(),
+    };
+    Ok((ends, parts.spawner()))
+}
+
 struct WorkerParts {
     config: NodeConfig,
     links: [Link; 2],
@@ -302,6 +337,7 @@ struct WorkerParts {
     bell: Doorbell,
     stats: Arc<Mutex<WorkerStats>>,
     sessions: Option<SessionRing>,
+    pulse: Pulse,
 }
 
 impl WorkerParts {
@@ -309,7 +345,7 @@ impl WorkerParts {
     fn spawner(self) -> WorkerSpawner {
         Box::new(move |me| {
             let Self { config, links: [inside, outside], reader, inputs, outputs, .. } = self;
-            let Self { ringer, bulk_waiting, bell, stats, sessions, .. } = self;
+            let Self { ringer, bulk_waiting, bell, stats, sessions, pulse, .. } = self;
             let port = |link| PortConfig { link, limits: BufferLimits::default(), reception: Reception::Filtered };
             let body = move || -> Result<()> {
                 if config.timing.raise_priority {
@@ -333,6 +369,8 @@ impl WorkerParts {
                     sessions,
                     sessions_lost,
                     stats,
+                    pulse,
+                    sleep_max: SLEEP_MAX,
                 }
                 .run()?;
                 Ok(())

@@ -17,6 +17,7 @@ use netio::bell::Ringer;
 use netio::boottime::now_ns;
 use netio::packet::{FrameHandler, PacketLoop};
 use netio::port::{Disposition, IoError, PortStats};
+use netio::pulse::Pulse;
 use netio::side::PortSide;
 use netio::sync::spsc::{Consumer, Producer, PushError};
 use netio::virtio::{self, GSO_NONE, GSO_TCPV4, GSO_UDP_L4};
@@ -28,8 +29,8 @@ use crate::nat_log::SessionRing;
 
 /// Chunks of scans that may wait for a slow joiner.
 const BULK_WAITING_MAX: usize = 64;
-/// Longest sleep: link state and statistics are looked at this often.
-const SLEEP_MAX: Duration = Duration::from_millis(100);
+/// Longest sleep, a third of V by default: each turn is a sign of life, and without one for V this node serves nothing.
+pub const SLEEP_MAX: Duration = Duration::from_millis(16);
 const STATS_EVERY_NS: u64 = 200_000_000;
 /// Segmentation type without the ECN bit.
 const GSO_KIND: u8 = 0x7f;
@@ -117,6 +118,10 @@ pub struct WorkerThread {
     pub sessions_lost: u64,
     /// Where statistics go.
     pub stats: Arc<Mutex<WorkerStats>>,
+    /// Stamped at each turn: what it is stamped with bounds the leases (L1).
+    pub pulse: Pulse,
+    /// Longest sleep under the loaded configuration.
+    pub sleep_max: Duration,
 }
 
 impl WorkerThread {
@@ -133,6 +138,7 @@ impl WorkerThread {
         let mut stats_at_ns = 0;
         loop {
             let mut now = now_ns();
+            self.pulse.beat(now);
             while let Some(input) = self.inputs.pop() {
                 self.take(now, input, &mut known_macs);
             }
@@ -170,7 +176,7 @@ impl WorkerThread {
                 self.publish();
             }
             let due = Duration::from_nanos(self.worker.next_timer_ns().saturating_sub(now_ns()));
-            let timeout = if backlog.is_empty() { due.min(SLEEP_MAX) } else { Duration::from_millis(1) };
+            let timeout = if backlog.is_empty() { due.min(self.sleep_max) } else { Duration::from_millis(1) };
             let inputs = &mut self.inputs;
             self.packets.wait(timeout, || !inputs.is_empty())?;
         }
@@ -194,6 +200,7 @@ impl WorkerThread {
                 if let Some(subnet) = snapshot.subnets.first() {
                     self.worker.set_network(subnet.vnet);
                 }
+                self.sleep_max = SLEEP_MAX.min(Duration::from_millis(snapshot.params.vote_timeout_ms.into()) / 3);
                 self.worker.load_snapshot(now, snapshot);
             }
             // A caller that has gone away wants no answer.

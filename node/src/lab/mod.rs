@@ -208,7 +208,8 @@ fn build_and_start(config: &LabConfig, founder: &dyn Founder) -> Result<()> {
 
 fn start_node(config: &LabConfig, node: &LabNode) -> Result<ProcessId> {
     let mut command = Command::new(&config.binary);
-    command.arg("node").arg("--config").arg(&node.config_path).current_dir(&node.dir);
+    // Nobody stays to start it again.
+    command.arg("node").arg("--again").arg("--config").arg(&node.config_path).current_dir(&node.dir);
     process::spawn_in(&node.namespace, command, &node.log_path).with_context(|| node.name.clone())
 }
 

@@ -181,6 +181,11 @@ impl FlowMember {
         }
     }
 
+    /// The worker's loop passed last at `at_ns` (L1, F7). Told before each tick, and whenever it is cheap.
+    pub fn worker_turned(&mut self, now_ns: u64, at_ns: u64) {
+        self.groups.handle(now_ns, FlowInput::Turned { at_ns });
+    }
+
     /// Begins the graceful stop: all leaderships go to others (N3).
     pub fn stop(&mut self, now_ns: u64) {
         self.report.stopping = true;
@@ -215,7 +220,7 @@ impl FlowMember {
     /// What this node reports to the others.
     #[must_use]
     pub const fn report(&self) -> Report {
-        self.report
+        self.groups.report()
     }
 
     /// Every group of this node.
