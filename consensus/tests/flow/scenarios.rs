@@ -136,6 +136,7 @@ fn a_hung_worker_loses_its_lease_within_v_and_its_group_to_a_peer() {
             cluster.run_until(60_000 * MS, |c| c.leader(G) == Some(0)),
             "seed {seed}: it does once its worker turns"
         );
+        cluster.assert_tables_agree();
         cluster.assert_nothing_lost();
     }
 }
