@@ -117,7 +117,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
 }
 
 #[test]
-fn one_survivor_goes_on_and_says_what_may_be_missing() {
+fn one_survivor_goes_on_says_what_may_be_missing_and_the_others_join_again() {
     let lab = Lab::up();
     Changes { more: SETTINGS, ..Changes::default() }.apply();
     wait_until("n3 to have it", Duration::from_secs(10), || backends() == Some(4));
@@ -149,6 +149,9 @@ fn one_survivor_goes_on_and_says_what_may_be_missing() {
     wait_until_served();
     assert_eq!(backends(), Some(4), "what n3 never had is missing, as it was told: b4 is still there");
     wait_until("a new connection to pass", PATIENCE, || seen(&lab, "b1").is_some());
+    restart(1, &["--wipe"]);
+    restart(2, &["--wipe"]);
+    lab.wait_until_whole(PATIENCE);
 }
 
 fn kill_all_but_n3() {
