@@ -166,9 +166,8 @@ impl WorkerThread {
             self.report(now, &mut backlog);
             while let Some((side, meta, authority)) = self.worker.poll_frame(now, &self.words, &mut buffer) {
                 let tag = tag(&mut authorities, authority);
-                if !self.packets.transmit(port(side), to_virtio(meta), tag, &buffer) {
-                    self.worker.not_transmitted(DropReason::TransmitFailed);
-                }
+                let taken = self.packets.transmit(port(side), to_virtio(meta), tag, &buffer);
+                note_refused(&mut self.worker, taken);
             }
             self.flush(&mut authorities)?;
             if now >= stats_at_ns {
@@ -257,14 +256,7 @@ impl WorkerThread {
     /// The last check before the wire repeats the authority (L4); the kernel's guard repeats it once more (L5).
     fn flush(&mut self, authorities: &mut Vec<Authority>) -> Result<(), IoError> {
         let (worker, words) = (&mut self.worker, &self.words);
-        self.packets.flush(&mut |tag| {
-            let authority = usize::try_from(tag).ok().and_then(|tag| authorities.get(tag));
-            let may = authority.is_some_and(|authority| Worker::may_transmit(words, now_ns(), *authority));
-            if !may {
-                worker.not_transmitted(DropReason::LeaseLapsed);
-            }
-            may
-        })?;
+        self.packets.flush(&mut |tag| may_leave(worker, words, now_ns(), authorities, tag))?;
         authorities.clear();
         Ok(())
     }
@@ -306,6 +298,23 @@ impl FrameHandler for Arrivals<'_> {
             Verdict::Consumed | Verdict::Drop(_) => Disposition::Done,
         }
     }
+}
+
+/// A frame that the device did not take is counted, and not as sent (I51).
+fn note_refused(worker: &mut Worker, taken: bool) {
+    if !taken {
+        worker.not_transmitted(DropReason::TransmitFailed);
+    }
+}
+
+/// Whether the frame of a batch with this tag may still leave; one that may not is counted, and not as sent.
+fn may_leave(worker: &mut Worker, words: &impl LeaseWords, now: u64, authorities: &[Authority], tag: u64) -> bool {
+    let authority = usize::try_from(tag).ok().and_then(|tag| authorities.get(tag));
+    let may = authority.is_some_and(|authority| Worker::may_transmit(words, now, *authority));
+    if !may {
+        worker.not_transmitted(DropReason::LeaseLapsed);
+    }
+    may
 }
 
 fn tag(authorities: &mut Vec<Authority>, authority: Authority) -> u64 {
@@ -353,3 +362,7 @@ fn to_virtio(meta: FrameMeta) -> virtio::FrameMeta {
     };
     virtio::FrameMeta { needs_csum, csum_valid: false, gso_type, gso_size, hdr_len: meta.header_len }
 }
+
+#[cfg(test)]
+#[path = "worker_thread_tests.rs"]
+mod tests;

@@ -216,6 +216,22 @@ fn mappings_are_told_with_the_time_of_their_commit_and_without_destinations_unle
 }
 
 #[test]
+fn what_an_entry_did_is_synced_and_after_a_failed_sync_what_stands_is_written_again() {
+    let mut bed = Bed::new();
+    history().iter().take(2).for_each(|batch| bed.writer.take(batch));
+    assert!(!bed.writer.gap);
+    // It takes whatever is written, and refuses to sync it.
+    let unsyncable = LogFile::open(Path::new("/dev/null"), 0, 1 << 20).expect("opens");
+    let good = std::mem::replace(&mut bed.writer.file, unsyncable);
+    bed.writer.take(&history()[2]);
+    assert!(bed.writer.gap, "the sync was asked for, and its failure seen");
+    bed.writer.file = good;
+    bed.writer.take(&history()[3]);
+    assert!(!bed.writer.gap);
+    assert_eq!(bed.holder(1600, 13_000), Some("b".into()), "what the disk lost stands in the beginning of the next");
+}
+
+#[test]
 fn what_cannot_be_written_is_counted_and_the_next_line_begins_with_what_stands() {
     let mut bed = Bed::new();
     history().iter().take(2).for_each(|batch| bed.writer.take(batch));
