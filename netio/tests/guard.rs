@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use net::Namespace;
@@ -174,62 +174,87 @@ fn each_frame_leaves_only_by_its_right_and_in_its_time() {
     });
 }
 
-/// Set in the child processes of the tests below.
+/// Set in the child processes of the tests below, to the length of their lease in ms.
 const CHILD: &str = "QNAT_TEST_GUARD_CHILD";
+/// Lengths of leases that are tried: what a slow machine cannot look at within one, it can within a longer one.
+const LEASES_MS: [u64; 3] = [500, 5_000, 30_000];
+
+/// The lease of this process, if it is a child of one of these tests.
+fn lease_of_child() -> Option<u64> {
+    std::env::var(CHILD).ok().map(|ms| ms.parse::<u64>().expect("a length in ms") * MS)
+}
+
+/// Looks at a child with one lease after another, until one was long enough to look.
+fn with_leases(looked: impl Fn(u64) -> bool) {
+    assert!(LEASES_MS.into_iter().any(looked), "nobody can look at a lease of {LEASES_MS:?} ms in time");
+}
+
+/// This test again, in a child process with a lease of its own.
+fn child(test: &str, lease_ms: u64) -> Child {
+    let mut command = Command::new(std::env::current_exe().expect("own path"));
+    command.args(["--exact", test, "--nocapture"]).env(CHILD, lease_ms.to_string());
+    command.stdout(Stdio::piped()).spawn().expect("child")
+}
 
 #[test]
 fn the_guard_outlives_a_killed_process_and_is_replaced_by_the_next_one() {
     require_root!();
-    if std::env::var_os(CHILD).is_some() {
+    if let Some(lease_ns) = lease_of_child() {
         // Runs inside the parent's namespace: takes lease and grace, says until when, dies without any clean-up.
         let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
         let (mut guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
         guard.set_addresses([(PortSide::Outside, FRONTEND, SHARD)]).expect("addresses");
-        let now = boottime::now_ns();
-        let word = Word { incarnation: 1, term: 1, lease_until_ns: now + 800 * MS, grace_until_ns: now + 1600 * MS };
+        let lease_until_ns = boottime::now_ns() + lease_ns;
+        let word = Word { incarnation: 1, term: 1, lease_until_ns, grace_until_ns: lease_until_ns + lease_ns };
         words.set(SHARD, word);
         println!("\nleft {} {}", word.lease_until_ns, word.grace_until_ns);
         std::process::abort();
     }
-    let (inner, _outer) = gateway();
-    inner.run(|| {
-        // Inherits this thread's namespace.
-        let mut child = Command::new(std::env::current_exe().expect("own path"))
-            .args(["--exact", "the_guard_outlives_a_killed_process_and_is_replaced_by_the_next_one", "--nocapture"])
-            .env(CHILD, "1")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("child");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        let line = output
-            .lines()
-            .map(|line| line.expect("text"))
-            .find(|line| line.starts_with("left "))
-            .expect("the child took its lease");
-        let times: Vec<u64> = line.split_whitespace().skip(1).map(|word| word.parse().expect("a time")).collect();
-        assert!(child.wait().expect("child").signal().is_some(), "it died, it did not exit");
-
-        let (mut packets, links) = open();
-        let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
-        let grace = frame(HOST, links[1].mac, 0x0800, FRONTEND, FAR);
-        assert!(boottime::now_ns() < times[0], "the machine is too slow for this test");
-        assert!(passes(&mut packets, PortSide::Outside, &from_vmac), "within the dead process's lease");
-        sleep_until(times[0]);
-        assert!(!passes(&mut packets, PortSide::Outside, &from_vmac));
-        assert!(boottime::now_ns() < times[1], "the machine is too slow for this test");
-        assert!(passes(&mut packets, PortSide::Outside, &grace), "within its grace");
-        sleep_until(times[1]);
-        assert!(!passes(&mut packets, PortSide::Outside, &grace), "silence");
-
-        // The next process judges alone: were the old filter still there, it would drop this frame.
-        let (_guard, mut words) = Guard::attach(&links[0], &links[1]).expect("the next guard");
-        assert!(!passes(&mut packets, PortSide::Outside, &from_vmac), "it starts with nothing");
-        let now = boottime::now_ns();
-        let word =
-            Word { incarnation: 2, term: 2, lease_until_ns: now + 60_000 * MS, grace_until_ns: now + 60_000 * MS };
-        words.set(SHARD, word);
-        assert!(passes(&mut packets, PortSide::Outside, &from_vmac));
+    with_leases(|lease_ms| {
+        let (inner, _outer) = gateway();
+        inner.run(move || outlives_a_killed_process(lease_ms))
     });
+}
+
+/// Whether it could be looked at in time: the guard of a process that dies with a lease.
+fn outlives_a_killed_process(lease_ms: u64) -> bool {
+    // Inherits this thread's namespace.
+    let mut child = child("the_guard_outlives_a_killed_process_and_is_replaced_by_the_next_one", lease_ms);
+    let output = BufReader::new(child.stdout.take().expect("piped"));
+    let line = output
+        .lines()
+        .map(|line| line.expect("text"))
+        .find(|line| line.starts_with("left "))
+        .expect("the child took its lease");
+    let times: Vec<u64> = line.split_whitespace().skip(1).map(|word| word.parse().expect("a time")).collect();
+    assert!(child.wait().expect("child").signal().is_some(), "it died, it did not exit");
+
+    let (mut packets, links) = open();
+    let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
+    let grace = frame(HOST, links[1].mac, 0x0800, FRONTEND, FAR);
+    let within_lease = passes(&mut packets, PortSide::Outside, &from_vmac);
+    if boottime::now_ns() >= times[0] {
+        return false;
+    }
+    assert!(within_lease, "within the dead process's lease");
+    sleep_until(times[0]);
+    assert!(!passes(&mut packets, PortSide::Outside, &from_vmac));
+    let within_grace = passes(&mut packets, PortSide::Outside, &grace);
+    if boottime::now_ns() >= times[1] {
+        return false;
+    }
+    assert!(within_grace, "within its grace");
+    sleep_until(times[1]);
+    assert!(!passes(&mut packets, PortSide::Outside, &grace), "silence");
+
+    // The next process judges alone: were the old filter still there, it would drop this frame.
+    let (_guard, mut words) = Guard::attach(&links[0], &links[1]).expect("the next guard");
+    assert!(!passes(&mut packets, PortSide::Outside, &from_vmac), "it starts with nothing");
+    let now = boottime::now_ns();
+    let word = Word { incarnation: 2, term: 2, lease_until_ns: now + 60_000 * MS, grace_until_ns: now + 60_000 * MS };
+    words.set(SHARD, word);
+    assert!(passes(&mut packets, PortSide::Outside, &from_vmac));
+    true
 }
 
 /// A child process that does not outlive its test, whatever happens.
@@ -244,11 +269,11 @@ impl Drop for Killed {
 
 /// Sends from the vMAC for ever, by a check that never says no, as a process does that was stopped right after its check.
 #[expect(clippy::print_stdout, reason = "the parent test reads it")]
-fn send_for_ever() -> ! {
+fn send_for_ever(lease_ns: u64) -> ! {
     let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
     let (_guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
     let (mut packets, _) = open();
-    let until = boottime::now_ns() + 500 * MS;
+    let until = boottime::now_ns() + lease_ns;
     words.set(SHARD, Word { incarnation: 1, term: 1, lease_until_ns: until, grace_until_ns: until });
     let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
     println!("\nlease {until}");
@@ -268,55 +293,67 @@ fn send_for_ever() -> ! {
 #[test]
 fn a_stopped_process_that_wakes_up_after_its_lease_emits_nothing() {
     require_root!();
-    if std::env::var_os(CHILD).is_some() {
-        send_for_ever();
+    if let Some(lease_ns) = lease_of_child() {
+        send_for_ever(lease_ns);
     }
+    with_leases(wakes_up_after_its_lease);
+}
+
+/// How many frames have come when no more do.
+fn settled(arrivals: &AtomicUsize) -> usize {
+    loop {
+        let count = arrivals.load(Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(300));
+        if arrivals.load(Ordering::Relaxed) == count {
+            return count;
+        }
+    }
+}
+
+/// Whether it could be looked at in time: a process that is stopped within its lease and goes on after it.
+fn wakes_up_after_its_lease(lease_ms: u64) -> bool {
     let (inner, outer) = gateway();
-    let stop = Arc::new(AtomicBool::new(false));
-    let arrivals = outer.spawn({
-        let stop = stop.clone();
+    let (stop, arrivals) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let outer_side = outer.spawn({
+        let (stop, arrivals) = (stop.clone(), arrivals.clone());
         move || {
             let (mut packets, _) = open_on(["oi", "oo"]);
-            let mut arrivals = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 packets.wait(Duration::from_millis(20), || false).expect("wait");
                 packets.receive(&mut |_, _, frame| {
                     if frame[6..12] == VMAC {
-                        arrivals.push(boottime::now_ns());
+                        arrivals.fetch_add(1, Ordering::Relaxed);
                     }
                     Disposition::Done
                 });
             }
-            arrivals
         }
     });
-    let lease_until_ns = inner.run(|| {
-        let child = Command::new(std::env::current_exe().expect("own path"))
-            .args(["--exact", "a_stopped_process_that_wakes_up_after_its_lease_emits_nothing", "--nocapture"])
-            .env(CHILD, "1")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("child");
-        let mut child = Killed(child);
+    let seen = arrivals.clone();
+    let before = inner.run(move || {
+        let mut child = Killed(child("a_stopped_process_that_wakes_up_after_its_lease_emits_nothing", lease_ms));
         let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines().map(|line| line.expect("text"));
         let lease = lines.find(|line| line.starts_with("lease ")).expect("the child took its lease");
         let lease_until_ns = lease["lease ".len()..].parse().expect("a time");
-        std::thread::sleep(Duration::from_millis(100));
+        while seen.load(Ordering::Relaxed) == 0 && boottime::now_ns() < lease_until_ns {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let pid = Pid::from_child(&child.0);
         kill_process(pid, Signal::STOP).expect("stop");
-        assert!(boottime::now_ns() < lease_until_ns, "the machine is too slow for this test");
-        sleep_until(lease_until_ns + 100 * MS);
+        if boottime::now_ns() >= lease_until_ns {
+            return None;
+        }
+        sleep_until(lease_until_ns);
+        let before = settled(&seen);
         kill_process(pid, Signal::CONT).expect("continue");
-        let tried = lines.any(|line| line == "refused");
-        drop(child);
-        assert!(tried, "it went on sending, and the kernel refused");
-        lease_until_ns
+        assert!(lines.any(|line| line == "refused"), "it went on sending, and the kernel refused");
+        Some(before)
     });
-    std::thread::sleep(Duration::from_millis(100));
+    let after = settled(&arrivals);
     stop.store(true, Ordering::Relaxed);
-    let arrivals = arrivals.join().expect("outer side");
-    assert!(!arrivals.is_empty(), "within the lease frames arrive");
-    // What left in time may be read a little later.
-    let late = arrivals.iter().filter(|time| **time > lease_until_ns + 50 * MS).count();
-    assert_eq!(late, 0, "of {}", arrivals.len());
+    outer_side.join().expect("outer side");
+    let Some(before) = before else { return false };
+    assert!(before > 0, "within the lease frames arrive");
+    assert_eq!(after, before, "frames that came after the lease");
+    true
 }
