@@ -2,7 +2,7 @@
 //! checksums, whatever a check is waiting for.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use qnat_ends::{End, Silence};
@@ -20,11 +20,23 @@ const WITHIN: Duration = Duration::from_secs(2);
 /// costs an owner its lease.
 pub(crate) const RESENT_AFTER: Duration = Duration::from_millis(700);
 pub(crate) const SENT_AT_MOST: u16 = 4;
+/// How many of a hundred exchanges of frames may need a second try, beside one that always may.
+const AGAIN_MAX_PERCENT: u32 = 1;
 /// How long nothing has to come where nothing may.
 const SILENT_FOR: Duration = Duration::from_millis(150);
 
 /// Beds of this run so far.
 static BEDS: AtomicU16 = AtomicU16::new(0);
+/// Exchanges of frames of this run so far, and those that needed a second try.
+static EXCHANGES: [AtomicU32; 2] = [AtomicU32::new(0), AtomicU32::new(0)];
+
+/// Says how often frames were sent again. More than a few were lost by the gateway, and not by the machine.
+pub(crate) fn loses_few() -> bool {
+    let [all, again] = EXCHANGES.each_ref().map(|count| count.load(Ordering::Relaxed));
+    let few = again <= 1.max(all * AGAIN_MAX_PERCENT / 100);
+    eprintln!("frames sent again: {again} of {all} exchanges{}", if few { "" } else { ": more than one in a hundred" });
+    few
+}
 
 /// Ports of TCP and UDP, source first.
 pub(crate) type Ports = (u16, u16);
@@ -214,7 +226,11 @@ pub(crate) fn forget_own<const N: usize>(ends: [&End; N]) {
 /// nothing. Copies that come later are forgotten.
 fn across((from, to): (&End, &End), frames: &[impl AsRef<[u8]>], fits: impl Fn(View<'_>) -> bool) -> Vec<u8> {
     let mut others = Vec::new();
+    EXCHANGES[0].fetch_add(1, Ordering::Relaxed);
     for sent in 0..SENT_AT_MOST {
+        if sent == 1 {
+            EXCHANGES[1].fetch_add(1, Ordering::Relaxed);
+        }
         for frame in frames {
             from.send(frame.as_ref()).expect("sending");
         }
