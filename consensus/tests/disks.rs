@@ -1,19 +1,22 @@
-//! The control store upon real disks that fail: small file systems of their own on loop devices. A power cut is a copy of the
-//! device as it is at that moment: what a file system has not been made to write is not on it. Needs root; without it
-//! these tests fail, unless `QNAT_WITHOUT_ROOT` leaves them out with a word.
+//! The control store upon real disks that fail: power cuts, and a disk that is full. Needs root; without it these tests fail,
+//! unless `QNAT_WITHOUT_ROOT` leaves them out with a word.
+
+// No dependency: the tests' crate knows nothing of this one.
+#[path = "../../tests/src/disk.rs"]
+#[expect(unreachable_pub, reason = "public where it is at home")]
+mod disk;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bytes::Bytes;
+use disk::Disk;
 use qnat_consensus::storage::sled::SledStore;
 use qnat_consensus::storage::{ClusterId, Durability, Identity, LogStore, Recovered, StoreError, Write};
 use raft::eraftpb::{ConfState, Entry, HardState};
-use tempfile::TempDir;
 
 const CLUSTER: ClusterId = ClusterId([0xa5; 16]);
-const DISK_BYTES: u64 = 64 << 20;
 
 /// Whether disks can be made here. They have to be, unless it was said that they need not.
 fn may_mount() -> bool {
@@ -26,64 +29,8 @@ fn may_mount() -> bool {
     false
 }
 
-fn run(program: &str, arguments: &[&str]) -> String {
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let output = Command::new(program).args(arguments).env("PATH", path).output().expect("a program of the system");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {said}");
-    String::from_utf8(output.stdout).expect("text").trim().to_owned()
-}
-
-/// A small ext4 on a loop device, which writes nothing by itself for ten minutes.
-struct Disk {
-    image: PathBuf,
-    device: String,
-    place: PathBuf,
-    _home: TempDir,
-}
-
-impl Disk {
-    fn new() -> Self {
-        let home = tempfile::tempdir().expect("a temporary directory");
-        let image = home.path().join("image");
-        File::create(&image).and_then(|file| file.set_len(DISK_BYTES)).expect("room for an image");
-        run("mkfs.ext4", &["-q", "-F", path(&image)]);
-        Self::attach(home, image)
-    }
-
-    fn attach(home: TempDir, image: PathBuf) -> Self {
-        let place = home.path().join("mounted");
-        fs::create_dir(&place).expect("a place");
-        let device = run("losetup", &["--find", "--show", path(&image)]);
-        let disk = Self { image, device, place, _home: home };
-        run("mount", &["-o", "commit=600", &disk.device, path(&disk.place)]);
-        disk
-    }
-
-    /// What would be on this disk, had the power failed now.
-    fn after_a_power_cut(&self) -> Self {
-        let home = tempfile::tempdir().expect("a temporary directory");
-        let image = home.path().join("image");
-        fs::copy(&self.image, &image).expect("a copy of the device");
-        Self::attach(home, image)
-    }
-
-    fn store_dir(&self) -> PathBuf {
-        self.place.join("control")
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // sled's threads keep their file for a moment; a lazy unmount waits for them.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.place).status();
-        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-        let _ = Command::new("losetup").args(["--detach", &self.device]).env("PATH", path).status();
-    }
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("text")
+fn store_dir(disk: &Disk) -> PathBuf {
+    disk.place().join("control")
 }
 
 fn conf() -> ConfState {
@@ -134,9 +81,9 @@ fn what_was_acknowledged_is_on_the_disk_when_the_power_fails() {
         return;
     }
     let disk = Disk::new();
-    let mut store = founded(&disk.store_dir());
+    let mut store = founded(&store_dir(&disk));
     let after = disk.after_a_power_cut();
-    let snapshot = recovered(&after.store_dir()).snapshot.expect("the founding");
+    let snapshot = recovered(&store_dir(&after)).snapshot.expect("the founding");
     assert_eq!((snapshot.index, &*snapshot.state), (1, b"genesis".as_slice()));
     let mut expected = Vec::new();
     for round in 0..6 {
@@ -147,9 +94,9 @@ fn what_was_acknowledged_is_on_the_disk_when_the_power_fails() {
         append(&mut store, &news, &voted).expect("a good disk");
         expected.extend(news);
         let after = disk.after_a_power_cut();
-        let [here, there] = [&disk, &after].map(|disk| fs::read(disk.store_dir().join("guard")).expect("the guard"));
+        let [here, there] = [&disk, &after].map(|disk| fs::read(store_dir(disk).join("guard")).expect("the guard"));
         assert_eq!(here, there, "round {round}: the guard says what was acknowledged");
-        let found = recovered(&after.store_dir());
+        let found = recovered(&store_dir(&after));
         assert_eq!(found.entries, expected, "round {round}");
         assert_eq!(found.hard_state, voted, "round {round}: a vote that was given is kept");
     }
@@ -161,10 +108,10 @@ fn a_joiner_that_was_stamped_is_stamped_when_the_power_fails() {
         return;
     }
     let disk = Disk::new();
-    let mut store = SledStore::open(&disk.store_dir()).expect("an empty directory");
+    let mut store = SledStore::open(&store_dir(&disk)).expect("an empty directory");
     store.join(CLUSTER, 1).expect("joined");
     let after = disk.after_a_power_cut();
-    assert_eq!(recovered(&after.store_dir()), Recovered::default());
+    assert_eq!(recovered(&store_dir(&after)), Recovered::default());
 }
 
 #[test]
@@ -173,12 +120,10 @@ fn a_store_whose_disk_was_full_acknowledges_nothing_more_and_keeps_what_it_did()
         return;
     }
     let disk = Disk::new();
-    let mut store = founded(&disk.store_dir());
+    let mut store = founded(&store_dir(&disk));
     let kept = entries(2..=20, 1, 500);
     append(&mut store, &kept, &hard(1, 1)).expect("a good disk");
-    let ballast = disk.place.join("ballast");
-    let full = fs::write(&ballast, vec![1; usize::try_from(DISK_BYTES).expect("fits")]);
-    assert_eq!(full.expect_err("the disk is full").kind(), std::io::ErrorKind::StorageFull);
+    let ballast = disk.fill();
     let (mut last, mut refused) = (20, None);
     let mut expected = kept;
     while refused.is_none() {
@@ -197,7 +142,7 @@ fn a_store_whose_disk_was_full_acknowledges_nothing_more_and_keeps_what_it_did()
     let error = append(&mut store, &entries(last + 1..=last + 1, 1, 8), &hard(1, 1)).expect_err("nothing any more");
     assert_eq!(error, StoreError::Broken);
     drop(store);
-    let found = recovered(&disk.store_dir());
+    let found = recovered(&store_dir(&disk));
     assert!(found.entries.starts_with(&expected), "{} of {}", found.entries.len(), expected.len());
     assert!(found.entries.len() <= expected.len() + 4, "nothing but what the refused write held");
 }
