@@ -13,7 +13,8 @@ use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId, VnetI
 use crate::buddy::{FreeBlocks, buddy_of, coalesce, halves};
 use crate::command::PortLoad;
 use crate::outcome::{Refusal, refuse};
-use crate::resource::{Desired, OnReclaim, PoolRef};
+use crate::places::{Places, blocks_on};
+use crate::resource::{Desired, LoadBalancer, OnReclaim, OutboundRule, PoolRef};
 use crate::tier;
 use crate::validate::Census;
 
@@ -97,6 +98,8 @@ pub struct Allocation {
     pub backends: BTreeMap<BackendId, Backend>,
     /// Draining blocks.
     pub drains: BTreeMap<PortBlock, Drain>,
+    /// Where all these are.
+    pub(crate) places: Places,
     pub(crate) last_frontend: FrontendId,
     pub(crate) last_backend: BackendId,
 }
@@ -111,10 +114,33 @@ pub(crate) struct Settle<'a> {
 }
 
 /// What the configuration grants one backend.
-struct Grant {
-    ports: u16,
-    frontends: Vec<FrontendId>,
+pub(crate) struct Grant {
+    pub(crate) ports: u16,
+    pub(crate) frontends: Vec<FrontendId>,
     on_reclaim: OnReclaim,
+}
+
+impl Grant {
+    /// `ports` on the frontends of `rule`, ascending by id.
+    pub(crate) fn of(
+        desired: &Desired,
+        balancer: &LoadBalancer,
+        rule: &OutboundRule,
+        ports: u16,
+        declared: &BTreeMap<Ipv4Addr, FrontendId>,
+    ) -> Self {
+        let publics = balancer.frontends_of(rule).iter().filter_map(|name| desired.public_ips.get(name));
+        let mut frontends: Vec<FrontendId> = publics.filter_map(|ip| declared.get(&ip.address).copied()).collect();
+        frontends.sort_unstable();
+        Self { ports, frontends, on_reclaim: rule.on_reclaim }
+    }
+}
+
+/// What one settling has counted: free blocks, and bound backends, by frontend.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) free: BTreeMap<FrontendId, FreeBlocks>,
+    pub(crate) bound: BTreeMap<FrontendId, u32>,
 }
 
 impl Allocation {
@@ -139,36 +165,46 @@ impl Allocation {
             self.backend_mut(*id).grant = granted;
         }
         self.unbind_drained();
-        let mut free = self.free_blocks();
-        let mut bound: BTreeMap<FrontendId, u32> = BTreeMap::new();
-        for frontend in self.backends.values().filter_map(|b| b.frontend) {
-            *bound.entry(frontend).or_default() += 1;
+        self.places = Places::of(self, with.index);
+        let mut tally = Tally::default();
+        for frontend in self.frontends.keys() {
+            tally.free.insert(*frontend, self.free_on(*frontend));
+            tally.bound.insert(*frontend, self.places.bound_count(*frontend));
         }
         for id in &ids {
             let Some(backend) = self.backends.get(id) else { continue };
             let grant = grant_of(backend);
             if backend.frontend.is_none() && grant.ports > 0 {
-                self.bind(*id, grant, &mut free, &mut bound, with.draw);
+                self.bind(*id, grant, &mut tally, with.draw);
             }
         }
         for id in &ids {
             let Some(backend) = self.backends.get(id) else { continue };
             let grant = grant_of(backend);
             if backend.frontend.is_some_and(|f| grant.frontends.contains(&f)) && backend.ports() < grant.ports {
-                self.grow(*id, grant.ports, &mut free, with.index);
+                self.grow(*id, grant.ports, &mut tally, with.index);
             }
         }
-        self.note_idle_frontends(with.stamped_unix_ms);
+        for id in &ids {
+            if let Some(backend) = self.backends.get(id) {
+                self.places.judge(*id, backend);
+            }
+        }
+        let frontends: Vec<FrontendId> = self.frontends.keys().copied().collect();
+        for frontend in frontends {
+            self.note_if_idle(frontend, with.stamped_unix_ms);
+        }
         self.assign_homes();
     }
 
-    /// A fence of the block was committed: its ports are free, if it still drains under exactly that index (F5).
+    /// A fence of the block was committed: its ports are free, if it still drains under exactly that index (F5). Returns
+    /// whose it was.
     pub(crate) fn reclaimed(
         &mut self,
         block: PortBlock,
         reclaim_index: ControlIndex,
         shard: ShardId,
-    ) -> Result<(), Refusal> {
+    ) -> Result<BackendId, Refusal> {
         let stale = "the report is late or repeated: ignore it";
         match self.drains.get(&block) {
             None => refuse("the block does not drain", stale),
@@ -178,9 +214,11 @@ impl Allocation {
             Some(_) if self.frontends.get(&block.frontend).is_none_or(|f| f.shard != shard) => {
                 refuse(format!("the block is not of shard {shard}"), stale)
             }
-            Some(_) => {
+            Some(drain) => {
+                let backend = drain.backend;
                 self.drains.remove(&block);
-                Ok(())
+                self.places.drained(backend);
+                Ok(backend)
             }
         }
     }
@@ -188,18 +226,26 @@ impl Allocation {
     /// Whether some lease or draining block is on the frontend.
     #[must_use]
     pub fn in_use(&self, frontend: FrontendId) -> bool {
-        self.drains.keys().any(|block| block.frontend == frontend)
-            || self.backends.values().any(|backend| backend.frontend == Some(frontend))
+        // Whose block drains there is bound there until it has drained.
+        self.places.bound_count(frontend) > 0
     }
 
     /// Who leases or drains one of these ports of a frontend.
     pub(crate) fn user_of(&self, frontend: FrontendId, ports: &BTreeSet<u16>) -> Option<(u16, BackendId)> {
-        let leased = self.backends.iter().flat_map(|(id, b)| b.lease.iter().map(move |block| (*block, *id)));
-        let draining = self.drains.iter().map(|(block, drain)| (*block, drain.backend));
-        leased
-            .chain(draining)
-            .filter(|(block, _)| block.frontend == frontend)
+        self.blocks_of(frontend)
             .find_map(|(block, id)| ports.iter().find(|port| block.contains(**port)).map(|port| (*port, id)))
+    }
+
+    /// Leased blocks on a frontend, then draining ones, with whose they are.
+    fn blocks_of(&self, frontend: FrontendId) -> impl Iterator<Item = (PortBlock, BackendId)> + '_ {
+        let lease = |id: BackendId| self.backends[&id].lease.iter().map(move |block| (*block, id));
+        let leased = self.places.bound_to(frontend).flat_map(lease);
+        leased.chain(self.drains.range(blocks_on(frontend)).map(|(block, drain)| (*block, drain.backend)))
+    }
+
+    /// Declared frontends by address.
+    pub(crate) fn frontends_by_address(&self) -> BTreeMap<Ipv4Addr, FrontendId> {
+        self.frontends.iter().filter(|(_, f)| f.declared == Declared::Yes).map(|(id, f)| (f.ip, *id)).collect()
     }
 
     fn backend_mut(&mut self, id: BackendId) -> &mut Backend {
@@ -210,35 +256,23 @@ impl Allocation {
 
     /// What each pool of the configuration grants.
     fn grants(&self, desired: &Desired) -> BTreeMap<PoolRef, Grant> {
-        let by_ip: BTreeMap<Ipv4Addr, FrontendId> =
-            self.frontends.iter().filter(|(_, f)| f.declared == Declared::Yes).map(|(id, f)| (f.ip, *id)).collect();
+        let declared = self.frontends_by_address();
         let census = Census::of(desired);
         let mut grants = BTreeMap::new();
         for (name, balancer) in &desired.load_balancers {
             for rule in balancer.outbound_rules.values() {
                 let pool = PoolRef { load_balancer: name.clone(), pool: rule.pool.clone() };
-                let names = balancer.frontends_of(rule).iter();
-                let mut frontends: Vec<FrontendId> = names
-                    .filter_map(|name| desired.public_ips.get(name))
-                    .filter_map(|public| by_ip.get(&public.address).copied())
-                    .collect();
-                frontends.sort_unstable();
                 let ports = tier::ports_per_backend(census.of_pool(&pool).0).unwrap_or(0);
-                grants.insert(pool, Grant { ports, frontends, on_reclaim: rule.on_reclaim });
+                grants.insert(pool, Grant::of(desired, balancer, rule, ports, &declared));
             }
         }
         grants
     }
 
-    fn free_blocks(&self) -> BTreeMap<FrontendId, FreeBlocks> {
-        let mut used: BTreeMap<FrontendId, Vec<PortBlock>> = BTreeMap::new();
-        for block in self.backends.values().flat_map(|b| &b.lease).chain(self.drains.keys()) {
-            used.entry(block.frontend).or_default().push(*block);
-        }
-        let free = |(id, f): (&FrontendId, &Frontend)| {
-            (*id, FreeBlocks::new(*id, used.get(id).map_or(&[], Vec::as_slice), &f.reserved))
-        };
-        self.frontends.iter().map(free).collect()
+    /// What is free on a frontend.
+    pub(crate) fn free_on(&self, frontend: FrontendId) -> FreeBlocks {
+        let used: Vec<PortBlock> = self.blocks_of(frontend).map(|(block, _)| block).collect();
+        FreeBlocks::new(frontend, &used, &self.frontends[&frontend].reserved)
     }
 
     /// Starts to drain what the lease has above `target` (S14): a half of each block, the one with fewer live flows, the
@@ -286,12 +320,12 @@ impl Allocation {
     /// A backend is free to bind anew only when nothing of it is left on its old frontend (M3); an undeclared one goes.
     fn unbind_drained(&mut self) {
         let draining: BTreeSet<BackendId> = self.drains.values().map(|drain| drain.backend).collect();
-        let frontends = &self.frontends;
+        let shards: BTreeSet<ShardId> = self.frontends.values().map(|f| f.shard).collect();
         for (id, backend) in &mut self.backends {
             if backend.lease.is_empty() && !draining.contains(id) {
                 backend.frontend = None;
             }
-            if backend.home.is_some_and(|home| !frontends.values().any(|f| f.shard == home)) {
+            if backend.home.is_some_and(|home| !shards.contains(&home)) {
                 backend.home = None;
             }
         }
@@ -299,14 +333,8 @@ impl Allocation {
     }
 
     /// Binds a backend to the frontend with the fewest bound backends among those with room; a tie is drawn (D1).
-    fn bind(
-        &mut self,
-        id: BackendId,
-        grant: &Grant,
-        free: &mut BTreeMap<FrontendId, FreeBlocks>,
-        bound: &mut BTreeMap<FrontendId, u32>,
-        draw: u64,
-    ) {
+    pub(crate) fn bind(&mut self, id: BackendId, grant: &Grant, tally: &mut Tally, draw: u64) {
+        let Tally { free, bound } = tally;
         let room = |whole: bool| -> Vec<FrontendId> {
             let fits = |f: &&FrontendId| {
                 free.get(f).is_some_and(|b| if whole { b.fits(grant.ports) } else { b.ports() >= grant.ports.into() })
@@ -331,6 +359,7 @@ impl Allocation {
             return;
         }
         *bound.entry(frontend).or_default() += 1;
+        self.places.bind(id, frontend);
         let shard = self.frontends[&frontend].shard;
         let backend = self.backend_mut(id);
         backend.frontend = Some(frontend);
@@ -339,10 +368,14 @@ impl Allocation {
     }
 
     /// Gives a bound backend what it lacks (S15): first its own draining blocks back, then free buddies, then any.
-    fn grow(&mut self, id: BackendId, target: u16, free: &mut BTreeMap<FrontendId, FreeBlocks>, index: ControlIndex) {
+    pub(crate) fn grow(&mut self, id: BackendId, target: u16, tally: &mut Tally, index: ControlIndex) {
         let mut lease = std::mem::take(&mut self.backend_mut(id).lease);
         let sum = |lease: &[PortBlock]| lease.iter().map(|block| block.len).sum::<u16>();
-        let own: Vec<PortBlock> = self.drains.iter().filter(|(_, d)| d.backend == id).map(|(b, _)| *b).collect();
+        let frontend = self.backends[&id].frontend.expect("only bound backends grow");
+        let own: Vec<PortBlock> = match self.places.drains(id) {
+            true => self.drains.range(blocks_on(frontend)).filter(|(_, d)| d.backend == id).map(|(b, _)| *b).collect(),
+            false => Vec::new(),
+        };
         for block in own.into_iter().rev() {
             let want = target - sum(&lease);
             if want == 0 {
@@ -351,8 +384,7 @@ impl Allocation {
             self.take_back(block, want, &mut lease, index);
         }
         coalesce(&mut lease);
-        let frontend = self.backends[&id].frontend.expect("only bound backends grow");
-        let pieces = free.get_mut(&frontend).expect("a bound backend's frontend exists");
+        let pieces = tally.free.get_mut(&frontend).expect("a bound backend's frontend exists");
         loop {
             let want = target - sum(&lease);
             let fits = |b: &&PortBlock| b.len <= want && b.len < tier::BLOCK_LEN_MAX;
@@ -370,6 +402,7 @@ impl Allocation {
     /// since a fence names the block that it fences.
     fn take_back(&mut self, block: PortBlock, mut want: u16, lease: &mut Vec<PortBlock>, index: ControlIndex) {
         let Some(drain) = self.drains.remove(&block) else { return };
+        self.places.drained(drain.backend);
         let mut rest = vec![block];
         while let Some(piece) = rest.pop() {
             if piece.len <= want {
@@ -381,20 +414,19 @@ impl Allocation {
             } else {
                 let reclaim_index = if piece == block { drain.reclaim_index } else { index };
                 self.drains.insert(piece, Drain { reclaim_index, ..drain });
+                self.places.drain(drain.backend);
             }
         }
     }
 
-    fn note_idle_frontends(&mut self, stamped_unix_ms: u64) {
-        let ids: Vec<FrontendId> = self.frontends.keys().copied().collect();
-        for id in ids {
-            let busy = self.in_use(id);
-            let frontend = self.frontends.get_mut(&id).expect("ids are taken from the map");
-            if frontend.declared == Declared::Yes || busy {
-                frontend.idle_since_unix_ms = None;
-            } else if frontend.idle_since_unix_ms.is_none() {
-                frontend.idle_since_unix_ms = Some(stamped_unix_ms);
-            }
+    /// Since when the frontend is idle, if it is.
+    pub(crate) fn note_if_idle(&mut self, id: FrontendId, stamped_unix_ms: u64) {
+        let busy = self.in_use(id);
+        let frontend = self.frontends.get_mut(&id).expect("ids are taken from the map");
+        if frontend.declared == Declared::Yes || busy {
+            frontend.idle_since_unix_ms = None;
+        } else if frontend.idle_since_unix_ms.is_none() {
+            frontend.idle_since_unix_ms = Some(stamped_unix_ms);
         }
     }
 

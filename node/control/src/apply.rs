@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use engine::ids::{BackendId, ControlIndex, FrontendId, Incarnation, NodeId, PortBlock, ShardId, VnetId};
+use engine::ids::{BackendId, ControlIndex, FrontendId, Incarnation, NodeId, ShardId, VnetId};
 
 use crate::allocation::{Backend, Declared, Frontend, Settle};
 use crate::command::{Command, CommandBody, Configure, PortLoad, Registration};
@@ -92,8 +92,11 @@ impl State {
                 })?;
             }
             CommandBody::EpochServed { shard, epoch } => self.shard_at(*shard, *epoch)?.served(),
-            CommandBody::ReclaimComplete { block, reclaim_index, shard, shard_epoch } => {
-                self.reclaim_complete(command, *block, *reclaim_index, *shard, *shard_epoch)?;
+            CommandBody::ReclaimComplete { shard, shard_epoch, blocks } => {
+                // F5: a fence of an earlier epoch may be lost in this one.
+                self.shard_at(*shard, *shard_epoch)?;
+                let with = settle_with(self.index, self.stamped_unix_ms, &self.desired, command, &[]);
+                self.allocation.reclaim(&with, *shard, blocks)?;
             }
             CommandBody::StopTokenTake { node } => self.stop_token_take(*node)?,
             CommandBody::StopTokenReturn { node } => self.stop_token_return(*node)?,
@@ -153,25 +156,9 @@ impl State {
         Ok(())
     }
 
-    fn reclaim_complete(
-        &mut self,
-        command: &Command,
-        block: PortBlock,
-        reclaim_index: ControlIndex,
-        shard: ShardId,
-        epoch: u32,
-    ) -> Result<(), Refusal> {
-        // F5: a fence of an earlier epoch may be lost in this one.
-        self.shard_at(shard, epoch)?;
-        self.allocation.reclaimed(block, reclaim_index, shard)?;
-        self.settle(command, &[]);
-        Ok(())
-    }
-
     fn settle(&mut self, command: &Command, hints: &[PortLoad]) {
-        let stamped_unix_ms = self.stamped_unix_ms.max(command.stamped_unix_ms);
-        let (index, draw, desired) = (self.index, command.draw, &self.desired);
-        self.allocation.settle(&Settle { index, stamped_unix_ms, draw, desired, hints });
+        let with = settle_with(self.index, self.stamped_unix_ms, &self.desired, command, hints);
+        self.allocation.settle(&with);
     }
 
     /// Who may stop: one node at a time, and only from a map in which every shard is whole (N3). Whether the groups are
@@ -446,6 +433,17 @@ impl State {
         let referred: BTreeSet<Incarnation> = self.shards.values().flat_map(Shard::lives).collect();
         self.registry.prune(&referred);
     }
+}
+
+fn settle_with<'a>(
+    index: ControlIndex,
+    stamped_unix_ms: u64,
+    desired: &'a Desired,
+    command: &Command,
+    hints: &'a [PortLoad],
+) -> Settle<'a> {
+    let stamped_unix_ms = stamped_unix_ms.max(command.stamped_unix_ms);
+    Settle { index, stamped_unix_ms, draw: command.draw, desired, hints }
 }
 
 /// Whether the map of a shard is at its full redundancy and not changing.

@@ -110,16 +110,14 @@ pub enum CommandBody {
         /// The epoch.
         epoch: u32,
     },
-    /// A fence of the block was committed in the shard's flow log (F5).
+    /// Fences of these blocks were committed in the shard's flow log (F5).
     ReclaimComplete {
-        /// The block.
-        block: PortBlock,
-        /// Which reclaim of it.
-        reclaim_index: ControlIndex,
         /// The shard.
         shard: ShardId,
-        /// The epoch in which the fence was committed.
+        /// The epoch in which the fences were committed.
         shard_epoch: u32,
+        /// The blocks, and which reclaim of each. Those that are late change nothing.
+        blocks: Vec<(PortBlock, ControlIndex)>,
     },
     /// A node wants to stop (N3).
     StopTokenTake {

@@ -10,6 +10,7 @@ use engine::snapshot::{
 };
 
 use crate::allocation::{self, Declared};
+use crate::places::blocks_on;
 use crate::registry::Node;
 use crate::resource::{Filtering, OnReclaim, Profile, Settings, Sharing};
 use crate::state::State;
@@ -90,8 +91,7 @@ fn links(id: NodeId, node: &Node) -> NodeLinks {
 }
 
 fn draining(state: &State, shard: ShardId) -> Vec<Draining> {
-    let here = |frontend| state.allocation.frontends.get(&frontend).is_some_and(|f| f.shard == shard);
-    let drains = state.allocation.drains.iter().filter(|(block, _)| here(block.frontend));
+    let drains = state.frontends_of(shard).flat_map(|frontend| state.allocation.drains.range(blocks_on(frontend)));
     let draining = drains.map(|(block, drain)| Draining {
         block: *block,
         reclaim_index: drain.reclaim_index,

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock};
+use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, VnetId};
 
+use crate::places::blocks_on;
 use crate::state::State;
 
 /// A range of ports, and whose it is.
@@ -78,52 +79,73 @@ pub struct PortLog {
     /// Who is meant by the ids in `blocks`, since the state forgets those who are gone.
     backends: BTreeMap<BackendId, (String, Ipv4Addr, String)>,
     frontends: BTreeMap<FrontendId, Ipv4Addr>,
+    /// The entry up to which the state was followed.
+    followed: ControlIndex,
 }
 
 impl PortLog {
-    /// An entry was applied; what it changed, if anything.
+    /// Entries were applied; what they changed, if anything. Looks only at frontends whose blocks may have changed.
     pub fn follow(&mut self, state: &State) -> Option<PortBatch> {
-        let blocks = blocks_of(state);
-        if blocks == self.blocks {
-            return None;
-        }
-        let before = std::mem::replace(&mut self.blocks, blocks);
-        self.learn(state);
+        let changed: Vec<FrontendId> = state.allocation.places.changed_since(self.followed).collect();
+        self.followed = state.index;
         let mut changes = Vec::new();
-        for (range, old, new) in transitions(&before, &self.blocks) {
-            let gone = old.filter(|old| new.is_none_or(|new| new.backend != old.backend || new.fate < old.fate));
-            changes.extend(gone.map(|old| (PortFate::Released, self.named(old.backend, range))));
-            changes.extend(new.map(|new| (new.fate, self.named(new.backend, range))));
+        let mut lost: BTreeSet<BackendId> = BTreeSet::new();
+        for frontend in changed {
+            let after = blocks_of(state, frontend);
+            let before: BTreeMap<PortBlock, Tenure> =
+                self.blocks.range(blocks_on(frontend)).map(|(block, tenure)| (*block, *tenure)).collect();
+            if after == before {
+                continue;
+            }
+            self.learn(state, frontend);
+            for (range, old, new) in transitions(&before, &after) {
+                let gone = old.filter(|old| new.is_none_or(|new| new.backend != old.backend || new.fate < old.fate));
+                changes.extend(gone.map(|old| (PortFate::Released, self.named(old.backend, range))));
+                changes.extend(new.map(|new| (new.fate, self.named(new.backend, range))));
+            }
+            lost.extend(before.values().map(|tenure| tenure.backend));
+            for block in before.keys() {
+                self.blocks.remove(block);
+            }
+            self.blocks.extend(after);
         }
-        self.forget();
+        self.forget(state, &lost);
         (!changes.is_empty()).then(|| batch(state, PortScope::Changes, changes))
     }
 
     /// The state came whole; all that stands in it.
     pub fn restart(&mut self, state: &State) -> PortBatch {
-        self.blocks = blocks_of(state);
-        self.learn(state);
-        self.forget();
+        *self = Self { followed: state.index, ..Self::default() };
+        for frontend in state.allocation.frontends.keys() {
+            self.blocks.extend(blocks_of(state, *frontend));
+            self.learn(state, *frontend);
+        }
         let standing = transitions(&BTreeMap::new(), &self.blocks).into_iter();
         let named = standing.filter_map(|(range, _, new)| new.map(|t| (t.fate, self.named(t.backend, range))));
         batch(state, PortScope::All, named.collect())
     }
 
-    fn learn(&mut self, state: &State) {
-        self.frontends.extend(state.allocation.frontends.iter().map(|(id, f)| (*id, f.ip)));
-        for (id, backend) in &state.allocation.backends {
-            let network = state.vnets.iter().find(|(_, vnet)| **vnet == backend.vnet).map(|(name, _)| name.clone());
+    fn learn(&mut self, state: &State, frontend: FrontendId) {
+        let names: BTreeMap<VnetId, &String> = state.vnets.iter().map(|(name, vnet)| (*vnet, name)).collect();
+        self.frontends.insert(frontend, state.allocation.frontends[&frontend].ip);
+        for id in state.allocation.places.bound_to(frontend) {
+            let backend = &state.allocation.backends[&id];
+            let network = names.get(&backend.vnet).map(|name| (*name).clone()).unwrap_or_default();
             let name = format!("{}/{}", backend.instance, backend.ip_configuration);
-            self.backends.insert(*id, (network.unwrap_or_default(), backend.ip, name));
+            self.backends.insert(id, (network, backend.ip, name));
         }
     }
 
-    fn forget(&mut self) {
+    /// Forgets those of `lost` that have no block any more, and frontends without one.
+    fn forget(&mut self, state: &State, lost: &BTreeSet<BackendId>) {
+        for id in lost {
+            // Whoever has a block is bound to its frontend.
+            if state.allocation.backends.get(id).is_none_or(|backend| backend.frontend.is_none()) {
+                self.backends.remove(id);
+            }
+        }
         let blocks = &self.blocks;
-        let used: BTreeSet<BackendId> = blocks.values().map(|tenure| tenure.backend).collect();
-        self.backends.retain(|id, _| used.contains(id));
-        let used: BTreeSet<FrontendId> = blocks.keys().map(|block| block.frontend).collect();
-        self.frontends.retain(|id, _| used.contains(id));
+        self.frontends.retain(|id, _| blocks.range(blocks_on(*id)).next().is_some());
     }
 
     fn named(&self, backend: BackendId, (frontend, first, last): Range) -> PortUse {
@@ -152,12 +174,13 @@ fn batch(state: &State, scope: PortScope, changes: Vec<(PortFate, PortUse)>) -> 
 
 type Range = (FrontendId, u16, u16);
 
-fn blocks_of(state: &State) -> BTreeMap<PortBlock, Tenure> {
-    let leased = state.allocation.backends.iter().flat_map(|(id, backend)| {
-        let tenure = Tenure { backend: *id, fate: PortFate::Granted };
-        backend.lease.iter().map(move |block| (*block, tenure))
+/// Leased and draining blocks of a frontend.
+fn blocks_of(state: &State, frontend: FrontendId) -> BTreeMap<PortBlock, Tenure> {
+    let leased = state.allocation.places.bound_to(frontend).flat_map(|id| {
+        let tenure = Tenure { backend: id, fate: PortFate::Granted };
+        state.allocation.backends[&id].lease.iter().map(move |block| (*block, tenure))
     });
-    let drains = state.allocation.drains.iter();
+    let drains = state.allocation.drains.range(blocks_on(frontend));
     let draining = drains.map(|(block, d)| (*block, Tenure { backend: d.backend, fate: PortFate::Draining }));
     leased.chain(draining).collect()
 }

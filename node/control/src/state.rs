@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bincode::{Decode, Encode};
 use engine::ids::{ControlIndex, FrontendId, Incarnation, NodeId, SHARDS_MAX, ShardId, VnetId};
 
-use crate::allocation::{Allocation, Declared};
+use crate::allocation::{Allocation, Declared, Settle};
 use crate::codec::{self, CodecError, Kind};
 use crate::command::Key;
 use crate::outcome::Outcome;
+use crate::places::Places;
 use crate::registry::{Founder, Registry};
 use crate::resource::{Desired, Settings};
 use crate::shards::{Origin, Shard};
@@ -223,7 +224,26 @@ impl State {
     pub fn check(&self) -> Result<(), Broken> {
         self.check_blocks()?;
         self.check_bindings()?;
-        self.check_shards()
+        self.check_shards()?;
+        self.check_settled()
+    }
+
+    /// What was settled in steps is what settling everything would have come to.
+    fn check_settled(&self) -> Result<(), Broken> {
+        if !self.allocation.places.agrees_with(&Places::of(&self.allocation, self.index)) {
+            return broken("D4", "the places of backends and blocks are not where they are");
+        }
+        let mut again = self.allocation.clone();
+        let (stamped_unix_ms, desired) = (self.stamped_unix_ms, &self.desired);
+        again.settle(&Settle { index: self.index, stamped_unix_ms, draw: 0, desired, hints: &[] });
+        let differs = again.backends.iter().find(|(id, backend)| self.allocation.backends.get(id) != Some(backend));
+        match differs {
+            Some((id, backend)) => broken("D4", format!("backend {id} is not settled: it would be {backend:?}")),
+            None if again.drains != self.allocation.drains || again.frontends != self.allocation.frontends => {
+                broken("D4", "drains or frontends are not settled")
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_blocks(&self) -> Result<(), Broken> {

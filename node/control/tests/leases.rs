@@ -104,18 +104,14 @@ fn shrinkage_gives_draining_ports_back_and_late_reports_free_nothing() {
     let shard = cluster.only_shard();
     cluster.configure(&desired(1, 50));
     assert_eq!(cluster.lease_of("b1"), before, "the draining half came back");
-    let late = CommandBody::ReclaimComplete { block, reclaim_index: drain.reclaim_index, shard, shard_epoch: 1 };
+    let late = CommandBody::ReclaimComplete { shard, shard_epoch: 1, blocks: vec![(block, drain.reclaim_index)] };
     assert!(cluster.refused(late.clone()).contains("does not drain"));
     // It drains again, under another index: the old report still frees nothing.
     cluster.configure(&desired(1, 51));
     assert!(cluster.state.allocation().drains.contains_key(&block));
     assert!(cluster.refused(late).contains("drains under index"));
-    let other_epoch = CommandBody::ReclaimComplete {
-        block,
-        reclaim_index: cluster.state.allocation().drains[&block].reclaim_index,
-        shard,
-        shard_epoch: 2,
-    };
+    let index = cluster.state.allocation().drains[&block].reclaim_index;
+    let other_epoch = CommandBody::ReclaimComplete { shard, shard_epoch: 2, blocks: vec![(block, index)] };
     assert!(cluster.refused(other_epoch).contains("epoch"));
 }
 

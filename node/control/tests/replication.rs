@@ -20,7 +20,7 @@ fn the_layout_of_version_4_is_frozen() {
     let command = |body| Command { key: [0xaa; 16], stamped_unix_ms: 1_700_000_000_000, draw: 5, body };
     let block = PortBlock { frontend: FrontendId(3), start: 2048, len: 512 };
     let reclaim =
-        CommandBody::ReclaimComplete { block, reclaim_index: ControlIndex(300), shard: ShardId(2), shard_epoch: 1 };
+        CommandBody::ReclaimComplete { shard: ShardId(2), shard_epoch: 1, blocks: vec![(block, ControlIndex(300))] };
     assert_eq!(hex(&command(CommandBody::Noop)), include_str!("golden/noop.hex").trim());
     assert_eq!(hex(&command(reclaim)), include_str!("golden/reclaim_complete.hex").trim());
     let mut r = registration(7, 0, 9);
@@ -207,7 +207,13 @@ fn reclaim(cluster: &mut Cluster, pick: usize, stale: bool) {
     let index = drain.reclaim_index.0;
     let reclaim_index = ControlIndex(if stale { index - 1 } else { index });
     let before = cluster.state.allocation().clone();
-    let outcome = cluster.propose(CommandBody::ReclaimComplete { block, reclaim_index, shard, shard_epoch });
+    let mut blocks = vec![(block, reclaim_index)];
+    if !stale {
+        // Some more of the same shard, and late ones between them, which change nothing.
+        let more = drains[at + 1..].iter().filter(|(b, _)| b.frontend == block.frontend).take(pick % 4);
+        blocks.extend(more.flat_map(|(b, d)| [(*b, ControlIndex(d.reclaim_index.0 - 1)), (*b, d.reclaim_index)]));
+    }
+    let outcome = cluster.propose(CommandBody::ReclaimComplete { shard, shard_epoch, blocks });
     assert_eq!(outcome.is_applied(), !stale);
     if stale {
         assert_eq!(cluster.state.allocation(), &before, "a stale report frees nothing");

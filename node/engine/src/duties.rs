@@ -78,7 +78,7 @@ impl Shard {
 
     /// Judges a part of the flows under the loaded snapshot, after each load and takeover: what has lost its backend or
     /// its port closes (D5, N4). Returns whether more remain.
-    pub(crate) fn judge_flows(&mut self, home: ShardId, snapshot: &Snapshot) -> bool {
+    pub(crate) fn judge_flows(&mut self, snapshot: &Snapshot) -> bool {
         let Some(mut position) = self.leadership.as_ref().and_then(|l| l.judge) else { return false };
         let mut left = SWEEP_MAX / 2;
         let slots = self.replica.table.slots();
@@ -89,7 +89,7 @@ impl Shard {
                 let record = self.replica.table.record(slot);
                 if record.is_live()
                     && record.closing().is_none()
-                    && let Some(reason) = verdict_on(record, home, snapshot, &self.drains)
+                    && let Some(reason) = verdict_on(record, snapshot, &self.drains)
                     && !self.close(snapshot.control_index, slot, reason)
                 {
                     break;
@@ -107,7 +107,8 @@ impl Shard {
     /// Takes note of what drains, also if this replica is younger than the snapshot that says so; what has drained for too
     /// long is judged again (D5).
     pub(crate) fn watch_drains(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
-        self.drains.note(now_ns, snapshot.shards.get(&home).map_or(&[], |s| &s.draining));
+        let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining);
+        self.drains.note(now_ns, snapshot.control_index, draining);
         if self.drains.end(now_ns) {
             self.judge_again();
         }
@@ -163,25 +164,28 @@ impl Shard {
         }
     }
 
-    /// Emits a fence for each draining block that nothing uses any more (F4, I11).
-    pub(crate) fn fence(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
+    /// Emits a fence for each draining block that nothing uses any more (F4, I11). What it costs is in proportion to what
+    /// has become empty since.
+    pub(crate) fn fence(&mut self, now_ns: u64, snapshot: &Snapshot) {
         let Some(lead) = &self.leadership else { return };
         let grace_end = self.replica.grace_wait_ns(lead.since_ns, snapshot.params.vote_timeout_ms, 0);
-        let Some(config) = snapshot.shards.get(&home) else { return };
-        if config.draining.is_empty() || now_ns < grace_end || !self.stream.is_open() {
+        if now_ns < grace_end || !self.stream.is_open() {
             return;
         }
-        for draining in &config.draining {
-            let key = (draining.block, draining.reclaim_index);
-            if self.replica.fenced.contains(&key)
-                || self.replica.table.usage().flows(&draining.block) > 0
-                || self.overlay.opens_on(&draining.block)
-            {
+        let empty = self.drains.empty(&mut self.replica.table);
+        if empty.is_empty() {
+            return;
+        }
+        let opening = self.overlay.opening_ports();
+        for (block, reclaim_index) in empty {
+            let from = opening.range((block.frontend, block.start)..).next();
+            if from.is_some_and(|(frontend, port)| *frontend == block.frontend && block.contains(*port)) {
                 continue;
             }
-            if self.overlay.fence(draining.block, draining.reclaim_index) {
-                let record = FlowRecord::Fence { block: draining.block, reclaim_index: draining.reclaim_index };
-                self.stream.push(snapshot.control_index, record);
+            self.drains.fenced(&block);
+            let committed = self.replica.fenced.contains(&(block, reclaim_index));
+            if !committed && self.overlay.fence(block, reclaim_index) {
+                self.stream.push(snapshot.control_index, FlowRecord::Fence { block, reclaim_index });
             }
         }
     }
@@ -206,7 +210,7 @@ impl Shard {
 }
 
 /// Why a live mapping may not stay under this snapshot, if so.
-fn verdict_on(record: &Record, home: ShardId, snapshot: &Snapshot, drains: &Drains) -> Option<CloseReason> {
+fn verdict_on(record: &Record, snapshot: &Snapshot, drains: &Drains) -> Option<CloseReason> {
     let backend = snapshot.backends.get(&record.backend);
     let Some(backend) =
         backend.filter(|b| b.vnet == record.vnet && crate::record::Addr::from(b.ip) == record.inside.addr)
@@ -216,12 +220,6 @@ fn verdict_on(record: &Record, home: ShardId, snapshot: &Snapshot, drains: &Drai
     if in_lease(&backend.lease, record.frontend, record.public_port) {
         return None;
     }
-    let draining = snapshot.shards.get(&home).and_then(|s| {
-        s.draining.iter().find(|d| d.block.frontend == record.frontend && d.block.contains(record.public_port))
-    });
-    match draining {
-        Some(draining) if drains.allows(draining) => None,
-        // Outside its lease: taken back, or a base of a re-creation that lacked the reclaim (N4).
-        Some(_) | None => Some(CloseReason::Reclaim),
-    }
+    // Outside its lease: taken back, or a base of a re-creation that lacked the reclaim (N4).
+    (!drains.allows(record.frontend, record.public_port)).then_some(CloseReason::Reclaim)
 }

@@ -104,7 +104,10 @@ impl Worker {
     fn perform(&mut self, now_ns: u64, id: ShardId, term: Term, mine: bool, effect: Effect) {
         match effect {
             Effect::Fenced { block, reclaim_index } => {
-                self.outputs.push_back(WorkerOutput::Fenced { shard: id, block, reclaim_index });
+                // Its owner reports it; a successor reports all that it finds when it begins to serve.
+                if mine {
+                    self.outputs.push_back(WorkerOutput::Fenced { shard: id, block, reclaim_index });
+                }
                 if let Some(s) = self.replica_mut(id) {
                     s.overlay.fenced(block, reclaim_index);
                 }

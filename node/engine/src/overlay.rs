@@ -8,7 +8,7 @@ use hashbrown::HashSet;
 
 use crate::flow::{FlowKey, Slot};
 use crate::held::{HELD_MAX_NS, Parked};
-use crate::ids::{BackendId, ControlIndex, PortBlock};
+use crate::ids::{BackendId, ControlIndex, FrontendId, PortBlock};
 use crate::ports::Claims;
 use crate::record::PublicKey;
 use crate::snapshot::{Map, Sharing};
@@ -53,9 +53,9 @@ impl Overlay {
         self.by_public.contains_key(public)
     }
 
-    /// Whether any mapping opens on the block.
-    pub(crate) fn opens_on(&self, block: &PortBlock) -> bool {
-        self.by_public.keys().any(|k| k.frontend == block.frontend && block.contains(k.port))
+    /// The public ports on which a mapping opens.
+    pub(crate) fn opening_ports(&self) -> BTreeSet<(FrontendId, u16)> {
+        self.by_public.keys().map(|k| (k.frontend, k.port)).collect()
     }
 
     /// What mappings that open take besides their tuples.

@@ -2,6 +2,8 @@
 //!
 //! No packets here: the pipeline asks and proposes. Called by the worker only.
 
+use std::collections::BTreeSet;
+
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
 use crate::drains::Drains;
@@ -154,6 +156,7 @@ impl Shard {
     /// Forgets what was proposed (F1, F8). Returns the packets to drop.
     pub(crate) fn drop_overlay(&mut self) -> Vec<(BackendId, crate::held::Parked)> {
         let (packets, closing) = self.overlay.clear();
+        self.drains.examine_again();
         for slot in closing {
             self.replica.table.record_mut(slot).mark = Mark::None;
         }
@@ -229,12 +232,11 @@ impl Shard {
 
     /// A newer snapshot is in force: flows are judged again, and orders of changed leases are made anew when needed.
     pub(crate) fn snapshot_loaded(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
-        self.drains.note(now_ns, snapshot.shards.get(&home).map_or(&[], |s| &s.draining));
+        let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining);
+        self.drains.note(now_ns, snapshot.control_index, draining);
         if snapshot.control_index >= self.replica.meta.control_index {
-            let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining[..]);
-            self.replica
-                .fenced
-                .retain(|(block, index)| draining.iter().any(|d| d.block == *block && d.reclaim_index == *index));
+            let draining: BTreeSet<_> = draining.iter().map(|d| (d.block, d.reclaim_index)).collect();
+            self.replica.fenced.retain(|key| draining.contains(key));
         }
         self.rates.retain(snapshot);
         self.orders.retain(|id, order| snapshot.backends.get(id).is_some_and(|b| order.is_of(&b.lease)));

@@ -307,10 +307,10 @@ impl Worker {
         entry.last_owned_ns = Some(now_ns);
         s.lease_end_ns = s.lease_end_ns.max(words.word(id).lease_until_ns);
         s.watch_drains(now_ns, id, snapshot);
-        s.judge_flows(id, snapshot);
+        s.judge_flows(snapshot);
         s.sweep_idle(now_ns, snapshot);
         s.end_holds(now_ns, snapshot);
-        s.fence(now_ns, id, snapshot);
+        s.fence(now_ns, snapshot);
         for (block, reclaim_index) in s.fences_to_report(now_ns, id, snapshot) {
             self.outputs.push_back(WorkerOutput::Fenced { shard: id, block, reclaim_index });
         }

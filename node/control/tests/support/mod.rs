@@ -116,7 +116,7 @@ impl Cluster {
                 let shard = self.state.allocation().frontends[&block.frontend].shard;
                 let shard_epoch = self.state.shards()[&shard].epoch;
                 let reclaim_index = drain.reclaim_index;
-                self.propose(CommandBody::ReclaimComplete { block, reclaim_index, shard, shard_epoch });
+                self.propose(CommandBody::ReclaimComplete { shard, shard_epoch, blocks: vec![(block, reclaim_index)] });
             }
         }
         panic!("blocks drain for ever");

@@ -2,13 +2,14 @@
 //!
 //! It keeps I47 (allocated = live + held + free) by construction. It never decides what may be written: `apply` does.
 
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
 
 use super::index::Index;
 use super::record::{FlowKey, Mark, Record, Seen, Slot, State};
-use crate::ids::{BackendId, LogIndex, Side};
+use crate::ids::{BackendId, FrontendId, LogIndex, PortBlock, Side};
 use crate::ports::{Claims, PortUsage};
 use crate::record::{Addr, HoldClass, InsideKey, PublicKey};
 use crate::snapshot::{Map, Sharing};
@@ -95,6 +96,16 @@ impl Table {
     #[must_use]
     pub const fn usage(&self) -> &PortUsage {
         &self.usage
+    }
+
+    /// Watches exactly these blocks for becoming empty.
+    pub(crate) fn watch(&mut self, blocks: impl Iterator<Item = PortBlock>) {
+        self.usage.watch(blocks);
+    }
+
+    /// Watched blocks that have become empty since this was asked last, by frontend and first port.
+    pub(crate) fn take_emptied(&mut self) -> BTreeSet<(FrontendId, u16)> {
+        self.usage.take_emptied()
     }
 
     /// Octets that the mappings and their indexes take.
@@ -379,7 +390,7 @@ fn fold(hash: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{FrontendId, PortBlock, VnetId};
+    use crate::ids::VnetId;
     use crate::record::{Endpoint, Proto};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -415,6 +426,10 @@ mod tests {
         fn the_table_agrees_with_a_map(ops in proptest::collection::vec((0u8..4, 0u16..40, 0u16..3), 0..400)) {
             let mut t = Table::new(7);
             let mut model: BTreeMap<PublicKey, bool> = BTreeMap::new();
+            let watched = [(2048, 16), (2080, 8)].map(|(start, len)| PortBlock { frontend: FrontendId(1), start, len });
+            t.watch(watched.into_iter());
+            prop_assert_eq!(t.take_emptied().len(), watched.len(), "they are empty now");
+            let mut used = [0; 2];
             for (i, (op, port, remote)) in ops.into_iter().enumerate() {
                 let at = LogIndex(u64::try_from(i).unwrap());
                 let key = public(2048 + port, 53 + remote);
@@ -427,6 +442,13 @@ mod tests {
                     (3, Some(s), _) => { t.release(s); model.remove(&key); }
                     _ => {}
                 }
+                for (block, used) in watched.iter().zip(&mut used) {
+                    let now = model.keys().filter(|key| block.contains(key.port)).count();
+                    prop_assert_eq!(t.usage().flows(block), u64::try_from(now).unwrap(), "counted as they came");
+                    let emptied = std::mem::replace(used, now) > 0 && now == 0;
+                    prop_assert_eq!(t.usage.emptied(block), emptied);
+                }
+                t.take_emptied();
             }
             let live = u32::try_from(model.values().filter(|l| **l).count()).unwrap();
             let held = u32::try_from(model.len()).unwrap() - live;

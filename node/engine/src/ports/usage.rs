@@ -1,5 +1,7 @@
 //! How many mappings, live and held, use each port: what a fence (F4) and `qnat ports` ask.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
@@ -27,16 +29,32 @@ pub struct BlockUse {
     pub held_flows: u64,
 }
 
-/// Mappings per port of a shard's frontends. Pages come with the first mapping in them and stay.
+/// A block whose emptiness is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    block: PortBlock,
+    /// Live and held mappings on it.
+    flows: u64,
+}
+
+/// Mappings per port of a shard's frontends. Pages come with the first mapping in them and stay. Blocks that are watched
+/// have a count of their own, kept as mappings come and go.
 #[derive(Debug, Default)]
 pub struct PortUsage {
     pages: HashMap<(FrontendId, u16), Box<Page>, FixedState>,
+    /// By frontend and first port; blocks do not overlap.
+    watched: BTreeMap<(FrontendId, u16), Watched>,
+    /// Watched blocks that have become empty since they were last taken, by frontend and first port.
+    emptied: BTreeSet<(FrontendId, u16)>,
 }
 
 impl PortUsage {
-    /// Live and held mappings on a block.
+    /// Live and held mappings on a block. Counted port by port unless the block is watched.
     #[must_use]
     pub fn flows(&self, block: &PortBlock) -> u64 {
+        if let Some(watched) = self.watched.get(&(block.frontend, block.start)).filter(|w| w.block == *block) {
+            return watched.flows;
+        }
         let u = self.block(block);
         u.live_flows + u.held_flows
     }
@@ -57,11 +75,59 @@ impl PortUsage {
         sum
     }
 
+    /// How many blocks are watched.
+    pub(crate) fn watched(&self) -> usize {
+        self.watched.len()
+    }
+
+    /// Watches exactly these blocks, which do not overlap; those that are empty now are told as emptied.
+    pub(crate) fn watch(&mut self, blocks: impl Iterator<Item = PortBlock>) {
+        let watched = blocks.map(|block| ((block.frontend, block.start), Watched { block, flows: self.flows(&block) }));
+        let watched: BTreeMap<_, _> = watched.collect();
+        self.emptied = watched.iter().filter(|(_, w)| w.flows == 0).map(|(at, _)| *at).collect();
+        self.watched = watched;
+    }
+
+    /// Watched blocks that have become empty since this was asked last, by frontend and first port.
+    pub(crate) fn take_emptied(&mut self) -> BTreeSet<(FrontendId, u16)> {
+        std::mem::take(&mut self.emptied)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn emptied(&self, block: &PortBlock) -> bool {
+        self.emptied.contains(&(block.frontend, block.start))
+    }
+
+    fn watched_at(&mut self, frontend: FrontendId, port: u16) -> Option<&mut Watched> {
+        if self.watched.is_empty() {
+            return None;
+        }
+        let (_, watched) = self.watched.range_mut(..=(frontend, port)).next_back()?;
+        (watched.block.frontend == frontend && watched.block.contains(port)).then_some(watched)
+    }
+
+    fn count_one_more(&mut self, frontend: FrontendId, port: u16) {
+        if let Some(watched) = self.watched_at(frontend, port) {
+            watched.flows += 1;
+        }
+    }
+
+    fn count_one_less(&mut self, frontend: FrontendId, port: u16) {
+        let Some(watched) = self.watched_at(frontend, port) else { return };
+        watched.flows = watched.flows.checked_sub(1).expect("a mapping on a watched block was counted");
+        if watched.flows == 0 {
+            let at = (watched.block.frontend, watched.block.start);
+            self.emptied.insert(at);
+        }
+    }
+
     pub(crate) fn open(&mut self, frontend: FrontendId, port: u16) {
+        self.count_one_more(frontend, port);
         self.page(frontend, port).live[usize::from(port) % PAGE] += 1;
     }
 
     pub(crate) fn hold_new(&mut self, frontend: FrontendId, port: u16) {
+        self.count_one_more(frontend, port);
         self.page(frontend, port).held[usize::from(port) % PAGE] += 1;
     }
 
@@ -78,6 +144,7 @@ impl PortUsage {
     }
 
     pub(crate) fn release(&mut self, frontend: FrontendId, port: u16) {
+        self.count_one_less(frontend, port);
         let held = &mut self.page(frontend, port).held[usize::from(port) % PAGE];
         *held = held.checked_sub(1).expect("a held mapping was counted");
     }

@@ -270,7 +270,8 @@ impl<S: LogStore> ControlMember<S> {
                 }
             }
             ControlDuty::Fenced { shard, epoch, block, reclaim_index } => {
-                let body = CommandBody::ReclaimComplete { block, reclaim_index, shard, shard_epoch: epoch };
+                let body =
+                    CommandBody::ReclaimComplete { shard, shard_epoch: epoch, blocks: vec![(block, reclaim_index)] };
                 self.enqueue(now, None, body);
             }
             ControlDuty::Stopped { .. } => {}

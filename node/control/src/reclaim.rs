@@ -1,0 +1,117 @@
+//! What becomes of blocks that come back (F5): who waits for ports is served, at the cost of what has changed.
+//!
+//! Comes to the same as `Allocation::settle` would (checked by `State::check`), without its walk over all backends. Called
+//! by `apply` for reports of fences.
+
+use std::collections::BTreeSet;
+
+use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId};
+
+use crate::allocation::{Allocation, Declared, Grant, Settle, Tally};
+use crate::outcome::{Refusal, refuse};
+
+impl Allocation {
+    /// Fences of these blocks were committed: the ports of those that still drain under exactly that index are free (F5).
+    ///
+    /// # Errors
+    /// If none of them is; nothing has changed then.
+    pub(crate) fn reclaim(
+        &mut self,
+        with: &Settle<'_>,
+        shard: ShardId,
+        blocks: &[(PortBlock, ControlIndex)],
+    ) -> Result<(), Refusal> {
+        let mut freed: BTreeSet<BackendId> = BTreeSet::new();
+        let mut touched: BTreeSet<FrontendId> = BTreeSet::new();
+        let mut why = None;
+        for (block, reclaim_index) in blocks {
+            match self.reclaimed(*block, *reclaim_index, shard) {
+                Ok(backend) => {
+                    freed.insert(backend);
+                    touched.insert(block.frontend);
+                }
+                Err(refusal) => why = why.or(Some(refusal)),
+            }
+        }
+        if freed.is_empty() {
+            return match why {
+                Some(refusal) => Err(refusal),
+                None => refuse("the report names no block", "nothing to do"),
+            };
+        }
+        for id in &freed {
+            self.unbind_if_drained(*id);
+        }
+        self.serve_waiting(with, &freed, &mut touched);
+        for frontend in touched {
+            self.places.touch(frontend, with.index);
+            self.note_if_idle(frontend, with.stamped_unix_ms);
+        }
+        Ok(())
+    }
+
+    /// Backends that wait get what has become free: those whose own blocks have drained may be bound anew, the others are
+    /// served only by the frontends that were touched, since nothing has changed elsewhere.
+    fn serve_waiting(&mut self, with: &Settle<'_>, freed: &BTreeSet<BackendId>, touched: &mut BTreeSet<FrontendId>) {
+        let declared = self.frontends_by_address();
+        let grant_of = |allocation: &Self, id: BackendId| -> Option<Grant> {
+            let backend = &allocation.backends[&id];
+            let (balancer, rule) = with.desired.rule_of(backend.pool.as_ref()?)?;
+            Some(Grant::of(with.desired, balancer, rule, backend.grant, &declared))
+        };
+        let mut served: Vec<(BackendId, Grant)> = Vec::new();
+        for id in self.places.waiting() {
+            let Some(grant) = grant_of(self, id) else { continue };
+            let near = match self.backends[&id].frontend {
+                Some(frontend) => touched.contains(&frontend),
+                None => freed.contains(&id) || grant.frontends.iter().any(|frontend| touched.contains(frontend)),
+            };
+            if near {
+                served.push((id, grant));
+            }
+        }
+        let mut tally = Tally::default();
+        for (id, grant) in &served {
+            if self.backends[id].frontend.is_none() {
+                for frontend in &grant.frontends {
+                    self.count_into(&mut tally, *frontend);
+                }
+                self.bind(*id, grant, &mut tally, with.draw);
+                touched.extend(self.backends[id].frontend);
+            }
+        }
+        for (id, grant) in &served {
+            let backend = &self.backends[id];
+            if let Some(frontend) = backend.frontend.filter(|f| grant.frontends.contains(f))
+                && backend.ports() < grant.ports
+            {
+                self.count_into(&mut tally, frontend);
+                self.grow(*id, grant.ports, &mut tally, with.index);
+            }
+        }
+        for (id, _) in &served {
+            self.places.judge(*id, &self.backends[id]);
+        }
+    }
+
+    /// What is free on the frontend and how many are bound to it, unless it is known already.
+    fn count_into(&self, tally: &mut Tally, frontend: FrontendId) {
+        tally.free.entry(frontend).or_insert_with(|| self.free_on(frontend));
+        tally.bound.entry(frontend).or_insert_with(|| self.places.bound_count(frontend));
+    }
+
+    /// A backend is free to bind anew only when nothing of it is left on its old frontend (M3); an undeclared one goes.
+    fn unbind_if_drained(&mut self, id: BackendId) {
+        let backend = self.backends.get_mut(&id).expect("the owner of a draining block exists");
+        if !backend.lease.is_empty() || self.places.drains(id) {
+            return;
+        }
+        if let Some(frontend) = backend.frontend.take() {
+            self.places.unbind(id, frontend);
+        }
+        if backend.declared == Declared::No {
+            self.backends.remove(&id);
+            self.places.forget(id);
+        }
+    }
+}
