@@ -37,14 +37,17 @@ fn token_ns(params: &Params) -> u64 {
 }
 
 impl Shard {
-    /// Whether a backend may open one more flow.
+    /// Whether a backend may open one more flow: below its limit, and with no more flows than the table has room left.
     pub(crate) fn admits(&self, now_ns: u64, params: &Params, backend: BackendId) -> Result<(), DropReason> {
         let (table, overlay) = (&self.replica.table, &self.overlay);
         let all = u64::from(table.live()) + u64::from(table.held()) + overlay.len() as u64;
         let own = u64::from(table.flows_of(backend)) + u64::from(overlay.opens_of(backend));
-        if all >= u64::from(params.flows_per_shard_max) {
+        let room = u64::from(params.flows_per_shard_max).saturating_sub(all);
+        if room == 0 {
             Err(DropReason::TableFull)
-        } else if own >= u64::from(params.flows_per_backend_max) {
+        } else if own >= room.min(params.flows_per_backend_max.into()) {
+            // What is left of the table is for those who have less of it (I40): however few or many fill it, a part stays
+            // free for everybody else, without a share that is fixed in advance and unused.
             Err(DropReason::FlowLimit)
         } else if self.rates.is_empty(now_ns, params, backend) {
             Err(DropReason::RateLimit)

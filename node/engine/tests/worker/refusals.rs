@@ -69,9 +69,10 @@ fn a_backend_hears_what_policy_refuses_if_it_is_to_hear_it() {
 #[test]
 fn a_backend_hears_of_each_quota_that_refuses_its_flow_and_its_other_flows_go_on() {
     type Quota = (fn(&mut Snapshot), u16, DropReason);
-    let quotas: [Quota; 4] = [
+    let quotas: [Quota; 5] = [
         (|s| s.params.flows_per_backend_max = 2, 2, DropReason::FlowLimit),
-        (|s| s.params.flows_per_shard_max = 3, 3, DropReason::TableFull),
+        (|s| s.params.flows_per_shard_max = 1, 1, DropReason::TableFull),
+        (|s| s.params.flows_per_shard_max = 4, 2, DropReason::FlowLimit),
         (|s| s.params.new_flows_per_second_max = 4, 4, DropReason::RateLimit),
         (|_| {}, 64, DropReason::PortsExhausted),
     ];

@@ -447,6 +447,26 @@ fn a_backend_at_its_flow_limit_opens_nothing_and_keeps_what_it_has() {
 }
 
 #[test]
+fn backends_at_their_limit_leave_a_part_of_the_table_to_all_others() {
+    let mut lab = Lab::new(1);
+    lab.load(11, |s| (s.params.flows_per_shard_max, s.params.flows_per_backend_max) = (56, 56));
+    let flood = |lab: &mut Lab, from| -> u16 {
+        let opened = (1..=60).take_while(|port| {
+            let verdict = lab.out(0, udp(from, *port, REMOTE, 4500));
+            assert!(matches!(verdict, Verdict::Consumed | Verdict::Drop(DropReason::FlowLimit)), "{verdict:?}");
+            verdict == Verdict::Consumed
+        });
+        u16::try_from(opened.count()).expect("few")
+    };
+    assert_eq!(flood(&mut lab, A), 28, "one alone takes half");
+    assert_eq!(flood(&mut lab, B), 14, "half of what is left");
+    lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 4500));
+    lab.pass(0, Side::Inside, udp(B, 1, REMOTE, 4500));
+    let (live, held) = (lab.nodes[0].worker.shards()[0].live, lab.nodes[0].worker.shards()[0].held);
+    assert_eq!((live, held), (42, 0), "a quarter is left for who has little");
+}
+
+#[test]
 fn a_backend_over_its_rate_opens_nothing_for_a_while_and_others_do_not_feel_it() {
     let mut lab = Lab::new(1);
     lab.load(11, |s| s.params.new_flows_per_second_max = 10);
