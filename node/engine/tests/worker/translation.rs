@@ -462,7 +462,7 @@ fn backends_at_their_limit_leave_a_part_of_the_table_to_all_others() {
     assert_eq!(flood(&mut lab, B), 14, "half of what is left");
     lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 4500));
     lab.pass(0, Side::Inside, udp(B, 1, REMOTE, 4500));
-    let (live, held) = (lab.nodes[0].worker.shards()[0].live, lab.nodes[0].worker.shards()[0].held);
+    let (live, held) = (lab.nodes[0].worker.shard_status()[0].live, lab.nodes[0].worker.shard_status()[0].held);
     assert_eq!((live, held), (42, 0), "a quarter is left for who has little");
 }
 
