@@ -436,7 +436,8 @@ fn a_report_of_another_shard_frees_no_block() {
     let own = allocation.frontends[&block.frontend].shard;
     let other = *cluster.state.shards().keys().find(|shard| **shard != own).expect("two shards");
     let shard_epoch = cluster.state.shards()[&other].epoch;
-    let report = |shard| CommandBody::ReclaimComplete { block, reclaim_index: drain.reclaim_index, shard, shard_epoch };
+    let blocks = vec![(block, drain.reclaim_index)];
+    let report = |shard| CommandBody::ReclaimComplete { shard, shard_epoch, blocks: blocks.clone() };
     assert_eq!(cluster.refused(report(other)), format!("the block is not of shard {other}"));
     cluster.applied(report(own));
     assert!(!cluster.state.allocation().drains.contains_key(&block));
