@@ -1,5 +1,6 @@
 //! The qnat daemon and its command line.
 
+pub mod answers;
 pub mod api;
 pub mod cli;
 pub mod client;

@@ -4,7 +4,7 @@
 //! Pure: no clock, socket, log or Raft; commands come in as bytes, decisions come out as data. It imports only `engine`'s
 //! types. [`state::State`] is the whole; [`command::Command`] is what changes it; `apply` says how; [`compile`] turns it
 //! into what workers judge packets by; [`reconcile`] says what the control leader should propose now; [`plan`] says what a
-//! configuration would change; [`view`] is what people and programs see; [`port_log`] says who had which ports when; [`recovery`] is what a cluster continues from
+//! configuration would change; [`view`] is what people and programs see, with each [`concern`]; [`port_log`] says who had which ports when; [`recovery`] is what a cluster continues from
 //! that was lost. Called by `node` and by the simulator.
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod buddy;
 pub mod codec;
 pub mod command;
 pub mod compile;
+pub mod concern;
 pub mod config;
 pub mod outcome;
 mod places;

@@ -16,7 +16,7 @@ use crate::state::State;
 use crate::tier;
 
 /// What a change does to a resource.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize)]
 pub enum ChangeKind {
     /// It comes.
     #[serde(rename = "+")]
@@ -30,7 +30,7 @@ pub enum ChangeKind {
 }
 
 /// One change.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Change {
     /// Add, remove or modify.
     pub kind: ChangeKind,

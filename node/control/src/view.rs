@@ -3,20 +3,22 @@
 //! Serialisable rows made from the state alone; what only the running groups know (leaders, lag) is joined by the caller.
 //! It says why something is not as it should be, and what an operator can do. It must never be read back into the state.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use engine::ids::{FrontendId, Incarnation, Mac, PortBlock, ShardId};
-use serde::Serialize;
+use engine::ids::{BackendId, FrontendId, Incarnation, Mac, PortBlock, ShardId};
+use serde::{Deserialize, Serialize};
 
 use crate::allocation::{Backend, Declared};
 use crate::apply::whole;
+use crate::concern::{Concern, Severity, Subject, What};
 use crate::registry::Standing;
 use crate::shards::{Origin, Shard};
 use crate::state::State;
 use crate::{tier, validate};
 
 /// A block of ports, first and last included.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PortRange {
     /// First port.
     pub first: u16,
@@ -25,7 +27,7 @@ pub struct PortRange {
 }
 
 /// `qnat get shards`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ShardView {
     /// The shard.
     pub shard: u16,
@@ -41,8 +43,8 @@ pub struct ShardView {
     pub leaving: Vec<ReplicaView>,
     /// Voters as last reported.
     pub voters: Vec<u64>,
-    /// `unplaced`, `founded`, `recreated` or `lost`.
-    pub origin: &'static str,
+    /// How its epoch began.
+    pub origin: OriginView,
     /// Whether the epoch is being sealed.
     pub sealing: bool,
     /// Why it has not its full redundancy, or no owner; empty if all is well.
@@ -51,8 +53,22 @@ pub struct ShardView {
     pub remedy: String,
 }
 
+/// How a shard's epoch began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OriginView {
+    /// Not at all yet: no member was registered when it was declared.
+    Unplaced,
+    /// Empty.
+    Founded,
+    /// From a survivor of the epoch before it (N4).
+    Recreated,
+    /// Empty, since nobody survived.
+    Lost,
+}
+
 /// A replica of a shard.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReplicaView {
     /// Its node, if that is still known.
     pub node: Option<u32>,
@@ -65,7 +81,7 @@ pub struct ReplicaView {
 }
 
 /// `qnat get nodes`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NodeView {
     /// The node.
     pub node: u32,
@@ -92,7 +108,7 @@ pub struct NodeView {
 }
 
 /// `qnat get backends`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BackendView {
     /// Its number.
     pub backend: u32,
@@ -123,7 +139,7 @@ pub struct BackendView {
 }
 
 /// `qnat get frontends`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FrontendView {
     /// Its number.
     pub frontend: u32,
@@ -148,7 +164,7 @@ pub struct FrontendView {
 }
 
 /// `qnat get pools`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PoolView {
     /// `load_balancer/pool`.
     pub pool: String,
@@ -165,7 +181,7 @@ pub struct PoolView {
 }
 
 /// The part of `qnat status` that the state knows.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StatusView {
     /// The cluster's id, in hex.
     pub cluster_id: String,
@@ -192,7 +208,7 @@ pub struct StatusView {
 }
 
 /// The stop token.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StopTokenView {
     /// Who holds it.
     pub holder: u32,
@@ -200,17 +216,6 @@ pub struct StopTokenView {
     pub since: u64,
     /// The holder has started anew since it took the token.
     pub restarted: bool,
-}
-
-/// Something that is not as it should be.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Concern {
-    /// About what: `shard 3`, `backend b1/ipconfig1`.
-    pub about: String,
-    /// Why.
-    pub why: String,
-    /// What helps.
-    pub remedy: String,
 }
 
 /// Most concerns in a status.
@@ -256,7 +261,7 @@ pub fn backends(state: &State) -> Vec<BackendView> {
     let view = |(id, backend): (&engine::ids::BackendId, &Backend)| {
         let own = state.allocation.drains.iter().filter(|(_, drain)| drain.backend == *id);
         let draining: Vec<PortRange> = own.map(|(block, _)| range(block)).collect();
-        let (why, remedy) = backend_concern(state, backend, !draining.is_empty());
+        let (why, remedy) = words(backend_concern(state, backend, !draining.is_empty()));
         BackendView {
             backend: id.0,
             name: format!("{}/{}", backend.instance, backend.ip_configuration),
@@ -328,13 +333,11 @@ pub fn pools(state: &State) -> Vec<PoolView> {
 #[must_use]
 pub fn status(state: &State) -> StatusView {
     let wanted = state.replicas_wanted();
-    let mut concerns = Vec::new();
-    for view in shards(state).into_iter().filter(|view| !view.why.is_empty()) {
-        concerns.push(Concern { about: format!("shard {}", view.shard), why: view.why, remedy: view.remedy });
-    }
-    for view in backends(state).into_iter().filter(|view| !view.why.is_empty()) {
-        concerns.push(Concern { about: format!("backend {}", view.name), why: view.why, remedy: view.remedy });
-    }
+    let mut concerns: Vec<Concern> = state.shards.iter().filter_map(|(id, s)| shard_concern(state, *id, s)).collect();
+    let draining: BTreeSet<BackendId> = state.allocation.drains.values().map(|drain| drain.backend).collect();
+    let backends = state.allocation.backends.iter();
+    let concerned = backends.filter_map(|(id, b)| backend_concern(state, b, draining.contains(id)));
+    concerns.extend(concerned.take(CONCERNS_MAX));
     concerns.truncate(CONCERNS_MAX);
     StatusView {
         cluster_id: state.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -362,7 +365,7 @@ fn shard_view(state: &State, id: ShardId, shard: &Shard) -> ShardView {
         gone: state.registry.gone(*life),
         sealed: shard.sealing.is_some() && shard.sealed(*life),
     };
-    let (why, remedy) = shard_concern(state, shard);
+    let (why, remedy) = words(shard_concern(state, id, shard));
     ShardView {
         shard: id.0,
         virtual_mac: Mac::of_shard(id).to_string(),
@@ -372,10 +375,10 @@ fn shard_view(state: &State, id: ShardId, shard: &Shard) -> ShardView {
         leaving: shard.leaving.iter().map(replica).collect(),
         voters: shard.voters.iter().map(|life| life.0).collect(),
         origin: match shard.origin {
-            Origin::Unplaced => "unplaced",
-            Origin::Founded { .. } => "founded",
-            Origin::Recreated { .. } => "recreated",
-            Origin::Lost { .. } => "lost",
+            Origin::Unplaced => OriginView::Unplaced,
+            Origin::Founded { .. } => OriginView::Founded,
+            Origin::Recreated { .. } => OriginView::Recreated,
+            Origin::Lost { .. } => OriginView::Lost,
         },
         sealing: shard.sealing.is_some(),
         why,
@@ -383,8 +386,13 @@ fn shard_view(state: &State, id: ShardId, shard: &Shard) -> ShardView {
     }
 }
 
-/// Why a shard has no full redundancy or no owner, and what helps.
-fn shard_concern(state: &State, shard: &Shard) -> (String, String) {
+/// A concern in a row that has no more to say.
+fn words(concern: Option<Concern>) -> (String, String) {
+    concern.map_or_else(Default::default, |concern| (concern.why, concern.remedy))
+}
+
+/// Why a shard has no full redundancy or no owner, as far as the state says, and what helps.
+fn shard_concern(state: &State, id: ShardId, shard: &Shard) -> Option<Concern> {
     let registry = &state.registry;
     let nodes = |lives: &mut dyn Iterator<Item = Incarnation>| -> String {
         let mut nodes: Vec<u32> = lives.filter_map(|life| registry.node_of(life)).map(|node| node.0).collect();
@@ -392,64 +400,73 @@ fn shard_concern(state: &State, shard: &Shard) -> (String, String) {
         nodes.dedup();
         nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
-    let say = |why: String, remedy: &str| (why, remedy.to_owned());
+    let subject = Subject::Shard { shard: id.0 };
+    let say = |severity, what, why: String, remedy| Some(Concern::new(severity, subject, what, why, remedy));
     if shard.origin == Origin::Unplaced {
-        return say("no node was registered when it was declared".into(), "start a node; it is placed by itself");
+        let why = "no node was registered when it was declared".into();
+        return say(Severity::Critical, What::NoOwner, why, "start a node; it is placed by itself");
     }
     if shard.sealing.is_some() {
         let active = nodes(&mut shard.active(registry).into_iter());
         return if !shard.quorum_impossible(registry) || (shard.base(registry).is_none() && !active.is_empty()) {
             let why = format!("no owner: it lost its quorum, and node {active} has neither sealed nor gone");
-            say(why, "bring that node back, or remove it after powering it off: qnat node-remove NODE")
+            let remedy = "bring that node back, or remove it after powering it off: qnat node-remove NODE";
+            say(Severity::Critical, What::NoOwner, why, remedy)
         } else {
-            say("no owner: it is being re-created from its survivors".into(), "wait a moment")
+            let why = "no owner: it is being re-created from its survivors".into();
+            say(Severity::Critical, What::NoOwner, why, "wait a moment")
         };
     }
     if !shard.leaving.is_empty() {
         let why = format!("replicas of node {} are being replaced", nodes(&mut shard.leaving.iter().copied()));
-        return say(why, "wait until the new ones are in step; both groups of nodes must stay up");
+        let remedy = "wait until the new ones are in step; both groups of nodes must stay up";
+        return say(Severity::Warning, What::Moving, why, remedy);
     }
-    let fewer = |n: usize| n < state.replicas_wanted();
-    if fewer(shard.members.len()) {
-        let why = format!("{} of {} replicas", shard.members.len(), state.replicas_wanted());
-        return say(why, "wait: registered nodes are added by themselves, one change at a time");
+    let wanted = state.replicas_wanted();
+    if shard.members.len() < wanted {
+        let why = format!("{} of {wanted} replicas", shard.members.len());
+        let remedy = "wait: registered nodes are added by themselves, one change at a time";
+        return say(Severity::Warning, What::BelowRedundancy, why, remedy);
     }
-    if fewer(shard.voters.len()) {
+    if shard.voters.len() < wanted {
         let alone = matches!(shard.origin, Origin::Recreated { .. } | Origin::Lost { .. }) && shard.voters.len() == 1;
         let why = match alone {
             true => format!("re-created: only node {} holds its flows", nodes(&mut shard.voters.iter().copied())),
-            false => format!("{} of {} replicas vote", shard.voters.len(), state.replicas_wanted()),
+            false => format!("{} of {wanted} replicas vote", shard.voters.len()),
         };
-        return say(why, "wait until the others are in step; do not stop a node now");
+        let remedy = "wait until the others are in step; do not stop a node now";
+        return say(Severity::Warning, What::BelowRedundancy, why, remedy);
     }
-    if state.registry.registered().count() < 3 {
-        return say("fewer than three nodes: one failure stops it".into(), "let more nodes join: qnat join");
-    }
-    (String::new(), String::new())
+    None
 }
 
 /// Why a backend has no ports, or fewer than its grant, and what helps.
-fn backend_concern(state: &State, backend: &Backend, drains: bool) -> (String, String) {
-    let say = |why: &str, remedy: &str| (why.to_owned(), remedy.to_owned());
+fn backend_concern(state: &State, backend: &Backend, drains: bool) -> Option<Concern> {
+    let subject = || Subject::Backend { name: format!("{}/{}", backend.instance, backend.ip_configuration) };
+    let wait = "wait until their flows are closed and fenced";
     if backend.declared == Declared::No {
-        return say("removed; its blocks are draining", "wait until their flows are closed and fenced");
+        return Some(Concern::notice(subject(), What::Draining, "removed; its blocks are draining", wait));
     }
     let Some(pool) = &backend.pool else {
-        return say("no outbound path: it is in no pool", "put it into a pool that has an outbound rule");
+        let remedy = "put it into a pool that has an outbound rule";
+        return Some(Concern::warning(subject(), What::NoPath, "no outbound path: it is in no pool", remedy));
     };
     if state.desired.rule_of(pool).is_none() {
-        return say("no outbound path: its pool has no outbound rule", "add an outbound rule for the pool");
+        let why = "no outbound path: its pool has no outbound rule";
+        return Some(Concern::warning(subject(), What::NoPath, why, "add an outbound rule for the pool"));
     }
     if backend.ports() >= backend.grant {
-        return (String::new(), String::new());
+        return None;
     }
     if drains && backend.lease.is_empty() {
-        return say("its old blocks must drain before it is bound to another frontend", "wait until they have drained");
+        let why = "its old blocks must drain before it is bound to another frontend";
+        return Some(Concern::warning(subject(), What::PortsMissing, why, "wait until they have drained"));
     }
     let waiting = state.allocation.drains.keys().any(|block| backend.frontend.is_none_or(|f| f == block.frontend));
+    let short = |why: &str, remedy: &str| Some(Concern::warning(subject(), What::PortsMissing, why, remedy));
     match waiting {
-        true => say("its frontends have no room until other blocks have drained", "wait until they have drained"),
-        false => say("its frontends have no room", "add a frontend to its outbound rule"),
+        true => short("its frontends have no room until other blocks have drained", "wait until they have drained"),
+        false => short("its frontends have no room", "add a frontend to its outbound rule"),
     }
 }
 

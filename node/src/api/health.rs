@@ -1,7 +1,8 @@
 //! Whether this member does its part, judged from its own status: what `/healthz` answers.
 
 use serde::Serialize;
-use serde_json::Value;
+
+use crate::answers::Status;
 
 /// The answer of `/healthz`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -9,7 +10,7 @@ pub(super) struct Health {
     /// The node is registered, and a flow group runs for every shard that it is a member of.
     pub(super) healthy: bool,
     /// The node.
-    pub(super) node: Option<u64>,
+    pub(super) node: Option<u32>,
     /// Its life; none before it has registered.
     pub(super) incarnation: Option<u64>,
     /// What is missing.
@@ -18,23 +19,17 @@ pub(super) struct Health {
 
 impl Health {
     /// Reads it out of the answer to `Status`.
-    pub(super) fn of(status: &Value) -> Self {
-        let me = &status["me"];
-        let node = me["node"].as_u64();
-        // Incarnations are control indexes; none is 0.
-        let incarnation = me["incarnation"].as_u64().filter(|life| *life > 0);
+    pub(super) fn of(status: &Status) -> Self {
+        let node = status.me.node;
+        let incarnation = status.me.incarnation;
         let mut problems = Vec::new();
         if incarnation.is_none() {
             problems.push("not registered with the cluster yet".to_owned());
         }
-        for shard in status["shards"].as_array().into_iter().flatten() {
-            let member = shard["members"].as_array().is_some_and(|members| members.iter().any(|m| m.as_u64() == node));
-            let runs = shard["role"].as_str().is_some_and(|role| !role.is_empty() && role != "none");
-            if member && node.is_some() && !runs {
-                problems.push(format!("the flow group of shard {} does not run", shard["shard"]));
-            }
+        for row in status.shards.iter().filter(|row| row.members.contains(&Some(node)) && row.role.is_none()) {
+            problems.push(format!("the flow group of shard {} does not run", row.shard));
         }
-        Self { healthy: problems.is_empty(), node, incarnation, problems }
+        Self { healthy: problems.is_empty(), node: Some(node), incarnation, problems }
     }
 
     /// The node did not say.

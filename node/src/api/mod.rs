@@ -186,7 +186,10 @@ async fn resources(shared: web::Data<Shared>, kind: web::Path<String>) -> Answer
 
 async fn healthz(shared: web::Data<Shared>) -> HttpResponse {
     let health = match shared.ask(Request::Status).await {
-        Ok(status) => health::Health::of(&status),
+        Ok(status) => match serde_json::from_value(status) {
+            Ok(status) => health::Health::of(&status),
+            Err(error) => health::Health::unknown(vec![error.to_string()]),
+        },
         Err(problem) => health::Health::unknown(problem.0.problems),
     };
     let status = if health.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

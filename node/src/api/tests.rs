@@ -124,8 +124,10 @@ fn only_loopback_is_listened_on() {
 #[test]
 fn health_needs_registration_and_a_running_group_for_each_own_shard() {
     let status = |incarnation: Value, role: Value| {
-        json!({"me": {"node": 1, "incarnation": incarnation}, "shards": [
-            {"shard": 1, "members": [1, 2], "role": role}, {"shard": 2, "members": [2, 3], "role": null}]})
+        serde_json::from_value(json!({"me": {"node": 1, "incarnation": incarnation}, "shards": [
+            {"shard": 1, "members": [1, 2], "role": role, "origin": "founded"},
+            {"shard": 2, "members": [2, 3], "role": null, "origin": "founded"}]}))
+        .expect("a status")
     };
     let of = |incarnation, role| health::Health::of(&status(incarnation, role));
     assert!(of(json!(17), json!("follower")).healthy);

@@ -1,10 +1,12 @@
 //! Answers as tables for people. Reads the JSON leniently: what is missing shows as `-`, for a member may be older or
 //! newer than this command line.
 
-use serde_json::Value;
+use control::concern::{Concern, is_wrong};
+use serde_json::{Value, json};
 
 use super::grid::{Column, NOTHING, anything, cell, listing, rows_of, table, unwrapped};
 use crate::daemon::request::{DryRun, Request, ResourceKind};
+use crate::nat_log::time_text;
 
 /// The answer to `request`.
 pub(super) fn render(request: &Request, answer: &Value) -> String {
@@ -71,7 +73,8 @@ const HOLDERS: &[Column] = &[
 const SESSIONS: &[Column] =
     &[("proto", "/proto"), ("inside", "/inside"), ("remote", "/remote"), ("opened", "/opened"), ("closed", "/closed")];
 const CHANGES: &[Column] = &[("change", "/kind"), ("resource", "/resource"), ("detail", "/detail")];
-const CONCERNS: &[Column] = &[("about", "/about"), ("concern", "/what"), ("what helps", "/remedy")];
+const CONCERNS: &[Column] =
+    &[("", "/severity"), ("about", "/about"), ("concern", "/why"), ("since", "/since"), ("what helps", "/remedy")];
 
 const fn resource_columns(kind: ResourceKind) -> &'static [Column] {
     match kind {
@@ -230,17 +233,20 @@ fn shard_table(answer: &Value) -> String {
     }
 }
 
+/// What is wrong, the gravest first.
 fn concerns(answer: &Value) -> String {
-    let row = |concern: &Value| {
-        let mut row = concern.as_object().cloned().unwrap_or_default();
-        // The control state calls it `why`.
-        if let Some(why) = row.get("why").cloned() {
-            row.entry("what").or_insert(why);
-        }
-        Value::Object(row)
+    let concerns: Vec<Concern> =
+        rows_of(&answer["concerns"]).iter().filter_map(|row| serde_json::from_value(row.clone()).ok()).collect();
+    if concerns.len() < rows_of(&answer["concerns"]).len() {
+        return format!("\nconcerns of another version:\n{}\n", cell(&answer["concerns"]));
+    }
+    let row = |concern: &Concern| {
+        json!({"severity": concern.severity, "about": concern.subject.to_string(), "why": concern.why,
+               "since": concern.since_unix_ms.map(time_text), "remedy": concern.remedy})
     };
-    let rows: Vec<Value> = rows_of(&answer["concerns"]).iter().map(row).collect();
-    if rows.is_empty() { "\nnothing is wrong\n".to_owned() } else { format!("\n{}", table(&rows, CONCERNS)) }
+    let rows: Vec<Value> = concerns.iter().map(row).collect();
+    let said = if is_wrong(&concerns) { "" } else { "nothing is wrong\n" };
+    if rows.is_empty() { format!("\n{said}") } else { format!("\n{said}{}", table(&rows, CONCERNS)) }
 }
 
 /// Shards and concerns only, for the live picture.
@@ -284,8 +290,8 @@ fn duration(ms: u64) -> String {
 fn applied(answer: &Value, dry_run: DryRun) -> String {
     let changes = rows_of(&answer["changes"]);
     let mut text = if changes.is_empty() { String::new() } else { table(changes, CHANGES) };
-    if let Some(why) = answer["refused"].as_str() {
-        return text + &format!("it would be refused: {why}\n");
+    if let Some(why) = answer["refused"]["why"].as_str() {
+        return text + &format!("it would be refused: {why}; {}\n", cell(&answer["refused"]["remedy"]));
     }
     text += &match (dry_run, answer["committed"].as_u64()) {
         (DryRun::Yes, _) if changes.is_empty() => "nothing would change\n".to_owned(),
@@ -294,15 +300,10 @@ fn applied(answer: &Value, dry_run: DryRun) -> String {
         (DryRun::No, None) => "nothing to change\n".to_owned(),
     };
     let programmed = &answer["programmed"];
-    if dry_run == DryRun::No && !programmed["node"].is_null() {
-        let node = name_of(answer, &programmed["node"]);
-        text += &match programmed["control_loaded"].as_u64() {
-            Some(_) => format!("programmed on {node}\n"),
-            None => format!("not programmed on {node} yet\n"),
-        };
-    }
     if let (DryRun::No, Some(on), Some(of)) = (dry_run, programmed["on"].as_u64(), programmed["of"].as_u64()) {
-        text += &format!("programmed on {on} of {of} nodes\n");
+        let missing: Vec<String> = rows_of(&programmed["missing"]).iter().map(|node| name_of(answer, node)).collect();
+        let missing = if missing.is_empty() { String::new() } else { format!(", not yet on {}", missing.join(", ")) };
+        text += &format!("programmed on {on} of {of} nodes{missing}\n");
     }
     text
 }
@@ -360,8 +361,6 @@ pub(super) fn lab_processes(status: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -383,7 +382,8 @@ mod tests {
                       {"node": 2, "name": "rack2", "incarnation": 8, "alive": false, "control_voter": true}],
             "shards": [{"shard": 1, "frontends": ["203.0.113.1", "203.0.113.2"], "epoch": 1, "owner": 2, "raft_term": 4,
                         "serving": "no lease", "redundancy": {"have": 2, "want": 3}, "members": [1, 2, 3], "live": 12}],
-            "concerns": [{"what": "shard 1 has 2 of 3 replicas", "remedy": "start node 3"}],
+            "concerns": [{"severity": "warning", "subject": {"kind": "shard", "shard": 1}, "what": "below_redundancy",
+                          "why": "2 of 3 replicas", "since_unix_ms": 0, "remedy": "start node 3"}],
             "stop_token": {"holder": 2, "since": 3, "restarted": true}});
         let text = status(&answer);
         for piece in [
@@ -395,6 +395,7 @@ mod tests {
             "no lease",
             "n1 rack2 n3",
             "start node 3",
+            "1970-01-01T00:00:00",
             "held by rack2, which has started anew",
         ] {
             assert!(text.contains(piece), "{piece:?} is not in\n{text}");

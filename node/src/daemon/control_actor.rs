@@ -11,15 +11,16 @@ use control::codec::CodecError;
 use control::command::{CommandBody, Configure};
 use control::outcome::Outcome;
 use control::{config, plan, view};
-use engine::ids::NodeId;
+use engine::ids::{Incarnation, NodeId};
 use netio::boottime::now_ns;
 use netio::pulse::Pulse;
 use netio::quic::Transport;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::flow_actor::{Begin, FlowActor, NewView};
 use super::request::{DryRun, Failure, ResourceKind};
+use crate::answers::{Applied, Refusal};
 use crate::member::control_member::{ControlMember, ControlOut, NotDone, Now};
 use crate::member::flow_member::ControlDuty;
 use crate::member::frame::CHANNEL_CONTROL;
@@ -84,7 +85,7 @@ pub struct Submit {
 
 /// What would a configuration file change?
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(CommandBody, Value), Failure>")]
+#[rtype(result = "Result<(CommandBody, Applied), Failure>")]
 pub struct PlanApply {
     /// Name of the file.
     pub file: String,
@@ -106,8 +107,29 @@ pub struct EncodeState;
 
 /// What the control half knows, for status.
 #[derive(Debug, Message)]
-#[rtype(result = "Value")]
+#[rtype(result = "ControlReport")]
 pub struct AskControl;
+
+/// The answer.
+#[derive(Clone, Debug, MessageResponse)]
+pub struct ControlReport {
+    /// What the replicated state says.
+    pub status: view::StatusView,
+    /// Its nodes.
+    pub nodes: Vec<view::NodeView>,
+    /// Its shards.
+    pub shards: Vec<view::ShardView>,
+    /// Who leads the control group.
+    pub leader: Option<NodeId>,
+    /// In which term.
+    pub term: u64,
+    /// Raft ids of its voters, by the configuration that is applied here.
+    pub voters: Vec<u64>,
+    /// Members that were heard of lately, this one among them.
+    pub live: Vec<NodeId>,
+    /// This node's life, once it is registered.
+    pub incarnation: Option<Incarnation>,
+}
 
 /// Hand the control group's leadership over.
 #[derive(Debug, Message)]
@@ -231,22 +253,18 @@ impl Handler<Submit> for ControlActor {
 }
 
 impl Handler<PlanApply> for ControlActor {
-    type Result = Result<(CommandBody, Value), Failure>;
+    type Result = Result<(CommandBody, Applied), Failure>;
 
     fn handle(&mut self, PlanApply { file, text, dry_run }: PlanApply, _: &mut Self::Context) -> Self::Result {
         let refused = |problems: Vec<String>| Failure { status: 422, problems };
         let desired =
             config::parse(&file, &text).map_err(|errors| refused(errors.iter().map(ToString::to_string).collect()))?;
         let plan = plan::diff(self.member.state(), &desired);
-        if let (Some(why), DryRun::No) = (&plan.refused, dry_run) {
-            return Err(refused(vec![format!("{why:?}")]));
+        if let (Some((why, remedy)), DryRun::No) = (&plan.refused, dry_run) {
+            return Err(refused(vec![why.clone(), remedy.clone()]));
         }
-        let changes: Vec<Value> = plan
-            .changes
-            .iter()
-            .map(|c| json!({"kind": format!("{:?}", c.kind), "resource": c.resource, "detail": c.detail}))
-            .collect();
-        let answer = json!({"changes": changes, "refused": plan.refused.as_ref().map(|why| format!("{why:?}"))});
+        let refusal = plan.refused.map(|(why, remedy)| Refusal { why, remedy });
+        let answer = Applied { changes: plan.changes, refused: refusal, ..Applied::default() };
         let base_hash = Some(plan.hash);
         Ok((CommandBody::Configure(Box::new(Configure { desired, base_hash, hints: Vec::new() })), answer))
     }
@@ -277,23 +295,21 @@ impl Handler<EncodeState> for ControlActor {
 }
 
 impl Handler<AskControl> for ControlActor {
-    type Result = MessageResult<AskControl>;
+    type Result = ControlReport;
 
-    fn handle(&mut self, _: AskControl, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, _: AskControl, _: &mut Self::Context) -> ControlReport {
         let state = self.member.state();
         let (leader, term) = self.member.leader();
-        let live = self.member.live(now());
-        MessageResult(json!({
-            "status": view::status(state),
-            "nodes": view::nodes(state),
-            "shards": view::shards(state),
-            "control_leader": leader.map(|node| node.0),
-            "control_term": term,
-            "control_voters": self.member.configured().0,
-            "control_learners": self.member.configured().1,
-            "live": live.iter().map(|node| node.0).collect::<Vec<_>>(),
-            "incarnation": self.member.incarnation().map(|life| life.0),
-        }))
+        ControlReport {
+            status: view::status(state),
+            nodes: view::nodes(state),
+            shards: view::shards(state),
+            leader,
+            term,
+            voters: self.member.configured().0.clone(),
+            live: self.member.live(now()).into_iter().collect(),
+            incarnation: self.member.incarnation(),
+        }
     }
 }
 

@@ -4,18 +4,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use actix::Addr;
 use consensus::flow_groups::Role;
 use engine::counters::Counters;
 use engine::event::DropReason;
 use engine::histogram::Histogram;
 use engine::record::Proto;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::Value;
 
 use super::answer::Answerer;
-use super::flow_actor::{AskFlows, FlowActor, FlowReport};
-use super::worker_thread::WorkerStats;
+use super::flow_actor::{AskFlows, FlowReport};
+use crate::answers::Ports;
 use crate::nat_log::JournalCounts;
 
 const EVERY: Duration = Duration::from_millis(500);
@@ -59,25 +57,22 @@ fn describe() {
     );
     metrics::describe_counter!("qnat_leader_changes_total", "Changes of a shard's owner that this node was told of.");
     metrics::describe_counter!("qnat_drops_total", "Dropped frames.");
+    metrics::describe_gauge!("qnat_concerns", "What is not as it should be, as far as this member knows.");
+    metrics::describe_counter!("qnat_concerns_raised_total", "Concerns that began, by their kind.");
     metrics::describe_counter!("qnat_nat_log_lost_total", "Lines that the address-translation log lacks.");
 }
 
 /// Publishes until the node stops.
-pub async fn publish_metrics(
-    page: MetricsPage,
-    flows: Addr<FlowActor>,
-    stats: Arc<Mutex<WorkerStats>>,
-    answerer: Answerer,
-) {
+pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
     let mut ticker = tokio::time::interval(EVERY);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for round in 0_u32.. {
         ticker.tick().await;
-        let worker = *stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = *answerer.stats.lock().unwrap_or_else(PoisonError::into_inner);
         let engine = worker.engine;
         publish_worker(&engine);
         publish_log(answerer.journal.counts(), worker.sessions_lost);
-        let Ok(report) = flows.send(AskFlows).await else { return };
+        let Ok(report) = answerer.flows.send(AskFlows).await else { return };
         publish_groups(&report);
         let mut text = String::new();
         let held = "How long first packets were held for the commit of their mapping.";
@@ -132,15 +127,16 @@ fn publish_groups(report: &FlowReport) {
 }
 
 /// The rows are those of `qnat ports`; `used` is known for shards with a replica here.
-fn publish_ports(ports: &Value) {
-    for row in ports["backends"].as_array().into_iter().flatten() {
-        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        let draining = row["draining"].as_array().is_some_and(|blocks| !blocks.is_empty());
-        for (name, value) in [("qnat_snat_ports_allocated", &row["allocated"]), ("qnat_snat_ports_used", &row["used"])]
-        {
-            let Some(ports) = value.as_u64().and_then(|ports| u32::try_from(ports).ok()) else { continue };
-            metrics::gauge!(name, "frontend" => text("frontend"), "backend" => text("backend"), "proto" => "all",
-                "awaiting_removal" => if draining { "true" } else { "false" })
+fn publish_ports(ports: &Ports) {
+    for row in &ports.backends {
+        let frontend = row.frontend.map(|address| address.to_string()).unwrap_or_default();
+        let draining = if row.draining.is_empty() { "false" } else { "true" };
+        let figures =
+            [("qnat_snat_ports_allocated", Some(u32::from(row.allocated))), ("qnat_snat_ports_used", row.used)];
+        for (name, value) in figures {
+            let Some(ports) = value else { continue };
+            metrics::gauge!(name, "frontend" => frontend.clone(), "backend" => row.backend.clone(), "proto" => "all",
+                "awaiting_removal" => draining)
             .set(ports);
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod backup;
+pub mod concerns;
 pub mod config;
 pub mod control_actor;
 pub mod flow_actor;
@@ -13,6 +14,7 @@ pub mod metrics;
 pub mod recovery;
 pub mod request;
 pub mod run;
+mod status;
 pub mod watch;
 pub mod worker_thread;
 

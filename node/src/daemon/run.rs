@@ -10,6 +10,7 @@ use actix::{Actor, Arbiter, System};
 use anyhow::{Context, Result, anyhow, ensure};
 use consensus::control_group::ControlTiming;
 use control::command::CommandBody;
+use control::concern::{Concern, Subject, What};
 use engine::ids::{Mac, NodeId, VnetId};
 use engine::worker::Worker;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -28,6 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::Answerer;
+use super::concerns::{Alarms, Memory};
 use super::config::{Guard as GuardMode, NodeConfig};
 use super::control_actor::{ControlActor, Meet, StopControl, now};
 use super::flow_actor::{FlowActor, FlowParts, StopFlows, WorkerEnds, WorkerSpawner};
@@ -69,11 +71,10 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
          unshifted clock: start the member in the host's time namespace (`nsenter --time=/proc/1/ns/time`, or no \
          `unshare --time --boottime` and no such container setting)"
     );
-    lock_memory();
+    let memory_unlocked = lock_memory();
     let (inside, outside) = (link(&config.data.inside)?, link(&config.data.outside)?);
     let (guard, guard_state, mut writer) = guard(config, &inside, &outside)?;
     writer.zero_all();
-    let reader = writer.reader();
     let metrics = MetricsPage::new(PrometheusBuilder::new().install_recorder().context("metrics recorder")?);
     System::new().block_on(async move {
         let (shutdown, mut stop) = mpsc::channel(1);
@@ -85,7 +86,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
         let control = start_control(config, [&inside, &outside], &transport, journal.clone(), &pulses)?;
         let bell = Doorbell::new()?;
         let (worker, spawn) =
-            wire_worker(config, ([inside, outside], reader), &bell, (Arc::clone(&stats), sessions), &pulses)?;
+            wire_worker(config, ([inside, outside], writer.reader()), &bell, (Arc::clone(&stats), sessions), &pulses)?;
         let parts = FlowParts {
             transport: transport.clone(),
             events,
@@ -98,22 +99,23 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
             seed: seed()?,
             pulses: pulses.clone(),
         };
-        let flows = FlowActor::start_in_arbiter(&flow_arbiter.handle(), |_| {
-            FlowActor::new(parts).expect("a doorbell can be watched by a running runtime")
-        });
+        let flows = start_flows(parts, &flow_arbiter);
         control.do_send(Meet(flows.clone()));
         let answerer = Answerer {
-            control: control.clone(),
-            flows: flows.clone(),
-            stats: Arc::clone(&stats),
+            control,
+            flows,
+            stats,
             cluster: config.cluster.clone(),
             node: config.node_id,
             guard: guard_state,
             journal,
+            memory: Memory::default(),
+            alarms: raised_at_start(config, memory_unlocked),
             log_files: crate::nat_log::files(&config.nat_log_path(), config.nat_log.kept),
             shutdown,
         };
-        actix::spawn(publish_metrics(metrics.clone(), flows, stats, answerer.clone()));
+        actix::spawn(super::concerns::watch(answerer.clone()));
+        actix::spawn(publish_metrics(metrics.clone(), answerer.clone()));
         actix::spawn(beat(pulses.main.clone()));
         super::watch::start(&pulses).context("thread for the watch")?;
         serve_until_told(config, &answerer, metrics, &mut stop).await?;
@@ -134,11 +136,30 @@ async fn beat(pulse: Pulse) {
     }
 }
 
-fn lock_memory() {
+/// Why memory is not locked, if it is not.
+fn lock_memory() -> Option<String> {
     match netio::memory::lock_all() {
-        Ok(()) => tracing::info!("memory is locked"),
-        Err(error) => tracing::warn!(%error, "memory is not locked: a lease may lapse while a page is read from disk"),
+        Ok(()) => {
+            tracing::info!("memory is locked");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "memory is not locked: a lease may lapse while a page is read from disk");
+            Some(error.to_string())
+        }
     }
+}
+
+/// What is known not to be as it should be before anything runs.
+fn raised_at_start(config: &NodeConfig, memory_unlocked: Option<String>) -> Alarms {
+    let alarms = Alarms::default();
+    if let Some(error) = memory_unlocked {
+        let why = format!("its memory is not locked ({error}): a lease may lapse while a page is read from disk");
+        let remedy = "raise the limit of locked memory (`ulimit -l unlimited`, LimitMEMLOCK=infinity) and restart it";
+        let me = Subject::Member { node: config.node_id };
+        alarms.raise(Concern::warning(me, What::MemoryNotLocked, why, remedy));
+    }
+    alarms
 }
 
 /// Answers the API until a signal or an order to stop comes.
@@ -242,6 +263,12 @@ async fn start_transport(config: &NodeConfig, arbiter: &Arbiter) -> Result<(Tran
     let peers = config.peer.iter().filter(|peer| peer.id != config.node_id);
     transport.set_peers(&peers.map(|peer| (peer.id, peer.address)).collect());
     Ok((transport, events))
+}
+
+fn start_flows(parts: FlowParts, arbiter: &Arbiter) -> actix::Addr<FlowActor> {
+    FlowActor::start_in_arbiter(&arbiter.handle(), |_| {
+        FlowActor::new(parts).expect("a doorbell can be watched by a running runtime")
+    })
 }
 
 fn start_control(

@@ -6,9 +6,9 @@ use std::io::{self, BufRead as _, BufReader};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use crate::answers::{Holder, Session, Who};
 use control::port_log::{PortFate, PortUse};
 use engine::sessions::SessionFate;
-use serde_json::{Value, json};
 
 use super::line::{BlockLine, Body, Line, SessionLine, proto_name, time_text};
 
@@ -30,7 +30,7 @@ pub struct Question {
 ///
 /// # Errors
 /// If a file that is there cannot be read.
-pub fn who(files: &[impl AsRef<Path>], question: Question) -> io::Result<Value> {
+pub fn who(files: &[impl AsRef<Path>], question: Question) -> io::Result<Who> {
     let mut search = Search::new(question);
     for path in files.iter().rev() {
         let file = match File::open(path) {
@@ -175,26 +175,35 @@ impl Search {
         }
     }
 
-    fn answer(self) -> Value {
+    fn answer(self) -> Who {
         let at_ms = self.at_ms;
         let then = |until: Option<u64>| until.is_none_or(|until| until > at_ms);
         let held = self.tenure.filter(|tenure| then(tenure.until_ms));
         let time = |ms: Option<u64>| ms.map(time_text);
-        let sessions = self.sessions.iter();
-        let session = |s: &Seen| {
-            json!({"proto": proto_name(s.line.proto), "inside": format!("{}:{}", s.line.inside.0, s.line.inside.1),
-                   "remote": s.line.remote.map(|(ip, port)| format!("{ip}:{port}")),
-                   "opened": time_text(s.opened_ms), "closed": time(s.closed_ms)})
+        let session = |s: &Seen| Session {
+            proto: proto_name(s.line.proto).to_owned(),
+            inside: format!("{}:{}", s.line.inside.0, s.line.inside.1),
+            remote: s.line.remote.map(|(ip, port)| format!("{ip}:{port}")),
+            opened: time_text(s.opened_ms),
+            closed: time(s.closed_ms),
         };
-        json!({
-            "ip": self.question.ip, "port": self.question.port, "at": time(self.question.at_unix_ms),
-            "reaches_back": time(self.oldest_ms),
-            "holder": held.map(|t| json!({
-                "backend": t.ports.backend, "inside": t.ports.inside, "network": t.ports.network,
-                "ports": format!("{}-{}", t.ports.first, t.ports.last), "control_index": t.index,
-                "since": time_text(t.since_ms), "draining_since": time(t.draining_ms), "until": time(t.until_ms),
-            })),
-            "sessions": sessions.map(session).collect::<Vec<_>>(),
-        })
+        Who {
+            node: 0,
+            ip: self.question.ip,
+            port: self.question.port,
+            at: time(self.question.at_unix_ms),
+            reaches_back: time(self.oldest_ms),
+            holder: held.map(|t| Holder {
+                backend: t.ports.backend,
+                inside: t.ports.inside,
+                network: t.ports.network,
+                ports: format!("{}-{}", t.ports.first, t.ports.last),
+                control_index: t.index,
+                since: time_text(t.since_ms),
+                draining_since: time(t.draining_ms),
+                until: time(t.until_ms),
+            }),
+            sessions: self.sessions.iter().map(session).collect(),
+        }
     }
 }

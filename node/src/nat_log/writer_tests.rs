@@ -45,7 +45,8 @@ impl Bed {
 
     fn who(&self, port: u16, at: Option<u64>) -> Value {
         let question = Question { ip: PUBLIC, port, at_unix_ms: at };
-        who(&super::super::files(&self.path(), KEPT), question).expect("readable")
+        let answer = who(&super::super::files(&self.path(), KEPT), question).expect("readable");
+        serde_json::to_value(answer).expect("plain data")
     }
 
     fn holder(&self, port: u16, at: u64) -> Option<String> {

@@ -1,0 +1,147 @@
+//! Since when each concern lasts, and what of it becomes a log line or a metric.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use control::concern::{Concern, Severity, Subject, What};
+
+/// What was seen when it was looked at last. One for all who ask.
+#[derive(Clone, Debug, Default)]
+pub struct Memory(Arc<Mutex<BTreeMap<(What, Subject), Known>>>);
+
+#[derive(Clone, Debug)]
+struct Known {
+    since_unix_ms: u64,
+    concern: Concern,
+}
+
+/// Some conditions are normal for a moment: they are said when they last.
+const fn patience_ms(what: What) -> u64 {
+    match what {
+        What::NotProgrammed => 3_000,
+        What::NotServing => 1_000,
+        What::FailureTolerance
+        | What::NoOwner
+        | What::BelowRedundancy
+        | What::Moving
+        | What::MemberSilent
+        | What::NotRegistered
+        | What::NoAnswer
+        | What::ThreadStalled
+        | What::NoControlLeader
+        | What::LinkDown
+        | What::LinkDeaf
+        | What::GuardMissing
+        | What::MemoryNotLocked
+        | What::ClockApart
+        | What::AddressClaimed
+        | What::NextHopSilent
+        | What::DiskSpace
+        | What::StoreSlow
+        | What::LogIncomplete
+        | What::CertificateEnds
+        | What::NoPath
+        | What::PortsMissing
+        | What::PortsExhausted
+        | What::Draining
+        | What::LimitNear
+        | What::VersionsDiffer
+        | What::StopTokenHeld
+        | What::Other => 0,
+    }
+}
+
+impl Memory {
+    /// `found` is all that there is now. What is new is logged and counted, and so is what has ended.
+    pub fn note(&self, found: Vec<Concern>, unix_ms: u64) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut still = BTreeMap::new();
+        for concern in found {
+            let before = known.remove(&concern.key());
+            let since_unix_ms = before.as_ref().map_or(unix_ms, |before| before.since_unix_ms);
+            if before.is_none_or(|before| before.concern.severity != concern.severity) {
+                log_new(&concern);
+            }
+            still.insert(concern.key(), Known { since_unix_ms, concern });
+        }
+        for (_, Known { since_unix_ms, concern }) in std::mem::replace(&mut *known, still) {
+            let lasted_ms = unix_ms.saturating_sub(since_unix_ms);
+            tracing::info!(what = %label(concern.what), about = %concern.subject, lasted_ms, "concern has ended");
+        }
+        for severity in [Severity::Notice, Severity::Warning, Severity::Critical] {
+            let count = known.values().filter(|known| known.concern.severity == severity).count();
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            metrics::gauge!("qnat_concerns", "severity" => severity_label(severity)).set(count);
+        }
+    }
+
+    /// `found` with its beginnings, without what is normal for a moment.
+    #[must_use]
+    pub fn dated(&self, found: Vec<Concern>, unix_ms: u64) -> Vec<Concern> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let dated = found.into_iter().map(|concern| {
+            let since = known.get(&concern.key()).map_or(unix_ms, |known| known.since_unix_ms);
+            Concern { since_unix_ms: Some(concern.since_unix_ms.unwrap_or(since)), ..concern }
+        });
+        let lasts = |c: &Concern| unix_ms.saturating_sub(c.since_unix_ms.unwrap_or(0)) >= patience_ms(c.what);
+        dated.filter(lasts).collect()
+    }
+}
+
+fn log_new(concern: &Concern) {
+    let Concern { subject, what, why, remedy, .. } = concern;
+    let what = label(*what);
+    metrics::counter!("qnat_concerns_raised_total", "what" => what.clone()).increment(1);
+    match concern.severity {
+        Severity::Notice => tracing::info!(%what, about = %subject, %remedy, "{why}"),
+        Severity::Warning => tracing::warn!(%what, about = %subject, %remedy, "{why}"),
+        Severity::Critical => tracing::error!(%what, about = %subject, %remedy, "{why}"),
+    }
+}
+
+/// The name that programs know it by.
+fn label(what: What) -> String {
+    serde_json::to_value(what).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+const fn severity_label(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Notice => "notice",
+        Severity::Warning => "warning",
+        Severity::Critical => "critical",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lag() -> Concern {
+        Concern::warning(Subject::Member { node: 1 }, What::NotProgrammed, "behind", "wait")
+    }
+
+    fn silent() -> Concern {
+        Concern::warning(Subject::Member { node: 2 }, What::MemberSilent, "not heard", "start it")
+    }
+
+    #[test]
+    fn a_concern_keeps_its_beginning_until_it_has_ended() {
+        let memory = Memory::default();
+        memory.note(vec![silent()], 1_000);
+        memory.note(vec![silent()], 2_000);
+        assert_eq!(memory.dated(vec![silent()], 2_500)[0].since_unix_ms, Some(1_000));
+        memory.note(Vec::new(), 3_000);
+        memory.note(vec![silent()], 9_000);
+        assert_eq!(memory.dated(vec![silent()], 9_500)[0].since_unix_ms, Some(9_000));
+    }
+
+    #[test]
+    fn what_is_normal_for_a_moment_is_said_when_it_lasts() {
+        let memory = Memory::default();
+        assert_eq!(memory.dated(vec![lag()], 1_000), [], "seen for the first time");
+        memory.note(vec![lag()], 1_000);
+        assert_eq!(memory.dated(vec![lag()], 3_999), []);
+        assert_eq!(memory.dated(vec![lag()], 4_000).len(), 1);
+        assert_eq!(memory.dated(vec![silent()], 4_000).len(), 1, "other kinds are said at once");
+    }
+}

@@ -1,0 +1,241 @@
+//! Each concern is produced by a state that has it, and a cluster in which all is well has none.
+
+use consensus::event::Report;
+use control::concern::{Severity, Subject, What};
+use control::registry::Standing;
+use control::view::{NodeView, OriginView, StatusView};
+use engine::ids::{Incarnation, NodeId};
+
+use super::*;
+use crate::answers::Redundancy;
+
+/// Three members, one shard owned by this one, and nothing wrong.
+struct Bed {
+    control: ControlReport,
+    flows: FlowReport,
+    worker: WorkerStats,
+    nodes: Vec<NodeRow>,
+    shards: Vec<ShardRow>,
+    guard: String,
+    log: JournalCounts,
+}
+
+fn bed(members: u32) -> Bed {
+    let ids = 1..=members;
+    let node = |node: u32| NodeView {
+        node,
+        standing: Standing::Member,
+        incarnation: Some(u64::from(node)),
+        control_raft_id: u64::from(node),
+        peer_addr: "127.0.0.1:7800".parse().expect("an address"),
+        api_addr: "127.0.0.1:7880".parse().expect("an address"),
+        inside_mac: String::new(),
+        outside_mac: String::new(),
+        level: 1,
+        preferred_shards: 1,
+        replicated_shards: 1,
+    };
+    let status = StatusView {
+        cluster_id: "a5".into(),
+        control_index: 40,
+        level: 1,
+        nodes: 3,
+        nodes_registered: 3,
+        control_voters_wanted: Vec::new(),
+        control_voters_applied: Vec::new(),
+        stop_token: None,
+        shards: 1,
+        shards_whole: 1,
+        concerns: Vec::new(),
+    };
+    let row = |node: u32| NodeRow {
+        node,
+        name: format!("n{node}"),
+        incarnation: Some(u64::from(node)),
+        standing: Standing::Member,
+        alive: true,
+        control_voter: true,
+    };
+    Bed {
+        control: ControlReport {
+            status,
+            nodes: ids.clone().map(node).collect(),
+            shards: Vec::new(),
+            leader: Some(NodeId(1)),
+            term: 1,
+            voters: ids.clone().map(u64::from).collect(),
+            live: ids.clone().map(NodeId).collect(),
+            incarnation: Some(Incarnation(1)),
+        },
+        flows: FlowReport {
+            running: true,
+            report: Report { links_up: true, control_loaded: 40, ..Report::default() },
+            ..FlowReport::default()
+        },
+        worker: WorkerStats::default(),
+        nodes: ids.map(row).collect(),
+        shards: vec![shard_row(members)],
+        guard: machine::GUARD_ATTACHED.into(),
+        log: JournalCounts::default(),
+    }
+}
+
+fn shard_row(members: u32) -> ShardRow {
+    let count = usize::try_from(members).expect("few");
+    ShardRow {
+        shard: 1,
+        frontends: Vec::new(),
+        epoch: 1,
+        owner: Some(1),
+        term: Some(1),
+        raft_term: Some(1),
+        role: Some("leader".into()),
+        serving: "yes".into(),
+        redundancy: Redundancy { have: count, want: count, exact: true, reachable: false },
+        members: (1..=members).map(Some).collect(),
+        voters: Some((1..=members).collect()),
+        applied: None,
+        live: None,
+        held: None,
+        pending: None,
+        lease_ms: None,
+        origin: OriginView::Founded,
+        sealing: false,
+        why: String::new(),
+        remedy: String::new(),
+    }
+}
+
+impl Bed {
+    fn all(&self) -> Vec<Concern> {
+        let Self { control, flows, worker, nodes, shards, guard, log } = self;
+        collect(&Facts { node: 1, control, flows, worker, nodes, shards, guard, log: *log }, &Alarms::default())
+    }
+
+    /// What is found, without its words.
+    fn found(&self) -> Vec<(Severity, What, String)> {
+        self.all().into_iter().map(|c| (c.severity, c.what, c.subject.to_string())).collect()
+    }
+}
+
+fn warning(what: What, about: &str) -> (Severity, What, String) {
+    (Severity::Warning, what, about.to_owned())
+}
+
+fn critical(what: What, about: &str) -> (Severity, What, String) {
+    (Severity::Critical, what, about.to_owned())
+}
+
+#[test]
+fn a_cluster_in_which_all_is_well_has_no_concern() {
+    assert_eq!(bed(3).found(), []);
+    assert_eq!(failures_tolerated(&bed(3).nodes, &bed(3).shards), Some(1));
+    assert_eq!(failures_tolerated(&bed(5).nodes, &bed(5).shards), Some(2));
+}
+
+#[test]
+fn a_killed_member_is_missed_and_the_next_failure_is_warned_of() {
+    let mut bed = bed(3);
+    bed.nodes[2].alive = false;
+    bed.shards[0].redundancy.have = 2;
+    assert_eq!(
+        bed.found(),
+        [
+            warning(What::FailureTolerance, "cluster"),
+            warning(What::BelowRedundancy, "control group"),
+            warning(What::MemberSilent, "n3"),
+            warning(What::BelowRedundancy, "shard 1"),
+        ]
+    );
+}
+
+#[test]
+fn a_shard_below_redundancy_is_seen_though_all_members_are_heard() {
+    let mut bed = bed(3);
+    bed.shards[0].redundancy.have = 2;
+    let found = bed.found();
+    assert_eq!(found, [warning(What::FailureTolerance, "cluster"), warning(What::BelowRedundancy, "shard 1")]);
+}
+
+#[test]
+fn a_cluster_of_one_or_two_says_what_it_cannot_lose_and_is_not_wrong() {
+    for members in [1, 2] {
+        assert_eq!(bed(members).found(), [(Severity::Notice, What::FailureTolerance, "cluster".into())]);
+    }
+}
+
+#[test]
+fn a_shard_without_an_owner_says_so_once() {
+    let mut bed = bed(3);
+    bed.shards[0].owner = None;
+    bed.shards[0].redundancy = Redundancy { have: 1, want: 3, exact: false, reachable: true };
+    bed.nodes[1].alive = false;
+    bed.nodes[2].alive = false;
+    bed.control.leader = None;
+    let found = bed.found();
+    let about_shard: Vec<_> = found.iter().filter(|(.., about)| about == "shard 1").collect();
+    assert_eq!(about_shard, [&critical(What::NoOwner, "shard 1")]);
+    assert!(found.contains(&critical(What::NoControlLeader, "control group")), "{found:?}");
+}
+
+#[test]
+fn an_owner_that_does_not_serve_is_critical() {
+    let mut bed = bed(3);
+    bed.shards[0].serving = "no: data link down".into();
+    assert_eq!(bed.found(), [critical(What::NotServing, "shard 1")]);
+    assert!(bed.all()[0].why.contains("data link down"));
+}
+
+#[test]
+fn a_member_that_is_not_registered_says_that_it_serves_nothing() {
+    let mut bed = bed(3);
+    bed.control.incarnation = None;
+    bed.flows.running = false;
+    assert_eq!(bed.found(), [critical(What::NotRegistered, "n1")]);
+    let mut bed = self::bed(3);
+    bed.nodes[1].incarnation = None;
+    assert_eq!(bed.found(), [warning(What::NotRegistered, "n2")]);
+}
+
+#[test]
+fn members_of_two_levels_are_told_of() {
+    let mut bed = bed(3);
+    bed.control.nodes[2].level = 2;
+    assert_eq!(bed.found(), [(Severity::Notice, What::VersionsDiffer, "cluster".into())]);
+}
+
+#[test]
+fn links_guard_log_and_configuration_of_this_machine_are_looked_at() {
+    let mut bed = bed(3);
+    bed.flows.report.links_up = false;
+    assert_eq!(bed.found(), [critical(What::LinkDown, "n1")]);
+    let mut bed = self::bed(3);
+    bed.guard = "absent: no permission".into();
+    assert_eq!(bed.found(), [warning(What::GuardMissing, "n1")]);
+    bed.guard = format!("absent: {}", machine::GUARD_OFF);
+    assert_eq!(bed.found(), [(Severity::Notice, What::GuardMissing, "n1".into())]);
+    let mut bed = self::bed(3);
+    bed.worker.sessions_lost = 1;
+    bed.log.failed = 2;
+    assert_eq!(bed.found(), [warning(What::LogIncomplete, "n1")]);
+    assert!(bed.all()[0].why.contains("lacks 3 lines"));
+    let mut bed = self::bed(3);
+    bed.flows.report.control_loaded = 39;
+    assert_eq!(bed.found(), [warning(What::NotProgrammed, "n1")]);
+}
+
+#[test]
+fn what_is_raised_is_told_of_until_it_is_cleared() {
+    let bed = bed(3);
+    let Bed { control, flows, worker, nodes, shards, guard, log } = &bed;
+    let facts = Facts { node: 1, control, flows, worker, nodes, shards, guard, log: *log };
+    let alarms = Alarms::default();
+    let me = Subject::Member { node: 1 };
+    let concern = Concern::warning(me.clone(), What::DiskSpace, "12 MiB are left", "make room");
+    alarms.clone().raise(concern.clone());
+    assert_eq!(collect(&facts, &alarms), std::slice::from_ref(&concern));
+    alarms.set(What::DiskSpace, &me, Some(concern));
+    assert_eq!(collect(&facts, &alarms).len(), 1, "raised twice is raised once");
+    alarms.set(What::DiskSpace, &me, None);
+    assert_eq!(collect(&facts, &alarms), []);
+}

@@ -1,0 +1,97 @@
+//! The rows of a status, out of the reports of the two halves and of the worker. Called by the answerer.
+
+use consensus::flow_groups::{GroupStatus, Role};
+use control::registry::Standing;
+use control::view::ShardView;
+use engine::event::NotServing;
+use engine::ids::{Incarnation, NodeId};
+use engine::status::ShardStatus;
+
+use super::control_actor::ControlReport;
+use super::flow_actor::FlowReport;
+use crate::answers::{NodeRow, Redundancy, ShardRow};
+
+/// All members.
+pub(super) fn node_rows(control: &ControlReport) -> Vec<NodeRow> {
+    let row = |node: &control::view::NodeView| NodeRow {
+        node: node.node,
+        name: format!("n{}", node.node),
+        incarnation: node.incarnation,
+        standing: node.standing,
+        alive: control.live.contains(&NodeId(node.node)),
+        control_voter: node.standing == Standing::Member && control.voters.contains(&node.control_raft_id),
+    };
+    control.nodes.iter().map(row).collect()
+}
+
+/// All shards.
+pub(super) fn shard_rows(control: &ControlReport, flows: &FlowReport, tables: &[ShardStatus]) -> Vec<ShardRow> {
+    control.shards.iter().map(|shard| shard_row(shard, flows, tables, &control.live)).collect()
+}
+
+fn shard_row(view: &ShardView, report: &FlowReport, tables: &[ShardStatus], live: &[NodeId]) -> ShardRow {
+    let id = u32::from(view.shard);
+    let group = report.groups.iter().find(|group| group.group.0 == id);
+    let health = report.health.iter().find(|health| health.group.0 == id);
+    let table = tables.iter().find(|table| table.shard.0 == view.shard);
+    let node = |life: u64| report.node_of.get(&Incarnation(life)).copied();
+    let owner = group.and_then(|group| group.owner).and_then(|life| node(life.0));
+    let leads = group.is_some_and(|group| group.role == Role::Leader);
+    let heard = |group: &GroupStatus| {
+        group.voters.iter().filter(|life| node(life.0).is_some_and(|node| live.contains(&node))).count()
+    };
+    let have = match (health.filter(|_| leads), group) {
+        (Some(health), _) => health.voters.iter().filter(|(_, in_step)| *in_step).count(),
+        // Only the owner measures it. Whom this node hears is all that anybody else can say, never who is listed.
+        (None, group) => group.map_or(0, heard),
+    };
+    ShardRow {
+        shard: view.shard,
+        frontends: view.frontends.clone(),
+        epoch: view.epoch,
+        owner: owner.map(|node| node.0),
+        term: group.map(|group| group.term),
+        raft_term: group.map(|group| group.term & u64::from(u32::MAX)),
+        role: group.map(|group| format!("{:?}", group.role).to_lowercase()),
+        serving: serving(group, table),
+        redundancy: Redundancy {
+            have,
+            want: view.members.len(),
+            exact: leads,
+            reachable: owner.is_none() && group.is_some(),
+        },
+        members: view.members.iter().map(|member| member.node).collect(),
+        voters: group.map(|group| group.voters.iter().filter_map(|life| Some(node(life.0)?.0)).collect()),
+        applied: table.map(|table| table.applied.0),
+        live: table.map(|table| table.live),
+        held: table.map(|table| table.held),
+        pending: table.map(|table| table.pending),
+        lease_ms: group.map(|group| group.lease_until_ns.saturating_sub(report.now_ns) / 1_000_000),
+        origin: view.origin,
+        sealing: view.sealing,
+        why: view.why.clone(),
+        remedy: view.remedy.clone(),
+    }
+}
+
+fn serving(group: Option<&GroupStatus>, table: Option<&ShardStatus>) -> String {
+    match table.and_then(|table| table.serving) {
+        Some(Ok(())) => return "yes".to_owned(),
+        Some(Err(why)) => {
+            return match why {
+                NotServing::OwnTermNotApplied => "no: own term not applied",
+                NotServing::ControlBehind => "no: configuration behind the flow log",
+                NotServing::NoLease => "no: no lease",
+                NotServing::LinkDown => "no: data link down",
+                NotServing::Waiting => "no: waiting for a predecessor",
+            }
+            .to_owned();
+        }
+        None => {}
+    }
+    match group {
+        Some(GroupStatus { waiting: Some(why), .. }) => format!("no: {why:?}").to_lowercase(),
+        Some(_) => "standby".to_owned(),
+        None => "no replica here".to_owned(),
+    }
+}
