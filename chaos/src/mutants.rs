@@ -61,23 +61,24 @@ struct Edit {
     replace: String,
 }
 
-/// One test of a crate.
+/// A test of a crate, or all of them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Test {
     package: String,
     /// The integration test that it is in; none: the crate's own unit tests.
     program: Option<String>,
-    /// Its function.
-    name: String,
+    /// Its function; none: any test of the crate may find the hole.
+    name: Option<String>,
 }
 
 impl Test {
     fn arguments(&self) -> Vec<&str> {
         let mut arguments = vec!["test", "--quiet", "-p", &self.package];
-        match &self.program {
-            Some(program) => arguments.extend(["--test", program]),
-            None => arguments.push("--lib"),
+        match (&self.program, &self.name) {
+            (Some(program), _) => arguments.extend(["--test", program]),
+            (None, Some(_)) => arguments.push("--lib"),
+            (None, None) => arguments.extend(["--lib", "--tests", "--no-fail-fast"]),
         }
         arguments
     }
@@ -214,26 +215,30 @@ fn compared(mutant: &Mutant, copy: &Path, target: &Path, packets: u64) -> Result
 fn tested(mutant: &Mutant, copy: &Path, target: &Path) -> Result<Option<(String, String)>> {
     let test = mutant.test()?;
     let mut timed = Command::new("timeout");
-    timed.args(["-k", "5", TEST_SECONDS_MAX, "cargo"]).args(test.arguments()).arg(&test.name);
+    timed.args(["-k", "5", TEST_SECONDS_MAX, "cargo"]).args(test.arguments()).args(&test.name);
     let output = timed.current_dir(copy).env("CARGO_TARGET_DIR", target).output().context("timeout of coreutils")?;
     let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).join("\n");
-    verdict(&test.name, output.status.code(), &said).with_context(|| format!("mutant {}", mutant.id))
+    verdict(test.name.as_deref(), output.status.code(), &said).with_context(|| format!("mutant {}", mutant.id))
 }
 
 /// What the end of a test program says: the test that was asked for has to have run, and failed, passed or never ended.
-fn verdict(name: &str, code: Option<i32>, said: &str) -> Result<Option<(String, String)>> {
+fn verdict(name: Option<&str>, code: Option<i32>, said: &str) -> Result<Option<(String, String)>> {
     const TIMED_OUT: i32 = 124;
+    let asked = name.unwrap_or("any test");
     if code == Some(TIMED_OUT) {
-        return Ok(Some((format!("{TEST_SECONDS_MAX} s"), format!("{name} did not end"))));
+        return Ok(Some((format!("{TEST_SECONDS_MAX} s"), format!("{asked} did not end"))));
     }
     if code == Some(0) {
         let ran = said.lines().any(|line| line.starts_with("test result: ok. ") && !line.contains(" 0 passed"));
-        ensure!(ran, "no test is called {name}: {said}");
+        ensure!(ran, "no test is called {asked}: {said}");
         return Ok(None);
     }
-    let failed = said.lines().any(|line| line.trim().rsplit("::").next() == Some(name));
-    ensure!(failed, "ended without a verdict of {name}: {said}");
-    Ok(Some(("test".to_owned(), name.to_owned())))
+    // Below the word, each test that failed stands on a line of its own.
+    let listed = said.split("\nfailures:\n").skip(1).flat_map(str::lines).filter_map(|line| line.strip_prefix("    "));
+    let mut failed = listed.map(|path| path.trim().rsplit("::").next().unwrap_or(path));
+    let found = failed.find(|failed| name.is_none_or(|name| name == *failed));
+    let found = found.with_context(|| format!("ended without a verdict of {asked}: {said}"))?;
+    Ok(Some(("test".to_owned(), found.to_owned())))
 }
 
 impl Mutant {
@@ -244,15 +249,16 @@ impl Mutant {
 
 /// Copies the tracked files, the mutant's edits made. A file that is as it should be is left alone: cargo goes by time.
 fn copy_tree(tree: &Path, copy: &Path, mutant: &Mutant) -> Result<()> {
-    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(tree).output().context("git ls-files")?;
-    ensure!(listed.status.success(), "{} is no git work tree", tree.display());
-    let edits: Vec<&Edit> = std::iter::once(&mutant.edit).chain(&mutant.also).collect();
-    for name in listed.stdout.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let name = Path::new(std::str::from_utf8(name).context("a file's name")?);
+    let names = tracked(tree)?;
+    let mut edits = Vec::new();
+    for edit in std::iter::once(&mutant.edit).chain(&mutant.also) {
+        edits.push((place_of(tree, &names, edit).with_context(|| format!("mutant {}", mutant.id))?, edit));
+    }
+    for name in &names {
         // A tracked file that was deleted and not committed is not there.
         let Ok(mut bytes) = fs::read(tree.join(name)) else { continue };
-        for edit in edits.iter().filter(|edit| edit.file == name) {
-            let text = String::from_utf8(bytes).with_context(|| edit.file.display().to_string())?;
+        for (_, edit) in edits.iter().filter(|(place, _)| place == name) {
+            let text = String::from_utf8(bytes).with_context(|| name.display().to_string())?;
             bytes = plant(&text, edit).with_context(|| format!("mutant {}", mutant.id))?.into_bytes();
         }
         if name == Path::new("Cargo.toml") {
@@ -274,6 +280,29 @@ fn copy_tree(tree: &Path, copy: &Path, mutant: &Mutant) -> Result<()> {
         fs::write(&to, bytes).with_context(|| to.display().to_string())?;
     }
     Ok(())
+}
+
+/// The files that git knows of.
+fn tracked(tree: &Path) -> Result<Vec<PathBuf>> {
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(tree).output().context("git ls-files")?;
+    ensure!(listed.status.success(), "{} is no git work tree", tree.display());
+    let names = listed.stdout.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    names.map(|name| Ok(PathBuf::from(std::str::from_utf8(name).context("a file's name")?))).collect()
+}
+
+/// The file that a snippet is in: the one that is named, or after a move the only source that has it.
+fn place_of(tree: &Path, names: &[PathBuf], edit: &Edit) -> Result<PathBuf> {
+    let count = |name: &Path| fs::read_to_string(tree.join(name)).map_or(0, |text| text.matches(&edit.find).count());
+    let here = count(&edit.file);
+    if here == 1 {
+        return Ok(edit.file.clone());
+    }
+    let sources = names.iter().filter(|name| **name != edit.file && name.extension().is_some_and(|end| end == "rs"));
+    let elsewhere: Vec<&PathBuf> = sources.filter(|name| count(name) > 0).collect();
+    match (here, elsewhere.as_slice()) {
+        (0, [only]) if count(only) == 1 => Ok((*only).clone()),
+        _ => bail!("the snippet occurs {here} times in {}: {}", edit.file.display(), edit.find.trim()),
+    }
 }
 
 fn version() -> Edit {
@@ -299,9 +328,11 @@ mod tests {
         assert!(table.mutant.len() >= 7, "the rules that matter most each have a hole");
         let manifest = fs::read_to_string(tree().join("Cargo.toml")).expect("the workspace's manifest");
         plant(&manifest, &version()).expect("the version is there once");
+        let names = tracked(&tree()).expect("a git work tree");
         for mutant in &table.mutant {
             for edit in std::iter::once(&mutant.edit).chain(&mutant.also) {
-                let text = fs::read_to_string(tree().join(&edit.file)).expect("a file of the tree");
+                let place = place_of(&tree(), &names, edit).unwrap_or_else(|error| panic!("{}: {error}", mutant.id));
+                let text = fs::read_to_string(tree().join(place)).expect("a file of the tree");
                 let planted = plant(&text, edit).expect("the snippet is there once");
                 assert_ne!(planted, text, "mutant {} changes something", mutant.id);
             }
@@ -313,27 +344,48 @@ mod tests {
         let table = table().expect("mutants.toml is a table of mutants");
         let ids: std::collections::BTreeSet<&str> = table.mutant.iter().map(|m| m.id.as_str()).collect();
         assert_eq!(ids.len(), table.mutant.len(), "an id is there twice");
-        let listed = Command::new("git").args(["ls-files", "*.rs"]).current_dir(tree()).output().expect("git");
-        let names = String::from_utf8(listed.stdout).expect("names of files");
-        let sources = names.lines().filter_map(|name| fs::read_to_string(tree().join(name)).ok());
-        let all: String = sources.collect();
+        let names = tracked(&tree()).expect("a git work tree");
+        let sources = names.iter().filter(|name| name.extension().is_some_and(|end| end == "rs"));
+        let all: String = sources.filter_map(|name| fs::read_to_string(tree().join(name)).ok()).collect();
         for mutant in table.mutant {
             assert_eq!(mutant.test.is_some(), mutant.proof == Proof::Test, "{}", mutant.id);
-            if let Some(test) = mutant.test {
-                assert!(all.contains(&format!("fn {}(", test.name)), "{}: {} is not there", mutant.id, test.name);
+            if let Some(name) = mutant.test.and_then(|test| test.name) {
+                assert!(all.contains(&format!("fn {name}(")), "{}: {name} is not there", mutant.id);
             }
         }
     }
 
     #[test]
+    fn a_snippet_is_found_where_it_moved_to_if_there_is_only_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = ["a.rs", "b.rs", "c.rs"].map(PathBuf::from);
+        let write = |texts: [&str; 3]| {
+            for (name, text) in names.iter().zip(texts) {
+                fs::write(dir.path().join(name), text).expect("written");
+            }
+        };
+        let edit = Edit { file: "a.rs".into(), find: "rule".into(), replace: "hole".into() };
+        write(["the rule", "a rule", ""]);
+        assert_eq!(place_of(dir.path(), &names, &edit).expect("named"), Path::new("a.rs"));
+        write(["", "", "the rule"]);
+        assert_eq!(place_of(dir.path(), &names, &edit).expect("moved"), Path::new("c.rs"));
+        for ambiguous in [["rule rule", "", ""], ["", "rule", "rule"], ["", "rule rule", ""], ["", "", ""]] {
+            write(ambiguous);
+            assert!(place_of(dir.path(), &names, &edit).is_err(), "{ambiguous:?}");
+        }
+    }
+
+    #[test]
     fn only_a_test_that_ran_has_a_verdict() {
-        let found = |code, said| verdict("it_holds", code, said).map(|found| found.map(|(after, _)| after));
-        let failed = "failures:\n    room::it_holds\n\ntest result: FAILED. 0 passed; 1 failed";
+        let found = |code, said| verdict(Some("it_holds"), code, said).map(|found| found.map(|(after, _)| after));
+        let failed = "\nfailures:\n    room::it_holds\n\ntest result: FAILED. 0 passed; 1 failed";
+        let any = verdict(None, Some(101), failed).expect("a verdict");
+        assert_eq!(any, Some(("test".to_owned(), "it_holds".to_owned())));
         assert_eq!(found(Some(101), failed).expect("a verdict"), Some("test".to_owned()));
         assert_eq!(found(Some(0), "test result: ok. 1 passed; 0 failed").expect("a verdict"), None);
         assert_eq!(found(Some(124), "").expect("a verdict"), Some("300 s".to_owned()));
         assert!(found(Some(0), "test result: ok. 0 passed; 0 failed").is_err(), "nothing ran");
         assert!(found(Some(101), "error: could not compile").is_err(), "it did not build");
-        assert!(found(Some(101), "failures:\n    another\n").is_err(), "another one failed");
+        assert!(found(Some(101), "\nfailures:\n    another\n").is_err(), "another one failed");
     }
 }
