@@ -35,8 +35,10 @@ fn held_mappings_count_against_the_limit_of_a_shard() {
     lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 4500));
     lab.run(242_000);
     assert_eq!((lab.status(0).live, lab.status(0).held), (0, 1));
-    lab.pass(0, Side::Inside, udp(A, 2, REMOTE, 4500));
-    assert_eq!(lab.out(0, udp(A, 3, REMOTE, 4500)), Verdict::Drop(DropReason::TableFull), "one live and one held");
+    // Of one backend each: the last free place is for who has none (I40).
+    lab.pass(0, Side::Inside, udp(B, 2, REMOTE, 4500));
+    assert_eq!(lab.out(0, udp(B, 3, REMOTE, 4500)), Verdict::Drop(DropReason::TableFull), "one live and one held");
+    assert_eq!(lab.out(0, udp(A, 3, REMOTE, 4500)), Verdict::Drop(DropReason::TableFull), "whoever asks");
     lab.run(66_000);
     assert_eq!((lab.status(0).live, lab.status(0).held), (1, 0));
     lab.pass(0, Side::Inside, udp(A, 3, REMOTE, 4500));
@@ -44,15 +46,14 @@ fn held_mappings_count_against_the_limit_of_a_shard() {
 
 #[test]
 fn mappings_on_their_way_count_against_the_limits_of_shard_and_backend() {
-    for per_shard in [true, false] {
+    for (per_shard, second, reason) in [(true, B, DropReason::TableFull), (false, A, DropReason::FlowLimit)] {
         let mut lab = Lab::new(1);
         lab.load(11, |s| {
             *(if per_shard { &mut s.params.flows_per_shard_max } else { &mut s.params.flows_per_backend_max }) = 2;
         });
         lab.hold = Hold::Yes;
         assert_eq!(lab.out(0, udp(A, 1, REMOTE, 53)), Verdict::Consumed);
-        assert_eq!(lab.out(0, udp(A, 2, REMOTE, 53)), Verdict::Consumed);
-        let reason = if per_shard { DropReason::TableFull } else { DropReason::FlowLimit };
+        assert_eq!(lab.out(0, udp(second, 2, REMOTE, 53)), Verdict::Consumed);
         assert_eq!(lab.out(0, udp(A, 3, REMOTE, 53)), Verdict::Drop(reason));
     }
 }
