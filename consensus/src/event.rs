@@ -97,8 +97,8 @@ pub enum FlowInput {
     Peer { from: Incarnation, frame: Bytes },
     /// The worker wants this entry replicated (F1).
     Propose { group: GroupId, term: u64, stream: u32, sequence: u64, entry: Bytes },
-    /// The worker's table stands at `index`; greatest control index in its entries.
-    Applied { group: GroupId, index: u64, control_index: u64 },
+    /// The worker's table of the replica of `epoch` is whole and stands at `index`; greatest control index in its entries.
+    Applied { group: GroupId, epoch: Epoch, index: u64, control_index: u64 },
     /// The worker serves, or why not (F7); `Err` carries a small code for status.
     Serving { group: GroupId, term: u64, state: Result<(), u8> },
     /// This node's own report changed; of what it says, `turns` is not looked at.
@@ -138,8 +138,10 @@ pub enum FlowEffect {
     Owner { group: GroupId, term: u64, owner: Option<Incarnation> },
     /// The batch stream was refused (F1).
     Refused { group: GroupId, term: u64, stream: u32 },
-    /// Scan the table for a joiner (F10).
+    /// Scan the table for a joiner (F10), and no more for an earlier order.
     Scan { group: GroupId, transfer: u64 },
+    /// Nobody waits for this scan any more.
+    ScanOver { group: GroupId, transfer: u64 },
     /// Load a chunk of another replica's scan.
     Load { group: GroupId, epoch: Epoch, chunk: Bytes },
     /// All chunks are there: replay starts at `base`, exact once `until` is applied.

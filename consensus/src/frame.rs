@@ -42,6 +42,8 @@ pub struct Have {
     pub transfer: u64,
     /// Number of the chunk that is missing.
     pub next: u64,
+    /// Chunks after the missing one have come, so it never will: this transfer cannot be completed.
+    pub broken: bool,
 }
 
 /// Head of a chunk of a table (F10).
@@ -91,7 +93,8 @@ pub enum Frame {
     /// A piece of the table.
     Chunk { key: Key, head: ChunkHead, end: Option<ChunkEnd>, chunk: Bytes },
     /// The leader's log does not reach back to the receiver's end: it must load the table anew.
-    Behind { key: Key },
+    /// `base` is where it begins.
+    Behind { key: Key, base: u64 },
     /// The groups that the sender leads, all of them (M1).
     Owners { from: Incarnation, owned: Vec<Owned> },
     /// What the sender says of itself (F2, F7).
@@ -143,7 +146,7 @@ impl Frame {
                 body.extend_from_slice(chunk);
                 (KIND_CHUNK, body)
             }
-            Self::Behind { key } => (KIND_BEHIND, put(key)),
+            Self::Behind { key, base } => (KIND_BEHIND, put((key, base))),
             Self::Owners { from, owned } => (KIND_OWNERS, put((from, owned))),
             Self::Report { from, report } => (KIND_REPORT, put((from, report))),
         };
@@ -175,7 +178,7 @@ impl Frame {
                 };
                 Ok(Self::Chunk { key, head, end, chunk })
             }
-            KIND_BEHIND => whole(&body).map(|key| Self::Behind { key }),
+            KIND_BEHIND => whole(&body).map(|(key, base)| Self::Behind { key, base }),
             KIND_OWNERS => whole(&body).map(|(from, owned)| Self::Owners { from, owned }),
             KIND_REPORT => whole(&body).map(|(from, report)| Self::Report { from, report }),
             value => Err(WireError::Unknown { what: "flow frame", value }),
@@ -186,7 +189,7 @@ impl Frame {
     #[must_use]
     pub const fn from(&self) -> Incarnation {
         match self {
-            Self::Raft { key, .. } | Self::Join { key, .. } | Self::Chunk { key, .. } | Self::Behind { key } => {
+            Self::Raft { key, .. } | Self::Join { key, .. } | Self::Chunk { key, .. } | Self::Behind { key, .. } => {
                 key.from
             }
             Self::Owners { from, .. } | Self::Report { from, .. } => *from,
@@ -212,10 +215,10 @@ mod tests {
         let end = ChunkEnd { base_term: 4, until: 80, conf, wait_left_ns: 5 };
         vec![
             Frame::Raft { key: KEY, message },
-            Frame::Join { key: KEY, have: Some(Have { transfer: 9, next: 2 }) },
+            Frame::Join { key: KEY, have: Some(Have { transfer: 9, next: 2, broken: false }) },
             Frame::Chunk { key: KEY, head, end: None, chunk: Bytes::from_static(b"records") },
             Frame::Chunk { key: KEY, head, end: Some(end), chunk: Bytes::new() },
-            Frame::Behind { key: KEY },
+            Frame::Behind { key: KEY, base: 7 },
             Frame::Owners { from: Incarnation(11), owned: vec![Owned { group: GroupId(7), epoch: Epoch(3), term: 5 }] },
             Frame::Report { from: Incarnation(11), report: Report { control_ready: 9, ..Report::default() } },
         ]

@@ -27,7 +27,7 @@ impl FlowGroup {
         if self.leading.is_none() || self.is_sealed() {
             return;
         }
-        self.end_transfer_if_over(now_ns);
+        self.end_transfer_if_over(now_ns, out);
         self.tell_behind(now_ns, out);
         self.tell_removed(now_ns, out);
         self.tell_health(now_ns, out);
@@ -171,7 +171,7 @@ impl FlowGroup {
         let group = spec.group;
         for id in behind {
             let to = Incarnation(id);
-            let frame = Frame::Behind { key: self.key(to) }.encode();
+            let frame = Frame::Behind { key: self.key(to), base }.encode();
             out.push_back(FlowEffect::Send { to, group, frame });
         }
     }
@@ -212,7 +212,10 @@ impl FlowGroup {
         let (to, term) = (transfer.to(), leadership.term);
         let state_at = |index| self.state_at(index).filter(|(_, conf)| membership::holds(conf, to.0));
         let piece = transfer.chunk((scanned.base, scanned.until, scanned.last), term, now_ns, state_at);
-        let Some((head, mut end)) = piece else { return };
+        let Some((head, mut end)) = piece else {
+            out.push_back(FlowEffect::ScanOver { group: self.group(), transfer: scanned.transfer });
+            return;
+        };
         if let Some(end) = &mut end {
             end.wait_left_ns = self.wait_until_ns.saturating_sub(now_ns);
         }
@@ -223,15 +226,16 @@ impl FlowGroup {
         }
     }
 
-    fn end_transfer_if_over(&mut self, now_ns: u64) {
+    fn end_transfer_if_over(&mut self, now_ns: u64, out: &mut Effects) {
         let bytes = self.node.store().bytes();
         let Some(to) = self.leading.as_ref().and_then(|l| l.transfer.as_ref()).map(Outgoing::to) else { return };
         let (matched, held) = (self.matched(to.0), membership::holds(&self.conf, to.0));
         let Some(leadership) = &mut self.leading else { return };
-        if let Some(transfer) = &mut leadership.transfer
-            && (!held || bytes > RETAINED_BYTES_MAX || transfer.is_over(matched, now_ns))
-        {
-            leadership.transfer = None;
+        let over = leadership
+            .transfer
+            .take_if(|transfer| !held || bytes > RETAINED_BYTES_MAX || transfer.is_over(matched, now_ns));
+        if let Some(transfer) = over.filter(|transfer| !transfer.is_scanned()) {
+            out.push_back(FlowEffect::ScanOver { group: self.spec.group, transfer: transfer.id() });
         }
     }
 }

@@ -161,6 +161,19 @@ mod tests {
     }
 
     #[test]
+    fn half_of_an_even_group_is_no_quorum() {
+        let mut lease = Lease::new(1, 40, 0);
+        let (two, four) = (conf(&[1, 2], &[]), conf(&[1, 2, 3, 4], &[]));
+        let nonce = lease.sent(100);
+        assert_eq!(lease.echoed(nonce, 1, &two), Grew::No, "the own echo is one of two");
+        assert_eq!(lease.until_ns(), 0);
+        assert_eq!(lease.echoed(nonce, 2, &two), Grew::Yes);
+        let nonce = lease.sent(110);
+        assert_eq!(lease.echoed(nonce, 2, &four), Grew::No, "two of four");
+        assert_eq!(lease.echoed(nonce, 3, &four), Grew::Yes);
+    }
+
+    #[test]
     fn a_joint_configuration_needs_both_halves() {
         let mut lease = Lease::new(1, 40, 0);
         let nonce = lease.sent(100);

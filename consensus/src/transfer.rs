@@ -45,7 +45,7 @@ struct Base {
 pub enum Asked {
     /// It runs.
     Wait,
-    /// It stands still, or was for somebody who went silent: begin anew.
+    /// It stands still, it lost a chunk, or it was for somebody who went silent: begin anew.
     Restart,
 }
 
@@ -68,6 +68,12 @@ impl Outgoing {
         self.to
     }
 
+    /// Whether the worker has handed out the last chunk.
+    #[must_use]
+    pub const fn is_scanned(&self) -> bool {
+        self.until.is_some()
+    }
+
     /// The log is retained from this index on.
     #[must_use]
     pub fn retain_from(&self) -> u64 {
@@ -76,7 +82,12 @@ impl Outgoing {
 
     /// `from` asks for a table, having got `have` so far.
     pub fn asked(&mut self, from: Incarnation, have: Option<Have>, now_ns: u64) -> Asked {
-        if from == self.to && have.is_some_and(|h| h.transfer == self.id) && have != self.have {
+        if let Some(of_this) = have.filter(|h| from == self.to && h.transfer == self.id)
+            && have != self.have
+        {
+            if of_this.broken {
+                return Asked::Restart;
+            }
             self.have = have;
             self.progress_ns = now_ns;
         }
@@ -123,6 +134,7 @@ impl Outgoing {
 struct Place {
     from: Incarnation,
     head: ChunkHead,
+    next: u64,
     broken: bool,
 }
 
@@ -147,34 +159,34 @@ impl Incoming {
     /// What the sender should know.
     #[must_use]
     pub fn have(&self) -> Option<Have> {
-        self.place.filter(|p| !p.broken).map(|p| Have { transfer: p.head.transfer, next: p.head.number + 1 })
+        self.place.map(|p| Have { transfer: p.head.transfer, next: p.next, broken: p.broken })
     }
 
     /// Judges a chunk by its head.
     pub fn accept(&mut self, from: Incarnation, head: ChunkHead) -> Accept {
-        let Some(place) = &mut self.place else {
-            if head.number != 0 {
-                return Accept::Ignore;
+        if let Some(place) = self.place.as_mut().filter(|p| p.from == from && p.head.transfer == head.transfer) {
+            if !place.broken && head.number == place.next && head.base == place.head.base {
+                place.next += 1;
+                return Accept::Next;
             }
-            self.place = Some(Place { from, head, broken: false });
-            return Accept::First;
-        };
-        let same = place.from == from && place.head.transfer == head.transfer;
-        if same && !place.broken && head.number == place.head.number + 1 && head.base == place.head.base {
-            place.head = head;
-            return Accept::Next;
-        }
-        if same {
             // Anything but a repetition is a gap, and this transfer can never be completed.
-            place.broken |= head.number > place.head.number;
+            place.broken |= head.number >= place.next;
             return Accept::Ignore;
         }
         // The same sender numbers its transfers upwards; another one must not lead an older term.
-        let newer = if place.from == from { head.transfer > place.head.transfer } else { head.term >= place.head.term };
-        if head.number != 0 || !newer {
+        let newer = self.place.is_none_or(|place| match place.from == from {
+            true => head.transfer > place.head.transfer,
+            false => head.term >= place.head.term,
+        });
+        if !newer {
             return Accept::Ignore;
         }
-        *place = Place { from, head, broken: false };
+        if head.number != 0 {
+            // The sender has given an earlier transfer up, and of this one the beginning is lost.
+            self.place = Some(Place { from, head, next: 0, broken: true });
+            return Accept::Ignore;
+        }
+        self.place = Some(Place { from, head, next: 1, broken: false });
         Accept::First
     }
 }
@@ -266,15 +278,35 @@ mod tests {
     #[test]
     fn chunks_are_taken_in_order_and_a_gap_voids_the_transfer() {
         let mut incoming = Incoming::default();
-        assert_eq!(incoming.accept(A, head(4, 1, 7)), Accept::Ignore);
         assert_eq!(incoming.accept(A, head(4, 0, 7)), Accept::First);
         assert_eq!(incoming.accept(A, head(4, 0, 7)), Accept::Ignore);
         assert_eq!(incoming.accept(A, head(4, 1, 7)), Accept::Next);
-        assert_eq!(incoming.have(), Some(Have { transfer: 4, next: 2 }));
+        assert_eq!(incoming.have(), Some(Have { transfer: 4, next: 2, broken: false }));
         assert_eq!(incoming.accept(A, head(4, 3, 7)), Accept::Ignore);
-        assert_eq!(incoming.have(), None);
+        assert_eq!(incoming.have(), Some(Have { transfer: 4, next: 2, broken: true }));
         assert_eq!(incoming.accept(A, head(4, 2, 7)), Accept::Ignore);
         assert_eq!(incoming.accept(A, head(5, 0, 7)), Accept::First);
+        assert_eq!(incoming.have(), Some(Have { transfer: 5, next: 1, broken: false }));
+    }
+
+    #[test]
+    fn a_transfer_whose_first_chunk_is_lost_is_told_to_be_broken() {
+        let mut incoming = Incoming::default();
+        assert_eq!(incoming.accept(A, head(4, 1, 7)), Accept::Ignore);
+        assert_eq!(incoming.have(), Some(Have { transfer: 4, next: 0, broken: true }));
+        assert_eq!(incoming.accept(A, head(4, 0, 7)), Accept::Ignore, "its sender begins anew");
+        assert_eq!(incoming.accept(A, head(5, 0, 7)), Accept::First);
+        assert_eq!(incoming.accept(A, head(6, 2, 7)), Accept::Ignore);
+        assert_eq!(incoming.have(), Some(Have { transfer: 6, next: 0, broken: true }), "the sender has given 5 up");
+        assert_eq!(incoming.accept(A, head(5, 1, 7)), Accept::Ignore);
+    }
+
+    #[test]
+    fn a_broken_transfer_restarts_at_once_and_an_older_ones_gap_restarts_nothing() {
+        let mut out = Outgoing::new(7, B, 20, 0);
+        assert_eq!(out.asked(B, Some(Have { transfer: 6, next: 3, broken: true }), 1), Asked::Wait);
+        assert_eq!(out.asked(A, Some(Have { transfer: 7, next: 3, broken: true }), 1), Asked::Wait);
+        assert_eq!(out.asked(B, Some(Have { transfer: 7, next: 3, broken: true }), 1), Asked::Restart);
     }
 
     #[test]
@@ -298,8 +330,8 @@ mod tests {
     fn a_silent_transfer_restarts_on_request_and_ends_by_itself() {
         let mut out = Outgoing::new(1, B, 20, 0);
         assert_eq!(out.asked(B, None, STALL_NS - 1), Asked::Wait);
-        assert_eq!(out.asked(B, Some(Have { transfer: 1, next: 3 }), STALL_NS), Asked::Wait);
-        assert_eq!(out.asked(B, Some(Have { transfer: 1, next: 3 }), 2 * STALL_NS), Asked::Restart);
+        assert_eq!(out.asked(B, Some(Have { transfer: 1, next: 3, broken: false }), STALL_NS), Asked::Wait);
+        assert_eq!(out.asked(B, Some(Have { transfer: 1, next: 3, broken: false }), 2 * STALL_NS), Asked::Restart);
         assert!(!out.is_over(0, ABANDON_NS));
         assert!(out.is_over(0, ABANDON_NS + STALL_NS));
     }

@@ -110,6 +110,7 @@ impl Judge {
             | GroupEvent::Owner { .. }
             | GroupEvent::Refused { .. }
             | GroupEvent::Scan { .. }
+            | GroupEvent::ScanOver { .. }
             | GroupEvent::Load { .. } => Ok(()),
         }
     }

@@ -21,7 +21,7 @@ use crate::election;
 use crate::event::{Epoch, FlowEffect, GroupId, GroupSpec, Incarnation, Sealing, Timing};
 use crate::frame::{ChunkEnd, ChunkHead, Key};
 use crate::handover::Handover;
-use crate::lease::Lease;
+use crate::lease::{Lease, is_voter};
 use crate::membership;
 use crate::memory::MemoryLog;
 use crate::transfer::{Outgoing, Reload};
@@ -31,8 +31,10 @@ pub(crate) type Effects = VecDeque<FlowEffect>;
 
 /// How often a sealed replica repeats its report.
 const SEALED_REPEAT_NS: u64 = 500_000_000;
+/// A sealed voter waits so long for its own table to become whole.
+const SEALED_WHOLE_NS: u64 = 500_000_000;
 /// Entries that stay in the log for followers that lag, beyond what a transfer retains.
-const RETAINED_ENTRIES: u64 = 4096;
+pub(crate) const RETAINED_ENTRIES: u64 = 4096;
 /// Bytes of such entries.
 const RETAINED_BYTES: usize = 8 << 20;
 
@@ -44,11 +46,26 @@ pub(crate) struct Seed {
     pub(crate) timing: Timing,
     /// Index and term of the stored snapshot.
     pub(crate) at: (u64, u64),
+    /// A table that was loaded by a scan is whole once the worker says that it stands here (F10).
+    pub(crate) loading_until: Option<u64>,
     pub(crate) conf: ConfState,
     /// No lease before this time (N4).
     pub(crate) wait_until_ns: u64,
     pub(crate) first_nonce: u64,
+    pub(crate) retained_entries: u64,
 }
+
+/// A replica that is sealed (N4).
+#[derive(Clone, Copy, Debug)]
+struct Sealed {
+    since_ns: u64,
+    /// When it reported last, and what: a sealed log does not move, and the first report stands.
+    told: Option<(u64, (u64, u64))>,
+}
+
+/// The report of who cannot be the base of a new epoch: only a voter by its own configuration whose table is whole could
+/// serve; a learner amid its scan would lead alone and serve nothing (N4).
+const HOLDS_NOTHING: (u64, u64) = (0, 0);
 
 /// The part of the lease word that the replica writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,8 +119,10 @@ pub struct FlowGroup {
     pub(crate) leading: Option<Leadership>,
     last_leader_ns: Option<u64>,
     last_leader: Option<Incarnation>,
-    sealed_told_ns: Option<u64>,
-    sealed: bool,
+    sealed: Option<Sealed>,
+    /// Where the worker's table has to stand to be whole; `None` once it does (F10).
+    loading_until: Option<u64>,
+    retained_entries: u64,
     stream: Stream,
     pub(crate) worker_index: u64,
     pub(crate) worker_control: u64,
@@ -156,7 +175,8 @@ impl FlowGroup {
     /// # Panics
     /// If the timing is none that raft accepts.
     pub(crate) fn new(seed: Seed) -> Self {
-        let Seed { me, spec, timing, at: (index, snapshot_term), conf, wait_until_ns, first_nonce } = seed;
+        let Seed { me, spec, timing, at, loading_until, conf, wait_until_ns, first_nonce, retained_entries } = seed;
+        let (index, snapshot_term) = at;
         let term = first_term(spec.epoch).max(snapshot_term);
         let log = MemoryLog::new(index, snapshot_term, conf.clone(), term);
         let node = RawNode::new(&election::config(me, &timing, index), log, &silent_logger())
@@ -172,8 +192,9 @@ impl FlowGroup {
             leading: None,
             last_leader_ns: None,
             last_leader: None,
-            sealed_told_ns: None,
-            sealed: false,
+            sealed: None,
+            loading_until,
+            retained_entries,
             stream: Stream::default(),
             worker_index: index,
             worker_control: 0,
@@ -196,7 +217,7 @@ impl FlowGroup {
     }
 
     pub(crate) const fn is_sealed(&self) -> bool {
-        self.sealed
+        self.sealed.is_some()
     }
 
     pub(crate) const fn leader_heard_ns(&self) -> Option<u64> {
@@ -215,7 +236,11 @@ impl FlowGroup {
     pub(crate) fn follows(&self) -> Option<(u64, Incarnation, u64)> {
         let raft = &self.node.raft;
         let leader = Incarnation(raft.leader_id);
-        (!self.sealed && raft.leader_id != 0 && leader != self.me).then_some((raft.term, leader, self.last_leader_ns?))
+        (!self.is_sealed() && raft.leader_id != 0 && leader != self.me).then_some((
+            raft.term,
+            leader,
+            self.last_leader_ns?,
+        ))
     }
 
     /// Last term and index of the log (N4).
@@ -235,7 +260,7 @@ impl FlowGroup {
         assert!(spec.group == self.spec.group && spec.epoch == self.spec.epoch, "same group, same epoch");
         self.spec = spec;
         self.was_leaving |= self.spec.leaving.contains(&self.me);
-        if self.spec.sealing == Sealing::Yes && !self.sealed {
+        if self.spec.sealing == Sealing::Yes && !self.is_sealed() {
             self.seal(now_ns, out);
         }
     }
@@ -260,18 +285,25 @@ impl FlowGroup {
     /// No more votes, appends or emissions in this epoch (N4). There is no way back.
     fn seal(&mut self, now_ns: u64, out: &mut Effects) {
         self.settle(now_ns, out);
-        self.sealed = true;
+        self.sealed = Some(Sealed { since_ns: now_ns, told: None });
         self.end_leadership(out);
         self.clear_word(out);
         self.tell_sealed(now_ns, out);
     }
 
     fn tell_sealed(&mut self, now_ns: u64, out: &mut Effects) {
-        if self.sealed_told_ns.is_some_and(|told| now_ns.saturating_sub(told) < SEALED_REPEAT_NS) {
-            return;
-        }
-        self.sealed_told_ns = Some(now_ns);
-        let (last_term, last_index) = self.log_end();
+        let Some(Sealed { since_ns, told }) = self.sealed else { return };
+        let end = match told {
+            Some((told_ns, _)) if now_ns.saturating_sub(told_ns) < SEALED_REPEAT_NS => return,
+            Some((_, end)) => end,
+            None if !is_voter(&self.conf, self.me.0) => HOLDS_NOTHING,
+            None if self.loading_until.is_none() => self.log_end(),
+            // What was handed out before the seal is on its way through the worker.
+            None if now_ns.saturating_sub(since_ns) < SEALED_WHOLE_NS => return,
+            None => HOLDS_NOTHING,
+        };
+        self.sealed = Some(Sealed { since_ns, told: Some((now_ns, end)) });
+        let (last_term, last_index) = end;
         out.push_back(FlowEffect::Sealed { group: self.group(), epoch: self.spec.epoch, last_term, last_index });
     }
 
@@ -283,7 +315,7 @@ impl FlowGroup {
 
     /// Hands out everything up to the end of the log, the uncommitted tail included: the base of a re-creation (N4).
     pub(crate) fn commit_tail(&mut self, now_ns: u64, out: &mut Effects) {
-        if !self.sealed {
+        if !self.is_sealed() {
             self.settle(now_ns, out);
         }
         let applied = self.node.raft.raft_log.applied;
@@ -305,7 +337,7 @@ impl FlowGroup {
 
     /// One tick. Leader's duties follow separately.
     pub(crate) fn tick(&mut self, now_ns: u64, out: &mut Effects) {
-        if self.sealed {
+        if self.is_sealed() {
             self.tell_sealed(now_ns, out);
             return;
         }
@@ -329,13 +361,13 @@ impl FlowGroup {
 
     /// Forgets log that nobody needs any more.
     pub(crate) fn compact(&mut self) {
-        if self.sealed {
+        if self.is_sealed() {
             return;
         }
         let applied = self.node.raft.raft_log.applied;
         let retained = self.leading.as_ref().and_then(|l| l.transfer.as_ref()).map_or(applied, Outgoing::retain_from);
         let log = self.node.mut_store();
-        let by_count = applied.saturating_sub(RETAINED_ENTRIES);
+        let by_count = applied.saturating_sub(self.retained_entries);
         // Half at a time, so that a log at its bound is not compacted entry by entry.
         let by_bytes = if log.bytes() > RETAINED_BYTES { log.base() + (applied - log.base()) / 2 } else { 0 };
         log.compact_to(by_count.max(by_bytes).min(retained).max(log.base()));
@@ -381,7 +413,7 @@ impl FlowGroup {
     /// Whether proposals of `term` are taken now.
     fn accepts(&self, term: u64) -> bool {
         let raft = &self.node.raft;
-        let leads = raft.state == StateRole::Leader && raft.term == term && !self.sealed;
+        let leads = raft.state == StateRole::Leader && raft.term == term && !self.is_sealed();
         let stays = self.leading.as_ref().is_some_and(|l| l.term == term && l.timeout_sent_ns.is_none());
         leads && stays && raft.lead_transferee.is_none()
     }
@@ -401,6 +433,7 @@ impl FlowGroup {
     /// The worker's table moved on.
     pub(crate) fn applied(&mut self, index: u64, control_index: u64) {
         self.worker_index = index;
+        self.loading_until.take_if(|until| *until <= index);
         self.worker_control = self.worker_control.max(control_index);
     }
 

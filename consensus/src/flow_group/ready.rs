@@ -21,7 +21,7 @@ impl FlowGroup {
     /// # Panics
     /// If raft never comes to rest.
     pub(crate) fn settle(&mut self, now_ns: u64, out: &mut Effects) {
-        if self.sealed {
+        if self.is_sealed() {
             return;
         }
         for _ in 0..READY_ROUNDS_MAX {

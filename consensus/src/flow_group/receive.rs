@@ -11,7 +11,7 @@ use crate::guard::{self, FrameDrop};
 impl FlowGroup {
     /// A raft message of a replica with the right key. Dropped ones come back with the reason.
     pub(crate) fn receive(&mut self, mut m: Message, now_ns: u64, out: &mut Effects) -> Result<(), FrameDrop> {
-        if self.sealed {
+        if self.is_sealed() {
             return Err(FrameDrop::Sealed);
         }
         guard::admit(&m, &self.node.raft, self.spec.epoch)?;

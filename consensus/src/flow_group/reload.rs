@@ -9,10 +9,20 @@ use crate::frame::Frame;
 use crate::membership;
 
 impl FlowGroup {
-    /// The leader's log does not reach back to this replica's end; answers with what is needed.
-    pub(crate) fn fell_behind(&self, from: Incarnation, out: &mut Effects) {
+    /// The leader's log begins at `base`, behind what it takes for this replica's end; answers with what is needed.
+    pub(crate) fn fell_behind(&mut self, from: Incarnation, base: u64, out: &mut Effects) {
         let raft = &self.node.raft;
-        if self.sealed || raft.state != StateRole::Follower || raft.leader_id != from.0 {
+        if self.is_sealed() || raft.state != StateRole::Follower || raft.leader_id != from.0 {
+            return;
+        }
+        let committed = raft.raft_log.committed;
+        if committed >= base {
+            // It has loaded a table since, of which raft says nothing: the leader only needs to hear where it stands.
+            let mut m = Message { from: self.me.0, to: from.0, term: raft.term, ..Message::default() };
+            m.set_msg_type(MessageType::MsgAppendResponse);
+            (m.index, m.commit) = (committed, committed);
+            let frame = Frame::Raft { key: self.key(from), message: m }.encode();
+            out.push_back(FlowEffect::Send { to: from, group: self.group(), frame });
             return;
         }
         let frame = Frame::Join { key: self.key(from), have: self.reload.have() }.encode();
@@ -24,7 +34,7 @@ impl FlowGroup {
     pub(crate) fn reload_chunk(&mut self, piece: Piece, now_ns: u64, out: &mut Effects) {
         let Piece { from, head, end, chunk } = piece;
         let raft = &self.node.raft;
-        if self.sealed || raft.state != StateRole::Follower || raft.leader_id != from.0 {
+        if self.is_sealed() || raft.state != StateRole::Follower || raft.leader_id != from.0 {
             return;
         }
         let Some(chunks) = self.reload.take(from, head, chunk, end.is_some()) else { return };
@@ -43,6 +53,7 @@ impl FlowGroup {
             let epoch = self.spec.epoch;
             out.extend(chunks.into_iter().map(|chunk| FlowEffect::Load { group, epoch, chunk }));
             out.push_back(FlowEffect::Loaded { group, base: index, until: end.until });
+            self.loading_until = Some(end.until);
         }
         let mut snapshot = Snapshot::default();
         snapshot.mut_metadata().index = index;

@@ -14,7 +14,7 @@ use raft::eraftpb::ConfState;
 use crate::barrier::{LoadBarrier, Reports};
 use crate::election::Ticker;
 use crate::event::{Epoch, FlowEffect, FlowInput, GroupId, GroupSpec, Incarnation, Passage, Report, Sealing, Timing};
-use crate::flow_group::{Batch, Effects, FlowGroup, Seed, Standing, first_term};
+use crate::flow_group::{Batch, Effects, FlowGroup, RETAINED_ENTRIES, Seed, Standing, first_term};
 use crate::frame::{Frame, Key, Owned};
 use crate::guard::FrameDrop;
 use crate::owners::Owners;
@@ -114,6 +114,7 @@ pub struct FlowGroups {
     turns: Turns,
     barrier: LoadBarrier,
     transfers: u64,
+    retained_entries: u64,
     ticker: Ticker,
     out: Effects,
     drops: BTreeMap<FrameDrop, u64>,
@@ -148,12 +149,18 @@ impl FlowGroups {
             turns: Turns::default(),
             barrier: LoadBarrier::default(),
             transfers: 0,
+            retained_entries: RETAINED_ENTRIES,
             ticker: Ticker::new(timing.tick_ns, now_ns),
             out: VecDeque::new(),
             drops: BTreeMap::new(),
             stopping_since_ns: None,
             stopped: false,
         }
+    }
+
+    /// Replicas that begin from now on keep so many entries for followers that lag; for tests, which want them to lag often.
+    pub const fn set_retained_entries(&mut self, entries: u64) {
+        self.retained_entries = entries;
     }
 
     /// Takes one input. Effects come out of `poll`.
@@ -164,8 +171,8 @@ impl FlowGroups {
             FlowInput::Propose { group, term, stream, sequence, entry } => {
                 self.propose(group, Batch { term, stream, sequence, entry });
             }
-            FlowInput::Applied { group, index, control_index } => {
-                if let Some(replica) = self.replicas.get_mut(&group) {
+            FlowInput::Applied { group, epoch, index, control_index } => {
+                if let Some(replica) = self.replicas.get_mut(&group).filter(|r| r.spec.epoch == epoch) {
                     replica.applied(index, control_index);
                 }
             }
@@ -314,7 +321,7 @@ impl FlowGroups {
                 self.drop_replica(group);
                 self.out.push_back(FlowEffect::Opened { group, epoch, index: 1, loads: false });
                 let at = (1, first_term(epoch));
-                self.start(spec, at, conf, until(now_ns, wait_ns), now_ns);
+                self.start(spec, at, None, conf, until(now_ns, wait_ns), now_ns);
             }
             Beginning::Continue { last_term, last_index, wait_ns } => {
                 let mut old = self.replicas.remove(&group).expect("the base was found in it");
@@ -322,7 +329,7 @@ impl FlowGroups {
                 old.commit_tail(now_ns, &mut self.out);
                 self.out.push_back(FlowEffect::Reopened { group, epoch });
                 let conf = recreate::voters(&[self.me]);
-                self.start(spec, (last_index, last_term), conf, until(now_ns, wait_ns), now_ns);
+                self.start(spec, (last_index, last_term), None, conf, until(now_ns, wait_ns), now_ns);
             }
             Beginning::Mismatch => {
                 self.drop_replica(group);
@@ -331,12 +338,32 @@ impl FlowGroups {
         }
     }
 
-    fn start(&mut self, spec: GroupSpec, at: (u64, u64), conf: ConfState, wait_until_ns: u64, now_ns: u64) {
+    /// A replica begins at `at` (index and term); a table that is loaded is whole once it stands at `loading_until`.
+    fn start(
+        &mut self,
+        spec: GroupSpec,
+        at: (u64, u64),
+        loading_until: Option<u64>,
+        conf: ConfState,
+        wait_until_ns: u64,
+        now_ns: u64,
+    ) {
         let (group, epoch) = (spec.group, spec.epoch);
         self.begun.insert((group, epoch));
         let listed = spec.clone();
         let first_nonce = self.seed.rotate_left(17) ^ (u64::from(group.0) << 40);
-        let seed = Seed { me: self.me, spec, timing: self.timing, at, conf, wait_until_ns, first_nonce };
+        let retained_entries = self.retained_entries;
+        let seed = Seed {
+            me: self.me,
+            spec,
+            timing: self.timing,
+            at,
+            loading_until,
+            conf,
+            wait_until_ns,
+            first_nonce,
+            retained_entries,
+        };
         let mut replica = FlowGroup::new(seed);
         if self.stopping_since_ns.is_some() {
             replica.set_stopping();

@@ -40,9 +40,9 @@ impl FlowGroups {
                 let replica = living(&mut self.replicas, self.me, key)?;
                 replica.join_asked((key.from, have), transfers, now_ns, &mut self.out);
             }
-            Frame::Behind { key } => {
+            Frame::Behind { key, base } => {
                 let (replica, out) = self.replica(key)?;
-                replica.fell_behind(from, out);
+                replica.fell_behind(from, base, out);
             }
             Frame::Chunk { key, head, end, chunk } => {
                 let piece = Piece { from, head, end, chunk };
@@ -109,7 +109,8 @@ impl FlowGroups {
         let spec = spec.clone();
         self.joining.remove(&group);
         self.out.push_back(FlowEffect::Loaded { group, base: head.base, until: end.until });
-        self.start(spec, (head.base, end.base_term), end.conf, until(now_ns, end.wait_left_ns), now_ns);
+        let at = (head.base, end.base_term);
+        self.start(spec, at, Some(end.until), end.conf, until(now_ns, end.wait_left_ns), now_ns);
         Ok(())
     }
 }

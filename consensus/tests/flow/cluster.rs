@@ -115,6 +115,8 @@ pub(crate) struct Cluster {
     /// Proposals per step and group, as a probability.
     pub(crate) load: f64,
     pub(crate) keys: u32,
+    /// Entries that replicas keep for followers that lag.
+    pub(crate) retained: Option<u64>,
     /// Resolution of time.
     pub(crate) step_ns: u64,
     seed: u64,
@@ -140,6 +142,7 @@ impl Cluster {
             judge: Judge::default(),
             load: 0.3,
             keys: 200,
+            retained: None,
             step_ns: MS,
             seed,
         };
@@ -169,10 +172,14 @@ impl Cluster {
         self.next_incarnation += 1;
         // Machines do not tick in step.
         let phase = self.rng.random_range(0..5 * MS);
+        let mut groups = FlowGroups::new(incarnation, self.timing, self.rng.random(), self.now + phase);
+        if let Some(entries) = self.retained {
+            groups.set_retained_entries(entries);
+        }
         Node {
             id,
             incarnation,
-            groups: FlowGroups::new(incarnation, self.timing, self.rng.random(), self.now + phase),
+            groups,
             alive: true,
             paused_until: 0,
             inbox: VecDeque::new(),
@@ -193,6 +200,12 @@ impl Cluster {
             let delay = self.rng.random_range(0..20 * MS);
             self.spec_news.entry(node.id).or_insert(self.now + delay);
         }
+    }
+
+    /// Replicas that begin from now on keep so many entries only.
+    pub(crate) fn retain(&mut self, entries: u64) {
+        self.retained = Some(entries);
+        self.nodes.iter_mut().for_each(|node| node.groups.set_retained_entries(entries));
     }
 
     /// A machine dies. Its words stay.
@@ -411,7 +424,8 @@ impl Cluster {
                 let worker = self.nodes[at].workers.get_mut(&group).expect("entries follow a table");
                 self.judge.commit(now, (group, worker.epoch), index, term, &entry);
                 worker.commit(index, &entry);
-                feedback.push(FlowInput::Applied { group, index, control_index });
+                let epoch = worker.epoch;
+                feedback.push(FlowInput::Applied { group, epoch, index, control_index });
                 if worker.leading == Some(term) && !worker.served {
                     worker.served = serves;
                     let state = if serves { Ok(()) } else { Err(1) };
@@ -422,6 +436,7 @@ impl Cluster {
             | FlowEffect::Reopened { .. }
             | FlowEffect::Dropped { .. }
             | FlowEffect::Scan { .. }
+            | FlowEffect::ScanOver { .. }
             | FlowEffect::Load { .. }
             | FlowEffect::Loaded { .. } => self.move_table(at, effect),
         }
@@ -447,6 +462,10 @@ impl Cluster {
             FlowEffect::Scan { group, transfer } => {
                 let worker = workers.get_mut(&group).expect("a scan is of a table");
                 worker.scans = VecDeque::from([Scan { transfer, base: worker.applied, from_key: 0 }]);
+            }
+            FlowEffect::ScanOver { group, transfer } => {
+                let worker = workers.get_mut(&group).expect("a scan is of a table");
+                worker.scans.retain(|scan| scan.transfer != transfer);
             }
             FlowEffect::Load { group, epoch, chunk } => {
                 let worker = workers.get_mut(&group).expect("opened before");

@@ -78,8 +78,11 @@ fn frame(rng: &mut ChaCha8Rng, near: (u64, u64), from: Incarnation, to: Incarnat
     let key = key(from, to);
     let conf = ConfState { voters: vec![1, 2, 3], ..ConfState::default() };
     match rng.random_range(0..20) {
-        0 => Frame::Join { key, have: Some(Have { transfer: rng.random_range(0..4), next: rng.random() }) },
-        1 => Frame::Behind { key },
+        0 => Frame::Join {
+            key,
+            have: Some(Have { transfer: rng.random_range(0..4), next: rng.random(), broken: rng.random() }),
+        },
+        1 => Frame::Behind { key, base: rng.random() },
         2 => {
             let number = rng.random_range(0..3);
             let head = ChunkHead { transfer: rng.random_range(0..9), number, term: near.0, base: near.1 };
@@ -179,6 +182,34 @@ fn what_the_rules_forbid_is_dropped_and_counted() {
         assert_eq!(drops, [reason], "{kind:?}");
         assert!(effects.is_empty(), "{kind:?}: {effects:?}");
     }
+}
+
+/// Raft would commit what only the leader has.
+#[test]
+fn an_answer_about_entries_that_the_leader_never_had_commits_nothing() {
+    let (mut cluster, leader, _) = follower();
+    cluster.load = 0.0;
+    cluster.run(100 * MS);
+    // Cut off, it appends; nobody has what it appends.
+    cluster.cuts.extend([(0, 1), (0, 2)]);
+    let (now, term) = (cluster.now, cluster.status(0, G).expect("led").term);
+    let commit = cluster.status(0, G).expect("led").commit;
+    let liar = cluster.nodes[1].incarnation;
+    let groups = &mut cluster.nodes[0].groups;
+    let entry = Bytes::from_static(b"abcd12345678");
+    let (stream, sequence) = (100, 0);
+    groups.handle(now, FlowInput::Propose { group: G, term, stream, sequence, entry });
+    while groups.poll(now).is_some() {}
+    for beyond in [2, 3, 1_000] {
+        let mut answer = raft_frame(MessageType::MsgAppendResponse, term, liar, leader);
+        answer.index = commit + beyond;
+        let frame = Frame::Raft { key: key(liar, leader), message: answer }.encode();
+        groups.handle(now, FlowInput::Peer { from: liar, frame });
+        while groups.poll(now).is_some() {}
+        let status = groups.status(now).into_iter().find(|s| s.group == G).expect("there");
+        assert_eq!(status.commit, commit, "{beyond} beyond the commit index, where the log ends 1 beyond it");
+    }
+    assert_eq!(groups.drops().get(&FrameDrop::IndexBeyondLog), Some(&3));
 }
 
 #[test]

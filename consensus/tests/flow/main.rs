@@ -2,6 +2,7 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "small numbers in tests")]
 
+mod base;
 mod chaos;
 mod cluster;
 mod hostile;

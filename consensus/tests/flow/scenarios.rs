@@ -226,6 +226,49 @@ fn a_follower_far_behind_the_log_reloads_and_keeps_its_vote() {
     cluster.assert_nothing_lost();
 }
 
+/// F10: what was committed since the scan's base is kept for the joiner, however long its scan takes.
+#[test]
+fn a_joiner_finds_the_log_from_its_scans_base_on() {
+    let mut cluster = Cluster::new(19, 3, 1, 3);
+    cluster.retain(20);
+    cluster.weather.delay_ns = (200_000, 200_000);
+    (cluster.load, cluster.keys) = (1.0, 8_000);
+    assert!(cluster.run_until(2_000 * MS, Cluster::all_redundant));
+    cluster.run(4_000 * MS);
+    cluster.crash(2);
+    cluster.run(100 * MS);
+    let loads = cluster.judge.loads;
+    let began = cluster.nodes[0].workers[&G].applied;
+    cluster.restart(2);
+    assert!(cluster.run_until(3_000 * MS, Cluster::all_redundant));
+    let behind = cluster.nodes[0].workers[&G].applied - began;
+    assert!(behind > 60, "the log grew beyond what it keeps for itself meanwhile: {behind}");
+    assert_eq!(cluster.judge.loads, loads + 1, "the first table was of use");
+    cluster.assert_tables_agree();
+    cluster.assert_nothing_lost();
+}
+
+/// A connection that flaps amid a scan costs the joiner no more than the round that it takes to say so.
+#[test]
+fn a_transfer_that_lost_a_chunk_begins_anew_at_once() {
+    let mut cluster = settled(20, 3, 1, 3);
+    (cluster.load, cluster.keys) = (1.0, 8_000);
+    cluster.run(4_000 * MS);
+    cluster.load = 0.2;
+    cluster.crash(2);
+    cluster.run(100 * MS);
+    cluster.restart(2);
+    let loading = |c: &Cluster| c.nodes[2].workers.get(&G).is_some_and(|w| !w.table.is_empty());
+    assert!(cluster.run_until(1_000 * MS, loading), "it loads");
+    cluster.run(20 * MS);
+    cluster.cuts.insert((0, 2));
+    cluster.run(10 * MS);
+    cluster.cuts.clear();
+    assert!(!cluster.is_redundant(G), "the table was not complete yet");
+    assert!(cluster.run_until(900 * MS, Cluster::all_redundant), "a transfer that stands still would wait for 2 s");
+    cluster.assert_tables_agree();
+}
+
 /// Two of three die for good; the survivor's table is the base of the next epoch.
 fn recreate(cluster: &mut Cluster, dead: [u32; 2]) {
     dead.iter().for_each(|id| cluster.crash(*id));

@@ -80,7 +80,8 @@ pub(crate) struct Replica {
     pub(crate) frees_after_ns: u64,
     /// Fences seen, so that an owner does not repeat them.
     pub(crate) fenced: BTreeSet<(PortBlock, ControlIndex)>,
-    pub(crate) scans: Vec<ScanJob>,
+    /// The scan for a joiner, if one is under way: a leader serves one at a time.
+    pub(crate) scan: Option<ScanJob>,
     /// After a re-creation the log may continue at a higher index.
     gap_allowed: bool,
     seed: u64,
@@ -99,7 +100,7 @@ impl Replica {
             counts: ApplyCounts::default(),
             frees_after_ns: 0,
             fenced: BTreeSet::new(),
-            scans: Vec::new(),
+            scan: None,
             gap_allowed: false,
             seed,
             records: Vec::new(),
@@ -111,7 +112,7 @@ impl Replica {
     pub(crate) fn reopened(&mut self, control_index: ControlIndex) {
         self.meta.control_index = self.meta.control_index.max(control_index);
         self.gap_allowed = true;
-        self.scans.clear();
+        self.scan = None;
     }
 
     /// Applies one committed entry. `vote_ms` is V. Returns the header if the entry was one of a worker's and was taken.
@@ -290,7 +291,7 @@ impl Replica {
 
     fn free(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
         let record = *self.table.record(slot);
-        for scan in &mut self.scans {
+        if let Some(scan) = &mut self.scan {
             scan.before_free(slot, &record);
         }
         effects.push(Effect::Freed { public: record.public(), backend: record.backend });
@@ -325,7 +326,7 @@ impl Replica {
         self.table.drop_inside();
         self.holds = HoldQueues::default();
         self.fenced.clear();
-        self.scans.clear();
+        self.scan = None;
         self.meta = Meta {
             applied: header.base,
             control_index: header.control_index,

@@ -24,8 +24,10 @@ pub enum GroupEvent {
     Owner { shard: ShardId, term: Term, node: Option<NodeId> },
     /// A batch of `stream` was refused, and all later ones of that stream will be (F1).
     Refused { shard: ShardId, term: Term, stream: u32 },
-    /// Send the whole table as chunks, starting at the applied index of this moment (F10).
+    /// Send the whole table as chunks, starting at the applied index of this moment (F10). Replaces an earlier order.
     Scan { shard: ShardId, transfer: u64 },
+    /// Nobody waits for the chunks of this transfer any more.
+    ScanOver { shard: ShardId, transfer: u64 },
     /// A chunk of another replica's scan, in order.
     Load { shard: ShardId, epoch: u32, chunk: Bytes },
     /// The joiner starts replaying at `base`; its inside index is built once `until` is applied (F10).
@@ -37,14 +39,15 @@ pub enum GroupEvent {
 pub enum WorkerOutput {
     /// An entry to replicate, judged in `term`; `stream` numbers the worker's restarts, `sequence` the batches in it (F1).
     Propose { shard: ShardId, term: Term, stream: u32, sequence: u64, entry: Bytes },
-    /// The table stands at `index` and has seen `control_index` as the greatest of its entries' headers.
-    Applied { shard: ShardId, index: LogIndex, control_index: ControlIndex },
+    /// The table of the replica of `epoch` is whole, stands at `index` and has seen `control_index` as the greatest of its
+    /// entries' headers.
+    Applied { shard: ShardId, epoch: u32, index: LogIndex, control_index: ControlIndex },
     /// Serving in this term has begun, or cannot (F7).
     Serving { shard: ShardId, term: Term, state: Result<(), NotServing> },
     /// The snapshot that packets are judged by now.
     SnapshotLoaded { control_index: ControlIndex },
-    /// A committed fence: the block may be reported as reclaimed (F5).
-    Fenced { shard: ShardId, block: PortBlock, reclaim_index: ControlIndex },
+    /// A fence committed in `epoch`: the block may be reported as reclaimed (F5).
+    Fenced { shard: ShardId, epoch: u32, block: PortBlock, reclaim_index: ControlIndex },
     /// Answer to `Scan`. The first chunk's `base` is the index that the scan is made exact from; with the last one
     /// `until` is the index up to which records in the chunks may have been written.
     Chunk { shard: ShardId, transfer: u64, base: LogIndex, until: LogIndex, last: Last, chunk: Bytes },

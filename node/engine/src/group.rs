@@ -43,6 +43,8 @@ impl Worker {
                 self.lose_overlay(shard);
                 if let Some(s) = self.replica_mut(shard) {
                     s.leadership = None;
+                    // Only a leader's chunks are wanted.
+                    s.replica.scan = None;
                 }
             }
             GroupEvent::Owner { shard, term, node } => {
@@ -62,9 +64,14 @@ impl Worker {
             GroupEvent::Scan { shard, transfer } => {
                 if let Some(s) = self.replica_mut(shard) {
                     let job = ScanJob::new(transfer, s.replica.meta, &s.replica.table);
-                    s.replica.scans.push(job);
+                    s.replica.scan = Some(job);
                 }
-                self.grant_chunks(1);
+                self.chunks.grant(1);
+            }
+            GroupEvent::ScanOver { shard, transfer } => {
+                if let Some(s) = self.replica_mut(shard) {
+                    s.replica.scan.take_if(|job| job.transfer() == transfer);
+                }
             }
             GroupEvent::Load { shard, epoch, chunk } => {
                 if let Some(s) = self.replica_mut(shard) {
@@ -104,12 +111,13 @@ impl Worker {
     fn perform(&mut self, now_ns: u64, id: ShardId, term: Term, mine: bool, effect: Effect) {
         match effect {
             Effect::Fenced { block, reclaim_index } => {
-                // Its owner reports it; a successor reports all that it finds when it begins to serve.
-                if mine {
-                    self.outputs.push_back(WorkerOutput::Fenced { shard: id, block, reclaim_index });
-                }
                 if let Some(s) = self.replica_mut(id) {
                     s.overlay.fenced(block, reclaim_index);
+                    let epoch = s.epoch;
+                    // Its owner reports it; a successor reports all that it finds when it begins to serve.
+                    if mine {
+                        self.outputs.push_back(WorkerOutput::Fenced { shard: id, epoch, block, reclaim_index });
+                    }
                 }
             }
             Effect::Freed { public, backend } => {

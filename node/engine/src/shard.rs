@@ -357,7 +357,7 @@ impl Shard {
         const STEP: u64 = 10 * MS;
         let mut next = self.overlay.next_deadline_ns();
         let mut at = |t: u64| next = Some(next.map_or(t, |n| n.min(t)));
-        if !self.replica.scans.is_empty() {
+        if self.replica.scan.is_some() {
             at(timed_at_ns + SOON);
         }
         if let Some(lead) = &self.leadership {

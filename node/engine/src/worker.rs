@@ -19,7 +19,7 @@ use crate::apply::Effect;
 use crate::arp::Waiting;
 use crate::codec::{Encoder, ScanRecord};
 use crate::counters::Counters;
-use crate::event::{Authority, DropReason, Last, Verdict, WorkerOutput};
+use crate::event::{Authority, DropReason, Verdict, WorkerOutput};
 use crate::fragmenting::MTU_DEFAULT;
 use crate::fragments::Fragments;
 use crate::held::{Held, Origin};
@@ -28,6 +28,8 @@ use crate::nat::identification::Identifications;
 use crate::neigh::NeighbourCache;
 use crate::notices::Limits;
 use crate::pipeline::Cx;
+use crate::scan::Chunks;
+pub use crate::scan::Scans;
 use crate::sessions::Sessions;
 use crate::shard::{LAST_OWNER_NS, LeaseWords, Shard, ShardEntry, lease_runs};
 use crate::snapshot::Snapshot;
@@ -70,17 +72,7 @@ pub struct Worker {
     encoder: Encoder,
     pub(crate) effects: Vec<Effect>,
     scratch: Vec<ScanRecord>,
-    chunk_credit: u32,
-    scans: Scans,
-}
-
-/// Whether chunks of scans find a place in the queues towards their readers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scans {
-    /// They do.
-    Go,
-    /// The queues are full: no more until they are not.
-    Wait,
+    pub(crate) chunks: Chunks,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,8 +110,7 @@ impl Worker {
             encoder: Encoder::new(),
             effects: Vec::new(),
             scratch: Vec::new(),
-            chunk_credit: 0,
-            scans: Scans::Go,
+            chunks: Chunks::new(),
         }
     }
 
@@ -184,7 +175,7 @@ impl Worker {
             let (id, Some(s)) = (*id, &mut entry.replica) else { continue };
             if std::mem::take(&mut s.applied_dirty) && s.replica.is_whole() {
                 let (index, control_index) = (s.replica.meta.applied, s.replica.meta.control_index);
-                return Some(WorkerOutput::Applied { shard: id, index, control_index });
+                return Some(WorkerOutput::Applied { shard: id, epoch: s.epoch, index, control_index });
             }
             let Some(snapshot) = &self.snapshot else { continue };
             // Nothing new leaves without the lease (L4); it waits in the stream.
@@ -195,41 +186,18 @@ impl Worker {
                 return Some(WorkerOutput::Propose { shard: id, term, stream, sequence, entry });
             }
         }
-        self.poll_chunk()
+        self.chunks.next(&mut self.shards, &mut self.encoder, &mut self.scratch)
     }
 
     /// Whether scans go on from now on; told before each round of timers by who carries their chunks. A joiner on a slow
     /// link would otherwise have a whole table waiting for it in memory.
     pub fn set_scans(&mut self, scans: Scans) {
-        self.scans = scans;
+        self.chunks.set_scans(scans);
     }
 
-    pub(crate) fn grant_chunks(&mut self, count: u32) {
-        self.chunk_credit = match self.scans {
-            Scans::Go => self.chunk_credit.max(count),
-            Scans::Wait => 0,
-        };
-    }
-
-    fn poll_chunk(&mut self) -> Option<WorkerOutput> {
-        if self.chunk_credit == 0 {
-            return None;
-        }
-        for (id, entry) in &mut self.shards {
-            let Some(s) = &mut entry.replica else { continue };
-            if !s.replica.is_whole() {
-                continue;
-            }
-            let applied = s.replica.meta.applied;
-            let Some(job) = s.replica.scans.first_mut() else { continue };
-            self.chunk_credit -= 1;
-            let (output, last) = job.chunk(*id, &s.replica.table, applied, &mut self.encoder, &mut self.scratch);
-            if last == Last::Yes {
-                s.replica.scans.remove(0);
-            }
-            return Some(output);
-        }
-        None
+    /// Chunks hold at most so many records from now on; for tests, since what is right for a wire is one chunk for theirs.
+    pub fn set_chunk_records(&mut self, records: usize) {
+        self.chunks.set_records(records);
     }
 
     /// The next frame that the worker releases or makes itself; call until `None`. `buf` is replaced by the frame. Its
@@ -279,7 +247,7 @@ impl Worker {
 
     /// Everything that time brings, in bounded steps: call when `next_timer_ns` says so; more often does no harm.
     pub fn handle_timers(&mut self, now_ns: u64, words: &impl LeaseWords) {
-        self.grant_chunks(CHUNKS_PER_ROUND);
+        self.chunks.grant(CHUNKS_PER_ROUND);
         self.judge_at_ns = u64::MAX;
         self.timed_at_ns = now_ns;
         self.judge_looking_ahead();
@@ -311,8 +279,9 @@ impl Worker {
         s.sweep_idle(now_ns, snapshot);
         s.end_holds(now_ns, snapshot);
         s.fence(now_ns, snapshot);
+        let epoch = s.epoch;
         for (block, reclaim_index) in s.fences_to_report(now_ns, id, snapshot) {
-            self.outputs.push_back(WorkerOutput::Fenced { shard: id, block, reclaim_index });
+            self.outputs.push_back(WorkerOutput::Fenced { shard: id, epoch, block, reclaim_index });
         }
         let announce = s.leadership.as_mut().and_then(|l| l.announcement.as_mut()).is_some_and(|a| a.due(now_ns));
         if announce {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use consensus::event::{FlowEffect, FlowInput, GroupHealth, GroupId, Incarnation as Life, Report};
+use consensus::event::{Epoch, FlowEffect, FlowInput, GroupHealth, GroupId, Incarnation as Life, Report};
 use consensus::flow_groups::{FlowGroups, GroupStatus};
 use engine::event::{GroupEvent, Last, WorkerOutput};
 use engine::histogram::Histogram;
@@ -113,6 +113,11 @@ impl FlowMember {
         member
     }
 
+    /// See `FlowGroups::set_retained_entries`.
+    pub const fn set_retained_entries(&mut self, entries: u64) {
+        self.groups.set_retained_entries(entries);
+    }
+
     /// A newer version of the control state.
     pub fn handle_view(&mut self, now_ns: u64, view: Arc<View>) {
         let nodes = view.newest.values().map(|life| Life(life.0)).collect();
@@ -143,8 +148,9 @@ impl FlowMember {
             WorkerOutput::Propose { shard, term, stream, sequence, entry } => {
                 FlowInput::Propose { group: group_of(shard), term: term.0, stream, sequence, entry }
             }
-            WorkerOutput::Applied { shard, index, control_index } => {
-                FlowInput::Applied { group: group_of(shard), index: index.0, control_index: control_index.0 }
+            WorkerOutput::Applied { shard, epoch, index, control_index } => {
+                let (group, epoch) = (group_of(shard), Epoch(epoch));
+                FlowInput::Applied { group, epoch, index: index.0, control_index: control_index.0 }
             }
             WorkerOutput::Serving { shard, term, state } => {
                 if state.is_ok() {
@@ -164,8 +170,7 @@ impl FlowMember {
                 last: last == Last::Yes,
                 chunk,
             },
-            WorkerOutput::Fenced { shard, block, reclaim_index } => {
-                let epoch = self.view.epochs.get(&shard).copied()?;
+            WorkerOutput::Fenced { shard, epoch, block, reclaim_index } => {
                 return Some(ControlDuty::Fenced { shard, epoch, block, reclaim_index });
             }
         };
@@ -329,6 +334,7 @@ impl FlowMember {
                 GroupEvent::Refused { shard: shard_of(group)?, term: Term(term), stream }
             }
             FlowEffect::Scan { group, transfer } => GroupEvent::Scan { shard: shard_of(group)?, transfer },
+            FlowEffect::ScanOver { group, transfer } => GroupEvent::ScanOver { shard: shard_of(group)?, transfer },
             FlowEffect::Load { group, epoch, chunk } => {
                 GroupEvent::Load { shard: shard_of(group)?, epoch: epoch.0, chunk }
             }
@@ -379,3 +385,7 @@ impl FlowMember {
 fn epoch_of(term: Term) -> u32 {
     u32::try_from(term.0 >> 32).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+#[path = "flow_member_tests.rs"]
+mod tests;

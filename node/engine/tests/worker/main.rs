@@ -11,6 +11,7 @@ mod ownership;
 mod payload;
 mod raw;
 mod refusals;
+mod scans;
 mod sessions;
 mod sharing;
 mod sizes;

@@ -289,7 +289,7 @@ fn a_shorter_hold_lowers_the_grace_and_frees_nothing_before_the_old_one_ended() 
     assert_eq!((header.orphan_grace_ms, header.hold_ms), (0, [1_050; HOLD_CLASSES]));
 }
 
-fn header(term: u64) -> EntryHeader {
+pub(crate) fn header(term: u64) -> EntryHeader {
     EntryHeader {
         term: Term(term),
         stream: 1,
@@ -302,14 +302,14 @@ fn header(term: u64) -> EntryHeader {
     }
 }
 
-fn open(port: u16, inside: u16) -> FlowRecord {
+pub(crate) fn open(port: u16, inside: u16) -> FlowRecord {
     let remote = Endpoint { addr: Addr::from(REMOTE), port: 53 };
     let public = PublicKey { proto: Proto::Udp, frontend: FRONTEND, port, remote };
     let endpoint = Endpoint { addr: Addr::from(A), port: inside };
     FlowRecord::Open { public, inside: InsideKey { vnet: VnetId(0), endpoint }, backend: BackendId(1) }
 }
 
-fn close(port: u16, reason: CloseReason) -> FlowRecord {
+pub(crate) fn close(port: u16, reason: CloseReason) -> FlowRecord {
     let FlowRecord::Open { public, .. } = open(port, 0) else { unreachable!("an open") };
     FlowRecord::Close { public, reason }
 }

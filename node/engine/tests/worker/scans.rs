@@ -1,0 +1,105 @@
+//! Scans of a table for joiners (F10): one per shard, replaced and cancelled; shards take turns. And what names its epoch.
+
+use bytes::Bytes;
+use qnat_engine::codec::Encoder;
+use qnat_engine::event::{GroupEvent, Last, WorkerOutput};
+use qnat_engine::ids::{ControlIndex, LogIndex, ShardId, Term};
+use qnat_engine::record::{EntryHeader, FlowRecord};
+
+use crate::lab::{Lab, SHARD, block};
+use crate::ownership::{header, open};
+
+const OTHER: ShardId = ShardId(7);
+
+/// The chunks that come in so many rounds of timers: shard, transfer, and whether it was the last.
+fn chunks(lab: &mut Lab, rounds: u32) -> Vec<(ShardId, u64, Last)> {
+    let mut seen = Vec::new();
+    for _ in 0..rounds {
+        let node = &mut lab.nodes[0];
+        node.worker.handle_timers(lab.now, &node.words);
+        while let Some(output) = node.worker.poll_output(lab.now, &node.words) {
+            if let WorkerOutput::Chunk { shard, transfer, last, .. } = output {
+                seen.push((shard, transfer, last));
+            }
+        }
+    }
+    seen
+}
+
+/// A replica with ten mappings, one in each chunk.
+fn lab_of_ten() -> Lab {
+    let mut lab = Lab::new(1);
+    let records: Vec<FlowRecord> = (0..10).map(|i| open(2048 + i, i)).collect();
+    lab.log.push((Term(1), Encoder::new().entry(header(1), &records)));
+    lab.pump();
+    lab.nodes[0].worker.set_chunk_records(1);
+    lab
+}
+
+/// Orders used to queue up: a joiner whose transfer is restarted faster than a scan is done would never get the table.
+#[test]
+fn a_new_order_replaces_the_scan_that_is_under_way() {
+    let mut lab = lab_of_ten();
+    lab.event(0, GroupEvent::Scan { shard: SHARD, transfer: 1 });
+    assert!(!chunks(&mut lab, 1).is_empty());
+    lab.event(0, GroupEvent::Scan { shard: SHARD, transfer: 2 });
+    let seen = chunks(&mut lab, 30);
+    assert!(seen.iter().all(|(_, transfer, _)| *transfer == 2), "{seen:?}");
+    assert_eq!(seen.len(), 10, "all of the table");
+    assert_eq!(seen.last().map(|(.., last)| *last), Some(Last::Yes));
+}
+
+#[test]
+fn a_scan_that_nobody_waits_for_is_given_up() {
+    let mut lab = lab_of_ten();
+    lab.event(0, GroupEvent::Scan { shard: SHARD, transfer: 3 });
+    lab.event(0, GroupEvent::ScanOver { shard: SHARD, transfer: 2 });
+    assert!(!chunks(&mut lab, 1).is_empty(), "another one's end");
+    lab.event(0, GroupEvent::ScanOver { shard: SHARD, transfer: 3 });
+    assert!(chunks(&mut lab, 5).is_empty());
+    lab.event(0, GroupEvent::Scan { shard: SHARD, transfer: 4 });
+    assert!(!chunks(&mut lab, 1).is_empty());
+    lab.event(0, GroupEvent::Following { shard: SHARD });
+    assert!(chunks(&mut lab, 5).is_empty(), "only a leader's chunks are wanted");
+}
+
+#[test]
+fn shards_take_turns_with_their_chunks() {
+    let mut lab = lab_of_ten();
+    lab.event(0, GroupEvent::Opened { shard: OTHER, epoch: 1, index: LogIndex(1), loads: false });
+    let entry = |index: u64, bytes: Bytes| GroupEvent::Committed {
+        shard: OTHER,
+        index: LogIndex(index),
+        term: Term(1),
+        entry: bytes,
+    };
+    let records: Vec<FlowRecord> = (0..4).map(|i| open(2048 + i, i)).collect();
+    lab.event(0, entry(2, Encoder::new().entry(header(1), &records)));
+    lab.event(0, GroupEvent::Scan { shard: SHARD, transfer: 1 });
+    lab.event(0, GroupEvent::Scan { shard: OTHER, transfer: 2 });
+    let seen = chunks(&mut lab, 30);
+    let first: Vec<ShardId> = seen.iter().take(8).map(|(shard, ..)| *shard).collect();
+    assert_eq!(first.iter().filter(|shard| **shard == OTHER).count(), 4, "{first:?}");
+    assert_eq!(seen.len(), 14);
+}
+
+/// F5: by the time that a report is read, this node may know of another epoch, whose table may lack the fence.
+#[test]
+fn a_fence_and_an_applied_index_name_the_epoch_of_the_replica_that_has_them() {
+    let mut lab = Lab::new(1);
+    lab.event(0, GroupEvent::Following { shard: SHARD });
+    lab.event(0, GroupEvent::Reopened { shard: SHARD, epoch: 4, control_index: ControlIndex(11) });
+    let fence = FlowRecord::Fence { block: block(2048, 32), reclaim_index: ControlIndex(11) };
+    lab.outputs.clear();
+    lab.log
+        .push((Term(1), Encoder::new().entry(EntryHeader { control_index: ControlIndex(11), ..header(1) }, &[fence])));
+    lab.pump();
+    let epochs = lab.outputs.iter().filter_map(|(_, output)| match output {
+        WorkerOutput::Fenced { epoch, .. } => Some(("fenced", *epoch)),
+        WorkerOutput::Applied { epoch, .. } => Some(("applied", *epoch)),
+        _ => None,
+    });
+    let epochs: Vec<_> = epochs.collect();
+    assert!(epochs.contains(&("fenced", 4)) && epochs.contains(&("applied", 4)), "{epochs:?}");
+    assert!(epochs.iter().all(|(_, epoch)| *epoch == 4), "{epochs:?}");
+}
