@@ -61,13 +61,7 @@ impl Worker {
                     }
                 }
             }
-            GroupEvent::Scan { shard, transfer } => {
-                if let Some(s) = self.replica_mut(shard) {
-                    let job = ScanJob::new(transfer, s.replica.meta, &s.replica.table);
-                    s.replica.scan = Some(job);
-                }
-                self.chunks.grant(1);
-            }
+            GroupEvent::Scan { shard, transfer } => self.scan(shard, transfer),
             GroupEvent::ScanOver { shard, transfer } => {
                 if let Some(s) = self.replica_mut(shard) {
                     s.replica.scan.take_if(|job| job.transfer() == transfer);
@@ -86,6 +80,13 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn scan(&mut self, shard: ShardId, transfer: u64) {
+        if let Some(s) = self.replica_mut(shard) {
+            s.replica.scan = Some(ScanJob::new(transfer, s.replica.meta, &s.replica.table));
+        }
+        self.chunks.grant(1);
     }
 
     fn committed(&mut self, now_ns: u64, shard: ShardId, index: LogIndex, term: Term, entry: &[u8]) {
