@@ -29,11 +29,12 @@ impl FlowGroup {
         }
         self.end_transfer_if_over(now_ns, out);
         self.tell_behind(now_ns, out);
-        self.tell_removed(now_ns, out);
         self.tell_health(now_ns, out);
         if self.is_settling_down() {
             return;
         }
+        // By now the configuration is the newest that any earlier leader committed.
+        self.tell_removed(now_ns, out);
         if let Some(target) = self.hand_over_to(reports, now_ns) {
             self.node.transfer_leader(target.0);
         } else {

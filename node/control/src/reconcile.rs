@@ -18,6 +18,8 @@ use crate::state::State;
 pub const PROPOSALS_MAX: usize = 16;
 /// A shard without an owner for that long, one of whose replicas is gone, is sealed.
 pub const OWNERLESS_MS: u64 = 1_000;
+/// An epoch that is sealed waits so long for members that live and do not answer, if it can begin anew without them.
+pub const SEAL_WAIT_MS: u64 = 3_000;
 /// Added to the longest hold before a frontend retires: clocks of proposers may differ.
 pub const RETIRE_MARGIN_MS: u64 = 60_000;
 
@@ -31,6 +33,9 @@ pub struct Observed {
     /// When a leader of the shard's present epoch was last reported, by the same clock; one that waits before it serves
     /// (N4) counts too, or its wait would be taken for a loss. Reports of an earlier epoch do not count.
     pub owner_seen_ms: BTreeMap<ShardId, u64>,
+    /// When the leader noticed the last change of each shard's entry, by the same clock: members that have just come are
+    /// given time to say what they hear, and sealed ones to answer.
+    pub changed_ms: BTreeMap<ShardId, u64>,
     /// Nodes heard within 2 s.
     pub live: BTreeSet<NodeId>,
     /// Voters of shards' applied, not joint, configurations, with the epoch, as their leaders report them.
@@ -67,15 +72,17 @@ fn heal(state: &State, seen: &Observed, id: ShardId, shard: &Shard) -> Option<Co
     if shard.origin == Origin::Unplaced {
         return None;
     }
+    let unchanged_ms = seen.changed_ms.get(&id).copied().unwrap_or(0).max(seen.since_ms);
     if shard.sealing.is_none() {
-        let last = seen.owner_seen_ms.get(&id).copied().unwrap_or(0).max(seen.since_ms);
+        let last = seen.owner_seen_ms.get(&id).copied().unwrap_or(0).max(unchanged_ms);
         let ownerless = seen.now_ms.saturating_sub(last) > OWNERLESS_MS;
         let seal = ownerless && shard.some_gone(registry);
         return seal.then_some(CommandBody::SealEpoch { shard: id, epoch: shard.epoch });
     }
     let active = shard.active(registry);
     let awaited = active.iter().any(|life| registry.node_of(*life).is_some_and(|node| seen.live.contains(&node)));
-    if awaited || !shard.quorum_impossible(registry) {
+    let patient = seen.now_ms.saturating_sub(unchanged_ms) <= SEAL_WAIT_MS;
+    if awaited && patient || !shard.quorum_impossible(registry) {
         return None;
     }
     if shard.base(registry).is_none() && !active.is_empty() {

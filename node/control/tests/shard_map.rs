@@ -528,3 +528,84 @@ fn retiring_waits_for_the_longest_hold() {
     observed.unix_ms += 50 + reconcile::RETIRE_MARGIN_MS + 1;
     assert_eq!(reconcile::next(&cluster.state, &observed), [CommandBody::RetireFrontend { shard: id }]);
 }
+
+/// Three nodes and one shard; node 3 is silent, node 2 has come back, and the epoch is being sealed.
+fn being_sealed() -> (Cluster, ShardId, Incarnation) {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let returned = cluster.start(2);
+    seal_epoch(&mut cluster, id);
+    (cluster, id, returned)
+}
+
+#[test]
+fn only_a_replica_of_the_epoch_reports_a_seal_and_its_first_report_stands() {
+    let (mut cluster, id, _) = being_sealed();
+    let survivor = cluster.newest(1);
+    let sealed = |incarnation, last_index| CommandBody::Sealed {
+        shard: id,
+        epoch: 1,
+        incarnation,
+        last_term: 1 << 32,
+        last_index,
+    };
+    let body = CommandBody::JoinControl { node: NodeId(4), nonce: 1, peer_addr: addr(4), api_addr: addr(4) };
+    cluster.applied(body);
+    let stranger = cluster.start(4);
+    assert!(cluster.refused(sealed(stranger, 900)).contains("is no replica of the epoch"));
+    assert_eq!(shard(&cluster, id).base(cluster.state.registry()), None, "what it offers is no base");
+    cluster.applied(sealed(survivor, 77));
+    cluster.applied(sealed(survivor, 12));
+    cluster.applied(sealed(survivor, 99));
+    assert_eq!(shard(&cluster, id).seals[&survivor], (1 << 32, 77), "a sealed log does not change");
+}
+
+#[test]
+fn nobody_may_stop_while_a_shard_is_sealed_or_lacks_members() {
+    let (mut cluster, id, returned) = being_sealed();
+    assert!(shard(&cluster, id).leaving.len() == 1);
+    let old = shard(&cluster, id).leaving[0];
+    cluster.applied(CommandBody::ReplicaGone { shard: id, epoch: 1, gone: vec![old] });
+    assert!(shard(&cluster, id).leaving.is_empty() && shard(&cluster, id).members.contains(&returned));
+    assert!(cluster.refused(CommandBody::StopTokenTake { node: NodeId(1) }).contains("not fully redundant"));
+    let mut cluster = Cluster::founded(3);
+    cluster.start(1);
+    cluster.start(2);
+    cluster.configure(&desired(1, 1));
+    cluster.start(3);
+    assert_eq!(shard(&cluster, cluster.only_shard()).members.len(), 2, "the third has not been added yet");
+    assert!(cluster.refused(CommandBody::StopTokenTake { node: NodeId(1) }).contains("not fully redundant"));
+}
+
+/// Its control thread lives and its flow thread hangs: the base that others hold begins, and waits for what it may repeat.
+#[test]
+fn a_live_member_that_never_seals_is_not_waited_for_without_end() {
+    let (mut cluster, id, returned) = being_sealed();
+    let third = cluster.newest(3);
+    seal(&mut cluster, id, returned, (0, 0));
+    seal(&mut cluster, id, third, (1 << 32 | 3, 50));
+    let mut observed = seen(&[1, 2, 3]);
+    observed.changed_ms.insert(id, observed.now_ms - 1_000);
+    assert_eq!(reconcile::next(&cluster.state, &observed), [], "node 1 is given time to seal");
+    observed.changed_ms.insert(id, observed.now_ms - reconcile::SEAL_WAIT_MS - 1);
+    let proposals = reconcile::next(&cluster.state, &observed);
+    assert!(matches!(proposals[..], [CommandBody::Recreate { .. }]), "{proposals:?}");
+    cluster.applied(proposals[0].clone());
+    let origin = Origin::Recreated { base: third, last_term: 1 << 32 | 3, last_index: 50, wait_ms: 3_040 };
+    assert_eq!(shard(&cluster, id).origin, origin, "node 1 may hold lease or grace");
+}
+
+/// The leader hears no owner, but a node that has just come may: it is given the time to say so.
+#[test]
+fn an_epoch_is_not_sealed_as_soon_as_somebody_is_gone() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    cluster.start(2);
+    let mut observed = seen(&[1, 2, 3]);
+    observed.changed_ms.insert(id, observed.now_ms - reconcile::OWNERLESS_MS);
+    assert_eq!(reconcile::next(&cluster.state, &observed), []);
+    observed.changed_ms.insert(id, observed.now_ms - reconcile::OWNERLESS_MS - 1);
+    assert_eq!(reconcile::next(&cluster.state, &observed), [CommandBody::SealEpoch { shard: id, epoch: 1 }]);
+}

@@ -15,10 +15,12 @@ use engine::ids::{ControlIndex, Incarnation, LeaseWord, LogIndex, NodeId, PortBl
 use engine::snapshot::Snapshot;
 
 use super::frame::{channel_of, flow_frame, split_flow_frame};
-use super::view::{View, group_of, shard_of};
+use super::view::{MS, View, group_of, shard_of};
 
 /// Versions of the configuration that wait for their load barrier (F2); older ones are of no use.
 const WAITING_SNAPSHOTS_MAX: usize = 16;
+/// How often the owners that are heard are told anew.
+const HEARD_REPEAT_NS: u64 = 100 * MS;
 
 /// What the worker is handed, in order.
 #[derive(Clone, Debug)]
@@ -32,8 +34,9 @@ pub enum WorkerInput {
 /// What the control half has to know or to propose.
 #[derive(Clone, Debug)]
 pub enum ControlDuty {
-    /// Whether a leader of the shard is known, and of which epoch.
-    Owner { shard: ShardId, epoch: u32, known: Known },
+    /// The shards of which an owner is heard, and of which epoch; told at each change and again and again, since the word of
+    /// a flow half that hangs must not live on.
+    Owners { heard: BTreeMap<ShardId, u32> },
     /// Voters of the shard's applied, not joint, configuration, as its leader has them, and whether that leader has served
     /// in this epoch.
     Voters { shard: ShardId, epoch: u32, voters: Vec<Incarnation>, served: bool },
@@ -45,15 +48,6 @@ pub enum ControlDuty {
     Fenced { shard: ShardId, epoch: u32, block: PortBlock, reclaim_index: ControlIndex },
     /// A graceful stop has handed everything over that it could; so many groups found no taker.
     Stopped { kept: u32 },
-}
-
-/// Whether anybody leads, as far as this node knows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Known {
-    /// Somebody does.
-    Yes,
-    /// Nobody is known.
-    No,
 }
 
 /// What the driver has to do, in order (L2).
@@ -83,6 +77,9 @@ pub struct FlowMember {
     strangers: u64,
     /// Owner last known of each shard, and how often another one followed.
     leaders: BTreeMap<ShardId, (Life, u64)>,
+    /// Shards with an owner, and its epoch; when that was told last.
+    heard: BTreeMap<ShardId, u32>,
+    heard_told_ns: Option<u64>,
     /// The terms in which this node has served.
     served: BTreeMap<ShardId, Term>,
     failovers: Histogram,
@@ -105,6 +102,8 @@ impl FlowMember {
             healthy: Vec::new(),
             strangers: 0,
             leaders: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            heard_told_ns: None,
             served: BTreeMap::new(),
             failovers: Histogram::default(),
             also: VecDeque::new(),
@@ -129,6 +128,7 @@ impl FlowMember {
         }
         self.waiting.push_back(Arc::clone(&view.snapshot));
         self.report.control_ready = view.control_index.0;
+        self.heard.retain(|shard, _| view.epochs.contains_key(shard));
         self.view = view;
         self.groups.handle(now_ns, FlowInput::Report(self.report));
     }
@@ -201,6 +201,14 @@ impl FlowMember {
     /// Runs what is due; call about every millisecond.
     pub fn tick(&mut self, now_ns: u64) {
         self.groups.tick(now_ns);
+        if self.heard_told_ns.is_none_or(|told| now_ns.saturating_sub(told) >= HEARD_REPEAT_NS) {
+            self.tell_heard(now_ns);
+        }
+    }
+
+    fn tell_heard(&mut self, now_ns: u64) {
+        self.heard_told_ns = Some(now_ns);
+        self.also.push_back(FlowOut::Control(ControlDuty::Owners { heard: self.heard.clone() }));
     }
 
     /// The next thing to do; do it before asking again.
@@ -308,8 +316,11 @@ impl FlowMember {
             FlowEffect::Owner { group, term, owner } => {
                 let shard = shard_of(group)?;
                 let epoch = epoch_of(Term(term));
-                let known = if owner.is_some() { Known::Yes } else { Known::No };
-                self.also.push_back(FlowOut::Control(ControlDuty::Owner { shard, epoch, known }));
+                match owner {
+                    Some(_) => self.heard.insert(shard, epoch),
+                    None => self.heard.remove(&shard),
+                };
+                self.tell_heard(now_ns);
                 if let Some(life) = owner {
                     let known = self.leaders.entry(shard).or_insert((life, 0));
                     *known = (life, known.1 + u64::from(known.0 != life));
@@ -353,13 +364,8 @@ impl FlowMember {
         let joint = self.is_joint(health.group, now_ns);
         self.healthy.retain(|known| known.group != health.group);
         self.healthy.push(health);
-        Some(match joint {
-            true => ControlDuty::Owner { shard, epoch, known: Known::Yes },
-            false => {
-                let served = self.served.get(&shard).is_some_and(|term| epoch_of(*term) == epoch);
-                ControlDuty::Voters { shard, epoch, voters, served }
-            }
-        })
+        let served = self.served.get(&shard).is_some_and(|term| epoch_of(*term) == epoch);
+        (!joint).then_some(ControlDuty::Voters { shard, epoch, voters, served })
     }
 
     fn is_joint(&self, group: GroupId, now_ns: u64) -> bool {

@@ -2,7 +2,7 @@
 //! Decoding is total; the transport has proved which node a frame comes from, never more.
 
 use bytes::{Bytes, BytesMut};
-use engine::ids::Incarnation;
+use engine::ids::{Incarnation, SHARDS_MAX, ShardId};
 
 /// Transport channel of the control group.
 pub const CHANNEL_CONTROL: u32 = u32::MAX - 1;
@@ -25,7 +25,9 @@ pub enum ControlFrame {
     /// The raft id that the control log gave to the node that asked to join with this nonce (N5).
     Joined { nonce: u64, raft_id: u64, cluster_id: [u8; 16] },
     /// The node is alive and has a control replica; sent every 200 ms so that the leader knows whom to count on.
-    Alive,
+    /// With it, the shards of which its flow half hears an owner now, and in which epoch, so that the leader does not go by
+    /// its own hearing alone.
+    Alive { owned: Vec<(ShardId, u32)> },
 }
 
 const RAFT: u8 = 1;
@@ -55,7 +57,13 @@ impl ControlFrame {
                 out.extend_from_slice(&raft_id.to_be_bytes());
                 out.extend_from_slice(cluster_id);
             }
-            Self::Alive => out.extend_from_slice(&[ALIVE]),
+            Self::Alive { owned } => {
+                out.extend_from_slice(&[ALIVE]);
+                for (shard, epoch) in owned {
+                    out.extend_from_slice(&shard.0.to_be_bytes());
+                    out.extend_from_slice(&epoch.to_be_bytes());
+                }
+            }
         }
         out.freeze()
     }
@@ -84,10 +92,19 @@ impl ControlFrame {
                     cluster_id: rest.try_into().ok()?,
                 })
             }
-            ALIVE if rest.is_empty() => Some(Self::Alive),
+            ALIVE => owned(rest).map(|owned| Self::Alive { owned }),
             _ => None,
         }
     }
+}
+
+/// Shards and epochs, six octets each; a shard is named once at most, in order.
+fn owned(bytes: &[u8]) -> Option<Vec<(ShardId, u32)>> {
+    let (pairs, rest) = bytes.as_chunks::<6>();
+    let pair = |[a, b, epoch @ ..]: &[u8; 6]| (ShardId(u16::from_be_bytes([*a, *b])), u32::from_be_bytes(*epoch));
+    let owned: Vec<_> = pairs.iter().map(pair).collect();
+    let fits = rest.is_empty() && owned.len() <= usize::from(SHARDS_MAX) && owned.is_sorted_by(|a, b| a.0 < b.0);
+    fits.then_some(owned)
 }
 
 /// Puts the sender's incarnation before a flow frame, so that the receiver can hold it against the registry (N1).
@@ -116,7 +133,8 @@ mod tests {
             ControlFrame::Raft { from: 3, to: 9, frame: Bytes::from_static(b"raft") },
             ControlFrame::Submit { command: Bytes::from_static(b"command") },
             ControlFrame::Joined { nonce: 7, raft_id: 40, cluster_id: [1; 16] },
-            ControlFrame::Alive,
+            ControlFrame::Alive { owned: vec![] },
+            ControlFrame::Alive { owned: vec![(ShardId(1), 7), (ShardId(1_023), u32::MAX)] },
         ];
         for frame in frames {
             assert_eq!(ControlFrame::decode(&frame.encode()), Some(frame));
@@ -129,6 +147,13 @@ mod tests {
         for len in 0..whole.len() {
             assert_eq!(ControlFrame::decode(&whole.slice(..len)), None, "length {len}");
         }
+        let alive = |owned| ControlFrame::decode(&ControlFrame::Alive { owned }.encode());
+        assert_eq!(alive(vec![(ShardId(2), 1), (ShardId(1), 1)]), None, "in order");
+        assert_eq!(alive(vec![(ShardId(1), 1), (ShardId(1), 2)]), None, "each once");
+        assert!(alive((0..SHARDS_MAX).map(|id| (ShardId(id), 1)).collect()).is_some());
+        let too_many = ControlFrame::Alive { owned: (0..=SHARDS_MAX).map(|id| (ShardId(id), 1)).collect() };
+        assert_eq!(ControlFrame::decode(&too_many.encode()), None);
+        assert_eq!(ControlFrame::decode(&Bytes::from_static(&[ALIVE, 0, 1, 0])), None, "cut");
         assert_eq!(ControlFrame::decode(&Bytes::from_static(&[99])), None);
         assert_eq!(split_flow_frame(&Bytes::from_static(&[1, 2])), None);
     }

@@ -5,6 +5,7 @@
 //! the deadline passes; nobody has to remember replies. Driven by the daemon's control actor and by the simulator.
 
 mod join;
+mod owners;
 mod reconcile;
 mod submit;
 
@@ -22,11 +23,12 @@ use control::port_log::{PortBatch, PortLog};
 use control::registry::FOUNDER_RAFT_ID;
 use control::shards::Shard;
 use control::state::State;
-use engine::ids::{Incarnation, Mac, NodeId, ShardId};
+use engine::ids::{ControlIndex, Incarnation, Mac, NodeId, ShardId};
 
-use super::flow_member::{ControlDuty, Known};
+use super::flow_member::ControlDuty;
 use super::frame::ControlFrame;
 use super::view::{MS, View};
+use owners::Owners;
 
 /// A submission is repeated this often until the log answers.
 const RETRY_NS: u64 = 300 * MS;
@@ -138,7 +140,9 @@ pub struct ControlMember<S> {
     configured: (Vec<u64>, Vec<u64>),
     heard_ns: BTreeMap<NodeId, u64>,
     routes: BTreeMap<u64, NodeId>,
-    owners: BTreeMap<ShardId, (u32, u64, Known)>,
+    owners: Owners,
+    /// When this leader noticed that a shard's entry had changed, and to which version.
+    changed_ns: BTreeMap<ShardId, (ControlIndex, u64)>,
     reported_ns: BTreeMap<ShardId, u64>,
     next_alive_ns: u64,
     next_reconcile_ns: u64,
@@ -190,7 +194,8 @@ impl<S: LogStore> ControlMember<S> {
             configured: (Vec::new(), Vec::new()),
             heard_ns: BTreeMap::new(),
             routes: BTreeMap::new(),
-            owners: BTreeMap::new(),
+            owners: Owners::default(),
+            changed_ns: BTreeMap::new(),
             reported_ns: BTreeMap::new(),
             next_alive_ns: now.ns,
             next_reconcile_ns: now.ns,
@@ -209,7 +214,8 @@ impl<S: LogStore> ControlMember<S> {
             ControlFrame::Raft { from: raft_id, to, frame } => self.raft_frame(now, from, (raft_id, to), frame),
             ControlFrame::Submit { command } => self.forwarded(now, from, command),
             // The answer to a joiner comes on the channel for joining.
-            ControlFrame::Joined { .. } | ControlFrame::Alive => {}
+            ControlFrame::Joined { .. } => {}
+            ControlFrame::Alive { owned } => self.owners.hear(&self.state, owned.into_iter(), now.ns),
         }
     }
 
@@ -219,7 +225,7 @@ impl<S: LogStore> ControlMember<S> {
         match ControlFrame::decode(bytes) {
             Some(ControlFrame::Submit { command }) => self.asked_to_join(now, from, command),
             Some(ControlFrame::Joined { nonce, raft_id, cluster_id }) => self.joined(now, nonce, raft_id, cluster_id),
-            Some(ControlFrame::Raft { .. } | ControlFrame::Alive) | None => {}
+            Some(ControlFrame::Raft { .. } | ControlFrame::Alive { .. }) | None => {}
         }
     }
 
@@ -233,11 +239,12 @@ impl<S: LogStore> ControlMember<S> {
     /// What the flow half reports.
     pub fn handle_duty(&mut self, now: Now, duty: ControlDuty) {
         match duty {
-            ControlDuty::Owner { shard, epoch, known } => {
-                self.owners.insert(shard, (epoch, now.ns, known));
+            ControlDuty::Owners { heard } => {
+                self.owners.hear(&self.state, heard.iter().map(|(shard, epoch)| (*shard, *epoch)), now.ns);
+                self.owners.own = heard;
+                self.owners.own_ns = now.ns;
             }
             ControlDuty::Voters { shard, epoch, mut voters, served } => {
-                self.owners.insert(shard, (epoch, now.ns, Known::Yes));
                 voters.sort_unstable();
                 let stale = self.state.shards().get(&shard).is_some_and(|entry| {
                     let mut known = entry.voters.clone();
@@ -296,7 +303,7 @@ impl<S: LogStore> ControlMember<S> {
         self.resubmit(now);
         if now.ns >= self.next_alive_ns {
             self.next_alive_ns = now.ns + ALIVE_NS;
-            let frame = ControlFrame::Alive.encode();
+            let frame = ControlFrame::Alive { owned: self.owners.told(now.ns) }.encode();
             for to in self.others() {
                 self.out.push_back(ControlOut::Send { to, frame: frame.clone() });
             }
@@ -512,3 +519,6 @@ impl SplitMix {
         z ^ (z >> 31)
     }
 }
+
+#[cfg(test)]
+mod tests;

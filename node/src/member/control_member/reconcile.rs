@@ -7,7 +7,6 @@ use control::command::CommandBody;
 use control::reconcile::{self, Observed};
 
 use super::{ControlMember, Now, RETRY_NS};
-use crate::member::flow_member::Known;
 use crate::member::view::MS;
 
 impl<S: LogStore> ControlMember<S> {
@@ -16,18 +15,13 @@ impl<S: LogStore> ControlMember<S> {
         if self.pending.values().any(|pending| pending.own) {
             return;
         }
-        let seen = self
-            .owners
-            .iter()
-            .filter(|(shard, (epoch, _, _))| self.state.shards().get(shard).is_some_and(|entry| entry.epoch == *epoch));
-        let seen = seen.map(|(shard, (_, at_ns, known))| {
-            let at_ns = if *known == Known::Yes { now.ns } else { *at_ns };
-            (*shard, at_ns / MS)
-        });
+        self.note_changes(now);
+        let changed_ms = self.changed_ns.iter().map(|(shard, (_, at_ns))| (*shard, at_ns / MS)).collect();
         let observed = Observed {
             now_ms: now.ns / MS,
             since_ms: since_ns / MS,
-            owner_seen_ms: seen.collect(),
+            owner_seen_ms: self.owners.seen_ms(&self.state),
+            changed_ms,
             live: self.live(now),
             voters: BTreeMap::new(),
             unix_ms: now.unix_ms,
@@ -43,6 +37,18 @@ impl<S: LogStore> ControlMember<S> {
             {
                 pending.own = true;
                 pending.deadline_ns = now.ns + 2 * RETRY_NS;
+            }
+        }
+    }
+
+    /// Since when the entry of each shard is as it is, as far as this leader has seen.
+    fn note_changes(&mut self, now: Now) {
+        let shards = self.state.shards();
+        self.changed_ns.retain(|shard, _| shards.contains_key(shard));
+        for (shard, entry) in shards {
+            let known = self.changed_ns.entry(*shard).or_insert((entry.changed, now.ns));
+            if known.0 != entry.changed {
+                *known = (entry.changed, now.ns);
             }
         }
     }
