@@ -52,7 +52,7 @@ fn a_fence_is_reported_in_the_epoch_of_the_replica_that_has_it() {
 fn a_node_that_speaks_in_the_name_of_another_ones_life_is_not_heard() {
     let mut member = FlowMember::new(ME, view(5, 1), 0, 0);
     while member.poll(0).is_some() {}
-    let ready = Report { control_ready: 9, control_loaded: 9, links_up: true, stopping: false };
+    let ready = Report { control_ready: 9, control_loaded: 9, links_up: true, ..Report::default() };
     let report = |life: Incarnation| flow_frame(life, &Frame::Report { from: Life(life.0), report: ready }.encode());
     member.handle_peer(0, NodeId(2), &report(THIRD));
     assert_eq!(member.strangers(), 1, "node 2 is not node 3");
@@ -91,7 +91,7 @@ fn run(first: &mut FlowMember, second: &mut FlowMember, (from_ms, until_ms): (u6
                 match out {
                     FlowOut::Send { frame, .. } => second.handle_peer(now_ns, NodeId(1), &frame),
                     FlowOut::Worker(WorkerInput::Snapshot(snapshot)) => loads.push(snapshot.control_index.0),
-                    _ => {}
+                    FlowOut::Word { .. } | FlowOut::Worker(_) | FlowOut::Control(_) | FlowOut::SendBulk { .. } => {}
                 }
             }
             while let Some(out) = second.poll(now_ns) {

@@ -97,7 +97,10 @@ fn a_fence_and_an_applied_index_name_the_epoch_of_the_replica_that_has_them() {
     let epochs = lab.outputs.iter().filter_map(|(_, output)| match output {
         WorkerOutput::Fenced { epoch, .. } => Some(("fenced", *epoch)),
         WorkerOutput::Applied { epoch, .. } => Some(("applied", *epoch)),
-        _ => None,
+        WorkerOutput::Propose { .. }
+        | WorkerOutput::Serving { .. }
+        | WorkerOutput::SnapshotLoaded { .. }
+        | WorkerOutput::Chunk { .. } => None,
     });
     let epochs: Vec<_> = epochs.collect();
     assert!(epochs.contains(&("fenced", 4)) && epochs.contains(&("applied", 4)), "{epochs:?}");

@@ -160,6 +160,8 @@ fn a_live_member_whose_flow_half_never_seals_holds_nobody_up_for_ever() {
     assert!(bed.shard().sealing.is_some(), "nobody hears an owner and a replica is gone");
     let now = bed.now();
     bed.member.handle_duty(now, ControlDuty::Sealed { shard, epoch, last_term: 1 << 32, last_index: 9 });
+    let incarnation = bed.member.state().registry().newest(NodeId(3)).expect("registered");
+    bed.submit(CommandBody::Sealed { shard, epoch, incarnation, last_term: 0, last_index: 0 });
     bed.run(1_000);
     assert_eq!(bed.shard().epoch, epoch, "node 2 is given time to answer");
     bed.run(4_000);
