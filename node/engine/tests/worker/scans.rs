@@ -89,10 +89,13 @@ fn a_fence_and_an_applied_index_name_the_epoch_of_the_replica_that_has_them() {
     let mut lab = Lab::new(1);
     lab.event(0, GroupEvent::Following { shard: SHARD });
     lab.event(0, GroupEvent::Reopened { shard: SHARD, epoch: 4, control_index: ControlIndex(11) });
+    lab.load(11, |_| {});
+    lab.term = 4 << 32;
+    lab.elect(0);
     let fence = FlowRecord::Fence { block: block(2048, 32), reclaim_index: ControlIndex(11) };
     lab.outputs.clear();
-    lab.log
-        .push((Term(1), Encoder::new().entry(EntryHeader { control_index: ControlIndex(11), ..header(1) }, &[fence])));
+    let header = EntryHeader { control_index: ControlIndex(11), ..header(lab.term) };
+    lab.log.push((Term(lab.term), Encoder::new().entry(header, &[fence])));
     lab.pump();
     let epochs = lab.outputs.iter().filter_map(|(_, output)| match output {
         WorkerOutput::Fenced { epoch, .. } => Some(("fenced", *epoch)),
