@@ -101,6 +101,19 @@ fn a_well_known_query_ends_soon_after_its_answer() {
 }
 
 #[test]
+fn the_well_known_services_are_those_that_are_configured() {
+    let mut lab = Lab::new(1);
+    lab.load(11, |s| s.params.short_idle_ports = [853, 5353, 0, 0, 0, 0, 0, 0]);
+    for (remote_port, ends) in [(853, true), (5353, true), (53, false), (123, false)] {
+        let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, remote_port)).src_port;
+        lab.pass(0, Side::Outside, udp_in(REMOTE, remote_port, PUBLIC, port));
+        let live = lab.status(0).live;
+        lab.run(12_500);
+        assert_eq!(lab.status(0).live, live - u32::from(ends), "{remote_port}");
+    }
+}
+
+#[test]
 fn a_query_to_a_well_known_service_holds_its_port_no_longer_than_it_must() {
     // The floor of F6: 3 s of grace, V and a second; others keep what is configured.
     const FLOOR_MS: u64 = 3_000 + 50 + 1_000;
