@@ -8,6 +8,10 @@
  *                                        was translated by, and it passes only within that shard's grace
  *   anything else                     -> dropped: nothing leaves untranslated (R28)
  *
+ * And the first check of what comes in: a frame of a VLAN to a shard's virtual MAC is dropped, since the packet sockets no
+ * longer see its tag. Those to other addresses may be a VLAN device's on the same interface; what none takes the sockets
+ * refuse.
+ *
  * Self-contained on purpose: the few kernel types below are stable ABI, so the build needs clang and no headers. The map
  * layouts are asserted against Rust's in src/guard.rs and src/sync/word.rs.
  */
@@ -121,6 +125,7 @@ enum reason {
 	DROP_SOURCE,
 	DROP_SHORT,
 	DROP_DEVICE,
+	DROP_TAGGED,
 	REASONS
 };
 
@@ -146,6 +151,21 @@ static __attribute__((always_inline)) int within(volatile u64 *until)
 	return ktime_get_boot_ns() < *until;
 }
 
+static __attribute__((always_inline)) int is_virtual(const u8 *mac)
+{
+	return mac[0] == 0x02 && mac[1] == 0x51 && mac[2] == 0x4e && mac[3] == 0x00;
+}
+
+SEC("classifier") int qnat_tagged(struct __sk_buff *skb)
+{
+	u8 *data = (u8 *)(long)skb->data, *end = (u8 *)(long)skb->data_end;
+
+	/* VLAN 0 is a priority and no VLAN (IEEE 802.1Q). */
+	if (!skb->vlan_present || !(skb->vlan_tci & 0xfff) || data + 14 > end)
+		return TC_NEXT;
+	return is_virtual(data) ? done(DROP_TAGGED) : TC_NEXT;
+}
+
 SEC("classifier") int qnat_guard(struct __sk_buff *skb)
 {
 	u8 *data, *end;
@@ -164,7 +184,7 @@ SEC("classifier") int qnat_guard(struct __sk_buff *skb)
 	if (data + 14 > end)
 		return done(DROP_SHORT);
 
-	if (data[6] == 0x02 && data[7] == 0x51 && data[8] == 0x4e && data[9] == 0x00) {
+	if (is_virtual(data + 6)) {
 		key = (u32)data[10] << 8 | data[11];
 		word = map_lookup(&words, &key);
 		return done(word && within(&word->lease_until_ns) ? PASS_LEASE : DROP_LEASE);

@@ -28,6 +28,11 @@ static OBJECT: &[u8] = &[];
 
 /// The program's name; also the name of its filter on the interfaces.
 const PROGRAM: &str = "qnat_guard";
+/// The one that looks at what comes in.
+const TAGGED: &str = "qnat_tagged";
+
+/// What stands where.
+const HOOKS: [(&str, TcAttachType); 2] = [(PROGRAM, TcAttachType::Egress), (TAGGED, TcAttachType::Ingress)];
 
 /// Bytes of `struct word`, as `sync::word` has it too.
 const WORD_LEN: u32 = 32;
@@ -99,6 +104,8 @@ pub struct GuardCounters {
     pub drop_short: u64,
     /// On an interface that the guard does not know.
     pub drop_device: u64,
+    /// Received for a virtual MAC with the tag of a VLAN.
+    pub drop_tagged: u64,
 }
 
 /// The attached guard. Dropping it detaches it.
@@ -163,12 +170,16 @@ impl Guard {
         let addr_shard = HashMap::try_from(take(&mut ebpf, "addr_shard")?)?;
         let peer_macs = HashMap::try_from(take(&mut ebpf, "peer_macs")?)?;
 
-        let program: &mut SchedClassifier =
-            ebpf.program_mut(PROGRAM).ok_or(GuardError::Missing("program"))?.try_into()?;
-        program.load()?;
         for link in [inside, outside] {
             prepare(link)?;
-            program.attach_with_options(&link.name, TcAttachType::Egress, TcAttachOptions::Netlink(FIRST))?;
+        }
+        for (name, hook) in HOOKS {
+            let program: &mut SchedClassifier =
+                ebpf.program_mut(name).ok_or(GuardError::Missing("program"))?.try_into()?;
+            program.load()?;
+            for link in [inside, outside] {
+                program.attach_with_options(&link.name, hook, TcAttachOptions::Netlink(FIRST))?;
+            }
         }
         let guard =
             Self { _ebpf: ebpf, counters, addr_shard, peer_macs, addresses: BTreeMap::new(), peers: BTreeSet::new() };
@@ -223,7 +234,7 @@ impl Guard {
     /// # Errors
     /// When the kernel refuses the look-up.
     pub fn counters(&self) -> Result<GuardCounters, GuardError> {
-        let mut sums = [0_u64; 11];
+        let mut sums = [0_u64; 12];
         for (index, sum) in (0_u32..).zip(&mut sums) {
             *sum = self.counters.get(&index, 0)?.iter().sum();
         }
@@ -240,6 +251,7 @@ impl Guard {
             drop_source,
             drop_short,
             drop_device,
+            drop_tagged,
         ] = sums;
         Ok(GuardCounters {
             pass_lease,
@@ -253,6 +265,7 @@ impl Guard {
             drop_source,
             drop_short,
             drop_device,
+            drop_tagged,
         })
     }
 }
@@ -263,13 +276,18 @@ impl Guard {
 /// # Errors
 /// When the interface does not exist or privilege is missing.
 pub fn remove_leftover(link: &Link) -> Result<(), GuardError> {
-    match qdisc_detach_program(&link.name, TcAttachType::Egress, PROGRAM) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // No clsact there, so no filter either.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        Err(source) => Err(GuardError::Io { op: "removing the old filter", interface: link.name.clone(), source }),
+    for (name, hook) in HOOKS {
+        match qdisc_detach_program(&link.name, hook, name) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // No clsact there, so no filter either.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(source) => {
+                return Err(GuardError::Io { op: "removing the old filter", interface: link.name.clone(), source });
+            }
+        }
     }
+    Ok(())
 }
 
 fn prepare(link: &Link) -> Result<(), GuardError> {

@@ -20,6 +20,7 @@ pub mod pulse;
 pub mod quic;
 pub mod side;
 pub mod socket;
+pub mod superpacket;
 pub mod sync;
 pub mod thread;
 pub mod uring;

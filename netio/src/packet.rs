@@ -15,7 +15,7 @@ use crate::frame::{BUFFER_LEN, BufferId};
 use crate::link::Link;
 use crate::port::{Disposition, IoError, LoopLimits, PortConfig, PortStats, Reception, check};
 use crate::side::PortSide;
-use crate::socket::{BufferLimits, EtherType, PacketSocket};
+use crate::socket::{BufferLimits, EtherType, PacketSocket, TAGGED_LEN};
 use crate::uring::{Completion, Uring};
 use crate::virtio::{FrameMeta, HEADER_LEN};
 
@@ -27,12 +27,13 @@ const SOCKETS: [(PortSide, EtherType); 4] = [
     (PortSide::Outside, EtherType::Arp),
 ];
 
-/// The socket that sends a frame: the kernel takes the frame's protocol from the socket.
+/// The socket that sends a frame: the kernel takes the frame's protocol from the socket, which is of consequence for IPv4.
 fn socket_for(side: PortSide, frame: &[u8]) -> u8 {
-    let arp = u8::from(frame.get(12..14) == Some(&EtherType::Arp.number().to_be_bytes()));
+    let ipv4 = EtherType::Ipv4.number().to_be_bytes();
+    let other = u8::from(frame.get(12..14).is_some_and(|found| found != ipv4));
     match side {
-        PortSide::Inside => arp,
-        PortSide::Outside => 2 + arp,
+        PortSide::Inside => other,
+        PortSide::Outside => 2 + other,
     }
 }
 
@@ -399,7 +400,8 @@ impl PacketLoop {
         let (side, _) = SOCKETS[usize::from(socket)];
         let stats = &mut self.stats[side.index()];
         if len < HEADER_LEN + ETHERNET_LEN {
-            stats.received_short += 1;
+            let tagged = len == HEADER_LEN + TAGGED_LEN;
+            *(if tagged { &mut stats.received_tagged } else { &mut stats.received_short }) += 1;
             self.recycle(buffer);
             return;
         }
@@ -435,8 +437,10 @@ mod tests {
     use crate::side::PortSide;
 
     #[test]
-    fn arp_leaves_through_the_arp_socket() {
+    fn what_is_no_ip_leaves_through_the_arp_socket() {
         let mut frame = [0; 60];
+        assert_eq!(socket_for(PortSide::Inside, &frame), 1);
+        frame[12..14].copy_from_slice(&[0x08, 0x00]);
         assert_eq!(socket_for(PortSide::Inside, &frame), 0);
         frame[12..14].copy_from_slice(&[0x08, 0x06]);
         assert_eq!(socket_for(PortSide::Inside, &frame), 1);

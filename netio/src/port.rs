@@ -101,6 +101,8 @@ pub struct PortStats {
     pub received: u64,
     /// Bytes of them, Ethernet header included.
     pub received_bytes: u64,
+    /// Frames of a VLAN: no traffic of this network.
+    pub received_tagged: u64,
     /// Frames too short for an Ethernet header.
     pub received_short: u64,
     /// Frames that the kernel dropped because its receive buffer was full (as of the last `links_up`).

@@ -1,7 +1,11 @@
 //! AF_PACKET sockets: raw frames of one interface and one EtherType, each behind its virtio header (PACKET_VNET_HDR), so
 //! that 64 KB super-packets pass whole. Sending goes through the interface's clsact egress, where the guard stands (L5):
 //! PACKET_QDISC_BYPASS stays off. One socket per EtherType, since one bound to all types would see frames before tc ingress
-//! takes them, at a quarter of the throughput. Used by `packet` only.
+//! takes them, at a quarter of the throughput.
+//!
+//! Frames of a VLAN come in cut: the kernel takes the tag off before such a socket sees them, and no auxiliary data tells of it;
+//! but it counts a frame whose VLAN no device takes as another host's, also if it was sent to this one or to all. Those to a
+//! shard's virtual MAC look like others: the guard drops them on ingress. Used by `packet` only.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -53,6 +57,9 @@ pub struct PacketSocket {
     ifindex: i32,
 }
 
+/// What is left of a frame that came with a VLAN tag: its addresses, less than any frame has.
+pub(crate) const TAGGED_LEN: usize = 12;
+
 /// How long a MAC address in a membership request may be.
 const ADDRESS_MAX: usize = 8;
 
@@ -75,6 +82,7 @@ impl PacketSocket {
         let socket = Self { fd, ifindex };
         socket.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1_i32)?;
         socket.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
+        socket.cut_tagged(link.mac)?;
         socket.set_buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, limits.receive_bytes)?;
         socket.set_buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, limits.send_bytes)?;
         socket.bind(ether_type)?;
@@ -135,6 +143,32 @@ impl PacketSocket {
         self.fd.as_raw_fd()
     }
 
+    /// Cuts frames with a VLAN tag to their addresses (classic BPF; offsets count from the Ethernet header).
+    fn cut_tagged(&self, mac: [u8; 6]) -> io::Result<()> {
+        const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
+        const OTHER_HOST: u32 = libc::PACKET_OTHERHOST as u32;
+        const GROUP: u32 = 1;
+        const WHOLE: u32 = u32::MAX;
+        let [a, b, c, d, e, f] = mac;
+        let load = |size: u32, at: u32| filter(libc::BPF_LD | size | libc::BPF_ABS, 0, 0, at);
+        let jump =
+            |test: u32, then: u8, other: u8, value: u32| filter(libc::BPF_JMP | test | libc::BPF_K, then, other, value);
+        let mut program = [
+            load(libc::BPF_W, PACKET_TYPE),
+            jump(libc::BPF_JEQ, 0, 7, OTHER_HOST),
+            load(libc::BPF_B, 0),
+            jump(libc::BPF_JSET, 4, 0, GROUP),
+            load(libc::BPF_W, 0),
+            jump(libc::BPF_JEQ, 0, 3, u32::from_be_bytes([a, b, c, d])),
+            load(libc::BPF_H, 4),
+            jump(libc::BPF_JEQ, 0, 1, u32::from(u16::from_be_bytes([e, f]))),
+            filter(libc::BPF_RET | libc::BPF_K, 0, 0, u32::try_from(TAGGED_LEN).expect("a small number")),
+            filter(libc::BPF_RET | libc::BPF_K, 0, 0, WHOLE),
+        ];
+        let len = u16::try_from(program.len()).expect("a short program");
+        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &libc::sock_fprog { len, filter: program.as_mut_ptr() })
+    }
+
     fn bind(&self, ether_type: EtherType) -> io::Result<()> {
         // SAFETY: sockaddr_ll is plain old data, for which zeroes are valid.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -177,6 +211,10 @@ impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn filter(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: u16::try_from(code).expect("BPF codes are small"), jt, jf, k }
 }
 
 fn socklen<T>() -> libc::socklen_t {
