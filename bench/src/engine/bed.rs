@@ -235,6 +235,7 @@ fn snapshot(flows: u32) -> Snapshot {
         let backend = Backend {
             vnet: VnetId(0),
             ip: address(n),
+            mac: None,
             home: SHARD,
             lease: vec![PortBlock { frontend, start, len: PORTS_EACH }],
             idle_timeout_ms: 240_000,

@@ -4,11 +4,17 @@ use engine::wire::{FrameMeta, IpPacket, Parsed, parse};
 
 use super::{Check, Violation, ensure};
 
-/// Reads a frame that left; `None` for ARP, and for an ICMP error or a later fragment, which name no flow.
+/// The EtherType of an owner's announcement, which no host reads.
+const ANNOUNCEMENT: [u8; 2] = [0x88, 0xb5];
+
+/// Reads a frame that left; `None` for ARP and announcements, and for an ICMP error or a later fragment, which name no flow.
 ///
 /// # Errors
 /// I14 if the engine's own parser, which checks lengths and sums, refuses it.
 pub fn read(frame: &[u8]) -> Result<Option<IpPacket>, Violation> {
+    if frame.get(12..14) == Some(&ANNOUNCEMENT) {
+        return Ok(None);
+    }
     match parse(frame, &FrameMeta::default()) {
         Ok(Parsed::Ip(packet)) => Ok(Some(packet)),
         Ok(Parsed::Arp(_) | Parsed::Error(_) | Parsed::Fragment(_)) => Ok(None),

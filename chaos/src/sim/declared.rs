@@ -113,7 +113,7 @@ impl Declared {
             );
         }
         text += &format!(
-            "[settings]\norphan_grace_ms = {}\nhold_ms = [{h}, {h}, {h}, {h}]\nrecreate_quarantine_ms = 1500\n",
+            "[settings]\norphan_grace_ms = {}\nhold_ms = [{h}, {h}, {h}, {h}, {h}]\nrecreate_quarantine_ms = 1500\n",
             self.grace_ms,
             h = self.hold_ms
         );

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use bincode::{Decode, Encode};
-use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId, VnetId};
+use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, PortBlock, ShardId, VnetId};
 
 use crate::buddy::{FreeBlocks, buddy_of, coalesce, halves};
 use crate::command::PortLoad;
@@ -52,6 +52,8 @@ pub struct Backend {
     pub vnet: VnetId,
     /// Its address. (vnet, ip) keeps this id as long as the entry lives.
     pub ip: Ipv4Addr,
+    /// Who alone may have it, if that is declared (I43).
+    pub mac: Option<Mac>,
     /// The instance.
     pub instance: String,
     /// The IP configuration of the instance.

@@ -395,6 +395,7 @@ impl State {
             let backend = self.allocation.backends.entry(id).or_insert_with(|| Backend {
                 vnet,
                 ip: ip.private_ip,
+                mac: None,
                 instance: String::new(),
                 ip_configuration: String::new(),
                 pool: None,
@@ -405,6 +406,7 @@ impl State {
                 grant: 0,
             });
             backend.declared = Declared::Yes;
+            backend.mac = ip.mac;
             backend.instance = instance;
             backend.ip_configuration = ip.name;
             backend.pool = ip.pool;

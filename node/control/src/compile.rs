@@ -109,6 +109,7 @@ fn compiled(state: &State, backend: &allocation::Backend, home: ShardId) -> Back
     Backend {
         vnet: backend.vnet,
         ip: backend.ip,
+        mac: backend.mac,
         home,
         lease: backend.lease.clone(),
         idle_timeout_ms: rule.map_or(4, |rule| u32::from(rule.idle_timeout_minutes)) * 60_000,

@@ -31,6 +31,7 @@
 //! [[instance.ip_configuration]]
 //! name = "ipconfig1"
 //! private_ip = "10.0.1.1"
+//! mac = "52:54:00:12:34:56"
 //! subnet = "vnet1/default"
 //! pool = "lb1/web"
 //!
@@ -178,6 +179,7 @@ fn named<T>(
 }
 
 const PREFIX_FORM: &str = "a network such as \"10.0.0.0/16\"";
+const MAC_FORM: &str = "a MAC address such as \"52:54:00:12:34:56\"";
 const ADDRESS_FORM: &str = "an IPv4 address such as \"10.0.1.1\"";
 
 fn virtual_network(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &mut BTreeMap<String, VirtualNetwork>) {
@@ -305,6 +307,7 @@ fn ip_configuration(
 ) -> Option<IpConfiguration> {
     let name = named(source, &mut reader, kind, names);
     let private_ip = reader.parsed(source, "private_ip", ADDRESS_FORM);
+    let mac = reader.parsed_if(source, "mac", MAC_FORM);
     let subnet = reader.string(source, "subnet");
     let subnet = subnet.and_then(|text| pair(source, &reader, "subnet", &text, "\"virtual_network/subnet\""));
     let pools = reader.one_or_many(source, "pool");
@@ -321,6 +324,7 @@ fn ip_configuration(
         virtual_network,
         subnet,
         private_ip: private_ip?,
+        mac,
         pool: pool.map(|(load_balancer, pool)| PoolRef { load_balancer, pool }),
     })
 }
@@ -353,10 +357,10 @@ fn outside(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Outside {
 fn settings(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Settings {
     reader.settle(source, "settings".into());
     let d = Settings::default();
-    let form = "four numbers: hold after FIN, after RST, of idle datagrams, of idle or reclaimed TCP";
+    let form = "five numbers: hold after FIN, after RST, of idle datagrams, of idle or reclaimed TCP, of idle UDP in profile rfc";
     let hold_ms = match reader.numbers::<u32>(source, "hold_ms", form) {
         None => d.hold_ms,
-        Some(list) => <[u32; 4]>::try_from(list.as_slice()).unwrap_or_else(|_| {
+        Some(list) => <[u32; 5]>::try_from(list.as_slice()).unwrap_or_else(|_| {
             let line = source.line_of("settings.hold_ms");
             source.error(
                 line,

@@ -34,6 +34,7 @@ name = "b1"
 [[instance.ip_configuration]]
 name = "ipconfig1"
 private_ip = "10.0.1.1"
+mac = "52:54:00:12:34:5f"
 subnet = "vnet1/default"
 pool = "lb1/web"
 
@@ -76,6 +77,7 @@ fn a_good_file_is_read_whole() {
     assert!(desired.public_ips["pip2"].reserved_ports.contains(&8080));
     let ip = &desired.instances["b1"].ip_configurations[0];
     assert_eq!(ip.pool.as_ref().map(ToString::to_string).as_deref(), Some("lb1/web"));
+    assert_eq!(ip.mac, Some(engine::ids::Mac([0x52, 0x54, 0, 0x12, 0x34, 0x5f])));
 }
 
 #[test]
@@ -85,6 +87,23 @@ fn an_unknown_field_is_refused_with_the_one_that_was_meant() {
         ["net.toml:25: load_balancer.lb1.outbound_rule.out.idle_timeout_minute = 10: is an unknown field; \
           did you mean idle_timeout_minutes?"]
     );
+}
+
+#[test]
+fn a_card_that_is_none_is_refused() {
+    let line = "mac = \"52:54:00:12:34:5f\"";
+    let form = "a MAC address such as \"52:54:00:12:34:56\"";
+    for text in ["52:54:00:12:34", "52:54:00:12:34:5f:00", "52:54:00:12:34:+f", "52-54-00-12-34-5f", ""] {
+        let refused = errors(&with(line, &format!("mac = \"{text}\"")));
+        let wanted =
+            format!("net.toml:33: instance.b1.ip_configuration.ipconfig1.mac = {text}: is not {form}; write {form}");
+        assert_eq!(refused, [wanted]);
+    }
+    for text in ["00:00:00:00:00:00", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "02:51:4e:00:00:01"] {
+        let refused = errors(&with(line, &format!("mac = \"{text}\"")));
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert!(refused[0].contains("is no address of a network card"), "{refused:?}");
+    }
 }
 
 #[test]
@@ -98,7 +117,7 @@ fn several_errors_are_reported_at_once_in_order_of_lines() {
              \"10.0.0.0/16\"; write a network such as \"10.0.0.0/16\"",
             "net.toml:32: instance.b1.ip_configuration.ipconfig1.private_ip = ten: is not an IPv4 address such as \
              \"10.0.1.1\"; write an IPv4 address such as \"10.0.1.1\"",
-            "net.toml:41: settings.orphan_grace_ms = \"2s\": is a string; write a whole number that is not negative \
+            "net.toml:42: settings.orphan_grace_ms = \"2s\": is a string; write a whole number that is not negative \
              and fits the field",
         ]
     );
@@ -136,7 +155,7 @@ fn references_that_lead_nowhere_list_what_exists() {
     let pool = errors(&with("pool = \"lb1/web\"", "pool = \"lb1/wbe\""));
     assert_eq!(
         pool,
-        ["net.toml:34: instance.b1.ip_configuration.ipconfig1.pool = lb1/wbe: is no pool; use one of: lb1/web"]
+        ["net.toml:35: instance.b1.ip_configuration.ipconfig1.pool = lb1/wbe: is no pool; use one of: lb1/web"]
     );
     let rule = errors(&with("pool = \"web\"", "pool = \"wen\""));
     assert!(

@@ -9,7 +9,8 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use bincode::{Decode, Encode};
-use serde::Serialize;
+use engine::ids::Mac;
+use serde::{Serialize, Serializer};
 
 /// An IPv4 network.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
@@ -219,8 +220,15 @@ pub struct IpConfiguration {
     pub subnet: String,
     /// The address.
     pub private_ip: Ipv4Addr,
+    /// Who alone may have it (I43); else whoever answers for it.
+    #[serde(serialize_with = "as_text")]
+    pub mac: Option<Mac>,
     /// The pool that it is a member of.
     pub pool: Option<PoolRef>,
+}
+
+fn as_text<S: Serializer>(mac: &Option<Mac>, serializer: S) -> Result<S::Ok, S::Error> {
+    mac.map(|mac| mac.to_string()).serialize(serializer)
 }
 
 /// A pool, written `load_balancer/pool`.
@@ -302,7 +310,7 @@ impl Default for Settings {
             vote_ticks: 10,
             orphan_grace_ms: 3_000,
             recreate_quarantine_ms: 65_000,
-            hold_ms: [65_000, 16_000, 65_000, 65_000],
+            hold_ms: [65_000, 16_000, 65_000, 65_000, 120_000],
             replicas: 3,
             held_packets_per_backend_max: 256,
             held_bytes_max: 16 << 20,

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use engine::ids::Mac;
 use engine::snapshot::SHORT_IDLE_PORTS_MAX;
 
 use crate::resource::{
@@ -338,6 +339,10 @@ impl Judge {
                     self.say(&field, address, problem, "use another address");
                 }
             }
+        }
+        if let Some(mac) = ip.mac.filter(|mac| *mac == Mac::default() || mac.0[0] & 1 == 1 || mac.shard().is_some()) {
+            let problem = "is no address of a network card: it is zero, a group's, or a shard's";
+            self.say(&format!("{path}.mac"), mac, problem, "use that of the instance, or leave it out");
         }
         if let Some(pool) = &ip.pool
             && !desired.load_balancers.get(&pool.load_balancer).is_some_and(|b| b.pools.contains(&pool.pool))

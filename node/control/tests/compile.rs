@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use engine::ids::{BackendId, FrontendId, NodeId, PortBlock, VnetId};
+use engine::ids::{BackendId, FrontendId, Mac, NodeId, PortBlock, VnetId};
 use engine::snapshot::{
     Backend, Filtering, OnReclaim, Outside, Params, Profile, Refusals, ShardConfig, Sharing, Snapshot, Subnet, TcpReset,
 };
@@ -80,6 +80,7 @@ name = "w1"
 [[instance.ip_configuration]]
 name = "ip1"
 private_ip = "10.7.0.21"
+mac = "52:54:00:12:34:5f"
 subnet = "vnet1/front"
 pool = "lb1/web"
 [[instance]]
@@ -114,7 +115,7 @@ heartbeat_ticks = 4
 vote_ticks = 12
 orphan_grace_ms = 2345
 recreate_quarantine_ms = 54321
-hold_ms = [41001, 42002, 43003, 44004]
+hold_ms = [41001, 42002, 43003, 44004, 45005]
 replicas = 2
 held_packets_per_backend_max = 77
 held_bytes_max = 1234567
@@ -154,6 +155,7 @@ fn join(desired: &mut Desired, instance: &str, n: u32, pool: &str) {
         virtual_network: "vnet1".into(),
         subnet: "default".into(),
         private_ip: Ipv4Addr::from_bits(0x0a00_0200 + n),
+        mac: None,
         pool: Some(PoolRef { load_balancer: "lb1".into(), pool: pool.into() }),
     };
     desired.instances.insert(instance.into(), Instance { ip_configurations: vec![ip] });
@@ -201,7 +203,7 @@ fn every_setting_of_the_file_reaches_the_workers() {
         Params {
             orphan_grace_ms: 2_345,
             vote_timeout_ms: 7 * 12,
-            hold_ms: [41_001, 42_002, 43_003, 44_004],
+            hold_ms: [41_001, 42_002, 43_003, 44_004, 45_005],
             held_packets_per_backend_max: 77,
             held_bytes_max: 1_234_567,
             flows_per_shard_max: 345_678,
@@ -277,6 +279,7 @@ fn every_field_of_a_rule_reaches_the_backends_of_its_pool() {
     let web = Backend {
         vnet: VnetId(1),
         ip: Ipv4Addr::new(10, 7, 0, 21),
+        mac: Some(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x5f])),
         home: snapshot.frontends[&two].shard,
         lease: vec![],
         idle_timeout_ms: 17 * 60_000,
@@ -289,6 +292,7 @@ fn every_field_of_a_rule_reaches_the_backends_of_its_pool() {
     let api = Backend {
         vnet: VnetId(2),
         ip: Ipv4Addr::new(10, 9, 8, 22),
+        mac: None,
         idle_timeout_ms: 100 * 60_000,
         tcp_reset_on_idle: TcpReset::Off,
         profile: Profile::Rfc,

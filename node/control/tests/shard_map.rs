@@ -523,7 +523,7 @@ fn retiring_waits_for_the_longest_hold() {
     cluster.configure(&desired(0, 1));
     cluster.drain_all();
     let mut observed = owned(&cluster, &[1, 2, 3]);
-    observed.unix_ms = 50_000 + 65_000;
+    observed.unix_ms = 50_000 + 120_000;
     assert_eq!(reconcile::next(&cluster.state, &observed), []);
     observed.unix_ms += 50 + reconcile::RETIRE_MARGIN_MS + 1;
     assert_eq!(reconcile::next(&cluster.state, &observed), [CommandBody::RetireFrontend { shard: id }]);

@@ -1,17 +1,19 @@
-//! ARP: who is answered (M1, M3), what is learned, and packets that wait for a neighbour.
+//! ARP: who is answered (M1, M3), what is learned and believed (I43), and packets that wait for a neighbour.
 //!
 //! Nobody is answered or asked without the lease. Every node learns from what it sees, so a takeover finds warm caches.
+//! Questions come from an address of ours, inside the gateway's: one from 0.0.0.0 would be a probe, by which a host that is
+//! about to take the address would give it up (RFC 5227 2.1.1).
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use crate::event::{Authority, DropReason, Verdict};
 use crate::held::{HELD_MAX_NS, Origin, Outgoing};
-use crate::ids::{Mac, ShardId, Side};
-use crate::neigh::Lookup;
+use crate::ids::{Mac, ShardId, Side, VnetId};
+use crate::neigh::{Lookup, MayAsk, Source};
 use crate::pipeline::Cx;
 use crate::shard::LeaseWords;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Backend, Snapshot};
 use crate::takeover::{ArpFrame, Confirmed};
 use crate::wire::{ArpOp, ArpPacket, build_arp, set_ethernet};
 use crate::worker::Worker;
@@ -55,19 +57,88 @@ impl Worker {
     fn learn<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, side: Side, p: &ArpPacket) {
         let s = cx.snapshot;
         let ours = s.frontend_by_ip.contains_key(&p.sender_ip) || s.subnets.iter().any(|n| n.gateway == p.sender_ip);
-        let believable = match side {
-            Side::Inside => s.backend_by_ip.contains_key(&(self.vnet, p.sender_ip)),
+        let (believable, may_ask) = match side {
+            Side::Inside => {
+                let backend = backend_at(self.vnet, s, p.sender_ip);
+                let declared = backend.is_some_and(|b| b.mac.is_none_or(|mac| mac == p.sender_mac));
+                (declared, backend.map_or(MayAsk::No, |b| self.may_ask(cx, b)))
+            }
             Side::Outside => {
-                s.outside.next_hop == Some(p.sender_ip) || on_link(s.outside.network, s.outside.prefix_len, p.sender_ip)
+                let next_hop = s.outside.next_hop == Some(p.sender_ip);
+                (next_hop || on_link(s.outside.network, s.outside.prefix_len, p.sender_ip), MayAsk::Yes)
             }
         };
         // A frame whose addresses disagree, or that claims a virtual MAC, is nobody's honest announcement.
         if ours || !believable || p.sender_mac.shard().is_some() || p.sender_mac != p.eth_src {
             return;
         }
-        self.neighbours.learn(cx.now_ns, side, p.sender_ip, p.sender_mac);
-        if let Some(waiting) = self.waiting.remove(&(side, p.sender_ip)) {
-            self.release(waiting, p.sender_mac);
+        if self.neighbours.learn(cx.now_ns, side, p.sender_ip, p.sender_mac, may_ask) {
+            self.release_waiting((side, p.sender_ip), p.sender_mac);
+        }
+    }
+
+    /// Whether this node may ask a backend about itself: in the name of its home shard alone, since the question tells it
+    /// where its gateway is.
+    fn may_ask<W: LeaseWords>(&self, cx: &Cx<'_, W>, backend: &Backend) -> MayAsk {
+        match self.right_of(cx.now_ns, cx.words, backend.home) {
+            Some(_) => MayAsk::Yes,
+            None => MayAsk::No,
+        }
+    }
+
+    /// Whether a frame that claims to be from an inside address may be (I43). What other members pass on they have looked at.
+    pub(crate) fn check_source<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        ip: Ipv4Addr,
+        mac: Mac,
+    ) -> Result<(), DropReason> {
+        if self.neighbours.last_known(Side::Inside, ip) == Some(mac) { Ok(()) } else { self.doubt_source(cx, ip, mac) }
+    }
+
+    #[cold]
+    fn doubt_source<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, ip: Ipv4Addr, mac: Mac) -> Result<(), DropReason> {
+        let (s, now_ns) = (cx.snapshot, cx.now_ns);
+        // Who is no backend is refused elsewhere.
+        let Some(backend) = backend_at(self.vnet, s, ip) else { return Ok(()) };
+        let right = self.right_of(now_ns, cx.words, backend.home);
+        if s.peers.iter().any(|peer| peer.inside == mac) {
+            if let Some(authority) = right {
+                self.correct(s, now_ns, authority, ip);
+            }
+            return Ok(());
+        }
+        if let Some(declared) = backend.mac {
+            self.neighbours.set(now_ns, Side::Inside, ip, declared);
+            return if declared == mac { Ok(()) } else { Err(DropReason::SpoofedSource) };
+        }
+        let may_ask = if right.is_some() { MayAsk::Yes } else { MayAsk::No };
+        match self.neighbours.source(now_ns, Side::Inside, ip, mac, may_ask) {
+            Source::Own => Ok(()),
+            Source::Rival => Err(DropReason::SpoofedSource),
+            Source::Unknown => {
+                // Nobody knows better; the answer decides about what comes next.
+                if let Some(authority) = right
+                    && self.neighbours.lookup(now_ns, Side::Inside, ip) == Lookup::Ask
+                {
+                    self.ask(now_ns, s, Side::Inside, authority, ip, Mac::BROADCAST);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// A backend sends by another shard's virtual MAC, as after a question of that shard's that it overheard: it is told of
+    /// its own.
+    fn correct(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, ip: Ipv4Addr) {
+        let Authority::Lease { shard, .. } = authority else { return };
+        let (Some(mac), Some(gateway)) = (self.neighbours.last_known(Side::Inside, ip), gateway_of(s, ip)) else {
+            return;
+        };
+        if self.corrections.take(now_ns, ip) {
+            let vmac = Mac::of_shard(shard);
+            let frame = ArpFrame { op: ArpOp::Reply, eth_dst: mac, sender: (vmac, gateway), target: (mac, ip) };
+            self.queue_arp(now_ns, Side::Inside, authority, vmac, frame);
         }
     }
 
@@ -75,9 +146,15 @@ impl Worker {
         let s = cx.snapshot;
         let shard = match side {
             Side::Inside => {
-                let gateway = s.subnets.iter().any(|n| n.vnet == self.vnet && n.gateway == p.target_ip);
-                let asking = s.backend_by_ip.get(&(self.vnet, p.sender_ip)).and_then(|id| s.backends.get(id));
-                asking.filter(|_| gateway).map(|b| b.home)
+                let gateway = s.subnets.iter().find(|n| n.vnet == self.vnet && n.gateway == p.target_ip);
+                gateway.filter(|_| p.sender_ip != p.target_ip).and_then(|subnet| {
+                    // Who is no backend (yet), or only looks whether the address is taken (RFC 5227), hears it once: from the
+                    // first shard's owner.
+                    let stranger =
+                        p.sender_ip.is_unspecified() || on_link(subnet.network, subnet.prefix_len, p.sender_ip);
+                    let first = self.first_backend.keys().next().copied().filter(|_| stranger);
+                    backend_at(self.vnet, s, p.sender_ip).map(|b| b.home).or(first)
+                })
             }
             Side::Outside => {
                 let frontend = s.frontend_by_ip.get(&p.target_ip).and_then(|id| s.frontends.get(id));
@@ -100,10 +177,15 @@ impl Worker {
 
     /// Builds an ARP frame into the queue that `poll_frame` empties.
     pub(crate) fn queue_arp(&mut self, now_ns: u64, side: Side, authority: Authority, eth_src: Mac, a: ArpFrame) {
-        let Some(mut frame) = self.held.own_buffer() else { return };
         let mut bytes = [0u8; 60];
         build_arp(&mut bytes, a.op, eth_src, a.eth_dst, a.sender.0, a.sender.1, a.target.0, a.target.1);
-        frame.extend_from_slice(&bytes);
+        self.queue_own(now_ns, side, authority, &bytes);
+    }
+
+    /// Copies a frame of the worker's own into the queue that `poll_frame` empties.
+    pub(crate) fn queue_own(&mut self, now_ns: u64, side: Side, authority: Authority, bytes: &[u8]) {
+        let Some(mut frame) = self.held.own_buffer() else { return };
+        frame.extend_from_slice(bytes);
         let meta = crate::wire::FrameMeta::default();
         self.held.push(Outgoing { frame, meta, side, authority, origin: Origin::Own, since_ns: now_ns });
     }
@@ -112,13 +194,12 @@ impl Worker {
     pub(crate) fn ask(&mut self, now_ns: u64, s: &Snapshot, side: Side, authority: Authority, ip: Ipv4Addr, to: Mac) {
         let Authority::Lease { shard, .. } = authority else { return };
         let vmac = Mac::of_shard(shard);
-        let frame = match side {
-            Side::Inside => ArpFrame::probe(vmac, to, ip),
-            Side::Outside => {
-                let Some(own) = frontend_ip(s, shard) else { return };
-                ArpFrame { op: ArpOp::Request, eth_dst: to, sender: (vmac, own), target: (Mac::default(), ip) }
-            }
+        let own = match side {
+            Side::Inside => gateway_of(s, ip),
+            Side::Outside => frontend_ip(s, shard),
         };
+        let Some(own) = own else { return };
+        let frame = ArpFrame { op: ArpOp::Request, eth_dst: to, sender: (vmac, own), target: (Mac::default(), ip) };
         self.queue_arp(now_ns, side, authority, vmac, frame);
     }
 
@@ -147,6 +228,13 @@ impl Worker {
         result
     }
 
+    /// `mac` has an address that packets may wait for.
+    pub(crate) fn release_waiting(&mut self, key: (Side, Ipv4Addr), mac: Mac) {
+        if let Some(waiting) = self.waiting.remove(&key) {
+            self.release(waiting, mac);
+        }
+    }
+
     fn release(&mut self, waiting: Waiting, mac: Mac) {
         for mut outgoing in waiting.frames {
             let src = source_of(&outgoing.frame);
@@ -163,8 +251,7 @@ impl Worker {
             let Some(mut waiting) = self.waiting.remove(&key) else { continue };
             while waiting.frames.front().is_some_and(|f| f.since_ns.saturating_add(HELD_MAX_NS) <= now_ns) {
                 if let Some(old) = waiting.frames.pop_front() {
-                    self.held.recycle(old.frame);
-                    self.counters.drop_parked(DropReason::NoNeighbour);
+                    self.give_up(now_ns, s, old);
                 }
             }
             if waiting.frames.is_empty() {
@@ -174,8 +261,7 @@ impl Worker {
                 Lookup::Known(mac) => self.release(waiting, mac),
                 Lookup::Unreachable => {
                     for frame in waiting.frames {
-                        self.held.recycle(frame.frame);
-                        self.counters.drop_parked(DropReason::NoNeighbour);
+                        self.give_up(now_ns, s, frame);
                     }
                 }
                 found @ (Lookup::Ask | Lookup::Wait) => {
@@ -188,11 +274,31 @@ impl Worker {
             }
         }
         while let Some(refresh) = self.neighbours.poll_refresh() {
-            let right = self.any_right(now_ns, words);
+            let right = match refresh.side {
+                Side::Inside => backend_at(self.vnet, s, refresh.ip).and_then(|b| self.right_of(now_ns, words, b.home)),
+                Side::Outside => self.any_right(now_ns, words),
+            };
             if let Some(authority) = right {
                 self.ask(now_ns, s, refresh.side, authority, refresh.ip, refresh.mac);
             }
         }
+    }
+
+    /// The MAC that the configuration says a backend has.
+    pub(crate) fn declared_mac(&self, s: &Snapshot, ip: Ipv4Addr) -> Option<Mac> {
+        backend_at(self.vnet, s, ip)?.mac
+    }
+
+    /// Nobody has answered for the next hop of a packet.
+    fn give_up(&mut self, now_ns: u64, s: &Snapshot, mut outgoing: Outgoing) {
+        self.tell_unreachable(s, now_ns, &mut outgoing);
+        self.held.recycle(outgoing.frame);
+        self.counters.drop_parked(DropReason::NoNeighbour);
+    }
+
+    fn right_of(&self, now_ns: u64, words: &impl LeaseWords, shard: ShardId) -> Option<Authority> {
+        let term = self.replica(shard)?.serves(now_ns, self.me, words.word(shard))?;
+        Some(Authority::Lease { shard, term })
     }
 
     /// The right of some shard that serves here: for questions that are not one shard's alone.
@@ -216,6 +322,14 @@ fn source_of(frame: &[u8]) -> Mac {
 fn frontend_ip(s: &Snapshot, shard: ShardId) -> Option<Ipv4Addr> {
     let first = s.shards.get(&shard)?.frontends.first()?;
     s.frontends.get(first).map(|f| f.ip)
+}
+
+fn backend_at(vnet: VnetId, s: &Snapshot, ip: Ipv4Addr) -> Option<&Backend> {
+    s.backend_by_ip.get(&(vnet, ip)).and_then(|id| s.backends.get(id))
+}
+
+fn gateway_of(s: &Snapshot, ip: Ipv4Addr) -> Option<Ipv4Addr> {
+    s.subnets.iter().find(|n| on_link(n.network, n.prefix_len, ip)).map(|n| n.gateway)
 }
 
 /// Whether `ip` lies in the network.

@@ -27,7 +27,7 @@ impl Worker {
         e: &IcmpError,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        self.accept(cx, side, (e.eth_src, e.eth_dst))?;
+        self.accept(cx, side, (e.eth_src, e.eth_dst), e.src)?;
         match side {
             Side::Inside => self.error_out(cx, meta, e, frame),
             Side::Outside => self.error_in(cx, meta, e, frame),

@@ -142,6 +142,9 @@ drop_reasons! {
     FragmentLimit = "fragment_limit",
     /// The first fragment did not come.
     FragmentTimeout = "fragment_timeout",
+    /// Segments that were merged to more than an IPv4 packet may have: `gso_ipv4_max_size` or `gro_ipv4_max_size` of the
+    /// interface that sent them is above 65536.
+    SuperPacket = "super_packet",
     /// Larger than the link it would leave by, and not to be fragmented.
     TooBig = "too_big",
     /// TTL would reach 0.
@@ -182,6 +185,8 @@ drop_reasons! {
     OpenRefused = "open_refused",
     /// No neighbour answered.
     NoNeighbour = "no_neighbour",
+    /// Not on the outside network, and there is no next hop.
+    NoRoute = "no_route",
     /// A packet that does not open a flow arrived without one (TCP without SYN).
     NotFirstPacket = "not_first_packet",
     /// The ring to the flow groups is full.

@@ -1,5 +1,5 @@
 //! Copies of frames that wait: for the commit of their mapping, for a neighbour, or to be polled. All bounded by
-//! `Params` (R21, I49); full means drop, never send (I6).
+//! `Params` (R21, I49); full means drop, never send (I6). A flow's later frames do not overtake those that wait to be polled.
 
 use std::collections::VecDeque;
 
@@ -56,6 +56,8 @@ pub(crate) struct Held {
     per_backend: Map<BackendId, Share>,
     spare: Vec<Vec<u8>>,
     ready: VecDeque<Outgoing>,
+    /// A bit for each flow that may have a received frame in `ready`.
+    flows_ready: u64,
     own: usize,
 }
 
@@ -121,7 +123,15 @@ impl Held {
 
     /// Puts a frame into the queue that `poll_frame` empties.
     pub(crate) fn push(&mut self, outgoing: Outgoing) {
+        if outgoing.origin == Origin::Received {
+            self.flows_ready |= flow_bit(&outgoing.frame);
+        }
         self.ready.push_back(outgoing);
+    }
+
+    /// Whether a rewritten frame has to queue up, since an earlier one of its flow may still stand in the queue (I56).
+    pub(crate) fn has_earlier(&self, frame: &[u8]) -> bool {
+        self.flows_ready != 0 && self.flows_ready & flow_bit(frame) != 0
     }
 
     /// An empty buffer for a frame of the worker's own, unless too many wait already.
@@ -136,6 +146,7 @@ impl Held {
     /// Puts a frame of the worker's own before all that wait. Not limited: it is a piece of one that was counted.
     pub(crate) fn push_own_first(&mut self, outgoing: Outgoing) {
         self.own += 1;
+        self.flows_ready |= flow_bit(&outgoing.frame);
         self.ready.push_front(outgoing);
     }
 
@@ -149,6 +160,9 @@ impl Held {
     /// Takes the next frame; its bytes no longer count.
     pub(crate) fn pop(&mut self) -> Option<Outgoing> {
         let next = self.ready.pop_front()?;
+        if self.ready.is_empty() {
+            self.flows_ready = 0;
+        }
         match next.origin {
             Origin::Received => self.bytes -= bytes_of(&next.frame),
             Origin::Own => self.own -= 1,
@@ -172,6 +186,13 @@ impl Held {
     pub(crate) fn is_ready(&self) -> bool {
         !self.ready.is_empty()
     }
+}
+
+/// One of 64 bits, by the addresses of an IP packet; none for other frames.
+fn flow_bit(frame: &[u8]) -> u64 {
+    let addresses = frame.get(26..34).and_then(|octets| octets.first_chunk());
+    let (Some([8, 0]), Some(addresses)) = (frame.get(12..14), addresses) else { return 0 };
+    1 << (u64::from_be_bytes(*addresses).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
 }
 
 fn bytes_of(frame: &[u8]) -> u64 {

@@ -56,6 +56,24 @@ impl Mac {
     }
 }
 
+/// What is no MAC address in text, which is six pairs of hexadecimal digits with colons.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoMac;
+
+impl std::str::FromStr for Mac {
+    type Err = NoMac;
+
+    fn from_str(text: &str) -> Result<Self, NoMac> {
+        let mut mac = Self::default();
+        let mut pairs = text.split(':');
+        for octet in &mut mac.0 {
+            let pair = pairs.next().filter(|pair| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit()));
+            *octet = u8::from_str_radix(pair.ok_or(NoMac)?, 16).map_err(|_| NoMac)?;
+        }
+        if pairs.next().is_none() { Ok(mac) } else { Err(NoMac) }
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

@@ -93,7 +93,7 @@ impl Worker {
 pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
     let passes = match ending(record) {
         None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
-        Some(HoldClass::IdleDatagram | HoldClass::IdleStream) => {
+        Some(HoldClass::IdleDatagram | HoldClass::IdleDatagramRfc | HoldClass::IdleStream) => {
             in_lease(&backend.lease, record.frontend, record.public_port)
         }
     };

@@ -17,7 +17,7 @@ use crate::record::{FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
 use crate::shard::{LeaseWords, Shard, in_lease};
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{
-    FrameMeta, IcmpKind, IpPacket, TcpFlags, decrement_ttl, may_fragment, rewrite_destination, rewrite_source,
+    FrameMeta, IcmpKind, IpPacket, Notice, TcpFlags, decrement_ttl, may_fragment, rewrite_destination, rewrite_source,
     set_identification,
 };
 use crate::worker::Worker;
@@ -60,6 +60,12 @@ impl Worker {
         self.note_first(cx.now_ns, Side::Inside, p)?;
         let to = self.way_out(s, authority, p.dst);
         self.may_go_on(cx, (Side::Inside, to), authority, (p, meta), frame)?;
+        if let Err(reason) = next_hop(s, p.dst)
+            && !s.frontend_by_ip.contains_key(&p.dst)
+        {
+            self.notify((s, cx.now_ns), (Side::Inside, authority), Notice::NetUnreachable, p, frame);
+            return Err(reason);
+        }
         let flow = FlowKey {
             proto: p.proto,
             inside: InsideKey { vnet: self.vnet, endpoint: endpoint(p.src, p.src_port) },
@@ -80,7 +86,8 @@ impl Worker {
                 if shard.overlay.is_opening(&flow) {
                     self.park(cx, backend.home, &flow, p, meta, frame)
                 } else {
-                    Err(reason)
+                    debug_assert_eq!(reason, DropReason::NotFirstPacket);
+                    Err(self.refuse_stray((s, cx.now_ns), authority, backend, p))
                 }
             }
             (_, Authority::Grace { .. } | Authority::Forward) => Err(DropReason::NotOwner),
@@ -93,7 +100,7 @@ impl Worker {
             }
             (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
                 if !opens(p) && !answers_to(shard, p, flow.inside) {
-                    return Err(DropReason::NotFirstPacket);
+                    return Err(self.refuse_stray((s, cx.now_ns), authority, backend, p));
                 }
                 self.attempt(cx, (id, backend), &flow, None, p, meta, frame)
             }
@@ -201,6 +208,7 @@ impl Worker {
         match result {
             Ok((to, hop)) => self.send_later(now_ns, to, hop, meta, frame),
             Err(reason) => {
+                self.tell_ended(&snapshot, (now_ns, authority), reason, &packet, &frame);
                 self.held.recycle(frame);
                 self.counters.drop_parked(reason);
                 if let Some(key) = key {
@@ -223,11 +231,32 @@ impl Worker {
         meta: &FrameMeta,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        let ((side, authority), hop) = self.rewrite_out(s, now_ns, authority, public, p, meta, frame)?;
-        self.conclude(s, now_ns, side, authority, hop, meta, frame)
+        match self.rewrite_out(s, now_ns, authority, public, p, meta, frame) {
+            Ok(((side, authority), hop)) => self.conclude(s, now_ns, side, authority, hop, meta, frame),
+            Err(reason) => {
+                self.tell_ended(s, (now_ns, authority), reason, p, frame);
+                Err(reason)
+            }
+        }
     }
 
-    /// Returns where it goes, by what right, and who takes it: outside, or back inside if it is for an address of ours.
+    /// Tells a backend that nobody answers for the next hop of its packet, which `rewrite_out` has not changed (RFC 1812
+    /// 4.3.3.1).
+    fn tell_ended(
+        &mut self,
+        s: &Snapshot,
+        (now_ns, authority): (u64, Authority),
+        reason: DropReason,
+        p: &IpPacket,
+        frame: &[u8],
+    ) {
+        if reason == DropReason::NoNeighbour {
+            self.notify((s, now_ns), (Side::Inside, authority), Notice::HostUnreachable, p, frame);
+        }
+    }
+
+    /// Returns where it goes, by what right, and who takes it: outside, or back inside if it is for an address of ours. What
+    /// cannot go is not changed.
     #[expect(clippy::too_many_arguments, reason = "hot path: passing a struct by reference would only hide them")]
     fn rewrite_out(
         &mut self,
@@ -250,6 +279,7 @@ impl Worker {
                 ((Side::Inside, right), receiver.0, Some(receiver))
             }
         };
+        let way = self.find_hop(s, now_ns, to.0, to.1, hop)?;
         rewrite_source(frame, meta, p, public.ip, port);
         let mut id = None;
         if p.fragment.is_some() || may_fragment(frame, p.l3) {
@@ -267,7 +297,7 @@ impl Worker {
         }
         clamp(s, frame, meta, p);
         decrement_ttl(frame, p.l3);
-        Ok((to, self.address(s, now_ns, to.0, to.1, hop, frame)?))
+        Ok((to, way.put(frame)))
     }
 }
 

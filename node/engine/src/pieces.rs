@@ -23,7 +23,7 @@ impl Worker {
         f: &Fragment,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        self.accept(cx, side, (f.eth_src, f.eth_dst))?;
+        self.accept(cx, side, (f.eth_src, f.eth_dst), f.src)?;
         let s = cx.snapshot;
         let home = match side {
             Side::Inside => {

@@ -78,7 +78,7 @@ impl Worker {
         p: &IpPacket,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        self.accept(cx, side, (p.eth_src, p.eth_dst))?;
+        self.accept(cx, side, (p.eth_src, p.eth_dst), p.src)?;
         let result = match side {
             Side::Inside => self.outbound(cx, meta, p, frame),
             Side::Outside => self.inbound(cx, meta, p, frame),
@@ -95,19 +95,26 @@ impl Worker {
         result
     }
 
-    /// Whether the frame was sent to this node, and not flooded by a switch (M1).
+    /// Whether the frame was sent to this node, and not flooded by a switch (M1), and by whom it says (I43).
     pub(crate) fn accept<W: LeaseWords>(
-        &self,
+        &mut self,
         cx: &Cx<'_, W>,
         side: Side,
         (src, dst): (Mac, Mac),
+        ip: Ipv4Addr,
     ) -> Result<(), DropReason> {
         let own = cx.snapshot.me.map(|me| mac_on(&me, side));
         let for_us = match dst.shard() {
             Some(shard) => self.is_or_was_owner(cx.now_ns, cx.words, shard),
             None => own == Some(dst),
         };
-        if for_us && own != Some(src) { Ok(()) } else { Err(DropReason::NotForUs) }
+        if !for_us || own == Some(src) {
+            return Err(DropReason::NotForUs);
+        }
+        match side {
+            Side::Inside => self.check_source(cx, ip, src),
+            Side::Outside => Ok(()),
+        }
     }
 
     pub(crate) fn access<W: LeaseWords>(&self, cx: &Cx<'_, W>, shard: ShardId) -> Access {
@@ -163,32 +170,46 @@ impl Worker {
         hop: Ipv4Addr,
         frame: &mut [u8],
     ) -> Result<Hop, DropReason> {
+        self.find_hop(s, now_ns, side, authority, hop).map(|way| way.put(frame))
+    }
+
+    /// Where a frame for the next hop `hop` goes; asks for it if nobody knows.
+    pub(crate) fn find_hop(
+        &mut self,
+        s: &Snapshot,
+        now_ns: u64,
+        side: Side,
+        authority: Authority,
+        hop: Ipv4Addr,
+    ) -> Result<NextHop, DropReason> {
         let src = match authority {
             Authority::Lease { shard, .. } => Mac::of_shard(shard),
             Authority::Grace { .. } | Authority::Forward => mac_on(&s.me.ok_or(DropReason::NoForward)?, side),
         };
-        let found = self.neighbours.lookup(now_ns, side, hop);
+        let mut found = self.neighbours.lookup(now_ns, side, hop);
+        if !matches!(found, Lookup::Known(_))
+            && side == Side::Inside
+            && let Some(mac) = self.declared_mac(s, hop)
+        {
+            self.neighbours.set(now_ns, side, hop, mac);
+            found = Lookup::Known(mac);
+        }
         // A public address of ours is never learned: it is where its shard is (R7).
         let own = if let Lookup::Known(_) = found { None } else { own_address(s, hop) };
         match found {
-            Lookup::Known(mac) => {
-                set_ethernet(frame, src, mac);
-                Ok(Hop::Ready)
-            }
+            Lookup::Known(dst) => Ok(NextHop { src, dst, hop: Hop::Ready }),
             _ if side == Side::Outside && own.is_some() => {
                 let (_, shard) = own.ok_or(DropReason::NoNeighbour)?;
-                set_ethernet(frame, src, Mac::of_shard(shard));
-                Ok(Hop::Ready)
+                Ok(NextHop { src, dst: Mac::of_shard(shard), hop: Hop::Ready })
             }
             Lookup::Unreachable => Err(DropReason::NoNeighbour),
             found @ (Lookup::Ask | Lookup::Wait) => {
                 // In grace nobody may be asked (M1): what is not known already stays unknown.
                 let Authority::Lease { .. } = authority else { return Err(DropReason::NoNeighbour) };
-                set_ethernet(frame, src, Mac::default());
                 if found == Lookup::Ask {
                     self.ask(now_ns, s, side, authority, hop, Mac::BROADCAST);
                 }
-                Ok(Hop::Wait(hop))
+                Ok(NextHop { src, dst: Mac::default(), hop: Hop::Wait(hop) })
             }
         }
     }
@@ -205,9 +226,11 @@ impl Worker {
         frame: &[u8],
     ) -> Result<Verdict, DropReason> {
         match hop {
-            Hop::Ready if !self.is_too_long(side, meta, frame) => Ok(Verdict::Transmit { side, authority }),
+            Hop::Ready if !self.is_too_long(side, meta, frame) && !self.held.has_earlier(frame) => {
+                Ok(Verdict::Transmit { side, authority })
+            }
             Hop::Ready => {
-                // It leaves in pieces, by `poll_frame`.
+                // It leaves in pieces, or behind an earlier one of its flow (I56), by `poll_frame`.
                 let frame = self.held.copy(&s.params, frame).ok_or(DropReason::HoldLimit)?;
                 let meta = *meta;
                 self.held.push(Outgoing { frame, meta, side, authority, origin: Origin::Received, since_ns: now_ns });
@@ -234,6 +257,21 @@ impl Shard {
     }
 }
 
+/// The Ethernet addresses of a frame that goes to a next hop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NextHop {
+    src: Mac,
+    dst: Mac,
+    hop: Hop,
+}
+
+impl NextHop {
+    pub(crate) fn put(self, frame: &mut [u8]) -> Hop {
+        set_ethernet(frame, self.src, self.dst);
+        self.hop
+    }
+}
+
 /// Where a rewritten frame stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Hop {
@@ -248,7 +286,7 @@ pub(crate) fn next_hop(s: &Snapshot, dst: Ipv4Addr) -> Result<Ipv4Addr, DropReas
     if on_link(s.outside.network, s.outside.prefix_len, dst) {
         return Ok(dst);
     }
-    s.outside.next_hop.ok_or(DropReason::NoNeighbour)
+    s.outside.next_hop.ok_or(DropReason::NoRoute)
 }
 
 /// The same, also for a public address of ours: `address` knows where that is.

@@ -4,9 +4,9 @@
 use crate::ids::{BackendId, ControlIndex, FrontendId, LogIndex, PortBlock, Term, VnetId};
 
 /// Number of hold classes.
-pub const HOLD_CLASSES: usize = 5;
+pub const HOLD_CLASSES: usize = 6;
 /// The first so many have a length that is configured; the others last as long as they must (F6).
-pub const HOLDS_CONFIGURED: usize = 4;
+pub const HOLDS_CONFIGURED: usize = 5;
 
 /// Why a mapping holds its port towards one remote after it closed (D6); the first ones index `Params::hold_ms`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -20,8 +20,10 @@ pub enum HoldClass {
     IdleDatagram = 2,
     /// TCP gone idle, and everything closed by reclaim or policy.
     IdleStream = 3,
+    /// UDP gone idle, profile `rfc`.
+    IdleDatagramRfc = 4,
     /// A query to a well-known datagram service is over: no longer than a hold must be (D26).
-    Service = 4,
+    Service = 5,
 }
 
 /// Why a mapping was closed.
@@ -33,6 +35,8 @@ pub enum CloseReason {
     Rst,
     /// No packet within the idle timeout.
     Idle,
+    /// The same of a datagram flow whose backend has the profile `rfc`: it is held longer (D6).
+    IdleRfc,
     /// Its port block is taken back.
     Reclaim,
     /// A rule or resource that allowed it is gone.
@@ -43,7 +47,8 @@ pub enum CloseReason {
 
 impl HoldClass {
     /// All classes, in the order of their discriminants.
-    pub const ALL: [Self; HOLD_CLASSES] = [Self::Fin, Self::Rst, Self::IdleDatagram, Self::IdleStream, Self::Service];
+    pub const ALL: [Self; HOLD_CLASSES] =
+        [Self::Fin, Self::Rst, Self::IdleDatagram, Self::IdleStream, Self::IdleDatagramRfc, Self::Service];
 
     /// The class that a mapping of `proto` falls into when it closes for `reason` (D6).
     #[must_use]
@@ -52,8 +57,10 @@ impl HoldClass {
             (CloseReason::Fin, _) => Self::Fin,
             (CloseReason::Rst, _) => Self::Rst,
             (CloseReason::Service, _) => Self::Service,
-            (CloseReason::Idle, Proto::Icmp | Proto::Udp) => Self::IdleDatagram,
-            (CloseReason::Idle, Proto::Tcp) | (CloseReason::Reclaim | CloseReason::Policy, _) => Self::IdleStream,
+            (CloseReason::Idle, Proto::Icmp | Proto::Udp) | (CloseReason::IdleRfc, Proto::Icmp) => Self::IdleDatagram,
+            (CloseReason::IdleRfc, Proto::Udp) => Self::IdleDatagramRfc,
+            (CloseReason::Idle | CloseReason::IdleRfc, Proto::Tcp)
+            | (CloseReason::Reclaim | CloseReason::Policy, _) => Self::IdleStream,
         }
     }
 
@@ -65,7 +72,8 @@ impl HoldClass {
             Self::Rst => 1,
             Self::IdleDatagram => 2,
             Self::IdleStream => 3,
-            Self::Service => 4,
+            Self::IdleDatagramRfc => 4,
+            Self::Service => 5,
         }
     }
 }

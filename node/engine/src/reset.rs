@@ -36,7 +36,9 @@ impl Worker {
         let wanted = match reason {
             CloseReason::Idle => s.backends.get(&record.backend).is_some_and(|b| b.tcp_reset_on_idle == TcpReset::On),
             CloseReason::Reclaim => is_reset_on_reclaim(s, home, record),
-            CloseReason::Fin | CloseReason::Rst | CloseReason::Policy | CloseReason::Service => false,
+            CloseReason::Fin | CloseReason::Rst | CloseReason::Policy | CloseReason::Service | CloseReason::IdleRfc => {
+                false
+            }
         };
         // A packet came while the close was on its way: the connection goes on under the same mapping.
         if record.proto != Proto::Tcp || !wanted || shard.overlay.is_opening(&record.flow()) {

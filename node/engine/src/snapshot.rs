@@ -49,7 +49,8 @@ pub struct Params {
     pub orphan_grace_ms: u32,
     /// The vote timeout V.
     pub vote_timeout_ms: u32,
-    /// Hold-down after FIN, RST, idle UDP or ICMP, and idle or reclaimed TCP, in the order of `record::HoldClass` (D6).
+    /// Hold-down after FIN, RST, idle UDP or ICMP, idle or reclaimed TCP, and idle UDP of the profile `rfc`, in the order of
+    /// `record::HoldClass` (D6).
     pub hold_ms: [u32; crate::record::HOLDS_CONFIGURED],
     /// Held first packets per backend, and their bytes over all backends of a worker.
     pub held_packets_per_backend_max: u32,
@@ -76,7 +77,7 @@ impl Default for Params {
         Self {
             orphan_grace_ms: 3_000,
             vote_timeout_ms: 50,
-            hold_ms: [65_000, 16_000, 65_000, 65_000],
+            hold_ms: [65_000, 16_000, 65_000, 65_000, 120_000],
             held_packets_per_backend_max: 256,
             held_bytes_max: 16 << 20,
             flows_per_shard_max: 4 << 20,
@@ -161,6 +162,8 @@ pub struct Backend {
     pub vnet: VnetId,
     /// Its private address.
     pub ip: Ipv4Addr,
+    /// Who alone has it, if that was declared; else whoever answers for it (I43).
+    pub mac: Option<Mac>,
     /// Its home shard (M3): decides the vMAC that answers its ARP and where its flows are translated.
     pub home: ShardId,
     /// Its lease: the blocks that it may open flows on, without draining ones. Empty means no outbound path.

@@ -1,13 +1,15 @@
 //! Announcing a takeover (M2): once serving begins, frames from the shard's vMAC on both sides make the switches relearn
-//! its port; neighbour caches need no change. Outside a gratuitous ARP per frontend; inside an ARP probe, which updates no
-//! cache, since a gratuitous ARP for the gateway address would capture other shards' backends.
+//! its port; neighbour caches need no change. Outside a gratuitous ARP per frontend; inside a frame that no host reads (IEEE
+//! 802, local experimental EtherType): a gratuitous ARP for the gateway address would capture other shards' backends, and a
+//! probe would claim the address that it asks for (RFC 5227). Until a reply has come to the vMAC, a neighbour on each side is
+//! asked for one.
 
 use std::net::Ipv4Addr;
 
 use crate::event::Authority;
 use crate::ids::{Mac, ShardId, Side, Term};
 use crate::snapshot::Snapshot;
-use crate::wire::ArpOp;
+use crate::wire::{ArpOp, set_ethernet};
 use crate::worker::Worker;
 
 /// Pause between announcements at first, and later.
@@ -16,6 +18,10 @@ const SLOW_NS: u64 = 1_000_000_000;
 /// Announcing fast lasts this much longer than the grace of a predecessor.
 const FAST_EXTRA_MS: u64 = 2_000;
 const MS: u64 = 1_000_000;
+/// Local experimental EtherType 1 (IEEE 802-2014, table 7).
+const ANNOUNCEMENT_ETHER_TYPE: [u8; 2] = [0x88, 0xb5];
+/// Says to who looks at a capture whose frame it is.
+const ANNOUNCEMENT: &[u8; 16] = b"qnat: I am here.";
 
 /// When to announce next, and whether anybody answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,8 +79,16 @@ impl Worker {
                 self.queue_arp(now_ns, Side::Outside, authority, vmac, frame);
             }
         }
-        if let Some(backend) = self.first_backend.get(&shard).copied() {
-            self.queue_arp(now_ns, Side::Inside, authority, vmac, ArpFrame::probe(vmac, Mac::BROADCAST, backend));
+        self.queue_own(now_ns, Side::Inside, authority, &announcement(vmac));
+        let lead = self.replica(shard).and_then(|s| s.leadership.as_ref());
+        if lead.and_then(|l| l.announcement).is_some_and(|a| a.confirmed == Confirmed::Yes) {
+            return;
+        }
+        let backend = self.first_backend.get(&shard).map(|ip| (Side::Inside, *ip));
+        for (side, ip) in backend.into_iter().chain(snapshot.outside.next_hop.map(|ip| (Side::Outside, ip))) {
+            if let Some(mac) = self.neighbours.last_known(side, ip) {
+                self.ask(now_ns, snapshot, side, authority, ip, mac);
+            }
         }
     }
 }
@@ -88,9 +102,10 @@ pub(crate) struct ArpFrame {
     pub(crate) target: (Mac, Ipv4Addr),
 }
 
-impl ArpFrame {
-    /// A probe (RFC 5227): a question that no cache learns from.
-    pub(crate) const fn probe(vmac: Mac, eth_dst: Mac, target: Ipv4Addr) -> Self {
-        Self { op: ArpOp::Request, eth_dst, sender: (vmac, Ipv4Addr::UNSPECIFIED), target: (Mac([0; 6]), target) }
-    }
+fn announcement(vmac: Mac) -> [u8; 60] {
+    let mut frame = [0; 60];
+    set_ethernet(&mut frame, vmac, Mac::BROADCAST);
+    frame[12..14].copy_from_slice(&ANNOUNCEMENT_ETHER_TYPE);
+    frame[14..30].copy_from_slice(ANNOUNCEMENT);
+    frame
 }

@@ -58,6 +58,8 @@ pub struct Worker {
     /// Largest IP packets that the interfaces take, inside and outside.
     pub(crate) mtu: [u16; 2],
     pub(crate) notice_limits: Limits,
+    /// How often each backend is told where its gateway is.
+    pub(crate) corrections: Limits,
     pub(crate) fragments: Fragments,
     pub(crate) shards: BTreeMap<ShardId, ShardEntry>,
     pub(crate) neighbours: NeighbourCache,
@@ -97,6 +99,7 @@ impl Worker {
             links: Links::Down,
             mtu: [MTU_DEFAULT; 2],
             notice_limits: Limits::new(seed),
+            corrections: Limits::corrections(seed),
             fragments: Fragments::default(),
             shards: BTreeMap::new(),
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
@@ -132,6 +135,13 @@ impl Worker {
             *entry = (*entry).min((*id, backend.ip));
         }
         self.first_backend = first.into_iter().map(|(shard, (_, ip))| (shard, ip)).collect();
+        let vnet = self.vnet;
+        for backend in snapshot.backends.values().filter(|b| b.vnet == vnet) {
+            if let Some(mac) = backend.mac {
+                self.neighbours.set(now_ns, Side::Inside, backend.ip, mac);
+                self.release_waiting((Side::Inside, backend.ip), mac);
+            }
+        }
         for (id, entry) in &mut self.shards {
             if let Some(shard) = &mut entry.replica {
                 shard.snapshot_loaded(now_ns, *id, &snapshot);

@@ -22,6 +22,7 @@ use netio::port::{LoopLimits, PortConfig, Reception};
 use netio::pulse::Pulse;
 use netio::quic::{Identity as TlsIdentity, Transport, TransportConfig};
 use netio::socket::BufferLimits;
+use netio::superpacket;
 use netio::sync::spsc::ring;
 use netio::thread::{prefer_current, raise_current};
 use netio::words::{WordsReader, WordsWriter};
@@ -73,6 +74,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
     );
     let memory_unlocked = lock_memory();
     let (inside, outside) = (link(&config.data.inside)?, link(&config.data.outside)?);
+    limit_merging([&inside, &outside]);
     let (guard, guard_state, mut writer) = guard(config, &inside, &outside)?;
     writer.zero_all();
     let metrics = MetricsPage::new(PrometheusBuilder::new().install_recorder().context("metrics recorder")?);
@@ -217,6 +219,23 @@ async fn stop_gracefully(config: &NodeConfig, answerer: &Answerer) {
 fn link(name: &str) -> Result<Link> {
     Link::named(name)
         .with_context(|| format!("data interface {name}: set [data] inside and outside to existing interfaces"))
+}
+
+/// Interfaces merge no more than a buffer of the packet loop holds.
+fn limit_merging(links: [&Link; 2]) {
+    for link in links {
+        match superpacket::limit(link) {
+            Ok(None) => {}
+            Ok(Some(was)) => {
+                let (interface, now) = (&link.name, superpacket::LIMIT);
+                tracing::warn!(interface, was, now, "gro_ipv4_max_size lowered: longer packets could not be received");
+            }
+            Err(error) => {
+                let interface = &link.name;
+                tracing::warn!(interface, %error, "gro_ipv4_max_size could not be looked at; it must not exceed 65536");
+            }
+        }
+    }
 }
 
 fn guard(config: &NodeConfig, inside: &Link, outside: &Link) -> Result<(Option<Guard>, String, WordsWriter)> {
@@ -398,6 +417,7 @@ impl WorkerParts {
                     stats,
                     pulse,
                     sleep_max: SLEEP_MAX,
+                    buffer: Vec::new(),
                 }
                 .run()?;
                 Ok(())

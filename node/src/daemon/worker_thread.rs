@@ -122,6 +122,8 @@ pub struct WorkerThread {
     pub pulse: Pulse,
     /// Longest sleep under the loaded configuration.
     pub sleep_max: Duration,
+    /// The frame that the engine releases now.
+    pub buffer: Vec<u8>,
 }
 
 impl WorkerThread {
@@ -133,7 +135,6 @@ impl WorkerThread {
         let mut backlog: VecDeque<FromWorker> = VecDeque::new();
         let mut authorities: Vec<Authority> = Vec::new();
         let mut known_macs: Vec<ShardId> = Vec::new();
-        let mut buffer = Vec::new();
         let mut links = None;
         let mut stats_at_ns = 0;
         loop {
@@ -156,6 +157,8 @@ impl WorkerThread {
                     self.worker.set_mtu(side, mtu);
                 }
             }
+            // What waited leaves before what comes in now (I56).
+            self.send_released(now, &mut authorities);
             self.receive(now, &mut authorities);
             now = now_ns();
             let full = self.bulk_waiting.load(Ordering::Relaxed) >= BULK_WAITING_MAX;
@@ -164,11 +167,7 @@ impl WorkerThread {
                 self.worker.handle_timers(now, &self.words);
             }
             self.report(now, &mut backlog);
-            while let Some((side, meta, authority)) = self.worker.poll_frame(now, &self.words, &mut buffer) {
-                let tag = tag(&mut authorities, authority);
-                let taken = self.packets.transmit(port(side), to_virtio(meta), tag, &buffer);
-                note_refused(&mut self.worker, taken);
-            }
+            self.send_released(now, &mut authorities);
             self.flush(&mut authorities)?;
             if now >= stats_at_ns {
                 stats_at_ns = now + STATS_EVERY_NS;
@@ -176,6 +175,8 @@ impl WorkerThread {
             }
             let due = Duration::from_nanos(self.worker.next_timer_ns().saturating_sub(now_ns()));
             let timeout = if backlog.is_empty() { due.min(self.sleep_max) } else { Duration::from_millis(1) };
+            // Frames that found no buffer yet find one as soon as a send has ended.
+            let timeout = if self.worker.held_bytes().1 { Duration::from_millis(1).min(timeout) } else { timeout };
             let inputs = &mut self.inputs;
             self.packets.wait(timeout, || !inputs.is_empty())?;
         }
@@ -223,6 +224,17 @@ impl WorkerThread {
     fn receive(&mut self, now: u64, authorities: &mut Vec<Authority>) {
         let mut arrivals = Arrivals { worker: &mut self.worker, words: &self.words, now, authorities };
         self.packets.receive_batches(&mut arrivals);
+    }
+
+    /// Hands frames that the engine releases or makes to the interfaces, as many as there are buffers for; the others wait.
+    fn send_released(&mut self, now: u64, authorities: &mut Vec<Authority>) {
+        while self.packets.transmit_room() > 0
+            && let Some((side, meta, authority)) = self.worker.poll_frame(now, &self.words, &mut self.buffer)
+        {
+            let tag = tag(authorities, authority);
+            let taken = self.packets.transmit(port(side), to_virtio(meta), tag, &self.buffer);
+            note_refused(&mut self.worker, taken);
+        }
     }
 
     /// Hands the engine's outputs to the flow actor; what finds no room waits, and the engine is not asked for more.

@@ -53,6 +53,7 @@ fn snapshot() -> Snapshot {
     let backend = Backend {
         vnet: VnetId(0),
         ip: HOST,
+        mac: None,
         home: SHARD,
         lease: vec![PortBlock { frontend, start: 2048, len: 32 }],
         idle_timeout_ms: 240_000,

@@ -45,7 +45,7 @@ impl Left {
     /// Whether it is a question or announcement about addresses rather than a packet.
     #[must_use]
     pub fn is_arp(&self) -> bool {
-        be16(&self.frame, 12) == 0x0806
+        be16(&self.frame, 12) != 0x0800
     }
 }
 

@@ -8,12 +8,14 @@ use crate::packet::{ICMP, TCP, UDP};
 use crate::world::Rule;
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// I48: how much later the engine may notice; the larger of 2 s and 1 %, and here the first.
+/// I48: how much later the engine may notice; the larger of 2 s and 1 %, of which the second is larger from 200 s on.
 const MARGIN_NS: u64 = 2_400_000_000;
 /// I29: how much later a hold may end.
 const HOLD_MARGIN_NS: u64 = 2 * SECOND_NS;
-/// D6: after a reset, and after anything else.
-const HOLD_NS: [u64; 2] = [16 * SECOND_NS, 65 * SECOND_NS];
+/// D6: after a reset, after idle UDP of the profile `rfc`, and after anything else.
+const RESET_HOLD_NS: u64 = 16 * SECOND_NS;
+const UDP_RFC_HOLD_NS: u64 = 120 * SECOND_NS;
+const HOLD_NS: u64 = 65 * SECOND_NS;
 
 /// D26: the shortest hold that F6 allows: grace, vote timeout and a second.
 const SERVICE_HOLD_NS: u64 = 4_050_000_000;
@@ -48,8 +50,12 @@ pub fn timers(rule: &Rule, proto: u8, standing: Standing) -> Timers {
         (TCP, Standing::Open) if rfc => 7440,
         _ => 240,
     };
-    let reset = proto == TCP && standing == Standing::Reset;
-    Timers { silence_ns: seconds * SECOND_NS, hold_ns: HOLD_NS[usize::from(!reset)] }
+    let hold_ns = match (proto, standing) {
+        (TCP, Standing::Reset) => RESET_HOLD_NS,
+        (UDP, _) if rfc => UDP_RFC_HOLD_NS,
+        _ => HOLD_NS,
+    };
+    Timers { silence_ns: seconds * SECOND_NS, hold_ns }
 }
 
 /// The longest of them all.
@@ -111,7 +117,7 @@ impl Life {
 
     /// Any hold of its protocol, or the one that it has.
     fn any_hold(&self) -> (u64, u64) {
-        (self.hold.0.min(HOLD_NS[0]), self.hold.1.max(HOLD_NS[1]))
+        (self.hold.0.min(RESET_HOLD_NS), self.hold.1.max(UDP_RFC_HOLD_NS))
     }
 
     /// D26: it was answered, and lives for ten more seconds at most; `surely`: if it lives at all.

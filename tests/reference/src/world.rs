@@ -124,6 +124,7 @@ impl World {
             let backend = Backend {
                 vnet: VnetId(0),
                 ip,
+                mac: None,
                 home: SHARD,
                 lease,
                 idle_timeout_ms: 240_000,

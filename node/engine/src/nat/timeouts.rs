@@ -34,11 +34,14 @@ pub(crate) fn silence(record: &Record, known: Track, backend: &Backend, params: 
     match record.proto {
         Proto::Tcp => tcp(known.phase(), backend.profile, idle_ns),
         Proto::Udp => {
-            let idle_ns = if backend.profile == Profile::Rfc { UDP_RFC_NS } else { idle_ns };
+            let (idle_ns, ended) = match backend.profile {
+                Profile::Azure => (idle_ns, CloseReason::Idle),
+                Profile::Rfc => (UDP_RFC_NS, CloseReason::IdleRfc),
+            };
             match (is_short(record, params), known.is_answered()) {
                 (true, true) => (ANSWERED_NS, CloseReason::Service),
                 (true, false) => (idle_ns, CloseReason::Service),
-                (false, _) => (idle_ns, CloseReason::Idle),
+                (false, _) => (idle_ns, ended),
             }
         }
         Proto::Icmp => match backend.profile {

@@ -34,7 +34,7 @@ pub(crate) use notice::{FRAME_MAX, Notice, build_notice};
 pub use quote::{IcmpError, Quote, rewrite_error_destination, rewrite_error_source};
 pub use reset::build_reset;
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source};
-pub(crate) use rewrite::{may_fragment, rewrite_addresses, set_identification};
+pub(crate) use rewrite::{increment_ttl, may_fragment, rewrite_addresses, set_identification};
 pub(crate) use split::{Cut, complete_checksum};
 pub use tcp::{TcpFields, TcpFlags};
 
@@ -174,6 +174,9 @@ pub fn parse(frame: &[u8], meta: &FrameMeta) -> Result<Parsed, DropReason> {
 }
 
 fn parse_ip(ethernet: &ethernet::Header, bytes: &[u8], meta: &FrameMeta) -> Result<Parsed, DropReason> {
+    if meta.gso != Gso::None && bytes.get(2..4) == Some(&[0, 0]) {
+        return Err(DropReason::SuperPacket);
+    }
     let (ip, payload) = ipv4::parse(bytes)?;
     let l4 = L3 + ip.len;
     if let Some(piece) = ip.piece {

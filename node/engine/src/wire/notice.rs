@@ -22,6 +22,8 @@ pub(crate) enum Notice {
         /// What the link takes.
         mtu: u16,
     },
+    /// No route goes there.
+    NetUnreachable,
     /// Nothing goes there, or from this sender, for now.
     HostUnreachable,
     /// Nothing may go there, or from this sender.
@@ -53,6 +55,7 @@ pub(crate) fn build_notice(
     let (kind, code, mtu) = match notice {
         Notice::TimeExceeded => (11, 0, 0),
         Notice::FragmentationNeeded { mtu } => (3, 4, mtu),
+        Notice::NetUnreachable => (3, 0, 0),
         Notice::HostUnreachable => (3, 1, 0),
         Notice::Prohibited => (3, 13, 0),
     };

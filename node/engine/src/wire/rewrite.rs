@@ -57,10 +57,19 @@ pub fn rewrite_destination(frame: &mut [u8], meta: &FrameMeta, p: &IpPacket, ip:
 /// # Panics
 /// If no whole IP header stands at `l3`.
 pub fn decrement_ttl(frame: &mut [u8], l3: u16) {
-    let [ttl, protocol] = *octets(frame, l3 + TTL_AT);
-    let lower = ttl.saturating_sub(1);
-    octets::<2>(frame, l3 + TTL_AT)[0] = lower;
-    let delta = Delta::default().word(u16::from_be_bytes([ttl, protocol]), u16::from_be_bytes([lower, protocol]));
+    change_ttl(frame, l3, |ttl| ttl.saturating_sub(1));
+}
+
+/// Gives back what `decrement_ttl` took.
+pub(crate) fn increment_ttl(frame: &mut [u8], l3: u16) {
+    change_ttl(frame, l3, |ttl| ttl.saturating_add(1));
+}
+
+fn change_ttl(frame: &mut [u8], l3: u16, change: impl FnOnce(u8) -> u8) {
+    let [was, protocol] = *octets(frame, l3 + TTL_AT);
+    let is = change(was);
+    octets::<2>(frame, l3 + TTL_AT)[0] = is;
+    let delta = Delta::default().word(u16::from_be_bytes([was, protocol]), u16::from_be_bytes([is, protocol]));
     let field = octets(frame, l3 + CHECKSUM_AT);
     *field = delta.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
 }

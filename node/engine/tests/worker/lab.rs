@@ -76,6 +76,7 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
         let backend = Backend {
             vnet: VnetId(0),
             ip,
+            mac: None,
             home,
             lease,
             idle_timeout_ms: 240_000,
@@ -125,8 +126,9 @@ impl Sent {
         }
     }
 
+    /// Whether it is a question or an announcement rather than a packet.
     pub(crate) fn is_arp(&self) -> bool {
-        self.frame[12..14] == [8, 6]
+        self.frame[12..14] != [8, 0]
     }
 }
 
@@ -306,6 +308,9 @@ impl Lab {
         loop {
             let n = &mut self.nodes[i];
             if let Some((side, _, authority)) = n.worker.poll_frame(self.now, &n.words, &mut frame) {
+                // RFC 5227 2.1.1: a probe for an address makes a host that is about to take it give it up.
+                let probe = frame[12..14] == [8, 6] && frame[28..32] == [0; 4];
+                assert!(!probe, "nobody asks from 0.0.0.0");
                 self.sent.push(Sent { node: i, side, frame: frame.clone(), authority });
                 self.answer(i, side, &frame);
                 moved = true;

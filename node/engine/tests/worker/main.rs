@@ -1,5 +1,6 @@
 //! The worker as its callers see it: a tiny cluster in memory, real frames, a clock that the test moves.
 
+mod access;
 mod bounds;
 mod faults;
 mod foreign;
@@ -7,6 +8,8 @@ mod fragments;
 mod hairpin;
 mod icmp;
 mod lab;
+mod neighbours;
+mod order;
 mod ownership;
 mod payload;
 mod raw;

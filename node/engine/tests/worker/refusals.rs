@@ -1,4 +1,6 @@
-//! What a backend hears of a new flow that is refused: nothing, or ICMP, if the configuration says so (R23).
+//! What a backend hears of a new flow that is refused: nothing, or ICMP, if the configuration says so (R23). And what it
+//! hears in any case: that its packet's way ends (RFC 1812 5.2.7.1), and that its connection is not known, if its rule wants
+//! resets (R27).
 
 use std::net::Ipv4Addr;
 
@@ -6,7 +8,7 @@ use crate::lab::*;
 use crate::raw::*;
 use qnat_engine::event::{DropReason, GroupEvent, Verdict};
 use qnat_engine::ids::*;
-use qnat_engine::snapshot::{Refusals, Snapshot};
+use qnat_engine::snapshot::{Refusals, Snapshot, TcpReset};
 use qnat_engine::wire::FrameMeta;
 
 const PROHIBITED: [u8; 2] = [3, 13];
@@ -137,4 +139,83 @@ fn refusals_are_told_seldom_and_under_the_lease_alone() {
     for packet in [query(NO_LEASE, 1, REMOTE), query(NO_LEASE, 1, B)] {
         assert_eq!(send(&mut lab, NO_LEASE, &packet).1, None, "an orphan repeats, no more");
     }
+}
+
+/// The notice that came back about `packet`, which was not to be fragmented.
+fn heard(lab: &mut Lab, packet: &Raw) -> Option<[u8; 2]> {
+    lab.sent.retain(|s| !s.is_arp() && s.frame[L3 + 12..L3 + 16] == GATEWAY.octets());
+    assert!(lab.sent.len() <= 1, "one packet, one notice");
+    let sent = lab.sent.pop()?;
+    let ip = &sent.frame[L3..];
+    assert_eq!((sent.side, &ip[16..20], &ip[28..]), (Side::Inside, &A.octets()[..], &packet.bytes()[..]));
+    assert_eq!((checksum(&ip[..20]), checksum(&ip[20..])), (0, 0), "I14");
+    Some([ip[20], ip[21]])
+}
+
+#[test]
+fn a_backend_hears_that_nobody_has_the_address_that_it_sends_to() {
+    let nobody = Ipv4Addr::new(203, 0, 113, 77);
+    let packets = [
+        Raw { fragment: DONT_FRAGMENT, ..query(A, 5000, nobody) },
+        Raw { fragment: DONT_FRAGMENT, ..tcp_raw((A, 5000), (nobody, 80), SYN, b"") },
+        Raw { fragment: DONT_FRAGMENT, ..echo(A, nobody, 8, 3, b"ping") },
+    ];
+    for packet in packets {
+        let mut lab = Lab::new(1);
+        assert_eq!(send(&mut lab, A, &packet), (Verdict::Consumed, None));
+        lab.run(900);
+        assert_eq!(heard(&mut lab, &packet), None, "it is still asked for");
+        lab.run(200);
+        assert_eq!(heard(&mut lab, &packet), Some(HOST_UNREACHABLE), "RFC 1812 4.3.3.1, by default");
+        // For a while it is known.
+        let (verdict, notice) = send(&mut lab, A, &packet);
+        assert_eq!((verdict, notice), (Verdict::Drop(DropReason::NoNeighbour), Some(HOST_UNREACHABLE)));
+        // The same for one that opens a flow: it is told when the mapping is there.
+        let other = Raw { fragment: DONT_FRAGMENT, ..query(A, 5001, nobody) };
+        assert_eq!(send(&mut lab, A, &other), (Verdict::Consumed, Some(HOST_UNREACHABLE)));
+        let more = (0..100).filter(|_| send(&mut lab, A, &packet).1.is_some()).count();
+        assert!(more < 20, "rate limited: {more}");
+    }
+}
+
+#[test]
+fn a_backend_hears_that_no_way_leads_to_the_address_that_it_sends_to() {
+    let mut lab = Lab::new(1);
+    lab.load(11, |s| s.outside.next_hop = None);
+    let answer = send(&mut lab, A, &query(A, 5000, REMOTE));
+    assert_eq!(answer, (Verdict::Drop(DropReason::NoRoute), Some([3, 0])));
+    assert_eq!((lab.status(0).live, lab.log.len()), (0, 2), "and no mapping is made");
+    assert_eq!(lab.pass(0, Side::Inside, query(A, 5000, UPSTREAM).frame(A, SHARD)).dst, UPSTREAM);
+    assert!(matches!(send(&mut lab, A, &query(A, 5000, PUBLIC_2)).0, Verdict::Consumed), "ours are reached");
+}
+
+#[test]
+fn a_segment_of_an_unknown_connection_is_reset_if_its_rule_wants_resets() {
+    let mut lab = Lab::new(1);
+    let stray = |lab: &mut Lab, flags: u8, data: &[u8]| {
+        lab.sent.clear();
+        let mut frame = tcp_raw((A, 9), (REMOTE, 80), flags, data).frame(A, SHARD);
+        let n = &mut lab.nodes[0];
+        let verdict = n.worker.handle_frame(lab.now, &n.words, Side::Inside, &FrameMeta::default(), &mut frame);
+        assert_eq!(verdict, Verdict::Drop(DropReason::NotFirstPacket));
+        lab.pump();
+        lab.sent.retain(|s| !s.is_arp());
+        assert!(lab.sent.iter().all(|s| s.side == Side::Inside), "nothing goes outside");
+        let packets: Vec<_> = lab.sent.iter().map(Sent::packet).collect();
+        for p in &packets {
+            assert_eq!((p.src, p.src_port, p.dst, p.dst_port, p.eth_dst), (REMOTE, 80, A, 9, mac_of(A)));
+        }
+        packets.first().map(|p| p.tcp.expect("a segment")).map(|tcp| (tcp.flags.0, tcp.seq, tcp.ack))
+    };
+    assert_eq!(stray(&mut lab, ACK, b""), None, "silence by default");
+    lab.load(11, |s| s.backends.get_mut(&BackendId(1)).expect("A").tcp_reset_on_idle = TcpReset::On);
+    // `tcp_raw` numbers: sequence 9, acknowledgement 5. RFC 9293 3.10.7.1.
+    assert_eq!(stray(&mut lab, ACK, b"data"), Some((RST, 5, 0)));
+    assert_eq!(stray(&mut lab, SYN | ACK, b""), Some((RST, 5, 0)));
+    assert_eq!(stray(&mut lab, FIN | ACK, b""), Some((RST, 5, 0)));
+    assert_eq!(stray(&mut lab, RST, b""), None, "a reset is not answered");
+    assert_eq!(stray(&mut lab, RST | ACK, b""), None);
+    let more = (0..100).filter(|_| stray(&mut lab, ACK, b"").is_some()).count();
+    assert_eq!(more, 17, "rate limited");
+    assert_eq!(lab.status(0).live, 0);
 }

@@ -101,7 +101,7 @@ fn an_endpoints_port_goes_to_another_only_when_its_last_hold_has_ended() {
         Verdict::Drop(DropReason::NoMapping),
         "a hold lets nobody new in"
     );
-    lab.run(70_000);
+    lab.run(125_000);
     assert!(ports.contains(&out(&mut lab, 0, 7000, OTHER_REMOTE, 1)));
 }
 

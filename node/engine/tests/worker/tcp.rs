@@ -65,14 +65,36 @@ fn each_phase_of_a_connection_has_the_timer_of_its_profile() {
 
 #[test]
 fn datagrams_and_queries_have_the_timers_of_their_profile() {
-    for (profile, udp_s, icmp_s) in [(Profile::Azure, 600, 600), (Profile::Rfc, 300, 60)] {
+    let profiles =
+        [(Profile::Azure, 600, 600, HoldClass::IdleDatagram), (Profile::Rfc, 300, 60, HoldClass::IdleDatagramRfc)];
+    for (profile, udp_s, icmp_s, class) in profiles {
         let mut lab = Lab::new(1);
         with(&mut lab, profile, 10, TcpReset::Off);
         lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
-        ends_after(&mut lab, udp_s * 1_000, HoldClass::IdleDatagram);
-        lab.run(70_000);
+        ends_after(&mut lab, udp_s * 1_000, class);
+        lab.run(125_000);
         lab.pass(0, Side::Inside, ping(A, REMOTE, 7));
         ends_after(&mut lab, icmp_s * 1_000, HoldClass::IdleDatagram);
+    }
+}
+
+#[test]
+fn an_idle_datagram_flow_is_held_for_as_long_as_its_profile_says() {
+    for (profile, idle_s, hold_s) in [(Profile::Azure, 240, 65), (Profile::Rfc, 300, 120)] {
+        let mut lab = Lab::new(2);
+        with(&mut lab, profile, 4, TcpReset::Off);
+        lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
+        let begun = lab.now;
+        while lab.status(0).held == 0 {
+            lab.run(100);
+        }
+        assert!(lab.now - begun >= idle_s * SEC);
+        let closed = lab.now;
+        lab.run((hold_s - 1) * 1_000);
+        assert_eq!((lab.status(0).held, lab.status(1).held), (1, 1), "D6: held at +{} s", hold_s - 1);
+        lab.run(3_000);
+        assert_eq!((lab.status(0).held, lab.status(1).held), (0, 0), "free at +{} s", (lab.now - closed) / SEC);
+        lab.assert_in_step();
     }
 }
 
