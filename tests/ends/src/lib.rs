@@ -34,10 +34,22 @@ impl End {
     /// # Errors
     /// If there is no such interface, or without CAP_NET_RAW.
     pub fn open(namespace: &str, interface: &str) -> Result<Self> {
+        Self::of(namespace, interface, EtherType::Ipv4)
+    }
+
+    /// The same for questions and answers about addresses, which the namespace's stack goes on to send.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn arp(namespace: &str, interface: &str) -> Result<Self> {
+        Self::of(namespace, interface, EtherType::Arp)
+    }
+
+    fn of(namespace: &str, interface: &str, kind: EtherType) -> Result<Self> {
         let opened = netns::run_in(namespace, || {
             let link = Link::named(interface)?;
             let limits = BufferLimits { receive_bytes: 1 << 20, send_bytes: 1 << 20 };
-            let socket = PacketSocket::open(&link, EtherType::Ipv4, limits)?;
+            let socket = PacketSocket::open(&link, kind, limits)?;
             // Nothing that leaves untranslated may be missed because it is addressed to somebody else.
             socket.set_promiscuous()?;
             Ok::<_, std::io::Error>(Self { socket, namespace: namespace.to_owned(), mac: link.mac })

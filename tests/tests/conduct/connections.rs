@@ -185,6 +185,18 @@ pub(crate) fn a_reset_off_the_expected_sequence_cuts_nobody_off(bed: &Bed<'_>) -
     })
 }
 
+/// R27: who sends in a connection that nobody knows hears it from the gateway; the internet hears nothing.
+pub(crate) fn a_segment_of_no_connection_is_reset_inside_alone(_: &Bed<'_>) -> Second {
+    Box::new(|bed| {
+        let segment = tcp((31_900, 8_601), (700, 900), ACK, &[], b"in mid-stream");
+        let frame = bed.b1.packet(SERVER, TCP, &segment);
+        let reset = |p: View<'_>| p.is_tcp(|ports| ports == (8_601, 31_900)) && p.body()[13] == RST;
+        let told = bed.provokes((&bed.b1.end, &bed.b1.end), &frame, reset);
+        assert_eq!(View(&told).body()[4..8], 900_u32.to_be_bytes(), "RFC 9293 3.10.7.1");
+        bed.nothing(&bed.inet, "a segment of no connection", |p| p.is_tcp(|ports| ports.1 == 8_601));
+    })
+}
+
 /// S13, R4, R5, R27: four minutes without a packet from inside end a flow, and no shorter time does: what comes from outside
 /// passes, and keeps no datagram flow; and both ends of a connection are told, if the rule says so.
 pub(crate) fn what_idles_for_four_minutes_ends_and_its_ends_are_told(lab: &Lab) {

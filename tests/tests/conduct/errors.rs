@@ -150,3 +150,15 @@ pub(crate) fn an_error_about_a_hairpinned_packet_finds_its_sender(bed: &Bed<'_>)
         assert_eq!((addresses(&quote), View(&quote).ports()), (addresses(&sent), (32_401, second)));
     })
 }
+
+/// RFC 1812 4.3.3.1: who sends to an address of the outside network that nobody has hears it from the gateway.
+pub(crate) fn a_backend_hears_that_nobody_has_an_address(_: &Bed<'_>) -> Second {
+    Box::new(|bed| {
+        let nobody = Ipv4Addr::new(203, 0, 113, 250);
+        let frame = bed.b1.datagram(nobody, (32_500, 8_651), b"anybody there");
+        let heard = bed.provokes((&bed.b1.end, &bed.b1.end), &frame, |p| p.kind() == Some((3, 1)));
+        assert_eq!(addresses(&heard), (GATEWAY, bed.b1.address));
+        let quote = quoted(&heard);
+        assert_eq!((addresses(&quote), View(&quote).ports()), (addresses(&frame), (32_500, 8_651)));
+    })
+}

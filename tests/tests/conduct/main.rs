@@ -6,6 +6,7 @@ mod connections;
 mod errors;
 mod headers;
 mod limits;
+mod links;
 mod mappings;
 mod pieces;
 
@@ -58,6 +59,11 @@ const AZURE: Group = Group {
         pieces::fragments_leave_and_come_in_any_order,
         headers::a_datagram_without_checksum_stays_without,
         headers::datagrams_of_one_address_have_identifications_of_their_own,
+        errors::a_backend_hears_that_nobody_has_an_address,
+        links::an_address_is_claimed_by_nobody_who_has_not_got_it,
+        links::a_frame_of_a_vlan_is_no_traffic,
+        links::a_backend_sends_under_its_own_address_only,
+        links::two_packets_of_a_new_flow_leave_in_their_order,
     ],
 };
 
@@ -96,8 +102,13 @@ const SLOW: Group = Group {
     exchanges: exchanges![limits::a_backend_that_opens_too_fast_waits_and_its_neighbour_does_not],
 };
 
+const RESETS: Group = Group {
+    changes: Changes { rule: "enable_tcp_reset = true", outside: "", more: "" },
+    exchanges: exchanges![connections::a_segment_of_no_connection_is_reset_inside_alone],
+};
+
 fn main() -> ExitCode {
-    let groups = [AZURE, BY_ADDRESS, RFC_BY_ADDRESS, RFC_OPEN, TOLD, SLOW];
+    let groups = [AZURE, BY_ADDRESS, RFC_BY_ADDRESS, RFC_OPEN, TOLD, SLOW, RESETS];
     let alone = groups.iter().flat_map(|group| group.exchanges.iter().map(|exchange| (group.changes, *exchange)));
     let mut checks: Vec<Check> = alone
         .map(|(changes, exchange)| Check::new(exchange.0, move |lab| halves(lab, changes, &[exchange], |_| {})))

@@ -175,5 +175,6 @@ pub(crate) fn what_cannot_be_translated_goes_nowhere(_: &Bed<'_>) -> Second {
             bed.inet.send(&bed.answer(SERVER, &bed.b1, proto, &payload)).expect("sending");
         }
         bed.nothing(&bed.b1.end, "what nobody asked for", |p| p.ports().0 == 7_303);
+        assert!(bed.lab.live_mappings("10.0.1.1", 7_303).is_empty(), "I19: it left no trace");
     })
 }
