@@ -7,11 +7,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, date_time_ymd,
 };
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -34,6 +34,29 @@ pub enum CaError {
     /// The authority's own certificate cannot be read, or names no cluster.
     #[error("the authority's certificate is not one of a qnat cluster")]
     NotAnAuthority,
+    /// The key that was loaded with an authority's certificate is not its key.
+    #[error("ca.key is not the key of this ca.pem")]
+    KeyMismatch,
+    /// A request names no member in the form that certificates have, or more than one.
+    #[error("the request names no member: make it with `qnat join request`")]
+    NamesNoMember,
+    /// A request is for another cluster.
+    #[error("the request is for cluster {wanted:?}, this authority signs for {own:?}")]
+    OtherCluster {
+        /// Whose certificate was asked for.
+        wanted: String,
+        /// Who was asked.
+        own: String,
+    },
+    /// A certificate does not belong to the private key that it came with.
+    #[error("the certificate is for another key than the private key beside it")]
+    OtherKey,
+    /// A certificate cannot be read.
+    #[error("this is no certificate in PEM form")]
+    NoCertificate,
+    /// A certificate does not hold against the cluster's root: another root signed it, or its time is not now.
+    #[error("the certificate is not valid in this cluster: {0}")]
+    Invalid(rustls::Error),
 }
 
 /// A certificate and its private key, both PEM.
@@ -89,7 +112,10 @@ impl ClusterCa {
         let common_name = cert.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
         let cluster = common_name.and_then(|name| name.strip_suffix(".qnat")).and_then(|name| name.strip_prefix("ca."));
         let cluster = cluster.filter(|name| is_cluster_name(name)).ok_or(CaError::NotAnAuthority)?.to_owned();
-        KeyPair::from_pem(key_pem)?;
+        let key = KeyPair::from_pem(key_pem)?;
+        if key.subject_public_key_info() != cert.public_key().raw {
+            return Err(CaError::KeyMismatch);
+        }
         Ok(Self { cluster, pem: IssuedPem { cert_pem: cert_pem.to_owned(), key_pem: key_pem.to_owned() } })
     }
 
@@ -112,20 +138,118 @@ impl ClusterCa {
     /// # Errors
     /// If key generation or signing fails.
     pub fn issue_valid(&self, node_id: u32, from: SystemTime, until: SystemTime) -> Result<IssuedPem, CaError> {
-        let issuer = Issuer::from_ca_cert_pem(&self.pem.cert_pem, KeyPair::from_pem(&self.pem.key_pem)?)?;
-        let name = node_name(node_id, &self.cluster);
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec![name.clone()])?;
-        params.distinguished_name.push(DnType::CommonName, name);
+        let cert = self.params(node_id, from, until)?.signed_by(&key, &self.issuer()?)?;
+        Ok(IssuedPem { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
+    }
+
+    /// Signs a request that [`request`] made: the certificate, and whose it is. Of the request only the name and the key
+    /// count, and the key's signature over them.
+    ///
+    /// # Errors
+    /// If the request cannot be read, is not signed by its own key, or names no member of this cluster.
+    pub fn sign(&self, request_pem: &str) -> Result<(Member, String), CaError> {
+        let request = CertificateSigningRequestParams::from_pem(request_pem)?;
+        let names = request.params.subject_alt_names.as_slice();
+        let [rcgen::SanType::DnsName(name)] = names else { return Err(CaError::NamesNoMember) };
+        let member = member_by_name(name.as_str()).ok_or(CaError::NamesNoMember)?;
+        if member.cluster != self.cluster {
+            return Err(CaError::OtherCluster { wanted: member.cluster, own: self.cluster.clone() });
+        }
+        let now = SystemTime::now();
+        let params = self.params(member.node_id, now - BACKDATED, now + LIFETIME)?;
+        let cert = params.signed_by(&request.public_key, &self.issuer()?)?;
+        Ok((member, cert.pem()))
+    }
+
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, CaError> {
+        Ok(Issuer::from_ca_cert_pem(&self.pem.cert_pem, KeyPair::from_pem(&self.pem.key_pem)?)?)
+    }
+
+    /// What a member's certificate says.
+    fn params(&self, node_id: u32, from: SystemTime, until: SystemTime) -> Result<CertificateParams, CaError> {
+        let mut params = named(&node_name(node_id, &self.cluster))?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // A member is server to those who dial it and client to those whom it dials.
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         set_validity(&mut params, from, until);
-        let cert = params.signed_by(&key, &issuer)?;
-        Ok(IssuedPem { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
+        Ok(params)
     }
+}
+
+fn named(name: &str) -> Result<CertificateParams, CaError> {
+    let mut params = CertificateParams::new(vec![name.to_owned()])?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    Ok(params)
+}
+
+/// A new key for member `node_id` of `cluster`, and the request to have it certified. The key stays where it was made.
+#[derive(Clone)]
+pub struct Request {
+    /// The request, one `CERTIFICATE REQUEST` block.
+    pub request_pem: String,
+    /// The private key, PKCS #8. Secret.
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request").field("request_pem", &self.request_pem).finish_non_exhaustive()
+    }
+}
+
+/// Makes a key and a request for it.
+///
+/// # Errors
+/// If the cluster's name is none, or key generation fails.
+pub fn request(node_id: u32, cluster: &str) -> Result<Request, CaError> {
+    if !is_cluster_name(cluster) {
+        return Err(CaError::ClusterName(cluster.to_owned()));
+    }
+    let key = KeyPair::generate()?;
+    let request = named(&node_name(node_id, cluster))?.serialize_request(&key)?;
+    Ok(Request { request_pem: request.pem()?, key_pem: key.serialize_pem() })
+}
+
+/// Checks what a member would prove itself with, as its peers will: signed by the root, at a time when it is valid, for the
+/// key beside it. Says whose it is.
+///
+/// # Errors
+/// With the first thing that peers would refuse.
+pub fn check_identity(ca_pem: &str, cert_pem: &str, key_pem: &str, now: SystemTime) -> Result<Member, CaError> {
+    let root = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|_| CaError::NotAnAuthority)?;
+    let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|_| CaError::NoCertificate)?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(root).map_err(|_| CaError::NotAnAuthority)?;
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(std::sync::Arc::new(roots), provider);
+    let verifier = verifier.build().map_err(|_| CaError::NotAnAuthority)?;
+    let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+    verifier.verify_client_cert(&cert, &[], now).map_err(CaError::Invalid)?;
+    let (_, parsed) = X509Certificate::from_der(&cert).map_err(|_| CaError::NoCertificate)?;
+    if KeyPair::from_pem(key_pem)?.subject_public_key_info() != parsed.public_key().raw {
+        return Err(CaError::OtherKey);
+    }
+    member_of(&cert).ok_or(CaError::NamesNoMember)
+}
+
+/// SHA-256 of a certificate's public key (SubjectPublicKeyInfo): stays the same when a certificate is renewed for its key.
+#[must_use]
+pub fn key_hash(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
+    let (_, cert) = X509Certificate::from_der(certificate).ok()?;
+    let digest = ring::digest::digest(&ring::digest::SHA256, cert.public_key().raw);
+    digest.as_ref().try_into().ok()
+}
+
+/// [`key_hash`] of a certificate in PEM form.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn key_hash_of_pem(cert_pem: &str) -> Result<[u8; 32], CaError> {
+    let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|_| CaError::NoCertificate)?;
+    key_hash(&cert).ok_or(CaError::NoCertificate)
 }
 
 /// Who a certificate says its holder is.
@@ -150,10 +274,14 @@ pub fn member_of(certificate: &CertificateDer<'_>) -> Option<Member> {
     let (_, cert) = X509Certificate::from_der(certificate).ok()?;
     let names = &cert.subject_alternative_name().ok()??.value.general_names;
     let [GeneralName::DNSName(name)] = names.as_slice() else { return None };
+    member_by_name(name)
+}
+
+fn member_by_name(name: &str) -> Option<Member> {
     let (node, cluster) = name.strip_prefix("node-")?.strip_suffix(".qnat")?.split_once('.')?;
     let node_id: u32 = node.parse().ok()?;
     // "007" and "+7" parse too; only one spelling may stand for a member.
-    (node_name(node_id, cluster) == **name && is_cluster_name(cluster))
+    (node_name(node_id, cluster) == name && is_cluster_name(cluster))
         .then(|| Member { node_id, cluster: cluster.to_owned() })
 }
 
@@ -234,6 +362,69 @@ mod tests {
             let cert = CertificateParams::new(owned).expect("params").self_signed(&key).expect("sign");
             assert_eq!(node_id_of(cert.der()), None, "{names:?} was taken");
         }
+    }
+
+    #[test]
+    fn a_request_is_signed_for_the_member_and_cluster_that_it_names_and_for_its_own_key() {
+        let ca = ClusterCa::create("alpha").expect("valid name");
+        let asked = request(4, "alpha").expect("a request");
+        let (member, cert) = ca.sign(&asked.request_pem).expect("signed");
+        assert_eq!((member.node_id, member.cluster.as_str()), (4, "alpha"));
+        let own = |cert: &str, key: &str| check_identity(&ca.pem.cert_pem, cert, key, SystemTime::now());
+        assert_eq!(own(&cert, &asked.key_pem).expect("an identity"), member);
+        let again = ca.sign(&asked.request_pem).expect("signed again").1;
+        assert_eq!(key_hash_of_pem(&cert).expect("read"), key_hash_of_pem(&again).expect("read"), "a renewal");
+        let other = request(4, "alpha").expect("a request");
+        assert!(matches!(own(&cert, &other.key_pem), Err(CaError::OtherKey)));
+        let other = ca.sign(&other.request_pem).expect("signed").1;
+        assert_ne!(key_hash_of_pem(&cert).expect("read"), key_hash_of_pem(&other).expect("read"), "another holder");
+    }
+
+    #[test]
+    fn requests_for_others_or_altered_are_not_signed() {
+        let ca = ClusterCa::create("alpha").expect("valid name");
+        let foreign = request(4, "beta").expect("a request");
+        assert!(matches!(ca.sign(&foreign.request_pem), Err(CaError::OtherCluster { wanted, .. }) if wanted == "beta"));
+        let key = KeyPair::generate().expect("key");
+        let ask = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+            let params = CertificateParams::new(names).expect("params");
+            params.serialize_request(&key).expect("a request").pem().expect("PEM")
+        };
+        for names in [&["node-1.alpha.qnat", "node-2.alpha.qnat"][..], &["example.org"], &[]] {
+            assert!(matches!(ca.sign(&ask(names)), Err(CaError::NamesNoMember)), "{names:?}");
+        }
+        let mut altered = pem_bytes(&request(4, "alpha").expect("a request").request_pem);
+        let name = altered.windows(6).position(|at| at == b"node-4").expect("its name");
+        altered[name + 5] = b'5';
+        let altered = rcgen::CertificateSigningRequestParams::from_der(&altered.into());
+        assert!(altered.is_err(), "the key did not sign that");
+        assert!(matches!(ca.sign("nonsense"), Err(CaError::Rcgen(_))));
+        assert!(matches!(request(1, "no.label"), Err(CaError::ClusterName(_))));
+    }
+
+    fn pem_bytes(text: &str) -> Vec<u8> {
+        rustls::pki_types::CertificateSigningRequestDer::from_pem_slice(text.as_bytes()).expect("PEM").to_vec()
+    }
+
+    #[test]
+    fn what_peers_would_refuse_is_refused_before_they_are_asked() {
+        let (ca, other) = (ClusterCa::create("alpha").expect("name"), ClusterCa::create("alpha").expect("name"));
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        let refused = |root: &ClusterCa, issued: &IssuedPem, at| {
+            let checked = check_identity(&root.pem.cert_pem, &issued.cert_pem, &issued.key_pem, at);
+            checked.expect_err("taken").to_string()
+        };
+        let good = ca.issue(1).expect("issued");
+        assert!(refused(&other, &good, now).contains("not valid in this cluster"), "a foreign root of the same name");
+        let brief = ca.issue_valid(1, now - hour, now + hour).expect("issued");
+        assert!(refused(&ca, &brief, now + 2 * hour).contains("xpired"), "{}", refused(&ca, &brief, now + 2 * hour));
+        assert!(refused(&ca, &brief, now - 2 * hour).contains("alid"), "not valid yet");
+        let foreign_key = IssuedPem { key_pem: other.pem.key_pem.clone(), ..good.clone() };
+        assert!(refused(&ca, &foreign_key, now).contains("another key"));
+        assert!(matches!(ClusterCa::load(&ca.pem.cert_pem, &other.pem.key_pem), Err(CaError::KeyMismatch)));
+        assert!(matches!(key_hash_of_pem("nonsense"), Err(CaError::NoCertificate)));
     }
 
     #[test]

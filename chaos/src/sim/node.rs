@@ -141,6 +141,7 @@ impl Node {
             api_addr: SocketAddr::from(([127, 0, 0, 1], 7880)),
             inside_mac,
             outside_mac,
+            key: [1; 32],
             peers: (1..=nodes).map(NodeId).collect(),
         };
         let now = Now { ns: now_ns + skew_ns, unix_ms: now_ns / MS };
@@ -286,7 +287,12 @@ impl Node {
                         self.flow_in.push(ready, ToFlow::View(view, me));
                     }
                 }
-                ControlOut::Registered(_) | ControlOut::Done { .. } | ControlOut::Ports(_) => {}
+                ControlOut::Registered(_)
+                | ControlOut::Done { .. }
+                | ControlOut::Ports(_)
+                | ControlOut::Members(_)
+                | ControlOut::NotTaken { .. }
+                | ControlOut::Over { .. } => {}
                 ControlOut::StoreFailed { reason } => return Err(format!("store of node {}: {reason}", self.id)),
             }
         }

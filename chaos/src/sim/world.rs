@@ -232,7 +232,8 @@ impl World {
 
     fn found(&mut self) -> Result<(), String> {
         let ids: Vec<NodeId> = self.ids().collect();
-        let founder = |id: &NodeId| Founder { node: *id, peer_addr: address(*id), api_addr: address(*id) };
+        let founder =
+            |id: &NodeId| Founder { node: *id, peer_addr: address(*id), api_addr: address(*id), key: [1; 32] };
         let founders: Vec<Founder> = ids.iter().map(founder).collect();
         let state = State::found([7; 16], &founders, [1, 2]).encode().map_err(|e| e.to_string())?;
         let voters: Vec<u64> = ids.iter().map(|id| FOUNDER_RAFT_ID | u64::from(id.0)).collect();

@@ -241,7 +241,9 @@ pub enum StoreError {
         identity: Identity,
     },
     /// The store has no identity.
-    #[error("{place}: not stamped; run `qnat cluster init` on the first node, `qnat join` on any other")]
+    #[error(
+        "{place}: not stamped: it was neither founded (`qnat cluster init --help`) nor has it joined (`qnat join request --help`)"
+    )]
     NotStamped {
         /// File or directory.
         place: String,

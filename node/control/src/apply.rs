@@ -69,10 +69,7 @@ impl State {
             CommandBody::Noop => {}
             CommandBody::Configure(configure) => self.configure(command, configure)?,
             CommandBody::RegisterIncarnation(registration) => return self.register(registration),
-            CommandBody::JoinControl { node, nonce, peer_addr, api_addr } => {
-                let raft_id = self.registry.join(index.0, *node, *nonce, *peer_addr, *api_addr)?;
-                return Ok(Yield::RaftId(raft_id));
-            }
+            CommandBody::JoinControl(joiner) => return Ok(Yield::RaftId(self.registry.join(index.0, joiner)?)),
             CommandBody::ControlConfApplied { voters } => self.control_conf_applied(voters)?,
             CommandBody::ReplicaGone { shard, epoch, gone } => {
                 self.shard_at(*shard, *epoch)?.replicas_gone(index, gone)?;
@@ -104,12 +101,14 @@ impl State {
                 Some(_) => {}
                 None => return refuse("nobody holds the stop token", "nothing to do"),
             },
-            CommandBody::RemoveNode { node } => self.remove_node(*node)?,
+            CommandBody::RemoveNode { node, incarnation } => self.remove_node(*node, *incarnation)?,
             CommandBody::SetLevel { level } => self.set_level(*level)?,
             CommandBody::SetMembers { shard, members, unchanged_since } => {
                 self.set_members(*shard, members, *unchanged_since)?;
             }
             CommandBody::RetireFrontend { shard } => self.retire_frontend(command, *shard)?,
+            CommandBody::DrainNode { node, incarnation } => self.registry.drain(*node, *incarnation)?,
+            CommandBody::ResumeNode { node } => self.registry.resume(*node)?,
         }
         Ok(Yield::Nothing)
     }
@@ -196,8 +195,8 @@ impl State {
         }
     }
 
-    fn remove_node(&mut self, node: NodeId) -> Result<(), Refusal> {
-        let last = self.registry.remove(node)?;
+    fn remove_node(&mut self, node: NodeId, named: Incarnation) -> Result<(), Refusal> {
+        let last = self.registry.remove(node, named)?;
         if self.stop_token.is_some_and(|token| token.holder == node) {
             self.stop_token = None;
         }
@@ -208,7 +207,7 @@ impl State {
             let free = |(_, life): &(NodeId, Incarnation)| {
                 !shard.members.contains(life) && !shard.leaving.contains(life) && !shard.moved_out.contains(life)
             };
-            let candidates: Vec<_> = self.registry.registered().filter(free).collect();
+            let candidates: Vec<_> = self.registry.eligible().filter(free).collect();
             // Nobody may join an epoch that is being sealed; the next one is filled up again.
             let chosen = match shard.sealing {
                 Some(_) => None,
@@ -415,7 +414,7 @@ impl State {
 
     /// Founds new shards on the nodes that are registered; `reconcile` extends them to later ones.
     fn place_new_shards(&mut self) {
-        let nodes: BTreeSet<NodeId> = self.registry.registered().map(|(node, _)| node).collect();
+        let nodes: BTreeSet<NodeId> = self.registry.eligible().map(|(node, _)| node).collect();
         let replicas = self.replicas_wanted();
         let mut load = Load::of(&self.registry, self.shards.values());
         for shard in self.shards.values_mut().filter(|shard| shard.members.is_empty()) {

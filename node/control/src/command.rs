@@ -10,6 +10,7 @@ use bincode::{Decode, Encode};
 use engine::ids::{ControlIndex, Incarnation, Mac, NodeId, PortBlock, ShardId};
 
 use crate::codec::{self, CodecError, Kind};
+use crate::registry::Joiner;
 use crate::resource::Desired;
 
 /// Idempotency key: a retry carries the same one.
@@ -41,16 +42,7 @@ pub enum CommandBody {
     /// A node started: its new incarnation is this entry's index (N1).
     RegisterIncarnation(Registration),
     /// A node without a stamp asks for a control raft id: this entry's index (N5).
-    JoinControl {
-        /// The node, as its certificate names it.
-        node: NodeId,
-        /// Drawn by the node for this attempt; a repeated attempt gets the same answer.
-        nonce: u64,
-        /// Where it listens for peers.
-        peer_addr: SocketAddr,
-        /// Where its API listens.
-        api_addr: SocketAddr,
-    },
+    JoinControl(Joiner),
     /// The control group applied this configuration (raft ids).
     ControlConfApplied {
         /// Its voters.
@@ -135,6 +127,8 @@ pub enum CommandBody {
     RemoveNode {
         /// The node.
         node: NodeId,
+        /// What it was when the operator decided ([`crate::registry::Node::named`]); refused for any other.
+        incarnation: Incarnation,
     },
     /// Raise the cluster level (C2).
     SetLevel {
@@ -154,6 +148,18 @@ pub enum CommandBody {
     RetireFrontend {
         /// The frontend's shard.
         shard: ShardId,
+    },
+    /// An operator wants the node out of the cluster: its shards move away, then its vote in the control group ends.
+    DrainNode {
+        /// The node.
+        node: NodeId,
+        /// What it was when the operator decided; refused for any other.
+        incarnation: Incarnation,
+    },
+    /// An operator takes a drain back.
+    ResumeNode {
+        /// The node.
+        node: NodeId,
     },
 }
 
@@ -224,7 +230,7 @@ impl CommandBody {
             Self::Noop => "noop",
             Self::Configure(_) => "configure",
             Self::RegisterIncarnation(_) => "register_incarnation",
-            Self::JoinControl { .. } => "join_control",
+            Self::JoinControl(_) => "join_control",
             Self::ControlConfApplied { .. } => "control_conf_applied",
             Self::ReplicaGone { .. } => "replica_gone",
             Self::VotersApplied { .. } => "voters_applied",
@@ -240,6 +246,8 @@ impl CommandBody {
             Self::SetLevel { .. } => "set_level",
             Self::SetMembers { .. } => "set_members",
             Self::RetireFrontend { .. } => "retire_frontend",
+            Self::DrainNode { .. } => "drain_node",
+            Self::ResumeNode { .. } => "resume_node",
         }
     }
 }

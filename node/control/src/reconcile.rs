@@ -56,6 +56,9 @@ pub fn next(state: &State, seen: &Observed) -> Vec<CommandBody> {
         proposals.extend(populate(state, seen, *id, shard, &mut load));
     }
     for (id, shard) in &state.shards {
+        proposals.extend(evacuate(state, seen, *id, shard, &mut load));
+    }
+    for (id, shard) in &state.shards {
         proposals.extend(voters(seen, *id, shard));
     }
     proposals.extend(retire(state, seen));
@@ -104,7 +107,7 @@ fn heal(state: &State, seen: &Observed, id: ShardId, shard: &Shard) -> Option<Co
 fn populate(state: &State, seen: &Observed, id: ShardId, shard: &Shard, load: &mut Load) -> Option<CommandBody> {
     let registry = &state.registry;
     let live: BTreeSet<NodeId> =
-        registry.registered().filter(|(node, _)| seen.live.contains(node)).map(|(node, _)| node).collect();
+        registry.eligible().filter(|(node, _)| seen.live.contains(node)).map(|(node, _)| node).collect();
     let unchanged_since = Some(shard.changed);
     if shard.origin == Origin::Unplaced {
         let members = placement(load, &live, state.replicas_wanted());
@@ -129,6 +132,33 @@ fn populate(state: &State, seen: &Observed, id: ShardId, shard: &Shard, load: &m
         members.push(node);
     }
     (members.len() > before).then_some(CommandBody::SetMembers { shard: id, members, unchanged_since })
+}
+
+/// Moves a shard off a node that is on its way out, one replica at a time: another node takes its rank in one joint change
+/// (N2), or, if there is none to take it, the shard does with one replica less.
+fn evacuate(state: &State, seen: &Observed, id: ShardId, shard: &Shard, load: &mut Load) -> Option<CommandBody> {
+    let registry = &state.registry;
+    if shard.origin == Origin::Unplaced || shard.sealing.is_some() || !shard.leaving.is_empty() {
+        return None;
+    }
+    let mut members: Vec<NodeId> = shard.members.iter().filter_map(|life| registry.node_of(*life)).collect();
+    let rank = members.iter().position(|node| registry.is_draining(*node))?;
+    let stay = |node: &NodeId| !registry.is_draining(*node);
+    // A change needs the others, and they would carry on alone.
+    if members.len() < shard.members.len() || !members.iter().filter(|n| stay(n)).all(|n| seen.live.contains(n)) {
+        return None;
+    }
+    let free = |(node, life): &(NodeId, Incarnation)| !members.contains(node) && !shard.moved_out.contains(life);
+    let takers: Vec<NodeId> = registry.eligible().filter(free).map(|(node, _)| node).collect();
+    match load.least(rank, takers.iter().copied().filter(|node| seen.live.contains(node))) {
+        Some(node) => {
+            load.add(node, rank);
+            members[rank] = node;
+        }
+        None if takers.is_empty() && members.iter().any(stay) => drop(members.remove(rank)),
+        None => return None,
+    }
+    Some(CommandBody::SetMembers { shard: id, members, unchanged_since: Some(shard.changed) })
 }
 
 /// Records configurations that leaders report.
@@ -159,11 +189,11 @@ fn rebalance(state: &State, seen: &Observed, load: &Load) -> Option<CommandBody>
     let registry = &state.registry;
     let wanted = state.replicas_wanted();
     let calm = state.stop_token.is_none() && state.shards.values().all(|shard| whole(shard, wanted));
-    let all_live = registry.registered().all(|(node, _)| seen.live.contains(&node));
+    let all_live = registry.eligible().all(|(node, _)| seen.live.contains(&node));
     if !calm || !all_live {
         return None;
     }
-    let nodes = || registry.registered().map(|(node, _)| node);
+    let nodes = || registry.eligible().map(|(node, _)| node);
     let rich = nodes().max_by_key(|node| (load.at_rank(*node, 0), std::cmp::Reverse(*node)))?;
     let poor = nodes().min_by_key(|node| (load.at_rank(*node, 0), *node))?;
     if load.at_rank(rich, 0) < load.at_rank(poor, 0) + 2 {

@@ -7,17 +7,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use bincode::{Decode, Encode};
-use engine::ids::{Incarnation, Mac, NodeId};
+use engine::ids::{ControlIndex, Incarnation, Mac, NodeId};
 
 use crate::command::Registration;
 use crate::outcome::{Refusal, refuse};
 
-/// Most nodes of a cluster.
+/// Most members of a cluster. Removed nodes are remembered beside them, as many at most, and the oldest is forgotten first.
 pub const NODES_MAX: usize = 32;
 /// Founders' control raft ids carry this bit, since later ones are log indexes.
 pub const FOUNDER_RAFT_ID: u64 = 1 << 48;
+/// What helps a node that was removed.
+pub const REMOVED_REMEDY: &str = "empty its data directory and let it join again";
 /// Past starts that are remembered per node, to refuse a late registration of one.
 const PAST_NONCES_MAX: usize = 16;
+
+/// SHA-256 of a member's public key, as its certificate holds it (SubjectPublicKeyInfo).
+pub type KeyHash = [u8; 32];
 
 /// A cluster member.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -28,6 +33,8 @@ pub struct Node {
     pub join_nonce: Option<u64>,
     /// Its newest life; `None` before its first registration and after its removal.
     pub incarnation: Option<Incarnation>,
+    /// The key that it proves itself with: while it is a member nobody else comes in under its number.
+    pub key: KeyHash,
     /// Starts that registered, newest last.
     pub(crate) nonces: Vec<u64>,
     /// Where it listens for peers.
@@ -50,6 +57,8 @@ pub struct Node {
 pub enum Standing {
     /// It does.
     Member,
+    /// It does still, but its shards move to other nodes, and then its vote in the control group ends.
+    Draining,
     /// An operator removed it; it can come back by joining with an empty data directory.
     Removed,
 }
@@ -63,6 +72,23 @@ pub struct Founder {
     pub peer_addr: SocketAddr,
     /// Where its API listens.
     pub api_addr: SocketAddr,
+    /// Its key.
+    pub key: KeyHash,
+}
+
+/// A node that asks for a control raft id (N5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Joiner {
+    /// The node, as its certificate names it.
+    pub node: NodeId,
+    /// Drawn by the node for this attempt; a repeated attempt gets the same answer.
+    pub nonce: u64,
+    /// Where it listens for peers.
+    pub peer_addr: SocketAddr,
+    /// Where its API listens.
+    pub api_addr: SocketAddr,
+    /// The key of its certificate.
+    pub key: KeyHash,
 }
 
 /// All nodes and their lives.
@@ -74,8 +100,11 @@ pub struct Registry {
 
 impl Registry {
     pub(crate) fn found(founders: &[Founder]) -> Self {
-        let node =
-            |f: &Founder| (f.node, Node::new(FOUNDER_RAFT_ID | u64::from(f.node.0), None, f.peer_addr, f.api_addr));
+        let node = |f: &Founder| {
+            let Founder { node, peer_addr, api_addr, key } = *f;
+            let identity = Joiner { node, nonce: 0, peer_addr, api_addr, key };
+            (node, Node { join_nonce: None, ..Node::new(FOUNDER_RAFT_ID | u64::from(node.0), &identity) })
+        };
         Self { nodes: founders.iter().map(node).collect(), lives: BTreeMap::new() }
     }
 
@@ -101,12 +130,23 @@ impl Registry {
 
     /// Nodes that belong to the cluster.
     pub fn members(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        self.nodes.iter().filter(|(_, n)| n.standing == Standing::Member).map(|(id, n)| (*id, n))
+        self.nodes.iter().filter(|(_, n)| n.standing != Standing::Removed).map(|(id, n)| (*id, n))
     }
 
     /// Members that have registered, with their newest life.
     pub fn registered(&self) -> impl Iterator<Item = (NodeId, Incarnation)> + '_ {
         self.members().filter_map(|(id, node)| Some((id, node.incarnation?)))
+    }
+
+    /// Registered members that may take shards: those that are not on their way out.
+    pub fn eligible(&self) -> impl Iterator<Item = (NodeId, Incarnation)> + '_ {
+        self.registered().filter(|(id, _)| self.nodes.get(id).is_some_and(|n| n.standing == Standing::Member))
+    }
+
+    /// Whether the node is on its way out.
+    #[must_use]
+    pub fn is_draining(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|n| n.standing == Standing::Draining)
     }
 
     /// The newest life of a member.
@@ -127,38 +167,69 @@ impl Registry {
         self.node_of(life).is_none_or(|node| self.newest(node) != Some(life))
     }
 
-    /// The control group's voters as they should be: the present raft id of each member.
-    #[must_use]
-    pub fn control_voters(&self) -> Vec<u64> {
-        let mut ids: Vec<u64> = self.members().map(|(_, node)| node.raft_id).collect();
-        ids.sort_unstable();
-        ids
-    }
-
-    /// Gives a node without a stamp its raft id (N5). A repeated attempt hears the same.
-    pub(crate) fn join(
-        &mut self,
-        index: u64,
-        node: NodeId,
-        nonce: u64,
-        peer_addr: SocketAddr,
-        api_addr: SocketAddr,
-    ) -> Result<u64, Refusal> {
-        if let Some(known) = self.nodes.get_mut(&node) {
-            if known.join_nonce == Some(nonce) && known.standing == Standing::Member {
+    /// Gives a node without a stamp its raft id (N5). A repeated attempt hears the same. The number of a member is given to
+    /// nobody with another key.
+    pub(crate) fn join(&mut self, index: u64, joiner: &Joiner) -> Result<u64, Refusal> {
+        let id = joiner.node;
+        match self.nodes.get_mut(&id) {
+            Some(known) if known.standing == Standing::Removed => {
+                if known.join_nonce == Some(joiner.nonce) {
+                    return refuse(format!("node {id} was removed after it asked"), "start it again: it asks anew");
+                }
+            }
+            Some(known) if known.key != joiner.key => {
+                return refuse(
+                    format!("node {id} is a member already, and its key is another one"),
+                    format!(
+                        "choose another number, or, if that machine is powered off for good: qnat node-remove {id} --incarnation {}",
+                        known.named()
+                    ),
+                );
+            }
+            Some(known) => {
+                if known.join_nonce != Some(joiner.nonce) {
+                    known.raft_id = index;
+                    known.join_nonce = Some(joiner.nonce);
+                    (known.peer_addr, known.api_addr) = (joiner.peer_addr, joiner.api_addr);
+                }
                 return Ok(known.raft_id);
             }
-            known.raft_id = index;
-            known.join_nonce = Some(nonce);
-            known.standing = Standing::Member;
-            (known.peer_addr, known.api_addr) = (peer_addr, api_addr);
-            return Ok(index);
+            None => {}
         }
-        if self.nodes.len() >= NODES_MAX {
-            return refuse(format!("the cluster has {NODES_MAX} nodes already"), "remove a node that is gone first");
+        if self.members().count() >= NODES_MAX {
+            return refuse(
+                format!("the cluster has {NODES_MAX} members already"),
+                "remove one that is gone first: qnat get nodes",
+            );
         }
-        self.nodes.insert(node, Node::new(index, Some(nonce), peer_addr, api_addr));
+        self.nodes.insert(id, Node::new(index, joiner));
+        self.forget_removed();
         Ok(index)
+    }
+
+    /// Of removed nodes only as many are remembered as there may be members; those that came first are forgotten first.
+    fn forget_removed(&mut self) {
+        let removed = |(_, node): &(&NodeId, &Node)| node.standing == Standing::Removed;
+        while self.nodes.iter().filter(removed).count() > NODES_MAX {
+            let oldest = self.nodes.iter().filter(removed).min_by_key(|(id, node)| (node.named(), **id));
+            let Some(oldest) = oldest.map(|(id, _)| *id) else { return };
+            self.nodes.remove(&oldest);
+        }
+    }
+
+    /// Why a node with this control raft id is out for good, if it is, by what is applied here. An id that the log gave later
+    /// is not known here yet.
+    #[must_use]
+    pub fn over(&self, applied: ControlIndex, id: NodeId, raft_id: u64) -> Option<String> {
+        match self.nodes.get(&id) {
+            Some(node) if node.raft_id == raft_id && node.standing != Standing::Removed => None,
+            _ if raft_id < FOUNDER_RAFT_ID && raft_id > applied.0 => None,
+            Some(node) if node.standing != Standing::Removed => Some(format!(
+                "node {id} has joined again since, with raft id {}: stop the process that uses the old data directory",
+                node.raft_id
+            )),
+            Some(_) | None => Some(format!("node {id} was removed: {REMOVED_REMEDY}")),
+        }
     }
 
     /// Registers a start (N1). Returns the new life, and the one that it replaces.
@@ -170,10 +241,10 @@ impl Registry {
     ) -> Result<(Incarnation, Option<Incarnation>), Refusal> {
         let id = r.node;
         let Some(node) = self.nodes.get_mut(&id) else {
-            return refuse(format!("node {id} is not in this cluster"), "let it join first: qnat join");
+            return refuse(format!("node {id} is not in this cluster"), "let it join: qnat join request --help");
         };
         if node.standing == Standing::Removed {
-            return refuse(format!("node {id} was removed"), "empty its data directory and let it join again");
+            return refuse(format!("node {id} was removed"), REMOVED_REMEDY);
         }
         if node.raft_id != r.control_raft_id {
             return refuse(
@@ -207,22 +278,58 @@ impl Registry {
     }
 
     /// Removes a node after an operator powered it off. Returns its last life.
-    pub(crate) fn remove(&mut self, id: NodeId) -> Result<Option<Incarnation>, Refusal> {
+    pub(crate) fn remove(&mut self, id: NodeId, named: Incarnation) -> Result<Option<Incarnation>, Refusal> {
         let others = self.registered().any(|(other, _)| other != id);
-        let Some(node) = self.nodes.get_mut(&id) else {
-            return refuse(format!("node {id} is not in this cluster"), "see qnat get nodes");
-        };
-        if node.standing == Standing::Removed {
-            return refuse(format!("node {id} is removed already"), "nothing to do");
-        }
+        let node = self.named_mut(id, named)?;
         if !others {
             return refuse(
                 format!("no registered node would be left without node {id}"),
-                "let another node join first",
+                "let another node join first: qnat join request --help",
             );
         }
         node.standing = Standing::Removed;
-        Ok(node.incarnation.take())
+        let last = node.incarnation.take();
+        self.forget_removed();
+        Ok(last)
+    }
+
+    /// Puts a node on its way out.
+    pub(crate) fn drain(&mut self, id: NodeId, named: Incarnation) -> Result<(), Refusal> {
+        let others = self.eligible().any(|(other, _)| other != id);
+        let node = self.named_mut(id, named)?;
+        if !others {
+            return refuse(
+                format!("no node would be left to take what node {id} has"),
+                "let another node join first: qnat join request --help",
+            );
+        }
+        node.standing = Standing::Draining;
+        Ok(())
+    }
+
+    /// Takes a drain back.
+    pub(crate) fn resume(&mut self, id: NodeId) -> Result<(), Refusal> {
+        match self.nodes.get_mut(&id).filter(|node| node.standing != Standing::Removed) {
+            Some(node) => node.standing = Standing::Member,
+            None => return refuse(format!("node {id} is no member"), "see qnat get nodes"),
+        }
+        Ok(())
+    }
+
+    /// The member of that number, if `named` is what it is now. A command that ends something is for one incarnation: late
+    /// or repeated, it would declare a living successor gone (N4).
+    fn named_mut(&mut self, id: NodeId, named: Incarnation) -> Result<&mut Node, Refusal> {
+        match self.nodes.get_mut(&id) {
+            None => refuse(format!("node {id} is not in this cluster"), "see qnat get nodes"),
+            Some(node) if node.standing == Standing::Removed => {
+                refuse(format!("node {id} is removed already"), "nothing to do")
+            }
+            Some(node) if node.named() != named => refuse(
+                format!("node {id} is incarnation {} now, not {named}", node.named()),
+                "look again and decide anew: qnat get nodes",
+            ),
+            Some(node) => Ok(node),
+        }
     }
 
     /// Forgets lives that nothing refers to any more.
@@ -233,11 +340,21 @@ impl Registry {
 }
 
 impl Node {
-    fn new(raft_id: u64, join_nonce: Option<u64>, peer_addr: SocketAddr, api_addr: SocketAddr) -> Self {
+    /// What a command must name to mean this node as it is now: its incarnation; the index of its joining, if it has not
+    /// registered since; 0 of a founder that never registered.
+    #[must_use]
+    pub fn named(&self) -> Incarnation {
+        let joined = self.join_nonce.map_or(0, |_| self.raft_id);
+        self.incarnation.unwrap_or_default().max(Incarnation(joined))
+    }
+
+    fn new(raft_id: u64, joiner: &Joiner) -> Self {
+        let Joiner { node: _, nonce, peer_addr, api_addr, key } = *joiner;
         Self {
             raft_id,
-            join_nonce,
+            join_nonce: Some(nonce),
             incarnation: None,
+            key,
             nonces: Vec::new(),
             peer_addr,
             api_addr,

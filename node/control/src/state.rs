@@ -107,7 +107,7 @@ impl State {
             allocation: Allocation::default(),
             shards: BTreeMap::new(),
             free_shards: BTreeMap::new(),
-            control_applied: registry.control_voters(),
+            control_applied: registry.members().map(|(_, node)| node.raft_id).collect(),
             registry,
             stop_token: None,
             keys: Keys::default(),
@@ -188,9 +188,29 @@ impl State {
     }
 
     /// The voters (raft ids) that the control group should have: input of its reconciliation (N2).
+    /// A node that is on its way out keeps its vote, and so hears what is decided, until no shard needs it.
     #[must_use]
     pub fn control_voters(&self) -> Vec<u64> {
-        self.registry.control_voters()
+        let stays = |id: &NodeId| !self.registry.is_draining(*id) || self.holds_a_replica(*id);
+        let voters = self.registry.members().filter(|(id, _)| stays(id)).map(|(_, node)| node.raft_id);
+        let mut voters: Vec<u64> = voters.collect();
+        voters.sort_unstable();
+        voters
+    }
+
+    /// Whether some incarnation of the node may be a replica of a shard.
+    #[must_use]
+    pub fn holds_a_replica(&self, node: NodeId) -> bool {
+        let of_node = |shard: &Shard| shard.possible().iter().any(|life| self.registry.node_of(*life) == Some(node));
+        self.shards.values().any(of_node)
+    }
+
+    /// Whether a node that is on its way out has nothing left: no replica of a shard and no part in the control group.
+    #[must_use]
+    pub fn is_drained(&self, node: NodeId) -> bool {
+        let raft_id = self.registry.nodes().get(&node).map(|known| known.raft_id);
+        let votes = raft_id.is_some_and(|raft_id| self.control_applied.contains(&raft_id));
+        self.registry.is_draining(node) && !votes && !self.holds_a_replica(node)
     }
 
     /// The voters that the control group last reported.
@@ -214,7 +234,7 @@ impl State {
     #[must_use]
     pub fn replicas_wanted(&self) -> usize {
         let wanted = usize::try_from(self.settings().replicas).unwrap_or(usize::MAX);
-        wanted.min(self.registry.registered().count())
+        wanted.min(self.registry.eligible().count())
     }
 
     /// Checks every invariant that the state alone can show (I3, I4, I5, M3, N1).

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use engine::ids::{BackendId, FrontendId, Incarnation, Mac, PortBlock, ShardId};
+use engine::ids::{BackendId, FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
 use serde::{Deserialize, Serialize};
 
 use crate::allocation::{Backend, Declared};
@@ -85,10 +85,14 @@ pub struct ReplicaView {
 pub struct NodeView {
     /// The node.
     pub node: u32,
-    /// Member or removed.
+    /// Member, draining or removed.
     pub standing: Standing,
     /// Its newest incarnation.
     pub incarnation: Option<u64>,
+    /// What commands that end something must name as its incarnation.
+    pub named: u64,
+    /// It is on its way out and has nothing left: it can be stopped and removed.
+    pub drained: bool,
     /// Its control raft id.
     pub control_raft_id: u64,
     /// Where it listens for peers.
@@ -242,6 +246,8 @@ pub fn nodes(state: &State) -> Vec<NodeView> {
         node: id.0,
         standing: node.standing,
         incarnation: node.incarnation.map(|life| life.0),
+        named: node.named().0,
+        drained: state.is_drained(*id),
         control_raft_id: node.raft_id,
         peer_addr: node.peer_addr,
         api_addr: node.api_addr,
@@ -338,6 +344,8 @@ pub fn status(state: &State) -> StatusView {
     let backends = state.allocation.backends.iter();
     let concerned = backends.filter_map(|(id, b)| backend_concern(state, b, draining.contains(id)));
     concerns.extend(concerned.take(CONCERNS_MAX));
+    let leave = state.registry.members().map(|(id, _)| id).filter(|id| state.registry.is_draining(*id));
+    concerns.extend(leave.map(|id| drain_concern(state, id)));
     concerns.truncate(CONCERNS_MAX);
     StatusView {
         cluster_id: state.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -386,6 +394,26 @@ fn shard_view(state: &State, id: ShardId, shard: &Shard) -> ShardView {
     }
 }
 
+/// The command that removes a node as it is now.
+#[must_use]
+pub fn remove_command(state: &State, node: NodeId) -> String {
+    let named = state.registry.nodes().get(&node).map_or(0, |known| known.named().0);
+    format!("qnat node-remove {node} --incarnation {named}")
+}
+
+/// What is to be said of a node on its way out.
+fn drain_concern(state: &State, id: NodeId) -> Concern {
+    let subject = Subject::Member { node: id.0 };
+    if state.is_drained(id) {
+        let remedy = format!("stop it, then: {}", remove_command(state, id));
+        return Concern::notice(subject, What::Moving, "drained: nothing depends on it any more", &remedy);
+    }
+    let on_it = |shard: &&Shard| shard.possible().iter().any(|life| state.registry.node_of(*life) == Some(id));
+    let why = format!("draining: {} shards and its vote have to move", state.shards.values().filter(on_it).count());
+    let remedy = format!("wait, and keep it running; or take it back: qnat node-resume {id}");
+    Concern::notice(subject, What::Moving, why, &remedy)
+}
+
 /// A concern in a row that has no more to say.
 fn words(concern: Option<Concern>) -> (String, String) {
     concern.map_or_else(Default::default, |concern| (concern.why, concern.remedy))
@@ -394,11 +422,14 @@ fn words(concern: Option<Concern>) -> (String, String) {
 /// Why a shard has no full redundancy or no owner, as far as the state says, and what helps.
 fn shard_concern(state: &State, id: ShardId, shard: &Shard) -> Option<Concern> {
     let registry = &state.registry;
-    let nodes = |lives: &mut dyn Iterator<Item = Incarnation>| -> String {
+    let numbers = |lives: &mut dyn Iterator<Item = Incarnation>| -> Vec<u32> {
         let mut nodes: Vec<u32> = lives.filter_map(|life| registry.node_of(life)).map(|node| node.0).collect();
         nodes.sort_unstable();
         nodes.dedup();
-        nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        nodes
+    };
+    let nodes = |lives: &mut dyn Iterator<Item = Incarnation>| -> String {
+        numbers(lives).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
     let subject = Subject::Shard { shard: id.0 };
     let say = |severity, what, why: String, remedy| Some(Concern::new(severity, subject, what, why, remedy));
@@ -407,11 +438,13 @@ fn shard_concern(state: &State, id: ShardId, shard: &Shard) -> Option<Concern> {
         return say(Severity::Critical, What::NoOwner, why, "start a node; it is placed by itself");
     }
     if shard.sealing.is_some() {
+        let awaited = numbers(&mut shard.active(registry).into_iter());
         let active = nodes(&mut shard.active(registry).into_iter());
         return if !shard.quorum_impossible(registry) || (shard.base(registry).is_none() && !active.is_empty()) {
             let why = format!("no owner: it lost its quorum, and node {active} has neither sealed nor gone");
-            let remedy = "bring that node back, or remove it after powering it off: qnat node-remove NODE";
-            say(Severity::Critical, What::NoOwner, why, remedy)
+            let commands: Vec<String> = awaited.iter().map(|node| remove_command(state, NodeId(*node))).collect();
+            let remedy = format!("bring that node back, or remove it after powering it off: {}", commands.join("; "));
+            say(Severity::Critical, What::NoOwner, why, &remedy)
         } else {
             let why = "no owner: it is being re-created from its survivors".into();
             say(Severity::Critical, What::NoOwner, why, "wait a moment")

@@ -9,7 +9,7 @@ use qnat_control::outcome::{Outcome, Yield};
 use qnat_control::reconcile::{self, Observed};
 use qnat_control::state::{KEYS_MAX, State};
 use qnat_control::{compile, view};
-use support::{Cluster, addr, configure, desired, registration};
+use support::{Cluster, configure, desired, registration};
 
 /// Bytes of version 4. If this test fails, the layout changed: that needs a new version, not new bytes here.
 #[test]
@@ -33,11 +33,12 @@ fn the_layout_of_version_4_is_frozen() {
 #[test]
 fn a_repeated_key_applies_once_and_hears_the_first_answer() {
     let mut cluster = Cluster::running(3);
-    let body = CommandBody::JoinControl { node: NodeId(9), nonce: 1, peer_addr: addr(9), api_addr: addr(9) };
+    let body = support::joining(9, 1);
     let first = cluster.propose_as([9; 16], body.clone());
     let Outcome::Applied { result: Yield::RaftId(id), .. } = first else { panic!("{first}") };
     assert_eq!(cluster.propose_as([9; 16], body), first);
-    assert_eq!(cluster.propose_as([9; 16], CommandBody::RemoveNode { node: NodeId(9) }), first, "the key decides");
+    let other = cluster.removal(9);
+    assert_eq!(cluster.propose_as([9; 16], other), first, "the key decides");
     assert_eq!(cluster.state.registry().nodes()[&NodeId(9)].raft_id, id);
 }
 
@@ -49,7 +50,7 @@ fn the_memory_of_keys_is_bounded() {
         index += 1;
         let mut key = [1; 16];
         key[..8].copy_from_slice(&n.to_le_bytes());
-        let body = CommandBody::RemoveNode { node: NodeId(77) };
+        let body = CommandBody::RemoveNode { node: NodeId(77), incarnation: Incarnation(0) };
         state.apply(index, &Command { key, stamped_unix_ms: 0, draw: 0, body });
     }
     let full = state.encode().expect("within the limit").len();
@@ -76,6 +77,8 @@ enum Step {
     Start { node: u32 },
     Join { node: u32 },
     Remove { node: u32 },
+    Drain { node: u32 },
+    Resume { node: u32 },
     Reclaim { pick: usize, stale: bool },
     Seal { pick: usize },
     Sealed { pick: usize, who: usize, last: u64 },
@@ -99,6 +102,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (1u32..6).prop_map(|node| Step::Start { node }),
         1 => (1u32..6).prop_map(|node| Step::Join { node }),
         1 => (1u32..6).prop_map(|node| Step::Remove { node }),
+        1 => (1u32..6).prop_map(|node| Step::Drain { node }),
+        1 => (1u32..6).prop_map(|node| Step::Resume { node }),
         8 => (any::<usize>(), prop::bool::weighted(0.3)).prop_map(|(pick, stale)| Step::Reclaim { pick, stale }),
         1 => any::<usize>().prop_map(|pick| Step::Seal { pick }),
         3 => (any::<usize>(), any::<usize>(), 0u64..4).prop_map(|(pick, who, last)| Step::Sealed { pick, who, last }),
@@ -134,13 +139,10 @@ fn run(cluster: &mut Cluster, step: &Step) {
             let raft_id = cluster.state.registry().nodes().get(&NodeId(*node)).map_or(0, |n| n.raft_id);
             CommandBody::RegisterIncarnation(registration(*node, raft_id, cluster.index))
         }
-        Step::Join { node } => CommandBody::JoinControl {
-            node: NodeId(*node),
-            nonce: cluster.index,
-            peer_addr: addr(*node),
-            api_addr: addr(*node),
-        },
-        Step::Remove { node } => CommandBody::RemoveNode { node: NodeId(*node) },
+        Step::Join { node } => support::joining(*node, cluster.index),
+        Step::Remove { node } => cluster.removal(*node),
+        Step::Drain { node } => CommandBody::DrainNode { node: NodeId(*node), incarnation: named(cluster, *node) },
+        Step::Resume { node } => CommandBody::ResumeNode { node: NodeId(*node) },
         Step::Reclaim { pick, stale } => return reclaim(cluster, *pick, *stale),
         Step::Seal { pick: n }
         | Step::Sealed { pick: n, .. }
@@ -169,6 +171,10 @@ fn run(cluster: &mut Cluster, step: &Step) {
     cluster.propose(body);
 }
 
+fn named(cluster: &Cluster, node: u32) -> Incarnation {
+    cluster.state.registry().nodes().get(&NodeId(node)).map_or(Incarnation(0), |known| known.named())
+}
+
 fn on_shard(cluster: &Cluster, step: &Step, shard: ShardId, epoch: u32) -> CommandBody {
     let replicas = &cluster.state.shards()[&shard];
     match step {
@@ -192,6 +198,8 @@ fn on_shard(cluster: &Cluster, step: &Step, shard: ShardId, epoch: u32) -> Comma
         | Step::Start { .. }
         | Step::Join { .. }
         | Step::Remove { .. }
+        | Step::Drain { .. }
+        | Step::Resume { .. }
         | Step::Reclaim { .. }
         | Step::Token { .. }
         | Step::Reconcile { .. } => unreachable!("only steps on shards come here"),

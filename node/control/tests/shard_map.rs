@@ -12,7 +12,7 @@ use qnat_control::registry::FOUNDER_RAFT_ID;
 use qnat_control::shards::{Origin, Shard};
 use qnat_control::validate::FRONTENDS_MAX;
 use qnat_control::view;
-use support::{Cluster, addr, configure, desired, registration};
+use support::{Cluster, configure, desired, registration};
 
 fn shard(cluster: &Cluster, id: ShardId) -> &Shard {
     &cluster.state.shards()[&id]
@@ -106,7 +106,7 @@ fn shards_declared_before_all_nodes_are_there_extend_to_them() {
 fn a_fourth_node_takes_its_share_and_then_nothing_moves() {
     let mut cluster = Cluster::running(3);
     cluster.configure(&desired(8, 1));
-    let body = CommandBody::JoinControl { node: NodeId(4), nonce: 1, peer_addr: addr(4), api_addr: addr(4) };
+    let body = support::joining(4, 1);
     assert!(matches!(cluster.applied(body), Yield::RaftId(_)));
     cluster.start(4);
     settle(&mut cluster, &[1, 2, 3, 4]);
@@ -160,7 +160,7 @@ fn the_same_start_registers_once_and_an_older_one_never_again() {
 #[test]
 fn a_node_that_lost_its_disk_gets_a_new_raft_id() {
     let mut cluster = Cluster::running(3);
-    let join = |nonce| CommandBody::JoinControl { node: NodeId(2), nonce, peer_addr: addr(2), api_addr: addr(2) };
+    let join = |nonce| support::joining(2, nonce);
     let Yield::RaftId(id) = cluster.applied(join(5)) else { panic!("a raft id") };
     assert_eq!(id, cluster.index);
     assert_eq!(cluster.applied(join(5)), Yield::RaftId(id));
@@ -348,7 +348,7 @@ fn two_lives_that_may_have_been_promoted_are_not_outvoted_by_assumption() {
     assert!(cluster.refused(recreate(&cluster, id, one)).contains("quorum"));
     assert_eq!(reconcile::next(&cluster.state, &seen(&[1])), [], "not even while they are silent");
     assert!(view::shards(&cluster.state)[0].why.contains("node 2, 3 has neither sealed nor gone"));
-    cluster.applied(CommandBody::RemoveNode { node: NodeId(3) });
+    cluster.applied(cluster.removal(3));
     cluster.applied(recreate(&cluster, id, one));
     assert_eq!(shard(&cluster, id).epoch, 2);
 }
@@ -420,7 +420,7 @@ fn a_removed_node_is_replaced_and_may_come_back_only_by_joining() {
     let mut cluster = Cluster::running(4);
     cluster.configure(&desired(4, 1));
     let old = cluster.newest(2);
-    cluster.applied(CommandBody::RemoveNode { node: NodeId(2) });
+    cluster.applied(cluster.removal(2));
     for shard in cluster.state.shards().values() {
         assert!(!shard.members.contains(&old));
         assert_eq!(shard.members.len(), 3);
@@ -428,7 +428,7 @@ fn a_removed_node_is_replaced_and_may_come_back_only_by_joining() {
     assert!(!cluster.state.control_voters().contains(&(FOUNDER_RAFT_ID | 2)));
     let body = CommandBody::RegisterIncarnation(registration(2, 0, 555));
     assert!(cluster.refused(body).contains("was removed"));
-    cluster.applied(CommandBody::JoinControl { node: NodeId(2), nonce: 8, peer_addr: addr(2), api_addr: addr(2) });
+    cluster.applied(support::joining(2, 8));
     cluster.start(2);
     settle(&mut cluster, &[1, 2, 3, 4]);
 }

@@ -76,7 +76,13 @@ pub struct NodeRow {
     /// Its life.
     #[serde(default)]
     pub incarnation: Option<u64>,
-    /// Member or removed.
+    /// What commands that end something must name as its incarnation.
+    #[serde(default)]
+    pub named: u64,
+    /// It is on its way out and has nothing left.
+    #[serde(default)]
+    pub drained: bool,
+    /// Member, draining or removed.
     pub standing: Standing,
     /// Heard of lately by the answering member.
     #[serde(default)]

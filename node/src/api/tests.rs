@@ -93,7 +93,7 @@ fn refusals_timeouts_and_oversize_reach_the_client_with_their_reasons() {
         matches!(request, Request::RemoveNode { .. }).then_some(Err(Failure { status: 409, problems }))
     };
     let addr = start(Duration::from_millis(50), refuse);
-    let error = client::call(addr, &Request::RemoveNode { node: 9 }).expect_err("refused");
+    let error = client::call(addr, &Request::RemoveNode { node: 9, incarnation: 1 }).expect_err("refused");
     assert!(!error.is_unreachable());
     assert_eq!(error.to_string(), "node 9 is not in this cluster");
     let error = client::call(addr, &Request::Status).expect_err("never answered");

@@ -1,5 +1,5 @@
-//! `qnat cluster …`: founds a cluster on disk, for a person to carry each directory to its machine. What continues a lost one
-//! is in `recovery`.
+//! `qnat cluster …`: founds a cluster on disk, for a person to carry each directory to its machine, and signs who shall join
+//! it. What continues a lost one is in `recovery`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use super::recovery::{self, BackupArgs, RecoverArgs, RestoreArgs};
 use super::target::default_api;
 use crate::daemon::config::DataConfig;
 use crate::daemon::founding::{self, FounderSpec};
+use crate::daemon::joining;
 
 /// Below `qnat cluster`.
 #[derive(Debug, clap::Subcommand)]
@@ -29,6 +30,18 @@ pub(super) enum ClusterCommand {
         /// given).
         #[arg(long = "node", value_name = "ID=PEER_ADDR[,API_ADDR]", required = true)]
         nodes: Vec<NodeArg>,
+    },
+    /// Sign what `qnat join request` wrote on a new machine. On the machine with ca.key, once per member.
+    Sign {
+        /// The directory with ca.pem and ca.key.
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// The request.
+        #[arg(long, value_name = "FILE")]
+        request: PathBuf,
+        /// Where the certificate goes; must not be there.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// Write the control state and this member's address-translation log to a file, and check it.
     Backup(BackupArgs),
@@ -78,10 +91,22 @@ pub(super) fn must_be_empty(out: &Path) -> Result<()> {
 pub(super) fn perform(command: &ClusterCommand) -> Result<ExitCode> {
     match command {
         ClusterCommand::Init { out, name, nodes } => init(out, name, nodes),
+        ClusterCommand::Sign { ca, request, out } => sign(ca, request, out),
         ClusterCommand::Backup(args) => recovery::back_up(args),
         ClusterCommand::Restore(args) => recovery::restore(args),
         ClusterCommand::Recover(args) => recovery::recover(args),
     }
+}
+
+fn sign(ca: &Path, request: &Path, out: &Path) -> Result<ExitCode> {
+    let (member, signed) = joining::sign(ca, request)?;
+    founding::write_new(out, &signed, 0o644)?;
+    let (node, out) = (member.node_id, out.display());
+    print(&format!(
+        "node {node} may join cluster {}. Carry {out} to it, and there: qnat join accept --dir DIR --certificate {out}\n",
+        member.cluster
+    ))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn init(out: &Path, name: &str, nodes: &[NodeArg]) -> Result<ExitCode> {
@@ -94,12 +119,13 @@ fn init(out: &Path, name: &str, nodes: &[NodeArg]) -> Result<ExitCode> {
         text += &format!("  n{}: carry {dir} to its machine, then: qnat node --config node.toml\n", founder.id);
     }
     text += &format!(
-        "\n{}/ca.key signs members: keep it away from the nodes. Move each data directory, never copy it:\n\
+        "\n{}/ca.key signs further members (qnat cluster sign): keep it away from the nodes. Move each data directory, never copy it:\n\
          two members with one identity would vote twice.\n",
         out.join("ca").display()
     );
     if founders.len() < 3 {
-        text += "\nFewer than three nodes: one failure stops the cluster.\n";
+        text +=
+            "\nFewer than three nodes: one failure stops the cluster. More can join later: qnat join request --help\n";
     }
     print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod grid;
+mod join;
 mod lab;
 mod lab_founder;
 mod live;
@@ -60,7 +61,7 @@ enum Command {
         #[arg(long)]
         again: bool,
     },
-    /// Found a cluster, back it up, continue it when it was lost.
+    /// Found a cluster, sign who shall join it, back it up, continue it when it was lost.
     Cluster {
         #[command(subcommand)]
         command: cluster::ClusterCommand,
@@ -135,11 +136,30 @@ enum Command {
     },
     /// Declare a node gone for good. Power it off first: a removed node that still runs is not fenced by this.
     NodeRemove {
+        #[command(flatten)]
+        subject: Subject,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Let a node leave: its shards move to the others, then its vote ends; `qnat status` says when it can be removed.
+    NodeDrain {
+        #[command(flatten)]
+        subject: Subject,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Take a drain back: the node stays.
+    NodeResume {
         /// The node: 3 or n3.
-        #[arg(id = "removed", value_name = "NODE", value_parser = target::node_id)]
+        #[arg(id = "subject", value_name = "NODE", value_parser = target::node_id)]
         node: u32,
         #[command(flatten)]
         asking: Asking,
+    },
+    /// Become a member: on a new machine.
+    Join {
+        #[command(subcommand)]
+        command: join::JoinCommand,
     },
     /// The cluster's one permission to stop.
     StopToken {
@@ -160,6 +180,17 @@ enum StopTokenCommand {
         #[command(flatten)]
         asking: Asking,
     },
+}
+
+/// A node as it is now: a command that ends something must not hit what came since.
+#[derive(Debug, clap::Args)]
+struct Subject {
+    /// The node: 3 or n3.
+    #[arg(id = "subject", value_name = "NODE", value_parser = target::node_id)]
+    node: u32,
+    /// Its incarnation, as `qnat get nodes` names it.
+    #[arg(long, value_name = "N")]
+    incarnation: u64,
 }
 
 /// Whom to ask, and how to show the answer.
@@ -246,7 +277,14 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Counters { asking } => asking.ask(&Request::Counters),
         Command::Hashes { asking } => asking.ask(&Request::Hashes),
         Command::Who { ip, port, at, asking } => asking.ask(&Request::Who { ip, port, at_unix_ms: at }),
-        Command::NodeRemove { node, asking } => asking.ask(&Request::RemoveNode { node }),
+        Command::NodeRemove { subject: Subject { node, incarnation }, asking } => {
+            asking.ask(&Request::RemoveNode { node, incarnation })
+        }
+        Command::NodeDrain { subject: Subject { node, incarnation }, asking } => {
+            asking.ask(&Request::DrainNode { node, incarnation })
+        }
+        Command::NodeResume { node, asking } => asking.ask(&Request::ResumeNode { node }),
+        Command::Join { command } => join::perform(&command),
         Command::StopToken { command: StopTokenCommand::Revoke { asking } } => asking.ask(&Request::RevokeStopToken),
         Command::Stop { asking } => asking.ask(&Request::Shutdown),
     }
@@ -270,5 +308,7 @@ fn read_resources(file: &std::path::Path, dry_run: DryRun) -> Result<Request> {
     Ok(Request::Apply { file: file.display().to_string(), text, dry_run })
 }
 
+#[cfg(test)]
+mod remedies_test;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Standard output: whole texts, and quiet when nobody reads them (`qnat flows | head`).
+//! Standard output: whole texts, and quiet when nobody reads them any more, as under `head`.
 
 use std::io::{self, Write};
 

@@ -18,7 +18,14 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
         Request::Apply { dry_run, .. } => applied(answer, *dry_run),
         Request::Counters | Request::Hashes | Request::State => anything(answer),
         Request::Who { .. } => held_by(answer),
-        Request::RemoveNode { node } => done(answer, &format!("node n{node} counts as gone")),
+        Request::RemoveNode { node, incarnation } => {
+            done(answer, &format!("node n{node}, incarnation {incarnation}, counts as gone"))
+        }
+        Request::DrainNode { node, .. } => done(
+            answer,
+            &format!("node n{node} leaves: `qnat status` says when nothing is left on it, and what to do then"),
+        ),
+        Request::ResumeNode { node } => done(answer, &format!("node n{node} stays")),
         Request::RevokeStopToken => done(answer, "the stop token is free"),
         Request::Shutdown => done(answer, "the member hands over and ends"),
     }

@@ -13,11 +13,12 @@ use control::codec::CodecError;
 use control::command::CommandBody;
 use control::concern::Concern;
 use control::outcome::Outcome;
+use control::registry::Standing;
 use control::view::BackendView;
 use engine::counters::Counters;
 use engine::event::DropReason;
 use engine::histogram::Histogram;
-use engine::ids::{NodeId, ShardId};
+use engine::ids::{Incarnation, NodeId, ShardId};
 use engine::record::{Addr as WideAddr, Proto};
 use engine::status::{FlowState, FlowView, PortsView, ShardStatus};
 use netio::guard::GuardCounters;
@@ -99,7 +100,14 @@ impl Answerer {
             Request::Ports => value(self.ports().await),
             Request::Get { kind } => self.control.send(Get(kind)).await.map_err(gone),
             Request::Apply { file, text, dry_run } => value(self.apply(file, text, dry_run).await),
-            Request::RemoveNode { node } => value(self.commit(CommandBody::RemoveNode { node: NodeId(node) }).await),
+            Request::RemoveNode { node, incarnation } => {
+                value(self.remove(NodeId(node), Incarnation(incarnation)).await)
+            }
+            Request::DrainNode { node, incarnation } => {
+                let (node, incarnation) = (NodeId(node), Incarnation(incarnation));
+                value(self.commit(CommandBody::DrainNode { node, incarnation }).await)
+            }
+            Request::ResumeNode { node } => value(self.commit(CommandBody::ResumeNode { node: NodeId(node) }).await),
             Request::RevokeStopToken => value(self.commit(CommandBody::StopTokenRevoke).await),
             Request::Shutdown => {
                 // A second order while one is under way changes nothing.
@@ -118,6 +126,25 @@ impl Answerer {
         let failed = |error: CodecError| Failure { status: 500, problems: vec![error.to_string()] };
         let state = self.control.send(EncodeState).await.map_err(gone)?.map_err(failed)?;
         Ok(StateBytes { cluster: self.cluster.clone(), node: self.node, state: BASE64_STANDARD.encode(state) })
+    }
+
+    /// Removes a node that is powered off, or that has nothing left. One that is heard is not declared gone (N4): what it
+    /// owns it may serve still.
+    async fn remove(&self, node: NodeId, incarnation: Incarnation) -> Result<Done, Failure> {
+        let control = self.control.send(AskControl).await.map_err(gone)?;
+        let row = control.nodes.iter().find(|row| row.node == node.0);
+        let in_use = row.is_some_and(|row| row.standing != Standing::Removed && !row.drained);
+        if in_use && control.live.contains(&node) {
+            let named = row.map_or(0, |row| row.named);
+            return Err(Failure {
+                status: 409,
+                problems: vec![
+                    format!("node {node} is alive: it was heard within 2 s"),
+                    format!("power it off first; or let it leave: qnat node-drain {node} --incarnation {named}"),
+                ],
+            });
+        }
+        self.commit(CommandBody::RemoveNode { node, incarnation }).await
     }
 
     async fn apply(&self, file: String, text: String, dry_run: DryRun) -> Result<Applied, Failure> {

@@ -165,6 +165,12 @@ impl ControlActor {
                         let _ = reply.send(result);
                     }
                 }
+                ControlOut::Members(members) => {
+                    // Until the control state is here, and names them with their keys.
+                    self.transport.set_peers(&members.iter().map(|(node, address)| (node.0, *address)).collect());
+                }
+                ControlOut::NotTaken { why } => tracing::warn!("the cluster does not take this node: {why}"),
+                ControlOut::Over { why } => super::leave(&why),
                 ControlOut::StoreFailed { reason } => {
                     super::end_life(&format!("the control store failed: {reason}"));
                 }

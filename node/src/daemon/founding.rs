@@ -18,11 +18,11 @@ use consensus::storage::{ClusterId, LogStore, StoreError};
 use control::registry::{FOUNDER_RAFT_ID, Founder, NODES_MAX};
 use control::state::State;
 use engine::ids::NodeId;
-use netio::ca::ClusterCa;
+use netio::ca::{ClusterCa, IssuedPem};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::config::{
-    ApiConfig, DataConfig, NatLogConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig,
+    API_DEFAULT, ApiConfig, DataConfig, NatLogConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig,
 };
 use super::recovery::Genesis;
 
@@ -86,8 +86,12 @@ pub fn found_cluster(
     check(founders)?;
     let ca = ClusterCa::create(name)?;
     let cluster = ClusterId(random()?);
-    let named = |f: &FounderSpec| Founder { node: NodeId(f.id), peer_addr: f.peer, api_addr: f.api };
-    let registry: Vec<Founder> = founders.iter().map(named).collect();
+    let issued: Vec<IssuedPem> = founders.iter().map(|f| ca.issue(f.id)).collect::<Result<_, _>>()?;
+    let named = |(f, issued): (&FounderSpec, &IssuedPem)| -> Result<Founder> {
+        let key = netio::ca::key_hash_of_pem(&issued.cert_pem)?;
+        Ok(Founder { node: NodeId(f.id), peer_addr: f.peer, api_addr: f.api, key })
+    };
+    let registry: Vec<Founder> = founders.iter().zip(&issued).map(named).collect::<Result<_>>()?;
     let genesis = match base {
         Some(base) => Genesis::of(base, 0, cluster, &registry)?,
         None => {
@@ -100,8 +104,8 @@ pub fn found_cluster(
     make_dir(ca_dir)?;
     write_new(&ca_dir.join("ca.pem"), &ca.pem.cert_pem, 0o644)?;
     write_new(&ca_dir.join("ca.key"), &ca.pem.key_pem, 0o600)?;
-    for founder in founders {
-        write_identity(name, &ca, founder, founders, data)?;
+    for (founder, issued) in founders.iter().zip(&issued) {
+        write_identity(name, &ca, (founder, issued), founders, data)?;
         let mut store = open_control_store(&founder.dir.join("data"))?;
         let founded = store.found_at(cluster, genesis.raft_id(founder.id), &voters, genesis.at, &genesis.state);
         founded.with_context(|| format!("data directory of node {}", founder.id))?;
@@ -127,8 +131,7 @@ fn check(founders: &[FounderSpec]) -> Result<()> {
         ensure!(id != 0, "node 0: count nodes from 1");
         ensure!(founder.api.ip().is_loopback(), "node {id}: API address {} is not loopback", founder.api);
         let peer = founder.peer;
-        let usable = peer.port() != 0 && !peer.ip().is_unspecified() && !peer.ip().is_multicast();
-        ensure!(usable, "node {id}: {peer} is no address at which other members could reach it");
+        usable_peer(id, peer)?;
         let earlier = &founders[..place];
         ensure!(earlier.iter().all(|other| other.id != id), "node {id} is named twice");
         let twin = earlier.iter().find(|other| other.peer == peer);
@@ -137,52 +140,96 @@ fn check(founders: &[FounderSpec]) -> Result<()> {
     Ok(())
 }
 
+/// Refuses an address at which nobody could reach a node.
+pub(super) fn usable_peer(id: u32, peer: SocketAddr) -> Result<()> {
+    let usable = peer.port() != 0 && !peer.ip().is_unspecified() && !peer.ip().is_multicast();
+    ensure!(usable, "node {id}: {peer} is no address at which other members could reach it");
+    Ok(())
+}
+
 /// `node.toml` and `tls/`: what a member keeps when its data directory is lost.
 fn write_identity(
     cluster: &str,
     ca: &ClusterCa,
-    founder: &FounderSpec,
+    (founder, issued): (&FounderSpec, &IssuedPem),
     founders: &[FounderSpec],
     data: &DataConfig,
 ) -> Result<()> {
     let tls = founder.dir.join("tls");
     make_dir(&tls)?;
-    let issued = ca.issue(founder.id)?;
     write_new(&tls.join("ca.pem"), &ca.pem.cert_pem, 0o644)?;
     write_new(&tls.join("node.pem"), &issued.cert_pem, 0o644)?;
     write_new(&tls.join("node.key"), &issued.key_pem, 0o600)?;
-    let others = founders.iter().filter(|other| other.id != founder.id);
-    // Relative paths: the directory is carried to another machine.
-    let config = NodeConfig {
-        file: founder.dir.join("node.toml"),
-        cluster: cluster.to_owned(),
-        node_id: founder.id,
-        name: format!("n{}", founder.id),
-        data_dir: "data".into(),
-        peers: PeersConfig { listen: founder.peer },
-        peer: others.map(|other| PeerConfig { id: other.id, address: other.peer, api: other.api }).collect(),
-        tls: TlsConfig { ca: "tls/ca.pem".into(), cert: "tls/node.pem".into(), key: "tls/node.key".into() },
-        api: ApiConfig { listen: founder.api },
-        data: data.clone(),
-        timing: TimingConfig::default(),
-        nat_log: NatLogConfig::default(),
-    };
+    let others = founders.iter().filter(|other| other.id != founder.id).map(|other| (other.id, other.peer));
+    let own = (founder.id, founder.peer, founder.api);
+    let config = node_config(cluster, &founder.dir, own, &others.collect::<Vec<_>>(), data);
     NodeConfig::parse(&config.file, &config.to_toml())?;
     write_new(&config.file, &config.to_toml(), 0o644)
 }
 
-fn make_dir(dir: &Path) -> Result<()> {
+/// The configuration of node `id` at `peer` and `api`, whose files are in `dir`.
+pub(super) fn node_config(
+    cluster: &str,
+    dir: &Path,
+    (id, peer, api): (u32, SocketAddr, SocketAddr),
+    others: &[(u32, SocketAddr)],
+    data: &DataConfig,
+) -> NodeConfig {
+    // Relative paths: the directory is carried to another machine.
+    NodeConfig {
+        file: dir.join("node.toml"),
+        cluster: cluster.to_owned(),
+        node_id: id,
+        name: format!("n{id}"),
+        data_dir: "data".into(),
+        peers: PeersConfig { listen: peer },
+        peer: others
+            .iter()
+            .map(|(id, address)| PeerConfig { id: *id, address: *address, api: api_default() })
+            .collect(),
+        tls: TlsConfig { ca: "tls/ca.pem".into(), cert: "tls/node.pem".into(), key: "tls/node.key".into() },
+        api: ApiConfig { listen: api },
+        data: data.clone(),
+        timing: TimingConfig::default(),
+        nat_log: NatLogConfig::default(),
+    }
+}
+
+fn api_default() -> SocketAddr {
+    API_DEFAULT.parse().expect("a constant address")
+}
+
+pub(super) fn make_dir(dir: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| dir.display().to_string())
 }
 
+/// Writes a file, in place of one that may be there, in one step.
+pub(super) fn replace_file(path: &Path, text: &str, mode: u32) -> Result<()> {
+    let draft = path.with_extension("new");
+    // One that an interrupted attempt left.
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| draft.display().to_string());
+        }
+        Ok(()) | Err(_) => {}
+    }
+    write_new(&draft, text, mode)?;
+    fs::rename(&draft, path).with_context(|| path.display().to_string())?;
+    sync_parent(path)
+}
+
 /// Writes a file that must not be there yet.
-fn write_new(path: &Path, text: &str, mode: u32) -> Result<()> {
+pub(crate) fn write_new(path: &Path, text: &str, mode: u32) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
     write().with_context(|| format!("{} (it must not exist yet)", path.display()))?;
+    sync_parent(path)
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
     let parent = path.parent().context("a file in a directory")?;
     fs::File::open(parent).and_then(|dir| dir.sync_all()).with_context(|| parent.display().to_string())
 }

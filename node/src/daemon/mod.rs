@@ -10,6 +10,7 @@ pub mod config;
 pub mod control_actor;
 pub mod flow_actor;
 pub mod founding;
+pub mod joining;
 pub mod metrics;
 pub mod recovery;
 pub mod request;
@@ -68,4 +69,12 @@ fn start_again(why: String) -> ! {
         let _refused = command.exec();
     }
     netio::process::end(EXIT_AGAIN);
+}
+
+/// Ends a process that the cluster does not want any more: nothing is wrong with it, and starting it again would not help.
+fn leave(why: &str) -> ! {
+    use std::io::Write as _;
+    // If standard error is closed there is nobody to tell.
+    let _ignored = writeln!(std::io::stderr(), "qnat: this member ends: {why}");
+    netio::process::end(1);
 }

@@ -39,6 +39,20 @@ pub enum Request {
     RemoveNode {
         /// The node.
         node: u32,
+        /// What `get nodes` names as its incarnation; refused for any other.
+        incarnation: u64,
+    },
+    /// The node shall leave: its shards move to others first, then its vote ends.
+    DrainNode {
+        /// The node.
+        node: u32,
+        /// What `get nodes` names as its incarnation; refused for any other.
+        incarnation: u64,
+    },
+    /// Take a drain back.
+    ResumeNode {
+        /// The node.
+        node: u32,
     },
     /// Take the stop token back from whoever holds it (N3).
     RevokeStopToken,

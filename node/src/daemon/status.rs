@@ -17,9 +17,11 @@ pub(super) fn node_rows(control: &ControlReport) -> Vec<NodeRow> {
         node: node.node,
         name: format!("n{}", node.node),
         incarnation: node.incarnation,
+        named: node.named,
+        drained: node.drained,
         standing: node.standing,
         alive: control.live.contains(&NodeId(node.node)),
-        control_voter: node.standing == Standing::Member && control.voters.contains(&node.control_raft_id),
+        control_voter: node.standing != Standing::Removed && control.voters.contains(&node.control_raft_id),
     };
     control.nodes.iter().map(row).collect()
 }

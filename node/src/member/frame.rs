@@ -1,8 +1,11 @@
 //! What members say to each other above the transport: the control channel's frames and the header of a flow frame.
 //! Decoding is total; the transport has proved which node a frame comes from, never more.
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
 use bytes::{Bytes, BytesMut};
-use engine::ids::{Incarnation, SHARDS_MAX, ShardId};
+use engine::ids::{Incarnation, NodeId, SHARDS_MAX, ShardId};
 
 /// Transport channel of the control group.
 pub const CHANNEL_CONTROL: u32 = u32::MAX - 1;
@@ -22,8 +25,10 @@ pub enum ControlFrame {
     Raft { from: u64, to: u64, frame: Bytes },
     /// A command that the receiver, if it leads, shall propose. Answered by the log itself: commands are idempotent by key.
     Submit { command: Bytes },
-    /// The raft id that the control log gave to the node that asked to join with this nonce (N5).
-    Joined { nonce: u64, raft_id: u64, cluster_id: [u8; 16] },
+    /// The raft id that the control log gave to the node that asked to join with this nonce (N5), and who the members are.
+    Joined { nonce: u64, raft_id: u64, cluster_id: [u8; 16], members: BTreeMap<NodeId, SocketAddr> },
+    /// The control log refused what a node outside asked for with this nonce.
+    Refused { nonce: u64, why: String },
     /// The node is alive and has a control replica; sent every 200 ms so that the leader knows whom to count on.
     /// With it, the shards of which its flow half hears an owner now, and in which epoch, so that the leader does not go by
     /// its own hearing alone.
@@ -34,6 +39,10 @@ const RAFT: u8 = 1;
 const SUBMIT: u8 = 2;
 const JOINED: u8 = 4;
 const ALIVE: u8 = 5;
+const REFUSED: u8 = 6;
+/// Most members that a frame names, and longest reason in bytes.
+const MEMBERS_MAX: usize = 64;
+const WHY_BYTES_MAX: usize = 1024;
 
 impl ControlFrame {
     /// The bytes on the wire: a kind, then the fields in big-endian order.
@@ -51,11 +60,19 @@ impl ControlFrame {
                 out.extend_from_slice(&[SUBMIT]);
                 out.extend_from_slice(command);
             }
-            Self::Joined { nonce, raft_id, cluster_id } => {
+            Self::Joined { nonce, raft_id, cluster_id, members } => {
                 out.extend_from_slice(&[JOINED]);
                 out.extend_from_slice(&nonce.to_be_bytes());
                 out.extend_from_slice(&raft_id.to_be_bytes());
                 out.extend_from_slice(cluster_id);
+                for (node, address) in members.iter().take(MEMBERS_MAX) {
+                    put_member(&mut out, *node, *address);
+                }
+            }
+            Self::Refused { nonce, why } => {
+                out.extend_from_slice(&[REFUSED]);
+                out.extend_from_slice(&nonce.to_be_bytes());
+                out.extend_from_slice(&why.as_bytes()[..why.floor_char_boundary(WHY_BYTES_MAX)]);
             }
             Self::Alive { owned } => {
                 out.extend_from_slice(&[ALIVE]);
@@ -86,13 +103,20 @@ impl ControlFrame {
             JOINED => {
                 let (nonce, rest) = rest.split_first_chunk()?;
                 let (raft_id, rest) = rest.split_first_chunk()?;
+                let (cluster_id, rest) = rest.split_first_chunk()?;
                 Some(Self::Joined {
                     nonce: u64::from_be_bytes(*nonce),
                     raft_id: u64::from_be_bytes(*raft_id),
-                    cluster_id: rest.try_into().ok()?,
+                    cluster_id: *cluster_id,
+                    members: members(rest)?,
                 })
             }
             ALIVE => owned(rest).map(|owned| Self::Alive { owned }),
+            REFUSED if rest.len() <= 8 + WHY_BYTES_MAX => {
+                let (nonce, why) = rest.split_first_chunk()?;
+                let why = std::str::from_utf8(why).ok()?.to_owned();
+                Some(Self::Refused { nonce: u64::from_be_bytes(*nonce), why })
+            }
             _ => None,
         }
     }
@@ -105,6 +129,34 @@ fn owned(bytes: &[u8]) -> Option<Vec<(ShardId, u32)>> {
     let owned: Vec<_> = pairs.iter().map(pair).collect();
     let fits = rest.is_empty() && owned.len() <= usize::from(SHARDS_MAX) && owned.is_sorted_by(|a, b| a.0 < b.0);
     fits.then_some(owned)
+}
+
+/// A member in 22 bytes: its number, its address as IPv6 (IPv4 mapped into it), its port.
+const MEMBER_BYTES: usize = 4 + 16 + 2;
+
+fn put_member(out: &mut BytesMut, node: NodeId, address: SocketAddr) {
+    let ip = match address.ip() {
+        IpAddr::V4(four) => four.to_ipv6_mapped(),
+        IpAddr::V6(six) => six,
+    };
+    out.extend_from_slice(&node.0.to_be_bytes());
+    out.extend_from_slice(&ip.octets());
+    out.extend_from_slice(&address.port().to_be_bytes());
+}
+
+fn members(bytes: &[u8]) -> Option<BTreeMap<NodeId, SocketAddr>> {
+    let (each, rest) = bytes.as_chunks::<MEMBER_BYTES>();
+    if !rest.is_empty() || each.len() > MEMBERS_MAX {
+        return None;
+    }
+    let member = |bytes: &[u8; MEMBER_BYTES]| {
+        let (node, rest) = bytes.split_first_chunk()?;
+        let (ip, port) = rest.split_first_chunk::<16>()?;
+        let ip = Ipv6Addr::from(*ip).to_canonical();
+        let address = SocketAddr::new(ip, u16::from_be_bytes(port.try_into().ok()?));
+        Some((NodeId(u32::from_be_bytes(*node)), address))
+    };
+    each.iter().map(member).collect()
 }
 
 /// Puts the sender's incarnation before a flow frame, so that the receiver can hold it against the registry (N1).
@@ -127,14 +179,22 @@ pub fn split_flow_frame(bytes: &Bytes) -> Option<(Incarnation, Bytes)> {
 mod tests {
     use super::*;
 
+    fn joined() -> ControlFrame {
+        let four: SocketAddr = "198.18.0.1:7800".parse().expect("an address");
+        let six: SocketAddr = "[2001:db8::1]:7801".parse().expect("an address");
+        let members = [(NodeId(1), four), (NodeId(2), six)].into();
+        ControlFrame::Joined { nonce: 7, raft_id: 40, cluster_id: [1; 16], members }
+    }
+
     #[test]
     fn every_kind_survives_the_wire() {
         let frames = [
             ControlFrame::Raft { from: 3, to: 9, frame: Bytes::from_static(b"raft") },
             ControlFrame::Submit { command: Bytes::from_static(b"command") },
-            ControlFrame::Joined { nonce: 7, raft_id: 40, cluster_id: [1; 16] },
             ControlFrame::Alive { owned: vec![] },
             ControlFrame::Alive { owned: vec![(ShardId(1), 7), (ShardId(1_023), u32::MAX)] },
+            joined(),
+            ControlFrame::Refused { nonce: 7, why: "node 4 was removed: empty its data directory".to_owned() },
         ];
         for frame in frames {
             assert_eq!(ControlFrame::decode(&frame.encode()), Some(frame));
@@ -143,9 +203,10 @@ mod tests {
 
     #[test]
     fn cut_or_unknown_frames_are_refused() {
-        let whole = ControlFrame::Joined { nonce: 7, raft_id: 40, cluster_id: [1; 16] }.encode();
+        let whole = joined().encode();
         for len in 0..whole.len() {
-            assert_eq!(ControlFrame::decode(&whole.slice(..len)), None, "length {len}");
+            let cut_between_members = len >= 33 && (len - 33).is_multiple_of(MEMBER_BYTES);
+            assert_eq!(ControlFrame::decode(&whole.slice(..len)).is_some(), cut_between_members, "length {len}");
         }
         let alive = |owned| ControlFrame::decode(&ControlFrame::Alive { owned }.encode());
         assert_eq!(alive(vec![(ShardId(2), 1), (ShardId(1), 1)]), None, "in order");
@@ -154,6 +215,12 @@ mod tests {
         let too_many = ControlFrame::Alive { owned: (0..=SHARDS_MAX).map(|id| (ShardId(id), 1)).collect() };
         assert_eq!(ControlFrame::decode(&too_many.encode()), None);
         assert_eq!(ControlFrame::decode(&Bytes::from_static(&[ALIVE, 0, 1, 0])), None, "cut");
+        let long = ControlFrame::Refused { nonce: 1, why: "ä".repeat(WHY_BYTES_MAX) };
+        assert_eq!(long.encode().len(), 9 + WHY_BYTES_MAX);
+        assert!(ControlFrame::decode(&long.encode()).is_some(), "a long reason is cut, not lost");
+        let mut longer = long.encode().to_vec();
+        longer.push(b'x');
+        assert_eq!(ControlFrame::decode(&longer.into()), None);
         assert_eq!(ControlFrame::decode(&Bytes::from_static(&[99])), None);
         assert_eq!(split_flow_frame(&Bytes::from_static(&[1, 2])), None);
     }

@@ -157,8 +157,9 @@ pub fn control_message(data: &[u8]) {
 
 fn founded() -> State {
     let at = |last| SocketAddr::from((Ipv4Addr::new(192, 0, 2, last), 7800));
-    let founders: Vec<Founder> =
-        (1..=3_u8).map(|n| Founder { node: NodeId(n.into()), peer_addr: at(n), api_addr: at(n) }).collect();
+    let founders: Vec<Founder> = (1..=3_u8)
+        .map(|n| Founder { node: NodeId(n.into()), peer_addr: at(n), api_addr: at(n), key: [n; 32] })
+        .collect();
     State::found([1; 16], &founders, [2, 3])
 }
 

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use engine::ids::{Incarnation, Mac, NodeId, PortBlock, ShardId};
 use qnat_control::command::{Command, CommandBody, Configure, PortLoad, Registration};
 use qnat_control::outcome::{Outcome, Yield};
-use qnat_control::registry::{FOUNDER_RAFT_ID, Founder};
+use qnat_control::registry::{FOUNDER_RAFT_ID, Founder, Joiner};
 use qnat_control::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,
     Profile, PublicIp, Sharing, Subnet, VirtualNetwork,
@@ -28,11 +28,21 @@ pub(crate) fn addr(node: u32) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, u8::try_from(node).expect("small")], 7000))
 }
 
+/// A node asks to join, with the key that a node of that number is founded with.
+pub(crate) fn joining(node: u32, nonce: u64) -> CommandBody {
+    CommandBody::JoinControl(joiner(node, nonce))
+}
+
+pub(crate) fn joiner(node: u32, nonce: u64) -> Joiner {
+    Joiner { node: NodeId(node), nonce, peer_addr: addr(node), api_addr: addr(node), key: [1; 32] }
+}
+
 impl Cluster {
     /// A founded cluster without registrations.
     pub(crate) fn founded(nodes: u32) -> Self {
-        let founders: Vec<Founder> =
-            (1..=nodes).map(|n| Founder { node: NodeId(n), peer_addr: addr(n), api_addr: addr(n) }).collect();
+        let founders: Vec<Founder> = (1..=nodes)
+            .map(|n| Founder { node: NodeId(n), peer_addr: addr(n), api_addr: addr(n), key: [1; 32] })
+            .collect();
         let state = State::found([7; 16], &founders, [1, 2]);
         Self { twin: state.clone(), state, index: 1, draw: 0, unix_ms: 1_000, keys: 0 }
     }
@@ -99,6 +109,12 @@ impl Cluster {
         let body = CommandBody::RegisterIncarnation(registration(node, raft_id, self.index));
         let Yield::Incarnation(life) = self.applied(body) else { panic!("an incarnation") };
         life
+    }
+
+    /// The command that removes a node as it is now.
+    pub(crate) fn removal(&self, node: u32) -> CommandBody {
+        let known = self.state.registry().nodes().get(&NodeId(node));
+        CommandBody::RemoveNode { node: NodeId(node), incarnation: known.map_or(Incarnation(0), |n| n.named()) }
     }
 
     pub(crate) fn configure(&mut self, desired: &Desired) -> Outcome {

@@ -11,16 +11,21 @@ pub(super) fn concerns(facts: &Facts<'_>, found: &mut Vec<Concern>) {
         let remedy = "wait: it needs a majority of the control group; its log says what it waits for";
         found.push(Concern::critical(Subject::Member { node: facts.node }, What::NotRegistered, why, remedy));
     }
-    for row in facts.nodes.iter().filter(|row| row.standing == Standing::Member && row.node != facts.node) {
+    for row in
+        facts.nodes.iter().filter(|row| row.standing != Standing::Removed && !row.drained && row.node != facts.node)
+    {
         let subject = Subject::Member { node: row.node };
         if row.incarnation.is_none() {
             let why = "it belongs to the cluster and has never started";
             found.push(Concern::warning(subject, What::NotRegistered, why, "start it: qnat node --config node.toml"));
         } else if !row.alive {
             let why = "it is not heard";
-            let remedy =
-                "start it again, or look at its network; one that is powered off for good: qnat node-remove NODE";
-            found.push(Concern::warning(subject, What::MemberSilent, why, remedy));
+            let remedy = format!(
+                "start it again, or look at its network; one that is powered off for good: \
+                 qnat node-remove {} --incarnation {}",
+                row.node, row.named
+            );
+            found.push(Concern::warning(subject, What::MemberSilent, why, &remedy));
         }
     }
     let levels =

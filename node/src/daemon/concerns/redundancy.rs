@@ -27,7 +27,8 @@ pub(super) fn concerns(facts: &Facts<'_>, found: &mut Vec<Concern>) {
 }
 
 const fn restart() -> &'static str {
-    "bring the silent member back, or run `qnat node-remove NODE` for one that is powered off for good"
+    "bring the silent member back, or remove one that is powered off for good: \
+     qnat node-remove NODE --incarnation N, N from `qnat get nodes`"
 }
 
 fn of_shard(facts: &Facts<'_>, row: &ShardRow) -> Option<Concern> {
@@ -36,8 +37,8 @@ fn of_shard(facts: &Facts<'_>, row: &ShardRow) -> Option<Concern> {
     if row.owner.is_none() && runs_here && !row.sealing {
         let why = "no majority of its replicas answers, so nobody owns it: new flows are refused; committed flows end \
                    with the orphan grace";
-        let remedy = "bring a stopped node back (it resumes by itself), or run `qnat node-remove ID` for one that is \
-                      powered off for good";
+        let remedy = "bring a stopped node back (it resumes by itself), or remove one that is powered off for \
+                      good: `qnat node-remove NODE --incarnation N`, N from `qnat get nodes`";
         return Some(Concern::critical(subject, What::NoOwner, why, remedy));
     }
     if row.owner == Some(facts.node) && row.serving.starts_with("no:") {
@@ -90,7 +91,7 @@ fn tolerance(facts: &Facts<'_>) -> Option<Concern> {
             format!(
                 "{registered} of the {MEMBERS_FOR_A_FAILURE} members that can lose one: a failure stops new connections"
             ),
-            "let more members join: qnat join",
+            "let more members join: qnat join request --help",
         ),
         false => (Severity::Warning, "one more failure stops new connections, or changes".to_owned(), restart()),
     };

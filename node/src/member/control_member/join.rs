@@ -1,15 +1,24 @@
-//! How a node comes into the cluster: a raft id for its store, then a number for this life, and the stop token back.
+//! How a node comes into the cluster and hears that it is out: a raft id for its store, then a number for this incarnation,
+//! the stop token back, and the answers of members to those that ask from outside.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use consensus::control_group::{ControlGroup, OpenError};
 use consensus::storage::{ClusterId, LogStore};
 use control::command::{Command, CommandBody, Registration};
+use control::outcome::{Outcome, Yield};
+use control::registry::{Joiner, REMOVED_REMEDY, Standing};
 use engine::ids::NodeId;
 
 use super::{ControlMember, ControlOut, LEVEL, LIVE_NS, Now, Phase, RETRY_NS};
 use crate::member::frame::ControlFrame;
+use crate::member::view::MS;
+
+/// Without a leader for so long a member asks whether it still belongs, and a refused joiner asks again after this.
+const LOST_NS: u64 = 3_000 * MS;
+const ASK_AGAIN_NS: u64 = 2_000 * MS;
 
 impl<S: LogStore> ControlMember<S> {
     pub(super) fn others(&self) -> Vec<NodeId> {
@@ -24,13 +33,20 @@ impl<S: LogStore> ControlMember<S> {
             return;
         }
         *next_ns = now.ns + RETRY_NS;
-        let body = CommandBody::JoinControl {
+        let nonce = *nonce;
+        let body = CommandBody::JoinControl(Joiner {
             node: self.me.node,
-            nonce: *nonce,
+            nonce,
             peer_addr: self.me.peer_addr,
             api_addr: self.me.api_addr,
-        };
-        // The same key each time, made from the nonce: asking again yields the same raft id.
+            key: self.me.key,
+        });
+        self.ask_everybody(now, nonce, body);
+    }
+
+    /// Puts a command to all members that this node knows, under a key made from the nonce: asked again, it is the same
+    /// command, with the same outcome.
+    fn ask_everybody(&mut self, now: Now, nonce: u64, body: CommandBody) {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&nonce.to_be_bytes());
         let command = Command { key, stamped_unix_ms: now.unix_ms, draw: 0, body };
@@ -41,19 +57,36 @@ impl<S: LogStore> ControlMember<S> {
         }
     }
 
-    /// A node that may be no member asks to join: nothing else is taken from it, and only for itself.
-    pub(super) fn asked_to_join(&mut self, now: Now, from: NodeId, bytes: Bytes) {
-        let asks = Command::decode(&bytes).is_ok_and(|command| matches!(command.body, CommandBody::JoinControl { .. }));
-        if asks {
-            self.forwarded(now, from, bytes);
+    /// A node that may be no member asks, and only for itself: to join, which is for the log to say; or whether it still
+    /// belongs, which this member says by what it knows. Nothing else is taken from it.
+    pub(super) fn asked_from_outside(&mut self, now: Now, from: NodeId, bytes: Bytes) {
+        let Ok(command) = Command::decode(&bytes) else { return };
+        match &command.body {
+            CommandBody::JoinControl(_) => self.forwarded(now, from, bytes),
+            CommandBody::RegisterIncarnation(r) if r.node == from && self.founded => {
+                let over = self.state.registry().over(self.state.index(), from, r.control_raft_id);
+                if let Some(why) = over {
+                    let frame = ControlFrame::Refused { nonce: r.nonce, why }.encode();
+                    self.out.push_back(ControlOut::Answer { to: from, frame });
+                }
+            }
+            _ => {}
         }
     }
 
-    pub(super) fn joined(&mut self, now: Now, nonce: u64, raft_id: u64, cluster_id: [u8; 16]) {
+    pub(super) fn joined(
+        &mut self,
+        now: Now,
+        (nonce, raft_id): (u64, u64),
+        cluster_id: [u8; 16],
+        members: BTreeMap<NodeId, SocketAddr>,
+    ) {
         let asked = matches!(&self.phase, Phase::Joining { nonce: asked, .. } if *asked == nonce);
         if !asked {
             return;
         }
+        self.me.peers.extend(members.keys());
+        self.out.push_back(ControlOut::Members(members));
         let Phase::Joining { mut store, .. } = std::mem::replace(&mut self.phase, Phase::Failed) else { return };
         let opened = store.join(ClusterId(cluster_id), raft_id).map_err(OpenError::from);
         match opened.and_then(|()| ControlGroup::open(*store, self.timing, self.seed, now.ns)) {
@@ -65,20 +98,99 @@ impl<S: LogStore> ControlMember<S> {
     pub(super) fn register(&mut self, now: Now) {
         let Phase::Running(group) = &self.phase else { return };
         let known = self.state.registry().nodes().get(&self.me.node).is_some_and(|n| n.raft_id == group.raft_id());
-        if self.incarnation.is_some() || self.registering.is_some() || self.leader == 0 || !known {
+        if self.incarnation.is_some() || self.registering.is_some() || self.leader == 0 || !known || self.over {
             return;
         }
-        let registration = Registration {
+        let registration = self.registration(group.raft_id());
+        self.registering = self.enqueue(now, None, CommandBody::RegisterIncarnation(registration));
+    }
+
+    fn registration(&self, control_raft_id: u64) -> Registration {
+        Registration {
             node: self.me.node,
-            control_raft_id: group.raft_id(),
+            control_raft_id,
             nonce: self.registration_nonce,
             peer_addr: self.me.peer_addr,
             api_addr: self.me.api_addr,
             inside_mac: self.me.inside_mac,
             outside_mac: self.me.outside_mac,
             level: LEVEL,
+        }
+    }
+
+    /// A node that was removed hears nothing of it: nobody speaks to it any more. So one that has no leader shows its
+    /// registration to the members, and a refusal is the news.
+    pub(super) fn ask_whether_wanted(&mut self, now: Now) {
+        let Phase::Running(group) = &self.phase else { return };
+        let raft_id = group.raft_id();
+        // One that has no state yet has just joined, and will hear of its leader.
+        if self.leader != 0 || self.over || !self.founded {
+            self.lost_ns = None;
+            return;
+        }
+        let lost_ns = *self.lost_ns.get_or_insert(now.ns);
+        if now.ns.saturating_sub(lost_ns) > LOST_NS && now.ns >= self.next_asking_ns {
+            self.next_asking_ns = now.ns + ASK_AGAIN_NS;
+            let registration = self.registration(raft_id);
+            self.ask_everybody(now, self.registration_nonce, CommandBody::RegisterIncarnation(registration));
+        }
+    }
+
+    /// A member says no. One that joins asks anew, since an operator may change that; for one that has joined it is the end.
+    pub(super) fn refused(&mut self, now: Now, from: NodeId, nonce: u64, why: String) {
+        if !self.others().contains(&from) {
+            return;
+        }
+        let anew = self.rng.next();
+        match &mut self.phase {
+            Phase::Joining { nonce: asked, next_ns, .. } if *asked == nonce => {
+                *asked = anew;
+                *next_ns = now.ns + ASK_AGAIN_NS;
+                self.out.push_back(ControlOut::NotTaken { why });
+            }
+            Phase::Running(_) if nonce == self.registration_nonce => self.end(why),
+            Phase::Joining { .. } | Phase::Running(_) | Phase::Failed => {}
+        }
+    }
+
+    /// Tells a node that asked to join what the log said. Every member does: it waits for an answer where it asked.
+    pub(super) fn answer_joiner(&mut self, command: &Command, outcome: &Outcome) {
+        let CommandBody::JoinControl(Joiner { node, nonce, .. }) = command.body else { return };
+        let frame = match outcome {
+            Outcome::Applied { result: Yield::RaftId(raft_id), .. } => {
+                self.routes.insert(*raft_id, node);
+                let members = self.state.registry().members().filter(|(id, _)| *id != node);
+                let members = members.map(|(id, member)| (id, member.peer_addr)).collect();
+                ControlFrame::Joined { nonce, raft_id: *raft_id, cluster_id: self.state.cluster_id(), members }
+            }
+            Outcome::Refused { why, remedy } => ControlFrame::Refused { nonce, why: format!("{why}: {remedy}") },
+            Outcome::Applied { .. } => return,
         };
-        self.registering = self.enqueue(now, None, CommandBody::RegisterIncarnation(registration));
+        self.out.push_back(ControlOut::Answer { to: node, frame: frame.encode() });
+    }
+
+    /// What the log itself says about the end of this incarnation.
+    pub(super) fn notice_own_end(&mut self) {
+        let (Some(node), Phase::Running(group)) = (self.state.registry().nodes().get(&self.me.node), &self.phase)
+        else {
+            return;
+        };
+        if !self.founded || node.raft_id != group.raft_id() {
+            return;
+        }
+        if node.standing == Standing::Removed {
+            self.end(format!("node {} was removed: {REMOVED_REMEDY}", self.me.node));
+        } else if let (Some(mine), Some(newest)) = (self.incarnation, node.incarnation)
+            && mine < newest
+        {
+            self.end(format!("node {} was started again as incarnation {newest}, this was {mine}", self.me.node));
+        }
+    }
+
+    pub(super) fn end(&mut self, why: String) {
+        if !std::mem::replace(&mut self.over, true) {
+            self.out.push_back(ControlOut::Over { why });
+        }
     }
 
     /// A node that stopped gracefully returns the stop token when its new life is a voter everywhere that it should be (N3).

@@ -20,7 +20,7 @@ use consensus::storage::LogStore;
 use control::command::{Command, CommandBody, Key};
 use control::outcome::{Outcome, Yield};
 use control::port_log::{PortBatch, PortLog};
-use control::registry::FOUNDER_RAFT_ID;
+use control::registry::{FOUNDER_RAFT_ID, KeyHash};
 use control::shards::Shard;
 use control::state::State;
 use engine::ids::{ControlIndex, Incarnation, Mac, NodeId, ShardId};
@@ -65,6 +65,8 @@ pub struct Identity {
     pub inside_mac: Mac,
     /// MAC of its outside interface.
     pub outside_mac: Mac,
+    /// The key of its certificate.
+    pub key: KeyHash,
     /// The other members that its configuration names.
     pub peers: Vec<NodeId>,
 }
@@ -86,6 +88,12 @@ pub enum ControlOut {
     Done { ticket: u64, result: Result<Outcome, NotDone> },
     /// An entry did something to ports, or the state came whole (R24).
     Ports(PortBatch),
+    /// Where the members are, as one of them said to this node that joins: its own configuration may name only some.
+    Members(BTreeMap<NodeId, SocketAddr>),
+    /// The cluster does not take this node, and why; it goes on asking.
+    NotTaken { why: String },
+    /// This incarnation is not wanted any more, and never will be again: it was removed, or has a successor.
+    Over { why: String },
     /// The disk failed: end this life (C4).
     StoreFailed { reason: String },
 }
@@ -132,6 +140,10 @@ pub struct ControlMember<S> {
     incarnation: Option<Incarnation>,
     registering: Option<Key>,
     registration_nonce: u64,
+    /// Since when nobody leads, and when to ask the next time whether this node still belongs.
+    lost_ns: Option<u64>,
+    next_asking_ns: u64,
+    over: bool,
     pending: BTreeMap<Key, Pending>,
     tickets: u64,
     leader: u64,
@@ -186,6 +198,9 @@ impl<S: LogStore> ControlMember<S> {
             incarnation: None,
             registering: None,
             registration_nonce,
+            lost_ns: None,
+            next_asking_ns: now.ns,
+            over: false,
             pending: BTreeMap::new(),
             tickets: 0,
             leader: 0,
@@ -213,18 +228,21 @@ impl<S: LogStore> ControlMember<S> {
         match frame {
             ControlFrame::Raft { from: raft_id, to, frame } => self.raft_frame(now, from, (raft_id, to), frame),
             ControlFrame::Submit { command } => self.forwarded(now, from, command),
-            // The answer to a joiner comes on the channel for joining.
-            ControlFrame::Joined { .. } => {}
+            // Answers to those outside come on the channel for joining.
+            ControlFrame::Joined { .. } | ControlFrame::Refused { .. } => {}
             ControlFrame::Alive { owned } => self.owners.hear(&self.state, owned.into_iter(), now.ns),
         }
     }
 
     /// A frame on the channel for joining, from a node that the transport proved to be of the cluster, listed or not: it may
-    /// ask for its own raft id (N5), and hear it. Anything else is dropped.
+    /// ask for its own raft id (N5), or whether it still belongs, and hear the answer. Anything else is dropped.
     pub fn handle_join(&mut self, now: Now, from: NodeId, bytes: &Bytes) {
         match ControlFrame::decode(bytes) {
-            Some(ControlFrame::Submit { command }) => self.asked_to_join(now, from, command),
-            Some(ControlFrame::Joined { nonce, raft_id, cluster_id }) => self.joined(now, nonce, raft_id, cluster_id),
+            Some(ControlFrame::Submit { command }) => self.asked_from_outside(now, from, command),
+            Some(ControlFrame::Joined { nonce, raft_id, cluster_id, members }) => {
+                self.joined(now, (nonce, raft_id), cluster_id, members);
+            }
+            Some(ControlFrame::Refused { nonce, why }) => self.refused(now, from, nonce, why),
             Some(ControlFrame::Raft { .. } | ControlFrame::Alive { .. }) | None => {}
         }
     }
@@ -299,6 +317,7 @@ impl<S: LogStore> ControlMember<S> {
             group.tick(now.ns);
         }
         self.register(now);
+        self.ask_whether_wanted(now);
         self.return_token(now);
         self.resubmit(now);
         if now.ns >= self.next_alive_ns {
@@ -320,6 +339,7 @@ impl<S: LogStore> ControlMember<S> {
             self.perform(now, effect);
         }
         if std::mem::take(&mut self.changed) {
+            self.notice_own_end();
             self.out.push_back(ControlOut::View(Arc::new(View::of(&self.state, self.me.node))));
             if let Phase::Running(group) = &mut self.phase {
                 group.handle(now.ns, ControlInput::Members { voters: self.state.control_voters() });
@@ -445,23 +465,18 @@ impl<S: LogStore> ControlMember<S> {
 
     /// The log answered a command, perhaps one of ours.
     fn answered(&mut self, command: &Command, outcome: Outcome) {
-        if let (CommandBody::JoinControl { node, nonce, .. }, Outcome::Applied { result: Yield::RaftId(raft_id), .. }) =
-            (&command.body, &outcome)
-        {
-            let (cluster_id, raft_id, nonce) = (self.state.cluster_id(), *raft_id, *nonce);
-            self.routes.insert(raft_id, *node);
-            if self.leading() {
-                let frame = ControlFrame::Joined { nonce, raft_id, cluster_id }.encode();
-                self.out.push_back(ControlOut::Answer { to: *node, frame });
-            }
-        }
+        self.answer_joiner(command, &outcome);
         if self.registering == Some(command.key) {
             match &outcome {
                 Outcome::Applied { result: Yield::Incarnation(life), .. } => {
                     self.incarnation = Some(*life);
                     self.out.push_back(ControlOut::Registered(*life));
                 }
-                Outcome::Applied { .. } | Outcome::Refused { .. } => self.registering = None,
+                Outcome::Refused { why, remedy } => {
+                    self.registering = None;
+                    self.end(format!("{why}: {remedy}"));
+                }
+                Outcome::Applied { .. } => self.registering = None,
             }
         }
         if let Some(Pending { ticket: Some(ticket), .. }) = self.pending.remove(&command.key) {

@@ -54,12 +54,13 @@ impl<S: LogStore> ControlMember<S> {
         }
     }
 
-    /// A command of another node. What speaks for a node must come from that node.
+    /// A command of another node. What speaks for a node must come from that node; but a member that does not lead hands on
+    /// that a node asks to join, which may not reach the leader.
     pub(super) fn forwarded(&mut self, now: Now, from: NodeId, bytes: Bytes) {
         let Ok(command) = Command::decode(&bytes) else { return };
         let spoken_for = match &command.body {
             CommandBody::RegisterIncarnation(registration) => Some(registration.node),
-            CommandBody::JoinControl { node, .. } => Some(*node),
+            CommandBody::JoinControl(joiner) => Some(joiner.node),
             CommandBody::Sealed { incarnation, .. } => self.state.registry().node_of(*incarnation),
             // Any member may submit these for the cluster.
             CommandBody::Noop
@@ -77,9 +78,21 @@ impl<S: LogStore> ControlMember<S> {
             | CommandBody::RemoveNode { .. }
             | CommandBody::SetLevel { .. }
             | CommandBody::SetMembers { .. }
-            | CommandBody::RetireFrontend { .. } => None,
+            | CommandBody::RetireFrontend { .. }
+            | CommandBody::DrainNode { .. }
+            | CommandBody::ResumeNode { .. } => None,
         };
-        if spoken_for.is_some_and(|node| node != from) || !self.leading() {
+        let asks_to_join = matches!(command.body, CommandBody::JoinControl(_));
+        let handed_on = asks_to_join && self.state.registry().members().any(|(id, _)| id == from);
+        if spoken_for.is_some_and(|node| node != from) && !handed_on {
+            return;
+        }
+        if !self.leading() {
+            let leader = self.node_of_raft(self.leader).filter(|leader| *leader != from);
+            if let Some(to) = leader.filter(|_| asks_to_join && spoken_for == Some(from)) {
+                let frame = ControlFrame::Submit { command: bytes }.encode();
+                self.out.push_back(ControlOut::Send { to, frame });
+            }
             return;
         }
         if let Phase::Running(group) = &mut self.phase {
