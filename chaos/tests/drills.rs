@@ -69,6 +69,36 @@ fn an_owner_that_stops_hands_over_first() {
     holds("stop-owner");
 }
 
+/// Changes the members once, with connections open.
+fn members_change(drill: &str, steps: usize) {
+    let _alone = turn();
+    let arguments = [drill, "--backends", "9", "--connections", "180", "-o", "json"];
+    let output = chaos().args(arguments).output().expect("the drill runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let verdicts: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let verdict = &verdicts[0];
+    assert_eq!(verdict["reasons"], serde_json::json!([]), "{verdict:#} {said}");
+    assert_eq!((number(&verdict["connections_kept"]), number(&verdict["connections"])), (180, 180), "{verdict:#}");
+    assert_eq!(verdict["steps_ms"].as_array().map(Vec::len), Some(steps), "{verdict:#}");
+    assert_eq!(number(&verdict["downloads_right"]), u64::try_from(steps).expect("few"), "{verdict:#}");
+    assert!(verdict["pass"] == true && output.status.success(), "{verdict:#}");
+}
+
+#[test]
+fn a_machine_joins_under_traffic() {
+    members_change("join", 1);
+}
+
+#[test]
+fn a_lost_machine_is_replaced_under_traffic() {
+    members_change("replace", 1);
+}
+
+#[test]
+fn a_cluster_grows_and_shrinks_under_traffic_until_nobody_of_the_first_two_is_left() {
+    members_change("grow-shrink", 4);
+}
+
 #[test]
 fn an_interrupted_drill_leaves_nothing_behind_and_says_so() {
     let _alone = turn();

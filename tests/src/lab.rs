@@ -1,4 +1,4 @@
-//! A three-member lab that ends with the value: `qnat lab up`, commands through the binary, `qnat lab down` on drop.
+//! A lab that ends with the value: `qnat lab up`, commands through the binary, `qnat lab down` on drop.
 //! One lab fits on a machine, so [`Lab::up`] lets one test at a time have it. Called by the tests in `tests/`.
 
 use std::fs::File;
@@ -52,8 +52,17 @@ impl Lab {
     /// If it does not come up.
     #[must_use]
     pub fn up() -> Self {
+        Self::up_with(3)
+    }
+
+    /// The same with another number of members.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[must_use]
+    pub fn up_with(members: u32) -> Self {
         let lab = Self { _alone: Alone::wait() };
-        ok(&["lab", "up", "--nodes", "3", "--backends", "4", "--detach"]);
+        ok(&["lab", "up", "--nodes", &members.to_string(), "--backends", "4", "--detach"]);
         lab
     }
 

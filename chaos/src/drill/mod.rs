@@ -8,6 +8,7 @@ mod cluster;
 mod fault;
 mod interrupt;
 mod judge;
+mod members;
 mod run;
 pub mod soak;
 pub mod verdict;
@@ -18,10 +19,11 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use cluster::Cluster;
 pub use fault::Fault;
+use members::Change;
 use verdict::Verdict;
 
 /// Runs that one lab carries: each uses up most of the ports of one backend, of which every shard has several.
@@ -49,8 +51,14 @@ pub enum Which {
     PartitionOwner,
     /// Stop it gracefully.
     StopOwner,
-    /// All of them, one after the other.
+    /// All of these, one after the other.
     All,
+    /// A fourth machine joins.
+    Join,
+    /// A machine is lost, and another one takes its number.
+    Replace,
+    /// Two machines join, and two of the first three leave.
+    GrowShrink,
 }
 
 impl Which {
@@ -61,6 +69,16 @@ impl Which {
             Self::PartitionOwner => vec![Fault::PartitionOwner],
             Self::StopOwner => vec![Fault::StopOwner],
             Self::All => Fault::ALL.to_vec(),
+            Self::Join | Self::Replace | Self::GrowShrink => Vec::new(),
+        }
+    }
+
+    fn change(self) -> Option<Change> {
+        match self {
+            Self::Join => Some(Change::Join),
+            Self::Replace => Some(Change::Replace),
+            Self::GrowShrink => Some(Change::GrowShrink),
+            Self::KillOwner | Self::PauseOwner | Self::PartitionOwner | Self::StopOwner | Self::All => None,
         }
     }
 }
@@ -100,7 +118,12 @@ pub fn run(args: &DrillArgs) -> Result<ExitCode> {
         Some(binary) => binary.clone(),
         None => std::env::current_exe()?.with_file_name("qnat"),
     };
+    let junit = args.output == Output::Junit && args.which.change().is_some();
+    ensure!(!junit, "-o junit: drills that change members are written as table or json");
     ensure!(binary.exists(), "{} is not there: build it, or name it with --binary", binary.display());
+    if let Some(change) = args.which.change() {
+        return change_members(args, &binary, change);
+    }
     let journal = Journal::default();
     let (seen, output) = (journal.clone(), args.output);
     interrupt::watch(run::files(), move || {
@@ -114,6 +137,20 @@ pub fn run(args: &DrillArgs) -> Result<ExitCode> {
     let _gate = interrupt::gate();
     let verdicts = journal.verdicts();
     write(args.output, &verdicts)?;
+    Ok(if verdicts.iter().all(|verdict| verdict.pass) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn change_members(args: &DrillArgs, binary: &Path, change: Change) -> Result<ExitCode> {
+    interrupt::watch(run::files(), || Ok(()))?;
+    let run = |_| members::drill(binary, change, args.backends, args.connections.into());
+    let verdicts: Vec<members::MembersVerdict> = (0..args.runs).map(run).collect();
+    let _gate = interrupt::gate();
+    let text = match args.output {
+        Output::Table => members::table(&verdicts),
+        Output::Json => serde_json::to_string_pretty(&verdicts)?,
+        Output::Junit => bail!("refused before the drill began"),
+    };
+    writeln!(std::io::stdout(), "{text}")?;
     Ok(if verdicts.iter().all(|verdict| verdict.pass) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -65,7 +65,7 @@ fn millis(nanos: u64) -> f64 {
 }
 
 /// Mappings of the idle connections: inside and remote end to public end.
-fn mappings_of(flows: &[Flow], idle: &[Idle]) -> BTreeMap<(String, String), String> {
+pub(super) fn mappings_of(flows: &[Flow], idle: &[Idle]) -> BTreeMap<(String, String), String> {
     let wanted: BTreeSet<_> = idle.iter().map(|idle| (idle.inside.to_string(), idle.remote.to_string())).collect();
     let tcp = flows.iter().filter(|flow| flow.proto == "tcp");
     let keyed = tcp.map(|flow| ((flow.inside.clone(), flow.remote.clone()), flow.public.clone()));
@@ -73,7 +73,7 @@ fn mappings_of(flows: &[Flow], idle: &[Idle]) -> BTreeMap<(String, String), Stri
 }
 
 /// Live mappings that share protocol, public end and remote end with another one.
-fn duplicates(flows: &[Flow]) -> usize {
+pub(super) fn duplicates(flows: &[Flow]) -> usize {
     let distinct: BTreeSet<_> = flows.iter().map(|flow| (&flow.proto, &flow.public, &flow.remote)).collect();
     flows.len() - distinct.len()
 }

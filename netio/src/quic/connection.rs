@@ -17,7 +17,7 @@ use super::frame::{Batch, FRAME_BYTES_MAX, FrameReader, StreamEnd, StreamKey, St
 use super::queue::{Outbound, SendOutcome};
 use super::strangers::Strangers;
 use super::{Event, Inbound, Live, Peer, Shared, joining, tls};
-use crate::ca::node_id_of;
+use crate::ca::{key_hash, node_id_of};
 
 pub(super) const CLOSE_GOODBYE: VarInt = VarInt::from_u32(0);
 /// The peer is no longer listed.
@@ -72,7 +72,7 @@ async fn admit(shared: &Arc<Shared>, connection: Connection) -> Option<()> {
         let questions = shared.questions.clone();
         return joining::receive(&shared.guests, &questions, &connection).await;
     }
-    let known = proved_id(&connection).and_then(|id| shared.peer(id));
+    let known = shared.proved_peer(&connection);
     let Some(peer) = known else {
         connection.close(CLOSE_NO_PEER, b"not a peer");
         return None;
@@ -90,6 +90,12 @@ async fn admit(shared: &Arc<Shared>, connection: Connection) -> Option<()> {
     }
     run_link(Arc::clone(shared), peer, connection, Role::Acceptor).await;
     Some(())
+}
+
+/// The key of the peer's certificate.
+pub(super) fn proved_key(connection: &Connection) -> Option<[u8; 32]> {
+    let identity = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    key_hash(identity.first()?)
 }
 
 /// The number in the peer's certificate; the handshake has verified its chain and its key.

@@ -8,7 +8,7 @@ use quinn::Connection;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Role, await_greeting, proved_id, run_link};
+use super::connection::{Role, await_greeting, run_link};
 use super::{Peer, Shared};
 use crate::ca::node_name;
 
@@ -81,7 +81,9 @@ async fn connect(shared: &Shared, peer: &Peer, attempt: u64) -> Option<Connectio
     let name = node_name(peer.id, &shared.cluster);
     let connecting = shared.endpoint.connect_with(shared.client.clone(), address, &name).ok()?;
     match connecting.await {
-        Ok(connection) if proved_id(&connection) == Some(peer.id) => Some(connection),
+        Ok(connection) if shared.proved_peer(&connection).is_some_and(|proved| proved.id == peer.id) => {
+            Some(connection)
+        }
         Ok(_) => None,
         Err(error) => {
             tracing::debug!(peer = peer.id, %error, "dial failed");

@@ -216,6 +216,8 @@ struct Live {
 struct LinkState {
     /// Where it is by the list, and where it proved its number from if that was elsewhere.
     addresses: (Option<SocketAddr>, Option<SocketAddr>),
+    /// SHA-256 of its public key, once the owner has said it.
+    key: Option<[u8; 32]>,
     live: Option<Live>,
     /// The newest connection that asked to become the link; an older one that still waits gives up.
     newest_generation: u64,
@@ -261,6 +263,13 @@ struct Shared {
 impl Shared {
     fn peer(&self, id: u32) -> Option<Arc<Peer>> {
         self.peers().get(&id).cloned()
+    }
+
+    /// The peer that a connection proves to be: by its certificate's number, and by its key if that is known.
+    fn proved_peer(&self, connection: &quinn::Connection) -> Option<Arc<Peer>> {
+        let peer = self.peer(connection::proved_id(connection)?)?;
+        let expected = peer.state().key;
+        expected.is_none_or(|expected| connection::proved_key(connection) == Some(expected)).then_some(peer)
     }
 
     fn peers(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Peer>>> {
@@ -438,6 +447,21 @@ impl Transport {
             }
         }
         self.shared.list(&peers);
+    }
+
+    /// Says which key each peer proves itself with; whoever else has a certificate with its number is no peer, and a link to
+    /// such a one is cut. Peers that are not named keep what was said before.
+    pub fn set_keys(&self, keys: &BTreeMap<u32, [u8; 32]>) {
+        for (id, key) in keys {
+            let Some(peer) = self.shared.peer(*id) else { continue };
+            let mut state = peer.state();
+            state.key = Some(*key);
+            if let Some(live) = &state.live
+                && connection::proved_key(&live.connection) != Some(*key)
+            {
+                live.connection.close(connection::CLOSE_REMOVED, b"another key");
+            }
+        }
     }
 
     /// Queues a frame for `to` on `channel` and wakes its writer; never waits. If the queue is full the oldest frames go:

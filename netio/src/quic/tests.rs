@@ -567,3 +567,33 @@ async fn a_flood_in_a_members_name_is_dropped_before_it_is_read() {
     assert!(p99 < Duration::from_millis(20), "p99 {p99:?}");
     drop(ca);
 }
+
+#[tokio::test]
+async fn a_second_holder_of_a_number_is_no_peer_once_the_key_is_known() {
+    let ca = ClusterCa::create("test").expect("ca");
+    let issued = ca.issue(2).expect("issue");
+    let key = crate::ca::key_hash_of_pem(&issued.cert_pem).expect("its key");
+    let mut first = start(&member(&ca, 1), any());
+    let second = start(&identity(&ca, &issued), any());
+    first.transport.set_peers(&peers(&[(2, second.address)]));
+    first.transport.set_keys(&[(2, key)].into());
+    second.transport.set_peers(&peers(&[(1, first.address)]));
+    first.expect(&Event::Up(2)).await;
+    // Another certificate for the same number: it knocks, and is not dialed; it is dialed, and is not believed.
+    let impostor = start(&member(&ca, 2), any());
+    impostor.transport.set_peers(&peers(&[(1, first.address)]));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(first.transport.is_up(2) && !impostor.transport.is_up(1));
+    first.transport.set_peers(&peers(&[(2, impostor.address)]));
+    second.transport.shutdown().await;
+    first.expect(&Event::Down(2)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!first.transport.is_up(2) && !impostor.transport.is_up(1), "the second holder has a link");
+    let known = crate::ca::key_hash_of_pem(&ca.issue(2).expect("issue").cert_pem).expect("a key");
+    let mut third = start(&member(&ca, 3), any());
+    third.transport.set_peers(&peers(&[(1, first.address)]));
+    first.transport.set_peers(&peers(&[(3, third.address)]));
+    third.expect(&Event::Up(1)).await;
+    first.transport.set_keys(&[(3, known)].into());
+    third.expect(&Event::Down(1)).await;
+}

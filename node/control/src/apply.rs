@@ -294,7 +294,7 @@ impl State {
         {
             return refuse(
                 "blocks or configuration have changed since the plan was made",
-                "plan again: qnat apply --dry-run",
+                "plan again: qnat apply --dry-run -f FILE",
             );
         }
         self.refuse_impossible(desired)?;

@@ -1,4 +1,4 @@
-//! The declarative file that `qnat apply -f` takes, in TOML.
+//! The declarative file that `qnat apply -f FILE` takes, in TOML.
 //!
 //! [`parse`] turns text into a [`Desired`], or into all of its errors at once: each names file, line, field, value, what
 //! is wrong and what would be right. Unknown fields are refused. It must never change anything and never guess. Called by

@@ -49,7 +49,7 @@ impl State {
         self.index = index;
         let named: BTreeMap<_, _> = founders.iter().map(|f| (f.node, (*f, generation.raft_id(f.node.0)))).collect();
         self.registry.recover(&named);
-        self.control_applied = self.registry.control_voters();
+        self.control_applied = self.control_voters();
         self.stop_token = None;
         for shard in self.shards.values_mut().filter(|shard| shard.origin != Origin::Unplaced) {
             shard.sealing = Some(index);

@@ -100,11 +100,7 @@ pub struct Registry {
 
 impl Registry {
     pub(crate) fn found(founders: &[Founder]) -> Self {
-        let node = |f: &Founder| {
-            let Founder { node, peer_addr, api_addr, key } = *f;
-            let identity = Joiner { node, nonce: 0, peer_addr, api_addr, key };
-            (node, Node { join_nonce: None, ..Node::new(FOUNDER_RAFT_ID | u64::from(node.0), &identity) })
-        };
+        let node = |f: &Founder| (f.node, Node::founded(FOUNDER_RAFT_ID | u64::from(f.node.0), f));
         Self { nodes: founders.iter().map(node).collect(), lives: BTreeMap::new() }
     }
 
@@ -115,10 +111,9 @@ impl Registry {
             node.incarnation = None;
         }
         for (id, (founder, raft_id)) in founders {
-            let fresh = || Node::new(*raft_id, None, founder.peer_addr, founder.api_addr);
-            let node = self.nodes.entry(*id).or_insert_with(fresh);
+            let node = self.nodes.entry(*id).or_insert_with(|| Node::founded(*raft_id, founder));
             (node.raft_id, node.join_nonce, node.standing) = (*raft_id, None, Standing::Member);
-            (node.peer_addr, node.api_addr) = (founder.peer_addr, founder.api_addr);
+            (node.peer_addr, node.api_addr, node.key) = (founder.peer_addr, founder.api_addr, founder.key);
         }
     }
 
@@ -346,6 +341,11 @@ impl Node {
     pub fn named(&self) -> Incarnation {
         let joined = self.join_nonce.map_or(0, |_| self.raft_id);
         self.incarnation.unwrap_or_default().max(Incarnation(joined))
+    }
+
+    fn founded(raft_id: u64, founder: &Founder) -> Self {
+        let Founder { node, peer_addr, api_addr, key } = *founder;
+        Self { join_nonce: None, ..Self::new(raft_id, &Joiner { node, nonce: 0, peer_addr, api_addr, key }) }
     }
 
     fn new(raft_id: u64, joiner: &Joiner) -> Self {

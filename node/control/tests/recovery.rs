@@ -14,7 +14,7 @@ use support::{Cluster, addr, desired, registration};
 const NEW: [u8; 16] = [9; 16];
 
 fn founders(nodes: &[u32]) -> Vec<Founder> {
-    nodes.iter().map(|n| Founder { node: NodeId(*n), peer_addr: addr(*n), api_addr: addr(*n) }).collect()
+    nodes.iter().map(|n| Founder { node: NodeId(*n), peer_addr: addr(*n), api_addr: addr(*n), key: [1; 32] }).collect()
 }
 
 /// A running cluster with grants, and what continues it.
@@ -63,7 +63,7 @@ fn whoever_is_not_named_is_removed_and_may_join_again() {
     let mut new = lost(3).recovered(NEW, &founders(&[3]));
     let standing = |state: &State, node| state.registry().nodes()[&NodeId(node)].standing;
     assert_eq!([1, 2, 3].map(|n| standing(&new, n)), [Standing::Removed, Standing::Removed, Standing::Member]);
-    let body = CommandBody::JoinControl { node: NodeId(1), nonce: 77, peer_addr: addr(1), api_addr: addr(1) };
+    let body = support::joining(1, 77);
     let command = qnat_control::Command { key: [1; 16], stamped_unix_ms: 0, draw: 0, body };
     let index = new.index().0 + 1;
     new.apply(index, &command);

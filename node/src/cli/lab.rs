@@ -54,6 +54,10 @@ pub(super) enum LabCommand {
     Partition(Partition),
     /// End all faults of the network.
     Heal(Place),
+    /// Put up a new machine with an empty disk that joins the cluster: the next number, or one that was removed.
+    Add(OneNode),
+    /// Take a member's machine away for good, with its disk. The cluster is told by `qnat node-remove`.
+    Remove(OneNode),
     /// End the lab and remove all of it.
     Down(Place),
     /// The lab's internet.
@@ -89,7 +93,7 @@ pub(super) struct OneNode {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Up {
-    /// Members, 3 to 7.
+    /// Members, 1 to 7.
     #[arg(long, default_value_t = 3)]
     nodes: u32,
     /// Backends.
@@ -187,6 +191,8 @@ pub(super) fn perform(command: LabCommand) -> Result<ExitCode> {
         }
         LabCommand::Partition(partition) => lab::partition(&partition.place.dir, &partition.cut())?,
         LabCommand::Heal(place) => lab::heal(&place.dir)?,
+        LabCommand::Add(OneNode { node, place }) => lab::add(&place.dir, node, &LabFounder)?,
+        LabCommand::Remove(OneNode { node, place }) => lab::remove(&place.dir, node)?,
         LabCommand::Down(place) => lab::down(&place.dir)?,
         LabCommand::InetServe => lab::inet::run()?,
         LabCommand::NetnsExec { namespace, command } => match lab::netns_exec(&namespace, &command)? {},
@@ -222,8 +228,10 @@ fn how_to(config: &LabConfig) -> String {
          \x20 qnat lab exec{dir} b1 -- curl -o /dev/null http://{inet}/blob/10G   a long transfer to break\n\
          \x20 qnat lab kill{dir} n1                             crash a member; qnat lab restart{dir} n1 brings it back\n\
          \x20 qnat lab partition{dir} n1 --all                  cut it off; qnat lab heal{dir} ends that\n\
+         \x20 qnat lab add{dir} n{next}                              one more member, which joins\n\
          \x20 qnat flows{dir}   qnat ports{dir}                 mappings and leases\n",
         nodes = config.nodes,
+        next = config.nodes + 1,
         backends = config.backends,
         frontends = config.frontends,
     )

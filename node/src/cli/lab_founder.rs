@@ -15,12 +15,15 @@ use super::views;
 use crate::client::ClientError;
 use crate::daemon::config::DataConfig;
 use crate::daemon::founding::{self, FounderSpec};
+use crate::daemon::joining::{self, JoinSpec};
 use crate::daemon::request::{DryRun, Request};
 use crate::lab::topology::{INSIDE_GATEWAY, INSIDE_NETWORK, INSIDE_PREFIX, OUTSIDE_PREFIX};
 use crate::lab::{self, Founder, LabConfig, LabNode, ProcessState};
 
 /// Port of the peers' transport in the lab.
 const PEER_PORT: u16 = 7800;
+/// Where the lab keeps the key that signs members, in its directory.
+const CA_DIR: &str = "founding-ca";
 /// The lab's cluster name.
 const CLUSTER: &str = "lab";
 /// How long a fresh cluster may take to register all members, and again to serve all shards.
@@ -45,7 +48,26 @@ impl Founder for LabFounder {
             dir: node.dir.clone(),
         };
         let founders: Vec<FounderSpec> = nodes.iter().map(spec).collect();
-        founding::found_cluster(CLUSTER, &founders, &lab.dir.join("founding-ca"), &DataConfig::default(), None)?;
+        founding::found_cluster(CLUSTER, &founders, &lab.dir.join(CA_DIR), &DataConfig::default(), None)?;
+        Ok(())
+    }
+
+    fn join(&self, lab: &LabConfig, node: &LabNode) -> Result<()> {
+        let peer = |node: &LabNode| SocketAddr::new(IpAddr::V4(node.peer_address), PEER_PORT);
+        let members = lab.lab_nodes().iter().filter(|other| other.id != node.id).map(|o| (o.id, peer(o))).collect();
+        let asked = joining::request(&JoinSpec {
+            cluster: CLUSTER.to_owned(),
+            id: node.id,
+            peer: peer(node),
+            api: default_api(),
+            members,
+            dir: node.dir.clone(),
+            data: DataConfig::default(),
+        })?;
+        let (_, signed) = joining::sign(&lab.dir.join(CA_DIR), &asked)?;
+        let certificate = node.dir.join("signed.pem");
+        fs::write(&certificate, signed).with_context(|| certificate.display().to_string())?;
+        joining::accept(&node.dir, &certificate)?;
         Ok(())
     }
 

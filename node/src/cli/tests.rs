@@ -31,6 +31,8 @@ fn documented_commands_parse() {
         "lab partition n1 n2",
         "lab partition n1 --all",
         "lab partition n1 n2 --direction outgoing --scope all --loss 30",
+        "lab add n4",
+        "lab remove 2",
         "lab heal",
         "lab down",
         "lab inet-serve",

@@ -47,6 +47,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 /// Where the admin API listens unless told otherwise.
@@ -340,6 +341,16 @@ impl NodeConfig {
     }
 }
 
+/// SHA-256 of the public key in the member's certificate.
+///
+/// # Errors
+/// If the certificate cannot be read.
+pub fn own_key(config: &NodeConfig) -> anyhow::Result<[u8; 32]> {
+    let place = || config.tls.cert.display().to_string();
+    let pem = fs::read_to_string(&config.tls.cert).with_context(place)?;
+    netio::ca::key_hash_of_pem(&pem).with_context(place)
+}
+
 /// The checks, with the name of the file at hand.
 struct Check<'a> {
     file: &'a Path,
@@ -381,7 +392,7 @@ impl Check<'_> {
             && value.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
             && !value.starts_with('-')
             && !value.ends_with('-');
-        let remedy = "use 1 to 40 of a-z, 0-9 and inner hyphens, as in `qnat cluster init --name`";
+        let remedy = "use 1 to 40 of a-z, 0-9 and inner hyphens, as in `qnat cluster init`";
         if good { Ok(()) } else { Err(self.error(field, &format!("{value:?}"), "is no cluster name", remedy)) }
     }
 

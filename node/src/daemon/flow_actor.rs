@@ -313,6 +313,7 @@ impl FlowActor {
     fn take_view(&mut self, view: Arc<View>) {
         let peers = view.addresses.iter().filter(|(node, _)| node.0 != self.transport.own_id());
         self.transport.set_peers(&peers.map(|(node, address)| (node.0, *address)).collect());
+        self.transport.set_keys(&view.keys.iter().map(|(node, key)| (node.0, *key)).collect());
         self.update_guard(&view);
         if let Some(member) = &mut self.member {
             member.handle_view(now_ns(), Arc::clone(&view));

@@ -141,7 +141,7 @@ mod tests {
     fn found(dir: &Path, name: &str) -> PathBuf {
         let (peer, api) = ("198.18.0.1:7800".parse().expect("one"), "127.0.0.1:7880".parse().expect("one"));
         let founder = FounderSpec { id: 1, peer, api, dir: dir.join("n1") };
-        found_cluster(name, &[founder], &dir.join("ca"), &DataConfig::default()).expect("founded");
+        found_cluster(name, &[founder], &dir.join("ca"), &DataConfig::default(), None).expect("founded");
         dir.join("ca")
     }
 

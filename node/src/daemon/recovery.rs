@@ -66,7 +66,7 @@ impl Base {
     /// The members of the old cluster but this one.
     #[must_use]
     pub fn others(&self, me: NodeId) -> Vec<Other> {
-        let members = self.state.registry().nodes().iter().filter(|(_, node)| node.standing == Standing::Member);
+        let members = self.state.registry().nodes().iter().filter(|(_, node)| node.standing != Standing::Removed);
         let others = members.filter(|(id, _)| **id != me);
         others.map(|(id, node)| Other { node: *id, life: node.incarnation }).collect()
     }
@@ -78,7 +78,9 @@ impl Base {
 /// If anything cannot be written; the old store is then in its place.
 pub fn recover(config: &NodeConfig, base: Base) -> Result<(ClusterId, PathBuf)> {
     let cluster = ClusterId(random()?);
-    let founder = Founder { node: NodeId(config.node_id), peer_addr: config.peers.listen, api_addr: config.api.listen };
+    let key = super::config::own_key(config)?;
+    let (node, peer_addr, api_addr) = (NodeId(config.node_id), config.peers.listen, config.api.listen);
+    let founder = Founder { node, peer_addr, api_addr, key };
     let old = base.cluster;
     let genesis = Genesis::of(base.state, base.end.term, cluster, &[founder])?;
     // Complete beside the old one, then in one step in its place.

@@ -304,7 +304,7 @@ fn start_control(
         api_addr: config.api.listen,
         inside_mac: Mac(inside.mac),
         outside_mac: Mac(outside.mac),
-        key: own_key(config)?,
+        key: super::config::own_key(config)?,
         peers: config.peer.iter().map(|peer| NodeId(peer.id)).collect(),
     };
     let member = ControlMember::new(me, store, ControlTiming::default(), seed()?, now())?;
@@ -317,12 +317,6 @@ fn start_control(
     }
     let pulse = pulses.control.clone();
     Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |_| ControlActor::new(member, transport, journal, pulse)))
-}
-
-fn own_key(config: &NodeConfig) -> Result<control::registry::KeyHash> {
-    let place = || config.tls.cert.display().to_string();
-    let pem = std::fs::read_to_string(&config.tls.cert).with_context(place)?;
-    netio::ca::key_hash_of_pem(&pem).with_context(place)
 }
 
 /// The address-translation log, and the worker's end of it if mappings are wanted.

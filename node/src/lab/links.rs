@@ -66,7 +66,8 @@ pub(super) fn build_host(
     })
 }
 
-fn build_node(id: u32) -> Result<()> {
+/// A member's namespace, with an interface on each network.
+pub(super) fn build_node(id: u32) -> Result<()> {
     let host = Host::Node(id);
     let namespace = host.namespace();
     create_namespace(&namespace)?;

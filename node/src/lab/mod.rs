@@ -11,6 +11,7 @@ mod process;
 mod state;
 pub mod topology;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -35,8 +36,11 @@ pub const DEFAULT_DIR: &str = "/run/qnat-lab";
 /// What a lab consists of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LabConfig {
-    /// Members, 3 to 7.
+    /// Members, 1 to 7; those added later are counted, and those removed too.
     pub nodes: u32,
+    /// Numbers of members whose machines were removed.
+    #[serde(default)]
+    pub removed: BTreeSet<u32>,
     /// Backends `b1`, `b2`, …
     pub backends: u32,
     /// Public addresses, see [`topology::frontend_address`].
@@ -57,13 +61,17 @@ impl LabConfig {
     pub fn new(nodes: u32, backends: u32) -> Result<Self> {
         let binary = std::env::current_exe().context("path of this executable")?;
         let dir = PathBuf::from(DEFAULT_DIR);
-        Ok(Self { nodes, backends, frontends: nodes, config_file: None, dir, binary })
+        Ok(Self { nodes, removed: BTreeSet::new(), backends, frontends: nodes, config_file: None, dir, binary })
     }
 
     /// The members.
     #[must_use]
     pub fn lab_nodes(&self) -> Vec<LabNode> {
-        (1..=self.nodes).map(|id| LabNode::new(id, &self.dir)).collect()
+        self.node_ids().map(|id| LabNode::new(id, &self.dir)).collect()
+    }
+
+    fn node_ids(&self) -> impl Iterator<Item = u32> {
+        (1..=self.nodes).filter(|id| !self.removed.contains(id))
     }
 
     /// The public addresses.
@@ -98,7 +106,7 @@ impl LabConfig {
     }
 
     fn hosts(&self) -> impl Iterator<Item = Host> {
-        let nodes = (1..=self.nodes).map(Host::Node);
+        let nodes = self.node_ids().map(Host::Node);
         nodes.chain((1..=self.backends).map(Host::Backend)).chain([Host::Inet])
     }
 }
@@ -117,6 +125,12 @@ pub trait Founder {
     /// # Errors
     /// Any; the lab is then taken down.
     fn after_start(&self, lab: &LabConfig, nodes: &[LabNode]) -> Result<()>;
+
+    /// Writes the `node.toml` of a machine that is new, so that it asks the members that are there to take it in.
+    ///
+    /// # Errors
+    /// Any; the machine is then removed.
+    fn join(&self, lab: &LabConfig, node: &LabNode) -> Result<()>;
 }
 
 /// Whether a restart keeps what the member had stored.
@@ -219,8 +233,8 @@ fn start_node(config: &LabConfig, node: &LabNode) -> Result<ProcessId> {
 /// If no lab is up there.
 pub fn status(dir: &Path) -> Result<LabStatus> {
     let state = state::load(dir)?;
-    let nodes = state.config.lab_nodes().into_iter().zip(&state.nodes);
-    let nodes = nodes.map(|(node, &process)| {
+    let nodes = state.config.lab_nodes().into_iter().map(|node| {
+        let process = place(node.id).and_then(|place| *state.nodes.get(place)?);
         let state = process.map_or(ProcessState::Dead, ProcessId::state);
         NodeStatus { node, process, state }
     });
@@ -258,7 +272,13 @@ pub fn in_host<T: Send>(dir: &Path, host: Host, work: impl FnOnce() -> T + Send)
 }
 
 fn inventory(config: &LabConfig) -> String {
-    format!("it has n1 to n{}, b1 to b{} and inet", config.nodes, config.backends)
+    let nodes: Vec<String> = config.node_ids().map(|id| format!("n{id}")).collect();
+    format!("it has {}, b1 to b{} and inet", nodes.join(", "), config.backends)
+}
+
+/// Where a member's process stands in the lab's memory.
+fn place(node: u32) -> Option<usize> {
+    usize::try_from(node.checked_sub(1)?).ok()
 }
 
 /// Replaces this process by `argv`, inside namespace `namespace` (any, by name).
@@ -323,9 +343,79 @@ pub fn restart(dir: &Path, node: u32, wipe: Wipe) -> Result<()> {
 }
 
 fn member(state: &State, node: u32) -> Result<(usize, LabNode)> {
-    let known = (1..=state.config.nodes).contains(&node);
-    ensure!(known, "the lab has no node n{node}: {}", inventory(&state.config));
-    Ok((usize::try_from(node - 1)?, LabNode::new(node, &state.config.dir)))
+    let known = state.config.node_ids().any(|known| known == node);
+    let place = place(node).filter(|_| known);
+    let place = place.with_context(|| format!("the lab has no node n{node}: {}", inventory(&state.config)))?;
+    Ok((place, LabNode::new(node, &state.config.dir)))
+}
+
+/// Puts up a new machine, with an empty disk, which joins the cluster under the number `node`: the next one, or that of a
+/// machine that was removed.
+///
+/// # Errors
+/// If the number is another one, or the machine does not start; then nothing is left of it.
+pub fn add(dir: &Path, node: u32, founder: &dyn Founder) -> Result<()> {
+    let lock = Lock::take(dir)?;
+    let mut state = lock.load()?;
+    let next = state.config.nodes + 1;
+    let returns = state.config.removed.contains(&node);
+    ensure!(
+        returns || node == next,
+        "n{node} can not be added: take n{next}, or a number whose machine was removed ({})",
+        inventory(&state.config)
+    );
+    let nodes_max = topology::NODES.end();
+    ensure!(topology::NODES.contains(&node), "a lab has at most {nodes_max} members");
+    let lab_node = LabNode::new(node, dir);
+    let started = || -> Result<ProcessId> {
+        links::build_node(node).with_context(|| lab_node.name.clone())?;
+        fs::create_dir_all(&lab_node.data_dir).with_context(|| lab_node.data_dir.display().to_string())?;
+        founder.join(&state.config, &lab_node).with_context(|| format!("{} asks to join", lab_node.name))?;
+        start_node(&state.config, &lab_node)
+    };
+    let process = started().inspect_err(|_| {
+        if let Err(error) = clear(&lab_node) {
+            tracing::error!(%error, "what was built of {} could not be removed", lab_node.name);
+        }
+    })?;
+    state.config.removed.remove(&node);
+    state.config.nodes = state.config.nodes.max(node);
+    let (place, _) = member(&state, node)?;
+    state.nodes.resize(state.nodes.len().max(place + 1), None);
+    state.nodes[place] = Some(process);
+    state.namespaces.push(lab_node.namespace);
+    lock.store(&state)
+}
+
+/// Takes a member's machine away for good, with its disk and its key. The cluster is not told: that is for
+/// `qnat node-remove`.
+///
+/// # Errors
+/// If there is no such member, or something of it cannot be removed.
+pub fn remove(dir: &Path, node: u32) -> Result<()> {
+    let lock = Lock::take(dir)?;
+    let mut state = lock.load()?;
+    let (place, lab_node) = member(&state, node)?;
+    ensure!(state.config.node_ids().count() > 1, "n{node} is the lab's last member: run `qnat lab down` instead");
+    if let Some(process) = state.nodes[place].take() {
+        process.kill()?;
+    }
+    clear(&lab_node)?;
+    state.config.removed.insert(node);
+    state.namespaces.retain(|name| *name != lab_node.namespace);
+    lock.store(&state)
+}
+
+/// Removes a member's namespace and files.
+fn clear(node: &LabNode) -> Result<()> {
+    process::occupants(&node.namespace).into_iter().try_for_each(ProcessId::kill)?;
+    netns::delete(&node.namespace).map(drop).with_context(|| format!("namespace {}", node.namespace))?;
+    match fs::remove_dir_all(&node.dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| node.dir.display().to_string())
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn living(state: &State, node: u32) -> Result<(usize, String, ProcessId)> {

@@ -18,7 +18,7 @@ const LOCK: &str = "lab.lock";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct State {
     pub(super) config: LabConfig,
-    /// The nodes' processes, in the order of their numbers; `None` before the first start.
+    /// The nodes' processes, in the order of their numbers; `None` before the first start and after a removal.
     pub(super) nodes: Vec<Option<ProcessId>>,
     pub(super) inet: Option<ProcessId>,
     /// What is cut off now.

@@ -46,6 +46,10 @@ impl Founder for Recorder {
         ensure!(nodes.len() == 3);
         Ok(())
     }
+
+    fn join(&self, _: &LabConfig, node: &LabNode) -> Result<()> {
+        Ok(fs::write(&node.config_path, "id")?)
+    }
 }
 
 struct Refuser;
@@ -57,6 +61,10 @@ impl Founder for Refuser {
 
     fn after_start(&self, _: &LabConfig, _: &[LabNode]) -> Result<()> {
         Ok(())
+    }
+
+    fn join(&self, _: &LabConfig, _: &LabNode) -> Result<()> {
+        bail!("refused")
     }
 }
 
@@ -329,4 +337,30 @@ fn the_internet_serves_http_echo_and_discard() {
 fn ports_of_the_fabric_are_named_after_their_hosts() {
     assert_eq!(fabric_port(Host::Node(2), Network::Outside), "n2-out");
     assert_eq!(fabric_port(Host::Backend(17), Network::Inside), "b17");
+}
+
+#[test]
+fn machines_come_and_go_while_the_lab_is_up() {
+    let _turn = turn();
+    let scratch = tempfile::tempdir().expect("scratch");
+    let config = config(scratch.path());
+    let _lab = Up(config.dir.clone());
+    up(&config, &Recorder).expect("up");
+    let dir = config.dir.as_path();
+    assert!(add(dir, 5, &Recorder).expect_err("n4 is next").to_string().contains("take n4"));
+    assert!(add(dir, 3, &Recorder).expect_err("it is there").to_string().contains("take n4"));
+    let names = || status(dir).expect("status").nodes.into_iter().map(|n| (n.node.id, n.state)).collect::<Vec<_>>();
+    let running = |ids: &[u32]| ids.iter().map(|id| (*id, ProcessState::Running)).collect::<Vec<_>>();
+    add(dir, 4, &Recorder).expect("a fourth machine");
+    assert_eq!(names(), running(&[1, 2, 3, 4]));
+    assert!(reaches(Host::Node(4), Host::Node(2), peer_address(2)), "it is on the members' network");
+    remove(dir, 2).expect("gone");
+    assert_eq!(names(), running(&[1, 3, 4]));
+    assert!(!lab_namespaces().contains(&"qnat-n2".to_owned()) && !dir.join("n2").exists());
+    assert!(kill(dir, 2).expect_err("no such machine").to_string().contains("it has n1, n3, n4, b1 to b2"));
+    assert!(add(dir, 2, &Refuser).is_err());
+    assert!(!lab_namespaces().contains(&"qnat-n2".to_owned()), "of a machine that did not start nothing is left");
+    add(dir, 2, &Recorder).expect("another machine under the same number");
+    assert_eq!(names(), running(&[1, 2, 3, 4]));
+    assert!(!dir.join("n2/data/kept").exists(), "it has the disk of its predecessor");
 }

@@ -25,7 +25,7 @@ pub const INSIDE_PREFIX: u8 = 16;
 /// Prefix length of the peers' network.
 pub const PEERS_PREFIX: u8 = 24;
 /// Fewest and most nodes of a lab.
-pub const NODES: std::ops::RangeInclusive<u32> = 3..=7;
+pub const NODES: std::ops::RangeInclusive<u32> = 1..=7;
 /// Most backends of a lab.
 pub const BACKENDS_MAX: u32 = 250 * 16;
 /// Most frontends of a lab: what the outside network has beside the internet's servers.

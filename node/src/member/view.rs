@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use consensus::event::{Epoch, GroupId, GroupSpec, Incarnation as Life, Origin, Sealing, Timing};
+use control::registry::KeyHash;
 use control::shards::{Origin as ShardOrigin, Shard};
 use control::state::State;
 use engine::ids::{ControlIndex, Incarnation, NodeId, ShardId};
@@ -28,6 +29,8 @@ pub struct View {
     pub node_of: BTreeMap<Incarnation, NodeId>,
     /// Where members listen for peers.
     pub addresses: BTreeMap<NodeId, SocketAddr>,
+    /// The keys that they prove themselves with.
+    pub keys: BTreeMap<NodeId, KeyHash>,
     /// Epoch of each placed shard.
     pub epochs: BTreeMap<ShardId, u32>,
     /// Timing of the flow groups; the same on every node (E1).
@@ -51,6 +54,7 @@ impl View {
             newest,
             snapshot: Arc::new(control::compile::snapshot(state, me)),
             addresses: registry.members().map(|(id, node)| (id, node.peer_addr)).collect(),
+            keys: registry.members().map(|(id, node)| (id, node.key)).collect(),
             epochs: placed.iter().map(|(id, shard, _)| (*id, shard.epoch)).collect(),
             specs: placed.into_iter().map(|(_, _, spec)| spec).collect(),
             timing: Timing {
