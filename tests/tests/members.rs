@@ -58,11 +58,11 @@ fn status() -> Value {
 fn settled(members: &[u64], replicas: u64) {
     let whole = || {
         let status = status();
-        let listed = rows(&status["nodes"]).filter(|row| row["standing"] != "removed");
+        let listed: Vec<&Value> = rows(&status["nodes"]).filter(|row| row["standing"] != "removed").collect();
         let counts = |row: &&Value| row["standing"] == "member" && row["alive"] == true && row["control_voter"] == true;
-        let counted: Vec<u64> = listed.clone().filter(counts).filter_map(|row| row["node"].as_u64()).collect();
+        let counted: Vec<u64> = listed.iter().copied().filter(counts).filter_map(|row| row["node"].as_u64()).collect();
         let served = |row: &Value| row["serving"] == "yes" && row["redundancy"]["have"] == replicas;
-        counted == members && listed.count() == members.len() && rows(&status["shards"]).all(served)
+        counted == members && listed.len() == members.len() && rows(&status["shards"]).all(served)
     };
     wait_until(&format!("members {members:?} with {replicas} replicas; now {}", status()), BOUND, whole);
 }

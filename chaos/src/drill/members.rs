@@ -36,27 +36,27 @@ pub(super) enum Change {
 
 /// What a drill found.
 #[derive(Clone, Debug, Serialize)]
-pub struct MembersVerdict {
+pub(super) struct MembersVerdict {
     /// The drill.
-    pub drill: &'static str,
+    drill: &'static str,
     /// Idle connections before the first change, and of these the ones that carried a nonce after each.
-    pub connections: usize,
+    connections: usize,
     /// See `connections`.
-    pub connections_kept: usize,
+    connections_kept: usize,
     /// Of those, whose public end is another one.
-    pub mappings_changed: usize,
+    mappings_changed: usize,
     /// Live mappings that share public and remote end with another.
-    pub duplicates: usize,
+    duplicates: usize,
     /// Downloads that went on through a change, and those of them with the right digest.
-    pub downloads: usize,
+    downloads: usize,
     /// See `downloads`.
-    pub downloads_right: usize,
+    downloads_right: usize,
     /// How long each change took until it was in force, in milliseconds.
-    pub steps_ms: Vec<(String, u128)>,
+    steps_ms: Vec<(String, u128)>,
     /// Whether all is well.
-    pub pass: bool,
+    pass: bool,
     /// What is not.
-    pub reasons: Vec<String>,
+    reasons: Vec<String>,
 }
 
 impl Change {

@@ -133,6 +133,11 @@ pub(super) async fn run_link(shared: Arc<Shared>, peer: Arc<Peer>, connection: C
             connection.close(CLOSE_REPLACED, b"replaced");
             return;
         }
+        // Again, behind the lock: the key may have become known since the connection was taken.
+        if state.key.is_some_and(|key| proved_key(&connection) != Some(key)) {
+            connection.close(CLOSE_REMOVED, b"another key");
+            return;
+        }
         let channels = BTreeMap::new();
         state.live = Some(Live { connection: connection.clone(), generation, since: Instant::now(), channels });
     }
