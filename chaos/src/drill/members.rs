@@ -54,7 +54,7 @@ pub(super) struct MembersVerdict {
     /// How long each change took until it was in force, in milliseconds.
     steps_ms: Vec<(String, u128)>,
     /// Whether all is well.
-    pass: bool,
+    pub(super) pass: bool,
     /// What is not.
     reasons: Vec<String>,
 }

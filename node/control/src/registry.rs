@@ -167,11 +167,10 @@ impl Registry {
     pub(crate) fn join(&mut self, index: u64, joiner: &Joiner) -> Result<u64, Refusal> {
         let id = joiner.node;
         match self.nodes.get_mut(&id) {
-            Some(known) if known.standing == Standing::Removed => {
-                if known.join_nonce == Some(joiner.nonce) {
-                    return refuse(format!("node {id} was removed after it asked"), "start it again: it asks anew");
-                }
+            Some(known) if known.standing == Standing::Removed && known.join_nonce == Some(joiner.nonce) => {
+                return refuse(format!("node {id} was removed after it asked"), "start it again: it asks anew");
             }
+            Some(known) if known.standing == Standing::Removed => {}
             Some(known) if known.key != joiner.key => {
                 return refuse(
                     format!("node {id} is a member already, and its key is another one"),

@@ -6,7 +6,7 @@ use engine::ids::{Incarnation, NodeId, ShardId};
 use qnat_control::command::CommandBody;
 use qnat_control::outcome::{Outcome, Yield};
 use qnat_control::reconcile::{self, Observed};
-use qnat_control::registry::{NODES_MAX, Standing};
+use qnat_control::registry::{Joiner, NODES_MAX, Standing};
 use qnat_control::view;
 use support::{Cluster, desired, joiner, joining, registration};
 
@@ -126,32 +126,22 @@ fn removed_nodes_take_no_place_and_are_forgotten_in_time() {
     let most = u32::try_from(NODES_MAX).expect("small");
     for round in 0..3 * most {
         let node = 1000 + round;
-        cluster.applied(CommandBody::JoinControl(joiner(2, 1)).renumbered(node));
+        cluster.applied(another(node));
         cluster.applied(cluster.removal(node));
     }
     let nodes = cluster.state.registry().nodes();
     assert_eq!(nodes.len(), NODES_MAX + 1);
     assert!(nodes.contains_key(&NodeId(1000 + 3 * most - 1)), "the newest of the removed is remembered");
     for node in 2..=most {
-        cluster.applied(CommandBody::JoinControl(joiner(2, 1)).renumbered(node));
+        cluster.applied(another(node));
     }
-    let full = cluster.refused(CommandBody::JoinControl(joiner(2, 1)).renumbered(500));
+    let full = cluster.refused(another(500));
     assert_eq!(full, format!("the cluster has {NODES_MAX} members already"));
 }
 
-trait Renumbered {
-    fn renumbered(self, node: u32) -> Self;
-}
-
-impl Renumbered for CommandBody {
-    fn renumbered(self, node: u32) -> Self {
-        match self {
-            Self::JoinControl(joiner) => {
-                Self::JoinControl(qnat_control::registry::Joiner { node: NodeId(node), nonce: node.into(), ..joiner })
-            }
-            other => other,
-        }
-    }
+/// Another machine for each number.
+fn another(node: u32) -> CommandBody {
+    CommandBody::JoinControl(Joiner { node: NodeId(node), nonce: node.into(), ..joiner(2, 1) })
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::*;
 
 fn state() -> Vec<u8> {
     let address = "192.0.2.1:7800".parse().expect("an address");
-    let founder = Founder { node: NodeId(1), peer_addr: address, api_addr: address };
+    let founder = Founder { node: NodeId(1), peer_addr: address, api_addr: address, key: [1; 32] };
     State::found([7; 16], &[founder], [1, 2]).encode().expect("small")
 }
 

@@ -61,16 +61,15 @@ impl<S: LogStore> ControlMember<S> {
     /// belongs, which this member says by what it knows. Nothing else is taken from it.
     pub(super) fn asked_from_outside(&mut self, now: Now, from: NodeId, bytes: Bytes) {
         let Ok(command) = Command::decode(&bytes) else { return };
-        match &command.body {
-            CommandBody::JoinControl(_) => self.forwarded(now, from, bytes),
-            CommandBody::RegisterIncarnation(r) if r.node == from && self.founded => {
-                let over = self.state.registry().over(self.state.index(), from, r.control_raft_id);
-                if let Some(why) = over {
-                    let frame = ControlFrame::Refused { nonce: r.nonce, why }.encode();
-                    self.out.push_back(ControlOut::Answer { to: from, frame });
-                }
-            }
-            _ => {}
+        if let CommandBody::JoinControl(_) = command.body {
+            self.forwarded(now, from, bytes);
+        } else if let CommandBody::RegisterIncarnation(r) = command.body
+            && r.node == from
+            && self.founded
+            && let Some(why) = self.state.registry().over(self.state.index(), from, r.control_raft_id)
+        {
+            let frame = ControlFrame::Refused { nonce: r.nonce, why }.encode();
+            self.out.push_back(ControlOut::Answer { to: from, frame });
         }
     }
 
