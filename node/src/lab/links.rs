@@ -135,6 +135,20 @@ fn plug(host: Host, network: Network, interface: &str) -> Result<()> {
     })
 }
 
+/// Takes a node's cables out. They would go with its namespace too, but some time later.
+pub(super) fn unplug_node(id: u32) -> Result<()> {
+    in_namespace(FABRIC, |netlink| async move {
+        for network in Network::ALL {
+            let port = fabric_port(Host::Node(id), network);
+            // One that is not there needs no removal: an attempt to build the node ended early.
+            if let Ok(index) = index_of(&port) {
+                netlink.link().del(index).execute().await.with_context(|| port.clone())?;
+            }
+        }
+        Ok(())
+    })
+}
+
 async fn add_address(netlink: &Handle, interface: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
     let request = netlink.address().add(index_of(interface)?, IpAddr::V4(address), prefix);
     request.execute().await.with_context(|| format!("address {address} on {interface}"))

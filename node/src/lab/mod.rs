@@ -409,6 +409,7 @@ pub fn remove(dir: &Path, node: u32) -> Result<()> {
 /// Removes a member's namespace and files.
 fn clear(node: &LabNode) -> Result<()> {
     process::occupants(&node.namespace).into_iter().try_for_each(ProcessId::kill)?;
+    links::unplug_node(node.id)?;
     netns::delete(&node.namespace).map(drop).with_context(|| format!("namespace {}", node.namespace))?;
     match fs::remove_dir_all(&node.dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
