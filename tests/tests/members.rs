@@ -76,9 +76,9 @@ fn named(node: u64) -> String {
 
 /// Removes a node that was powered off; for two seconds it still counts as alive.
 fn remove(node: u64, named: &str) {
-    let id = node.to_string();
+    let (id, other) = (node.to_string(), if node == 1 { "n2" } else { "n1" });
     wait_until("the node to be silent", Duration::from_secs(20), || {
-        let output = run(&["node-remove", &id, "--incarnation", named]);
+        let output = run(&["node-remove", &id, "--incarnation", named, "--node", other]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() || said.contains("is alive"), "{said}");
         output.status.success()

@@ -550,8 +550,7 @@ fn only_a_replica_of_the_epoch_reports_a_seal_and_its_first_report_stands() {
         last_term: 1 << 32,
         last_index,
     };
-    let body = CommandBody::JoinControl { node: NodeId(4), nonce: 1, peer_addr: addr(4), api_addr: addr(4) };
-    cluster.applied(body);
+    cluster.applied(support::joining(4, 1));
     let stranger = cluster.start(4);
     assert!(cluster.refused(sealed(stranger, 900)).contains("is no replica of the epoch"));
     assert_eq!(shard(&cluster, id).base(cluster.state.registry()), None, "what it offers is no base");

@@ -131,6 +131,11 @@ impl Answerer {
     /// Removes a node that is powered off, or that has nothing left. One that is heard is not declared gone (N4): what it
     /// owns it may serve still.
     async fn remove(&self, node: NodeId, incarnation: Incarnation) -> Result<Done, Failure> {
+        if node.0 == self.node {
+            // One that is drained hears nothing of the log any more, and so cannot even say that it is.
+            let problems = vec![format!("node {node} is this very member: ask another one")];
+            return Err(Failure { status: 409, problems });
+        }
         let control = self.control.send(AskControl).await.map_err(gone)?;
         let row = control.nodes.iter().find(|row| row.node == node.0);
         let in_use = row.is_some_and(|row| row.standing != Standing::Removed && !row.drained);
