@@ -20,7 +20,7 @@ const SHARD: ShardId = ShardId(1);
 fn view(control_index: u64, epoch: u32) -> Arc<View> {
     let addr = SocketAddr::from(([127, 0, 0, 1], 7800));
     let founders: Vec<Founder> =
-        (1..=3).map(|n| Founder { node: NodeId(n), peer_addr: addr, api_addr: addr }).collect();
+        (1..=3).map(|n| Founder { node: NodeId(n), peer_addr: addr, api_addr: addr, key: [1; 32] }).collect();
     let mut view = View::of(&State::found([1; 16], &founders, [0, 0]), NodeId(1));
     let mut snapshot = (*view.snapshot).clone();
     snapshot.control_index = ControlIndex(control_index);

@@ -25,7 +25,7 @@ struct Bed {
 impl Bed {
     fn new() -> Self {
         let founders: Vec<Founder> =
-            (1..=3).map(|n| Founder { node: NodeId(n), peer_addr: addr(n), api_addr: addr(n) }).collect();
+            (1..=3).map(|n| Founder { node: NodeId(n), peer_addr: addr(n), api_addr: addr(n), key: [1; 32] }).collect();
         let state = Bytes::from(State::found([7; 16], &founders, [1, 2]).encode().expect("small"));
         let raft_id = FOUNDER_RAFT_ID | 1;
         let mut store = MemoryStore::new();
@@ -36,6 +36,7 @@ impl Bed {
             api_addr: addr(1),
             inside_mac: Mac([2, 0, 0, 0, 0, 1]),
             outside_mac: Mac([2, 0, 0, 0, 1, 1]),
+            key: [1; 32],
             peers: vec![NodeId(2), NodeId(3)],
         };
         let now = Now { ns: 0, unix_ms: 0 };
