@@ -89,7 +89,8 @@ pub(crate) fn a_backend_sends_under_its_own_address_only(bed: &Bed<'_>) -> Secon
 
 /// I56: two packets of a new flow, one right behind the other, leave in this order.
 pub(crate) fn two_packets_of_a_new_flow_leave_in_their_order(_: &Bed<'_>) -> Second {
-    const FLOWS: u16 = 600;
+    // Fewer than a backend may have while the limits are looked at, also if this runs twice.
+    const FLOWS: u16 = 150;
     Box::new(|bed| {
         let (sender, remote): (&Backend, u16) = (&bed.b2, 7_510 + run());
         let mut seen: BTreeMap<u16, Vec<u8>> = BTreeMap::new();
