@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use engine::ids::{LeaseWord, NodeId, ShardId, Term};
+use engine::ids::{LeaseWord, Mac, NodeId, ShardId, Term};
 
 use super::{Check, ensure};
 
@@ -29,6 +29,16 @@ impl VmacTerms {
     }
 }
 
+/// A frame is passed on untranslated: from the node's own MAC, to another member's, and to nobody else (M1, R28).
+///
+/// # Errors
+/// If it goes elsewhere, or in another name.
+pub fn forwarded(node: NodeId, own: Mac, members: &[Mac], (src, dst): (Mac, Mac)) -> Check {
+    ensure(src == own && dst != own && members.contains(&dst), "I8", || {
+        format!("node {node}, which is {own:?}, forwarded a frame from {src:?} to {dst:?}")
+    })
+}
+
 /// A translated frame leaves from the node's own MAC: allowed in the grace only.
 ///
 /// # Errors
@@ -37,4 +47,19 @@ pub fn orphan(shard: ShardId, node: NodeId, word: LeaseWord, now_ns: u64) -> Che
     ensure(now_ns < word.grace_until_ns, "I8", || {
         format!("node {node} translated for shard {shard} after its grace, {word:?} at {now_ns}")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forwarded_goes_from_a_member_to_another_one() {
+        let mac = |n| Mac([2, 9, 0, 0, 1, n]);
+        let (own, members) = (mac(1), [mac(1), mac(2), mac(3)]);
+        let check = |src, dst| forwarded(NodeId(1), own, &members, (src, dst));
+        assert!(check(own, mac(2)).is_ok());
+        assert!(check(own, own).is_err() && check(own, mac(9)).is_err() && check(own, Mac::BROADCAST).is_err());
+        assert!(check(own, Mac::of_shard(ShardId(1))).is_err() && check(Mac::of_shard(ShardId(1)), mac(2)).is_err());
+    }
 }

@@ -8,6 +8,7 @@ pub mod i01_unique_mappings;
 pub mod i03_within_lease;
 pub mod i04_leases_disjoint;
 pub mod i06_i10_i11_covered;
+pub mod i08_promised;
 pub mod i08_vmac;
 pub mod i09_own_term;
 pub mod i12_fence;

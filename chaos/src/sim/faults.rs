@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use consensus::event::Incarnation;
+use consensus::flow_groups::Role;
 use consensus::storage::memory::{MemoryStore, PowerLoss};
 use control::command::CommandBody;
 use engine::ids::{NodeId, ShardId};
@@ -37,6 +39,9 @@ pub(super) struct Healing {
     rolling: BTreeSet<NodeId>,
     next_ns: u64,
     majority_died: bool,
+    /// Nodes that an operator has powered off and removes; they come back with an empty disk once that is applied.
+    removing: BTreeMap<NodeId, Incarnation>,
+    pub(super) next_operation_ns: u64,
 }
 
 /// What of a connection is cut.
@@ -44,9 +49,41 @@ pub(super) struct Healing {
 enum Lane {
     All,
     Control,
+    Flow,
 }
 
 impl Healing {
+    /// An operator powers a dead node off for good and means to have it back with an empty disk.
+    pub(super) fn removes(&mut self, id: NodeId, life: Incarnation) {
+        self.removing.insert(id, life);
+        if let Some((_, store)) = self.dead.get_mut(&id) {
+            *store = MemoryStore::new();
+        }
+    }
+
+    pub(super) fn is_removing(&self) -> bool {
+        !self.removing.is_empty()
+    }
+
+    pub(super) fn removing(&self) -> Option<(NodeId, Incarnation)> {
+        self.removing.first_key_value().map(|(id, life)| (*id, *life))
+    }
+
+    pub(super) fn removed(&mut self, id: NodeId) {
+        self.removing.remove(&id);
+    }
+
+    /// The only node that is down, if there is one and nobody is stopping.
+    pub(super) fn only_dead(&self) -> Option<NodeId> {
+        let mut dead = self.dead.keys();
+        let only = dead.next().copied().filter(|_| self.stopping.is_empty() && self.rolling.is_empty());
+        only.filter(|_| dead.next().is_none())
+    }
+
+    pub(super) fn rolls(&mut self, ids: BTreeSet<NodeId>) {
+        self.rolling = ids;
+    }
+
     pub(super) fn has_stopped(&mut self, id: NodeId) {
         if let Some(stop) = self.stopping.get_mut(&id) {
             *stop = Stop::Done;
@@ -57,7 +94,8 @@ impl Healing {
 impl World {
     pub(super) fn is_cut(&self, from: NodeId, to: NodeId, channel: u32) -> bool {
         let cut = |lane| self.healing.cuts.get(&(from, to, lane)).is_some_and(|until| self.now_ns < *until);
-        cut(Lane::All) || matches!(channel, CHANNEL_CONTROL | CHANNEL_JOIN) && cut(Lane::Control)
+        let control = matches!(channel, CHANNEL_CONTROL | CHANNEL_JOIN);
+        cut(Lane::All) || cut(if control { Lane::Control } else { Lane::Flow })
     }
 
     pub(super) fn slowed_ns(&self, from: NodeId, to: NodeId) -> u64 {
@@ -85,7 +123,9 @@ impl World {
 
     /// Whether more may be wrong than one fault, so that service is not promised (I53).
     pub(super) fn is_excused(&self) -> bool {
-        self.params.faults == Faults::Overlapping || self.healing.majority_died
+        let rare = &self.params.rare;
+        let several = self.params.faults == Faults::Overlapping || rare.deadly || rare.operated || rare.failing_disks;
+        several || self.healing.majority_died
     }
 
     /// Ends what is over and begins what is due.
@@ -133,9 +173,10 @@ impl World {
         let id = NodeId(self.chance.random_range(1..=self.params.nodes));
         let whole = self.healing.dead.is_empty() && self.healing.stopping.is_empty() && self.unwell().is_none();
         let until = self.now_ns + self.while_ns();
+        let may_die = whole || self.params.rare.deadly && self.nodes.len() > 1;
         match self.chance.random_range(0..18) {
-            // A minority only: who is lost has to be replaced before the next one may be.
-            0..=3 if whole => self.crash(id),
+            // A minority only, as a rule: who is lost has to be replaced before the next one may be.
+            0..=3 if may_die => self.crash(id),
             4 if whole => {
                 self.count("graceful stop");
                 self.begin_stop(id);
@@ -184,8 +225,16 @@ impl World {
                 Ok(())
             }
             13 => {
-                self.count("control cut");
-                self.cut(id, until + 500 * MS, Lane::Control);
+                let lane = if self.chance.random_bool(0.5) { Lane::Control } else { Lane::Flow };
+                self.count(if lane == Lane::Flow { "flow cut" } else { "control cut" });
+                self.cut(id, until + 500 * MS, lane);
+                Ok(())
+            }
+            14 if self.params.rare.failing_disks && whole => {
+                self.count("disk failed");
+                if let Some(node) = self.nodes.get(&id) {
+                    node.disk.fail();
+                }
                 Ok(())
             }
             14 => {
@@ -243,9 +292,15 @@ impl World {
     }
 
     fn crash(&mut self, id: NodeId) -> Result<(), String> {
+        if !self.nodes.contains_key(&id) {
+            return Ok(());
+        }
         self.count("crash");
+        let alone = self.nodes.len() < self.ids().count() || self.unwell().is_some();
+        self.note_losses(&[id]);
         let Some(node) = self.nodes.remove(&id) else { return Ok(()) };
-        let store = self.disk_of(node)?;
+        self.healing.stopping.remove(&id);
+        let store = self.disk_of(&node, alone);
         // A process that is started again at once meets a cluster that has not noticed.
         let down = if self.chance.random_bool(0.4) { 5..60 } else { 50..1_500 };
         let until = self.now_ns + self.chance.random_range(down) * MS;
@@ -253,19 +308,65 @@ impl World {
         Ok(())
     }
 
-    fn disk_of(&mut self, node: Node) -> Result<MemoryStore, String> {
-        let mut store = node.control.into_store().ok_or("a store that failed")?;
+    /// What the next life finds. Not everybody's disk may be lost: the control group would be.
+    fn disk_of(&mut self, node: &Node, must_last: bool) -> MemoryStore {
+        let mut store = node.disk.copy();
         if self.storage.random_bool(0.5) {
             let batches = self.storage.random_range(0..=store.unsynced_batches());
             store.power_loss(PowerLoss { batches, torn_rows: self.storage.random_range(0..3) });
         } else {
             store.process_ends();
         }
-        if self.healing.majority_died || self.storage.random_bool(0.75) {
-            return Ok(store);
+        if must_last || self.healing.majority_died || self.storage.random_bool(0.75) {
+            return store;
         }
         self.count("disk lost");
-        Ok(MemoryStore::new())
+        MemoryStore::new()
+    }
+
+    /// The disk of `id` refused to sync: its life is over.
+    pub(super) fn disk_failed(&mut self, id: NodeId) {
+        self.note_losses(&[id]);
+        let Some(node) = self.nodes.remove(&id) else { return };
+        self.count("ended by its disk");
+        self.healing.stopping.remove(&id);
+        let mut store = node.disk.copy();
+        store.process_ends();
+        let until = self.now_ns + self.chance.random_range(50..1_000) * MS;
+        self.healing.dead.insert(id, (until, store));
+    }
+
+    /// These are about to die. Where that leaves no majority of a group's configuration, what only the dead hold is excused.
+    pub(super) fn note_losses(&mut self, dying: &[NodeId]) {
+        let mut newest: BTreeMap<u32, (u32, u64, u64, Vec<Incarnation>, Vec<Incarnation>)> = BTreeMap::new();
+        let mut living: BTreeSet<(u32, Incarnation)> = BTreeSet::new();
+        for (id, node) in &self.nodes {
+            let Some(flow) = &node.flow else { continue };
+            let life = Incarnation(flow.incarnation().0);
+            for s in flow.status(node.local(self.now_ns).ns) {
+                if s.role == Role::Joining {
+                    continue;
+                }
+                if !dying.contains(id) {
+                    living.insert((s.group.0, life));
+                }
+                let at = (s.epoch.0, s.term, s.commit, s.voters, s.outgoing);
+                let known = newest.entry(s.group.0).or_insert_with(|| at.clone());
+                if (at.0, at.1, at.2) > (known.0, known.1, known.2) {
+                    *known = at;
+                }
+            }
+        }
+        for (group, (_, _, _, voters, outgoing)) in newest {
+            let half = |voters: &[Incarnation]| {
+                let left = voters.iter().filter(|life| living.contains(&(group, **life))).count();
+                left * 2 > voters.len() || voters.is_empty()
+            };
+            if !half(&voters) || !half(&outgoing) {
+                *self.outcome.faults.entry("majority lost").or_insert(0) += 1;
+                self.judge.majority_lost(ShardId(u16::try_from(group).expect("few shards")));
+            }
+        }
     }
 
     /// N4: two of three replicas of a shard at once, or all of them.
@@ -294,7 +395,7 @@ impl World {
         }
         for id in victims.split_off(spared) {
             let Some(node) = self.nodes.remove(&id) else { continue };
-            let store = self.disk_of(node)?;
+            let store = self.disk_of(&node, true);
             let until = self.now_ns + self.chance.random_range(20..1_000) * MS;
             self.healing.dead.insert(id, (until, store));
         }
@@ -312,6 +413,7 @@ impl World {
         let now_ns = self.now_ns;
         let back: Vec<NodeId> =
             self.healing.dead.iter().filter(|(_, (at, _))| now_ns >= *at).map(|(id, _)| *id).collect();
+        let back: Vec<NodeId> = back.into_iter().filter(|id| self.may_return(*id)).collect();
         for id in back {
             if let Some((_, store)) = self.healing.dead.remove(&id) {
                 self.start(id, store)?;
@@ -331,7 +433,10 @@ impl World {
 
     // ---- graceful stops ----
 
-    fn begin_stop(&mut self, id: NodeId) {
+    pub(super) fn begin_stop(&mut self, id: NodeId) {
+        if self.healing.stopping.contains_key(&id) || !self.nodes.contains_key(&id) {
+            return;
+        }
         self.healing.stopping.insert(id, Stop::AsksForToken { until_ns: self.now_ns + TOKEN_WAIT_NS });
     }
 
@@ -351,7 +456,10 @@ impl World {
             match stop {
                 Stop::AsksForToken { until_ns } => {
                     let held = self.newest().stop_token().is_some_and(|token| token.holder == id);
-                    if held || now_ns >= until_ns {
+                    if !held && now_ns >= until_ns && self.params.rare.operated {
+                        // Whoever asks at a bad moment hears no, and lets it be.
+                        self.healing.stopping.remove(&id);
+                    } else if held || now_ns >= until_ns {
                         if let Some(node) = self.nodes.get_mut(&id) {
                             node.stop(now_ns);
                         }
@@ -366,8 +474,17 @@ impl World {
                 Stop::HandsOver { until_ns } if now_ns < until_ns => {}
                 Stop::HandsOver { .. } | Stop::Done => {
                     self.healing.stopping.remove(&id);
+                    let held = self.newest().stop_token().is_some_and(|token| token.holder == id);
+                    if !held {
+                        // It was taken back meanwhile, or there was never an answer.
+                        self.note_losses(&[id]);
+                    }
+                    if self.nodes.len() == 1 {
+                        continue;
+                    }
                     if let Some(node) = self.nodes.remove(&id) {
-                        let mut store = node.control.into_store().ok_or("a store that failed")?;
+                        self.outcome.stops += 1;
+                        let mut store = node.disk.copy();
                         store.process_ends();
                         let until = now_ns + self.chance.random_range(20..600) * MS;
                         self.healing.dead.insert(id, (until, store));

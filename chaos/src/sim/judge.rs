@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use consensus::event::{Epoch, GroupId};
 use control::shards::Origin;
 use control::state::State;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent};
-use engine::ids::{Incarnation, NodeId, ShardId, Side, VnetId};
+use engine::ids::{Incarnation, NodeId, ShardId, Side, Term, VnetId};
 use engine::record::{Addr, Endpoint, InsideKey, PublicKey};
 use engine::status::FlowView;
 use engine::wire::IpPacket;
@@ -16,13 +17,15 @@ use super::node::Node;
 use super::traffic::Tag;
 use crate::invariants::committed::Committed;
 use crate::invariants::{
-    Check, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered, i08_vmac,
+    Check, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered, i08_promised, i08_vmac,
     i13_i14_clean_frames, i22_equal_tables, i23_one_leader, i31_redundancy, i38_new_life, i39_right_backend,
     i53_available,
 };
 
 /// V of the default settings, which no run changes.
 const VOTE_MS: u64 = 50;
+/// And the lease that goes with it (L1).
+const LEASE_NS: u64 = VOTE_MS * 1_000_000 / 5 * 4;
 /// An answer that was under way for longer may find its port in other hands: no hold is shorter than V and 1 s.
 const ANSWER_AGE_MAX_NS: u64 = 1_000_000_000;
 
@@ -31,6 +34,7 @@ const ANSWER_AGE_MAX_NS: u64 = 1_000_000_000;
 pub(super) struct Judge {
     committed: Committed,
     vmac: i08_vmac::VmacTerms,
+    pub(super) promises: i08_promised::Promises,
     leaders: i23_one_leader::Leaders,
     hashes: i22_equal_tables::Hashes,
     redundancy: i31_redundancy::Redundancy,
@@ -40,6 +44,12 @@ pub(super) struct Judge {
     at: BTreeMap<(NodeId, ShardId), (u32, u64)>,
     pub(super) elections: u64,
     pub(super) recreations: u64,
+    /// Joins, reloads, and replicas that were given up.
+    pub(super) transfers: (u64, u64, u64),
+    /// Replicas whose table is being loaded, and whether they had one.
+    loading: BTreeMap<(NodeId, ShardId), bool>,
+    /// The life and epoch in which each node's replica began.
+    began: BTreeMap<(NodeId, ShardId), (Incarnation, u32)>,
 }
 
 impl Judge {
@@ -47,6 +57,7 @@ impl Judge {
         Self {
             committed: Committed::new(VOTE_MS),
             vmac: i08_vmac::VmacTerms::default(),
+            promises: i08_promised::Promises::default(),
             leaders: i23_one_leader::Leaders::default(),
             hashes: i22_equal_tables::Hashes::default(),
             redundancy: i31_redundancy::Redundancy::default(),
@@ -55,6 +66,9 @@ impl Judge {
             at: BTreeMap::new(),
             elections: 0,
             recreations: 0,
+            transfers: (0, 0, 0),
+            loading: BTreeMap::new(),
+            began: BTreeMap::new(),
         }
     }
 
@@ -77,11 +91,21 @@ impl Judge {
         event: &GroupEvent,
     ) -> Check {
         match event {
-            GroupEvent::Opened { shard, epoch, index, .. } => {
+            GroupEvent::Opened { shard, epoch, index, loads } => {
+                let before = self.began.insert((node, *shard), (life, *epoch));
+                let had_one = before == Some((life, *epoch)) && self.at.contains_key(&(node, *shard));
+                self.loading.remove(&(node, *shard));
+                if *loads {
+                    self.loading.insert((node, *shard), had_one);
+                }
                 self.at.insert((node, *shard), (*epoch, index.0));
                 self.committed.began(*shard, *epoch)
             }
             GroupEvent::Loaded { shard, base, .. } => {
+                match self.loading.remove(&(node, *shard)) {
+                    Some(true) => self.transfers.1 += 1,
+                    Some(false) | None => self.transfers.0 += 1,
+                }
                 self.at.entry((node, *shard)).or_default().1 = base.0;
                 Ok(())
             }
@@ -105,8 +129,12 @@ impl Judge {
                 self.elections += 1;
                 self.leaders.check(*shard, *term, life)
             }
-            GroupEvent::Dropped { .. }
-            | GroupEvent::Following { .. }
+            GroupEvent::Dropped { shard } => {
+                self.transfers.2 += 1;
+                self.at.remove(&(node, *shard));
+                Ok(())
+            }
+            GroupEvent::Following { .. }
             | GroupEvent::Owner { .. }
             | GroupEvent::Refused { .. }
             | GroupEvent::Scan { .. }
@@ -118,6 +146,20 @@ impl Judge {
     /// A frame from a virtual MAC leaves `node`.
     pub(super) fn vmac(&mut self, shard: ShardId, node: &Node, now_ns: u64) -> Check {
         self.vmac.check(shard, node.id, node.words.word(shard), now_ns)
+    }
+
+    /// The same, against who promised what.
+    pub(super) fn promised(&mut self, shard: ShardId, node: &Node, authority: Authority, now_ns: u64) -> Check {
+        let term = match authority {
+            Authority::Lease { term, .. } => term,
+            Authority::Grace { .. } | Authority::Forward => Term(0),
+        };
+        let Some(flow) = &node.flow else { return Ok(()) };
+        let group = GroupId(shard.0.into());
+        let status = flow.status(node.local(now_ns).ns).into_iter().find(|status| status.group == group);
+        let conf = status.map_or((Vec::new(), Vec::new()), |status| (status.voters, status.outgoing));
+        let leader = consensus::event::Incarnation(flow.incarnation().0);
+        self.promises.check(group, leader, term.0, conf, now_ns, LEASE_NS)
     }
 
     /// A translated packet leaves.
@@ -162,15 +204,20 @@ impl Judge {
         i06_i10_i11_covered::check(&self.committed, frontend.shard, &public, inside)
     }
 
+    /// The map at this moment, for I31.
+    pub(super) fn map(&mut self, newest: &State) {
+        for (id, shard) in newest.shards() {
+            self.redundancy.wanted(GroupId(id.0.into()), Epoch(shard.epoch), shard.members.len());
+        }
+    }
+
     /// I31, I38 on a member.
     pub(super) fn membership(&mut self, node: &Node, start: u64, now_ns: u64) -> Check {
         let Some(life) = node.control.incarnation() else { return Ok(()) };
         self.lives.check(node.id, start, life)?;
         let Some(flow) = &node.flow else { return Ok(()) };
-        let specs = &flow.view().specs;
         for status in flow.status(node.local(now_ns).ns) {
-            let wanted = specs.iter().find(|spec| spec.group == status.group).map_or(0, |spec| spec.members.len());
-            self.redundancy.check(consensus::event::Incarnation(life.0), &status, wanted)?;
+            self.redundancy.check(consensus::event::Incarnation(life.0), &status)?;
         }
         Ok(())
     }

@@ -2,11 +2,13 @@
 //! the member that joins them. One seed draws every parameter; a failing seed prints itself and replays exactly.
 
 mod declared;
+mod disk;
 mod faults;
 mod judge;
 mod load;
 mod network;
 mod node;
+mod operator;
 mod params;
 mod traffic;
 mod world;
@@ -19,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Result;
 
+pub use params::Kind;
 pub use world::{Outcome, run_seed};
 
 /// Arguments of `sim`.
@@ -33,6 +36,9 @@ pub struct SimArgs {
     /// Run each seed twice and compare the traces.
     #[arg(long)]
     pub twice: bool,
+    /// Only wild runs: members die while others are missing, and an operator acts at any moment.
+    #[arg(long)]
+    pub wild: bool,
     /// End with the first violation.
     #[arg(long)]
     pub first: bool,
@@ -65,6 +71,7 @@ fn name_seed_in_panics() {
 /// If the verdict cannot be written.
 pub fn run(args: &SimArgs) -> Result<ExitCode> {
     name_seed_in_panics();
+    let kind = if args.wild { Kind::Wild } else { Kind::Mixed };
     let next = AtomicU64::new(args.from);
     let end = args.from + args.seeds;
     let found = AtomicBool::new(false);
@@ -80,8 +87,8 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
                     return mine;
                 }
                 RUNNING.set(seed);
-                let mut outcome = run_seed(seed);
-                if args.twice && run_seed(seed).trace != outcome.trace {
+                let mut outcome = run_seed(seed, kind);
+                if args.twice && run_seed(seed, kind).trace != outcome.trace {
                     outcome.violation.get_or_insert_with(|| "the second run of the seed went another way".to_owned());
                 }
                 if let Some(violation) = &outcome.violation {
@@ -106,6 +113,14 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
     writeln!(out, "faults: {}: {faults:?}", faults.values().sum::<u64>())?;
     writeln!(
         out,
+        "{} joins, {} reloads, {} stops, {} moves and removals of replicas",
+        sum(|o| o.joins),
+        sum(|o| o.reloads),
+        sum(|o| o.stops),
+        sum(|o| o.moved),
+    )?;
+    writeln!(
+        out,
         "{} seeds: {} elections, {} epochs anew, {} packets outside, {} resets, {} mappings, {} violations",
         outcomes.len(),
         sum(|o| o.elections),
@@ -120,22 +135,22 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
-    use super::run_seed;
+    use super::{Kind, run_seed};
 
     #[test]
     fn fixed_seeds_hold_every_invariant_and_replay_exactly() {
         for seed in 0..6 {
-            let outcome = run_seed(seed);
+            let outcome = run_seed(seed, Kind::Mixed);
             assert_eq!(outcome.violation, None, "seed {seed}");
             assert!(outcome.emitted > 500, "seed {seed}: traffic flowed, {} frames", outcome.emitted);
-            assert_eq!(run_seed(seed).trace, outcome.trace, "seed {seed} replays");
+            assert_eq!(run_seed(seed, Kind::Mixed).trace, outcome.trace, "seed {seed} replays");
         }
     }
 
     #[test]
     fn some_clusters_reset_what_they_take_back() {
         let resets = |seed| {
-            let outcome = run_seed(seed);
+            let outcome = run_seed(seed, Kind::Mixed);
             assert_eq!(outcome.violation, None, "seed {seed}");
             outcome.resets
         };

@@ -5,16 +5,19 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use consensus::frame::Frame;
 use engine::event::Authority;
 use engine::ids::{Incarnation, Mac, NodeId, Side};
 use engine::wire::{FrameMeta, IpPacket, Parsed, TcpFlags, parse};
 use engine::worker::Worker;
+use qnat::member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN, flow_frame, split_flow_frame};
+use raft::eraftpb::MessageType;
 use rand::Rng;
 
 use super::node::{Deed, macs};
 use super::traffic::{REMOTE, TTL, Tag, answer, arp_answer, backend_mac, data};
-use super::world::{MS, World, said};
-use crate::invariants::{i13_i14_clean_frames, i15_i16_untouched};
+use super::world::{MS, World, newest as newest_of, said};
+use crate::invariants::{i08_vmac, i13_i14_clean_frames, i15_i16_untouched};
 
 /// Longest time after which a frame of a former connection may still come.
 const GHOST_NS: u64 = 6_000 * MS;
@@ -76,7 +79,18 @@ impl World {
             }
             let cut = matches!(&arrival, Arrival::Peer { from, channel, .. } if self.is_cut(*from, to, *channel));
             let now_ns = self.now_ns;
-            let Some(node) = self.nodes.get_mut(&to).filter(|_| !cut) else { continue };
+            if cut || !self.nodes.contains_key(&to) {
+                continue;
+            }
+            if let Arrival::Peer { from, bytes, .. } = &arrival
+                && self.params.rare.promises
+            {
+                let registry = newest_of(&self.nodes).registry();
+                if let Some((_, frame)) = raft_frame(bytes).filter(|(life, _)| registry.node_of(*life) == Some(*from)) {
+                    self.judge.promises.arrived(&frame);
+                }
+            }
+            let Some(node) = self.nodes.get_mut(&to) else { continue };
             match arrival {
                 Arrival::Peer { from, channel, bytes } => node.peer(now_ns, from, channel, bytes),
                 Arrival::Frame { side, frame } => node.frame(now_ns, side, frame),
@@ -94,7 +108,7 @@ impl World {
     pub(super) fn settle(&mut self, id: NodeId) -> Result<(), String> {
         let now_ns = self.now_ns;
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        for deed in node.run(now_ns)? {
+        for deed in node.run(now_ns) {
             match deed {
                 Deed::Send { to, channel, bytes } => self.send(id, to, channel, bytes),
                 Deed::Frame { side, authority, frame } => {
@@ -121,12 +135,42 @@ impl World {
                     self.judge.event(now_ns, (id, life), newest, &event).map_err(said)?;
                 }
                 Deed::Stopped => self.healing.has_stopped(id),
+                Deed::Died => {
+                    self.disk_failed(id);
+                    return Ok(());
+                }
             }
         }
         Ok(())
     }
 
+    /// Notes what the reference of leases has to know, and now and then answers in another node's name as well (N1).
+    fn overhear(&mut self, from: NodeId, to: NodeId, channel: u32, bytes: &Bytes) {
+        let rare = &self.params.rare;
+        if !rare.promises && rare.lies == 0.0 {
+            return;
+        }
+        let Some((_, frame)) = raft_frame(bytes) else { return };
+        self.judge.promises.sent(&frame, self.now_ns);
+        let Frame::Raft { mut key, mut message } = frame else { return };
+        let answers =
+            matches!(message.get_msg_type(), MessageType::MsgHeartbeatResponse | MessageType::MsgAppendResponse);
+        if !answers || !self.network.random_bool(self.params.rare.lies) {
+            return;
+        }
+        let others: Vec<NodeId> = self.ids().filter(|id| *id != from && *id != to).collect();
+        let other = others[self.network.random_range(0..others.len())];
+        let Some(life) = self.newest().registry().newest(other) else { return };
+        key.from = consensus::event::Incarnation(life.0);
+        message.from = life.0;
+        let bytes = flow_frame(life, &Frame::Raft { key, message }.encode());
+        self.post(to, self.now_ns + MS, self.life(to), Arrival::Peer { from, channel, bytes });
+    }
+
     fn send(&mut self, from: NodeId, to: NodeId, channel: u32, bytes: Bytes) {
+        if !matches!(channel, CHANNEL_CONTROL | CHANNEL_JOIN) {
+            self.overhear(from, to, channel, &bytes);
+        }
         if self.is_cut(from, to, channel) || self.network.random_bool(self.params.lost) {
             return;
         }
@@ -169,6 +213,9 @@ impl World {
         let dst = Mac(frame[..6].try_into().expect("an Ethernet header"));
         if let Some(shard) = src.shard() {
             self.judge.vmac(shard, node, local_ns).map_err(said)?;
+            if self.params.rare.promises {
+                self.judge.promised(shard, node, authority, self.now_ns).map_err(said)?;
+            }
         }
         self.switch.insert((side, src), id);
         if let Ok(Parsed::Arp(arp)) = parse(frame, &FrameMeta::default()) {
@@ -182,6 +229,9 @@ impl World {
             return Ok(());
         }
         if matches!(authority, Authority::Forward) {
+            let mac = |id: NodeId| if side == Side::Inside { macs(id).0 } else { macs(id).1 };
+            let members: Vec<Mac> = self.ids().map(mac).collect();
+            i08_vmac::forwarded(id, mac(id), &members, (src, dst)).map_err(said)?;
             self.switched(side, dst, frame.clone());
             return Ok(());
         }
@@ -246,6 +296,13 @@ impl World {
             }
         }
     }
+}
+
+/// A raft message of a flow group, and the life that claims to send it.
+fn raft_frame(bytes: &Bytes) -> Option<(Incarnation, Frame)> {
+    let (life, frame) = split_flow_frame(bytes)?;
+    let frame = Frame::decode(&frame).ok()?;
+    matches!(frame, Frame::Raft { .. }).then_some((life, frame))
 }
 
 /// Whether a member made the packet itself, to end a connection whose port is taken back: hosts' resets carry a tag.

@@ -19,7 +19,11 @@ use qnat::member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
 use qnat::member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN};
 use qnat::member::view::View;
 use rand::Rng;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+
+use super::disk::Disk;
+use super::params::{Clock, Rare};
 
 const MS: u64 = 1_000_000;
 /// How often the daemon's control actor ticks.
@@ -40,10 +44,20 @@ impl LeaseWords for Words {
 /// What a member does to the world.
 #[derive(Debug)]
 pub(super) enum Deed {
-    Send { to: NodeId, channel: u32, bytes: Bytes },
-    Frame { side: Side, authority: Authority, frame: Vec<u8> },
+    Send {
+        to: NodeId,
+        channel: u32,
+        bytes: Bytes,
+    },
+    Frame {
+        side: Side,
+        authority: Authority,
+        frame: Vec<u8>,
+    },
     Event(GroupEvent),
     Stopped,
+    /// The disk failed: this life is over (C4).
+    Died,
 }
 
 /// The threads of a member.
@@ -87,7 +101,7 @@ impl<T> Ring<T> {
 /// One life of a member.
 pub(super) struct Node {
     pub(super) id: NodeId,
-    pub(super) control: ControlMember<MemoryStore>,
+    pub(super) control: ControlMember<Disk>,
     pub(super) flow: Option<FlowMember>,
     pub(super) worker: Option<Worker>,
     pub(super) words: Words,
@@ -95,8 +109,9 @@ pub(super) struct Node {
     links_told: Option<bool>,
     /// When the worker's loop passed last, by this machine's clock.
     turned_ns: u64,
-    /// This machine's clock runs ahead of the world's by that much.
-    skew_ns: u64,
+    clock: Clock,
+    pub(super) disk: Disk,
+    rare: Rare,
     held_up: BTreeMap<Thread, u64>,
     ambush_until_ns: u64,
     control_in: Ring<(NodeId, u32, Bytes)>,
@@ -127,13 +142,15 @@ pub(super) struct Start {
     pub(super) nodes: u32,
     pub(super) store: MemoryStore,
     pub(super) seed: u64,
-    pub(super) skew_ns: u64,
+    pub(super) clock: Clock,
+    pub(super) rare: Rare,
     pub(super) schedule: ChaCha8Rng,
 }
 
 impl Node {
     pub(super) fn start(start: Start, now_ns: u64) -> Result<Self, String> {
-        let Start { id, nodes, store, seed, skew_ns, schedule } = start;
+        let Start { id, nodes, store, seed, clock, rare, schedule } = start;
+        let disk = Disk::new(store);
         let (inside_mac, outside_mac) = macs(id);
         let me = Identity {
             node: id,
@@ -144,8 +161,10 @@ impl Node {
             key: [1; 32],
             peers: (1..=nodes).map(NodeId).collect(),
         };
-        let now = Now { ns: now_ns + skew_ns, unix_ms: now_ns / MS };
-        let control = ControlMember::new(me, store, ControlTiming::default(), seed, now).map_err(|e| e.to_string())?;
+        let now = Now { ns: clock.at(now_ns), unix_ms: now_ns / MS };
+        let mut control =
+            ControlMember::new(me, disk.clone(), ControlTiming::default(), seed, now).map_err(|e| e.to_string())?;
+        control.set_compact_every(rare.compact_every);
         Ok(Self {
             id,
             control,
@@ -155,7 +174,9 @@ impl Node {
             links_up: true,
             links_told: None,
             turned_ns: 0,
-            skew_ns,
+            clock,
+            disk,
+            rare,
             held_up: BTreeMap::new(),
             ambush_until_ns: 0,
             control_in: Ring::new(),
@@ -173,7 +194,7 @@ impl Node {
     }
 
     pub(super) fn local(&self, now_ns: u64) -> Now {
-        Now { ns: now_ns + self.skew_ns, unix_ms: now_ns / MS }
+        Now { ns: self.clock.at(now_ns), unix_ms: now_ns / MS }
     }
 
     pub(super) fn hold_up(&mut self, thread: Thread, until_ns: u64) {
@@ -236,35 +257,44 @@ impl Node {
     }
 
     /// Everything that is to be done now; what concerns the world comes back.
-    pub(super) fn run(&mut self, now_ns: u64) -> Result<Vec<Deed>, String> {
+    pub(super) fn run(&mut self, now_ns: u64) -> Vec<Deed> {
+        let mut order = [Thread::Control, Thread::Flow, Thread::Worker];
         loop {
+            let mut few = usize::MAX;
+            if self.rare.shuffled {
+                order.shuffle(&mut self.schedule);
+                few = self.schedule.random_range(1..20);
+            }
             let mut busy = false;
-            if self.runs(Thread::Control, now_ns) {
-                busy |= self.control_turn(now_ns)?;
-            }
-            if self.runs(Thread::Flow, now_ns) {
-                busy |= self.flow_turn(now_ns);
-            }
-            if self.runs(Thread::Worker, now_ns) {
-                busy |= self.worker_turn(now_ns);
+            for thread in order {
+                if !self.runs(thread, now_ns) {
+                    continue;
+                }
+                busy |= match thread {
+                    Thread::Control => self.control_turn(now_ns, few),
+                    Thread::Flow => self.flow_turn(now_ns, few),
+                    Thread::Worker => self.worker_turn(now_ns, few),
+                };
             }
             if !busy {
-                return Ok(std::mem::take(&mut self.deeds));
+                return std::mem::take(&mut self.deeds);
             }
         }
     }
 
-    fn control_turn(&mut self, now_ns: u64) -> Result<bool, String> {
+    fn control_turn(&mut self, now_ns: u64, few: usize) -> bool {
         let now = self.local(now_ns);
         let mut busy = false;
-        while let Some((from, channel, bytes)) = self.control_in.pop(now_ns) {
+        for _ in 0..few {
+            let Some((from, channel, bytes)) = self.control_in.pop(now_ns) else { break };
             match channel {
                 CHANNEL_JOIN => self.control.handle_join(now, from, &bytes),
                 _ => self.control.handle_peer(now, from, &bytes),
             }
             busy = true;
         }
-        while let Some(duty) = self.duties.pop(now_ns) {
+        for _ in 0..few {
+            let Some(duty) = self.duties.pop(now_ns) else { break };
             self.control.handle_duty(now, duty);
             busy = true;
         }
@@ -293,26 +323,31 @@ impl Node {
                 | ControlOut::Members(_)
                 | ControlOut::NotTaken { .. }
                 | ControlOut::Over { .. } => {}
-                ControlOut::StoreFailed { reason } => return Err(format!("store of node {}: {reason}", self.id)),
+                ControlOut::StoreFailed { .. } => self.deeds.push(Deed::Died),
             }
         }
-        Ok(busy)
+        busy
     }
 
-    fn flow_turn(&mut self, now_ns: u64) -> bool {
+    fn flow_turn(&mut self, now_ns: u64, few: usize) -> bool {
         let now = self.local(now_ns);
         let mut busy = false;
         if let Some(flow) = &mut self.flow {
             flow.worker_turned(now.ns, self.turned_ns);
         }
-        while let Some(input) = self.flow_in.pop(now_ns) {
+        for _ in 0..few {
+            let Some(input) = self.flow_in.pop(now_ns) else { break };
             busy = true;
             match (input, &mut self.flow) {
                 (ToFlow::Peer { from, bytes }, Some(flow)) => flow.handle_peer(now.ns, from, &bytes),
                 (ToFlow::View(view, _), Some(flow)) => flow.handle_view(now.ns, view),
                 (ToFlow::View(view, me), None) => {
-                    self.flow = Some(FlowMember::new(me, view, self.seed, now.ns));
-                    self.worker = Some(Worker::new(me, self.id, VnetId(1), self.seed));
+                    let mut flow = FlowMember::new(me, view, self.seed, now.ns);
+                    flow.set_retained_entries(self.rare.retained);
+                    self.flow = Some(flow);
+                    let mut worker = Worker::new(me, self.id, VnetId(1), self.seed);
+                    worker.set_chunk_records(self.rare.chunk_records);
+                    self.worker = Some(worker);
                 }
                 (ToFlow::Links(up), Some(flow)) => flow.set_links(now.ns, up),
                 (ToFlow::Stop, Some(flow)) => flow.stop(now.ns),
@@ -321,7 +356,8 @@ impl Node {
             }
             self.route(now_ns);
         }
-        while let Some(output) = self.outputs.pop(now_ns) {
+        for _ in 0..few {
+            let Some(output) = self.outputs.pop(now_ns) else { break };
             busy = true;
             let duty = self.flow.as_mut().and_then(|flow| flow.handle_worker(now.ns, output));
             if let Some(duty) = duty {
@@ -369,13 +405,14 @@ impl Node {
     }
 
     /// One turn of the worker's loop, in the daemon's order.
-    fn worker_turn(&mut self, now_ns: u64) -> bool {
+    fn worker_turn(&mut self, now_ns: u64, few: usize) -> bool {
         let now = self.local(now_ns);
         let ready = self.ready(now_ns);
         let Some(worker) = &mut self.worker else { return false };
         self.turned_ns = now.ns;
         let mut busy = false;
-        while let Some(input) = self.inputs.pop(now_ns) {
+        for _ in 0..few {
+            let Some(input) = self.inputs.pop(now_ns) else { break };
             busy = true;
             match input {
                 WorkerInput::Event(event) => worker.handle_event(now.ns, &self.words, event),
@@ -389,7 +426,8 @@ impl Node {
             worker.set_links(now.ns, self.links_up);
             self.flow_in.push(now_ns, ToFlow::Links(self.links_up));
         }
-        while let Some((side, mut frame)) = self.frames.pop(now_ns) {
+        for _ in 0..few {
+            let Some((side, mut frame)) = self.frames.pop(now_ns) else { break };
             busy = true;
             let verdict = worker.handle_frame(now.ns, &self.words, side, &FrameMeta::default(), &mut frame);
             if let Verdict::Transmit { side, authority } = verdict {

@@ -14,6 +14,8 @@ pub(super) enum Stream {
     Load = 3,
     Storage = 4,
     Schedule = 5,
+    Rare = 6,
+    Operator = 7,
 }
 
 pub(super) fn stream(seed: u64, stream: Stream) -> ChaCha8Rng {
@@ -48,12 +50,82 @@ pub(super) struct Params {
     pub(super) reconfigures: bool,
     /// At the end a majority of a shard's replicas dies at once (N4).
     pub(super) majority_dies: bool,
-    pub(super) skews_ns: Vec<u64>,
+    pub(super) clocks: Vec<Clock>,
+    pub(super) rare: Rare,
+}
+
+/// How a machine's clock differs from the world's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    ahead_ns: u64,
+    /// Parts per million that it runs fast.
+    fast_ppm: u64,
+}
+
+impl Clock {
+    /// What it shows at this moment of the world.
+    pub(super) const fn at(self, now_ns: u64) -> u64 {
+        now_ns + self.ahead_ns + now_ns / 1_000 * self.fast_ppm / 1_000
+    }
+}
+
+/// Which seeds are drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// All kinds of runs.
+    Mixed,
+    /// Only those in which members die while others are missing and the operator acts at any moment.
+    Wild,
+}
+
+/// What makes the rarer paths common.
+#[derive(Clone, Debug)]
+pub(super) struct Rare {
+    /// Records of a chunk: few, so that a table takes many chunks, with writes between them.
+    pub(super) chunk_records: usize,
+    /// Entries kept for followers that lag: few, so that they have to load the table anew.
+    pub(super) retained: u64,
+    /// Control entries between two compactions: few, so that a replica that lags is sent the whole state.
+    pub(super) compact_every: u64,
+    /// Members die while others are missing, so that majorities are lost, and faults go on.
+    pub(super) deadly: bool,
+    /// An operator moves replicas, removes nodes, asks for stops and takes tokens back at any moment.
+    pub(super) operated: bool,
+    /// Disks refuse to sync.
+    pub(super) failing_disks: bool,
+    /// Chance that a node answers a leader in another one's name as well.
+    pub(super) lies: f64,
+    /// Leases are held against a reference of who promised what.
+    pub(super) promises: bool,
+    /// A member's threads take turns at random, a few inputs at a time.
+    pub(super) shuffled: bool,
+}
+
+impl Rare {
+    fn draw(seed: u64, kind: Kind) -> Self {
+        let mut rng = stream(seed, Stream::Rare);
+        let wild = kind == Kind::Wild;
+        Self {
+            chunk_records: if rng.random_bool(0.5) { rng.random_range(1..40) } else { usize::MAX },
+            retained: if rng.random_bool(0.4) { rng.random_range(20..200) } else { 4_096 },
+            compact_every: if rng.random_bool(0.5) { rng.random_range(3..40) } else { 512 },
+            deadly: rng.random_bool(0.25) || wild,
+            operated: rng.random_bool(0.3) || wild,
+            failing_disks: rng.random_bool(0.2),
+            lies: if rng.random_bool(0.3) { 0.2 } else { 0.0 },
+            promises: rng.random_bool(0.4) || wild,
+            shuffled: rng.random_bool(0.5),
+        }
+    }
 }
 
 impl Params {
-    pub(super) fn draw(seed: u64) -> Self {
+    pub(super) fn draw(seed: u64, kind: Kind) -> Self {
         let mut rng = stream(seed, Stream::Params);
+        let mut rates = stream(seed, Stream::Rare);
+        rates.set_word_pos(1_024);
+        let steady = rates.random_bool(0.5);
+        let mut fast_ppm = || if steady { 500 } else { rates.random_range(0..=1_000) };
         let mut chance = |share: f64, value: f64| if rng.random_bool(share) { value } else { 0.0 };
         let late = chance(0.4, 0.02);
         let lost = chance(0.2, 0.003);
@@ -74,7 +146,10 @@ impl Params {
             data_overtaken,
             reconfigures: rng.random_bool(0.7),
             majority_dies: rng.random_bool(0.1),
-            skews_ns: (0..8).map(|_| rng.random_range(0..1_000_000 * MS)).collect(),
+            clocks: (0..8)
+                .map(|_| Clock { ahead_ns: rng.random_range(0..1_000_000 * MS), fast_ppm: fast_ppm() })
+                .collect(),
+            rare: Rare::draw(seed, kind),
         }
     }
 }

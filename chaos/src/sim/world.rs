@@ -22,7 +22,7 @@ use super::faults::Healing;
 use super::judge::Judge;
 use super::network::Arrival;
 use super::node::{Node, Start, address};
-use super::params::{Params, Stream, stream};
+use super::params::{Kind, Params, Stream, stream};
 use super::traffic::{Flow, Tag};
 use crate::invariants::{Violation, i25_new_flows, i27_heals, i29_ports_return, i30_calm};
 
@@ -65,6 +65,14 @@ pub struct Outcome {
     pub elections: u64,
     /// Epochs that were created anew.
     pub recreations: u64,
+    /// Replicas that began with another one's table, and followers that had to load it anew.
+    pub joins: u64,
+    /// See `joins`.
+    pub reloads: u64,
+    /// Members that stopped gracefully.
+    pub stops: u64,
+    /// Replicas that were given up.
+    pub moved: u64,
     /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
 }
@@ -86,6 +94,7 @@ pub(super) struct World {
     pub(super) chance: ChaCha8Rng,
     pub(super) load: ChaCha8Rng,
     pub(super) storage: ChaCha8Rng,
+    pub(super) operator: ChaCha8Rng,
     pub(super) judge: Judge,
     pub(super) outcome: Outcome,
     pub(super) declared: Declared,
@@ -99,18 +108,19 @@ pub(super) struct World {
 
 /// Runs one seed to its end or to the first violation.
 #[must_use]
-pub fn run_seed(seed: u64) -> Outcome {
-    let mut world = World::new(seed);
+pub fn run_seed(seed: u64, kind: Kind) -> Outcome {
+    let mut world = World::new(seed, kind);
     let result = world.run();
     world.outcome.mappings = world.judge.mappings();
     world.outcome.elections = world.judge.elections;
     world.outcome.recreations = world.judge.recreations;
+    (world.outcome.joins, world.outcome.reloads, world.outcome.moved) = world.judge.transfers;
     world.outcome.violation = result.err().map(|why| format!("at {} ms: {why}", world.now_ns / MS));
     world.outcome
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, kind: Kind) -> Self {
         let outcome = Outcome {
             seed,
             violation: None,
@@ -120,12 +130,16 @@ impl World {
             mappings: 0,
             elections: 0,
             recreations: 0,
+            joins: 0,
+            reloads: 0,
+            stops: 0,
+            moved: 0,
             faults: BTreeMap::new(),
         };
         let mut load = stream(seed, Stream::Load);
         let declared = Declared::draw(&mut load);
         Self {
-            params: Params::draw(seed),
+            params: Params::draw(seed, kind),
             now_ns: BEGIN_NS,
             nodes: BTreeMap::new(),
             healing: Healing::default(),
@@ -140,6 +154,7 @@ impl World {
             chance: stream(seed, Stream::Faults),
             load,
             storage: stream(seed, Stream::Storage),
+            operator: stream(seed, Stream::Operator),
             judge: Judge::new(),
             outcome,
             wanted: Some(declared.clone()),
@@ -169,9 +184,12 @@ impl World {
         while self.now_ns < FAULTS_UNTIL_NS || !self.faults_are_over() {
             self.step()?;
             self.operate();
+            self.intervene();
             self.fault()?;
         }
-        let allowed = HEAL_NS + if self.judge.recreations > 0 { RECREATE_NS } else { 0 };
+        // Where several are lost one after the other, epochs are created anew one after the other.
+        let again = if self.params.rare.deadly { 2 * RECREATE_NS } else { RECREATE_NS };
+        let allowed = HEAL_NS + if self.judge.recreations > 0 || self.params.rare.deadly { again } else { 0 };
         let until = self.now_ns + allowed;
         while let Some(unwell) = self.unwell() {
             i27_heals::check((self.now_ns >= until).then_some(&unwell), allowed / MS).map_err(said)?;
@@ -212,6 +230,8 @@ impl World {
         if self.now_ns > TRAFFIC_NS {
             self.traffic();
         }
+        // The map may shrink and the group follow within milliseconds.
+        self.judge.map(newest(&self.nodes));
         if self.now_ns.is_multiple_of(10 * MS) {
             for (id, node) in &self.nodes {
                 let start = self.lives.get(id).copied().unwrap_or(0);
@@ -253,8 +273,9 @@ impl World {
         let life = self.lives.entry(id).or_insert(0);
         *life += 1;
         let schedule = stream(self.outcome.seed ^ (u64::from(id.0) << 32) ^ (*life << 40), Stream::Schedule);
-        let skew_ns = self.params.skews_ns[usize::try_from(id.0).expect("few nodes")];
-        let start = Start { id, nodes: self.params.nodes, store, seed, skew_ns, schedule };
+        let clock = self.params.clocks[usize::try_from(id.0).expect("few nodes")];
+        let rare = self.params.rare.clone();
+        let start = Start { id, nodes: self.params.nodes, store, seed, clock, rare, schedule };
         let node = Node::start(start, self.now_ns)?;
         self.nodes.insert(id, node);
         Ok(())
@@ -317,7 +338,7 @@ impl World {
     }
 }
 
-fn newest(nodes: &BTreeMap<NodeId, Node>) -> &State {
+pub(super) fn newest(nodes: &BTreeMap<NodeId, Node>) -> &State {
     let states = nodes.values().map(|node| node.control.state());
     states.max_by_key(|state| state.index()).expect("some node lives")
 }

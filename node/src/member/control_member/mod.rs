@@ -160,6 +160,7 @@ pub struct ControlMember<S> {
     next_reconcile_ns: u64,
     next_return_ns: u64,
     compacted: u64,
+    compact_every: u64,
     changed: bool,
     out: VecDeque<ControlOut>,
 }
@@ -216,9 +217,15 @@ impl<S: LogStore> ControlMember<S> {
             next_reconcile_ns: now.ns,
             next_return_ns: now.ns,
             compacted: 0,
+            compact_every: COMPACT_EVERY,
             changed: false,
             out: VecDeque::new(),
         })
+    }
+
+    /// The log is compacted after so many entries from now on; for tests, which want replicas to lag behind it.
+    pub const fn set_compact_every(&mut self, entries: u64) {
+        self.compact_every = entries;
     }
 
     /// A frame on the control channel, from the node that the transport proved.
@@ -455,7 +462,7 @@ impl<S: LogStore> ControlMember<S> {
         if let Ok(command) = Command::decode(command) {
             self.answered(&command, outcome);
         }
-        if index >= self.compacted + COMPACT_EVERY {
+        if index >= self.compacted + self.compact_every {
             self.compacted = index;
             if let (Ok(state), Phase::Running(group)) = (self.state.encode(), &mut self.phase) {
                 group.handle(now.ns, ControlInput::Compact { index, state: Bytes::from(state) });

@@ -1,0 +1,59 @@
+//! A machine's disk: it outlives the process that writes to it, and can be made to fail from outside.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use consensus::storage::memory::{Fault, MemoryStore};
+use consensus::storage::{ClusterId, Durability, Identity, LogPosition, LogStore, Recovered, StoreError, Write};
+
+/// See the module. A clone is the same disk.
+#[derive(Clone, Debug)]
+pub(super) struct Disk(Rc<RefCell<MemoryStore>>);
+
+impl Disk {
+    pub(super) fn new(store: MemoryStore) -> Self {
+        Self(Rc::new(RefCell::new(store)))
+    }
+
+    /// The next sync fails.
+    pub(super) fn fail(&self) {
+        self.0.borrow_mut().inject(Fault::SyncFails);
+    }
+
+    /// What is on it, as the next process finds it.
+    pub(super) fn copy(&self) -> MemoryStore {
+        let mut store = self.0.borrow().clone();
+        store.repair();
+        store
+    }
+}
+
+impl LogStore for Disk {
+    fn identity(&self) -> Option<Identity> {
+        self.0.borrow().identity()
+    }
+
+    fn found_at(
+        &mut self,
+        cluster: ClusterId,
+        raft_id: u64,
+        voters: &[u64],
+        at: LogPosition,
+        genesis: &Bytes,
+    ) -> Result<(), StoreError> {
+        self.0.borrow_mut().found_at(cluster, raft_id, voters, at, genesis)
+    }
+
+    fn join(&mut self, cluster: ClusterId, raft_id: u64) -> Result<(), StoreError> {
+        self.0.borrow_mut().join(cluster, raft_id)
+    }
+
+    fn recover(&mut self) -> Result<Recovered, StoreError> {
+        self.0.borrow_mut().recover()
+    }
+
+    fn write(&mut self, write: &Write<'_>, durability: Durability) -> Result<(), StoreError> {
+        self.0.borrow_mut().write(write, durability)
+    }
+}

@@ -1,0 +1,113 @@
+//! An operator who does what he should not, or at a bad moment: moves replicas under faults, removes nodes, asks for stops while
+//! redundancy is missing, takes the stop token back. What he asks is either refused or safe.
+
+use consensus::event::Incarnation;
+use control::allocation::Declared;
+use control::command::CommandBody;
+use control::registry::Standing;
+use engine::ids::{NodeId, ShardId};
+use rand::Rng;
+use rand::seq::SliceRandom;
+
+use super::world::{FAULTS_FROM_NS, FAULTS_UNTIL_NS, MS, World};
+
+/// A frontend that is no longer declared retires after its longest hold, as the leader's own margin is too long for a run.
+const RETIRE_MS: u64 = 5_000;
+
+impl World {
+    /// Begins what is due.
+    pub(super) fn intervene(&mut self) {
+        self.remove_on();
+        let during = (FAULTS_FROM_NS..FAULTS_UNTIL_NS).contains(&self.now_ns);
+        if !self.params.rare.operated || !during || self.now_ns < self.healing.next_operation_ns {
+            return;
+        }
+        self.healing.next_operation_ns = self.now_ns + self.operator.random_range(100..1_200) * MS;
+        let id = NodeId(self.operator.random_range(1..=self.params.nodes));
+        match self.operator.random_range(0..10) {
+            0..=3 => self.moves(),
+            4 | 5 => {
+                self.count("stop asked for");
+                self.begin_stop(id);
+            }
+            _ if self.operator.random_bool(0.1) => {
+                self.count("rolling restart asked for");
+                let all = self.ids().collect();
+                self.healing.rolls(all);
+            }
+            6 => {
+                self.count("token taken back");
+                self.orders(CommandBody::StopTokenRevoke);
+            }
+            7 => {
+                self.count("level set");
+                self.orders(CommandBody::SetLevel { level: 1 });
+            }
+            8 => self.retires(),
+            _ => self.removes(),
+        }
+    }
+
+    /// Any member takes an order.
+    fn orders(&mut self, body: CommandBody) {
+        let now_ns = self.now_ns;
+        let at = self.operator.random_range(0..self.nodes.len());
+        if let Some(node) = self.nodes.values_mut().nth(at) {
+            node.submit(now_ns, body);
+        }
+    }
+
+    /// A shard's members in another order, or other ones.
+    fn moves(&mut self) {
+        let state = self.newest();
+        let shards: Vec<ShardId> = state.shards().keys().copied().collect();
+        let wanted = usize::try_from(state.settings().replicas).unwrap_or(usize::MAX);
+        let mut members: Vec<NodeId> = state.registry().registered().map(|(node, _)| node).collect();
+        if shards.is_empty() {
+            return;
+        }
+        self.count("move");
+        let shard = shards[self.operator.random_range(0..shards.len())];
+        members.shuffle(&mut self.operator);
+        members.truncate(wanted);
+        self.orders(CommandBody::SetMembers { shard, members, unchanged_since: None });
+    }
+
+    fn retires(&mut self) {
+        let now_ms = self.now_ns / MS;
+        let state = self.newest();
+        let over = |since: u64| now_ms.saturating_sub(since) > RETIRE_MS;
+        let mut frontends = state.allocation().frontends.values();
+        let due = frontends.find(|f| f.declared == Declared::No && f.idle_since_unix_ms.is_some_and(over));
+        if let Some(shard) = due.map(|f| f.shard) {
+            self.count("frontend retired");
+            self.orders(CommandBody::RetireFrontend { shard });
+        }
+    }
+
+    /// A node that is down is declared gone, and will come back with an empty disk.
+    fn removes(&mut self) {
+        let Some(id) = self.healing.only_dead().filter(|_| !self.healing.is_removing()) else { return };
+        let Some(life) = self.newest().registry().newest(id) else { return };
+        self.count("node removed");
+        self.healing.removes(id, Incarnation(life.0));
+        self.orders(CommandBody::RemoveNode { node: id, incarnation: life });
+    }
+
+    /// The order is repeated until the log has it: a node that came back before it would be declared gone alive.
+    fn remove_on(&mut self) {
+        let Some((id, life)) = self.healing.removing() else { return };
+        let registry = self.newest().registry();
+        let removed = registry.nodes().get(&id).is_some_and(|node| node.standing == Standing::Removed);
+        if removed && registry.gone(engine::ids::Incarnation(life.0)) {
+            self.healing.removed(id);
+        } else if self.now_ns.is_multiple_of(11_000 * MS) {
+            self.orders(CommandBody::RemoveNode { node: id, incarnation: engine::ids::Incarnation(life.0) });
+        }
+    }
+
+    /// Whether a dead node may start again.
+    pub(super) fn may_return(&self, id: NodeId) -> bool {
+        self.healing.removing().is_none_or(|(removing, _)| removing != id)
+    }
+}
