@@ -98,10 +98,10 @@ impl World {
     fn remove_on(&mut self) {
         let Some((id, life)) = self.healing.removing() else { return };
         let registry = self.newest().registry();
-        let removed = registry.nodes().get(&id).is_some_and(|node| node.standing == Standing::Removed);
+        let removed = registry.nodes().get(&id).is_none_or(|node| node.standing == Standing::Removed);
         if removed && registry.gone(engine::ids::Incarnation(life.0)) {
             self.healing.removed(id);
-        } else if self.now_ns.is_multiple_of(11_000 * MS) {
+        } else if self.now_ns.is_multiple_of(2_000 * MS) {
             self.orders(CommandBody::RemoveNode { node: id, incarnation: engine::ids::Incarnation(life.0) });
         }
     }
