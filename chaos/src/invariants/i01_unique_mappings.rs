@@ -19,7 +19,7 @@ pub fn check<'a>(owners: impl Iterator<Item = &'a FlowView>) -> Check {
     for view in owners.filter(|view| matches!(view.state, FlowState::Live | FlowState::Closing)) {
         let (frontend, address, port) = view.public;
         // By address: two frontends, and so two shards, that had the same one would take each other's ports.
-        let key = (view.proto, address.map_or(Err(frontend), Ok), port, view.remote);
+        let key = (view.proto, address.ok_or(frontend), port, view.remote);
         let other = public.insert(key, view.inside);
         ensure(other.is_none_or(|other| other == view.inside), "I1", || {
             format!("{other:?} and {:?} are both {key:?}", view.inside)

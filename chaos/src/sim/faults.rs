@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consensus::event::Incarnation;
-use consensus::flow_groups::Role;
+use consensus::flow_groups::{GroupStatus, Role};
 use consensus::storage::memory::{MemoryStore, PowerLoss};
 use control::command::CommandBody;
 use engine::ids::{NodeId, ShardId};
@@ -174,7 +174,7 @@ impl World {
         let whole = self.healing.dead.is_empty() && self.healing.stopping.is_empty() && self.unwell().is_none();
         let until = self.now_ns + self.while_ns();
         let may_die = whole || self.params.rare.deadly && self.nodes.len() > 1;
-        match self.chance.random_range(0..18) {
+        match self.chance.random_range(0..18_u32) {
             // A minority only, as a rule: who is lost has to be replaced before the next one may be.
             0..=3 if may_die => self.crash(id),
             4 if whole => {
@@ -215,37 +215,42 @@ impl World {
                 self.hold_up(id, &[Thread::Control], until + 1_500 * MS);
                 Ok(())
             }
+            kind => {
+                self.trouble(kind, id, until, whole);
+                Ok(())
+            }
+        }
+    }
+
+    /// What goes wrong around a machine rather than in it.
+    fn trouble(&mut self, kind: u32, id: NodeId, until_ns: u64, whole: bool) {
+        match kind {
             12 => {
                 self.count("data links down");
-                self.slow_down(id, until);
-                self.healing.links_down.insert(id, until);
+                self.slow_down(id, until_ns);
+                self.healing.links_down.insert(id, until_ns);
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.links_up = false;
                 }
-                Ok(())
             }
             13 => {
                 let lane = if self.chance.random_bool(0.5) { Lane::Control } else { Lane::Flow };
                 self.count(if lane == Lane::Flow { "flow cut" } else { "control cut" });
-                self.cut(id, until + 500 * MS, lane);
-                Ok(())
+                self.cut(id, until_ns + 500 * MS, lane);
             }
             14 if self.params.rare.failing_disks && whole => {
                 self.count("disk failed");
                 if let Some(node) = self.nodes.get(&id) {
                     node.disk.fail();
                 }
-                Ok(())
             }
             14 => {
                 self.count("slow link");
-                self.slow_down(id, until + 1_500 * MS);
-                Ok(())
+                self.slow_down(id, until_ns + 1_500 * MS);
             }
             _ => {
                 self.count("cut");
-                self.cut(id, until, Lane::All);
-                Ok(())
+                self.cut(id, until_ns, Lane::All);
             }
         }
     }
@@ -338,26 +343,23 @@ impl World {
 
     /// These are about to die. Where that leaves no majority of a group's configuration, what only the dead hold is excused.
     pub(super) fn note_losses(&mut self, dying: &[NodeId]) {
-        let mut newest: BTreeMap<u32, (u32, u64, u64, Vec<Incarnation>, Vec<Incarnation>)> = BTreeMap::new();
+        let mut newest: BTreeMap<u32, GroupStatus> = BTreeMap::new();
         let mut living: BTreeSet<(u32, Incarnation)> = BTreeSet::new();
+        let at = |s: &GroupStatus| (s.epoch, s.term, s.commit);
         for (id, node) in &self.nodes {
             let Some(flow) = &node.flow else { continue };
             let life = Incarnation(flow.incarnation().0);
-            for s in flow.status(node.local(self.now_ns).ns) {
-                if s.role == Role::Joining {
-                    continue;
-                }
+            for status in flow.status(node.local(self.now_ns).ns).into_iter().filter(|s| s.role != Role::Joining) {
                 if !dying.contains(id) {
-                    living.insert((s.group.0, life));
+                    living.insert((status.group.0, life));
                 }
-                let at = (s.epoch.0, s.term, s.commit, s.voters, s.outgoing);
-                let known = newest.entry(s.group.0).or_insert_with(|| at.clone());
-                if (at.0, at.1, at.2) > (known.0, known.1, known.2) {
-                    *known = at;
+                let known = newest.entry(status.group.0).or_insert_with(|| status.clone());
+                if at(&status) > at(known) {
+                    *known = status;
                 }
             }
         }
-        for (group, (_, _, _, voters, outgoing)) in newest {
+        for (group, GroupStatus { voters, outgoing, .. }) in newest {
             let half = |voters: &[Incarnation]| {
                 let left = voters.iter().filter(|life| living.contains(&(group, **life))).count();
                 left * 2 > voters.len() || voters.is_empty()
