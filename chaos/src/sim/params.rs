@@ -113,7 +113,7 @@ impl Rare {
             operated: rng.random_bool(0.3) || wild,
             failing_disks: rng.random_bool(0.2),
             lies: if rng.random_bool(0.3) { 0.2 } else { 0.0 },
-            promises: rng.random_bool(0.4) || wild,
+            promises: wild,
             shuffled: rng.random_bool(0.5),
         }
     }
