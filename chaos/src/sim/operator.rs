@@ -44,7 +44,8 @@ impl World {
                 self.orders(CommandBody::SetLevel { level: 1 });
             }
             8 => self.retires(),
-            _ => self.removes(),
+            _ if self.params.rare.promises => self.removes(),
+            _ => self.moves(),
         }
     }
 
