@@ -100,6 +100,21 @@ fn a_cluster_grows_and_shrinks_under_traffic_until_nobody_of_the_first_two_is_le
 }
 
 #[test]
+fn an_owner_whose_worker_hangs_costs_no_connection_and_begins_anew() {
+    holds("hang-worker");
+}
+
+#[test]
+fn an_owner_whose_network_swallows_everything_costs_no_connection() {
+    holds("silent-network");
+}
+
+#[test]
+fn an_owner_whose_interface_is_made_anew_costs_no_connection_and_begins_anew() {
+    holds("remake-interface");
+}
+
+#[test]
 fn an_interrupted_drill_leaves_nothing_behind_and_says_so() {
     let _alone = turn();
     let drill = chaos().args(["kill-owner", "--backends", "3", "-o", "json"]).spawn().expect("the drill starts");

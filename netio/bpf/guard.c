@@ -6,6 +6,7 @@
  *   source is the device's own MAC    -> IPv4 to a peer's data MAC: a Forward, passes (M1)
  *                                        IPv4 else: a repetition in grace (L4); its shard is found by the address that it
  *                                        was translated by, and it passes only within that shard's grace
+ *                                        a sounding to a peer's data MAC: passes, so that members know whether the network does
  *   anything else                     -> dropped: nothing leaves untranslated (R28)
  *
  * And the first check of what comes in: a frame of a VLAN to a shard's virtual MAC is dropped, since the packet sockets no
@@ -116,6 +117,7 @@ struct {
 enum reason {
 	PASS_LEASE,
 	PASS_FORWARD,
+	PASS_SOUNDING,
 	PASS_GRACE,
 	DROP_LEASE,
 	DROP_GRACE,
@@ -201,13 +203,15 @@ SEC("classifier") int qnat_guard(struct __sk_buff *skb)
 	ethertype = (u16)(data[12] << 8 | data[13]);
 	if (ethertype == 0x0806)
 		return done(DROP_ARP);
+	for (int i = 0; i < 6; i++)
+		peer.mac[i] = data[i];
+	if (ethertype == 0x88b6 && !skb->vlan_present && map_lookup(&peer_macs, &peer))
+		return done(PASS_SOUNDING);
 	if (ethertype != 0x0800 || skb->vlan_present)
 		return done(DROP_PROTOCOL);
 	if (data + 34 > end)
 		return done(DROP_SHORT);
 
-	for (int i = 0; i < 6; i++)
-		peer.mac[i] = data[i];
 	if (map_lookup(&peer_macs, &peer))
 		return done(PASS_FORWARD);
 

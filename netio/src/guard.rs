@@ -86,6 +86,8 @@ pub struct GuardCounters {
     pub pass_lease: u64,
     /// To a peer's MAC.
     pub pass_forward: u64,
+    /// A sounding to a peer's MAC.
+    pub pass_sounding: u64,
     /// From the own MAC within the grace.
     pub pass_grace: u64,
     /// From a vMAC outside of the lease.
@@ -242,6 +244,7 @@ impl Guard {
         let [
             pass_lease,
             pass_forward,
+            pass_sounding,
             pass_grace,
             drop_lease,
             drop_grace,
@@ -256,6 +259,7 @@ impl Guard {
         Ok(GuardCounters {
             pass_lease,
             pass_forward,
+            pass_sounding,
             pass_grace,
             drop_lease,
             drop_grace,

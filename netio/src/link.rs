@@ -4,6 +4,19 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+/// What has become of an interface since it was looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Up, with a carrier.
+    Up,
+    /// Switched off, or without a carrier.
+    Down,
+    /// There is none of that name.
+    Gone,
+    /// Another one has its name: it was made anew, or has another MAC. Nothing that was opened on it works any more.
+    Anew,
+}
+
 /// A network interface of this namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -28,20 +41,7 @@ impl Link {
             None,
         )?;
         let mut request = request(name)?;
-        ioctl(&socket, libc::SIOCGIFINDEX, &mut request)?;
-        // SAFETY: a successful SIOCGIFINDEX filled this member of the union.
-        let ifindex = unsafe { request.ifr_ifru.ifru_ifindex };
-        let ifindex = u32::try_from(ifindex).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        ioctl(&socket, libc::SIOCGIFHWADDR, &mut request)?;
-        // SAFETY: a successful SIOCGIFHWADDR filled this member of the union.
-        let address = unsafe { request.ifr_ifru.ifru_hwaddr };
-        if address.sa_family != libc::ARPHRD_ETHER {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "not an Ethernet device"));
-        }
-        let mut mac = [0; 6];
-        for (to, from) in mac.iter_mut().zip(address.sa_data) {
-            *to = from.cast_unsigned();
-        }
+        let (ifindex, mac) = look(&socket, &mut request)?;
         Ok(Self { name: name.to_owned(), ifindex, mac })
     }
 
@@ -56,17 +56,41 @@ impl Link {
         Some(u16::try_from(mtu).unwrap_or(if mtu < 0 { 0 } else { u16::MAX }))
     }
 
-    /// Whether the interface is up and has a carrier, as seen by `socket`'s namespace. A vanished interface is down.
+    /// What has become of the interface, as seen by `socket`'s namespace.
     #[must_use]
-    pub fn is_running(&self, socket: impl AsFd) -> bool {
-        let Ok(mut request) = request(&self.name) else { return false };
+    pub fn state(&self, socket: impl AsFd) -> LinkState {
+        let Ok(mut request) = request(&self.name) else { return LinkState::Gone };
+        match look(&socket, &mut request) {
+            Err(_) => return LinkState::Gone,
+            Ok((ifindex, mac)) if ifindex != self.ifindex || mac != self.mac => return LinkState::Anew,
+            Ok(_) => {}
+        }
         if ioctl(socket, libc::SIOCGIFFLAGS, &mut request).is_err() {
-            return false;
+            return LinkState::Gone;
         }
         // SAFETY: a successful SIOCGIFFLAGS filled this member of the union.
         let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
-        flags & libc::IFF_UP != 0 && flags & libc::IFF_RUNNING != 0
+        if flags & libc::IFF_UP != 0 && flags & libc::IFF_RUNNING != 0 { LinkState::Up } else { LinkState::Down }
     }
+}
+
+/// Index and MAC address of the interface that `request` names.
+fn look(socket: &impl AsFd, request: &mut libc::ifreq) -> io::Result<(u32, [u8; 6])> {
+    ioctl(socket, libc::SIOCGIFINDEX, request)?;
+    // SAFETY: a successful SIOCGIFINDEX filled this member of the union.
+    let ifindex = unsafe { request.ifr_ifru.ifru_ifindex };
+    let ifindex = u32::try_from(ifindex).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    ioctl(socket, libc::SIOCGIFHWADDR, request)?;
+    // SAFETY: a successful SIOCGIFHWADDR filled this member of the union.
+    let address = unsafe { request.ifr_ifru.ifru_hwaddr };
+    if address.sa_family != libc::ARPHRD_ETHER {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "not an Ethernet device"));
+    }
+    let mut mac = [0; 6];
+    for (to, from) in mac.iter_mut().zip(address.sa_data) {
+        *to = from.cast_unsigned();
+    }
+    Ok((ifindex, mac))
 }
 
 fn request(name: &str) -> io::Result<libc::ifreq> {

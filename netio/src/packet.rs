@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::bell::Doorbell;
 use crate::boottime;
 use crate::frame::{BUFFER_LEN, BufferId};
-use crate::link::Link;
+use crate::link::{Link, LinkState};
 use crate::port::{Disposition, IoError, LoopLimits, PortConfig, PortStats, Reception, check};
 use crate::side::PortSide;
 use crate::socket::{BufferLimits, EtherType, PacketSocket, TAGGED_LEN};
@@ -20,12 +20,15 @@ use crate::uring::{Completion, Uring};
 use crate::virtio::{FrameMeta, HEADER_LEN};
 
 /// Sockets, in the order of their registration.
-const SOCKETS: [(PortSide, EtherType); 4] = [
+const SOCKETS: [(PortSide, EtherType); SOCKET_COUNT] = [
     (PortSide::Inside, EtherType::Ipv4),
     (PortSide::Inside, EtherType::Arp),
+    (PortSide::Inside, EtherType::Sounding),
     (PortSide::Outside, EtherType::Ipv4),
     (PortSide::Outside, EtherType::Arp),
+    (PortSide::Outside, EtherType::Sounding),
 ];
+const SOCKET_COUNT: usize = 6;
 
 /// The socket that sends a frame: the kernel takes the frame's protocol from the socket, which is of consequence for IPv4.
 fn socket_for(side: PortSide, frame: &[u8]) -> u8 {
@@ -33,7 +36,7 @@ fn socket_for(side: PortSide, frame: &[u8]) -> u8 {
     let other = u8::from(frame.get(12..14).is_some_and(|found| found != ipv4));
     match side {
         PortSide::Inside => other,
-        PortSide::Outside => 2 + other,
+        PortSide::Outside => 3 + other,
     }
 }
 
@@ -98,17 +101,17 @@ struct Leaving {
 pub struct PacketLoop {
     // Dropped first: it cancels what is under way on the sockets.
     uring: Uring,
-    sockets: [PacketSocket; 4],
+    sockets: [PacketSocket; SOCKET_COUNT],
     links: [Link; 2],
     bell: Doorbell,
     bell_armed: bool,
-    receiving: [Receiving; 4],
+    receiving: [Receiving; SOCKET_COUNT],
     arrived: Vec<Arrived>,
     leaving: Vec<Leaving>,
     free: Vec<BufferId>,
     receive_buffers: u16,
     stats: [PortStats; 2],
-    links_up: [bool; 2],
+    link_states: [LinkState; 2],
     mtus: [Option<u16>; 2],
     links_checked_ns: u64,
 }
@@ -122,7 +125,7 @@ impl PacketLoop {
         check(limits)?;
         let open = |config: &PortConfig, ether_type| {
             let mut buffers = config.limits;
-            if ether_type == EtherType::Arp {
+            if ether_type != EtherType::Ipv4 {
                 buffers =
                     BufferLimits { receive_bytes: buffers.receive_bytes / 16, send_bytes: buffers.send_bytes / 16 };
             }
@@ -136,10 +139,12 @@ impl PacketLoop {
         let sockets = [
             open(inside, EtherType::Ipv4)?,
             open(inside, EtherType::Arp)?,
+            open(inside, EtherType::Sounding)?,
             open(outside, EtherType::Ipv4)?,
             open(outside, EtherType::Arp)?,
+            open(outside, EtherType::Sounding)?,
         ];
-        let descriptors = [sockets[0].raw(), sockets[1].raw(), sockets[2].raw(), sockets[3].raw()];
+        let descriptors = sockets.each_ref().map(PacketSocket::raw);
         let buffers = limits.receive_buffers + limits.transmit_buffers;
         let mut uring = Uring::new(&descriptors, buffers, limits.receive_buffers, limits.requests)
             .map_err(|source| IoError::Ring { op: "set-up", source })?;
@@ -153,13 +158,13 @@ impl PacketLoop {
             links: [inside.link.clone(), outside.link.clone()],
             bell,
             bell_armed: false,
-            receiving: [Receiving::Idle { retry_at_ns: 0 }; 4],
+            receiving: [Receiving::Idle { retry_at_ns: 0 }; SOCKET_COUNT],
             arrived: Vec::with_capacity(usize::from(buffers)),
             leaving: Vec::with_capacity(usize::from(buffers)),
             free: (limits.receive_buffers..buffers).collect(),
             receive_buffers: limits.receive_buffers,
             stats: [PortStats::default(); 2],
-            links_up: [false; 2],
+            link_states: [LinkState::Gone; 2],
             mtus: [None; 2],
             links_checked_ns: 0,
         })
@@ -274,13 +279,19 @@ impl PacketLoop {
         self.membership(side, "removing an address", |socket| socket.remove_mac(mac))
     }
 
-    /// Whether the links are up and have a carrier: [inside, outside]. Asked of the kernel at most every 100 ms.
-    pub fn links_up(&mut self, now_ns: u64) -> [bool; 2] {
+    /// What the kernel says of the links: [inside, outside]. Asked at most every 100 ms.
+    pub fn link_states(&mut self, now_ns: u64) -> [LinkState; 2] {
         if self.links_checked_ns == 0 || now_ns.saturating_sub(self.links_checked_ns) >= LINK_CHECK_NS {
             self.links_checked_ns = now_ns.max(1);
             for side in PortSide::ALL {
                 let link = &self.links[side.index()];
-                self.links_up[side.index()] = link.is_running(self.sockets[0].as_fd());
+                let state = link.state(self.sockets[0].as_fd());
+                let bound =
+                    self.sockets.iter().zip(SOCKETS).filter(|(_, (of, _))| *of == side).all(|(s, _)| s.is_bound());
+                self.link_states[side.index()] = match state {
+                    LinkState::Up | LinkState::Down if !bound => LinkState::Anew,
+                    LinkState::Up | LinkState::Down | LinkState::Gone | LinkState::Anew => state,
+                };
                 self.mtus[side.index()] = link.mtu(self.sockets[0].as_fd()).or(self.mtus[side.index()]);
             }
             for (socket, (side, _)) in self.sockets.iter().zip(SOCKETS) {
@@ -289,10 +300,16 @@ impl PacketLoop {
                 }
             }
         }
-        self.links_up
+        self.link_states
     }
 
-    /// The largest IP packets that the interfaces take, [inside, outside], as of the last `links_up`; `None` as long as the
+    /// The interface of a side, as it was opened.
+    #[must_use]
+    pub const fn link(&self, side: PortSide) -> &Link {
+        &self.links[side.index()]
+    }
+
+    /// The largest IP packets that the interfaces take, [inside, outside], as of the last `link_states`; `None` as long as the
     /// kernel has not said.
     #[must_use]
     pub fn mtus(&self) -> [Option<u16>; 2] {
@@ -333,7 +350,7 @@ impl PacketLoop {
             self.uring.arm_bell(bell)?;
             self.bell_armed = true;
         }
-        for socket in 0..4_u8 {
+        for (socket, _) in (0_u8..).zip(SOCKETS) {
             let Receiving::Idle { retry_at_ns } = self.receiving[usize::from(socket)] else { continue };
             let now_ns = boottime::now_ns();
             if retry_at_ns <= now_ns {
@@ -444,7 +461,7 @@ mod tests {
         assert_eq!(socket_for(PortSide::Inside, &frame), 0);
         frame[12..14].copy_from_slice(&[0x08, 0x06]);
         assert_eq!(socket_for(PortSide::Inside, &frame), 1);
-        assert_eq!(socket_for(PortSide::Outside, &frame), 3);
-        assert_eq!(socket_for(PortSide::Outside, &frame[..4]), 2);
+        assert_eq!(socket_for(PortSide::Outside, &frame), 4);
+        assert_eq!(socket_for(PortSide::Outside, &frame[..4]), 3);
     }
 }

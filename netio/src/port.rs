@@ -105,7 +105,7 @@ pub struct PortStats {
     pub received_tagged: u64,
     /// Frames too short for an Ethernet header.
     pub received_short: u64,
-    /// Frames that the kernel dropped because its receive buffer was full (as of the last `links_up`).
+    /// Frames that the kernel dropped because its receive buffer was full (as of the last `link_states`).
     pub kernel_drops: u64,
     /// Times that receiving ended because every buffer was in use.
     pub out_of_buffers: u64,

@@ -19,6 +19,8 @@ pub enum EtherType {
     Ipv4,
     /// ARP.
     Arp,
+    /// Members' questions to each other, whether the network passes frames (IEEE 802 local experimental 2).
+    Sounding,
 }
 
 impl EtherType {
@@ -28,6 +30,7 @@ impl EtherType {
         match self {
             Self::Ipv4 => 0x0800,
             Self::Arp => 0x0806,
+            Self::Sounding => 0x88b6,
         }
     }
 }
@@ -135,6 +138,17 @@ impl PacketSocket {
             return Err(io::Error::last_os_error());
         }
         Ok(KernelCounts { packets: u64::from(counts.tp_packets), drops: u64::from(counts.tp_drops) })
+    }
+
+    /// Whether the socket still hangs on the interface that it was bound to: one that was deleted takes its sockets along.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        // SAFETY: sockaddr_ll is plain old data, for which zeroes are valid.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        let mut len = socklen::<libc::sockaddr_ll>();
+        // SAFETY: the call fills at most `len` bytes of `address`.
+        let result = unsafe { libc::getsockname(self.fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
+        result == 0 && address.sll_ifindex == self.ifindex
     }
 
     /// The raw descriptor, for registration with io_uring.

@@ -174,6 +174,25 @@ fn each_frame_leaves_only_by_its_right_and_in_its_time() {
     });
 }
 
+#[test]
+fn a_sounding_leaves_to_a_peer_only_and_needs_no_lease() {
+    require_root!();
+    let (inner, _outer) = gateway();
+    inner.run(|| {
+        let (mut packets, links) = open();
+        let (mut guard, _words) = Guard::attach(&links[0], &links[1]).expect("guard");
+        let sounding = |to, from| frame(to, from, 0x88b6, FAR, FAR);
+        assert!(!passes(&mut packets, PortSide::Outside, &sounding(PEER, links[1].mac)), "no peer yet");
+        guard.set_peers([PEER]).expect("peers");
+        assert!(passes(&mut packets, PortSide::Outside, &sounding(PEER, links[1].mac)));
+        assert!(passes(&mut packets, PortSide::Inside, &sounding(PEER, links[0].mac)));
+        assert!(!passes(&mut packets, PortSide::Outside, &sounding(HOST, links[1].mac)), "a stranger");
+        assert!(!passes(&mut packets, PortSide::Outside, &sounding(PEER, VMAC)), "in a shard's name");
+        let counters = guard.counters().expect("counters");
+        assert_eq!((counters.pass_sounding, counters.drop_protocol, counters.drop_lease), (2, 2, 1));
+    });
+}
+
 /// Set in the child processes of the tests below, to the length of their lease in ms.
 const CHILD: &str = "QNAT_TEST_GUARD_CHILD";
 /// Lengths of leases that are tried: what a slow machine cannot look at within one, it can within a longer one.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use net::Namespace;
 use qnat_netio::bell::Doorbell;
 use qnat_netio::boottime;
-use qnat_netio::link::Link;
+use qnat_netio::link::{Link, LinkState};
 use qnat_netio::packet::PacketLoop;
 use qnat_netio::port::{Disposition, LoopLimits, PortConfig, PortStats, Reception};
 use qnat_netio::side::PortSide;
@@ -244,7 +244,7 @@ fn a_link_that_went_down_and_came_back_is_served_again() {
     require_root!();
     let wire = Wire::new();
     let bell = Doorbell::new().expect("bell");
-    let (commands, orders) = std::sync::mpsc::channel::<[bool; 2]>();
+    let (commands, orders) = std::sync::mpsc::channel::<[LinkState; 2]>();
     let (answers, reports) = std::sync::mpsc::channel::<bool>();
     let gateway = wire.gateway.spawn(move || {
         let mut packets = open(LoopLimits::default(), bell);
@@ -256,7 +256,7 @@ fn a_link_that_went_down_and_came_back_is_served_again() {
                 packets.receive(&mut |_, _, _| Disposition::Done);
                 packets.transmit(PortSide::Inside, FrameMeta::default(), 0, &arp_frame());
                 packets.flush(&mut |_| true).expect("flush");
-                reached = packets.links_up(boottime::now_ns()) == wanted;
+                reached = packets.link_states(boottime::now_ns()) == wanted;
             }
             answers.send(reached).expect("the test waits");
         }
@@ -272,11 +272,11 @@ fn a_link_that_went_down_and_came_back_is_served_again() {
         commands.send(wanted).expect("the gateway lives");
         assert!(reports.recv().expect("the gateway lives"), "links never became {wanted:?}");
     };
-    reach([true, true]);
+    reach([LinkState::Up, LinkState::Up]);
     wire.gateway.ip("link set gi down");
-    reach([false, true]);
+    reach([LinkState::Down, LinkState::Up]);
     wire.gateway.ip("link set gi up");
-    reach([true, true]);
+    reach([LinkState::Up, LinkState::Up]);
     drop(commands);
     let pinger = wire.client.spawn(|| {
         let socket = UdpSocket::bind("10.99.0.1:0").expect("bind");
@@ -290,6 +290,46 @@ fn a_link_that_went_down_and_came_back_is_served_again() {
     assert!(before.receive_errors >= 1, "the socket heard of the link: {before:?}");
     assert!(before.link_down >= 1, "a frame was refused meanwhile: {before:?}");
     assert!(after.received > before.received, "{after:?}");
+}
+
+#[test]
+fn an_interface_that_was_made_anew_is_not_taken_for_the_old_one() {
+    require_root!();
+    let (inner, outer) = (net::Namespace::new("g"), net::Namespace::new("o"));
+    inner.veth("gi", &outer, "oi");
+    inner.veth("go", &outer, "oo");
+    let bell = Doorbell::new().expect("bell");
+    let (commands, orders) = std::sync::mpsc::channel::<[LinkState; 2]>();
+    let (answers, reports) = std::sync::mpsc::channel::<[LinkState; 2]>();
+    let gateway = inner.spawn(move || {
+        let mut packets = open(LoopLimits::default(), bell);
+        for wanted in orders {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let mut seen = packets.link_states(boottime::now_ns());
+            while seen != wanted && Instant::now() < deadline {
+                packets.wait(Duration::from_millis(20), || false).expect("wait");
+                packets.receive(&mut |_, _, _| Disposition::Done);
+                seen = packets.link_states(boottime::now_ns());
+            }
+            answers.send(seen).expect("the test waits");
+        }
+    });
+    let reach = |wanted| {
+        commands.send(wanted).expect("the gateway lives");
+        assert_eq!(reports.recv().expect("the gateway lives"), wanted);
+    };
+    reach([LinkState::Up, LinkState::Up]);
+    let mac = inner.run(|| Link::named("go").expect("link").mac);
+    let mac = mac.map(|octet| format!("{octet:02x}")).join(":");
+    inner.ip("link del go");
+    reach([LinkState::Up, LinkState::Gone]);
+    inner.veth("go", &outer, "oo");
+    inner.ip(&format!("link set go address {mac}"));
+    reach([LinkState::Up, LinkState::Anew]);
+    inner.ip("link set gi address 02:00:00:00:aa:01");
+    reach([LinkState::Anew, LinkState::Anew]);
+    drop(commands);
+    gateway.join().expect("gateway");
 }
 
 fn arp_frame() -> [u8; 42] {

@@ -4,9 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use qnat::daemon::request::Request;
-use qnat::lab::{self, Cut, Wipe};
+use qnat::lab::{self, Cut, Scope, Wipe, topology::Network};
 
 use super::cluster::Cluster;
+use super::judge::Handover;
 
 /// What happens to the owner of the shard under test.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -19,11 +20,28 @@ pub enum Fault {
     PartitionOwner,
     /// Asked to stop: it hands over first.
     StopOwner,
+    /// Its worker's thread hangs, everything else of it lives.
+    HangWorker,
+    /// The data networks swallow what it sends and gets, though its links stay up.
+    SilentNetwork,
+    /// Its outside interface is deleted and made again with the same name and MAC.
+    RemakeInterface,
 }
+
+/// The worker's thread, as it names itself.
+const WORKER: &str = "worker-0";
 
 impl Fault {
     /// All of them, in the order of `all`.
-    pub const ALL: [Self; 4] = [Self::KillOwner, Self::PauseOwner, Self::PartitionOwner, Self::StopOwner];
+    pub const ALL: [Self; 7] = [
+        Self::KillOwner,
+        Self::PauseOwner,
+        Self::PartitionOwner,
+        Self::StopOwner,
+        Self::HangWorker,
+        Self::SilentNetwork,
+        Self::RemakeInterface,
+    ];
 
     /// As on the command line.
     #[must_use]
@@ -33,6 +51,9 @@ impl Fault {
             Self::PauseOwner => "pause-owner",
             Self::PartitionOwner => "partition-owner",
             Self::StopOwner => "stop-owner",
+            Self::HangWorker => "hang-worker",
+            Self::SilentNetwork => "silent-network",
+            Self::RemakeInterface => "remake-interface",
         }
     }
 
@@ -40,9 +61,38 @@ impl Fault {
     #[must_use]
     pub const fn lasts(self) -> Duration {
         match self {
-            Self::KillOwner | Self::StopOwner => Duration::from_secs(4),
+            Self::KillOwner | Self::StopOwner | Self::HangWorker | Self::RemakeInterface => Duration::from_secs(4),
             Self::PauseOwner => Duration::from_secs(10),
-            Self::PartitionOwner => Duration::from_secs(8),
+            Self::PartitionOwner | Self::SilentNetwork => Duration::from_secs(8),
+        }
+    }
+
+    /// Largest median and largest 99th percentile of the gap, in milliseconds: what has to be noticed first takes its time.
+    #[must_use]
+    pub const fn gap_max_ms(self) -> (f64, f64) {
+        match self {
+            Self::KillOwner | Self::PauseOwner | Self::PartitionOwner | Self::StopOwner => (80.0, 150.0),
+            Self::HangWorker | Self::RemakeInterface => (250.0, 250.0),
+            Self::SilentNetwork => (2_000.0, 2_000.0),
+        }
+    }
+
+    /// Whether the old owner hands over, so that its lease ends with its successor's first frame and not with the fault.
+    pub(super) const fn handover(self) -> Handover {
+        match self {
+            Self::KillOwner | Self::PauseOwner | Self::PartitionOwner | Self::HangWorker => Handover::Abrupt,
+            Self::StopOwner | Self::SilentNetwork | Self::RemakeInterface => Handover::Graceful,
+        }
+    }
+
+    /// Until when, after the fault began, the owner is certainly the process that the fault met; `None`: for as long as the
+    /// fault lasts, or until somebody ends it.
+    pub(super) const fn survives(self) -> Option<Duration> {
+        match self {
+            // The member's own watch ends it, and it begins anew.
+            Self::HangWorker => Some(Duration::from_millis(950)),
+            Self::RemakeInterface => Some(Duration::from_millis(400)),
+            Self::KillOwner | Self::PauseOwner | Self::PartitionOwner | Self::StopOwner | Self::SilentNetwork => None,
         }
     }
 
@@ -54,6 +104,9 @@ impl Fault {
             Self::PauseOwner => lab::pause(cluster.dir(), owner)?,
             Self::PartitionOwner => lab::partition(cluster.dir(), &Cut::partition(owner, None))?,
             Self::StopOwner => drop(cluster.ask(owner, &Request::Shutdown)?),
+            Self::HangWorker => lab::hang(cluster.dir(), owner, WORKER)?,
+            Self::SilentNetwork => lab::partition(cluster.dir(), &silence(owner))?,
+            Self::RemakeInterface => lab::remake(cluster.dir(), owner, Network::Outside)?,
         }
         Ok((began, SystemTime::now()))
     }
@@ -63,7 +116,15 @@ impl Fault {
         match self {
             Self::KillOwner | Self::StopOwner => lab::restart(cluster.dir(), owner, Wipe::No),
             Self::PauseOwner => lab::resume(cluster.dir(), owner),
-            Self::PartitionOwner => lab::heal(cluster.dir()),
+            Self::PartitionOwner | Self::SilentNetwork => lab::heal(cluster.dir()),
+            Self::HangWorker => lab::release(cluster.dir(), owner),
+            // It has mended itself.
+            Self::RemakeInterface => Ok(()),
         }
     }
+}
+
+/// Both data networks of a node swallow everything.
+const fn silence(node: u32) -> Cut {
+    Cut { scope: Scope::Data, ..Cut::partition(node, None) }
 }

@@ -51,6 +51,12 @@ pub enum Which {
     PartitionOwner,
     /// Stop it gracefully.
     StopOwner,
+    /// Hang its worker's thread.
+    HangWorker,
+    /// Let its data networks swallow everything.
+    SilentNetwork,
+    /// Delete its outside interface and make it again.
+    RemakeInterface,
     /// All of these, one after the other.
     All,
     /// A fourth machine joins.
@@ -68,6 +74,9 @@ impl Which {
             Self::PauseOwner => vec![Fault::PauseOwner],
             Self::PartitionOwner => vec![Fault::PartitionOwner],
             Self::StopOwner => vec![Fault::StopOwner],
+            Self::HangWorker => vec![Fault::HangWorker],
+            Self::SilentNetwork => vec![Fault::SilentNetwork],
+            Self::RemakeInterface => vec![Fault::RemakeInterface],
             Self::All => Fault::ALL.to_vec(),
             Self::Join | Self::Replace | Self::GrowShrink => Vec::new(),
         }
@@ -78,7 +87,14 @@ impl Which {
             Self::Join => Some(Change::Join),
             Self::Replace => Some(Change::Replace),
             Self::GrowShrink => Some(Change::GrowShrink),
-            Self::KillOwner | Self::PauseOwner | Self::PartitionOwner | Self::StopOwner | Self::All => None,
+            Self::KillOwner
+            | Self::PauseOwner
+            | Self::PartitionOwner
+            | Self::StopOwner
+            | Self::HangWorker
+            | Self::SilentNetwork
+            | Self::RemakeInterface
+            | Self::All => None,
         }
     }
 }

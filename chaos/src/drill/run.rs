@@ -11,7 +11,7 @@ use super::canary::{self, Download, Idle, Kind, Stream};
 use super::capture::{Capture, Frame, Side};
 use super::cluster::{Backend, Cluster, Flow, NODES};
 use super::fault::Fault;
-use super::judge::{self, Emissions, Emitted, Handover, Scene};
+use super::judge::{self, Emissions, Emitted, Scene};
 
 /// Between two datagrams of the old flow, and between two new flows.
 const OLD_EVERY: Duration = Duration::from_millis(1);
@@ -141,12 +141,16 @@ impl Target {
     }
 }
 
-/// Until when the old owner is judged: one that was started again is another process; one that lives on is judged on
-/// until `until_ns`.
-fn judged_until(fault: Fault, ended_ns: u64, until_ns: u64) -> u64 {
+/// Until when the old owner is judged: one that was started again, or began anew by itself, is another process; one that
+/// lives on is judged on until `until_ns`.
+fn judged_until(fault: Fault, (began_ns, ended_ns, until_ns): (u64, u64, u64)) -> u64 {
     match fault {
         Fault::KillOwner | Fault::StopOwner => ended_ns,
-        Fault::PauseOwner | Fault::PartitionOwner => until_ns,
+        Fault::PauseOwner | Fault::PartitionOwner | Fault::SilentNetwork => until_ns,
+        Fault::HangWorker | Fault::RemakeInterface => {
+            let lives = fault.survives().map_or(0, |lives| u64::try_from(lives.as_nanos()).unwrap_or(u64::MAX));
+            began_ns.saturating_add(lives).min(ended_ns)
+        }
     }
 }
 
@@ -217,8 +221,9 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     let Seen { emitted, replies, arrived } = captures.stop()?;
     let (began_ns, ended_ns, until_ns) = (nanos(began)?, nanos(ended)?, nanos(until)?);
     let owns_again = owner_after == Some(owner);
-    let end_ns = judged_until(fault, ended_ns, if owns_again { ended_ns + RETURN_NS } else { until_ns });
-    let handover = if fault == Fault::StopOwner { Handover::Graceful } else { Handover::Abrupt };
+    let until_ns_of_owner = if owns_again { ended_ns + RETURN_NS } else { until_ns };
+    let end_ns = judged_until(fault, (began_ns, ended_ns, until_ns_of_owner));
+    let handover = fault.handover();
     let scene = Scene { owner, shard: u16::try_from(shard)?, began_ns, sure_ns: nanos(sure)?, end_ns, handover };
     let emissions = judge::emissions(&emitted, &before, scene);
     if emissions.owner_sent_before == 0 {

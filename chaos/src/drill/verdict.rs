@@ -7,10 +7,6 @@ use serde::Serialize;
 use super::fault::Fault;
 use super::run::Outcome;
 
-/// Targets for the gap: of its median, and of its 99th percentile.
-const MEDIAN_MS_MAX: f64 = 80.0;
-const P99_MS_MAX: f64 = 150.0;
-
 /// Gaps over all runs, in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Gap {
@@ -98,11 +94,12 @@ impl Verdict {
         for (number, outcome) in outcomes.iter().enumerate() {
             verdict.reasons.extend(wrongs(outcome).into_iter().map(|wrong| format!("run {}: {wrong}", number + 1)));
         }
+        let (median_max, p99_max) = fault.gap_max_ms();
         for (what, gap) in [("old", verdict.gap_old_ms), ("new", verdict.gap_new_ms)] {
             // Written so that a gap that is no number fails too.
-            if !(gap.median <= MEDIAN_MS_MAX && gap.p99 <= P99_MS_MAX) {
+            if !(gap.median <= median_max && gap.p99 <= p99_max) {
                 verdict.reasons.push(format!(
-                    "gap of {what} flows: median {:.1} ms, p99 {:.1} ms; at most {MEDIAN_MS_MAX} and {P99_MS_MAX} are wanted",
+                    "gap of {what} flows: median {:.1} ms, p99 {:.1} ms; at most {median_max} and {p99_max} are wanted",
                     gap.median, gap.p99
                 ));
             }

@@ -17,7 +17,7 @@ pub fn read(frame: &[u8]) -> Result<Option<IpPacket>, Violation> {
     }
     match parse(frame, &FrameMeta::default()) {
         Ok(Parsed::Ip(packet)) => Ok(Some(packet)),
-        Ok(Parsed::Arp(_) | Parsed::Error(_) | Parsed::Fragment(_)) => Ok(None),
+        Ok(Parsed::Arp(_) | Parsed::Error(_) | Parsed::Fragment(_) | Parsed::Sounding(_)) => Ok(None),
         Err(reason) => Err(Violation { invariant: "I14", what: format!("a frame left that is {reason:?}") }),
     }
 }

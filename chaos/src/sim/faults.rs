@@ -35,6 +35,7 @@ pub(super) struct Healing {
     /// Until when, and by how much, what one sends to the other takes longer.
     slow: BTreeMap<(NodeId, NodeId), (u64, u64)>,
     links_down: BTreeMap<NodeId, u64>,
+    swallowed: BTreeMap<NodeId, u64>,
     stopping: BTreeMap<NodeId, Stop>,
     rolling: BTreeSet<NodeId>,
     next_ns: u64,
@@ -116,7 +117,11 @@ impl World {
     /// Whether nothing is wrong any more.
     pub(super) fn faults_are_over(&self) -> bool {
         let h = &self.healing;
-        let over = h.dead.is_empty() && h.stopping.is_empty() && h.rolling.is_empty() && h.links_down.is_empty();
+        let over = h.dead.is_empty()
+            && h.stopping.is_empty()
+            && h.rolling.is_empty()
+            && h.links_down.is_empty()
+            && h.swallowed.is_empty();
         let over = over && h.slow.values().all(|(until, _)| self.now_ns >= *until);
         over && self.now_ns >= h.held_up_until_ns && h.cuts.values().all(|until| self.now_ns >= *until)
     }
@@ -174,7 +179,7 @@ impl World {
         let whole = self.healing.dead.is_empty() && self.healing.stopping.is_empty() && self.unwell().is_none();
         let until = self.now_ns + self.while_ns();
         let may_die = whole || self.params.rare.deadly && self.nodes.len() > 1;
-        match self.chance.random_range(0..18_u32) {
+        match self.chance.random_range(0..19_u32) {
             // A minority only, as a rule: who is lost has to be replaced before the next one may be.
             0..=3 if may_die => self.crash(id),
             4 if whole => {
@@ -226,12 +231,10 @@ impl World {
     fn trouble(&mut self, kind: u32, id: NodeId, until_ns: u64, whole: bool) {
         match kind {
             12 => {
-                self.count("data links down");
-                self.slow_down(id, until_ns);
-                self.healing.links_down.insert(id, until_ns);
-                if let Some(node) = self.nodes.get_mut(&id) {
-                    node.links_up = false;
-                }
+                self.unplug(id, until_ns);
+            }
+            18 => {
+                self.swallow(id, until_ns);
             }
             13 => {
                 let lane = if self.chance.random_bool(0.5) { Lane::Control } else { Lane::Flow };
@@ -252,6 +255,25 @@ impl World {
                 self.count("cut");
                 self.cut(id, until_ns, Lane::All);
             }
+        }
+    }
+
+    fn unplug(&mut self, id: NodeId, until_ns: u64) {
+        self.count("data links down");
+        self.slow_down(id, until_ns);
+        self.healing.links_down.insert(id, until_ns);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.links_up = false;
+        }
+    }
+
+    /// The data networks swallow what one node sends and gets; its links stay up.
+    fn swallow(&mut self, id: NodeId, until_ns: u64) {
+        self.count("data network silent");
+        let until_ns = until_ns + self.hung_ns();
+        self.healing.swallowed.insert(id, until_ns);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.swallowed = true;
         }
     }
 
@@ -422,6 +444,14 @@ impl World {
             }
         }
         self.healing.cuts.retain(|_, until| now_ns < *until);
+        let heard: Vec<NodeId> =
+            self.healing.swallowed.iter().filter(|(_, at)| now_ns >= **at).map(|(id, _)| *id).collect();
+        for id in heard {
+            self.healing.swallowed.remove(&id);
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.swallowed = false;
+            }
+        }
         let up: Vec<NodeId> =
             self.healing.links_down.iter().filter(|(_, at)| now_ns >= **at).map(|(id, _)| *id).collect();
         for id in up {

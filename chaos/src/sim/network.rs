@@ -206,7 +206,7 @@ impl World {
         let Leaving { side, authority, ref frame, judged } = *leaving;
         let node = &self.nodes[&id];
         let local_ns = node.local(self.now_ns).ns;
-        if !node.links_up || !Worker::may_transmit(&node.words, local_ns, authority) {
+        if !node.links_up || node.swallowed || !Worker::may_transmit(&node.words, local_ns, authority) {
             return Ok(());
         }
         let src = Mac(frame[6..12].try_into().expect("an Ethernet header"));

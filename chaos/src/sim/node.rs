@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use consensus::control_group::ControlTiming;
+use consensus::event::Passage;
 use consensus::storage::memory::MemoryStore;
 use control::command::CommandBody;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent, Verdict, WorkerOutput};
 use engine::ids::{Incarnation, LeaseWord, Mac, NodeId, ShardId, Side, VnetId};
+use engine::soundings::Passing;
 use engine::wire::FrameMeta;
 use engine::worker::Worker;
 use qnat::member::control_member::{ControlMember, ControlOut, Identity, Now};
@@ -72,7 +74,7 @@ pub(super) enum Thread {
 enum ToFlow {
     Peer { from: NodeId, bytes: Bytes },
     View(Arc<View>, Incarnation),
-    Links(bool),
+    Links(bool, Passage),
     Stop,
 }
 
@@ -106,7 +108,9 @@ pub(super) struct Node {
     pub(super) worker: Option<Worker>,
     pub(super) words: Words,
     pub(super) links_up: bool,
-    links_told: Option<bool>,
+    /// The data networks swallow what this machine sends and gets, though its links are up.
+    pub(super) swallowed: bool,
+    links_told: Option<(bool, Passage)>,
     /// When the worker's loop passed last, by this machine's clock.
     turned_ns: u64,
     clock: Clock,
@@ -172,6 +176,7 @@ impl Node {
             worker: None,
             words: Words::default(),
             links_up: true,
+            swallowed: false,
             links_told: None,
             turned_ns: 0,
             clock,
@@ -214,7 +219,7 @@ impl Node {
 
     /// Whether packets could pass here, as far as this machine is concerned.
     pub(super) fn carries(&self, now_ns: u64) -> bool {
-        self.links_up && self.runs(Thread::Worker, now_ns)
+        self.links_up && !self.swallowed && self.runs(Thread::Worker, now_ns)
     }
 
     /// A thread takes a moment to wake up, now and then.
@@ -233,7 +238,7 @@ impl Node {
 
     pub(super) fn frame(&mut self, now_ns: u64, side: Side, frame: Vec<u8>) {
         // A receive queue is finite.
-        if self.links_up && self.frames.0.len() < 512 {
+        if self.links_up && !self.swallowed && self.frames.0.len() < 512 {
             self.frames.push(now_ns, (side, frame));
         }
     }
@@ -347,12 +352,13 @@ impl Node {
                     self.flow = Some(flow);
                     let mut worker = Worker::new(me, self.id, VnetId(1), self.seed);
                     worker.set_chunk_records(self.rare.chunk_records);
+                    worker.sound();
                     self.worker = Some(worker);
                 }
-                (ToFlow::Links(up), Some(flow)) => flow.set_links(now.ns, up),
+                (ToFlow::Links(up, passage), Some(flow)) => flow.set_links(now.ns, up, passage),
                 (ToFlow::Stop, Some(flow)) => flow.stop(now.ns),
                 (ToFlow::Stop, None) => self.deeds.push(Deed::Stopped),
-                (ToFlow::Peer { .. } | ToFlow::Links(_), None) => {}
+                (ToFlow::Peer { .. } | ToFlow::Links(..), None) => {}
             }
             self.route(now_ns);
         }
@@ -421,10 +427,17 @@ impl Node {
                 }
             }
         }
-        if self.links_told != Some(self.links_up) {
-            self.links_told = Some(self.links_up);
+        let passage = match worker.passing() {
+            passing if passing.contains(&Passing::Silent) => Passage::Silent,
+            [Passing::Yes, Passing::Yes] => Passage::Passes,
+            _ => Passage::Unproved,
+        };
+        if self.links_told.map(|told| told.0) != Some(self.links_up) {
             worker.set_links(now.ns, self.links_up);
-            self.flow_in.push(now_ns, ToFlow::Links(self.links_up));
+        }
+        if self.links_told != Some((self.links_up, passage)) {
+            self.links_told = Some((self.links_up, passage));
+            self.flow_in.push(now_ns, ToFlow::Links(self.links_up, passage));
         }
         for _ in 0..few {
             let Some((side, mut frame)) = self.frames.pop(now_ns) else { break };

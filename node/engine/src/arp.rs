@@ -68,9 +68,16 @@ impl Worker {
                 (next_hop || on_link(s.outside.network, s.outside.prefix_len, p.sender_ip), MayAsk::Yes)
             }
         };
+        if ours && p.sender_mac.shard().is_none() {
+            self.counters.claims += 1;
+            self.claims.note(cx.now_ns, side, p.sender_ip, p.sender_mac);
+        }
         // A frame whose addresses disagree, or that claims a virtual MAC, is nobody's honest announcement.
         if ours || !believable || p.sender_mac.shard().is_some() || p.sender_mac != p.eth_src {
             return;
+        }
+        if side == Side::Outside && s.outside.next_hop == Some(p.sender_ip) {
+            self.next_hop_heard(cx.now_ns);
         }
         if self.neighbours.learn(cx.now_ns, side, p.sender_ip, p.sender_mac, may_ask) {
             self.release_waiting((side, p.sender_ip), p.sender_mac);
@@ -302,7 +309,7 @@ impl Worker {
     }
 
     /// The right of some shard that serves here: for questions that are not one shard's alone.
-    fn any_right(&self, now_ns: u64, words: &impl LeaseWords) -> Option<Authority> {
+    pub(crate) fn any_right(&self, now_ns: u64, words: &impl LeaseWords) -> Option<Authority> {
         self.replicas().find_map(|(shard, r)| {
             let term = r.serves(now_ns, self.me, words.word(shard))?;
             Some(Authority::Lease { shard, term })

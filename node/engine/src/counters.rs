@@ -36,6 +36,8 @@ pub struct Counters {
     pub parked: u64,
     /// Received frames that were forwarded to another node; part of `transmitted`.
     pub forwarded: u64,
+    /// ARP messages of strangers in the name of an address of ours; part of `absorbed`.
+    pub claims: u64,
     /// First packets by the time that they were held for their commit.
     pub hold: Histogram,
     /// Batches of this owner by the time from the proposal to the commit, both as the worker sees them.
@@ -53,6 +55,7 @@ impl Default for Counters {
             absorbed: 0,
             parked: 0,
             forwarded: 0,
+            claims: 0,
             hold: Histogram::default(),
             commit: Histogram::default(),
             snat: [SnatCounts::default(); Proto::ALL.len()],

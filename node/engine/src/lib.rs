@@ -13,6 +13,7 @@
 mod ahead;
 mod apply;
 mod arp;
+pub mod claims;
 pub mod codec;
 pub mod counters;
 mod drains;
@@ -43,6 +44,7 @@ mod scan;
 pub mod sessions;
 mod shard;
 pub mod snapshot;
+pub mod soundings;
 pub mod status;
 mod stream;
 mod takeover;

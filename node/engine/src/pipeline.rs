@@ -52,6 +52,9 @@ impl Worker {
     ) -> Verdict {
         let result = match parse(frame, meta) {
             Ok(Parsed::Arp(p)) => return self.handle_arp(cx, side, &p),
+            Ok(Parsed::Sounding(s)) => {
+                return self.handle_sounding(cx, side, &s).unwrap_or_else(|reason| self.refuse(reason));
+            }
             Ok(Parsed::Ip(p)) => self.judge_packet(cx, side, meta, &p, frame),
             Ok(Parsed::Fragment(f)) => self.judge_fragment(cx, side, meta, &f, frame),
             Ok(Parsed::Error(e)) => self.judge_error(cx, side, meta, &e, frame),

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::ahead::Ahead;
 use crate::apply::Effect;
 use crate::arp::Waiting;
+use crate::claims::{Claim, Claims};
 use crate::codec::{Encoder, ScanRecord};
 use crate::counters::Counters;
 use crate::event::{Authority, DropReason, Verdict, WorkerOutput};
@@ -33,6 +34,7 @@ pub use crate::scan::Scans;
 use crate::sessions::Sessions;
 use crate::shard::{LAST_OWNER_NS, LeaseWords, Shard, ShardEntry, lease_runs};
 use crate::snapshot::Snapshot;
+use crate::soundings::Soundings;
 use crate::wire::FrameMeta;
 
 /// Neighbours of both sides that a worker remembers.
@@ -71,6 +73,9 @@ pub struct Worker {
     pub(crate) outputs: VecDeque<WorkerOutput>,
     /// `None`: nobody wants to know.
     pub(crate) sessions: Option<Sessions>,
+    /// `None`: nobody wants to know.
+    pub(crate) soundings: Option<Soundings>,
+    pub(crate) claims: Claims,
     encoder: Encoder,
     pub(crate) effects: Vec<Effect>,
     scratch: Vec<ScanRecord>,
@@ -110,6 +115,8 @@ impl Worker {
             ahead: Ahead::default(),
             outputs: VecDeque::new(),
             sessions: None,
+            soundings: None,
+            claims: Claims::default(),
             encoder: Encoder::new(),
             effects: Vec::new(),
             scratch: Vec::new(),
@@ -169,6 +176,9 @@ impl Worker {
         frame: &mut [u8],
     ) -> Verdict {
         self.counters.received += 1;
+        if let Some(soundings) = &mut self.soundings {
+            soundings.of(side).heard_ns = now_ns;
+        }
         let Some(snapshot) = self.snapshot.take() else { return self.refuse(DropReason::NotOwner) };
         let cx = Cx { now_ns, words, snapshot: &snapshot };
         let verdict = self.judge_frame(&cx, side, meta, frame);
@@ -274,6 +284,7 @@ impl Worker {
             self.owner_timers(now_ns, words, &snapshot, id);
         }
         self.neighbour_timers(now_ns, &snapshot, words);
+        self.sounding_timers(now_ns, &snapshot, words);
         self.snapshot = Some(snapshot);
     }
 
@@ -308,6 +319,7 @@ impl Worker {
             .into_iter()
             .chain(neighbours)
             .chain(self.fragments.next_ns())
+            .chain(self.soundings.as_ref().map(Soundings::next_ns))
             .min()
             .unwrap_or(u64::MAX)
             .min(self.judge_at_ns)
@@ -332,6 +344,11 @@ impl Worker {
         if let Some((term, state)) = changed {
             self.outputs.push_back(WorkerOutput::Serving { shard: id, term, state });
         }
+    }
+
+    /// Who else claimed addresses of the cluster lately.
+    pub fn claims(&self) -> impl Iterator<Item = Claim> {
+        self.claims.all()
     }
 
     /// Counters of this worker.

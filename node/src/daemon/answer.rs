@@ -254,7 +254,7 @@ impl Answerer {
     }
 
     fn stats(&self) -> WorkerStats {
-        *self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     async fn counters(&self) -> Result<Counted, Failure> {

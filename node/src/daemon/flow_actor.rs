@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
+use consensus::event::Passage;
 use engine::event::{GroupEvent, WorkerOutput};
 use engine::ids::{Mac, NodeId};
 use futures_util::stream::unfold;
@@ -221,7 +222,7 @@ impl FlowActor {
                         self.control.do_send(Duty(duty));
                     }
                 }
-                FromWorker::Links(up) => member.set_links(now_ns(), up),
+                FromWorker::Links { up, passage } => member.set_links(now_ns(), up, passage),
             }
         }
     }
@@ -412,7 +413,7 @@ impl Handler<Begin> for FlowActor {
         }
         let mut member = FlowMember::new(me, Arc::clone(&view), self.seed, now_ns());
         // Down until the worker has looked.
-        member.set_links(now_ns(), false);
+        member.set_links(now_ns(), false, Passage::Unproved);
         self.member = Some(member);
         self.take_view(view);
         self.settle();

@@ -68,7 +68,7 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for round in 0_u32.. {
         ticker.tick().await;
-        let worker = *answerer.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = answerer.stats.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let engine = worker.engine;
         publish_worker(&engine);
         publish_log(answerer.journal.counts(), worker.sessions_lost);

@@ -36,7 +36,7 @@ use super::control_actor::{ControlActor, Meet, StopControl, now};
 use super::flow_actor::{FlowActor, FlowParts, StopFlows, WorkerEnds, WorkerSpawner};
 use super::metrics::{MetricsPage, publish_metrics};
 use super::watch::Pulses;
-use super::worker_thread::{SLEEP_MAX, Words, WorkerStats, WorkerThread};
+use super::worker_thread::{LinkWatch, SLEEP_MAX, Words, WorkerStats, WorkerThread};
 use super::{ENDING, Ending};
 use crate::member::control_member::{ControlMember, Identity};
 use crate::nat_log::{Journal, JournalParts, SessionRing};
@@ -400,6 +400,7 @@ impl WorkerParts {
                 }
                 let packets = PacketLoop::new(&port(inside), &port(outside), LoopLimits::default(), bell)?;
                 let mut worker = Worker::new(me, NodeId(config.node_id), VnetId(1), seed()?);
+                worker.sound();
                 if sessions.is_some() {
                     worker.log_sessions();
                 }
@@ -419,6 +420,7 @@ impl WorkerParts {
                     pulse,
                     sleep_max: SLEEP_MAX,
                     buffer: Vec::new(),
+                    watch: LinkWatch::default(),
                 }
                 .run()?;
                 Ok(())

@@ -6,15 +6,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use consensus::event::Passage;
 use engine::LeaseWords;
+use engine::claims::{CLAIMS_MAX, Claim};
 use engine::counters::Counters;
 use engine::event::{Authority, DropReason, Verdict, WorkerOutput};
 use engine::ids::{Incarnation, LeaseWord, Mac, ShardId, Side, Term};
+use engine::soundings::{Heard, Passing};
 use engine::status::{FlowView, PortsView, ShardStatus};
 use engine::wire::{ChecksumState, FrameMeta, Gso};
 use engine::worker::{Scans, Worker};
 use netio::bell::Ringer;
 use netio::boottime::now_ns;
+use netio::link::LinkState;
 use netio::packet::{FrameHandler, PacketLoop};
 use netio::port::{Disposition, IoError, PortStats};
 use netio::pulse::Pulse;
@@ -62,12 +66,27 @@ pub enum Query {
 pub enum FromWorker {
     /// For the flow groups.
     Output(WorkerOutput),
-    /// Both data links are up, or not.
-    Links(bool),
+    /// Whether both data links are up, and what the data networks carry.
+    Links { up: bool, passage: Passage },
+}
+
+/// A data link as its worker knows it.
+#[derive(Clone, Debug)]
+pub struct LinkLife {
+    /// The interface's name.
+    pub name: String,
+    /// What the kernel says of it.
+    pub state: LinkState,
+    /// What its network carries, when something was heard, and who answers.
+    pub heard: Heard,
+    /// Since when both are what they are (CLOCK_BOOTTIME).
+    pub since_ns: u64,
+    /// Addresses of shards that the device did not take.
+    pub refused_macs: u64,
 }
 
 /// What a worker has counted, published a few times a second.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct WorkerStats {
     /// The engine's counters.
     pub engine: Counters,
@@ -77,6 +96,12 @@ pub struct WorkerStats {
     pub outside: PortStats,
     /// Events of mappings that the log had no room for.
     pub sessions_lost: u64,
+    /// The data links, inside first; empty before the first look.
+    pub links: Vec<LinkLife>,
+    /// Who else claimed addresses of the cluster lately.
+    pub claims: Vec<Claim>,
+    /// When this was told (CLOCK_BOOTTIME).
+    pub at_ns: u64,
 }
 
 /// Lease words as the engine reads them.
@@ -124,6 +149,8 @@ pub struct WorkerThread {
     pub sleep_max: Duration,
     /// The frame that the engine releases now.
     pub buffer: Vec<u8>,
+    /// The data links as they were told last.
+    pub watch: LinkWatch,
 }
 
 impl WorkerThread {
@@ -135,7 +162,6 @@ impl WorkerThread {
         let mut backlog: VecDeque<FromWorker> = VecDeque::new();
         let mut authorities: Vec<Authority> = Vec::new();
         let mut known_macs: Vec<ShardId> = Vec::new();
-        let mut links = None;
         let mut stats_at_ns = 0;
         loop {
             let mut now = now_ns();
@@ -146,12 +172,7 @@ impl WorkerThread {
             if self.inputs.is_finished() {
                 return Ok(());
             }
-            let up = self.packets.links_up(now) == [true; 2];
-            if links != Some(up) {
-                links = Some(up);
-                self.worker.set_links(now, up);
-                backlog.push_back(FromWorker::Links(up));
-            }
+            self.look_at_links(now, &mut backlog);
             for (side, mtu) in [Side::Inside, Side::Outside].into_iter().zip(self.packets.mtus()) {
                 if let Some(mtu) = mtu {
                     self.worker.set_mtu(side, mtu);
@@ -171,7 +192,7 @@ impl WorkerThread {
             self.flush(&mut authorities)?;
             if now >= stats_at_ns {
                 stats_at_ns = now + STATS_EVERY_NS;
-                self.publish();
+                self.publish(now);
             }
             let due = Duration::from_nanos(self.worker.next_timer_ns().saturating_sub(now_ns()));
             let timeout = if backlog.is_empty() { due.min(self.sleep_max) } else { Duration::from_millis(1) };
@@ -192,6 +213,7 @@ impl WorkerThread {
                     for side in PortSide::ALL {
                         if let Err(error) = self.packets.add_mac(side, Mac::of_shard(shard).0) {
                             tracing::warn!(%shard, %error, "the device does not take the shard's address");
+                            self.watch.refused_macs[side.index()] += 1;
                         }
                     }
                     known_macs.push(shard);
@@ -273,15 +295,127 @@ impl WorkerThread {
         Ok(())
     }
 
-    fn publish(&self) {
+    /// Links that work are not enough: what passes counts (F7).
+    fn look_at_links(&mut self, now: u64, backlog: &mut VecDeque<FromWorker>) {
+        let states = self.packets.link_states(now);
+        for (side, state) in PortSide::ALL.into_iter().zip(states) {
+            if state == LinkState::Anew {
+                let name = &self.packets.link(side).name;
+                super::start_again(format!(
+                    "interface {name} was made anew, or has another MAC: what was open on it is dead"
+                ));
+            }
+        }
+        let passing = self.worker.passing();
+        let Some(changed) = self.watch.changed(now, states, passing) else { return };
+        let up = states == [LinkState::Up; 2];
+        if changed.up {
+            self.worker.set_links(now, up);
+        }
+        for (side, state, passing) in PortSide::ALL.into_iter().zip(states).zip(passing).map(|((a, b), c)| (a, b, c)) {
+            tracing::info!(link = self.packets.link(side).name, ?state, ?passing, "data link");
+        }
+        backlog.push_back(FromWorker::Links { up, passage: passage(passing) });
+    }
+
+    fn publish(&mut self, now: u64) {
+        let claims: Vec<Claim> = self.worker.claims().collect();
+        for claim in &claims {
+            if self.watch.is_new_claim(claim) {
+                let Claim { side, ip, mac, .. } = claim;
+                tracing::warn!(?side, %ip, mac = ?mac, "somebody else claims an address of the cluster by ARP");
+            }
+        }
+        let heard = self.worker.heard();
+        let links = PortSide::ALL.into_iter().zip(heard).map(|(side, heard)| LinkLife {
+            name: self.packets.link(side).name.clone(),
+            state: self.watch.states[side.index()],
+            heard,
+            since_ns: self.watch.since_ns[side.index()],
+            refused_macs: self.watch.refused_macs[side.index()],
+        });
         let stats = WorkerStats {
             engine: *self.worker.counters(),
             inside: self.packets.stats(PortSide::Inside),
             outside: self.packets.stats(PortSide::Outside),
             sessions_lost: self.sessions_lost + self.worker.sessions_lost(),
+            links: links.collect(),
+            claims,
+            at_ns: now,
         };
         // A reader that panicked has left whole numbers behind.
         *self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = stats;
+    }
+}
+
+/// What was told last of the data links.
+#[derive(Debug)]
+pub struct LinkWatch {
+    states: [LinkState; 2],
+    passing: [Passing; 2],
+    since_ns: [u64; 2],
+    refused_macs: [u64; 2],
+    told: bool,
+    claimed: Vec<(Side, std::net::Ipv4Addr, Mac)>,
+}
+
+impl Default for LinkWatch {
+    fn default() -> Self {
+        Self {
+            states: [LinkState::Gone; 2],
+            passing: [Passing::Unproved; 2],
+            since_ns: [0; 2],
+            refused_macs: [0; 2],
+            told: false,
+            claimed: Vec::new(),
+        }
+    }
+}
+
+/// That something about the links is news.
+#[derive(Clone, Copy, Debug)]
+struct Changed {
+    /// Also whether they are up.
+    up: bool,
+}
+
+impl LinkWatch {
+    fn changed(&mut self, now: u64, states: [LinkState; 2], passing: [Passing; 2]) -> Option<Changed> {
+        let up = !self.told || states != self.states;
+        if !up && passing == self.passing {
+            return None;
+        }
+        for side in 0..2 {
+            if !self.told || (states[side], passing[side]) != (self.states[side], self.passing[side]) {
+                self.since_ns[side] = now;
+            }
+        }
+        (self.states, self.passing, self.told) = (states, passing, true);
+        Some(Changed { up })
+    }
+
+    /// Whether a claim was not told yet; of claims as many are remembered as there can be.
+    fn is_new_claim(&mut self, claim: &Claim) -> bool {
+        let key = (claim.side, claim.ip, claim.mac);
+        if self.claimed.contains(&key) {
+            return false;
+        }
+        if self.claimed.len() >= CLAIMS_MAX {
+            self.claimed.remove(0);
+        }
+        self.claimed.push(key);
+        true
+    }
+}
+
+/// Both networks together.
+fn passage(passing: [Passing; 2]) -> Passage {
+    if passing.contains(&Passing::Silent) {
+        Passage::Silent
+    } else if passing == [Passing::Yes; 2] {
+        Passage::Passes
+    } else {
+        Passage::Unproved
     }
 }
 

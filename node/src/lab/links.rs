@@ -79,16 +79,33 @@ pub(super) fn build_node(id: u32) -> Result<()> {
         // The larger of "all" and the interface's own value counts.
         set("ipv4/conf/all/rp_filter", "0")?;
         for network in [Network::Inside, Network::Outside] {
-            let name = network.name();
-            set(&format!("ipv4/conf/{name}/rp_filter"), "0")?;
-            // The dataplane answers ARP there, with the shards' addresses; the kernel never does.
-            set(&format!("ipv4/conf/{name}/arp_ignore"), "8")?;
+            quiet(network)?;
         }
         add_address(&netlink, Network::Peers.name(), peer_address(id), PEERS_PREFIX).await?;
         for network in Network::ALL {
             set_up(&netlink, network.name()).await?;
         }
         Ok(())
+    })
+}
+
+/// The dataplane answers ARP on a data network, with the shards' addresses; the kernel never does.
+fn quiet(network: Network) -> Result<()> {
+    let name = network.name();
+    set(&format!("ipv4/conf/{name}/rp_filter"), "0")?;
+    set(&format!("ipv4/conf/{name}/arp_ignore"), "8")
+}
+
+/// Deletes a node's interface and makes it again.
+pub(super) fn remake(id: u32, network: Network) -> Result<()> {
+    let host = Host::Node(id);
+    in_namespace(&host.namespace(), |netlink| async move {
+        netlink.link().del(index_of(network.name())?).execute().await.context("deleting")
+    })?;
+    plug(host, network, network.name())?;
+    in_namespace(&host.namespace(), |netlink| async move {
+        quiet(network)?;
+        set_up(&netlink, network.name()).await
     })
 }
 

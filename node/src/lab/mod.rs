@@ -5,6 +5,7 @@
 //! a crash. Needs root. One lab per machine, since the namespaces' names are fixed (see [`topology`]).
 
 mod cuts;
+mod hang;
 pub mod inet;
 mod links;
 mod process;
@@ -323,6 +324,33 @@ fn signal(dir: &Path, node: u32, signal: Signal) -> Result<()> {
     Ok(())
 }
 
+/// Stops one thread of a member, by its name (`worker-0`), and nothing else, until [`release`].
+///
+/// # Errors
+/// If there is no such member or thread, or no control groups of version 2.
+pub fn hang(dir: &Path, node: u32, thread: &str) -> Result<()> {
+    let (_, _, process) = living(&state::load(dir)?, node)?;
+    hang::hang(node, process, thread)
+}
+
+/// Takes [`hang`] back, also if the member has started anew meanwhile.
+///
+/// # Errors
+/// If the control group cannot be removed.
+pub fn release(dir: &Path, node: u32) -> Result<()> {
+    member(&state::load(dir)?, node)?;
+    hang::release(node)
+}
+
+/// Deletes a member's interface on a data network and makes it again, with the same name and MAC.
+///
+/// # Errors
+/// If there is no such member, or the kernel refuses.
+pub fn remake(dir: &Path, node: u32, network: topology::Network) -> Result<()> {
+    member(&state::load(dir)?, node)?;
+    links::remake(node, network)
+}
+
 /// Kills a member if it runs, and starts it again, with or without what it had stored.
 ///
 /// # Errors
@@ -468,6 +496,7 @@ pub fn down(dir: &Path) -> Result<()> {
         let processes = state.nodes.into_iter().flatten().chain(state.inet);
         processes.for_each(|process| note(process.kill()));
     }
+    note(hang::release_all());
     let namespaces = netns::list().context("namespaces")?;
     for name in namespaces.iter().filter(|name| topology::is_lab_namespace(name)) {
         // Whatever else was started in there, by `exec` or by a crashed `up`.

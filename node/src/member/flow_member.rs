@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use consensus::event::{Epoch, FlowEffect, FlowInput, GroupHealth, GroupId, Incarnation as Life, Report};
+use consensus::event::{Epoch, FlowEffect, FlowInput, GroupHealth, GroupId, Incarnation as Life, Passage, Report};
 use consensus::flow_groups::{FlowGroups, GroupStatus};
 use engine::event::{GroupEvent, Last, WorkerOutput};
 use engine::histogram::Histogram;
@@ -178,10 +178,10 @@ impl FlowMember {
         None
     }
 
-    /// The data links went up or down (F7).
-    pub fn set_links(&mut self, now_ns: u64, up: bool) {
-        if self.report.links_up != up {
-            self.report.links_up = up;
+    /// The data links went up or down, or their networks began or ceased to carry frames (F7).
+    pub fn set_links(&mut self, now_ns: u64, up: bool, passage: Passage) {
+        if (self.report.links_up, self.report.passage) != (up, passage) {
+            (self.report.links_up, self.report.passage) = (up, passage);
             self.groups.handle(now_ns, FlowInput::Report(self.report));
         }
     }

@@ -66,7 +66,7 @@ fn accepted(frame: &mut [u8], meta: &FrameMeta) {
             decrement_ttl(frame, e.l3);
         }
         Ok(Parsed::Fragment(f)) => decrement_ttl(frame, f.l3),
-        Ok(Parsed::Arp(_)) | Err(_) => return,
+        Ok(Parsed::Arp(_) | Parsed::Sounding(_)) | Err(_) => return,
     }
     // What nobody verified before, or somebody completes later, says nothing now.
     if meta.checksum == ChecksumState::Unverified {

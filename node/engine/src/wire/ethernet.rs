@@ -12,6 +12,7 @@ pub const LEN: usize = 14;
 pub(super) enum Payload {
     Ipv4,
     Arp,
+    Sounding,
 }
 
 /// Addresses and kind of a frame.
@@ -29,6 +30,7 @@ pub(super) fn parse(frame: &[u8]) -> Result<(Header, &[u8]), DropReason> {
     let payload = match u16::from_be_bytes([t0, t1]) {
         0x0800 => Payload::Ipv4,
         0x0806 => Payload::Arp,
+        super::sounding::ETHERTYPE => Payload::Sounding,
         0x86dd => return Err(DropReason::Ipv6),
         _ => return Err(DropReason::UnknownEtherType),
     };

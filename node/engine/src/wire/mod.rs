@@ -21,6 +21,7 @@ mod notice;
 mod quote;
 mod reset;
 mod rewrite;
+pub mod sounding;
 mod split;
 mod tcp;
 mod udp;
@@ -35,6 +36,7 @@ pub use quote::{IcmpError, Quote, rewrite_error_destination, rewrite_error_sourc
 pub use reset::build_reset;
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source};
 pub(crate) use rewrite::{increment_ttl, may_fragment, rewrite_addresses, set_identification};
+pub use sounding::{Sounding, SoundingOp, build_sounding};
 pub(crate) use split::{Cut, complete_checksum};
 pub use tcp::{TcpFields, TcpFlags};
 
@@ -96,6 +98,8 @@ pub enum Parsed {
     Error(IcmpError),
     /// A fragment that is not the first of its datagram.
     Fragment(Fragment),
+    /// A member asks or answers whether this network passes frames.
+    Sounding(Sounding),
 }
 
 /// An IPv4 packet of TCP, UDP or ICMP echo, whose lengths and checksums are right; or the first fragment of one, of whose
@@ -170,6 +174,7 @@ pub fn parse(frame: &[u8], meta: &FrameMeta) -> Result<Parsed, DropReason> {
     match ethernet.payload {
         ethernet::Payload::Arp => arp::parse(&ethernet, bytes).map(Parsed::Arp),
         ethernet::Payload::Ipv4 => parse_ip(&ethernet, bytes, meta),
+        ethernet::Payload::Sounding => sounding::parse(&ethernet, bytes).map(Parsed::Sounding),
     }
 }
 
