@@ -47,7 +47,7 @@ pub struct Heard {
     /// When each peer answered last.
     pub peers: BTreeMap<NodeId, u64>,
     /// Rounds of questions since the last answer.
-    unanswered: u32,
+    pub unanswered: u32,
 }
 
 impl Heard {

@@ -6,6 +6,7 @@
 //! makes log lines and metrics of it. It must never wait for a disk or a peer, nor decide anything but what to say.
 
 mod alarms;
+mod links;
 mod machine;
 mod members;
 mod memory;
@@ -47,7 +48,7 @@ pub struct Facts<'a> {
 /// Finds concerns of one kind.
 type Source = fn(&Facts<'_>, &mut Vec<Concern>);
 
-const SOURCES: &[Source] = &[redundancy::concerns, members::concerns, machine::concerns];
+const SOURCES: &[Source] = &[redundancy::concerns, members::concerns, machine::concerns, links::concerns];
 
 /// All concerns of this member: of the replicated state, of the sources, and what was raised.
 pub(super) fn collect(facts: &Facts<'_>, alarms: &Alarms) -> Vec<Concern> {

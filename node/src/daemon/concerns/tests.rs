@@ -73,7 +73,7 @@ fn bed(members: u32) -> Bed {
         },
         flows: FlowReport {
             running: true,
-            report: Report { links_up: true, control_loaded: 40, ..Report::default() },
+            report: Report { links_up: true, turns: true, control_loaded: 40, ..Report::default() },
             ..FlowReport::default()
         },
         worker: WorkerStats::default(),
@@ -242,4 +242,35 @@ fn what_is_raised_is_told_of_until_it_is_cleared() {
     assert_eq!(collect(&facts, &alarms).len(), 1, "raised twice is raised once");
     alarms.set(What::DiskSpace, &me, None);
     assert_eq!(collect(&facts, &alarms), []);
+}
+
+#[test]
+fn a_hung_worker_a_silent_network_and_a_stranger_with_our_address_are_told_of() {
+    use engine::claims::Claim;
+    use engine::ids::{Mac, Side};
+    use engine::soundings::{Heard, Passing};
+    use netio::link::LinkState;
+
+    use crate::daemon::worker_thread::LinkLife;
+
+    let mut bed = bed(3);
+    bed.flows.report.turns = false;
+    assert_eq!(bed.found(), [critical(What::ThreadStalled, "n1")]);
+
+    let mut bed = self::bed(3);
+    let heard = Heard { passing: Passing::Silent, answered_ns: 1_000_000_000, ..Heard::default() };
+    let link =
+        |name: &str, heard| LinkLife { name: name.into(), state: LinkState::Up, heard, since_ns: 0, refused_macs: 0 };
+    bed.worker.at_ns = 9_000_000_000;
+    bed.worker.links = vec![link("inside", Heard::default()), link("outside", heard)];
+    assert_eq!(bed.found(), [critical(What::LinkDeaf, "n1")]);
+    assert_eq!(bed.all()[0].why, "outside: no member answers there (last 8 s ago), last frame never");
+
+    let mut bed = self::bed(3);
+    let ip = std::net::Ipv4Addr::new(203, 0, 113, 1);
+    bed.worker.claims = vec![Claim { side: Side::Outside, ip, mac: Mac([2, 0, 0, 0, 0, 9]), count: 3, at_ns: 1 }];
+    bed.worker.at_ns = 299_000_000_000;
+    assert_eq!(bed.found(), [warning(What::AddressClaimed, "n1")]);
+    bed.worker.at_ns = 301_000_000_000;
+    assert_eq!(bed.found(), []);
 }
