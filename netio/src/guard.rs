@@ -236,7 +236,7 @@ impl Guard {
     /// # Errors
     /// When the kernel refuses the look-up.
     pub fn counters(&self) -> Result<GuardCounters, GuardError> {
-        let mut sums = [0_u64; 12];
+        let mut sums = [0_u64; 13];
         for (index, sum) in (0_u32..).zip(&mut sums) {
             *sum = self.counters.get(&index, 0)?.iter().sum();
         }
