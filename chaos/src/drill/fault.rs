@@ -103,7 +103,7 @@ impl Fault {
             Self::KillOwner => lab::kill(cluster.dir(), owner)?,
             Self::PauseOwner => lab::pause(cluster.dir(), owner)?,
             Self::PartitionOwner => lab::partition(cluster.dir(), &Cut::partition(owner, None))?,
-            Self::StopOwner => drop(cluster.ask(owner, &Request::Shutdown)?),
+            Self::StopOwner => drop(cluster.ask(owner, &Request::Shutdown { now: false })?),
             Self::HangWorker => lab::hang(cluster.dir(), owner, WORKER)?,
             Self::SilentNetwork => lab::partition(cluster.dir(), &silence(owner))?,
             Self::RemakeInterface => lab::remake(cluster.dir(), owner, Network::Outside)?,

@@ -500,7 +500,7 @@ impl World {
                     } else if now_ns.is_multiple_of(500 * MS)
                         && let Some(node) = self.nodes.get_mut(&id)
                     {
-                        node.submit(now_ns, CommandBody::StopTokenTake { node: id });
+                        node.submit(now_ns, CommandBody::StopTokenTake { node: id, seen: Vec::new() });
                     }
                 }
                 Stop::HandsOver { until_ns } if now_ns < until_ns => {}

@@ -10,10 +10,10 @@ use std::net::Ipv4Addr;
 use engine::ids::{BackendId, ControlIndex, FrontendId, Incarnation, NodeId, ShardId, VnetId};
 
 use crate::allocation::{Backend, Declared, Frontend, Settle};
-use crate::command::{Command, CommandBody, Configure, PortLoad, Registration};
+use crate::command::{Command, CommandBody, Configure, InStep, PortLoad, Registration};
 use crate::outcome::{Outcome, Refusal, Yield, refuse};
 use crate::resource::{Desired, Instance, IpConfiguration};
-use crate::shards::{Load, Shard, lowest_free_id, placement};
+use crate::shards::{Load, Origin, Shard, lowest_free_id, placement};
 use crate::state::{State, StopToken};
 use crate::{plan, validate};
 
@@ -95,7 +95,7 @@ impl State {
                 let with = settle_with(self.index, self.stamped_unix_ms, &self.desired, command, &[]);
                 self.allocation.reclaim(&with, *shard, blocks)?;
             }
-            CommandBody::StopTokenTake { node } => self.stop_token_take(*node)?,
+            CommandBody::StopTokenTake { node, seen } => self.stop_token_take(*node, seen)?,
             CommandBody::StopTokenReturn { node } => self.stop_token_return(*node)?,
             CommandBody::StopTokenRevoke => match self.stop_token.take() {
                 Some(_) => {}
@@ -160,9 +160,9 @@ impl State {
         self.allocation.settle(&with);
     }
 
-    /// Who may stop: one node at a time, and only from a map in which every shard is whole (N3). Whether the groups are
-    /// really in step is known to their leaders; the node asks them before it proposes this.
-    fn stop_token_take(&mut self, node: NodeId) -> Result<(), Refusal> {
+    /// Who may stop: one node at a time, and only if every shard has its full redundancy, by the map, by the configuration
+    /// that its group reported, and by what its owner measured (N3).
+    fn stop_token_take(&mut self, node: NodeId, seen: &[InStep]) -> Result<(), Refusal> {
         let Some(incarnation) = self.registry.newest(node) else {
             return refuse(format!("node {node} is not registered"), "only a running member can stop");
         };
@@ -177,8 +177,19 @@ impl State {
             None => {}
         }
         let wanted = self.replicas_wanted();
-        if let Some((id, _)) = self.shards.iter().find(|(_, shard)| !whole(shard, wanted)) {
-            return refuse(format!("shard {id} is not fully redundant"), "wait until it is: qnat status");
+        let measured = |id: ShardId, shard: &Shard| {
+            seen.iter().any(|s| (s.shard, s.epoch) == (id, shard.epoch) && same(&s.lives, &shard.members))
+        };
+        let redundant = |id: ShardId, shard: &Shard| {
+            whole(shard, wanted) && same(&shard.voters, &shard.members) && measured(id, shard)
+        };
+        // One that no node holds has nothing to lose.
+        let mut placed = self.shards.iter().filter(|(_, shard)| shard.origin != Origin::Unplaced);
+        if let Some((id, _)) = placed.find(|(id, shard)| !redundant(**id, shard)) {
+            return refuse(
+                format!("shard {id} is not fully redundant"),
+                "wait until it is: qnat status; to stop without the token: qnat stop --now",
+            );
         }
         self.stop_token = Some(StopToken { holder: node, incarnation, taken: self.index });
         Ok(())
@@ -445,6 +456,11 @@ fn settle_with<'a>(
 ) -> Settle<'a> {
     let stamped_unix_ms = stamped_unix_ms.max(command.stamped_unix_ms);
     Settle { index, stamped_unix_ms, draw: command.draw, desired, hints }
+}
+
+/// Whether these are the same replicas, in whatever order.
+fn same(these: &[Incarnation], those: &[Incarnation]) -> bool {
+    these.iter().collect::<BTreeSet<_>>() == those.iter().collect()
 }
 
 /// Whether the map of a shard is at its full redundancy and not changing.

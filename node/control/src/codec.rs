@@ -9,8 +9,8 @@ use bincode::{Decode, Encode};
 
 /// Envelope bytes before the body.
 pub const HEADER_LEN: usize = 12;
-/// Greatest body of a command.
-pub const COMMAND_LEN_MAX: usize = 4 << 20;
+/// Greatest body of a command: with its envelope it is what one entry of the control log takes.
+pub const COMMAND_LEN_MAX: usize = (1 << 20) - HEADER_LEN;
 /// Greatest body of an encoded state.
 pub const STATE_LEN_MAX: usize = 64 << 20;
 

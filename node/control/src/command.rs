@@ -115,6 +115,9 @@ pub enum CommandBody {
     StopTokenTake {
         /// The node.
         node: NodeId,
+        /// Who votes and is in step in each shard, as the control group's leader saw it when it proposed this; what the
+        /// node itself says here counts for nothing.
+        seen: Vec<InStep>,
     },
     /// The holder is back and fully redundant (N3).
     StopTokenReturn {
@@ -181,6 +184,20 @@ pub struct PortLoad {
     pub block: PortBlock,
     /// Live flows with a port in it.
     pub flows: u32,
+}
+
+/// Most blocks of one report of fences: what a frontend can have.
+pub const RECLAIMS_MAX: usize = 8_192;
+
+/// The replicas of a shard that vote, are heard and have what is committed, as its owner measured it.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct InStep {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its epoch.
+    pub epoch: u32,
+    /// These replicas; none if its configuration is joint.
+    pub lives: Vec<Incarnation>,
 }
 
 /// A node's start.

@@ -25,7 +25,8 @@ fn lost(nodes: u32) -> State {
     for body in reconcile::next(&cluster.state, &seen) {
         cluster.applied(body);
     }
-    cluster.applied(CommandBody::StopTokenTake { node: NodeId(1) });
+    let stop = cluster.stop(1);
+    cluster.applied(stop);
     assert!(cluster.state.shards().values().all(|shard| shard.origin != Origin::Unplaced));
     cluster.state
 }

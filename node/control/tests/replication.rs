@@ -153,7 +153,7 @@ fn run(cluster: &mut Cluster, step: &Step) {
             Some((shard, epoch)) => on_shard(cluster, step, shard, epoch),
             None => CommandBody::Noop,
         },
-        Step::Token { node, take: true } => CommandBody::StopTokenTake { node: NodeId(*node) },
+        Step::Token { node, take: true } => cluster.stop(*node),
         Step::Token { node, take: false } => CommandBody::StopTokenReturn { node: NodeId(*node) },
         Step::Reconcile { live, later } => {
             let observed = Observed {

@@ -5,14 +5,14 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::ids::{ControlIndex, Incarnation, NodeId, SHARDS_MAX, ShardId};
-use qnat_control::command::CommandBody;
+use qnat_control::command::{CommandBody, InStep};
 use qnat_control::outcome::Yield;
 use qnat_control::reconcile::{self, Observed};
-use qnat_control::registry::FOUNDER_RAFT_ID;
+use qnat_control::registry::{FOUNDER_RAFT_ID, NODES_MAX};
 use qnat_control::shards::{Origin, Shard};
 use qnat_control::validate::FRONTENDS_MAX;
 use qnat_control::view;
-use support::{Cluster, configure, desired, registration};
+use support::{Cluster, configure, desired, joiner, registration};
 
 fn shard(cluster: &Cluster, id: ShardId) -> &Shard {
     &cluster.state.shards()[&id]
@@ -135,7 +135,7 @@ fn a_new_life_takes_the_rank_of_the_old_one_until_the_swap_is_reported() {
         before.iter().position(|life| cluster.state.registry().node_of(*life) == Some(NodeId(2))).expect("member");
     assert_eq!(shard(&cluster, id).members[rank], new);
     assert_eq!(shard(&cluster, id).leaving, [before[rank]]);
-    assert!(cluster.refused(CommandBody::StopTokenTake { node: NodeId(1) }).contains("not fully redundant"));
+    assert!(cluster.refused_stop(1).contains("not fully redundant"));
     cluster.applied(CommandBody::ReplicaGone { shard: id, epoch: 1, gone: vec![before[rank]] });
     assert!(shard(&cluster, id).leaving.is_empty());
     assert!(cluster.state.registry().node_of(before[rank]).is_none_or(|_| cluster.state.registry().gone(before[rank])));
@@ -437,17 +437,83 @@ fn a_removed_node_is_replaced_and_may_come_back_only_by_joining() {
 fn one_node_at_a_time_holds_the_stop_token() {
     let mut cluster = Cluster::running(3);
     cluster.configure(&desired(1, 1));
-    cluster.applied(CommandBody::StopTokenTake { node: NodeId(1) });
-    cluster.applied(CommandBody::StopTokenTake { node: NodeId(1) });
-    assert!(cluster.refused(CommandBody::StopTokenTake { node: NodeId(2) }).contains("node 1 holds the stop token"));
+    let stop = cluster.stop(1);
+    cluster.applied(stop);
+    let stop = cluster.stop(1);
+    cluster.applied(stop);
+    assert!(cluster.refused_stop(2).contains("node 1 holds the stop token"));
     assert!(cluster.refused(CommandBody::StopTokenReturn { node: NodeId(2) }).contains("node 1"));
     cluster.start(1);
     assert_eq!(view::status(&cluster.state).stop_token.map(|t| (t.holder, t.restarted)), Some((1, true)));
     cluster.applied(CommandBody::StopTokenReturn { node: NodeId(1) });
     report_swaps(&mut cluster);
-    cluster.applied(CommandBody::StopTokenTake { node: NodeId(2) });
+    assert!(cluster.refused_stop(2).contains("not fully redundant"), "the new life does not vote yet");
+    let (id, epoch) = (cluster.only_shard(), 1);
+    let voters = shard(&cluster, id).members.clone();
+    cluster.applied(CommandBody::VotersApplied { shard: id, epoch, voters });
+    let stop = cluster.stop(2);
+    cluster.applied(stop);
     cluster.applied(CommandBody::StopTokenRevoke);
     assert_eq!(cluster.state.stop_token(), None);
+}
+
+#[test]
+fn nobody_may_stop_while_a_group_is_of_one_or_a_replica_does_not_vote_or_was_not_seen_in_step() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let id = cluster.only_shard();
+    let members = shard(&cluster, id).members.clone();
+    let take = |epoch, lives: &[Incarnation]| {
+        let seen = vec![InStep { shard: id, epoch, lives: lives.to_vec() }];
+        CommandBody::StopTokenTake { node: NodeId(1), seen }
+    };
+    assert!(cluster.refused(take(1, &members[..2])).contains("not fully redundant"), "one is down or behind");
+    assert!(cluster.refused(take(2, &members)).contains("not fully redundant"), "seen in another epoch");
+    let unseen = CommandBody::StopTokenTake { node: NodeId(1), seen: vec![] };
+    assert!(cluster.refused(unseen).contains("not fully redundant"), "nobody has looked");
+    cluster.applied(CommandBody::VotersApplied { shard: id, epoch: 1, voters: members[..2].to_vec() });
+    assert!(cluster.refused(take(1, &members)).contains("not fully redundant"), "one is a learner");
+    // Re-created, the group is of one, and only its holder has the flows.
+    let (two, three) = (cluster.start(2), cluster.start(3));
+    seal_epoch(&mut cluster, id);
+    let holder = cluster.newest(1);
+    for (life, last) in [(two, (0, 0)), (three, (0, 0)), (holder, (5, 6))] {
+        seal(&mut cluster, id, life, last);
+    }
+    cluster.applied(recreate(&cluster, id, two));
+    assert_eq!(shard(&cluster, id).voters, [holder]);
+    let members = shard(&cluster, id).members.clone();
+    for lives in [vec![holder], members.clone()] {
+        assert!(cluster.refused(take(2, &lives)).contains("not fully redundant"));
+    }
+    cluster.applied(CommandBody::VotersApplied { shard: id, epoch: 2, voters: members.clone() });
+    cluster.applied(take(2, &members));
+}
+
+#[test]
+fn the_only_node_of_a_cluster_may_stop() {
+    let mut cluster = Cluster::running(1);
+    cluster.configure(&desired(1, 1));
+    let stop = cluster.stop(1);
+    cluster.applied(stop);
+}
+
+#[test]
+fn nodes_that_were_removed_make_room_for_others_however_often() {
+    let mut cluster = Cluster::running(2);
+    let join = |node: u32| CommandBody::JoinControl(joiner(node, u64::from(node)));
+    let most = u32::try_from(NODES_MAX).expect("small");
+    for node in 3..=most {
+        cluster.applied(join(node));
+    }
+    assert!(cluster.refused(join(most + 1)).contains("32 members already"));
+    for node in 3..=3 * most {
+        cluster.applied(CommandBody::RemoveNode { node: NodeId(node), incarnation: Incarnation(0) });
+        cluster.applied(join(node + most - 2));
+    }
+    assert_eq!(cluster.state.registry().members().count(), NODES_MAX);
+    assert!(cluster.state.registry().nodes().len() <= 2 * NODES_MAX, "removed ones are not remembered for ever");
+    assert!(cluster.refused(join(3)).contains("32 members already"), "also one that was removed");
 }
 
 #[test]
@@ -567,14 +633,14 @@ fn nobody_may_stop_while_a_shard_is_sealed_or_lacks_members() {
     let old = shard(&cluster, id).leaving[0];
     cluster.applied(CommandBody::ReplicaGone { shard: id, epoch: 1, gone: vec![old] });
     assert!(shard(&cluster, id).leaving.is_empty() && shard(&cluster, id).members.contains(&returned));
-    assert!(cluster.refused(CommandBody::StopTokenTake { node: NodeId(1) }).contains("not fully redundant"));
+    assert!(cluster.refused_stop(1).contains("not fully redundant"));
     let mut cluster = Cluster::founded(3);
     cluster.start(1);
     cluster.start(2);
     cluster.configure(&desired(1, 1));
     cluster.start(3);
     assert_eq!(shard(&cluster, cluster.only_shard()).members.len(), 2, "the third has not been added yet");
-    assert!(cluster.refused(CommandBody::StopTokenTake { node: NodeId(1) }).contains("not fully redundant"));
+    assert!(cluster.refused_stop(1).contains("not fully redundant"));
 }
 
 /// Its control thread lives and its flow thread hangs: the base that others hold begins, and waits for what it may repeat.

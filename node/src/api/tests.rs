@@ -109,7 +109,7 @@ fn a_closed_port_is_unreachable_and_nothing_was_asked() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("bound");
     drop(listener);
-    let error = client::call(addr, &Request::Shutdown).expect_err("closed");
+    let error = client::call(addr, &Request::Shutdown { now: false }).expect_err("closed");
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error:?}");
 }
 

@@ -166,8 +166,11 @@ enum Command {
         #[command(subcommand)]
         command: StopTokenCommand,
     },
-    /// Stop the asked member gracefully: it hands over, then ends.
+    /// Stop the asked member gracefully: it gets the stop token once nothing is missing, hands over, then ends.
     Stop {
+        /// At once, without the stop token. Flows end if nobody else holds a shard's table; `qnat status` says so.
+        #[arg(long)]
+        now: bool,
         #[command(flatten)]
         asking: Asking,
     },
@@ -286,7 +289,7 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::NodeResume { node, asking } => asking.ask(&Request::ResumeNode { node }),
         Command::Join { command } => join::perform(&command),
         Command::StopToken { command: StopTokenCommand::Revoke { asking } } => asking.ask(&Request::RevokeStopToken),
-        Command::Stop { asking } => asking.ask(&Request::Shutdown),
+        Command::Stop { now, asking } => asking.ask(&Request::Shutdown { now }),
     }
 }
 

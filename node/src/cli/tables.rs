@@ -27,7 +27,7 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
         ),
         Request::ResumeNode { node } => done(answer, &format!("node n{node} stays")),
         Request::RevokeStopToken => done(answer, "the stop token is free"),
-        Request::Shutdown => done(answer, "the member hands over and ends"),
+        Request::Shutdown { .. } => done(answer, "the member hands over as soon as it has the stop token, and ends"),
     }
 }
 
@@ -418,7 +418,7 @@ mod tests {
             Request::Counters,
             Request::Get { kind: ResourceKind::Shards },
             Request::Apply { file: String::new(), text: String::new(), dry_run: DryRun::No },
-            Request::Shutdown,
+            Request::Shutdown { now: false },
         ];
         let row = json!({"unknown": [{}]});
         let answers = [

@@ -33,6 +33,7 @@ use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
 use super::metrics::label_of;
 use super::request::{Call, DryRun, Failure, Request, ResourceKind};
 use super::status::{node_rows, shard_rows};
+use super::stopping::StopOrder;
 use super::worker_thread::{Query, WorkerStats};
 use crate::answers::{
     Applied, BackendPorts, ClusterRow, Counted, Done, FlowRow, Flows, GuardCounts, HashRow, Hashes, HistogramCounts,
@@ -69,7 +70,7 @@ pub struct Answerer {
     /// Concerns that the code which meets them raises.
     pub alarms: Alarms,
     /// Asks the node to stop.
-    pub shutdown: mpsc::Sender<()>,
+    pub shutdown: mpsc::Sender<StopOrder>,
 }
 
 /// What was asked of this node for a status.
@@ -109,9 +110,10 @@ impl Answerer {
             }
             Request::ResumeNode { node } => value(self.commit(CommandBody::ResumeNode { node: NodeId(node) }).await),
             Request::RevokeStopToken => value(self.commit(CommandBody::StopTokenRevoke).await),
-            Request::Shutdown => {
-                // A second order while one is under way changes nothing.
-                let _ = self.shutdown.try_send(());
+            Request::Shutdown { now } => {
+                // Full: an order that ends the wait is there already.
+                let order = if now { StopOrder::Now } else { StopOrder::Graceful };
+                let _ = self.shutdown.try_send(order);
                 value(Ok(Stopping { stopping: true }))
             }
             Request::Counters => value(self.counters().await),

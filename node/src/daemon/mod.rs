@@ -16,6 +16,7 @@ pub mod recovery;
 pub mod request;
 pub mod run;
 mod status;
+mod stopping;
 pub mod watch;
 pub mod worker_thread;
 

@@ -56,8 +56,12 @@ pub enum Request {
     },
     /// Take the stop token back from whoever holds it (N3).
     RevokeStopToken,
-    /// Stop this node gracefully: hand over, then end.
-    Shutdown,
+    /// Stop this node gracefully: hand over, then end. It waits for the stop token (N3); a second order ends that wait.
+    Shutdown {
+        /// Without the stop token.
+        #[serde(default)]
+        now: bool,
+    },
     /// Counters of the dataplane and of the flow groups, for diagnosis and for drills.
     Counters,
     /// Applied index and state hash of each shard's table (I22).

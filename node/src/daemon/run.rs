@@ -9,7 +9,6 @@ use std::time::Duration;
 use actix::{Actor, Arbiter, System};
 use anyhow::{Context, Result, anyhow, ensure};
 use consensus::control_group::ControlTiming;
-use control::command::CommandBody;
 use control::concern::{Concern, Subject, What};
 use engine::ids::{Mac, NodeId, VnetId};
 use engine::worker::Worker;
@@ -26,15 +25,15 @@ use netio::superpacket;
 use netio::sync::spsc::ring;
 use netio::thread::{prefer_current, raise_current};
 use netio::words::{WordsReader, WordsWriter};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::Answerer;
 use super::concerns::{Alarms, Memory};
 use super::config::{Guard as GuardMode, NodeConfig};
-use super::control_actor::{ControlActor, Meet, StopControl, now};
-use super::flow_actor::{FlowActor, FlowParts, StopFlows, WorkerEnds, WorkerSpawner};
+use super::control_actor::{ControlActor, Meet, now};
+use super::flow_actor::{FlowActor, FlowParts, WorkerEnds, WorkerSpawner};
 use super::metrics::{MetricsPage, publish_metrics};
+use super::stopping::{StopOrder, stop_gracefully};
 use super::watch::Pulses;
 use super::worker_thread::{LinkWatch, SLEEP_MAX, Words, WorkerStats, WorkerThread};
 use super::{ENDING, Ending};
@@ -53,10 +52,6 @@ const PRIORITY: i32 = 20;
 const CONTROL_PRIORITY: i32 = 10;
 /// How often the main thread says that it lives.
 const BEAT_EVERY: Duration = Duration::from_millis(100);
-/// A graceful stop waits so long for the stop token, then stops without.
-const TOKEN_WAIT: Duration = Duration::from_secs(15);
-/// And so long for leaderships to move.
-const HANDOVER_WAIT: Duration = Duration::from_secs(3);
 
 /// Runs the member that `config` describes until SIGTERM, SIGINT or an order to stop.
 ///
@@ -120,8 +115,8 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
         actix::spawn(publish_metrics(metrics.clone(), answerer.clone()));
         actix::spawn(beat(pulses.main.clone()));
         super::watch::start(&pulses).context("thread for the watch")?;
-        serve_until_told(config, &answerer, metrics, &mut stop).await?;
-        stop_gracefully(config, &answerer).await;
+        let order = serve_until_told(config, &answerer, metrics, &mut stop).await?;
+        stop_gracefully(order, &answerer, &mut stop).await?;
         transport.shutdown().await;
         System::current().stop();
         Ok(())
@@ -169,8 +164,8 @@ async fn serve_until_told(
     config: &NodeConfig,
     answerer: &Answerer,
     metrics: MetricsPage,
-    stop: &mut mpsc::Receiver<()>,
-) -> Result<()> {
+    stop: &mut mpsc::Receiver<StopOrder>,
+) -> Result<StopOrder> {
     if config.timing.raise_priority {
         // It shares locks with the flow thread, to ask it.
         tracing::info!(priority = ?prefer_current(), "main thread");
@@ -183,37 +178,7 @@ async fn serve_until_told(
             tracing::error!(%error, %listen, "the API does not run");
         }
     });
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = stop.recv() => {}
-    }
-    Ok(())
-}
-
-/// Hands everything over before this life ends (N3). Whatever does not answer in time is left: a kill loses nothing either.
-async fn stop_gracefully(config: &NodeConfig, answerer: &Answerer) {
-    tracing::info!("stopping: asking for the stop token");
-    let node = NodeId(config.node_id);
-    let token = async {
-        while let Err(failure) = answerer.commit(CommandBody::StopTokenTake { node }).await {
-            tracing::info!(problems = ?failure.problems, "waiting for the stop token");
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-    };
-    if tokio::time::timeout(TOKEN_WAIT, token).await.is_err() {
-        tracing::warn!("stopping without the stop token: the cluster has not its full redundancy");
-    }
-    let (reply, stopped) = oneshot::channel();
-    answerer.flows.do_send(StopFlows(reply));
-    match tokio::time::timeout(HANDOVER_WAIT, stopped).await {
-        Ok(Ok(kept)) => tracing::info!(kept, "shards handed over"),
-        Ok(Err(_)) | Err(_) => tracing::warn!("shards were not handed over in time"),
-    }
-    answerer.control.do_send(StopControl);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    super::stopping::first_order(stop).await
 }
 
 fn link(name: &str) -> Result<Link> {

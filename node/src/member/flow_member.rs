@@ -38,8 +38,8 @@ pub enum ControlDuty {
     /// a flow half that hangs must not live on.
     Owners { heard: BTreeMap<ShardId, u32> },
     /// Voters of the shard's applied, not joint, configuration, as its leader has them, and whether that leader has served
-    /// in this epoch.
-    Voters { shard: ShardId, epoch: u32, voters: Vec<Incarnation>, served: bool },
+    /// in this epoch. `in_step`: those that it hears and that have what is committed.
+    Voters { shard: ShardId, epoch: u32, voters: Vec<Incarnation>, in_step: Vec<Incarnation>, served: bool },
     /// The applied configuration holds these no longer (N1).
     Removed { shard: ShardId, epoch: u32, gone: Vec<Incarnation> },
     /// This node's replica is sealed (N4).
@@ -361,11 +361,13 @@ impl FlowMember {
         let shard = shard_of(health.group)?;
         let epoch = health.epoch.0;
         let voters = health.voters.iter().map(|(life, _)| Incarnation(life.0)).collect();
+        let up = health.voters.iter().filter(|(_, up)| *up);
+        let in_step = up.map(|(life, _)| Incarnation(life.0)).collect();
         let joint = self.is_joint(health.group, now_ns);
         self.healthy.retain(|known| known.group != health.group);
         self.healthy.push(health);
         let served = self.served.get(&shard).is_some_and(|term| epoch_of(*term) == epoch);
-        (!joint).then_some(ControlDuty::Voters { shard, epoch, voters, served })
+        (!joint).then_some(ControlDuty::Voters { shard, epoch, voters, in_step, served })
     }
 
     fn is_joint(&self, group: GroupId, now_ns: u64) -> bool {

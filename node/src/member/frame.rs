@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
+use control::command::{InStep, Key};
 use engine::ids::{Incarnation, NodeId, SHARDS_MAX, ShardId};
 
 /// Transport channel of the control group.
@@ -33,6 +34,10 @@ pub enum ControlFrame {
     /// With it, the shards of which its flow half hears an owner now, and in which epoch, so that the leader does not go by
     /// its own hearing alone.
     Alive { owned: Vec<(ShardId, u32)> },
+    /// What the owners on the node have measured of their shards; sent with `Alive`.
+    Measured { in_step: Vec<InStep> },
+    /// The leader does not propose the command of this key, and why.
+    Declined { key: Key, why: String, remedy: String },
 }
 
 const RAFT: u8 = 1;
@@ -40,6 +45,8 @@ const SUBMIT: u8 = 2;
 const JOINED: u8 = 4;
 const ALIVE: u8 = 5;
 const REFUSED: u8 = 6;
+const MEASURED: u8 = 7;
+const DECLINED: u8 = 8;
 /// Most members that a frame names, and longest reason in bytes.
 const MEMBERS_MAX: usize = 64;
 const WHY_BYTES_MAX: usize = 1024;
@@ -81,6 +88,17 @@ impl ControlFrame {
                     out.extend_from_slice(&epoch.to_be_bytes());
                 }
             }
+            Self::Measured { in_step } => {
+                out.extend_from_slice(&[MEASURED]);
+                in_step.iter().for_each(|shard| put_in_step(&mut out, shard));
+            }
+            Self::Declined { key, why, remedy } => {
+                out.extend_from_slice(&[DECLINED]);
+                out.extend_from_slice(key);
+                out.extend_from_slice(&u16::try_from(why.len()).unwrap_or(u16::MAX).to_be_bytes());
+                out.extend_from_slice(&why.as_bytes()[..why.len().min(usize::from(u16::MAX))]);
+                out.extend_from_slice(remedy.as_bytes());
+            }
         }
         out.freeze()
     }
@@ -116,6 +134,21 @@ impl ControlFrame {
                 let (nonce, why) = rest.split_first_chunk()?;
                 let why = std::str::from_utf8(why).ok()?.to_owned();
                 Some(Self::Refused { nonce: u64::from_be_bytes(*nonce), why })
+            }
+            MEASURED => {
+                let mut in_step = Vec::new();
+                let mut left = rest;
+                while !left.is_empty() {
+                    in_step.push(take_in_step(&mut left)?);
+                }
+                Some(Self::Measured { in_step })
+            }
+            DECLINED => {
+                let (key, rest) = rest.split_first_chunk()?;
+                let (len, rest) = rest.split_first_chunk()?;
+                let (why, remedy) = rest.split_at_checked(u16::from_be_bytes(*len).into())?;
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
+                Some(Self::Declined { key: *key, why: text(why)?, remedy: text(remedy)? })
             }
             _ => None,
         }
@@ -159,6 +192,29 @@ fn members(bytes: &[u8]) -> Option<BTreeMap<NodeId, SocketAddr>> {
     each.iter().map(member).collect()
 }
 
+/// Shard, epoch, how many, and each incarnation.
+fn put_in_step(out: &mut BytesMut, in_step: &InStep) {
+    let lives = &in_step.lives[..in_step.lives.len().min(usize::from(u8::MAX))];
+    out.extend_from_slice(&in_step.shard.0.to_be_bytes());
+    out.extend_from_slice(&in_step.epoch.to_be_bytes());
+    out.extend_from_slice(&[u8::try_from(lives.len()).unwrap_or(u8::MAX)]);
+    lives.iter().for_each(|life| out.extend_from_slice(&life.0.to_be_bytes()));
+}
+
+fn take_in_step(bytes: &mut &[u8]) -> Option<InStep> {
+    let (shard, rest) = bytes.split_first_chunk()?;
+    let (epoch, rest) = rest.split_first_chunk()?;
+    let (&[count], mut rest) = rest.split_first_chunk()?;
+    let mut lives = Vec::new();
+    for _ in 0..count {
+        let (life, left) = rest.split_first_chunk()?;
+        lives.push(Incarnation(u64::from_be_bytes(*life)));
+        rest = left;
+    }
+    *bytes = rest;
+    Some(InStep { shard: ShardId(u16::from_be_bytes(*shard)), epoch: u32::from_be_bytes(*epoch), lives })
+}
+
 /// Puts the sender's incarnation before a flow frame, so that the receiver can hold it against the registry (N1).
 #[must_use]
 pub fn flow_frame(from: Incarnation, frame: &[u8]) -> Bytes {
@@ -195,6 +251,14 @@ mod tests {
             ControlFrame::Alive { owned: vec![(ShardId(1), 7), (ShardId(1_023), u32::MAX)] },
             joined(),
             ControlFrame::Refused { nonce: 7, why: "node 4 was removed: empty its data directory".to_owned() },
+            ControlFrame::Measured { in_step: vec![] },
+            ControlFrame::Measured {
+                in_step: vec![
+                    InStep { shard: ShardId(3), epoch: 7, lives: vec![Incarnation(9), Incarnation(u64::MAX)] },
+                    InStep { shard: ShardId(1023), epoch: u32::MAX, lives: vec![] },
+                ],
+            },
+            ControlFrame::Declined { key: [4; 16], why: "not now".into(), remedy: "wait".into() },
         ];
         for frame in frames {
             assert_eq!(ControlFrame::decode(&frame.encode()), Some(frame));
@@ -221,6 +285,13 @@ mod tests {
         let mut longer = long.encode().to_vec();
         longer.push(b'x');
         assert_eq!(ControlFrame::decode(&longer.into()), None);
+        let measured = ControlFrame::Measured {
+            in_step: vec![InStep { shard: ShardId(3), epoch: 7, lives: vec![Incarnation(9)] }],
+        };
+        let measured = measured.encode();
+        for len in 2..measured.len() {
+            assert_eq!(ControlFrame::decode(&measured.slice(..len)), None, "length {len}");
+        }
         assert_eq!(ControlFrame::decode(&Bytes::from_static(&[99])), None);
         assert_eq!(split_flow_frame(&Bytes::from_static(&[1, 2])), None);
     }

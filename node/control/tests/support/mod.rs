@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use engine::ids::{Incarnation, Mac, NodeId, PortBlock, ShardId};
-use qnat_control::command::{Command, CommandBody, Configure, PortLoad, Registration};
+use qnat_control::command::{Command, CommandBody, Configure, InStep, PortLoad, Registration};
 use qnat_control::outcome::{Outcome, Yield};
 use qnat_control::registry::{FOUNDER_RAFT_ID, Founder, Joiner};
 use qnat_control::resource::{
@@ -101,6 +101,19 @@ impl Cluster {
                 why
             }
         }
+    }
+
+    /// A wish to stop, proposed by a leader that sees all members of every shard in step.
+    pub(crate) fn stop(&self, node: u32) -> CommandBody {
+        let shards = self.state.shards().iter();
+        let seen = shards.map(|(id, s)| InStep { shard: *id, epoch: s.epoch, lives: s.members.clone() });
+        CommandBody::StopTokenTake { node: NodeId(node), seen: seen.collect() }
+    }
+
+    #[track_caller]
+    pub(crate) fn refused_stop(&mut self, node: u32) -> String {
+        let stop = self.stop(node);
+        self.refused(stop)
     }
 
     /// Starts a node (again): a new incarnation.

@@ -12,7 +12,7 @@ use control::outcome::{Outcome, Yield};
 use control::registry::{Joiner, REMOVED_REMEDY, Standing};
 use engine::ids::NodeId;
 
-use super::{ControlMember, ControlOut, LEVEL, LIVE_NS, Now, Phase, RETRY_NS};
+use super::{ControlMember, ControlOut, LEVEL, Now, Phase, RETRY_NS};
 use crate::member::frame::ControlFrame;
 use crate::member::view::MS;
 
@@ -189,21 +189,6 @@ impl<S: LogStore> ControlMember<S> {
     pub(super) fn end(&mut self, why: String) {
         if !std::mem::replace(&mut self.over, true) {
             self.out.push_back(ControlOut::Over { why });
-        }
-    }
-
-    /// A node that stopped gracefully returns the stop token when its new life is a voter everywhere that it should be (N3).
-    pub(super) fn return_token(&mut self, now: Now) {
-        let Some(token) = self.state.stop_token().filter(|token| token.holder == self.me.node) else { return };
-        let restarted = self.incarnation.filter(|life| *life != token.incarnation);
-        let Some(life) = restarted else { return };
-        let whole =
-            self.state.shards().values().all(|shard| {
-                shard.leaving.is_empty() && (!shard.members.contains(&life) || shard.voters.contains(&life))
-            });
-        if whole && now.ns >= self.next_return_ns {
-            self.next_return_ns = now.ns + LIVE_NS;
-            self.enqueue(now, None, CommandBody::StopTokenReturn { node: self.me.node });
         }
     }
 }

@@ -4,10 +4,13 @@
 //! Sans-IO. Commands are idempotent by key, so everything submitted is simply submitted again until the log answers or
 //! the deadline passes; nobody has to remember replies. Driven by the daemon's control actor and by the simulator.
 
+mod duty;
+mod fences;
 mod join;
 mod owners;
 mod reconcile;
 mod submit;
+mod token;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -21,11 +24,9 @@ use control::command::{Command, CommandBody, Key};
 use control::outcome::{Outcome, Yield};
 use control::port_log::{PortBatch, PortLog};
 use control::registry::{FOUNDER_RAFT_ID, KeyHash};
-use control::shards::Shard;
 use control::state::State;
 use engine::ids::{ControlIndex, Incarnation, Mac, NodeId, ShardId};
 
-use super::flow_member::ControlDuty;
 use super::frame::ControlFrame;
 use super::view::{MS, View};
 use owners::Owners;
@@ -40,6 +41,12 @@ const LIVE_NS: u64 = 2_000 * MS;
 const RECONCILE_NS: u64 = 100 * MS;
 /// The log is compacted after so many applied entries.
 const COMPACT_EVERY: u64 = 512;
+/// So many entries are applied between two ticks.
+const ENTRIES_PER_TICK_MAX: u32 = 64;
+// What a command can be is what the log takes.
+const _: () = assert!(
+    control::codec::COMMAND_LEN_MAX + control::codec::HEADER_LEN <= consensus::control_group::MAX_COMMAND_BYTES
+);
 /// The level of the replicated formats that this build speaks (C2).
 pub const LEVEL: u16 = 1;
 
@@ -114,6 +121,8 @@ struct Pending {
     ticket: Option<u64>,
     /// Proposed by the reconciler: it waits for the answer before it proposes again.
     own: bool,
+    /// Only the leader can judge whether it may be proposed.
+    judged: bool,
     next_ns: u64,
     deadline_ns: u64,
 }
@@ -162,6 +171,10 @@ pub struct ControlMember<S> {
     compacted: u64,
     compact_every: u64,
     changed: bool,
+    measured: token::Measured,
+    fences: fences::Fences,
+    /// Entries that may still be applied before the next tick.
+    entries_left: u32,
     out: VecDeque<ControlOut>,
 }
 
@@ -219,6 +232,9 @@ impl<S: LogStore> ControlMember<S> {
             compacted: 0,
             compact_every: COMPACT_EVERY,
             changed: false,
+            measured: token::Measured::default(),
+            fences: fences::Fences::default(),
+            entries_left: ENTRIES_PER_TICK_MAX,
             out: VecDeque::new(),
         })
     }
@@ -238,6 +254,8 @@ impl<S: LogStore> ControlMember<S> {
             // Answers to those outside come on the channel for joining.
             ControlFrame::Joined { .. } | ControlFrame::Refused { .. } => {}
             ControlFrame::Alive { owned } => self.owners.hear(&self.state, owned.into_iter(), now.ns),
+            ControlFrame::Measured { in_step } => self.measured.hear(now.ns, in_step),
+            ControlFrame::Declined { key, why, remedy } => self.declined(from, key, Outcome::refused(why, remedy)),
         }
     }
 
@@ -250,7 +268,13 @@ impl<S: LogStore> ControlMember<S> {
                 self.joined(now, (nonce, raft_id), cluster_id, members);
             }
             Some(ControlFrame::Refused { nonce, why }) => self.refused(now, from, nonce, why),
-            Some(ControlFrame::Raft { .. } | ControlFrame::Alive { .. }) | None => {}
+            Some(
+                ControlFrame::Raft { .. }
+                | ControlFrame::Alive { .. }
+                | ControlFrame::Measured { .. }
+                | ControlFrame::Declined { .. },
+            )
+            | None => {}
         }
     }
 
@@ -258,55 +282,6 @@ impl<S: LogStore> ControlMember<S> {
     pub fn submit(&mut self, now: Now, ticket: u64, body: CommandBody) {
         if self.enqueue(now, Some(ticket), body).is_none() {
             self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::TooLarge) });
-        }
-    }
-
-    /// What the flow half reports.
-    pub fn handle_duty(&mut self, now: Now, duty: ControlDuty) {
-        match duty {
-            ControlDuty::Owners { heard } => {
-                self.owners.hear(&self.state, heard.iter().map(|(shard, epoch)| (*shard, *epoch)), now.ns);
-                self.owners.own = heard;
-                self.owners.own_ns = now.ns;
-            }
-            ControlDuty::Voters { shard, epoch, mut voters, served } => {
-                voters.sort_unstable();
-                let stale = self.state.shards().get(&shard).is_some_and(|entry| {
-                    let mut known = entry.voters.clone();
-                    known.sort_unstable();
-                    entry.epoch == epoch && known != voters
-                });
-                let due = self.reported_ns.get(&shard).is_none_or(|at| now.ns.saturating_sub(*at) > 500 * MS);
-                if stale && due {
-                    self.reported_ns.insert(shard, now.ns);
-                    self.enqueue(now, None, CommandBody::VotersApplied { shard, epoch, voters });
-                }
-                let waited = |entry: &Shard| entry.epoch == epoch && !entry.unsealed_before.is_empty();
-                if served && due && self.state.shards().get(&shard).is_some_and(waited) {
-                    self.reported_ns.insert(shard, now.ns);
-                    self.enqueue(now, None, CommandBody::EpochServed { shard, epoch });
-                }
-            }
-            ControlDuty::Removed { shard, epoch, gone } => {
-                let leaving = self.state.shards().get(&shard).filter(|entry| entry.epoch == epoch);
-                if leaving.is_some_and(|entry| gone.iter().any(|life| entry.leaving.contains(life))) {
-                    self.enqueue(now, None, CommandBody::ReplicaGone { shard, epoch, gone });
-                }
-            }
-            ControlDuty::Sealed { shard, epoch, last_term, last_index } => {
-                let Some(incarnation) = self.incarnation else { return };
-                let body = CommandBody::Sealed { shard, epoch, incarnation, last_term, last_index };
-                let wanted = self.state.shards().get(&shard);
-                if wanted.is_some_and(|entry| entry.epoch == epoch && !entry.seals.contains_key(&incarnation)) {
-                    self.enqueue(now, None, body);
-                }
-            }
-            ControlDuty::Fenced { shard, epoch, block, reclaim_index } => {
-                let body =
-                    CommandBody::ReclaimComplete { shard, shard_epoch: epoch, blocks: vec![(block, reclaim_index)] };
-                self.enqueue(now, None, body);
-            }
-            ControlDuty::Stopped { .. } => {}
         }
     }
 
@@ -326,12 +301,16 @@ impl<S: LogStore> ControlMember<S> {
         self.register(now);
         self.ask_whether_wanted(now);
         self.return_token(now);
+        self.report_fences(now);
         self.resubmit(now);
+        self.entries_left = ENTRIES_PER_TICK_MAX;
         if now.ns >= self.next_alive_ns {
             self.next_alive_ns = now.ns + ALIVE_NS;
+            let measured = ControlFrame::Measured { in_step: self.measured.tell(now.ns) }.encode();
             let frame = ControlFrame::Alive { owned: self.owners.told(now.ns) }.encode();
             for to in self.others() {
                 self.out.push_back(ControlOut::Send { to, frame: frame.clone() });
+                self.out.push_back(ControlOut::Send { to, frame: measured.clone() });
             }
         }
         if now.ns >= self.next_reconcile_ns {
@@ -342,7 +321,10 @@ impl<S: LogStore> ControlMember<S> {
 
     /// The next thing to do.
     pub fn poll(&mut self, now: Now) -> Option<ControlOut> {
-        while let Some(effect) = self.group_effect(now) {
+        // The rest waits for the next tick: heartbeats and signs of life go on however much is to be applied.
+        while self.entries_left > 0
+            && let Some(effect) = self.group_effect(now)
+        {
             self.perform(now, effect);
         }
         if std::mem::take(&mut self.changed) {
@@ -424,7 +406,10 @@ impl<S: LogStore> ControlMember<S> {
     fn perform(&mut self, now: Now, effect: ControlEffect) {
         match effect {
             ControlEffect::Send { to, frame } => self.send_raft(to, frame),
-            ControlEffect::Committed { index, command, .. } => self.apply(now, index, &command),
+            ControlEffect::Committed { index, command, .. } => {
+                self.entries_left -= 1;
+                self.apply(now, index, &command);
+            }
             ControlEffect::Restore { index, state } => self.restore(index, &state),
             ControlEffect::Proposed { .. } => {}
             ControlEffect::Role { leader, term, leading } => {
@@ -456,12 +441,16 @@ impl<S: LogStore> ControlMember<S> {
     }
 
     fn apply(&mut self, now: Now, index: u64, command: &[u8]) {
-        let outcome = self.state.apply_bytes(index, command);
+        match Command::decode(command) {
+            Ok(command) => {
+                let outcome = self.state.apply(index, &command);
+                self.answered(&command, outcome);
+            }
+            // Raft's own entries, and what no version writes.
+            Err(_) => drop(self.state.apply_bytes(index, command)),
+        }
         self.out.extend(self.port_log.follow(&self.state).map(ControlOut::Ports));
         self.changed = true;
-        if let Ok(command) = Command::decode(command) {
-            self.answered(&command, outcome);
-        }
         if index >= self.compacted + self.compact_every {
             self.compacted = index;
             if let (Ok(state), Phase::Running(group)) = (self.state.encode(), &mut self.phase) {
@@ -544,3 +533,5 @@ impl SplitMix {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod token_tests;

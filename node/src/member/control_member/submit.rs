@@ -5,6 +5,7 @@ use bytes::Bytes;
 use consensus::event::ControlInput;
 use consensus::storage::LogStore;
 use control::command::{Command, CommandBody, Key};
+use control::outcome::Outcome;
 use engine::ids::NodeId;
 
 use super::{ControlMember, ControlOut, NotDone, Now, Pending, Phase, RETRY_NS};
@@ -19,11 +20,12 @@ impl<S: LogStore> ControlMember<S> {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&self.rng.next().to_be_bytes());
         key[8..].copy_from_slice(&self.rng.next().to_be_bytes());
+        let judged = matches!(body, CommandBody::StopTokenTake { .. });
         let command = Command { key, stamped_unix_ms: now.unix_ms, draw: self.rng.next(), body };
         let bytes = Bytes::from(command.encode().ok()?);
-        let pending = Pending { bytes, ticket, own: false, next_ns: now.ns, deadline_ns: now.ns + DEADLINE_NS };
-        self.pending.insert(key, pending);
-        self.resubmit(now);
+        let (next_ns, deadline_ns) = (now.ns, now.ns + DEADLINE_NS);
+        self.pending.insert(key, Pending { bytes, ticket, own: false, judged, next_ns, deadline_ns });
+        self.submit_pending(now, key);
         Some(key)
     }
 
@@ -38,19 +40,55 @@ impl<S: LogStore> ControlMember<S> {
                 self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::Timeout) });
             }
         }
+        let due = self.pending.iter().filter(|(_, pending)| now.ns >= pending.next_ns);
+        let due: Vec<Key> = due.map(|(key, _)| *key).collect();
+        for key in due {
+            self.submit_pending(now, key);
+        }
+    }
+
+    /// Proposes one, or sends it to whoever leads.
+    fn submit_pending(&mut self, now: Now, key: Key) {
         let leader = self.node_of_raft(self.leader);
-        let Phase::Running(group) = &mut self.phase else { return };
-        for pending in self.pending.values_mut().filter(|pending| now.ns >= pending.next_ns) {
-            if self.leading_since_ns.is_some() {
-                self.tickets += 1;
-                group.handle(now.ns, ControlInput::Propose { ticket: self.tickets, command: pending.bytes.clone() });
-            } else if let Some(to) = leader {
-                let frame = ControlFrame::Submit { command: pending.bytes.clone() }.encode();
-                self.out.push_back(ControlOut::Send { to, frame });
-            } else {
-                continue;
+        let Some(pending) = self.pending.get(&key) else { return };
+        let (bytes, judged) = (pending.bytes.clone(), pending.judged);
+        if !matches!(self.phase, Phase::Running(_)) {
+            return;
+        }
+        if self.leading() {
+            match if judged { self.judged(now, bytes) } else { Ok(bytes) } {
+                Ok(bytes) => self.propose(now, bytes),
+                Err(outcome) => return self.answer_without_entry(key, outcome),
             }
+        } else if let Some(to) = leader {
+            let frame = ControlFrame::Submit { command: bytes }.encode();
+            self.out.push_back(ControlOut::Send { to, frame });
+        } else {
+            return;
+        }
+        if let Some(pending) = self.pending.get_mut(&key) {
             pending.next_ns = now.ns + RETRY_NS;
+        }
+    }
+
+    fn propose(&mut self, now: Now, command: Bytes) {
+        if let Phase::Running(group) = &mut self.phase {
+            self.tickets += 1;
+            group.handle(now.ns, ControlInput::Propose { ticket: self.tickets, command });
+        }
+    }
+
+    /// The leader does not propose it: whoever submitted it hears why at once.
+    fn answer_without_entry(&mut self, key: Key, outcome: Outcome) {
+        if let Some(Pending { ticket: Some(ticket), .. }) = self.pending.remove(&key) {
+            self.out.push_back(ControlOut::Done { ticket, result: Ok(outcome) });
+        }
+    }
+
+    /// The node `from` does not propose one of ours; only the leader's word counts.
+    pub(super) fn declined(&mut self, from: NodeId, key: Key, outcome: Outcome) {
+        if self.node_of_raft(self.leader) == Some(from) {
+            self.answer_without_entry(key, outcome);
         }
     }
 
@@ -61,6 +99,7 @@ impl<S: LogStore> ControlMember<S> {
         let spoken_for = match &command.body {
             CommandBody::RegisterIncarnation(registration) => Some(registration.node),
             CommandBody::JoinControl(joiner) => Some(joiner.node),
+            CommandBody::StopTokenTake { node, .. } | CommandBody::StopTokenReturn { node } => Some(*node),
             CommandBody::Sealed { incarnation, .. } => self.state.registry().node_of(*incarnation),
             // Any member may submit these for the cluster.
             CommandBody::Noop
@@ -72,8 +111,6 @@ impl<S: LogStore> ControlMember<S> {
             | CommandBody::Recreate { .. }
             | CommandBody::EpochServed { .. }
             | CommandBody::ReclaimComplete { .. }
-            | CommandBody::StopTokenTake { .. }
-            | CommandBody::StopTokenReturn { .. }
             | CommandBody::StopTokenRevoke
             | CommandBody::RemoveNode { .. }
             | CommandBody::SetLevel { .. }
@@ -95,9 +132,13 @@ impl<S: LogStore> ControlMember<S> {
             }
             return;
         }
-        if let Phase::Running(group) = &mut self.phase {
-            self.tickets += 1;
-            group.handle(now.ns, ControlInput::Propose { ticket: self.tickets, command: bytes });
+        match self.judged(now, bytes) {
+            Ok(bytes) => self.propose(now, bytes),
+            Err(Outcome::Refused { why, remedy }) => {
+                let frame = ControlFrame::Declined { key: command.key, why, remedy }.encode();
+                self.out.push_back(ControlOut::Send { to: from, frame });
+            }
+            Err(Outcome::Applied { .. }) => {}
         }
     }
 }

@@ -9,6 +9,7 @@ use control::registry::Founder;
 use control::shards::Shard;
 
 use super::*;
+use crate::member::flow_member::ControlDuty;
 
 fn addr(node: u32) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 7_800 + u16::try_from(node).expect("few nodes")))

@@ -1,0 +1,115 @@
+//! The stop token (N3): the leader of the control group gives it on measured redundancy alone, since only it hears every
+//! node; and a node that stopped gracefully returns it when its new life is a voter everywhere that it should be.
+//!
+//! Who is in step in a shard is measured by the shard's owner, and told to all members beside the sign of life.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use consensus::storage::LogStore;
+use control::command::{Command, CommandBody, InStep};
+use control::outcome::Outcome;
+use control::shards::Origin;
+use engine::ids::{Incarnation, NodeId, ShardId};
+
+use super::{ALIVE_NS, ControlMember, LIVE_NS, Now};
+use crate::member::view::MS;
+
+/// What an owner has measured is told for so long; it measures anew at each change, and once a second.
+const MEASURED_NS: u64 = 1_500 * MS;
+/// What others told, and that they live, counts for so long here.
+const TOLD_NS: u64 = 3 * ALIVE_NS;
+const REMEDY: &str = "wait until it is whole: qnat status; to stop without the token: qnat stop --now";
+
+/// What is known of who is in step, by shard.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Measured {
+    /// By this node's own groups.
+    own: BTreeMap<ShardId, (u64, InStep)>,
+    /// By other nodes.
+    told: BTreeMap<ShardId, (u64, InStep)>,
+}
+
+impl Measured {
+    pub(super) fn measure(&mut self, now_ns: u64, in_step: InStep) {
+        self.own.insert(in_step.shard, (now_ns, in_step));
+    }
+
+    pub(super) fn hear(&mut self, now_ns: u64, told: Vec<InStep>) {
+        self.told.extend(told.into_iter().map(|in_step| (in_step.shard, (now_ns, in_step))));
+    }
+
+    /// What this node's groups have measured lately; forgets the rest.
+    pub(super) fn tell(&mut self, now_ns: u64) -> Vec<InStep> {
+        self.own.retain(|_, (at, _)| now_ns.saturating_sub(*at) < MEASURED_NS);
+        self.told.retain(|_, (at, _)| now_ns.saturating_sub(*at) < TOLD_NS);
+        self.own.values().map(|(_, in_step)| in_step.clone()).collect()
+    }
+
+    /// Who is in step in that epoch of the shard, as its owner measured it lately.
+    fn of(&self, now_ns: u64, shard: ShardId, epoch: u32) -> Option<&InStep> {
+        let fresh =
+            |(at, in_step): &&(u64, InStep), bound: u64| now_ns.saturating_sub(*at) < bound && in_step.epoch == epoch;
+        let own = self.own.get(&shard).filter(|known| fresh(known, MEASURED_NS));
+        own.or_else(|| self.told.get(&shard).filter(|known| fresh(known, TOLD_NS))).map(|(_, in_step)| in_step)
+    }
+}
+
+impl<S: LogStore> ControlMember<S> {
+    /// The command as it may be proposed by this leader: a wish to stop carries what this leader sees, or is refused.
+    pub(super) fn judged(&self, now: Now, bytes: Bytes) -> Result<Bytes, Outcome> {
+        let Ok(command) = Command::decode(&bytes) else { return Ok(bytes) };
+        let CommandBody::StopTokenTake { node, .. } = command.body else { return Ok(bytes) };
+        let seen = self.redundancy(now).map_err(|why| Outcome::refused(why, REMEDY))?;
+        let stamped = Command { body: CommandBody::StopTokenTake { node, seen }, ..command };
+        Ok(stamped.encode().map_or(bytes, Bytes::from))
+    }
+
+    /// Who is in step in every shard, if nothing is missing anywhere.
+    fn redundancy(&self, now: Now) -> Result<Vec<InStep>, String> {
+        let quiet = |node: &NodeId| {
+            let heard = self.heard_ns.get(node).is_some_and(|at| now.ns.saturating_sub(*at) < TOLD_NS);
+            *node != self.me.node && !heard
+        };
+        let registry = self.state.registry();
+        if let Some((node, _)) = registry.members().find(|(node, _)| quiet(node)) {
+            return Err(format!("node {node} is not heard"));
+        }
+        let (voters, learners) = &self.configured;
+        if !learners.is_empty() || *voters != self.state.control_voters() {
+            return Err("the control group has not all its voters in step".to_owned());
+        }
+        let nodes = |lives: &mut dyn Iterator<Item = &Incarnation>| -> String {
+            let nodes: BTreeSet<u32> = lives.filter_map(|life| registry.node_of(*life)).map(|node| node.0).collect();
+            nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        let mut seen = Vec::new();
+        for (id, shard) in self.state.shards().iter().filter(|(_, shard)| shard.origin != Origin::Unplaced) {
+            let Some(in_step) = self.measured.of(now.ns, *id, shard.epoch) else {
+                return Err(format!("shard {id} has no owner that says who is in step"));
+            };
+            let there: BTreeSet<_> = in_step.lives.iter().collect();
+            if there != shard.members.iter().collect() {
+                let (have, want) = (nodes(&mut in_step.lives.iter()), nodes(&mut shard.members.iter()));
+                return Err(format!("shard {id} is not fully redundant: nodes {have} of {want} vote and are in step"));
+            }
+            seen.push(in_step.clone());
+        }
+        Ok(seen)
+    }
+
+    /// A node that stopped gracefully returns the stop token when its new life is a voter everywhere that it should be.
+    pub(super) fn return_token(&mut self, now: Now) {
+        let Some(token) = self.state.stop_token().filter(|token| token.holder == self.me.node) else { return };
+        let restarted = self.incarnation.filter(|life| *life != token.incarnation);
+        let Some(life) = restarted else { return };
+        let whole =
+            self.state.shards().values().all(|shard| {
+                shard.leaving.is_empty() && (!shard.members.contains(&life) || shard.voters.contains(&life))
+            });
+        if whole && now.ns >= self.next_return_ns {
+            self.next_return_ns = now.ns + LIVE_NS;
+            self.enqueue(now, None, CommandBody::StopTokenReturn { node: self.me.node });
+        }
+    }
+}
