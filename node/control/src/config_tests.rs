@@ -95,9 +95,9 @@ fn a_card_that_is_none_is_refused() {
     let form = "a MAC address such as \"52:54:00:12:34:56\"";
     for text in ["52:54:00:12:34", "52:54:00:12:34:5f:00", "52:54:00:12:34:+f", "52-54-00-12-34-5f", ""] {
         let refused = errors(&with(line, &format!("mac = \"{text}\"")));
-        let wanted =
-            format!("net.toml:33: instance.b1.ip_configuration.ipconfig1.mac = {text}: is not {form}; write {form}");
-        assert_eq!(refused, [wanted]);
+        let value = if text.is_empty() { String::new() } else { format!(" = {text}") };
+        let place = "net.toml:33: instance.b1.ip_configuration.ipconfig1.mac";
+        assert_eq!(refused, [format!("{place}{value}: is not {form}; write {form}")]);
     }
     for text in ["00:00:00:00:00:00", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "02:51:4e:00:00:01"] {
         let refused = errors(&with(line, &format!("mac = \"{text}\"")));

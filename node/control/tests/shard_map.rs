@@ -8,11 +8,11 @@ use engine::ids::{ControlIndex, Incarnation, NodeId, SHARDS_MAX, ShardId};
 use qnat_control::command::{CommandBody, InStep};
 use qnat_control::outcome::Yield;
 use qnat_control::reconcile::{self, Observed};
-use qnat_control::registry::{FOUNDER_RAFT_ID, NODES_MAX};
+use qnat_control::registry::FOUNDER_RAFT_ID;
 use qnat_control::shards::{Origin, Shard};
 use qnat_control::validate::FRONTENDS_MAX;
 use qnat_control::view;
-use support::{Cluster, configure, desired, joiner, registration};
+use support::{Cluster, configure, desired, registration};
 
 fn shard(cluster: &Cluster, id: ShardId) -> &Shard {
     &cluster.state.shards()[&id]
@@ -496,24 +496,6 @@ fn the_only_node_of_a_cluster_may_stop() {
     cluster.configure(&desired(1, 1));
     let stop = cluster.stop(1);
     cluster.applied(stop);
-}
-
-#[test]
-fn nodes_that_were_removed_make_room_for_others_however_often() {
-    let mut cluster = Cluster::running(2);
-    let join = |node: u32| CommandBody::JoinControl(joiner(node, u64::from(node)));
-    let most = u32::try_from(NODES_MAX).expect("small");
-    for node in 3..=most {
-        cluster.applied(join(node));
-    }
-    assert!(cluster.refused(join(most + 1)).contains("32 members already"));
-    for node in 3..=3 * most {
-        cluster.applied(CommandBody::RemoveNode { node: NodeId(node), incarnation: Incarnation(0) });
-        cluster.applied(join(node + most - 2));
-    }
-    assert_eq!(cluster.state.registry().members().count(), NODES_MAX);
-    assert!(cluster.state.registry().nodes().len() <= 2 * NODES_MAX, "removed ones are not remembered for ever");
-    assert!(cluster.refused(join(3)).contains("32 members already"), "also one that was removed");
 }
 
 #[test]
