@@ -113,19 +113,65 @@ pub struct ShardStatus {
     pub counts: ApplyCounts,
 }
 
+/// Where a listing of mappings goes on ([`Worker::list_flows`]); the default is its beginning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FlowCursor {
+    shard: ShardId,
+    position: u32,
+}
+
+/// A listing of the use of ports, made in steps ([`Worker::list_ports`]).
+#[derive(Debug)]
+pub struct PortsListing {
+    backends: std::vec::IntoIter<BackendId>,
+    /// What is listed so far, in the order of backends.
+    pub views: Vec<PortsView>,
+}
+
 impl Worker {
-    /// Mappings of one shard or of all, at most `limit`: committed ones by slot, then those on their way.
+    /// Mappings of one shard or of all, at most `limit`: committed ones by slot, then those on their way. Its cost grows with
+    /// the table: [`Worker::list_flows`] is for those who must not wait.
     #[must_use]
     pub fn dump_flows(&self, now_ns: u64, only: Option<ShardId>, limit: usize) -> Vec<FlowView> {
-        let mut out = Vec::new();
+        let mut all = Vec::new();
+        let mut at = Some(FlowCursor::default());
+        while let Some(from) = at {
+            at = self.list_flows(now_ns, only, from, u32::MAX, limit, &mut all);
+        }
+        all
+    }
+
+    /// One step of a listing of mappings, one shard's or all: visits at most `slots` slots from `from` on and adds to `into`
+    /// until `limit` are there. Returns where to go on; `None` when the listing is over. Mappings that come and go between
+    /// two steps may be in it or not.
+    pub fn list_flows(
+        &self,
+        now_ns: u64,
+        only: Option<ShardId>,
+        from: FlowCursor,
+        slots: u32,
+        limit: usize,
+        into: &mut Vec<FlowView>,
+    ) -> Option<FlowCursor> {
+        let mut left = slots;
         for (id, shard) in self.replicas() {
-            if only.is_some_and(|o| o != id) {
+            if only.is_some_and(|o| o != id) || id < from.shard {
                 continue;
             }
             let table = &shard.replica.table;
-            let committed =
-                (0..table.slots()).filter_map(|p| table.occupied(p)).map(|s| self.view(now_ns, id, table.record(s)));
-            out.extend(committed.take(limit - out.len()));
+            let first = if id == from.shard { from.position } else { 0 };
+            for position in first..table.slots() {
+                if into.len() >= limit {
+                    return None;
+                }
+                if left == 0 {
+                    return Some(FlowCursor { shard: id, position });
+                }
+                left -= 1;
+                if let Some(slot) = table.occupied(position) {
+                    into.push(self.view(now_ns, id, table.record(slot)));
+                }
+            }
             let opening = shard.overlay.opening().into_iter().map(|(flow, pending)| FlowView {
                 shard: id,
                 backend: pending.backend,
@@ -137,9 +183,9 @@ impl Worker {
                 written_at: LogIndex(0),
                 idle_ms: now_ns.saturating_sub(pending.since_ns) / 1_000_000,
             });
-            out.extend(opening.take(limit - out.len()));
+            into.extend(opening.take(limit - into.len()));
         }
-        out
+        None
     }
 
     fn view(&self, now_ns: u64, shard: ShardId, record: &Record) -> FlowView {
@@ -160,21 +206,39 @@ impl Worker {
         }
     }
 
-    /// Use of ports of every backend whose home shard has a replica here, in the order of their ids.
+    /// Use of leases by backend.
     #[must_use]
     pub fn dump_ports(&self) -> Vec<PortsView> {
-        let Some(snapshot) = self.snapshot() else { return Vec::new() };
-        let mut out: Vec<PortsView> = snapshot
-            .backends
-            .iter()
-            .filter_map(|(id, backend)| {
-                let usage = self.replica(backend.home)?.replica.table.usage();
-                let blocks = backend.lease.iter().map(|b| (*b, usage.block(b))).collect();
-                Some(PortsView { backend: *id, shard: backend.home, blocks })
-            })
-            .collect();
-        out.sort_unstable_by_key(|v| v.backend);
-        out
+        let mut listing = self.begin_ports();
+        while !self.list_ports(&mut listing, u32::MAX) {}
+        listing.views
+    }
+
+    /// Begins a listing of the use of leases, of all backends that there are now.
+    #[must_use]
+    pub fn begin_ports(&self) -> PortsListing {
+        let mut backends: Vec<_> = self.snapshot().map(|s| s.backends.keys().copied().collect()).unwrap_or_default();
+        backends.sort_unstable();
+        PortsListing { backends: backends.into_iter(), views: Vec::new() }
+    }
+
+    /// One step of it: looks at about `ports` ports, at least one backend's. Whether the listing is over.
+    pub fn list_ports(&self, listing: &mut PortsListing, ports: u32) -> bool {
+        let Some(snapshot) = self.snapshot() else { return true };
+        let mut left = ports;
+        while left > 0 {
+            let Some(id) = listing.backends.next() else { return true };
+            // A backend without ports costs something too.
+            left = left.saturating_sub(16);
+            let Some(backend) = snapshot.backends.get(&id) else { continue };
+            let Some(shard) = self.replica(backend.home) else { continue };
+            let usage = shard.replica.table.usage();
+            let blocks = backend.lease.iter().map(|b| (*b, usage.block(b))).collect();
+            let view = PortsView { backend: id, shard: backend.home, blocks };
+            left = left.saturating_sub(view.leased());
+            listing.views.push(view);
+        }
+        false
     }
 
     /// All replicas of this worker, in the order of their shards.
@@ -183,7 +247,7 @@ impl Worker {
         self.replicas().map(|(id, shard)| self.status_of(id, shard)).collect()
     }
 
-    /// Hash of a replica's replicated state (I22); walks and sorts the whole table. Nothing while a scan is replayed: its
+    /// Hash of a replica's replicated state (I22); costs the same for every table. Nothing while a scan is replayed: its
     /// records may stem from entries that are still to come (F10).
     #[must_use]
     pub fn state_hash(&self, shard: ShardId) -> Option<u64> {

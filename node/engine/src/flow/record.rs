@@ -154,6 +154,35 @@ impl Record {
         self.mark == Mark::Scanned
     }
 
+    /// A digest of the replicated values, the same in every build. Records' digests are summed; who can choose values to fit
+    /// is a member, and members are trusted.
+    pub(crate) fn digest(&self) -> u64 {
+        let held = match self.state {
+            State::Held(class) => 1 + class as u64,
+            State::Live | State::Free => 0,
+        };
+        let first = |wide: &[u8; 16]| u64::from_be_bytes(*wide.first_chunk().expect("8 of 16"));
+        let last = |wide: &[u8; 16]| u64::from_be_bytes(*wide.last_chunk().expect("8 of 16"));
+        let (remote, inside) = (&self.remote.addr.0, &self.inside.addr.0);
+        let words = [
+            first(remote),
+            last(remote),
+            first(inside),
+            last(inside),
+            u64::from(self.remote.port) << 48 | u64::from(self.inside.port) << 32 | u64::from(self.public_port) << 16,
+            u64::from(self.backend.0) << 32 | u64::from(self.vnet.0),
+            u64::from(self.frontend.0) << 32 | (self.proto as u64) << 8 | held,
+            self.written_at.0,
+        ];
+        // Each word goes through the finaliser of SplitMix64 together with all before it.
+        words.into_iter().fold(0, |digest, word| {
+            let mut z = (digest ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        })
+    }
+
     /// Something of the record's first cache line and of its last.
     pub(crate) const fn ends(&self) -> u64 {
         self.remote.port as u64 ^ self.written_at.0 ^ self.tcp.peek() as u64

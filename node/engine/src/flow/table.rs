@@ -36,6 +36,8 @@ pub struct Table {
     held: u32,
     per_backend: Map<BackendId, u32>,
     claims: Claims,
+    /// Sum of all records' digests.
+    digest: u64,
 }
 
 const fn split(slot: u32) -> (usize, usize) {
@@ -59,7 +61,14 @@ impl Table {
             held: 0,
             per_backend: Map::default(),
             claims: Claims::default(),
+            digest: 0,
         }
+    }
+
+    /// A digest of all replicated values, in whatever slots they stand: kept with each change, so that asking costs nothing.
+    #[must_use]
+    pub const fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// Live mappings.
@@ -236,6 +245,7 @@ impl Table {
         assert!(self.find_public(&key).is_none(), "a public key has one record (S7)");
         let slot = self.allocate();
         *self.record_mut(Slot(slot)) = record;
+        self.digest = self.digest.wrapping_add(record.digest());
         match record.state {
             State::Live => {
                 self.live += 1;
@@ -259,10 +269,12 @@ impl Table {
     pub fn close(&mut self, slot: Slot, class: HoldClass, at: LogIndex) {
         let record = self.record_mut(slot);
         assert!(record.is_live(), "only a live mapping closes");
+        let before = record.digest();
         record.state = State::Held(class);
         record.written_at = at;
         record.mark = Mark::None;
-        let (claim, public) = (record.claim, record.public());
+        let (claim, public, after) = (record.claim, record.public(), record.digest());
+        self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
         self.live -= 1;
         self.held += 1;
         self.usage.close(public.frontend, public.port);
@@ -273,12 +285,14 @@ impl Table {
     pub fn reopen(&mut self, slot: Slot, at: LogIndex, now_ns: u64) {
         let record = self.record_mut(slot);
         assert!(matches!(record.state, State::Held(_)), "only a held mapping reopens");
+        let before = record.digest();
         record.state = State::Live;
         record.written_at = at;
         record.last_seen = Seen::at(now_ns);
         record.mark = Mark::None;
         record.tcp = crate::nat::tcp::Track::NEW;
-        let (claim, public) = (record.claim, record.public());
+        let (claim, public, after) = (record.claim, record.public(), record.digest());
+        self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
         self.held -= 1;
         self.live += 1;
         self.usage.reopen(public.frontend, public.port);
@@ -291,6 +305,7 @@ impl Table {
     /// The slot becomes free.
     pub fn release(&mut self, slot: Slot) {
         let record = *self.record(slot);
+        self.digest = self.digest.wrapping_sub(record.digest());
         self.unclaim(&record);
         match record.state {
             State::Live => {

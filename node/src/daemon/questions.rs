@@ -1,0 +1,213 @@
+//! Questions to the worker, answered between two batches in steps that never take long: packets wait for each. A question
+//! whose asker has gone away is dropped. Called by the worker's thread.
+
+use std::collections::VecDeque;
+
+use engine::ids::ShardId;
+use engine::status::{FlowCursor, FlowView, PortsListing, PortsView, ShardStatus};
+use engine::worker::Worker;
+use tokio::sync::oneshot;
+
+/// Slots of tables that one step visits.
+pub const SLOTS_PER_STEP: u32 = 2048;
+/// Ports that one step looks at.
+pub const PORTS_PER_STEP: u32 = 8192;
+
+/// A question to the worker.
+#[derive(Debug)]
+pub enum Query {
+    /// Mappings.
+    Flows { shard: Option<ShardId>, limit: usize, reply: oneshot::Sender<Vec<FlowView>> },
+    /// Use of leases.
+    Ports { reply: oneshot::Sender<Vec<PortsView>> },
+    /// State hashes by shard.
+    Hashes { reply: oneshot::Sender<Vec<(ShardStatus, u64)>> },
+    /// Shards.
+    Shards { reply: oneshot::Sender<Vec<ShardStatus>> },
+}
+
+/// A question that is being answered.
+#[derive(Debug)]
+enum Work {
+    Flows {
+        shard: Option<ShardId>,
+        limit: usize,
+        at: FlowCursor,
+        found: Vec<FlowView>,
+        reply: oneshot::Sender<Vec<FlowView>>,
+    },
+    Ports {
+        listing: PortsListing,
+        reply: oneshot::Sender<Vec<PortsView>>,
+    },
+}
+
+/// See the module. The API asks only so many questions at a time, so the queue is short.
+#[derive(Debug, Default)]
+pub struct Questions {
+    waiting: VecDeque<Query>,
+    work: Option<Work>,
+}
+
+impl Questions {
+    /// Takes a question.
+    pub fn ask(&mut self, query: Query) {
+        self.waiting.push_back(query);
+    }
+
+    /// Whether there is nothing to answer.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.work.is_none() && self.waiting.is_empty()
+    }
+
+    /// One step.
+    pub fn step(&mut self, now_ns: u64, worker: &Worker) {
+        let work = self.work.take().or_else(|| self.waiting.pop_front().and_then(|query| begin(query, worker)));
+        self.work = work.and_then(|work| go_on(now_ns, work, worker));
+    }
+}
+
+/// Answers at once what costs the same for every table. A caller that has gone away wants no answer.
+fn begin(query: Query, worker: &Worker) -> Option<Work> {
+    match query {
+        Query::Flows { shard, limit, reply } => {
+            Some(Work::Flows { shard, limit, at: FlowCursor::default(), found: Vec::new(), reply })
+        }
+        Query::Ports { reply } => Some(Work::Ports { listing: worker.begin_ports(), reply }),
+        Query::Shards { reply } => {
+            let _ = reply.send(worker.shard_status());
+            None
+        }
+        Query::Hashes { reply } => {
+            let shards = worker.shard_status().into_iter();
+            let hashes = shards.filter_map(|status| Some((status, worker.state_hash(status.shard)?)));
+            let _ = reply.send(hashes.collect());
+            None
+        }
+    }
+}
+
+fn go_on(now_ns: u64, work: Work, worker: &Worker) -> Option<Work> {
+    match work {
+        Work::Flows { shard, limit, at, mut found, reply } => {
+            if reply.is_closed() {
+                return None;
+            }
+            let Some(at) = worker.list_flows(now_ns, shard, at, SLOTS_PER_STEP, limit, &mut found) else {
+                let _ = reply.send(found);
+                return None;
+            };
+            Some(Work::Flows { shard, limit, at, found, reply })
+        }
+        Work::Ports { mut listing, reply } => {
+            if reply.is_closed() {
+                return None;
+            }
+            if worker.list_ports(&mut listing, PORTS_PER_STEP) {
+                let _ = reply.send(listing.views);
+                return None;
+            }
+            Some(Work::Ports { listing, reply })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use engine::codec::{CHUNK_RECORDS_MAX, ChunkHeader, Encoder, ScanRecord};
+    use engine::event::GroupEvent;
+    use engine::ids::{BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogIndex, NodeId, Term, VnetId};
+    use engine::record::{Addr, Endpoint, InsideKey, Proto, PublicKey};
+
+    use super::*;
+
+    const FLOWS: u32 = 1_000_000;
+    const SHARD: ShardId = ShardId(1);
+
+    fn record(n: u32) -> ScanRecord {
+        let endpoint = |net: u8, port: u16| {
+            let [_, b, c, d] = n.to_be_bytes();
+            Endpoint { addr: Addr::from(std::net::Ipv4Addr::new(net, b, c, d)), port }
+        };
+        let public = PublicKey { proto: Proto::Udp, frontend: FrontendId(1), port: 2000, remote: endpoint(198, 53) };
+        let inside = InsideKey { vnet: VnetId(1), endpoint: endpoint(10, 1000) };
+        ScanRecord { public, inside, backend: BackendId(1), state: 0, written_at: LogIndex(1) }
+    }
+
+    /// A worker whose replica came by a scan of a million mappings.
+    fn full() -> Worker {
+        let mut worker = Worker::new(Incarnation(1), NodeId(1), VnetId(1), 7);
+        let words =
+            |_: ShardId| LeaseWord { incarnation: Incarnation(1), term: Term(0), lease_until_ns: 0, grace_until_ns: 0 };
+        let mut event = |event| worker.handle_event(0, &Words(words), event);
+        event(GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1), loads: true });
+        let mut encoder = Encoder::new();
+        let all: Vec<ScanRecord> = (0..FLOWS).map(record).collect();
+        for (sequence, records) in (0..).zip(all.chunks(CHUNK_RECORDS_MAX)) {
+            let header = ChunkHeader {
+                sequence,
+                base: LogIndex(1),
+                control_index: ControlIndex(0),
+                holds_ended: Default::default(),
+                orphan_grace_ms: 3000,
+                grace_peak_ms: 3000,
+                hold_ms: Default::default(),
+                records: 0,
+            };
+            event(GroupEvent::Load { shard: SHARD, epoch: 0, chunk: encoder.chunk(header, records) });
+        }
+        event(GroupEvent::Loaded { shard: SHARD, base: LogIndex(1), until: LogIndex(1) });
+        worker
+    }
+
+    struct Words<F>(F);
+
+    impl<F: Fn(ShardId) -> LeaseWord> engine::LeaseWords for Words<F> {
+        fn word(&self, shard: ShardId) -> LeaseWord {
+            (self.0)(shard)
+        }
+    }
+
+    /// Packets wait for each step. The bound is of an optimised build; others are several times slower.
+    #[test]
+    fn no_step_of_an_answer_takes_long_with_a_million_mappings() {
+        let worker = full();
+        let (flows, mut listed) = oneshot::channel();
+        let (hashes, mut hashed) = oneshot::channel();
+        let (ports, mut used) = oneshot::channel();
+        let mut questions = Questions::default();
+        questions.ask(Query::Flows { shard: None, limit: FLOWS as usize, reply: flows });
+        questions.ask(Query::Hashes { reply: hashes });
+        questions.ask(Query::Ports { reply: ports });
+        let mut steps: Vec<Duration> = Vec::new();
+        while !questions.is_idle() {
+            let begun = Instant::now();
+            questions.step(0, &worker);
+            steps.push(begun.elapsed());
+        }
+        assert_eq!(listed.try_recv().expect("answered").len(), FLOWS as usize);
+        assert_eq!(hashed.try_recv().expect("answered").len(), 1);
+        assert!(used.try_recv().expect("answered").is_empty());
+        assert!(steps.len() >= (FLOWS / SLOTS_PER_STEP) as usize, "{} steps", steps.len());
+        steps.sort_unstable();
+        // A machine that stands still makes single steps long, never most of them.
+        let (p99, max) = (steps[steps.len() * 99 / 100], steps[steps.len() - 1]);
+        println!("{} steps, p50 {:?}, p99 {p99:?}, max {max:?}", steps.len(), steps[steps.len() / 2]);
+        let bound = if cfg!(debug_assertions) { Duration::from_millis(10) } else { Duration::from_millis(1) };
+        assert!(p99 < bound, "p99 {p99:?}");
+    }
+
+    #[test]
+    fn a_question_whose_asker_has_gone_away_is_dropped() {
+        let worker = Worker::new(Incarnation(1), NodeId(1), VnetId(1), 7);
+        let mut questions = Questions::default();
+        let (reply, asker) = oneshot::channel();
+        drop(asker);
+        questions.ask(Query::Flows { shard: None, limit: 1, reply });
+        questions.step(0, &worker);
+        assert!(questions.is_idle());
+    }
+}
