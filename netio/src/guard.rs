@@ -5,7 +5,9 @@
 //! that process queued by the words it left: within the grace repetitions pass, after it nothing does. Dropping a `Guard`
 //! in an orderly exit detaches it. A new process first removes what its predecessor left, then starts with words that are
 //! all zero (K3). Nothing may leave the data interfaces by XDP: this check would be bypassed. Called at start by the node;
-//! its sets are updated whenever the control state names other addresses or peers.
+//! its sets are updated whenever the control state names other addresses or peers, and it looks again and again whether it
+//! still stands: anybody with privilege can take a filter away. All of it costs calls into the kernel, so it belongs on no
+//! thread that others wait for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,10 +15,11 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
-use aya::programs::tc::{NlOptions, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program};
+use aya::programs::tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError};
 
+use crate::filters;
 use crate::link::Link;
 use crate::side::PortSide;
 use crate::words::{SHARDS_MAX, WordsWriter, over_map};
@@ -110,10 +113,30 @@ pub struct GuardCounters {
     pub drop_tagged: u64,
 }
 
+/// An interface that the guard stands on.
+struct Place {
+    side: PortSide,
+    link: Link,
+    attachments: Vec<(&'static str, SchedClassifierLinkId)>,
+}
+
+/// What a look at the guard found.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// The interfaces where it was missing, and is back.
+    pub put_back: Vec<String>,
+    /// Where it is missing, and why it cannot be put back.
+    pub missing: Vec<GuardError>,
+}
+
 /// The attached guard. Dropping it detaches it.
 pub struct Guard {
-    // Holds the program and its attachment.
-    _ebpf: Ebpf,
+    // Holds the program and its attachments.
+    ebpf: Ebpf,
+    /// The numbers of the programs, in the order of `HOOKS`.
+    programs: [u32; HOOKS.len()],
+    places: [Place; 2],
+    devices: HashMap<MapData, u32, [u8; 12]>,
     counters: PerCpuArray<MapData, u64>,
     addr_shard: HashMap<MapData, [u32; 2], u32>,
     peer_macs: HashMap<MapData, [u8; 8], u32>,
@@ -172,20 +195,71 @@ impl Guard {
         let addr_shard = HashMap::try_from(take(&mut ebpf, "addr_shard")?)?;
         let peer_macs = HashMap::try_from(take(&mut ebpf, "peer_macs")?)?;
 
-        for link in [inside, outside] {
-            prepare(link)?;
-        }
-        for (name, hook) in HOOKS {
-            let program: &mut SchedClassifier =
-                ebpf.program_mut(name).ok_or(GuardError::Missing("program"))?.try_into()?;
+        let mut programs = [0; HOOKS.len()];
+        for (id, (name, _)) in programs.iter_mut().zip(HOOKS) {
+            let program = program(&mut ebpf, name)?;
             program.load()?;
-            for link in [inside, outside] {
-                program.attach_with_options(&link.name, hook, TcAttachOptions::Netlink(FIRST))?;
+            *id = program.info()?.id();
+        }
+        let places = [(PortSide::Inside, inside), (PortSide::Outside, outside)];
+        let places = places.map(|(side, link)| Place { side, link: link.clone(), attachments: Vec::new() });
+        let (addresses, peers) = (BTreeMap::new(), BTreeSet::new());
+        let mut guard = Self { ebpf, programs, places, devices, counters, addr_shard, peer_macs, addresses, peers };
+        guard.put(0)?;
+        guard.put(1)?;
+        Ok((guard, words))
+    }
+
+    /// Attaches the filters to one of their places, in place of what is left of earlier ones.
+    fn put(&mut self, place: usize) -> Result<(), GuardError> {
+        let Self { ebpf, places, .. } = self;
+        let place = &mut places[place];
+        for (name, gone) in place.attachments.drain(..) {
+            // It may be gone already; this makes the program forget it.
+            let _gone = program(ebpf, name)?.detach(gone);
+        }
+        prepare(&place.link)?;
+        for (name, hook) in HOOKS {
+            let options = TcAttachOptions::Netlink(FIRST);
+            let attachment = program(ebpf, name)?.attach_with_options(&place.link.name, hook, options)?;
+            place.attachments.push((name, attachment));
+        }
+        Ok(())
+    }
+
+    /// Looks whether the filters still stand on both interfaces, also on one that was made anew under its name, and puts them
+    /// back where they do not. Until then frames leave by the worker's check alone.
+    pub fn look_again(&mut self) -> Standing {
+        let mut standing = Standing::default();
+        for at in 0..self.places.len() {
+            match self.look_at(at) {
+                Ok(true) => {}
+                Ok(false) => standing.put_back.push(self.places[at].link.name.clone()),
+                Err(error) => standing.missing.push(error),
             }
         }
-        let guard =
-            Self { _ebpf: ebpf, counters, addr_shard, peer_macs, addresses: BTreeMap::new(), peers: BTreeSet::new() };
-        Ok((guard, words))
+        standing
+    }
+
+    /// Whether the filters stood there; they do now.
+    fn look_at(&mut self, at: usize) -> Result<bool, GuardError> {
+        let place = &mut self.places[at];
+        let interface = place.link.name.clone();
+        let io = |op, source| GuardError::Io { op, interface: interface.clone(), source };
+        let link = Link::named(&interface).map_err(|error| io("looking at it", error))?;
+        if link != place.link {
+            self.devices.insert(link.ifindex, device(place.side, link.mac), 0)?;
+            place.link = link;
+        }
+        let mut stood = true;
+        for (program, (_, hook)) in self.programs.iter().zip(HOOKS) {
+            let programs = filters::programs_at(place.link.ifindex, hook);
+            stood &= programs.map_err(|error| io("listing the filters", error))?.contains(program);
+        }
+        if !stood {
+            self.put(at)?;
+        }
+        Ok(stood)
     }
 
     /// Replaces the set of addresses whose repetition the grace may allow: outside the frontends, inside the backends,
@@ -198,7 +272,10 @@ impl Guard {
         addresses: impl IntoIterator<Item = (PortSide, Ipv4Addr, u16)>,
     ) -> Result<(), GuardError> {
         let wanted: BTreeMap<_, _> = addresses.into_iter().map(|(side, ip, shard)| ((side, ip), shard)).collect();
-        let gone: Vec<_> = self.addresses.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        // First all that somebody loses, then all that somebody gets: an address never has two shards, nor a former one while
+        // others have their new ones.
+        let gone = self.addresses.iter().filter(|(key, shard)| wanted.get(key) != Some(shard));
+        let gone: Vec<_> = gone.map(|(key, _)| *key).collect();
         for key in gone {
             absent(self.addr_shard.remove(&address(key)))?;
             self.addresses.remove(&key);
@@ -305,6 +382,10 @@ fn prepare(link: &Link) -> Result<(), GuardError> {
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, GuardError> {
     ebpf.take_map(name).ok_or(GuardError::Missing(name))
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, GuardError> {
+    Ok(ebpf.program_mut(name).ok_or(GuardError::Missing("program"))?.try_into()?)
 }
 
 /// An entry that is gone already is as good as removed.

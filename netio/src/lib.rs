@@ -8,6 +8,7 @@
 pub mod bell;
 pub mod boottime;
 pub mod ca;
+mod filters;
 pub mod frame;
 pub mod guard;
 pub mod link;

@@ -2,6 +2,7 @@
 //! namespace that the socket was opened in. Never changes an interface.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// What has become of an interface since it was looked up.
@@ -93,6 +94,58 @@ fn look(socket: &impl AsFd, request: &mut libc::ifreq) -> io::Result<(u32, [u8; 
     Ok((ifindex, mac))
 }
 
+/// The interface of this namespace that has `address`; `None` if none has it, or if it is the unspecified one. A loopback
+/// address belongs to the loopback interface.
+///
+/// # Errors
+/// What the kernel says.
+pub fn carrying(address: IpAddr) -> io::Result<Option<String>> {
+    let mut list = std::ptr::null_mut();
+    // SAFETY: `list` is a place for a pointer.
+    if unsafe { libc::getifaddrs(&raw mut list) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut found = None;
+    let mut at = list;
+    // SAFETY: getifaddrs gave a list that ends with a null pointer and stays as it is until freeifaddrs below.
+    while let Some(entry) = unsafe { at.as_ref() } {
+        at = entry.ifa_next;
+        let loopback = entry.ifa_flags & libc::IFF_LOOPBACK.cast_unsigned() != 0;
+        // SAFETY: `ifa_addr` is null or a socket address of the family that it names.
+        let own = unsafe { ip_of(entry.ifa_addr) };
+        if own
+            .is_some_and(|own| own == address.to_canonical() || loopback && own.is_loopback() && address.is_loopback())
+        {
+            // SAFETY: a terminated name, in the list.
+            let name = unsafe { std::ffi::CStr::from_ptr(entry.ifa_name) };
+            found = Some(name.to_string_lossy().into_owned());
+            break;
+        }
+    }
+    // SAFETY: the list is getifaddrs' own, freed once; nothing points into it any more.
+    unsafe { libc::freeifaddrs(list) };
+    Ok(found)
+}
+
+/// # Safety
+/// `address` is null or points to a socket address as long as its family says.
+unsafe fn ip_of(address: *const libc::sockaddr) -> Option<IpAddr> {
+    // SAFETY: the caller's word; read unaligned, so that no more is asked of the list.
+    unsafe {
+        match i32::from(address.as_ref()?.sa_family) {
+            libc::AF_INET => {
+                let four = address.cast::<libc::sockaddr_in>().read_unaligned();
+                Some(IpAddr::from(four.sin_addr.s_addr.to_ne_bytes()))
+            }
+            libc::AF_INET6 => {
+                let six = address.cast::<libc::sockaddr_in6>().read_unaligned();
+                Some(IpAddr::from(six.sin6_addr.s6_addr))
+            }
+            _ => None,
+        }
+    }
+}
+
 fn request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: ifreq is plain old data, for which zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -114,7 +167,16 @@ fn ioctl(socket: impl AsFd, code: libc::c_ulong, request: &mut libc::ifreq) -> i
 
 #[cfg(test)]
 mod tests {
-    use super::Link;
+    use super::{Link, carrying};
+
+    #[test]
+    fn the_interface_of_an_address_is_found() {
+        let carries = |address: &str| carrying(address.parse().expect("an address")).expect("a list");
+        assert_eq!(carries("127.0.0.1").as_deref(), Some("lo"));
+        assert_eq!(carries("127.9.8.7").as_deref(), Some("lo"), "all of 127/8 is the loopback interface's");
+        assert_eq!(carries("192.0.2.77"), None);
+        assert_eq!(carries("0.0.0.0"), None);
+    }
 
     #[test]
     fn names_that_are_no_ethernet_interface_are_refused() {

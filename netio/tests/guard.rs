@@ -216,6 +216,61 @@ fn child(test: &str, lease_ms: u64) -> Child {
 }
 
 #[test]
+fn a_filter_that_was_taken_away_is_noticed_and_put_back() {
+    require_root!();
+    let (inner, _outer) = gateway();
+    let name = inner.name.clone();
+    inner.run(move || {
+        let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
+        let (mut guard, _words) = Guard::attach(&links[0], &links[1]).expect("guard");
+        let (mut packets, _) = open();
+        let without_lease = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
+        assert!(!passes(&mut packets, PortSide::Outside, &without_lease));
+        let seen = guard.look_again();
+        assert!(seen.put_back.is_empty() && seen.missing.is_empty(), "nothing was taken away: {seen:?}");
+        for _ in 0..2 {
+            let taken = Command::new("tc").args("qdisc del dev go clsact".split(' ')).status().expect("tc runs");
+            assert!(taken.success(), "in {name}");
+            assert!(passes(&mut packets, PortSide::Outside, &without_lease), "nobody judges any more");
+            let seen = guard.look_again();
+            assert_eq!(seen.put_back, ["go"]);
+            assert!(seen.missing.is_empty(), "{seen:?}");
+            assert!(!passes(&mut packets, PortSide::Outside, &without_lease), "judged again");
+        }
+        let taken = Command::new("ip").args("link del gi".split(' ')).status().expect("ip runs");
+        assert!(taken.success());
+        let seen = guard.look_again();
+        assert_eq!((seen.put_back.len(), seen.missing.len()), (0, 1), "{seen:?}");
+    });
+}
+
+/// What a configuration of the largest size costs its thread, and a change in it.
+#[test]
+fn thirty_two_thousand_backends_are_written_once_and_then_by_their_differences() {
+    require_root!();
+    let (inner, _outer) = gateway();
+    inner.run(|| {
+        let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
+        let (mut guard, _words) = Guard::attach(&links[0], &links[1]).expect("guard");
+        let backends = |shard: u16, others: u16| {
+            (0..32_000_u32).map(move |n| {
+                let home = if n % 1000 == 0 { shard } else { others };
+                (PortSide::Inside, Ipv4Addr::from_bits(0x0a00_0000 + n), home)
+            })
+        };
+        let mut took = [1, 2, 2].map(|shard| {
+            let begun = std::time::Instant::now();
+            guard.set_addresses(backends(shard, 1)).expect("addresses");
+            begun.elapsed()
+        });
+        println!("32,000 backends: first {:?}, 32 changed {:?}, none changed {:?}", took[0], took[1], took[2]);
+        took.reverse();
+        assert!(took[1] < took[2], "a change of 32 costs as much as all");
+        guard.set_addresses([]).expect("addresses");
+    });
+}
+
+#[test]
 fn the_guard_outlives_a_killed_process_and_is_replaced_by_the_next_one() {
     require_root!();
     if let Some(lease_ns) = lease_of_child() {
