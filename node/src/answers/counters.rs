@@ -46,6 +46,10 @@ pub struct Counted {
     pub frame_drops: BTreeMap<String, u64>,
     /// Frames that the kernel's egress guard judged; none without a guard.
     pub guard: Option<GuardCounts>,
+    /// How often that guard was missing and was put back.
+    pub guard_put_back: u64,
+    /// Who else came to the peer port.
+    pub peers: PeerCounts,
     /// Both data links are up.
     pub links_up: bool,
     /// The address-translation log.
@@ -108,6 +112,19 @@ pub struct LinkCounts {
     pub transmit_errors: u64,
     /// Frames that found no free buffer.
     pub no_buffer: u64,
+}
+
+/// Callers at the peer port that got no link. See `netio::quic::TransportStats`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PeerCounts {
+    /// Connections refused: foreign or expired certificate, or a node that is no member.
+    pub refused: u64,
+    /// Handshakes that were not begun, being too many.
+    pub turned_away: u64,
+    /// Handshakes that were asked to prove their address first, members' too.
+    pub retried: u64,
+    /// Handshake packets dropped unread, being too many.
+    pub sieved: u64,
 }
 
 /// What the egress guard passed and dropped, in frames. See `netio::guard::GuardCounters`.

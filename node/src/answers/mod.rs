@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use control::plan::Change;
 use serde::{Deserialize, Serialize};
 
-pub use counters::{Counted, GuardCounts, HistogramCounts, LinkCounts, LogCounts, SnatCounts};
+pub use counters::{Counted, GuardCounts, HistogramCounts, LinkCounts, LogCounts, PeerCounts, SnatCounts};
 pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, Ports};
 pub use status::{ClusterRow, MeRow, NodeRow, Redundancy, ShardRow, Status};
 

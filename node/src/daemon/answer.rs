@@ -30,14 +30,17 @@ use tokio::sync::{mpsc, oneshot};
 use super::concerns::{Alarms, Facts, Memory, collect, failures_tolerated};
 use super::control_actor::{AskControl, ControlActor, ControlReport, EncodeState, Get, PlanApply, Submit, now};
 use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
+use super::guard_keeper::GuardDesk;
 use super::metrics::label_of;
+use super::questions::Query;
 use super::request::{Call, DryRun, Failure, Request, ResourceKind};
 use super::status::{node_rows, shard_rows};
 use super::stopping::StopOrder;
-use super::worker_thread::{Query, WorkerStats};
+use super::worker_thread::WorkerStats;
 use crate::answers::{
     Applied, BackendPorts, ClusterRow, Counted, Done, FlowRow, Flows, GuardCounts, HashRow, Hashes, HistogramCounts,
-    LinkCounts, LogCounts, MeRow, NodeRow, Ports, Programmed, ShardRow, SnatCounts, StateBytes, Status, Stopping, Who,
+    LinkCounts, LogCounts, MeRow, NodeRow, PeerCounts, Ports, Programmed, ShardRow, SnatCounts, StateBytes, Status,
+    Stopping, Who,
 };
 use crate::nat_log::{Journal, Question, who};
 
@@ -59,8 +62,8 @@ pub struct Answerer {
     pub cluster: String,
     /// This node.
     pub node: u32,
-    /// Whether the kernel's guard is attached, or why not.
-    pub guard: String,
+    /// How the kernel's guard stands.
+    pub guard: GuardDesk,
     /// The address-translation log.
     pub journal: Journal,
     /// Its files, the newest first.
@@ -263,6 +266,7 @@ impl Answerer {
         let stats = self.stats();
         let report = self.flows.send(AskFlows).await.map_err(gone)?;
         let (engine, log) = (&stats.engine, self.journal.counts());
+        let (state, peers) = (self.guard.state(), report.transport);
         let drops = DropReason::ALL.iter().map(|why| (why.label().to_owned(), engine.dropped(*why)));
         Ok(Counted {
             received: engine.received,
@@ -283,7 +287,14 @@ impl Answerer {
             elections: report.groups.iter().map(|group| group.elections).sum(),
             elections_by_shard: report.groups.iter().map(|g| (g.group.0.to_string(), g.elections)).collect(),
             frame_drops: report.frame_drops.into_iter().collect::<BTreeMap<_, _>>(),
-            guard: report.guard.as_ref().map(guard),
+            guard: state.counters.as_ref().map(guard),
+            guard_put_back: state.put_back,
+            peers: PeerCounts {
+                refused: peers.refused,
+                turned_away: peers.turned_away,
+                retried: peers.retried,
+                sieved: peers.sieved,
+            },
             links_up: report.report.links_up,
             nat_log: LogCounts { written: log.written, failed: log.failed, sessions_lost: stats.sessions_lost },
         })
@@ -304,7 +315,7 @@ impl Answerer {
             worker: &self.stats(),
             nodes: &nodes,
             shards: &shards,
-            guard: &self.guard,
+            guard: &self.guard.state().standing,
             log: self.journal.counts(),
         };
         let concerns = collect(&facts, &self.alarms);
@@ -331,7 +342,7 @@ impl Answerer {
             me: MeRow {
                 node: self.node,
                 incarnation: control.incarnation.map(|life| life.0),
-                guard: self.guard.clone(),
+                guard: self.guard.state().standing,
                 links_up: flows.report.links_up,
                 running: flows.running,
                 control_loaded: flows.report.control_loaded,

@@ -11,6 +11,7 @@
 //!
 //! [peers]
 //! listen = "198.18.0.1:7800"
+//! interface = "peers"               # only it reaches the port; the one with the address unless told otherwise
 //!
 //! [[peer]]
 //! id = 2
@@ -105,10 +106,13 @@ pub struct NodeConfig {
 }
 
 /// `[peers]`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeersConfig {
     /// UDP address of the peer transport.
     pub listen: SocketAddr,
+    /// The interface that peers are reached by; the one that has the address unless told otherwise. No other interface can
+    /// reach the port.
+    pub interface: Option<String>,
 }
 
 /// One `[[peer]]`.
@@ -220,7 +224,7 @@ struct Raw {
     node_id: u32,
     name: Option<String>,
     data_dir: PathBuf,
-    peers: RawListen,
+    peers: RawPeers,
     tls: RawTls,
     api: Option<RawListen>,
     #[serde(default)]
@@ -237,6 +241,14 @@ struct Raw {
 #[serde(deny_unknown_fields)]
 struct RawListen {
     listen: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPeers {
+    listen: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -291,6 +303,13 @@ impl NodeConfig {
             let remedy = "inside and outside are two interfaces";
             return Err(check.error("data.outside", &raw.data.outside, "is the inside interface too", remedy));
         }
+        if let Some(name) = &raw.peers.interface {
+            check.interface("peers.interface", name)?;
+            if [&raw.data.inside, &raw.data.outside].contains(&name) {
+                let remedy = "peers need an interface of their own, which no backend and nobody outside reaches";
+                return Err(check.error("peers.interface", name, "is a data interface", remedy));
+            }
+        }
         check.present("data.virtual_network", &raw.data.virtual_network)?;
         let name = raw.name.unwrap_or_else(|| format!("n{}", raw.node_id));
         check.present("name", &name)?;
@@ -303,7 +322,7 @@ impl NodeConfig {
             node_id: raw.node_id,
             name,
             data_dir: base.join(raw.data_dir),
-            peers: PeersConfig { listen },
+            peers: PeersConfig { listen, interface: raw.peers.interface },
             peer,
             tls: TlsConfig { ca: base.join(raw.tls.ca), cert: base.join(raw.tls.cert), key: base.join(raw.tls.key) },
             api: ApiConfig { listen: api },
@@ -329,7 +348,7 @@ impl NodeConfig {
             node_id: self.node_id,
             name: Some(self.name.clone()),
             data_dir: self.data_dir.clone(),
-            peers: RawListen { listen: self.peers.listen.to_string() },
+            peers: RawPeers { listen: self.peers.listen.to_string(), interface: self.peers.interface.clone() },
             tls: RawTls { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone() },
             api: Some(RawListen { listen: self.api.listen.to_string() }),
             data: self.data.clone(),

@@ -19,7 +19,9 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::flow_actor::{Begin, FlowActor, NewView};
+use super::guard_keeper::GuardDesk;
 use super::request::{DryRun, Failure, ResourceKind};
+use super::room::Taken;
 use crate::answers::{Applied, Refusal};
 use crate::member::control_member::{ControlMember, ControlOut, NotDone, Now};
 use crate::member::flow_member::ControlDuty;
@@ -36,6 +38,7 @@ pub struct ControlActor {
     transport: Transport,
     journal: Journal,
     pulse: Pulse,
+    guard: GuardDesk,
     flows: Option<Addr<FlowActor>>,
     view: Option<Arc<View>>,
     begun: bool,
@@ -51,6 +54,8 @@ pub struct PeerFrame {
     pub from: NodeId,
     /// The frame.
     pub bytes: Bytes,
+    /// What it takes of the room for unread frames.
+    pub room: Taken,
 }
 
 /// A frame on the channel for joining.
@@ -61,12 +66,19 @@ pub struct JoinFrame {
     pub from: NodeId,
     /// The frame.
     pub bytes: Bytes,
+    /// What it takes of the room for unread frames.
+    pub room: Taken,
 }
 
 /// Something that the flow half found out.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Duty(pub ControlDuty);
+pub struct Duty {
+    /// It.
+    pub duty: ControlDuty,
+    /// Its place among the unread ones, if there was one.
+    pub _room: Option<Taken>,
+}
 
 /// The flow actor is there.
 #[derive(Debug, Message)]
@@ -139,9 +151,14 @@ pub struct StopControl;
 impl ControlActor {
     /// An actor over a member that has not run yet.
     #[must_use]
-    pub fn new(member: ControlMember<SledStore>, transport: Transport, journal: Journal, pulse: Pulse) -> Self {
+    pub fn new(
+        member: ControlMember<SledStore>,
+        transport: Transport,
+        journal: Journal,
+        (pulse, guard): (Pulse, GuardDesk),
+    ) -> Self {
         let (flows, view, begun, tickets, waiting) = (None, None, false, 0, BTreeMap::new());
-        Self { member, transport, journal, pulse, flows, view, begun, tickets, waiting }
+        Self { member, transport, journal, pulse, guard, flows, view, begun, tickets, waiting }
     }
 
     fn settle(&mut self) {
@@ -156,7 +173,10 @@ impl ControlActor {
                 ControlOut::Answer { to, frame } => {
                     self.transport.answer(to.0, frame);
                 }
-                ControlOut::View(view) => self.view = Some(view),
+                ControlOut::View(view) => {
+                    self.guard.configure(Arc::clone(&view.snapshot));
+                    self.view = Some(view);
+                }
                 ControlOut::Registered(_) => {}
                 ControlOut::Ports(batch) => self.journal.note(batch),
                 ControlOut::Done { ticket, result } => {
@@ -214,8 +234,9 @@ impl Actor for ControlActor {
 impl Handler<PeerFrame> for ControlActor {
     type Result = ();
 
-    fn handle(&mut self, frame: PeerFrame, _: &mut Self::Context) {
-        self.member.handle_peer(now(), frame.from, &frame.bytes);
+    fn handle(&mut self, PeerFrame { from, bytes, room }: PeerFrame, _: &mut Self::Context) {
+        drop(room);
+        self.member.handle_peer(now(), from, &bytes);
         self.settle();
     }
 }
@@ -223,8 +244,9 @@ impl Handler<PeerFrame> for ControlActor {
 impl Handler<JoinFrame> for ControlActor {
     type Result = ();
 
-    fn handle(&mut self, frame: JoinFrame, _: &mut Self::Context) {
-        self.member.handle_join(now(), frame.from, &frame.bytes);
+    fn handle(&mut self, JoinFrame { from, bytes, room }: JoinFrame, _: &mut Self::Context) {
+        drop(room);
+        self.member.handle_join(now(), from, &bytes);
         self.settle();
     }
 }
@@ -232,7 +254,7 @@ impl Handler<JoinFrame> for ControlActor {
 impl Handler<Duty> for ControlActor {
     type Result = ();
 
-    fn handle(&mut self, Duty(duty): Duty, _: &mut Self::Context) {
+    fn handle(&mut self, Duty { duty, _room }: Duty, _: &mut Self::Context) {
         self.member.handle_duty(now(), duty);
         self.settle();
     }

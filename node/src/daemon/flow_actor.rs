@@ -10,35 +10,42 @@ use actix::prelude::*;
 use bytes::Bytes;
 use consensus::event::Passage;
 use engine::event::{GroupEvent, WorkerOutput};
-use engine::ids::{Mac, NodeId};
+use engine::ids::NodeId;
 use futures_util::stream::unfold;
 use netio::bell::{Doorbell, Ringer};
 use netio::boottime::now_ns;
-use netio::guard::Guard;
 use netio::quic::{Event, Events, Transport};
-use netio::side::PortSide;
 use netio::sync::spsc::{Consumer, Producer, PushError};
 use netio::sync::word::Word;
 use netio::words::WordsWriter;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::control_actor::{ControlActor, Duty, JoinFrame, PeerFrame};
+use super::questions::Query;
+use super::room::{Room, Unread};
 use super::watch::Pulses;
-use super::worker_thread::{FromWorker, Query, ToWorker};
+use super::worker_thread::{FromWorker, ToWorker};
 use crate::member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
 use crate::member::frame::CHANNEL_CONTROL;
 use crate::member::view::View;
 
-/// Inputs that a worker may leave unread before its life is ended: it hangs, and F3 forbids to lose one.
-const BACKLOG_MAX: usize = 1 << 20;
+/// Octets of inputs that a worker may leave unread before its life is ended: it hangs, and F3 forbids to lose one.
+const UNREAD_BYTES_MAX: usize = 512 << 20;
+/// Octets of peers' frames that the control actor may leave unread: some of the largest, so that one always finds room.
+const CONTROL_BYTES_MAX: usize = 64 << 20;
+/// Reports that it may leave unread before those that come again are left out.
+const DUTIES_MAX: usize = 4096;
+/// Chunks of scans that wait for one peer's stream; the worker makes none while this many wait for all together.
+const BULK_QUEUE: usize = 128;
 
 /// The workers' ends.
 #[derive(Debug)]
 pub struct WorkerEnds {
     /// To the worker.
     pub inputs: Producer<ToWorker>,
+    /// Octets on their way to it.
+    pub unread: Unread,
     /// Wakes the worker.
     pub ringer: Ringer,
     /// From the worker.
@@ -57,16 +64,17 @@ pub struct FlowActor {
     events: Option<Events>,
     asleep: Arc<AsyncFd<Doorbell>>,
     words: WordsWriter,
-    guard: Option<Guard>,
     control: Addr<ControlActor>,
     member: Option<FlowMember>,
     view: Option<Arc<View>>,
     worker: WorkerEnds,
     backlog: VecDeque<ToWorker>,
-    bulk: BTreeMap<NodeId, UnboundedSender<(u32, Bytes)>>,
+    bulk: BTreeMap<NodeId, mpsc::Sender<(u32, Bytes)>>,
     seed: u64,
     stopped: Option<oneshot::Sender<u32>>,
     pulses: Pulses,
+    control_room: Room,
+    duty_room: Room,
 }
 
 /// A newer version of the control state.
@@ -118,8 +126,8 @@ pub struct FlowReport {
     pub leader_changes: BTreeMap<engine::ids::ShardId, u64>,
     /// Frames of peers that were dropped, by reason.
     pub frame_drops: Vec<(String, u64)>,
-    /// The guard's counters, if it is attached.
-    pub guard: Option<netio::guard::GuardCounters>,
+    /// What the transport counts.
+    pub transport: netio::quic::TransportStats,
     /// The peers that have a link.
     pub linked: Vec<NodeId>,
     /// When this was told.
@@ -142,8 +150,6 @@ pub struct FlowParts {
     pub bell: Doorbell,
     /// The lease words' only writer.
     pub words: WordsWriter,
-    /// The kernel's guard, if attached.
-    pub guard: Option<Guard>,
     /// The control actor.
     pub control: Addr<ControlActor>,
     /// The worker.
@@ -171,14 +177,13 @@ impl FlowActor {
     /// # Errors
     /// If the doorbell cannot be watched.
     pub fn new(parts: FlowParts) -> std::io::Result<Self> {
-        let FlowParts { transport, events, bell, words, guard, control, worker, spawn, seed, pulses } = parts;
+        let FlowParts { transport, events, bell, words, control, worker, spawn, seed, pulses } = parts;
         Ok(Self {
             spawn: Some(spawn),
             transport,
             events: Some(events),
             asleep: Arc::new(bell.watch()?),
             words,
-            guard,
             control,
             member: None,
             view: None,
@@ -188,6 +193,8 @@ impl FlowActor {
             seed,
             stopped: None,
             pulses,
+            control_room: Room::of(CONTROL_BYTES_MAX),
+            duty_room: Room::of(DUTIES_MAX),
         })
     }
 
@@ -219,7 +226,7 @@ impl FlowActor {
                 FromWorker::Output(output) => {
                     log_output(&output);
                     if let Some(duty) = member.handle_worker(now_ns(), output) {
-                        self.control.do_send(Duty(duty));
+                        self.tell_control(duty);
                     }
                 }
                 FromWorker::Links { up, passage } => member.set_links(now_ns(), up, passage),
@@ -248,7 +255,7 @@ impl FlowActor {
                 FlowOut::Worker(input) => {
                     told = true;
                     log_input(&input);
-                    self.backlog.push_back(ToWorker::Input(input));
+                    self.hand(ToWorker::Input(input));
                 }
                 FlowOut::Control(duty) => self.duty(duty),
             }
@@ -264,7 +271,16 @@ impl FlowActor {
             // Who waited for it may have given up.
             let _ = waiting.send(kept);
         }
-        self.control.do_send(Duty(duty));
+        self.tell_control(duty);
+    }
+
+    /// What comes again by itself is left out while the control thread has not read what was said before.
+    fn tell_control(&mut self, duty: ControlDuty) {
+        let repeats = matches!(duty, ControlDuty::Owners { .. } | ControlDuty::Voters { .. });
+        let room = self.duty_room.take(1);
+        if room.is_some() || !repeats {
+            self.control.do_send(Duty { duty, _room: room });
+        }
     }
 
     fn feed_worker(&mut self, told: bool) {
@@ -282,16 +298,23 @@ impl FlowActor {
         if pushed || told {
             self.worker.ringer.ring();
         }
-        if self.backlog.len() > BACKLOG_MAX {
-            super::end_life(&format!("the worker does not read its events, {} wait", self.backlog.len()));
+    }
+
+    /// Queues an input for the worker.
+    fn hand(&mut self, input: ToWorker) {
+        let unread = self.worker.unread.add(input.octets());
+        if unread > UNREAD_BYTES_MAX {
+            super::end_life(&format!(
+                "the worker does not read its events: {unread} octets wait, {UNREAD_BYTES_MAX} may"
+            ));
         }
+        self.backlog.push_back(input);
     }
 
     fn send_bulk(&mut self, to: NodeId, channel: u32, frame: Bytes) {
         let (transport, waiting) = (self.transport.clone(), Arc::clone(&self.worker.bulk_waiting));
         let queue = self.bulk.entry(to).or_insert_with(|| {
-            // The worker bounds it by `bulk_waiting`.
-            let (sender, mut receiver) = unbounded_channel::<(u32, Bytes)>();
+            let (sender, mut receiver) = mpsc::channel::<(u32, Bytes)>(BULK_QUEUE);
             actix::spawn(async move {
                 while let Some((channel, frame)) = receiver.recv().await {
                     // A link that is down loses the transfer; the groups notice and begin it anew.
@@ -306,7 +329,8 @@ impl FlowActor {
             sender
         });
         self.worker.bulk_waiting.fetch_add(1, Ordering::Relaxed);
-        if queue.send((channel, frame)).is_err() {
+        // A chunk without room loses its transfer, which is begun anew.
+        if queue.try_send((channel, frame)).is_err() {
             self.worker.bulk_waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -315,22 +339,10 @@ impl FlowActor {
         let peers = view.addresses.iter().filter(|(node, _)| node.0 != self.transport.own_id());
         self.transport.set_peers(&peers.map(|(node, address)| (node.0, *address)).collect());
         self.transport.set_keys(&view.keys.iter().map(|(node, key)| (node.0, *key)).collect());
-        self.update_guard(&view);
         if let Some(member) = &mut self.member {
             member.handle_view(now_ns(), Arc::clone(&view));
         }
         self.view = Some(view);
-    }
-
-    fn update_guard(&mut self, view: &View) {
-        let Some(guard) = &mut self.guard else { return };
-        let snapshot = &view.snapshot;
-        let outside = snapshot.frontends.values().map(|f| (PortSide::Outside, f.ip, f.shard.0));
-        let inside = snapshot.backends.values().map(|b| (PortSide::Inside, b.ip, b.home.0));
-        let peers = snapshot.peers.iter().flat_map(|links| [links.inside, links.outside]).map(|Mac(mac)| mac);
-        if let Err(error) = guard.set_addresses(outside.chain(inside)).and_then(|()| guard.set_peers(peers)) {
-            tracing::error!(%error, "egress guard: addresses");
-        }
     }
 
     fn schedule(&mut self, ctx: &mut Context<Self>) {
@@ -379,7 +391,10 @@ impl StreamHandler<Event> for FlowActor {
     fn handle(&mut self, event: Event, _: &mut Self::Context) {
         match event {
             Event::Frame { from, channel: CHANNEL_CONTROL, bytes } => {
-                self.control.do_send(PeerFrame { from: NodeId(from), bytes });
+                // Refused while the control thread waits for its disk for long: raft sends again what is lost.
+                if let Some(room) = self.control_room.take(bytes.len()) {
+                    self.control.do_send(PeerFrame { from: NodeId(from), bytes, room });
+                }
             }
             Event::Frame { from, bytes, .. } | Event::Bulk { from, bytes, .. } => {
                 if let Some(member) = &mut self.member {
@@ -387,7 +402,11 @@ impl StreamHandler<Event> for FlowActor {
                     self.settle();
                 }
             }
-            Event::Join { from, bytes } => self.control.do_send(JoinFrame { from: NodeId(from), bytes }),
+            Event::Join { from, bytes } => {
+                if let Some(room) = self.control_room.take(bytes.len()) {
+                    self.control.do_send(JoinFrame { from: NodeId(from), bytes, room });
+                }
+            }
             Event::Up(node) => tracing::info!(node, "peer is up"),
             Event::Down(node) => tracing::info!(node, "peer is down"),
         }
@@ -438,7 +457,7 @@ impl Handler<AskWorker> for FlowActor {
     type Result = ();
 
     fn handle(&mut self, AskWorker(query): AskWorker, _: &mut Self::Context) {
-        self.backlog.push_back(ToWorker::Query(query));
+        self.hand(ToWorker::Query(query));
         self.feed_worker(true);
     }
 }
@@ -450,9 +469,9 @@ impl Handler<AskFlows> for FlowActor {
         let now = now_ns();
         let linked = self.view.iter().flat_map(|view| view.addresses.keys()).filter(|n| self.transport.is_up(n.0));
         let linked = linked.copied().collect();
-        let guard = self.guard.as_ref().and_then(|guard| guard.counters().ok());
+        let transport = self.transport.stats();
         let Some(member) = &self.member else {
-            return FlowReport { linked, guard, now_ns: now, ..FlowReport::default() };
+            return FlowReport { linked, transport, now_ns: now, ..FlowReport::default() };
         };
         FlowReport {
             running: true,
@@ -463,7 +482,7 @@ impl Handler<AskFlows> for FlowActor {
             failovers: *member.failovers(),
             leader_changes: member.leader_changes(),
             frame_drops: member.groups().drops().iter().map(|(why, count)| (format!("{why:?}"), *count)).collect(),
-            guard,
+            transport,
             linked,
             now_ns: now,
         }

@@ -182,7 +182,7 @@ pub(super) fn node_config(
         node_id: id,
         name: format!("n{id}"),
         data_dir: "data".into(),
-        peers: PeersConfig { listen: peer },
+        peers: PeersConfig { listen: peer, interface: None },
         peer: others
             .iter()
             .map(|(id, address)| PeerConfig { id: *id, address: *address, api: api_default() })

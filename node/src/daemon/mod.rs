@@ -1,7 +1,8 @@
 //! The running member: threads, actors and how they are wired.
 //!
 //! `run` starts everything. The flow actor has a thread with raised priority, the control actor one that may wait for the
-//! disk, the worker one that never meets an actor but through rings. The API and its answers live on the main thread.
+//! disk, the worker one that never meets an actor but through rings; strangers at the peer port, the egress guard's upkeep
+//! and the address-translation log have ordinary ones. The API and its answers live on the main thread.
 
 pub mod answer;
 pub mod backup;
@@ -10,10 +11,14 @@ pub mod config;
 pub mod control_actor;
 pub mod flow_actor;
 pub mod founding;
+pub mod guard_keeper;
 pub mod joining;
+pub mod member_lock;
 pub mod metrics;
+pub mod questions;
 pub mod recovery;
 pub mod request;
+pub mod room;
 pub mod run;
 mod status;
 mod stopping;

@@ -32,7 +32,11 @@ use super::concerns::{Alarms, Memory};
 use super::config::{Guard as GuardMode, NodeConfig};
 use super::control_actor::{ControlActor, Meet, now};
 use super::flow_actor::{FlowActor, FlowParts, WorkerEnds, WorkerSpawner};
+use super::guard_keeper::{GuardDesk, GuardKeeper};
+use super::member_lock::MemberLock;
 use super::metrics::{MetricsPage, publish_metrics};
+use super::questions::Questions;
+use super::room::Unread;
 use super::stopping::{StopOrder, stop_gracefully};
 use super::watch::Pulses;
 use super::worker_thread::{LinkWatch, SLEEP_MAX, Words, WorkerStats, WorkerThread};
@@ -67,11 +71,13 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
          unshifted clock: start the member in the host's time namespace (`nsenter --time=/proc/1/ns/time`, or no \
          `unshare --time --boottime` and no such container setting)"
     );
+    let _exclusive = MemberLock::take(config)?;
     let memory_unlocked = lock_memory();
     let (inside, outside) = (link(&config.data.inside)?, link(&config.data.outside)?);
     limit_merging([&inside, &outside]);
-    let (guard, guard_state, mut writer) = guard(config, &inside, &outside)?;
+    let (guard, standing, mut writer) = guard(config, &inside, &outside)?;
     writer.zero_all();
+    let keeper = GuardKeeper::start(guard, standing).context("a thread for the egress guard")?;
     let metrics = MetricsPage::new(PrometheusBuilder::new().install_recorder().context("metrics recorder")?);
     System::new().block_on(async move {
         let (shutdown, mut stop) = mpsc::channel(1);
@@ -80,7 +86,8 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
         let (transport, events) = start_transport(config, &flow_arbiter).await?;
         let (journal, sessions) = start_journal(config)?;
         let pulses = Pulses::default();
-        let control = start_control(config, [&inside, &outside], &transport, journal.clone(), &pulses)?;
+        let halves = (pulses.control.clone(), keeper.desk());
+        let control = start_control(config, [&inside, &outside], &transport, journal.clone(), halves)?;
         let bell = Doorbell::new()?;
         let (worker, spawn) =
             wire_worker(config, ([inside, outside], writer.reader()), &bell, (Arc::clone(&stats), sessions), &pulses)?;
@@ -89,7 +96,6 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
             events,
             bell,
             words: writer,
-            guard,
             control: control.clone(),
             worker,
             spawn,
@@ -104,7 +110,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
             stats,
             cluster: config.cluster.clone(),
             node: config.node_id,
-            guard: guard_state,
+            guard: keeper.desk(),
             journal,
             memory: Memory::default(),
             alarms: raised_at_start(config, memory_unlocked),
@@ -118,6 +124,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
         let order = serve_until_told(config, &answerer, metrics, &mut stop).await?;
         stop_gracefully(order, &answerer, &mut stop).await?;
         transport.shutdown().await;
+        drop(keeper);
         System::current().stop();
         Ok(())
     })
@@ -226,7 +233,9 @@ async fn start_transport(config: &NodeConfig, arbiter: &Arbiter) -> Result<(Tran
         cert_pem: read(&config.tls.cert)?,
         key_pem: read(&config.tls.key)?,
     };
-    let settings = TransportConfig { listen: config.peers.listen, ..TransportConfig::default() };
+    let interface = peer_interface(config)?;
+    tracing::info!(interface = interface.as_deref().unwrap_or("any"), "peers");
+    let settings = TransportConfig { listen: config.peers.listen, interface, ..TransportConfig::default() };
     let raise = config.timing.raise_priority;
     let (started, transport) = oneshot::channel();
     arbiter.spawn(async move {
@@ -255,12 +264,31 @@ fn start_flows(parts: FlowParts, arbiter: &Arbiter) -> actix::Addr<FlowActor> {
     })
 }
 
+/// The one interface by which peers are reached.
+fn peer_interface(config: &NodeConfig) -> Result<Option<String>> {
+    let ip = config.peers.listen.ip();
+    let found = match &config.peers.interface {
+        Some(name) => return Ok(Some(name.clone())),
+        None => netio::link::carrying(ip).context("the interfaces' addresses")?,
+    };
+    // Peers of other machines never come in by the loopback interface.
+    ensure!(
+        ip.is_loopback() || found != netio::link::carrying(std::net::Ipv4Addr::LOCALHOST.into())? || found.is_none(),
+        "peers.listen = {}: the address is the loopback interface's; set peers.interface to the one that leads to the peers",
+        config.peers.listen
+    );
+    if found.is_none() {
+        tracing::warn!(listen = %config.peers.listen, "peers can come in by any interface: set peers.interface");
+    }
+    Ok(found)
+}
+
 fn start_control(
     config: &NodeConfig,
     [inside, outside]: [&Link; 2],
     transport: &Transport,
     journal: Journal,
-    pulses: &Pulses,
+    watched: (Pulse, GuardDesk),
 ) -> Result<actix::Addr<ControlActor>> {
     let store = super::founding::open_control_store(&config.data_dir)?;
     let me = Identity {
@@ -280,8 +308,9 @@ fn start_control(
             tracing::info!(priority = ?raise_current(CONTROL_PRIORITY), "control thread");
         });
     }
-    let pulse = pulses.control.clone();
-    Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |_| ControlActor::new(member, transport, journal, pulse)))
+    Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |_| {
+        ControlActor::new(member, transport, journal, watched)
+    }))
 }
 
 /// The address-translation log, and the worker's end of it if mappings are wanted.
@@ -321,12 +350,15 @@ fn wire_worker(
     let worker_bell = Doorbell::new()?;
     let (inputs, from_flows) = ring(RING);
     let (to_flows, outputs) = ring(RING);
-    let ends = WorkerEnds { inputs, ringer: worker_bell.ringer(), outputs, bulk_waiting: Arc::default() };
+    let unread = Unread::default();
+    let ringer = worker_bell.ringer();
+    let ends = WorkerEnds { inputs, unread: unread.clone(), ringer, outputs, bulk_waiting: Arc::default() };
     let parts = WorkerParts {
         config: config.clone(),
         links,
         reader,
         inputs: from_flows,
+        unread,
         outputs: to_flows,
         ringer: bell.ringer(),
         bulk_waiting: Arc::clone(&ends.bulk_waiting),
@@ -343,6 +375,7 @@ struct WorkerParts {
     links: [Link; 2],
     reader: WordsReader,
     inputs: netio::sync::spsc::Consumer<super::worker_thread::ToWorker>,
+    unread: Unread,
     outputs: netio::sync::spsc::Producer<super::worker_thread::FromWorker>,
     ringer: netio::bell::Ringer,
     bulk_waiting: Arc<AtomicUsize>,
@@ -356,7 +389,7 @@ impl WorkerParts {
     /// The worker starts when this life has its number.
     fn spawner(self) -> WorkerSpawner {
         Box::new(move |me| {
-            let Self { config, links: [inside, outside], reader, inputs, outputs, .. } = self;
+            let Self { config, links: [inside, outside], reader, inputs, unread, outputs, .. } = self;
             let Self { ringer, bulk_waiting, bell, stats, sessions, pulse, .. } = self;
             let port = |link| PortConfig { link, limits: BufferLimits::default(), reception: Reception::Filtered };
             let body = move || -> Result<()> {
@@ -376,11 +409,13 @@ impl WorkerParts {
                     packets,
                     words,
                     inputs,
+                    unread,
                     outputs,
                     ringer,
                     bulk_waiting,
                     sessions,
                     sessions_lost,
+                    questions: Questions::default(),
                     stats,
                     pulse,
                     sleep_max: SLEEP_MAX,

@@ -10,10 +10,9 @@ use consensus::event::Passage;
 use engine::LeaseWords;
 use engine::claims::{CLAIMS_MAX, Claim};
 use engine::counters::Counters;
-use engine::event::{Authority, DropReason, Verdict, WorkerOutput};
+use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
 use engine::ids::{Incarnation, LeaseWord, Mac, ShardId, Side, Term};
 use engine::soundings::{Heard, Passing};
-use engine::status::{FlowView, PortsView, ShardStatus};
 use engine::wire::{ChecksumState, FrameMeta, Gso};
 use engine::worker::{Scans, Worker};
 use netio::bell::Ringer;
@@ -26,8 +25,9 @@ use netio::side::PortSide;
 use netio::sync::spsc::{Consumer, Producer, PushError};
 use netio::virtio::{self, GSO_NONE, GSO_TCPV4, GSO_UDP_L4};
 use netio::words::WordsReader;
-use tokio::sync::oneshot;
 
+use super::questions::{Query, Questions};
+use super::room::Unread;
 use crate::member::flow_member::WorkerInput;
 use crate::nat_log::SessionRing;
 
@@ -48,17 +48,17 @@ pub enum ToWorker {
     Query(Query),
 }
 
-/// A question to the worker; answered between two batches.
-#[derive(Debug)]
-pub enum Query {
-    /// Mappings.
-    Flows { shard: Option<ShardId>, limit: usize, reply: oneshot::Sender<Vec<FlowView>> },
-    /// Use of leases.
-    Ports { reply: oneshot::Sender<Vec<PortsView>> },
-    /// State hashes by shard.
-    Hashes { reply: oneshot::Sender<Vec<(ShardStatus, u64)>> },
-    /// Shards.
-    Shards { reply: oneshot::Sender<Vec<ShardStatus>> },
+impl ToWorker {
+    /// About how much memory it holds, in octets; the same on both threads.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        let beside = match self {
+            Self::Input(WorkerInput::Event(GroupEvent::Committed { entry, .. })) => entry.len(),
+            Self::Input(WorkerInput::Event(GroupEvent::Load { chunk, .. })) => chunk.len(),
+            Self::Input(WorkerInput::Event(_) | WorkerInput::Snapshot(_)) | Self::Query(_) => 0,
+        };
+        size_of::<Self>() + beside
+    }
 }
 
 /// Out of the worker's thread.
@@ -131,6 +131,8 @@ pub struct WorkerThread {
     pub words: Words,
     /// From the flow actor.
     pub inputs: Consumer<ToWorker>,
+    /// Octets on their way from there.
+    pub unread: Unread,
     /// To the flow actor.
     pub outputs: Producer<FromWorker>,
     /// Wakes the flow actor.
@@ -141,6 +143,8 @@ pub struct WorkerThread {
     pub sessions: Option<SessionRing>,
     /// Events that found no room there.
     pub sessions_lost: u64,
+    /// What it is asked.
+    pub questions: Questions,
     /// Where statistics go.
     pub stats: Arc<Mutex<WorkerStats>>,
     /// Stamped at each turn: what it is stamped with bounds the leases (L1).
@@ -167,6 +171,7 @@ impl WorkerThread {
             let mut now = now_ns();
             self.pulse.beat(now);
             while let Some(input) = self.inputs.pop() {
+                self.unread.read(input.octets());
                 self.take(now, input, &mut known_macs);
             }
             if self.inputs.is_finished() {
@@ -190,6 +195,7 @@ impl WorkerThread {
             self.report(now, &mut backlog);
             self.send_released(now, &mut authorities);
             self.flush(&mut authorities)?;
+            self.questions.step(now, &self.worker);
             if now >= stats_at_ns {
                 stats_at_ns = now + STATS_EVERY_NS;
                 self.publish(now);
@@ -198,6 +204,7 @@ impl WorkerThread {
             let timeout = if backlog.is_empty() { due.min(self.sleep_max) } else { Duration::from_millis(1) };
             // Frames that found no buffer yet find one as soon as a send has ended.
             let timeout = if self.worker.held_bytes().1 { Duration::from_millis(1).min(timeout) } else { timeout };
+            let timeout = if self.questions.is_idle() { timeout } else { Duration::ZERO };
             let inputs = &mut self.inputs;
             self.packets.wait(timeout, || !inputs.is_empty())?;
         }
@@ -225,21 +232,7 @@ impl WorkerThread {
                 self.sleep_max = SLEEP_MAX.min(Duration::from_millis(snapshot.params.vote_timeout_ms.into()) / 3);
                 self.worker.load_snapshot(now, snapshot);
             }
-            // A caller that has gone away wants no answer.
-            ToWorker::Query(Query::Flows { shard, limit, reply }) => {
-                let _ = reply.send(self.worker.dump_flows(now, shard, limit));
-            }
-            ToWorker::Query(Query::Ports { reply }) => {
-                let _ = reply.send(self.worker.dump_ports());
-            }
-            ToWorker::Query(Query::Shards { reply }) => {
-                let _ = reply.send(self.worker.shard_status());
-            }
-            ToWorker::Query(Query::Hashes { reply }) => {
-                let shards = self.worker.shard_status().into_iter();
-                let hashes = shards.filter_map(|status| Some((status, self.worker.state_hash(status.shard)?)));
-                let _ = reply.send(hashes.collect());
-            }
+            ToWorker::Query(query) => self.questions.ask(query),
         }
     }
 

@@ -192,3 +192,91 @@ impl<S: LogStore> ControlMember<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use consensus::control_group::ControlTiming;
+    use consensus::storage::memory::MemoryStore;
+    use control::registry::{FOUNDER_RAFT_ID, Founder};
+    use control::state::State;
+    use engine::ids::Mac;
+
+    use super::*;
+    use crate::member::control_member::Identity;
+    use crate::member::view::MS;
+
+    fn address(node: u32) -> SocketAddr {
+        SocketAddr::from(([198, 18, 0, u8::try_from(node).expect("few nodes")], 7800))
+    }
+
+    /// A cluster of node 1 alone, which leads.
+    fn leader() -> (ControlMember<MemoryStore>, Now) {
+        let founder = Founder { node: NodeId(1), peer_addr: address(1), api_addr: address(1), key: [1; 32] };
+        let state = State::found([7; 16], &[founder], [1, 2]).encode().expect("small");
+        let mut store = MemoryStore::new();
+        let raft_id = FOUNDER_RAFT_ID | 1;
+        store.found(ClusterId([7; 16]), raft_id, &[raft_id], &Bytes::from(state)).expect("an empty disk");
+        let (inside_mac, outside_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+        let (peer_addr, api_addr, peers) = (address(1), address(1), Vec::new());
+        let me = Identity { node: NodeId(1), peer_addr, api_addr, inside_mac, outside_mac, key: [1; 32], peers };
+        let mut now = Now { ns: 1, unix_ms: 1 };
+        let mut member = ControlMember::new(me, store, ControlTiming::default(), 3, now).expect("a whole store");
+        for _ in 0..1000 {
+            now.ns += 10 * MS;
+            member.tick(now);
+            while member.poll(now).is_some() {}
+            if member.leading() && member.incarnation().is_some() {
+                return (member, now);
+            }
+        }
+        panic!("nobody leads");
+    }
+
+    fn submit(body: CommandBody) -> Bytes {
+        let command = Command { key: [9; 16], stamped_unix_ms: 0, draw: 0, body };
+        ControlFrame::Submit { command: Bytes::from(command.encode().expect("small")) }.encode()
+    }
+
+    fn join(node: u32) -> CommandBody {
+        let (peer_addr, api_addr) = (address(node), address(node));
+        CommandBody::JoinControl(Joiner { node: NodeId(node), nonce: 5, peer_addr, api_addr, key: [2; 32] })
+    }
+
+    /// What the member answers on the channel for joining within a second.
+    fn answers(member: &mut ControlMember<MemoryStore>, now: &mut Now, frame: &Bytes) -> Vec<(NodeId, Bytes)> {
+        member.handle_join(*now, NodeId(2), frame);
+        let mut answers = Vec::new();
+        for _ in 0..100 {
+            now.ns += 10 * MS;
+            member.tick(*now);
+            while let Some(out) = member.poll(*now) {
+                if let ControlOut::Answer { to, frame } = out {
+                    answers.push((to, frame));
+                }
+            }
+        }
+        answers
+    }
+
+    #[test]
+    fn on_the_channel_for_joining_a_node_asks_for_itself_and_nothing_else() {
+        let (mut member, mut now) = leader();
+        let index = member.state().index();
+        let raft = ControlFrame::Raft { from: 1, to: FOUNDER_RAFT_ID | 1, frame: Bytes::from_static(b"x") }.encode();
+        let alive = ControlFrame::Alive { owned: Vec::new() }.encode();
+        for frame in [submit(join(3)), submit(CommandBody::StopTokenRevoke), raft, alive] {
+            assert_eq!(answers(&mut member, &mut now, &frame), []);
+            assert_eq!(member.state().index(), index, "{frame:?} was committed");
+            assert!(!member.live(now).contains(&NodeId(2)), "a node that asks is not counted on");
+        }
+        let heard = answers(&mut member, &mut now, &submit(join(2)));
+        let [(to, frame)] = &heard[..] else { panic!("{heard:?}") };
+        assert_eq!(*to, NodeId(2));
+        let joined = ControlFrame::decode(frame);
+        let raft_id = member.state().registry().nodes()[&NodeId(2)].raft_id;
+        let members = BTreeMap::from([(NodeId(1), address(1))]);
+        assert_eq!(joined, Some(ControlFrame::Joined { nonce: 5, raft_id, cluster_id: [7; 16], members }));
+    }
+}

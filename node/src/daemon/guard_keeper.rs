@@ -1,0 +1,161 @@
+//! Keeps the kernel's egress guard as it should be: its addresses and peers are those of the newest configuration, and it
+//! stands on both data interfaces. On a thread of its own with ordinary priority: a configuration of 32,000 backends is as
+//! many calls into the kernel, and the flow thread has a lease of 40 ms. It never judges a frame.
+//!
+//! The order of a configuration's changes is safe whenever they come: until an address is written, the guard drops what
+//! would leave for it in grace, and what somebody loses is taken away before anybody gets it.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use engine::ids::Mac;
+use engine::snapshot::Snapshot;
+use netio::guard::{Guard, GuardCounters, GuardError};
+use netio::side::PortSide;
+
+/// How often it is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How the guard stands now.
+#[derive(Clone, Debug, Default)]
+pub struct GuardState {
+    /// `attached`, or why not, or where it is missing.
+    pub standing: String,
+    /// How often it was missing and was put back.
+    pub put_back: u64,
+    /// Its counters, if it is there.
+    pub counters: Option<GuardCounters>,
+    /// The version of the configuration whose addresses it has.
+    pub control_index: u64,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    newest: Option<Arc<Snapshot>>,
+    stop: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    orders: Mutex<Orders>,
+    ordered: Condvar,
+    state: Mutex<GuardState>,
+}
+
+impl Shared {
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, GuardState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the keeper and asks it; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct GuardDesk {
+    shared: Arc<Shared>,
+}
+
+impl GuardDesk {
+    /// A newer configuration. Of several that come while one is being written only the newest is.
+    pub fn configure(&self, snapshot: Arc<Snapshot>) {
+        self.shared.orders().newest = Some(snapshot);
+        self.shared.ordered.notify_one();
+    }
+
+    /// How the guard stands.
+    #[must_use]
+    pub fn state(&self) -> GuardState {
+        self.shared.state().clone()
+    }
+}
+
+/// The thread; dropping this detaches the guard and ends it.
+#[derive(Debug)]
+pub struct GuardKeeper {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl GuardKeeper {
+    /// Keeps `guard`, or only tells `standing` if there is none.
+    ///
+    /// # Errors
+    /// If there is no thread for it.
+    pub fn start(guard: Option<Guard>, standing: String) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        shared.state().standing = standing;
+        let keeper = Arc::clone(&shared);
+        let thread = guard.map(|guard| {
+            let thread = std::thread::Builder::new().name("guard".to_owned());
+            thread.spawn(move || keep(guard, &keeper))
+        });
+        Ok(Self { shared, thread: thread.transpose()? })
+    }
+
+    /// An end that tells and asks.
+    #[must_use]
+    pub fn desk(&self) -> GuardDesk {
+        GuardDesk { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl Drop for GuardKeeper {
+    fn drop(&mut self) {
+        self.shared.orders().stop = true;
+        self.shared.ordered.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic aborts the process before it gets here.
+            let _ended = thread.join();
+        }
+    }
+}
+
+fn keep(mut guard: Guard, shared: &Shared) {
+    loop {
+        let newest = {
+            let orders = shared.orders();
+            let idle = |orders: &mut Orders| orders.newest.is_none() && !orders.stop;
+            let waited = shared.ordered.wait_timeout_while(orders, LOOK_EVERY, idle);
+            let (mut orders, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if orders.stop {
+                return;
+            }
+            orders.newest.take()
+        };
+        if let Some(snapshot) = newest {
+            match write(&mut guard, &snapshot) {
+                Ok(()) => shared.state().control_index = snapshot.control_index.0,
+                Err(error) => tracing::error!(%error, "egress guard: addresses"),
+            }
+        }
+        look(&mut guard, shared);
+    }
+}
+
+fn write(guard: &mut Guard, snapshot: &Snapshot) -> Result<(), GuardError> {
+    let outside = snapshot.frontends.values().map(|f| (PortSide::Outside, f.ip, f.shard.0));
+    let inside = snapshot.backends.values().map(|b| (PortSide::Inside, b.ip, b.home.0));
+    let peers = snapshot.peers.iter().flat_map(|links| [links.inside, links.outside]).map(|Mac(mac)| mac);
+    guard.set_addresses(outside.chain(inside))?;
+    guard.set_peers(peers)
+}
+
+fn look(guard: &mut Guard, shared: &Shared) {
+    let found = guard.look_again();
+    for interface in &found.put_back {
+        tracing::warn!(%interface, "the egress guard was taken away and is put back; see what else manages filters there");
+    }
+    let missing: Vec<_> = found.missing.iter().map(ToString::to_string).collect();
+    let standing = if missing.is_empty() { "attached".to_owned() } else { format!("missing: {}", missing.join("; ")) };
+    let mut state = shared.state();
+    if state.standing != standing {
+        tracing::info!(%standing, "egress guard");
+        state.standing = standing;
+    }
+    state.put_back += found.put_back.len() as u64;
+    state.counters = guard.counters().ok();
+}
