@@ -436,6 +436,20 @@ mod tests {
         assert_eq!(t.find_inside(&flow), Some(new));
     }
 
+    #[test]
+    fn a_mapping_that_comes_back_alone_does_not_empty_its_block() {
+        let mut t = Table::new(1);
+        let block = PortBlock { frontend: FrontendId(1), start: 2048, len: 16 };
+        t.watch(std::iter::once(block));
+        t.take_emptied();
+        let only = t.insert(public(2050, 53), inside(9), BackendId(1), LogIndex(1), 0);
+        t.close(only, HoldClass::Fin, LogIndex(2));
+        t.reopen(only, LogIndex(3), 0);
+        assert!(!t.usage.emptied(&block), "a mapping is there");
+        t.release(only);
+        assert!(t.usage.emptied(&block));
+    }
+
     proptest! {
         #[test]
         fn the_table_agrees_with_a_map(ops in proptest::collection::vec((0u8..4, 0u16..40, 0u16..3), 0..400)) {
