@@ -285,6 +285,15 @@ fn member_by_name(name: &str) -> Option<Member> {
         .then(|| Member { node_id, cluster: cluster.to_owned() })
 }
 
+/// When a certificate in PEM ends, in seconds of the Unix epoch; one that ended before 1970 counts as 1970. `None` if it is
+/// no certificate.
+#[must_use]
+pub fn ends_unix_s(pem: &str) -> Option<u64> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (_, cert) = X509Certificate::from_der(&der).ok()?;
+    Some(u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0))
+}
+
 /// The number of the member that a certificate names, see [`member_of`].
 #[must_use]
 pub fn node_id_of(certificate: &CertificateDer<'_>) -> Option<u32> {

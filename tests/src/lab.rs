@@ -256,7 +256,9 @@ pub fn run(arguments: &[&str]) -> Output {
 pub fn ok(arguments: &[&str]) -> String {
     let output = run(arguments);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "qnat {arguments:?} ended with {}: {said}", output.status);
+    // 4: it answered, and something is wrong with the cluster, which is what many tests are about.
+    let told_of_wrongs = arguments.first() == Some(&"status") && output.status.code() == Some(4);
+    assert!(output.status.success() || told_of_wrongs, "qnat {arguments:?} ended with {}: {said}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

@@ -4,9 +4,9 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Child;
 use std::time::Duration;
 
-use qnat_tests::lab::{self, INET, Lab, ok, rows, run, try_json, wait_until};
+use qnat_tests::lab::{self, INET, Lab, json, ok, rows, run, try_json, wait_until};
 use qnat_tests::resources::Changes;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// An echo client: a line in, `kept` or `lost` out, over one connection for its whole life.
 const ECHO_CLIENT: &str = r#"
@@ -142,7 +142,8 @@ fn a_dry_run_shows_the_difference_and_changes_nothing() {
     let shown = ok(&["apply", "-f", path, "--dry-run"]);
     assert!(shown.contains("b9"), "{shown}");
     assert_eq!(before, backends());
-    ok(&["apply", "-f", path]);
+    let applied = ok(&["apply", "-f", path]);
+    assert!(applied.contains("programmed on 3 of 3 nodes"), "{applied}");
     assert_ne!(before, backends(), "the same file changes something when it is meant");
 }
 
@@ -152,6 +153,60 @@ fn incarnation(lab: &Lab, node: u64) -> u64 {
     row["incarnation"].as_u64().unwrap_or(0)
 }
 
+/// Kinds of concern that a status names, with what they are about.
+fn concerns(status: &Value) -> Vec<(String, Value)> {
+    let kind = |row: &Value| (row["what"].as_str().unwrap_or_default().to_owned(), row["subject"].clone());
+    rows(&status["concerns"]).map(kind).collect()
+}
+
+/// Nothing is wrong, and says so to scripts.
+fn all_is_well() {
+    let output = run(&["status", "--wait", "--timeout", "60", "-o", "json"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(status["cluster"]["failures_tolerated"], 1, "{status:#}");
+}
+
+/// One member answers for all, over the peers' transport, and misses the one that is gone.
+fn is_missed_by_the_others(gone: u64) {
+    let asked = format!("n{}", gone % 3 + 1);
+    let missed = |kind: &str, subject: Value| {
+        let output = run(&["status", "--node", &asked, "-o", "json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        output.status.code() == Some(4)
+            && status["silent"] == json!([gone])
+            && status["cluster"]["failures_tolerated"] == 0
+            && concerns(&status).contains(&(kind.to_owned(), subject))
+    };
+    wait_until("the member to be missed", Duration::from_secs(10), || {
+        missed("member_silent", json!({"kind": "member", "node": gone}))
+            && missed("failure_tolerance", json!({"kind": "cluster"}))
+            && missed("below_redundancy", json!({"kind": "shard", "shard": 1}))
+    });
+    let shown = run(&["status", "--node", &asked]);
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.contains("can lose NO member") && !shown.contains("nothing is wrong"), "{shown}");
+}
+
+/// Flows, ports and logs are told by whichever member is asked, as the owner knows them.
+fn every_member_answers_for_all(lab: &Lab) {
+    let ports = lab.ports_of("b1");
+    let address = ports["frontend"].as_str().expect("a frontend");
+    let port = ports["lease"][0]["first"].as_u64().expect("a lease").to_string();
+    for node in ["n1", "n2", "n3"] {
+        let flows = json(&["flows", "--node", node, "-o", "json"]);
+        assert!(rows(&flows["flows"]).any(|row| row["state"] == "live"), "{node}: {flows:#}");
+        let all = json(&["counters", "--all", "--node", node, "-o", "json"]);
+        assert_eq!(rows(&all["members"]).map(|row| row["node"].clone()).collect::<Vec<_>>(), [1, 2, 3], "{node}");
+        assert!(rows(&all["members"]).all(|row| row["counted"]["outside"]["received"].is_u64()), "{all:#}");
+        let who = json(&["who", "--ip", address, "--port", &port, "--node", node, "-o", "json"]);
+        assert!(who["silent"] == json!([]) && who["public"] == true && who["holder"].is_object(), "{who:#}");
+    }
+    let stranger = ok(&["who", "--ip", "192.0.2.1", "--port", "1"]);
+    assert!(stranger.contains("no public address of this cluster"), "{stranger}");
+}
+
 fn comes_back(arguments: &[&str]) {
     let lab = Lab::up();
     let mut conversation = Conversation::begin(&lab, "b1");
@@ -159,13 +214,17 @@ fn comes_back(arguments: &[&str]) {
     let node = lab.owner_of("b1");
     let name = format!("n{node}");
     let life = incarnation(&lab, node);
+    all_is_well();
+    every_member_answers_for_all(&lab);
     ok(&["lab", "kill", &name]);
     wait_until("the connection to go on without its owner", Duration::from_secs(20), || conversation.goes_on());
+    is_missed_by_the_others(node);
     ok(&[&["lab", "restart", name.as_str()], arguments].concat());
     wait_until("a new incarnation", Duration::from_secs(30), || incarnation(&lab, node) > life);
     lab.wait_until_whole(Duration::from_secs(60));
     assert_eq!(lab.owner_of("b1"), node, "it has its share again");
     wait_until("the connection to go on with its old owner", Duration::from_secs(20), || conversation.goes_on());
+    all_is_well();
 }
 
 #[test]

@@ -113,10 +113,8 @@ fn several_errors_are_reported_at_once_in_order_of_lines() {
     assert_eq!(
         errors(&text),
         [
-            "net.toml:6: virtual_network.vnet1.subnet.default.prefix = 10.0.0.0: is not a network such as \
-             \"10.0.0.0/16\"; write a network such as \"10.0.0.0/16\"",
-            "net.toml:32: instance.b1.ip_configuration.ipconfig1.private_ip = ten: is not an IPv4 address such as \
-             \"10.0.1.1\"; write an IPv4 address such as \"10.0.1.1\"",
+            "net.toml:6: virtual_network.vnet1.subnet.default.prefix = 10.0.0.0: is not a network; write a network such as \"10.0.0.0/16\"",
+            "net.toml:32: instance.b1.ip_configuration.ipconfig1.private_ip = ten: is not an IPv4 address; write an IPv4 address such as \"10.0.1.1\"",
             "net.toml:42: settings.orphan_grace_ms = \"2s\": is a string; write a whole number that is not negative \
              and fits the field",
         ]

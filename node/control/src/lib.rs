@@ -16,6 +16,7 @@ pub mod command;
 pub mod compile;
 pub mod concern;
 pub mod config;
+mod lacks;
 pub mod outcome;
 mod places;
 pub mod plan;

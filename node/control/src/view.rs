@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::allocation::{Backend, Declared};
 use crate::apply::whole;
-use crate::concern::{Concern, Severity, Subject, What};
+use crate::concern::{Concern, Subject, What};
+use crate::lacks::{backend_concern, cluster_concerns, shard_concern};
 use crate::registry::Standing;
 use crate::shards::{Origin, Shard};
 use crate::state::State;
@@ -347,6 +348,7 @@ pub fn status(state: &State) -> StatusView {
     let leave = state.registry.members().map(|(id, _)| id).filter(|id| state.registry.is_draining(*id));
     concerns.extend(leave.map(|id| drain_concern(state, id)));
     concerns.truncate(CONCERNS_MAX);
+    concerns.extend(cluster_concerns(state));
     StatusView {
         cluster_id: state.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect(),
         control_index: state.index.0,
@@ -417,90 +419,6 @@ fn drain_concern(state: &State, id: NodeId) -> Concern {
 /// A concern in a row that has no more to say.
 fn words(concern: Option<Concern>) -> (String, String) {
     concern.map_or_else(Default::default, |concern| (concern.why, concern.remedy))
-}
-
-/// Why a shard has no full redundancy or no owner, as far as the state says, and what helps.
-fn shard_concern(state: &State, id: ShardId, shard: &Shard) -> Option<Concern> {
-    let registry = &state.registry;
-    let numbers = |lives: &mut dyn Iterator<Item = Incarnation>| -> Vec<u32> {
-        let mut nodes: Vec<u32> = lives.filter_map(|life| registry.node_of(life)).map(|node| node.0).collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        nodes
-    };
-    let nodes = |lives: &mut dyn Iterator<Item = Incarnation>| -> String {
-        numbers(lives).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    };
-    let subject = Subject::Shard { shard: id.0 };
-    let say = |severity, what, why: String, remedy| Some(Concern::new(severity, subject, what, why, remedy));
-    if shard.origin == Origin::Unplaced {
-        let why = "no node was registered when it was declared".into();
-        return say(Severity::Critical, What::NoOwner, why, "start a node; it is placed by itself");
-    }
-    if shard.sealing.is_some() {
-        let awaited = numbers(&mut shard.active(registry).into_iter());
-        let active = nodes(&mut shard.active(registry).into_iter());
-        return if !shard.quorum_impossible(registry) || (shard.base(registry).is_none() && !active.is_empty()) {
-            let why = format!("no owner: it lost its quorum, and node {active} has neither sealed nor gone");
-            let commands: Vec<String> = awaited.iter().map(|node| remove_command(state, NodeId(*node))).collect();
-            let remedy = format!("bring that node back, or remove it after powering it off: {}", commands.join("; "));
-            say(Severity::Critical, What::NoOwner, why, &remedy)
-        } else {
-            let why = "no owner: it is being re-created from its survivors".into();
-            say(Severity::Critical, What::NoOwner, why, "wait a moment")
-        };
-    }
-    if !shard.leaving.is_empty() {
-        let why = format!("replicas of node {} are being replaced", nodes(&mut shard.leaving.iter().copied()));
-        let remedy = "wait until the new ones are in step; both groups of nodes must stay up";
-        return say(Severity::Warning, What::Moving, why, remedy);
-    }
-    let wanted = state.replicas_wanted();
-    if shard.members.len() < wanted {
-        let why = format!("{} of {wanted} replicas", shard.members.len());
-        let remedy = "wait: registered nodes are added by themselves, one change at a time";
-        return say(Severity::Warning, What::BelowRedundancy, why, remedy);
-    }
-    if shard.voters.len() < wanted {
-        let alone = matches!(shard.origin, Origin::Recreated { .. } | Origin::Lost { .. }) && shard.voters.len() == 1;
-        let why = match alone {
-            true => format!("re-created: only node {} holds its flows", nodes(&mut shard.voters.iter().copied())),
-            false => format!("{} of {wanted} replicas vote", shard.voters.len()),
-        };
-        let remedy = "wait until the others are in step; do not stop a node now";
-        return say(Severity::Warning, What::BelowRedundancy, why, remedy);
-    }
-    None
-}
-
-/// Why a backend has no ports, or fewer than its grant, and what helps.
-fn backend_concern(state: &State, backend: &Backend, drains: bool) -> Option<Concern> {
-    let subject = || Subject::Backend { name: format!("{}/{}", backend.instance, backend.ip_configuration) };
-    let wait = "wait until their flows are closed and fenced";
-    if backend.declared == Declared::No {
-        return Some(Concern::notice(subject(), What::Draining, "removed; its blocks are draining", wait));
-    }
-    let Some(pool) = &backend.pool else {
-        let remedy = "put it into a pool that has an outbound rule";
-        return Some(Concern::warning(subject(), What::NoPath, "no outbound path: it is in no pool", remedy));
-    };
-    if state.desired.rule_of(pool).is_none() {
-        let why = "no outbound path: its pool has no outbound rule";
-        return Some(Concern::warning(subject(), What::NoPath, why, "add an outbound rule for the pool"));
-    }
-    if backend.ports() >= backend.grant {
-        return None;
-    }
-    if drains && backend.lease.is_empty() {
-        let why = "its old blocks must drain before it is bound to another frontend";
-        return Some(Concern::warning(subject(), What::PortsMissing, why, "wait until they have drained"));
-    }
-    let waiting = state.allocation.drains.keys().any(|block| backend.frontend.is_none_or(|f| f == block.frontend));
-    let short = |why: &str, remedy: &str| Some(Concern::warning(subject(), What::PortsMissing, why, remedy));
-    match waiting {
-        true => short("its frontends have no room until other blocks have drained", "wait until they have drained"),
-        false => short("its frontends have no room", "add a frontend to its outbound rule"),
-    }
 }
 
 fn vnet_name(state: &State, backend: &Backend) -> String {

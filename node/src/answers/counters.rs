@@ -56,6 +56,26 @@ pub struct Counted {
     pub nat_log: LogCounts,
 }
 
+/// The same of all members.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CountedTogether {
+    /// One for each that answered, by its number.
+    pub members: Vec<MemberCounts>,
+    /// Those that did not.
+    pub silent: Vec<u32>,
+}
+
+/// What one member counted.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberCounts {
+    /// The member.
+    pub node: u32,
+    /// Its counters.
+    pub counted: Counted,
+}
+
 /// A histogram of durations.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

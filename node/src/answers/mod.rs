@@ -4,17 +4,26 @@
 //! a field that is missing has its default, one that is not known is passed over. Nothing here decides anything.
 
 mod counters;
+mod events;
 mod flows;
+mod health;
+mod merge;
 mod status;
-
-use std::net::Ipv4Addr;
+mod who;
 
 use control::plan::Change;
 use serde::{Deserialize, Serialize};
 
-pub use counters::{Counted, GuardCounts, HistogramCounts, LinkCounts, LogCounts, PeerCounts, SnatCounts};
+pub use counters::{
+    Counted, CountedTogether, GuardCounts, HistogramCounts, LinkCounts, LogCounts, MemberCounts, PeerCounts, SnatCounts,
+};
+pub use events::{EventKind, EventRow, Events, merge_events};
 pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, Ports};
-pub use status::{ClusterRow, MeRow, NodeRow, Redundancy, ShardRow, Status};
+pub use health::Health;
+pub use merge::{clock_apart, merge};
+pub(crate) use status::control_group;
+pub use status::{ClusterRow, MeRow, NodeRow, Redundancy, ShardRow, Status, failures_tolerated};
+pub use who::{Holder, Session, Who, merge_who};
 
 /// The answer to an apply, or to a dry run of one.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -59,6 +68,14 @@ pub struct Done {
     pub committed: Option<u64>,
 }
 
+/// By which configuration a member judges packets.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Loaded {
+    /// The control index that its worker has loaded.
+    pub control_loaded: u64,
+}
+
 /// The answer to an order to stop.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -77,64 +94,4 @@ pub struct StateBytes {
     pub node: u32,
     /// Its octets, in base64.
     pub state: String,
-}
-
-/// Who had a public port.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Who {
-    /// The member whose log says so.
-    #[serde(default)]
-    pub node: u32,
-    /// The public address.
-    pub ip: Ipv4Addr,
-    /// The port.
-    pub port: u16,
-    /// The time in question; none: now.
-    #[serde(default)]
-    pub at: Option<String>,
-    /// The oldest time that the log tells of.
-    #[serde(default)]
-    pub reaches_back: Option<String>,
-    /// Who had it.
-    #[serde(default)]
-    pub holder: Option<Holder>,
-    /// Mappings on it then, if the log has mappings.
-    #[serde(default)]
-    pub sessions: Vec<Session>,
-}
-
-/// A backend that had a port.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Holder {
-    /// Its name.
-    pub backend: String,
-    /// Its address.
-    pub inside: Ipv4Addr,
-    /// Its virtual network.
-    pub network: String,
-    /// The block, `first-last`.
-    pub ports: String,
-    /// The control index of the grant.
-    pub control_index: u64,
-    /// Since when.
-    pub since: String,
-    /// Since when the block is on its way back.
-    pub draining_since: Option<String>,
-    /// Until when.
-    pub until: Option<String>,
-}
-
-/// A mapping on a port.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Session {
-    /// `tcp`, `udp` or `icmp`.
-    pub proto: String,
-    /// The backend's end.
-    pub inside: String,
-    /// The remote end, if the log has it.
-    pub remote: Option<String>,
-    /// When it opened.
-    pub opened: String,
-    /// When it closed.
-    pub closed: Option<String>,
 }

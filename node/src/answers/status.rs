@@ -63,6 +63,10 @@ pub struct MeRow {
     pub running: bool,
     /// The control index that its worker judges by.
     pub control_loaded: u64,
+    /// Its build.
+    pub version: String,
+    /// Its wall clock when it answered, in milliseconds of the Unix epoch.
+    pub unix_ms: u64,
 }
 
 /// One member.
@@ -167,6 +171,26 @@ pub struct Redundancy {
     pub exact: bool,
     /// The shard has no owner: so many of its voters the answering member reaches.
     pub reachable: bool,
+}
+
+/// Voters of the control group that answer, and all of them.
+#[must_use]
+pub(crate) fn control_group(nodes: &[NodeRow]) -> (usize, usize) {
+    let voters = nodes.iter().filter(|node| node.control_voter);
+    (voters.clone().filter(|node| node.alive).count(), voters.count())
+}
+
+/// How many members may fail, whichever they are, before a shard or the control group has no majority; `None` if there is
+/// nothing to lose yet. Shards without a replica on the answering member are not its to judge.
+#[must_use]
+pub fn failures_tolerated(nodes: &[NodeRow], shards: &[ShardRow]) -> Option<usize> {
+    let (have, want) = control_group(nodes);
+    let control = (want > 0).then(|| have.saturating_sub(want / 2 + 1));
+    let spare = shards.iter().filter(|row| row.role.is_some()).map(|row| {
+        let voters = row.voters.as_ref().map_or(row.redundancy.want, Vec::len);
+        if row.owner.is_some() { row.redundancy.spare(voters) } else { 0 }
+    });
+    spare.chain(control).min()
 }
 
 impl Redundancy {

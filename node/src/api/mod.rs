@@ -4,8 +4,6 @@
 //! listen on anything but loopback, nor answer a browser that was sent here under a foreign host name. It decides nothing:
 //! each request becomes one [`Call`] to the node, with a bound on its size and on its time. Run by the daemon.
 
-mod health;
-
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -19,6 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::answers::Health;
 use crate::daemon::metrics::MetricsPage;
 use crate::daemon::request::{Call, Failure, Request, ResourceKind};
 
@@ -45,6 +44,30 @@ struct Shared {
 pub async fn serve(listen: SocketAddr, calls: mpsc::Sender<Call>, metrics: MetricsPage) -> io::Result<()> {
     let listener = bind(listen)?;
     server(listener, Shared { calls, metrics, timeout: CALL_TIMEOUT })?.await
+}
+
+/// Serves `/metrics`, `/healthz` and `/readyz`, and nothing else, on `listen`, which may be any address: none of them changes
+/// anything. They name backends and public addresses, so whoever reaches it may read those.
+///
+/// # Errors
+/// If `listen` cannot be bound.
+pub async fn serve_metrics(listen: SocketAddr, calls: mpsc::Sender<Call>, metrics: MetricsPage) -> io::Result<()> {
+    let listener = TcpListener::bind(listen).map_err(|error| {
+        io::Error::new(error.kind(), format!("[metrics] listen = {listen}: cannot be bound: {error}"))
+    })?;
+    metrics_server(listener, Shared { calls, metrics, timeout: CALL_TIMEOUT })?.await
+}
+
+fn metrics_server(listener: TcpListener, shared: Shared) -> io::Result<Server> {
+    let shared = web::Data::new(shared);
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(shared.clone())
+            .route("/healthz", web::get().to(healthz))
+            .route("/readyz", web::get().to(readyz))
+            .route("/metrics", web::get().to(metrics_text))
+    });
+    Ok(server.workers(1).max_connections(64).disable_signals().shutdown_timeout(1).listen(listener)?.run())
 }
 
 fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
@@ -78,6 +101,7 @@ fn server(listener: TcpListener, shared: Shared) -> io::Result<Server> {
             .route("/v1/hashes", web::get().to(hashes))
             .route("/v1/get/{kind}", web::get().to(resources))
             .route("/healthz", web::get().to(healthz))
+            .route("/readyz", web::get().to(readyz))
             .route("/metrics", web::get().to(metrics_text))
             .default_service(web::to(nothing_here));
         App::new().app_data(shared.clone()).app_data(json).app_data(query).service(routes)
@@ -144,12 +168,16 @@ async fn answer(shared: &Shared, request: Request) -> Answer {
     shared.ask(request).await.map(|value| HttpResponse::Ok().json(value))
 }
 
+fn together(of: Request) -> Request {
+    Request::Together { of: Box::new(of) }
+}
+
 async fn call(shared: web::Data<Shared>, request: web::Json<Request>) -> Answer {
     answer(&shared, request.into_inner()).await
 }
 
 async fn status(shared: web::Data<Shared>) -> Answer {
-    answer(&shared, Request::Status).await
+    answer(&shared, together(Request::Status)).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -161,11 +189,11 @@ struct FlowsQuery {
 
 async fn flows(shared: web::Data<Shared>, query: web::Query<FlowsQuery>) -> Answer {
     let limit = query.limit.unwrap_or(FLOWS_LIMIT);
-    answer(&shared, Request::Flows { shard: query.shard, limit }).await
+    answer(&shared, together(Request::Flows { shard: query.shard, limit })).await
 }
 
 async fn ports(shared: web::Data<Shared>) -> Answer {
-    answer(&shared, Request::Ports).await
+    answer(&shared, together(Request::Ports)).await
 }
 
 async fn counters(shared: web::Data<Shared>) -> Answer {
@@ -184,15 +212,23 @@ async fn resources(shared: web::Data<Shared>, kind: web::Path<String>) -> Answer
     answer(&shared, Request::Get { kind }).await
 }
 
+/// For whoever restarts what does not live.
 async fn healthz(shared: web::Data<Shared>) -> HttpResponse {
-    let health = match shared.ask(Request::Status).await {
-        Ok(status) => match serde_json::from_value(status) {
-            Ok(status) => health::Health::of(&status),
-            Err(error) => health::Health::unknown(vec![error.to_string()]),
-        },
-        Err(problem) => health::Health::unknown(problem.0.problems),
+    probe(&shared, |health| health.live).await
+}
+
+/// For whoever sends traffic, or the next step of a rolling restart.
+async fn readyz(shared: web::Data<Shared>) -> HttpResponse {
+    probe(&shared, |health| health.ready).await
+}
+
+async fn probe(shared: &Shared, good: fn(&Health) -> bool) -> HttpResponse {
+    let unknown = |problems| Health { problems, ..Health::default() };
+    let health = match shared.ask(Request::Health).await {
+        Ok(health) => serde_json::from_value(health).unwrap_or_else(|error| unknown(vec![error.to_string()])),
+        Err(problem) => unknown(problem.0.problems),
     };
-    let status = if health.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if good(&health) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     HttpResponse::build(status).json(health)
 }
 
@@ -202,7 +238,7 @@ async fn metrics_text(shared: web::Data<Shared>) -> HttpResponse {
 
 async fn nothing_here(request: HttpRequest) -> Answer {
     let known = "POST /v1/call, GET /v1/status, /v1/flows, /v1/ports, /v1/counters, /v1/hashes, /v1/get/KIND, \
-                 /healthz, /metrics";
+                 /healthz, /readyz, /metrics";
     let problem = format!("nothing at {} {}; there are {known}", request.method(), request.path());
     Err(Problem(Failure { status: 404, problems: vec![problem] }))
 }

@@ -13,6 +13,16 @@ use crate::daemon::request::DryRun;
 fn start(timeout: Duration, node: impl Fn(Request) -> Option<Result<Value, Failure>> + Send + 'static) -> SocketAddr {
     let listener = bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let addr = listener.local_addr().expect("bound");
+    serve_on_a_thread(listener, timeout, node, server);
+    addr
+}
+
+fn serve_on_a_thread(
+    listener: TcpListener,
+    timeout: Duration,
+    node: impl Fn(Request) -> Option<Result<Value, Failure>> + Send + 'static,
+    serve: fn(TcpListener, Shared) -> io::Result<Server>,
+) {
     std::thread::spawn(move || {
         actix_rt::System::new().block_on(async move {
             let (calls, mut queue) = mpsc::channel::<Call>(16);
@@ -27,10 +37,9 @@ fn start(timeout: Duration, node: impl Fn(Request) -> Option<Result<Value, Failu
             });
             let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
             let metrics = crate::daemon::metrics::MetricsPage::new(recorder.handle());
-            server(listener, Shared { calls, metrics, timeout }).expect("served").await
+            serve(listener, Shared { calls, metrics, timeout }).expect("served").await
         })
     });
-    addr
 }
 
 /// Answers with the request itself.
@@ -61,11 +70,12 @@ fn the_client_gets_what_the_node_answers() {
 #[test]
 fn friendly_paths_ask_the_same_questions() {
     let addr = start(CALL_TIMEOUT, echo);
+    let all = |of: Value| json!({"request": "together", "of": of});
     for (path, asked) in [
-        ("/v1/status", json!({"request": "status"})),
-        ("/v1/flows?shard=2&limit=5", json!({"request": "flows", "shard": 2, "limit": 5})),
-        ("/v1/flows", json!({"request": "flows", "shard": null, "limit": FLOWS_LIMIT})),
-        ("/v1/ports", json!({"request": "ports"})),
+        ("/v1/status", all(json!({"request": "status"}))),
+        ("/v1/flows?shard=2&limit=5", all(json!({"request": "flows", "shard": 2, "limit": 5}))),
+        ("/v1/flows", all(json!({"request": "flows", "shard": null, "limit": FLOWS_LIMIT}))),
+        ("/v1/ports", all(json!({"request": "ports"}))),
         ("/v1/counters", json!({"request": "counters"})),
     ] {
         let (status, body) = get(addr, path, "localhost:7880");
@@ -122,16 +132,33 @@ fn only_loopback_is_listened_on() {
 }
 
 #[test]
-fn health_needs_registration_and_a_running_group_for_each_own_shard() {
-    let status = |incarnation: Value, role: Value| {
-        serde_json::from_value(json!({"me": {"node": 1, "incarnation": incarnation}, "shards": [
-            {"shard": 1, "members": [1, 2], "role": role, "origin": "founded"},
-            {"shard": 2, "members": [2, 3], "role": null, "origin": "founded"}]}))
-        .expect("a status")
+fn a_member_that_lives_and_is_not_ready_is_not_restarted() {
+    let health = |live, ready| {
+        move |request| {
+            let health = Health { live, ready, node: 1, incarnation: Some(7), problems: Vec::new() };
+            (request == Request::Health).then(|| Ok(serde_json::to_value(health).expect("plain data")))
+        }
     };
-    let of = |incarnation, role| health::Health::of(&status(incarnation, role));
-    assert!(of(json!(17), json!("follower")).healthy);
-    assert!(!of(json!(null), json!("follower")).healthy);
-    let stalled = of(json!(17), json!(null));
-    assert_eq!(stalled.problems, ["the flow group of shard 1 does not run"]);
+    for (live, ready, codes) in [(true, true, (200, 200)), (true, false, (200, 503)), (false, false, (503, 503))] {
+        let addr = start(CALL_TIMEOUT, health(live, ready));
+        assert_eq!(
+            (get(addr, "/healthz", "localhost").0, get(addr, "/readyz", "localhost").0),
+            codes,
+            "{live} {ready}"
+        );
+    }
+    let addr = start(Duration::from_millis(50), |_| None);
+    assert_eq!(get(addr, "/healthz", "localhost").0, 503, "a node that does not answer does not live");
+}
+
+#[test]
+fn the_listener_for_metrics_serves_nothing_that_changes_anything() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("bound");
+    serve_on_a_thread(listener, CALL_TIMEOUT, echo, metrics_server);
+    assert_eq!(get(addr, "/metrics", "gateway.example:9880").0, 200, "a scraper calls it by any name");
+    for path in ["/v1/status", "/v1/call", "/v1/get/shards"] {
+        assert_eq!(get(addr, path, "localhost").0, 404, "{path}");
+    }
+    assert!(client::call(addr, &Request::Shutdown { now: false }).is_err(), "an order was taken");
 }

@@ -1,6 +1,6 @@
 //! Tables of any JSON: rows and columns, and each value by its shape.
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, Table, TableComponent, presets};
 use serde_json::Value;
 
 /// What stands for a missing value.
@@ -63,12 +63,14 @@ pub(super) fn table(rows: &[Value], columns: &[Column]) -> String {
 /// Cells as a table.
 pub(super) fn draw(titles: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_style(TableComponent::HeaderLines, '─').set_style(TableComponent::MiddleHeaderIntersections, '─');
     if table.width().is_none() {
         table.set_width(WIDTH);
     }
     table.set_header(titles).add_rows(rows);
-    format!("{table}\n")
+    // Columns are filled up to their width; what is blank at the end is nobody's.
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// One value in a table, by its shape.
@@ -130,6 +132,16 @@ mod tests {
         );
         assert_eq!(cell(&json!({"node": 3, "incarnation": 9, "gone": true, "sealed": false})), "n3 (gone)");
         assert_eq!(cell(&json!("evil\u{1b}[2J")), "evil[2J");
+    }
+
+    #[test]
+    fn a_table_has_one_ruler_and_is_no_wider_than_it_may_be() {
+        let rows = (0..9).map(|n| vec![n.to_string(), "word ".repeat(60)]);
+        let text = draw(&["shard".to_owned(), "why".to_owned()], rows);
+        let ruler = |line: &&str| !line.is_empty() && line.chars().all(|c| c == '─');
+        assert_eq!(text.lines().filter(ruler).count(), 1, "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= usize::from(WIDTH)), "{text}");
+        assert!(text.lines().all(|line| line.trim_end() == line), "{text}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The command line of `qnat`: parses, asks a member or the lab, prints a table or JSON, and ends with a code that means
-//! something: 0 done, 1 failed or refused, 2 wrong usage, 3 the cluster could not be reached or could not decide, 75 a member
-//! ended its own life and should be started again ([`daemon::EXIT_AGAIN`]).
+//! something: 0 done, 1 failed or refused, 2 wrong usage, 3 the cluster could not be reached or could not decide, 4 something
+//! is wrong with it (`status`), 75 a member ended its own life and should be started again ([`daemon::EXIT_AGAIN`]).
 //!
 //! It must never decide anything about the cluster itself: that is the members' business. Called by `main`.
 
@@ -20,9 +20,12 @@ use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
+use control::concern::{Concern, is_wrong};
+use serde_json::Value;
 
 use crate::client::ClientError;
 use crate::daemon::request::{DryRun, Request, ResourceKind};
@@ -30,6 +33,8 @@ use crate::daemon::{self, Ending, config::NodeConfig};
 use output::{Output, print};
 use target::Target;
 
+/// How often `status --wait` looks.
+const WAIT_LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Failed or refused.
 pub const EXIT_FAILED: u8 = 1;
 /// The command line was wrong; clap's own code.
@@ -37,12 +42,15 @@ pub const EXIT_USAGE: u8 = 2;
 /// No member could be reached, or none could decide (no majority).
 pub const EXIT_UNREACHABLE: u8 = 3;
 
+/// The cluster answers, and something is wrong with it: `qnat status` has a warning or worse.
+pub const EXIT_WRONG: u8 = 4;
+
 /// Source NAT by a cluster that keeps every connection when a member dies.
 #[derive(Debug, Parser)]
 #[command(
     name = "qnat",
     version,
-    after_help = "Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 no member answers, 75 a member ended itself \
+    after_help = "Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 no member answers, 4 something is wrong (status), 75 a member ended itself \
                   and should be started again"
 )]
 struct Cli {
@@ -89,13 +97,23 @@ enum Command {
         #[command(flatten)]
         asking: Asking,
     },
-    /// Members, shards, owners, redundancy, and what is wrong.
+    /// Members, shards, owners, redundancy, and what is wrong. Ends with 4 if something is.
     Status {
+        /// Wait until nothing is wrong.
+        #[arg(long)]
+        wait: bool,
+        /// How long at most, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "wait")]
+        timeout: u64,
+        #[command(flatten)]
+        span: Span,
         #[command(flatten)]
         asking: Asking,
     },
-    /// Live and held mappings of the shards that the asked member replicates.
+    /// Live and held mappings, as the owners of their shards know them.
     Flows {
+        #[command(flatten)]
+        span: Span,
         /// Only this shard.
         #[arg(long)]
         shard: Option<u16>,
@@ -108,10 +126,25 @@ enum Command {
     /// Port leases and their use, by backend.
     Ports {
         #[command(flatten)]
+        span: Span,
+        #[command(flatten)]
         asking: Asking,
     },
     /// Counters of the asked member.
     Counters {
+        /// Of every member.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// What has happened lately: owners, configurations in use, concerns. In memory: a member forgets it when it restarts.
+    Events {
+        #[command(flatten)]
+        span: Span,
+        /// At most so many rows, the newest.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
         #[command(flatten)]
         asking: Asking,
     },
@@ -120,8 +153,10 @@ enum Command {
         #[command(flatten)]
         asking: Asking,
     },
-    /// Who had a public port, by the asked member's address-translation log.
+    /// Who had a public port, by all members' address-translation logs.
     Who {
+        #[command(flatten)]
+        span: Span,
         /// The public address.
         #[arg(long)]
         ip: std::net::Ipv4Addr,
@@ -196,6 +231,24 @@ struct Subject {
     incarnation: u64,
 }
 
+/// Who answers.
+#[derive(Debug, clap::Args)]
+struct Span {
+    /// Only what the asked member itself knows, without asking the others.
+    #[arg(long)]
+    alone: bool,
+}
+
+impl Span {
+    fn of(&self, request: Request) -> Request {
+        if self.alone { request } else { together(request) }
+    }
+}
+
+fn together(of: Request) -> Request {
+    Request::Together { of: Box::new(of) }
+}
+
 /// Whom to ask, and how to show the answer.
 #[derive(Debug, clap::Args)]
 struct Asking {
@@ -209,14 +262,47 @@ struct Asking {
 impl Asking {
     fn ask(&self, request: &Request) -> Result<ExitCode> {
         let answer = self.target.call(request)?;
+        self.show(request, &answer)
+    }
+
+    fn show(&self, request: &Request, answer: &Value) -> Result<ExitCode> {
         let text = match self.output {
-            Output::Json => output::json(&answer),
-            Output::Table => tables::render(request, &answer),
+            Output::Json => output::json(answer),
+            Output::Table => tables::render(request, answer),
         };
         print(&text)?;
         // A dry run that shows a refusal has answered, but the answer is no.
-        Ok(if answer["refused"].is_null() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+        let refused = !answer["refused"].is_null();
+        Ok(match refused {
+            true => ExitCode::from(EXIT_FAILED),
+            false if is_status(request) && something_is_wrong(answer) => ExitCode::from(EXIT_WRONG),
+            false => ExitCode::SUCCESS,
+        })
     }
+
+    /// Asks until nothing is wrong, or the time is over. A cluster that does not answer yet is waited for too.
+    fn wait(&self, request: &Request, timeout: Duration) -> Result<ExitCode> {
+        let began = Instant::now();
+        loop {
+            let answer = self.target.call(request);
+            let over = began.elapsed() >= timeout;
+            match answer {
+                Ok(answer) if over || !something_is_wrong(&answer) => return self.show(request, &answer),
+                Err(error) if over => return Err(error),
+                Ok(_) | Err(_) => std::thread::sleep(WAIT_LOOK_EVERY),
+            }
+        }
+    }
+}
+
+fn is_status(request: &Request) -> bool {
+    let asked = if let Request::Together { of } = request { of } else { request };
+    *asked == Request::Status
+}
+
+/// Whether a status has a concern that is more than a notice. One that cannot be read may be one.
+fn something_is_wrong(status: &Value) -> bool {
+    serde_json::from_value::<Vec<Concern>>(status["concerns"].clone()).map_or(true, |concerns| is_wrong(&concerns))
 }
 
 /// Does what `arguments` (with the program's name first) say. Returns the exit code.
@@ -274,12 +360,16 @@ fn perform(command: Command) -> Result<ExitCode> {
             asking.ask(&read_resources(&file, dry_run)?)
         }
         Command::Get { kind, asking } => asking.ask(&Request::Get { kind }),
-        Command::Status { asking } => asking.ask(&Request::Status),
-        Command::Flows { shard, limit, asking } => asking.ask(&Request::Flows { shard, limit }),
-        Command::Ports { asking } => asking.ask(&Request::Ports),
-        Command::Counters { asking } => asking.ask(&Request::Counters),
+        Command::Status { wait: true, timeout, span, asking } => {
+            asking.wait(&span.of(Request::Status), Duration::from_secs(timeout))
+        }
+        Command::Status { span, asking, .. } => asking.ask(&span.of(Request::Status)),
+        Command::Flows { span, shard, limit, asking } => asking.ask(&span.of(Request::Flows { shard, limit })),
+        Command::Ports { span, asking } => asking.ask(&span.of(Request::Ports)),
+        Command::Counters { all: true, asking } => asking.ask(&together(Request::Counters)),
+        Command::Counters { all: false, asking } => asking.ask(&Request::Counters),
+        Command::Events { span, limit, asking } => asking.ask(&span.of(Request::Events { limit })),
         Command::Hashes { asking } => asking.ask(&Request::Hashes),
-        Command::Who { ip, port, at, asking } => asking.ask(&Request::Who { ip, port, at_unix_ms: at }),
         Command::NodeRemove { subject: Subject { node, incarnation }, asking } => {
             asking.ask(&Request::RemoveNode { node, incarnation })
         }
@@ -288,6 +378,7 @@ fn perform(command: Command) -> Result<ExitCode> {
         }
         Command::NodeResume { node, asking } => asking.ask(&Request::ResumeNode { node }),
         Command::Join { command } => join::perform(&command),
+        Command::Who { span, ip, port, at, asking } => asking.ask(&span.of(Request::Who { ip, port, at_unix_ms: at })),
         Command::StopToken { command: StopTokenCommand::Revoke { asking } } => asking.ask(&Request::RevokeStopToken),
         Command::Stop { now, asking } => asking.ask(&Request::Shutdown { now }),
     }

@@ -13,10 +13,13 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
     match request {
         Request::Status => status(answer),
         Request::Flows { limit, .. } => flows(answer, *limit),
+        Request::Events { .. } => events(answer),
         Request::Ports => listing(&answer["backends"], PORTS, "no backend has a lease"),
         Request::Get { kind } => resources(*kind, answer),
         Request::Apply { dry_run, .. } => applied(answer, *dry_run),
-        Request::Counters | Request::Hashes | Request::State => anything(answer),
+        Request::Together { of } if **of == Request::Counters => counters_of_all(answer),
+        Request::Together { of } => render(of, answer),
+        Request::Loaded | Request::Health | Request::Counters | Request::Hashes | Request::State => anything(answer),
         Request::Who { .. } => held_by(answer),
         Request::RemoveNode { node, incarnation } => {
             done(answer, &format!("node n{node}, incarnation {incarnation}, counts as gone"))
@@ -79,6 +82,8 @@ const HOLDERS: &[Column] = &[
 ];
 const SESSIONS: &[Column] =
     &[("proto", "/proto"), ("inside", "/inside"), ("remote", "/remote"), ("opened", "/opened"), ("closed", "/closed")];
+const EVENTS: &[Column] =
+    &[("time", "/time"), ("noted by", "/by"), ("event", "/event"), ("about", "/about"), ("what", "/text")];
 const CHANGES: &[Column] = &[("change", "/kind"), ("resource", "/resource"), ("detail", "/detail")];
 const CONCERNS: &[Column] =
     &[("", "/severity"), ("about", "/about"), ("concern", "/why"), ("since", "/since"), ("what helps", "/remedy")];
@@ -146,20 +151,54 @@ const fn resource_columns(kind: ResourceKind) -> &'static [Column] {
 
 /// Who had a port, and which of its mappings are known.
 fn held_by(answer: &Value) -> String {
-    let nobody = format!("nobody, as far as the log reaches back: {}", cell(&answer["reaches_back"]));
     let holder = &answer["holder"];
-    let mut text = if holder.is_null() { format!("{nobody}\n") } else { table(std::slice::from_ref(holder), HOLDERS) };
+    let mut text = match (holder.is_null(), &answer["reaches_back"]) {
+        (false, _) => table(std::slice::from_ref(holder), HOLDERS),
+        (true, _) if answer["public"] == false => {
+            format!(
+                "{} is no public address of this cluster (see `qnat get frontends`), and no log names it\n",
+                cell(&answer["ip"])
+            )
+        }
+        (true, Value::Null) => "nobody; the logs are empty\n".to_owned(),
+        (true, reaches_back) => format!("nobody, as far as the logs reach back: {}\n", cell(reaches_back)),
+    };
     if !rows_of(&answer["sessions"]).is_empty() {
         text += &table(rows_of(&answer["sessions"]), SESSIONS);
     }
+    let silent: Vec<String> = rows_of(&answer["silent"]).iter().map(|node| format!("n{}", cell(node))).collect();
+    if !silent.is_empty() {
+        text += &format!("{} did not answer: mappings that are in their logs alone are missing\n", silent.join(", "));
+    }
     text
+}
+
+/// The newest events, the newest first.
+fn events(answer: &Value) -> String {
+    let row = |event: &Value| {
+        let mut row = event.clone();
+        row["time"] = event["unix_ms"].as_u64().map(time_text).into();
+        row["by"] = name_of(answer, &event["node"]).into();
+        row
+    };
+    let rows: Vec<Value> = rows_of(&answer["events"]).iter().map(row).collect();
+    if rows.is_empty() { "no events yet\n".to_owned() } else { table(&rows, EVENTS) }
+}
+
+/// Counters of each member, one below the other.
+fn counters_of_all(answer: &Value) -> String {
+    let member = |member: &Value| format!("n{}\n{}\n", cell(&member["node"]), anything(&member["counted"]));
+    let mut text: String = rows_of(&answer["members"]).iter().map(member).collect();
+    for node in rows_of(&answer["silent"]) {
+        text += &format!("n{} did not answer\n", cell(node));
+    }
+    if text.is_empty() { "nothing\n".to_owned() } else { text }
 }
 
 fn resources(kind: ResourceKind, answer: &Value) -> String {
     listing(unwrapped(answer), resource_columns(kind), "none")
 }
 
-/// An array, or an array under one name.
 /// A truth value in words of its own; other values as they are.
 fn said(value: &Value, yes: &str, no: &str) -> String {
     value.as_bool().map_or_else(|| cell(value), |is| if is { yes } else { no }.to_owned())
@@ -188,6 +227,13 @@ fn status(answer: &Value) -> String {
         cell(&me["guard"]),
         said(&me["links_up"], "up", "DOWN"),
     );
+    if let Some(spare) = cluster["failures_tolerated"].as_u64() {
+        let members = if spare == 1 { "member" } else { "members" };
+        text += &match spare {
+            0 => "can lose NO member\n".to_owned(),
+            _ => format!("can lose {spare} {members}\n"),
+        };
+    }
     if !answer["stop_token"].is_null() {
         text += &format!("stop token: {}\n", stop_token(answer));
     }
@@ -367,90 +413,5 @@ pub(super) fn lab_processes(status: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_raft_term_is_shown_and_an_ownerless_shard_counts_whom_it_reaches() {
-        let answer = json!({"shards": [{"shard": 1, "epoch": 1, "owner": null, "term": (1u64 << 32) | 7, "raft_term": 7,
-                                        "redundancy": {"have": 1, "want": 3, "reachable": true}}]});
-        let text = render(&Request::Status, &answer);
-        assert!(text.contains("1/3 reachable"), "{text}");
-        assert!(text.split_whitespace().any(|word| word == "7"), "{text}");
-        assert!(!text.contains("4294967303"), "{text}");
-    }
-
-    #[test]
-    fn a_status_shows_owners_redundancy_and_concerns_with_their_remedies() {
-        let answer = json!({
-            "cluster": {"id": "a5a5", "name": "prod", "level": 0, "control_index": 41, "control_leader": 2, "control_term": 3},
-            "me": {"node": 1, "incarnation": 7, "guard": "absent: no clang", "links_up": true},
-            "nodes": [{"node": 1, "name": "n1", "incarnation": 7, "alive": true, "control_voter": true, "control_loaded": true},
-                      {"node": 2, "name": "rack2", "incarnation": 8, "alive": false, "control_voter": true}],
-            "shards": [{"shard": 1, "frontends": ["203.0.113.1", "203.0.113.2"], "epoch": 1, "owner": 2, "raft_term": 4,
-                        "serving": "no lease", "redundancy": {"have": 2, "want": 3}, "members": [1, 2, 3], "live": 12}],
-            "concerns": [{"severity": "warning", "subject": {"kind": "shard", "shard": 1}, "what": "below_redundancy",
-                          "why": "2 of 3 replicas", "since_unix_ms": 0, "remedy": "start node 3"}],
-            "stop_token": {"holder": 2, "since": 3, "restarted": true}});
-        let text = status(&answer);
-        for piece in [
-            "led by rack2 in term 3",
-            "absent: no clang",
-            "NOT SEEN",
-            "203.0.113.1, 203.0.113.2",
-            "2/3",
-            "no lease",
-            "n1 rack2 n3",
-            "start node 3",
-            "1970-01-01T00:00:00",
-            "held by rack2, which has started anew",
-        ] {
-            assert!(text.contains(piece), "{piece:?} is not in\n{text}");
-        }
-    }
-
-    #[test]
-    fn missing_fields_never_break_a_table() {
-        let requests = [
-            Request::Status,
-            Request::Flows { shard: None, limit: 1 },
-            Request::Ports,
-            Request::Counters,
-            Request::Get { kind: ResourceKind::Shards },
-            Request::Apply { file: String::new(), text: String::new(), dry_run: DryRun::No },
-            Request::Shutdown { now: false },
-        ];
-        let row = json!({"unknown": [{}]});
-        let answers = [
-            json!(null),
-            json!({}),
-            json!([]),
-            json!([row]),
-            json!({"nodes": [row], "shards": [row],
-            "flows": [row], "backends": [row], "changes": [row], "concerns": [7], "stop_token": 3, "programmed": 1}),
-        ];
-        for request in &requests {
-            for answer in &answers {
-                assert!(!render(request, answer).is_empty(), "{request:?} {answer}");
-            }
-        }
-    }
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!([duration(5), duration(1500), duration(240_000)], ["5 ms", "1.5 s", "4 min"]);
-    }
-
-    #[test]
-    fn an_apply_says_what_became_of_it() {
-        let change = json!({"kind": "add", "resource": "public_ip pip1", "detail": "203.0.113.1"});
-        let answer = json!({"committed": 9, "changes": [change], "programmed": {"on": 2, "of": 3}});
-        let text = applied(&answer, DryRun::No);
-        assert!(
-            text.contains("public_ip pip1") && text.ends_with("committed at index 9\nprogrammed on 2 of 3 nodes\n"),
-            "{text}"
-        );
-        assert!(applied(&json!({"committed": null, "changes": [change]}), DryRun::Yes).contains("nothing was changed"));
-        assert_eq!(applied(&json!({"committed": null, "changes": []}), DryRun::No), "nothing to change\n");
-    }
-}
+#[path = "tables_tests.rs"]
+mod tests;

@@ -67,7 +67,7 @@ impl Target {
             return Ok(client::call(api, request)?);
         }
         let Ok(status) = lab::status(&self.lab_dir) else { return Ok(client::call(api, request)?) };
-        if *request == Request::Status
+        if *request == super::together(Request::Status)
             && let Some(merged) = views::merged_status(&self.lab_dir, &status, MERGE_TIMEOUT)
         {
             return Ok(merged);

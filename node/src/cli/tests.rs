@@ -41,7 +41,11 @@ fn documented_commands_parse() {
         "get shards --node n2",
         "status --api 127.0.0.1:7880",
         "flows --shard 3 --limit 5",
+        "status --wait --timeout 5",
+        "status --alone",
         "ports",
+        "counters --all",
+        "events --limit 20",
         "counters -o json",
         "hashes",
         "who --ip 203.0.113.1 --port 1234 --at 2026-01-31T12:00:00.000Z -o json",
@@ -76,6 +80,7 @@ fn wrong_lines_are_refused_as_usage() {
         "get cats",
         "status --api nowhere",
         "status -o yaml",
+        "status --timeout 5",
         "node-remove n0 --incarnation 1",
         "node-remove n3",
         "join request --dir n4 --cluster prod --node 4=198.18.0.4:7800",
@@ -110,6 +115,19 @@ fn exit_codes_tell_refused_from_unreachable() {
     let unreachable = ClientError::Unreachable { addr, reason: "refused".into() };
     assert_eq!(exit_code(&anyhow::Error::new(unreachable).context("n1")), EXIT_UNREACHABLE);
     assert_eq!(exit_code(&anyhow::anyhow!("no such file")), EXIT_FAILED);
+}
+
+#[test]
+fn a_status_is_wrong_from_a_warning_on_and_when_it_cannot_be_read() {
+    let with = |severity: &str| {
+        serde_json::json!({"concerns": [{"severity": severity, "subject": {"kind": "cluster"}, "what": "other",
+                                         "why": "w", "remedy": "r"}]})
+    };
+    assert!(!something_is_wrong(&serde_json::json!({"concerns": []})));
+    assert!(!something_is_wrong(&with("notice")));
+    assert!(something_is_wrong(&with("warning")) && something_is_wrong(&with("critical")));
+    assert!(something_is_wrong(&with("of another version")) && something_is_wrong(&serde_json::json!({})));
+    assert!(is_status(&together(Request::Status)) && !is_status(&together(Request::Ports)));
 }
 
 #[test]

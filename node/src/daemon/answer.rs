@@ -14,7 +14,7 @@ use control::command::CommandBody;
 use control::concern::Concern;
 use control::outcome::Outcome;
 use control::registry::Standing;
-use control::view::BackendView;
+use control::view::{BackendView, FrontendView};
 use engine::counters::Counters;
 use engine::event::DropReason;
 use engine::histogram::Histogram;
@@ -27,7 +27,8 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::concerns::{Alarms, Facts, Memory, collect, failures_tolerated};
+use super::ask::Peers;
+use super::concerns::{Alarms, Facts, Memory, collect};
 use super::control_actor::{AskControl, ControlActor, ControlReport, EncodeState, Get, PlanApply, Submit, now};
 use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
 use super::guard_keeper::GuardDesk;
@@ -36,11 +37,12 @@ use super::questions::Query;
 use super::request::{Call, DryRun, Failure, Request, ResourceKind};
 use super::status::{node_rows, shard_rows};
 use super::stopping::StopOrder;
+use super::tape::{Sight, Tape};
 use super::worker_thread::WorkerStats;
 use crate::answers::{
-    Applied, BackendPorts, ClusterRow, Counted, Done, FlowRow, Flows, GuardCounts, HashRow, Hashes, HistogramCounts,
-    LinkCounts, LogCounts, MeRow, NodeRow, PeerCounts, Ports, Programmed, ShardRow, SnatCounts, StateBytes, Status,
-    Stopping, Who,
+    Applied, BackendPorts, ClusterRow, Counted, Done, EventRow, Events, FlowRow, Flows, GuardCounts, HashRow, Hashes,
+    HistogramCounts, LinkCounts, Loaded, LogCounts, MeRow, NodeRow, PeerCounts, Ports, ShardRow, SnatCounts,
+    StateBytes, Status, Stopping, Who, failures_tolerated,
 };
 use crate::nat_log::{Journal, Question, who};
 
@@ -68,8 +70,12 @@ pub struct Answerer {
     pub journal: Journal,
     /// Its files, the newest first.
     pub log_files: Vec<PathBuf>,
+    /// The other members.
+    pub peers: Peers,
     /// Since when concerns last.
     pub memory: Memory,
+    /// What has happened lately.
+    pub tape: Tape,
     /// Concerns that the code which meets them raises.
     pub alarms: Alarms,
     /// Asks the node to stop.
@@ -92,12 +98,18 @@ impl Answerer {
             let this = self.clone();
             actix::spawn(async move {
                 // Who asked may have gone away.
-                let _ = reply.send(this.answer(request).await);
+                let answer = if let Request::Together { of } = request {
+                    this.together(*of).await
+                } else {
+                    this.alone(request).await
+                };
+                let _ = reply.send(answer);
             });
         }
     }
 
-    async fn answer(&self, request: Request) -> Result<Value, Failure> {
+    /// Answers `request` out of what this node knows.
+    pub(super) async fn alone(&self, request: Request) -> Result<Value, Failure> {
         match request {
             Request::Status => value(self.status().await),
             Request::Flows { shard, limit } => value(self.flow_list(shard.map(ShardId), limit).await),
@@ -121,6 +133,13 @@ impl Answerer {
             }
             Request::Counters => value(self.counters().await),
             Request::Hashes => value(self.hashes().await),
+            Request::Events { limit } => value(Ok(Events { events: self.tape.newest(limit), silent: Vec::new() })),
+            Request::Loaded => value(self.loaded().await),
+            Request::Health => value(Ok(self.health().await)),
+            Request::Together { of } => {
+                let problem = format!("{of:?} is asked of all members already");
+                Err(Failure { status: 400, problems: vec![problem] })
+            }
             Request::State => value(self.state().await),
             Request::Who { ip, port, at_unix_ms } => value(self.who(Question { ip, port, at_unix_ms }).await),
         }
@@ -167,17 +186,10 @@ impl Answerer {
         Ok(answer)
     }
 
-    /// Waits until this node judges by the new configuration, so that a caller may rely on it here.
-    async fn programmed(&self, index: u64) -> Programmed {
-        for _ in 0..100 {
-            if let Ok(report) = self.flows.send(AskFlows).await
-                && report.report.control_loaded >= index
-            {
-                return Programmed { on: 1, of: 1, missing: Vec::new() };
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Programmed { on: 0, of: 1, missing: vec![self.node] }
+    /// By which configuration the worker judges.
+    pub(super) async fn loaded(&self) -> Result<Loaded, Failure> {
+        let report = self.flows.send(AskFlows).await.map_err(gone)?.report;
+        Ok(Loaded { control_loaded: report.control_loaded })
     }
 
     /// Commits a command and waits for its outcome.
@@ -194,7 +206,7 @@ impl Answerer {
         }
     }
 
-    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, Failure> {
+    pub(super) async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
         self.flows.send(AskWorker(query(reply))).await.map_err(gone)?;
         match tokio::time::timeout(WORKER_WAIT, answer).await {
@@ -205,7 +217,7 @@ impl Answerer {
         }
     }
 
-    async fn flow_list(&self, shard: Option<ShardId>, limit: usize) -> Result<Flows, Failure> {
+    pub(super) async fn flow_list(&self, shard: Option<ShardId>, limit: usize) -> Result<Flows, Failure> {
         let limit = limit.min(FLOWS_MAX);
         let flows = self.ask(|reply| Query::Flows { shard, limit, reply }).await?;
         Ok(Flows { flows: flows.iter().map(flow).collect() })
@@ -238,11 +250,14 @@ impl Answerer {
         Ok(Ports { backends: backends.into_iter().map(row).collect() })
     }
 
-    async fn who(&self, question: Question) -> Result<Who, Failure> {
+    pub(super) async fn who(&self, question: Question) -> Result<Who, Failure> {
         let files = self.log_files.clone();
         let searched = tokio::task::spawn_blocking(move || who(&files, question)).await.map_err(gone)?;
         let failed = |error: std::io::Error| Failure { status: 500, problems: vec![format!("nat_log.path: {error}")] };
-        Ok(Who { node: self.node, ..searched.map_err(failed)? })
+        let frontends = self.control.send(Get(ResourceKind::Frontends)).await.map_err(gone)?;
+        let frontends: Vec<FrontendView> = serde_json::from_value(frontends).map_err(gone)?;
+        let public = frontends.iter().any(|frontend| frontend.address == question.ip);
+        Ok(Who { node: self.node, public, ..searched.map_err(failed)? })
     }
 
     async fn hashes(&self) -> Result<Hashes, Failure> {
@@ -262,7 +277,7 @@ impl Answerer {
         self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    async fn counters(&self) -> Result<Counted, Failure> {
+    pub(super) async fn counters(&self) -> Result<Counted, Failure> {
         let stats = self.stats();
         let report = self.flows.send(AskFlows).await.map_err(gone)?;
         let (engine, log) = (&stats.engine, self.journal.counts());
@@ -322,12 +337,20 @@ impl Answerer {
         Ok(Seen { control, flows, nodes, shards, concerns })
     }
 
-    /// What is not as it should be, as this member knows it now.
-    pub(super) async fn concerns(&self) -> Result<Vec<Concern>, Failure> {
-        Ok(self.look().await?.concerns)
+    /// Looks once, and notes what has changed since the last time.
+    pub(super) async fn note(&self) -> Result<(), Failure> {
+        let Seen { control, flows, shards, concerns, .. } = self.look().await?;
+        let unix_ms = now().unix_ms;
+        let (node, life, loaded) = (self.node, control.incarnation.map(|life| life.0), flows.report.control_loaded);
+        self.tape.look(&Sight { unix_ms, node, life, loaded, shards: &shards });
+        for (event, concern) in self.memory.note(concerns, unix_ms) {
+            let (about, text) = (concern.subject.to_string(), concern.why);
+            self.tape.note(EventRow { unix_ms, node, event, about, text });
+        }
+        Ok(())
     }
 
-    async fn status(&self) -> Result<Status, Failure> {
+    pub(super) async fn status(&self) -> Result<Status, Failure> {
         let Seen { control, flows, nodes, shards, concerns } = self.look().await?;
         Ok(Status {
             cluster: ClusterRow {
@@ -346,6 +369,8 @@ impl Answerer {
                 links_up: flows.report.links_up,
                 running: flows.running,
                 control_loaded: flows.report.control_loaded,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                unix_ms: now().unix_ms,
             },
             nodes,
             shards,
@@ -357,7 +382,7 @@ impl Answerer {
 }
 
 /// An answer as JSON.
-fn value(answer: Result<impl Serialize, Failure>) -> Result<Value, Failure> {
+pub(super) fn value(answer: Result<impl Serialize, Failure>) -> Result<Value, Failure> {
     serde_json::to_value(answer?)
         .map_err(|error| Failure { status: 500, problems: vec![format!("the answer is no JSON: {error}")] })
 }
@@ -410,7 +435,7 @@ fn guard(counters: &GuardCounters) -> GuardCounts {
     }
 }
 
-fn gone(error: impl std::fmt::Display) -> Failure {
+pub(super) fn gone(error: impl std::fmt::Display) -> Failure {
     Failure { status: 503, problems: vec![format!("the node is stopping: {error}")] }
 }
 

@@ -26,6 +26,9 @@
 //! [api]
 //! listen = "127.0.0.1:7880"
 //!
+//! [metrics]                         # left out: /metrics is on the admin API alone
+//! listen = "0.0.0.0:9880"           # read-only: /metrics, /healthz, /readyz
+//!
 //! [data]
 //! inside = "inside"
 //! outside = "outside"
@@ -97,6 +100,8 @@ pub struct NodeConfig {
     pub tls: TlsConfig,
     /// Where its API listens; always loopback.
     pub api: ApiConfig,
+    /// Where metrics and probes may be read from elsewhere; nowhere unless it says so.
+    pub metrics: Option<SocketAddr>,
     /// Its data interfaces.
     pub data: DataConfig,
     /// How its threads are scheduled.
@@ -227,6 +232,8 @@ struct Raw {
     peers: RawPeers,
     tls: RawTls,
     api: Option<RawListen>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<RawListen>,
     #[serde(default)]
     data: DataConfig,
     #[serde(default)]
@@ -297,6 +304,8 @@ impl NodeConfig {
         let listen = check.address("peers.listen", &raw.peers.listen)?;
         let api = raw.api.as_ref().map_or(API_DEFAULT, |api| &api.listen);
         let api = check.loopback("api.listen", api)?;
+        let metrics =
+            raw.metrics.as_ref().map(|metrics| check.address("metrics.listen", &metrics.listen)).transpose()?;
         check.interface("data.inside", &raw.data.inside)?;
         check.interface("data.outside", &raw.data.outside)?;
         if raw.data.inside == raw.data.outside {
@@ -326,6 +335,7 @@ impl NodeConfig {
             peer,
             tls: TlsConfig { ca: base.join(raw.tls.ca), cert: base.join(raw.tls.cert), key: base.join(raw.tls.key) },
             api: ApiConfig { listen: api },
+            metrics,
             data: raw.data,
             timing: raw.timing,
             nat_log: NatLogConfig { path: raw.nat_log.path.map(|path| base.join(path)), ..raw.nat_log },
@@ -351,6 +361,7 @@ impl NodeConfig {
             peers: RawPeers { listen: self.peers.listen.to_string(), interface: self.peers.interface.clone() },
             tls: RawTls { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone() },
             api: Some(RawListen { listen: self.api.listen.to_string() }),
+            metrics: self.metrics.map(|listen| RawListen { listen: listen.to_string() }),
             data: self.data.clone(),
             timing: self.timing,
             nat_log: self.nat_log.clone(),

@@ -21,13 +21,14 @@ use netio::words::WordsWriter;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
+use super::ask;
 use super::control_actor::{ControlActor, Duty, JoinFrame, PeerFrame};
 use super::questions::Query;
 use super::room::{Room, Unread};
 use super::watch::Pulses;
 use super::worker_thread::{FromWorker, ToWorker};
 use crate::member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
-use crate::member::frame::CHANNEL_CONTROL;
+use crate::member::frame::{CHANNEL_ASK, CHANNEL_CONTROL};
 use crate::member::view::View;
 
 /// Octets of inputs that a worker may leave unread before its life is ended: it hangs, and F3 forbids to lose one.
@@ -70,6 +71,7 @@ pub struct FlowActor {
     worker: WorkerEnds,
     backlog: VecDeque<ToWorker>,
     bulk: BTreeMap<NodeId, mpsc::Sender<(u32, Bytes)>>,
+    asked: mpsc::Sender<(u32, Bytes)>,
     seed: u64,
     stopped: Option<oneshot::Sender<u32>>,
     pulses: Pulses,
@@ -156,6 +158,8 @@ pub struct FlowParts {
     pub worker: WorkerEnds,
     /// Starts it.
     pub spawn: WorkerSpawner,
+    /// Questions of other members, and their answers.
+    pub asked: mpsc::Sender<(u32, Bytes)>,
     /// Drawn at start.
     pub seed: u64,
     /// Its own sign of life, and the worker's.
@@ -177,7 +181,7 @@ impl FlowActor {
     /// # Errors
     /// If the doorbell cannot be watched.
     pub fn new(parts: FlowParts) -> std::io::Result<Self> {
-        let FlowParts { transport, events, bell, words, control, worker, spawn, seed, pulses } = parts;
+        let FlowParts { transport, events, bell, words, control, worker, spawn, asked, seed, pulses } = parts;
         Ok(Self {
             spawn: Some(spawn),
             transport,
@@ -190,6 +194,7 @@ impl FlowActor {
             worker,
             backlog: VecDeque::new(),
             bulk: BTreeMap::new(),
+            asked,
             seed,
             stopped: None,
             pulses,
@@ -394,6 +399,12 @@ impl StreamHandler<Event> for FlowActor {
                 // Refused while the control thread waits for its disk for long: raft sends again what is lost.
                 if let Some(room) = self.control_room.take(bytes.len()) {
                     self.control.do_send(PeerFrame { from: NodeId(from), bytes, room });
+                }
+            }
+            Event::Frame { from, channel: CHANNEL_ASK, bytes } => {
+                // Too many or too long: whoever asked takes it for silence.
+                if bytes.len() <= ask::FRAME_BYTES_MAX {
+                    let _ = self.asked.try_send((from, bytes));
                 }
             }
             Event::Frame { from, bytes, .. } | Event::Bulk { from, bytes, .. } => {

@@ -191,6 +191,7 @@ pub(super) fn node_config(
         api: ApiConfig { listen: api },
         data: data.clone(),
         timing: TimingConfig::default(),
+        metrics: None,
         nat_log: NatLogConfig::default(),
     }
 }

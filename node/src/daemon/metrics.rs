@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use consensus::flow_groups::Role;
+use control::concern::What;
 use engine::counters::Counters;
 use engine::event::DropReason;
 use engine::histogram::Histogram;
@@ -12,7 +13,9 @@ use engine::record::Proto;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::answer::Answerer;
+use super::concerns;
 use super::flow_actor::{AskFlows, FlowReport};
+use super::worker_thread::WorkerStats;
 use crate::answers::Ports;
 use crate::nat_log::JournalCounts;
 
@@ -57,6 +60,20 @@ fn describe() {
     );
     metrics::describe_counter!("qnat_leader_changes_total", "Changes of a shard's owner that this node was told of.");
     metrics::describe_counter!("qnat_drops_total", "Dropped frames.");
+    metrics::describe_counter!(
+        "qnat_link_received_frames_total",
+        "Frames of a data interface that the worker was given."
+    );
+    metrics::describe_counter!("qnat_link_received_bytes_total", "Their bytes, Ethernet header included.");
+    metrics::describe_counter!(
+        "qnat_link_transmitted_frames_total",
+        "Frames that the kernel took for a data interface."
+    );
+    metrics::describe_counter!("qnat_link_drops_total", "Frames lost between the worker and the wire, by reason.");
+    metrics::describe_counter!("qnat_link_receive_stops_total", "Times that receiving ended and was begun again.");
+    metrics::describe_gauge!("qnat_links_up", "Both data links are up.");
+    metrics::describe_gauge!("qnat_guard_attached", "The kernel's egress guard is attached.");
+    metrics::describe_counter!("qnat_guard_frames_total", "Frames that the kernel's egress guard judged.");
     metrics::describe_gauge!("qnat_concerns", "What is not as it should be, as far as this member knows.");
     metrics::describe_counter!("qnat_concerns_raised_total", "Concerns that began, by their kind.");
     metrics::describe_counter!("qnat_nat_log_lost_total", "Lines that the address-translation log lacks.");
@@ -66,6 +83,7 @@ fn describe() {
 pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
     let mut ticker = tokio::time::interval(EVERY);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut refused = 0;
     for round in 0_u32.. {
         ticker.tick().await;
         let worker = answerer.stats.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -74,6 +92,7 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
         publish_log(answerer.journal.counts(), worker.sessions_lost);
         let Ok(report) = answerer.flows.send(AskFlows).await else { return };
         publish_groups(&report);
+        publish_links(&worker, &report);
         let mut text = String::new();
         let held = "How long first packets were held for the commit of their mapping.";
         histogram_text(&mut text, "qnat_first_packet_hold_seconds", held, &engine.hold);
@@ -86,6 +105,9 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
             && let Ok(ports) = answerer.ports().await
         {
             publish_ports(&ports);
+            let refused_before = std::mem::replace(&mut refused, engine.dropped(DropReason::PortsExhausted));
+            let found = concerns::ports::judge(&ports, answerer.node, refused - refused_before);
+            answerer.alarms.replace(&[What::PortsExhausted], found);
         }
     }
 }
@@ -104,6 +126,46 @@ fn publish_worker(engine: &Counters) {
             metrics::counter!("qnat_snat_connections_total", "proto" => label, "state" => state).absolute(n);
         }
         metrics::counter!("qnat_flow_closes_total", "proto" => label).absolute(counts.closed);
+    }
+}
+
+/// What is seen below the engine: the interfaces, and the kernel's guard.
+fn publish_links(worker: &WorkerStats, report: &FlowReport) {
+    for (side, stats) in [("inside", &worker.inside), ("outside", &worker.outside)] {
+        metrics::counter!("qnat_link_received_frames_total", "side" => side).absolute(stats.received);
+        metrics::counter!("qnat_link_received_bytes_total", "side" => side).absolute(stats.received_bytes);
+        metrics::counter!("qnat_link_transmitted_frames_total", "side" => side).absolute(stats.transmitted);
+        for (reason, count) in [
+            ("kernel_buffer", stats.kernel_drops),
+            ("short", stats.received_short),
+            ("lease_check", stats.refused_by_check),
+            ("kernel_refused", stats.refused_by_kernel),
+            ("link_down", stats.link_down),
+            ("transmit_error", stats.transmit_errors),
+            ("no_buffer", stats.no_buffer),
+        ] {
+            metrics::counter!("qnat_link_drops_total", "side" => side, "reason" => reason).absolute(count);
+        }
+        for (what, count) in [("out_of_buffers", stats.out_of_buffers), ("error", stats.receive_errors)] {
+            metrics::counter!("qnat_link_receive_stops_total", "side" => side, "reason" => what).absolute(count);
+        }
+    }
+    metrics::gauge!("qnat_links_up").set(if report.report.links_up { 1.0 } else { 0.0 });
+    metrics::gauge!("qnat_guard_attached").set(if report.guard.is_some() { 1.0 } else { 0.0 });
+    let Some(guard) = &report.guard else { return };
+    for (verdict, reason, count) in [
+        ("pass", "lease", guard.pass_lease),
+        ("pass", "forward", guard.pass_forward),
+        ("pass", "grace", guard.pass_grace),
+        ("drop", "lease", guard.drop_lease),
+        ("drop", "grace", guard.drop_grace),
+        ("drop", "address", guard.drop_address),
+        ("drop", "arp", guard.drop_arp),
+        ("drop", "protocol", guard.drop_protocol),
+        ("drop", "source", guard.drop_source),
+        ("drop", "short", guard.drop_short),
+    ] {
+        metrics::counter!("qnat_guard_frames_total", "verdict" => verdict, "reason" => reason).absolute(count);
     }
 }
 

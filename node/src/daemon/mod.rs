@@ -5,6 +5,7 @@
 //! and the address-translation log have ordinary ones. The API and its answers live on the main thread.
 
 pub mod answer;
+pub mod ask;
 pub mod backup;
 pub mod concerns;
 pub mod config;
@@ -12,7 +13,9 @@ pub mod control_actor;
 pub mod flow_actor;
 pub mod founding;
 pub mod guard_keeper;
+mod health;
 pub mod joining;
+mod machine;
 pub mod member_lock;
 pub mod metrics;
 pub mod questions;
@@ -22,6 +25,8 @@ pub mod room;
 pub mod run;
 mod status;
 mod stopping;
+mod tape;
+mod together;
 pub mod watch;
 pub mod worker_thread;
 

@@ -68,6 +68,20 @@ pub enum Request {
     Hashes,
     /// The control state, encoded, for a backup (N6).
     State,
+    /// What has happened lately, as this member noted it.
+    Events {
+        /// At most so many, the newest.
+        limit: usize,
+    },
+    /// By which configuration this member judges packets.
+    Loaded,
+    /// Whether this member lives, and does its part.
+    Health,
+    /// The answer of all members to a question: this one asks the others.
+    Together {
+        /// What they are asked.
+        of: Box<Request>,
+    },
     /// Who had a public port, by this member's address-translation log (R24).
     Who {
         /// The public address.
@@ -77,6 +91,24 @@ pub enum Request {
         /// When; now if it is left out.
         at_unix_ms: Option<u64>,
     },
+}
+
+impl Request {
+    /// Whether it changes nothing, and is answered by a member for itself: what members may ask each other.
+    #[must_use]
+    pub const fn is_question(&self) -> bool {
+        matches!(
+            self,
+            Self::Status
+                | Self::Flows { .. }
+                | Self::Ports
+                | Self::Counters
+                | Self::Hashes
+                | Self::Loaded
+                | Self::Who { .. }
+                | Self::Events { .. }
+        )
+    }
 }
 
 /// Kinds of resources.

@@ -28,16 +28,19 @@ use netio::words::{WordsReader, WordsWriter};
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::Answerer;
+use super::ask::Peers;
 use super::concerns::{Alarms, Memory};
 use super::config::{Guard as GuardMode, NodeConfig};
 use super::control_actor::{ControlActor, Meet, now};
 use super::flow_actor::{FlowActor, FlowParts, WorkerEnds, WorkerSpawner};
 use super::guard_keeper::{GuardDesk, GuardKeeper};
+use super::machine;
 use super::member_lock::MemberLock;
 use super::metrics::{MetricsPage, publish_metrics};
 use super::questions::Questions;
 use super::room::Unread;
 use super::stopping::{StopOrder, stop_gracefully};
+use super::tape::Tape;
 use super::watch::Pulses;
 use super::worker_thread::{LinkWatch, SLEEP_MAX, Words, WorkerStats, WorkerThread};
 use super::{ENDING, Ending};
@@ -48,6 +51,8 @@ use crate::nat_log::{Journal, JournalParts, SessionRing};
 const RING: usize = 1 << 16;
 /// Mappings on their way to the address-translation log.
 const SESSION_RING: usize = 1 << 14;
+/// Frames of questions between members that wait to be looked at.
+const ASKED_MAX: usize = 64;
 /// Requests of the API under way.
 const CALLS_MAX: usize = 64;
 /// SCHED_FIFO priority of the flow actor's thread.
@@ -81,6 +86,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
     let metrics = MetricsPage::new(PrometheusBuilder::new().install_recorder().context("metrics recorder")?);
     System::new().block_on(async move {
         let (shutdown, mut stop) = mpsc::channel(1);
+        let (asked, frames) = mpsc::channel(ASKED_MAX);
         let stats = Arc::new(Mutex::new(WorkerStats::default()));
         let flow_arbiter = Arbiter::new();
         let (transport, events) = start_transport(config, &flow_arbiter).await?;
@@ -99,6 +105,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
             control: control.clone(),
             worker,
             spawn,
+            asked,
             seed: seed()?,
             pulses: pulses.clone(),
         };
@@ -112,13 +119,14 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
             node: config.node_id,
             guard: keeper.desk(),
             journal,
+            peers: Peers::new(transport.clone()),
             memory: Memory::default(),
+            tape: Tape::default(),
             alarms: raised_at_start(config, memory_unlocked),
             log_files: crate::nat_log::files(&config.nat_log_path(), config.nat_log.kept),
             shutdown,
         };
-        actix::spawn(super::concerns::watch(answerer.clone()));
-        actix::spawn(publish_metrics(metrics.clone(), answerer.clone()));
+        observe(config, &metrics, &answerer, frames)?;
         actix::spawn(beat(pulses.main.clone()));
         super::watch::start(&pulses).context("thread for the watch")?;
         let order = serve_until_told(config, &answerer, metrics, &mut stop).await?;
@@ -166,6 +174,23 @@ fn raised_at_start(config: &NodeConfig, memory_unlocked: Option<String>) -> Alar
     alarms
 }
 
+/// Starts whatever watches: concerns, metrics, the machine, and other members' questions.
+fn observe(
+    config: &NodeConfig,
+    metrics: &MetricsPage,
+    answerer: &Answerer,
+    frames: mpsc::Receiver<(u32, bytes::Bytes)>,
+) -> Result<()> {
+    actix::spawn(super::concerns::watch(answerer.clone()));
+    actix::spawn(publish_metrics(metrics.clone(), answerer.clone()));
+    let asked = answerer.clone();
+    actix::spawn(answerer.peers.clone().run(frames, move |request| {
+        let asked = asked.clone();
+        async move { asked.alone(request).await }
+    }));
+    machine::watch(config, answerer.alarms.clone()).context("no thread to look at the machine")
+}
+
 /// Answers the API until a signal or an order to stop comes.
 async fn serve_until_told(
     config: &NodeConfig,
@@ -179,13 +204,22 @@ async fn serve_until_told(
     }
     let (calls, answered) = mpsc::channel(CALLS_MAX);
     actix::spawn(answerer.clone().run(answered));
-    let listen = config.api.listen;
-    actix::spawn(async move {
-        if let Err(error) = crate::api::serve(listen, calls, metrics).await {
-            tracing::error!(%error, %listen, "the API does not run");
-        }
-    });
+    if let Some(listen) = config.metrics {
+        let serve = crate::api::serve_metrics(listen, calls.clone(), metrics.clone());
+        actix::spawn(until_it_fails(answerer.alarms.clone(), answerer.node, serve));
+    }
+    let serve = crate::api::serve(config.api.listen, calls, metrics);
+    actix::spawn(until_it_fails(answerer.alarms.clone(), answerer.node, serve));
     super::stopping::first_order(stop).await
+}
+
+/// Runs a listener; that it could not begin, or has ended, is a concern.
+async fn until_it_fails(alarms: Alarms, node: u32, serve: impl Future<Output = std::io::Result<()>>) {
+    if let Err(error) = serve.await {
+        tracing::error!(%error, "a listener does not run");
+        let (me, remedy) = (Subject::Member { node }, "choose another address in node.toml and restart it");
+        alarms.raise(Concern::warning(me, What::Other, error.to_string(), remedy));
+    }
 }
 
 fn link(name: &str) -> Result<Link> {

@@ -12,6 +12,8 @@ use engine::ids::{Incarnation, NodeId, SHARDS_MAX, ShardId};
 pub const CHANNEL_CONTROL: u32 = u32::MAX - 1;
 /// Number of the channel for joining, where drivers number channels: the transport has one apart from all others.
 pub const CHANNEL_JOIN: u32 = u32::MAX - 2;
+/// Transport channel of questions that members ask each other; see `daemon::ask`.
+pub const CHANNEL_ASK: u32 = u32::MAX - 3;
 /// Transport channel of a flow group; frames between nodes that belong to no group use the number after the control
 /// channel's.
 #[must_use]

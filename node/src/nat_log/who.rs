@@ -189,6 +189,8 @@ impl Search {
         };
         Who {
             node: 0,
+            public: false,
+            silent: Vec::new(),
             ip: self.question.ip,
             port: self.question.port,
             at: time(self.question.at_unix_ms),

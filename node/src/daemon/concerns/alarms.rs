@@ -28,6 +28,13 @@ impl Alarms {
         }
     }
 
+    /// `found` is all that there is now of these kinds: whoever calls it is the only one who raises them.
+    pub fn replace(&self, kinds: &[What], found: Vec<Concern>) {
+        let mut board = self.board();
+        board.retain(|(what, _), _| !kinds.contains(what));
+        board.extend(found.into_iter().map(|concern| (concern.key(), concern)));
+    }
+
     /// What is raised now.
     #[must_use]
     pub fn raised(&self) -> Vec<Concern> {

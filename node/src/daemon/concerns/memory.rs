@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use control::concern::{Concern, Severity, Subject, What};
 
+use crate::answers::EventKind;
+
 /// What was seen when it was looked at last. One for all who ask.
 #[derive(Clone, Debug, Default)]
 pub struct Memory(Arc<Mutex<BTreeMap<(What, Subject), Known>>>);
@@ -52,8 +54,9 @@ const fn patience_ms(what: What) -> u64 {
 }
 
 impl Memory {
-    /// `found` is all that there is now. What is new is logged and counted, and so is what has ended.
-    pub fn note(&self, found: Vec<Concern>, unix_ms: u64) {
+    /// `found` is all that there is now. What is new is logged and counted, and so is what has ended; both are returned.
+    pub fn note(&self, found: Vec<Concern>, unix_ms: u64) -> Vec<(EventKind, Concern)> {
+        let mut changes = Vec::new();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut still = BTreeMap::new();
         for concern in found {
@@ -61,18 +64,21 @@ impl Memory {
             let since_unix_ms = before.as_ref().map_or(unix_ms, |before| before.since_unix_ms);
             if before.is_none_or(|before| before.concern.severity != concern.severity) {
                 log_new(&concern);
+                changes.push((EventKind::ConcernBegan, concern.clone()));
             }
             still.insert(concern.key(), Known { since_unix_ms, concern });
         }
         for (_, Known { since_unix_ms, concern }) in std::mem::replace(&mut *known, still) {
             let lasted_ms = unix_ms.saturating_sub(since_unix_ms);
             tracing::info!(what = %label(concern.what), about = %concern.subject, lasted_ms, "concern has ended");
+            changes.push((EventKind::ConcernEnded, concern));
         }
         for severity in [Severity::Notice, Severity::Warning, Severity::Critical] {
             let count = known.values().filter(|known| known.concern.severity == severity).count();
             let count = u32::try_from(count).unwrap_or(u32::MAX);
             metrics::gauge!("qnat_concerns", "severity" => severity_label(severity)).set(count);
         }
+        changes
     }
 
     /// `found` with its beginnings, without what is normal for a moment.
@@ -127,10 +133,10 @@ mod tests {
     #[test]
     fn a_concern_keeps_its_beginning_until_it_has_ended() {
         let memory = Memory::default();
-        memory.note(vec![silent()], 1_000);
-        memory.note(vec![silent()], 2_000);
+        assert_eq!(memory.note(vec![silent()], 1_000), [(EventKind::ConcernBegan, silent())]);
+        assert_eq!(memory.note(vec![silent()], 2_000), []);
         assert_eq!(memory.dated(vec![silent()], 2_500)[0].since_unix_ms, Some(1_000));
-        memory.note(Vec::new(), 3_000);
+        assert_eq!(memory.note(Vec::new(), 3_000), [(EventKind::ConcernEnded, silent())]);
         memory.note(vec![silent()], 9_000);
         assert_eq!(memory.dated(vec![silent()], 9_500)[0].since_unix_ms, Some(9_000));
     }

@@ -10,6 +10,7 @@ mod links;
 mod machine;
 mod members;
 mod memory;
+pub(in crate::daemon) mod ports;
 mod redundancy;
 
 use control::concern::{Concern, sorted};
@@ -22,7 +23,6 @@ use crate::answers::{NodeRow, ShardRow};
 use crate::nat_log::JournalCounts;
 pub use alarms::Alarms;
 pub use memory::Memory;
-pub(super) use redundancy::failures_tolerated;
 
 /// What sources judge by: reports of this very moment.
 #[derive(Debug)]
@@ -67,10 +67,11 @@ pub async fn watch(answerer: Answerer) {
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticker.tick().await;
-        let Ok(found) = answerer.concerns().await else { return };
-        answerer.memory.note(found, super::control_actor::now().unix_ms);
+        if answerer.note().await.is_err() {
+            return;
+        }
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::daemon) mod tests;

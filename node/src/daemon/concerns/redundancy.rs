@@ -3,7 +3,7 @@
 use control::concern::{Concern, Severity, Subject, What};
 
 use super::Facts;
-use crate::answers::{NodeRow, ShardRow};
+use crate::answers::{ShardRow, control_group, failures_tolerated};
 
 /// Members that a cluster needs, to lose one without a loss of service.
 const MEMBERS_FOR_A_FAILURE: usize = 3;
@@ -57,24 +57,6 @@ fn of_shard(facts: &Facts<'_>, row: &ShardRow) -> Option<Concern> {
             "bring the silent member back, or wait until it has caught up",
         )
     })
-}
-
-/// Voters of the control group that answer, and all of them.
-fn control_group(nodes: &[NodeRow]) -> (usize, usize) {
-    let voters = nodes.iter().filter(|node| node.control_voter);
-    (voters.clone().filter(|node| node.alive).count(), voters.count())
-}
-
-/// How many members may fail, whichever they are, before a shard or the control group has no majority; `None` if there is
-/// nothing to lose yet.
-pub(in crate::daemon) fn failures_tolerated(nodes: &[NodeRow], shards: &[ShardRow]) -> Option<usize> {
-    let (have, want) = control_group(nodes);
-    let control = (want > 0).then(|| have.saturating_sub(want / 2 + 1));
-    let spare = shards.iter().filter(|row| row.role.is_some()).map(|row| {
-        let voters = row.voters.as_ref().map_or(row.redundancy.want, Vec::len);
-        if row.owner.is_some() { row.redundancy.spare(voters) } else { 0 }
-    });
-    spare.chain(control).min()
 }
 
 fn tolerance(facts: &Facts<'_>) -> Option<Concern> {

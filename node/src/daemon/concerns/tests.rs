@@ -7,20 +7,20 @@ use control::view::{NodeView, OriginView, StatusView};
 use engine::ids::{Incarnation, NodeId};
 
 use super::*;
-use crate::answers::Redundancy;
+use crate::answers::{Redundancy, failures_tolerated};
 
 /// Three members, one shard owned by this one, and nothing wrong.
-struct Bed {
-    control: ControlReport,
-    flows: FlowReport,
+pub(in crate::daemon) struct Bed {
+    pub(in crate::daemon) control: ControlReport,
+    pub(in crate::daemon) flows: FlowReport,
     worker: WorkerStats,
     nodes: Vec<NodeRow>,
-    shards: Vec<ShardRow>,
+    pub(in crate::daemon) shards: Vec<ShardRow>,
     guard: String,
     log: JournalCounts,
 }
 
-fn bed(members: u32) -> Bed {
+pub(in crate::daemon) fn bed(members: u32) -> Bed {
     let ids = 1..=members;
     let node = |node: u32| NodeView {
         node,

@@ -1,0 +1,121 @@
+//! What the replicated state itself says is not as it should be: of shards, of backends, of the configuration as a whole.
+//! Pure; called by `view`.
+
+use engine::ids::{Incarnation, NodeId, ShardId};
+
+use crate::allocation::{Backend, Declared};
+use crate::concern::{Concern, Severity, Subject, What};
+use crate::resource::Outside;
+use crate::shards::{Origin, Shard};
+use crate::state::State;
+use crate::validate;
+use crate::view::remove_command;
+
+/// What the configuration as a whole lacks, or will soon.
+pub(crate) fn cluster_concerns(state: &State) -> Vec<Concern> {
+    let mut found = Vec::new();
+    if state.desired.outside == Outside::default() && !state.allocation.backends.is_empty() {
+        let why = "no [outside] network is configured: no backend reaches anybody";
+        let remedy = "apply a configuration with [outside] network, and next_hop for what is not on-link";
+        found.push(Concern::critical(Subject::Cluster, What::NoPath, why, remedy));
+    }
+    let limits = [
+        ("public addresses", state.desired.public_ips.len(), validate::FRONTENDS_MAX),
+        ("IP configurations", state.allocation.backends.len(), validate::IP_CONFIGURATIONS_MAX),
+    ];
+    for (what, have, most) in limits.into_iter().filter(|(_, have, most)| have * 10 >= most * 9) {
+        let why = format!("{have} of at most {most} {what} are in use");
+        found.push(Concern::notice(Subject::Cluster, What::LimitNear, why, "plan a second cluster"));
+    }
+    if let Some(token) = &state.stop_token
+        && state.registry.newest(token.holder) != Some(token.incarnation)
+    {
+        let why = format!("n{} holds the stop token and has started anew since: nobody else may stop", token.holder.0);
+        found.push(Concern::warning(Subject::Cluster, What::StopTokenHeld, why, "qnat stop-token revoke"));
+    }
+    found
+}
+
+/// Why a shard has no full redundancy or no owner, as far as the state says, and what helps.
+pub(crate) fn shard_concern(state: &State, id: ShardId, shard: &Shard) -> Option<Concern> {
+    let registry = &state.registry;
+    let numbers = |lives: &mut dyn Iterator<Item = Incarnation>| -> Vec<u32> {
+        let mut nodes: Vec<u32> = lives.filter_map(|life| registry.node_of(life)).map(|node| node.0).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    };
+    let nodes = |lives: &mut dyn Iterator<Item = Incarnation>| -> String {
+        numbers(lives).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let subject = Subject::Shard { shard: id.0 };
+    let say = |severity, what, why: String, remedy| Some(Concern::new(severity, subject, what, why, remedy));
+    if shard.origin == Origin::Unplaced {
+        let why = "no node was registered when it was declared".into();
+        return say(Severity::Critical, What::NoOwner, why, "start a node; it is placed by itself");
+    }
+    if shard.sealing.is_some() {
+        let awaited = numbers(&mut shard.active(registry).into_iter());
+        let active = nodes(&mut shard.active(registry).into_iter());
+        return if !shard.quorum_impossible(registry) || (shard.base(registry).is_none() && !active.is_empty()) {
+            let why = format!("no owner: it lost its quorum, and node {active} has neither sealed nor gone");
+            let commands: Vec<String> = awaited.iter().map(|node| remove_command(state, NodeId(*node))).collect();
+            let remedy = format!("bring that node back, or remove it after powering it off: {}", commands.join("; "));
+            say(Severity::Critical, What::NoOwner, why, &remedy)
+        } else {
+            let why = "no owner: it is being re-created from its survivors".into();
+            say(Severity::Critical, What::NoOwner, why, "wait a moment")
+        };
+    }
+    if !shard.leaving.is_empty() {
+        let why = format!("replicas of node {} are being replaced", nodes(&mut shard.leaving.iter().copied()));
+        let remedy = "wait until the new ones are in step; both groups of nodes must stay up";
+        return say(Severity::Warning, What::Moving, why, remedy);
+    }
+    let wanted = state.replicas_wanted();
+    if shard.members.len() < wanted {
+        let why = format!("{} of {wanted} replicas", shard.members.len());
+        let remedy = "wait: registered nodes are added by themselves, one change at a time";
+        return say(Severity::Warning, What::BelowRedundancy, why, remedy);
+    }
+    if shard.voters.len() < wanted {
+        let alone = matches!(shard.origin, Origin::Recreated { .. } | Origin::Lost { .. }) && shard.voters.len() == 1;
+        let why = match alone {
+            true => format!("re-created: only node {} holds its flows", nodes(&mut shard.voters.iter().copied())),
+            false => format!("{} of {wanted} replicas vote", shard.voters.len()),
+        };
+        let remedy = "wait until the others are in step; do not stop a node now";
+        return say(Severity::Warning, What::BelowRedundancy, why, remedy);
+    }
+    None
+}
+
+/// Why a backend has no ports, or fewer than its grant, and what helps.
+pub(crate) fn backend_concern(state: &State, backend: &Backend, drains: bool) -> Option<Concern> {
+    let subject = || Subject::Backend { name: format!("{}/{}", backend.instance, backend.ip_configuration) };
+    let wait = "wait until their flows are closed and fenced";
+    if backend.declared == Declared::No {
+        return Some(Concern::notice(subject(), What::Draining, "removed; its blocks are draining", wait));
+    }
+    let Some(pool) = &backend.pool else {
+        let remedy = "put it into a pool that has an outbound rule";
+        return Some(Concern::warning(subject(), What::NoPath, "no outbound path: it is in no pool", remedy));
+    };
+    if state.desired.rule_of(pool).is_none() {
+        let why = "no outbound path: its pool has no outbound rule";
+        return Some(Concern::warning(subject(), What::NoPath, why, "add an outbound rule for the pool"));
+    }
+    if backend.ports() >= backend.grant {
+        return None;
+    }
+    if drains && backend.lease.is_empty() {
+        let why = "its old blocks must drain before it is bound to another frontend";
+        return Some(Concern::warning(subject(), What::PortsMissing, why, "wait until they have drained"));
+    }
+    let waiting = state.allocation.drains.keys().any(|block| backend.frontend.is_none_or(|f| f == block.frontend));
+    let short = |why: &str, remedy: &str| Some(Concern::warning(subject(), What::PortsMissing, why, remedy));
+    match waiting {
+        true => short("its frontends have no room until other blocks have drained", "wait until they have drained"),
+        false => short("its frontends have no room", "add a frontend to its outbound rule"),
+    }
+}

@@ -1,0 +1,164 @@
+//! One status out of several: each member knows its own shards and its own machine best.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use control::concern::{Concern, Subject, What, sorted};
+
+use super::{Status, failures_tolerated};
+
+/// Members whose wall clocks differ by more than this are told of. Nothing in the protocol reads a wall clock; logs do.
+const CLOCK_APART_MS: u64 = 1_000;
+
+/// What members say together. `answers` begins with the one that asked the others; `silent` did not answer.
+///
+/// The cluster is as the member furthest in the control log sees it; each shard is described by whoever has the newest
+/// term of it, among those by its owner, who alone knows whether it forwards. So are the concerns about them; those about
+/// members and their machines are all taken. `None` without an answer.
+#[must_use]
+pub fn merge(answers: &[Status], silent: &[u32]) -> Option<Status> {
+    let newest = answers.iter().rev().max_by_key(|answer| answer.cluster.control_index)?;
+    let mut merged = newest.clone();
+    merged.me = answers.first()?.me.clone();
+    let mut tellers: BTreeMap<u16, u32> = BTreeMap::new();
+    for shard in &mut merged.shards {
+        let rows = answers.iter().flat_map(|answer| answer.shards.iter().map(|row| (row, answer.me.node)));
+        let same = rows.filter(|(row, _)| row.shard == shard.shard);
+        if let Some((row, teller)) = same.max_by_key(|(row, node)| (row.epoch, row.term, row.owner == Some(*node))) {
+            tellers.insert(row.shard, teller);
+            *shard = row.clone();
+        }
+    }
+    let answered: BTreeSet<u32> = answers.iter().map(|answer| answer.me.node).collect();
+    for node in &mut merged.nodes {
+        node.alive |= answered.contains(&node.node);
+    }
+    merged.cluster.failures_tolerated = failures_tolerated(&merged.nodes, &merged.shards);
+    let told = answers.iter().flat_map(|answer| answer.concerns.iter().map(|concern| (concern, answer.me.node)));
+    let taken = told.filter(|(concern, by)| match &concern.subject {
+        Subject::Shard { shard } => tellers.get(shard) == Some(by),
+        Subject::Cluster | Subject::Control => *by == newest.me.node,
+        Subject::Member { node } => concern.what != What::MemberSilent || !answered.contains(node),
+        Subject::Link { .. } | Subject::Backend { .. } | Subject::Frontend { .. } | Subject::Pool { .. } => true,
+    });
+    let mut concerns: Vec<Concern> = taken.map(|(concern, _)| concern.clone()).collect();
+    for node in silent {
+        let subject = Subject::Member { node: *node };
+        if !concerns.iter().any(|c| c.subject == subject && c.what == What::MemberSilent) {
+            let why = "it did not answer when it was asked, so what it alone knows is missing here";
+            let remedy = "ask it itself on its machine: qnat status --alone; look at its log and its network";
+            concerns.push(Concern::warning(subject, What::NoAnswer, why, remedy));
+        }
+    }
+    concerns.extend(versions(answers));
+    merged.concerns = sorted(concerns);
+    merged.silent = silent.to_vec();
+    Some(merged)
+}
+
+fn versions(answers: &[Status]) -> Option<Concern> {
+    let versions: BTreeSet<&str> = answers.iter().map(|answer| answer.me.version.as_str()).collect();
+    (versions.len() > 1).then(|| {
+        let versions = versions.into_iter().collect::<Vec<_>>().join(", ");
+        let why = format!("members run different builds: {versions}");
+        Concern::notice(Subject::Cluster, What::VersionsDiffer, why, "bring all members to the newest build")
+    })
+}
+
+/// A member whose wall clock is not the asking one's: `ahead_ms` is how far it is ahead (or behind), give or take
+/// `round_trip_ms`.
+#[must_use]
+pub fn clock_apart(node: u32, ahead_ms: i64, round_trip_ms: u64) -> Option<Concern> {
+    (ahead_ms.unsigned_abs() > CLOCK_APART_MS + round_trip_ms).then(|| {
+        let way = if ahead_ms > 0 { "ahead of" } else { "behind" };
+        let why = format!(
+            "its wall clock is {} ms {way} that of the member asked: logs cannot be held together",
+            ahead_ms.unsigned_abs()
+        );
+        Concern::warning(
+            Subject::Member { node },
+            What::ClockApart,
+            why,
+            "let both follow a time server (chrony, ntpd)",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn view(me: u32, index: u64, owner: Option<u32>, term: u64, live: u64) -> Status {
+        let nodes: Vec<_> =
+            (1..=3).map(|n| json!({"node": n, "incarnation": n, "standing": "member", "alive": n != 2 || me == 2, "control_voter": true})).collect();
+        serde_json::from_value(json!({
+            "me": {"node": me, "version": "1"}, "cluster": {"control_index": index}, "nodes": nodes,
+            "shards": [{"shard": 1, "epoch": 1, "owner": owner, "term": term, "live": live, "origin": "founded",
+                        "role": "follower", "voters": [1, 2, 3], "redundancy": {"have": 3, "want": 3}}]}))
+        .expect("a status")
+    }
+
+    fn concern(subject: Subject, what: What) -> Concern {
+        Concern::warning(subject, what, "why", "what helps")
+    }
+
+    #[test]
+    fn each_shard_is_described_by_its_newest_owner_else_by_the_newest_term() {
+        // n1 is cut off and still believes in itself; n2 took over; n3 is furthest in the control log.
+        let answers = [view(1, 10, Some(1), 3, 100), view(2, 11, Some(2), 4, 200), view(3, 12, Some(2), 4, 199)];
+        let merged = merge(&answers, &[]).expect("answers");
+        assert_eq!((merged.cluster.control_index, merged.me.node), (12, 1));
+        assert_eq!((merged.shards[0].owner, merged.shards[0].live), (Some(2), Some(200)));
+        assert_eq!(merged.cluster.failures_tolerated, Some(1), "n2 answered, so it lives");
+        // The new owner does not answer: the old one's claim is older than what n3 knows.
+        let merged = merge(&[view(1, 10, Some(1), 3, 100), view(3, 12, Some(2), 4, 199)], &[2]).expect("answers");
+        assert_eq!(merged.shards[0].owner, Some(2));
+        assert_eq!(merge(&[], &[1]), None);
+    }
+
+    #[test]
+    fn concerns_come_from_whoever_knows_best() {
+        let (shard, cluster) = (|| Subject::Shard { shard: 1 }, || Subject::Cluster);
+        let mut old = view(1, 10, Some(1), 3, 100);
+        old.concerns = vec![
+            concern(shard(), What::NoOwner),
+            concern(cluster(), What::FailureTolerance),
+            concern(Subject::Member { node: 1 }, What::DiskSpace),
+            concern(Subject::Member { node: 2 }, What::MemberSilent),
+        ];
+        let mut owner = view(2, 11, Some(2), 4, 200);
+        owner.concerns = vec![concern(shard(), What::BelowRedundancy)];
+        let merged = merge(&[old, owner], &[3]).expect("answers");
+        let said: Vec<_> = merged.concerns.iter().map(|c| (c.what, c.subject.to_string())).collect();
+        assert_eq!(
+            said,
+            [
+                (What::DiskSpace, "n1".to_owned()),
+                (What::NoAnswer, "n3".to_owned()),
+                (What::BelowRedundancy, "shard 1".to_owned())
+            ]
+        );
+        assert_eq!(merged.silent, [3]);
+    }
+
+    #[test]
+    fn a_member_known_to_be_silent_is_missed_once() {
+        let mut asked = view(1, 10, Some(1), 3, 100);
+        asked.concerns = vec![concern(Subject::Member { node: 2 }, What::MemberSilent)];
+        let merged = merge(&[asked], &[2]).expect("an answer");
+        assert_eq!(merged.concerns.len(), 1);
+    }
+
+    #[test]
+    fn builds_and_clocks_that_differ_are_told_of() {
+        let mut other = view(2, 11, Some(2), 4, 200);
+        other.me.version = "2".into();
+        let merged = merge(&[view(1, 10, Some(2), 4, 100), other], &[]).expect("answers");
+        assert_eq!(merged.concerns.iter().map(|c| c.what).collect::<Vec<_>>(), [What::VersionsDiffer]);
+        assert_eq!(clock_apart(2, 1_000, 5), None);
+        assert_eq!(clock_apart(2, -1_004, 5), None, "within what the round trip hides");
+        let behind = clock_apart(2, -5_000, 5).expect("apart");
+        assert!(behind.why.contains("5000 ms behind"), "{}", behind.why);
+    }
+}

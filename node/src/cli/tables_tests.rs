@@ -1,0 +1,100 @@
+//! Tables of answers, whole and with pieces missing.
+
+use super::*;
+
+#[test]
+fn the_raft_term_is_shown_and_an_ownerless_shard_counts_whom_it_reaches() {
+    let answer = json!({"shards": [{"shard": 1, "epoch": 1, "owner": null, "term": (1u64 << 32) | 7, "raft_term": 7,
+                                    "redundancy": {"have": 1, "want": 3, "reachable": true}}]});
+    let text = render(&Request::Status, &answer);
+    assert!(text.contains("1/3 reachable"), "{text}");
+    assert!(text.split_whitespace().any(|word| word == "7"), "{text}");
+    assert!(!text.contains("4294967303"), "{text}");
+}
+
+#[test]
+fn a_status_shows_owners_redundancy_and_concerns_with_their_remedies() {
+    let answer = json!({
+        "cluster": {"id": "a5a5", "name": "prod", "level": 0, "control_index": 41, "control_leader": 2, "control_term": 3},
+        "me": {"node": 1, "incarnation": 7, "guard": "absent: no clang", "links_up": true},
+        "nodes": [{"node": 1, "name": "n1", "incarnation": 7, "alive": true, "control_voter": true, "control_loaded": true},
+                  {"node": 2, "name": "rack2", "incarnation": 8, "alive": false, "control_voter": true}],
+        "shards": [{"shard": 1, "frontends": ["203.0.113.1", "203.0.113.2"], "epoch": 1, "owner": 2, "raft_term": 4,
+                    "serving": "no lease", "redundancy": {"have": 2, "want": 3}, "members": [1, 2, 3], "live": 12}],
+        "concerns": [{"severity": "warning", "subject": {"kind": "shard", "shard": 1}, "what": "below_redundancy",
+                      "why": "2 of 3 replicas", "since_unix_ms": 0, "remedy": "start node 3"}],
+        "stop_token": {"holder": 2, "since": 3, "restarted": true}});
+    let text = status(&answer);
+    for piece in [
+        "led by rack2 in term 3",
+        "absent: no clang",
+        "NOT SEEN",
+        "203.0.113.1, 203.0.113.2",
+        "2/3",
+        "no lease",
+        "n1 rack2 n3",
+        "start node 3",
+        "1970-01-01T00:00:00",
+        "held by rack2, which has started anew",
+    ] {
+        assert!(text.contains(piece), "{piece:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn an_address_that_is_not_ours_is_told_apart_from_one_that_nobody_had() {
+    let who = |public: bool, reaches_back: Value| {
+        let answer = json!({"ip": "198.51.100.9", "port": 1, "public": public, "holder": null,
+                            "reaches_back": reaches_back, "sessions": [], "silent": [3]});
+        render(&Request::Who { ip: [198, 51, 100, 9].into(), port: 1, at_unix_ms: None }, &answer)
+    };
+    assert!(who(false, Value::Null).contains("no public address of this cluster"));
+    assert!(who(true, "2026-01-01T00:00:00.000Z".into()).contains("reach back: 2026-01-01"));
+    assert!(who(true, Value::Null).contains("empty") && who(true, Value::Null).contains("n3 did not answer"));
+}
+
+#[test]
+fn missing_fields_never_break_a_table() {
+    let requests = [
+        Request::Status,
+        Request::Flows { shard: None, limit: 1 },
+        Request::Ports,
+        Request::Counters,
+        Request::Together { of: Box::new(Request::Counters) },
+        Request::Get { kind: ResourceKind::Shards },
+        Request::Apply { file: String::new(), text: String::new(), dry_run: DryRun::No },
+        Request::Shutdown { now: false },
+    ];
+    let row = json!({"unknown": [{}]});
+    let answers = [
+        json!(null),
+        json!({}),
+        json!([]),
+        json!([row]),
+        json!({"nodes": [row], "shards": [row],
+        "flows": [row], "backends": [row], "changes": [row], "concerns": [7], "stop_token": 3, "programmed": 1}),
+    ];
+    for request in &requests {
+        for answer in &answers {
+            assert!(!render(request, answer).is_empty(), "{request:?} {answer}");
+        }
+    }
+}
+
+#[test]
+fn durations_have_a_unit() {
+    assert_eq!([duration(5), duration(1500), duration(240_000)], ["5 ms", "1.5 s", "4 min"]);
+}
+
+#[test]
+fn an_apply_says_what_became_of_it() {
+    let change = json!({"kind": "add", "resource": "public_ip pip1", "detail": "203.0.113.1"});
+    let answer = json!({"committed": 9, "changes": [change], "programmed": {"on": 2, "of": 3}});
+    let text = applied(&answer, DryRun::No);
+    assert!(
+        text.contains("public_ip pip1") && text.ends_with("committed at index 9\nprogrammed on 2 of 3 nodes\n"),
+        "{text}"
+    );
+    assert!(applied(&json!({"committed": null, "changes": [change]}), DryRun::Yes).contains("nothing was changed"));
+    assert_eq!(applied(&json!({"committed": null, "changes": []}), DryRun::No), "nothing to change\n");
+}
