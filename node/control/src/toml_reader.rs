@@ -138,13 +138,9 @@ impl<'t, 'i> Reader<'t, 'i> {
         let parsed = text.parse().ok();
         if parsed.is_none() {
             let line = self.table.get(field).map_or(self.line, |v| source.line_at(v.span().start));
-            source.error(
-                Some(line),
-                &self.at(field),
-                text,
-                &format!("is not {}", form.split(" such as").next().unwrap_or(form)),
-                &format!("write {form}"),
-            );
+            let kind = form.split(" such as").next().unwrap_or(form);
+            let value = if text.is_empty() { "\"\"" } else { text };
+            source.error(Some(line), &self.at(field), value, &format!("is not {kind}"), &format!("write {form}"));
         }
         parsed
     }
