@@ -135,7 +135,7 @@ fn hosts_of_one_network_reach_each_other_and_down_leaves_nothing() {
     assert!(now.nodes.iter().all(|node| node.state == ProcessState::Running));
     assert_eq!((now.inet, now.namespaces_missing), (ProcessState::Running, Vec::new()));
     let log = fs::read_to_string(&now.nodes[0].node.log_path).expect("log");
-    assert_eq!(log.trim(), format!("started node --config {}", config.dir.join("n1/node.toml").display()));
+    assert_eq!(log.trim(), format!("started node --again --config {}", config.dir.join("n1/node.toml").display()));
     let second = up(&config, &Recorder).expect_err("one lab per machine").to_string();
     assert!(second.contains("qnat lab down"), "{second}");
     assert!(status(&config.dir).is_ok(), "a refused start must not harm the lab that is up");
@@ -174,7 +174,7 @@ fn members_are_killed_frozen_restarted_and_wiped() {
     }
     resume(dir, 3).expect("resume");
     assert_eq!(state(3), ProcessState::Running);
-    assert!(kill(dir, 4).expect_err("no such node").to_string().contains("n1 to n3"));
+    assert!(kill(dir, 4).expect_err("no such node").to_string().contains("it has n1, n2, n3, b1"));
 }
 
 #[test]
