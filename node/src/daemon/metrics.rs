@@ -14,7 +14,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::answer::Answerer;
 use super::concerns;
+use super::concerns::machine::GUARD_ATTACHED;
 use super::flow_actor::{AskFlows, FlowReport};
+use super::guard_keeper::GuardState;
 use super::worker_thread::WorkerStats;
 use crate::answers::Ports;
 use crate::nat_log::JournalCounts;
@@ -92,7 +94,7 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
         publish_log(answerer.journal.counts(), worker.sessions_lost);
         let Ok(report) = answerer.flows.send(AskFlows).await else { return };
         publish_groups(&report);
-        publish_links(&worker, &report);
+        publish_links(&worker, report.report.links_up, &answerer.guard.state());
         let mut text = String::new();
         let held = "How long first packets were held for the commit of their mapping.";
         histogram_text(&mut text, "qnat_first_packet_hold_seconds", held, &engine.hold);
@@ -130,7 +132,7 @@ fn publish_worker(engine: &Counters) {
 }
 
 /// What is seen below the engine: the interfaces, and the kernel's guard.
-fn publish_links(worker: &WorkerStats, report: &FlowReport) {
+fn publish_links(worker: &WorkerStats, links_up: bool, guard: &GuardState) {
     for (side, stats) in [("inside", &worker.inside), ("outside", &worker.outside)] {
         metrics::counter!("qnat_link_received_frames_total", "side" => side).absolute(stats.received);
         metrics::counter!("qnat_link_received_bytes_total", "side" => side).absolute(stats.received_bytes);
@@ -150,9 +152,9 @@ fn publish_links(worker: &WorkerStats, report: &FlowReport) {
             metrics::counter!("qnat_link_receive_stops_total", "side" => side, "reason" => what).absolute(count);
         }
     }
-    metrics::gauge!("qnat_links_up").set(if report.report.links_up { 1.0 } else { 0.0 });
-    metrics::gauge!("qnat_guard_attached").set(if report.guard.is_some() { 1.0 } else { 0.0 });
-    let Some(guard) = &report.guard else { return };
+    metrics::gauge!("qnat_links_up").set(if links_up { 1.0 } else { 0.0 });
+    metrics::gauge!("qnat_guard_attached").set(if guard.standing == GUARD_ATTACHED { 1.0 } else { 0.0 });
+    let Some(guard) = &guard.counters else { return };
     for (verdict, reason, count) in [
         ("pass", "lease", guard.pass_lease),
         ("pass", "forward", guard.pass_forward),

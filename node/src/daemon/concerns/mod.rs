@@ -7,7 +7,7 @@
 
 mod alarms;
 mod links;
-mod machine;
+pub(in crate::daemon) mod machine;
 mod members;
 mod memory;
 pub(in crate::daemon) mod ports;
