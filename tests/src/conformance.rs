@@ -98,19 +98,41 @@ const FIRST_RUN: &str = "first run: ";
 
 /// Adds what a test run printed: lines such as `test module::name ... ok`.
 pub fn read_log(log: &str, results: &mut Results) {
+    // A test that prints splits its own line: how it ended stands alone on a later one, before the next test's.
+    let mut open: Option<String> = None;
+    let mut note = |name: String, ended: Ended| {
+        let known = results.entry(name).or_insert(ended);
+        *known = (*known).min(ended);
+    };
     for line in log.lines() {
         let (line, first) = line.strip_prefix(FIRST_RUN).map_or((line, false), |rest| (rest, true));
-        let Some((name, end)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) else { continue };
-        let name = name.split(" - ").next().unwrap_or(name).rsplit("::").next().unwrap_or(name);
-        let ended = match end.split([',', ' ']).next() {
-            Some("ok") => Ended::Passed,
-            Some("ignored") => Ended::Ignored,
-            // `FAILED`, or a test that printed into its own line and never came to an end.
-            _ if first => Ended::FailedFirst,
-            _ => Ended::Failed,
+        let failed = if first { Ended::FailedFirst } else { Ended::Failed };
+        let begun = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "));
+        let (name, end) = match begun {
+            Some((name, end)) => {
+                let name = name.split(" - ").next().unwrap_or(name).rsplit("::").next().unwrap_or(name);
+                (name.trim().to_owned(), end)
+            }
+            None => match (open.take(), line) {
+                (Some(name), "ok" | "ignored" | "FAILED") => (name, line),
+                (still, _) => {
+                    open = still;
+                    continue;
+                }
+            },
         };
-        let known = results.entry(name.trim().to_owned()).or_insert(ended);
-        *known = (*known).min(ended);
+        if let Some(never_ended) = open.take() {
+            note(never_ended, failed);
+        }
+        match end.split([',', ' ']).next() {
+            Some("ok") => note(name, Ended::Passed),
+            Some("ignored") => note(name, Ended::Ignored),
+            Some("FAILED") => note(name, failed),
+            _ => open = Some(name),
+        }
+    }
+    if let Some(never_ended) = open {
+        note(never_ended, Ended::Failed);
     }
 }
 
@@ -217,6 +239,16 @@ mod tests {
         assert_eq!(results["good"], Ended::Failed, "one failure is a failure");
         assert_eq!(results["loud"], Ended::Passed);
         assert_eq!(results["slow"], Ended::Ignored);
+    }
+
+    #[test]
+    fn a_test_that_prints_ends_on_a_later_line_and_one_that_never_ends_has_failed() {
+        let log = "test loud ... taken over: once more\nok\ntest sad ... hm\nFAILED\ntest quiet ... ok\n\
+                   test cut ... going on\ntest next ... ok\ntest last ... begins";
+        let results = results(log);
+        let ended = |name: &str| results[name];
+        assert_eq!(["loud", "quiet", "next"].map(ended), [Ended::Passed; 3]);
+        assert_eq!(["sad", "cut", "last"].map(ended), [Ended::Failed; 3]);
     }
 
     #[test]
