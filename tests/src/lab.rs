@@ -16,6 +16,9 @@ pub const INET: &str = "203.0.113.10";
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// How much of each member's log is shown when a test fails.
+const LOG_LINES: usize = 120;
+
 /// Whether a test of this process has the lab, and the news that it has not any more.
 static TAKEN: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 
@@ -215,10 +218,26 @@ impl Drop for Lab {
             for what in ["status", "counters"] {
                 eprintln!("qnat {what} when it failed: {}", try_json(&[what, "-o", "json"]).unwrap_or_default());
             }
+            // They go with the lab.
+            for (member, log) in ends_of_logs() {
+                eprintln!("the end of {member}'s log:\n{log}");
+            }
         }
         // Whatever the test did, the machine is left as it was; a failure to do so shows in the next test.
         let _shown_by_the_next = run(&["lab", "down"]);
     }
+}
+
+/// The last lines of each member's log.
+fn ends_of_logs() -> Vec<(String, String)> {
+    let lab = try_json(&["lab", "status", "-o", "json"]).unwrap_or_default();
+    let end_of = |row: &Value| {
+        let log = std::fs::read_to_string(row["node"]["log_path"].as_str()?).ok()?;
+        let lines: Vec<&str> = log.lines().collect();
+        let end = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+        Some((row["node"]["name"].as_str()?.to_owned(), end))
+    };
+    rows(&lab["nodes"]).filter_map(end_of).collect()
 }
 
 /// The rows of a list in an answer; none if it is no list.

@@ -5,7 +5,7 @@ use crate::event::{Authority, DropReason};
 use crate::held::{Origin, Outgoing};
 use crate::ids::Side;
 use crate::pipeline::Cx;
-use crate::wire::{Cut, FrameMeta, Gso, IpPacket, Notice, complete_checksum, may_fragment};
+use crate::wire::{Cut, FrameMeta, Gso, IpPacket, L3, Notice, complete_checksum, may_fragment};
 use crate::worker::Worker;
 
 /// What an Ethernet interface takes, and the least that an interface is believed to take.
@@ -52,13 +52,17 @@ impl Worker {
         meta.gso == Gso::None && total > self.mtu(side)
     }
 
-    /// Cuts a frame that is too long: it becomes its first piece, and the others stand first in the queue behind it.
-    pub(crate) fn cut(&mut self, next: &mut Outgoing) {
+    /// Cuts a frame that is too long: it becomes its first piece, and the others stand first in the queue behind it. One
+    /// that fitted when it began to wait, and must not be fragmented, ends here; its sender hears of the link by the next.
+    pub(crate) fn cut(&mut self, next: &mut Outgoing) -> Result<(), DropReason> {
         let is_ip = next.frame.get(12..14) == Some(&[8, 0]);
         if !is_ip || !self.is_too_long(next.side, &next.meta, &next.frame) {
-            return;
+            return Ok(());
         }
-        let Some(cut) = Cut::of(&mut next.frame, self.mtu(next.side)) else { return };
+        if !may_fragment(&mut next.frame, L3) {
+            return Err(DropReason::TooBig);
+        }
+        let Some(cut) = Cut::of(&mut next.frame, self.mtu(next.side)) else { return Ok(()) };
         complete_checksum(&mut next.frame, &mut next.meta);
         for place in (1..cut.pieces()).rev() {
             let mut frame = self.held.spare();
@@ -69,5 +73,6 @@ impl Worker {
         let mut first = self.held.spare();
         cut.piece(&next.frame, 0, &mut first);
         self.held.keep(std::mem::replace(&mut next.frame, first));
+        Ok(())
     }
 }

@@ -46,13 +46,13 @@ impl Worker {
         let s = cx.snapshot;
         let id = *s.backend_by_ip.get(&(self.vnet, p.src)).ok_or(DropReason::SpoofedSource)?;
         let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
-        check_destination(s, p.dst).map_err(|reason| self.refuse_flow(cx, backend.home, reason, p, frame))?;
         let authority = match self.access(cx, backend.home) {
             Access::Lease(term) => Authority::Lease { shard: backend.home, term },
             Access::Grace => Authority::Grace { shard: backend.home },
             Access::Forward(node) => return self.forward(cx, Side::Inside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
+        check_destination(s, p.dst).map_err(|reason| self.refuse_flow(cx, backend.home, reason, p, frame))?;
         // Public addresses answer no pings, so there is nothing to open (R7).
         if p.proto == Proto::Icmp && s.frontend_by_ip.contains_key(&p.dst) {
             return Err(DropReason::NoMapping);

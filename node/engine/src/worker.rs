@@ -229,13 +229,14 @@ impl Worker {
         buf: &mut Vec<u8>,
     ) -> Option<(Side, FrameMeta, Authority)> {
         while let Some(mut next) = self.held.pop() {
-            self.cut(&mut next);
+            let fits = self.cut(&mut next);
             match next.origin {
                 Origin::Received => self.counters.parked -= 1,
                 Origin::Own => self.counters.originated += 1,
             }
-            if !Self::may_transmit(words, now_ns, next.authority) {
-                self.counters.drop(DropReason::LeaseLapsed);
+            let may = Self::may_transmit(words, now_ns, next.authority).then_some(()).ok_or(DropReason::LeaseLapsed);
+            if let Err(reason) = fits.and(may) {
+                self.counters.drop(reason);
                 self.held.keep(next.frame);
                 continue;
             }

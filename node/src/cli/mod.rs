@@ -336,11 +336,13 @@ fn complain(error: &anyhow::Error) {
 /// `QNAT_LOG` chooses what is logged (`debug`, `qnat=trace,…`), `QNAT_LOG_FORMAT=json` how. What was logged is written until
 /// the result is dropped.
 fn log_to_stderr(member: bool) -> tracing_appender::non_blocking::WorkerGuard {
+    use std::io::IsTerminal as _;
     use tracing_subscriber::EnvFilter;
     let default = if member { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("QNAT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
     let json = std::env::var_os("QNAT_LOG_FORMAT").is_some_and(|format| format == "json");
     // A second subscriber is refused: then the first one logs.
     let _first_wins = if json { builder.json().try_init() } else { builder.try_init() };

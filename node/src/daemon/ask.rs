@@ -1,9 +1,10 @@
 //! Members ask each other what only the other one knows, so that one member can answer for all.
 //!
-//! A question is a [`Request`] that changes nothing; it goes over the peers' transport on a channel of its own, and whoever
-//! does not answer within [`WAIT`] is named as silent. Questions and answers are bounded in length and in number: one that
-//! is too many is dropped, which looks like silence. It must never carry an order, and never ask further members on behalf
-//! of one that asks. Frames come by a bounded queue from the flow actor, which only looks at their channel.
+//! A question is a [`Request`] that changes nothing; it goes over the peers' transport on a channel of its own, its answer
+//! by the bulk stream, so that a long one never stands before what the groups say. Whoever does not answer within [`WAIT`]
+//! is named as silent. Questions and answers are bounded in length and in number: one that is too many is dropped, which
+//! looks like silence. It must never carry an order, and never ask further members on behalf of one that asks. Frames come
+//! by a bounded queue from the flow actor, which only looks at their channel.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -144,24 +145,30 @@ impl Peers {
             return;
         }
         let desk = Arc::clone(&self.0);
-        let reply = move |said| {
+        let reply = async move |said| {
             let mut frame = Frame::Answer(id, said).encode();
             if frame.len() > FRAME_BYTES_MAX {
                 let problem =
                     format!("the answer has {} bytes; at most {FRAME_BYTES_MAX} go to another member", frame.len());
                 frame = Frame::Answer(id, Err(Failure { status: 413, problems: vec![problem] })).encode();
             }
-            // If the link has ended, so has the question.
-            desk.transport.send(from, CHANNEL_ASK, frame);
+            // Behind whatever the groups say. If the link has ended, so has the question.
+            let _ended = desk.transport.send_bulk(from, CHANNEL_ASK, frame).await;
         };
-        if !request.is_question() {
+        let answered = if request.is_question() {
+            Ok(answer(request))
+        } else {
             let problem = format!("{request:?} is no question: members do not give each other orders");
-            return reply(Err(Failure { status: 403, problems: vec![problem] }));
-        }
-        let (desk, answered) = (Arc::clone(&self.0), answer(request));
+            Err(Failure { status: 403, problems: vec![problem] })
+        };
+        let desk = Arc::clone(&self.0);
         desk.under_way.fetch_add(1, Ordering::Relaxed);
         actix::spawn(async move {
-            reply(answered.await);
+            reply(match answered {
+                Ok(answered) => answered.await,
+                Err(failure) => Err(failure),
+            })
+            .await;
             desk.under_way.fetch_sub(1, Ordering::Relaxed);
         });
     }
@@ -211,7 +218,9 @@ mod tests {
             }
         }));
         while let Some(event) = events.recv().await {
-            if let Event::Frame { from, channel: CHANNEL_ASK, bytes } = event {
+            if let Event::Frame { from, channel: CHANNEL_ASK, bytes }
+            | Event::Bulk { from, channel: CHANNEL_ASK, bytes } = event
+            {
                 asked.try_send((from, bytes)).expect("room");
             } else if let Event::Up(_) = event
                 && let Some(up) = up.take()

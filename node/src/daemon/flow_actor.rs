@@ -401,7 +401,7 @@ impl StreamHandler<Event> for FlowActor {
                     self.control.do_send(PeerFrame { from: NodeId(from), bytes, room });
                 }
             }
-            Event::Frame { from, channel: CHANNEL_ASK, bytes } => {
+            Event::Frame { from, channel: CHANNEL_ASK, bytes } | Event::Bulk { from, channel: CHANNEL_ASK, bytes } => {
                 // Too many or too long: whoever asked takes it for silence.
                 if bytes.len() <= ask::FRAME_BYTES_MAX {
                     let _ = self.asked.try_send((from, bytes));

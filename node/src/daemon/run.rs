@@ -59,6 +59,8 @@ const CALLS_MAX: usize = 64;
 const PRIORITY: i32 = 20;
 /// And of the control actor's: raft must not wait for traffic, and who holds a lock that the flow thread wants must not either.
 const CONTROL_PRIORITY: i32 = 10;
+/// Tasks that the flow thread polls between two looks at its timers and sockets.
+const POLLS_PER_LOOK: u32 = 4;
 /// How often the main thread says that it lives.
 const BEAT_EVERY: Duration = Duration::from_millis(100);
 
@@ -88,7 +90,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
         let (shutdown, mut stop) = mpsc::channel(1);
         let (asked, frames) = mpsc::channel(ASKED_MAX);
         let stats = Arc::new(Mutex::new(WorkerStats::default()));
-        let flow_arbiter = Arbiter::new();
+        let flow_arbiter = Arbiter::with_tokio_rt(flow_runtime);
         let (transport, events) = start_transport(config, &flow_arbiter).await?;
         let (journal, sessions) = start_journal(config)?;
         let pulses = Pulses::default();
@@ -258,6 +260,13 @@ fn guard(config: &NodeConfig, inside: &Link, outside: &Link) -> Result<(Option<G
             Ok((None, format!("absent: {error}"), words))
         }
     }
+}
+
+/// Looks at its timers and sockets after every few polls: while a long answer travels, the transport has a poll to do at any
+/// time, each of some twenty datagrams. With tokio's default of 61 polls, ticks and heartbeats came a tenth of a second late.
+fn flow_runtime() -> tokio::runtime::Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(POLLS_PER_LOOK).build();
+    runtime.expect("the kernel has a descriptor for the flow thread")
 }
 
 async fn start_transport(config: &NodeConfig, arbiter: &Arbiter) -> Result<(Transport, netio::quic::Events)> {

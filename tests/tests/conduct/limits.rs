@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use qnat_reference::packet::{ETH, addresses};
-use qnat_tests::lab::wait_until;
+use qnat_tests::lab::{Lab, wait_until};
 
 use crate::Second;
 use crate::bed::{Backend, Bed, GATEWAY, SERVER, View, forget_own};
@@ -88,4 +88,27 @@ pub(crate) fn a_backend_that_opens_too_fast_waits_and_its_neighbour_does_not(_: 
         let least_s = f64::from(FLOWS - RATE) / f64::from(RATE);
         assert!(begun.elapsed().as_secs_f64() > least_s - 0.1, "all had left after {:?}", begun.elapsed());
     })
+}
+
+/// I53: answers that are long, asked for by many at a time, travel beside the leases of whoever gives them.
+pub(crate) fn questions_about_thousands_of_flows_move_no_shard(lab: &Lab) {
+    const FLOWS: u16 = 900;
+    let backends = [1, 2, 4].map(|number| Backend::of(lab, number));
+    for number in 0..FLOWS {
+        for backend in &backends {
+            let datagram = backend.datagram(SERVER, (30_000 + number, 9_000 + number), b"one of many");
+            backend.end.send(&datagram).expect("sending");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let flows = || backends.iter().map(|backend| lab.flows_of(&backend.address.to_string())).sum::<usize>();
+    wait_until("all of them", Duration::from_secs(10), || flows() >= 3 * usize::from(FLOWS));
+    let terms = || ["b1", "b2", "b4"].map(|backend| lab.term_of(backend));
+    let before = terms();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| (0..10).for_each(|_| assert!(flows() >= 3 * usize::from(FLOWS))));
+        }
+    });
+    assert_eq!(terms(), before);
 }

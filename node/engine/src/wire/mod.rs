@@ -161,7 +161,7 @@ struct Transport {
 }
 
 /// Where the IP header starts: Ethernet without tags.
-const L3: u16 = 14;
+pub(crate) const L3: u16 = 14;
 const _: () = assert!(L3 as usize == ethernet::LEN);
 
 /// Checks a whole frame.

@@ -1,15 +1,17 @@
 //! Several replicas: takeover, grace, forwarding, refusals, scans.
 
 use crate::lab::*;
+use crate::raw::L3;
 use bytes::Bytes;
 use proptest::prelude::*;
 use qnat_engine::codec::{Encoder, decode_entry};
 use qnat_engine::event::{Authority, DropReason, GroupEvent, Last, NotServing, Verdict, WorkerOutput};
 use qnat_engine::ids::*;
 use qnat_engine::record::*;
-use qnat_engine::snapshot::{Draining, OnReclaim};
+use qnat_engine::snapshot::{Draining, OnReclaim, Refusals};
 use qnat_engine::status::FlowState;
 use qnat_engine::worker::Scans;
+use std::net::Ipv4Addr;
 
 #[test]
 fn a_takeover_keeps_every_mapping_and_its_port() {
@@ -121,6 +123,20 @@ fn an_ex_owner_forwards_to_its_successor_and_never_twice() {
     assert_eq!(lab.out(1, forwarded), Verdict::Drop(DropReason::NoForward), "M1");
     lab.run(61_000);
     assert_eq!(lab.out(0, before), Verdict::Drop(DropReason::NotForUs), "after a minute it is a flood");
+}
+
+#[test]
+fn what_may_not_leave_is_forwarded_too_since_only_the_owner_may_tell_its_sender() {
+    let mut lab = Lab::new(2);
+    lab.load(11, |s| s.params.refusals = Refusals::Told);
+    lab.elect(1);
+    let forwarded = lab.pass(0, Side::Inside, udp(A, 5000, Ipv4Addr::new(169, 254, 1, 1), 53));
+    assert_eq!(forwarded.eth_dst, links(1).inside);
+    let frame = lab.sent[0].frame.clone();
+    lab.sent.clear();
+    assert_eq!(lab.out(1, frame), Verdict::Drop(DropReason::MartianDestination));
+    let told = lab.sent.iter().find(|sent| !sent.is_arp()).expect("a notice");
+    assert_eq!((told.side, &told.frame[L3 + 20..L3 + 22]), (Side::Inside, &[3, 13][..]), "R23: it is prohibited");
 }
 
 #[test]

@@ -88,6 +88,24 @@ fn a_packet_that_must_not_be_fragmented_is_answered_with_the_size_that_fits() {
 }
 
 #[test]
+fn a_packet_that_must_not_be_fragmented_is_not_cut_because_it_waited_while_the_link_shrank() {
+    let mut lab = Lab::new(1);
+    let near = Ipv4Addr::new(203, 0, 113, 77);
+    let numbered = |number| Raw { fragment: DONT_FRAGMENT, ..udp_raw((A, 5000), (near, 53), &[number; 1400]) };
+    lab.out(0, numbered(1).frame(A, SHARD));
+    mtu(&mut lab, Side::Outside, 1280);
+    lab.sent.clear();
+    lab.learn(0, Side::Outside, near);
+    lab.pump();
+    lab.sent.retain(|s| !s.is_arp());
+    assert_eq!(lab.sent.len(), 0, "R11");
+    assert_eq!(lab.nodes[0].worker.counters().dropped(DropReason::TooBig), 1);
+    let verdict = send(&mut lab, Side::Inside, numbered(2).frame(A, SHARD), FrameMeta::default());
+    assert_eq!(verdict, Verdict::Drop(DropReason::TooBig));
+    assert_eq!(notice(&lab, Side::Inside).1, 1280, "its sender hears of the link by the next");
+}
+
+#[test]
 fn a_super_packet_is_as_long_as_its_segments() {
     let mut lab = Lab::new(1);
     lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, SYN, 8, 0));
