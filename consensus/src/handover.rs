@@ -20,7 +20,7 @@ const DECLINED_NS: u64 = 30_000_000_000;
 pub struct Own {
     /// Its report.
     pub report: Report,
-    /// It is on its way out: stopping, or no member any more.
+    /// It is on its way out: stopping, no member any more, or without a worker that lives.
     pub leaving: Leaving,
     /// Since when it leads without serving; `None` while it serves, or while it must wait (N4).
     pub unserved_since_ns: Option<u64>,
@@ -73,7 +73,7 @@ fn takers<'a>(own: &Own, candidates: &'a [Candidate]) -> Vec<&'a Candidate> {
 }
 
 fn must_go(own: &Own) -> bool {
-    own.leaving == Leaving::Yes || !own.report.can_serve()
+    own.leaving == Leaving::Yes || !own.report.links_up
 }
 
 /// Starts or stops a stopwatch; returns since when it runs.
@@ -206,9 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_whose_worker_hangs_hands_over_at_once() {
+    fn a_leader_whose_worker_hangs_hands_over_and_one_whose_worker_stands_still_for_a_moment_does_not() {
         let mut me = own(5);
         me.report.turns = false;
+        assert_eq!(ask(&mut Handover::default(), &me, &[candidate(3, 5)], 0), None);
+        me.leaving = Leaving::Yes;
         assert_eq!(ask(&mut Handover::default(), &me, &[candidate(3, 5)], 0), Some(Incarnation(3)));
     }
 

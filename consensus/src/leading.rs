@@ -22,8 +22,8 @@ const HEALTH_REPEAT_NS: u64 = 1_000_000_000;
 const BEHIND_REPEAT_NS: u64 = 100_000_000;
 
 impl FlowGroup {
-    /// The duties of a leader at a tick; nothing for others.
-    pub(crate) fn lead(&mut self, reports: &Reports, now_ns: u64, out: &mut Effects) {
+    /// The duties of a leader at a tick; nothing for others. The node may be leaving all its groups.
+    pub(crate) fn lead(&mut self, reports: &Reports, leaving: Leaving, now_ns: u64, out: &mut Effects) {
         if self.leading.is_none() || self.is_sealed() {
             return;
         }
@@ -35,7 +35,7 @@ impl FlowGroup {
         }
         // By now the configuration is the newest that any earlier leader committed.
         self.tell_removed(now_ns, out);
-        if let Some(target) = self.hand_over_to(reports, now_ns) {
+        if let Some(target) = self.hand_over_to(reports, leaving, now_ns) {
             self.node.transfer_leader(target.0);
         } else {
             self.reconcile(now_ns);
@@ -85,9 +85,9 @@ impl FlowGroup {
         }
     }
 
-    fn hand_over_to(&mut self, reports: &Reports, now_ns: u64) -> Option<Incarnation> {
+    fn hand_over_to(&mut self, reports: &Reports, leaving: Leaving, now_ns: u64) -> Option<Incarnation> {
         let in_place = self.spec.members.contains(&self.me) && self.conf.voters.contains(&self.me.0);
-        let leaving = if in_place && !self.is_stopping() { Leaving::No } else { Leaving::Yes };
+        let leaving = if in_place && !self.is_stopping() { leaving } else { Leaving::Yes };
         let own = Own {
             report: reports.own(),
             leaving,

@@ -1,10 +1,13 @@
 //! Whether the worker lives (L1, F7): when its loop passed last, as it stamps itself.
 //!
-//! Two answers. A lease is bounded by the clock: never beyond the last stamp + V. That the worker cannot serve is counted in
-//! the own ticks, of which late ones are skipped (E3): a machine that stood still as a whole has hung no worker. Pure; used by
-//! `FlowGroups`.
+//! Three answers. A lease is bounded by the clock: never beyond the last stamp + V. That the worker cannot serve, and so gets
+//! nothing, and that it hangs, and so loses what it has, are counted in the own ticks, of which late ones are skipped (E3): a
+//! machine that stood still as a whole has hung no worker. Pure; used by `FlowGroups`.
 
 use crate::event::Timing;
+
+/// Times V that a worker may stand still before its groups are handed over.
+const PATIENCE: u32 = 3;
 
 /// The worker's last turn.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +35,13 @@ impl Turns {
     #[must_use]
     pub const fn pass(&self, timing: &Timing) -> bool {
         self.last_ns > 0 && self.still_ticks < timing.vote_ticks
+    }
+
+    /// Whether the loop has not passed for so long that a group is better off elsewhere. Longer than V: threads of a busy
+    /// machine are kept from running for V now and then, those of several members at once, which must not swap their groups.
+    #[must_use]
+    pub const fn hang(&self, timing: &Timing) -> bool {
+        self.last_ns == 0 || self.still_ticks >= timing.vote_ticks * PATIENCE
     }
 
     /// No lease lasts longer than this; 0 before the first turn.
@@ -63,6 +73,21 @@ mod tests {
         assert!(!turns.pass(&timing));
         turns.stamped(151 * MS);
         assert!(turns.pass(&timing));
+    }
+
+    #[test]
+    fn a_worker_that_stood_still_for_v_keeps_what_it_has_and_one_that_hangs_does_not() {
+        let timing = Timing::default();
+        let mut turns = Turns::default();
+        assert!(turns.hang(&timing), "it has not begun");
+        turns.stamped(100 * MS);
+        for tick in 1..=30 {
+            assert!(!turns.hang(&timing), "{tick}");
+            turns.tick();
+        }
+        assert!(turns.hang(&timing));
+        turns.stamped(251 * MS);
+        assert!(!turns.hang(&timing));
     }
 
     #[test]

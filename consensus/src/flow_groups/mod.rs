@@ -17,6 +17,7 @@ use crate::event::{Epoch, FlowEffect, FlowInput, GroupId, GroupSpec, Incarnation
 use crate::flow_group::{Batch, Effects, FlowGroup, RETAINED_ENTRIES, Seed, Standing, first_term};
 use crate::frame::{Frame, Key, Owned};
 use crate::guard::FrameDrop;
+use crate::handover::Leaving;
 use crate::owners::Owners;
 use crate::recreate::{self, Before, Beginning, Begun};
 use crate::transfer::{Joining, Scanned};
@@ -208,12 +209,13 @@ impl FlowGroups {
         self.turns.tick();
         self.follow_turns(now_ns);
         let lease_bound_ns = self.turns.lease_bound_ns(&self.timing);
+        let leaving = if self.turns.hang(&self.timing) { Leaving::Yes } else { Leaving::No };
         let groups: Vec<GroupId> = self.replicas.keys().copied().collect();
         for group in groups {
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
             replica.bound_lease(lease_bound_ns);
             replica.tick(now_ns, &mut self.out);
-            replica.lead(&self.reports, now_ns, &mut self.out);
+            replica.lead(&self.reports, leaving, now_ns, &mut self.out);
             replica.compact();
             if !replica.is_kept() {
                 self.drop_replica(group);

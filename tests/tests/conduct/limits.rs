@@ -61,33 +61,49 @@ pub(crate) fn a_backend_with_too_many_flows_is_told_and_keeps_those_it_has(bed: 
     })
 }
 
-/// R21: a backend that opens flows too fast opens the rest later; its neighbour does not feel it.
+/// R21: a backend that opens flows too fast opens the rest later; its neighbour does not feel it. A successor counts anew,
+/// so this is done once more if the shard was taken over meanwhile.
 pub(crate) fn a_backend_that_opens_too_fast_waits_and_its_neighbour_does_not(_: &Bed<'_>) -> Second {
     Box::new(|bed| {
         const FLOWS: u16 = 120;
-        let run = RUNS.fetch_add(1, Ordering::Relaxed);
-        let remote = 7_421 + run;
-        let ports = 52_000..52_000 + FLOWS;
-        let mut missing: Vec<u16> = ports.collect();
-        let begun = Instant::now();
-        let mut send = |bed: &Bed<'_>| {
-            for port in &missing {
-                bed.b1.end.send(&bed.b1.datagram(SERVER, (*port, remote), &port.to_be_bytes())).expect("sending");
-            }
-            let left = bed.all(&bed.inet, Duration::from_millis(100));
-            let left = left.iter().map(|frame| View(frame)).filter(|seen| seen.is_udp(|ports| ports.1 == remote));
-            let left: Vec<Vec<u8>> = left.map(|seen| seen.body()[8..10].to_vec()).collect();
-            missing.retain(|port| !left.contains(&port.to_be_bytes().to_vec()));
-            missing.len()
-        };
-        let at_once = usize::from(FLOWS) - send(bed);
-        let most = f64::from(RATE) * (1.0 + begun.elapsed().as_secs_f64());
-        assert!(at_once > 0 && at_once as f64 <= most.ceil(), "{at_once} left at once");
-        let _passes = bed.open(&bed.b2, SERVER, (52_900, remote));
-        wait_until("the rest to leave", Duration::from_secs(10), || send(bed) == 0);
         let least_s = f64::from(FLOWS - RATE) / f64::from(RATE);
-        assert!(begun.elapsed().as_secs_f64() > least_s - 0.1, "all had left after {:?}", begun.elapsed());
+        for _ in 0..5 {
+            let term = bed.lab.term_of("b1");
+            let (at_once, within, took) = opens_too_fast(bed, FLOWS);
+            if bed.lab.term_of("b1") == term {
+                let most = f64::from(RATE) * (1.0 + within.as_secs_f64());
+                assert!(at_once as f64 <= most.ceil(), "{at_once} left at once");
+                assert!(took.as_secs_f64() > least_s - 0.1, "all had left after {took:?}");
+                return;
+            }
+            eprintln!("taken over while flows had to wait: once more");
+        }
+        panic!("the shard was taken over again and again");
     })
+}
+
+/// Opens so many flows of b1 at once. How many left at once, within what time that is, and when the last one had left.
+fn opens_too_fast(bed: &Bed<'_>, flows: u16) -> (usize, Duration, Duration) {
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let remote = 7_421 + run;
+    let mut missing: Vec<u16> = (52_000..52_000 + flows).collect();
+    let begun = Instant::now();
+    let mut send = |bed: &Bed<'_>| {
+        for port in &missing {
+            bed.b1.end.send(&bed.b1.datagram(SERVER, (*port, remote), &port.to_be_bytes())).expect("sending");
+        }
+        let left = bed.all(&bed.inet, Duration::from_millis(100));
+        let left = left.iter().map(|frame| View(frame)).filter(|seen| seen.is_udp(|ports| ports.1 == remote));
+        let left: Vec<Vec<u8>> = left.map(|seen| seen.body()[8..10].to_vec()).collect();
+        missing.retain(|port| !left.contains(&port.to_be_bytes().to_vec()));
+        missing.len()
+    };
+    let at_once = usize::from(flows) - send(bed);
+    let within = begun.elapsed();
+    assert!(at_once > 0, "none left at once");
+    let _passes = bed.open(&bed.b2, SERVER, (52_900, remote));
+    wait_until("the rest to leave", Duration::from_secs(10), || send(bed) == 0);
+    (at_once, within, begun.elapsed())
 }
 
 /// I53: answers that are long, asked for by many at a time, travel beside the leases of whoever gives them.
