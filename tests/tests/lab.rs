@@ -131,6 +131,26 @@ fn a_bad_file_is_refused_by_name_and_changes_nothing() {
 }
 
 #[test]
+fn an_empty_input_does_not_take_everything_away() {
+    let _lab = Lab::up();
+    let before = backends();
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), "# nothing\n[settings]\nreplicas = 3\n").expect("written");
+    let path = file.path().to_str().expect("a plain path");
+    // Standard input of a command run here is empty, as behind a pipe whose first command failed.
+    for arguments in [&["apply", "-f", "-"][..], &["apply", "-f", "-", "--dry-run"], &["apply", "-f", path]] {
+        let output = run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("declares no resource") && said.contains("--allow-empty"), "{said}");
+    }
+    assert_eq!(before, backends());
+    let shown = ok(&["apply", "-f", path, "--dry-run", "--allow-empty"]);
+    assert!(shown.contains("instance.b1"), "what would go is shown: {shown}");
+    assert_eq!(before, backends());
+}
+
+#[test]
 fn a_dry_run_shows_the_difference_and_changes_nothing() {
     let _lab = Lab::up();
     let before = backends();

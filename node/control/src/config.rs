@@ -134,6 +134,33 @@ pub fn parse(file: &str, text: &str) -> Result<Desired, Vec<ConfigError>> {
     Err(source.errors)
 }
 
+/// Whether a file that declares no resource is taken at its word. An empty file is more often a command that failed
+/// before a pipe, or the wrong file, than the wish that everything goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Emptiness {
+    /// No resource is an error.
+    Refused,
+    /// The operator said so.
+    Meant,
+}
+
+/// Reads a configuration that takes the place of all that is; see [`parse`].
+///
+/// # Errors
+/// Those of [`parse`], and that no resource is declared, unless that is meant.
+pub fn parse_whole(file: &str, text: &str, emptiness: Emptiness) -> Result<Desired, Vec<ConfigError>> {
+    let desired = parse(file, text)?;
+    if emptiness == Emptiness::Refused && !desired.has_resources() {
+        let mut source = Source::new(file, text);
+        let value = format!("{} bytes", text.len());
+        let problem = "declares no resource: applied, it would remove everything";
+        let remedy = "declare what shall be; if everything shall go, say so: qnat apply -f FILE --allow-empty";
+        source.error(None, "file", &value, problem, remedy);
+        return Err(source.errors);
+    }
+    Ok(desired)
+}
+
 fn read(source: &mut Source<'_>, mut root: Reader<'_, '_>) -> Desired {
     let mut desired = Desired::default();
     for reader in root.tables(source, "virtual_network") {

@@ -289,3 +289,23 @@ fn sharing_and_filtering_belong_to_their_profiles() {
         assert!(found.len() == 1 && found[0].contains("is for the profile"), "{found:?}");
     }
 }
+
+#[test]
+fn a_file_without_any_resource_is_refused_unless_that_is_meant() {
+    let settings = "[settings]\nreplicas = 3\n[outside]\nnetwork = \"203.0.113.0/24\"\n";
+    for empty in ["", "\n", "# all of it is a comment\n", settings] {
+        let found = parse_whole("standard input", empty, Emptiness::Refused).expect_err("nothing is declared");
+        assert_eq!(found.len(), 1, "{found:?}");
+        let said = found[0].to_string();
+        assert!(said.starts_with("standard input: file = ") && said.contains("would remove everything"), "{said}");
+        assert!(said.contains("--allow-empty"), "{said}");
+        assert_eq!(
+            parse_whole("standard input", empty, Emptiness::Meant).as_ref(),
+            Ok(&parse("", empty).expect("good"))
+        );
+    }
+    for one in ["[[public_ip]]\nname = \"p\"\naddress = \"203.0.113.1\"", "[[virtual_network]]\nname = \"v\""] {
+        let declared = parse_whole("net.toml", one, Emptiness::Refused).expect("something is declared");
+        assert!(declared.has_resources(), "{one}");
+    }
+}

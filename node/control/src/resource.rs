@@ -339,6 +339,13 @@ impl Settings {
 }
 
 impl Desired {
+    /// Whether it declares anything beside settings and the outside network.
+    #[must_use]
+    pub fn has_resources(&self) -> bool {
+        let Self { virtual_networks, public_ips, load_balancers, instances, outside: _, settings: _ } = self;
+        !(virtual_networks.is_empty() && public_ips.is_empty() && load_balancers.is_empty() && instances.is_empty())
+    }
+
     /// Members of a pool: how many instances have an IP configuration in it (D2: this count picks the tier).
     #[must_use]
     pub fn pool_instances(&self, pool: &PoolRef) -> usize {

@@ -4,9 +4,11 @@ mod support;
 
 use engine::ids::{Incarnation, NodeId, ShardId};
 use qnat_control::command::CommandBody;
+use qnat_control::concern::{Severity, Subject, What};
 use qnat_control::outcome::{Outcome, Yield};
 use qnat_control::reconcile::{self, Observed};
 use qnat_control::registry::{Joiner, NODES_MAX, Standing};
+use qnat_control::resource::{Desired, Outside};
 use qnat_control::view;
 use support::{Cluster, desired, joiner, joining, registration};
 
@@ -162,6 +164,25 @@ fn a_cluster_of_one_has_what_it_can_have_and_grows_by_itself() {
     report_voters(&mut cluster);
     assert!(cluster.state.shards().values().all(|shard| shard.members.len() == 3));
     assert_eq!(cluster.state.control_applied().len(), 3);
+}
+
+#[test]
+fn a_configuration_without_a_way_out_says_so_as_long_as_it_has_backends() {
+    let no_path = |cluster: &Cluster| {
+        let said = view::status(&cluster.state).concerns;
+        said.into_iter().filter(|c| c.what == What::NoPath).map(|c| (c.severity, c.subject)).collect::<Vec<_>>()
+    };
+    let mut cluster = Cluster::running(1);
+    cluster.configure(&desired(1, 2));
+    assert_eq!(no_path(&cluster), []);
+    cluster.configure(&Desired { outside: Outside::default(), ..desired(1, 2) });
+    assert_eq!(no_path(&cluster), [(Severity::Critical, Subject::Cluster)]);
+    // Backends in no pool have no rule that lets them out.
+    cluster.configure(&desired(0, 1));
+    let left: Vec<_> = no_path(&cluster);
+    assert!(left.iter().all(|(severity, _)| *severity == Severity::Warning) && !left.is_empty(), "{left:?}");
+    cluster.configure(&desired(1, 2));
+    assert_eq!(no_path(&cluster), []);
 }
 
 #[test]

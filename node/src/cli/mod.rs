@@ -87,6 +87,9 @@ enum Command {
         /// Only say what would change.
         #[arg(long)]
         dry_run: bool,
+        /// The file may declare no resource at all: applied, it removes everything.
+        #[arg(long)]
+        allow_empty: bool,
         #[command(flatten)]
         asking: Asking,
     },
@@ -357,9 +360,10 @@ fn perform(command: Command) -> Result<ExitCode> {
         }
         Command::Cluster { command } => cluster::perform(&command),
         Command::Lab { command } => lab::perform(command),
-        Command::Apply { file, dry_run, asking } => {
+        Command::Apply { file, dry_run, allow_empty, asking } => {
             let dry_run = if dry_run { DryRun::Yes } else { DryRun::No };
-            asking.ask(&read_resources(&file, dry_run)?)
+            let (file, text) = read_resources(&file)?;
+            asking.ask(&Request::Apply { file, text, dry_run, allow_empty })
         }
         Command::Get { kind, asking } => asking.ask(&Request::Get { kind }),
         Command::Status { wait: true, timeout, span, asking } => {
@@ -390,18 +394,20 @@ fn when(text: &str) -> Result<u64, String> {
     crate::nat_log::parse_time(text).ok_or_else(|| "write a time as in 2026-01-31T12:00:00.000Z".to_owned())
 }
 
-/// The request that applies a file.
-fn read_resources(file: &std::path::Path, dry_run: DryRun) -> Result<Request> {
+/// The name of a file of resources, for messages, and its text.
+fn read_resources(file: &std::path::Path) -> Result<(String, String)> {
     let bound = u64::try_from(crate::api::BODY_BYTES_MAX)?;
     let mut text = String::new();
-    let source: Box<dyn std::io::Read> = if file.as_os_str() == "-" {
-        Box::new(std::io::stdin())
+    let (name, source): (String, Box<dyn std::io::Read>) = if file.as_os_str() == "-" {
+        ("standard input".to_owned(), Box::new(std::io::stdin()))
     } else {
-        Box::new(std::fs::File::open(file).with_context(|| file.display().to_string())?)
+        let name = file.display().to_string();
+        let opened = std::fs::File::open(file).with_context(|| name.clone())?;
+        (name, Box::new(opened))
     };
-    source.take(bound + 1).read_to_string(&mut text).with_context(|| file.display().to_string())?;
-    ensure!(u64::try_from(text.len())? <= bound, "{}: longer than {bound} bytes", file.display());
-    Ok(Request::Apply { file: file.display().to_string(), text, dry_run })
+    source.take(bound + 1).read_to_string(&mut text).with_context(|| name.clone())?;
+    ensure!(u64::try_from(text.len())? <= bound, "{name}: longer than {bound} bytes");
+    Ok((name, text))
 }
 
 #[cfg(test)]

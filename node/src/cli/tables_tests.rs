@@ -62,7 +62,7 @@ fn missing_fields_never_break_a_table() {
         Request::Counters,
         Request::Together { of: Box::new(Request::Counters) },
         Request::Get { kind: ResourceKind::Shards },
-        Request::Apply { file: String::new(), text: String::new(), dry_run: DryRun::No },
+        Request::Apply { file: String::new(), text: String::new(), dry_run: DryRun::No, allow_empty: false },
         Request::Shutdown { now: false },
     ];
     let row = json!({"unknown": [{}]});

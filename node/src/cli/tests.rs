@@ -38,6 +38,7 @@ fn documented_commands_parse() {
         "lab inet-serve",
         "lab netns-exec qnat-n1 -- ip link",
         "apply -f net.toml --dry-run -o json",
+        "apply -f - --allow-empty",
         "get shards --node n2",
         "status --api 127.0.0.1:7880",
         "flows --shard 3 --limit 5",
@@ -132,6 +133,6 @@ fn a_status_is_wrong_from_a_warning_on_and_when_it_cannot_be_read() {
 
 #[test]
 fn a_resource_file_that_is_not_there_is_named() {
-    let error = read_resources(std::path::Path::new("/nonexistent/net.toml"), DryRun::Yes).expect_err("not there");
+    let error = read_resources(std::path::Path::new("/nonexistent/net.toml")).expect_err("not there");
     assert!(format!("{error:#}").starts_with("/nonexistent/net.toml: "), "{error:#}");
 }

@@ -115,7 +115,9 @@ impl Answerer {
             Request::Flows { shard, limit } => value(self.flow_list(shard.map(ShardId), limit).await),
             Request::Ports => value(self.ports().await),
             Request::Get { kind } => self.control.send(Get(kind)).await.map_err(gone),
-            Request::Apply { file, text, dry_run } => value(self.apply(file, text, dry_run).await),
+            Request::Apply { file, text, dry_run, allow_empty } => {
+                value(self.apply(PlanApply { file, text, dry_run, allow_empty }).await)
+            }
             Request::RemoveNode { node, incarnation } => {
                 value(self.remove(NodeId(node), Incarnation(incarnation)).await)
             }
@@ -176,8 +178,9 @@ impl Answerer {
         self.commit(CommandBody::RemoveNode { node, incarnation }).await
     }
 
-    async fn apply(&self, file: String, text: String, dry_run: DryRun) -> Result<Applied, Failure> {
-        let (body, mut answer) = self.control.send(PlanApply { file, text, dry_run }).await.map_err(gone)??;
+    async fn apply(&self, asked: PlanApply) -> Result<Applied, Failure> {
+        let dry_run = asked.dry_run;
+        let (body, mut answer) = self.control.send(asked).await.map_err(gone)??;
         if dry_run == DryRun::No {
             let index = self.commit(body).await?.committed.unwrap_or(0);
             answer.committed = Some(index);

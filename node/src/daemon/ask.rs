@@ -280,7 +280,12 @@ mod tests {
                 Some(Ok(if long { Value::String("x".repeat(FRAME_BYTES_MAX)) } else { Value::Null }))
             },
             async |peers| {
-                let apply = Request::Apply { file: String::new(), text: String::new(), dry_run: DryRun::No };
+                let apply = Request::Apply {
+                    file: String::new(),
+                    text: String::new(),
+                    dry_run: DryRun::No,
+                    allow_empty: false,
+                };
                 for order in [Request::Shutdown { now: true }, Request::RevokeStopToken, apply, Request::Ports] {
                     let began = Instant::now();
                     assert_eq!(peers.ask::<Value>(2, &order).await, None, "{order:?}");

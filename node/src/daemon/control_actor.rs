@@ -9,8 +9,9 @@ use bytes::Bytes;
 use consensus::storage::sled::SledStore;
 use control::codec::CodecError;
 use control::command::{CommandBody, Configure};
+use control::config::{self, Emptiness};
 use control::outcome::Outcome;
-use control::{config, plan, view};
+use control::{plan, view};
 use engine::ids::{Incarnation, NodeId};
 use netio::boottime::now_ns;
 use netio::pulse::Pulse;
@@ -105,6 +106,8 @@ pub struct PlanApply {
     pub text: String,
     /// For a dry run a refused plan is shown, not an error.
     pub dry_run: DryRun,
+    /// It may declare no resource at all.
+    pub allow_empty: bool,
 }
 
 /// Resources by kind.
@@ -283,10 +286,12 @@ impl Handler<Submit> for ControlActor {
 impl Handler<PlanApply> for ControlActor {
     type Result = Result<(CommandBody, Applied), Failure>;
 
-    fn handle(&mut self, PlanApply { file, text, dry_run }: PlanApply, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, asked: PlanApply, _: &mut Self::Context) -> Self::Result {
+        let PlanApply { file, text, dry_run, allow_empty } = asked;
         let refused = |problems: Vec<String>| Failure { status: 422, problems };
-        let desired =
-            config::parse(&file, &text).map_err(|errors| refused(errors.iter().map(ToString::to_string).collect()))?;
+        let emptiness = if allow_empty { Emptiness::Meant } else { Emptiness::Refused };
+        let desired = config::parse_whole(&file, &text, emptiness)
+            .map_err(|errors| refused(errors.iter().map(ToString::to_string).collect()))?;
         let plan = plan::diff(self.member.state(), &desired);
         if let (Some((why, remedy)), DryRun::No) = (&plan.refused, dry_run) {
             return Err(refused(vec![why.clone(), remedy.clone()]));

@@ -34,6 +34,9 @@ pub enum Request {
         text: String,
         /// Only say what would change.
         dry_run: DryRun,
+        /// It may declare no resource at all, which removes everything.
+        #[serde(default)]
+        allow_empty: bool,
     },
     /// An operator powered this node off for good: it counts as gone (N4).
     RemoveNode {
