@@ -105,7 +105,8 @@ pub(super) fn exchange_all(idle: &mut [Idle], salt: u64) -> (usize, Option<Strin
 pub(super) enum Kind {
     /// One socket, opened before the fault.
     Old,
-    /// A socket of its own, so a source port of its own, for every datagram.
+    /// A socket of its own, so a source port of its own, for every datagram, to the internet's addresses in turns: ports are
+    /// shared between them, so that a lease outlasts the runs of its flows' four minutes.
     New,
 }
 
@@ -151,7 +152,7 @@ fn send_stream(stop: &AtomicBool, kind: Kind, every: Duration) -> Result<Vec<u16
         }
         let socket = sockets.last().context("one was opened above")?;
         // A refusal is a former datagram's ICMP message; the gap shows what was lost.
-        let _refused = socket.send_to(b"canary", echo(0));
+        let _refused = socket.send_to(b"canary", echo(sockets.len()));
         next += every;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }

@@ -18,7 +18,7 @@ const OLD_EVERY: Duration = Duration::from_millis(1);
 const NEW_EVERY: Duration = Duration::from_millis(5);
 /// Traffic before the fault.
 const SETTLE: Duration = Duration::from_millis(700);
-/// New flows after the fault: a lease has 1,024 ports, and a run takes one backend's.
+/// New flows after the fault.
 const NEW_AFTER: Duration = Duration::from_millis(2500);
 /// Traffic after the fault was taken back.
 const AFTER: Duration = Duration::from_millis(1500);
