@@ -40,8 +40,9 @@ pub struct Shard {
     /// Replicas of earlier epochs that may still repeat committed mappings (L4): neither gone nor sealed when their epoch
     /// ended, and no epoch has served since. Serving in the next one waits for them as it did in theirs (N4).
     pub unsealed_before: BTreeSet<Incarnation>,
-    /// Living replicas that an operator or a rebalance moved out in this epoch. They forgot their log, so the same life
-    /// may not come back.
+    /// Living replicas that an operator or a rebalance moved out in this epoch. They forgot their vote and their log, so the
+    /// same life may not come back: it could vote twice in one term, and what it acknowledged before, still on its way,
+    /// would count for entries that it has not got any more. Its next life may.
     pub moved_out: BTreeSet<Incarnation>,
 }
 

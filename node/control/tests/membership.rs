@@ -167,6 +167,30 @@ fn a_cluster_of_one_has_what_it_can_have_and_grows_by_itself() {
 }
 
 #[test]
+fn a_node_that_gave_a_shard_away_is_named_when_only_another_life_of_it_can_fill_it() {
+    let mut cluster = Cluster::running(4);
+    cluster.configure(&desired(4, 1));
+    settle(&mut cluster, &[1, 2, 3, 4]);
+    let gave = cluster.state.shards().values().filter(|s| s.members.contains(&cluster.newest(4))).count();
+    assert_ne!(gave, 0);
+    cluster.applied(drain(&cluster, 4));
+    settle(&mut cluster, &[1, 2, 3, 4]);
+    assert_eq!(replicas_on(&cluster, 4), 0);
+    cluster.applied(CommandBody::ResumeNode { node: NodeId(4) });
+    cluster.applied(cluster.removal(3));
+    settle(&mut cluster, &[1, 2, 4]);
+    report_voters(&mut cluster);
+    let short = |cluster: &Cluster| cluster.state.shards().values().filter(|s| s.members.len() < 3).count();
+    assert_eq!(short(&cluster), gave, "the same life may not come back");
+    let said = view::status(&cluster.state).concerns;
+    let named = said.iter().filter(|c| c.what == What::BelowRedundancy && c.remedy.contains("qnat stop --node 4"));
+    assert_eq!(named.count(), gave, "{said:?}");
+    cluster.start(4);
+    settle(&mut cluster, &[1, 2, 4]);
+    assert_eq!(short(&cluster), 0, "its next life fills them");
+}
+
+#[test]
 fn a_configuration_without_a_way_out_says_so_as_long_as_it_has_backends() {
     let no_path = |cluster: &Cluster| {
         let said = view::status(&cluster.state).concerns;
