@@ -345,7 +345,8 @@ impl Drop for Killed {
 #[expect(clippy::print_stdout, reason = "the parent test reads it")]
 fn send_for_ever(lease_ns: u64) -> ! {
     let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
-    let (_guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
+    let (mut guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
+    guard.set_peers([PEER]).expect("peers");
     let (mut packets, _) = open();
     let until = boottime::now_ns() + lease_ns;
     words.set(SHARD, Word { incarnation: 1, term: 1, lease_until_ns: until, grace_until_ns: until });
@@ -373,21 +374,45 @@ fn a_stopped_process_that_wakes_up_after_its_lease_emits_nothing() {
     with_leases(wakes_up_after_its_lease);
 }
 
-/// How many frames have come when no more do.
-fn settled(arrivals: &AtomicUsize) -> usize {
-    loop {
-        let count = arrivals.load(Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(300));
-        if arrivals.load(Ordering::Relaxed) == count {
-            return count;
+/// What has come at the outer end of `go`.
+#[derive(Default)]
+struct Arrivals {
+    from_vmac: AtomicUsize,
+    /// Frames to [`PEER`]: those of [`Marker`].
+    markers: AtomicUsize,
+}
+
+/// A way to know that all that was sent before has come: a frame of its own behind it on the same wire, which the guard
+/// lets through as a Forward.
+struct Marker {
+    packets: PacketLoop,
+    frame: Vec<u8>,
+    sent: usize,
+}
+
+impl Marker {
+    fn new() -> Self {
+        let (packets, links) = open();
+        Self { packets, frame: frame(PEER, links[1].mac, 0x0800, BACKEND, FAR), sent: 0 }
+    }
+
+    /// How many frames of the shard have come, of all that were sent before.
+    fn count(&mut self, seen: &Arrivals) -> usize {
+        assert!(passes(&mut self.packets, PortSide::Outside, &self.frame), "a Forward needs no lease");
+        self.sent += 1;
+        let begun = boottime::now_ns();
+        while seen.markers.load(Ordering::Acquire) < self.sent {
+            assert!(boottime::now_ns() - begun < 20_000 * MS, "the marker is lost");
+            std::thread::sleep(Duration::from_millis(1));
         }
+        seen.from_vmac.load(Ordering::Relaxed)
     }
 }
 
 /// Whether it could be looked at in time: a process that is stopped within its lease and goes on after it.
 fn wakes_up_after_its_lease(lease_ms: u64) -> bool {
     let (inner, outer) = gateway();
-    let (stop, arrivals) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (stop, arrivals) = (Arc::new(AtomicBool::new(false)), Arc::new(Arrivals::default()));
     let outer_side = outer.spawn({
         let (stop, arrivals) = (stop.clone(), arrivals.clone());
         move || {
@@ -396,7 +421,10 @@ fn wakes_up_after_its_lease(lease_ms: u64) -> bool {
                 packets.wait(Duration::from_millis(20), || false).expect("wait");
                 packets.receive(&mut |_, _, frame| {
                     if frame[6..12] == VMAC {
-                        arrivals.fetch_add(1, Ordering::Relaxed);
+                        arrivals.from_vmac.fetch_add(1, Ordering::Relaxed);
+                    }
+                    if frame[..6] == PEER {
+                        arrivals.markers.fetch_add(1, Ordering::Release);
                     }
                     Disposition::Done
                 });
@@ -409,7 +437,8 @@ fn wakes_up_after_its_lease(lease_ms: u64) -> bool {
         let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines().map(|line| line.expect("text"));
         let lease = lines.find(|line| line.starts_with("lease ")).expect("the child took its lease");
         let lease_until_ns = lease["lease ".len()..].parse().expect("a time");
-        while seen.load(Ordering::Relaxed) == 0 && boottime::now_ns() < lease_until_ns {
+        let mut marker = Marker::new();
+        while seen.from_vmac.load(Ordering::Relaxed) == 0 && boottime::now_ns() < lease_until_ns {
             std::thread::sleep(Duration::from_millis(1));
         }
         let pid = Pid::from_child(&child.0);
@@ -418,15 +447,14 @@ fn wakes_up_after_its_lease(lease_ms: u64) -> bool {
             return None;
         }
         sleep_until(lease_until_ns);
-        let before = settled(&seen);
+        let before = marker.count(&seen);
         kill_process(pid, Signal::CONT).expect("continue");
         assert!(lines.any(|line| line == "refused"), "it went on sending, and the kernel refused");
-        Some(before)
+        Some((before, marker.count(&seen)))
     });
-    let after = settled(&arrivals);
     stop.store(true, Ordering::Relaxed);
     outer_side.join().expect("outer side");
-    let Some(before) = before else { return false };
+    let Some((before, after)) = before else { return false };
     assert!(before > 0, "within the lease frames arrive");
     assert_eq!(after, before, "frames that came after the lease");
     true

@@ -201,6 +201,20 @@ fn few_buffers_lose_nothing_that_the_kernel_can_hold() {
     assert_eq!(seen.stats[1].transmitted, seen.stats[0].received, "{seen:?}");
 }
 
+/// Waits until the kernel says that a thread of this process sleeps.
+fn until_asleep(thread: i32) {
+    let begun = Instant::now();
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).expect("the thread lives");
+        // The name, in brackets, may contain anything.
+        if stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('S')) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "it never sleeps: {stat}");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn an_idle_loop_sleeps_until_the_bell_rings() {
     require_root!();
@@ -209,6 +223,7 @@ fn an_idle_loop_sleeps_until_the_bell_rings() {
     let ringer = bell.ringer();
     let (asleep, waiting) = std::sync::mpsc::channel();
     let gateway = wire.gateway.spawn(move || {
+        let thread = rustix::thread::gettid().as_raw_nonzero();
         let mut packets = open(LoopLimits::default(), bell);
         // The first look takes what the links' start left over.
         packets.wait(Duration::from_millis(1), || false).expect("wait");
@@ -217,26 +232,26 @@ fn an_idle_loop_sleeps_until_the_bell_rings() {
             let started = Instant::now();
             packets
                 .wait(timeout, || {
-                    asleep.send(()).expect("the test waits");
+                    asleep.send(thread).expect("the test waits");
                     false
                 })
                 .expect("wait");
-            slept.push(started.elapsed());
+            slept.push((started.elapsed(), Instant::now()));
         }
         // Pending work is not slept over.
         let started = Instant::now();
         packets.wait(Duration::from_secs(30), || true).expect("wait");
-        slept.push(started.elapsed());
+        slept.push((started.elapsed(), Instant::now()));
         slept
     });
     waiting.recv().expect("first sleep");
-    waiting.recv().expect("second sleep");
-    std::thread::sleep(Duration::from_millis(100));
+    until_asleep(waiting.recv().expect("second sleep").get());
+    let rung = Instant::now();
     ringer.ring();
     let slept = gateway.join().expect("gateway");
-    assert!(slept[0] >= Duration::from_millis(40) && slept[0] < Duration::from_secs(20), "{slept:?}");
-    assert!(slept[1] >= Duration::from_millis(90) && slept[1] < Duration::from_secs(20), "{slept:?}");
-    assert!(slept[2] < Duration::from_secs(20), "{slept:?}");
+    assert!(slept[0].0 >= Duration::from_millis(40) && slept[0].0 < Duration::from_secs(20), "{slept:?}");
+    assert!(slept[1].1 >= rung && slept[1].0 < Duration::from_secs(20), "not before the bell: {slept:?}");
+    assert!(slept[2].0 < Duration::from_secs(20), "{slept:?}");
 }
 
 #[test]
@@ -278,14 +293,20 @@ fn a_link_that_went_down_and_came_back_is_served_again() {
     wire.gateway.ip("link set gi up");
     reach([LinkState::Up, LinkState::Up]);
     drop(commands);
-    let pinger = wire.client.spawn(|| {
-        let socket = UdpSocket::bind("10.99.0.1:0").expect("bind");
-        for _ in 0..20 {
-            let _ = socket.send_to(b"x", "10.99.0.2:9");
-            std::thread::sleep(Duration::from_millis(100));
+    // Whoever has no address of its neighbour yet asks for it once a second at most: it sends until something has come.
+    let heard = Arc::new(AtomicBool::new(false));
+    let pinger = wire.client.spawn({
+        let heard = heard.clone();
+        move || {
+            let socket = UdpSocket::bind("10.99.0.1:0").expect("bind");
+            while !heard.load(Ordering::Relaxed) {
+                let _ = socket.send_to(b"x", "10.99.0.2:9");
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     });
     let (before, after) = gateway.join().expect("gateway");
+    heard.store(true, Ordering::Relaxed);
     pinger.join().expect("pinger");
     assert!(before.receive_errors >= 1, "the socket heard of the link: {before:?}");
     assert!(before.link_down >= 1, "a frame was refused meanwhile: {before:?}");
