@@ -141,6 +141,55 @@ fn a_hung_worker_loses_its_lease_within_v_and_its_group_to_a_peer() {
     }
 }
 
+/// What the kernel's guard judges a frame by is the word, whatever the term that the frame was judged in (L5): so the word
+/// itself must never let a frame of a former term leave. A thread that hangs between its check and its send does so within
+/// one turn, and until the next turn no word of any term reaches beyond V after this one.
+#[test]
+fn a_frame_that_a_hung_worker_still_has_finds_no_word_of_a_later_term_that_lets_it_leave() {
+    for seed in 0..10 {
+        let mut cluster = settled(seed, 3, 1, 3);
+        cluster.run(300 * MS);
+        let (judged, v) = (cluster.now, cluster.timing.vote_ns());
+        let term = cluster.status(0, G).expect("led").term;
+        cluster.nodes[0].worker_hangs_until = u64::MAX;
+        let dead = |cluster: &mut Cluster, ns| {
+            for _ in 0..ns / cluster.step_ns {
+                cluster.step();
+                let (_, lease, grace) = cluster.judge.words[&(G, 0)];
+                assert!(lease <= judged + v, "seed {seed}: a frame of term {term} could leave {lease}");
+                assert!(grace <= judged + v + cluster.timing.orphan_grace_ns, "seed {seed}");
+            }
+        };
+        dead(&mut cluster, 400 * MS);
+        assert_eq!(cluster.leader(G), Some(1), "seed {seed}");
+        // Of two that hang, whose third is dead, one leads all the same: this one, sooner or later.
+        cluster.nodes[2].worker_hangs_until = u64::MAX;
+        let mut again = false;
+        for round in 0..20 {
+            let other = cluster.leader(G).unwrap_or(1 + round % 2);
+            if other == 0 {
+                again = true;
+                break;
+            }
+            cluster.crash(other);
+            dead(&mut cluster, 600 * MS);
+            again = cluster.leader(G) == Some(0);
+            if again {
+                break;
+            }
+            cluster.restart(other);
+            cluster.nodes[other as usize].worker_hangs_until = u64::MAX;
+            dead(&mut cluster, 3_000 * MS);
+        }
+        assert!(again && cluster.status(0, G).expect("led").term > term, "seed {seed}: it leads in a later term");
+        dead(&mut cluster, 2_000 * MS);
+        // Its next turn begins with what it had left of the one before.
+        cluster.nodes[0].worker_hangs_until = 0;
+        let serves = |c: &Cluster| c.judge.words[&(G, 0)].1 > c.now;
+        assert!(cluster.run_until(10_000 * MS, serves), "seed {seed}: with turns there are leases");
+    }
+}
+
 #[test]
 fn a_worker_that_stands_still_for_a_moment_keeps_its_groups() {
     for seed in 0..20 {
