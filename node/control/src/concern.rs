@@ -120,8 +120,12 @@ pub enum What {
     DiskSpace,
     /// The control store waits long for its disk.
     StoreSlow,
+    /// A disk does not take what is written to it.
+    DiskFails,
     /// The address-translation log has lost lines.
     LogIncomplete,
+    /// The address-translation log waits for its disk.
+    LogStuck,
     /// A certificate ends soon, or has ended.
     CertificateEnds,
     /// Backends that no packet can leave for: no outside network, no pool, no rule, no frontend.

@@ -205,6 +205,13 @@ impl NeighbourCache {
         }
     }
 
+    /// Whether `ip` was asked for as often as it is worth, and nobody has answered since.
+    #[must_use]
+    pub fn is_silent(&self, side: Side, ip: Ipv4Addr) -> bool {
+        let state = self.index.get(&(side, ip)).map(|slot| self.entries[*slot].state);
+        matches!(state, Some(State::Asking { asks, .. }) if asks >= ASKS_MAX)
+    }
+
     /// Whether `mac` may send in the name of `ip`. Makes sure that the known one is asked about a rival.
     pub fn source(&mut self, now_ns: u64, side: Side, ip: Ipv4Addr, mac: Mac, may_ask: MayAsk) -> Source {
         let Some(&slot) = self.index.get(&(side, ip)) else { return Source::Unknown };

@@ -1,15 +1,19 @@
 //! Whether frames pass on the data networks (F7): each member questions the others' own MACs, five times a second, and
 //! the next hop by ARP when no peer answers. A carrier says nothing about that: a switch may swallow everything.
 //!
+//! The next hop itself is watched as well: it is silent from when packets for it found nobody ([`NextHop`]) until it speaks.
+//!
 //! Decides nothing about shards: it tells by network whether anybody answers, so that a member that hears nothing and the
 //! others that do can be told apart. Silence is counted in questions, so that a machine that stood still is not taken for a
 //! network that did. Part of `Worker`; switched on by [`Worker::sound`].
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use crate::event::{Authority, DropReason, Verdict};
 use crate::held::{Origin, Outgoing};
 use crate::ids::{Mac, NodeId, Side};
+use crate::neigh::NeighbourCache;
 use crate::pipeline::{Cx, mac_on};
 use crate::shard::LeaseWords;
 use crate::snapshot::Snapshot;
@@ -22,6 +26,9 @@ pub const ASK_EVERY_NS: u64 = 200_000_000;
 pub const ROUNDS_SILENT: u32 = 5;
 /// Rounds without an answer of a peer, after which the next hop is asked as well.
 const ROUNDS_OF_PEERS: u32 = 1;
+/// A silent next hop is asked once in so many rounds, whoever else answers: else nobody without packets for it would see it
+/// come back.
+const ROUNDS_TO_NEXT_HOP: u32 = 5;
 
 /// What a data network carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -68,11 +75,24 @@ impl Heard {
     }
 }
 
+/// The configured next hop, as an owner knows it: nobody else may ask for it (M1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// When it spoke last; 0: never since it is watched.
+    pub heard_ns: u64,
+    /// Since when it answers nobody.
+    pub silent_since_ns: Option<u64>,
+}
+
 /// Both data networks, inside first.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Soundings {
     pub(crate) sides: [Heard; 2],
     next_ns: u64,
+    rounds: u32,
+    next_hop: Option<NextHop>,
 }
 
 impl Soundings {
@@ -82,6 +102,22 @@ impl Soundings {
 
     pub(crate) fn of(&mut self, side: Side) -> &mut Heard {
         &mut self.sides[index(side)]
+    }
+
+    /// Looks at the next hop, if there is one that this node may ask for. Whether it is to be asked for its silence.
+    fn watch_next_hop(&mut self, now_ns: u64, hop: Option<Ipv4Addr>, neighbours: &NeighbourCache) -> bool {
+        self.rounds = self.rounds.wrapping_add(1);
+        let Some(ip) = hop else {
+            self.next_hop = None;
+            return false;
+        };
+        let known = self.next_hop.filter(|known| known.ip == ip);
+        let mut next_hop = known.unwrap_or(NextHop { ip, heard_ns: 0, silent_since_ns: None });
+        if next_hop.silent_since_ns.is_none() && neighbours.is_silent(Side::Outside, ip) {
+            next_hop.silent_since_ns = Some(now_ns);
+        }
+        self.next_hop = Some(next_hop);
+        next_hop.silent_since_ns.is_some() && self.rounds.is_multiple_of(ROUNDS_TO_NEXT_HOP)
     }
 }
 
@@ -108,6 +144,12 @@ impl Worker {
     #[must_use]
     pub fn heard(&self) -> [Heard; 2] {
         self.soundings.as_ref().map(|s| s.sides.clone()).unwrap_or_default()
+    }
+
+    /// The next hop, as long as this node owns a shard and has one configured.
+    #[must_use]
+    pub fn next_hop(&self) -> Option<NextHop> {
+        self.soundings.as_ref().and_then(|soundings| soundings.next_hop)
     }
 
     /// A member's question or answer.
@@ -138,6 +180,9 @@ impl Worker {
     pub(crate) fn next_hop_heard(&mut self, now_ns: u64) {
         if let Some(soundings) = &mut self.soundings {
             soundings.of(Side::Outside).answered(now_ns);
+            if let Some(next_hop) = &mut soundings.next_hop {
+                (next_hop.heard_ns, next_hop.silent_since_ns) = (now_ns, None);
+            }
         }
     }
 
@@ -145,6 +190,10 @@ impl Worker {
     pub(crate) fn sounding_timers(&mut self, now_ns: u64, s: &Snapshot, words: &impl LeaseWords) {
         let Some(soundings) = self.soundings.as_mut().filter(|soundings| now_ns >= soundings.next_ns) else { return };
         soundings.next_ns = now_ns + ASK_EVERY_NS;
+        let authority = self.any_right(now_ns, words);
+        let hop = s.outside.next_hop.filter(|_| authority.is_some());
+        let Some(soundings) = &mut self.soundings else { return };
+        let hop_is_due = soundings.watch_next_hop(now_ns, hop, &self.neighbours);
         let Some(me) = s.me else { return };
         for side in [Side::Inside, Side::Outside] {
             let Some(soundings) = &mut self.soundings else { return };
@@ -156,9 +205,8 @@ impl Worker {
                 self.send_sounding(now_ns, side, mac_on(&me, side), mac_on(peer, side), SoundingOp::Question);
             }
             if side == Side::Outside
-                && peers_silent
-                && let Some(hop) = s.outside.next_hop
-                && let Some(authority) = self.any_right(now_ns, words)
+                && (peers_silent || hop_is_due)
+                && let (Some(hop), Some(authority)) = (hop, authority)
             {
                 self.ask(now_ns, s, side, authority, hop, Mac::BROADCAST);
             }

@@ -181,6 +181,8 @@ pub struct LogCounts {
     pub written: u64,
     /// Lines that could not be written.
     pub failed: u64,
+    /// Lines about ports that found no room on their way to it.
+    pub dropped: u64,
     /// Mappings that found no room on their way to it.
     pub sessions_lost: u64,
 }

@@ -28,10 +28,11 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ask::Peers;
-use super::concerns::{Alarms, Facts, Memory, collect};
+use super::concerns::{Alarms, Facts, Losses, Memory, collect};
 use super::control_actor::{AskControl, ControlActor, ControlReport, EncodeState, Get, PlanApply, Submit, now};
 use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
 use super::guard_keeper::GuardDesk;
+use super::machine::Machine;
 use super::metrics::label_of;
 use super::questions::Query;
 use super::request::{Call, DryRun, Failure, Request, ResourceKind};
@@ -68,6 +69,10 @@ pub struct Answerer {
     pub guard: GuardDesk,
     /// The address-translation log.
     pub journal: Journal,
+    /// What it has lost.
+    pub log_losses: Losses,
+    /// What is found of this machine's disks and certificates.
+    pub machine: Machine,
     /// Its files, the newest first.
     pub log_files: Vec<PathBuf>,
     /// The other members.
@@ -314,7 +319,12 @@ impl Answerer {
                 sieved: peers.sieved,
             },
             links_up: report.report.links_up,
-            nat_log: LogCounts { written: log.written, failed: log.failed, sessions_lost: stats.sessions_lost },
+            nat_log: LogCounts {
+                written: log.written,
+                failed: log.failed,
+                dropped: log.dropped,
+                sessions_lost: stats.sessions_lost,
+            },
         })
     }
 
@@ -326,15 +336,18 @@ impl Answerer {
             false => Vec::new(),
         };
         let (nodes, shards) = (node_rows(&control), shard_rows(&control, &flows, &tables));
+        let (worker, log, now) = (self.stats(), self.journal.counts(), now());
         let facts = Facts {
             node: self.node,
             control: &control,
             flows: &flows,
-            worker: &self.stats(),
+            worker: &worker,
             nodes: &nodes,
             shards: &shards,
             guard: &self.guard.state().standing,
-            log: self.journal.counts(),
+            log,
+            log_lost: self.log_losses.look(log.failed + log.dropped + worker.sessions_lost, now.unix_ms),
+            machine: self.machine.concerns(now.ns),
         };
         let concerns = collect(&facts, &self.alarms);
         Ok(Seen { control, flows, nodes, shards, concerns })

@@ -144,6 +144,8 @@ pub struct ControlReport {
     pub live: Vec<NodeId>,
     /// This node's life, once it is registered.
     pub incarnation: Option<Incarnation>,
+    /// Most flows of a shard, as configured.
+    pub flows_per_shard_max: u32,
 }
 
 /// Hand the control group's leadership over.
@@ -229,6 +231,9 @@ impl Actor for ControlActor {
         ctx.run_interval(TICK, |actor, _| {
             actor.pulse.beat(now_ns());
             actor.member.tick(now());
+            if actor.journal.needs_all() {
+                actor.member.retell_ports();
+            }
             actor.settle();
         });
     }
@@ -342,6 +347,7 @@ impl Handler<AskControl> for ControlActor {
             voters: self.member.configured().0.clone(),
             live: self.member.live(now()).into_iter().collect(),
             incarnation: self.member.incarnation(),
+            flows_per_shard_max: state.desired().settings.flows_per_shard_max,
         }
     }
 }

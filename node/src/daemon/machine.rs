@@ -1,15 +1,18 @@
 //! Looks at this member's machine every ten seconds: the space and the speed of its disks, and how long its certificates
-//! last. What is not as it should be goes to the board of concerns. A disk that hangs holds up this thread alone.
+//! last. Each place is looked at by a thread of its own, so that a disk which hangs holds up nothing else; that a look does
+//! not end is itself told of. Called by `run`; the answerer asks [`Machine`] for what was found.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control::concern::{Concern, Subject, What};
+use netio::boottime::now_ns;
 use netio::ca;
 
-use super::concerns::Alarms;
 use super::config::NodeConfig;
 
 const EVERY: Duration = Duration::from_secs(10);
@@ -20,6 +23,8 @@ const SPACE_LOW_BYTES: u64 = 1 << 30;
 const SPACE_NONE_BYTES: u64 = 64 << 20;
 /// A write that takes longer to reach the disk holds up configuration and members that register.
 const SYNC_SLOW: Duration = Duration::from_millis(500);
+/// A look at a place that takes longer does not seem to end.
+const HANGS_NS: u64 = 3_000_000_000;
 /// Certificates are renewed before this much is left.
 const CERTIFICATE_DAYS: u64 = 30;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -33,24 +38,82 @@ struct Disk {
     sync: Duration,
 }
 
-/// Looks until the process ends, on a thread of its own.
-pub(super) fn watch(config: &NodeConfig, alarms: Alarms) -> io::Result<()> {
-    let config = config.clone();
-    let me = Subject::Member { node: config.node_id };
-    let look = move || loop {
-        let mut dirs: Vec<PathBuf> = config.nat_log_path().parent().map(Path::to_owned).into_iter().collect();
-        dirs.retain(|dir| *dir != config.data_dir);
-        dirs.push(config.data_dir.clone());
-        alarms.replace(&[What::DiskSpace, What::StoreSlow], judge_disks(&me, &dirs));
-        let certificates = [config.tls.cert.as_path(), config.tls.ca.as_path()];
-        alarms.replace(&[What::CertificateEnds], judge_certificates(&me, &certificates, SystemTime::now()));
-        std::thread::sleep(EVERY);
-    };
-    std::thread::Builder::new().name("machine".to_owned()).spawn(look).map(drop)
+/// What is found of this machine; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    me: Subject,
+    places: Vec<Arc<Place>>,
 }
 
-fn judge_disks(me: &Subject, dirs: &[PathBuf]) -> Vec<Concern> {
-    dirs.iter().flat_map(|dir| judge_disk(me, dir, measure(dir))).collect()
+/// A place that a thread looks at again and again.
+#[derive(Debug)]
+struct Place {
+    name: String,
+    /// Since when the look under way lasts (CLOCK_BOOTTIME); 0: none is.
+    since_ns: AtomicU64,
+    found: Mutex<Vec<Concern>>,
+}
+
+impl Place {
+    fn new(name: String) -> Arc<Self> {
+        Arc::new(Self { name, since_ns: AtomicU64::new(0), found: Mutex::default() })
+    }
+
+    fn look(&self, look: impl FnOnce() -> Vec<Concern>) {
+        self.since_ns.store(now_ns(), Ordering::Relaxed);
+        let found = look();
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        self.since_ns.store(0, Ordering::Relaxed);
+    }
+
+    /// While a look does not end, what the one before it found is old.
+    fn concerns(&self, me: &Subject, now_ns: u64) -> Vec<Concern> {
+        let since_ns = self.since_ns.load(Ordering::Relaxed);
+        let for_ns = if since_ns == 0 { 0 } else { now_ns.saturating_sub(since_ns) };
+        if for_ns < HANGS_NS {
+            return self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        }
+        let why =
+            format!("{} has not answered for {} s: reading or writing there hangs", self.name, for_ns / 1_000_000_000);
+        let remedy = "look at the disk (`dmesg`, `iostat -x`); what it shall keep waits, packets do not";
+        vec![Concern::critical(me.clone(), What::DiskFails, why, remedy)]
+    }
+}
+
+impl Machine {
+    /// What is not as it should be now.
+    #[must_use]
+    pub fn concerns(&self, now_ns: u64) -> Vec<Concern> {
+        self.places.iter().flat_map(|place| place.concerns(&self.me, now_ns)).collect()
+    }
+}
+
+/// Looks until the process ends, on a thread for each place.
+pub(super) fn watch(config: &NodeConfig) -> io::Result<Machine> {
+    let me = Subject::Member { node: config.node_id };
+    let mut dirs: Vec<PathBuf> = config.nat_log_path().parent().map(Path::to_owned).into_iter().collect();
+    dirs.retain(|dir| *dir != config.data_dir);
+    dirs.push(config.data_dir.clone());
+    let mut places = Vec::new();
+    for dir in dirs {
+        let about = me.clone();
+        places.push(begin(dir.display().to_string(), move || judge_disk(&about, &dir, measure(&dir)))?);
+    }
+    let (about, cert, ca) = (me.clone(), config.tls.cert.clone(), config.tls.ca.clone());
+    let look = move || judge_certificates(&about, &[cert.as_path(), ca.as_path()], SystemTime::now());
+    places.push(begin(config.tls.cert.display().to_string(), look)?);
+    Ok(Machine { me, places })
+}
+
+fn begin(name: String, look: impl Fn() -> Vec<Concern> + Send + 'static) -> io::Result<Arc<Place>> {
+    let place = Place::new(name);
+    let watched = Arc::clone(&place);
+    let again = move || loop {
+        watched.look(&look);
+        std::thread::sleep(EVERY);
+    };
+    std::thread::Builder::new().name("machine".to_owned()).spawn(again)?;
+    Ok(place)
 }
 
 fn measure(dir: &Path) -> io::Result<Disk> {
@@ -69,13 +132,12 @@ fn judge_disk(me: &Subject, dir: &Path, found: io::Result<Disk>) -> Vec<Concern>
     let disk = match found {
         Ok(disk) => disk,
         Err(error) => {
-            let why = format!("{dir} cannot be written: {error}");
-            return vec![Concern::critical(
-                me.clone(),
-                What::DiskSpace,
-                why,
-                "make room, or look at the disk (`dmesg`)",
-            )];
+            let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            let (what, remedy) = match full {
+                true => (What::DiskSpace, "make room"),
+                false => (What::DiskFails, "look at the disk (`dmesg`) and at the rights of the directory"),
+            };
+            return vec![Concern::critical(me.clone(), what, format!("{dir} cannot be written: {error}"), remedy)];
         }
     };
     let mut found = Vec::new();
@@ -146,8 +208,42 @@ mod tests {
         assert_eq!(found(Disk { sync: Duration::from_millis(501), ..good }), [(Severity::Warning, What::StoreSlow)]);
         let small = Disk { free_bytes: 900 << 20, size_bytes: 4 << 30, ..good };
         assert_eq!(found(small), [], "a small disk that is mostly free");
-        let missing = judge_disks(&me(), &[dir.path().join("gone")]);
-        assert_eq!(missing.iter().map(|c| c.severity).collect::<Vec<_>>(), [Severity::Critical]);
+        let gone = dir.path().join("gone");
+        let kinds = |found: io::Result<Disk>| {
+            judge_disk(&me(), &gone, found).into_iter().map(|c| (c.severity, c.what)).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(measure(&gone)), [(Severity::Critical, What::DiskFails)]);
+        assert_eq!(kinds(Err(io::ErrorKind::StorageFull.into())), [(Severity::Critical, What::DiskSpace)]);
+    }
+
+    #[test]
+    fn a_disk_that_hangs_is_told_of_while_it_does() {
+        let place = Place::new("/data".to_owned());
+        let machine = Machine { me: me(), places: vec![Arc::clone(&place)] };
+        let slow = Concern::warning(me(), What::StoreSlow, "slow", "look at it");
+        place.look(|| vec![slow.clone()]);
+        assert_eq!(machine.concerns(now_ns() + 2 * HANGS_NS), std::slice::from_ref(&slow), "between two looks");
+        let (entered, hangs) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            place.look(|| {
+                entered.send(()).expect("awaited");
+                // It lasts until the test lets go.
+                let _let_go = released.recv();
+                Vec::new()
+            });
+        });
+        hangs.recv().expect("it looks");
+        assert_eq!(machine.concerns(now_ns()), [slow], "a look takes its time");
+        let found = machine.concerns(now_ns() + HANGS_NS);
+        assert_eq!(
+            found.iter().map(|c| (c.severity, c.what)).collect::<Vec<_>>(),
+            [(Severity::Critical, What::DiskFails)]
+        );
+        assert!(found[0].why.starts_with("/data has not answered for 3 s"), "{}", found[0].why);
+        release.send(()).expect("it waits");
+        thread.join().expect("the look ends");
+        assert_eq!(machine.concerns(now_ns() + HANGS_NS), []);
     }
 
     #[test]

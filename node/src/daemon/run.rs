@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::answer::Answerer;
 use super::ask::Peers;
-use super::concerns::{Alarms, Memory};
+use super::concerns::{Alarms, Losses, Memory};
 use super::config::{Guard as GuardMode, NodeConfig};
 use super::control_actor::{ControlActor, Meet, now};
 use super::flow_actor::{FlowActor, FlowParts, WorkerEnds, WorkerSpawner};
@@ -121,6 +121,8 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
             node: config.node_id,
             guard: keeper.desk(),
             journal,
+            log_losses: Losses::default(),
+            machine: machine::watch(config).context("no thread to look at the machine")?,
             peers: Peers::new(transport.clone()),
             memory: Memory::default(),
             tape: Tape::default(),
@@ -128,7 +130,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
             log_files: crate::nat_log::files(&config.nat_log_path(), config.nat_log.kept),
             shutdown,
         };
-        observe(config, &metrics, &answerer, frames)?;
+        observe(&metrics, &answerer, frames);
         actix::spawn(beat(pulses.main.clone()));
         super::watch::start(&pulses).context("thread for the watch")?;
         let order = serve_until_told(config, &answerer, metrics, &mut stop).await?;
@@ -177,12 +179,7 @@ fn raised_at_start(config: &NodeConfig, memory_unlocked: Option<String>) -> Alar
 }
 
 /// Starts whatever watches: concerns, metrics, the machine, and other members' questions.
-fn observe(
-    config: &NodeConfig,
-    metrics: &MetricsPage,
-    answerer: &Answerer,
-    frames: mpsc::Receiver<(u32, bytes::Bytes)>,
-) -> Result<()> {
+fn observe(metrics: &MetricsPage, answerer: &Answerer, frames: mpsc::Receiver<(u32, bytes::Bytes)>) {
     actix::spawn(super::concerns::watch(answerer.clone()));
     actix::spawn(publish_metrics(metrics.clone(), answerer.clone()));
     let asked = answerer.clone();
@@ -190,7 +187,6 @@ fn observe(
         let asked = asked.clone();
         async move { asked.alone(request).await }
     }));
-    machine::watch(config, answerer.alarms.clone()).context("no thread to look at the machine")
 }
 
 /// Answers the API until a signal or an order to stop comes.

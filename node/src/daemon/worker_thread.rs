@@ -12,7 +12,7 @@ use engine::claims::{CLAIMS_MAX, Claim};
 use engine::counters::Counters;
 use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
 use engine::ids::{Incarnation, LeaseWord, Mac, ShardId, Side, Term};
-use engine::soundings::{Heard, Passing};
+use engine::soundings::{Heard, NextHop, Passing};
 use engine::wire::{ChecksumState, FrameMeta, Gso};
 use engine::worker::{Scans, Worker};
 use netio::bell::Ringer;
@@ -100,6 +100,8 @@ pub struct WorkerStats {
     pub links: Vec<LinkLife>,
     /// Who else claimed addresses of the cluster lately.
     pub claims: Vec<Claim>,
+    /// The next hop, as an owner knows it.
+    pub next_hop: Option<NextHop>,
     /// When this was told (CLOCK_BOOTTIME).
     pub at_ns: u64,
 }
@@ -334,6 +336,7 @@ impl WorkerThread {
             sessions_lost: self.sessions_lost + self.worker.sessions_lost(),
             links: links.collect(),
             claims,
+            next_hop: self.worker.next_hop(),
             at_ns: now,
         };
         // A reader that panicked has left whole numbers behind.

@@ -1,13 +1,14 @@
-//! The thread that writes the log. The control actor hands it what an entry did to ports and may have to wait for the disk;
-//! the worker hands it mappings over a ring and never waits. What cannot be written is counted, and said.
+//! The thread that writes the log. The control actor hands it what an entry did to ports over a bounded queue, and waits if
+//! the disk is slow but not if it hangs; the worker hands it mappings over a ring and never waits. What cannot be written is
+//! counted, and said: after entries that found no room the log begins anew with all that stands, as soon as there is room.
 
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use control::port_log::{PortBatch, PortScope};
@@ -19,8 +20,14 @@ use super::book::Book;
 use super::file::LogFile;
 use super::line::{BlockLine, Body, Line, SessionLine, host};
 
-/// Entries of the control log that wait for the disk at most; then the control actor waits too.
+/// Without any progress for so long the disk hangs, and nobody waits for it.
+const HANGS_NS: u64 = 1_000_000_000;
+/// How often somebody who waits for room looks.
+const ROOM_EVERY: Duration = Duration::from_millis(1);
+/// Entries of the control log that wait for the disk at most; those that come while it hangs are lost.
 const BATCHES_MAX: usize = 256;
+/// What stands is asked for again when so few wait.
+const BATCHES_FEW: u64 = BATCHES_MAX as u64 / 2;
 /// Mappings are fetched this often, and so many at once.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const SESSIONS_AT_ONCE: usize = 4_096;
@@ -53,6 +60,10 @@ pub struct JournalCounts {
     pub written: u64,
     /// Lines that no file took.
     pub failed: u64,
+    /// Lines about ports that found no room on their way to the file.
+    pub dropped: u64,
+    /// For how long the disk has kept it from going on, in milliseconds; 0 if nothing waits.
+    pub waiting_ms: u64,
 }
 
 /// The way to the thread. It ends when nobody has this any more.
@@ -66,6 +77,33 @@ pub struct Journal {
 struct Counts {
     written: AtomicU64,
     failed: AtomicU64,
+    dropped: AtomicU64,
+    /// Entries on their way to the thread.
+    queued: AtomicU64,
+    /// Since when there has been something to do without any progress (CLOCK_BOOTTIME); 0: there is nothing.
+    since_ns: AtomicU64,
+    /// Entries were lost: what stands has to come whole.
+    behind: AtomicBool,
+}
+
+impl Counts {
+    /// Something is to be done now, if nothing was before.
+    fn begin(&self, now_ns: u64) {
+        // Whoever came first began it.
+        let _first = self.since_ns.compare_exchange(0, now_ns, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether nothing of what there is to do has been done for long.
+    fn hangs(&self, now_ns: u64) -> bool {
+        let since_ns = self.since_ns.load(Ordering::Relaxed);
+        since_ns != 0 && now_ns.saturating_sub(since_ns) >= HANGS_NS
+    }
+
+    /// Something is done.
+    fn go_on(&self, now_ns: u64) {
+        let since = if self.queued.load(Ordering::Relaxed) == 0 { 0 } else { now_ns };
+        self.since_ns.store(since, Ordering::Relaxed);
+    }
 }
 
 impl Journal {
@@ -74,25 +112,62 @@ impl Journal {
     /// # Errors
     /// If the file cannot be read and written.
     pub fn start(parts: JournalParts) -> io::Result<Self> {
+        let (journal, writer, incoming) = Self::open(parts)?;
+        std::thread::Builder::new().name("nat-log".to_owned()).spawn(move || writer.run(&incoming))?;
+        Ok(journal)
+    }
+
+    fn open(parts: JournalParts) -> io::Result<(Self, Writer, Receiver<PortBatch>)> {
         let (batches, incoming) = sync_channel(BATCHES_MAX);
         let counts = Arc::new(Counts::default());
         let writer = Writer::open(parts, Arc::clone(&counts))?;
-        std::thread::Builder::new().name("nat-log".to_owned()).spawn(move || writer.run(&incoming))?;
-        Ok(Self { batches, counts })
+        Ok((Self { batches, counts }, writer, incoming))
     }
 
-    /// Writes down what an entry did. Waits if the disk does.
+    /// Hands on what an entry did; waits for room as long as the disk goes on. Behind one that was lost only what says
+    /// everything makes sense.
     pub fn note(&self, batch: PortBatch) {
-        if self.batches.send(batch).is_err() {
-            self.counts.failed.fetch_add(1, Ordering::Relaxed);
+        let Counts { dropped, queued, behind, .. } = &*self.counts;
+        let (lines, whole) = (batch.changes.len() as u64, batch.scope == PortScope::All);
+        queued.fetch_add(1, Ordering::Relaxed);
+        if (whole || !behind.load(Ordering::Relaxed)) && self.send(batch) {
+            self.counts.begin(now_ns());
+            behind.fetch_and(!whole, Ordering::Relaxed);
+            return;
         }
+        queued.fetch_sub(1, Ordering::Relaxed);
+        behind.store(true, Ordering::Relaxed);
+        // What says everything is asked for again, and says no less then.
+        dropped.fetch_add(if whole { 0 } else { lines }, Ordering::Relaxed);
+    }
+
+    fn send(&self, mut batch: PortBatch) -> bool {
+        loop {
+            match self.batches.try_send(batch) {
+                Ok(()) => return true,
+                Err(TrySendError::Full(back)) if !self.counts.hangs(now_ns()) => batch = back,
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return false,
+            }
+            std::thread::sleep(ROOM_EVERY);
+        }
+    }
+
+    /// Whether entries were lost and there is room again: then it has to be told all that stands ([`PortScope::All`]).
+    #[must_use]
+    pub fn needs_all(&self) -> bool {
+        self.counts.behind.load(Ordering::Relaxed) && self.counts.queued.load(Ordering::Relaxed) <= BATCHES_FEW
     }
 
     /// See [`JournalCounts`].
     #[must_use]
     pub fn counts(&self) -> JournalCounts {
+        let Counts { written, failed, dropped, since_ns, .. } = &*self.counts;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        JournalCounts { written: read(&self.counts.written), failed: read(&self.counts.failed) }
+        let waiting_ms = match read(since_ns) {
+            0 => 0,
+            since => now_ns().saturating_sub(since) / MS,
+        };
+        JournalCounts { written: read(written), failed: read(failed), dropped: read(dropped), waiting_ms }
     }
 }
 
@@ -123,8 +198,12 @@ impl Writer {
                 Duration::MAX => batches.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 patience => batches.recv_timeout(patience),
             };
+            self.counts.begin(now_ns());
             match next {
-                Ok(batch) => self.take(&batch),
+                Ok(batch) => {
+                    self.take(&batch);
+                    self.counts.queued.fetch_sub(1, Ordering::Relaxed);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     self.write_sessions(now_ns(), unix_ms());
@@ -132,6 +211,7 @@ impl Writer {
                 }
             }
             self.write_sessions(now_ns(), unix_ms());
+            self.counts.go_on(now_ns());
         }
     }
 

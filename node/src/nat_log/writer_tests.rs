@@ -246,3 +246,75 @@ fn what_cannot_be_written_is_counted_and_the_next_line_begins_with_what_stands()
     assert_eq!(bed.holder(1600, 13_000), Some("b".into()));
     assert_eq!(bed.text().matches(" PBALL ").count(), 2);
 }
+
+#[test]
+fn a_log_whose_disk_hangs_holds_up_nobody_counts_what_is_lost_and_says_since_when() {
+    let dir = TempDir::new().expect("a directory");
+    let path = dir.path().join("nat.log");
+    let parts = JournalParts {
+        path: path.clone(),
+        kept: KEPT,
+        size_max: 1 << 20,
+        name: "n1".into(),
+        destinations: false,
+        sessions: None,
+    };
+    // The thread does not run: it hangs at its first write.
+    let (journal, writer, incoming) = Journal::open(parts).expect("opens");
+    let note = |index: u64, fate: PortFate| {
+        journal.note(batch(index, PortScope::Changes, vec![ports(fate, 1024, 2047, "a")]));
+    };
+    journal.note(batch(1, PortScope::All, vec![]));
+    assert_eq!(journal.counts().waiting_ms, 0);
+    for index in 2..=BATCHES_MAX as u64 {
+        note(index, PortFate::Granted);
+    }
+    assert_eq!((journal.counts().dropped, journal.needs_all()), (0, false));
+    note(300, PortFate::Draining);
+    note(301, PortFate::Released);
+    assert_eq!(journal.counts().dropped, 2, "the queue is full");
+    assert!(!journal.needs_all(), "there is no room yet");
+    assert!(journal.counts().waiting_ms >= 1_000, "it is given up after a second, and says so");
+    // The disk comes back.
+    let began = std::time::Instant::now();
+    let thread = std::thread::spawn(move || writer.run(&incoming));
+    while !journal.needs_all() || journal.counts().waiting_ms != 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "it does not go on: {:?}", journal.counts());
+        std::thread::yield_now();
+    }
+    note(302, PortFate::Granted);
+    assert_eq!(journal.counts().dropped, 3, "what does not follow on what was lost would be wrong");
+    journal.note(batch(303, PortScope::All, vec![ports(PortFate::Granted, 1024, 2047, "b")]));
+    assert!(!journal.needs_all());
+    journal.note(batch(304, PortScope::Changes, vec![ports(PortFate::Draining, 1024, 2047, "b")]));
+    drop(journal);
+    thread.join().expect("it ends with the last way to it");
+    let holder = |at_s: u64| {
+        let question = Question { ip: PUBLIC, port: 1024, at_unix_ms: Some(at_s * 1_000) };
+        let answer = who(&super::super::files(&path, KEPT), question).expect("readable");
+        serde_json::to_value(answer).expect("plain data")["holder"]["backend"].as_str().map(ToOwned::to_owned)
+    };
+    assert_eq!((holder(200), holder(303), holder(400)), (Some("a".into()), Some("b".into()), Some("b".into())));
+}
+
+#[test]
+fn a_slow_disk_is_waited_for_and_nothing_is_lost() {
+    let dir = TempDir::new().expect("a directory");
+    let path = dir.path().join("nat.log");
+    let parts =
+        JournalParts { path, kept: KEPT, size_max: 1 << 20, name: "n1".into(), destinations: false, sessions: None };
+    let journal = Journal::start(parts).expect("starts");
+    journal.note(batch(1, PortScope::All, vec![]));
+    // Each is synced: more of them come than there is room for.
+    let entries = 4 * BATCHES_MAX as u64;
+    for index in 2..2 + entries {
+        let fate = if index % 2 == 0 { PortFate::Granted } else { PortFate::Released };
+        journal.note(batch(index, PortScope::Changes, vec![ports(fate, 1024, 2047, "a")]));
+    }
+    let began = std::time::Instant::now();
+    while journal.counts().written <= entries {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", journal.counts());
+        std::thread::yield_now();
+    }
+    assert_eq!((journal.counts().dropped, journal.needs_all()), (0, false));
+}

@@ -235,3 +235,35 @@ fn a_new_owner_announces_both_sides_fast_and_then_slowly() {
     lab.run(10_000);
     assert!((9..=11).contains(&(lab.sent.len() / 2)), "nobody is asked any more: {}", lab.sent.len());
 }
+
+#[test]
+fn a_next_hop_that_packets_wait_for_in_vain_is_silent_until_it_speaks_and_is_asked_meanwhile() {
+    let mut lab = Lab::new(1);
+    lab.nodes[0].worker.sound();
+    let silent = |lab: &Lab| lab.nodes[0].worker.next_hop().expect("configured, and owned").silent_since_ns;
+    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
+    lab.run(1_000);
+    assert_eq!(silent(&lab), None);
+    lab.answers = false;
+    let begun = lab.now;
+    while silent(&lab).is_none() {
+        lab.run(300);
+        lab.out(0, udp(A, 5000, REMOTE, 4500));
+        assert!(lab.now - begun < 60 * SEC, "nobody notices");
+    }
+    // No packet wants it any more, and it is not forgotten.
+    lab.run(5_000);
+    lab.sent.clear();
+    lab.run(5_000);
+    assert!(silent(&lab).is_some_and(|since| since > begun));
+    let asked = questions(&lab, UPSTREAM);
+    assert!((4..=6).contains(&asked.len()) && asked.iter().all(|p| p.eth_dst == Mac::BROADCAST), "{}", asked.len());
+    lab.answers = true;
+    lab.run(1_200);
+    let next_hop = lab.nodes[0].worker.next_hop().expect("configured, and owned");
+    assert_eq!((next_hop.ip, next_hop.silent_since_ns), (UPSTREAM, None));
+    assert!(next_hop.heard_ns > begun);
+    lab.lapse();
+    lab.run(400);
+    assert_eq!(lab.nodes[0].worker.next_hop(), None, "who owns nothing may not ask, and knows nothing");
+}

@@ -1,7 +1,8 @@
-//! What passes on this member's data networks, who else claims its addresses there, and whether its worker turns at all.
+//! What passes on this member's data networks, whether the next hop answers, who else claims its addresses there, and
+//! whether its worker turns at all.
 
 use control::concern::{Concern, Subject, What};
-use engine::soundings::Passing;
+use engine::soundings::{NextHop, Passing};
 
 use super::Facts;
 use crate::daemon::worker_thread::LinkLife;
@@ -33,6 +34,15 @@ pub(super) fn concerns(facts: &Facts<'_>, found: &mut Vec<Concern>) {
         let remedy = "look at the switch between the members; it owns nothing while others hear each other, and serves \
                       again by itself";
         found.push(Concern::critical(me(), What::LinkDeaf, why, remedy));
+    }
+    if let Some(NextHop { ip, silent_since_ns: Some(since_ns), .. }) = worker.next_hop {
+        let for_s = worker.at_ns.saturating_sub(since_ns) / 1_000_000_000;
+        let why =
+            format!("the next hop {ip} has answered no ARP question for {for_s} s: only what is on-link is reached");
+        let remedy = "look at that router and at the switch; another one is named by next_hop under [outside]: \
+                      `qnat apply -f FILE`";
+        let subject = Subject::Link { node: facts.node, side: "outside".to_owned() };
+        found.push(Concern::critical(subject, What::NextHopSilent, why, remedy));
     }
     let refused: u64 = worker.links.iter().map(|link| link.refused_macs).sum();
     if refused > 0 {

@@ -1,9 +1,10 @@
-//! Since when each concern lasts, and what of it becomes a log line or a metric.
+//! Since when each concern lasts, and what of it becomes a log line or a metric. What is measured against a bound flutters
+//! about it: a concern of such a kind ends, or becomes milder, only when it has not been seen for a while.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use control::concern::{Concern, Severity, Subject, What};
+use control::concern::{Concern, Severity, Subject, What, sorted};
 
 use crate::answers::EventKind;
 
@@ -14,7 +15,52 @@ pub struct Memory(Arc<Mutex<BTreeMap<(What, Subject), Known>>>);
 #[derive(Clone, Debug)]
 struct Known {
     since_unix_ms: u64,
+    /// When it was found last, as grave as it is told.
+    seen_unix_ms: u64,
     concern: Concern,
+}
+
+impl Known {
+    /// It is told of though it is not found, or not as grave, at this moment.
+    fn lingers(&self, unix_ms: u64) -> bool {
+        unix_ms.saturating_sub(self.seen_unix_ms) < linger_ms(self.concern.what)
+    }
+}
+
+/// For how long a concern stays that is not found any more.
+const fn linger_ms(what: What) -> u64 {
+    match what {
+        What::LimitNear | What::PortsExhausted => 30_000,
+        // The next look at the disk comes after ten seconds.
+        What::StoreSlow | What::DiskFails => 12_000,
+        What::NextHopSilent | What::LogStuck => 5_000,
+        What::NoOwner
+        | What::NotServing
+        | What::FailureTolerance
+        | What::BelowRedundancy
+        | What::Moving
+        | What::MemberSilent
+        | What::NotRegistered
+        | What::NoAnswer
+        | What::ThreadStalled
+        | What::NoControlLeader
+        | What::LinkDown
+        | What::LinkDeaf
+        | What::GuardMissing
+        | What::MemoryNotLocked
+        | What::ClockApart
+        | What::AddressClaimed
+        | What::DiskSpace
+        | What::LogIncomplete
+        | What::CertificateEnds
+        | What::NoPath
+        | What::PortsMissing
+        | What::Draining
+        | What::VersionsDiffer
+        | What::NotProgrammed
+        | What::StopTokenHeld
+        | What::Other => 0,
+    }
 }
 
 /// Some conditions are normal for a moment: they are said when they last.
@@ -40,7 +86,9 @@ const fn patience_ms(what: What) -> u64 {
         | What::NextHopSilent
         | What::DiskSpace
         | What::StoreSlow
+        | What::DiskFails
         | What::LogIncomplete
+        | What::LogStuck
         | What::CertificateEnds
         | What::NoPath
         | What::PortsMissing
@@ -62,13 +110,24 @@ impl Memory {
         for concern in found {
             let before = known.remove(&concern.key());
             let since_unix_ms = before.as_ref().map_or(unix_ms, |before| before.since_unix_ms);
+            let (concern, seen_unix_ms) = match before.as_ref().filter(|before| graver(before, &concern, unix_ms)) {
+                Some(before) => (Concern { severity: before.concern.severity, ..concern }, before.seen_unix_ms),
+                None => (concern, unix_ms),
+            };
             if before.is_none_or(|before| before.concern.severity != concern.severity) {
                 log_new(&concern);
                 changes.push((EventKind::ConcernBegan, concern.clone()));
             }
-            still.insert(concern.key(), Known { since_unix_ms, concern });
+            still.insert(concern.key(), Known { since_unix_ms, seen_unix_ms, concern });
         }
-        for (_, Known { since_unix_ms, concern }) in std::mem::replace(&mut *known, still) {
+        known.retain(|key, before| {
+            let lingers = before.lingers(unix_ms);
+            if lingers {
+                still.insert(key.clone(), before.clone());
+            }
+            !lingers
+        });
+        for (_, Known { since_unix_ms, concern, .. }) in std::mem::replace(&mut *known, still) {
             let lasted_ms = unix_ms.saturating_sub(since_unix_ms);
             tracing::info!(what = %label(concern.what), about = %concern.subject, lasted_ms, "concern has ended");
             changes.push((EventKind::ConcernEnded, concern));
@@ -81,17 +140,29 @@ impl Memory {
         changes
     }
 
-    /// `found` with its beginnings, without what is normal for a moment.
+    /// `found` with its beginnings and what lingers, without what is normal for a moment.
     #[must_use]
-    pub fn dated(&self, found: Vec<Concern>, unix_ms: u64) -> Vec<Concern> {
+    pub fn dated(&self, mut found: Vec<Concern>, unix_ms: u64) -> Vec<Concern> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing =
+            |before: &&Known| before.lingers(unix_ms) && !found.iter().any(|c| c.key() == before.concern.key());
+        let lingering: Vec<Concern> = known.values().filter(missing).map(|before| before.concern.clone()).collect();
+        found.extend(lingering);
         let dated = found.into_iter().map(|concern| {
-            let since = known.get(&concern.key()).map_or(unix_ms, |known| known.since_unix_ms);
-            Concern { since_unix_ms: Some(concern.since_unix_ms.unwrap_or(since)), ..concern }
+            let before = known.get(&concern.key());
+            let since = before.map_or(unix_ms, |before| before.since_unix_ms);
+            let graver = before.filter(|before| graver(before, &concern, unix_ms));
+            let severity = graver.map_or(concern.severity, |before| before.concern.severity);
+            Concern { severity, since_unix_ms: Some(concern.since_unix_ms.unwrap_or(since)), ..concern }
         });
         let lasts = |c: &Concern| unix_ms.saturating_sub(c.since_unix_ms.unwrap_or(0)) >= patience_ms(c.what);
-        dated.filter(lasts).collect()
+        sorted(dated.filter(lasts).collect())
     }
+}
+
+/// Whether `concern` was graver a moment ago, and is still told as such.
+fn graver(before: &Known, concern: &Concern, unix_ms: u64) -> bool {
+    before.concern.severity > concern.severity && before.lingers(unix_ms)
 }
 
 fn log_new(concern: &Concern) {
@@ -139,6 +210,28 @@ mod tests {
         assert_eq!(memory.note(Vec::new(), 3_000), [(EventKind::ConcernEnded, silent())]);
         memory.note(vec![silent()], 9_000);
         assert_eq!(memory.dated(vec![silent()], 9_500)[0].since_unix_ms, Some(9_000));
+    }
+
+    #[test]
+    fn what_flutters_about_its_bound_is_one_concern_that_ends_when_it_has_been_quiet() {
+        let memory = Memory::default();
+        let table = |severity| Concern::new(severity, Subject::Shard { shard: 1 }, What::LimitNear, "full", "raise it");
+        let near = || table(Severity::Warning);
+        let full = || table(Severity::Critical);
+        assert_eq!(memory.note(vec![near()], 0), [(EventKind::ConcernBegan, near())]);
+        for round in 0..10 {
+            let found = if round % 2 == 0 { Vec::new() } else { vec![near()] };
+            assert_eq!(memory.note(found, 1_000 + round * 1_000), [], "it flutters");
+        }
+        let said = memory.dated(Vec::new(), 10_500);
+        assert_eq!((said.len(), said[0].since_unix_ms), (1, Some(0)), "it is told of meanwhile");
+        assert_eq!(memory.note(vec![full()], 11_000), [(EventKind::ConcernBegan, full())], "graver at once");
+        assert_eq!(memory.note(vec![near()], 12_000), [], "and milder not at once");
+        assert_eq!(memory.dated(vec![near()], 12_500)[0].severity, Severity::Critical);
+        assert_eq!(memory.note(vec![near()], 41_000), [(EventKind::ConcernBegan, near())]);
+        assert_eq!(memory.note(Vec::new(), 70_999), []);
+        assert_eq!(memory.note(Vec::new(), 71_000), [(EventKind::ConcernEnded, near())]);
+        assert_eq!(memory.dated(Vec::new(), 71_000), []);
     }
 
     #[test]

@@ -6,7 +6,9 @@
 //! makes log lines and metrics of it. It must never wait for a disk or a peer, nor decide anything but what to say.
 
 mod alarms;
+mod limits;
 mod links;
+mod losses;
 pub(in crate::daemon) mod machine;
 mod members;
 mod memory;
@@ -22,6 +24,7 @@ use super::worker_thread::WorkerStats;
 use crate::answers::{NodeRow, ShardRow};
 use crate::nat_log::JournalCounts;
 pub use alarms::Alarms;
+pub use losses::{Loss, Losses};
 pub use memory::Memory;
 
 /// What sources judge by: reports of this very moment.
@@ -43,12 +46,17 @@ pub struct Facts<'a> {
     pub guard: &'a str,
     /// The address-translation log.
     pub log: JournalCounts,
+    /// Lines that it has lost lately, and in all; see [`Losses`].
+    pub log_lost: Loss,
+    /// What the threads that look at disks and certificates have found.
+    pub machine: Vec<Concern>,
 }
 
 /// Finds concerns of one kind.
 type Source = fn(&Facts<'_>, &mut Vec<Concern>);
 
-const SOURCES: &[Source] = &[redundancy::concerns, members::concerns, machine::concerns, links::concerns];
+const SOURCES: &[Source] =
+    &[redundancy::concerns, members::concerns, machine::concerns, links::concerns, limits::concerns];
 
 /// All concerns of this member: of the replicated state, of the sources, and what was raised.
 pub(super) fn collect(facts: &Facts<'_>, alarms: &Alarms) -> Vec<Concern> {

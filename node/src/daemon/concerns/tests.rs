@@ -18,6 +18,8 @@ pub(in crate::daemon) struct Bed {
     pub(in crate::daemon) shards: Vec<ShardRow>,
     guard: String,
     log: JournalCounts,
+    log_lost: Loss,
+    machine: Vec<Concern>,
 }
 
 pub(in crate::daemon) fn bed(members: u32) -> Bed {
@@ -70,6 +72,7 @@ pub(in crate::daemon) fn bed(members: u32) -> Bed {
             voters: ids.clone().map(u64::from).collect(),
             live: ids.clone().map(NodeId).collect(),
             incarnation: Some(Incarnation(1)),
+            flows_per_shard_max: 1_000,
         },
         flows: FlowReport {
             running: true,
@@ -81,6 +84,8 @@ pub(in crate::daemon) fn bed(members: u32) -> Bed {
         shards: vec![shard_row(members)],
         guard: machine::GUARD_ATTACHED.into(),
         log: JournalCounts::default(),
+        log_lost: Loss::default(),
+        machine: Vec::new(),
     }
 }
 
@@ -112,8 +117,13 @@ fn shard_row(members: u32) -> ShardRow {
 
 impl Bed {
     fn all(&self) -> Vec<Concern> {
-        let Self { control, flows, worker, nodes, shards, guard, log } = self;
-        collect(&Facts { node: 1, control, flows, worker, nodes, shards, guard, log: *log }, &Alarms::default())
+        collect(&self.facts(), &Alarms::default())
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        let Self { control, flows, worker, nodes, shards, guard, log, log_lost, machine } = self;
+        let (log, log_lost, machine) = (*log, *log_lost, machine.clone());
+        Facts { node: 1, control, flows, worker, nodes, shards, guard, log, log_lost, machine }
     }
 
     /// What is found, without its words.
@@ -219,10 +229,16 @@ fn links_guard_log_and_configuration_of_this_machine_are_looked_at() {
     bed.guard = format!("absent: {}", machine::GUARD_OFF);
     assert_eq!(bed.found(), [(Severity::Notice, What::GuardMissing, "n1".into())]);
     let mut bed = self::bed(3);
-    bed.worker.sessions_lost = 1;
-    bed.log.failed = 2;
+    bed.log_lost = Loss { count: 3, lately: true };
     assert_eq!(bed.found(), [warning(What::LogIncomplete, "n1")]);
     assert!(bed.all()[0].why.contains("lacks 3 lines"));
+    bed.log_lost.lately = false;
+    assert_eq!(bed.found(), [], "what was lost long ago is history");
+    bed.log.waiting_ms = 1_999;
+    assert_eq!(bed.found(), []);
+    bed.log.waiting_ms = 2_000;
+    assert_eq!(bed.found(), [warning(What::LogStuck, "n1")]);
+    assert!(bed.all()[0].why.contains("for 2 s; 3 lines"), "{}", bed.all()[0].why);
     let mut bed = self::bed(3);
     bed.flows.report.control_loaded = 39;
     assert_eq!(bed.found(), [warning(What::NotProgrammed, "n1")]);
@@ -231,8 +247,7 @@ fn links_guard_log_and_configuration_of_this_machine_are_looked_at() {
 #[test]
 fn what_is_raised_is_told_of_until_it_is_cleared() {
     let bed = bed(3);
-    let Bed { control, flows, worker, nodes, shards, guard, log } = &bed;
-    let facts = Facts { node: 1, control, flows, worker, nodes, shards, guard, log: *log };
+    let facts = bed.facts();
     let alarms = Alarms::default();
     let me = Subject::Member { node: 1 };
     let concern = Concern::warning(me.clone(), What::DiskSpace, "12 MiB are left", "make room");
@@ -273,4 +288,39 @@ fn a_hung_worker_a_silent_network_and_a_stranger_with_our_address_are_told_of() 
     assert_eq!(bed.found(), [warning(What::AddressClaimed, "n1")]);
     bed.worker.at_ns = 301_000_000_000;
     assert_eq!(bed.found(), []);
+}
+
+#[test]
+fn a_next_hop_that_answers_nobody_is_told_of_until_it_speaks() {
+    use engine::soundings::NextHop;
+    let mut bed = bed(3);
+    let ip = std::net::Ipv4Addr::new(203, 0, 113, 254);
+    bed.worker.at_ns = 90_000_000_000;
+    bed.worker.next_hop = Some(NextHop { ip, heard_ns: 60_000_000_000, silent_since_ns: Some(70_000_000_000) });
+    assert_eq!(bed.found(), [critical(What::NextHopSilent, "n1 outside")]);
+    assert!(bed.all()[0].why.contains("203.0.113.254 has answered no ARP question for 20 s"), "{}", bed.all()[0].why);
+    bed.worker.next_hop = Some(NextHop { ip, heard_ns: 90_000_000_000, silent_since_ns: None });
+    assert_eq!(bed.found(), []);
+}
+
+#[test]
+fn a_table_that_fills_is_told_of_before_it_is_full() {
+    let mut bed = bed(3);
+    let mut with = |live, held, pending| {
+        let row = &mut bed.shards[0];
+        (row.live, row.held, row.pending) = (Some(live), Some(held), Some(pending));
+        bed.found()
+    };
+    assert_eq!(with(500, 290, 9), []);
+    assert_eq!(with(500, 290, 10), [warning(What::LimitNear, "shard 1")]);
+    assert_eq!(with(949, 0, 0), [warning(What::LimitNear, "shard 1")]);
+    assert_eq!(with(900, 50, 0), [critical(What::LimitNear, "shard 1")]);
+}
+
+#[test]
+fn what_the_machine_s_watchers_found_is_told_of() {
+    let mut bed = bed(3);
+    let me = Subject::Member { node: 1 };
+    bed.machine = vec![Concern::critical(me, What::DiskFails, "/data: it hangs", "look at it")];
+    assert_eq!(bed.found(), [critical(What::DiskFails, "n1")]);
 }

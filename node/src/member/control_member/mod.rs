@@ -427,6 +427,11 @@ impl<S: LogStore> ControlMember<S> {
         self.out.push_back(ControlOut::StoreFailed { reason });
     }
 
+    /// Tells all that stands of ports anew ([`ControlOut::Ports`]): whoever writes it down has lost some.
+    pub fn retell_ports(&mut self) {
+        self.out.push_back(ControlOut::Ports(self.port_log.restart(&self.state)));
+    }
+
     fn restore(&mut self, index: u64, state: &[u8]) {
         match State::decode(state) {
             Ok(state) => {
