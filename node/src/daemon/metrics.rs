@@ -9,8 +9,11 @@ use control::concern::What;
 use engine::counters::Counters;
 use engine::event::DropReason;
 use engine::histogram::Histogram;
+use engine::ids::Side;
 use engine::record::Proto;
+use engine::soundings::Passing;
 use metrics_exporter_prometheus::PrometheusHandle;
+use netio::link::LinkState;
 
 use super::answer::Answerer;
 use super::concerns;
@@ -74,6 +77,40 @@ fn describe() {
     metrics::describe_counter!("qnat_link_drops_total", "Frames lost between the worker and the wire, by reason.");
     metrics::describe_counter!("qnat_link_receive_stops_total", "Times that receiving ended and was begun again.");
     metrics::describe_gauge!("qnat_links_up", "Both data links are up.");
+    metrics::describe_gauge!("qnat_link_up", "The data interface is there and has carrier.");
+    metrics::describe_gauge!("qnat_link_silent", "Nobody on this data network answers this node's questions.");
+    metrics::describe_gauge!(
+        "qnat_link_last_frame_timestamp_seconds",
+        "When a frame was heard last on a data network."
+    );
+    metrics::describe_gauge!(
+        "qnat_link_last_answer_timestamp_seconds",
+        "When a question of this node was answered last on a data network."
+    );
+    metrics::describe_gauge!(
+        "qnat_peer_last_answer_timestamp_seconds",
+        "When a member answered this node last on a data network."
+    );
+    metrics::describe_gauge!(
+        "qnat_next_hop_silent",
+        "This node owns a shard, and the next hop answers no ARP question."
+    );
+    metrics::describe_counter!(
+        "qnat_address_claims_total",
+        "ARP messages of strangers in the name of a public address or of the inside gateway."
+    );
+    metrics::describe_gauge!(
+        "qnat_address_claimants",
+        "Strangers that claimed an address lately, as far as remembered."
+    );
+    metrics::describe_counter!(
+        "qnat_guard_put_back_total",
+        "Times that the egress guard was missing and was put back."
+    );
+    metrics::describe_gauge!(
+        "qnat_nat_log_waiting_seconds",
+        "For how long the log has had lines that its disk does not take."
+    );
     metrics::describe_gauge!("qnat_guard_attached", "The kernel's egress guard is attached.");
     metrics::describe_counter!("qnat_guard_frames_total", "Frames that the kernel's egress guard judged.");
     metrics::describe_gauge!("qnat_concerns", "What is not as it should be, as far as this member knows.");
@@ -95,6 +132,7 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
         let Ok(report) = answerer.flows.send(AskFlows).await else { return };
         publish_groups(&report);
         publish_links(&worker, report.report.links_up, &answerer.guard.state());
+        publish_soundings(&worker, super::control_actor::now().unix_ms);
         let mut text = String::new();
         let held = "How long first packets were held for the commit of their mapping.";
         histogram_text(&mut text, "qnat_first_packet_hold_seconds", held, &engine.hold);
@@ -154,6 +192,7 @@ fn publish_links(worker: &WorkerStats, links_up: bool, guard: &GuardState) {
     }
     metrics::gauge!("qnat_links_up").set(if links_up { 1.0 } else { 0.0 });
     metrics::gauge!("qnat_guard_attached").set(if guard.standing == GUARD_ATTACHED { 1.0 } else { 0.0 });
+    metrics::counter!("qnat_guard_put_back_total").absolute(guard.put_back);
     let Some(guard) = &guard.counters else { return };
     for (verdict, reason, count) in [
         ("pass", "lease", guard.pass_lease),
@@ -171,9 +210,43 @@ fn publish_links(worker: &WorkerStats, links_up: bool, guard: &GuardState) {
     }
 }
 
+/// What is heard on the data networks. What was never heard has no row: a time of zero would be an age of decades.
+fn publish_soundings(worker: &WorkerStats, unix_ms: u64) {
+    let truth = |is: bool| if is { 1.0 } else { 0.0 };
+    let at = |ns: u64| {
+        let age_ms = worker.at_ns.saturating_sub(ns) / 1_000_000;
+        Duration::from_millis(unix_ms.saturating_sub(age_ms)).as_secs_f64()
+    };
+    for (side, link) in ["inside", "outside"].into_iter().zip(&worker.links) {
+        metrics::gauge!("qnat_link_up", "side" => side).set(truth(link.state == LinkState::Up));
+        metrics::gauge!("qnat_link_silent", "side" => side).set(truth(link.heard.passing == Passing::Silent));
+        if link.heard.heard_ns > 0 {
+            metrics::gauge!("qnat_link_last_frame_timestamp_seconds", "side" => side).set(at(link.heard.heard_ns));
+        }
+        if link.heard.answered_ns > 0 {
+            metrics::gauge!("qnat_link_last_answer_timestamp_seconds", "side" => side).set(at(link.heard.answered_ns));
+        }
+        for (peer, answered_ns) in &link.heard.peers {
+            let peer = peer.0.to_string();
+            metrics::gauge!("qnat_peer_last_answer_timestamp_seconds", "side" => side, "peer" => peer)
+                .set(at(*answered_ns));
+        }
+    }
+    let silent = worker.next_hop.is_some_and(|hop| hop.silent_since_ns.is_some());
+    metrics::gauge!("qnat_next_hop_silent").set(truth(silent));
+    metrics::counter!("qnat_address_claims_total").absolute(worker.engine.claims);
+    for (side, label) in [(Side::Inside, "inside"), (Side::Outside, "outside")] {
+        let count = worker.claims.iter().filter(|claim| claim.side == side).count();
+        metrics::gauge!("qnat_address_claimants", "side" => label).set(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+}
+
 fn publish_log(counts: JournalCounts, sessions_lost: u64) {
     metrics::counter!("qnat_nat_log_lines_total").absolute(counts.written);
-    for (reason, lost) in [("write_failed", counts.failed), ("ring_full", sessions_lost)] {
+    metrics::gauge!("qnat_nat_log_waiting_seconds").set(Duration::from_millis(counts.waiting_ms).as_secs_f64());
+    for (reason, lost) in
+        [("write_failed", counts.failed), ("queue_full", counts.dropped), ("ring_full", sessions_lost)]
+    {
         metrics::counter!("qnat_nat_log_lost_total", "reason" => reason).absolute(lost);
     }
 }
@@ -240,6 +313,70 @@ fn seconds(ns: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The page that `publish` makes.
+    fn page(publish: impl FnOnce()) -> Vec<String> {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, publish);
+        recorder.handle().render().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_is_heard_on_the_data_networks_is_on_the_page() {
+        use engine::claims::Claim;
+        use engine::ids::{Mac, NodeId};
+        use engine::soundings::{Heard, NextHop};
+
+        use crate::daemon::worker_thread::LinkLife;
+
+        let ip = std::net::Ipv4Addr::new(203, 0, 113, 1);
+        let link =
+            |name: &str, state, heard| LinkLife { name: name.into(), state, heard, since_ns: 0, refused_macs: 0 };
+        let well = Heard {
+            passing: Passing::Yes,
+            heard_ns: 9_000_000_000,
+            answered_ns: 8_500_000_000,
+            peers: [(NodeId(2), 8_500_000_000)].into(),
+            unanswered: 0,
+        };
+        let deaf = Heard { passing: Passing::Silent, ..Heard::default() };
+        let mut engine = Counters::default();
+        engine.claims = 7;
+        let worker = WorkerStats {
+            engine,
+            links: vec![link("in", LinkState::Up, well), link("out", LinkState::Gone, deaf)],
+            claims: vec![Claim { side: Side::Outside, ip, mac: Mac([2, 0, 0, 0, 0, 9]), count: 7, at_ns: 1 }],
+            next_hop: Some(NextHop { ip, heard_ns: 0, silent_since_ns: Some(1) }),
+            at_ns: 10_000_000_000,
+            ..WorkerStats::default()
+        };
+        let guard = GuardState { standing: GUARD_ATTACHED.to_owned(), put_back: 2, ..GuardState::default() };
+        let lines = page(|| {
+            publish_soundings(&worker, 1_700_000_000_000);
+            publish_links(&worker, false, &guard);
+            publish_log(JournalCounts { dropped: 4, waiting_ms: 2_500, ..JournalCounts::default() }, 0);
+        });
+        for line in [
+            "qnat_link_up{side=\"inside\"} 1",
+            "qnat_link_up{side=\"outside\"} 0",
+            "qnat_link_silent{side=\"inside\"} 0",
+            "qnat_link_silent{side=\"outside\"} 1",
+            "qnat_link_last_frame_timestamp_seconds{side=\"inside\"} 1699999999",
+            "qnat_link_last_answer_timestamp_seconds{side=\"inside\"} 1699999998.5",
+            "qnat_peer_last_answer_timestamp_seconds{side=\"inside\",peer=\"2\"} 1699999998.5",
+            "qnat_next_hop_silent 1",
+            "qnat_address_claims_total 7",
+            "qnat_address_claimants{side=\"inside\"} 0",
+            "qnat_address_claimants{side=\"outside\"} 1",
+            "qnat_guard_put_back_total 2",
+            "qnat_nat_log_lost_total{reason=\"queue_full\"} 4",
+            "qnat_nat_log_waiting_seconds 2.5",
+        ] {
+            assert!(lines.iter().any(|have| have == line), "{line} is not in\n{}", lines.join("\n"));
+        }
+        let never = "qnat_link_last_answer_timestamp_seconds{side=\"outside\"}";
+        assert!(!lines.iter().any(|have| have.starts_with(never)), "what was never answered has no time");
+    }
 
     #[test]
     fn a_histogram_is_shown_cumulative_with_sum_and_count() {
