@@ -9,6 +9,8 @@ use qnat_consensus::event::{
     Epoch, FlowEffect, FlowInput, GroupHealth, GroupId, GroupSpec, Incarnation, Origin, Report, Sealing, Timing,
 };
 use qnat_consensus::flow_groups::{FlowGroups, GroupStatus, Role};
+use qnat_consensus::frame::Frame;
+use raft::eraftpb::MessageType;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -107,6 +109,8 @@ pub(crate) struct Cluster {
     pub(crate) weather: Weather,
     /// Directed cuts between nodes.
     pub(crate) cuts: BTreeSet<(u32, u32)>,
+    /// The same for entries of the log alone; all else passes.
+    pub(crate) entries_cut: BTreeSet<(u32, u32)>,
     pub(crate) control_index: u64,
     pub(crate) specs: BTreeMap<GroupId, GroupSpec>,
     spec_news: BTreeMap<u32, u64>,
@@ -135,6 +139,7 @@ impl Cluster {
             flown: 0,
             weather: Weather::CALM,
             cuts: BTreeSet::new(),
+            entries_cut: BTreeSet::new(),
             control_index: 1,
             specs: BTreeMap::new(),
             spec_news: BTreeMap::new(),
@@ -489,6 +494,9 @@ impl Cluster {
         if self.cuts.contains(&(id, target)) || self.rng.random_bool(self.weather.loss) {
             return;
         }
+        if self.entries_cut.contains(&(id, target)) && carries_entries(&frame) {
+            return;
+        }
         let copies = if self.rng.random_bool(self.weather.duplicate) { 2 } else { 1 };
         for _ in 0..copies {
             let (least, most) = self.weather.delay_ns;
@@ -566,6 +574,11 @@ impl Cluster {
             assert_eq!(worker.table, whole.table, "{group:?}, seed {}", self.seed);
         }
     }
+}
+
+fn carries_entries(frame: &Bytes) -> bool {
+    let frame = Frame::decode(frame);
+    matches!(frame, Ok(Frame::Raft { message, .. }) if message.get_msg_type() == MessageType::MsgAppend)
 }
 
 fn status_term(own: &GroupStatus, leader: u32, cluster: &Cluster, group: GroupId) -> u64 {

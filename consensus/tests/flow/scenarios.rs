@@ -311,6 +311,27 @@ fn a_joiner_finds_the_log_from_its_scans_base_on() {
     cluster.assert_nothing_lost();
 }
 
+/// N2: a vote is for who has what was committed, not for who only answers.
+#[test]
+fn a_learner_that_answers_and_lags_behind_gets_no_vote() {
+    let mut cluster = settled(22, 3, 1, 3);
+    cluster.load = 1.0;
+    cluster.crash(2);
+    cluster.run(100 * MS);
+    cluster.entries_cut.extend([(0, 2), (1, 2)]);
+    let loads = cluster.judge.loads;
+    cluster.restart(2);
+    let joiner = incarnation(&cluster, 2);
+    assert!(cluster.run_until(1_000 * MS, |c| c.judge.loads > loads), "it loads its table");
+    cluster.run(500 * MS);
+    let leader = cluster.leader(G).expect("somebody leads");
+    let status = cluster.status(leader, G).expect("a replica");
+    assert!(!status.voters.contains(&joiner) && status.outgoing.is_empty(), "{joiner:?} lags behind: {status:?}");
+    cluster.entries_cut.clear();
+    assert!(cluster.run_until(3_000 * MS, Cluster::all_redundant), "{:?}", cluster.status(leader, G));
+    cluster.assert_nothing_lost();
+}
+
 /// A connection that flaps amid a scan costs the joiner no more than the round that it takes to say so.
 #[test]
 fn a_transfer_that_lost_a_chunk_begins_anew_at_once() {

@@ -5,6 +5,7 @@ mod bounds;
 mod faults;
 mod foreign;
 mod fragments;
+mod grace;
 mod hairpin;
 mod icmp;
 mod lab;
