@@ -245,7 +245,7 @@ fn snapshot(flows: u32) -> Snapshot {
             filtering: Filtering::Tuple,
         };
         s.backends.insert(BackendId(n + 1), backend);
-        s.backend_by_ip.insert((VnetId(0), address(n)), BackendId(n + 1));
+        Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(0), address(n)), BackendId(n + 1));
     }
     s
 }

@@ -1,9 +1,12 @@
 //! From the control state to what workers judge packets by.
 //!
-//! A pure function of the state: two nodes at the same index compile the same snapshot but for `me` and `peers`. It must
-//! never leave out a draining block or put one into a lease. Called by `node` after each change, off the packet path.
+//! A pure function of the state: two nodes at the same index compile the same snapshot but for `me` and `peers`. A
+//! [`Compiler`] comes to the same from the version before, at the cost of what has changed since. It must never leave out a
+//! draining block or put one into a lease. Called by `node` after each change, off the packet path.
 
-use engine::ids::{NodeId, ShardId};
+use std::sync::Arc;
+
+use engine::ids::{FrontendId, NodeId, ShardId};
 use engine::snapshot::{
     Backend, Draining, Frontend, NodeLinks, Outside, Params, Refusals, SHORT_IDLE_PORTS_MAX, ShardConfig, Snapshot,
     Subnet, TcpReset,
@@ -14,6 +17,87 @@ use crate::places::blocks_on;
 use crate::registry::Node;
 use crate::resource::{Filtering, OnReclaim, Profile, Settings, Sharing};
 use crate::state::State;
+
+/// Compiles one version after the other for one node, and shares with the one before what no entry between them touched.
+#[derive(Debug)]
+pub struct Compiler {
+    me: NodeId,
+    last: Option<Arc<Snapshot>>,
+    work: Work,
+}
+
+/// What was done in all so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Work {
+    /// Versions that were compiled whole.
+    pub whole: u64,
+    /// Backends that were looked at.
+    pub backends: u64,
+    /// Backends that were not as before.
+    pub changed: u64,
+}
+
+impl Compiler {
+    /// One that has compiled nothing yet.
+    #[must_use]
+    pub fn new(me: NodeId) -> Self {
+        Self { me, last: None, work: Work::default() }
+    }
+
+    /// The state came whole: nothing is known of what led to it.
+    pub fn restart(&mut self) {
+        self.last = None;
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub const fn work(&self) -> Work {
+        self.work
+    }
+
+    /// The state, which goes on from the one compiled before, if it was not told to restart.
+    pub fn snapshot(&mut self, state: &State) -> Arc<Snapshot> {
+        let settled = state.allocation.places.settled();
+        let next = match self.last.take() {
+            Some(last) if settled <= last.control_index && last.control_index <= state.index => self.next(state, &last),
+            Some(_) | None => {
+                let next = snapshot(state, self.me);
+                let backends = u64::try_from(next.backends.len()).unwrap_or(u64::MAX);
+                self.work.whole += 1;
+                self.work.backends += backends;
+                self.work.changed += backends;
+                next
+            }
+        };
+        let next = Arc::new(next);
+        self.last = Some(Arc::clone(&next));
+        next
+    }
+
+    /// No entry since `last` settled everything: but for the nodes, only the blocks of some frontends have changed.
+    fn next(&mut self, state: &State, last: &Snapshot) -> Snapshot {
+        let mut next = Snapshot { control_index: state.index, ..last.clone() };
+        put_nodes(&mut next, state, self.me);
+        let allocation = &state.allocation;
+        for frontend in allocation.places.changed_since(last.control_index) {
+            let shard = allocation.frontends[&frontend].shard;
+            if let Some(config) = next.shards.get_mut(&shard) {
+                config.draining = draining(state, &config.frontends);
+            }
+            for id in allocation.places.bound_to(frontend) {
+                self.work.backends += 1;
+                let backend = backend_of(state, &allocation.backends[&id]);
+                if let Some(backend) = backend
+                    && next.backends.get(&id) != Some(&backend)
+                {
+                    self.work.changed += 1;
+                    next.backends.insert(id, backend);
+                }
+            }
+        }
+        next
+    }
+}
 
 /// Compiles the state for one node. IP configurations without any shard to live in are left out.
 #[must_use]
@@ -28,24 +112,20 @@ pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
         },
         ..Snapshot::default()
     };
-    for (id, node) in state.registry.members().filter(|(_, node)| node.incarnation.is_some()) {
-        match id == me {
-            true => snapshot.me = Some(links(id, node)),
-            false => snapshot.peers.push(links(id, node)),
-        }
-    }
+    put_nodes(&mut snapshot, state, me);
     for id in state.shards.keys() {
-        let frontends = state.frontends_of(*id).collect();
-        snapshot.shards.insert(*id, ShardConfig { frontends, draining: draining(state, *id) });
+        let frontends: Vec<FrontendId> = state.frontends_of(*id).collect();
+        snapshot.shards.insert(*id, ShardConfig { draining: draining(state, &frontends), frontends });
     }
     for (id, frontend) in &state.allocation.frontends {
         snapshot.frontends.insert(*id, Frontend { ip: frontend.ip, shard: frontend.shard });
         snapshot.frontend_by_ip.insert(frontend.ip, *id);
     }
+    let by_ip = Arc::make_mut(&mut snapshot.backend_by_ip);
     for (id, backend) in &state.allocation.backends {
-        if let (Some(home), Declared::Yes) = (backend.home, backend.declared) {
-            snapshot.backends.insert(*id, compiled(state, backend, home));
-            snapshot.backend_by_ip.insert((backend.vnet, backend.ip), *id);
+        if let Some(compiled) = backend_of(state, backend) {
+            snapshot.backends.insert(*id, compiled);
+            by_ip.insert((backend.vnet, backend.ip), *id);
         }
     }
     for (name, network) in &state.desired.virtual_networks {
@@ -58,6 +138,25 @@ pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
         }));
     }
     snapshot
+}
+
+fn put_nodes(snapshot: &mut Snapshot, state: &State, me: NodeId) {
+    snapshot.me = None;
+    snapshot.peers.clear();
+    for (id, node) in state.registry.members().filter(|(_, node)| node.incarnation.is_some()) {
+        match id == me {
+            true => snapshot.me = Some(links(id, node)),
+            false => snapshot.peers.push(links(id, node)),
+        }
+    }
+}
+
+/// Of a backend that is declared and has a home.
+fn backend_of(state: &State, backend: &allocation::Backend) -> Option<Backend> {
+    match (backend.home, backend.declared) {
+        (Some(home), Declared::Yes) => Some(compiled(state, backend, home)),
+        (None, _) | (_, Declared::No) => None,
+    }
 }
 
 fn params(state: &State) -> Params {
@@ -90,8 +189,8 @@ fn links(id: NodeId, node: &Node) -> NodeLinks {
     NodeLinks { node: id, inside: node.inside_mac, outside: node.outside_mac }
 }
 
-fn draining(state: &State, shard: ShardId) -> Vec<Draining> {
-    let drains = state.frontends_of(shard).flat_map(|frontend| state.allocation.drains.range(blocks_on(frontend)));
+fn draining(state: &State, frontends: &[FrontendId]) -> Vec<Draining> {
+    let drains = frontends.iter().flat_map(|frontend| state.allocation.drains.range(blocks_on(*frontend)));
     let draining = drains.map(|(block, drain)| Draining {
         block: *block,
         reclaim_index: drain.reclaim_index,

@@ -22,12 +22,14 @@ pub(crate) struct Places {
     waiting: BTreeSet<BackendId>,
     /// The last entry that may have changed the blocks of each frontend.
     changed: BTreeMap<FrontendId, ControlIndex>,
+    /// The last entry by which all leases were settled: what it changed is not told apart.
+    settled: ControlIndex,
 }
 
 impl Places {
     /// Found anew; every frontend counts as changed at `index`.
     pub(crate) fn of(allocation: &Allocation, index: ControlIndex) -> Self {
-        let mut places = Self::default();
+        let mut places = Self { settled: index, ..Self::default() };
         for (id, backend) in &allocation.backends {
             if let Some(frontend) = backend.frontend {
                 places.bind(*id, frontend);
@@ -41,7 +43,7 @@ impl Places {
         places
     }
 
-    /// Whether the two differ in nothing but in when frontends changed.
+    /// Whether the two differ in nothing but in when something changed.
     pub(crate) fn agrees_with(&self, other: &Self) -> bool {
         (&self.bound, &self.draining, &self.waiting) == (&other.bound, &other.draining, &other.waiting)
     }
@@ -69,6 +71,11 @@ impl Places {
     /// Frontends whose blocks may have changed after the entry `since`, ascending.
     pub(crate) fn changed_since(&self, since: ControlIndex) -> impl Iterator<Item = FrontendId> + '_ {
         self.changed.iter().filter(move |(_, at)| **at > since).map(|(id, _)| *id)
+    }
+
+    /// The last entry that may have changed anything: configuration, frontends, backends and their blocks.
+    pub(crate) const fn settled(&self) -> ControlIndex {
+        self.settled
     }
 
     pub(crate) fn bind(&mut self, backend: BackendId, frontend: FrontendId) {

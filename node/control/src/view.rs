@@ -3,7 +3,7 @@
 //! Serialisable rows made from the state alone; what only the running groups know (leaders, lag) is joined by the caller.
 //! It says why something is not as it should be, and what an operator can do. It must never be read back into the state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use engine::ids::{BackendId, FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
@@ -13,6 +13,7 @@ use crate::allocation::{Backend, Declared};
 use crate::apply::whole;
 use crate::concern::{Concern, Subject, What};
 use crate::lacks::{backend_concern, cluster_concerns, shard_concern};
+use crate::places::blocks_on;
 use crate::registry::Standing;
 use crate::shards::{Origin, Shard};
 use crate::state::State;
@@ -265,9 +266,12 @@ pub fn nodes(state: &State) -> Vec<NodeView> {
 #[must_use]
 pub fn backends(state: &State) -> Vec<BackendView> {
     let ip_of = |id: FrontendId| state.allocation.frontends.get(&id).map(|f| f.ip);
-    let view = |(id, backend): (&engine::ids::BackendId, &Backend)| {
-        let own = state.allocation.drains.iter().filter(|(_, drain)| drain.backend == *id);
-        let draining: Vec<PortRange> = own.map(|(block, _)| range(block)).collect();
+    let mut drains: BTreeMap<BackendId, Vec<PortRange>> = BTreeMap::new();
+    for (block, drain) in &state.allocation.drains {
+        drains.entry(drain.backend).or_default().push(range(block));
+    }
+    let mut view = |(id, backend): (&BackendId, &Backend)| {
+        let draining = drains.remove(id).unwrap_or_default();
         let (why, remedy) = words(backend_concern(state, backend, !draining.is_empty()));
         BackendView {
             backend: id.0,
@@ -285,15 +289,15 @@ pub fn backends(state: &State) -> Vec<BackendView> {
             remedy,
         }
     };
-    state.allocation.backends.iter().map(view).collect()
+    state.allocation.backends.iter().map(&mut view).collect()
 }
 
 /// All frontends.
 #[must_use]
 pub fn frontends(state: &State) -> Vec<FrontendView> {
     let view = |(id, frontend): (&FrontendId, &crate::allocation::Frontend)| {
-        let bound = || state.allocation.backends.values().filter(|b| b.frontend == Some(*id));
-        let draining = state.allocation.drains.keys().filter(|block| block.frontend == *id);
+        let bound = || state.allocation.places.bound_to(*id).map(|id| &state.allocation.backends[&id]);
+        let draining = state.allocation.drains.range(blocks_on(*id)).map(|(block, _)| block);
         let unit = tier::BLOCK_LEN_MIN;
         let spoiled: std::collections::BTreeSet<u16> = frontend.reserved.iter().map(|port| port / unit).collect();
         let spoiled = u32::try_from(spoiled.len()).unwrap_or(u32::MAX).saturating_mul(unit.into());

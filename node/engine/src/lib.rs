@@ -13,6 +13,7 @@
 mod ahead;
 mod apply;
 mod arp;
+pub mod backends;
 pub mod claims;
 pub mod codec;
 pub mod counters;

@@ -231,7 +231,8 @@ impl Shard {
     }
 
     /// A newer snapshot is in force: flows are judged again, and orders of changed leases are made anew when needed.
-    pub(crate) fn snapshot_loaded(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
+    /// No mapping ends under it after less silence than `shortest_ns`.
+    pub(crate) fn snapshot_loaded(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot, shortest_ns: u64) {
         let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining);
         self.drains.note(now_ns, snapshot.control_index, draining);
         if snapshot.control_index >= self.replica.meta.control_index {
@@ -242,7 +243,7 @@ impl Shard {
         self.orders.retain(|id, order| snapshot.backends.get(id).is_some_and(|b| order.is_of(&b.lease)));
         if let Some(lead) = &mut self.leadership {
             lead.judge = Some(0);
-            lead.shortest_ns = shortest_ns(snapshot);
+            lead.shortest_ns = shortest_ns;
         }
     }
 

@@ -1,17 +1,19 @@
 //! The compiled, immutable configuration that workers judge packets by. Made by `control::compile`, published whole.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
+pub use crate::backends::Backends;
 use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
 
 /// Hash maps of the engine: keyed hashing with a fixed seed per process role, so that iteration order is never relied on.
 pub type Map<K, V> = HashMap<K, V, FixedState>;
 
 /// One version of the configuration, as seen by one node.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// The control state that it was compiled from.
     pub control_index: ControlIndex,
@@ -28,9 +30,9 @@ pub struct Snapshot {
     /// Frontends by address.
     pub frontend_by_ip: Map<Ipv4Addr, FrontendId>,
     /// All backends (IP configurations), with their leases.
-    pub backends: Map<BackendId, Backend>,
-    /// Backends by virtual network and address.
-    pub backend_by_ip: Map<(VnetId, Ipv4Addr), BackendId>,
+    pub backends: Backends,
+    /// Backends by virtual network and address; shared by all versions of one configuration.
+    pub backend_by_ip: Arc<Map<(VnetId, Ipv4Addr), BackendId>>,
     /// Inside subnets, with their gateway addresses.
     pub subnets: Vec<Subnet>,
     /// The outside network that the data interface is attached to.

@@ -217,7 +217,7 @@ impl Worker {
     /// Begins a listing of the use of leases, of all backends that there are now.
     #[must_use]
     pub fn begin_ports(&self) -> PortsListing {
-        let mut backends: Vec<_> = self.snapshot().map(|s| s.backends.keys().copied().collect()).unwrap_or_default();
+        let mut backends: Vec<_> = self.snapshot().map(|s| s.backends.keys().collect()).unwrap_or_default();
         backends.sort_unstable();
         PortsListing { backends: backends.into_iter(), views: Vec::new() }
     }

@@ -26,6 +26,7 @@ use crate::fragments::Fragments;
 use crate::held::{Held, Origin};
 use crate::ids::{BackendId, Incarnation, NodeId, ShardId, Side, Term, VnetId};
 use crate::nat::identification::Identifications;
+use crate::nat::timeouts::shortest_ns;
 use crate::neigh::NeighbourCache;
 use crate::notices::Limits;
 use crate::pipeline::Cx;
@@ -138,8 +139,8 @@ impl Worker {
         }
         let mut first: BTreeMap<ShardId, (BackendId, Ipv4Addr)> = BTreeMap::new();
         for (id, backend) in snapshot.backends.iter().filter(|(_, b)| b.vnet == self.vnet) {
-            let entry = first.entry(backend.home).or_insert((*id, backend.ip));
-            *entry = (*entry).min((*id, backend.ip));
+            let entry = first.entry(backend.home).or_insert((id, backend.ip));
+            *entry = (*entry).min((id, backend.ip));
         }
         self.first_backend = first.into_iter().map(|(shard, (_, ip))| (shard, ip)).collect();
         let vnet = self.vnet;
@@ -149,9 +150,10 @@ impl Worker {
                 self.release_waiting((Side::Inside, backend.ip), mac);
             }
         }
+        let shortest_ns = shortest_ns(&snapshot);
         for (id, entry) in &mut self.shards {
             if let Some(shard) = &mut entry.replica {
-                shard.snapshot_loaded(now_ns, *id, &snapshot);
+                shard.snapshot_loaded(now_ns, *id, &snapshot, shortest_ns);
             }
         }
         self.outputs.push_back(WorkerOutput::SnapshotLoaded { control_index: snapshot.control_index });

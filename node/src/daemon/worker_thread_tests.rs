@@ -63,7 +63,7 @@ fn snapshot() -> Snapshot {
         filtering: Filtering::Tuple,
     };
     s.backends.insert(BackendId(1), backend);
-    s.backend_by_ip.insert((VnetId(0), HOST), BackendId(1));
+    Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(0), HOST), BackendId(1));
     s
 }
 

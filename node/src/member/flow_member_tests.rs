@@ -21,7 +21,8 @@ fn view(control_index: u64, epoch: u32) -> Arc<View> {
     let addr = SocketAddr::from(([127, 0, 0, 1], 7800));
     let founders: Vec<Founder> =
         (1..=3).map(|n| Founder { node: NodeId(n), peer_addr: addr, api_addr: addr, key: [1; 32] }).collect();
-    let mut view = View::of(&State::found([1; 16], &founders, [0, 0]), NodeId(1));
+    let state = State::found([1; 16], &founders, [0, 0]);
+    let mut view = View::of(&state, Arc::new(control::compile::snapshot(&state, NodeId(1))));
     let mut snapshot = (*view.snapshot).clone();
     snapshot.control_index = ControlIndex(control_index);
     view.snapshot = Arc::new(snapshot);

@@ -38,9 +38,9 @@ pub struct View {
 }
 
 impl View {
-    /// Compiles `state` for node `me`.
+    /// Of `state`, of which `snapshot` was compiled.
     #[must_use]
-    pub fn of(state: &State, me: NodeId) -> Self {
+    pub fn of(state: &State, snapshot: Arc<Snapshot>) -> Self {
         let registry = state.registry();
         let settings = state.settings();
         let placed = state.shards().iter().filter_map(|(id, shard)| Some((*id, shard, spec(*id, shard)?)));
@@ -52,7 +52,7 @@ impl View {
             control_index: state.index(),
             node_of: node_of.collect(),
             newest,
-            snapshot: Arc::new(control::compile::snapshot(state, me)),
+            snapshot,
             addresses: registry.members().map(|(id, node)| (id, node.peer_addr)).collect(),
             keys: registry.members().map(|(id, node)| (id, node.key)).collect(),
             epochs: placed.iter().map(|(id, shard, _)| (*id, shard.epoch)).collect(),

@@ -2,6 +2,7 @@
 //! to the snapshot that a member would load.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
 use engine::snapshot::{
@@ -134,7 +135,7 @@ impl World {
                 filtering,
             };
             s.backends.insert(id, backend);
-            s.backend_by_ip.insert((VnetId(0), ip), id);
+            Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(0), ip), id);
         }
         s
     }

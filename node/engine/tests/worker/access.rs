@@ -1,6 +1,7 @@
 //! Who may do what with a frame: by the lease, the grace and the owner that is known, and by what the frame claims to be.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use crate::lab::*;
 use crate::raw::*;
@@ -56,7 +57,7 @@ fn a_flow_of_an_address_that_went_to_another_backend_is_not_the_new_one_s() {
     lab.load_on(0, 11, |s| {
         let heir = s.backends.remove(&BackendId(1)).expect("A");
         s.backends.insert(BackendId(9), heir);
-        s.backend_by_ip.insert((VnetId(0), A), BackendId(9));
+        Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(0), A), BackendId(9));
     });
     // Before the timers have closed it.
     let n = &mut lab.nodes[0];

@@ -1,6 +1,7 @@
 //! Every bound is reached: what still fits at it, and what one more is dropped as (R10, R21, I46, I47, I49).
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use qnat_engine::event::{DropReason, Verdict};
 use qnat_engine::ids::*;
@@ -207,7 +208,7 @@ fn two_networks_with_one_address_are_two_backends() {
             s.backends.get_mut(&BackendId(1)).expect("A").lease = vec![block(2048, 32)];
             let there = Backend { vnet: VnetId(7), lease: vec![block(8192, 32)], ..here };
             s.backends.insert(twin, there);
-            s.backend_by_ip.insert((VnetId(7), A), twin);
+            Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(7), A), twin);
             s.subnets.extend(
                 s.subnets.clone().into_iter().map(|subnet| qnat_engine::snapshot::Subnet { vnet: VnetId(7), ..subnet }),
             );

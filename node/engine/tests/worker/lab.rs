@@ -86,7 +86,7 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
             filtering: Filtering::default(),
         };
         s.backends.insert(BackendId(id), backend);
-        s.backend_by_ip.insert((VnetId(0), ip), BackendId(id));
+        Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(0), ip), BackendId(id));
     }
     s
 }

@@ -9,6 +9,7 @@ use qnat_engine::snapshot::OnReclaim;
 use qnat_engine::status::FlowState;
 use qnat_engine::wire::ArpOp;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 fn state(lab: &Lab) -> Vec<FlowState> {
     lab.nodes[lab.leader].worker.dump_flows(lab.now, Some(SHARD), 1000).into_iter().map(|f| f.state).collect()
@@ -410,7 +411,7 @@ fn flows_of_a_backend_that_vanished_close_by_policy() {
     lab.pass(0, Side::Inside, udp(B, 5000, REMOTE, 53));
     lab.load(11, |s| {
         s.backends.remove(&BackendId(1));
-        s.backend_by_ip.remove(&(VnetId(0), A));
+        Arc::make_mut(&mut s.backend_by_ip).remove(&(VnetId(0), A));
     });
     lab.run(50);
     assert_eq!((lab.status(0).live, lab.status(0).held), (1, 1));

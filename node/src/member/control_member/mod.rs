@@ -21,6 +21,7 @@ use consensus::control_group::{ControlGroup, ControlTiming, OpenError};
 use consensus::event::{ControlEffect, ControlInput};
 use consensus::storage::LogStore;
 use control::command::{Command, CommandBody, Key};
+use control::compile::Compiler;
 use control::outcome::{Outcome, Yield};
 use control::port_log::{PortBatch, PortLog};
 use control::registry::{FOUNDER_RAFT_ID, KeyHash};
@@ -145,6 +146,7 @@ pub struct ControlMember<S> {
     seed: u64,
     state: State,
     port_log: PortLog,
+    compiler: Compiler,
     founded: bool,
     incarnation: Option<Incarnation>,
     registering: Option<Key>,
@@ -201,6 +203,7 @@ impl<S: LogStore> ControlMember<S> {
             None => Phase::Joining { store: Box::new(store), nonce: rng.next(), next_ns: now.ns },
         };
         Ok(Self {
+            compiler: Compiler::new(me.node),
             me,
             phase,
             timing,
@@ -329,7 +332,8 @@ impl<S: LogStore> ControlMember<S> {
         }
         if std::mem::take(&mut self.changed) {
             self.notice_own_end();
-            self.out.push_back(ControlOut::View(Arc::new(View::of(&self.state, self.me.node))));
+            let snapshot = self.compiler.snapshot(&self.state);
+            self.out.push_back(ControlOut::View(Arc::new(View::of(&self.state, snapshot))));
             if let Phase::Running(group) = &mut self.phase {
                 group.handle(now.ns, ControlInput::Members { voters: self.state.control_voters() });
             }
@@ -437,6 +441,7 @@ impl<S: LogStore> ControlMember<S> {
             Ok(state) => {
                 self.state = state;
                 self.out.push_back(ControlOut::Ports(self.port_log.restart(&self.state)));
+                self.compiler.restart();
                 self.founded = true;
                 self.compacted = index;
                 self.changed = true;

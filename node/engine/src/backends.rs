@@ -1,0 +1,192 @@
+//! The backends of a snapshot, in parts that versions share: the next version costs what differs from the one before.
+//!
+//! Hot path. Found by number with one lookup of a part and one step in it; numbers are given out in sequence, so parts are
+//! full until backends go. Whoever changes a part changes an own copy of it. Made by `control::compile`, read by workers.
+
+use std::ops::Index;
+use std::sync::Arc;
+
+use crate::ids::BackendId;
+use crate::snapshot::{Backend, Map};
+
+/// Backends of one part.
+pub const PART_LEN: usize = 64;
+const PART_BITS: u32 = PART_LEN.trailing_zeros();
+
+type Part = [Option<Backend>; PART_LEN];
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backends {
+    /// Parts by the upper bits of their numbers; none is empty.
+    parts: Map<u32, Arc<Part>>,
+    len: usize,
+}
+
+impl Backends {
+    /// The backend of this number.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, id: &BackendId) -> Option<&Backend> {
+        let (part, at) = place(*id);
+        self.parts.get(&part)?[at].as_ref()
+    }
+
+    /// The same, to change it; if another version shares its part, in a copy.
+    pub fn get_mut(&mut self, id: &BackendId) -> Option<&mut Backend> {
+        let (part, at) = place(*id);
+        let part = self.parts.get_mut(&part)?;
+        part[at].as_ref()?;
+        Arc::make_mut(part)[at].as_mut()
+    }
+
+    /// Whether there is one of this number.
+    #[must_use]
+    pub fn contains_key(&self, id: &BackendId) -> bool {
+        self.get(id).is_some()
+    }
+
+    /// Puts one in; gives back what had the number.
+    pub fn insert(&mut self, id: BackendId, backend: Backend) -> Option<Backend> {
+        let (part, at) = place(id);
+        let part = self.parts.entry(part).or_insert_with(|| Arc::new([const { None }; PART_LEN]));
+        let before = Arc::make_mut(part)[at].replace(backend);
+        self.len += usize::from(before.is_none());
+        before
+    }
+
+    /// Takes one out.
+    pub fn remove(&mut self, id: &BackendId) -> Option<Backend> {
+        self.get(id)?;
+        let (number, at) = place(*id);
+        let part = Arc::make_mut(self.parts.get_mut(&number)?);
+        let before = part[at].take();
+        if part.iter().all(Option::is_none) {
+            self.parts.remove(&number);
+        }
+        self.len -= usize::from(before.is_some());
+        before
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (BackendId, &Backend)> {
+        self.parts.iter().flat_map(|(number, part)| {
+            let id = move |at: usize| BackendId((number << PART_BITS) | u32::try_from(at).unwrap_or(u32::MAX));
+            part.iter().enumerate().filter_map(move |(at, backend)| Some((id(at), backend.as_ref()?)))
+        })
+    }
+
+    /// All without their numbers.
+    pub fn values(&self) -> impl Iterator<Item = &Backend> {
+        self.parts.values().flat_map(|part| part.iter().flatten())
+    }
+
+    /// All, to change them.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Backend> {
+        self.parts.values_mut().flat_map(|part| Arc::make_mut(part).iter_mut().flatten())
+    }
+
+    /// All numbers, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = BackendId> {
+        self.iter().map(|(id, _)| id)
+    }
+
+    /// How many parts are not those of `other`.
+    #[must_use]
+    pub fn parts_apart_from(&self, other: &Self) -> usize {
+        let shared = |(number, part): &(&u32, &Arc<Part>)| {
+            other.parts.get(*number).is_some_and(|theirs| Arc::ptr_eq(part, theirs))
+        };
+        self.parts.iter().filter(|part| !shared(part)).count()
+    }
+}
+
+impl Index<&BackendId> for Backends {
+    type Output = Backend;
+
+    fn index(&self, id: &BackendId) -> &Backend {
+        self.get(id).expect("a backend of this number")
+    }
+}
+
+/// The number of the part, and the place in it.
+#[inline]
+fn place(BackendId(id): BackendId) -> (u32, usize) {
+    let at = usize::try_from(id).unwrap_or(usize::MAX);
+    (id >> PART_BITS, at % PART_LEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
+
+    use crate::ids::{ShardId, VnetId};
+    use crate::snapshot::{Filtering, Profile, Sharing, TcpReset};
+
+    use super::*;
+
+    fn backend(n: u32) -> Backend {
+        Backend {
+            vnet: VnetId(0),
+            ip: Ipv4Addr::from(n),
+            mac: None,
+            home: ShardId(1),
+            lease: Vec::new(),
+            idle_timeout_ms: 240_000,
+            tcp_reset_on_idle: TcpReset::Off,
+            profile: Profile::Azure,
+            sharing: Sharing::Tuple,
+            filtering: Filtering::Tuple,
+        }
+    }
+
+    #[test]
+    fn they_are_what_a_plain_map_of_them_is() {
+        let (mut backends, mut map) = (Backends::default(), BTreeMap::new());
+        // The ends of parts and of the numbers, and some put in and taken out again.
+        for n in [0, 1, 63, 64, 65, 127, 128, 4_000, u32::MAX] {
+            assert_eq!(backends.insert(BackendId(n), backend(n)), map.insert(BackendId(n), backend(n)));
+        }
+        for n in [64, 65, 127, 5, u32::MAX] {
+            assert_eq!(backends.remove(&BackendId(n)), map.remove(&BackendId(n)), "{n}");
+        }
+        assert_eq!(backends.insert(BackendId(63), backend(7)), map.insert(BackendId(63), backend(7)));
+        assert_eq!(backends.iter().map(|(id, b)| (id, b.clone())).collect::<BTreeMap<_, _>>(), map);
+        assert_eq!((backends.len(), backends.keys().count(), backends.values().count()), (5, 5, 5));
+        assert!(backends.contains_key(&BackendId(128)) && !backends.contains_key(&BackendId(129)));
+        assert_eq!(backends[&BackendId(63)], backend(7));
+        let taken_and_put_back = {
+            let mut other = backends.clone();
+            other.insert(BackendId(300), backend(300));
+            other.remove(&BackendId(300));
+            other
+        };
+        assert_eq!(backends, taken_and_put_back, "an empty part makes a difference");
+    }
+
+    #[test]
+    fn a_change_leaves_the_version_before_alone_and_shares_all_other_parts() {
+        let mut before = Backends::default();
+        (0..1_000).for_each(|n| drop(before.insert(BackendId(n), backend(n))));
+        let mut after = before.clone();
+        assert_eq!(after.parts_apart_from(&before), 0);
+        after.get_mut(&BackendId(700)).expect("there").idle_timeout_ms = 1;
+        assert_eq!(after.get_mut(&BackendId(5_000)), None);
+        assert_eq!(after.remove(&BackendId(5_001)), None);
+        assert_eq!(before[&BackendId(700)].idle_timeout_ms, 240_000);
+        assert_eq!(after.parts_apart_from(&before), 1);
+    }
+}
