@@ -111,6 +111,11 @@ impl Stalls {
         Ok(())
     }
 
+    /// The first of the long stalls so far, with their times.
+    pub(crate) fn noted(&self) -> Vec<Stall> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What was seen since the last call.
     pub fn take(&self) -> Seen {
         let [at_least_40_ms, at_least_80_ms] = self.long.each_ref().map(|count| count.swap(0, Ordering::Relaxed));
@@ -119,7 +124,8 @@ impl Stalls {
     }
 }
 
-fn unix_ms() -> Result<u64> {
+/// Now, in ms since 1970.
+pub(crate) fn unix_ms() -> Result<u64> {
     Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
 }
 
@@ -139,7 +145,7 @@ pub fn run(args: &StallsArgs) -> Result<ExitCode> {
         code
     })?;
     let seen = stalls.take();
-    let noted = stalls.noted.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let noted = stalls.noted();
     let report = serde_json::to_string(&Report { seen, began_unix_ms, ended_unix_ms: unix_ms()?, stalls: noted })?;
     match &args.out {
         Some(path) => std::fs::write(path, report + "\n").with_context(|| path.display().to_string())?,

@@ -44,9 +44,14 @@ fn holds(drill: &str) {
         assert_eq!(number(&verdict[none]), 0, "{none}: {verdict:#}");
     }
     assert_eq!(number(&verdict["downloads_right"]), 1, "{verdict:#}");
+    assert!(number(&verdict["statuses"]) > 5, "status was not asked: {verdict:#}");
+    assert_eq!(wrong(verdict, "gap of "), [""; 0]);
+}
+
+/// Reasons other than those about the machine's speed, which begin with `speed`.
+fn wrong<'a>(verdict: &'a Value, speed: &str) -> Vec<&'a str> {
     let reasons = verdict["reasons"].as_array().expect("a list").iter().filter_map(Value::as_str);
-    let wrong: Vec<&str> = reasons.filter(|reason| !reason.starts_with("gap of ")).collect();
-    assert!(wrong.is_empty(), "{wrong:?}");
+    reasons.filter(|reason| !reason.starts_with(speed)).collect()
 }
 
 #[test]
@@ -77,11 +82,14 @@ fn members_change(drill: &str, steps: usize) {
     let said = String::from_utf8_lossy(&output.stderr);
     let verdicts: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
     let verdict = &verdicts[0];
-    assert_eq!(verdict["reasons"], serde_json::json!([]), "{verdict:#} {said}");
+    assert_eq!(wrong(verdict, "gap of "), [""; 0], "{verdict:#} {said}");
+    for gap in ["gap_old_ms", "gap_new_ms"] {
+        assert!(verdict[gap]["max"].as_f64().is_some_and(|max| max > 0.0), "{gap} was not measured: {verdict:#}");
+    }
     assert_eq!((number(&verdict["connections_kept"]), number(&verdict["connections"])), (180, 180), "{verdict:#}");
     assert_eq!(verdict["steps_ms"].as_array().map(Vec::len), Some(steps), "{verdict:#}");
     assert_eq!(number(&verdict["downloads_right"]), u64::try_from(steps).expect("few"), "{verdict:#}");
-    assert!(verdict["pass"] == true && output.status.success(), "{verdict:#}");
+    assert_eq!(verdict["pass"] == true, output.status.success(), "{verdict:#}");
 }
 
 #[test]
@@ -112,6 +120,25 @@ fn an_owner_whose_network_swallows_everything_costs_no_connection() {
 #[test]
 fn an_owner_whose_interface_is_made_anew_costs_no_connection_and_begins_anew() {
     holds("remake-interface");
+}
+
+#[test]
+fn strangers_at_the_peer_port_move_no_shard_and_from_the_data_networks_do_not_reach_it() {
+    let _alone = turn();
+    let arguments = ["peer-flood", "--backends", "9", "--connections", "180", "--seconds", "10", "-o", "json"];
+    let output = chaos().args(arguments).output().expect("the drill runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let verdicts: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let verdict = &verdicts[0];
+    assert_eq!(wrong(verdict, "hold p99 of "), [""; 0], "{verdict:#} {said}");
+    let phases = verdict["phases"].as_array().expect("a list");
+    let floods: Vec<&str> = phases.iter().filter_map(|phase| phase["flood"].as_str()).collect();
+    assert_eq!(floods, ["none", "peers", "inside", "outside"], "{verdict:#}");
+    assert!(
+        phases.iter().all(|phase| number(&phase["new_flows"]) > 0 && number(&phase["datagrams"]) > 0),
+        "{verdict:#}"
+    );
+    assert_eq!(verdict["pass"] == true, output.status.success(), "{verdict:#}");
 }
 
 #[test]

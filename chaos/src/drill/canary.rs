@@ -19,8 +19,8 @@ const ECHO: u16 = 7;
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes per second of the download: enough to have segments in flight, too few to fill the machine.
 const DOWNLOAD_RATE: f64 = 8e6;
-/// A run never lasts longer.
-const STREAM_BOUND: Duration = Duration::from_secs(60);
+/// No run and no change of members lasts longer.
+const STREAM_BOUND: Duration = Duration::from_secs(90);
 
 /// The echo service, at one of the internet's addresses.
 pub(super) fn echo(index: usize) -> SocketAddr {

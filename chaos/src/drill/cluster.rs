@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use qnat::answers::Counted;
 use qnat::client;
 use qnat::daemon::request::{Request, ResourceKind};
 use qnat::lab::{self, Host};
@@ -45,14 +46,18 @@ pub(super) struct Backend {
     pub(super) lease: Vec<(u64, u64)>,
 }
 
-/// Handle of the lab under test; dropping it takes the lab down.
+/// Handle of the lab under test; dropping it takes the lab down, unless it only looks on.
 #[derive(Debug)]
 pub(super) struct Cluster {
     dir: PathBuf,
+    looks_on: bool,
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if self.looks_on {
+            return;
+        }
         let gate = interrupt::gate();
         if let Err(error) = lab::down(&self.dir) {
             eprintln!("the lab could not be taken down: {error:#}");
@@ -74,9 +79,14 @@ impl Cluster {
             ensure!(output.status.success(), "lab up: {}", String::from_utf8_lossy(&output.stderr));
             interrupt::set_ours(&gate, true);
         }
-        let cluster = Self { dir };
+        let cluster = Self { dir, looks_on: false };
         cluster.wait_whole(Duration::from_secs(60))?;
         Ok(cluster)
+    }
+
+    /// For another thread.
+    pub(super) fn observer(&self) -> Self {
+        Self { dir: self.dir.clone(), looks_on: true }
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -205,6 +215,22 @@ impl Cluster {
     pub(super) fn elections(&self) -> BTreeMap<u32, u64> {
         let count = |node| Some((node, self.ask(node, &Request::Counters).ok()?["elections"].as_u64()?));
         self.running().into_iter().filter_map(count).collect()
+    }
+
+    /// The same by shard.
+    pub(super) fn elections_by_shard(&self) -> BTreeMap<u32, BTreeMap<u64, u64>> {
+        let of = |node| {
+            let counted = self.counted(node).ok()?.elections_by_shard;
+            let by_shard = counted.into_iter().filter_map(|(shard, count)| Some((shard.parse().ok()?, count)));
+            Some((node, by_shard.collect()))
+        };
+        self.running().into_iter().filter_map(of).collect()
+    }
+
+    /// What one member counted since it started.
+    pub(super) fn counted(&self, node: u32) -> Result<Counted> {
+        let answer = self.ask(node, &Request::Counters)?;
+        serde_json::from_value(answer).with_context(|| format!("counters of n{node}"))
     }
 
     /// Frames that running members dropped since they started, by reason.

@@ -107,18 +107,23 @@ fn tuples_of(flows: &[Flow]) -> BTreeSet<Tuple> {
     flows.iter().filter_map(ends).flatten().collect()
 }
 
+/// When the shard's MAC was used, and by whom, in the order of time.
+pub(super) fn places(all: &[Emitted], shard: u16) -> Vec<(u64, u32)> {
+    let vmac = Mac::of_shard(ShardId(shard)).0;
+    let mut places: Vec<(u64, u32)> = Vec::new();
+    for emitted in all {
+        let frames = emitted.inside.iter().chain(&emitted.outside).filter(|frame| frame.source_mac == vmac);
+        places.extend(frames.map(|frame| (frame.at_ns, emitted.node)));
+    }
+    places.sort_unstable();
+    places
+}
+
 /// Judges what the old owner sent after the fault.
 pub(super) fn emissions(all: &[Emitted], before: &[Flow], scene: Scene) -> Emissions {
     let vmac = Mac::of_shard(ShardId(scene.shard)).0;
-    let mut places: Vec<(u64, u32)> = Vec::new();
-    for emitted in all {
-        let frames = emitted.inside.iter().chain(&emitted.outside);
-        let near = |frame: &&Frame| {
-            frame.source_mac == vmac && (scene.began_ns - 300_000_000..scene.end_ns).contains(&frame.at_ns)
-        };
-        places.extend(frames.filter(near).map(|frame| (frame.at_ns, emitted.node)));
-    }
-    places.sort_unstable();
+    let mut places = places(all, scene.shard);
+    places.retain(|(at, _)| (scene.began_ns - 300_000_000..scene.end_ns).contains(at));
     let successor = places.iter().find(|(at, node)| *at > scene.began_ns && *node != scene.owner).map(|place| place.0);
     let moves = places.windows(2).filter(|pair| pair[0].1 != pair[1].1).count();
     let lease_end = match scene.handover {

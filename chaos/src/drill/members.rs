@@ -1,11 +1,11 @@
 //! Drills in which members come and go while connections are open: join, replace, grow and shrink. What is held against the
-//! cluster: no connection lost, no mapping changed, a download with the right digest, and the wanted members in the end, all
+//! cluster: no connection lost, no mapping changed, no gap longer than at a takeover, a download with the right digest, and the wanted members in the end, all
 //! voting, all shards whole. Called by the command.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use qnat::client::ClientError;
@@ -15,11 +15,18 @@ use serde_json::Value;
 
 use super::canary::{self, Download, Idle};
 use super::cluster::{Cluster, Flow};
+use super::output::Judged;
+use super::probes::{Probes, Silence};
 use super::run::{duplicates, mappings_of};
+use super::verdict::{Gap, too_long};
 
 /// How long one change of members may take until all of it is in force.
 const SETTLE_BOUND: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Traffic before each change and after it.
+const MARGIN: Duration = Duration::from_millis(500);
+/// Largest median and largest 99th percentile of the gaps, as when an owner is lost or stops.
+const GAP_MAX_MS: (f64, f64) = (80.0, 150.0);
 /// Bytes of each download: longer than a change takes.
 const DOWNLOAD_BYTES: u64 = 48 << 20;
 
@@ -53,8 +60,14 @@ pub(super) struct MembersVerdict {
     downloads_right: usize,
     /// How long each change took until it was in force, in milliseconds.
     steps_ms: Vec<(String, u128)>,
+    /// Silence of an old flow and of flows opened all the while, over all changes and shards.
+    gap_old_ms: Gap,
+    /// See `gap_old_ms`.
+    gap_new_ms: Gap,
+    #[serde(skip)]
+    silences: Vec<Silence>,
     /// Whether all is well.
-    pub(super) pass: bool,
+    pass: bool,
     /// What is not.
     reasons: Vec<String>,
 }
@@ -91,23 +104,36 @@ impl Change {
     }
 }
 
+impl MembersVerdict {
+    /// Before anything was measured.
+    pub(super) fn new(change: Change, connections: usize, reasons: Vec<String>) -> Self {
+        Self {
+            drill: change.name(),
+            connections,
+            connections_kept: 0,
+            mappings_changed: 0,
+            duplicates: 0,
+            downloads: 0,
+            downloads_right: 0,
+            steps_ms: Vec::new(),
+            gap_old_ms: Gap::of(std::iter::empty()),
+            gap_new_ms: Gap::of(std::iter::empty()),
+            silences: Vec::new(),
+            pass: false,
+            reasons,
+        }
+    }
+}
+
 /// Runs one drill upon a fresh lab.
 pub(super) fn drill(binary: &Path, change: Change, backends: u32, connections: usize) -> MembersVerdict {
-    let mut verdict = MembersVerdict {
-        drill: change.name(),
-        connections,
-        connections_kept: 0,
-        mappings_changed: 0,
-        duplicates: 0,
-        downloads: 0,
-        downloads_right: 0,
-        steps_ms: Vec::new(),
-        pass: false,
-        reasons: Vec::new(),
-    };
+    let mut verdict = MembersVerdict::new(change, connections, Vec::new());
     if let Err(error) = in_lab(binary, change, backends, &mut verdict) {
         verdict.reasons.push(format!("{error:#}"));
     }
+    verdict.gap_old_ms = Gap::of(verdict.silences.iter().map(|one| one.old_ms));
+    verdict.gap_new_ms = Gap::of(verdict.silences.iter().map(|one| one.new_ms));
+    verdict.reasons.extend(too_long(verdict.gap_old_ms, verdict.gap_new_ms, GAP_MAX_MS));
     verdict.pass = verdict.reasons.is_empty();
     verdict
 }
@@ -142,10 +168,15 @@ impl Scene<'_> {
     ) -> Result<()> {
         let backend = u32::try_from(self.round)?;
         let download = Download::start(self.lab.cluster.dir(), backend, DOWNLOAD_BYTES);
+        let probes = Probes::start(self.lab.cluster, usize::try_from(self.round)?)?;
+        std::thread::sleep(MARGIN);
+        let from = SystemTime::now();
         let began = Instant::now();
         change(&self.lab).with_context(|| what.to_owned())?;
         self.lab.wait_settled(members).with_context(|| what.to_owned())?;
         self.verdict.steps_ms.push((what.to_owned(), began.elapsed().as_millis()));
+        std::thread::sleep(MARGIN);
+        self.verdict.silences.extend(probes.stop(from)?);
         let (kept, first_loss) = canary::exchange_all(&mut self.idle, self.round << 32);
         let flows = self.lab.owned_flows()?;
         self.judge(what, kept, first_loss, &flows);
@@ -295,14 +326,28 @@ impl LabUnderChange<'_> {
     }
 }
 
-/// All verdicts for people.
-pub(super) fn table(verdicts: &[MembersVerdict]) -> String {
+impl Judged for MembersVerdict {
+    fn drill(&self) -> &'static str {
+        self.drill
+    }
+
+    fn reasons(&self) -> &[String] {
+        &self.reasons
+    }
+
+    fn table(verdicts: &[Self]) -> String {
+        table(verdicts)
+    }
+}
+
+fn table(verdicts: &[MembersVerdict]) -> String {
     let mut text = String::new();
     for one in verdicts {
         let steps: Vec<String> =
             one.steps_ms.iter().map(|(what, ms)| format!("{what} in {}.{} s", ms / 1000, ms % 1000 / 100)).collect();
         text += &format!(
-            "{}: {}; {} of {} connections kept, {} mappings changed, {} duplicates, {} of {} downloads right; {}\n",
+            "{}: {}; {} of {} connections kept, {} mappings changed, {} duplicates, {} of {} downloads right; \
+             gap (median/largest) old {:.1}/{:.1} ms, new {:.1}/{:.1} ms; {}\n",
             one.drill,
             if one.pass { "pass" } else { "FAIL" },
             one.connections_kept,
@@ -311,6 +356,10 @@ pub(super) fn table(verdicts: &[MembersVerdict]) -> String {
             one.duplicates,
             one.downloads_right,
             one.downloads,
+            one.gap_old_ms.median,
+            one.gap_old_ms.max,
+            one.gap_new_ms.median,
+            one.gap_new_ms.max,
             steps.join(", ")
         );
         for reason in &one.reasons {

@@ -2,43 +2,46 @@
 //! Needs root, `tcpdump`, `nft` and the `qnat` executable. Leaves nothing behind, also after Ctrl-C. Called by the
 //! command line.
 
+mod calm;
 mod canary;
 mod capture;
 mod cluster;
 mod fault;
+mod flood_verdict;
+mod flows;
 mod interrupt;
 mod judge;
 mod members;
+mod output;
+mod peer_flood;
+mod probes;
 mod run;
 pub mod soak;
+mod strangers;
+mod truth;
 pub mod verdict;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use cluster::Cluster;
 pub use fault::Fault;
-use members::Change;
+use flood_verdict::FloodVerdict;
+use members::{Change, MembersVerdict};
+use output::Judged;
+pub use output::Output;
 use verdict::Verdict;
+
+/// The longest fault, and how long a flood lasts unless told otherwise.
+const FAULT_SECONDS_MAX: u64 = 30;
+const FLOOD_SECONDS: u64 = 60;
 
 /// Runs that one lab carries: each uses up most of the ports of one backend, of which every shard has several.
 const RUNS_PER_LAB: usize = 15;
-
-/// How the verdict is written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum Output {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
-    /// For build servers.
-    Junit,
-}
 
 /// Which drill.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -65,36 +68,32 @@ pub enum Which {
     Replace,
     /// Two machines join, and two of the first three leave.
     GrowShrink,
+    /// Strangers begin 3,000 handshakes a second at the port of a member, then from inside and outside.
+    PeerFlood,
+}
+
+/// What a drill is made of.
+enum Kind {
+    Faults(Vec<Fault>),
+    Change(Change),
+    PeerFlood,
 }
 
 impl Which {
-    fn faults(self) -> Vec<Fault> {
+    fn kind(self) -> Kind {
         match self {
-            Self::KillOwner => vec![Fault::KillOwner],
-            Self::PauseOwner => vec![Fault::PauseOwner],
-            Self::PartitionOwner => vec![Fault::PartitionOwner],
-            Self::StopOwner => vec![Fault::StopOwner],
-            Self::HangWorker => vec![Fault::HangWorker],
-            Self::SilentNetwork => vec![Fault::SilentNetwork],
-            Self::RemakeInterface => vec![Fault::RemakeInterface],
-            Self::All => Fault::ALL.to_vec(),
-            Self::Join | Self::Replace | Self::GrowShrink => Vec::new(),
-        }
-    }
-
-    fn change(self) -> Option<Change> {
-        match self {
-            Self::Join => Some(Change::Join),
-            Self::Replace => Some(Change::Replace),
-            Self::GrowShrink => Some(Change::GrowShrink),
-            Self::KillOwner
-            | Self::PauseOwner
-            | Self::PartitionOwner
-            | Self::StopOwner
-            | Self::HangWorker
-            | Self::SilentNetwork
-            | Self::RemakeInterface
-            | Self::All => None,
+            Self::KillOwner => Kind::Faults(vec![Fault::KillOwner]),
+            Self::PauseOwner => Kind::Faults(vec![Fault::PauseOwner]),
+            Self::PartitionOwner => Kind::Faults(vec![Fault::PartitionOwner]),
+            Self::StopOwner => Kind::Faults(vec![Fault::StopOwner]),
+            Self::HangWorker => Kind::Faults(vec![Fault::HangWorker]),
+            Self::SilentNetwork => Kind::Faults(vec![Fault::SilentNetwork]),
+            Self::RemakeInterface => Kind::Faults(vec![Fault::RemakeInterface]),
+            Self::All => Kind::Faults(Fault::ALL.to_vec()),
+            Self::Join => Kind::Change(Change::Join),
+            Self::Replace => Kind::Change(Change::Replace),
+            Self::GrowShrink => Kind::Change(Change::GrowShrink),
+            Self::PeerFlood => Kind::PeerFlood,
         }
     }
 }
@@ -114,8 +113,8 @@ pub struct DrillArgs {
     /// Idle TCP connections, spread over the backends.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=4000))]
     pub connections: u16,
-    /// How long the fault lasts, in seconds; each drill has its own default.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(3..=30))]
+    /// How long the fault lasts, in seconds, at most 30, or the flood, at most 300; each drill has its own default.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(3..=300))]
     pub seconds: Option<u64>,
     /// The `qnat` executable; beside this one unless given.
     #[arg(long)]
@@ -134,50 +133,66 @@ pub fn run(args: &DrillArgs) -> Result<ExitCode> {
         Some(binary) => binary.clone(),
         None => std::env::current_exe()?.with_file_name("qnat"),
     };
-    let junit = args.output == Output::Junit && args.which.change().is_some();
-    ensure!(!junit, "-o junit: drills that change members are written as table or json");
     ensure!(binary.exists(), "{} is not there: build it, or name it with --binary", binary.display());
-    if let Some(change) = args.which.change() {
-        return change_members(args, &binary, change);
+    let connections = usize::from(args.connections);
+    match args.which.kind() {
+        Kind::Faults(faults) => run_faults(args, &binary, faults),
+        Kind::Change(change) => run_series(
+            args,
+            move |why| MembersVerdict::new(change, connections, vec![why]),
+            || members::drill(&binary, change, args.backends, connections),
+        ),
+        Kind::PeerFlood => {
+            let lasts = Duration::from_secs(args.seconds.unwrap_or(FLOOD_SECONDS));
+            let scale = peer_flood::Scale { backends: args.backends, connections, lasts };
+            run_series(args, FloodVerdict::broken, || peer_flood::drill(&binary, scale))
+        }
     }
+}
+
+fn run_faults(args: &DrillArgs, binary: &Path, faults: Vec<Fault>) -> Result<ExitCode> {
+    let longest = args.seconds.unwrap_or(0);
+    ensure!(longest <= FAULT_SECONDS_MAX, "--seconds {longest}: a fault lasts at most {FAULT_SECONDS_MAX} s");
     let journal = Journal::default();
     let (seen, output) = (journal.clone(), args.output);
     interrupt::watch(run::files(), move || {
         seen.note_broken("interrupted: not all runs were carried through".to_owned());
-        write(output, &seen.verdicts())
+        output::write(output, &seen.verdicts())
     })?;
-    for fault in args.which.faults() {
-        drill(args, &binary, fault, &journal);
+    for fault in faults {
+        drill(args, binary, fault, &journal);
     }
     // Here, if a signal comes now, its thread writes the verdict.
     let _gate = interrupt::gate();
-    let verdicts = journal.verdicts();
-    write(args.output, &verdicts)?;
-    Ok(if verdicts.iter().all(|verdict| verdict.pass) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    finish(args.output, &journal.verdicts())
 }
 
-fn change_members(args: &DrillArgs, binary: &Path, change: Change) -> Result<ExitCode> {
-    interrupt::watch(run::files(), || Ok(()))?;
-    let run = |_| members::drill(binary, change, args.backends, args.connections.into());
-    let verdicts: Vec<members::MembersVerdict> = (0..args.runs).map(run).collect();
+/// Runs a drill that has one verdict for each run; `broken` makes that of a run that was interrupted.
+fn run_series<V: Judged + Clone + Send + 'static>(
+    args: &DrillArgs,
+    broken: impl Fn(String) -> V + Send + 'static,
+    run: impl Fn() -> V,
+) -> Result<ExitCode> {
+    let verdicts = Arc::new(Mutex::new(Vec::new()));
+    let (seen, output) = (Arc::clone(&verdicts), args.output);
+    interrupt::watch(run::files(), move || {
+        let mut all = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.push(broken("interrupted: not all runs were carried through".to_owned()));
+        output::write(output, &all)
+    })?;
+    for _ in 0..args.runs {
+        let verdict = run();
+        verdicts.lock().unwrap_or_else(PoisonError::into_inner).push(verdict);
+    }
     let _gate = interrupt::gate();
-    let text = match args.output {
-        Output::Table => members::table(&verdicts),
-        Output::Json => serde_json::to_string_pretty(&verdicts)?,
-        Output::Junit => bail!("refused before the drill began"),
-    };
-    writeln!(std::io::stdout(), "{text}")?;
-    Ok(if verdicts.iter().all(|verdict| verdict.pass) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let verdicts = verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+    finish(args.output, &verdicts)
 }
 
-fn write(output: Output, verdicts: &[Verdict]) -> Result<()> {
-    let text = match output {
-        Output::Table => verdict::table(verdicts),
-        Output::Json => serde_json::to_string_pretty(verdicts)?,
-        Output::Junit => verdict::junit(verdicts),
-    };
-    writeln!(std::io::stdout(), "{text}")?;
-    Ok(())
+fn finish<V: Judged>(output: Output, verdicts: &[V]) -> Result<ExitCode> {
+    output::write(output, verdicts)?;
+    let pass = verdicts.iter().all(|verdict| verdict.reasons().is_empty());
+    Ok(if pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What one drill measured so far.

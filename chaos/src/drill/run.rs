@@ -12,9 +12,10 @@ use super::capture::{Capture, Frame, Side};
 use super::cluster::{Backend, Cluster, Flow, NODES};
 use super::fault::Fault;
 use super::judge::{self, Emissions, Emitted, Scene};
+use super::truth::{self, Asking};
 
 /// Between two datagrams of the old flow, and between two new flows.
-const OLD_EVERY: Duration = Duration::from_millis(1);
+pub(super) const OLD_EVERY: Duration = Duration::from_millis(1);
 const NEW_EVERY: Duration = Duration::from_millis(5);
 /// Traffic before the fault.
 const SETTLE: Duration = Duration::from_millis(700);
@@ -23,7 +24,7 @@ const NEW_AFTER: Duration = Duration::from_millis(2500);
 /// Traffic after the fault was taken back.
 const AFTER: Duration = Duration::from_millis(1500);
 /// Longest time that a captured frame spends in the kernel (tcpdump asks for 1 s).
-const CAPTURE_LAG: Duration = Duration::from_millis(1200);
+pub(super) const CAPTURE_LAG: Duration = Duration::from_millis(1200);
 /// An owner that comes back may lead again after this: earlier it owns nothing.
 const RETURN_NS: u64 = 200_000_000;
 /// How long the cluster may take to be whole again.
@@ -53,14 +54,18 @@ pub(super) struct Outcome {
     pub(super) wrong_port: u64,
     pub(super) download: Result<bool, String>,
     pub(super) whole_again_ms: u128,
+    /// How often members were asked for their status, and what they said that is not true.
+    pub(super) statuses: usize,
+    pub(super) lies: Vec<String>,
 }
 
-fn nanos(time: SystemTime) -> Result<u64> {
+/// Since 1970.
+pub(super) fn nanos(time: SystemTime) -> Result<u64> {
     Ok(u64::try_from(time.duration_since(UNIX_EPOCH)?.as_nanos())?)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds for people; 2^53 ns are 104 days")]
-fn millis(nanos: u64) -> f64 {
+pub(super) fn millis(nanos: u64) -> f64 {
     nanos as f64 / 1e6
 }
 
@@ -199,6 +204,7 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
         scenery;
     let Target { shard, owner, groups, probe: _, backends } = target;
 
+    let asking = Asking::start(cluster, owner, shard);
     let clock = Instant::now();
     let (began, sure) = fault.inject(cluster, owner)?;
     std::thread::sleep(NEW_AFTER.saturating_sub(clock.elapsed()));
@@ -238,6 +244,8 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     let from_ns = began_ns - 200_000_000;
     let download = download.finish().map_err(|error| format!("{error:#}"));
     let whole = cluster.wait_whole(WHOLE_BOUND).map(|_| healing.elapsed().as_millis())?;
+    let said = asking.stop()?;
+    let lies = truth::lies(&said, truths(fault, scene, (ended_ns, until_ns), &judge::places(&emitted, scene.shard)));
     let after = canary::exchange_all(idle, 2 << 32);
     let flows = cluster.owned_flows()?;
     let (had, has) = (mappings_of(&before, idle), mappings_of(&flows, idle));
@@ -258,11 +266,20 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
         wrong_port,
         download,
         whole_again_ms: whole,
+        statuses: said.len(),
+        lies,
     })
 }
 
+/// What answers of `status` are held against.
+const fn truths(fault: Fault, scene: Scene, until: (u64, u64), places: &[(u64, u32)]) -> truth::Scene<'_> {
+    let Scene { owner: target, began_ns, sure_ns, .. } = scene;
+    let (ended_ns, captured_ns) = until;
+    truth::Scene { fault, target, began_ns, sure_ns, ended_ns, captured_ns, places }
+}
+
 /// A directory that is removed with all that is in it.
-struct TempDir(std::path::PathBuf);
+pub(super) struct TempDir(pub(super) std::path::PathBuf);
 
 impl Drop for TempDir {
     fn drop(&mut self) {
@@ -276,7 +293,8 @@ pub(super) fn files() -> std::path::PathBuf {
     std::env::temp_dir().join(format!("qnat-drill-{}", std::process::id()))
 }
 
-fn tempdir() -> Result<TempDir> {
+/// An empty one.
+pub(super) fn tempdir() -> Result<TempDir> {
     let path = files();
     std::fs::create_dir_all(&path)?;
     Ok(TempDir(path))

@@ -1,11 +1,15 @@
-//! The verdict over all runs of a drill, as JSON and as a table. Called by the command.
+//! The verdict over all runs of a drill with a fault. Called by the command.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::fault::Fault;
+use super::output::Judged;
 use super::run::Outcome;
+
+/// How many untrue answers of one run are spelt out.
+const LIES_MAX: usize = 3;
 
 /// Gaps over all runs, in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -19,7 +23,7 @@ pub struct Gap {
 }
 
 impl Gap {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub(super) fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = values.collect();
         sorted.sort_by(f64::total_cmp);
         let rank = |percent: usize| {
@@ -61,6 +65,10 @@ pub struct Verdict {
     pub downloads_right: usize,
     /// Longest time from the end of the fault to full redundancy.
     pub whole_again_ms_max: u128,
+    /// Answers of `status` while the fault lasted and until all was well again, and how many of them were not true.
+    pub statuses: usize,
+    /// See `statuses`.
+    pub status_lies: usize,
     /// Whether all is well.
     pub pass: bool,
     /// What is not.
@@ -85,6 +93,8 @@ impl Verdict {
             old_owner_sent: BTreeMap::new(),
             downloads_right: outcomes.iter().filter(|one| one.download == Ok(true)).count(),
             whole_again_ms_max: outcomes.iter().map(|one| one.whole_again_ms).max().unwrap_or(0),
+            statuses: outcomes.iter().map(|one| one.statuses).sum(),
+            status_lies: outcomes.iter().map(|one| one.lies.len()).sum(),
             pass: false,
             reasons: broken,
         };
@@ -94,22 +104,27 @@ impl Verdict {
         for (number, outcome) in outcomes.iter().enumerate() {
             verdict.reasons.extend(wrongs(outcome).into_iter().map(|wrong| format!("run {}: {wrong}", number + 1)));
         }
-        let (median_max, p99_max) = fault.gap_max_ms();
-        for (what, gap) in [("old", verdict.gap_old_ms), ("new", verdict.gap_new_ms)] {
-            // Written so that a gap that is no number fails too.
-            if !(gap.median <= median_max && gap.p99 <= p99_max) {
-                verdict.reasons.push(format!(
-                    "gap of {what} flows: median {:.1} ms, p99 {:.1} ms; at most {median_max} and {p99_max} are wanted",
-                    gap.median, gap.p99
-                ));
-            }
-        }
+        verdict.reasons.extend(too_long(verdict.gap_old_ms, verdict.gap_new_ms, fault.gap_max_ms()));
         if outcomes.is_empty() {
             verdict.reasons.push("no run was carried through".to_owned());
         }
         verdict.pass = verdict.reasons.is_empty();
         verdict
     }
+}
+
+/// What is wrong with the gaps of old and new flows, whose median and 99th percentile have a limit.
+pub(super) fn too_long(old: Gap, new: Gap, (median_max, p99_max): (f64, f64)) -> Vec<String> {
+    // Written so that a gap that is no number is too long.
+    let is_good = |gap: &Gap| gap.median <= median_max && gap.p99 <= p99_max;
+    let long = [("old", old), ("new", new)].into_iter().filter(|(_, gap)| !is_good(gap));
+    let reason = |(what, gap): (&str, Gap)| {
+        format!(
+            "gap of {what} flows: median {:.1} ms, p99 {:.1} ms; at most {median_max} and {p99_max} are wanted",
+            gap.median, gap.p99
+        )
+    };
+    long.map(reason).collect()
 }
 
 /// Elections for each group that lost its leader, over all runs.
@@ -139,6 +154,7 @@ fn wrongs(outcome: &Outcome) -> Vec<String> {
     if outcome.total > outcome.kept {
         wrongs.push(format!("first loss: {}", outcome.first_loss.as_deref().unwrap_or("unknown")));
     }
+    wrongs.extend(outcome.lies.iter().take(LIES_MAX).cloned());
     match &outcome.download {
         Ok(true) => {}
         Ok(false) => wrongs.push("the download's digest is wrong".to_owned()),
@@ -147,43 +163,21 @@ fn wrongs(outcome: &Outcome) -> Vec<String> {
     wrongs
 }
 
-/// All verdicts for a build server: one test suite, one case for each drill.
-pub(super) fn junit(verdicts: &[Verdict]) -> String {
-    let failures = verdicts.iter().filter(|one| !one.pass).count();
-    let mut text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"qnat-chaos drill\" tests=\"{}\" failures=\"{failures}\">\n",
-        verdicts.len()
-    );
-    for one in verdicts {
-        text += &format!("  <testcase classname=\"drill\" name=\"{}\">\n", escaped(one.drill));
-        if !one.pass {
-            text += &format!("    <failure>{}</failure>\n", escaped(&one.reasons.join("\n")));
-        }
-        let figures = serde_json::to_string(one).expect("plain data with text keys");
-        text += &format!("    <system-out>{}</system-out>\n  </testcase>\n", escaped(&figures));
+impl Judged for Verdict {
+    fn drill(&self) -> &'static str {
+        self.drill
     }
-    text + "</testsuite>"
+
+    fn reasons(&self) -> &[String] {
+        &self.reasons
+    }
+
+    fn table(verdicts: &[Self]) -> String {
+        table(verdicts)
+    }
 }
 
-/// As XML text or attribute. Control characters that XML 1.0 forbids become `?`.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\n' | '\t' => safe.push(letter),
-            _ if letter.is_control() => safe.push('?'),
-            _ => safe.push(letter),
-        }
-    }
-    safe
-}
-
-/// All verdicts for people.
-pub(super) fn table(verdicts: &[Verdict]) -> String {
+fn table(verdicts: &[Verdict]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
     table.set_header([
@@ -198,6 +192,7 @@ pub(super) fn table(verdicts: &[Verdict]) -> String {
         "elections\n(per group)",
         "sha256",
         "old owner sent",
+        "status\nuntrue",
         "verdict",
     ]);
     for one in verdicts {
@@ -215,6 +210,7 @@ pub(super) fn table(verdicts: &[Verdict]) -> String {
             one.elections_per_group.map_or_else(|| "-".to_owned(), |each| format!("{} ({each:.2})", one.elections)),
             format!("{}/{}", one.downloads_right, one.runs),
             if sent.is_empty() { "nothing".to_owned() } else { sent.join("\n") },
+            format!("{} of {}", one.status_lies, one.statuses),
             if one.pass { "pass" } else { "FAIL" }.to_owned(),
         ]);
     }
@@ -225,15 +221,6 @@ pub(super) fn table(verdicts: &[Verdict]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_failed_drill_is_a_failure_in_junit_and_its_reason_cannot_break_the_xml() {
-        let verdict = Verdict::of(Fault::KillOwner, &[], vec!["run 1: <b> & \"\u{1b}\"".to_owned()]);
-        let text = junit(&[verdict]);
-        assert!(text.contains("tests=\"1\" failures=\"1\""), "{text}");
-        assert!(text.contains("<failure>run 1: &lt;b&gt; &amp; &quot;?&quot;\n"), "{text}");
-        assert_eq!(text.matches("</testcase>").count(), 1, "{text}");
-    }
 
     #[test]
     fn ranks_are_nearest_and_nothing_has_no_gap() {

@@ -43,7 +43,7 @@ pub use joining::JOIN_FRAME_BYTES_MAX;
 use queue::Outbound;
 pub use queue::{BulkError, SendOutcome};
 use sieve::Sieve;
-pub use tls::Identity;
+pub use tls::{ALPN, Identity};
 
 /// What a transport is started with. `Default` gives the values that the cluster's timing rules were chosen for.
 #[derive(Clone, Debug)]

@@ -14,7 +14,8 @@ use rustls::{RootCertStore, version::TLS13};
 use super::{StartError, TransportConfig};
 use crate::ca::{Member, member_of};
 
-const ALPN: &[u8] = b"qnat/1";
+/// What members speak with each other, as TLS names it.
+pub const ALPN: &[u8] = b"qnat/1";
 /// Of the channel for joining.
 const ALPN_JOIN: &[u8] = b"qnat-join/1";
 

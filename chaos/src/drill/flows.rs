@@ -1,0 +1,133 @@
+//! Datagrams that are counted where they are sent: a stream over one mapping, and flows of one datagram each. They run in a
+//! backend's namespace until they are told that all is over. Called by the soak and by drills without a fault.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use qnat::lab::{self, Host};
+
+use super::canary::echo;
+
+/// Between two datagrams of a stream.
+const STREAM_EVERY: Duration = Duration::from_millis(1);
+/// How long an answer may take before it counts as lost.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Waits for threads and takes what they found.
+pub(super) fn joined<T>(tasks: Vec<ScopedJoinHandle<'_, Result<T>>>) -> Result<Vec<T>> {
+    tasks.into_iter().map(|task| task.join().map_err(|_| anyhow::anyhow!("a canary panicked"))?).collect()
+}
+
+/// Runs `work` in the namespace of a backend.
+pub(super) fn in_backend<T: Send>(dir: &Path, backend: u32, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    lab::in_host(dir, Host::Backend(backend), work)?
+}
+
+/// Datagrams that the ends themselves lost so far, backends and internet, since nobody read them in time.
+pub(super) fn dropped_at_ends(dir: &Path, backends: u32) -> Result<u64> {
+    let ends = (1..=backends).map(Host::Backend).chain([Host::Inet]);
+    let dropped = ends.map(|host| lab::in_host(dir, host, receive_buffer_errors)?);
+    dropped.sum()
+}
+
+/// `RcvbufErrors` of UDP in the calling thread's namespace.
+fn receive_buffer_errors() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").context("/proc/thread-self/net/snmp")?;
+    let mut udp = text.lines().filter(|line| line.starts_with("Udp:"));
+    let (names, values) = (udp.next().context("no line of UDP")?, udp.next().context("no counts of UDP")?);
+    let mut counts = names.split_whitespace().zip(values.split_whitespace());
+    let (_, count) = counts.find(|(name, _)| *name == "RcvbufErrors").context("no RcvbufErrors")?;
+    Ok(count.parse()?)
+}
+
+/// A stream of datagrams over one mapping.
+pub(super) struct StreamCount {
+    pub(super) sent: u64,
+    pub(super) answered: u64,
+    /// The longest time without an answer.
+    pub(super) silence: Duration,
+}
+
+/// Sends until `over`, then waits for the last answers.
+pub(super) fn stream(over: &AtomicBool) -> Result<StreamCount> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(echo(0))?;
+    socket.set_nonblocking(true)?;
+    let mut count = StreamCount { sent: 0, answered: 0, silence: Duration::ZERO };
+    let (mut heard, mut next) = (Instant::now(), Instant::now());
+    while !over.load(Ordering::Relaxed) {
+        if socket.send(&count.sent.to_be_bytes()).is_ok() {
+            count.sent += 1;
+        }
+        count.receive(&socket, &mut heard)?;
+        next += STREAM_EVERY;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    count.silence = count.silence.max(heard.elapsed());
+    std::thread::sleep(ANSWER_TIMEOUT);
+    count.receive(&socket, &mut Instant::now())?;
+    Ok(count)
+}
+
+impl StreamCount {
+    fn receive(&mut self, socket: &UdpSocket, heard: &mut Instant) -> Result<()> {
+        let mut answer = [0; 16];
+        loop {
+            match socket.recv(&mut answer) {
+                Ok(_) => {
+                    self.answered += 1;
+                    self.silence = self.silence.max(heard.elapsed());
+                    *heard = Instant::now();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                // A former datagram was refused: not an answer.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                Err(error) => return Err(error).context("echo"),
+            }
+        }
+    }
+}
+
+/// Flows of one datagram each.
+pub(super) struct FlowCount {
+    pub(super) opened: u64,
+    pub(super) lost: u64,
+    /// First round trips, in ms.
+    pub(super) trips_ms: Vec<f64>,
+}
+
+/// Opens one flow to each of two remotes every `every`, until `over`.
+pub(super) fn new_flows(over: &AtomicBool, every: Duration) -> Result<FlowCount> {
+    let mut count = FlowCount { opened: 0, lost: 0, trips_ms: Vec::new() };
+    let mut next = Instant::now();
+    while !over.load(Ordering::Relaxed) {
+        for remote in 0..2 {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            socket.connect(echo(remote))?;
+            socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+            let sent = Instant::now();
+            socket.send(b"canary")?;
+            count.opened += 1;
+            match socket.recv(&mut [0; 16]) {
+                Ok(_) => count.trips_ms.push(sent.elapsed().as_secs_f64() * 1e3),
+                Err(_late_or_refused) => count.lost += 1,
+            }
+        }
+        next += every;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    Ok(count)
+}
+
+/// The 99th percentile and the maximum of the first round trips of all.
+pub(super) fn trips(flows: &[FlowCount]) -> (f64, f64) {
+    let mut trips: Vec<f64> = flows.iter().flat_map(|one| one.trips_ms.iter().copied()).collect();
+    trips.sort_by(f64::total_cmp);
+    let p99 = trips.get(trips.len() * 99 / 100).copied().unwrap_or(f64::NAN);
+    (p99, trips.last().copied().unwrap_or(f64::NAN))
+}
