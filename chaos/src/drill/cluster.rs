@@ -192,7 +192,8 @@ impl Cluster {
 
     /// All backends with their leases.
     pub(super) fn backends(&self) -> Result<Vec<Backend>> {
-        let rows = self.ask(1, &Request::Get { kind: ResourceKind::Backends })?;
+        let node = *self.running().first().context("no member runs")?;
+        let rows = self.ask(node, &Request::Get { kind: ResourceKind::Backends })?;
         let number = |row: &Value| row["name"].as_str()?.strip_prefix('b')?.split('/').next()?.parse().ok();
         let block = |block: &Value| {
             let (first, last) = (block["first"].as_u64()?, block["last"].as_u64()?);
