@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use consensus::event::{Epoch, GroupId};
+use consensus::event::GroupId;
 use control::shards::Origin;
 use control::state::State;
 use engine::LeaseWords;
@@ -12,6 +12,7 @@ use engine::record::{Addr, Endpoint, InsideKey, PublicKey};
 use engine::status::FlowView;
 use engine::wire::IpPacket;
 use engine::worker::Worker;
+use qnat::member::view::View;
 
 use super::node::Node;
 use super::traffic::Tag;
@@ -57,7 +58,7 @@ impl Judge {
         Self {
             committed: Committed::new(VOTE_MS),
             vmac: i08_vmac::VmacTerms::default(),
-            promises: i08_promised::Promises::default(),
+            promises: i08_promised::Promises::of(LEASE_NS),
             leaders: i23_one_leader::Leaders::default(),
             hashes: i22_equal_tables::Hashes::default(),
             redundancy: i31_redundancy::Redundancy::default(),
@@ -155,11 +156,17 @@ impl Judge {
             Authority::Grace { .. } | Authority::Forward => Term(0),
         };
         let Some(flow) = &node.flow else { return Ok(()) };
-        let group = GroupId(shard.0.into());
-        let status = flow.status(node.local(now_ns).ns).into_iter().find(|status| status.group == group);
-        let conf = status.map_or((Vec::new(), Vec::new()), |status| (status.voters, status.outgoing));
         let leader = consensus::event::Incarnation(flow.incarnation().0);
-        self.promises.check(group, leader, term.0, conf, now_ns, LEASE_NS)
+        self.promises.check(GroupId(shard.0.into()), leader, term.0, now_ns)
+    }
+
+    /// The configurations that a node's replicas have applied.
+    pub(super) fn configurations(&mut self, node: &Node, now_ns: u64) {
+        let Some(flow) = &node.flow else { return };
+        let leader = consensus::event::Incarnation(flow.incarnation().0);
+        for status in flow.status(node.local(now_ns).ns) {
+            self.promises.applied(status.group, leader, (status.voters, status.outgoing), now_ns);
+        }
     }
 
     /// A translated packet leaves.
@@ -204,10 +211,10 @@ impl Judge {
         i06_i10_i11_covered::check(&self.committed, frontend.shard, &public, inside)
     }
 
-    /// The map at this moment, for I31.
-    pub(super) fn map(&mut self, newest: &State) {
-        for (id, shard) in newest.shards() {
-            self.redundancy.wanted(GroupId(id.0.into()), Epoch(shard.epoch), shard.members.len());
+    /// A map that some member acts upon, for I31.
+    pub(super) fn map(&mut self, view: &View) {
+        for spec in &view.specs {
+            self.redundancy.wanted(spec.group, spec.epoch, spec.members.len());
         }
     }
 

@@ -5,8 +5,9 @@ use engine::wire::{IpPacket, Proto};
 use rand::Rng;
 
 use super::declared::{BACKENDS, Declared};
+use super::params::MS;
 use super::traffic::{Flow, Tag};
-use super::world::{FAULTS_UNTIL_NS, MS, World};
+use super::world::{FAULTS_UNTIL_NS, World};
 
 /// Flows that go on at once.
 const FLOWS_MAX: usize = 150;

@@ -1,15 +1,19 @@
 //! The seeded simulator: whole clusters in virtual time, running the very code of `engine`, `control`, `consensus` and of
 //! the member that joins them. One seed draws every parameter; a failing seed prints itself and replays exactly.
 
+mod deaths;
 mod declared;
 mod disk;
 mod faults;
+mod flight;
+mod healing;
 mod judge;
 mod load;
 mod network;
 mod node;
 mod operator;
 mod params;
+mod stops;
 mod traffic;
 mod world;
 

@@ -14,9 +14,11 @@ use qnat::member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN, flow_frame, split_flow_
 use raft::eraftpb::MessageType;
 use rand::Rng;
 
+use super::flight::{Arrival, Judged, Leaving};
 use super::node::{Deed, macs};
+use super::params::MS;
 use super::traffic::{REMOTE, TTL, Tag, answer, arp_answer, backend_mac, data};
-use super::world::{MS, World, newest as newest_of, said};
+use super::world::{World, newest as newest_of, said};
 use crate::invariants::{i08_vmac, i13_i14_clean_frames, i15_i16_untouched};
 
 /// Longest time after which a frame of a former connection may still come.
@@ -24,36 +26,6 @@ const GHOST_NS: u64 = 6_000 * MS;
 
 /// Longest time between a verdict and the wire: what a hold leaves above grace and V (F6).
 const LATE_NS: u64 = 1_000 * MS;
-
-/// What arrives at a node.
-pub(super) enum Arrival {
-    Peer {
-        from: NodeId,
-        channel: u32,
-        bytes: Bytes,
-    },
-    Frame {
-        side: Side,
-        frame: Vec<u8>,
-    },
-    /// A frame that the worker has judged and that waits in front of the wire.
-    Leaving(Leaving),
-}
-
-/// A judged frame.
-pub(super) struct Leaving {
-    side: Side,
-    authority: Authority,
-    frame: Vec<u8>,
-    /// It waited: its mapping was looked up when it was judged. What the network delivers late, it delivers late.
-    judged: Judged,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Judged {
-    Now,
-    Before,
-}
 
 impl World {
     fn post(&mut self, to: NodeId, at_ns: u64, life: Option<u64>, arrival: Arrival) {
@@ -77,14 +49,12 @@ impl World {
             if life.is_some() && life != self.life(to) {
                 continue;
             }
-            let cut = matches!(&arrival, Arrival::Peer { from, channel, .. } if self.is_cut(*from, to, *channel));
+            let cut = matches!(&arrival, Arrival::Peer { from, channel, .. } if self.healing.is_cut((*from, to), *channel, self.now_ns));
             let now_ns = self.now_ns;
             if cut || !self.nodes.contains_key(&to) {
                 continue;
             }
-            if let Arrival::Peer { from, bytes, .. } = &arrival
-                && self.params.rare.promises
-            {
+            if let Arrival::Peer { from, bytes, .. } = &arrival {
                 let registry = newest_of(&self.nodes).registry();
                 if let Some((_, frame)) = raft_frame(bytes).filter(|(life, _)| registry.node_of(*life) == Some(*from)) {
                     self.judge.promises.arrived(&frame);
@@ -108,8 +78,14 @@ impl World {
     pub(super) fn settle(&mut self, id: NodeId) -> Result<(), String> {
         let now_ns = self.now_ns;
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        for deed in node.run(now_ns) {
+        let deeds = node.run(now_ns);
+        // A configuration is what it is also while nothing leaves, and what was promised under it holds after it.
+        if deeds.iter().any(|deed| matches!(deed, Deed::Event(_))) {
+            self.judge.configurations(node, now_ns);
+        }
+        for deed in deeds {
             match deed {
+                Deed::Map(view) => self.judge.map(&view),
                 Deed::Send { to, channel, bytes } => self.send(id, to, channel, bytes),
                 Deed::Frame { side, authority, frame } => {
                     // Some frames are judged now and handed to the wire later, perhaps after a pause (L5).
@@ -146,10 +122,6 @@ impl World {
 
     /// Notes what the reference of leases has to know, and now and then answers in another node's name as well (N1).
     fn overhear(&mut self, from: NodeId, to: NodeId, channel: u32, bytes: &Bytes) {
-        let rare = &self.params.rare;
-        if !rare.promises && rare.lies == 0.0 {
-            return;
-        }
         let Some((_, frame)) = raft_frame(bytes) else { return };
         self.judge.promises.sent(&frame, self.now_ns);
         let Frame::Raft { mut key, mut message } = frame else { return };
@@ -171,11 +143,11 @@ impl World {
         if !matches!(channel, CHANNEL_CONTROL | CHANNEL_JOIN) {
             self.overhear(from, to, channel, &bytes);
         }
-        if self.is_cut(from, to, channel) || self.network.random_bool(self.params.lost) {
+        if self.healing.is_cut((from, to), channel, self.now_ns) || self.network.random_bool(self.params.lost) {
             return;
         }
         let mut delay = self.network.random_range(50_000..self.params.delay_ns);
-        delay += self.slowed_ns(from, to);
+        delay += self.healing.slowed_ns(from, to, self.now_ns);
         // A lost datagram costs its stream a retransmission.
         if self.network.random_bool(self.params.late) {
             delay += 8 * MS;
@@ -213,9 +185,7 @@ impl World {
         let dst = Mac(frame[..6].try_into().expect("an Ethernet header"));
         if let Some(shard) = src.shard() {
             self.judge.vmac(shard, node, local_ns).map_err(said)?;
-            if self.params.rare.promises {
-                self.judge.promised(shard, node, authority, self.now_ns).map_err(said)?;
-            }
+            self.judge.promised(shard, node, authority, self.now_ns).map_err(said)?;
         }
         self.switch.insert((side, src), id);
         if let Ok(Parsed::Arp(arp)) = parse(frame, &FrameMeta::default()) {

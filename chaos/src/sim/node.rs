@@ -25,9 +25,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::disk::Disk;
-use super::params::{Clock, Rare};
+use super::params::{Clock, MS, Rare};
 
-const MS: u64 = 1_000_000;
 /// How often the daemon's control actor ticks.
 const CONTROL_TICK_NS: u64 = 10 * MS;
 /// How often its flow actor does.
@@ -57,6 +56,8 @@ pub(super) enum Deed {
         frame: Vec<u8>,
     },
     Event(GroupEvent),
+    /// The control state as the flow half is told it.
+    Map(Arc<View>),
     Stopped,
     /// The disk failed: this life is over (C4).
     Died,
@@ -317,6 +318,7 @@ impl Node {
                     self.deeds.push(Deed::Send { to, channel: CHANNEL_JOIN, bytes: frame });
                 }
                 ControlOut::View(view) => {
+                    self.deeds.push(Deed::Map(Arc::clone(&view)));
                     if let Some(me) = self.control.incarnation().filter(|me| view.node_of.contains_key(me)) {
                         let ready = self.ready(now_ns);
                         self.flow_in.push(ready, ToFlow::View(view, me));

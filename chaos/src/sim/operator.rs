@@ -9,7 +9,8 @@ use engine::ids::{NodeId, ShardId};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
-use super::world::{FAULTS_FROM_NS, FAULTS_UNTIL_NS, MS, World};
+use super::params::MS;
+use super::world::{FAULTS_FROM_NS, FAULTS_UNTIL_NS, World};
 
 /// A frontend that is no longer declared retires after its longest hold, as the leader's own margin is too long for a run.
 const RETIRE_MS: u64 = 5_000;
@@ -44,7 +45,7 @@ impl World {
                 self.orders(CommandBody::SetLevel { level: 1 });
             }
             8 => self.retires(),
-            _ if self.params.rare.promises => self.removes(),
+            _ if self.params.rare.removes => self.removes(),
             _ => self.moves(),
         }
     }

@@ -3,7 +3,8 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-const MS: u64 = 1_000_000;
+/// Nanoseconds in a millisecond.
+pub(super) const MS: u64 = 1_000_000;
 
 /// The streams of chance of one seed; drawing from one never shifts another.
 #[derive(Clone, Copy, Debug)]
@@ -95,8 +96,8 @@ pub(super) struct Rare {
     pub(super) failing_disks: bool,
     /// Chance that a node answers a leader in another one's name as well.
     pub(super) lies: f64,
-    /// Leases are held against a reference of who promised what.
-    pub(super) promises: bool,
+    /// The operator removes nodes that are down.
+    pub(super) removes: bool,
     /// A member's threads take turns at random, a few inputs at a time.
     pub(super) shuffled: bool,
 }
@@ -113,7 +114,7 @@ impl Rare {
             operated: rng.random_bool(0.3) || wild,
             failing_disks: rng.random_bool(0.2),
             lies: if rng.random_bool(0.3) { 0.2 } else { 0.0 },
-            promises: wild,
+            removes: wild,
             shuffled: rng.random_bool(0.5),
         }
     }

@@ -18,15 +18,14 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::declared::Declared;
-use super::faults::Healing;
+use super::flight::Arrival;
+use super::healing::Healing;
 use super::judge::Judge;
-use super::network::Arrival;
 use super::node::{Node, Start, address};
-use super::params::{Kind, Params, Stream, stream};
+use super::params::{Kind, MS, Params, Stream, stream};
 use super::traffic::{Flow, Tag};
 use crate::invariants::{Violation, i25_new_flows, i27_heals, i29_ports_return, i30_calm};
 
-pub(super) const MS: u64 = 1_000_000;
 pub(super) const STEP_NS: u64 = MS / 2;
 const BEGIN_NS: u64 = 1_000 * MS;
 /// When the operator declares the configuration, and when backends begin to send.
@@ -35,6 +34,8 @@ const TRAFFIC_NS: u64 = 2_700 * MS;
 /// Faults begin and no longer begin.
 pub(super) const FAULTS_FROM_NS: u64 = 3_500 * MS;
 pub(super) const FAULTS_UNTIL_NS: u64 = 11_000 * MS;
+/// What those that have begun may take to end: a rolling restart of five nodes waits for full redundancy before each.
+const FAULTS_END_NS: u64 = 120_000 * MS;
 /// What healing may take after the last fault has ended (I27), and more where an epoch has to be created anew: the
 /// control group's own failover, an ownerless second, and the waits of N4.
 const HEAL_NS: u64 = 5_000 * MS;
@@ -182,6 +183,7 @@ impl World {
     fn run(&mut self) -> Result<(), String> {
         self.found()?;
         while self.now_ns < FAULTS_UNTIL_NS || !self.faults_are_over() {
+            self.faults_end()?;
             self.step()?;
             self.operate();
             self.intervene();
@@ -221,6 +223,18 @@ impl World {
         i25_new_flows::check(self.calm.len(), answered).map_err(said)
     }
 
+    /// A fault that nothing ends would keep the run from ending: what is asked of the cluster meanwhile it does not do.
+    fn faults_end(&self) -> Result<(), String> {
+        let waited_ns = self.now_ns.saturating_sub(FAULTS_UNTIL_NS);
+        match self.healing.wrong(self.now_ns).filter(|_| waited_ns > FAULTS_END_NS) {
+            Some(wrong) => {
+                let unwell = self.unwell().unwrap_or_else(|| "otherwise well".to_owned());
+                Err(format!("faults do not end, {} ms after the last could begin: {wrong}; {unwell}", waited_ns / MS))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn step(&mut self) -> Result<(), String> {
         self.now_ns += STEP_NS;
         self.deliver()?;
@@ -230,8 +244,6 @@ impl World {
         if self.now_ns > TRAFFIC_NS {
             self.traffic();
         }
-        // The map may shrink and the group follow within milliseconds.
-        self.judge.map(newest(&self.nodes));
         if self.now_ns.is_multiple_of(10 * MS) {
             for (id, node) in &self.nodes {
                 let start = self.lives.get(id).copied().unwrap_or(0);
@@ -281,7 +293,6 @@ impl World {
         Ok(())
     }
 
-    /// Why not every shard has its members as voters, all of the newest lives, and an owner that serves.
     /// Whether each shard is led by the member that comes first for it.
     fn owners_are_preferred(&self) -> bool {
         let state = self.newest();
@@ -294,6 +305,7 @@ impl World {
         })
     }
 
+    /// Why not every shard has its members as voters, all of the newest lives, and an owner that serves.
     pub(super) fn unwell(&self) -> Option<String> {
         if self.nodes.len() < self.ids().count() {
             return Some("a node is down".to_owned());
@@ -347,4 +359,20 @@ pub(super) fn newest(nodes: &BTreeMap<NodeId, Node>) -> &State {
 #[expect(clippy::needless_pass_by_value, reason = "it is mapped over errors")]
 pub(super) fn said(violation: Violation) -> String {
     violation.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_whose_removed_node_never_returns_ends_and_says_so() {
+        let mut world = World::new(0, Kind::Mixed);
+        world.params.rare.removes = true;
+        // A life that the node never had: the order is refused each time.
+        world.healing.removes(NodeId(2), consensus::event::Incarnation(u64::MAX));
+        let why = world.run().expect_err("it is asked for without end");
+        assert!(why.contains("node 2 waits for its removal as incarnation 18446744073709551615"), "{why}");
+        assert!(world.now_ns / MS < 200_000, "at {} ms", world.now_ns / MS);
+    }
 }
