@@ -4,6 +4,7 @@
 //! a live cluster. `committed` is not a property but the reference that several of them compare with.
 
 pub mod committed;
+pub mod d05_resets;
 pub mod i01_unique_mappings;
 pub mod i03_within_lease;
 pub mod i04_leases_disjoint;

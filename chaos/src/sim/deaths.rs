@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use consensus::event::Incarnation;
 use consensus::flow_groups::{GroupStatus, Role};
-use consensus::storage::memory::{MemoryStore, PowerLoss};
+use consensus::storage::LogStore;
+use consensus::storage::memory::{Fault, MemoryStore, PowerLoss};
 use engine::ids::{NodeId, ShardId};
 use rand::Rng;
 
@@ -46,16 +47,35 @@ impl World {
         MemoryStore::new()
     }
 
-    /// The disk of `id` refused to sync: its life is over.
-    pub(super) fn disk_failed(&mut self, id: NodeId) {
+    /// The life of `id` is over because it says so itself: it is started again.
+    pub(super) fn ended(&mut self, id: NodeId, by: &'static str) {
         self.note_losses(&[id]);
         let Some(node) = self.nodes.remove(&id) else { return };
-        self.count("ended by its disk");
+        self.count(by);
         self.healing.stopping.remove(&id);
         let mut store = node.disk.copy();
         store.process_ends();
         let until = self.now_ns + self.chance.random_range(50..1_000) * MS;
         self.healing.dead.insert(id, (until, store));
+    }
+
+    /// The machine of a dead member starts it again. Some disks cannot be read at first: there nobody may begin.
+    pub(super) fn restart(&mut self, id: NodeId, store: MemoryStore) -> Result<(), String> {
+        let unreadable = self.params.rare.failing_disks && store.identity().is_some() && self.storage.random_bool(0.2);
+        if !unreadable {
+            return self.start(id, store);
+        }
+        self.count("disk fails to read");
+        let mut failing = store.clone();
+        failing.inject(Fault::ReadFails);
+        match self.start(id, failing) {
+            Ok(()) => Err(format!("node {id} began although its disk cannot be read")),
+            Err(_) => {
+                let until = self.now_ns + self.chance.random_range(50..600) * MS;
+                self.healing.dead.insert(id, (until, store));
+                Ok(())
+            }
+        }
     }
 
     /// These are about to die. Where that leaves no majority of a group's configuration, what only the dead hold is excused.

@@ -6,19 +6,19 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::net::Ipv4Addr;
 
-/// Backends that send.
-pub(super) const BACKENDS: u8 = 6;
-const FRONTENDS: usize = 3;
-/// Instances that only count: with few the pool is in the first tier, with many in the second (S11).
-const FEW: u16 = 40;
-const MANY: u16 = 55;
+/// Frontends and backends that send, in most runs and at most.
+const FRONTENDS: (usize, usize) = (3, 6);
+const BACKENDS: (u8, u8) = (6, 24);
+/// The first tiers end with so many backends (S11).
+const TIERS: [u16; 2] = [50, 100];
 
 /// What is declared.
 #[derive(Clone, Debug)]
 pub(super) struct Declared {
-    frontends: [bool; FRONTENDS],
-    backends: [bool; BACKENDS as usize],
-    fillers: u16,
+    frontends: Vec<bool>,
+    backends: Vec<bool>,
+    /// Instances that only count: as many as now, and after a change; the pool is in another tier with them.
+    fillers: (u16, u16),
     on_reclaim: OnReclaim,
     grace_ms: u32,
     hold_ms: u32,
@@ -26,13 +26,18 @@ pub(super) struct Declared {
 
 impl Declared {
     pub(super) fn draw(rng: &mut ChaCha8Rng) -> Self {
+        let usual = rng.random_bool(0.6);
+        let frontends = if usual { FRONTENDS.0 } else { rng.random_range(1..=FRONTENDS.1) };
+        let backends = if usual { BACKENDS.0 } else { rng.random_range(2..=BACKENDS.1) };
+        let tier = TIERS[usize::from(!usual && rng.random_bool(0.3))] - u16::from(backends);
+        let (few, many) = (tier - 4, tier + 11);
         Self {
-            frontends: [true; FRONTENDS],
-            backends: [true; BACKENDS as usize],
-            fillers: if rng.random_bool(0.5) { FEW } else { MANY },
+            frontends: vec![true; frontends],
+            backends: vec![true; usize::from(backends)],
+            fillers: if rng.random_bool(0.5) { (few, many) } else { (many, few) },
             on_reclaim: match rng.random_range(0..10) {
                 0 | 1 => OnReclaim::Drain,
-                2 => OnReclaim::Reset,
+                2..=4 => OnReclaim::Reset,
                 _ => OnReclaim::Expire,
             },
             grace_ms: rng.random_range(0..=1_200),
@@ -43,13 +48,13 @@ impl Declared {
     /// One change.
     pub(super) fn change(&mut self, rng: &mut ChaCha8Rng) {
         match rng.random_range(0..10) {
-            0..=3 => self.fillers = if self.fillers == FEW { MANY } else { FEW },
+            0..=3 => self.fillers = (self.fillers.1, self.fillers.0),
             4 | 5 => {
                 let at = rng.random_range(0..self.backends.len());
                 self.backends[at] = !self.backends[at];
             }
             6 | 7 => {
-                let at = rng.random_range(0..FRONTENDS);
+                let at = rng.random_range(0..self.frontends.len());
                 self.frontends[at] = !self.frontends[at];
                 if self.frontends.iter().all(|declared| !declared) {
                     self.frontends[at] = true;
@@ -58,6 +63,11 @@ impl Declared {
             8 => self.grace_ms = rng.random_range(0..=1_200),
             _ => self.hold_ms = rng.random_range(0..=2_500),
         }
+    }
+
+    /// Backends that send, now and then.
+    pub(super) fn senders(&self) -> std::ops::RangeInclusive<u8> {
+        1..=u8::try_from(self.backends.len()).expect("few")
     }
 
     /// Whether a backend is declared.
@@ -89,7 +99,8 @@ impl Declared {
             "[outside]\nnetwork = \"203.0.113.0/24\"\n[[virtual_network]]\nname = \"v\"\n[[virtual_network.subnet]]\n\
              name = \"d\"\nprefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n",
         );
-        let frontends: Vec<usize> = (0..FRONTENDS).filter(|at| self.frontends[*at]).map(|at| at + 1).collect();
+        let frontends: Vec<usize> =
+            (0..self.frontends.len()).filter(|at| self.frontends[*at]).map(|at| at + 1).collect();
         for n in &frontends {
             text += &format!("[[public_ip]]\nname = \"p{n}\"\naddress = \"203.0.113.{n}\"\n");
         }
@@ -104,8 +115,8 @@ impl Declared {
              [[load_balancer.outbound_rule]]\nname = \"o\"\npool = \"w\"\non_reclaim = \"{on_reclaim}\"\n",
             names.join(", ")
         );
-        let active = (1..=BACKENDS).filter(|n| self.has(*n)).map(|n| (format!("b{n}"), Self::backend_ip(n)));
-        let fillers = (0..self.fillers).map(|n| (format!("f{n}"), Ipv4Addr::new(10, 0, 2, n.to_le_bytes()[0])));
+        let active = self.senders().filter(|n| self.has(*n)).map(|n| (format!("b{n}"), Self::backend_ip(n)));
+        let fillers = (0..self.fillers.0).map(|n| (format!("f{n}"), Ipv4Addr::new(10, 0, 2, n.to_le_bytes()[0])));
         for (name, ip) in active.chain(fillers) {
             text += &format!(
                 "[[instance]]\nname = \"{name}\"\n[[instance.ip_configuration]]\nname = \"i\"\nprivate_ip = \"{ip}\"\n\

@@ -16,9 +16,9 @@ impl Disk {
         Self(Rc::new(RefCell::new(store)))
     }
 
-    /// The next sync fails.
-    pub(super) fn fail(&self) {
-        self.0.borrow_mut().inject(Fault::SyncFails);
+    /// The next write runs into `fault`.
+    pub(super) fn fail(&self, fault: Fault) {
+        self.0.borrow_mut().inject(fault);
     }
 
     /// What is on it, as the next process finds it.

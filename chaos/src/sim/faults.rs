@@ -1,5 +1,6 @@
 //! What goes wrong in a simulated world, when, and when it is over.
 
+use consensus::storage::memory::Fault;
 use engine::ids::NodeId;
 use rand::Rng;
 
@@ -140,9 +141,14 @@ impl World {
                 self.cut(id, until_ns + 500 * MS, lane);
             }
             14 if self.params.rare.failing_disks && whole => {
-                self.count("disk failed");
+                let steps = self.chance.random_range(0..6);
+                let (what, fault) = match steps {
+                    0..=2 => ("disk fails to write", Fault::StopsAfter { steps }),
+                    _ => ("disk fails to sync", Fault::SyncFails),
+                };
+                self.count(what);
                 if let Some(node) = self.nodes.get(&id) {
-                    node.disk.fail();
+                    node.disk.fail(fault);
                 }
             }
             14 => {
@@ -223,8 +229,12 @@ impl World {
         let back: Vec<NodeId> = back.into_iter().filter(|id| self.may_return(*id)).collect();
         for id in back {
             if let Some((_, store)) = self.healing.dead.remove(&id) {
-                self.start(id, store)?;
+                self.restart(id, store)?;
             }
+        }
+        let hung: Vec<NodeId> = self.nodes.values().filter(|node| node.hangs(now_ns)).map(|node| node.id).collect();
+        for id in hung {
+            self.ended(id, "ended by its watch");
         }
         self.healing.cuts.retain(|_, until| now_ns < *until);
         let heard: Vec<NodeId> =

@@ -18,8 +18,8 @@ use super::node::Node;
 use super::traffic::Tag;
 use crate::invariants::committed::Committed;
 use crate::invariants::{
-    Check, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered, i08_promised, i08_vmac,
-    i13_i14_clean_frames, i22_equal_tables, i23_one_leader, i31_redundancy, i38_new_life, i39_right_backend,
+    Check, d05_resets, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered, i08_promised,
+    i08_vmac, i13_i14_clean_frames, i22_equal_tables, i23_one_leader, i31_redundancy, i38_new_life, i39_right_backend,
     i53_available,
 };
 
@@ -36,6 +36,7 @@ pub(super) struct Judge {
     committed: Committed,
     vmac: i08_vmac::VmacTerms,
     pub(super) promises: i08_promised::Promises,
+    pub(super) resets: d05_resets::Resets,
     leaders: i23_one_leader::Leaders,
     hashes: i22_equal_tables::Hashes,
     redundancy: i31_redundancy::Redundancy,
@@ -59,6 +60,7 @@ impl Judge {
             committed: Committed::new(VOTE_MS),
             vmac: i08_vmac::VmacTerms::default(),
             promises: i08_promised::Promises::of(LEASE_NS),
+            resets: d05_resets::Resets::default(),
             leaders: i23_one_leader::Leaders::default(),
             hashes: i22_equal_tables::Hashes::default(),
             redundancy: i31_redundancy::Redundancy::default(),

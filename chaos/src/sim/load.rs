@@ -4,7 +4,7 @@ use engine::ids::{Mac, Side};
 use engine::wire::{IpPacket, Proto};
 use rand::Rng;
 
-use super::declared::{BACKENDS, Declared};
+use super::declared::Declared;
 use super::params::MS;
 use super::traffic::{Flow, Tag};
 use super::world::{FAULTS_UNTIL_NS, World};
@@ -42,7 +42,7 @@ impl World {
     }
 
     fn begin_flow(&mut self) {
-        let ip = Declared::backend_ip(self.load.random_range(1..=BACKENDS));
+        let ip = Declared::backend_ip(self.load.random_range(self.declared.senders()));
         let proto = match self.load.random_range(0..10) {
             0..=4 => Proto::Tcp,
             5..=7 => Proto::Udp,
@@ -91,7 +91,8 @@ impl World {
         };
         // Only where flows may stay on a block that is taken back, somebody may have to wait for it.
         let expires = self.declared.expires();
-        let declared = (1..=BACKENDS).filter(|backend| self.declared.has(*backend) && (expires || leased(backend)));
+        let declared =
+            self.declared.senders().filter(|backend| self.declared.has(*backend) && (expires || leased(backend)));
         let declared: Vec<u8> = declared.collect();
         for (backend, port) in declared.into_iter().cycle().zip(CALM_PORT..).take(count) {
             let proto = if port % 2 == 0 { Proto::Udp } else { Proto::Icmp };

@@ -110,18 +110,18 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
     let mut out = std::io::stdout();
     let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.violation.is_some()).collect();
     let sum = |f: fn(&Outcome) -> u64| outcomes.iter().map(f).sum::<u64>();
-    let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
-    for (fault, count) in outcomes.iter().flat_map(|outcome| &outcome.faults) {
-        *faults.entry(*fault).or_insert(0) += count;
-    }
+    let faults = tally(outcomes.iter().map(|outcome| &outcome.faults));
     writeln!(out, "faults: {}: {faults:?}", faults.values().sum::<u64>())?;
+    writeln!(out, "queues that were full: {:?}", tally(outcomes.iter().map(|outcome| &outcome.full)))?;
     writeln!(
         out,
-        "{} joins, {} reloads, {} stops, {} moves and removals of replicas",
+        "{} joins, {} reloads, {} stops, {} moves and removals of replicas, {} disk errors, {} demanded resets",
         sum(|o| o.joins),
         sum(|o| o.reloads),
         sum(|o| o.stops),
         sum(|o| o.moved),
+        faults.iter().filter(|(fault, _)| fault.starts_with("disk fails")).map(|(_, count)| count).sum::<u64>(),
+        sum(|o| o.resets_owed),
     )?;
     writeln!(
         out,
@@ -135,6 +135,15 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
         failed.len()
     )?;
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Counts of all runs together.
+fn tally<'a>(runs: impl Iterator<Item = &'a BTreeMap<&'static str, u64>>) -> BTreeMap<&'static str, u64> {
+    let mut all = BTreeMap::new();
+    for (what, count) in runs.flatten() {
+        *all.entry(*what).or_insert(0) += count;
+    }
+    all
 }
 
 #[cfg(test)]

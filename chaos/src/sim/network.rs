@@ -109,10 +109,15 @@ impl World {
                     let states = self.nodes.values().map(|node| node.control.state());
                     let newest = states.max_by_key(|state| state.index()).expect("this node lives");
                     self.judge.event(now_ns, (id, life), newest, &event).map_err(said)?;
+                    if self.declared.resets() {
+                        let words = &self.nodes[&id].words;
+                        self.judge.resets.event((self.now_ns, id), words, &event, newest);
+                    }
                 }
                 Deed::Stopped => self.healing.has_stopped(id),
+                Deed::Full(queue) => *self.outcome.full.entry(queue).or_insert(0) += 1,
                 Deed::Died => {
-                    self.disk_failed(id);
+                    self.ended(id, "ended by its disk");
                     return Ok(());
                 }
             }
@@ -208,6 +213,7 @@ impl World {
         let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
         if is_own_reset(&packet) {
             self.outcome.resets += 1;
+            self.judge.resets.left(id, side, &packet);
             let may = self.declared.resets() && matches!(authority, Authority::Lease { .. });
             return if may { Ok(()) } else { Err(format!("D5: nobody asked for a reset, {authority:?}")) };
         }
@@ -220,6 +226,9 @@ impl World {
         // In the grace somebody else may give ports away meanwhile (F6).
         if judged == Judged::Now || matches!(authority, Authority::Grace { .. }) {
             self.look_at(id, leaving)?;
+        }
+        if let (Side::Outside, Authority::Lease { shard, term }, Some(tcp)) = (side, authority, packet.tcp) {
+            self.judge.resets.passed((id, shard, term), &packet, tcp.flags);
         }
         match side {
             Side::Outside => {

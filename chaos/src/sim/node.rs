@@ -28,9 +28,11 @@ use super::disk::Disk;
 use super::params::{Clock, MS, Rare};
 
 /// How often the daemon's control actor ticks.
-const CONTROL_TICK_NS: u64 = 10 * MS;
+const CONTROL_TICK_NS: u64 = 5 * MS;
 /// How often its flow actor does.
 const FLOW_TICK_NS: u64 = MS;
+/// How long the daemon's watch looks on.
+const STANDS_STILL_NS: u64 = 1_000 * MS;
 
 /// Lease words of one process.
 #[derive(Debug, Default)]
@@ -59,6 +61,8 @@ pub(super) enum Deed {
     /// The control state as the flow half is told it.
     Map(Arc<View>),
     Stopped,
+    /// A queue was full.
+    Full(&'static str),
     /// The disk failed: this life is over (C4).
     Died,
 }
@@ -118,6 +122,10 @@ pub(super) struct Node {
     pub(super) disk: Disk,
     rare: Rare,
     held_up: BTreeMap<Thread, u64>,
+    /// When each thread last made a turn.
+    turns: BTreeMap<Thread, u64>,
+    /// What the engine has released in this step of time.
+    released: (u64, usize),
     ambush_until_ns: u64,
     control_in: Ring<(NodeId, u32, Bytes)>,
     duties: Ring<ControlDuty>,
@@ -184,6 +192,8 @@ impl Node {
             disk,
             rare,
             held_up: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            released: (0, 0),
             ambush_until_ns: 0,
             control_in: Ring::new(),
             duties: Ring::new(),
@@ -218,6 +228,15 @@ impl Node {
         self.held_up.get(&thread).is_none_or(|until| now_ns >= *until)
     }
 
+    /// Whether a thread that holds leases has stood still for so long that the watch ends this life.
+    pub(super) fn hangs(&self, now_ns: u64) -> bool {
+        let stands =
+            |thread| self.turns.get(&thread).is_some_and(|turn| now_ns.saturating_sub(*turn) > STANDS_STILL_NS);
+        self.rare.watched
+            && self.turns.values().any(|turn| *turn == now_ns)
+            && [Thread::Flow, Thread::Worker].into_iter().any(stands)
+    }
+
     /// Whether packets could pass here, as far as this machine is concerned.
     pub(super) fn carries(&self, now_ns: u64) -> bool {
         self.links_up && !self.swallowed && self.runs(Thread::Worker, now_ns)
@@ -231,16 +250,24 @@ impl Node {
     pub(super) fn peer(&mut self, now_ns: u64, from: NodeId, channel: u32, bytes: Bytes) {
         let ready = self.ready(now_ns);
         if matches!(channel, CHANNEL_CONTROL | CHANNEL_JOIN) {
-            self.control_in.push(ready, (from, channel, bytes));
+            if self.control_in.0.len() >= self.rare.limits.control {
+                self.deeds.push(Deed::Full("frames for the control thread"));
+            } else {
+                self.control_in.push(ready, (from, channel, bytes));
+            }
         } else {
             self.flow_in.push(ready, ToFlow::Peer { from, bytes });
         }
     }
 
     pub(super) fn frame(&mut self, now_ns: u64, side: Side, frame: Vec<u8>) {
-        // A receive queue is finite.
-        if self.links_up && !self.swallowed && self.frames.0.len() < 512 {
+        if !self.links_up || self.swallowed {
+            return;
+        }
+        if self.frames.0.len() < self.rare.limits.frames {
             self.frames.push(now_ns, (side, frame));
+        } else {
+            self.deeds.push(Deed::Full("frames for the worker"));
         }
     }
 
@@ -276,6 +303,7 @@ impl Node {
                 if !self.runs(thread, now_ns) {
                     continue;
                 }
+                self.turns.insert(thread, now_ns);
                 busy |= match thread {
                     Thread::Control => self.control_turn(now_ns, few),
                     Thread::Flow => self.flow_turn(now_ns, few),
@@ -369,7 +397,7 @@ impl Node {
             busy = true;
             let duty = self.flow.as_mut().and_then(|flow| flow.handle_worker(now.ns, output));
             if let Some(duty) = duty {
-                self.duties.push(now_ns, duty);
+                self.duty(now_ns, duty);
             }
             self.route(now_ns);
         }
@@ -406,10 +434,20 @@ impl Node {
                     self.inputs.push(ready, input);
                 }
                 FlowOut::Control(ControlDuty::Stopped { .. }) => self.deeds.push(Deed::Stopped),
-                FlowOut::Control(duty) => self.duties.push(now_ns, duty),
+                FlowOut::Control(duty) => self.duty(now_ns, duty),
             }
         }
         busy
+    }
+
+    /// What comes again by itself is left out while the control thread has not read what was said before.
+    fn duty(&mut self, now_ns: u64, duty: ControlDuty) {
+        let repeats = matches!(duty, ControlDuty::Owners { .. } | ControlDuty::Voters { .. });
+        if repeats && self.duties.0.len() >= self.rare.limits.duties {
+            self.deeds.push(Deed::Full("duties for the control thread"));
+        } else {
+            self.duties.push(now_ns, duty);
+        }
     }
 
     /// One turn of the worker's loop, in the daemon's order.
@@ -452,7 +490,10 @@ impl Node {
         if now.ns >= worker.next_timer_ns() {
             worker.handle_timers(now.ns, &self.words);
         }
-        while let Some(output) = worker.poll_output(now.ns, &self.words) {
+        let outputs_max = self.rare.limits.outputs;
+        while self.outputs.0.len() < outputs_max
+            && let Some(output) = worker.poll_output(now.ns, &self.words)
+        {
             busy = true;
             if self.ambush_until_ns > now_ns && matches!(output, WorkerOutput::Propose { .. }) {
                 self.outputs.push(self.ambush_until_ns, output);
@@ -462,9 +503,21 @@ impl Node {
             }
             self.outputs.push(ready, output);
         }
+        if self.outputs.0.len() >= outputs_max {
+            self.deeds.push(Deed::Full("outputs of the worker"));
+        }
+        if self.released.0 != now_ns {
+            self.released = (now_ns, 0);
+        }
         let mut buffer = Vec::new();
-        while let Some((side, _, authority)) = worker.poll_frame(now.ns, &self.words, &mut buffer) {
+        while self.released.1 < self.rare.limits.released
+            && let Some((side, _, authority)) = worker.poll_frame(now.ns, &self.words, &mut buffer)
+        {
+            self.released.1 += 1;
             self.deeds.push(Deed::Frame { side, authority, frame: buffer.clone() });
+        }
+        if self.released.1 == self.rare.limits.released {
+            self.deeds.push(Deed::Full("frames that leave at once"));
         }
         busy
     }

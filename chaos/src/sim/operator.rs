@@ -2,6 +2,7 @@
 //! redundancy is missing, takes the stop token back. What he asks is either refused or safe.
 
 use consensus::event::Incarnation;
+use consensus::storage::LogStore;
 use control::allocation::Declared;
 use control::command::CommandBody;
 use control::registry::Standing;
@@ -9,6 +10,7 @@ use engine::ids::{NodeId, ShardId};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
+use super::node::Node;
 use super::params::MS;
 use super::world::{FAULTS_FROM_NS, FAULTS_UNTIL_NS, World};
 
@@ -90,10 +92,22 @@ impl World {
     /// A node that is down is declared gone, and will come back with an empty disk.
     fn removes(&mut self) {
         let Some(id) = self.healing.only_dead().filter(|_| !self.healing.is_removing()) else { return };
+        if !self.others_vote_on_the_control_log() {
+            return;
+        }
         let Some(life) = self.newest().registry().newest(id) else { return };
         self.count("node removed");
         self.healing.removes(id, Incarnation(life.0));
         self.orders(CommandBody::RemoveNode { node: id, incarnation: life });
+    }
+
+    /// Whether everybody who lives has a vote in the control group. Else the disk that goes with a removed node may be one too
+    /// many, as that of a node which lost its own and is not back in that group: what is lost for good then is N6's.
+    fn others_vote_on_the_control_log(&self) -> bool {
+        let Some(leader) = self.nodes.values().find(|node| node.control.leading()) else { return false };
+        let (voters, learners) = leader.control.configured();
+        let votes = |node: &Node| node.disk.identity().is_some_and(|own| voters.contains(&own.raft_id));
+        learners.is_empty() && self.nodes.values().all(votes)
     }
 
     /// The order is repeated until the log has it: a node that came back before it would be declared gone alive.

@@ -92,7 +92,7 @@ pub(super) struct Rare {
     pub(super) deadly: bool,
     /// An operator moves replicas, removes nodes, asks for stops and takes tokens back at any moment.
     pub(super) operated: bool,
-    /// Disks refuse to sync.
+    /// Disks refuse to sync, to write and to be read.
     pub(super) failing_disks: bool,
     /// Chance that a node answers a leader in another one's name as well.
     pub(super) lies: f64,
@@ -100,6 +100,43 @@ pub(super) struct Rare {
     pub(super) removes: bool,
     /// A member's threads take turns at random, a few inputs at a time.
     pub(super) shuffled: bool,
+    /// Where a member's queues end.
+    pub(super) limits: Limits,
+    /// A member in which the worker or the flow thread makes no turn for a second ends its life, as the daemon's watch does.
+    pub(super) watched: bool,
+}
+
+/// Where a member's queues end, and what may leave at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Frames that wait for the worker; more are lost.
+    pub(super) frames: usize,
+    /// Outputs of the worker that wait for the flow thread; it is not asked for more.
+    pub(super) outputs: usize,
+    /// Duties that wait for the control thread; beyond that, what comes again by itself is left out.
+    pub(super) duties: usize,
+    /// Frames of other members that wait for the control thread; more are lost.
+    pub(super) control: usize,
+    /// Frames that the engine releases in a step of time; the others wait there.
+    pub(super) released: usize,
+}
+
+impl Limits {
+    /// As in the daemon, where they are counted in octets as if they had no end.
+    const DAEMON: Self =
+        Self { frames: 512, outputs: 1 << 16, duties: 4_096, control: usize::MAX, released: usize::MAX };
+
+    /// So low that each is reached.
+    fn tight(rng: &mut ChaCha8Rng) -> Self {
+        Self {
+            frames: rng.random_range(2..32),
+            outputs: rng.random_range(1..6),
+            // More than a turn of the flow thread says at once, as in the daemon: else some would never be said.
+            duties: rng.random_range(16..24),
+            control: rng.random_range(8..64),
+            released: rng.random_range(1..4),
+        }
+    }
 }
 
 impl Rare {
@@ -116,6 +153,8 @@ impl Rare {
             lies: if rng.random_bool(0.3) { 0.2 } else { 0.0 },
             removes: wild,
             shuffled: rng.random_bool(0.5),
+            limits: if rng.random_bool(0.4) { Limits::tight(&mut rng) } else { Limits::DAEMON },
+            watched: rng.random_bool(0.3),
         }
     }
 }

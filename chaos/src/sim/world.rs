@@ -60,6 +60,8 @@ pub struct Outcome {
     pub emitted: u64,
     /// Resets that members made for connections whose ports were taken back.
     pub resets: u64,
+    /// Connections for which one was demanded, and left.
+    pub resets_owed: u64,
     /// Mappings that were opened.
     pub mappings: u64,
     /// Elections of flow groups.
@@ -76,6 +78,8 @@ pub struct Outcome {
     pub moved: u64,
     /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// How often each queue was full.
+    pub full: BTreeMap<&'static str, u64>,
 }
 
 pub(super) struct World {
@@ -101,6 +105,8 @@ pub(super) struct World {
     pub(super) declared: Declared,
     pub(super) wanted: Option<Declared>,
     pub(super) next_change_ns: u64,
+    /// When something was last wrong.
+    calm_since_ns: u64,
     pub(super) flows: Vec<Flow>,
     pub(super) calm: Vec<Flow>,
     /// What hosts have said.
@@ -115,6 +121,7 @@ pub fn run_seed(seed: u64, kind: Kind) -> Outcome {
     world.outcome.mappings = world.judge.mappings();
     world.outcome.elections = world.judge.elections;
     world.outcome.recreations = world.judge.recreations;
+    world.outcome.resets_owed = world.judge.resets.paid;
     (world.outcome.joins, world.outcome.reloads, world.outcome.moved) = world.judge.transfers;
     world.outcome.violation = result.err().map(|why| format!("at {} ms: {why}", world.now_ns / MS));
     world.outcome
@@ -136,6 +143,8 @@ impl World {
             stops: 0,
             moved: 0,
             faults: BTreeMap::new(),
+            resets_owed: 0,
+            full: BTreeMap::new(),
         };
         let mut load = stream(seed, Stream::Load);
         let declared = Declared::draw(&mut load);
@@ -161,6 +170,7 @@ impl World {
             wanted: Some(declared.clone()),
             declared,
             next_change_ns: CONFIGURE_NS,
+            calm_since_ns: BEGIN_NS,
             flows: Vec::new(),
             calm: Vec::new(),
             sent: BTreeSet::new(),
@@ -250,6 +260,10 @@ impl World {
                 self.judge.membership(node, start, self.now_ns).map_err(said)?;
             }
         }
+        if self.healing.wrong(self.now_ns).is_some() || self.nodes.len() < self.ids().count() {
+            self.calm_since_ns = self.now_ns;
+        }
+        self.judge.resets.check(self.calm_since_ns, self.now_ns).map_err(said)?;
         if self.now_ns.is_multiple_of(10 * MS) && !self.is_excused() {
             self.judge.available(&self.nodes, newest(&self.nodes), self.now_ns).map_err(said)?;
         }
@@ -318,7 +332,13 @@ impl World {
             .filter_map(|(id, n)| Some((*id, n.flow.as_ref()?.status(n.local(self.now_ns).ns))))
             .collect();
         if statuses.len() < self.nodes.len() {
-            return Some("a node has not registered".to_owned());
+            let seen = |node: &Node| {
+                let (leader, term) = node.control.leader();
+                let voters = &node.control.configured().0;
+                format!("{} as {:?}: {voters:?} led by {leader:?} in {term}", node.id, node.control.incarnation())
+            };
+            let seen: Vec<String> = self.nodes.values().map(seen).collect();
+            return Some(format!("a node has not registered; {}", seen.join("; ")));
         }
         let serving = self.nodes.values().filter_map(|node| node.worker.as_ref()).flat_map(Worker::shard_status);
         let serving: BTreeSet<(ShardId, u32)> =

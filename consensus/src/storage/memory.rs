@@ -20,6 +20,8 @@ const PLACE: &str = "memory";
 pub enum Fault {
     /// The data is handed to the system, but the first fsync fails.
     SyncFails,
+    /// Nothing can be read: opening the store fails, and what is on it stays.
+    ReadFails,
     /// The write ends after this many of its steps (batches and fsyncs): the process dies there.
     StopsAfter {
         /// Steps that are still performed.
@@ -137,7 +139,7 @@ impl MemoryStore {
         // A failing fsync waits for a write that has one.
         let fault = match self.fault {
             Some(Fault::SyncFails) if durability == Durability::Buffered => None,
-            Some(Fault::SyncFails | Fault::StopsAfter { .. }) | None => self.fault.take(),
+            Some(Fault::SyncFails | Fault::StopsAfter { .. } | Fault::ReadFails) | None => self.fault.take(),
         };
         for (at, step) in steps.into_iter().enumerate() {
             if matches!(fault, Some(Fault::StopsAfter { steps }) if at >= steps) {
@@ -197,6 +199,9 @@ impl LogStore for MemoryStore {
         let Some(identity) = self.identity else {
             return Err(StoreError::NotStamped { place: PLACE.into() });
         };
+        if self.fault == Some(Fault::ReadFails) {
+            return Err(injected("injected: the read failed"));
+        }
         let mut rows = self.durable.clone();
         for batch in &self.unsynced {
             put(&mut rows, batch.clone());
