@@ -21,6 +21,11 @@ impl Disk {
         self.0.borrow_mut().inject(fault);
     }
 
+    /// A fault that no write ran into yet is taken back.
+    pub(super) fn repair(&self) {
+        self.0.borrow_mut().repair();
+    }
+
     /// What is on it, as the next process finds it.
     pub(super) fn copy(&self) -> MemoryStore {
         let mut store = self.0.borrow().clone();

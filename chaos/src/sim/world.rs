@@ -199,6 +199,10 @@ impl World {
             self.intervene();
             self.fault()?;
         }
+        // Nobody is started again from here on, so nobody may die.
+        for node in self.nodes.values() {
+            node.disk.repair();
+        }
         // Where several are lost one after the other, epochs are created anew one after the other.
         let again = if self.params.rare.deadly { 2 * RECREATE_NS } else { RECREATE_NS };
         let allowed = HEAL_NS + if self.judge.recreations > 0 || self.params.rare.deadly { again } else { 0 };
