@@ -53,7 +53,7 @@ impl World {
     }
 
     /// Any member takes an order.
-    fn orders(&mut self, body: CommandBody) {
+    pub(super) fn orders(&mut self, body: CommandBody) {
         let now_ns = self.now_ns;
         let at = self.operator.random_range(0..self.nodes.len());
         if let Some(node) = self.nodes.values_mut().nth(at) {

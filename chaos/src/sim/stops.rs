@@ -32,6 +32,7 @@ impl World {
             self.healing.rolling.remove(&id);
             self.begin_stop(id);
         }
+        self.take_back_a_forgotten_token();
         for (id, stop) in self.healing.stopping.clone() {
             match stop {
                 Stop::AsksForToken { until_ns } => {
@@ -73,5 +74,19 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whoever asked, heard no and let it be may get the token all the same, later: his last order was on its way.
+    fn take_back_a_forgotten_token(&mut self) {
+        if !self.params.rare.operated || !self.now_ns.is_multiple_of(500 * MS) {
+            return;
+        }
+        let holder = self.newest().stop_token().map(|token| token.holder);
+        let forgotten =
+            holder.is_some_and(|id| self.nodes.contains_key(&id) && !self.healing.stopping.contains_key(&id));
+        if forgotten && self.unwell().is_none() {
+            self.count("forgotten token taken back");
+            self.orders(CommandBody::StopTokenRevoke);
+        }
     }
 }

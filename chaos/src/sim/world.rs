@@ -243,6 +243,8 @@ impl World {
         match self.healing.wrong(self.now_ns).filter(|_| waited_ns > FAULTS_END_NS) {
             Some(wrong) => {
                 let unwell = self.unwell().unwrap_or_else(|| "otherwise well".to_owned());
+                let token = self.newest().stop_token().map(|token| (token.holder, token.incarnation));
+                let unwell = format!("{unwell}; the stop token is held by {token:?}");
                 Err(format!("faults do not end, {} ms after the last could begin: {wrong}; {unwell}", waited_ns / MS))
             }
             None => Ok(()),
