@@ -129,7 +129,8 @@ impl Limits {
     /// So low that each is reached.
     fn tight(rng: &mut ChaCha8Rng) -> Self {
         Self {
-            frames: rng.random_range(2..32),
+            // More than the calm flows of the end at once, which come again together.
+            frames: rng.random_range(32..64),
             outputs: rng.random_range(1..6),
             // More than a turn of the flow thread says at once, as in the daemon: else some would never be said.
             duties: rng.random_range(16..24),
