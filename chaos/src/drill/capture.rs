@@ -5,7 +5,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use qnat::lab::topology::{FABRIC, Host, Network, fabric_port};
@@ -15,6 +15,11 @@ use rustix::process::{Pid, Signal, kill_process};
 const SNAP_BYTES: usize = 96;
 /// How long a capture may take to start.
 const START_BOUND: Duration = Duration::from_secs(5);
+
+/// A time as captures tell it: since 1970.
+pub(super) fn nanos(time: SystemTime) -> Result<u64> {
+    Ok(u64::try_from(time.duration_since(UNIX_EPOCH)?.as_nanos())?)
+}
 
 /// Whose frames, as the port sees them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

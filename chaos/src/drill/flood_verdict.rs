@@ -1,12 +1,18 @@
 //! What the drill `peer-flood` found, phase by phase, and what of it is wrong. Pure: figures in, reasons out. Called by the
 //! drill.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::calm::{self, Cause, Move};
 use super::output::Judged;
-use super::peer_flood::{AFTER, PER_SECOND};
 use crate::stalls::Stall;
+
+/// Handshakes a second.
+pub(super) const PER_SECOND: u32 = 3_000;
+/// What is on its way or waits at the port when a flood ends is over after this.
+pub(super) const AFTER: Duration = Duration::from_millis(1_500);
 
 /// New flows may be held for so many times what they are without a flood.
 const HOLD_TIMES_MAX: f64 = 2.0;

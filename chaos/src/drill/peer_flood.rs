@@ -18,14 +18,12 @@ use super::calm::{self, Move};
 use super::canary::{self, Idle};
 use super::capture::{Capture, Frame, Side, UDP};
 use super::cluster::{Cluster, NODES};
-use super::flood_verdict::{FloodVerdict, Phase, judged};
+use super::flood_verdict::{AFTER, FloodVerdict, PER_SECOND, Phase, judged};
 use super::flows::{self, in_backend, joined};
 use super::run;
 use super::strangers::Source;
 use crate::stalls::{Stalls, unix_ms};
 
-/// Handshakes a second.
-pub(super) const PER_SECOND: u32 = 3_000;
 /// The members' port on the peers' network.
 const PEER_PORT: u16 = 7_800;
 /// A host of the peers' network that is no member.
@@ -38,8 +36,6 @@ const NEW_EVERY_MIN: Duration = Duration::from_millis(200);
 const FLOW_LIFE: Duration = Duration::from_secs(305);
 /// Between two rounds of exchanges over the idle connections.
 const EXCHANGE_EVERY: Duration = Duration::from_secs(3);
-/// What is on its way or waits at the port when a flood ends is over after this.
-pub(super) const AFTER: Duration = Duration::from_millis(1_500);
 
 /// Size and length of a drill.
 #[derive(Clone, Copy, Debug)]

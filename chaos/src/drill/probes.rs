@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result};
 use qnat::lab::{Host, topology::Network};
 
 use super::canary::{Kind, Stream};
-use super::capture::{Capture, Side};
+use super::capture::{Capture, Side, nanos};
 use super::cluster::Cluster;
 use super::judge;
-use super::run::{self, CAPTURE_LAG, OLD_EVERY, TempDir, millis, nanos};
+use super::run::{self, CAPTURE_LAG, OLD_EVERY, TempDir, millis};
 
 /// Between two new flows: a change takes up to a minute, and a backend has 1,024 ports for each of two remotes.
 const NEW_EVERY: Duration = Duration::from_millis(30);

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use qnat::lab::{Host, topology::Network};
 
 use super::canary::{self, Download, Idle, Kind, Stream};
-use super::capture::{Capture, Frame, Side};
+use super::capture::{Capture, Frame, Side, nanos};
 use super::cluster::{Backend, Cluster, Flow, NODES};
 use super::fault::Fault;
 use super::judge::{self, Emissions, Emitted, Scene};
@@ -57,11 +57,6 @@ pub(super) struct Outcome {
     /// How often members were asked for their status, and what they said that is not true.
     pub(super) statuses: usize,
     pub(super) lies: Vec<String>,
-}
-
-/// Since 1970.
-pub(super) fn nanos(time: SystemTime) -> Result<u64> {
-    Ok(u64::try_from(time.duration_since(UNIX_EPOCH)?.as_nanos())?)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds for people; 2^53 ns are 104 days")]

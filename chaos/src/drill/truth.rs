@@ -11,9 +11,9 @@ use control::concern::Severity;
 use qnat::answers::Status;
 use qnat::daemon::request::Request;
 
+use super::capture::nanos;
 use super::cluster::{Cluster, NODES};
 use super::fault::Fault;
-use super::run::nanos;
 
 /// Between an answer and the next question; an answer takes 300 ms while a member is silent.
 const ASK_EVERY: Duration = Duration::from_millis(100);

@@ -28,6 +28,8 @@ pub(super) struct Healing {
     pub(super) swallowed: BTreeMap<NodeId, u64>,
     pub(super) stopping: BTreeMap<NodeId, Stop>,
     pub(super) rolling: BTreeSet<NodeId>,
+    /// Lives that asked for the stop token, and live on without it.
+    pub(super) gave_up: BTreeSet<engine::ids::Incarnation>,
     pub(super) next_ns: u64,
     pub(super) majority_died: bool,
     /// Nodes that an operator has powered off and removes; they come back with an empty disk once that is applied.

@@ -38,8 +38,9 @@ impl World {
                 Stop::AsksForToken { until_ns } => {
                     let held = self.newest().stop_token().is_some_and(|token| token.holder == id);
                     if !held && now_ns >= until_ns && self.params.rare.operated {
-                        // Whoever asks at a bad moment hears no, and lets it be.
+                        // Whoever asks at a bad moment hears no, and lets it be. A member never does: it asks on, or ends.
                         self.healing.stopping.remove(&id);
+                        self.healing.gave_up.extend(self.nodes.get(&id).and_then(|node| node.control.incarnation()));
                     } else if held || now_ns >= until_ns {
                         if let Some(node) = self.nodes.get_mut(&id) {
                             node.stop(now_ns);
@@ -76,14 +77,16 @@ impl World {
         Ok(())
     }
 
-    /// Whoever asked, heard no and let it be may get the token all the same, later: his last order was on its way.
+    /// Who asked, heard no and lives on without asking may get the token all the same, later: the last order was on its way.
+    /// A life that never asked gives back by itself what it gets.
     fn take_back_a_forgotten_token(&mut self) {
         if !self.params.rare.operated || !self.now_ns.is_multiple_of(500 * MS) {
             return;
         }
-        let holder = self.newest().stop_token().map(|token| token.holder);
-        let forgotten =
-            holder.is_some_and(|id| self.nodes.contains_key(&id) && !self.healing.stopping.contains_key(&id));
+        let token = self.newest().stop_token();
+        let forgotten = token.is_some_and(|token| {
+            self.healing.gave_up.contains(&token.incarnation) && !self.healing.stopping.contains_key(&token.holder)
+        });
         if forgotten && self.unwell().is_none() {
             self.count("forgotten token taken back");
             self.orders(CommandBody::StopTokenRevoke);

@@ -42,19 +42,47 @@ impl MemberLock {
             let file = one(Path::new(RUN_DIR), &format!("{namespace}.{name}.lock"), until);
             files.push(file.with_context(|| format!("{field} = {name}"))?);
         }
+        sweep(Path::new(RUN_DIR));
         Ok(Self { _files: files })
     }
+}
+
+/// Removes locks that nobody holds: those of members that were killed, in network namespaces that may be gone.
+fn sweep(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Ok(file) = File::open(entry.path()) else { continue };
+        // Under the lock: whoever opened it meanwhile sees that it is gone, and makes it anew.
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // One that cannot be removed does no harm.
+            let _left = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether `path` still leads to this file.
+fn stands(path: &Path, file: &File) -> std::io::Result<bool> {
+    let there = match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        there => there?,
+    };
+    let ours = file.metadata()?;
+    Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino()))
 }
 
 fn one(dir: &Path, name: &str, until: Instant) -> Result<File> {
     let path: PathBuf = dir.join(name);
     DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| dir.display().to_string())?;
     // Never emptied before it is ours: it says whose it is.
-    let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let mut file = options.with_context(|| path.display().to_string())?;
+    let open = || {
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        options.with_context(|| path.display().to_string())
+    };
+    let mut file = open()?;
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => break,
+            Ok(()) if stands(&path, &file).with_context(|| path.display().to_string())? => break,
+            // It was swept away between opening and locking.
+            Ok(()) => file = open()?,
             Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(RETRY),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut holder = String::new();
@@ -91,6 +119,24 @@ mod tests {
         assert_eq!(std::fs::read_dir(&data).expect("a directory").count(), 1);
         drop(first);
         one(&data, "lock", Instant::now()).expect("free again");
+    }
+
+    #[test]
+    fn locks_that_nobody_holds_are_swept_away_and_whoever_waits_for_one_makes_it_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let take = |name: &str, patience| one(dir.path(), name, Instant::now() + patience);
+        let held = take("held", Duration::ZERO).expect("free");
+        drop(take("left", Duration::ZERO).expect("free"));
+        let opened = File::open(dir.path().join("left")).expect("it is there");
+        sweep(dir.path());
+        let names: Vec<_> =
+            std::fs::read_dir(dir.path()).expect("a directory").map(|e| e.expect("one").file_name()).collect();
+        assert_eq!(names, ["held"]);
+        assert!(!stands(&dir.path().join("left"), &opened).expect("it can be told"));
+        let again = take("left", Duration::ZERO).expect("made anew");
+        assert!(stands(&dir.path().join("left"), &again).expect("it can be told"));
+        take("held", Duration::ZERO).map(drop).expect_err("who holds one keeps it");
+        drop(held);
     }
 
     #[test]

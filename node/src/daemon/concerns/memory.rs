@@ -23,19 +23,21 @@ struct Known {
 impl Known {
     /// It is told of though it is not found, or not as grave, at this moment.
     fn lingers(&self, unix_ms: u64) -> bool {
-        unix_ms.saturating_sub(self.seen_unix_ms) < linger_ms(self.concern.what)
+        unix_ms.saturating_sub(self.seen_unix_ms) < times_ms(self.concern.what).1
     }
 }
 
-/// For how long a concern stays that is not found any more.
-const fn linger_ms(what: What) -> u64 {
+/// How long a kind has to last before it is said, since some are normal for a moment, and how long it stays when it is not
+/// found any more; in ms.
+const fn times_ms(what: What) -> (u64, u64) {
     match what {
-        What::LimitNear | What::PortsExhausted => 30_000,
+        What::NotProgrammed => (3_000, 0),
+        What::NotServing => (1_000, 0),
+        What::LimitNear | What::PortsExhausted => (0, 30_000),
         // The next look at the disk comes after ten seconds.
-        What::StoreSlow | What::DiskFails => 12_000,
-        What::NextHopSilent | What::LogStuck => 5_000,
+        What::StoreSlow | What::DiskFails => (0, 12_000),
+        What::NextHopSilent | What::LogStuck => (0, 5_000),
         What::NoOwner
-        | What::NotServing
         | What::FailureTolerance
         | What::BelowRedundancy
         | What::Moving
@@ -57,47 +59,8 @@ const fn linger_ms(what: What) -> u64 {
         | What::PortsMissing
         | What::Draining
         | What::VersionsDiffer
-        | What::NotProgrammed
         | What::StopTokenHeld
-        | What::Other => 0,
-    }
-}
-
-/// Some conditions are normal for a moment: they are said when they last.
-const fn patience_ms(what: What) -> u64 {
-    match what {
-        What::NotProgrammed => 3_000,
-        What::NotServing => 1_000,
-        What::FailureTolerance
-        | What::NoOwner
-        | What::BelowRedundancy
-        | What::Moving
-        | What::MemberSilent
-        | What::NotRegistered
-        | What::NoAnswer
-        | What::ThreadStalled
-        | What::NoControlLeader
-        | What::LinkDown
-        | What::LinkDeaf
-        | What::GuardMissing
-        | What::MemoryNotLocked
-        | What::ClockApart
-        | What::AddressClaimed
-        | What::NextHopSilent
-        | What::DiskSpace
-        | What::StoreSlow
-        | What::DiskFails
-        | What::LogIncomplete
-        | What::LogStuck
-        | What::CertificateEnds
-        | What::NoPath
-        | What::PortsMissing
-        | What::PortsExhausted
-        | What::Draining
-        | What::LimitNear
-        | What::VersionsDiffer
-        | What::StopTokenHeld
-        | What::Other => 0,
+        | What::Other => (0, 0),
     }
 }
 
@@ -155,7 +118,7 @@ impl Memory {
             let severity = graver.map_or(concern.severity, |before| before.concern.severity);
             Concern { severity, since_unix_ms: Some(concern.since_unix_ms.unwrap_or(since)), ..concern }
         });
-        let lasts = |c: &Concern| unix_ms.saturating_sub(c.since_unix_ms.unwrap_or(0)) >= patience_ms(c.what);
+        let lasts = |c: &Concern| unix_ms.saturating_sub(c.since_unix_ms.unwrap_or(0)) >= times_ms(c.what).0;
         sorted(dated.filter(lasts).collect())
     }
 }

@@ -170,6 +170,8 @@ pub struct ControlMember<S> {
     next_alive_ns: u64,
     next_reconcile_ns: u64,
     next_return_ns: u64,
+    /// Whether this life has asked for the stop token.
+    asked_to_stop: bool,
     compacted: u64,
     compact_every: u64,
     changed: bool,
@@ -232,6 +234,7 @@ impl<S: LogStore> ControlMember<S> {
             next_alive_ns: now.ns,
             next_reconcile_ns: now.ns,
             next_return_ns: now.ns,
+            asked_to_stop: false,
             compacted: 0,
             compact_every: COMPACT_EVERY,
             changed: false,

@@ -21,6 +21,7 @@ impl<S: LogStore> ControlMember<S> {
         key[..8].copy_from_slice(&self.rng.next().to_be_bytes());
         key[8..].copy_from_slice(&self.rng.next().to_be_bytes());
         let judged = matches!(body, CommandBody::StopTokenTake { .. });
+        self.asked_to_stop |= matches!(body, CommandBody::StopTokenTake { node, .. } if node == self.me.node);
         let command = Command { key, stamped_unix_ms: now.unix_ms, draw: self.rng.next(), body };
         let bytes = Bytes::from(command.encode().ok()?);
         let (next_ns, deadline_ns) = (now.ns, now.ns + DEADLINE_NS);

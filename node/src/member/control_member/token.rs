@@ -98,11 +98,12 @@ impl<S: LogStore> ControlMember<S> {
         Ok(seen)
     }
 
-    /// A node that stopped gracefully returns the stop token when its new life is a voter everywhere that it should be.
+    /// A node that stopped gracefully returns the stop token when its new life is a voter everywhere that it should be. So
+    /// does a life that got what only a former one had asked for: that order was on its way, and took effect in this life.
     pub(super) fn return_token(&mut self, now: Now) {
         let Some(token) = self.state.stop_token().filter(|token| token.holder == self.me.node) else { return };
-        let restarted = self.incarnation.filter(|life| *life != token.incarnation);
-        let Some(life) = restarted else { return };
+        let former = |life: &Incarnation| *life != token.incarnation || !self.asked_to_stop;
+        let Some(life) = self.incarnation.filter(former) else { return };
         let whole =
             self.state.shards().values().all(|shard| {
                 shard.leaving.is_empty() && (!shard.members.contains(&life) || shard.voters.contains(&life))

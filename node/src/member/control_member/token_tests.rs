@@ -230,6 +230,25 @@ fn what_was_measured_long_ago_gives_no_token() {
 }
 
 #[test]
+fn a_life_keeps_the_token_that_it_asked_for_and_returns_one_that_only_a_former_life_wanted() {
+    let mut bed = Bed::running(3);
+    bed.configure(TOML);
+    bed.measure(whole);
+    bed.run(250);
+    let leader = bed.leader();
+    let other = NodeId(leader.0 % 3 + 1);
+    // As if it came from a life of the other one that ended before the log had decided.
+    let outcome = bed.submit(leader, CommandBody::StopTokenTake { node: other, seen: Vec::new() });
+    assert!(outcome.as_ref().is_ok_and(Outcome::is_applied), "{outcome:?}");
+    bed.until(|bed| bed.state().stop_token().is_none());
+    bed.measure(whole);
+    bed.run(250);
+    assert_eq!(bed.ask_to_stop(other), Ok(()));
+    bed.run(5_000);
+    assert_eq!(bed.state().stop_token().map(|token| token.holder), Some(other));
+}
+
+#[test]
 fn the_only_node_of_a_cluster_gets_the_token() {
     let mut bed = Bed::running(1);
     bed.configure(TOML);
