@@ -162,6 +162,10 @@ pub struct Concern {
     /// Since when, in milliseconds of the Unix epoch, as far as whoever says so has seen it.
     #[serde(default)]
     pub since_unix_ms: Option<u64>,
+    /// The control index of the replicated state that says so: a member further in the log knows better. Absent for what
+    /// a member measures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_index: Option<u64>,
     /// What helps.
     pub remedy: String,
 }
@@ -170,7 +174,8 @@ impl Concern {
     /// One without a beginning.
     #[must_use]
     pub fn new(severity: Severity, subject: Subject, what: What, why: impl Into<String>, remedy: &str) -> Self {
-        let concern = Self { severity, subject, what, why: why.into(), since_unix_ms: None, remedy: remedy.to_owned() };
+        let (why, remedy) = (why.into(), remedy.to_owned());
+        let concern = Self { severity, subject, what, why, since_unix_ms: None, control_index: None, remedy };
         assert!(
             !concern.why.is_empty() && !concern.remedy.is_empty(),
             "a concern says why, and what helps: {concern:?}"

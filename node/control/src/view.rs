@@ -353,6 +353,9 @@ pub fn status(state: &State) -> StatusView {
     concerns.extend(leave.map(|id| drain_concern(state, id)));
     concerns.truncate(CONCERNS_MAX);
     concerns.extend(cluster_concerns(state));
+    for concern in &mut concerns {
+        concern.control_index = Some(state.index.0);
+    }
     StatusView {
         cluster_id: state.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect(),
         control_index: state.index.0,

@@ -12,8 +12,9 @@ const CLOCK_APART_MS: u64 = 1_000;
 /// What members say together. `answers` begins with the one that asked the others; `silent` did not answer.
 ///
 /// The cluster is as the member furthest in the control log sees it; each shard is described by whoever has the newest
-/// term of it, among those by its owner, who alone knows whether it forwards. So are the concerns about them; those about
-/// members and their machines are all taken. `None` without an answer.
+/// term of it, among those by its owner, who alone knows whether it forwards. So are the concerns about them. Of all others
+/// those that the replicated state says are taken from the member furthest in the log (one that was drained hears nothing
+/// of it any more), and those that members measure from everybody. `None` without an answer.
 #[must_use]
 pub fn merge(answers: &[Status], silent: &[u32]) -> Option<Status> {
     let newest = answers.iter().rev().max_by_key(|answer| answer.cluster.control_index)?;
@@ -40,6 +41,9 @@ pub fn merge(answers: &[Status], silent: &[u32]) -> Option<Status> {
         Subject::Member { node } => concern.what != What::MemberSilent || !answered.contains(node),
         Subject::Link { .. } | Subject::Backend { .. } | Subject::Frontend { .. } | Subject::Pool { .. } => true,
     });
+    let of_shard = |concern: &Concern| matches!(concern.subject, Subject::Shard { .. });
+    let taken =
+        taken.filter(|(concern, by)| of_shard(concern) || concern.control_index.is_none() || *by == newest.me.node);
     let mut concerns: Vec<Concern> = taken.map(|(concern, _)| concern.clone()).collect();
     for node in silent {
         let subject = Subject::Member { node: *node };
@@ -140,6 +144,24 @@ mod tests {
             ]
         );
         assert_eq!(merged.silent, [3]);
+    }
+
+    #[test]
+    fn what_the_replicated_state_says_is_told_by_whoever_is_furthest_in_the_log() {
+        let (backend, member) = (Subject::Backend { name: "a/b".into() }, || Subject::Member { node: 1 });
+        let says =
+            |why, index| Concern { control_index: index, ..Concern::notice(member(), What::Moving, why, "wait") };
+        let mut drained = view(1, 20, Some(2), 4, 100);
+        let no_ports = Concern::critical(backend, What::PortsMissing, "no ports yet", "wait");
+        let measured = concern(member(), What::DiskSpace);
+        drained.concerns =
+            vec![says("draining", Some(20)), Concern { control_index: Some(20), ..no_ports }, measured.clone()];
+        let mut leader = view(2, 21, Some(2), 4, 100);
+        leader.concerns = vec![says("drained", Some(21))];
+        for answers in [[drained.clone(), leader.clone()], [leader, drained]] {
+            let merged = merge(&answers, &[]).expect("answers");
+            assert_eq!(merged.concerns, [measured.clone(), says("drained", Some(21))]);
+        }
     }
 
     #[test]
