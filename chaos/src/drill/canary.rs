@@ -1,17 +1,20 @@
 //! Canary traffic of the backends: idle TCP connections, UDP streams of old and of new flows, one long download. All of it
 //! bounded in number and time. Sockets are opened inside a backend's namespace and stay there. Called by the runs.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use qnat::lab::topology::INET_ADDRESSES;
 use qnat::lab::{self, Host};
+
+use super::capture::nanos;
 
 /// The echo service.
 const ECHO: u16 = 7;
@@ -114,7 +117,16 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Stream {
     stop: Arc<AtomicBool>,
-    task: Option<JoinHandle<Result<Vec<u16>>>>,
+    task: Option<JoinHandle<Result<Sent>>>,
+}
+
+/// What a stream sent.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sent {
+    /// Its source ports.
+    pub(super) ports: BTreeSet<u16>,
+    /// When each datagram went out, as captures tell time.
+    pub(super) at_ns: Vec<u64>,
 }
 
 impl Stream {
@@ -126,8 +138,8 @@ impl Stream {
         Self { stop, task: Some(std::thread::spawn(task)) }
     }
 
-    /// Ends it. Returns the source ports in the order of their use.
-    pub(super) fn stop(mut self) -> Result<Vec<u16>> {
+    /// Ends it.
+    pub(super) fn stop(mut self) -> Result<Sent> {
         self.stop.store(true, Ordering::Relaxed);
         let task = self.task.take().context("a stream ends once")?;
         task.join().map_err(|_| anyhow::anyhow!("the stream's thread panicked"))?
@@ -140,23 +152,26 @@ impl Drop for Stream {
     }
 }
 
-fn send_stream(stop: &AtomicBool, kind: Kind, every: Duration) -> Result<Vec<u16>> {
+fn send_stream(stop: &AtomicBool, kind: Kind, every: Duration) -> Result<Sent> {
     let began = Instant::now();
     let open = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0));
     // Kept open, so that late replies find a socket.
     let mut sockets = vec![open()?];
+    let mut at_ns = Vec::new();
     let mut next = began;
     while !stop.load(Ordering::Relaxed) && began.elapsed() < STREAM_BOUND {
         if kind == Kind::New && next != began {
             sockets.push(open()?);
         }
         let socket = sockets.last().context("one was opened above")?;
+        at_ns.push(nanos(SystemTime::now())?);
         // A refusal is a former datagram's ICMP message; the gap shows what was lost.
         let _refused = socket.send_to(b"canary", echo(sockets.len()));
         next += every;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    sockets.iter().map(|socket| Ok(socket.local_addr()?.port())).collect()
+    let ports = sockets.iter().map(|socket| Ok(socket.local_addr()?.port())).collect::<Result<_>>()?;
+    Ok(Sent { ports, at_ns })
 }
 
 /// A download under way.

@@ -183,15 +183,23 @@ pub(super) fn leaks(arrived: &[Frame], backends: &[Backend]) -> (u64, u64) {
     (untranslated, wrong_port)
 }
 
-/// Longest silence of the echo's replies to `ports` between two times, in nanoseconds; silence to the end counts.
-pub(super) fn gap_ns(arrived: &[Frame], ports: &BTreeSet<u16>, from_ns: u64, to_ns: u64) -> u64 {
+/// When the echo's replies to `ports` arrived.
+pub(super) fn replies(arrived: &[Frame], ports: &BTreeSet<u16>) -> Vec<u64> {
     let reply =
         |frame: &&Frame| frame.proto == UDP && frame.ports.is_some_and(|(from, to)| from == 7 && ports.contains(&to));
-    let times = arrived.iter().filter(reply).map(|frame| frame.at_ns).filter(|at| (from_ns..to_ns).contains(at));
+    arrived.iter().filter(reply).map(|frame| frame.at_ns).collect()
+}
+
+/// Longest time between two times, in nanoseconds, for which datagrams went out and none was answered, and how long after
+/// the first of the two it began: from the first datagram that was sent after a reply (while a sender itself stands still,
+/// nothing is asked and nothing proved) to the next reply, or to the end. `sent` and `replies` are in order.
+pub(super) fn longest_gap(sent: &[u64], replies: &[u64], from_ns: u64, to_ns: u64) -> (u64, u64) {
+    let within = replies.iter().copied().filter(|at| (from_ns..to_ns).contains(at));
     let mut last = from_ns;
-    let mut longest = 0;
-    for at in times.chain([to_ns]) {
-        longest = longest.max(at - last);
+    let mut longest = (0, 0);
+    for at in within.chain([to_ns]) {
+        let asked = sent.get(sent.partition_point(|sent| *sent < last)).copied().filter(|asked| *asked < at);
+        longest = longest.max(asked.map_or((0, 0), |asked| (at - asked, asked - from_ns)));
         last = at;
     }
     longest
@@ -261,9 +269,17 @@ mod tests {
     fn silence_up_to_the_end_is_a_gap() {
         let reply = |at_ms| Frame { ports: Some((7, 40000)), ..frame(at_ms, [0; 6], [203, 0, 113, 10], 7) };
         let ports = BTreeSet::from([40000]);
-        let gap = |frames: &[Frame]| gap_ns(frames, &ports, 0, 100_000_000) / 1_000_000;
-        assert_eq!(gap(&[reply(10), reply(60), reply(90)]), 50);
-        assert_eq!(gap(&[reply(10)]), 90);
-        assert_eq!(gap(&[]), 100);
+        let sent: Vec<u64> = (0..100).map(|ms| ms * 1_000_000).collect();
+        let gap = |sent: &[u64], frames: &[Frame]| {
+            let (gap, at) = longest_gap(sent, &replies(frames, &ports), 0, 100_000_000);
+            (gap / 1_000_000, at / 1_000_000)
+        };
+        assert_eq!(gap(&sent, &[reply(10), reply(60), reply(90)]), (50, 10));
+        assert_eq!(gap(&sent, &[reply(10)]), (90, 10));
+        assert_eq!(gap(&sent, &[]), (100, 0));
+        // The sender stood still from 20 to 55 ms: what it asked then was answered 5 ms later.
+        let paused: Vec<u64> = sent.iter().copied().filter(|at| !(20_000_000..55_000_000).contains(at)).collect();
+        assert_eq!(gap(&paused, &[reply(20), reply(60), reply(95)]), (35, 60));
+        assert_eq!(gap(&[], &[]), (0, 0), "nobody asked");
     }
 }

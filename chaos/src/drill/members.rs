@@ -64,7 +64,7 @@ pub(super) struct MembersVerdict {
     gap_old_ms: Gap,
     /// See `gap_old_ms`.
     gap_new_ms: Gap,
-    #[serde(skip)]
+    /// Of each change and shard.
     silences: Vec<Silence>,
     /// Whether all is well.
     pass: bool,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use qnat::lab::{Host, topology::Network};
 
-use super::canary::{self, Download, Idle, Kind, Stream};
+use super::canary::{self, Download, Idle, Kind, Sent, Stream};
 use super::capture::{Capture, Frame, Side, nanos};
 use super::cluster::{Backend, Cluster, Flow, NODES};
 use super::fault::Fault;
@@ -203,7 +203,7 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     let clock = Instant::now();
     let (began, sure) = fault.inject(cluster, owner)?;
     std::thread::sleep(NEW_AFTER.saturating_sub(clock.elapsed()));
-    let new_ports = new.stop()?.into_iter().collect::<BTreeSet<_>>();
+    let new = new.stop()?;
     let new_until = SystemTime::now();
     let during = canary::exchange_all(idle, 1 << 32);
     let dump = cluster.owned_flows()?;
@@ -217,7 +217,7 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     let until = SystemTime::now();
     // The kernel hands frames over in blocks; what is in the last one when a capture ends is lost.
     std::thread::sleep(CAPTURE_LAG);
-    let old_ports = old.stop()?.into_iter().collect::<BTreeSet<_>>();
+    let old = old.stop()?;
 
     let Seen { emitted, replies, arrived } = captures.stop()?;
     let (began_ns, ended_ns, until_ns) = (nanos(began)?, nanos(ended)?, nanos(until)?);
@@ -245,15 +245,18 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     let flows = cluster.owned_flows()?;
     let (had, has) = (mappings_of(&before, idle), mappings_of(&flows, idle));
     let grown = |(node, count): (&u32, &u64)| count.saturating_sub(elections_before.get(node).copied().unwrap_or(0));
+    let gap = |sent: &Sent, from_ns, to_ns| {
+        millis(judge::longest_gap(&sent.at_ns, &judge::replies(&replies, &sent.ports), from_ns, to_ns).0)
+    };
     Ok(Outcome {
         kept: during.0.min(after.0),
         total: idle.len(),
         first_loss: during.1.or(after.1),
         mappings_changed: had.iter().filter(|(key, public)| has.get(*key) != Some(*public)).count(),
         duplicates: duplicates(&dump) + duplicates(&flows),
-        gap_old_ms: millis(judge::gap_ns(&replies, &old_ports, from_ns, ended_ns)),
-        gap_new_ms: millis(judge::gap_ns(&replies, &new_ports, from_ns, nanos(new_until)?)),
-        gap_return_ms: millis(judge::gap_ns(&replies, &old_ports, ended_ns, until_ns)),
+        gap_old_ms: gap(&old, from_ns, ended_ns),
+        gap_new_ms: gap(&new, from_ns, nanos(new_until)?),
+        gap_return_ms: gap(&old, ended_ns, until_ns),
         elections: elections_after.iter().map(grown).sum(),
         groups,
         emissions,
