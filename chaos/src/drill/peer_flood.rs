@@ -42,7 +42,7 @@ const EXCHANGE_EVERY: Duration = Duration::from_secs(3);
 pub(super) struct Scale {
     pub(super) backends: u32,
     pub(super) connections: usize,
-    /// Of the time without a flood and of the flood from the peers' network; floods from elsewhere take a sixth of it.
+    /// Of the time without a flood and of each flood.
     pub(super) lasts: Duration,
 }
 
@@ -101,7 +101,7 @@ impl<'a> Scene<'a> {
         }
         let friends: Vec<u32> = (1..hostile).collect();
         let idle = canary::open_idle(cluster.dir(), &friends, scale.connections)?;
-        let all = scale.lasts * 2 + part(scale.lasts) * 2 + AFTER * 4;
+        let all = scale.lasts * 4 + AFTER * 4;
         let new_every = NEW_EVERY_MIN.max(all.min(FLOW_LIFE) / FLOWS_PER_REMOTE);
         let to_stranger = ["address", "add", &format!("{STRANGER}/24"), "dev", Network::Peers.name()];
         ip(FABRIC, &to_stranger)?;
@@ -123,7 +123,7 @@ impl<'a> Scene<'a> {
         ] {
             self.lay_way(host, network)?;
             let source = Source { namespace: host.namespace(), from, targets };
-            phases.push(self.flooded(flood, Some(host), network, part(lasts), &source)?);
+            phases.push(self.flooded(flood, Some(host), network, lasts, &source)?);
         }
         Ok(phases)
     }
@@ -216,11 +216,6 @@ impl<'a> Scene<'a> {
             exchanges_failed: exchanges.1,
         })
     }
-}
-
-/// How long floods from a data network take.
-fn part(lasts: Duration) -> Duration {
-    (lasts / 6).max(Duration::from_secs(2))
 }
 
 fn ip(namespace: &str, arguments: &[&str]) -> Result<()> {
