@@ -34,7 +34,8 @@ use members::{Seen, Step};
 
 /// Longest command; a longer one is refused.
 pub const MAX_COMMAND_BYTES: usize = 1 << 20;
-/// Longest control state; `Compact` with a longer one is ignored, since it could not be sent to a joiner.
+/// Longest control state; `Compact` with a longer one is ignored, since it could not be sent to a joiner. Whoever drives a
+/// group cuts a message with a state to what its transport carries.
 pub const MAX_STATE_BYTES: usize = wire::MAX_BODY_BYTES - (1 << 20);
 
 const MAX_MESSAGE_ENTRIES_BYTES: u64 = 1 << 20;

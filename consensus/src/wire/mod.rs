@@ -34,7 +34,7 @@ pub const MESSAGE_VERSION: u8 = 1;
 /// Bytes of the envelope before its body.
 pub const ENVELOPE_LEN: usize = 12;
 /// Longest message or envelope body: a control snapshot is the largest thing that travels in one.
-pub const MAX_BODY_BYTES: usize = 64 << 20;
+pub const MAX_BODY_BYTES: usize = 128 << 20;
 /// Terms and indices above this are refused, so that sums of a few of them cannot overflow. Epochs use the upper half of
 /// a term (`epoch << 32`), which leaves room for 2^30 epochs.
 pub const MAX_NUMBER: u64 = 1 << 62;

@@ -11,14 +11,13 @@ use engine::ids::{BackendId, ControlIndex, FrontendId, Incarnation, NodeId, Shar
 
 use crate::allocation::{Backend, Declared, Frontend, Settle};
 use crate::command::{Command, CommandBody, Configure, InStep, PortLoad, Registration};
+use crate::limits::{BACKENDS_MAX, HINTS_MAX};
 use crate::outcome::{Outcome, Refusal, Yield, refuse};
+use crate::parts::Parts;
 use crate::resource::{Desired, Instance, IpConfiguration};
 use crate::shards::{Load, Origin, Shard, lowest_free_id, placement};
 use crate::state::{State, StopToken};
-use crate::{plan, validate};
-
-/// Most hints of a `Configure`.
-pub const HINTS_MAX: usize = 65_536;
+use crate::{parts, plan, validate};
 
 impl State {
     /// Applies the entry at `index`. Empty bytes are raft's own entries and only move the index.
@@ -48,6 +47,9 @@ impl State {
             return already(index, self.index);
         }
         self.index = ControlIndex(index);
+        if self.parts.as_ref().is_some_and(|parts| parts.is_over(self.index)) {
+            self.parts = None;
+        }
         if let Some(outcome) = self.keys.outcome(&command.key) {
             return outcome.clone();
         }
@@ -68,6 +70,14 @@ impl State {
         match &command.body {
             CommandBody::Noop => {}
             CommandBody::Configure(configure) => self.configure(command, configure)?,
+            CommandBody::ConfigureBegin => self.parts = Some(Parts::begin(index)),
+            CommandBody::ConfigurePart { attempt, number, bytes } => {
+                parts::of(&mut self.parts, *attempt)?.put(*number, bytes)?;
+            }
+            CommandBody::ConfigureCommit { attempt, parts, hash } => {
+                let configure = parts::of(&mut self.parts, *attempt)?.whole(*parts, hash)?;
+                self.configure(command, &configure)?;
+            }
             CommandBody::RegisterIncarnation(registration) => return self.register(registration),
             CommandBody::JoinControl(joiner) => return Ok(Yield::RaftId(self.registry.join(index.0, joiner)?)),
             CommandBody::ControlConfApplied { voters } => self.control_conf_applied(voters)?,
@@ -309,6 +319,7 @@ impl State {
             );
         }
         self.refuse_impossible(desired)?;
+        self.parts = None;
         self.desired = desired.clone();
         self.name_networks();
         self.declare_frontends();
@@ -337,6 +348,25 @@ impl State {
                 return refuse(
                     format!("port {port} of {} cannot be reserved: it is leased to backend {backend}", public.address),
                     "reserve ports before backends join, or take that backend out of its pool until its blocks have drained",
+                );
+            }
+        }
+        let old = self.allocation.backends.len();
+        let new = desired.instances.values().map(|instance| instance.ip_configurations.len()).sum::<usize>();
+        if old + new > BACKENDS_MAX {
+            let known: BTreeSet<(&str, Ipv4Addr)> = desired
+                .instances
+                .values()
+                .flat_map(|instance| &instance.ip_configurations)
+                .map(|ip| (ip.virtual_network.as_str(), ip.private_ip))
+                .collect();
+            let names: BTreeMap<VnetId, &str> = self.vnets.iter().map(|(name, id)| (*id, name.as_str())).collect();
+            let stays = |b: &&Backend| names.get(&b.vnet).is_some_and(|name| known.contains(&(*name, b.ip)));
+            let leaving = old - self.allocation.backends.values().filter(stays).count();
+            if new + leaving > BACKENDS_MAX {
+                return refuse(
+                    format!("{new} IP configurations and {leaving} that are on their way out are too many"),
+                    format!("at most {BACKENDS_MAX}; wait until the old ones have drained: qnat get backends"),
                 );
             }
         }

@@ -7,15 +7,14 @@
 use bincode::config::Config;
 use bincode::{Decode, Encode};
 
+use crate::limits::{COMMAND_LEN_MAX, CONFIGURATION_LEN_MAX, STATE_LEN_MAX};
+
 /// Envelope bytes before the body.
 pub const HEADER_LEN: usize = 12;
-/// Greatest body of a command: with its envelope it is what one entry of the control log takes.
-pub const COMMAND_LEN_MAX: usize = (1 << 20) - HEADER_LEN;
-/// Greatest body of an encoded state.
-pub const STATE_LEN_MAX: usize = 64 << 20;
 
 const MAGIC: u16 = 0x4e51;
-const VERSION: u8 = 4;
+/// The version of all bodies.
+pub const VERSION: u8 = 5;
 
 /// What the body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +24,8 @@ pub enum Kind {
     Command = 1,
     /// A `state::State`.
     State = 2,
+    /// A `command::Configure`, whole; it travels in parts.
+    Configuration = 3,
 }
 
 /// Why bytes were not accepted.
@@ -133,6 +134,7 @@ pub fn decode<T: Decode<()>>(kind: Kind, bytes: &[u8]) -> Result<T, CodecError> 
     match kind {
         Kind::Command => body_of(body, bincode::config::standard().with_limit::<COMMAND_LEN_MAX>()),
         Kind::State => body_of(body, bincode::config::standard().with_limit::<STATE_LEN_MAX>()),
+        Kind::Configuration => body_of(body, bincode::config::standard().with_limit::<CONFIGURATION_LEN_MAX>()),
     }
 }
 
@@ -140,6 +142,7 @@ fn limit_of(kind: Kind) -> usize {
     match kind {
         Kind::Command => COMMAND_LEN_MAX,
         Kind::State => STATE_LEN_MAX,
+        Kind::Configuration => CONFIGURATION_LEN_MAX,
     }
 }
 

@@ -164,6 +164,26 @@ pub enum CommandBody {
         /// The node.
         node: NodeId,
     },
+    /// Begin a configuration that comes in parts: this entry's index is the number of the attempt.
+    ConfigureBegin,
+    /// One part of it.
+    ConfigurePart {
+        /// The attempt.
+        attempt: ControlIndex,
+        /// The number of the part, from 0.
+        number: u32,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// The parts are there: replace the declared configuration by what they come to.
+    ConfigureCommit {
+        /// The attempt.
+        attempt: ControlIndex,
+        /// How many parts it has.
+        parts: u32,
+        /// Hash of all of them in a row.
+        hash: PlanHash,
+    },
 }
 
 /// A declared configuration on its way into the state.
@@ -225,7 +245,7 @@ impl Command {
     /// The bytes of the log entry.
     ///
     /// # Errors
-    /// [`CodecError::Encode`] if it exceeds `codec::COMMAND_LEN_MAX`.
+    /// [`CodecError::Encode`] if it exceeds `limits::COMMAND_LEN_MAX`.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
         codec::encode(Kind::Command, self)
     }
@@ -246,6 +266,9 @@ impl CommandBody {
         match self {
             Self::Noop => "noop",
             Self::Configure(_) => "configure",
+            Self::ConfigureBegin => "configure_begin",
+            Self::ConfigurePart { .. } => "configure_part",
+            Self::ConfigureCommit { .. } => "configure_commit",
             Self::RegisterIncarnation(_) => "register_incarnation",
             Self::JoinControl(_) => "join_control",
             Self::ControlConfApplied { .. } => "control_conf_applied",

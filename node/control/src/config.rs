@@ -46,15 +46,13 @@ use std::str::FromStr;
 
 use toml::de::DeTable;
 
+use crate::limits::FILE_LEN_MAX;
 use crate::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,
     Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
 };
 use crate::toml_reader::{Reader, Source};
 use crate::validate;
-
-/// Largest file, in bytes.
-pub const FILE_LEN_MAX: usize = 4 << 20;
 
 /// One thing that is wrong with a file.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]

@@ -36,7 +36,7 @@ pub enum Yield {
 }
 
 /// Longest text kept of a refusal, in bytes: the memory of keys is bounded.
-const TEXT_LEN_MAX: usize = 400;
+pub(crate) const TEXT_LEN_MAX: usize = 400;
 
 impl Outcome {
     /// A refusal, with its texts cut to a bound.

@@ -85,7 +85,7 @@ pub fn diff_with(state: &State, desired: &Desired, hints: &[PortLoad]) -> Plan {
     let configure = Configure { desired: desired.clone(), base_hash: None, hints: hints.to_vec() };
     let body = CommandBody::Configure(Box::new(configure));
     // The remembered keys of a copy do not matter: a fresh index and an unknown key make it apply.
-    let mut after = State { keys: crate::state::Keys::default(), ..state.clone() };
+    let mut after = State { keys: crate::state::Keys::default(), parts: None, ..state.clone() };
     let command = Command { key: [0; 16], stamped_unix_ms: state.stamped_unix_ms, draw: 0, body };
     let outcome = after.apply(state.index.0.saturating_add(1), &command);
     if let Outcome::Refused { why, remedy } = outcome {

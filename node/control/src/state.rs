@@ -13,6 +13,7 @@ use crate::allocation::{Allocation, Declared, Settle};
 use crate::codec::{self, CodecError, Kind};
 use crate::command::Key;
 use crate::outcome::Outcome;
+use crate::parts::Parts;
 use crate::places::Places;
 use crate::registry::{Founder, Registry};
 use crate::resource::{Desired, Settings};
@@ -43,6 +44,8 @@ pub struct State {
     pub(crate) control_applied: Vec<u64>,
     pub(crate) stop_token: Option<StopToken>,
     pub(crate) keys: Keys,
+    /// A configuration that comes in parts.
+    pub(crate) parts: Option<Parts>,
 }
 
 /// The cluster's one stop token (N3).
@@ -111,13 +114,14 @@ impl State {
             registry,
             stop_token: None,
             keys: Keys::default(),
+            parts: None,
         }
     }
 
     /// The bytes of a snapshot.
     ///
     /// # Errors
-    /// [`CodecError::Encode`] if it exceeds `codec::STATE_LEN_MAX`.
+    /// [`CodecError::Encode`] if it exceeds `limits::STATE_LEN_MAX`.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
         codec::encode(Kind::State, self)
     }

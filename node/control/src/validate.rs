@@ -26,6 +26,16 @@ const _: () = assert!(FRONTENDS_MAX < engine::ids::SHARDS_MAX as usize);
 pub const IP_CONFIGURATIONS_MAX: usize = 32_768;
 /// Most virtual networks.
 pub const VIRTUAL_NETWORKS_MAX: usize = 256;
+/// Most subnets of all virtual networks.
+pub const SUBNETS_MAX: usize = 1_024;
+/// Most prefixes in the address space of a virtual network.
+pub const ADDRESS_SPACE_MAX: usize = 16;
+/// Most public addresses, those without a load balancer too.
+pub const PUBLIC_IPS_MAX: usize = 256;
+/// Most reserved ports of a public address.
+pub const RESERVED_PORTS_MAX: usize = 1_024;
+/// Most pools of all load balancers; each has at most one outbound rule.
+pub const POOLS_MAX: usize = 1_024;
 /// Longest name.
 pub const NAME_LEN_MAX: usize = 63;
 /// Smallest segment size that may be asked for: what every IPv4 host takes whole (RFC 9293 3.7.1).
@@ -105,6 +115,11 @@ impl Judge {
             self.say("virtual_network", count, "too many virtual networks", format!("at most {VIRTUAL_NETWORKS_MAX}"));
             return;
         }
+        let subnets = desired.virtual_networks.values().map(|network| network.subnets.len()).sum::<usize>();
+        if subnets > SUBNETS_MAX {
+            self.say("subnet", subnets, "too many subnets", format!("at most {SUBNETS_MAX}"));
+            return;
+        }
         let mut seen: Vec<(Prefix, String)> = Vec::new();
         for (name, network) in &desired.virtual_networks {
             let path = format!("virtual_network.{name}");
@@ -114,7 +129,12 @@ impl Judge {
     }
 
     fn network(&mut self, path: &str, network: &VirtualNetwork, seen: &mut Vec<(Prefix, String)>) {
-        for space in &network.address_space {
+        let spaces = network.address_space.len();
+        if spaces > ADDRESS_SPACE_MAX {
+            let remedy = format!("at most {ADDRESS_SPACE_MAX}: join those that lie side by side");
+            self.say(&format!("{path}.address_space"), spaces, "too many prefixes", remedy);
+        }
+        for space in network.address_space.iter().take(ADDRESS_SPACE_MAX) {
             self.prefix(&format!("{path}.address_space"), *space, 1..=32);
         }
         for (name, subnet) in &network.subnets {
@@ -168,6 +188,11 @@ impl Judge {
     }
 
     fn public_ips(&mut self, desired: &Desired) {
+        let count = desired.public_ips.len();
+        if count > PUBLIC_IPS_MAX {
+            self.say("public_ip", count, "too many public addresses", format!("at most {PUBLIC_IPS_MAX}"));
+            return;
+        }
         let mut seen: BTreeMap<Ipv4Addr, &str> = BTreeMap::new();
         for (name, public) in &desired.public_ips {
             let (path, ip) = (format!("public_ip.{name}"), public.address);
@@ -193,6 +218,11 @@ impl Judge {
                 let problem = format!("is already the address of public_ip.{other}");
                 self.say(&field, ip, problem, "give each public_ip its own address");
             }
+            let reserved = public.reserved_ports.len();
+            if reserved > RESERVED_PORTS_MAX {
+                let path = format!("{path}.reserved_ports");
+                self.say(&path, reserved, "too many reserved ports", format!("at most {RESERVED_PORTS_MAX}"));
+            }
             if let Some(low) = public.reserved_ports.iter().find(|&&port| port < tier::PORT_MIN) {
                 let path = format!("{path}.reserved_ports");
                 self.say(&path, low, "is below 1024 and never handed out anyway", "leave it out");
@@ -201,6 +231,11 @@ impl Judge {
     }
 
     fn load_balancers(&mut self, desired: &Desired) {
+        let pools = desired.load_balancers.values().map(|balancer| balancer.pools.len()).sum::<usize>();
+        if pools > POOLS_MAX {
+            self.say("load_balancer.pool", pools, "too many pools in the cluster", format!("at most {POOLS_MAX}"));
+            return;
+        }
         let mut users: BTreeMap<&str, &str> = BTreeMap::new();
         for (name, balancer) in &desired.load_balancers {
             let path = format!("load_balancer.{name}");
@@ -281,16 +316,16 @@ impl Judge {
 
     fn instances(&mut self, desired: &Desired) {
         let mut addresses: BTreeMap<(&str, Ipv4Addr), String> = BTreeMap::new();
-        let mut count = 0usize;
-        for (name, instance) in &desired.instances {
-            let path = format!("instance.{name}");
-            self.name(&format!("{path}.name"), name);
-            count += instance.ip_configurations.len();
-            self.instance(desired, &path, instance, &mut addresses);
-        }
+        let count = desired.instances.values().map(|instance| instance.ip_configurations.len()).sum::<usize>();
         if count > IP_CONFIGURATIONS_MAX {
             let problem = "too many IP configurations in the cluster";
             self.say("instance", count, problem, format!("at most {IP_CONFIGURATIONS_MAX}"));
+            return;
+        }
+        for (name, instance) in &desired.instances {
+            let path = format!("instance.{name}");
+            self.name(&format!("{path}.name"), name);
+            self.instance(desired, &path, instance, &mut addresses);
         }
     }
 

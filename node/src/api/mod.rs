@@ -21,8 +21,10 @@ use crate::answers::Health;
 use crate::daemon::metrics::MetricsPage;
 use crate::daemon::request::{Call, Failure, Request, ResourceKind};
 
-/// Longest body of a request.
-pub const BODY_BYTES_MAX: usize = 4 << 20;
+/// Longest body of a request: a file in JSON, in which each octet takes two at most, but for what TOML does not allow.
+pub const BODY_BYTES_MAX: usize = 2 * control::limits::FILE_LEN_MAX + 4_096;
+/// Most connections: bodies are kept in memory until they are whole.
+const CONNECTIONS_MAX: usize = 32;
 /// How long the node may take for an answer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Rows of a listing unless asked otherwise.
@@ -106,7 +108,7 @@ fn server(listener: TcpListener, shared: Shared) -> io::Result<Server> {
             .default_service(web::to(nothing_here));
         App::new().app_data(shared.clone()).app_data(json).app_data(query).service(routes)
     });
-    Ok(server.workers(1).max_connections(256).disable_signals().shutdown_timeout(1).listen(listener)?.run())
+    Ok(server.workers(1).max_connections(CONNECTIONS_MAX).disable_signals().shutdown_timeout(1).listen(listener)?.run())
 }
 
 /// Whether the caller meant this machine: a web page that had its own name resolved to 127.0.0.1 did not.

@@ -396,7 +396,7 @@ fn when(text: &str) -> Result<u64, String> {
 
 /// The name of a file of resources, for messages, and its text.
 fn read_resources(file: &std::path::Path) -> Result<(String, String)> {
-    let bound = u64::try_from(crate::api::BODY_BYTES_MAX)?;
+    let bound = u64::try_from(control::limits::FILE_LEN_MAX)?;
     let mut text = String::new();
     let (name, source): (String, Box<dyn std::io::Read>) = if file.as_os_str() == "-" {
         ("standard input".to_owned(), Box::new(std::io::stdin()))

@@ -12,6 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use control::codec::CodecError;
 use control::command::CommandBody;
 use control::concern::Concern;
+use control::config::{self, Emptiness};
 use control::outcome::Outcome;
 use control::registry::Standing;
 use control::view::{BackendView, FrontendView};
@@ -121,7 +122,8 @@ impl Answerer {
             Request::Ports => value(self.ports().await),
             Request::Get { kind } => self.control.send(Get(kind)).await.map_err(gone),
             Request::Apply { file, text, dry_run, allow_empty } => {
-                value(self.apply(PlanApply { file, text, dry_run, allow_empty }).await)
+                let emptiness = if allow_empty { Emptiness::Meant } else { Emptiness::Refused };
+                value(self.apply((file, text), dry_run, emptiness).await)
             }
             Request::RemoveNode { node, incarnation } => {
                 value(self.remove(NodeId(node), Incarnation(incarnation)).await)
@@ -183,9 +185,19 @@ impl Answerer {
         self.commit(CommandBody::RemoveNode { node, incarnation }).await
     }
 
-    async fn apply(&self, asked: PlanApply) -> Result<Applied, Failure> {
-        let dry_run = asked.dry_run;
-        let (body, mut answer) = self.control.send(asked).await.map_err(gone)??;
+    async fn apply(
+        &self,
+        (file, text): (String, String),
+        dry_run: DryRun,
+        emptiness: Emptiness,
+    ) -> Result<Applied, Failure> {
+        // A large file takes as long to read as many heartbeats of the control group: not on its thread.
+        let read = tokio::task::spawn_blocking(move || config::parse_whole(&file, &text, emptiness).map(Box::new));
+        let desired = read
+            .await
+            .map_err(gone)?
+            .map_err(|errors| Failure { status: 422, problems: errors.iter().map(ToString::to_string).collect() })?;
+        let (body, mut answer) = self.control.send(PlanApply { desired, dry_run }).await.map_err(gone)??;
         if dry_run == DryRun::No {
             let index = self.commit(body).await?.committed.unwrap_or(0);
             answer.committed = Some(index);

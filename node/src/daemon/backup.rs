@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use control::codec::STATE_LEN_MAX;
+use control::limits::STATE_LEN_MAX;
 use control::state::State;
 use serde::{Deserialize, Serialize};
 

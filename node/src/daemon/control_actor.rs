@@ -9,8 +9,8 @@ use bytes::Bytes;
 use consensus::storage::sled::SledStore;
 use control::codec::CodecError;
 use control::command::{CommandBody, Configure};
-use control::config::{self, Emptiness};
 use control::outcome::Outcome;
+use control::resource::Desired;
 use control::{plan, view};
 use engine::ids::{Incarnation, NodeId};
 use netio::boottime::now_ns;
@@ -96,18 +96,14 @@ pub struct Submit {
     pub reply: oneshot::Sender<Result<Outcome, NotDone>>,
 }
 
-/// What would a configuration file change?
+/// What would a configuration change?
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(CommandBody, Applied), Failure>")]
 pub struct PlanApply {
-    /// Name of the file.
-    pub file: String,
-    /// Its text.
-    pub text: String,
+    /// The configuration.
+    pub desired: Box<Desired>,
     /// For a dry run a refused plan is shown, not an error.
     pub dry_run: DryRun,
-    /// It may declare no resource at all.
-    pub allow_empty: bool,
 }
 
 /// Resources by kind.
@@ -291,12 +287,8 @@ impl Handler<Submit> for ControlActor {
 impl Handler<PlanApply> for ControlActor {
     type Result = Result<(CommandBody, Applied), Failure>;
 
-    fn handle(&mut self, asked: PlanApply, _: &mut Self::Context) -> Self::Result {
-        let PlanApply { file, text, dry_run, allow_empty } = asked;
+    fn handle(&mut self, PlanApply { desired, dry_run }: PlanApply, _: &mut Self::Context) -> Self::Result {
         let refused = |problems: Vec<String>| Failure { status: 422, problems };
-        let emptiness = if allow_empty { Emptiness::Meant } else { Emptiness::Refused };
-        let desired = config::parse_whole(&file, &text, emptiness)
-            .map_err(|errors| refused(errors.iter().map(ToString::to_string).collect()))?;
         let plan = plan::diff(self.member.state(), &desired);
         if let (Some((why, remedy)), DryRun::No) = (&plan.refused, dry_run) {
             return Err(refused(vec![why.clone(), remedy.clone()]));
@@ -304,7 +296,7 @@ impl Handler<PlanApply> for ControlActor {
         let refusal = plan.refused.map(|(why, remedy)| Refusal { why, remedy });
         let answer = Applied { changes: plan.changes, refused: refusal, ..Applied::default() };
         let base_hash = Some(plan.hash);
-        Ok((CommandBody::Configure(Box::new(Configure { desired, base_hash, hints: Vec::new() })), answer))
+        Ok((CommandBody::Configure(Box::new(Configure { desired: *desired, base_hash, hints: Vec::new() })), answer))
     }
 }
 

@@ -38,6 +38,10 @@ pub enum ControlFrame {
     Alive { owned: Vec<(ShardId, u32)> },
     /// What the owners on the node have measured of their shards; sent with `Alive`.
     Measured { in_step: Vec<InStep> },
+    /// A part of a raft message of the control group that is longer than a frame may be.
+    Piece { transfer: u64, from: u64, to: u64, at: u64, len: u64, bytes: Bytes },
+    /// So many bytes of a transfer have come.
+    Taken { transfer: u64, taken: u64 },
     /// The leader does not propose the command of this key, and why.
     Declined { key: Key, why: String, remedy: String },
 }
@@ -49,6 +53,10 @@ const ALIVE: u8 = 5;
 const REFUSED: u8 = 6;
 const MEASURED: u8 = 7;
 const DECLINED: u8 = 8;
+const PIECE: u8 = 9;
+const TAKEN: u8 = 10;
+/// Transfer, sender, receiver, place and length before the bytes of a piece.
+const PIECE_HEADER: usize = 5 * 8;
 /// Most members that a frame names, and longest reason in bytes.
 const MEMBERS_MAX: usize = 64;
 const WHY_BYTES_MAX: usize = 1024;
@@ -93,6 +101,16 @@ impl ControlFrame {
             Self::Measured { in_step } => {
                 out.extend_from_slice(&[MEASURED]);
                 in_step.iter().for_each(|shard| put_in_step(&mut out, shard));
+            }
+            Self::Piece { transfer, from, to, at, len, bytes } => {
+                out.extend_from_slice(&[PIECE]);
+                [transfer, from, to, at, len].into_iter().for_each(|n| out.extend_from_slice(&n.to_be_bytes()));
+                out.extend_from_slice(bytes);
+            }
+            Self::Taken { transfer, taken } => {
+                out.extend_from_slice(&[TAKEN]);
+                out.extend_from_slice(&transfer.to_be_bytes());
+                out.extend_from_slice(&taken.to_be_bytes());
             }
             Self::Declined { key, why, remedy } => {
                 out.extend_from_slice(&[DECLINED]);
@@ -144,6 +162,18 @@ impl ControlFrame {
                     in_step.push(take_in_step(&mut left)?);
                 }
                 Some(Self::Measured { in_step })
+            }
+            PIECE => {
+                let (numbers, _) = rest.split_first_chunk::<PIECE_HEADER>()?;
+                let (numbers, _) = numbers.as_chunks::<8>();
+                let &[transfer, from, to, at, len] = numbers else { return None };
+                let [transfer, from, to, at, len] = [transfer, from, to, at, len].map(u64::from_be_bytes);
+                Some(Self::Piece { transfer, from, to, at, len, bytes: bytes.slice(1 + PIECE_HEADER..) })
+            }
+            TAKEN => {
+                let (transfer, rest) = rest.split_first_chunk()?;
+                let taken = u64::from_be_bytes(rest.try_into().ok()?);
+                Some(Self::Taken { transfer: u64::from_be_bytes(*transfer), taken })
             }
             DECLINED => {
                 let (key, rest) = rest.split_first_chunk()?;
@@ -261,6 +291,15 @@ mod tests {
                 ],
             },
             ControlFrame::Declined { key: [4; 16], why: "not now".into(), remedy: "wait".into() },
+            ControlFrame::Piece {
+                transfer: 7,
+                from: 3,
+                to: 9,
+                at: 262_144,
+                len: 1 << 33,
+                bytes: Bytes::from_static(b"p"),
+            },
+            ControlFrame::Taken { transfer: u64::MAX, taken: 262_145 },
         ];
         for frame in frames {
             assert_eq!(ControlFrame::decode(&frame.encode()), Some(frame));
@@ -294,6 +333,9 @@ mod tests {
         for len in 2..measured.len() {
             assert_eq!(ControlFrame::decode(&measured.slice(..len)), None, "length {len}");
         }
+        let short = Bytes::from_static(&[PIECE; PIECE_HEADER]);
+        assert_eq!(ControlFrame::decode(&short), None);
+        assert_eq!(ControlFrame::decode(&Bytes::from_static(&[TAKEN; 18])), None);
         assert_eq!(ControlFrame::decode(&Bytes::from_static(&[99])), None);
         assert_eq!(split_flow_frame(&Bytes::from_static(&[1, 2])), None);
     }

@@ -172,7 +172,7 @@ pub fn control_command(data: &[u8]) {
         let length = usize::from(choices.word() % 4096);
         let entry = control_sealed(control_codec::Kind::Command, choices.take(length));
         index += 1;
-        let most = 2 * control_codec::COMMAND_LEN_MAX as u64;
+        let most = 2 * control::limits::COMMAND_LEN_MAX as u64;
         let _command = within(most, data, || Command::decode(&entry));
         let _outcome = state.apply_bytes(index, &entry);
         state.check().unwrap_or_else(|broken| panic!("{broken}"));
@@ -188,7 +188,7 @@ pub fn control_state(data: &[u8]) {
     let _refused = bounded(data, EACH, || State::decode(data));
     let sealed = control_sealed(control_codec::Kind::State, data);
     // A list may claim as much as a whole state may have.
-    let most = 2 * control_codec::STATE_LEN_MAX as u64;
+    let most = 2 * control::limits::STATE_LEN_MAX as u64;
     let Ok(state) = within(most, data, || State::decode(&sealed)) else { return };
     let again = State::decode(&state.encode().expect("no longer than before")).expect("what was written can be read");
     assert_eq!(again.digest(), state.digest());
@@ -196,7 +196,7 @@ pub fn control_state(data: &[u8]) {
 
 /// An envelope of the control log around a body.
 fn control_sealed(kind: control_codec::Kind, body: &[u8]) -> Vec<u8> {
-    let mut out = vec![0x51, 0x4e, 2, kind as u8];
+    let mut out = vec![0x51, 0x4e, control_codec::VERSION, kind as u8];
     out.extend(u32::try_from(body.len()).expect("a fuzzer's input").to_le_bytes());
     out.extend(crc32fast::hash(body).to_le_bytes());
     out.extend(body);

@@ -8,9 +8,11 @@ mod duty;
 mod fences;
 mod join;
 mod owners;
+mod pieces;
 mod reconcile;
 mod submit;
 mod token;
+mod upload;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -20,9 +22,12 @@ use bytes::Bytes;
 use consensus::control_group::{ControlGroup, ControlTiming, OpenError};
 use consensus::event::{ControlEffect, ControlInput};
 use consensus::storage::LogStore;
+use control::codec::HEADER_LEN;
 use control::command::{Command, CommandBody, Key};
 use control::compile::Compiler;
+use control::limits::{COMMAND_LEN_MAX, STATE_LEN_MAX};
 use control::outcome::{Outcome, Yield};
+use control::parts::Cut;
 use control::port_log::{PortBatch, PortLog};
 use control::registry::{FOUNDER_RAFT_ID, KeyHash};
 use control::state::State;
@@ -44,10 +49,9 @@ const RECONCILE_NS: u64 = 100 * MS;
 const COMPACT_EVERY: u64 = 512;
 /// So many entries are applied between two ticks.
 const ENTRIES_PER_TICK_MAX: u32 = 64;
-// What a command can be is what the log takes.
-const _: () = assert!(
-    control::codec::COMMAND_LEN_MAX + control::codec::HEADER_LEN <= consensus::control_group::MAX_COMMAND_BYTES
-);
+// What a command can be is what the log takes, and what the state can be is what it is compacted to.
+const _: () = assert!(COMMAND_LEN_MAX + HEADER_LEN <= consensus::control_group::MAX_COMMAND_BYTES);
+const _: () = assert!(STATE_LEN_MAX + HEADER_LEN <= consensus::control_group::MAX_STATE_BYTES);
 /// The level of the replicated formats that this build speaks (C2).
 pub const LEVEL: u16 = 1;
 
@@ -113,7 +117,7 @@ pub enum NotDone {
     #[error("the control group did not answer within 10 s: no majority, or no leader; see `qnat status`")]
     Timeout,
     /// The command cannot be encoded within its size limit.
-    #[error("the command is larger than the control log takes")]
+    #[error("the command is longer than any that the limits allow")]
     TooLarge,
 }
 
@@ -177,6 +181,8 @@ pub struct ControlMember<S> {
     changed: bool,
     measured: token::Measured,
     fences: fences::Fences,
+    uploads: Vec<upload::Upload>,
+    pieces: pieces::Pieces,
     /// Entries that may still be applied before the next tick.
     entries_left: u32,
     out: VecDeque<ControlOut>,
@@ -240,6 +246,8 @@ impl<S: LogStore> ControlMember<S> {
             changed: false,
             measured: token::Measured::default(),
             fences: fences::Fences::default(),
+            uploads: Vec::new(),
+            pieces: pieces::Pieces::default(),
             entries_left: ENTRIES_PER_TICK_MAX,
             out: VecDeque::new(),
         })
@@ -261,6 +269,10 @@ impl<S: LogStore> ControlMember<S> {
             ControlFrame::Joined { .. } | ControlFrame::Refused { .. } => {}
             ControlFrame::Alive { owned } => self.owners.hear(&self.state, owned.into_iter(), now.ns),
             ControlFrame::Measured { in_step } => self.measured.hear(now.ns, in_step),
+            ControlFrame::Piece { transfer, from: raft_id, to, at, len, bytes } => {
+                self.piece(now, from, pieces::Piece { transfer, ids: (raft_id, to), at, len, bytes });
+            }
+            ControlFrame::Taken { transfer, taken } => self.pieces_taken(now, from, transfer, taken),
             ControlFrame::Declined { key, why, remedy } => self.declined(from, key, Outcome::refused(why, remedy)),
         }
     }
@@ -278,14 +290,28 @@ impl<S: LogStore> ControlMember<S> {
                 ControlFrame::Raft { .. }
                 | ControlFrame::Alive { .. }
                 | ControlFrame::Measured { .. }
+                | ControlFrame::Piece { .. }
+                | ControlFrame::Taken { .. }
                 | ControlFrame::Declined { .. },
             )
             | None => {}
         }
     }
 
-    /// Submits a command; `Done` with this ticket follows.
+    /// Submits a command; `Done` with this ticket follows. A configuration too long for one entry goes in parts.
     pub fn submit(&mut self, now: Now, ticket: u64, body: CommandBody) {
+        let body = if let CommandBody::Configure(configure) = body {
+            match Cut::of(configure) {
+                Ok(Cut::Whole(body)) => body,
+                Ok(Cut::Parts(parts, hash)) => return self.upload(now, ticket, parts, hash),
+                Err(_) => {
+                    self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::TooLarge) });
+                    return;
+                }
+            }
+        } else {
+            body
+        };
         if self.enqueue(now, Some(ticket), body).is_none() {
             self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::TooLarge) });
         }
@@ -309,6 +335,7 @@ impl<S: LogStore> ControlMember<S> {
         self.return_token(now);
         self.report_fences(now);
         self.resubmit(now);
+        self.resend_pieces(now);
         self.entries_left = ENTRIES_PER_TICK_MAX;
         if now.ns >= self.next_alive_ns {
             self.next_alive_ns = now.ns + ALIVE_NS;
@@ -412,7 +439,7 @@ impl<S: LogStore> ControlMember<S> {
 
     fn perform(&mut self, now: Now, effect: ControlEffect) {
         match effect {
-            ControlEffect::Send { to, frame } => self.send_raft(to, frame),
+            ControlEffect::Send { to, frame } => self.send_raft(now, to, frame),
             ControlEffect::Committed { index, command, .. } => {
                 self.entries_left -= 1;
                 self.apply(now, index, &command);
@@ -457,6 +484,7 @@ impl<S: LogStore> ControlMember<S> {
         match Command::decode(command) {
             Ok(command) => {
                 let outcome = self.state.apply(index, &command);
+                self.upload_answered(now, command.key, &outcome);
                 self.answered(&command, outcome);
             }
             // Raft's own entries, and what no version writes.
@@ -520,10 +548,13 @@ impl<S: LogStore> ControlMember<S> {
         known.or_else(|| self.routes.get(&raft_id).copied())
     }
 
-    fn send_raft(&mut self, to: u64, frame: Bytes) {
+    fn send_raft(&mut self, now: Now, to: u64, frame: Bytes) {
         let Phase::Running(group) = &self.phase else { return };
         let from = group.raft_id();
-        if let Some(node) = self.node_of_raft(to) {
+        let Some(node) = self.node_of_raft(to) else { return };
+        if frame.len() > pieces::WHOLE_BYTES_MAX {
+            self.send_in_pieces(now, node, (from, to), frame);
+        } else {
             let frame = ControlFrame::Raft { from, to, frame }.encode();
             self.out.push_back(ControlOut::Send { to: node, frame });
         }
@@ -548,3 +579,5 @@ impl SplitMix {
 mod tests;
 #[cfg(test)]
 mod token_tests;
+#[cfg(test)]
+mod upload_tests;

@@ -40,6 +40,7 @@ impl<S: LogStore> ControlMember<S> {
             if let Some(Pending { ticket: Some(ticket), .. }) = self.pending.remove(&key) {
                 self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::Timeout) });
             }
+            self.upload_late(key);
         }
         let due = self.pending.iter().filter(|(_, pending)| now.ns >= pending.next_ns);
         let due: Vec<Key> = due.map(|(key, _)| *key).collect();
@@ -105,6 +106,9 @@ impl<S: LogStore> ControlMember<S> {
             // Any member may submit these for the cluster.
             CommandBody::Noop
             | CommandBody::Configure(_)
+            | CommandBody::ConfigureBegin
+            | CommandBody::ConfigurePart { .. }
+            | CommandBody::ConfigureCommit { .. }
             | CommandBody::ControlConfApplied { .. }
             | CommandBody::ReplicaGone { .. }
             | CommandBody::VotersApplied { .. }

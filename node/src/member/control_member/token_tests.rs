@@ -33,16 +33,25 @@ network = "203.0.113.0/24"
 next_hop = "203.0.113.254"
 "#;
 
-struct Bed {
-    members: BTreeMap<NodeId, ControlMember<MemoryStore>>,
-    silent: BTreeSet<NodeId>,
+pub(super) struct Bed {
+    pub(super) members: BTreeMap<NodeId, ControlMember<MemoryStore>>,
+    pub(super) silent: BTreeSet<NodeId>,
+    /// Frames of which every so many-th is lost; 0: none.
+    pub(super) lose: usize,
+    /// Lengths of all frames that were carried, and how many.
+    pub(super) longest: usize,
+    pub(super) carried: usize,
     ms: u64,
-    answers: BTreeMap<u64, Result<Outcome, NotDone>>,
+    pub(super) answers: BTreeMap<u64, Result<Outcome, NotDone>>,
 }
 
 impl Bed {
     /// Founders that have all registered.
-    fn running(nodes: u32) -> Self {
+    pub(super) fn running(nodes: u32) -> Self {
+        Self::timed(nodes, ControlTiming::default())
+    }
+
+    pub(super) fn timed(nodes: u32, timing: ControlTiming) -> Self {
         let peers: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
         let addr = "127.0.0.1:7000".parse().expect("an address");
         let founder = |node: &NodeId| Founder { node: *node, peer_addr: addr, api_addr: addr, key: [1; 32] };
@@ -62,21 +71,21 @@ impl Bed {
                 key: [1; 32],
                 peers: peers.clone(),
             };
-            let timing = ControlTiming::default();
             let now = Now { ns: 0, unix_ms: 0 };
             members.insert(*node, ControlMember::new(me, store, timing, u64::from(node.0), now).expect("opens"));
         }
-        let mut bed = Self { members, silent: BTreeSet::new(), ms: 0, answers: BTreeMap::new() };
+        let mut bed =
+            Self { members, silent: BTreeSet::new(), lose: 0, longest: 0, carried: 0, ms: 0, answers: BTreeMap::new() };
         bed.until(|bed| bed.members.values().all(|member| member.incarnation().is_some()));
         bed
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         Now { ns: self.ms * MS, unix_ms: self.ms }
     }
 
     /// Five milliseconds: what is due, and all that comes of it.
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         self.ms += 5;
         let now = self.now();
         self.members.values_mut().for_each(|member| member.tick(now));
@@ -108,14 +117,17 @@ impl Bed {
                 return;
             }
             for (from, to, frame) in sent {
-                if !self.silent.contains(&from) && !self.silent.contains(&to) {
+                self.carried += 1;
+                self.longest = self.longest.max(frame.len());
+                let lost = self.lose > 0 && self.carried.is_multiple_of(self.lose);
+                if !lost && !self.silent.contains(&from) && !self.silent.contains(&to) {
                     self.members.get_mut(&to).expect("a member").handle_peer(now, from, &frame);
                 }
             }
         }
     }
 
-    fn until(&mut self, done: impl Fn(&Self) -> bool) {
+    pub(super) fn until(&mut self, done: impl Fn(&Self) -> bool) {
         for _ in 0..4_000 {
             if done(self) {
                 return;
@@ -125,19 +137,19 @@ impl Bed {
         panic!("not within 20 s");
     }
 
-    fn run(&mut self, ms: u64) {
+    pub(super) fn run(&mut self, ms: u64) {
         (0..ms / 5).for_each(|_| self.step());
     }
 
-    fn leader(&self) -> NodeId {
+    pub(super) fn leader(&self) -> NodeId {
         *self.members.iter().find(|(_, member)| member.leading()).expect("a leader").0
     }
 
-    fn state(&self) -> &State {
+    pub(super) fn state(&self) -> &State {
         self.members[&self.leader()].state()
     }
 
-    fn submit(&mut self, at: NodeId, body: CommandBody) -> Result<Outcome, NotDone> {
+    pub(super) fn submit(&mut self, at: NodeId, body: CommandBody) -> Result<Outcome, NotDone> {
         let (now, ticket) = (self.now(), self.ms);
         self.members.get_mut(&at).expect("a member").submit(now, ticket, body);
         self.until(|bed| bed.answers.contains_key(&ticket));

@@ -1,0 +1,102 @@
+//! How long things can get that the limits of `validate` allow: every bound on the way of a configuration, from the file to
+//! the state, comes from here. Constant expressions only; an own test fills them.
+
+use crate::command::RECLAIMS_MAX;
+use crate::outcome::TEXT_LEN_MAX;
+use crate::state::KEYS_MAX;
+use crate::tier::PORTS_USABLE;
+use crate::validate::{
+    ADDRESS_SPACE_MAX, FRONTENDS_MAX, IP_CONFIGURATIONS_MAX, NAME_LEN_MAX, POOLS_MAX, PUBLIC_IPS_MAX,
+    RESERVED_PORTS_MAX, SUBNETS_MAX, VIRTUAL_NETWORKS_MAX,
+};
+
+/// Most hints of a configuration.
+pub const HINTS_MAX: usize = 65_536;
+/// Most backends that are declared or have blocks left.
+pub const BACKENDS_MAX: usize = 2 * IP_CONFIGURATIONS_MAX;
+
+// In octets of the encoding: a name behind its length, a number of at most 32 and 64 bits.
+const NAME: usize = 1 + NAME_LEN_MAX;
+const U16: usize = 3;
+const U32: usize = 5;
+const U64: usize = 9;
+const ADDRESS: usize = 4;
+const PREFIX: usize = ADDRESS + 1;
+const MAC: usize = 1 + 6;
+const BLOCK: usize = U32 + 2 * U16;
+
+const POOL_REF: usize = 1 + 2 * NAME;
+const IP_CONFIGURATION: usize = 3 * NAME + ADDRESS + MAC + POOL_REF;
+const INSTANCE: usize = NAME + U32;
+const NETWORK: usize = NAME + 2 * U32 + ADDRESS_SPACE_MAX * PREFIX;
+const SUBNET: usize = NAME + PREFIX + ADDRESS;
+const PUBLIC_IP: usize = NAME + ADDRESS + U32 + RESERVED_PORTS_MAX * U16;
+// Each has a frontend of its own.
+const LOAD_BALANCER: usize = NAME + 3 * U32 + NAME;
+const POOL: usize = NAME;
+const RULE: usize = 2 * NAME + U32 + FRONTENDS_MAX * NAME + 16;
+const SETTINGS: usize = 256;
+
+/// Longest encoding of a declared configuration.
+const DESIRED: usize = IP_CONFIGURATIONS_MAX * (INSTANCE + IP_CONFIGURATION)
+    + VIRTUAL_NETWORKS_MAX * NETWORK
+    + SUBNETS_MAX * SUBNET
+    + PUBLIC_IPS_MAX * PUBLIC_IP
+    + FRONTENDS_MAX * LOAD_BALANCER
+    + POOLS_MAX * (POOL + RULE)
+    + SETTINGS;
+
+/// Longest encoding of a configuration on its way into the state, with what is known of live flows.
+pub const CONFIGURATION_LEN_MAX: usize = DESIRED + U32 + HINTS_MAX * (BLOCK + U32) + 1 + 32;
+/// Longest part of one that does not fit into one entry.
+pub const PART_LEN_MAX: usize = 256 << 10;
+/// Most parts.
+pub const PARTS_MAX: usize = CONFIGURATION_LEN_MAX.div_ceil(PART_LEN_MAX);
+/// Longest command: a part, and what stands around it.
+pub const COMMAND_LEN_MAX: usize = PART_LEN_MAX + 256;
+
+// Blocks have eight ports at least; each is leased or drains.
+const BLOCKS: usize = FRONTENDS_MAX * (PORTS_USABLE as usize / 8) * (BLOCK + U32 + U64 + 1);
+// Itself, and where it is.
+const BACKEND: usize = U32 + 2 * NAME + POOL_REF + ADDRESS + MAC + 8 * U32 + 4 * U32;
+const KEY: usize = 2 * 16 + 2 * (U32 + TEXT_LEN_MAX + 3);
+// Nodes, shards and what is kept of them: each of a few hundred octets.
+const REST: usize = 1 << 20;
+
+/// Longest encoding of the control state.
+pub const STATE_LEN_MAX: usize =
+    DESIRED + CONFIGURATION_LEN_MAX + BACKENDS_MAX * BACKEND + BLOCKS + KEYS_MAX * KEY + REST;
+
+// A report of fences is the longest of all other commands, and a part is longer.
+const _: () = assert!(RECLAIMS_MAX * (BLOCK + U64) + 64 < PART_LEN_MAX);
+
+/// Octets of a file without its names and values, as the documentation writes it.
+const fn written(form: &str, names: usize, values: usize) -> usize {
+    form.len() + names * NAME_LEN_MAX + values
+}
+
+/// Longest file that says as much as the limits allow, and as much again for comments and spaces.
+pub const FILE_LEN_MAX: usize = 2
+    * (IP_CONFIGURATIONS_MAX
+        * (written("[[instance]]\nname = \"\"\n", 1, 0)
+            + written(
+                "[[instance.ip_configuration]]\nname = \"\"\nprivate_ip = \"\"\nmac = \"\"\nsubnet = \"/\"\npool = \"/\"\n",
+                5,
+                15 + 17,
+            ))
+        + VIRTUAL_NETWORKS_MAX
+            * written("[[virtual_network]]\nname = \"\"\naddress_space = []\n", 1, ADDRESS_SPACE_MAX * 22)
+        + SUBNETS_MAX
+            * written("[[virtual_network.subnet]]\nname = \"\"\nprefix = \"\"\ngateway = \"\"\n", 1, 18 + 15)
+        + PUBLIC_IPS_MAX
+            * written(
+                "[[public_ip]]\nname = \"\"\naddress = \"\"\nreserved_ports = []\n",
+                1,
+                15 + RESERVED_PORTS_MAX * 7,
+            )
+        + FRONTENDS_MAX * written("[[load_balancer]]\nname = \"\"\nfrontends = [\"\", ]\n", 2, 0)
+        + POOLS_MAX
+            * (written("[[load_balancer.pool]]\nname = \"\"\n", 1, 0)
+                + written("[[load_balancer.outbound_rule]]\nname = \"\"\npool = \"\"\nfrontends = []\n", 2, 256)
+                + FRONTENDS_MAX * written("\"\", ", 1, 0))
+        + 4_096);

@@ -1,0 +1,377 @@
+//! A configuration that is too long for one entry: it comes in parts and takes effect by one entry.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use engine::ids::{ControlIndex, Mac};
+use qnat_control::command::{Command, CommandBody, Configure, PortLoad};
+use qnat_control::limits::{
+    COMMAND_LEN_MAX, CONFIGURATION_LEN_MAX, FILE_LEN_MAX, HINTS_MAX, PART_LEN_MAX, PARTS_MAX, STATE_LEN_MAX,
+};
+use qnat_control::outcome::Outcome;
+use qnat_control::parts::{Cut, ENTRIES_MAX};
+use qnat_control::resource::{
+    Desired, Instance, IpConfiguration, LoadBalancer, OutboundRule, PoolRef, Prefix, PublicIp, Subnet, VirtualNetwork,
+};
+use qnat_control::validate::{
+    ADDRESS_SPACE_MAX, FRONTENDS_MAX, IP_CONFIGURATIONS_MAX, NAME_LEN_MAX, POOLS_MAX, PUBLIC_IPS_MAX,
+    RESERVED_PORTS_MAX, SUBNETS_MAX, VIRTUAL_NETWORKS_MAX, issues,
+};
+use qnat_control::{codec, config};
+use support::{Cluster, add_instance, configure, desired};
+
+/// A name of the greatest length.
+fn name(kind: &str, n: usize) -> String {
+    let number = n.to_string();
+    format!("{kind}{}{number}", "x".repeat(NAME_LEN_MAX - kind.len() - number.len()))
+}
+
+/// The longest configuration that the limits allow, or nearly: some fields are longest only where others are not.
+fn largest() -> Desired {
+    let mut all = desired(1, 0);
+    let rule = all.load_balancers["lb1"].outbound_rules["out"].clone();
+    all.load_balancers.clear();
+    all.public_ips.clear();
+    all.virtual_networks.clear();
+    // Subnets of /22, four in each network.
+    let subnet = |n: usize| Prefix {
+        network: Ipv4Addr::from_bits(0x0a00_0000 + (u32::try_from(n).expect("few") << 10)),
+        len: 22,
+    };
+    for n in 0..VIRTUAL_NETWORKS_MAX {
+        let each = SUBNETS_MAX / VIRTUAL_NETWORKS_MAX;
+        let subnets = (n * each..(n + 1) * each).map(|at| {
+            let prefix = subnet(at);
+            (name("s", at), Subnet { prefix, gateway: Ipv4Addr::from_bits(prefix.network.to_bits() + 1) })
+        });
+        let whole = Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 8 };
+        let network = VirtualNetwork { address_space: vec![whole; ADDRESS_SPACE_MAX], subnets: subnets.collect() };
+        all.virtual_networks.insert(name("v", n), network);
+    }
+    for n in 0..PUBLIC_IPS_MAX {
+        // Those that have to have room for blocks have no reserved ports.
+        let reserved =
+            if n < FRONTENDS_MAX { 0..0 } else { 60_000..60_000 + u16::try_from(RESERVED_PORTS_MAX).expect("few") };
+        let address = Ipv4Addr::from_bits(0xcb00_7000 + u32::try_from(n).expect("few") + 1);
+        all.public_ips.insert(name("p", n), PublicIp { address, reserved_ports: reserved.collect() });
+    }
+    all.outside.network = Prefix { network: Ipv4Addr::new(203, 0, 112, 0), len: 22 };
+    all.outside.next_hop = Some(Ipv4Addr::new(203, 0, 115, 254));
+    for n in 0..FRONTENDS_MAX {
+        let each = POOLS_MAX / FRONTENDS_MAX;
+        let frontends = vec![name("p", n)];
+        let pools: BTreeSet<String> = (0..each).map(|at| name("pool", at)).collect();
+        let rules = pools.iter().enumerate().map(|(at, pool)| {
+            (name("r", at), OutboundRule { pool: pool.clone(), frontends: frontends.clone(), ..rule.clone() })
+        });
+        let outbound_rules = rules.collect();
+        all.load_balancers.insert(name("lb", n), LoadBalancer { frontends, pools, outbound_rules });
+    }
+    // 512 in one pool of each load balancer: 64 ports for each.
+    for n in 0..IP_CONFIGURATIONS_MAX {
+        let (in_subnet, place) = (n % SUBNETS_MAX, n / SUBNETS_MAX);
+        let network = in_subnet / (SUBNETS_MAX / VIRTUAL_NETWORKS_MAX);
+        let base = subnet(in_subnet).network.to_bits();
+        let ip = IpConfiguration {
+            name: name("ip", n),
+            virtual_network: name("v", network),
+            subnet: name("s", in_subnet),
+            private_ip: Ipv4Addr::from_bits(base + 2 + u32::try_from(place).expect("few")),
+            mac: Some(Mac([0x52, 0x54, 0xff, 0xff, 0xff, 0xff])),
+            pool: Some(PoolRef { load_balancer: name("lb", n % FRONTENDS_MAX), pool: name("pool", 0) }),
+        };
+        all.instances.insert(name("i", n), Instance { ip_configurations: vec![ip] });
+    }
+    all
+}
+
+/// The file that says it.
+fn file(all: &Desired) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    let mut say = |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("into memory");
+    for (name, network) in &all.virtual_networks {
+        let spaces: Vec<String> = network.address_space.iter().map(|space| format!("\"{space}\"")).collect();
+        say(format_args!("[[virtual_network]]\nname = \"{name}\"\naddress_space = [{}]", spaces.join(", ")));
+        for (name, Subnet { prefix, gateway }) in &network.subnets {
+            say(format_args!(
+                "[[virtual_network.subnet]]\nname = \"{name}\"\nprefix = \"{prefix}\"\ngateway = \"{gateway}\""
+            ));
+        }
+    }
+    for (name, PublicIp { address, reserved_ports }) in &all.public_ips {
+        let ports: Vec<String> = reserved_ports.iter().map(ToString::to_string).collect();
+        let ports = ports.join(", ");
+        say(format_args!("[[public_ip]]\nname = \"{name}\"\naddress = \"{address}\"\nreserved_ports = [{ports}]"));
+    }
+    for (name, balancer) in &all.load_balancers {
+        say(format_args!(
+            "[[load_balancer]]\nname = \"{name}\"\nfrontends = [\"{}\"]",
+            balancer.frontends.join("\", \"")
+        ));
+        for pool in &balancer.pools {
+            say(format_args!("[[load_balancer.pool]]\nname = \"{pool}\""));
+        }
+        for (name, OutboundRule { pool, frontends, .. }) in &balancer.outbound_rules {
+            let frontends = frontends.join("\", \"");
+            say(format_args!(
+                "[[load_balancer.outbound_rule]]\nname = \"{name}\"\npool = \"{pool}\"\nfrontends = [\"{frontends}\"]"
+            ));
+        }
+    }
+    for (name, instance) in &all.instances {
+        say(format_args!("[[instance]]\nname = \"{name}\""));
+        for ip in &instance.ip_configurations {
+            let (mac, pool) = (ip.mac.expect("each has one"), ip.pool.as_ref().expect("each has one"));
+            say(format_args!(
+                "[[instance.ip_configuration]]\nname = \"{}\"\nprivate_ip = \"{}\"",
+                ip.name, ip.private_ip
+            ));
+            say(format_args!("mac = \"{mac}\"\nsubnet = \"{}/{}\"\npool = \"{pool}\"", ip.virtual_network, ip.subnet));
+        }
+    }
+    let next_hop = all.outside.next_hop.expect("there is one");
+    say(format_args!("[outside]\nnetwork = \"{}\"\nnext_hop = \"{next_hop}\"", all.outside.network));
+    text
+}
+
+fn in_parts(desired: Desired, hints: Vec<PortLoad>) -> (Vec<Vec<u8>>, [u8; 32]) {
+    match Cut::of(Box::new(Configure { desired, base_hash: None, hints })).expect("within the limits") {
+        Cut::Parts(parts, hash) => (parts, hash),
+        Cut::Whole(body) => panic!("{} fits into one entry", body.name()),
+    }
+}
+
+/// One that needs a few parts, and is quick to apply.
+fn long() -> Desired {
+    let mut all = desired(0, 0);
+    for n in 1..=6_500 {
+        add_instance(&mut all, n, false);
+    }
+    let renamed = std::mem::take(&mut all.instances).into_values().enumerate();
+    all.instances = renamed.map(|(n, instance)| (name("i", n), instance)).collect();
+    all
+}
+
+fn begin(cluster: &mut Cluster) -> ControlIndex {
+    match cluster.propose(CommandBody::ConfigureBegin) {
+        Outcome::Applied { index, .. } => index,
+        refused @ Outcome::Refused { .. } => panic!("{refused}"),
+    }
+}
+
+fn part(attempt: ControlIndex, number: usize, bytes: &[u8]) -> CommandBody {
+    CommandBody::ConfigurePart { attempt, number: u32::try_from(number).expect("few"), bytes: bytes.to_vec() }
+}
+
+fn commit(attempt: ControlIndex, parts: &[Vec<u8>], hash: [u8; 32]) -> CommandBody {
+    CommandBody::ConfigureCommit { attempt, parts: u32::try_from(parts.len()).expect("few"), hash }
+}
+
+fn why(outcome: Outcome) -> String {
+    let Outcome::Refused { why, remedy } = outcome else { panic!("{outcome}") };
+    assert!(!remedy.is_empty());
+    why
+}
+
+#[test]
+fn the_largest_configuration_is_read_cut_and_applied() {
+    let all = largest();
+    assert!(issues(&all).is_empty(), "{:?}", issues(&all).first());
+    let text = file(&all);
+    assert!(text.len() <= FILE_LEN_MAX / 2, "{} octets, of which as many again may be comments", text.len());
+    assert_eq!(config::parse("net.toml", &text).expect("a good file"), all);
+
+    let block = |n: usize| {
+        let (frontend, start) = (u32::MAX, u16::MAX - u16::try_from(n % 1_000).expect("below"));
+        engine::ids::PortBlock { frontend: engine::ids::FrontendId(frontend), start, len: 8 }
+    };
+    let hints = (0..HINTS_MAX).map(|n| PortLoad { block: block(n), flows: u32::MAX }).collect();
+    let (parts, hash) = in_parts(all.clone(), hints);
+    let len: usize = parts.iter().map(Vec::len).sum();
+    assert!(parts.len() <= PARTS_MAX && len <= CONFIGURATION_LEN_MAX + codec::HEADER_LEN, "{len}");
+    println!("{len} of {CONFIGURATION_LEN_MAX} octets in {} parts", parts.len());
+    // What remains are lists of frontends in rules, which hold 64 names where one load balancer has all.
+    assert!(len > CONFIGURATION_LEN_MAX * 7 / 10, "the limit is not what the limits allow: {len}");
+
+    let mut state = Cluster::running(3).state;
+    let (mut index, mut longest) = (state.index().0, 0);
+    let mut apply = |state: &mut qnat_control::State, body| {
+        index += 1;
+        let command = Command { key: u128::from(index).to_le_bytes(), stamped_unix_ms: 1, draw: 7, body };
+        let bytes = command.encode().expect("an entry");
+        longest = longest.max(bytes.len());
+        let outcome = state.apply_bytes(index, &bytes);
+        assert!(outcome.is_applied(), "{outcome}");
+        index
+    };
+    let attempt = ControlIndex(apply(&mut state, CommandBody::ConfigureBegin));
+    for (number, bytes) in parts.iter().enumerate() {
+        apply(&mut state, part(attempt, number, bytes));
+    }
+    assert!(state.desired().instances.is_empty(), "parts change nothing");
+    let stored = state.encode().expect("with all parts in it");
+    assert!(stored.len() > len && stored.len() <= STATE_LEN_MAX);
+    let mut state = qnat_control::State::decode(&stored).expect("own bytes");
+    apply(&mut state, commit(attempt, &parts, hash));
+    assert!(longest <= COMMAND_LEN_MAX + codec::HEADER_LEN && longest > PART_LEN_MAX);
+    assert_eq!(state.desired(), &all);
+    assert!(state.allocation().backends.values().all(|backend| backend.ports() == 64));
+    let stored = state.encode().expect("below the limit");
+    println!("state of {} of {STATE_LEN_MAX} octets", stored.len());
+    assert!(stored.len() <= STATE_LEN_MAX);
+}
+
+#[test]
+fn parts_come_in_any_order_and_more_than_once() {
+    let (parts, hash) = in_parts(long(), vec![]);
+    assert!(parts.len() >= 3);
+    let mut cluster = Cluster::running(3);
+    let attempt = begin(&mut cluster);
+    for (number, bytes) in parts.iter().enumerate().rev() {
+        assert!(cluster.propose(part(attempt, number, bytes)).is_applied());
+        // A second one of the same number does not replace the first.
+        assert!(cluster.propose(part(attempt, number, b"other")).is_applied());
+    }
+    assert!(cluster.propose(commit(attempt, &parts, hash)).is_applied());
+    assert_eq!(cluster.state.desired(), &long());
+    assert!(why(cluster.propose(commit(attempt, &parts, hash))).contains("is over"), "it takes effect once");
+}
+
+#[test]
+fn without_a_part_nothing_takes_effect_and_the_answer_names_it() {
+    let (parts, hash) = in_parts(long(), vec![]);
+    let mut cluster = Cluster::running(3);
+    let attempt = begin(&mut cluster);
+    for (number, bytes) in parts.iter().enumerate().filter(|(number, _)| *number != 1) {
+        assert!(cluster.propose(part(attempt, number, bytes)).is_applied());
+    }
+    let before = cluster.state.desired().clone();
+    assert!(why(cluster.propose(commit(attempt, &parts, hash))).contains("part 1 of"));
+    assert_eq!(cluster.state.desired(), &before);
+    // With another one in its place it is not what was sent.
+    assert!(cluster.propose(part(attempt, 1, &parts[0])).is_applied());
+    assert!(why(cluster.propose(commit(attempt, &parts, hash))).contains("not those that were sent"));
+    let fewer = CommandBody::ConfigureCommit { attempt, parts: 1, hash: *blake3::hash(&parts[0]).as_bytes() };
+    assert!(why(cluster.propose(fewer)).contains("not those that were sent"), "more have come than it names");
+    assert_eq!(cluster.state.desired(), &before);
+}
+
+#[test]
+fn a_newer_attempt_replaces_one_that_has_not_ended() {
+    let (parts, hash) = in_parts(long(), vec![]);
+    let mut cluster = Cluster::running(3);
+    let first = begin(&mut cluster);
+    assert!(cluster.propose(part(first, 0, &parts[0])).is_applied());
+    let second = begin(&mut cluster);
+    for (number, bytes) in parts.iter().enumerate() {
+        assert!(why(cluster.propose(part(first, number, bytes))).contains(&format!("replaced by attempt {second}")));
+        assert!(cluster.propose(part(second, number, bytes)).is_applied());
+    }
+    assert!(why(cluster.propose(commit(first, &parts, hash))).contains("replaced"));
+    assert!(cluster.propose(commit(second, &parts, hash)).is_applied());
+    assert_eq!(cluster.state.desired(), &long());
+}
+
+#[test]
+fn an_attempt_ends_with_another_configuration_or_by_itself_and_leaves_nothing() {
+    let (parts, _) = in_parts(long(), vec![]);
+    let mut cluster = Cluster::running(3);
+    let attempt = begin(&mut cluster);
+    assert!(cluster.propose(part(attempt, 0, &parts[0])).is_applied());
+    assert!(cluster.propose(configure(&desired(1, 2), vec![])).is_applied());
+    assert!(why(cluster.propose(part(attempt, 1, &parts[1]))).contains("another configuration has taken effect"));
+    assert!(cluster.state.encode().expect("small").len() < PART_LEN_MAX);
+
+    let attempt = begin(&mut cluster);
+    assert!(cluster.propose(part(attempt, 0, &parts[0])).is_applied());
+    let mut state = cluster.state.clone();
+    let noop = |index: u64| Command {
+        key: u128::from(index).to_le_bytes(),
+        stamped_unix_ms: 1,
+        draw: 0,
+        body: CommandBody::Noop,
+    };
+    state.apply(attempt.0 + ENTRIES_MAX, &noop(1 << 40));
+    assert!(state.encode().expect("small").len() > PART_LEN_MAX, "it is still collected");
+    state.apply(attempt.0 + ENTRIES_MAX + 1, &noop(1 << 41));
+    assert!(state.encode().expect("small").len() < PART_LEN_MAX, "it is given up");
+}
+
+#[test]
+fn what_is_no_part_is_refused() {
+    let mut cluster = Cluster::running(3);
+    let attempt = begin(&mut cluster);
+    let all = u32::try_from(PARTS_MAX).expect("few");
+    let put = |number, bytes| CommandBody::ConfigurePart { attempt, number, bytes };
+    assert!(cluster.propose(put(all - 1, vec![1; PART_LEN_MAX])).is_applied(), "the last and longest one");
+    for body in [put(all, vec![1]), put(0, vec![]), put(u32::MAX, vec![1])] {
+        assert!(why(cluster.propose(body)).contains("is none"));
+    }
+    let long = Command { key: [9; 16], stamped_unix_ms: 1, draw: 0, body: put(0, vec![1; PART_LEN_MAX + 1]) };
+    let mut state = cluster.state.clone();
+    assert!(why(state.apply(state.index().0 + 1, &long)).contains("is none"));
+}
+
+/// What the lengths of files and entries are derived from.
+#[test]
+fn one_more_than_a_limit_is_refused_by_its_name() {
+    let over = |change: &dyn Fn(&mut Desired), path: &str, most: usize| {
+        let mut all = desired(1, 1);
+        change(&mut all);
+        let issues = issues(&all);
+        let found = issues.iter().find(|issue| issue.path == path && issue.remedy.contains(&format!("at most {most}")));
+        assert!(found.is_some_and(|issue| issue.problem.contains("too many")), "{path}: {issues:?}");
+    };
+    over(
+        &|all| {
+            let network = all.virtual_networks.get_mut("vnet1").expect("it is there");
+            let subnet = network.subnets["default"];
+            network.subnets.extend((0..SUBNETS_MAX).map(|n| (name("s", n), subnet)));
+        },
+        "subnet",
+        SUBNETS_MAX,
+    );
+    over(
+        &|all| {
+            let network = all.virtual_networks.get_mut("vnet1").expect("it is there");
+            network.address_space = vec![network.subnets["default"].prefix; ADDRESS_SPACE_MAX + 1];
+        },
+        "virtual_network.vnet1.address_space",
+        ADDRESS_SPACE_MAX,
+    );
+    over(
+        &|all| {
+            let public = all.public_ips["pip1"].clone();
+            all.public_ips.extend((0..PUBLIC_IPS_MAX).map(|n| (name("p", n), public.clone())));
+        },
+        "public_ip",
+        PUBLIC_IPS_MAX,
+    );
+    over(
+        &|all| {
+            let ports = 2_000..2_001 + u16::try_from(RESERVED_PORTS_MAX).expect("few");
+            all.public_ips.get_mut("pip1").expect("it is there").reserved_ports = ports.collect();
+        },
+        "public_ip.pip1.reserved_ports",
+        RESERVED_PORTS_MAX,
+    );
+    over(
+        &|all| {
+            let balancer = all.load_balancers.get_mut("lb1").expect("it is there");
+            balancer.pools.extend((0..POOLS_MAX).map(|n| name("pool", n)));
+        },
+        "load_balancer.pool",
+        POOLS_MAX,
+    );
+    over(
+        &|all| {
+            let ip = all.instances["b1"].ip_configurations[0].clone();
+            all.instances.get_mut("b1").expect("it is there").ip_configurations = vec![ip; IP_CONFIGURATIONS_MAX + 1];
+        },
+        "instance",
+        IP_CONFIGURATIONS_MAX,
+    );
+}
