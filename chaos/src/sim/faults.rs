@@ -184,16 +184,41 @@ impl World {
     /// What one node's flow groups have proposed waits, and the node's links flap meanwhile: it leads, loses it, and leads
     /// again.
     fn hold_up_a_batch(&mut self, id: NodeId, until_ns: u64) {
-        let until_ns = until_ns + if self.chance.random_bool(0.3) { 2_500 * MS } else { 200 * MS };
-        self.healing.held_up_until_ns = self.healing.held_up_until_ns.max(until_ns);
         // Who owns most loses most.
         let busiest = self.nodes.values().max_by_key(|node| node.leaderships()).map(|node| node.id);
         let id = if self.chance.random_bool(0.7) { busiest.unwrap_or(id) } else { id };
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.hold_up_batch(until_ns);
+        if self.chance.random_bool(0.5) {
+            self.hold_up_a_batch_into_a_later_term(id);
+            return;
         }
+        let until_ns = until_ns + if self.chance.random_bool(0.3) { 2_500 * MS } else { 200 * MS };
+        self.hold_up_batch(id, until_ns, 0);
         let flap = self.now_ns + self.chance.random_range(40..90) * MS;
         self.cut(id, flap, Lane::All);
+    }
+
+    /// A worker that stands still for long is not elected again (F7); so this one does not. Its node is the only one that can
+    /// be: batches that never left it make its log the longest, and of the others one at most is there to vote.
+    fn hold_up_a_batch_into_a_later_term(&mut self, id: NodeId) {
+        let flap = self.now_ns + self.chance.random_range(50..90) * MS;
+        let until_ns = flap + self.chance.random_range(2..70) * MS;
+        let after = self.chance.random_range(0..6);
+        self.hold_up_batch(id, until_ns, after);
+        let others: Vec<NodeId> = self.ids().filter(|other| *other != id).collect();
+        let votes = others[self.chance.random_range(0..others.len())];
+        for one in self.ids() {
+            for other in self.ids().filter(|other| *other != one) {
+                let votes = [(id, votes), (votes, id)].contains(&(one, other));
+                self.healing.cuts.insert((one, other, Lane::Flow), if votes { flap } else { until_ns });
+            }
+        }
+    }
+
+    fn hold_up_batch(&mut self, id: NodeId, until_ns: u64, after: u32) {
+        self.healing.held_up_until_ns = self.healing.held_up_until_ns.max(until_ns);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.hold_up_batch(until_ns, after);
+        }
     }
 
     fn hold_up(&mut self, id: NodeId, threads: &[Thread], until_ns: u64) {

@@ -1,6 +1,7 @@
 //! The seeded simulator: whole clusters in virtual time, running the very code of `engine`, `control`, `consensus` and of
 //! the member that joins them. One seed draws every parameter; a failing seed prints itself and replays exactly.
 
+mod ambush;
 mod deaths;
 mod declared;
 mod disk;
@@ -13,6 +14,7 @@ mod network;
 mod node;
 mod operator;
 mod params;
+mod ring;
 mod stops;
 mod traffic;
 mod world;

@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use consensus::frame::Frame;
@@ -15,7 +16,7 @@ use raft::eraftpb::MessageType;
 use rand::Rng;
 
 use super::flight::{Arrival, Judged, Leaving};
-use super::node::{Deed, macs};
+use super::node::Deed;
 use super::params::MS;
 use super::traffic::{REMOTE, TTL, Tag, answer, arp_answer, backend_mac, data};
 use super::world::{World, newest as newest_of, said};
@@ -26,6 +27,16 @@ const GHOST_NS: u64 = 6_000 * MS;
 
 /// Longest time between a verdict and the wire: what a hold leaves above grace and V (F6).
 const LATE_NS: u64 = 1_000 * MS;
+
+/// The cards of a member, inside and outside.
+pub(super) fn macs(id: NodeId) -> (Mac, Mac) {
+    let n = u8::try_from(id.0).expect("few nodes");
+    (Mac([2, 9, 0, 0, 1, n]), Mac([2, 9, 0, 0, 2, n]))
+}
+
+pub(super) fn address(id: NodeId) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::new(198, 18, 0, u8::try_from(id.0).expect("few nodes")), 7800))
+}
 
 impl World {
     fn post(&mut self, to: NodeId, at_ns: u64, life: Option<u64>, arrival: Arrival) {

@@ -1,8 +1,8 @@
 //! One simulated member: the control half, the flow half and the worker, each a thread of its own as in the daemon, with
 //! rings between them. A thread can be held up for itself, so that a batch or a verdict waits between two of them.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use consensus::storage::memory::MemoryStore;
 use control::command::CommandBody;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent, Verdict, WorkerOutput};
-use engine::ids::{Incarnation, LeaseWord, Mac, NodeId, ShardId, Side, VnetId};
+use engine::ids::{Incarnation, LeaseWord, NodeId, ShardId, Side, VnetId};
 use engine::soundings::Passing;
 use engine::wire::FrameMeta;
 use engine::worker::Worker;
@@ -24,8 +24,11 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::ambush::Ambush;
 use super::disk::Disk;
+use super::network::{address, macs};
 use super::params::{Clock, MS, Rare};
+use super::ring::Ring;
 
 /// How often the daemon's control actor ticks.
 const CONTROL_TICK_NS: u64 = 5 * MS;
@@ -83,28 +86,6 @@ enum ToFlow {
     Stop,
 }
 
-/// Bounded in the daemon; here it only delays. What is in it stays in order.
-#[derive(Debug)]
-struct Ring<T>(VecDeque<(u64, T)>);
-
-impl<T> Ring<T> {
-    const fn new() -> Self {
-        Self(VecDeque::new())
-    }
-
-    fn push(&mut self, ready_ns: u64, item: T) {
-        let after = self.0.back().map_or(0, |(ready, _)| *ready);
-        self.0.push_back((ready_ns.max(after), item));
-    }
-
-    fn pop(&mut self, now_ns: u64) -> Option<T> {
-        if self.0.front()?.0 > now_ns {
-            return None;
-        }
-        self.0.pop_front().map(|(_, item)| item)
-    }
-}
-
 /// One life of a member.
 pub(super) struct Node {
     pub(super) id: NodeId,
@@ -126,7 +107,7 @@ pub(super) struct Node {
     turns: BTreeMap<Thread, u64>,
     /// What the engine has released in this step of time.
     released: (u64, usize),
-    ambush_until_ns: u64,
+    ambush: Ambush,
     control_in: Ring<(NodeId, u32, Bytes)>,
     duties: Ring<ControlDuty>,
     flow_in: Ring<ToFlow>,
@@ -138,15 +119,6 @@ pub(super) struct Node {
     seed: u64,
     schedule: ChaCha8Rng,
     deeds: Vec<Deed>,
-}
-
-pub(super) fn macs(id: NodeId) -> (Mac, Mac) {
-    let n = u8::try_from(id.0).expect("few nodes");
-    (Mac([2, 9, 0, 0, 1, n]), Mac([2, 9, 0, 0, 2, n]))
-}
-
-pub(super) fn address(id: NodeId) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::new(198, 18, 0, u8::try_from(id.0).expect("few nodes")), 7800))
 }
 
 /// What a life starts from.
@@ -194,7 +166,7 @@ impl Node {
             held_up: BTreeMap::new(),
             turns: BTreeMap::new(),
             released: (0, 0),
-            ambush_until_ns: 0,
+            ambush: Ambush::default(),
             control_in: Ring::new(),
             duties: Ring::new(),
             flow_in: Ring::new(),
@@ -218,9 +190,10 @@ impl Node {
         *until = (*until).max(until_ns);
     }
 
-    /// The worker will be descheduled until then as soon as it has composed its next batch, before it hands it over.
-    pub(super) const fn hold_up_batch(&mut self, until_ns: u64) {
-        self.ambush_until_ns = until_ns;
+    /// The worker will be descheduled until then as soon as it has composed a batch, before it hands it over; `after` others
+    /// leave before.
+    pub(super) const fn hold_up_batch(&mut self, until_ns: u64, after: u32) {
+        self.ambush = Ambush::new(until_ns, after);
     }
 
     /// Whether this thread is not held up.
@@ -250,7 +223,7 @@ impl Node {
     pub(super) fn peer(&mut self, now_ns: u64, from: NodeId, channel: u32, bytes: Bytes) {
         let ready = self.ready(now_ns);
         if matches!(channel, CHANNEL_CONTROL | CHANNEL_JOIN) {
-            if self.control_in.0.len() >= self.rare.limits.control {
+            if self.control_in.len() >= self.rare.limits.control {
                 self.deeds.push(Deed::Full("frames for the control thread"));
             } else {
                 self.control_in.push(ready, (from, channel, bytes));
@@ -264,7 +237,7 @@ impl Node {
         if !self.links_up || self.swallowed {
             return;
         }
-        if self.frames.0.len() < self.rare.limits.frames {
+        if self.frames.len() < self.rare.limits.frames {
             self.frames.push(now_ns, (side, frame));
         } else {
             self.deeds.push(Deed::Full("frames for the worker"));
@@ -443,7 +416,7 @@ impl Node {
     /// What comes again by itself is left out while the control thread has not read what was said before.
     fn duty(&mut self, now_ns: u64, duty: ControlDuty) {
         let repeats = matches!(duty, ControlDuty::Owners { .. } | ControlDuty::Voters { .. });
-        if repeats && self.duties.0.len() >= self.rare.limits.duties {
+        if repeats && self.duties.len() >= self.rare.limits.duties {
             self.deeds.push(Deed::Full("duties for the control thread"));
         } else {
             self.duties.push(now_ns, duty);
@@ -491,19 +464,18 @@ impl Node {
             worker.handle_timers(now.ns, &self.words);
         }
         let outputs_max = self.rare.limits.outputs;
-        while self.outputs.0.len() < outputs_max
+        while self.outputs.len() < outputs_max
             && let Some(output) = worker.poll_output(now.ns, &self.words)
         {
             busy = true;
-            if self.ambush_until_ns > now_ns && matches!(output, WorkerOutput::Propose { .. }) {
-                self.outputs.push(self.ambush_until_ns, output);
-                self.held_up.insert(Thread::Worker, self.ambush_until_ns);
-                self.ambush_until_ns = 0;
+            if let Some(until_ns) = self.ambush.holds_up(now_ns, &output) {
+                self.outputs.push(until_ns, output);
+                self.held_up.insert(Thread::Worker, until_ns);
                 return busy;
             }
             self.outputs.push(ready, output);
         }
-        if self.outputs.0.len() >= outputs_max {
+        if self.outputs.len() >= outputs_max {
             self.deeds.push(Deed::Full("outputs of the worker"));
         }
         if self.released.0 != now_ns {
