@@ -1,43 +1,55 @@
 //! D5, `reset`: both ends of a connection whose port is taken back hear of it, if the owner has seen what a reset needs (a
-//! segment of the backend's that acknowledges something, in this very term) and nothing goes wrong meanwhile.
+//! segment of the backend's that acknowledges something, in this very term) and nothing goes wrong meanwhile. A run that is
+//! to say something takes ports back in calm.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
+use control::state::State;
 use engine::LeaseWords;
 use engine::codec::decode_entry;
 use engine::event::GroupEvent;
 use engine::ids::{NodeId, ShardId, Side, Term};
 use engine::record::{CloseReason, FlowRecord, Proto};
 use engine::wire::{IpPacket, TcpFlags};
-use std::net::Ipv4Addr;
-
-use control::state::State;
 
 use super::{Check, ensure};
 
 /// What a reset may take: frames may wait for a second in front of the wire.
 const WITHIN_NS: u64 = 1_500_000_000;
 
+/// An address and a port.
+type End = (Ipv4Addr, u16);
+
 /// A connection as the outside sees it: the public end, and the remote one.
-type Outer = ((Ipv4Addr, u16), (Ipv4Addr, u16));
+type Outer = (End, End);
 
 /// What each owner has seen, and what it owes.
 #[derive(Debug, Default)]
 pub struct Resets {
-    /// Connections whose numbers are known, with the owner and its term.
-    known: BTreeSet<(NodeId, ShardId, Term, Outer)>,
-    /// Who owes an outside reset, as the owner of which shard, and since when.
-    owed: BTreeMap<(NodeId, Outer), (ShardId, u64)>,
-    /// How many were owed, while nothing was wrong, and left.
+    /// Connections whose numbers are known to the owner in its term, and the backend's end of each.
+    known: BTreeMap<(NodeId, ShardId, Term, Outer), End>,
+    /// Who owes a reset on which side from which end to which, as the owner of which shard, and since when.
+    owed: BTreeMap<(NodeId, Side, End, End), (ShardId, u64)>,
+    /// How many were owed and left.
     pub paid: u64,
 }
 
 impl Resets {
-    /// An owner translated a segment of the backend's.
-    pub fn passed(&mut self, (node, shard, term): (NodeId, ShardId, Term), packet: &IpPacket, flags: TcpFlags) {
-        if flags.contains(TcpFlags::ACK) && !flags.contains(TcpFlags::RST) {
-            let outer = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
-            self.known.insert((node, shard, term, outer));
+    /// An owner translated a segment of the backend's, which has the end `inside`.
+    pub fn passed(
+        &mut self,
+        (node, shard, term): (NodeId, ShardId, Term),
+        inside: End,
+        packet: &IpPacket,
+        flags: TcpFlags,
+    ) {
+        let outer = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
+        if flags.contains(TcpFlags::RST) || !flags.contains(TcpFlags::ACK) {
+            // It is over, or another one begins.
+            self.known.remove(&(node, shard, term, outer));
+        } else {
+            self.known.insert((node, shard, term, outer), inside);
         }
     }
 
@@ -51,7 +63,7 @@ impl Resets {
     ) {
         if let GroupEvent::Following { shard } | GroupEvent::Dropped { shard } = event {
             // Who is no owner any more resets nothing.
-            self.owed.retain(|(owing, _), (of, _)| (*owing, *of) != (node, *shard));
+            self.owed.retain(|(owing, ..), (of, _)| (*owing, *of) != (node, *shard));
         }
         let GroupEvent::Committed { shard, term, entry, .. } = event else { return };
         let mut records = Vec::new();
@@ -59,22 +71,25 @@ impl Resets {
             return;
         }
         for record in records {
-            let FlowRecord::Close { public, reason: CloseReason::Reclaim } = record else { continue };
+            let FlowRecord::Close { public, reason } = record else { continue };
             let frontend = newest.allocation().frontends.get(&public.frontend);
             let (Some(frontend), Some(remote)) = (frontend, public.remote.addr.ipv4()) else { continue };
             let outer = ((frontend.ip, public.port), (remote, public.remote.port));
-            if public.proto == Proto::Tcp && self.known.remove(&(node, *shard, *term, outer)) {
-                self.owed.insert((node, outer), (*shard, now_ns));
+            if public.proto != Proto::Tcp {
+                continue;
+            }
+            let known = self.known.remove(&(node, *shard, *term, outer));
+            if let (Some(inside), CloseReason::Reclaim) = (known, reason) {
+                self.owed.insert((node, Side::Outside, outer.0, outer.1), (*shard, now_ns));
+                self.owed.insert((node, Side::Inside, outer.1, inside), (*shard, now_ns));
             }
         }
     }
 
     /// A reset of a member's own leaves.
     pub fn left(&mut self, node: NodeId, side: Side, packet: &IpPacket) {
-        let outer = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
-        if side == Side::Outside && self.owed.remove(&(node, outer)).is_some() {
-            self.paid += 1;
-        }
+        let ends = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
+        self.paid += u64::from(self.owed.remove(&(node, side, ends.0, ends.1)).is_some());
     }
 
     /// Nothing has been wrong since `calm_since_ns`.
@@ -86,5 +101,21 @@ impl Resets {
         self.owed.retain(|_, (_, since_ns)| *since_ns >= calm_since_ns);
         let late = self.owed.iter().find(|(_, (_, since_ns))| now_ns.saturating_sub(*since_ns) > WITHIN_NS);
         ensure(late.is_none(), "D5", || format!("no reset has left for {late:?} at {now_ns}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_that_is_owed_in_calm_leaves_in_time() {
+        let ends = ((Ipv4Addr::new(203, 0, 113, 1), 1_024), (Ipv4Addr::new(198, 51, 100, 7), 80));
+        let owed = || BTreeMap::from([((NodeId(1), Side::Outside, ends.0, ends.1), (ShardId(1), 100))]);
+        let mut resets = Resets { owed: owed(), ..Resets::default() };
+        assert!(resets.check(100, 100 + WITHIN_NS).is_ok());
+        assert!(resets.check(100, 101 + WITHIN_NS).is_err());
+        assert!(resets.check(101, 101 + WITHIN_NS).is_ok(), "something was wrong when it was owed");
+        assert!(resets.owed.is_empty(), "it may be lost with that");
     }
 }

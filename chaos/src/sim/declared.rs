@@ -48,7 +48,7 @@ impl Declared {
     /// One change.
     pub(super) fn change(&mut self, rng: &mut ChaCha8Rng) {
         match rng.random_range(0..10) {
-            0..=3 => self.fillers = (self.fillers.1, self.fillers.0),
+            0..=3 => self.change_tier(),
             4 | 5 => {
                 let at = rng.random_range(0..self.backends.len());
                 self.backends[at] = !self.backends[at];
@@ -63,6 +63,11 @@ impl Declared {
             8 => self.grace_ms = rng.random_range(0..=1_200),
             _ => self.hold_ms = rng.random_range(0..=2_500),
         }
+    }
+
+    /// The pool goes to the other tier: each backend gets ports, or gives some back.
+    pub(super) fn change_tier(&mut self) {
+        self.fillers = (self.fillers.1, self.fillers.0);
     }
 
     /// Backends that send, now and then.

@@ -15,6 +15,8 @@ const FLOWS_MAX: usize = 150;
 const PORTS: u16 = 40;
 /// Calm flows use others.
 const CALM_PORT: u16 = 30_000;
+/// How long a pool stays in a tier in calm: what that takes back is closed, and the resets that it costs are late.
+const TIER_NS: u64 = 2_500 * MS;
 
 impl World {
     /// Backends open flows and go on with old ones.
@@ -81,6 +83,32 @@ impl World {
                 self.flows.swap_remove(at);
             }
         }
+    }
+
+    /// A backend hears that a connection is over.
+    pub(super) fn was_reset(&mut self, packet: &IpPacket) {
+        let end = (Proto::Tcp, packet.dst, packet.dst_port);
+        self.flows.retain(|flow| (flow.proto, flow.ip, flow.port) != end);
+    }
+
+    /// The pool goes to the other tier and back while nothing is wrong: one of the two takes ports back, and who has to reset
+    /// what stands on them has no excuse (D5).
+    pub(super) fn change_tiers_in_calm(&mut self) -> Result<(), String> {
+        if !self.declared.resets() {
+            return Ok(());
+        }
+        for _ in 0..2 {
+            let mut wanted = self.declared.clone();
+            wanted.change_tier();
+            self.wanted = Some(wanted);
+            self.next_change_ns = self.now_ns;
+            let until = self.now_ns + TIER_NS;
+            while self.now_ns < until {
+                self.operate();
+                self.step()?;
+            }
+        }
+        Ok(())
     }
 
     /// Flows that must pass, because nothing is amiss any more.

@@ -225,8 +225,13 @@ impl World {
         if is_own_reset(&packet) {
             self.outcome.resets += 1;
             self.judge.resets.left(id, side, &packet);
-            let may = self.declared.resets() && matches!(authority, Authority::Lease { .. });
-            return if may { Ok(()) } else { Err(format!("D5: nobody asked for a reset, {authority:?}")) };
+            if !self.declared.resets() || !matches!(authority, Authority::Lease { .. }) {
+                return Err(format!("D5: nobody asked for a reset, {authority:?}"));
+            }
+            if side == Side::Inside {
+                self.was_reset(&packet);
+            }
+            return Ok(());
         }
         let Some(tag) = Tag::of(frame, &packet) else { return Ok(()) };
         let said_by_host = self.sent.contains(&tag) && data(frame, &packet) == Some(&tag.encode()[..]);
@@ -238,8 +243,10 @@ impl World {
         if judged == Judged::Now || matches!(authority, Authority::Grace { .. }) {
             self.look_at(id, leaving)?;
         }
-        if let (Side::Outside, Authority::Lease { shard, term }, Some(tcp)) = (side, authority, packet.tcp) {
-            self.judge.resets.passed((id, shard, term), &packet, tcp.flags);
+        if let (Side::Outside, Authority::Lease { shard, term }, Some(tcp)) = (side, authority, packet.tcp)
+            && judged == Judged::Now
+        {
+            self.judge.resets.passed((id, shard, term), (tag.ip, tag.port), &packet, tcp.flags);
         }
         match side {
             Side::Outside => {

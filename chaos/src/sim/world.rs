@@ -61,7 +61,7 @@ pub struct Outcome {
     pub emitted: u64,
     /// Resets that members made for connections whose ports were taken back.
     pub resets: u64,
-    /// Connections for which one was demanded, and left.
+    /// Those that were demanded: to either end of a connection.
     pub resets_owed: u64,
     /// Mappings that were opened.
     pub mappings: u64,
@@ -220,6 +220,7 @@ impl World {
             i29_ports_return::check(self.newest(), waited_ms, RETURN_NS / MS).map_err(said)?;
             self.step()?;
         }
+        self.change_tiers_in_calm()?;
         // Handing a shard back to the member that should own it is no false election: it comes first.
         let until = self.now_ns + HEAL_NS;
         while self.now_ns < until && !self.owners_are_preferred() {
@@ -252,7 +253,7 @@ impl World {
         }
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    pub(super) fn step(&mut self) -> Result<(), String> {
         self.now_ns += STEP_NS;
         self.deliver()?;
         for id in self.ids() {
