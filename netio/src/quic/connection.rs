@@ -27,14 +27,14 @@ const CLOSE_REPLACED: VarInt = VarInt::from_u32(2);
 /// Heard you knock; you will be dialed.
 const CLOSE_KNOCKED: VarInt = VarInt::from_u32(3);
 /// The certificate is good, but its member is no peer here.
-const CLOSE_NO_PEER: VarInt = VarInt::from_u32(4);
+pub(super) const CLOSE_NO_PEER: VarInt = VarInt::from_u32(4);
 pub(super) const CLOSE_MALFORMED: VarInt = VarInt::from_u32(5);
 /// Your address was not listed; it is now, if you are a member.
 pub(super) const CLOSE_ASK_AGAIN: VarInt = VarInt::from_u32(7);
 /// As many nodes as may ask to join do so already.
 pub(super) const CLOSE_BUSY: VarInt = VarInt::from_u32(6);
 
-/// A link younger than this survives a knock: the knock was on its way when the link came up.
+/// A link that was younger than this when a knock came from another address survives it: the knock was on its way.
 const KNOCK_CROSSED: Duration = Duration::from_millis(100);
 /// How long a handshake that came in may take.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,12 +46,12 @@ pub(super) async fn accept_loop(shared: Arc<Shared>, _strangers: Strangers) {
     let mut admission = Admission::new(MEMBERS, Arc::clone(&shared.counters));
     while let Some(incoming) = shared.endpoint.accept().await {
         let Some((incoming, place)) = admission.judge(incoming) else { continue };
-        let shared = Arc::clone(&shared);
+        let (shared, began) = (Arc::clone(&shared), Instant::now());
         tokio::spawn(async move {
             let admitted = match timeout(HANDSHAKE_TIMEOUT, incoming).await {
                 Ok(Ok(connection)) => {
                     drop(place);
-                    admit(&shared, connection).await
+                    admit(&shared, connection, began).await
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "handshake refused");
@@ -66,11 +66,11 @@ pub(super) async fn accept_loop(shared: Arc<Shared>, _strangers: Strangers) {
     }
 }
 
-/// Takes a verified connection for what its certificate says. `None`: refused.
-async fn admit(shared: &Arc<Shared>, connection: Connection) -> Option<()> {
+/// Takes a verified connection, whose handshake came at `began`, for what its certificate says. `None`: refused.
+async fn admit(shared: &Arc<Shared>, connection: Connection, began: Instant) -> Option<()> {
     if tls::is_join(&connection) {
         let questions = shared.questions.clone();
-        return joining::receive(&shared.guests, &questions, &connection).await;
+        return joining::receive(&shared.guests, &questions, &connection, shared.config.question_life).await;
     }
     let known = shared.proved_peer(&connection);
     let Some(peer) = known else {
@@ -78,18 +78,33 @@ async fn admit(shared: &Arc<Shared>, connection: Connection) -> Option<()> {
         return None;
     };
     if peer.id > shared.own_id {
-        // The pair's dialer is us: this is a knock. The peer has no link, so one that we still have is dead.
-        let state = peer.state();
-        if let Some(live) = state.live.as_ref().filter(|live| live.since.elapsed() > KNOCK_CROSSED) {
-            live.connection.close(CLOSE_REPLACED, b"knocked");
+        // The pair's dialer is us: this is a knock.
+        if let Some(live) = &peer.state().live {
+            doubt(live, &connection, began);
         }
-        drop(state);
         peer.wake_dialer.notify_one();
         connection.close(CLOSE_KNOCKED, b"knocked");
         return Some(());
     }
     run_link(Arc::clone(shared), peer, connection, Role::Acceptor).await;
     Some(())
+}
+
+/// The peer of a link that seems to live has knocked. Either the link is dead, or it came to be while the knock was on its
+/// way, which may take long on a busy machine; so it is asked: a peer that has it no more answers with a stateless reset.
+/// One that is at another address now cannot.
+fn doubt(live: &Live, knock: &Connection, began: Instant) {
+    let link = live.connection.clone();
+    if link.remote_address() != knock.remote_address() && began > live.since + KNOCK_CROSSED {
+        link.close(CLOSE_REPLACED, b"knocked");
+        return;
+    }
+    tokio::spawn(async move {
+        // An empty stream says nothing, and has to be acknowledged.
+        if let Ok(mut stream) = link.open_uni().await {
+            let _gone = stream.finish();
+        }
+    });
 }
 
 /// The key of the peer's certificate.

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Role, await_greeting, run_link};
+use super::connection::{CLOSE_ASK_AGAIN, CLOSE_NO_PEER, Role, await_greeting, run_link};
 use super::{Peer, Shared};
 use crate::ca::node_name;
 
@@ -32,45 +32,55 @@ pub(super) async fn dial_loop(shared: Arc<Shared>, peer: Arc<Peer>) {
             peer.wake_dialer.notified().await;
         };
         attempts += 1;
-        tokio::select! {
-            () = attempt(&shared, &peer, attempts) => {}
+        let unlisted = tokio::select! {
+            unlisted = attempt(&shared, &peer, attempts) => unlisted,
             () = late_wake => {
                 backoff = shared.config.backoff_min;
                 continue;
             }
-        }
+        };
         if peer.state().live.is_some() {
             continue;
         }
+        let pause = if unlisted { shared.config.backoff_unlisted } else { backoff };
         tokio::select! {
-            () = sleep(backoff) => backoff = (backoff * 2).min(shared.config.backoff_max),
+            () = sleep(pause) => backoff = (backoff * 2).min(shared.config.backoff_max),
             () = peer.wake_dialer.notified() => backoff = shared.config.backoff_min,
         }
     }
 }
 
-async fn attempt(shared: &Arc<Shared>, peer: &Arc<Peer>, attempt: u64) {
+/// Says whether the peer does not list us (yet).
+async fn attempt(shared: &Arc<Shared>, peer: &Arc<Peer>, attempt: u64) -> bool {
     let limit = shared.config.dial_timeout;
     if peer.id < shared.own_id {
         // The peer closes the connection when it has heard us, and dials; wait for both.
-        if let Ok(Some(connection)) = timeout(limit, connect(shared, peer, attempt)).await {
-            let _unheard = timeout(limit, connection.closed()).await;
-            sleep(Duration::from_millis(1)).await;
-        }
-        return;
+        let Ok(Some(connection)) = timeout(limit, connect(shared, peer, attempt)).await else { return false };
+        let _unheard = timeout(limit, connection.closed()).await;
+        sleep(Duration::from_millis(1)).await;
+        return is_unlisted(&connection);
     }
     let dialed = timeout(limit, async {
         let connection = connect(shared, peer, attempt).await?;
-        await_greeting(&connection).await?;
-        Some(connection)
+        let greeted = await_greeting(&connection).await;
+        Some((connection, greeted.is_some()))
     });
-    if let Ok(Some(connection)) = dialed.await {
+    let Ok(Some((connection, is_greeted))) = dialed.await else { return false };
+    if is_greeted {
         // A task of its own: the link must outlive an interrupted attempt.
         let (installed, outcome) = oneshot::channel();
         tokio::spawn(run_link(Arc::clone(shared), Arc::clone(peer), connection, Role::Dialer(installed)));
         // An error says that the link did not come to be; the loop sees that for itself.
         let _decided = outcome.await;
+        return false;
     }
+    is_unlisted(&connection)
+}
+
+/// Whether the peer ended `connection` because our address, or our number, is not in its list.
+fn is_unlisted(connection: &Connection) -> bool {
+    let Some(ConnectionError::ApplicationClosed(close)) = connection.close_reason() else { return false };
+    close.error_code == CLOSE_ASK_AGAIN || close.error_code == CLOSE_NO_PEER
 }
 
 /// A connection to whoever proves to be `peer` at its address, or in turn at the one that it was last heard from.

@@ -24,8 +24,6 @@ use crate::ca::node_name;
 pub const JOIN_FRAME_BYTES_MAX: usize = 4096;
 /// Most nodes that may ask at a time.
 pub(super) const GUESTS_MAX: usize = 8;
-/// How long a question may wait for its answers.
-const LIFE: Duration = Duration::from_secs(2);
 /// Most frames in either direction of one connection.
 const FRAMES_MAX: usize = 4;
 
@@ -65,8 +63,13 @@ impl Guests {
     }
 }
 
-/// The member's end: hands the question to the owner, and its answers back. `None`: refused.
-pub(super) async fn receive(guests: &Guests, questions: &mpsc::Sender<Event>, connection: &Connection) -> Option<()> {
+/// The member's end: hands the question to the owner, and its answers back, for `life` at most. `None`: refused.
+pub(super) async fn receive(
+    guests: &Guests,
+    questions: &mpsc::Sender<Event>,
+    connection: &Connection,
+    life: Duration,
+) -> Option<()> {
     let from = proved_id(connection)?;
     let Some((place, mut answered)) = guests.enter(from) else {
         connection.close(CLOSE_BUSY, b"too many nodes ask to join");
@@ -77,7 +80,7 @@ pub(super) async fn receive(guests: &Guests, questions: &mpsc::Sender<Event>, co
     };
     // A guest that has its answer closes the connection, and one that has none asks again.
     tokio::select! {
-        _over = timeout(LIFE, asked) => {}
+        _over = timeout(life, asked) => {}
         _closed = connection.closed() => {}
     }
     guests.leave(from, &place);
@@ -143,7 +146,7 @@ pub(super) async fn ask(shared: &Shared, to: u32, address: SocketAddr, question:
         connection.close(CLOSE_GOODBYE, b"");
         Some(())
     };
-    if !matches!(timeout(LIFE, asked).await, Ok(Some(()))) {
+    if !matches!(timeout(shared.config.question_life, asked).await, Ok(Some(()))) {
         tracing::debug!(to, "no answer on the channel for joining");
     }
 }

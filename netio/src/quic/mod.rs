@@ -64,6 +64,11 @@ pub struct TransportConfig {
     pub backoff_min: Duration,
     /// Longest pause between dials.
     pub backoff_max: Duration,
+    /// Pause after a peer has said that it does not list us. As soon as it does, it dials or knocks itself; and dialing
+    /// it all the while would use up the handshakes that our own question to join needs (`admission.rs`).
+    pub backoff_unlisted: Duration,
+    /// How long a question on the channel for joining may wait for its answer.
+    pub question_life: Duration,
     /// How long one dial may take, handshake and greeting.
     pub dial_timeout: Duration,
     /// Send and receive buffer of the socket, in bytes.
@@ -89,6 +94,8 @@ impl Default for TransportConfig {
             ack_delay_max: Duration::from_millis(2),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_millis(500),
+            backoff_unlisted: Duration::from_secs(2),
+            question_life: Duration::from_secs(2),
             dial_timeout: Duration::from_millis(500),
             socket_buffer: 4 << 20,
             queue_frames_max: 4096,
@@ -372,6 +379,7 @@ impl Transport {
             questions: questions.clone(),
             proved,
             counters: Arc::clone(&counters),
+            question_life: config.question_life,
         };
         let strangers = strangers::start(strangers::Parts {
             socket: strangers,
@@ -433,16 +441,11 @@ impl Transport {
             }
         }
         for (&id, &address) in addresses.iter().filter(|(id, _)| **id != self.shared.own_id) {
-            let peer = peers.entry(id).or_insert_with(|| self.new_peer(id));
-            let changed = {
-                let mut state = peer.state();
-                let changed = state.addresses.0 != Some(address);
-                if changed {
-                    state.addresses = (Some(address), None);
-                }
-                changed
-            };
-            if changed {
+            let peer = peers.entry(id).or_insert_with(|| self.new_peer(id, address));
+            let mut state = peer.state();
+            if state.addresses.0 != Some(address) {
+                state.addresses = (Some(address), None);
+                drop(state);
                 peer.wake_dialer.notify_one();
             }
         }
@@ -568,10 +571,10 @@ impl Transport {
         self.shared.endpoint.wait_idle().await;
     }
 
-    fn new_peer(&self, id: u32) -> Arc<Peer> {
+    fn new_peer(&self, id: u32, address: SocketAddr) -> Arc<Peer> {
         let peer = Arc::new(Peer {
             id,
-            state: Mutex::default(),
+            state: Mutex::new(LinkState { addresses: (Some(address), None), ..LinkState::default() }),
             turn: tokio::sync::Mutex::default(),
             wake_dialer: Notify::new(),
             dialer: Mutex::default(),

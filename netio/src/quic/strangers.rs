@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use quinn::{Connection, Endpoint};
 use tokio::sync::{mpsc, oneshot};
@@ -39,6 +40,8 @@ pub(super) struct Desk {
     /// A node proved its number, from this address.
     pub(super) proved: mpsc::Sender<(u32, SocketAddr)>,
     pub(super) counters: Arc<Counters>,
+    /// How long a question on the channel for joining may wait for its answers.
+    pub(super) question_life: Duration,
 }
 
 /// The running thread; dropping this ends it.
@@ -113,7 +116,7 @@ async fn accept(endpoint: &Endpoint, desk: &Desk) {
 /// A node of this cluster, since its certificate is good. `None`: refused.
 async fn hear(desk: &Desk, connection: &Connection) -> Option<()> {
     if tls::is_join(connection) {
-        return joining::receive(&desk.guests, &desk.questions, connection).await;
+        return joining::receive(&desk.guests, &desk.questions, connection, desk.question_life).await;
     }
     let told = proved_id(connection).map(|id| desk.proved.try_send((id, connection.remote_address())));
     connection.close(CLOSE_ASK_AGAIN, b"dial again, if you are a member");
