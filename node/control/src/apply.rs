@@ -171,7 +171,8 @@ impl State {
     }
 
     /// Who may stop: one node at a time, and only if every shard has its full redundancy, by the map, by the configuration
-    /// that its group reported, and by what its owner measured (N3).
+    /// that its group reported, and by what its owner measured (N3). A shard that lacks nothing but this node's next life
+    /// does not refuse: the node holds nothing of it that a stop could take away, and there is no other way to fill it.
     fn stop_token_take(&mut self, node: NodeId, seen: &[InStep]) -> Result<(), Refusal> {
         let Some(incarnation) = self.registry.newest(node) else {
             return refuse(format!("node {node} is not registered"), "only a running member can stop");
@@ -191,7 +192,9 @@ impl State {
             seen.iter().any(|s| (s.shard, s.epoch) == (id, shard.epoch) && same(&s.lives, &shard.members))
         };
         let redundant = |id: ShardId, shard: &Shard| {
-            whole(shard, wanted) && same(&shard.voters, &shard.members) && measured(id, shard)
+            let full =
+                whole(shard, wanted) || (settled(shard) && shard.awaits_next_life_of(incarnation, &self.registry));
+            full && same(&shard.voters, &shard.members) && measured(id, shard)
         };
         // One that no node holds has nothing to lose.
         let mut placed = self.shards.iter().filter(|(_, shard)| shard.origin != Origin::Unplaced);
@@ -495,7 +498,11 @@ fn same(these: &[Incarnation], those: &[Incarnation]) -> bool {
 
 /// Whether the map of a shard is at its full redundancy and not changing.
 pub(crate) fn whole(shard: &Shard, wanted: usize) -> bool {
-    shard.sealing.is_none() && shard.leaving.is_empty() && shard.members.len() >= wanted
+    settled(shard) && shard.members.len() >= wanted
+}
+
+fn settled(shard: &Shard) -> bool {
+    shard.sealing.is_none() && shard.leaving.is_empty()
 }
 
 /// Addresses that are a frontend of some load balancer, with their reserved ports.

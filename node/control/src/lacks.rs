@@ -75,12 +75,10 @@ pub(crate) fn shard_concern(state: &State, id: ShardId, shard: &Shard) -> Option
     let wanted = state.replicas_wanted();
     if shard.members.len() < wanted {
         let why = format!("{} of {wanted} replicas", shard.members.len());
-        let members: Vec<u32> = numbers(&mut shard.members.iter().copied());
-        let spare = || registry.eligible().filter(|(node, _)| !members.contains(&node.0));
-        let (barred, free): (Vec<_>, Vec<_>) = spare().partition(|(_, life)| shard.moved_out.contains(life));
-        return match barred.first() {
+        let (barred, free) = shard.spare(registry);
+        return match numbers(&mut barred.into_iter()).first() {
             // Nobody else can take its place, and it may not in this life: that would wait for ever.
-            Some((node, _)) if free.is_empty() => {
+            Some(node) if free.is_empty() => {
                 let why = format!("{why}: n{node} has given it away and may have it back only as another incarnation");
                 let remedy = format!("restart that node: `qnat stop --node {node}`, then start it again");
                 say(Severity::Warning, What::BelowRedundancy, why, &remedy)

@@ -169,6 +169,20 @@ impl Shard {
         seals.max_by_key(|(life, last)| (*last, std::cmp::Reverse(*life)))
     }
 
+    /// Nodes that could be members and are not: those that may not in their present life, having given the shard away in
+    /// this epoch, and those that may.
+    pub(crate) fn spare(&self, registry: &Registry) -> (Vec<Incarnation>, Vec<Incarnation>) {
+        let spare = registry.eligible().map(|(_, life)| life).filter(|life| !self.members.contains(life));
+        spare.partition(|life| self.moved_out.contains(life))
+    }
+
+    /// Whether `life` holds nothing of the epoch and may not any more, and no other node is left to be a member: only
+    /// another life of its node can be.
+    pub(crate) fn awaits_next_life_of(&self, life: Incarnation, registry: &Registry) -> bool {
+        let (barred, free) = self.spare(registry);
+        free.is_empty() && barred.contains(&life) && !self.possible().contains(&life)
+    }
+
     /// A node has a new life: it takes the rank of the old one, which leaves.
     pub(crate) fn replace(&mut self, index: ControlIndex, old: Incarnation, new: Incarnation) {
         let Some(slot) = self.members.iter_mut().find(|life| **life == old) else { return };
