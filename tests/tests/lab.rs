@@ -107,6 +107,48 @@ fn the_internet_never_sees_an_inside_address() {
     assert_eq!(leaked, 0, "packets with an inside address outside");
 }
 
+/// As many further backends as it takes to halve what each has.
+fn a_larger_pool() -> String {
+    let instance = |number: u32| {
+        format!(
+            "[[instance]]\nname = \"b{number}\"\n[[instance.ip_configuration]]\nname = \"ipconfig1\"\n\
+             private_ip = \"10.0.1.{number}\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n"
+        )
+    };
+    (5..=51).map(instance).collect()
+}
+
+#[test]
+fn the_half_of_a_lease_with_fewer_flows_goes_when_the_pool_grows() {
+    let lab = Lab::up();
+    let range = |end: &str| lab.ports_of("b1")["lease"][0][end].as_u64().expect("one block");
+    let (first, last) = (range("first"), range("last"));
+    assert_eq!(last - first, 1023);
+    // Ports are taken in random order; a tie, and fewer flows above, would let the upper half go.
+    let datagram = "exec 3<>/dev/udp/203.0.113.10/7; echo hello >&3; timeout 5 head -n 1 <&3";
+    let mut halves = (0, 0);
+    for _ in 0..200 {
+        assert_eq!(lab.exec("b1", &["bash", "-c", datagram]).trim(), "hello");
+        let ports = lab.udp_ports("10.0.1.1", INET);
+        let above = ports.iter().filter(|port| u64::from(**port) >= first + 512).count();
+        halves = (ports.len() - above, above);
+        if halves.0 > 0 && halves.1 > halves.0 {
+            break;
+        }
+    }
+    assert!(halves.0 > 0 && halves.1 > halves.0, "{halves:?}");
+    let file = resources(&a_larger_pool());
+    let file = file.path().to_str().expect("a plain path");
+    for node in 1..=3 {
+        let plan = json(&["apply", "--dry-run", "-o", "json", "-f", file, "--node", &format!("n{node}")]);
+        assert_eq!(plan["flows_taken"].as_u64(), u64::try_from(halves.0).ok(), "as n{node} sees it");
+    }
+    assert!(ok(&["apply", "-f", file]).contains(&format!("{} live flows are on the ports that go back", halves.0)));
+    wait_until("the lease to be the half with more flows", Duration::from_secs(10), || {
+        (range("first"), range("last")) == (first + 512, last)
+    });
+}
+
 fn resources(more: &str) -> tempfile::NamedTempFile {
     Changes { more, ..Changes::default() }.file()
 }

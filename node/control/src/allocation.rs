@@ -464,17 +464,17 @@ fn take_pieces(free: &mut FreeBlocks, mut want: u16, lease: &mut Vec<PortBlock>)
 }
 
 /// Live flows per piece of port space, sorted, so that a large pool is halved without searching all pieces each time.
-struct Loads(Vec<PortLoad>);
+pub(crate) struct Loads(Vec<PortLoad>);
 
 impl Loads {
-    fn new(hints: &[PortLoad]) -> Self {
+    pub(crate) fn new(hints: &[PortLoad]) -> Self {
         let mut loads = hints.to_vec();
         loads.sort_unstable_by_key(|load| load.block);
         Self(loads)
     }
 
     /// Flows of the pieces that lie in the block.
-    fn flows(&self, block: PortBlock) -> u64 {
+    pub(crate) fn flows(&self, block: PortBlock) -> u64 {
         let end = u32::from(block.start) + u32::from(block.len);
         let from = self.0.partition_point(|l| (l.block.frontend, l.block.start) < (block.frontend, block.start));
         let near = self.0[from..].iter();

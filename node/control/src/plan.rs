@@ -3,13 +3,14 @@
 //! Found by applying it to a copy, so a plan cannot disagree with apply, but for the draws: a new backend's frontend is
 //! drawn at apply. It must never touch the state. Called by the API and the command line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use engine::ids::BackendId;
+use engine::ids::{BackendId, PortBlock, ShardId};
 
-use crate::allocation::{Backend, Declared};
+use crate::allocation::{Backend, Declared, Drain, Loads};
 use crate::command::{Command, CommandBody, Configure, PlanHash, PortLoad};
+use crate::limits::HINTS_MAX;
 use crate::outcome::Outcome;
 use crate::resource::{Desired, PoolRef};
 use crate::state::State;
@@ -50,6 +51,15 @@ pub struct Plan {
     pub hash: PlanHash,
     /// Why it would be refused, and what would help.
     pub refused: Option<(String, String)>,
+    /// The leased blocks that it takes, whole or in part, in pieces small enough to tell apart what stays and what goes: by
+    /// the shards whose owners know the live flows on them (D4).
+    #[serde(skip)]
+    pub pieces: BTreeMap<ShardId, Vec<PortBlock>>,
+    /// Shards of which not all such blocks are among the pieces, there being more than may be counted.
+    #[serde(skip)]
+    pub uncounted: BTreeSet<ShardId>,
+    /// Live flows on the ports that it takes, as far as they were counted.
+    pub flows_taken: u64,
 }
 
 impl fmt::Display for ChangeKind {
@@ -89,13 +99,17 @@ pub fn diff_with(state: &State, desired: &Desired, hints: &[PortLoad]) -> Plan {
     let command = Command { key: [0; 16], stamped_unix_ms: state.stamped_unix_ms, draw: 0, body };
     let outcome = after.apply(state.index.0.saturating_add(1), &command);
     if let Outcome::Refused { why, remedy } = outcome {
-        return Plan { changes: Vec::new(), hash, refused: Some((why, remedy)) };
+        let (pieces, uncounted) = (BTreeMap::new(), BTreeSet::new());
+        return Plan { changes: Vec::new(), hash, refused: Some((why, remedy)), pieces, uncounted, flows_taken: 0 };
     }
     let mut changes = Vec::new();
     resources(&state.desired, desired, &mut changes);
     tiers(&state.desired, desired, &mut changes);
     leases(state, &after, &mut changes);
-    Plan { changes, hash, refused: None }
+    let (pieces, uncounted) = pieces(state, &after);
+    let loads = Loads::new(hints);
+    let flows_taken = taken(state, &after).map(|(block, _)| loads.flows(*block)).sum();
+    Plan { changes, hash, refused: None, pieces, uncounted, flows_taken }
 }
 
 /// Hash over the blocks and the configuration of the state, and the wanted configuration (C5); not over live flows.
@@ -217,14 +231,47 @@ fn leases(before: &State, after: &State, into: &mut Vec<Change>) {
     }
 }
 
+/// Blocks that begin to drain.
+fn taken<'a>(before: &'a State, after: &'a State) -> impl Iterator<Item = (&'a PortBlock, &'a Drain)> {
+    after.allocation.drains.iter().filter(|(block, drain)| before.allocation.drains.get(block) != Some(drain))
+}
+
+/// See `Plan`: the pieces to count flows on, and the shards that have more of them than there may be. How long they are does
+/// not depend on flows, only which of them go.
+fn pieces(before: &State, after: &State) -> (BTreeMap<ShardId, Vec<PortBlock>>, BTreeSet<ShardId>) {
+    let (mut found, mut uncounted) = (BTreeMap::<ShardId, Vec<PortBlock>>::new(), BTreeSet::new());
+    let mut room = HINTS_MAX;
+    for (id, old) in &before.allocation.backends {
+        let kept = after.allocation.backends.get(id).map_or(&[][..], |new| &new.lease);
+        for block in old.lease.iter().filter(|block| !kept.iter().any(|kept| lies_in(block, kept))) {
+            let Some(frontend) = before.allocation.frontends.get(&block.frontend) else { continue };
+            let from = after.allocation.drains.range(PortBlock { len: 0, ..*block }..).map(|(drained, _)| drained);
+            let parts = from.take_while(|drained| lies_in(drained, block));
+            let parts = parts.chain(kept.iter().filter(|kept| lies_in(kept, block)));
+            let len = parts.map(|part| part.len).min().unwrap_or(block.len);
+            let count = block.len / len;
+            if room < usize::from(count) {
+                uncounted.insert(frontend.shard);
+                continue;
+            }
+            room -= usize::from(count);
+            let piece = |n: u16| PortBlock { start: block.start + n * len, len, ..*block };
+            found.entry(frontend.shard).or_default().extend((0..count).map(piece));
+        }
+    }
+    (found, uncounted)
+}
+
+fn lies_in(inner: &PortBlock, outer: &PortBlock) -> bool {
+    let end = |block: &PortBlock| u32::from(block.start) + u32::from(block.len);
+    inner.frontend == outer.frontend && inner.start >= outer.start && end(inner) <= end(outer)
+}
+
 /// Blocks of a backend that begin to drain, as `address:first-last`.
 fn draining(before: &State, after: &State, backend: BackendId) -> Vec<String> {
-    let begins = |(block, drain): &(&engine::ids::PortBlock, &crate::allocation::Drain)| {
-        drain.backend == backend && before.allocation.drains.get(block) != Some(drain)
-    };
-    let shown = |(block, _): (&engine::ids::PortBlock, &crate::allocation::Drain)| {
+    let shown = |(block, _): (&PortBlock, &Drain)| {
         let ip = after.allocation.frontends.get(&block.frontend).map(|f| f.ip.to_string()).unwrap_or_default();
         format!("{ip}:{}-{}", block.start, block.start + (block.len - 1))
     };
-    after.allocation.drains.iter().filter(begins).map(shown).collect()
+    taken(before, after).filter(|(_, drain)| drain.backend == backend).map(shown).collect()
 }

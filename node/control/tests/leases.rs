@@ -80,6 +80,43 @@ fn the_half_with_fewer_flows_drains() {
 }
 
 #[test]
+fn a_plan_names_the_pieces_whose_flows_decide_and_the_flows_on_what_goes() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 50));
+    let a = cluster.lease_of("b1")[0];
+    let (lower, upper) = (PortBlock { len: 512, ..a }, PortBlock { start: a.start + 512, len: 512, ..a });
+    let plan = plan::diff(&cluster.state, &desired(1, 51));
+    let pieces: Vec<PortBlock> = plan.pieces.values().flatten().copied().collect();
+    assert_eq!((pieces.len(), plan.flows_taken), (100, 0));
+    assert!(pieces.contains(&lower) && pieces.contains(&upper) && plan.uncounted.is_empty());
+    let flows = |block| {
+        if block == lower {
+            3
+        } else if block == upper {
+            5
+        } else {
+            1
+        }
+    };
+    let hints: Vec<PortLoad> = pieces.iter().map(|block| PortLoad { block: *block, flows: flows(*block) }).collect();
+    let counted = plan::diff_with(&cluster.state, &desired(1, 51), &hints);
+    assert_eq!((counted.flows_taken, counted.hash), (3 + 49, plan.hash));
+    cluster.applied(configure(&desired(1, 51), hints));
+    assert_eq!(cluster.lease_of("b1"), [upper]);
+    // Several tiers at once: pieces as short as what stays. A backend that goes: all that it has.
+    let tiers = plan::diff(&cluster.state, &desired(1, 900)).pieces;
+    assert!(tiers.values().flatten().all(|piece| piece.len == 32));
+    assert_eq!(
+        tiers.values().flatten().filter(|piece| (upper.start..=upper.start + 511).contains(&piece.start)).count(),
+        16
+    );
+    let mut without = desired(1, 51);
+    without.instances.remove("b1");
+    let gone = plan::diff(&cluster.state, &without).pieces;
+    assert_eq!(gone.into_values().flatten().collect::<Vec<_>>(), [upper]);
+}
+
+#[test]
 fn several_tiers_at_once_leave_the_right_number_of_ports() {
     let mut cluster = Cluster::running(3);
     cluster.configure(&desired(1, 10));

@@ -58,6 +58,8 @@ pub struct PortsView {
     pub shard: ShardId,
     /// Its lease with the use of each block: ports used, ports only held, live and held mappings.
     pub blocks: Vec<(PortBlock, BlockUse)>,
+    /// Live and held mappings of the backend in this shard: what its limit counts.
+    pub flows: u32,
 }
 
 impl PortsView {
@@ -234,11 +236,28 @@ impl Worker {
             let Some(shard) = self.replica(backend.home) else { continue };
             let usage = shard.replica.table.usage();
             let blocks = backend.lease.iter().map(|b| (*b, usage.block(b))).collect();
-            let view = PortsView { backend: id, shard: backend.home, blocks };
+            let flows = shard.replica.table.flows_of(id);
+            let view = PortsView { backend: id, shard: backend.home, blocks, flows };
             left = left.saturating_sub(view.leased());
             listing.views.push(view);
         }
         false
+    }
+
+    /// Counts the live mappings on each of `blocks` of a shard, in order, until about `ports` ports have been looked at, at
+    /// least one block's. `None` if this worker has no whole table of the shard.
+    pub fn count_flows(&self, shard: ShardId, blocks: &[PortBlock], ports: u32, counts: &mut Vec<u32>) -> Option<()> {
+        let usage = self.replica(shard).filter(|s| s.replica.is_whole())?.replica.table.usage();
+        let mut left = ports;
+        for block in blocks {
+            if left == 0 {
+                break;
+            }
+            // A short block costs something too.
+            left = left.saturating_sub(u32::from(block.len).max(16));
+            counts.push(u32::try_from(usage.block(block).live_flows).unwrap_or(u32::MAX));
+        }
+        Some(())
     }
 
     /// All replicas of this worker, in the order of their shards.

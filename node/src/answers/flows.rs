@@ -69,8 +69,18 @@ pub struct BackendPorts {
     pub used: Option<u32>,
     /// Ports without one, but held towards some remote.
     pub held: Option<u32>,
+    /// Live and held mappings, which its limit counts.
+    pub flows: Option<u32>,
     /// Why it has no ports, or not all; empty if all is well.
     pub why: String,
+}
+
+/// Live flows on pieces of port space.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortLoads {
+    /// In the order of the pieces; none without a whole table of the shard.
+    pub flows: Option<Vec<u32>>,
 }
 
 /// State hashes.

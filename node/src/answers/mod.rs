@@ -18,7 +18,7 @@ pub use counters::{
     Counted, CountedTogether, GuardCounts, HistogramCounts, LinkCounts, LogCounts, MemberCounts, PeerCounts, SnatCounts,
 };
 pub use events::{EventKind, EventRow, Events, merge_events};
-pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, Ports};
+pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, PortLoads, Ports};
 pub use health::Health;
 pub use merge::{clock_apart, merge};
 pub(crate) use status::control_group;
@@ -37,6 +37,11 @@ pub struct Applied {
     pub committed: Option<u64>,
     /// Who judges packets by it.
     pub programmed: Option<Programmed>,
+    /// Live flows on the ports that it takes back, as far as they were counted; none if it takes none.
+    pub flows_taken: Option<u64>,
+    /// Shards whose flows were not counted: nobody who knows them answered in time, or there were too many blocks. Of their
+    /// blocks the upper halves go.
+    pub uncounted_shards: Vec<u16>,
 }
 
 /// Why something is refused, and what helps.

@@ -19,7 +19,12 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
         Request::Apply { dry_run, .. } => applied(answer, *dry_run),
         Request::Together { of } if **of == Request::Counters => counters_of_all(answer),
         Request::Together { of } => render(of, answer),
-        Request::Loaded | Request::Health | Request::Counters | Request::Hashes | Request::State => anything(answer),
+        Request::PortLoads { .. }
+        | Request::Loaded
+        | Request::Health
+        | Request::Counters
+        | Request::Hashes
+        | Request::State => anything(answer),
         Request::Who { .. } => held_by(answer),
         Request::RemoveNode { node, incarnation } => {
             done(answer, &format!("node n{node}, incarnation {incarnation}, counts as gone"))
@@ -345,6 +350,14 @@ fn applied(answer: &Value, dry_run: DryRun) -> String {
     let mut text = if changes.is_empty() { String::new() } else { table(changes, CHANGES) };
     if let Some(why) = answer["refused"]["why"].as_str() {
         return text + &format!("it would be refused: {why}; {}\n", cell(&answer["refused"]["remedy"]));
+    }
+    if let Some(flows) = answer["flows_taken"].as_u64() {
+        text += &format!("{flows} live flows are on the ports that go back\n");
+    }
+    let uncounted: Vec<String> = rows_of(&answer["uncounted_shards"]).iter().map(cell).collect();
+    if !uncounted.is_empty() {
+        let shards = uncounted.join(", ");
+        text += &format!("the flows of shard {shards} were not counted: the upper halves of its blocks go\n");
     }
     text += &match (dry_run, answer["committed"].as_u64()) {
         (DryRun::Yes, _) if changes.is_empty() => "nothing would change\n".to_owned(),

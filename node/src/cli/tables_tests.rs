@@ -95,6 +95,10 @@ fn an_apply_says_what_became_of_it() {
         text.contains("public_ip pip1") && text.ends_with("committed at index 9\nprogrammed on 2 of 3 nodes\n"),
         "{text}"
     );
+    let cut = json!({"committed": null, "changes": [change], "flows_taken": 17, "uncounted_shards": [2, 5]});
+    let text = applied(&cut, DryRun::Yes);
+    assert!(text.contains("17 live flows are on the ports that go back"), "{text}");
+    assert!(text.contains("the flows of shard 2, 5 were not counted"), "{text}");
     assert!(applied(&json!({"committed": null, "changes": [change]}), DryRun::Yes).contains("nothing was changed"));
     assert_eq!(applied(&json!({"committed": null, "changes": []}), DryRun::No), "nothing to change\n");
 }

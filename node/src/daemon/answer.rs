@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use control::codec::CodecError;
 use control::command::CommandBody;
 use control::concern::Concern;
-use control::config::{self, Emptiness};
+use control::config::Emptiness;
 use control::outcome::Outcome;
 use control::registry::Standing;
 use control::view::{BackendView, FrontendView};
@@ -30,19 +30,19 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::ask::Peers;
 use super::concerns::{Alarms, Facts, Losses, Memory, collect};
-use super::control_actor::{AskControl, ControlActor, ControlReport, EncodeState, Get, PlanApply, Submit, now};
+use super::control_actor::{AskControl, ControlActor, ControlReport, EncodeState, Get, Submit, now};
 use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
 use super::guard_keeper::GuardDesk;
 use super::machine::Machine;
 use super::metrics::label_of;
 use super::questions::Query;
-use super::request::{Call, DryRun, Failure, Request, ResourceKind};
+use super::request::{Call, Failure, Request, ResourceKind};
 use super::status::{node_rows, shard_rows};
 use super::stopping::StopOrder;
 use super::tape::{Sight, Tape};
 use super::worker_thread::WorkerStats;
 use crate::answers::{
-    Applied, BackendPorts, ClusterRow, Counted, Done, EventRow, Events, FlowRow, Flows, GuardCounts, HashRow, Hashes,
+    BackendPorts, ClusterRow, Counted, Done, EventRow, Events, FlowRow, Flows, GuardCounts, HashRow, Hashes,
     HistogramCounts, LinkCounts, Loaded, LogCounts, MeRow, NodeRow, PeerCounts, Ports, ShardRow, SnatCounts,
     StateBytes, Status, Stopping, Who, failures_tolerated,
 };
@@ -120,6 +120,7 @@ impl Answerer {
             Request::Status => value(self.status().await),
             Request::Flows { shard, limit } => value(self.flow_list(shard.map(ShardId), limit).await),
             Request::Ports => value(self.ports().await),
+            Request::PortLoads { shard, pieces } => value(self.port_loads(ShardId(shard), &pieces).await),
             Request::Get { kind } => self.control.send(Get(kind)).await.map_err(gone),
             Request::Apply { file, text, dry_run, allow_empty } => {
                 let emptiness = if allow_empty { Emptiness::Meant } else { Emptiness::Refused };
@@ -185,27 +186,6 @@ impl Answerer {
         self.commit(CommandBody::RemoveNode { node, incarnation }).await
     }
 
-    async fn apply(
-        &self,
-        (file, text): (String, String),
-        dry_run: DryRun,
-        emptiness: Emptiness,
-    ) -> Result<Applied, Failure> {
-        // A large file takes as long to read as many heartbeats of the control group: not on its thread.
-        let read = tokio::task::spawn_blocking(move || config::parse_whole(&file, &text, emptiness).map(Box::new));
-        let desired = read
-            .await
-            .map_err(gone)?
-            .map_err(|errors| Failure { status: 422, problems: errors.iter().map(ToString::to_string).collect() })?;
-        let (body, mut answer) = self.control.send(PlanApply { desired, dry_run }).await.map_err(gone)??;
-        if dry_run == DryRun::No {
-            let index = self.commit(body).await?.committed.unwrap_or(0);
-            answer.committed = Some(index);
-            answer.programmed = Some(self.programmed(index).await);
-        }
-        Ok(answer)
-    }
-
     /// By which configuration the worker judges.
     pub(super) async fn loaded(&self) -> Result<Loaded, Failure> {
         let report = self.flows.send(AskFlows).await.map_err(gone)?.report;
@@ -256,6 +236,7 @@ impl Answerer {
             BackendPorts {
                 used: usage.map(PortsView::used),
                 held: usage.map(PortsView::held),
+                flows: usage.map(|view| view.flows),
                 backend: backend.name,
                 id: backend.backend,
                 ip: Some(backend.private_ip),

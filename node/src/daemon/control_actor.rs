@@ -8,11 +8,11 @@ use actix::prelude::*;
 use bytes::Bytes;
 use consensus::storage::sled::SledStore;
 use control::codec::CodecError;
-use control::command::{CommandBody, Configure};
+use control::command::{CommandBody, Configure, PortLoad};
 use control::outcome::Outcome;
 use control::resource::Desired;
 use control::{plan, view};
-use engine::ids::{Incarnation, NodeId};
+use engine::ids::{Incarnation, NodeId, PortBlock, ShardId};
 use netio::boottime::now_ns;
 use netio::pulse::Pulse;
 use netio::quic::Transport;
@@ -98,12 +98,25 @@ pub struct Submit {
 
 /// What would a configuration change?
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(CommandBody, Applied), Failure>")]
+#[rtype(result = "Result<Planned, Failure>")]
 pub struct PlanApply {
     /// The configuration.
     pub desired: Box<Desired>,
+    /// Live flows per piece of port space, to choose the halves that drain (D4).
+    pub hints: Vec<PortLoad>,
     /// For a dry run a refused plan is shown, not an error.
     pub dry_run: DryRun,
+}
+
+/// How a configuration would be brought about.
+#[derive(Debug)]
+pub struct Planned {
+    /// What to commit.
+    pub configure: Box<Configure>,
+    /// What to answer.
+    pub answer: Applied,
+    /// Where live flows decide what goes.
+    pub pieces: BTreeMap<ShardId, Vec<PortBlock>>,
 }
 
 /// Resources by kind.
@@ -142,6 +155,8 @@ pub struct ControlReport {
     pub incarnation: Option<Incarnation>,
     /// Most flows of a shard, as configured.
     pub flows_per_shard_max: u32,
+    /// Most flows of a backend.
+    pub flows_per_backend_max: u32,
 }
 
 /// Hand the control group's leadership over.
@@ -285,18 +300,24 @@ impl Handler<Submit> for ControlActor {
 }
 
 impl Handler<PlanApply> for ControlActor {
-    type Result = Result<(CommandBody, Applied), Failure>;
+    type Result = Result<Planned, Failure>;
 
-    fn handle(&mut self, PlanApply { desired, dry_run }: PlanApply, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, PlanApply { desired, hints, dry_run }: PlanApply, _: &mut Self::Context) -> Self::Result {
         let refused = |problems: Vec<String>| Failure { status: 422, problems };
-        let plan = plan::diff(self.member.state(), &desired);
+        let plan = plan::diff_with(self.member.state(), &desired, &hints);
         if let (Some((why, remedy)), DryRun::No) = (&plan.refused, dry_run) {
             return Err(refused(vec![why.clone(), remedy.clone()]));
         }
         let refusal = plan.refused.map(|(why, remedy)| Refusal { why, remedy });
-        let answer = Applied { changes: plan.changes, refused: refusal, ..Applied::default() };
-        let base_hash = Some(plan.hash);
-        Ok((CommandBody::Configure(Box::new(Configure { desired: *desired, base_hash, hints: Vec::new() })), answer))
+        let answer = Applied {
+            changes: plan.changes,
+            refused: refusal,
+            flows_taken: (!plan.pieces.is_empty()).then_some(plan.flows_taken),
+            uncounted_shards: plan.uncounted.iter().map(|shard| shard.0).collect(),
+            ..Applied::default()
+        };
+        let configure = Box::new(Configure { desired: *desired, base_hash: Some(plan.hash), hints });
+        Ok(Planned { configure, answer, pieces: plan.pieces })
     }
 }
 
@@ -340,6 +361,7 @@ impl Handler<AskControl> for ControlActor {
             live: self.member.live(now()).into_iter().collect(),
             incarnation: self.member.incarnation(),
             flows_per_shard_max: state.desired().settings.flows_per_shard_max,
+            flows_per_backend_max: state.desired().settings.flows_per_backend_max,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! and the address-translation log have ordinary ones. The API and its answers live on the main thread.
 
 pub mod answer;
+mod applying;
 pub mod ask;
 pub mod backup;
 pub mod concerns;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use engine::ids::ShardId;
+use engine::ids::{PortBlock, ShardId};
 use engine::status::{FlowCursor, FlowView, PortsListing, PortsView, ShardStatus};
 use engine::worker::Worker;
 use tokio::sync::oneshot;
@@ -20,6 +20,8 @@ pub enum Query {
     Flows { shard: Option<ShardId>, limit: usize, reply: oneshot::Sender<Vec<FlowView>> },
     /// Use of leases.
     Ports { reply: oneshot::Sender<Vec<PortsView>> },
+    /// Live mappings on pieces of port space, in their order; nothing without a whole table of the shard (D4).
+    Loads { shard: ShardId, blocks: Vec<PortBlock>, reply: oneshot::Sender<Option<Vec<u32>>> },
     /// State hashes by shard.
     Hashes { reply: oneshot::Sender<Vec<(ShardStatus, u64)>> },
     /// Shards.
@@ -39,6 +41,12 @@ enum Work {
     Ports {
         listing: PortsListing,
         reply: oneshot::Sender<Vec<PortsView>>,
+    },
+    Loads {
+        shard: ShardId,
+        blocks: Vec<PortBlock>,
+        counts: Vec<u32>,
+        reply: oneshot::Sender<Option<Vec<u32>>>,
     },
 }
 
@@ -75,6 +83,7 @@ fn begin(query: Query, worker: &Worker) -> Option<Work> {
             Some(Work::Flows { shard, limit, at: FlowCursor::default(), found: Vec::new(), reply })
         }
         Query::Ports { reply } => Some(Work::Ports { listing: worker.begin_ports(), reply }),
+        Query::Loads { shard, blocks, reply } => Some(Work::Loads { shard, blocks, counts: Vec::new(), reply }),
         Query::Shards { reply } => {
             let _ = reply.send(worker.shard_status());
             None
@@ -109,6 +118,18 @@ fn go_on(now_ns: u64, work: Work, worker: &Worker) -> Option<Work> {
                 return None;
             }
             Some(Work::Ports { listing, reply })
+        }
+        Work::Loads { shard, blocks, mut counts, reply } => {
+            if reply.is_closed() {
+                return None;
+            }
+            let left = blocks.get(counts.len()..).unwrap_or_default();
+            let counted = worker.count_flows(shard, left, PORTS_PER_STEP, &mut counts);
+            if counted.is_none() || counts.len() >= blocks.len() {
+                let _ = reply.send(counted.map(|()| counts));
+                return None;
+            }
+            Some(Work::Loads { shard, blocks, counts, reply })
         }
     }
 }
@@ -182,6 +203,12 @@ mod tests {
         questions.ask(Query::Flows { shard: None, limit: FLOWS as usize, reply: flows });
         questions.ask(Query::Hashes { reply: hashes });
         questions.ask(Query::Ports { reply: ports });
+        let (loads, mut counted) = oneshot::channel();
+        let piece = |start| PortBlock { frontend: FrontendId(1), start, len: 8 };
+        let blocks: Vec<PortBlock> = (0..8000).map(|n| piece(8 * n)).collect();
+        questions.ask(Query::Loads { shard: SHARD, blocks, reply: loads });
+        let (nowhere, mut uncounted) = oneshot::channel();
+        questions.ask(Query::Loads { shard: ShardId(2), blocks: vec![piece(0)], reply: nowhere });
         let mut steps: Vec<Duration> = Vec::new();
         while !questions.is_idle() {
             let begun = Instant::now();
@@ -191,6 +218,9 @@ mod tests {
         assert_eq!(listed.try_recv().expect("answered").len(), FLOWS as usize);
         assert_eq!(hashed.try_recv().expect("answered").len(), 1);
         assert!(used.try_recv().expect("answered").is_empty());
+        let counted = counted.try_recv().expect("answered").expect("the table is whole");
+        assert_eq!((counted.len(), counted[2000 / 8], counted.iter().sum::<u32>()), (8000, FLOWS, FLOWS));
+        assert_eq!(uncounted.try_recv().expect("answered"), None, "no table of that shard");
         assert!(steps.len() >= (FLOWS / SLOTS_PER_STEP) as usize, "{} steps", steps.len());
         steps.sort_unstable();
         // A machine that stands still makes single steps long, never most of them.

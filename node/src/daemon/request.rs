@@ -21,6 +21,13 @@ pub enum Request {
     },
     /// Leases and their use, by backend.
     Ports,
+    /// Live flows on pieces of port space, in their order.
+    PortLoads {
+        /// The shard of their frontends.
+        shard: u16,
+        /// Frontend, first port and length of each.
+        pieces: Vec<(u32, u16, u16)>,
+    },
     /// Resources by kind.
     Get {
         /// Which.
@@ -105,6 +112,7 @@ impl Request {
             Self::Status
                 | Self::Flows { .. }
                 | Self::Ports
+                | Self::PortLoads { .. }
                 | Self::Counters
                 | Self::Hashes
                 | Self::Loaded

@@ -47,6 +47,7 @@ impl Answerer {
             | Request::ResumeNode { .. }
             | Request::RevokeStopToken
             | Request::Shutdown { .. }
+            | Request::PortLoads { .. }
             | Request::Hashes
             | Request::State
             | Request::Loaded
@@ -112,7 +113,7 @@ impl Answerer {
         for known in said.into_iter().filter_map(|(_, said)| said).flat_map(|ports| ports.backends) {
             let row = ports.backends.iter_mut().find(|row| row.id == known.id && row.used.is_none());
             if let (Some(row), Some(_)) = (row, known.used) {
-                (row.used, row.held) = (known.used, known.held);
+                (row.used, row.held, row.flows) = (known.used, known.held, known.flows);
             }
         }
         Ok(ports)

@@ -73,6 +73,7 @@ pub(in crate::daemon) fn bed(members: u32) -> Bed {
             live: ids.clone().map(NodeId).collect(),
             incarnation: Some(Incarnation(1)),
             flows_per_shard_max: 1_000,
+            flows_per_backend_max: 100,
         },
         flows: FlowReport {
             running: true,

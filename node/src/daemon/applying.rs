@@ -1,0 +1,103 @@
+//! An apply, from the file to the answer. Where it halves blocks of ports, the half with fewer live flows goes (D4): the owners
+//! of the shards are asked for the counts first, and whoever does not answer in time leaves a tie. It must never wait longer
+//! for counts than that, nor decide itself what goes: the counts stand in the command. Called by the answerer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use control::command::{CommandBody, PortLoad};
+use control::config::{self, Emptiness};
+use engine::ids::{FrontendId, PortBlock, ShardId};
+use futures_util::future::join_all;
+
+use super::answer::{Answerer, gone};
+use super::control_actor::{PlanApply, Planned};
+use super::questions::Query;
+use super::request::{DryRun, Failure, Request};
+use crate::answers::{Applied, PortLoads};
+
+/// How long a shard may take to count (D4).
+const COUNT_WAIT: Duration = Duration::from_millis(200);
+/// Pieces that one question names: its frame stays far below the longest.
+const PIECES_PER_QUESTION: usize = 16_384;
+
+impl Answerer {
+    pub(super) async fn apply(
+        &self,
+        (file, text): (String, String),
+        dry_run: DryRun,
+        emptiness: Emptiness,
+    ) -> Result<Applied, Failure> {
+        // A large file takes as long to read as many heartbeats of the control group: not on its thread.
+        let read = tokio::task::spawn_blocking(move || config::parse_whole(&file, &text, emptiness).map(Box::new));
+        let desired = read
+            .await
+            .map_err(gone)?
+            .map_err(|errors| Failure { status: 422, problems: errors.iter().map(ToString::to_string).collect() })?;
+        let plan =
+            async |desired, hints| self.control.send(PlanApply { desired, hints, dry_run }).await.map_err(gone)?;
+        let mut planned: Planned = plan(desired, Vec::new()).await?;
+        if !planned.pieces.is_empty() {
+            let (hints, uncounted) = self.count_flows(std::mem::take(&mut planned.pieces)).await?;
+            planned = plan(Box::new(planned.configure.desired), hints).await?;
+            planned.answer.uncounted_shards.extend(uncounted);
+        }
+        let Planned { configure, mut answer, .. } = planned;
+        if dry_run == DryRun::No {
+            let index = self.commit(CommandBody::Configure(configure)).await?.committed.unwrap_or(0);
+            answer.committed = Some(index);
+            answer.programmed = Some(self.programmed(index).await);
+        }
+        Ok(answer)
+    }
+
+    /// The live flows on these pieces, and the shards of which nobody told in time.
+    async fn count_flows(
+        &self,
+        pieces: BTreeMap<ShardId, Vec<PortBlock>>,
+    ) -> Result<(Vec<PortLoad>, Vec<u16>), Failure> {
+        let rows = self.status().await?.shards;
+        let owner = |shard: ShardId| rows.iter().find(|row| row.shard == shard.0).and_then(|row| row.owner);
+        let questions =
+            pieces.iter().flat_map(|(shard, all)| all.chunks(PIECES_PER_QUESTION).map(|some| (*shard, some)));
+        let answers = questions.map(async |(shard, some)| {
+            let counts = tokio::time::timeout(COUNT_WAIT, self.count_at(owner(shard), shard, some)).await;
+            (shard, some, counts.ok().flatten().filter(|counts| counts.len() == some.len()))
+        });
+        let (mut hints, mut silent) = (Vec::new(), Vec::new());
+        for (shard, some, counts) in join_all(answers).await {
+            match counts {
+                Some(counts) => {
+                    hints.extend(some.iter().zip(counts).map(|(block, flows)| PortLoad { block: *block, flows }));
+                }
+                None if silent.last() == Some(&shard.0) => {}
+                None => silent.push(shard.0),
+            }
+        }
+        Ok((hints, silent))
+    }
+
+    async fn count_at(&self, owner: Option<u32>, shard: ShardId, pieces: &[PortBlock]) -> Option<Vec<u32>> {
+        let plain: Vec<_> = pieces.iter().map(|piece| (piece.frontend.0, piece.start, piece.len)).collect();
+        match owner.filter(|owner| *owner != self.node) {
+            Some(owner) => {
+                let request = Request::PortLoads { shard: shard.0, pieces: plain };
+                self.peers.ask::<PortLoads>(owner, &request).await?.flows
+            }
+            None => self.port_loads(shard, &plain).await.ok()?.flows,
+        }
+    }
+
+    /// Live flows as this member's table has them.
+    pub(super) async fn port_loads(&self, shard: ShardId, pieces: &[(u32, u16, u16)]) -> Result<PortLoads, Failure> {
+        if pieces.len() > PIECES_PER_QUESTION {
+            let problem = format!("{} pieces of port space; ask for at most {PIECES_PER_QUESTION}", pieces.len());
+            return Err(Failure { status: 413, problems: vec![problem] });
+        }
+        let block =
+            |&(frontend, start, len): &(u32, u16, u16)| PortBlock { frontend: FrontendId(frontend), start, len };
+        let blocks = pieces.iter().map(block).collect();
+        let flows = self.ask(|reply| Query::Loads { shard, blocks, reply }).await?;
+        Ok(PortLoads { flows })
+    }
+}
