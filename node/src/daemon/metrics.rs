@@ -18,6 +18,7 @@ use netio::link::LinkState;
 use super::answer::Answerer;
 use super::concerns;
 use super::concerns::machine::GUARD_ATTACHED;
+use super::control_actor::AskControl;
 use super::flow_actor::{AskFlows, FlowReport};
 use super::guard_keeper::GuardState;
 use super::worker_thread::WorkerStats;
@@ -122,7 +123,7 @@ fn describe() {
 pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
     let mut ticker = tokio::time::interval(EVERY);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut refused = 0;
+    let (mut refused, mut limited) = (0, 0);
     for round in 0_u32.. {
         ticker.tick().await;
         let worker = answerer.stats.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -148,6 +149,11 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
             let refused_before = std::mem::replace(&mut refused, engine.dropped(DropReason::PortsExhausted));
             let found = concerns::ports::judge(&ports, answerer.node, refused - refused_before);
             answerer.alarms.replace(&[What::PortsExhausted], found);
+            let Ok(control) = answerer.control.send(AskControl).await else { return };
+            let limited_before = std::mem::replace(&mut limited, engine.dropped(DropReason::FlowLimit));
+            let (most, new) = (control.flows_per_backend_max, limited - limited_before);
+            let found = concerns::ports::judge_flows(&ports, answerer.node, most, new);
+            answerer.alarms.replace(&[What::LimitNear], found);
         }
     }
 }

@@ -1,14 +1,46 @@
-//! Backends that use up their ports. The thresholds are those of the clouds' health events: a warning above three quarters,
-//! critical when flows were refused for want of a port.
+//! Backends that use up their ports, or the flows that one of them may have. The thresholds are those of the clouds' health
+//! events: a warning above three quarters, critical when flows were refused for want of a port, or of a flow.
 
 use control::concern::{Concern, Severity, Subject, What};
 
 use crate::answers::{BackendPorts, Ports};
 
-/// A backend with more of its ports in use is told of.
+/// A backend with more of its ports, or of its flows, in use is told of.
 const HIGH_PERCENT: u32 = 75;
 /// Backends that are named at most, those with the greatest share first.
 const NAMED_MAX: usize = 20;
+
+/// Judges the flows of backends, of which each may have `most`. `refused`: flows of backends that had too many were refused
+/// since the last time.
+pub(in crate::daemon) fn judge_flows(ports: &Ports, node: u32, most: u32, refused: u64) -> Vec<Concern> {
+    let share = |row: &BackendPorts| u64::from(row.flows.unwrap_or(0)) * 100 / u64::from(most).max(1);
+    let mut high: Vec<&BackendPorts> =
+        ports.backends.iter().filter(|row| share(row) > u64::from(HIGH_PERCENT)).collect();
+    high.sort_by_key(|row| (std::cmp::Reverse(row.flows), row.id));
+    let remedy = "`qnat flows` shows its remotes; it, or flows_per_backend_max under [settings], is too small for what it \
+                  does: `qnat apply -f FILE`";
+    let say = |row: &&BackendPorts| {
+        let full = refused > 0 && share(row) >= 100;
+        let severity = if full { Severity::Critical } else { Severity::Warning };
+        let refusals = if full { ", and new ones were refused" } else { "" };
+        let why = format!("it has {} of at most {most} flows{refusals}", row.flows.unwrap_or(0));
+        let subject = Subject::Backend { name: row.backend.clone() };
+        Concern::new(severity, subject, What::LimitNear, why, remedy)
+    };
+    let mut found: Vec<Concern> = high.iter().take(NAMED_MAX).map(say).collect();
+    let me = Subject::Member { node };
+    if high.len() > NAMED_MAX {
+        let why = format!("{} more backends have most of the flows that they may have", high.len() - NAMED_MAX);
+        found.push(Concern::warning(me, What::LimitNear, why, "`qnat ports` lists them"));
+    } else if refused > 0 && !found.iter().any(|concern| concern.severity == Severity::Critical) {
+        // In a table that is nearly full whoever has as many flows as there is room left gets no more (I40).
+        let why =
+            format!("{refused} packets of new flows were dropped: their backends have more flows than there is room");
+        let remedy = "`qnat flows` shows whose the flows of a shard are";
+        found.push(Concern::warning(me, What::LimitNear, why, remedy));
+    }
+    found
+}
 
 /// Judges the use of ports. `refused`: flows were refused for want of a port since the last time.
 pub(in crate::daemon) fn judge(ports: &Ports, node: u32, refused: u64) -> Vec<Concern> {
@@ -48,6 +80,23 @@ mod tests {
     fn found(ports: &[u32], refused: u64) -> Vec<(Severity, String)> {
         let backends = (1..).zip(ports).map(|(id, used)| backend(id, *used)).collect();
         judge(&Ports { backends }, 1, refused).into_iter().map(|c| (c.severity, c.subject.to_string())).collect()
+    }
+
+    #[test]
+    fn a_backend_that_has_most_of_its_flows_is_told_of_before_flows_are_refused() {
+        let found = |flows: &[u32], refused| -> Vec<(Severity, String)> {
+            let row = |(id, flows): (u32, &u32)| BackendPorts { flows: Some(*flows), ..backend(id, 0) };
+            let backends = (1..).zip(flows).map(row).collect();
+            let said = judge_flows(&Ports { backends }, 1, 1_000, refused);
+            assert!(said.iter().all(|c| c.what == What::LimitNear), "{said:?}");
+            said.into_iter().map(|c| (c.severity, c.subject.to_string())).collect()
+        };
+        assert_eq!(found(&[0, 759], 0), []);
+        assert_eq!(found(&[0, 760], 0), [(Severity::Warning, "backend b2/ip".to_owned())]);
+        assert_eq!(found(&[0, 1_000], 0), [(Severity::Warning, "backend b2/ip".to_owned())]);
+        assert_eq!(found(&[0, 1_000], 3), [(Severity::Critical, "backend b2/ip".to_owned())]);
+        assert_eq!(found(&[1, 2], 3), [(Severity::Warning, "n1".to_owned())]);
+        assert_eq!(found(&[900; 30], 0).len(), NAMED_MAX + 1);
     }
 
     #[test]
