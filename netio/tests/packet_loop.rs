@@ -353,6 +353,42 @@ fn an_interface_that_was_made_anew_is_not_taken_for_the_old_one() {
     gateway.join().expect("gateway");
 }
 
+/// A frame passes the guard for V after the turn that judged it (L5): so none may be left for a later turn, which would
+/// stamp the word anew, and no send may go on in the kernel by itself. What the device's queue does not take is dead.
+#[test]
+fn a_send_that_finds_no_room_is_over_when_the_flush_is() {
+    require_root!();
+    let wire = Wire::new();
+    wire.gateway.exec("tc qdisc add dev go root tbf rate 8kbit burst 1600 limit 1000000");
+    let stats = wire.gateway.run(|| {
+        let port = |name| PortConfig {
+            link: Link::named(name).expect("link"),
+            limits: BufferLimits { send_bytes: 32 << 10, ..BufferLimits::default() },
+            reception: Reception::Promiscuous,
+        };
+        let bell = Doorbell::new().expect("bell");
+        let limits = LoopLimits { requests: 32, ..LoopLimits::default() };
+        let mut packets = PacketLoop::new(&port("gi"), &port("go"), limits, bell).expect("packet loop");
+        let mut frame = [0; 1000];
+        frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0]);
+        let room = packets.transmit_room();
+        for turn in 0..4 {
+            for _ in 0..room {
+                assert!(packets.transmit(PortSide::Outside, FrameMeta::default(), 0, &frame));
+            }
+            packets.flush(&mut |_| true).expect("flush");
+            assert_eq!(packets.transmit_room(), room, "turn {turn}: sends are under way");
+        }
+        let ended = packets.stats(PortSide::Outside);
+        // Nor does anything leave later, when there is room again.
+        packets.wait(Duration::from_millis(300), || false).expect("wait");
+        let later = packets.stats(PortSide::Outside);
+        assert_eq!((later.transmitted, later.refused_by_kernel), (ended.transmitted, ended.refused_by_kernel));
+        ended
+    });
+    assert!(stats.transmitted > 0 && stats.refused_by_kernel > 500, "the queue was never full: {stats:?}");
+}
+
 fn arp_frame() -> [u8; 42] {
     let mut frame = [0; 42];
     frame[..6].fill(0xff);
