@@ -80,7 +80,7 @@ async fn admit(shared: &Arc<Shared>, connection: Connection, began: Instant) -> 
     if peer.id > shared.own_id {
         // The pair's dialer is us: this is a knock.
         if let Some(live) = &peer.state().live {
-            doubt(live, &connection, began);
+            doubt(live, &connection, began, shared.config.dial_timeout);
         }
         peer.wake_dialer.notify_one();
         connection.close(CLOSE_KNOCKED, b"knocked");
@@ -91,9 +91,9 @@ async fn admit(shared: &Arc<Shared>, connection: Connection, began: Instant) -> 
 }
 
 /// The peer of a link that seems to live has knocked. Either the link is dead, or it came to be while the knock was on its
-/// way, which may take long on a busy machine; so it is asked: a peer that has it no more answers with a stateless reset.
-/// One that is at another address now cannot.
-fn doubt(live: &Live, knock: &Connection, began: Instant) {
+/// way, which may take long on a busy machine; so it is asked: a peer that has it no more answers with a stateless reset. One
+/// that is at another address now cannot, nor one with another key: who is silent for `patience` has the link no more either.
+fn doubt(live: &Live, knock: &Connection, began: Instant, patience: Duration) {
     let link = live.connection.clone();
     if link.remote_address() != knock.remote_address() && began > live.since + KNOCK_CROSSED {
         link.close(CLOSE_REPLACED, b"knocked");
@@ -101,8 +101,13 @@ fn doubt(live: &Live, knock: &Connection, began: Instant) {
     }
     tokio::spawn(async move {
         // An empty stream says nothing, and has to be acknowledged.
-        if let Ok(mut stream) = link.open_uni().await {
-            let _gone = stream.finish();
+        let asked = async {
+            let mut stream = link.open_uni().await.ok()?;
+            stream.finish().ok()?;
+            stream.stopped().await.ok()
+        };
+        if timeout(patience, asked).await.is_err() {
+            link.close(CLOSE_REPLACED, b"knocked");
         }
     });
 }

@@ -37,28 +37,33 @@ struct Node {
 }
 
 fn start(identity: &Identity, listen: SocketAddr) -> Node {
-    let (transport, events) = Transport::start(config(listen), identity).expect("start");
+    start_as(config(listen), identity)
+}
+
+fn start_as(config: TransportConfig, identity: &Identity) -> Node {
+    let (transport, events) = Transport::start(config, identity).expect("start");
     let address = transport.local_address().expect("address");
     Node { transport, events, address }
 }
 
-/// A node whose waits are all longer than a test's bound: what comes to be within it was not waited for, on a machine
-/// however busy.
-fn start_patient(identity: &Identity, listen: SocketAddr) -> Node {
+/// All waits are longer than a test's bound: what comes to be within it was not waited for, on a machine however busy.
+fn patient(listen: SocketAddr) -> TransportConfig {
     let wait = 6 * BOUND;
     let (idle_timeout, dial_timeout, question_life) = (wait, wait, wait);
-    let patient = TransportConfig {
+    let (backoff_min, backoff_max, backoff_unlisted) = (wait, wait, wait);
+    TransportConfig {
         idle_timeout,
         dial_timeout,
         question_life,
-        backoff_min: wait,
-        backoff_max: wait,
-        backoff_unlisted: wait,
+        backoff_min,
+        backoff_max,
+        backoff_unlisted,
         ..config(listen)
-    };
-    let (transport, events) = Transport::start(patient, identity).expect("start");
-    let address = transport.local_address().expect("address");
-    Node { transport, events, address }
+    }
+}
+
+fn start_patient(identity: &Identity, listen: SocketAddr) -> Node {
+    start_as(patient(listen), identity)
 }
 
 fn peers(of: &[(u32, SocketAddr)]) -> BTreeMap<u32, SocketAddr> {
@@ -167,12 +172,20 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 /// Busy processors hold anybody up for longer now and then, and a rule that is broken does so each time.
 const TRIES: usize = 5;
 
+/// Whether a node that is restarted has the same key, by which its stateless resets are known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Restart {
+    SameKey,
+    AnotherKey,
+}
+
 /// How long node `restarted` takes from its second start until both ends are linked again.
-async fn link_again_after_kill(restarted: u32) -> Duration {
+async fn link_again_after_kill(restarted: u32, how: Restart) -> Duration {
     let ca = ClusterCa::create("test").expect("ca");
     let stayer_id = 3 - restarted;
+    let stayer_config = if how == Restart::SameKey { patient(any()) } else { config(any()) };
     let (identity, address) = (member(&ca, restarted), free_address());
-    let mut stayer = start_patient(&member(&ca, stayer_id), any());
+    let mut stayer = start_as(stayer_config, &member(&ca, stayer_id));
     stayer.transport.set_peers(&peers(&[(restarted, address)]));
     let of = peers(&[(stayer_id, stayer.address)]);
     let mut first = Life::begin(identity.clone(), address, of.clone());
@@ -182,6 +195,7 @@ async fn link_again_after_kill(restarted: u32) -> Duration {
     first.end();
 
     let began = Instant::now();
+    let identity = if how == Restart::SameKey { identity } else { member(&ca, restarted) };
     let mut second = Life::begin(identity, address, of);
     second.expect(Event::Up(stayer_id)).await;
     stayer.expect(&Event::Down(restarted)).await;
@@ -200,7 +214,19 @@ async fn a_killed_and_restarted_peer_is_linked_again_within_a_few_round_trips() 
         let mut took = Vec::new();
         while took.last().is_none_or(|took| *took >= AT_ONCE) {
             assert!(took.len() < TRIES, "node {restarted} back after {took:?}");
-            took.push(link_again_after_kill(restarted).await);
+            took.push(link_again_after_kill(restarted, Restart::SameKey).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_restarted_with_another_key_is_linked_again_long_before_its_old_link_times_out() {
+    let bound = config(any()).idle_timeout / 2;
+    for restarted in [1, 2] {
+        let mut took = Vec::new();
+        while took.last().is_none_or(|took| *took >= bound) {
+            assert!(took.len() < TRIES, "node {restarted} back after {took:?}");
+            took.push(link_again_after_kill(restarted, Restart::AnotherKey).await);
         }
     }
 }
