@@ -59,7 +59,8 @@ pub fn next_step(spec: &GroupSpec, conf: &ConfState, me: Incarnation, caught_up:
     let me_gone = !wanted(me.0);
     match (ready, gone) {
         (Some(new), Some(old)) => Step::Propose(swap(new, old)),
-        (Some(_), None) if me_gone => Step::HandOver,
+        // To a member that votes; where none does yet, as when an epoch begins with this replica alone, one is made first.
+        (Some(_), None) if me_gone && conf.voters.iter().any(|id| wanted(*id)) => Step::HandOver,
         (Some(new), None) => Step::Propose(simple(ConfChangeType::AddNode, new)),
         (None, Some(old)) if conf.learners.is_empty() => Step::Propose(simple(ConfChangeType::RemoveNode, old)),
         (None, None) if me_gone => Step::HandOver,
@@ -143,6 +144,16 @@ mod tests {
     fn a_group_of_one_grows_without_a_joint_phase() {
         let grow = next_step(&spec(&[1, 5], &[]), &conf(&[1], &[5], &[]), Incarnation(1), ALL);
         assert_eq!(grow, Step::Propose(simple(ConfChangeType::AddNode, 5)));
+    }
+
+    #[test]
+    fn a_leader_that_votes_alone_and_has_to_go_makes_a_voter_before_it_hands_over() {
+        let (want, me) = (spec(&[2, 3], &[1]), Incarnation(1));
+        let grow = next_step(&want, &conf(&[1], &[2, 3], &[]), me, ALL);
+        assert_eq!(grow, Step::Propose(simple(ConfChangeType::AddNode, 2)));
+        assert_eq!(next_step(&want, &conf(&[1, 2], &[3], &[]), me, ALL), Step::HandOver);
+        let follows = next_step(&want, &conf(&[1, 2], &[3], &[]), Incarnation(2), ALL);
+        assert_eq!(follows, Step::Propose(swap(3, 1)));
     }
 
     #[test]

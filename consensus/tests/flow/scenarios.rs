@@ -448,6 +448,21 @@ fn a_sealed_replica_neither_votes_nor_moves() {
 }
 
 #[test]
+fn a_replica_that_votes_alone_hands_over_to_members_that_it_is_not_one_of() {
+    for seed in 0..5 {
+        let mut cluster = settled(seed, 4, 1, 1);
+        let old = incarnation(&cluster, 0);
+        let members = (1..4).map(|id| incarnation(&cluster, id)).collect();
+        let spec = cluster.specs.get_mut(&G).expect("listed");
+        assert_eq!(std::mem::replace(&mut spec.members, members), [old]);
+        spec.leaving = vec![old];
+        cluster.publish();
+        assert!(cluster.run_until(6_000 * MS, Cluster::all_redundant), "seed {seed}: {:?}", cluster.status(0, G));
+        cluster.assert_nothing_lost();
+    }
+}
+
+#[test]
 fn a_group_grows_and_shrinks_with_its_specification() {
     let mut cluster = settled(14, 5, 1, 3);
     let ids: Vec<Incarnation> = (0..5).map(|id| incarnation(&cluster, id)).collect();
