@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::Ipv4Addr;
 
 use bytes::Bytes;
-use consensus::flow_groups::Role;
+use consensus::flow_groups::{GroupStatus, Role};
 use consensus::storage::memory::MemoryStore;
 use consensus::storage::{ClusterId, LogStore};
 use control::registry::{FOUNDER_RAFT_ID, Founder};
@@ -334,7 +334,7 @@ impl World {
         }
         let state = self.newest();
         let wanted = usize::try_from(state.settings().replicas).unwrap_or(usize::MAX).min(self.nodes.len());
-        let statuses: BTreeMap<NodeId, _> = self
+        let statuses: BTreeMap<NodeId, Vec<GroupStatus>> = self
             .nodes
             .iter()
             .filter_map(|(id, n)| Some((*id, n.flow.as_ref()?.status(n.local(self.now_ns).ns))))
@@ -354,7 +354,10 @@ impl World {
         for (id, shard) in state.shards() {
             let members: BTreeSet<u64> = shard.members.iter().map(|life| life.0).collect();
             if shard.origin == Origin::Unplaced || members.len() < wanted || !shard.leaving.is_empty() {
-                return Some(format!("shard {id} has members {members:?}, leaving {:?}", shard.leaving));
+                let seen = |group: &GroupStatus| group.group.0 == u32::from(id.0);
+                let seen = |groups: &Vec<GroupStatus>| groups.iter().find(|group| seen(group)).cloned();
+                let seen: Vec<_> = statuses.iter().map(|(node, groups)| (node, seen(groups))).collect();
+                return Some(format!("shard {id} is {shard:?}, and on nodes {seen:?}"));
             }
             for life in &shard.members {
                 let node = state.registry().node_of(*life);
