@@ -1,5 +1,6 @@
 //! Measurements of qnat as a user runs it, beside the kernel's own NAT. Never part of the product.
 
+pub mod control;
 pub mod engine;
 pub mod flows;
 pub mod hold;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use qnat_bench::{engine, flows, hold, malformed, report};
+use qnat_bench::{control, engine, flows, hold, malformed, report};
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Measurements of qnat as a user runs it; needs root, nft and the qnat executable")]
@@ -22,6 +22,8 @@ enum Command {
     Malformed(malformed::Args),
     /// The engine alone: packets of known flows, new flows, memory. Needs no root.
     Engine(engine::Args),
+    /// What the control thread does at once in the largest cluster. Needs no root.
+    Control(control::Args),
     /// Tables of stored results.
     Report(report::Args),
 }
@@ -32,6 +34,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Flows(args) => flows::run(&args)?,
         Command::Malformed(args) => malformed::run(&args)?,
         Command::Engine(args) => engine::run(&args)?,
+        Command::Control(args) => control::run(&args)?,
         Command::Report(args) => report::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -16,7 +16,7 @@ use engine::ids::{Incarnation, LeaseWord, NodeId, ShardId, Side, VnetId};
 use engine::soundings::Passing;
 use engine::wire::FrameMeta;
 use engine::worker::Worker;
-use qnat::member::control_member::{ControlMember, ControlOut, Identity, Now};
+use qnat::member::control_member::{ControlMember, ControlOut, Identity, Job, Now};
 use qnat::member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
 use qnat::member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN};
 use qnat::member::view::View;
@@ -110,6 +110,8 @@ pub(super) struct Node {
     ambush: Ambush,
     control_in: Ring<(NodeId, u32, Bytes)>,
     duties: Ring<ControlDuty>,
+    /// Walks over the control state, on a thread of their own.
+    jobs: Ring<Box<Job>>,
     flow_in: Ring<ToFlow>,
     inputs: Ring<WorkerInput>,
     outputs: Ring<WorkerOutput>,
@@ -169,6 +171,7 @@ impl Node {
             ambush: Ambush::default(),
             control_in: Ring::new(),
             duties: Ring::new(),
+            jobs: Ring::new(),
             flow_in: Ring::new(),
             inputs: Ring::new(),
             outputs: Ring::new(),
@@ -305,6 +308,10 @@ impl Node {
             self.control.handle_duty(now, duty);
             busy = true;
         }
+        if let Some(job) = self.jobs.pop(now_ns) {
+            self.control.finish(now, job.run());
+            busy = true;
+        }
         if now_ns >= self.next_control_ns {
             self.next_control_ns = now_ns + CONTROL_TICK_NS;
             self.control.tick(now);
@@ -324,6 +331,11 @@ impl Node {
                         let ready = self.ready(now_ns);
                         self.flow_in.push(ready, ToFlow::View(view, me));
                     }
+                }
+                ControlOut::Job(job) => {
+                    // A moment, or as long as in the largest clusters.
+                    let longest = if self.schedule.random_bool(0.2) { 500 * MS } else { 5 * MS };
+                    self.jobs.push(now_ns + self.schedule.random_range(0..longest), job);
                 }
                 ControlOut::Registered(_)
                 | ControlOut::Done { .. }

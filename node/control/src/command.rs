@@ -207,7 +207,7 @@ pub struct PortLoad {
 }
 
 /// Most blocks of one report of fences: what a frontend can have.
-pub const RECLAIMS_MAX: usize = 8_192;
+pub const RECLAIMS_MAX: usize = 2_048;
 
 /// The replicas of a shard that vote, are heard and have what is committed, as its owner measured it.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -260,6 +260,28 @@ impl Command {
 }
 
 impl CommandBody {
+    /// About what it costs to apply it, in blocks of ports that change hands; a part of a configuration costs its length.
+    /// Says nothing of those that settle all leases.
+    #[must_use]
+    pub const fn weight(&self) -> usize {
+        const ANY: usize = 16;
+        const PART_BYTES_PER_BLOCK: usize = 512;
+        if let Self::ReclaimComplete { blocks, .. } = self {
+            ANY + blocks.len()
+        } else if let Self::ConfigurePart { bytes, .. } = self {
+            ANY + bytes.len() / PART_BYTES_PER_BLOCK
+        } else {
+            ANY
+        }
+    }
+
+    /// Whether it may change any part of the state, so that to apply it is a walk over all of it. All others cost what they
+    /// change.
+    #[must_use]
+    pub const fn settles(&self) -> bool {
+        matches!(self, Self::Configure(_) | Self::ConfigureCommit { .. } | Self::RetireFrontend { .. })
+    }
+
     /// A short name, for logs and events.
     #[must_use]
     pub fn name(&self) -> &'static str {

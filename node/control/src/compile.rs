@@ -19,7 +19,7 @@ use crate::resource::{Filtering, OnReclaim, Profile, Settings, Sharing};
 use crate::state::State;
 
 /// Compiles one version after the other for one node, and shares with the one before what no entry between them touched.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Compiler {
     me: NodeId,
     last: Option<Arc<Snapshot>>,

@@ -5,6 +5,7 @@ use engine::ids::{Incarnation, NodeId, ShardId};
 
 use crate::allocation::{Backend, Declared};
 use crate::concern::{Concern, Severity, Subject, What};
+use crate::places::blocks_on;
 use crate::resource::Outside;
 use crate::shards::{Origin, Shard};
 use crate::state::State;
@@ -123,7 +124,11 @@ pub(crate) fn backend_concern(state: &State, backend: &Backend, drains: bool) ->
         let why = "its old blocks must drain before it is bound to another frontend";
         return Some(Concern::warning(subject(), What::PortsMissing, why, "wait until they have drained"));
     }
-    let waiting = state.allocation.drains.keys().any(|block| backend.frontend.is_none_or(|f| f == block.frontend));
+    let drains = &state.allocation.drains;
+    let waiting = match backend.frontend {
+        Some(frontend) => drains.range(blocks_on(frontend)).next().is_some(),
+        None => !drains.is_empty(),
+    };
     let short = |why: &str, remedy: &str| Some(Concern::warning(subject(), What::PortsMissing, why, remedy));
     match waiting {
         true => short("its frontends have no room until other blocks have drained", "wait until they have drained"),

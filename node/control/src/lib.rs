@@ -16,6 +16,7 @@ pub mod command;
 pub mod compile;
 pub mod concern;
 pub mod config;
+mod configure;
 mod lacks;
 pub mod limits;
 pub mod outcome;

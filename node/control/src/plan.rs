@@ -203,10 +203,11 @@ fn tiers(old: &Desired, new: &Desired, into: &mut Vec<Change>) {
 }
 
 fn leases(before: &State, after: &State, into: &mut Vec<Change>) {
+    let mut begun = draining(before, after);
     for (id, new) in &after.allocation.backends {
         let old = before.allocation.backends.get(id);
         let (from, to) = (old.map_or(0, Backend::ports), new.ports());
-        let drains = draining(before, after, *id);
+        let drains = begun.remove(id).unwrap_or_default();
         let waits = new.declared == Declared::Yes && to < new.grant;
         if from == to && drains.is_empty() && !(waits && old.is_none_or(|o| o.grant != new.grant)) {
             continue;
@@ -267,11 +268,13 @@ fn lies_in(inner: &PortBlock, outer: &PortBlock) -> bool {
     inner.frontend == outer.frontend && inner.start >= outer.start && end(inner) <= end(outer)
 }
 
-/// Blocks of a backend that begin to drain, as `address:first-last`.
-fn draining(before: &State, after: &State, backend: BackendId) -> Vec<String> {
-    let shown = |(block, _): (&PortBlock, &Drain)| {
+/// Blocks that begin to drain, as `address:first-last`, by backend.
+fn draining(before: &State, after: &State) -> BTreeMap<BackendId, Vec<String>> {
+    let mut begun: BTreeMap<BackendId, Vec<String>> = BTreeMap::new();
+    for (block, drain) in taken(before, after) {
         let ip = after.allocation.frontends.get(&block.frontend).map(|f| f.ip.to_string()).unwrap_or_default();
-        format!("{ip}:{}-{}", block.start, block.start + (block.len - 1))
-    };
-    taken(before, after).filter(|(_, drain)| drain.backend == backend).map(shown).collect()
+        let shown = format!("{ip}:{}-{}", block.start, block.start + (block.len - 1));
+        begun.entry(drain.backend).or_default().push(shown);
+    }
+    begun
 }

@@ -3,12 +3,14 @@
 //! Comes to the same as `Allocation::settle` would (checked by `State::check`), without its walk over all backends. Called
 //! by `apply` for reports of fences.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId};
 
 use crate::allocation::{Allocation, Declared, Grant, Settle, Tally};
 use crate::outcome::{Refusal, refuse};
+use crate::resource::PoolRef;
 
 impl Allocation {
     /// Fences of these blocks were committed: the ports of those that still drain under exactly that index are free (F5).
@@ -54,20 +56,23 @@ impl Allocation {
     /// served only by the frontends that were touched, since nothing has changed elsewhere.
     fn serve_waiting(&mut self, with: &Settle<'_>, freed: &BTreeSet<BackendId>, touched: &mut BTreeSet<FrontendId>) {
         let declared = self.frontends_by_address();
-        let grant_of = |allocation: &Self, id: BackendId| -> Option<Grant> {
-            let backend = &allocation.backends[&id];
-            let (balancer, rule) = with.desired.rule_of(backend.pool.as_ref()?)?;
-            Some(Grant::of(with.desired, balancer, rule, backend.grant, &declared))
-        };
-        let mut served: Vec<(BackendId, Grant)> = Vec::new();
+        // All of a pool have the same.
+        let mut grants: BTreeMap<&PoolRef, Option<Rc<Grant>>> = BTreeMap::new();
+        let mut served: Vec<(BackendId, Rc<Grant>)> = Vec::new();
         for id in self.places.waiting() {
-            let Some(grant) = grant_of(self, id) else { continue };
-            let near = match self.backends[&id].frontend {
+            let backend = &self.backends[&id];
+            let Some(pool) = &backend.pool else { continue };
+            let grant = grants.entry(pool).or_insert_with(|| {
+                let (balancer, rule) = with.desired.rule_of(pool)?;
+                Some(Rc::new(Grant::of(with.desired, balancer, rule, backend.grant, &declared)))
+            });
+            let Some(grant) = grant else { continue };
+            let near = match backend.frontend {
                 Some(frontend) => touched.contains(&frontend),
                 None => freed.contains(&id) || grant.frontends.iter().any(|frontend| touched.contains(frontend)),
             };
             if near {
-                served.push((id, grant));
+                served.push((id, Rc::clone(grant)));
             }
         }
         let mut tally = Tally::default();

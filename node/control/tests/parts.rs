@@ -8,7 +8,8 @@ use std::net::Ipv4Addr;
 use engine::ids::{ControlIndex, Mac};
 use qnat_control::command::{Command, CommandBody, Configure, PortLoad};
 use qnat_control::limits::{
-    COMMAND_LEN_MAX, CONFIGURATION_LEN_MAX, FILE_LEN_MAX, HINTS_MAX, PART_LEN_MAX, PARTS_MAX, STATE_LEN_MAX,
+    BACKENDS_MAX, COMMAND_LEN_MAX, CONFIGURATION_LEN_MAX, FILE_LEN_MAX, HINTS_MAX, PART_LEN_MAX, PARTS_MAX,
+    STATE_LEN_MAX,
 };
 use qnat_control::outcome::Outcome;
 use qnat_control::parts::{Cut, ENTRIES_MAX};
@@ -28,25 +29,25 @@ fn name(kind: &str, n: usize) -> String {
     format!("{kind}{}{number}", "x".repeat(NAME_LEN_MAX - kind.len() - number.len()))
 }
 
-/// The longest configuration that the limits allow, or nearly: some fields are longest only where others are not.
-fn largest() -> Desired {
+/// The longest configuration that the limits allow, or nearly: some fields are longest only where others are not. Inside
+/// addresses begin with the octet `first`.
+fn largest(first: u8) -> Desired {
+    let inside = u32::from(first) << 24;
     let mut all = desired(1, 0);
     let rule = all.load_balancers["lb1"].outbound_rules["out"].clone();
     all.load_balancers.clear();
     all.public_ips.clear();
     all.virtual_networks.clear();
     // Subnets of /22, four in each network.
-    let subnet = |n: usize| Prefix {
-        network: Ipv4Addr::from_bits(0x0a00_0000 + (u32::try_from(n).expect("few") << 10)),
-        len: 22,
-    };
+    let subnet =
+        |n: usize| Prefix { network: Ipv4Addr::from_bits(inside + (u32::try_from(n).expect("few") << 10)), len: 22 };
     for n in 0..VIRTUAL_NETWORKS_MAX {
         let each = SUBNETS_MAX / VIRTUAL_NETWORKS_MAX;
         let subnets = (n * each..(n + 1) * each).map(|at| {
             let prefix = subnet(at);
             (name("s", at), Subnet { prefix, gateway: Ipv4Addr::from_bits(prefix.network.to_bits() + 1) })
         });
-        let whole = Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 8 };
+        let whole = Prefix { network: Ipv4Addr::from_bits(inside), len: 8 };
         let network = VirtualNetwork { address_space: vec![whole; ADDRESS_SPACE_MAX], subnets: subnets.collect() };
         all.virtual_networks.insert(name("v", n), network);
     }
@@ -178,7 +179,7 @@ fn why(outcome: Outcome) -> String {
 
 #[test]
 fn the_largest_configuration_is_read_cut_and_applied() {
-    let all = largest();
+    let all = largest(10);
     assert!(issues(&all).is_empty(), "{:?}", issues(&all).first());
     let text = file(&all);
     assert!(text.len() <= FILE_LEN_MAX / 2, "{} octets, of which as many again may be comments", text.len());
@@ -219,9 +220,18 @@ fn the_largest_configuration_is_read_cut_and_applied() {
     assert!(longest <= COMMAND_LEN_MAX + codec::HEADER_LEN && longest > PART_LEN_MAX);
     assert_eq!(state.desired(), &all);
     assert!(state.allocation().backends.values().all(|backend| backend.ports() == 64));
+    // Others in the place of all: as many on their way out as there may be; with any others they would be too many.
+    let mut replace = |state: &mut qnat_control::State, first: u8| {
+        index += 1;
+        let body = configure(&largest(first), vec![]);
+        state.apply(index, &Command { key: u128::from(index).to_le_bytes(), stamped_unix_ms: 1, draw: 7, body })
+    };
+    assert!(replace(&mut state, 11).is_applied());
+    assert_eq!(state.allocation().backends.len(), BACKENDS_MAX);
     let stored = state.encode().expect("below the limit");
     println!("state of {} of {STATE_LEN_MAX} octets", stored.len());
     assert!(stored.len() <= STATE_LEN_MAX);
+    assert!(why(replace(&mut state, 12)).contains("on their way out are too many"));
 }
 
 #[test]

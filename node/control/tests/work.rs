@@ -3,12 +3,10 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use engine::ids::{ControlIndex, NodeId, PortBlock, ShardId};
-use qnat_control::command::{Command, CommandBody};
+use qnat_control::command::CommandBody;
 use qnat_control::compile::{self, Compiler};
-use qnat_control::port_log::PortLog;
 use qnat_control::resource::{Desired, LoadBalancer, PoolRef, PublicIp};
 use support::{Cluster, configure, desired, public};
 
@@ -120,57 +118,4 @@ fn who_gets_what_has_become_free_is_compiled_anew_and_nobody_else() {
     assert_eq!(served, 5, "one for each block");
     assert_eq!(compiler.work().changed - work.changed, u64::try_from(served).expect("few"));
     assert!(after.backends.parts_apart_from(&before.backends) <= served);
-}
-
-/// What the control thread does for each entry but raft and the disk: `cargo test --release -p qnat-control --test work --
-/// --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-#[expect(clippy::disallowed_methods, reason = "it measures time, which the crate itself must not see")]
-fn cost_of_removing_a_pool_of_a_thousand_among_thirty_two() {
-    let mut cluster = Cluster::running(3);
-    let all = of_pools(32, 1_000, 2);
-    // Larger than one entry may be.
-    cluster.index += 1;
-    let first = Command { key: [1; 16], stamped_unix_ms: 1, draw: 1, body: configure(&all, vec![]) };
-    assert!(cluster.state.apply(cluster.index, &first).is_applied());
-    let (mut compiler, mut log) = (Compiler::new(NodeId(1)), PortLog::default());
-    log.restart(&cluster.state);
-    let took = |what: &str, from: Instant| println!("{what}: {:.2?}", from.elapsed());
-    let from = Instant::now();
-    let whole = compiler.snapshot(&cluster.state);
-    took("compiled whole", from);
-    println!("{} backends", whole.backends.len());
-    let from = Instant::now();
-    let bytes = cluster.state.encode().expect("below the limit");
-    took("state encoded", from);
-    println!("{} bytes", bytes.len());
-
-    let mut steps: Vec<(&str, Duration)> = Vec::new();
-    let mut run = |cluster: &mut Cluster, what: &'static str, body: CommandBody| {
-        cluster.index += 1;
-        let key = u128::from(cluster.index).to_le_bytes();
-        let command = Command { key, stamped_unix_ms: 1, draw: 1, body };
-        let from = Instant::now();
-        assert!(cluster.state.apply(cluster.index, &command).is_applied());
-        let applied = from.elapsed();
-        drop(log.follow(&cluster.state));
-        let logged = from.elapsed() - applied;
-        drop(compiler.snapshot(&cluster.state));
-        steps.push((what, from.elapsed()));
-        if what == "configure" {
-            println!("configure: applied in {applied:.2?}, log of ports {logged:.2?}");
-        }
-    };
-    run(&mut cluster, "configure", configure(&without_the_first(all), vec![]));
-    // As many as an owner reports if its backends end one after the other.
-    for report in reports(&cluster, 1) {
-        run(&mut cluster, "report", report);
-    }
-    (0..100).for_each(|_| run(&mut cluster, "noop", CommandBody::Noop));
-    for what in ["configure", "report", "noop"] {
-        let of = || steps.iter().filter(|(of, _)| *of == what).map(|(_, took)| *took);
-        let (sum, longest) = (of().sum::<Duration>(), of().max().unwrap_or_default());
-        println!("{what}: {} steps, {sum:.2?} in all, longest {longest:.2?}", of().count());
-    }
 }

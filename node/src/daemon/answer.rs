@@ -14,8 +14,10 @@ use control::command::CommandBody;
 use control::concern::Concern;
 use control::config::Emptiness;
 use control::outcome::Outcome;
+use control::parts::Cut;
 use control::registry::Standing;
-use control::view::{BackendView, FrontendView};
+use control::state::State;
+use control::view::{self, BackendView};
 use engine::counters::Counters;
 use engine::event::DropReason;
 use engine::histogram::Histogram;
@@ -30,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::ask::Peers;
 use super::concerns::{Alarms, Facts, Losses, Memory, collect};
-use super::control_actor::{AskControl, ControlActor, ControlReport, EncodeState, Get, Submit, now};
+use super::control_actor::{AskControl, ControlActor, ControlReport, ReadState, Submit, now};
 use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
 use super::guard_keeper::GuardDesk;
 use super::machine::Machine;
@@ -121,7 +123,7 @@ impl Answerer {
             Request::Flows { shard, limit } => value(self.flow_list(shard.map(ShardId), limit).await),
             Request::Ports => value(self.ports().await),
             Request::PortLoads { shard, pieces } => value(self.port_loads(ShardId(shard), &pieces).await),
-            Request::Get { kind } => self.control.send(Get(kind)).await.map_err(gone),
+            Request::Get { kind } => self.resources(kind).await,
             Request::Apply { file, text, dry_run, allow_empty } => {
                 let emptiness = if allow_empty { Emptiness::Meant } else { Emptiness::Refused };
                 value(self.apply((file, text), dry_run, emptiness).await)
@@ -158,7 +160,7 @@ impl Answerer {
     /// For a backup (N6): what this member has applied, which may lag behind the leader by a moment.
     async fn state(&self) -> Result<StateBytes, Failure> {
         let failed = |error: CodecError| Failure { status: 500, problems: vec![error.to_string()] };
-        let state = self.control.send(EncodeState).await.map_err(gone)?.map_err(failed)?;
+        let state = self.of_state(State::encode).await?.map_err(failed)?;
         Ok(StateBytes { cluster: self.cluster.clone(), node: self.node, state: BASE64_STANDARD.encode(state) })
     }
 
@@ -186,6 +188,26 @@ impl Answerer {
         self.commit(CommandBody::RemoveNode { node, incarnation }).await
     }
 
+    /// What `walk` makes of the control state, on a thread that may take its time.
+    pub(super) async fn of_state<T: Send + 'static>(
+        &self,
+        walk: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let state = self.control.send(ReadState).await.map_err(gone)?;
+        tokio::task::spawn_blocking(move || walk(&state)).await.map_err(gone)
+    }
+
+    async fn resources(&self, kind: ResourceKind) -> Result<Value, Failure> {
+        let shown = move |state: &State| match kind {
+            ResourceKind::Nodes => serde_json::to_value(view::nodes(state)),
+            ResourceKind::Shards => serde_json::to_value(view::shards(state)),
+            ResourceKind::Backends => serde_json::to_value(view::backends(state)),
+            ResourceKind::Frontends => serde_json::to_value(view::frontends(state)),
+            ResourceKind::Pools => serde_json::to_value(view::pools(state)),
+        };
+        Ok(self.of_state(shown).await?.unwrap_or(Value::Null))
+    }
+
     /// By which configuration the worker judges.
     pub(super) async fn loaded(&self) -> Result<Loaded, Failure> {
         let report = self.flows.send(AskFlows).await.map_err(gone)?.report;
@@ -197,8 +219,12 @@ impl Answerer {
     /// # Errors
     /// With what the log refused, or that it did not answer.
     pub async fn commit(&self, body: CommandBody) -> Result<Done, Failure> {
+        self.commit_cut(Cut::Whole(body)).await
+    }
+
+    pub(super) async fn commit_cut(&self, command: Cut) -> Result<Done, Failure> {
         let (reply, outcome) = oneshot::channel();
-        self.control.send(Submit { body, reply }).await.map_err(gone)?;
+        self.control.send(Submit { command, reply }).await.map_err(gone)?;
         match outcome.await.map_err(gone)? {
             Ok(Outcome::Applied { index, .. }) => Ok(Done { committed: Some(index.0) }),
             Ok(Outcome::Refused { why, remedy }) => Err(Failure { status: 409, problems: vec![why, remedy] }),
@@ -229,8 +255,7 @@ impl Answerer {
     /// If the control half or the worker does not answer.
     pub async fn ports(&self) -> Result<Ports, Failure> {
         let used = self.ask(|reply| Query::Ports { reply }).await?;
-        let backends = self.control.send(Get(ResourceKind::Backends)).await.map_err(gone)?;
-        let backends: Vec<BackendView> = serde_json::from_value(backends).map_err(gone)?;
+        let backends = self.of_state(view::backends).await?;
         let row = |backend: BackendView| {
             let usage = used.iter().find(|view| view.backend.0 == backend.backend);
             BackendPorts {
@@ -255,8 +280,7 @@ impl Answerer {
         let files = self.log_files.clone();
         let searched = tokio::task::spawn_blocking(move || who(&files, question)).await.map_err(gone)?;
         let failed = |error: std::io::Error| Failure { status: 500, problems: vec![format!("nat_log.path: {error}")] };
-        let frontends = self.control.send(Get(ResourceKind::Frontends)).await.map_err(gone)?;
-        let frontends: Vec<FrontendView> = serde_json::from_value(frontends).map_err(gone)?;
+        let frontends = self.of_state(view::frontends).await?;
         let public = frontends.iter().any(|frontend| frontend.address == question.ip);
         Ok(Who { node: self.node, public, ..searched.map_err(failed)? })
     }

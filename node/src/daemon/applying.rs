@@ -5,21 +5,35 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use control::command::{CommandBody, PortLoad};
+use control::codec::CodecError;
+use control::command::{Configure, PortLoad};
 use control::config::{self, Emptiness};
+use control::parts::Cut;
+use control::plan;
+use control::resource::Desired;
+use control::state::State;
 use engine::ids::{FrontendId, PortBlock, ShardId};
 use futures_util::future::join_all;
 
 use super::answer::{Answerer, gone};
-use super::control_actor::{PlanApply, Planned};
 use super::questions::Query;
 use super::request::{DryRun, Failure, Request};
-use crate::answers::{Applied, PortLoads};
+use crate::answers::{Applied, PortLoads, Refusal};
 
 /// How long a shard may take to count (D4).
 const COUNT_WAIT: Duration = Duration::from_millis(200);
 /// Pieces that one question names: its frame stays far below the longest.
 const PIECES_PER_QUESTION: usize = 16_384;
+
+/// How a configuration would be brought about.
+struct Planned {
+    /// What to commit.
+    configure: Box<Configure>,
+    /// What to answer.
+    answer: Applied,
+    /// Where live flows decide what goes.
+    pieces: BTreeMap<ShardId, Vec<PortBlock>>,
+}
 
 impl Answerer {
     pub(super) async fn apply(
@@ -34,8 +48,7 @@ impl Answerer {
             .await
             .map_err(gone)?
             .map_err(|errors| Failure { status: 422, problems: errors.iter().map(ToString::to_string).collect() })?;
-        let plan =
-            async |desired, hints| self.control.send(PlanApply { desired, hints, dry_run }).await.map_err(gone)?;
+        let plan = async |desired, hints| self.of_state(move |state| planned(state, desired, hints, dry_run)).await?;
         let mut planned: Planned = plan(desired, Vec::new()).await?;
         if !planned.pieces.is_empty() {
             let (hints, uncounted) = self.count_flows(std::mem::take(&mut planned.pieces)).await?;
@@ -44,7 +57,9 @@ impl Answerer {
         }
         let Planned { configure, mut answer, .. } = planned;
         if dry_run == DryRun::No {
-            let index = self.commit(CommandBody::Configure(configure)).await?.committed.unwrap_or(0);
+            let cut = tokio::task::spawn_blocking(|| Cut::of(configure)).await.map_err(gone)?;
+            let too_long = |error: CodecError| Failure { status: 422, problems: vec![error.to_string()] };
+            let index = self.commit_cut(cut.map_err(too_long)?).await?.committed.unwrap_or(0);
             answer.committed = Some(index);
             answer.programmed = Some(self.programmed(index).await);
         }
@@ -100,4 +115,23 @@ impl Answerer {
         let flows = self.ask(|reply| Query::Loads { shard, blocks, reply }).await?;
         Ok(PortLoads { flows })
     }
+}
+
+/// What `desired` would change, with live flows per piece of port space to choose the halves that drain (D4). For a dry run a
+/// refused plan is shown, not an error.
+fn planned(state: &State, desired: Box<Desired>, hints: Vec<PortLoad>, dry_run: DryRun) -> Result<Planned, Failure> {
+    let plan = plan::diff_with(state, &desired, &hints);
+    if let (Some((why, remedy)), DryRun::No) = (&plan.refused, dry_run) {
+        return Err(Failure { status: 422, problems: vec![why.clone(), remedy.clone()] });
+    }
+    let refusal = plan.refused.map(|(why, remedy)| Refusal { why, remedy });
+    let answer = Applied {
+        changes: plan.changes,
+        refused: refusal,
+        flows_taken: (!plan.pieces.is_empty()).then_some(plan.flows_taken),
+        uncounted_shards: plan.uncounted.iter().map(|shard| shard.0).collect(),
+        ..Applied::default()
+    };
+    let configure = Box::new(Configure { desired: *desired, base_hash: Some(plan.hash), hints });
+    Ok(Planned { configure, answer, pieces: plan.pieces })
 }

@@ -7,24 +7,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use actix::prelude::*;
 use bytes::Bytes;
 use consensus::storage::sled::SledStore;
-use control::codec::CodecError;
-use control::command::{CommandBody, Configure, PortLoad};
 use control::outcome::Outcome;
-use control::resource::Desired;
-use control::{plan, view};
-use engine::ids::{Incarnation, NodeId, PortBlock, ShardId};
+use control::parts::Cut;
+use control::state::State;
+use control::view;
+use engine::ids::{Incarnation, NodeId};
 use netio::boottime::now_ns;
 use netio::pulse::Pulse;
 use netio::quic::Transport;
-use serde_json::Value;
 use tokio::sync::oneshot;
 
+use super::clerk::Clerk;
 use super::flow_actor::{Begin, FlowActor, NewView};
 use super::guard_keeper::GuardDesk;
-use super::request::{DryRun, Failure, ResourceKind};
 use super::room::Taken;
-use crate::answers::{Applied, Refusal};
-use crate::member::control_member::{ControlMember, ControlOut, NotDone, Now};
+use crate::member::control_member::{ControlMember, ControlOut, Finished, NotDone, Now};
 use crate::member::flow_member::ControlDuty;
 use crate::member::frame::CHANNEL_CONTROL;
 use crate::member::view::View;
@@ -40,6 +37,8 @@ pub struct ControlActor {
     journal: Journal,
     pulse: Pulse,
     guard: GuardDesk,
+    clerk: Clerk,
+    me: Recipient<JobDone>,
     flows: Option<Addr<FlowActor>>,
     view: Option<Arc<View>>,
     begun: bool,
@@ -91,43 +90,20 @@ pub struct Meet(pub Addr<FlowActor>);
 #[rtype(result = "()")]
 pub struct Submit {
     /// The command.
-    pub body: CommandBody,
+    pub command: Cut,
     /// Where its outcome goes.
     pub reply: oneshot::Sender<Result<Outcome, NotDone>>,
 }
 
-/// What would a configuration change?
+/// A job of the member is done.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Planned, Failure>")]
-pub struct PlanApply {
-    /// The configuration.
-    pub desired: Box<Desired>,
-    /// Live flows per piece of port space, to choose the halves that drain (D4).
-    pub hints: Vec<PortLoad>,
-    /// For a dry run a refused plan is shown, not an error.
-    pub dry_run: DryRun,
-}
+#[rtype(result = "()")]
+pub struct JobDone(pub Finished);
 
-/// How a configuration would be brought about.
-#[derive(Debug)]
-pub struct Planned {
-    /// What to commit.
-    pub configure: Box<Configure>,
-    /// What to answer.
-    pub answer: Applied,
-    /// Where live flows decide what goes.
-    pub pieces: BTreeMap<ShardId, Vec<PortBlock>>,
-}
-
-/// Resources by kind.
+/// The control state, to be read on another thread and given back soon.
 #[derive(Debug, Message)]
-#[rtype(result = "Value")]
-pub struct Get(pub ResourceKind);
-
-/// The control state, encoded.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<u8>, CodecError>")]
-pub struct EncodeState;
+#[rtype(result = "Arc<State>")]
+pub struct ReadState;
 
 /// What the control half knows, for status.
 #[derive(Debug, Message)]
@@ -172,9 +148,10 @@ impl ControlActor {
         transport: Transport,
         journal: Journal,
         (pulse, guard): (Pulse, GuardDesk),
+        (clerk, me): (Clerk, Recipient<JobDone>),
     ) -> Self {
         let (flows, view, begun, tickets, waiting) = (None, None, false, 0, BTreeMap::new());
-        Self { member, transport, journal, pulse, guard, flows, view, begun, tickets, waiting }
+        Self { member, transport, journal, pulse, guard, clerk, me, flows, view, begun, tickets, waiting }
     }
 
     fn settle(&mut self) {
@@ -193,6 +170,7 @@ impl ControlActor {
                     self.guard.configure(Arc::clone(&view.snapshot));
                     self.view = Some(view);
                 }
+                ControlOut::Job(job) => self.clerk.have_done(job, self.me.clone()),
                 ControlOut::Registered(_) => {}
                 ControlOut::Ports(batch) => self.journal.note(batch),
                 ControlOut::Done { ticket, result } => {
@@ -291,57 +269,30 @@ impl Handler<Meet> for ControlActor {
 impl Handler<Submit> for ControlActor {
     type Result = ();
 
-    fn handle(&mut self, Submit { body, reply }: Submit, _: &mut Self::Context) {
+    fn handle(&mut self, Submit { command, reply }: Submit, _: &mut Self::Context) {
         self.tickets += 1;
         self.waiting.insert(self.tickets, reply);
-        self.member.submit(now(), self.tickets, body);
+        self.member.submit_cut(now(), self.tickets, command);
         self.settle();
     }
 }
 
-impl Handler<PlanApply> for ControlActor {
-    type Result = Result<Planned, Failure>;
+impl Handler<JobDone> for ControlActor {
+    type Result = ();
 
-    fn handle(&mut self, PlanApply { desired, hints, dry_run }: PlanApply, _: &mut Self::Context) -> Self::Result {
-        let refused = |problems: Vec<String>| Failure { status: 422, problems };
-        let plan = plan::diff_with(self.member.state(), &desired, &hints);
-        if let (Some((why, remedy)), DryRun::No) = (&plan.refused, dry_run) {
-            return Err(refused(vec![why.clone(), remedy.clone()]));
+    fn handle(&mut self, JobDone(finished): JobDone, _: &mut Self::Context) {
+        if let Some(left) = self.member.finish(now(), finished) {
+            self.clerk.free(left);
         }
-        let refusal = plan.refused.map(|(why, remedy)| Refusal { why, remedy });
-        let answer = Applied {
-            changes: plan.changes,
-            refused: refusal,
-            flows_taken: (!plan.pieces.is_empty()).then_some(plan.flows_taken),
-            uncounted_shards: plan.uncounted.iter().map(|shard| shard.0).collect(),
-            ..Applied::default()
-        };
-        let configure = Box::new(Configure { desired: *desired, base_hash: Some(plan.hash), hints });
-        Ok(Planned { configure, answer, pieces: plan.pieces })
+        self.settle();
     }
 }
 
-impl Handler<Get> for ControlActor {
-    type Result = MessageResult<Get>;
+impl Handler<ReadState> for ControlActor {
+    type Result = MessageResult<ReadState>;
 
-    fn handle(&mut self, Get(kind): Get, _: &mut Self::Context) -> Self::Result {
-        let state = self.member.state();
-        let value = match kind {
-            ResourceKind::Nodes => serde_json::to_value(view::nodes(state)),
-            ResourceKind::Shards => serde_json::to_value(view::shards(state)),
-            ResourceKind::Backends => serde_json::to_value(view::backends(state)),
-            ResourceKind::Frontends => serde_json::to_value(view::frontends(state)),
-            ResourceKind::Pools => serde_json::to_value(view::pools(state)),
-        };
-        MessageResult(value.unwrap_or(Value::Null))
-    }
-}
-
-impl Handler<EncodeState> for ControlActor {
-    type Result = MessageResult<EncodeState>;
-
-    fn handle(&mut self, _: EncodeState, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.member.state().encode())
+    fn handle(&mut self, _: ReadState, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.member.shared_state())
     }
 }
 

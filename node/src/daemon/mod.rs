@@ -8,6 +8,7 @@ pub mod answer;
 mod applying;
 pub mod ask;
 pub mod backup;
+pub mod clerk;
 pub mod concerns;
 pub mod config;
 pub mod control_actor;

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix::{Actor, Arbiter, System};
+use actix::{Actor, Arbiter, AsyncContext as _, System};
 use anyhow::{Context, Result, anyhow, ensure};
 use consensus::control_group::ControlTiming;
 use control::concern::{Concern, Subject, What};
@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::answer::Answerer;
 use super::ask::Peers;
+use super::clerk::Clerk;
 use super::concerns::{Alarms, Losses, Memory};
 use super::config::{Guard as GuardMode, NodeConfig};
 use super::control_actor::{ControlActor, Meet, now};
@@ -94,7 +95,8 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
         let (transport, events) = start_transport(config, &flow_arbiter).await?;
         let (journal, sessions) = start_journal(config)?;
         let pulses = Pulses::default();
-        let halves = (pulses.control.clone(), keeper.desk());
+        let clerk = Clerk::start(pulses.clerk.clone()).context("a thread for walks over the control state")?;
+        let halves = ((pulses.control.clone(), keeper.desk()), clerk);
         let control = start_control(config, [&inside, &outside], &transport, journal.clone(), halves)?;
         let bell = Doorbell::new()?;
         let (worker, spawn) =
@@ -327,7 +329,7 @@ fn start_control(
     [inside, outside]: [&Link; 2],
     transport: &Transport,
     journal: Journal,
-    watched: (Pulse, GuardDesk),
+    (watched, clerk): ((Pulse, GuardDesk), Clerk),
 ) -> Result<actix::Addr<ControlActor>> {
     let store = super::founding::open_control_store(&config.data_dir)?;
     let me = Identity {
@@ -347,8 +349,9 @@ fn start_control(
             tracing::info!(priority = ?raise_current(CONTROL_PRIORITY), "control thread");
         });
     }
-    Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |_| {
-        ControlActor::new(member, transport, journal, watched)
+    Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |context| {
+        let me = context.address().recipient();
+        ControlActor::new(member, transport, journal, watched, (clerk, me))
     }))
 }
 

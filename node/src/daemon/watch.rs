@@ -18,6 +18,8 @@ const LATE_NS: u64 = 25_000_000;
 const BOUND_NS: u64 = 1_000_000_000;
 /// For threads that may wait for a disk: those of clouds stand still for seconds, and a new life would wait for the same.
 const DISK_BOUND_NS: u64 = 10_000_000_000;
+/// For the thread that walks over the whole control state: no packet and no heartbeat waits for it.
+const WALK_BOUND_NS: u64 = 60_000_000_000;
 
 /// The signs of life of a member's threads.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +30,8 @@ pub struct Pulses {
     pub flow: Pulse,
     /// The control actor's thread.
     pub control: Pulse,
+    /// The thread that walks over the whole control state.
+    pub clerk: Pulse,
     /// The main thread, which answers the API.
     pub main: Pulse,
 }
@@ -40,6 +44,7 @@ impl Pulses {
             one("worker", &self.worker, BOUND_NS),
             one("flow", &self.flow, BOUND_NS),
             one("control", &self.control, DISK_BOUND_NS),
+            one("clerk", &self.clerk, WALK_BOUND_NS),
             one("main", &self.main, DISK_BOUND_NS),
         ]
     }

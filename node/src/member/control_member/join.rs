@@ -226,7 +226,11 @@ mod tests {
         for _ in 0..1000 {
             now.ns += 10 * MS;
             member.tick(now);
-            while member.poll(now).is_some() {}
+            while let Some(out) = member.poll(now) {
+                if let ControlOut::Job(job) = out {
+                    member.finish(now, job.run());
+                }
+            }
             if member.leading() && member.incarnation().is_some() {
                 return (member, now);
             }

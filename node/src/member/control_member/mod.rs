@@ -4,8 +4,10 @@
 //! Sans-IO. Commands are idempotent by key, so everything submitted is simply submitted again until the log answers or
 //! the deadline passes; nobody has to remember replies. Driven by the daemon's control actor and by the simulator.
 
+mod applying;
 mod duty;
 mod fences;
+mod job;
 mod join;
 mod owners;
 mod pieces;
@@ -13,6 +15,8 @@ mod reconcile;
 mod submit;
 mod token;
 mod upload;
+
+pub use job::{Finished, Job};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -23,11 +27,10 @@ use consensus::control_group::{ControlGroup, ControlTiming, OpenError};
 use consensus::event::{ControlEffect, ControlInput};
 use consensus::storage::LogStore;
 use control::codec::HEADER_LEN;
-use control::command::{Command, CommandBody, Key};
+use control::command::Key;
 use control::compile::Compiler;
 use control::limits::{COMMAND_LEN_MAX, STATE_LEN_MAX};
-use control::outcome::{Outcome, Yield};
-use control::parts::Cut;
+use control::outcome::Outcome;
 use control::port_log::{PortBatch, PortLog};
 use control::registry::{FOUNDER_RAFT_ID, KeyHash};
 use control::state::State;
@@ -35,6 +38,7 @@ use engine::ids::{ControlIndex, Incarnation, Mac, NodeId, ShardId};
 
 use super::frame::ControlFrame;
 use super::view::{MS, View};
+use job::{Backlog, Books, Waiting};
 use owners::Owners;
 
 /// A submission is repeated this often until the log answers.
@@ -47,8 +51,9 @@ const LIVE_NS: u64 = 2_000 * MS;
 const RECONCILE_NS: u64 = 100 * MS;
 /// The log is compacted after so many applied entries.
 const COMPACT_EVERY: u64 = 512;
-/// So many entries are applied between two ticks.
-const ENTRIES_PER_TICK_MAX: u32 = 64;
+/// So much is applied between two ticks, and what the last entry has above it: a turn of the thread stays below a tick of the
+/// group. See `CommandBody::weight`.
+const WORK_PER_TICK_MAX: usize = 1_024;
 // What a command can be is what the log takes, and what the state can be is what it is compacted to.
 const _: () = assert!(COMMAND_LEN_MAX + HEADER_LEN <= consensus::control_group::MAX_COMMAND_BYTES);
 const _: () = assert!(STATE_LEN_MAX + HEADER_LEN <= consensus::control_group::MAX_STATE_BYTES);
@@ -108,6 +113,8 @@ pub enum ControlOut {
     Over { why: String },
     /// The disk failed: end this life (C4).
     StoreFailed { reason: String },
+    /// Do this, on another thread or here, and bring it to [`ControlMember::finish`]: until then nothing is applied.
+    Job(Box<Job>),
 }
 
 /// Why a submission got no answer.
@@ -148,9 +155,12 @@ pub struct ControlMember<S> {
     timing: ControlTiming,
     rng: SplitMix,
     seed: u64,
-    state: State,
-    port_log: PortLog,
-    compiler: Compiler,
+    /// Not changed while somebody else reads it.
+    state: Arc<State>,
+    read_since_ns: Option<u64>,
+    /// With the job, while there is one.
+    books: Option<Books>,
+    backlog: Backlog,
     founded: bool,
     incarnation: Option<Incarnation>,
     registering: Option<Key>,
@@ -183,8 +193,8 @@ pub struct ControlMember<S> {
     fences: fences::Fences,
     uploads: Vec<upload::Upload>,
     pieces: pieces::Pieces,
-    /// Entries that may still be applied before the next tick.
-    entries_left: u32,
+    /// What may still be applied before the next tick.
+    work_left: usize,
     out: VecDeque<ControlOut>,
 }
 
@@ -211,14 +221,15 @@ impl<S: LogStore> ControlMember<S> {
             None => Phase::Joining { store: Box::new(store), nonce: rng.next(), next_ns: now.ns },
         };
         Ok(Self {
-            compiler: Compiler::new(me.node),
+            books: Some(Books { compiler: Compiler::new(me.node), port_log: PortLog::default() }),
             me,
             phase,
             timing,
             rng,
             seed,
-            state: State::found([0; 16], &[], [0, 0]),
-            port_log: PortLog::default(),
+            state: Arc::new(State::found([0; 16], &[], [0, 0])),
+            read_since_ns: None,
+            backlog: Backlog::default(),
             founded: false,
             incarnation: None,
             registering: None,
@@ -248,7 +259,7 @@ impl<S: LogStore> ControlMember<S> {
             fences: fences::Fences::default(),
             uploads: Vec::new(),
             pieces: pieces::Pieces::default(),
-            entries_left: ENTRIES_PER_TICK_MAX,
+            work_left: WORK_PER_TICK_MAX,
             out: VecDeque::new(),
         })
     }
@@ -298,25 +309,6 @@ impl<S: LogStore> ControlMember<S> {
         }
     }
 
-    /// Submits a command; `Done` with this ticket follows. A configuration too long for one entry goes in parts.
-    pub fn submit(&mut self, now: Now, ticket: u64, body: CommandBody) {
-        let body = if let CommandBody::Configure(configure) = body {
-            match Cut::of(configure) {
-                Ok(Cut::Whole(body)) => body,
-                Ok(Cut::Parts(parts, hash)) => return self.upload(now, ticket, parts, hash),
-                Err(_) => {
-                    self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::TooLarge) });
-                    return;
-                }
-            }
-        } else {
-            body
-        };
-        if self.enqueue(now, Some(ticket), body).is_none() {
-            self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::TooLarge) });
-        }
-    }
-
     /// Hands the control group's leadership over, if this node has it.
     pub fn stop(&mut self, now: Now) {
         if let Phase::Running(group) = &mut self.phase {
@@ -336,7 +328,7 @@ impl<S: LogStore> ControlMember<S> {
         self.report_fences(now);
         self.resubmit(now);
         self.resend_pieces(now);
-        self.entries_left = ENTRIES_PER_TICK_MAX;
+        self.work_left = WORK_PER_TICK_MAX;
         if now.ns >= self.next_alive_ns {
             self.next_alive_ns = now.ns + ALIVE_NS;
             let measured = ControlFrame::Measured { in_step: self.measured.tell(now.ns) }.encode();
@@ -354,21 +346,16 @@ impl<S: LogStore> ControlMember<S> {
 
     /// The next thing to do.
     pub fn poll(&mut self, now: Now) -> Option<ControlOut> {
-        // The rest waits for the next tick: heartbeats and signs of life go on however much is to be applied.
-        while self.entries_left > 0
-            && let Some(effect) = self.group_effect(now)
-        {
-            self.perform(now, effect);
-        }
-        if std::mem::take(&mut self.changed) {
-            self.notice_own_end();
-            let snapshot = self.compiler.snapshot(&self.state);
-            self.out.push_back(ControlOut::View(Arc::new(View::of(&self.state, snapshot))));
-            if let Phase::Running(group) = &mut self.phase {
-                group.handle(now.ns, ControlInput::Members { voters: self.state.control_voters() });
+        loop {
+            while self.backlog.has_room()
+                && let Some(effect) = self.group_effect(now)
+            {
+                self.perform(now, effect);
+            }
+            if !self.apply_committed(now) {
+                return self.out.pop_front();
             }
         }
-        self.out.pop_front()
     }
 
     /// When `tick` has something to do at the latest.
@@ -384,8 +371,14 @@ impl<S: LogStore> ControlMember<S> {
 
     /// The state as applied here.
     #[must_use]
-    pub const fn state(&self) -> &State {
+    pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// The same for another thread. Entries wait until it is given back, or for a second.
+    #[must_use]
+    pub fn shared_state(&self) -> Arc<State> {
+        Arc::clone(&self.state)
     }
 
     /// This life, once registered.
@@ -441,10 +434,9 @@ impl<S: LogStore> ControlMember<S> {
         match effect {
             ControlEffect::Send { to, frame } => self.send_raft(now, to, frame),
             ControlEffect::Committed { index, command, .. } => {
-                self.entries_left -= 1;
-                self.apply(now, index, &command);
+                self.backlog.push(Waiting::Entry { index, bytes: command });
             }
-            ControlEffect::Restore { index, state } => self.restore(index, &state),
+            ControlEffect::Restore { index, state } => self.backlog.push(Waiting::State { index, bytes: state }),
             ControlEffect::Proposed { .. } => {}
             ControlEffect::Role { leader, term, leading } => {
                 self.leader = leader;
@@ -459,66 +451,6 @@ impl<S: LogStore> ControlMember<S> {
     fn fail(&mut self, reason: String) {
         self.phase = Phase::Failed;
         self.out.push_back(ControlOut::StoreFailed { reason });
-    }
-
-    /// Tells all that stands of ports anew ([`ControlOut::Ports`]): whoever writes it down has lost some.
-    pub fn retell_ports(&mut self) {
-        self.out.push_back(ControlOut::Ports(self.port_log.restart(&self.state)));
-    }
-
-    fn restore(&mut self, index: u64, state: &[u8]) {
-        match State::decode(state) {
-            Ok(state) => {
-                self.state = state;
-                self.out.push_back(ControlOut::Ports(self.port_log.restart(&self.state)));
-                self.compiler.restart();
-                self.founded = true;
-                self.compacted = index;
-                self.changed = true;
-            }
-            Err(error) => self.fail(format!("the stored control state at index {index} cannot be read: {error}")),
-        }
-    }
-
-    fn apply(&mut self, now: Now, index: u64, command: &[u8]) {
-        match Command::decode(command) {
-            Ok(command) => {
-                let outcome = self.state.apply(index, &command);
-                self.upload_answered(now, command.key, &outcome);
-                self.answered(&command, outcome);
-            }
-            // Raft's own entries, and what no version writes.
-            Err(_) => drop(self.state.apply_bytes(index, command)),
-        }
-        self.out.extend(self.port_log.follow(&self.state).map(ControlOut::Ports));
-        self.changed = true;
-        if index >= self.compacted + self.compact_every {
-            self.compacted = index;
-            if let (Ok(state), Phase::Running(group)) = (self.state.encode(), &mut self.phase) {
-                group.handle(now.ns, ControlInput::Compact { index, state: Bytes::from(state) });
-            }
-        }
-    }
-
-    /// The log answered a command, perhaps one of ours.
-    fn answered(&mut self, command: &Command, outcome: Outcome) {
-        self.answer_joiner(command, &outcome);
-        if self.registering == Some(command.key) {
-            match &outcome {
-                Outcome::Applied { result: Yield::Incarnation(life), .. } => {
-                    self.incarnation = Some(*life);
-                    self.out.push_back(ControlOut::Registered(*life));
-                }
-                Outcome::Refused { why, remedy } => {
-                    self.registering = None;
-                    self.end(format!("{why}: {remedy}"));
-                }
-                Outcome::Applied { .. } => self.registering = None,
-            }
-        }
-        if let Some(Pending { ticket: Some(ticket), .. }) = self.pending.remove(&command.key) {
-            self.out.push_back(ControlOut::Done { ticket, result: Ok(outcome) });
-        }
     }
 
     fn raft_frame(&mut self, now: Now, from: NodeId, (raft_id, to): (u64, u64), frame: Bytes) {
@@ -575,6 +507,8 @@ impl SplitMix {
     }
 }
 
+#[cfg(test)]
+mod job_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use consensus::event::ControlInput;
 use consensus::storage::LogStore;
 use control::command::{Command, CommandBody, Key};
 use control::outcome::Outcome;
+use control::parts::Cut;
 use engine::ids::NodeId;
 
 use super::{ControlMember, ControlOut, NotDone, Now, Pending, Phase, RETRY_NS};
@@ -16,6 +17,27 @@ use crate::member::view::MS;
 const DEADLINE_NS: u64 = 10_000 * MS;
 
 impl<S: LogStore> ControlMember<S> {
+    /// Submits a command; `Done` with this ticket follows. A configuration too long for one entry goes in parts.
+    pub fn submit(&mut self, now: Now, ticket: u64, body: CommandBody) {
+        let cut = if let CommandBody::Configure(configure) = body { Cut::of(configure) } else { Ok(Cut::Whole(body)) };
+        match cut {
+            Ok(cut) => self.submit_cut(now, ticket, cut),
+            Err(_) => self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::TooLarge) }),
+        }
+    }
+
+    /// The same, cut already: to cut a long configuration takes a while.
+    pub fn submit_cut(&mut self, now: Now, ticket: u64, cut: Cut) {
+        match cut {
+            Cut::Parts(parts, hash) => self.upload(now, ticket, parts, hash),
+            Cut::Whole(body) => {
+                if self.enqueue(now, Some(ticket), body).is_none() {
+                    self.out.push_back(ControlOut::Done { ticket, result: Err(NotDone::TooLarge) });
+                }
+            }
+        }
+    }
+
     pub(super) fn enqueue(&mut self, now: Now, ticket: Option<u64>, body: CommandBody) -> Option<Key> {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&self.rng.next().to_be_bytes());

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use consensus::storage::memory::MemoryStore;
 use consensus::storage::{ClusterId, LogStore as _};
-use control::command::{Configure, Registration};
+use control::command::{CommandBody, Configure, Registration};
 use control::registry::Founder;
 use control::shards::Shard;
 
@@ -67,7 +67,11 @@ impl Bed {
                 }
             }
             self.member.tick(now);
-            while self.member.poll(now).is_some() {}
+            while let Some(out) = self.member.poll(now) {
+                if let ControlOut::Job(job) = out {
+                    self.member.finish(now, job.run());
+                }
+            }
         }
     }
 

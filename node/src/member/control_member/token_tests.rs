@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use consensus::storage::ClusterId;
 use consensus::storage::memory::MemoryStore;
-use control::command::Configure;
+use control::command::{CommandBody, Configure};
 use control::registry::Founder;
 
 use super::*;
@@ -43,6 +43,22 @@ pub(super) struct Bed {
     pub(super) carried: usize,
     ms: u64,
     pub(super) answers: BTreeMap<u64, Result<Outcome, NotDone>>,
+    /// Jobs are brought back so many steps later.
+    pub(super) job_steps: u64,
+    pub(super) jobs: Vec<(u64, NodeId, Box<Job>)>,
+}
+
+fn identity(node: NodeId, peers: &[NodeId]) -> Identity {
+    let addr = "127.0.0.1:7000".parse().expect("an address");
+    Identity {
+        node,
+        peer_addr: addr,
+        api_addr: addr,
+        inside_mac: Mac::default(),
+        outside_mac: Mac::default(),
+        key: [1; 32],
+        peers: peers.to_vec(),
+    }
 }
 
 impl Bed {
@@ -62,22 +78,30 @@ impl Bed {
         for node in &peers {
             let mut store = MemoryStore::new();
             store.found(ClusterId([7; 16]), FOUNDER_RAFT_ID | u64::from(node.0), &voters, &genesis).expect("fresh");
-            let me = Identity {
-                node: *node,
-                peer_addr: addr,
-                api_addr: addr,
-                inside_mac: Mac::default(),
-                outside_mac: Mac::default(),
-                key: [1; 32],
-                peers: peers.clone(),
-            };
-            let now = Now { ns: 0, unix_ms: 0 };
+            let (me, now) = (identity(*node, &peers), Now { ns: 0, unix_ms: 0 });
             members.insert(*node, ControlMember::new(me, store, timing, u64::from(node.0), now).expect("opens"));
         }
-        let mut bed =
-            Self { members, silent: BTreeSet::new(), lose: 0, longest: 0, carried: 0, ms: 0, answers: BTreeMap::new() };
+        let mut bed = Self {
+            members,
+            silent: BTreeSet::new(),
+            lose: 0,
+            longest: 0,
+            carried: 0,
+            ms: 0,
+            answers: BTreeMap::new(),
+            job_steps: 1,
+            jobs: Vec::new(),
+        };
         bed.until(|bed| bed.members.values().all(|member| member.incarnation().is_some()));
         bed
+    }
+
+    /// Another life of the node, with the disk of the one before.
+    pub(super) fn restart(&mut self, node: NodeId) {
+        let (now, peers) = (self.now(), self.members.keys().copied().collect::<Vec<_>>());
+        let store = self.members.remove(&node).and_then(ControlMember::into_store).expect("it runs");
+        let (me, seed) = (identity(node, &peers), 1_000 + self.ms);
+        self.members.insert(node, ControlMember::new(me, store, ControlTiming::default(), seed, now).expect("opens"));
     }
 
     pub(super) fn now(&self) -> Now {
@@ -88,6 +112,11 @@ impl Bed {
     pub(super) fn step(&mut self) {
         self.ms += 5;
         let now = self.now();
+        let due = |(at, ..): &mut (u64, NodeId, Box<Job>)| *at <= self.ms;
+        let due: Vec<_> = self.jobs.extract_if(.., due).collect();
+        for (_, node, job) in due {
+            self.members.get_mut(&node).expect("a member").finish(now, job.run());
+        }
         self.members.values_mut().for_each(|member| member.tick(now));
         self.carry();
     }
@@ -102,6 +131,7 @@ impl Bed {
                         ControlOut::Send { to, frame } => sent.push((*from, to, frame)),
                         ControlOut::Done { ticket, result } => drop(self.answers.insert(ticket, result)),
                         ControlOut::StoreFailed { reason } => panic!("{reason}"),
+                        ControlOut::Job(job) => self.jobs.push((self.ms + 5 * self.job_steps, *from, job)),
                         ControlOut::Ask { .. }
                         | ControlOut::Answer { .. }
                         | ControlOut::View(_)

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use control::command::Configure;
+use control::command::{CommandBody, Configure};
 use control::limits::PART_LEN_MAX;
 use control::resource::{Desired, Instance, IpConfiguration, Prefix, Subnet, VirtualNetwork};
 
@@ -13,7 +13,7 @@ use super::*;
 const FRAME_BYTES_MAX: usize = netio::quic::FRAME_BYTES_MAX;
 
 /// `backends` addresses without a pool, with names of the greatest length that end in `mark`.
-fn long(backends: u32, mark: char) -> Desired {
+pub(super) fn long(backends: u32, mark: char) -> Desired {
     let mut desired = Desired::default();
     let prefix = Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 8 };
     let subnet = Subnet { prefix, gateway: Ipv4Addr::new(10, 0, 0, 1) };
@@ -34,7 +34,7 @@ fn long(backends: u32, mark: char) -> Desired {
     desired
 }
 
-fn body(desired: &Desired) -> CommandBody {
+pub(super) fn body(desired: &Desired) -> CommandBody {
     CommandBody::Configure(Box::new(Configure { desired: desired.clone(), base_hash: None, hints: Vec::new() }))
 }
 

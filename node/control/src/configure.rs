@@ -1,0 +1,194 @@
+//! What a configuration does to the state (a part of `apply`): what cannot be is refused first, then networks, frontends and
+//! backends are declared, leases settled, and new shards placed. A walk over all of it, whatever it changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use engine::ids::{BackendId, FrontendId, Incarnation, NodeId, VnetId};
+
+use crate::allocation::{Backend, Declared, Frontend};
+use crate::command::{Command, Configure};
+use crate::limits::{BACKENDS_MAX, HINTS_MAX};
+use crate::outcome::{Refusal, refuse};
+use crate::resource::{Desired, Instance, IpConfiguration};
+use crate::shards::{Load, Shard, lowest_free_id, placement};
+use crate::state::State;
+use crate::{plan, validate};
+
+impl State {
+    /// Replaces the declared configuration; nothing has changed if that is refused.
+    pub(crate) fn configure(&mut self, command: &Command, configure: &Configure) -> Result<(), Refusal> {
+        let desired = &configure.desired;
+        if let Some(issue) = validate::issues(desired).first() {
+            return refuse(format!("{} = {}: {}", issue.path, issue.value, issue.problem), issue.remedy.clone());
+        }
+        if configure.hints.len() > HINTS_MAX {
+            return refuse("too many flow counts", format!("send at most {HINTS_MAX}"));
+        }
+        if let Some(hash) = configure.base_hash
+            && hash != plan::hash(self, desired)
+        {
+            return refuse(
+                "blocks or configuration have changed since the plan was made",
+                "plan again: qnat apply --dry-run -f FILE",
+            );
+        }
+        self.refuse_impossible(desired)?;
+        self.parts = None;
+        self.desired = desired.clone();
+        self.name_networks();
+        self.declare_frontends();
+        self.declare_backends();
+        self.settle(command, &configure.hints);
+        self.place_new_shards();
+        Ok(())
+    }
+
+    /// What the running state does not allow. Everything that can fail is here, before anything changes.
+    fn refuse_impossible(&self, desired: &Desired) -> Result<(), Refusal> {
+        let (old, new) = (&self.desired.settings, &desired.settings);
+        let timing = |s: &crate::resource::Settings| (s.tick_ms, s.heartbeat_ticks, s.vote_ticks);
+        if timing(old) != timing(new) && !self.shards.is_empty() {
+            // E1, L1: V is one value for all; a lease of the old length would outlive a vote of the new one.
+            return refuse(
+                "settings.tick_ms, heartbeat_ticks and vote_ticks cannot change while shards exist",
+                format!("keep {}, {} and {}", old.tick_ms, old.heartbeat_ticks, old.vote_ticks),
+            );
+        }
+        for public in desired.public_ips.values() {
+            let known = self.allocation.frontends.iter().find(|(_, f)| f.ip == public.address);
+            let Some((id, frontend)) = known else { continue };
+            let added: BTreeSet<u16> = public.reserved_ports.difference(&frontend.reserved).copied().collect();
+            if let Some((port, backend)) = self.allocation.user_of(*id, &added) {
+                return refuse(
+                    format!("port {port} of {} cannot be reserved: it is leased to backend {backend}", public.address),
+                    "reserve ports before backends join, or take that backend out of its pool until its blocks have drained",
+                );
+            }
+        }
+        self.refuse_too_many_backends(desired)?;
+        let wanted = frontend_addresses(desired);
+        let leaving = self.allocation.frontends.values().filter(|f| !wanted.contains_key(&f.ip)).count();
+        if wanted.len() + leaving > validate::FRONTENDS_MAX {
+            return refuse(
+                format!("{} frontends and {leaving} that are on their way out are too many", wanted.len()),
+                format!(
+                    "at most {}; wait until the old ones have drained: qnat get frontends",
+                    validate::FRONTENDS_MAX
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// Those that are gone count as long as their blocks drain.
+    fn refuse_too_many_backends(&self, desired: &Desired) -> Result<(), Refusal> {
+        let addresses = || desired.instances.values().flat_map(|instance| &instance.ip_configurations);
+        let (old, new) = (self.allocation.backends.len(), addresses().count());
+        if old + new <= BACKENDS_MAX {
+            return Ok(());
+        }
+        let known: BTreeSet<(&str, Ipv4Addr)> =
+            addresses().map(|ip| (ip.virtual_network.as_str(), ip.private_ip)).collect();
+        let names: BTreeMap<VnetId, &str> = self.vnets.iter().map(|(name, id)| (*id, name.as_str())).collect();
+        let stays = |b: &&Backend| names.get(&b.vnet).is_some_and(|name| known.contains(&(*name, b.ip)));
+        let leaving = old - self.allocation.backends.values().filter(stays).count();
+        if new + leaving > BACKENDS_MAX {
+            return refuse(
+                format!("{new} IP configurations and {leaving} that are on their way out are too many"),
+                format!("at most {BACKENDS_MAX}; wait until the old ones have drained: qnat get backends"),
+            );
+        }
+        Ok(())
+    }
+
+    fn name_networks(&mut self) {
+        self.vnets.retain(|name, _| self.desired.virtual_networks.contains_key(name));
+        for name in self.desired.virtual_networks.keys() {
+            if !self.vnets.contains_key(name) {
+                self.last_vnet = VnetId(self.last_vnet.0 + 1);
+                self.vnets.insert(name.clone(), self.last_vnet);
+            }
+        }
+    }
+
+    fn declare_frontends(&mut self) {
+        let mut wanted = frontend_addresses(&self.desired);
+        for frontend in self.allocation.frontends.values_mut() {
+            match wanted.remove(&frontend.ip) {
+                Some(reserved) => {
+                    frontend.declared = Declared::Yes;
+                    frontend.reserved = reserved;
+                }
+                None => frontend.declared = Declared::No,
+            }
+        }
+        for (ip, reserved) in wanted {
+            let shard = lowest_free_id(&self.shards, &self.free_shards).expect("at most FRONTENDS_MAX ids are in use");
+            let epoch = self.free_shards.remove(&shard).unwrap_or(0);
+            self.shards.insert(shard, Shard { epoch, ..Shard::unplaced(self.index) });
+            let id = FrontendId(self.allocation.last_frontend.0 + 1);
+            self.allocation.last_frontend = id;
+            let frontend = Frontend { ip, shard, reserved, declared: Declared::Yes, idle_since_unix_ms: None };
+            self.allocation.frontends.insert(id, frontend);
+        }
+    }
+
+    fn declare_backends(&mut self) {
+        let mut by_address: BTreeMap<(VnetId, Ipv4Addr), BackendId> = BTreeMap::new();
+        for (id, backend) in &mut self.allocation.backends {
+            backend.declared = Declared::No;
+            by_address.insert((backend.vnet, backend.ip), *id);
+        }
+        let each = |(name, instance): (&'_ String, &'_ Instance)| -> Vec<(String, IpConfiguration)> {
+            instance.ip_configurations.iter().map(|ip| (name.clone(), ip.clone())).collect()
+        };
+        let wanted: Vec<(String, IpConfiguration)> = self.desired.instances.iter().flat_map(each).collect();
+        for (instance, ip) in wanted {
+            let vnet = self.vnets[&ip.virtual_network];
+            let id = *by_address.entry((vnet, ip.private_ip)).or_insert_with(|| {
+                self.allocation.last_backend = BackendId(self.allocation.last_backend.0 + 1);
+                self.allocation.last_backend
+            });
+            let backend = self.allocation.backends.entry(id).or_insert_with(|| Backend {
+                vnet,
+                ip: ip.private_ip,
+                mac: None,
+                instance: String::new(),
+                ip_configuration: String::new(),
+                pool: None,
+                declared: Declared::Yes,
+                home: None,
+                frontend: None,
+                lease: Vec::new(),
+                grant: 0,
+            });
+            backend.declared = Declared::Yes;
+            backend.mac = ip.mac;
+            backend.instance = instance;
+            backend.ip_configuration = ip.name;
+            backend.pool = ip.pool;
+        }
+    }
+
+    /// Founds new shards on the nodes that are registered; `reconcile` extends them to later ones.
+    fn place_new_shards(&mut self) {
+        let nodes: BTreeSet<NodeId> = self.registry.eligible().map(|(node, _)| node).collect();
+        let replicas = self.replicas_wanted();
+        let mut load = Load::of(&self.registry, self.shards.values());
+        for shard in self.shards.values_mut().filter(|shard| shard.members.is_empty()) {
+            let chosen = placement(&mut load, &nodes, replicas);
+            let lives: Vec<Incarnation> = chosen.iter().filter_map(|node| self.registry.newest(*node)).collect();
+            if !lives.is_empty() {
+                shard.set_members(self.index, lives).expect("a shard that is not placed takes any members");
+            }
+        }
+    }
+}
+
+/// Addresses that are a frontend of some load balancer, with their reserved ports.
+fn frontend_addresses(desired: &Desired) -> BTreeMap<Ipv4Addr, BTreeSet<u16>> {
+    let names = desired.load_balancers.values().flat_map(|balancer| &balancer.frontends);
+    let publics = names.filter_map(|name| desired.public_ips.get(name));
+    publics.map(|public| (public.address, public.reserved_ports.clone())).collect()
+}

@@ -1,0 +1,85 @@
+//! A configuration near the longest that the limits allow, on a whole cluster. Only in the longer profile: a debug build takes
+//! a minute or two to read and print 32,768 backends again and again. Needs root.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use qnat_tests::lab::{Lab, json, ok, rows, try_json, wait_until};
+use qnat_tests::resources::Changes;
+use qnat_tests::shared::{self, Check};
+use tempfile::NamedTempFile;
+
+/// What a cluster takes.
+const IP_CONFIGURATIONS_MAX: usize = 32_768;
+const NAME_LEN_MAX: usize = 63;
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Those of the lab.
+const SMALL: usize = 4;
+/// A pool takes no more.
+const POOL: usize = 1_000;
+
+fn main() -> ExitCode {
+    shared::run(vec![Check::long("the_largest_configuration_reaches_members_that_restart_and_that_are_wiped", largest)])
+}
+
+/// A name of the greatest length.
+fn name(kind: &str, n: usize) -> String {
+    let number = n.to_string();
+    format!("{kind}{}{number}", "x".repeat(NAME_LEN_MAX - kind.len() - number.len()))
+}
+
+/// As many instances as there may be beside those of the lab, with the longest names, in pools without a rule.
+fn many() -> String {
+    let (network, subnet, count) = (name("v", 1), name("s", 1), IP_CONFIGURATIONS_MAX - SMALL);
+    let mut text = format!(
+        "[[virtual_network]]\nname = \"{network}\"\n[[virtual_network.subnet]]\nname = \"{subnet}\"\n\
+         prefix = \"10.64.0.0/16\"\ngateway = \"10.64.0.1\"\n"
+    );
+    for n in 0..count {
+        let (place, pool) = (n + 300, name("pool", n / POOL));
+        text += &format!(
+            "[[instance]]\nname = \"{}\"\n[[instance.ip_configuration]]\nname = \"{}\"\n\
+             private_ip = \"10.64.{}.{}\"\nmac = \"52:54:ff:ff:{:02x}:{:02x}\"\n\
+             subnet = \"{network}/{subnet}\"\npool = \"lb1/{pool}\"\n",
+            name("i", n),
+            name("ip", n),
+            place / 256,
+            place % 256,
+            n / 256,
+            n % 256,
+        );
+    }
+    text
+}
+
+fn wait_for(node: &str, backends: usize) {
+    wait_until(&format!("{node} to have {backends} backends"), PATIENCE, || {
+        let all = try_json(&["get", "backends", "--node", node, "-o", "json"]).unwrap_or_default();
+        rows(&all).count() == backends
+    });
+}
+
+fn largest(_lab: &Lab) {
+    let file = NamedTempFile::new().expect("a file");
+    let pool = |n: usize| format!("[[load_balancer.pool]]\nname = \"{}\"\n", name("pool", n));
+    let pools: String = (0..IP_CONFIGURATIONS_MAX.div_ceil(POOL)).map(pool).collect();
+    let text = Changes { rule: &pools, more: &many(), ..Changes::default() }.text();
+    std::fs::write(file.path(), &text).expect("written");
+    let path = file.path().to_str().expect("a plain path");
+    let applied = json(&["apply", "-f", path, "-o", "json"]);
+    assert_eq!(applied["programmed"]["on"], 3, "{}", applied["programmed"]);
+    for node in ["n1", "n2", "n3"] {
+        wait_for(node, IP_CONFIGURATIONS_MAX);
+    }
+    let again = json(&["apply", "-f", path, "--dry-run", "-o", "json"]);
+    assert_eq!(rows(&again["changes"]).count(), 0);
+    for more in [&[][..], &["--wipe"]] {
+        ok(&["lab", "kill", "n3"]);
+        ok(&[&["lab", "restart", "n3"], more].concat());
+        wait_for("n3", IP_CONFIGURATIONS_MAX);
+    }
+    Changes::default().apply();
+    for node in ["n1", "n2", "n3"] {
+        wait_for(node, SMALL);
+    }
+}
