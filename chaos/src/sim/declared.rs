@@ -1,6 +1,7 @@
 //! The configuration that the operator of a simulated cluster declares, and how he changes it under traffic.
 
 use control::command::{CommandBody, Configure};
+use control::resource::Desired;
 use engine::snapshot::OnReclaim;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -95,8 +96,11 @@ impl Declared {
     }
 
     pub(super) fn command(&self) -> CommandBody {
-        let desired = control::config::parse("sim", &self.text()).expect("a correct configuration");
-        CommandBody::Configure(Box::new(Configure { desired, base_hash: None, hints: Vec::new() }))
+        CommandBody::Configure(Box::new(Configure { desired: self.desired(), base_hash: None, hints: Vec::new() }))
+    }
+
+    pub(super) fn desired(&self) -> Desired {
+        control::config::parse("sim", &self.text()).expect("a correct configuration")
     }
 
     fn text(&self) -> String {

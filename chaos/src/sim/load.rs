@@ -142,6 +142,16 @@ impl World {
         }
     }
 
+    /// Declares again what was declared last, if another configuration is in force: one that was declared before, and was on
+    /// its way with a member that had been cut off, may have come after it. Says so then.
+    pub(super) fn declare_again(&mut self) -> Option<String> {
+        if self.newest().desired() == &self.declared.desired() {
+            return None;
+        }
+        self.orders(self.declared.command());
+        Some("an older configuration is in force".to_owned())
+    }
+
     /// The operator declares what he wants, until the log has it.
     pub(super) fn operate(&mut self) {
         if self.now_ns < self.next_change_ns {

@@ -208,7 +208,7 @@ impl World {
         let again = if self.params.rare.deadly { 2 * RECREATE_NS } else { RECREATE_NS };
         let allowed = HEAL_NS + if self.judge.recreations > 0 || self.params.rare.deadly { again } else { 0 };
         let until = self.now_ns + allowed;
-        while let Some(unwell) = self.unwell() {
+        while let Some(unwell) = self.unwell().or_else(|| self.declare_again()) {
             i27_heals::check((self.now_ns >= until).then_some(&unwell), allowed / MS).map_err(said)?;
             for _ in 0..100 {
                 self.step()?;
