@@ -3,6 +3,7 @@
 
 pub mod conformance;
 pub mod disk;
+pub mod house;
 pub mod lab;
 pub mod resources;
 pub mod running;

@@ -4,13 +4,17 @@
 //!
 //! It decides nothing and checks nothing: a wrong guess costs time only. Called by the worker's thread before each batch.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use crate::addresses::endpoint;
 use crate::flow::{FlowKey, Slot, Table};
-use crate::ids::{ShardId, Side};
-use crate::pipeline::endpoint;
+use crate::ids::{ShardId, Side, VnetId};
 use crate::record::{InsideKey, Proto, PublicKey};
-use crate::worker::Worker;
+use crate::shard::ShardEntry;
+use crate::snapshot::Snapshot;
+
+type Shards = BTreeMap<ShardId, ShardEntry>;
 
 /// Frames that are looked ahead for at once: what they touch stays in the cache until they are handled.
 const FRAMES_MAX: usize = 256;
@@ -32,6 +36,14 @@ enum Worth {
     Yes,
 }
 
+/// What frames are looked up by.
+pub(crate) struct Known<'a> {
+    pub(crate) snapshot: Option<&'a Snapshot>,
+    /// Of the inside interface.
+    pub(crate) vnet: VnetId,
+    pub(crate) shards: &'a Shards,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
     shard: ShardId,
@@ -45,48 +57,45 @@ impl Default for Ahead {
     }
 }
 
-impl Worker {
-    /// Takes note of a frame that will be handed in soon, as it arrived. Call `fetch` after the last one of a batch.
-    pub fn look_ahead(&mut self, side: Side, frame: &[u8]) {
-        if self.ahead.worth == Worth::No || self.ahead.wanted.len() == FRAMES_MAX {
+impl Ahead {
+    /// Takes note of a frame that will be handed in soon.
+    pub(crate) fn note(&mut self, known: &Known<'_>, side: Side, frame: &[u8]) {
+        if self.worth == Worth::No || self.wanted.len() == FRAMES_MAX {
             return;
         }
-        if let Some(wanted) = self.wanted(side, frame) {
-            self.ahead.wanted.push(wanted);
+        if let Some(wanted) = known.wanted(side, frame) {
+            self.wanted.push(wanted);
         }
     }
 
     /// Has the mappings of all frames brought into the cache that were looked ahead for since the last call. Returns how
     /// many there probably are.
-    pub fn fetch(&mut self) -> usize {
+    pub(crate) fn fetch(&mut self, shards: &Shards) -> usize {
         let mut count = 0;
-        let (mut wanted, mut found) = (std::mem::take(&mut self.ahead.wanted), std::mem::take(&mut self.ahead.found));
         // A batch of one side mostly belongs to one shard.
-        for same in wanted.chunk_by(|a, b| a.shard == b.shard) {
-            let Some(table) = self.table(same[0].shard) else { continue };
+        for same in self.wanted.chunk_by(|a, b| a.shard == b.shard) {
+            let Some(table) = table(shards, same[0].shard) else { continue };
             // Each loop is short and waits for nothing that it reads, so that many of its rounds run at once.
             let begin = |sum, one: &Wanted| sum ^ table.begin(one.side, one.tag);
             std::hint::black_box(same.iter().fold(0, begin));
-            found.extend(same.iter().filter_map(|one| table.guess(one.side, one.tag)));
-            std::hint::black_box(found.iter().fold(0, |sum, slot| sum ^ table.record(*slot).ends()));
-            count += found.len();
-            found.clear();
+            self.found.extend(same.iter().filter_map(|one| table.guess(one.side, one.tag)));
+            std::hint::black_box(self.found.iter().fold(0, |sum, slot| sum ^ table.record(*slot).ends()));
+            count += self.found.len();
+            self.found.clear();
         }
-        wanted.clear();
-        // They keep their memory: no allocation per batch.
-        (self.ahead.wanted, self.ahead.found) = (wanted, found);
+        // It keeps its memory: no allocation per batch.
+        self.wanted.clear();
         count
     }
 
-    pub(crate) fn judge_looking_ahead(&mut self) {
-        let large = self.replicas().any(|(_, shard)| shard.replica.table.slots() >= SLOTS_MIN);
-        self.ahead.worth = if large { Worth::Yes } else { Worth::No };
+    /// Whether it is worth the time.
+    pub(crate) fn judge(&mut self, shards: &Shards) {
+        let large = shards.keys().any(|shard| table(shards, *shard).is_some_and(|table| table.slots() >= SLOTS_MIN));
+        self.worth = if large { Worth::Yes } else { Worth::No };
     }
+}
 
-    fn table(&self, shard: ShardId) -> Option<&Table> {
-        self.replica(shard).map(|shard| &shard.replica.table)
-    }
-
+impl Known<'_> {
     /// By what a frame without IP options will be looked up; `None` also where nothing is.
     fn wanted(&self, side: Side, frame: &[u8]) -> Option<Wanted> {
         let [.., e0, e1, version_ihl, _, _, _, _, _, _, _, _, protocol, _, _] = *frame.first_chunk::<26>()?;
@@ -98,21 +107,25 @@ impl Worker {
         };
         let (src, dst) = (Ipv4Addr::new(s0, s1, s2, s3), Ipv4Addr::new(d0, d1, d2, d3));
         let (src_port, dst_port) = (u16::from_be_bytes([sp0, sp1]), u16::from_be_bytes([dp0, dp1]));
-        let s = self.snapshot()?;
+        let s = self.snapshot?;
         let (shard, tag) = match side {
             Side::Inside => {
                 let shard = s.backends.get(s.backend_by_ip.get(&(self.vnet, src))?)?.home;
                 let inside = InsideKey { vnet: self.vnet, endpoint: endpoint(src, src_port) };
                 let flow = FlowKey { proto, inside, remote: endpoint(dst, dst_port) };
-                (shard, self.table(shard)?.inside_tag(&flow))
+                (shard, table(self.shards, shard)?.inside_tag(&flow))
             }
             Side::Outside => {
                 let frontend = *s.frontend_by_ip.get(&dst)?;
                 let shard = s.frontends.get(&frontend)?.shard;
                 let key = PublicKey { proto, frontend, port: dst_port, remote: endpoint(src, src_port) };
-                (shard, self.table(shard)?.public_tag(&key))
+                (shard, table(self.shards, shard)?.public_tag(&key))
             }
         };
         Some(Wanted { shard, side, tag })
     }
+}
+
+fn table(shards: &Shards, shard: ShardId) -> Option<&Table> {
+    shards.get(&shard)?.replica.as_deref().map(|shard| &shard.replica.table)
 }

@@ -8,25 +8,13 @@ use std::collections::BTreeSet;
 use crate::codec::{self, ChunkHeader, ScanRecord};
 use crate::flow::{HoldEntry, HoldQueues, Mark, Record, Seen, Slot, State, Table};
 use crate::ids::{BackendId, ControlIndex, LogIndex, PortBlock};
-use crate::record::{CloseReason, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, PublicKey};
+use crate::meta::Meta;
+use crate::record::{CloseReason, EntryHeader, FlowRecord, HoldClass, InsideKey, PublicKey};
 use crate::scan::ScanJob;
 
 /// Added to grace and V before anything that a predecessor might still use is given away (F6).
 pub(crate) const SAFETY_MS: u64 = 1_000;
 const MS: u64 = 1_000_000;
-
-/// The values that the headers replicate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Meta {
-    pub(crate) applied: LogIndex,
-    /// Greatest of all headers (F2).
-    pub(crate) control_index: ControlIndex,
-    pub(crate) holds_ended: [LogIndex; HOLD_CLASSES],
-    pub(crate) orphan_grace_ms: u32,
-    /// Greatest grace so far: some predecessor may still use it.
-    pub(crate) grace_peak_ms: u32,
-    pub(crate) hold_ms: [u32; HOLD_CLASSES],
-}
 
 /// Whether the table is whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,14 +7,15 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
+use crate::addresses::on_link;
+use crate::announcement::{ArpFrame, Confirmed};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::held::{HELD_MAX_NS, Origin, Outgoing};
+use crate::held::{HELD_MAX_NS, Origin, Outgoing, Waiting};
 use crate::ids::{Mac, ShardId, Side, VnetId};
+use crate::judge::Cx;
+use crate::lease::LeaseWords;
 use crate::neigh::{Lookup, MayAsk, Source};
-use crate::pipeline::Cx;
-use crate::shard::LeaseWords;
 use crate::snapshot::{Backend, Snapshot};
-use crate::takeover::{ArpFrame, Confirmed};
 use crate::wire::{ArpOp, ArpPacket, build_arp, set_ethernet};
 use crate::worker::Worker;
 
@@ -24,14 +25,6 @@ const WAITING_PER_NEIGHBOUR_MAX: usize = 64;
 const WAITED_NEIGHBOURS_MAX: usize = 1024;
 /// How often waiting packets ask again.
 const RETRY_NS: u64 = 50_000_000;
-
-/// Packets that wait for one neighbour; the shard asks.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    authority: Authority,
-    frames: VecDeque<Outgoing>,
-    retry_ns: u64,
-}
 
 impl Worker {
     pub(crate) fn handle_arp<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, side: Side, p: &ArpPacket) -> Verdict {
@@ -337,10 +330,4 @@ fn backend_at(vnet: VnetId, s: &Snapshot, ip: Ipv4Addr) -> Option<&Backend> {
 
 fn gateway_of(s: &Snapshot, ip: Ipv4Addr) -> Option<Ipv4Addr> {
     s.subnets.iter().find(|n| on_link(n.network, n.prefix_len, ip)).map(|n| n.gateway)
-}
-
-/// Whether `ip` lies in the network.
-pub(crate) fn on_link(network: Ipv4Addr, prefix_len: u8, ip: Ipv4Addr) -> bool {
-    let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0);
-    u32::from(ip) & mask == u32::from(network) & mask
 }

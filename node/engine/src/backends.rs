@@ -6,8 +6,9 @@
 use std::ops::Index;
 use std::sync::Arc;
 
+use crate::backend::Backend;
 use crate::ids::BackendId;
-use crate::snapshot::{Backend, Map};
+use crate::map::Map;
 
 /// Backends of one part.
 pub const PART_LEN: usize = 64;

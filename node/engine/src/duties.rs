@@ -6,8 +6,9 @@ use crate::drains::Drains;
 use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
 use crate::nat::timeouts::silence;
+use crate::ports::in_lease;
 use crate::record::{CloseReason, FlowRecord, HoldClass};
-use crate::shard::{Forces, Leadership, Shard, Sweep, in_lease};
+use crate::shard::{Forces, Leadership, Shard, Sweep};
 use crate::snapshot::{Backend, Params, Snapshot};
 
 /// Idle sweeps visit every slot in this time, so idle expiry is at most that late (I48).

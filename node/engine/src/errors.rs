@@ -3,15 +3,13 @@
 
 use std::net::Ipv4Addr;
 
+use crate::addresses::{check_destination, endpoint, hop_to, is_spoofed, own_address};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::FlowKey;
-use crate::hairpin::{is_spoofed, own_address};
 use crate::ids::{BackendId, Side};
-use crate::inbound::inbound_use;
-use crate::outbound::check_destination;
-use crate::pipeline::{Access, Cx, endpoint, hop_to};
+use crate::judge::{Access, Cx, inbound_use};
+use crate::lease::LeaseWords;
 use crate::record::{InsideKey, PublicKey};
-use crate::shard::LeaseWords;
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{
     FrameMeta, IcmpError, IcmpKind, decrement_ttl, may_fragment, rewrite_error_destination, rewrite_error_source,

@@ -4,12 +4,10 @@
 use crate::event::{Authority, DropReason};
 use crate::held::{Origin, Outgoing};
 use crate::ids::Side;
-use crate::pipeline::Cx;
+use crate::judge::Cx;
 use crate::wire::{Cut, FrameMeta, Gso, IpPacket, L3, Notice, complete_checksum, may_fragment};
 use crate::worker::Worker;
 
-/// What an Ethernet interface takes, and the least that an interface is believed to take.
-pub(crate) const MTU_DEFAULT: u16 = 1500;
 const MTU_MIN: u16 = 576;
 
 impl Worker {

@@ -6,9 +6,10 @@ use crate::event::{DropReason, GroupEvent, WorkerOutput};
 use crate::flow::Slot;
 use crate::held::Parked;
 use crate::ids::{BackendId, ControlIndex, LogIndex, ShardId, Term};
+use crate::lease::LeaseWords;
 use crate::scan::ScanJob;
 use crate::sessions::SessionFate;
-use crate::shard::{LeaseWords, Shard};
+use crate::shard::Shard;
 use crate::worker::Worker;
 
 impl Worker {

@@ -7,13 +7,13 @@
 
 use std::net::Ipv4Addr;
 
+use crate::addresses::{endpoint, own_address};
 use crate::event::{Authority, DropReason};
 use crate::flow::{Seen, Slot};
-use crate::ids::{FrontendId, Mac, ShardId, Side};
-use crate::inbound::inbound_use;
+use crate::ids::{FrontendId, ShardId, Side};
+use crate::judge::inbound_use;
 use crate::nat::tcp::{Direction, Progress};
 use crate::nat::timeouts::note_answer;
-use crate::pipeline::{endpoint, inside_subnet, mac_on};
 use crate::record::PublicKey;
 use crate::snapshot::Snapshot;
 use crate::wire::{IcmpError, IpPacket};
@@ -109,21 +109,4 @@ impl Worker {
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         inbound_use(record, backend)
     }
-}
-
-/// Whether a packet from outside claims an address that nobody outside has: one of inside's, or a public one of ours unless
-/// the frame comes from its owner, or from a member in its grace or that forwards.
-pub(crate) fn is_spoofed(s: &Snapshot, src: Ipv4Addr, eth_src: Mac) -> bool {
-    if inside_subnet(s, src) {
-        return true;
-    }
-    let Some(frontend) = s.frontend_by_ip.get(&src).and_then(|id| s.frontends.get(id)) else { return false };
-    let a_member = s.peers.iter().any(|peer| mac_on(peer, Side::Outside) == eth_src);
-    eth_src != Mac::of_shard(frontend.shard) && !a_member
-}
-
-/// The public address of ours that `dst` is, with its shard.
-pub(crate) fn own_address(s: &Snapshot, dst: Ipv4Addr) -> Option<(FrontendId, ShardId)> {
-    let id = s.frontend_by_ip.get(&dst)?;
-    s.frontends.get(id).map(|frontend| (*id, frontend.shard))
 }

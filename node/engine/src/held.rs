@@ -49,6 +49,14 @@ pub(crate) enum Origin {
     Own,
 }
 
+/// Packets that wait for one neighbour; the shard asks.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) authority: Authority,
+    pub(crate) frames: VecDeque<Outgoing>,
+    pub(crate) retry_ns: u64,
+}
+
 /// Byte and packet limits, spare buffers, and the queue of frames that may leave.
 #[derive(Debug, Default)]
 pub(crate) struct Held {

@@ -3,17 +3,16 @@
 
 use std::net::Ipv4Addr;
 
+use crate::addresses::{endpoint, is_spoofed};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::{Record, Seen};
+use crate::flow::Seen;
 use crate::fragments::{Fate, Key, Way};
-use crate::hairpin::is_spoofed;
 use crate::ids::Side;
+use crate::judge::{Access, Cx, clamp, inbound_use};
+use crate::lease::LeaseWords;
 use crate::nat::tcp::{Direction, Progress};
 use crate::nat::timeouts::note_answer;
-use crate::pipeline::{Access, Cx, clamp, ending, endpoint};
-use crate::record::{HoldClass, PublicKey};
-use crate::shard::{LeaseWords, in_lease};
-use crate::snapshot::Backend;
+use crate::record::PublicKey;
 use crate::wire::{FrameMeta, IpPacket, decrement_ttl, rewrite_destination};
 use crate::worker::Worker;
 
@@ -86,17 +85,4 @@ impl Worker {
         let hop = self.address(cx.snapshot, cx.now_ns, Side::Inside, authority, to.0, frame)?;
         self.conclude(cx.snapshot, cx.now_ns, Side::Inside, authority, hop, meta, frame)
     }
-}
-
-/// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
-/// that ended by itself, late packets (D6).
-pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
-    let passes = match ending(record) {
-        None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
-        Some(HoldClass::IdleDatagram | HoldClass::IdleDatagramRfc | HoldClass::IdleStream) => {
-            in_lease(&backend.lease, record.frontend, record.public_port)
-        }
-    };
-    let ip = record.inside.addr.ipv4().filter(|ip| *ip == backend.ip).ok_or(DropReason::NoMapping)?;
-    if passes { Ok((ip, record.inside.port)) } else { Err(DropReason::NoMapping) }
 }

@@ -4,16 +4,23 @@
 //! arguments. It must never see Raft, tokio or a file. Called by the worker threads of `node` and by the simulator.
 //!
 //! `worker` is the door. Behind it: `pipeline` judges frames, `outbound` and `inbound` translate them, `errors` those that
-//! quote others, `pieces` those in fragments; `notices` tells senders (`wire` parses and rewrites, `arp` and `neigh` find
-//! neighbours; `ahead` warms the cache for a batch). `group` takes what the flow groups tell. `shard` does an owner's duties
-//! (`overlay`: what is proposed; `stream`: in which batches), `apply` writes what the log says into the `flow` table, `scan`
-//! copies it to a joiner, `takeover` announces, `status` and `sessions` tell.
+//! quote others, `pieces` those in fragments; `judge` has what they share, `addresses` says where an address is; `notices`
+//! tells senders (`wire` parses and rewrites, `arp` and `neigh` find neighbours, `sounding` asks whether frames pass; `ahead`
+//! warms the cache for a batch). `group` takes what the flow groups tell. `shard` does an owner's duties (`overlay`: what is
+//! proposed; `stream`: in which batches), `apply` writes what the log says into the `flow` table, `scan` copies it to a joiner
+//! in `chunks`, `takeover` announces, `status` and `sessions` tell.
+//!
+//! No two files import each other, also by way of others: `cargo run -p qnat-tests --bin house` draws it, and a test holds it.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod ahead;
+mod announcement;
 mod apply;
 mod arp;
+mod backend;
 pub mod backends;
+mod chunks;
 pub mod claims;
 pub mod codec;
 pub mod counters;
@@ -30,6 +37,11 @@ mod held;
 pub mod histogram;
 pub mod ids;
 mod inbound;
+mod judge;
+mod lease;
+mod limits;
+mod map;
+mod meta;
 pub mod nat;
 pub mod neigh;
 mod notices;
@@ -45,6 +57,7 @@ mod scan;
 pub mod sessions;
 mod shard;
 pub mod snapshot;
+mod sounding;
 pub mod soundings;
 pub mod status;
 mod stream;
@@ -53,4 +66,4 @@ pub mod wire;
 pub mod worker;
 
 pub use apply::ApplyCounts;
-pub use shard::LeaseWords;
+pub use lease::LeaseWords;

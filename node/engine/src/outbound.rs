@@ -2,19 +2,18 @@
 //!
 //! Never sends a first packet itself: `release_parked` does, when the log has the mapping (I6). Called by `pipeline`.
 
-use std::net::Ipv4Addr;
-
-use crate::arp::on_link;
+use crate::addresses::{check_destination, endpoint, next_hop, own_address};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{FlowKey, Record, Seen, Slot};
 use crate::fragments::{Fate, Key, Way};
-use crate::hairpin::own_address;
 use crate::held::Parked;
 use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
+use crate::judge::{Access, Cx, Hop, clamp, ending};
+use crate::lease::LeaseWords;
 use crate::nat::tcp::{Direction, Progress};
-use crate::pipeline::{Access, Cx, Hop, clamp, ending, endpoint, inside_subnet, next_hop};
+use crate::ports::in_lease;
 use crate::record::{FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
-use crate::shard::{LeaseWords, Shard, in_lease};
+use crate::shard::Shard;
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{
     FrameMeta, IcmpKind, IpPacket, Notice, TcpFlags, decrement_ttl, may_fragment, rewrite_destination, rewrite_source,
@@ -346,24 +345,4 @@ fn outbound_use(record: &Record, p: &IpPacket, id: BackendId, backend: &Backend)
         (true, false) => Use::Reopen,
         (false, _) => Use::Refuse(DropReason::NotFirstPacket),
     }
-}
-
-pub(crate) fn check_destination(s: &Snapshot, dst: Ipv4Addr) -> Result<(), DropReason> {
-    let martian = matches!(dst.octets()[0], 0 | 127 | 224..)
-        || dst.is_link_local()
-        || inside_subnet(s, dst)
-        || is_broadcast_of(s.outside.network, s.outside.prefix_len, dst);
-    if martian { Err(DropReason::MartianDestination) } else { Ok(()) }
-}
-
-/// Whether an address is no broadcast, multicast or reserved one.
-pub(crate) fn is_unicast(s: &Snapshot, dst: Ipv4Addr) -> bool {
-    let inside = s.subnets.iter().any(|n| is_broadcast_of(n.network, n.prefix_len, dst));
-    dst.octets()[0] < 224 && !inside && !is_broadcast_of(s.outside.network, s.outside.prefix_len, dst)
-}
-
-/// First and last address of a network that has more than two.
-fn is_broadcast_of(network: Ipv4Addr, prefix_len: u8, ip: Ipv4Addr) -> bool {
-    let hosts = u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
-    prefix_len < 31 && on_link(network, prefix_len, ip) && [0, hosts].contains(&(u32::from(ip) & hosts))
 }

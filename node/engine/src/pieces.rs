@@ -1,14 +1,13 @@
 //! The way of fragments through the pipeline. The first one goes the way of all packets; here is what happens around it,
 //! and the way of the others. What they are is kept by `fragments`.
 
+use crate::addresses::{check_destination, is_spoofed};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::fragments::{Fate, Key, Waiting, Way};
-use crate::hairpin::is_spoofed;
 use crate::held::{Origin, Outgoing};
 use crate::ids::Side;
-use crate::outbound::check_destination;
-use crate::pipeline::{Access, Cx, Hop};
-use crate::shard::LeaseWords;
+use crate::judge::{Access, Cx, Hop};
+use crate::lease::LeaseWords;
 use crate::snapshot::Snapshot;
 use crate::wire::{Fragment, FrameMeta, IpPacket, decrement_ttl, may_fragment, rewrite_addresses, set_identification};
 use crate::worker::Worker;

@@ -5,42 +5,22 @@
 
 use std::net::Ipv4Addr;
 
-use crate::arp::on_link;
+use crate::addresses::{mac_on, own_address};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::{Record, Slot, State};
+use crate::flow::Slot;
 use crate::fragments::{Fate, Key};
-use crate::hairpin::own_address;
 use crate::held::{Origin, Outgoing};
-use crate::ids::{Mac, NodeId, ShardId, Side, Term};
+use crate::ids::{Mac, NodeId, ShardId, Side};
+use crate::judge::{Access, Cx, Hop, NextHop};
+use crate::lease::LeaseWords;
 use crate::neigh::Lookup;
-use crate::record::{Addr, CloseReason, Endpoint, HoldClass};
-use crate::shard::{LeaseWords, Shard};
-use crate::snapshot::{NodeLinks, Snapshot};
-use crate::wire::{FrameMeta, IpPacket, Parsed, TcpFlags, clamp_mss, parse, set_ethernet};
+use crate::record::CloseReason;
+use crate::shard::Shard;
+use crate::snapshot::Snapshot;
+use crate::wire::{FrameMeta, IpPacket, Parsed, parse, set_ethernet};
 use crate::worker::Worker;
 
 const MS: u64 = 1_000_000;
-
-/// What a frame is judged by.
-#[derive(Debug)]
-pub(crate) struct Cx<'a, W> {
-    pub(crate) now_ns: u64,
-    pub(crate) words: &'a W,
-    pub(crate) snapshot: &'a Snapshot,
-}
-
-/// What this node may do for a shard now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Access {
-    /// Everything, in this term.
-    Lease(Term),
-    /// Repeat committed mappings from the own MAC (L4).
-    Grace,
-    /// Another node owns it.
-    Forward(NodeId),
-    /// Nothing.
-    Nothing(DropReason),
-}
 
 impl Worker {
     pub(crate) fn judge_frame<W: LeaseWords>(
@@ -257,72 +237,5 @@ impl Shard {
             // A stream that takes nothing now sees the next packet's FIN bits again, or the idle sweep.
             self.close(snapshot.control_index, slot, CloseReason::Fin);
         }
-    }
-}
-
-/// The Ethernet addresses of a frame that goes to a next hop.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct NextHop {
-    src: Mac,
-    dst: Mac,
-    hop: Hop,
-}
-
-impl NextHop {
-    pub(crate) fn put(self, frame: &mut [u8]) -> Hop {
-        set_ethernet(frame, self.src, self.dst);
-        self.hop
-    }
-}
-
-/// Where a rewritten frame stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Hop {
-    /// Addressed.
-    Ready,
-    /// Its neighbour has to answer first.
-    Wait(Ipv4Addr),
-}
-
-/// Who takes a packet for `dst` outside.
-pub(crate) fn next_hop(s: &Snapshot, dst: Ipv4Addr) -> Result<Ipv4Addr, DropReason> {
-    if on_link(s.outside.network, s.outside.prefix_len, dst) {
-        return Ok(dst);
-    }
-    s.outside.next_hop.ok_or(DropReason::NoRoute)
-}
-
-/// The same, also for a public address of ours: `address` knows where that is.
-pub(crate) fn hop_to(s: &Snapshot, dst: Ipv4Addr) -> Result<Ipv4Addr, DropReason> {
-    if s.frontend_by_ip.contains_key(&dst) { Ok(dst) } else { next_hop(s, dst) }
-}
-
-/// Lowers the segment size that a SYN offers, if the configuration says so (R26).
-pub(crate) fn clamp(s: &Snapshot, frame: &mut [u8], meta: &FrameMeta, p: &IpPacket) {
-    if s.params.mss_max > 0 && p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN)) {
-        clamp_mss(frame, meta, p, s.params.mss_max);
-    }
-}
-
-/// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.
-pub(crate) fn ending(record: &Record) -> Option<HoldClass> {
-    match record.state {
-        State::Held(class) => Some(class),
-        State::Live | State::Free => record.closing().map(|reason| HoldClass::of(reason, record.proto)),
-    }
-}
-
-pub(crate) fn inside_subnet(s: &Snapshot, ip: Ipv4Addr) -> bool {
-    s.subnets.iter().any(|n| on_link(n.network, n.prefix_len, ip))
-}
-
-pub(crate) fn endpoint(ip: Ipv4Addr, port: u16) -> Endpoint {
-    Endpoint { addr: Addr::from(ip), port }
-}
-
-pub(crate) fn mac_on(links: &NodeLinks, side: Side) -> Mac {
-    match side {
-        Side::Inside => links.inside,
-        Side::Outside => links.outside,
     }
 }

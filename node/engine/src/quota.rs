@@ -1,9 +1,7 @@
 //! What one backend may take of its shard (R21): flows, and new flows per second. A quota refuses newcomers only: what has a
 //! mapping is never asked (R22). Local to the owner; called by the pipeline when a packet asks for a mapping.
 
-use crate::event::DropReason;
 use crate::ids::BackendId;
-use crate::shard::Shard;
 use crate::snapshot::{Map, Params, Snapshot};
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -15,13 +13,13 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    fn is_empty(&self, now_ns: u64, params: &Params, backend: BackendId) -> bool {
+    pub(crate) fn is_empty(&self, now_ns: u64, params: &Params, backend: BackendId) -> bool {
         let full_ns = self.full_ns.get(&backend).copied().unwrap_or(0);
         full_ns.saturating_sub(now_ns) + token_ns(params) > SECOND_NS
     }
 
     /// Takes a token, even from an empty bucket.
-    fn take(&mut self, now_ns: u64, params: &Params, backend: BackendId) {
+    pub(crate) fn take(&mut self, now_ns: u64, params: &Params, backend: BackendId) {
         let full_ns = self.full_ns.entry(backend).or_default();
         *full_ns = (*full_ns).max(now_ns).saturating_add(token_ns(params));
     }
@@ -34,32 +32,6 @@ impl Rates {
 
 fn token_ns(params: &Params) -> u64 {
     SECOND_NS / u64::from(params.new_flows_per_second_max.max(1))
-}
-
-impl Shard {
-    /// Whether a backend may open one more flow: below its limit, and with no more flows than the table has room left.
-    pub(crate) fn admits(&self, now_ns: u64, params: &Params, backend: BackendId) -> Result<(), DropReason> {
-        let (table, overlay) = (&self.replica.table, &self.overlay);
-        let all = u64::from(table.live()) + u64::from(table.held()) + overlay.len() as u64;
-        let own = u64::from(table.flows_of(backend)) + u64::from(overlay.opens_of(backend));
-        let room = u64::from(params.flows_per_shard_max).saturating_sub(all);
-        if room == 0 {
-            Err(DropReason::TableFull)
-        } else if own >= room.min(params.flows_per_backend_max.into()) {
-            // What is left of the table is for those who have less of it (I40): however few or many fill it, a part stays
-            // free for everybody else, without a share that is fixed in advance and unused.
-            Err(DropReason::FlowLimit)
-        } else if self.rates.is_empty(now_ns, params, backend) {
-            Err(DropReason::RateLimit)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// A flow opens, or opens again: that one is never refused, but what it costs is missing for newcomers.
-    pub(crate) fn charge(&mut self, now_ns: u64, params: &Params, backend: BackendId) {
-        self.rates.take(now_ns, params, backend);
-    }
 }
 
 #[cfg(test)]

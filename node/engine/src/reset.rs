@@ -5,12 +5,13 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use crate::addresses::next_hop;
 use crate::event::Authority;
 use crate::flow::{Record, Slot};
 use crate::held::{Origin, Outgoing};
 use crate::ids::{ShardId, Side, Term};
+use crate::judge::Hop;
 use crate::nat::tcp::Direction;
-use crate::pipeline::{Hop, next_hop};
 use crate::record::{CloseReason, Proto};
 use crate::snapshot::{OnReclaim, Snapshot, TcpReset};
 use crate::wire::{FrameMeta, build_reset};

@@ -4,15 +4,11 @@
 //! Every record that existed at `base` is sent in some version: one that is freed before the scan reaches it is copied
 //! first. Without that copy a joiner could take an `Open` that all others refused because the key was held then.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
-
-use crate::apply::Meta;
-use crate::codec::{CHUNK_RECORDS_MAX, ChunkHeader, Encoder, ScanRecord};
+use crate::codec::{ChunkHeader, Encoder, ScanRecord};
 use crate::event::{Last, WorkerOutput};
 use crate::flow::{Record, Slot, State, Table};
 use crate::ids::{LogIndex, ShardId};
-use crate::shard::ShardEntry;
+use crate::meta::Meta;
 
 /// One transfer in progress.
 #[derive(Debug)]
@@ -78,73 +74,6 @@ impl ScanJob {
         let output =
             WorkerOutput::Chunk { shard, transfer: self.transfer, base: m.applied, until: applied, last, chunk };
         (output, last)
-    }
-}
-
-/// Whether chunks of scans find a place in the queues towards their readers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scans {
-    /// They do.
-    Go,
-    /// The queues are full: no more until they are not.
-    Wait,
-}
-
-/// Which shard's scan goes on, and how far now.
-#[derive(Debug)]
-pub(crate) struct Chunks {
-    credit: u32,
-    scans: Scans,
-    records_max: usize,
-    /// The shard whose chunk was the last: shards take turns, so that no joiner waits for another shard's.
-    last: ShardId,
-}
-
-impl Chunks {
-    pub(crate) const fn new() -> Self {
-        Self { credit: 0, scans: Scans::Go, records_max: CHUNK_RECORDS_MAX, last: ShardId(0) }
-    }
-
-    pub(crate) const fn set_scans(&mut self, scans: Scans) {
-        self.scans = scans;
-    }
-
-    pub(crate) fn set_records(&mut self, records: usize) {
-        self.records_max = records.clamp(1, CHUNK_RECORDS_MAX);
-    }
-
-    pub(crate) fn grant(&mut self, count: u32) {
-        self.credit = match self.scans {
-            Scans::Go => self.credit.max(count),
-            Scans::Wait => 0,
-        };
-    }
-
-    /// The next chunk of any scan under way, if one is due.
-    pub(crate) fn next(
-        &mut self,
-        shards: &mut BTreeMap<ShardId, ShardEntry>,
-        encoder: &mut Encoder,
-        scratch: &mut Vec<ScanRecord>,
-    ) -> Option<WorkerOutput> {
-        if self.credit == 0 {
-            return None;
-        }
-        let scans = |entry: &ShardEntry| {
-            entry.replica.as_ref().is_some_and(|s| s.replica.is_whole() && s.replica.scan.is_some())
-        };
-        let later = shards.range((Bound::Excluded(self.last), Bound::Unbounded));
-        let id = later.chain(shards.range(..=self.last)).find(|(_, entry)| scans(entry)).map(|(id, _)| *id)?;
-        let replica = &mut shards.get_mut(&id)?.replica.as_mut()?.replica;
-        let applied = replica.meta.applied;
-        let job = replica.scan.as_mut()?;
-        self.credit -= 1;
-        self.last = id;
-        let (output, last) = job.chunk(id, &replica.table, (applied, self.records_max), encoder, scratch);
-        if last == Last::Yes {
-            replica.scan = None;
-        }
-        Some(output)
     }
 }
 

@@ -5,10 +5,8 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-use crate::flow::Slot;
-use crate::ids::ShardId;
+use crate::flow::Record;
 use crate::record::{InsideKey, PublicKey};
-use crate::worker::Worker;
 
 /// Records that wait for the driver at most; it looks after every batch of frames.
 const QUEUE_MAX: usize = 1 << 14;
@@ -44,37 +42,27 @@ pub(crate) struct Sessions {
     lost: u64,
 }
 
-impl Worker {
-    /// Tells of mappings from now on, by `poll_session`.
-    pub fn log_sessions(&mut self) {
-        self.sessions = Some(Sessions { queue: VecDeque::with_capacity(QUEUE_MAX), lost: 0 });
+impl Sessions {
+    pub(crate) fn new() -> Self {
+        Self { queue: VecDeque::with_capacity(QUEUE_MAX), lost: 0 }
     }
 
-    /// The next event of a mapping. Call until `None`, after each batch.
-    pub fn poll_session(&mut self) -> Option<Session> {
-        self.sessions.as_mut()?.queue.pop_front()
+    pub(crate) fn pop(&mut self) -> Option<Session> {
+        self.queue.pop_front()
     }
 
-    /// How many events found no room.
-    #[must_use]
-    pub fn sessions_lost(&self) -> u64 {
-        self.sessions.as_ref().map_or(0, |sessions| sessions.lost)
+    /// How many found no room.
+    pub(crate) const fn lost(&self) -> u64 {
+        self.lost
     }
 
-    /// Takes note of what became of a mapping of this owner's.
-    pub(crate) fn note_session(&mut self, now_ns: u64, shard: ShardId, slot: Slot, fate: SessionFate) {
-        if self.sessions.is_none() {
-            return;
-        }
-        let (Some(s), Some(snapshot)) = (self.replica(shard), &self.snapshot) else { return };
-        let record = s.replica.table.record(slot);
-        let Some(frontend) = snapshot.frontends.get(&record.frontend) else { return };
-        let (public_ip, public, inside) = (frontend.ip, record.public(), record.inside_key());
-        let Some(sessions) = &mut self.sessions else { return };
-        if sessions.queue.len() < QUEUE_MAX {
-            sessions.queue.push_back(Session { at_ns: now_ns, fate, public_ip, public, inside });
+    /// What became of the mapping that this record is.
+    pub(crate) fn note(&mut self, at_ns: u64, fate: SessionFate, public_ip: Ipv4Addr, record: &Record) {
+        if self.queue.len() < QUEUE_MAX {
+            let (public, inside) = (record.public(), record.inside_key());
+            self.queue.push_back(Session { at_ns, fate, public_ip, public, inside });
         } else {
-            sessions.lost += 1;
+            self.lost += 1;
         }
     }
 }

@@ -4,30 +4,25 @@
 
 use std::collections::BTreeSet;
 
+use crate::announcement::Announcement;
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
 use crate::drains::Drains;
-use crate::event::NotServing;
+use crate::event::{DropReason, NotServing};
 use crate::flow::{FlowKey, Mark, Record, Slot, Table};
-use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, PortBlock, ShardId, Term};
+use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, ShardId, Term};
+use crate::lease::lease_runs;
 use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
-use crate::ports::LeaseOrder;
+use crate::ports::{LeaseOrder, in_lease};
 use crate::quota::Rates;
 use crate::record::{Addr, Endpoint, EntryHeader, HOLD_CLASSES, HOLDS_CONFIGURED, InsideKey, Proto, PublicKey};
 use crate::snapshot::{Backend, Filtering, Map, Params, Sharing, Snapshot};
 use crate::stream::Stream;
-use crate::takeover::Announcement;
 
 /// A shard that this node owned so recently still has frames sent to its vMAC here (M1).
 pub(crate) const LAST_OWNER_NS: u64 = 60_000_000_000;
 const MS: u64 = 1_000_000;
-
-/// Where lease words come from: a shared page in the daemon, a table in the simulator.
-pub trait LeaseWords {
-    /// The shard's word; a zero word if there is none.
-    fn word(&self, shard: ShardId) -> crate::ids::LeaseWord;
-}
 
 /// Orphan grace and holds as headers carry them (F6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -384,11 +379,30 @@ impl Shard {
     pub(crate) fn is_leading_in(&self, term: Term) -> bool {
         self.leadership.as_ref().is_some_and(|l| l.term == term)
     }
-}
 
-/// Whether the lease of `term` runs at `now_ns` by the shard's word.
-pub(crate) fn lease_runs(now_ns: u64, me: Incarnation, term: Term, word: crate::ids::LeaseWord) -> bool {
-    word.incarnation == me && word.term == term && now_ns < word.lease_until_ns
+    /// Whether a backend may open one more flow: below its limit, and with no more flows than the table has room left.
+    pub(crate) fn admits(&self, now_ns: u64, params: &Params, backend: BackendId) -> Result<(), DropReason> {
+        let (table, overlay) = (&self.replica.table, &self.overlay);
+        let all = u64::from(table.live()) + u64::from(table.held()) + overlay.len() as u64;
+        let own = u64::from(table.flows_of(backend)) + u64::from(overlay.opens_of(backend));
+        let room = u64::from(params.flows_per_shard_max).saturating_sub(all);
+        if room == 0 {
+            Err(DropReason::TableFull)
+        } else if own >= room.min(params.flows_per_backend_max.into()) {
+            // What is left of the table is for those who have less of it (I40): however few or many fill it, a part stays
+            // free for everybody else, without a share that is fixed in advance and unused.
+            Err(DropReason::FlowLimit)
+        } else if self.rates.is_empty(now_ns, params, backend) {
+            Err(DropReason::RateLimit)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A flow opens, or opens again: that one is never refused, but what it costs is missing for newcomers.
+    pub(crate) fn charge(&mut self, now_ns: u64, params: &Params, backend: BackendId) {
+        self.rates.take(now_ns, params, backend);
+    }
 }
 
 /// Among which mappings a port is sought: those to the same tuple, to the same address, or all.
@@ -399,9 +413,4 @@ fn scope(table: &Table, sharing: Sharing, key: &PublicKey) -> u64 {
         Sharing::Endpoint => Endpoint { addr: Addr([0; 16]), port: 0 },
     };
     table.remote_tag(&PublicKey { remote, ..*key })
-}
-
-/// Whether a port belongs to the lease.
-pub(crate) fn in_lease(lease: &[PortBlock], frontend: FrontendId, port: u16) -> bool {
-    lease.iter().any(|b| b.frontend == frontend && b.contains(port))
 }

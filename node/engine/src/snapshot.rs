@@ -3,14 +3,10 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
-
+pub use crate::backend::{Backend, Filtering, Profile, Sharing, TcpReset};
 pub use crate::backends::Backends;
 use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
-
-/// Hash maps of the engine: keyed hashing with a fixed seed per process role, so that iteration order is never relied on.
-pub type Map<K, V> = HashMap<K, V, FixedState>;
+pub use crate::map::Map;
 
 /// One version of the configuration, as seen by one node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -155,75 +151,6 @@ pub struct Frontend {
     pub ip: Ipv4Addr,
     /// The shard that it belongs to.
     pub shard: ShardId,
-}
-
-/// An IP configuration that may open flows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backend {
-    /// Its virtual network.
-    pub vnet: VnetId,
-    /// Its private address.
-    pub ip: Ipv4Addr,
-    /// Who alone has it, if that was declared; else whoever answers for it (I43).
-    pub mac: Option<Mac>,
-    /// Its home shard (M3): decides the vMAC that answers its ARP and where its flows are translated.
-    pub home: ShardId,
-    /// Its lease: the blocks that it may open flows on, without draining ones. Empty means no outbound path.
-    pub lease: Vec<PortBlock>,
-    /// Idle timeout of its flows (S13).
-    pub idle_timeout_ms: u32,
-    /// TCP resets to both sides at idle timeout.
-    pub tcp_reset_on_idle: TcpReset,
-    /// How long its flows live (D7).
-    pub profile: Profile,
-    /// How its flows share ports.
-    pub sharing: Sharing,
-    /// Who may answer.
-    pub filtering: Filtering,
-}
-
-/// Which flows of a backend may have one public port (S8, S9, R3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Sharing {
-    /// Those to distinct remote tuples.
-    #[default]
-    Tuple,
-    /// Those to distinct remote addresses.
-    Address,
-    /// Those of one inside address and port, which all have it: endpoint-independent mapping (RFC 4787 REQ-1).
-    Endpoint,
-}
-
-/// What passes inwards to a port with a mapping (R6); anything but the first needs `Sharing::Endpoint`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Filtering {
-    /// Packets of exactly the remote tuple.
-    #[default]
-    Tuple,
-    /// Packets of every remote address that a mapping of the port goes to (RFC 4787 REQ-8, second choice).
-    Address,
-    /// All (RFC 4787 REQ-8, first choice).
-    Open,
-}
-
-/// Translation profile of an outbound rule (D7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Profile {
-    /// The rule's idle timeout.
-    #[default]
-    Azure,
-    /// Timers of the RFCs: 2 h 4 min established TCP, 5 min UDP (R14).
-    Rfc,
-}
-
-/// `enable_tcp_reset` of an outbound rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum TcpReset {
-    /// Flows end silently.
-    #[default]
-    Off,
-    /// Both sides get a reset.
-    On,
 }
 
 /// An inside subnet.

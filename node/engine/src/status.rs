@@ -3,14 +3,15 @@
 
 use std::net::Ipv4Addr;
 
+pub use crate::announcement::Confirmed;
 use crate::apply::ApplyCounts;
 use crate::event::NotServing;
-use crate::flow::{Record, State};
+use crate::flow::{Record, Slot, State};
 use crate::ids::{BackendId, ControlIndex, FrontendId, LogIndex, NodeId, PortBlock, ShardId, Term};
 use crate::ports::BlockUse;
 use crate::record::{Endpoint, HoldClass, InsideKey, Proto};
+use crate::sessions::{Session, SessionFate, Sessions};
 use crate::shard::Shard;
-pub use crate::takeover::Confirmed;
 use crate::worker::Worker;
 
 /// State of a mapping as this node sees it.
@@ -131,6 +132,32 @@ pub struct PortsListing {
 }
 
 impl Worker {
+    /// Tells of mappings from now on, by `poll_session`.
+    pub fn log_sessions(&mut self) {
+        self.sessions = Some(Sessions::new());
+    }
+
+    /// The next event of a mapping. Call until `None`, after each batch.
+    pub fn poll_session(&mut self) -> Option<Session> {
+        self.sessions.as_mut()?.pop()
+    }
+
+    /// How many events found no room.
+    #[must_use]
+    pub fn sessions_lost(&self) -> u64 {
+        self.sessions.as_ref().map_or(0, Sessions::lost)
+    }
+
+    /// Takes note of what became of a mapping of this owner's.
+    pub(crate) fn note_session(&mut self, now_ns: u64, shard: ShardId, slot: Slot, fate: SessionFate) {
+        let (Some(sessions), Some(snapshot)) = (&mut self.sessions, &self.snapshot) else { return };
+        let replica = self.shards.get(&shard).and_then(|entry| entry.replica.as_deref());
+        let Some(record) = replica.map(|s| s.replica.table.record(slot)) else { return };
+        if let Some(frontend) = snapshot.frontends.get(&record.frontend) {
+            sessions.note(now_ns, fate, frontend.ip, record);
+        }
+    }
+
     /// Mappings of one shard or of all, at most `limit`: committed ones by slot, then those on their way. Its cost grows with
     /// the table: [`Worker::list_flows`] is for those who must not wait.
     #[must_use]

@@ -14,30 +14,31 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::ahead::Ahead;
+use crate::ahead::{Ahead, Known};
 use crate::apply::Effect;
-use crate::arp::Waiting;
+use crate::chunks::Chunks;
+pub use crate::chunks::Scans;
 use crate::claims::{Claim, Claims};
 use crate::codec::{Encoder, ScanRecord};
 use crate::counters::Counters;
 use crate::event::{Authority, DropReason, Verdict, WorkerOutput};
-use crate::fragmenting::MTU_DEFAULT;
 use crate::fragments::Fragments;
-use crate::held::{Held, Origin};
+use crate::held::{Held, Origin, Waiting};
 use crate::ids::{BackendId, Incarnation, NodeId, ShardId, Side, Term, VnetId};
+use crate::judge::Cx;
+use crate::lease::{LeaseWords, lease_runs};
+use crate::limits::Limits;
 use crate::nat::identification::Identifications;
 use crate::nat::timeouts::shortest_ns;
 use crate::neigh::NeighbourCache;
-use crate::notices::Limits;
-use crate::pipeline::Cx;
-use crate::scan::Chunks;
-pub use crate::scan::Scans;
 use crate::sessions::Sessions;
-use crate::shard::{LAST_OWNER_NS, LeaseWords, Shard, ShardEntry, lease_runs};
+use crate::shard::{LAST_OWNER_NS, Shard, ShardEntry};
 use crate::snapshot::Snapshot;
 use crate::soundings::Soundings;
 use crate::wire::FrameMeta;
 
+/// What an interface takes until its size is known.
+const MTU_DEFAULT: u16 = 1500;
 /// Neighbours of both sides that a worker remembers.
 const NEIGHBOURS_MAX: usize = 65_536;
 /// Chunks of scans that one round of timers allows, so that traffic goes on.
@@ -188,6 +189,18 @@ impl Worker {
         verdict
     }
 
+    /// Takes note of a frame that will be handed in soon, as it arrived. Call `fetch` after the last one of a batch.
+    pub fn look_ahead(&mut self, side: Side, frame: &[u8]) {
+        let known = Known { snapshot: self.snapshot.as_deref(), vnet: self.vnet, shards: &self.shards };
+        self.ahead.note(&known, side, frame);
+    }
+
+    /// Has the mappings of all frames brought into the cache that were looked ahead for since the last call. Returns how
+    /// many there probably are.
+    pub fn fetch(&mut self) -> usize {
+        self.ahead.fetch(&self.shards)
+    }
+
     /// The next entry or report for the flow groups. Call until `None`.
     pub fn poll_output(&mut self, now_ns: u64, words: &impl LeaseWords) -> Option<WorkerOutput> {
         if let Some(output) = self.outputs.pop_front() {
@@ -273,7 +286,7 @@ impl Worker {
         self.chunks.grant(CHUNKS_PER_ROUND);
         self.judge_at_ns = u64::MAX;
         self.timed_at_ns = now_ns;
-        self.judge_looking_ahead();
+        self.ahead.judge(&self.shards);
         self.judge_serving(now_ns, words);
         let ids: Vec<ShardId> = self.shards.keys().copied().collect();
         for id in &ids {
@@ -322,7 +335,7 @@ impl Worker {
             .into_iter()
             .chain(neighbours)
             .chain(self.fragments.next_ns())
-            .chain(self.soundings.as_ref().map(Soundings::next_ns))
+            .chain(self.soundings.as_ref().map(|s| s.next_ns))
             .min()
             .unwrap_or(u64::MAX)
             .min(self.judge_at_ns)

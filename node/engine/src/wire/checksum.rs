@@ -91,6 +91,11 @@ fn words(ip: Ipv4Addr) -> [u16; 2] {
     [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])]
 }
 
+/// 0 would say that there is no checksum: its other form is sent (RFC 768).
+pub(super) const fn none_to_ones(checksum: u16) -> u16 {
+    if checksum == 0 { 0xffff } else { checksum }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -7,6 +7,9 @@ use crate::ids::Mac;
 /// Octets of the header.
 pub const LEN: usize = 14;
 
+/// The EtherType of soundings; `netio` listens to it and the guard lets it pass between members.
+pub const SOUNDING: u16 = 0x88b6;
+
 /// What the frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Payload {
@@ -30,7 +33,7 @@ pub(super) fn parse(frame: &[u8]) -> Result<(Header, &[u8]), DropReason> {
     let payload = match u16::from_be_bytes([t0, t1]) {
         0x0800 => Payload::Ipv4,
         0x0806 => Payload::Arp,
-        super::sounding::ETHERTYPE => Payload::Sounding,
+        SOUNDING => Payload::Sounding,
         0x86dd => return Err(DropReason::Ipv6),
         _ => return Err(DropReason::UnknownEtherType),
     };

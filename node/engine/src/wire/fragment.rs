@@ -3,9 +3,9 @@
 
 use std::net::Ipv4Addr;
 
-use super::Proto;
 use crate::event::{DropReason, Last};
 use crate::ids::Mac;
+use crate::record::Proto;
 
 /// A part of a datagram's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Hot path. ICMP (RFC 792): queries, whose identifier stands for a port (RFC 5508), and errors, which carry the packet
 //! that they are about (`quote`). Called by `wire::parse`.
 
-use super::Transport;
+use super::transport::{IcmpKind, Transport};
 use crate::event::DropReason;
 
 /// Octets of the header of every message that is understood here.
@@ -10,15 +10,6 @@ pub(super) const LEN: u16 = 8;
 pub(super) const CHECKSUM_AT: u16 = 2;
 /// Where the identifier of an echo message stands in the header.
 pub(super) const IDENTIFIER_AT: u16 = 4;
-
-/// Which query it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IcmpKind {
-    /// Echo request: the identifier is the source port.
-    EchoRequest,
-    /// Echo reply: the identifier is the destination port.
-    EchoReply,
-}
 
 /// An ICMP message that has all octets of its header.
 #[derive(Clone, Copy, Debug)]

@@ -2,8 +2,9 @@
 //! their own link, or than they know of, otherwise depend on path MTU discovery alone.
 
 use super::checksum::Delta;
+use super::packet::{FrameMeta, IpPacket};
 use super::rewrite::is_partial;
-use super::{FrameMeta, IpPacket, tcp};
+use super::tcp;
 
 const MIN_LEN: usize = 20;
 const MSS: u8 = 2;

@@ -5,11 +5,14 @@
 
 use std::net::Ipv4Addr;
 
-use super::checksum::Delta;
+use super::checksum::{Delta, none_to_ones};
+use super::packet::{ChecksumState, FrameMeta};
 use super::rewrite::{End, octets, replace_address};
-use super::{ChecksumState, FrameMeta, IcmpKind, Proto, ethernet, icmp, ipv4, none_to_ones, tcp, udp};
+use super::transport::IcmpKind;
+use super::{ethernet, icmp, ipv4, tcp, udp};
 use crate::event::DropReason;
 use crate::ids::Mac;
+use crate::record::Proto;
 
 /// Octets of a transport header that every quote has (RFC 792).
 const TRANSPORT_LEN: usize = 8;

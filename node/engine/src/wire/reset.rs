@@ -6,7 +6,7 @@ use super::checksum;
 
 /// Ethernet's minimum without the frame check sequence.
 const FRAME_LEN: usize = 60;
-const L3: usize = super::L3 as usize;
+const L3: usize = super::packet::L3 as usize;
 const L4: usize = L3 + 20;
 /// Of IP header and segment: neither has options, the segment no data.
 const TOTAL_LEN: u16 = 40;

@@ -6,8 +6,11 @@
 
 use std::net::Ipv4Addr;
 
-use super::checksum::Delta;
-use super::{ChecksumState, FrameMeta, IcmpKind, IpPacket, Proto, icmp, none_to_ones, tcp, udp};
+use super::checksum::{Delta, none_to_ones};
+use super::packet::{ChecksumState, FrameMeta, IpPacket};
+use super::transport::IcmpKind;
+use super::{icmp, tcp, udp};
+use crate::record::Proto;
 
 /// Where in the IPv4 header things stand.
 const IDENTIFICATION_AT: u16 = 4;

@@ -5,8 +5,7 @@ use super::ethernet;
 use crate::event::DropReason;
 use crate::ids::{Mac, NodeId};
 
-/// The EtherType; `netio` listens to it and the guard lets it pass between members.
-pub const ETHERTYPE: u16 = 0x88b6;
+pub use super::ethernet::SOUNDING as ETHERTYPE;
 /// Octets of the frame: the shortest that Ethernet has.
 pub const FRAME_LEN: usize = 60;
 /// First octets of the payload, with the version.

@@ -2,8 +2,10 @@
 //! packets that allow it, after translation; never touches what they say.
 
 use super::checksum;
+use super::checksum::none_to_ones;
+use super::packet::{ChecksumState, FrameMeta, L3};
 use super::rewrite::octets;
-use super::{ChecksumState, FrameMeta, L3, none_to_ones, udp};
+use super::udp;
 
 /// Where things stand in an IPv4 header.
 const TOTAL_LEN_AT: u16 = 2;

@@ -1,78 +1,13 @@
 //! Hot path. TCP header (RFC 9293): ports, flags, sequence numbers. Connection state is not kept here; called by
 //! `wire::parse`.
 
-use std::ops::BitOr;
-
-use super::Transport;
+use super::transport::{TcpFields, TcpFlags, Transport};
 use crate::event::DropReason;
 
 /// Octets of the header without options.
 pub(super) const MIN_LEN: u16 = 20;
 /// Where the checksum stands in the header.
 pub(super) const CHECKSUM_AT: u16 = 16;
-
-/// The eight control bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct TcpFlags(pub u8);
-
-impl TcpFlags {
-    /// No more data from the sender.
-    pub const FIN: Self = Self(0x01);
-    /// Synchronise sequence numbers.
-    pub const SYN: Self = Self(0x02);
-    /// Reset.
-    pub const RST: Self = Self(0x04);
-    /// Push.
-    pub const PSH: Self = Self(0x08);
-    /// The acknowledgment number counts.
-    pub const ACK: Self = Self(0x10);
-    /// The urgent pointer counts.
-    pub const URG: Self = Self(0x20);
-    /// ECN echo.
-    pub const ECE: Self = Self(0x40);
-    /// Congestion window reduced.
-    pub const CWR: Self = Self(0x80);
-
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether any bit of `other` is set.
-    #[must_use]
-    pub const fn intersects(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// Whether some stack sends this. SYN, FIN and RST exclude each other, and a segment with none of SYN, RST and ACK
-    /// belongs to no state of RFC 9293: that covers null, Xmas and lone FIN probes.
-    const fn is_plausible(self) -> bool {
-        let exclusive = (self.0 & (Self::SYN.0 | Self::FIN.0 | Self::RST.0)).count_ones() <= 1;
-        exclusive && self.intersects(Self(Self::SYN.0 | Self::RST.0 | Self::ACK.0))
-    }
-}
-
-impl BitOr for TcpFlags {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-/// What connection tracking needs of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpFields {
-    /// Control bits; never a combination that no stack sends.
-    pub flags: TcpFlags,
-    /// Sequence number of the first octet (of the SYN, if set).
-    pub seq: u32,
-    /// Acknowledgment number; meaningless without ACK.
-    pub ack: u32,
-    /// Octets behind the header; of a super-packet those of all its segments.
-    pub payload_len: u32,
-}
 
 /// Lengths of the header, and its ports and fields. The flags are not judged yet: that waits for the checksum.
 pub(super) fn parse(segment: &[u8], len: u16) -> Result<Transport, DropReason> {

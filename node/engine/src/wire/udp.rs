@@ -1,6 +1,6 @@
 //! Hot path. UDP header (RFC 768). Called by `wire::parse`.
 
-use super::Transport;
+use super::transport::Transport;
 use crate::event::DropReason;
 
 /// Octets of the header.

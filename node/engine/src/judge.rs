@@ -1,0 +1,84 @@
+//! What all ways of judging a packet share: by what it is judged, what this node may do, where it goes next.
+
+use std::net::Ipv4Addr;
+
+use crate::event::DropReason;
+use crate::flow::{Record, State};
+use crate::ids::{Mac, NodeId, Term};
+use crate::ports::in_lease;
+use crate::record::HoldClass;
+use crate::snapshot::{Backend, Snapshot};
+use crate::wire::{FrameMeta, IpPacket, TcpFlags, clamp_mss, set_ethernet};
+
+/// What a frame is judged by.
+#[derive(Debug)]
+pub(crate) struct Cx<'a, W> {
+    pub(crate) now_ns: u64,
+    pub(crate) words: &'a W,
+    pub(crate) snapshot: &'a Snapshot,
+}
+
+/// What this node may do for a shard now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// Everything, in this term.
+    Lease(Term),
+    /// Repeat committed mappings from the own MAC (L4).
+    Grace,
+    /// Another node owns it.
+    Forward(NodeId),
+    /// Nothing.
+    Nothing(DropReason),
+}
+
+/// The Ethernet addresses of a frame that goes to a next hop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NextHop {
+    pub(crate) src: Mac,
+    pub(crate) dst: Mac,
+    pub(crate) hop: Hop,
+}
+
+impl NextHop {
+    pub(crate) fn put(self, frame: &mut [u8]) -> Hop {
+        set_ethernet(frame, self.src, self.dst);
+        self.hop
+    }
+}
+
+/// Where a rewritten frame stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Hop {
+    /// Addressed.
+    Ready,
+    /// Its neighbour has to answer first.
+    Wait(Ipv4Addr),
+}
+
+/// Lowers the segment size that a SYN offers, if the configuration says so (R26).
+pub(crate) fn clamp(s: &Snapshot, frame: &mut [u8], meta: &FrameMeta, p: &IpPacket) {
+    if s.params.mss_max > 0 && p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN)) {
+        clamp_mss(frame, meta, p, s.params.mss_max);
+    }
+}
+
+/// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.
+pub(crate) fn ending(record: &Record) -> Option<HoldClass> {
+    match record.state {
+        State::Held(class) => Some(class),
+        State::Live | State::Free => record.closing().map(|reason| HoldClass::of(reason, record.proto)),
+    }
+}
+
+/// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
+/// that ended by itself, late packets (D6).
+pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
+    let passes = match ending(record) {
+        None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
+        Some(HoldClass::IdleDatagram | HoldClass::IdleDatagramRfc | HoldClass::IdleStream) => {
+            in_lease(&backend.lease, record.frontend, record.public_port)
+        }
+    };
+    let ip = record.inside.addr.ipv4().filter(|ip| *ip == backend.ip).ok_or(DropReason::NoMapping)?;
+    if passes { Ok((ip, record.inside.port)) } else { Err(DropReason::NoMapping) }
+}
