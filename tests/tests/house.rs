@@ -8,12 +8,12 @@ use qnat_tests::house::{self, CRATES};
 /// Of a crate: circles of imports, functions over the limit, repeated runs.
 const LEFT: &[(&str, usize, usize, usize)] = &[
     ("node/engine", 0, 0, 1),
-    ("node/control", 4, 0, 0),
+    ("node/control", 3, 0, 0),
     ("consensus", 1, 0, 2),
     ("netio", 1, 0, 1),
     ("node", 6, 1, 0),
     ("bench", 1, 0, 0),
-    ("chaos", 1, 2, 0),
+    ("chaos", 2, 2, 0),
 ];
 /// Files of the engine that write or take its worker; one is the goal.
 const NAMING_WORKER: usize = 15;
