@@ -1,6 +1,8 @@
 //! Prints the shape of the sources: of each crate its files, circles of imports, long functions and repeated runs, and which
 //! files of the engine name its worker.
 
+#![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
+
 use std::path::Path;
 
 use anyhow::Result;
