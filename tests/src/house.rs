@@ -13,7 +13,7 @@ use syn::spanned::Spanned as _;
 use syn::visit::{self, Visit};
 
 pub use imports::{Circle, circles};
-pub use runs::{Run, repeated};
+pub use runs::{RUN_LINES, Run, repeated};
 
 /// Folders of the crates that the product, its bench and its drills are made of.
 pub const CRATES: &[&str] = &["node/engine", "node/control", "consensus", "netio", "node", "bench", "chaos"];

@@ -8,7 +8,7 @@ use qnat_tests::house::{self, CRATES};
 /// Of a crate: circles of imports, functions over the limit, repeated runs.
 const LEFT: &[(&str, usize, usize, usize)] = &[
     ("node/engine", 0, 0, 1),
-    ("node/control", 3, 0, 0),
+    ("node/control", 0, 0, 0),
     ("consensus", 1, 0, 2),
     ("netio", 1, 0, 1),
     ("node", 6, 1, 0),

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use bincode::{Decode, Encode};
-use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, PortBlock, ShardId, VnetId};
+use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId};
 
 use crate::buddy::{FreeBlocks, buddy_of, coalesce, halves};
-use crate::command::PortLoad;
+pub use crate::holdings::{Backend, Declared, Drain, Frontend};
+use crate::loads::{Loads, PortLoad};
 use crate::outcome::{Refusal, refuse};
 use crate::places::{Places, blocks_on};
 use crate::resource::{Desired, LoadBalancer, OnReclaim, OutboundRule, PoolRef};
@@ -20,76 +21,6 @@ use crate::validate::Census;
 
 /// Smallest piece that a lease is cut into or filled up with.
 const PIECE_LEN_MIN: u16 = 8;
-
-/// A public address that flows are translated to.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Frontend {
-    /// The address. As long as this entry lives, the same address keeps this id and shard.
-    pub ip: Ipv4Addr,
-    /// Its shard: one per frontend (M3, outbound-only).
-    pub shard: ShardId,
-    /// Ports never handed out (D8).
-    pub reserved: BTreeSet<u16>,
-    /// Whether the configuration still wants it.
-    pub declared: Declared,
-    /// Since when, by the clock of proposers, it is neither declared nor used by a lease or a draining block.
-    pub idle_since_unix_ms: Option<u64>,
-}
-
-/// Whether the present configuration holds a resource.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub enum Declared {
-    /// It does.
-    Yes,
-    /// It does not; the entry stays until its blocks have drained.
-    No,
-}
-
-/// An IP configuration.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Backend {
-    /// Its virtual network.
-    pub vnet: VnetId,
-    /// Its address. (vnet, ip) keeps this id as long as the entry lives.
-    pub ip: Ipv4Addr,
-    /// Who alone may have it, if that is declared (I43).
-    pub mac: Option<Mac>,
-    /// The instance.
-    pub instance: String,
-    /// The IP configuration of the instance.
-    pub ip_configuration: String,
-    /// Its pool.
-    pub pool: Option<PoolRef>,
-    /// Whether the configuration still wants it.
-    pub declared: Declared,
-    /// Its home shard (M3); `None` only while there is no frontend at all.
-    pub home: Option<ShardId>,
-    /// The frontend that it is bound to (D1).
-    pub frontend: Option<FrontendId>,
-    /// Its lease, sorted, without draining blocks.
-    pub lease: Vec<PortBlock>,
-    /// Ports that its pool's tier grants; 0 without an outbound path.
-    pub grant: u16,
-}
-
-impl Backend {
-    /// Ports leased now.
-    #[must_use]
-    pub fn ports(&self) -> u16 {
-        self.lease.iter().map(|block| block.len).sum()
-    }
-}
-
-/// A block on its way back (S14).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Drain {
-    /// Whose lease it was.
-    pub backend: BackendId,
-    /// The control index at which it began to drain (F5).
-    pub reclaim_index: ControlIndex,
-    /// What happens to its flows (D5).
-    pub on_reclaim: OnReclaim,
-}
 
 /// Frontends, backends and their ports.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
@@ -146,6 +77,11 @@ pub(crate) struct Tally {
 }
 
 impl Allocation {
+    /// Where all these are, found anew.
+    pub(crate) fn places_anew(&self, index: ControlIndex) -> Places {
+        Places::of(&self.frontends, &self.backends, &self.drains, index)
+    }
+
     /// Brings leases to what the configuration grants. Deterministic; backends are served in order of their ids.
     pub(crate) fn settle(&mut self, with: &Settle<'_>) {
         let grants = self.grants(with.desired);
@@ -167,7 +103,7 @@ impl Allocation {
             self.backend_mut(*id).grant = granted;
         }
         self.unbind_drained();
-        self.places = Places::of(self, with.index);
+        self.places = self.places_anew(with.index);
         let mut tally = Tally::default();
         for frontend in self.frontends.keys() {
             tally.free.insert(*frontend, self.free_on(*frontend));
@@ -460,33 +396,6 @@ fn take_pieces(free: &mut FreeBlocks, mut want: u16, lease: &mut Vec<PortBlock>)
             }
             None => len /= 2,
         }
-    }
-}
-
-/// Live flows per piece of port space, sorted, so that a large pool is halved without searching all pieces each time.
-pub(crate) struct Loads(Vec<PortLoad>);
-
-impl Loads {
-    pub(crate) fn new(hints: &[PortLoad]) -> Self {
-        let mut loads = hints.to_vec();
-        loads.sort_unstable_by_key(|load| load.block);
-        Self(loads)
-    }
-
-    /// Flows of the pieces that lie in the block.
-    pub(crate) fn flows(&self, block: PortBlock) -> u64 {
-        let end = u32::from(block.start) + u32::from(block.len);
-        let from = self.0.partition_point(|l| (l.block.frontend, l.block.start) < (block.frontend, block.start));
-        let near = self.0[from..].iter();
-        let near = near.take_while(|l| l.block.frontend == block.frontend && u32::from(l.block.start) < end);
-        let inside = near.filter(|l| u32::from(l.block.start) + u32::from(l.block.len) <= end);
-        inside.map(|l| u64::from(l.flows)).sum()
-    }
-
-    /// (the half to keep, the half to drain): fewer live flows drain, the upper half if equal (D4).
-    fn split(&self, block: PortBlock) -> (PortBlock, PortBlock) {
-        let (lower, upper) = halves(block);
-        if self.flows(upper) > self.flows(lower) { (upper, lower) } else { (lower, upper) }
     }
 }
 

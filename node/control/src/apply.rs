@@ -9,9 +9,11 @@ use std::collections::BTreeSet;
 use engine::ids::{ControlIndex, Incarnation, NodeId, ShardId};
 
 use crate::allocation::{Declared, Settle};
-use crate::command::{Command, CommandBody, InStep, PortLoad, Registration};
+use crate::command::{Command, CommandBody, InStep};
+use crate::loads::PortLoad;
 use crate::outcome::{Outcome, Refusal, Yield, refuse};
 use crate::parts::Parts;
+use crate::registry::Registration;
 use crate::resource::Desired;
 use crate::shards::{Load, Origin, Shard};
 use crate::state::{State, StopToken};

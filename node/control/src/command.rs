@@ -4,13 +4,13 @@
 //! an idempotency key. It must never carry anything that a replica would have to look up elsewhere. Encoded through
 //! `codec`; the layout is frozen per version (C2), pinned by a golden-bytes test.
 
-use std::net::SocketAddr;
-
 use bincode::{Decode, Encode};
-use engine::ids::{ControlIndex, Incarnation, Mac, NodeId, PortBlock, ShardId};
+use engine::ids::{ControlIndex, Incarnation, NodeId, PortBlock, ShardId};
 
 use crate::codec::{self, CodecError, Kind};
+use crate::loads::PortLoad;
 use crate::registry::Joiner;
+use crate::registry::Registration;
 use crate::resource::Desired;
 
 /// Idempotency key: a retry carries the same one.
@@ -197,18 +197,6 @@ pub struct Configure {
     pub hints: Vec<PortLoad>,
 }
 
-/// Live flows on a piece of a leased block.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct PortLoad {
-    /// The piece.
-    pub block: PortBlock,
-    /// Live flows with a port in it.
-    pub flows: u32,
-}
-
-/// Most blocks of one report of fences: what a frontend can have.
-pub const RECLAIMS_MAX: usize = 2_048;
-
 /// The replicas of a shard that vote, are heard and have what is committed, as its owner measured it.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct InStep {
@@ -218,27 +206,6 @@ pub struct InStep {
     pub epoch: u32,
     /// These replicas; none if its configuration is joint.
     pub lives: Vec<Incarnation>,
-}
-
-/// A node's start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Registration {
-    /// The node.
-    pub node: NodeId,
-    /// Its control raft id, to tell a replaced data directory.
-    pub control_raft_id: u64,
-    /// Drawn at this start; a retry of the same start gets the same incarnation.
-    pub nonce: u64,
-    /// Where it listens for peers.
-    pub peer_addr: SocketAddr,
-    /// Where its API listens.
-    pub api_addr: SocketAddr,
-    /// MAC of its inside data interface.
-    pub inside_mac: Mac,
-    /// MAC of its outside data interface.
-    pub outside_mac: Mac,
-    /// The greatest cluster level that its program supports (C2).
-    pub level: u16,
 }
 
 impl Command {

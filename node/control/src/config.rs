@@ -41,7 +41,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::str::FromStr;
 
 use toml::de::DeTable;
@@ -51,41 +50,9 @@ use crate::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,
     Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
 };
+pub use crate::toml_reader::ConfigError;
 use crate::toml_reader::{Reader, Source};
 use crate::validate;
-
-/// One thing that is wrong with a file.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct ConfigError {
-    /// The file, as the caller named it.
-    pub file: String,
-    /// The line, from 1, if it can be told.
-    pub line: Option<u32>,
-    /// The field: `kind.name.field`.
-    pub path: String,
-    /// Its value, shortened; empty if it is missing.
-    pub value: String,
-    /// What is wrong.
-    pub problem: String,
-    /// What would be right.
-    pub remedy: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file)?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
-        }
-        write!(f, ": {}", self.path)?;
-        if !self.value.is_empty() {
-            write!(f, " = {}", self.value)?;
-        }
-        write!(f, ": {}; {}", self.problem, self.remedy)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 impl FromStr for Prefix {
     type Err = ipnet::AddrParseError;

@@ -10,7 +10,6 @@ use crate::resource::Outside;
 use crate::shards::{Origin, Shard};
 use crate::state::State;
 use crate::validate;
-use crate::view::remove_command;
 
 /// What the configuration as a whole lacks, or will soon.
 pub(crate) fn cluster_concerns(state: &State) -> Vec<Concern> {
@@ -134,4 +133,11 @@ pub(crate) fn backend_concern(state: &State, backend: &Backend, drains: bool) ->
         true => short("its frontends have no room until other blocks have drained", "wait until they have drained"),
         false => short("its frontends have no room", "add a frontend to its outbound rule"),
     }
+}
+
+/// The command that removes a node as it is now.
+#[must_use]
+pub fn remove_command(state: &State, node: NodeId) -> String {
+    let named = state.registry.nodes().get(&node).map_or(0, |known| known.named().0);
+    format!("qnat node-remove {node} --incarnation {named}")
 }

@@ -1,15 +1,17 @@
 //! How long things can get that the limits of `validate` allow: every bound on the way of a configuration, from the file to
 //! the state, comes from here. Constant expressions only; an own test fills them.
 
-use crate::command::RECLAIMS_MAX;
 use crate::outcome::TEXT_LEN_MAX;
-use crate::state::KEYS_MAX;
 use crate::tier::PORTS_USABLE;
 use crate::validate::{
     ADDRESS_SPACE_MAX, FRONTENDS_MAX, IP_CONFIGURATIONS_MAX, NAME_LEN_MAX, POOLS_MAX, PUBLIC_IPS_MAX,
     RESERVED_PORTS_MAX, SUBNETS_MAX, VIRTUAL_NETWORKS_MAX,
 };
 
+/// Keys of commands that are remembered with their outcome.
+pub const KEYS_MAX: usize = 4096;
+/// Most blocks of one report of fences: what a frontend can have.
+pub const RECLAIMS_MAX: usize = 2_048;
 /// Most hints of a configuration.
 pub const HINTS_MAX: usize = 65_536;
 /// Most backends that are declared or have blocks left.

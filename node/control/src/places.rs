@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use bincode::{Decode, Encode};
 use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock};
 
-use crate::allocation::{Allocation, Backend, Declared};
+use crate::holdings::{Backend, Declared, Drain, Frontend};
 
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
@@ -28,18 +28,23 @@ pub(crate) struct Places {
 
 impl Places {
     /// Found anew; every frontend counts as changed at `index`.
-    pub(crate) fn of(allocation: &Allocation, index: ControlIndex) -> Self {
+    pub(crate) fn of(
+        frontends: &BTreeMap<FrontendId, Frontend>,
+        backends: &BTreeMap<BackendId, Backend>,
+        drains: &BTreeMap<PortBlock, Drain>,
+        index: ControlIndex,
+    ) -> Self {
         let mut places = Self { settled: index, ..Self::default() };
-        for (id, backend) in &allocation.backends {
+        for (id, backend) in backends {
             if let Some(frontend) = backend.frontend {
                 places.bind(*id, frontend);
             }
             places.judge(*id, backend);
         }
-        for drain in allocation.drains.values() {
+        for drain in drains.values() {
             places.drain(drain.backend);
         }
-        places.changed = allocation.frontends.keys().map(|id| (*id, index)).collect();
+        places.changed = frontends.keys().map(|id| (*id, index)).collect();
         places
     }
 

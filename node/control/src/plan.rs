@@ -8,9 +8,10 @@ use std::fmt;
 
 use engine::ids::{BackendId, PortBlock, ShardId};
 
-use crate::allocation::{Backend, Declared, Drain, Loads};
-use crate::command::{Command, CommandBody, Configure, PlanHash, PortLoad};
+use crate::allocation::{Backend, Declared, Drain};
+use crate::command::{Command, CommandBody, Configure, PlanHash};
 use crate::limits::HINTS_MAX;
+use crate::loads::{Loads, PortLoad};
 use crate::outcome::Outcome;
 use crate::resource::{Desired, PoolRef};
 use crate::state::State;

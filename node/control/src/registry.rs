@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 use engine::ids::{ControlIndex, Incarnation, Mac, NodeId};
 
-use crate::command::Registration;
 use crate::outcome::{Refusal, refuse};
 
 /// Most members of a cluster. Removed nodes are remembered beside them, as many at most, and the oldest is forgotten first.
@@ -23,6 +22,27 @@ const PAST_NONCES_MAX: usize = 16;
 
 /// SHA-256 of a member's public key, as its certificate holds it (SubjectPublicKeyInfo).
 pub type KeyHash = [u8; 32];
+
+/// A node's start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Registration {
+    /// The node.
+    pub node: NodeId,
+    /// Its control raft id, to tell a replaced data directory.
+    pub control_raft_id: u64,
+    /// Drawn at this start; a retry of the same start gets the same incarnation.
+    pub nonce: u64,
+    /// Where it listens for peers.
+    pub peer_addr: SocketAddr,
+    /// Where its API listens.
+    pub api_addr: SocketAddr,
+    /// MAC of its inside data interface.
+    pub inside_mac: Mac,
+    /// MAC of its outside data interface.
+    pub outside_mac: Mac,
+    /// The greatest cluster level that its program supports (C2).
+    pub level: u16,
+}
 
 /// A cluster member.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]

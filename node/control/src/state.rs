@@ -12,16 +12,14 @@ use engine::ids::{ControlIndex, FrontendId, Incarnation, NodeId, SHARDS_MAX, Sha
 use crate::allocation::{Allocation, Declared, Settle};
 use crate::codec::{self, CodecError, Kind};
 use crate::command::Key;
+use crate::limits::KEYS_MAX;
 use crate::outcome::Outcome;
 use crate::parts::Parts;
-use crate::places::Places;
 use crate::registry::{Founder, Registry};
 use crate::resource::{Desired, Settings};
 use crate::shards::{Origin, Shard};
 use crate::tier;
 
-/// Keys of commands that are remembered with their outcome.
-pub const KEYS_MAX: usize = 4096;
 /// The control index of the founding snapshot (N5).
 pub const FOUNDING_INDEX: ControlIndex = ControlIndex(1);
 
@@ -254,7 +252,7 @@ impl State {
 
     /// What was settled in steps is what settling everything would have come to.
     fn check_settled(&self) -> Result<(), Broken> {
-        if !self.allocation.places.agrees_with(&Places::of(&self.allocation, self.index)) {
+        if !self.allocation.places.agrees_with(&self.allocation.places_anew(self.index)) {
             return broken("D4", "the places of backends and blocks are not where they are");
         }
         let mut again = self.allocation.clone();

@@ -5,13 +5,45 @@
 //! Used by `config` only.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fmt::Write as _;
 use std::str::FromStr;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::ConfigError;
+/// One thing that is wrong with a file.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct ConfigError {
+    /// The file, as the caller named it.
+    pub file: String,
+    /// The line, from 1, if it can be told.
+    pub line: Option<u32>,
+    /// The field: `kind.name.field`.
+    pub path: String,
+    /// Its value, shortened; empty if it is missing.
+    pub value: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        write!(f, ": {}", self.path)?;
+        if !self.value.is_empty() {
+            write!(f, " = {}", self.value)?;
+        }
+        write!(f, ": {}; {}", self.problem, self.remedy)
+    }
+}
+
+impl std::error::Error for ConfigError {}
 
 /// What all readers of a file share: where lines begin, the errors, and the line of each field.
 pub(crate) struct Source<'a> {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::allocation::{Backend, Declared};
 use crate::apply::whole;
 use crate::concern::{Concern, Subject, What};
+pub use crate::lacks::remove_command;
 use crate::lacks::{backend_concern, cluster_concerns, shard_concern};
 use crate::places::blocks_on;
 use crate::registry::Standing;
@@ -401,13 +402,6 @@ fn shard_view(state: &State, id: ShardId, shard: &Shard) -> ShardView {
         why,
         remedy,
     }
-}
-
-/// The command that removes a node as it is now.
-#[must_use]
-pub fn remove_command(state: &State, node: NodeId) -> String {
-    let named = state.registry.nodes().get(&node).map_or(0, |known| known.named().0);
-    format!("qnat node-remove {node} --incarnation {named}")
 }
 
 /// What is to be said of a node on its way out.

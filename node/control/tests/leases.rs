@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use engine::ids::{ControlIndex, PortBlock};
 use engine::snapshot::OnReclaim;
-use qnat_control::command::{CommandBody, PortLoad};
+use qnat_control::command::CommandBody;
+use qnat_control::loads::PortLoad;
 use qnat_control::{compile, plan, view};
 use support::{Cluster, add_instance, configure, desired, public};
 

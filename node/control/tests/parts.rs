@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use engine::ids::{ControlIndex, Mac};
-use qnat_control::command::{Command, CommandBody, Configure, PortLoad};
+use qnat_control::command::{Command, CommandBody, Configure};
 use qnat_control::limits::{
     BACKENDS_MAX, COMMAND_LEN_MAX, CONFIGURATION_LEN_MAX, FILE_LEN_MAX, HINTS_MAX, PART_LEN_MAX, PARTS_MAX,
     STATE_LEN_MAX,
 };
+use qnat_control::loads::PortLoad;
 use qnat_control::outcome::Outcome;
 use qnat_control::parts::{Cut, ENTRIES_MAX};
 use qnat_control::resource::{

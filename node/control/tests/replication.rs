@@ -4,10 +4,12 @@ mod support;
 
 use engine::ids::{ControlIndex, FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
 use proptest::prelude::*;
-use qnat_control::command::{Command, CommandBody, PortLoad};
+use qnat_control::command::{Command, CommandBody};
+use qnat_control::limits::KEYS_MAX;
+use qnat_control::loads::PortLoad;
 use qnat_control::outcome::{Outcome, Yield};
 use qnat_control::reconcile::{self, Observed};
-use qnat_control::state::{KEYS_MAX, State};
+use qnat_control::state::State;
 use qnat_control::{compile, view};
 use support::{Cluster, configure, desired, registration};
 

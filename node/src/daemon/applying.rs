@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use control::codec::CodecError;
-use control::command::{Configure, PortLoad};
+use control::command::Configure;
 use control::config::{self, Emptiness};
+use control::loads::PortLoad;
 use control::parts::Cut;
 use control::plan;
 use control::resource::Desired;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::Source;
 
 /// Lines of a run that count as one, blank ones and lone brackets left out.
-pub(super) const RUN_LINES: usize = 8;
+pub const RUN_LINES: usize = 8;
 
 /// The same lines in two places.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

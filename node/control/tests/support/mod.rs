@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use engine::ids::{Incarnation, Mac, NodeId, PortBlock, ShardId};
-use qnat_control::command::{Command, CommandBody, Configure, InStep, PortLoad, Registration};
+use qnat_control::command::{Command, CommandBody, Configure, InStep};
+use qnat_control::loads::PortLoad;
 use qnat_control::outcome::{Outcome, Yield};
+use qnat_control::registry::Registration;
 use qnat_control::registry::{FOUNDER_RAFT_ID, Founder, Joiner};
 use qnat_control::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consensus::storage::LogStore;
-use control::command::{CommandBody, Key, RECLAIMS_MAX};
+use control::command::{CommandBody, Key};
+use control::limits::RECLAIMS_MAX;
 use engine::ids::{ControlIndex, PortBlock, ShardId};
 
 use super::{ControlMember, Now};

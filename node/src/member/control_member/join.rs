@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use consensus::control_group::{ControlGroup, OpenError};
 use consensus::storage::{ClusterId, LogStore};
-use control::command::{Command, CommandBody, Registration};
+use control::command::{Command, CommandBody};
 use control::outcome::{Outcome, Yield};
+use control::registry::Registration;
 use control::registry::{Joiner, REMOVED_REMEDY, Standing};
 use engine::ids::NodeId;
 

@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 
 use consensus::storage::memory::MemoryStore;
 use consensus::storage::{ClusterId, LogStore as _};
-use control::command::{CommandBody, Configure, Registration};
+use control::command::{CommandBody, Configure};
 use control::registry::Founder;
+use control::registry::Registration;
 use control::shards::Shard;
 
 use super::*;

@@ -1,0 +1,80 @@
+//! What there is to allocate: frontends, backends, and blocks on their way back. Plain values of the state; `allocation` changes
+//! them.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use bincode::{Decode, Encode};
+use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, PortBlock, ShardId, VnetId};
+
+use crate::resource::{OnReclaim, PoolRef};
+
+/// A public address that flows are translated to.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Frontend {
+    /// The address. As long as this entry lives, the same address keeps this id and shard.
+    pub ip: Ipv4Addr,
+    /// Its shard: one per frontend (M3, outbound-only).
+    pub shard: ShardId,
+    /// Ports never handed out (D8).
+    pub reserved: BTreeSet<u16>,
+    /// Whether the configuration still wants it.
+    pub declared: Declared,
+    /// Since when, by the clock of proposers, it is neither declared nor used by a lease or a draining block.
+    pub idle_since_unix_ms: Option<u64>,
+}
+
+/// Whether the present configuration holds a resource.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Declared {
+    /// It does.
+    Yes,
+    /// It does not; the entry stays until its blocks have drained.
+    No,
+}
+
+/// An IP configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Backend {
+    /// Its virtual network.
+    pub vnet: VnetId,
+    /// Its address. (vnet, ip) keeps this id as long as the entry lives.
+    pub ip: Ipv4Addr,
+    /// Who alone may have it, if that is declared (I43).
+    pub mac: Option<Mac>,
+    /// The instance.
+    pub instance: String,
+    /// The IP configuration of the instance.
+    pub ip_configuration: String,
+    /// Its pool.
+    pub pool: Option<PoolRef>,
+    /// Whether the configuration still wants it.
+    pub declared: Declared,
+    /// Its home shard (M3); `None` only while there is no frontend at all.
+    pub home: Option<ShardId>,
+    /// The frontend that it is bound to (D1).
+    pub frontend: Option<FrontendId>,
+    /// Its lease, sorted, without draining blocks.
+    pub lease: Vec<PortBlock>,
+    /// Ports that its pool's tier grants; 0 without an outbound path.
+    pub grant: u16,
+}
+
+impl Backend {
+    /// Ports leased now.
+    #[must_use]
+    pub fn ports(&self) -> u16 {
+        self.lease.iter().map(|block| block.len).sum()
+    }
+}
+
+/// A block on its way back (S14).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Drain {
+    /// Whose lease it was.
+    pub backend: BackendId,
+    /// The control index at which it began to drain (F5).
+    pub reclaim_index: ControlIndex,
+    /// What happens to its flows (D5).
+    pub on_reclaim: OnReclaim,
+}
