@@ -1,7 +1,7 @@
 //! A configuration that is too long for one entry comes in numbered parts, which change nothing by themselves: the entry
 //! behind them, which says how many they are and what they come to, is the command (C1).
 //!
-//! [`Parts`] is what the state keeps of them, [`Cut`] is what a proposer makes of a configuration. One attempt is collected
+//! `Parts` is what the state keeps of them, [`Cut`] is what a proposer makes of a configuration. One attempt is collected
 //! at a time, in whatever order its parts come: a newer one replaces it, a configuration that takes effect drops it, and so
 //! do [`ENTRIES_MAX`] entries without an end. A part costs its own length. It must never judge a configuration. Called by
 //! `apply` and by the member.
