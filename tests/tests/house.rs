@@ -13,7 +13,7 @@ const LEFT: &[(&str, usize, usize, usize)] = &[
     ("netio", 1, 0, 1),
     ("node", 6, 1, 0),
     ("bench", 1, 0, 0),
-    ("chaos", 2, 2, 0),
+    ("chaos", 2, 1, 0),
 ];
 /// Files of the engine that write or take its worker; one is the goal.
 const NAMING_WORKER: usize = 15;

@@ -49,8 +49,33 @@ fn receive_buffer_errors() -> Result<u64> {
 pub(super) struct StreamCount {
     pub(super) sent: u64,
     pub(super) answered: u64,
-    /// The longest time without an answer.
+    /// The longest time without an answer to what was asked.
     pub(super) silence: Duration,
+    /// The longest time that the sender itself stood still: nothing was asked then.
+    pub(super) pause: Duration,
+}
+
+/// Silences of a stream, as its sender sees them when it looks for answers before each datagram: from the first datagram that
+/// was looked for in vain. What arrives while the sender stands still is there when it looks again.
+#[derive(Debug, Default)]
+struct Silences {
+    /// When the first datagram went out that has no answer yet.
+    asked: Option<Instant>,
+    longest: Duration,
+}
+
+impl Silences {
+    fn sent(&mut self, now: Instant) {
+        self.asked.get_or_insert(now);
+    }
+
+    fn looked(&mut self, now: Instant, answers: u64) {
+        if answers > 0 {
+            self.asked = None;
+        } else if let Some(asked) = self.asked {
+            self.longest = self.longest.max(now - asked);
+        }
+    }
 }
 
 /// Sends until `over`, then waits for the last answers.
@@ -58,33 +83,33 @@ pub(super) fn stream(over: &AtomicBool) -> Result<StreamCount> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(echo(0))?;
     socket.set_nonblocking(true)?;
-    let mut count = StreamCount { sent: 0, answered: 0, silence: Duration::ZERO };
-    let (mut heard, mut next) = (Instant::now(), Instant::now());
+    let mut count = StreamCount { sent: 0, answered: 0, silence: Duration::ZERO, pause: Duration::ZERO };
+    let (mut silences, mut next) = (Silences::default(), Instant::now());
     while !over.load(Ordering::Relaxed) {
+        silences.looked(Instant::now(), count.receive(&socket)?);
         if socket.send(&count.sent.to_be_bytes()).is_ok() {
             count.sent += 1;
+            silences.sent(Instant::now());
         }
-        count.receive(&socket, &mut heard)?;
         next += STREAM_EVERY;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        count.pause = count.pause.max(next.elapsed());
     }
-    count.silence = count.silence.max(heard.elapsed());
+    silences.looked(Instant::now(), count.receive(&socket)?);
+    count.silence = silences.longest;
     std::thread::sleep(ANSWER_TIMEOUT);
-    count.receive(&socket, &mut Instant::now())?;
+    count.receive(&socket)?;
     Ok(count)
 }
 
 impl StreamCount {
-    fn receive(&mut self, socket: &UdpSocket, heard: &mut Instant) -> Result<()> {
-        let mut answer = [0; 16];
+    /// Takes what has arrived. Returns how many answers.
+    fn receive(&mut self, socket: &UdpSocket) -> Result<u64> {
+        let before = self.answered;
         loop {
-            match socket.recv(&mut answer) {
-                Ok(_) => {
-                    self.answered += 1;
-                    self.silence = self.silence.max(heard.elapsed());
-                    *heard = Instant::now();
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            match socket.recv(&mut [0; 16]) {
+                Ok(_) => self.answered += 1,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(self.answered - before),
                 // A former datagram was refused: not an answer.
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
                 Err(error) => return Err(error).context("echo"),
@@ -130,4 +155,30 @@ pub(super) fn trips(flows: &[FlowCount]) -> (f64, f64) {
     trips.sort_by(f64::total_cmp);
     let p99 = trips.get(trips.len() * 99 / 100).copied().unwrap_or(f64::NAN);
     (p99, trips.last().copied().unwrap_or(f64::NAN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_is_what_was_asked_and_not_answered_and_no_pause_of_the_sender() {
+        let begun = Instant::now();
+        let at = |ms| begun + Duration::from_millis(ms);
+        let mut silences = Silences::default();
+        for ms in 0..60 {
+            silences.looked(at(ms), u64::from(ms > 0 && !(20..50).contains(&ms)));
+            silences.sent(at(ms));
+        }
+        // From what was sent at 19 ms to the last look in vain.
+        assert_eq!(silences.longest, Duration::from_millis(30));
+        let mut paused = Silences::default();
+        paused.sent(at(0));
+        paused.looked(at(140), 1);
+        assert_eq!(paused.longest, Duration::ZERO, "the answer was there");
+        paused.sent(at(141));
+        paused.looked(at(142), 0);
+        paused.looked(at(242), 0);
+        assert_eq!(paused.longest, Duration::from_millis(101), "it was not");
+    }
 }
