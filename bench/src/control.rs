@@ -22,8 +22,8 @@ use control::state::State;
 use control::validate::{FRONTENDS_MAX, IP_CONFIGURATIONS_MAX};
 use control::view;
 use engine::ids::{Mac, NodeId};
-use qnat::member::control_member::{ControlMember, ControlOut, Identity, Job, Now};
-use qnat::member::flow_member::ControlDuty;
+use member::control_member::{ControlMember, ControlOut, Identity, Job, Now};
+use member::flow_member::ControlDuty;
 
 use crate::machine::cpu_ns;
 

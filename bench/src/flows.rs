@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use netio::netns;
-use qnat::lab::Host;
-use qnat::lab::topology::INET_ADDRESSES;
+use qnat_lab::Host;
+use qnat_lab::topology::INET_ADDRESSES;
 use serde::{Deserialize, Serialize};
 
 use crate::lab::Lab;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use qnat::lab::Host;
-use qnat::lab::topology::INET_ADDRESSES;
+use qnat_lab::Host;
+use qnat_lab::topology::INET_ADDRESSES;
 use serde::{Deserialize, Serialize};
 
 use crate::lab::Lab;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use qnat::client;
 use qnat::daemon::request::{Request, ResourceKind};
-use qnat::lab::{self, Host};
+use qnat_lab::Host;
 use serde_json::Value;
 
 use crate::machine;
@@ -28,7 +28,7 @@ pub struct Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if let Err(error) = lab::down(&self.dir) {
+        if let Err(error) = qnat_lab::down(&self.dir) {
             eprintln!("the lab could not be taken down: {error:#}");
         }
     }
@@ -61,7 +61,7 @@ impl Lab {
         command.args(["lab", "up", "--detach", "--nodes", &NODES.to_string(), "--backends", &backends.to_string()]);
         let output = command.output().with_context(|| binary.display().to_string())?;
         ensure!(output.status.success(), "lab up: {}", String::from_utf8_lossy(&output.stderr));
-        let this = Self { dir: PathBuf::from(lab::DEFAULT_DIR) };
+        let this = Self { dir: PathBuf::from(qnat_lab::DEFAULT_DIR) };
         let began = Instant::now();
         while !this.is_whole() {
             if began.elapsed() > WHOLE_WITHIN {
@@ -86,7 +86,7 @@ impl Lab {
     /// # Errors
     /// If there is no such host.
     pub fn within<T: Send>(&self, host: Host, work: impl FnOnce() -> T + Send) -> Result<T> {
-        lab::in_host(&self.dir, host, work)
+        qnat_lab::in_host(&self.dir, host, work)
     }
 
     /// Whether every shard is served with all its replicas.
@@ -137,7 +137,7 @@ impl Lab {
             }
         }
         (sum.hold, sum.commit) = (Buckets::merged(&holds), Buckets::merged(&commits));
-        for node in lab::status(&self.dir)?.nodes {
+        for node in qnat_lab::status(&self.dir)?.nodes {
             sum.cpu_s.push(machine::cpu_of(node.process.context("a member does not run")?.pid)?);
         }
         Ok(sum)

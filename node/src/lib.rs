@@ -5,6 +5,4 @@ pub mod api;
 pub mod cli;
 pub mod client;
 pub mod daemon;
-pub mod lab;
-pub mod member;
 pub mod nat_log;

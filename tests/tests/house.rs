@@ -9,9 +9,11 @@ use qnat_tests::house::{self, CRATES};
 const LEFT: &[(&str, usize, usize, usize)] = &[
     ("node/engine", 0, 0, 1),
     ("node/control", 0, 0, 0),
+    ("node/member", 1, 0, 0),
     ("consensus", 1, 0, 2),
     ("netio", 1, 0, 1),
-    ("node", 6, 1, 0),
+    ("node/lab", 0, 0, 0),
+    ("node", 4, 1, 0),
     ("bench", 1, 0, 0),
     ("chaos", 2, 1, 0),
 ];

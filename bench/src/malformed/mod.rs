@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use qnat::lab::topology::{self, INET_ADDRESSES, INSIDE_GATEWAY};
+use qnat_lab::topology::{self, INET_ADDRESSES, INSIDE_GATEWAY};
 use qnat_reference::packet::{addresses, shape};
 use serde::{Deserialize, Serialize};
 

@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use qnat::lab::topology::INET_ADDRESSES;
-use qnat::lab::{self, Host};
+use qnat_lab::Host;
+use qnat_lab::topology::INET_ADDRESSES;
 
 use super::capture::nanos;
 
@@ -45,7 +45,7 @@ pub(super) fn open_idle(dir: &Path, backends: &[u32], count: usize) -> Result<Ve
     let share = |place: usize| (place..count).step_by(backends.len()).collect::<Vec<_>>();
     let opened: Vec<Result<Vec<Idle>>> = std::thread::scope(|scope| {
         let open = |place: usize, backend: u32| {
-            move || lab::in_host(dir, Host::Backend(backend), || share(place).into_iter().map(open_one).collect())?
+            move || qnat_lab::in_host(dir, Host::Backend(backend), || share(place).into_iter().map(open_one).collect())?
         };
         let tasks: Vec<_> =
             backends.iter().enumerate().map(|(place, &backend)| scope.spawn(open(place, backend))).collect();
@@ -134,7 +134,7 @@ impl Stream {
     pub(super) fn start(dir: &Path, backend: u32, kind: Kind, every: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (seen, dir) = (Arc::clone(&stop), dir.to_owned());
-        let task = move || lab::in_host(&dir, Host::Backend(backend), || send_stream(&seen, kind, every))?;
+        let task = move || qnat_lab::in_host(&dir, Host::Backend(backend), || send_stream(&seen, kind, every))?;
         Self { stop, task: Some(std::thread::spawn(task)) }
     }
 
@@ -183,7 +183,7 @@ impl Download {
     pub(super) fn start(dir: &Path, backend: u32, bytes: u64) -> Self {
         let dir = dir.to_owned();
         let task = move || {
-            let (wanted, data) = lab::in_host(&dir, Host::Backend(backend), || -> Result<_> {
+            let (wanted, data) = qnat_lab::in_host(&dir, Host::Backend(backend), || -> Result<_> {
                 Ok((get(&format!("/blob/{bytes}/sha256"))?, get(&format!("/blob/{bytes}"))?))
             })??;
             let hex: String = data.digest.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use qnat::lab::topology::{FABRIC, Host, Network, fabric_port};
+use qnat_lab::topology::{FABRIC, Host, Network, fabric_port};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Bytes kept of each frame: all headers.

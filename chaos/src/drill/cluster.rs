@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use qnat::answers::Counted;
 use qnat::client;
 use qnat::daemon::request::{Request, ResourceKind};
-use qnat::lab::{self, Host};
+use qnat_lab::Host;
 use serde_json::Value;
 
 use super::interrupt;
@@ -59,7 +59,7 @@ impl Drop for Cluster {
             return;
         }
         let gate = interrupt::gate();
-        if let Err(error) = lab::down(&self.dir) {
+        if let Err(error) = qnat_lab::down(&self.dir) {
             eprintln!("the lab could not be taken down: {error:#}");
         }
         interrupt::set_ours(&gate, false);
@@ -69,7 +69,7 @@ impl Drop for Cluster {
 impl Cluster {
     /// Brings a fresh lab up and waits until all of it serves.
     pub(super) fn up(binary: &Path, backends: u32) -> Result<Self> {
-        let dir = PathBuf::from(lab::DEFAULT_DIR);
+        let dir = PathBuf::from(qnat_lab::DEFAULT_DIR);
         let mut command = Command::new(binary);
         command.args(["lab", "up", "--detach", "--nodes", &NODES.to_string(), "--backends", &backends.to_string()]);
         {
@@ -96,7 +96,7 @@ impl Cluster {
     /// Asks one member.
     pub(super) fn ask(&self, node: u32, request: &Request) -> Result<Value> {
         let api: SocketAddr = API.parse().context("address of the admin API")?;
-        let answer = lab::in_host(&self.dir, Host::Node(node), || client::call_within(api, request, ASK_TIMEOUT))?;
+        let answer = qnat_lab::in_host(&self.dir, Host::Node(node), || client::call_within(api, request, ASK_TIMEOUT))?;
         answer.with_context(|| format!("n{node}"))
     }
 
@@ -118,8 +118,8 @@ impl Cluster {
 
     /// Members whose process runs.
     pub(super) fn running(&self) -> Vec<u32> {
-        let Ok(status) = lab::status(&self.dir) else { return Vec::new() };
-        let running = status.nodes.iter().filter(|node| node.state == lab::ProcessState::Running);
+        let Ok(status) = qnat_lab::status(&self.dir) else { return Vec::new() };
+        let running = status.nodes.iter().filter(|node| node.state == qnat_lab::ProcessState::Running);
         running.map(|node| node.node.id).collect()
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use qnat::daemon::request::Request;
-use qnat::lab::{self, Cut, Scope, Wipe, topology::Network};
+use qnat_lab::{Cut, Scope, Wipe, topology::Network};
 
 use super::cluster::Cluster;
 use super::judge::Handover;
@@ -100,13 +100,13 @@ impl Fault {
     pub(super) fn inject(self, cluster: &Cluster, owner: u32) -> Result<(SystemTime, SystemTime)> {
         let began = SystemTime::now();
         match self {
-            Self::KillOwner => lab::kill(cluster.dir(), owner)?,
-            Self::PauseOwner => lab::pause(cluster.dir(), owner)?,
-            Self::PartitionOwner => lab::partition(cluster.dir(), &Cut::partition(owner, None))?,
+            Self::KillOwner => qnat_lab::kill(cluster.dir(), owner)?,
+            Self::PauseOwner => qnat_lab::pause(cluster.dir(), owner)?,
+            Self::PartitionOwner => qnat_lab::partition(cluster.dir(), &Cut::partition(owner, None))?,
             Self::StopOwner => drop(cluster.ask(owner, &Request::Shutdown { now: false })?),
-            Self::HangWorker => lab::hang(cluster.dir(), owner, WORKER)?,
-            Self::SilentNetwork => lab::partition(cluster.dir(), &silence(owner))?,
-            Self::RemakeInterface => lab::remake(cluster.dir(), owner, Network::Outside)?,
+            Self::HangWorker => qnat_lab::hang(cluster.dir(), owner, WORKER)?,
+            Self::SilentNetwork => qnat_lab::partition(cluster.dir(), &silence(owner))?,
+            Self::RemakeInterface => qnat_lab::remake(cluster.dir(), owner, Network::Outside)?,
         }
         Ok((began, SystemTime::now()))
     }
@@ -114,10 +114,10 @@ impl Fault {
     /// Takes it back.
     pub(super) fn end(self, cluster: &Cluster, owner: u32) -> Result<()> {
         match self {
-            Self::KillOwner | Self::StopOwner => lab::restart(cluster.dir(), owner, Wipe::No),
-            Self::PauseOwner => lab::resume(cluster.dir(), owner),
-            Self::PartitionOwner | Self::SilentNetwork => lab::heal(cluster.dir()),
-            Self::HangWorker => lab::release(cluster.dir(), owner),
+            Self::KillOwner | Self::StopOwner => qnat_lab::restart(cluster.dir(), owner, Wipe::No),
+            Self::PauseOwner => qnat_lab::resume(cluster.dir(), owner),
+            Self::PartitionOwner | Self::SilentNetwork => qnat_lab::heal(cluster.dir()),
+            Self::HangWorker => qnat_lab::release(cluster.dir(), owner),
             // It has mended itself.
             Self::RemakeInterface => Ok(()),
         }

@@ -9,7 +9,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use qnat::lab::{self, Host};
+use qnat_lab::Host;
 
 use super::canary::echo;
 
@@ -25,13 +25,13 @@ pub(super) fn joined<T>(tasks: Vec<ScopedJoinHandle<'_, Result<T>>>) -> Result<V
 
 /// Runs `work` in the namespace of a backend.
 pub(super) fn in_backend<T: Send>(dir: &Path, backend: u32, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    lab::in_host(dir, Host::Backend(backend), work)?
+    qnat_lab::in_host(dir, Host::Backend(backend), work)?
 }
 
 /// Datagrams that the ends themselves lost so far, backends and internet, since nobody read them in time.
 pub(super) fn dropped_at_ends(dir: &Path, backends: u32) -> Result<u64> {
     let ends = (1..=backends).map(Host::Backend).chain([Host::Inet]);
-    let dropped = ends.map(|host| lab::in_host(dir, host, receive_buffer_errors)?);
+    let dropped = ends.map(|host| qnat_lab::in_host(dir, host, receive_buffer_errors)?);
     dropped.sum()
 }
 

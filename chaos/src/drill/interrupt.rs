@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
-use qnat::lab;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Held while a lab is brought up or taken down or a verdict is written, and for good once a signal has come: then
@@ -44,7 +43,7 @@ pub(super) fn watch(files: std::path::PathBuf, report: impl FnOnce() -> Result<(
         });
         let _for_good = gate();
         if OURS.load(Ordering::Relaxed)
-            && let Err(error) = lab::down(Path::new(lab::DEFAULT_DIR))
+            && let Err(error) = qnat_lab::down(Path::new(qnat_lab::DEFAULT_DIR))
         {
             eprintln!("the lab could not be taken down: {error:#}");
         }

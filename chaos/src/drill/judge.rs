@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use engine::ids::{Mac, ShardId};
-use qnat::lab::topology::{Host, INET_ADDRESSES, Network, mac};
+use qnat_lab::topology::{Host, INET_ADDRESSES, Network, mac};
 
 use super::capture::{Frame, IPV4, TCP, UDP};
 use super::cluster::{Backend, Flow};

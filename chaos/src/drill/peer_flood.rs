@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use netio::netns;
 use qnat::answers::{Counted, HistogramCounts};
-use qnat::lab::topology::{FABRIC, Host, INET_ADDRESSES, Network, backend_address, mac, peer_address};
+use qnat_lab::topology::{FABRIC, Host, INET_ADDRESSES, Network, backend_address, mac, peer_address};
 
 use super::calm::{self, Move};
 use super::canary::{self, Idle};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
-use qnat::lab::{Host, topology::Network};
+use qnat_lab::{Host, topology::Network};
 use serde::Serialize;
 
 use super::canary::{Kind, Stream};

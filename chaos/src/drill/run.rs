@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use qnat::lab::{Host, topology::Network};
+use qnat_lab::{Host, topology::Network};
 
 use super::canary::{self, Download, Idle, Kind, Sent, Stream};
 use super::capture::{Capture, Frame, Side, nanos};

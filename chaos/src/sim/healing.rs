@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use consensus::event::Incarnation;
 use consensus::storage::memory::MemoryStore;
 use engine::ids::NodeId;
-use qnat::member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN};
+use member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN};
 
 /// A node on its way through a graceful stop (N3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

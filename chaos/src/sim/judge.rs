@@ -12,7 +12,7 @@ use engine::record::{Addr, Endpoint, InsideKey, PublicKey};
 use engine::status::FlowView;
 use engine::wire::IpPacket;
 use engine::worker::Worker;
-use qnat::member::view::View;
+use member::view::View;
 
 use super::node::Node;
 use super::traffic::Tag;

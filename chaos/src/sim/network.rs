@@ -11,7 +11,7 @@ use engine::event::Authority;
 use engine::ids::{Incarnation, Mac, NodeId, Side};
 use engine::wire::{FrameMeta, IpPacket, Parsed, TcpFlags, parse};
 use engine::worker::Worker;
-use qnat::member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN, flow_frame, split_flow_frame};
+use member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN, flow_frame, split_flow_frame};
 use raft::eraftpb::MessageType;
 use rand::Rng;
 

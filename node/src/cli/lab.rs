@@ -11,7 +11,7 @@ use super::lab_founder::LabFounder;
 use super::output::{Output, json, print};
 use super::target::node_id;
 use super::{live, tables};
-use crate::lab::{self, Cut, Direction, Host, LabConfig, Scope, Wipe};
+use qnat_lab::{Cut, Direction, Host, LabConfig, Scope, Wipe};
 
 /// Below `qnat lab`.
 #[derive(Debug, clap::Subcommand)]
@@ -78,7 +78,7 @@ pub(super) enum LabCommand {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Place {
     /// Directory of the lab.
-    #[arg(long = "lab-dir", value_name = "DIR", default_value = lab::DEFAULT_DIR)]
+    #[arg(long = "lab-dir", value_name = "DIR", default_value = qnat_lab::DEFAULT_DIR)]
     dir: PathBuf,
 }
 
@@ -176,26 +176,26 @@ pub(super) fn perform(command: LabCommand) -> Result<ExitCode> {
     match command {
         LabCommand::Up(up) => start(&up)?,
         LabCommand::Status { place, output } => {
-            let status = serde_json::to_value(lab::status(&place.dir)?)?;
+            let status = serde_json::to_value(qnat_lab::status(&place.dir)?)?;
             print(&if output == Output::Json { json(&status) } else { tables::lab_status(&status) })?;
         }
         LabCommand::Exec { host, place, command } => {
-            let code = lab::exec(&place.dir, host, &command)?;
+            let code = qnat_lab::exec(&place.dir, host, &command)?;
             return Ok(ExitCode::from(u8::try_from(code).unwrap_or(super::EXIT_FAILED)));
         }
-        LabCommand::Kill(OneNode { node, place }) => lab::kill(&place.dir, node)?,
-        LabCommand::Pause(OneNode { node, place }) => lab::pause(&place.dir, node)?,
-        LabCommand::Resume(OneNode { node, place }) => lab::resume(&place.dir, node)?,
+        LabCommand::Kill(OneNode { node, place }) => qnat_lab::kill(&place.dir, node)?,
+        LabCommand::Pause(OneNode { node, place }) => qnat_lab::pause(&place.dir, node)?,
+        LabCommand::Resume(OneNode { node, place }) => qnat_lab::resume(&place.dir, node)?,
         LabCommand::Restart { node: OneNode { node, place }, wipe } => {
-            lab::restart(&place.dir, node, if wipe { Wipe::Yes } else { Wipe::No })?;
+            qnat_lab::restart(&place.dir, node, if wipe { Wipe::Yes } else { Wipe::No })?;
         }
-        LabCommand::Partition(partition) => lab::partition(&partition.place.dir, &partition.cut())?,
-        LabCommand::Heal(place) => lab::heal(&place.dir)?,
-        LabCommand::Add(OneNode { node, place }) => lab::add(&place.dir, node, &LabFounder)?,
-        LabCommand::Remove(OneNode { node, place }) => lab::remove(&place.dir, node)?,
-        LabCommand::Down(place) => lab::down(&place.dir)?,
-        LabCommand::InetServe => lab::inet::run()?,
-        LabCommand::NetnsExec { namespace, command } => match lab::netns_exec(&namespace, &command)? {},
+        LabCommand::Partition(partition) => qnat_lab::partition(&partition.place.dir, &partition.cut())?,
+        LabCommand::Heal(place) => qnat_lab::heal(&place.dir)?,
+        LabCommand::Add(OneNode { node, place }) => qnat_lab::add(&place.dir, node, &LabFounder)?,
+        LabCommand::Remove(OneNode { node, place }) => qnat_lab::remove(&place.dir, node)?,
+        LabCommand::Down(place) => qnat_lab::down(&place.dir)?,
+        LabCommand::InetServe => qnat_lab::inet::run()?,
+        LabCommand::NetnsExec { namespace, command } => match qnat_lab::netns_exec(&namespace, &command)? {},
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -205,7 +205,7 @@ fn start(up: &Up) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         anyhow::bail!("the lab makes network namespaces and needs root: run it with sudo");
     }
-    lab::up(&config, &LabFounder)?;
+    qnat_lab::up(&config, &LabFounder)?;
     let how_to = how_to(&config);
     print(&how_to)?;
     if up.detach {
@@ -215,12 +215,12 @@ fn start(up: &Up) -> Result<()> {
 }
 
 fn how_to(config: &LabConfig) -> String {
-    let dir = if config.dir == Path::new(lab::DEFAULT_DIR) {
+    let dir = if config.dir == Path::new(qnat_lab::DEFAULT_DIR) {
         String::new()
     } else {
         format!(" --lab-dir {}", config.dir.display())
     };
-    let [inet, _] = lab::topology::INET_ADDRESSES;
+    let [inet, _] = qnat_lab::topology::INET_ADDRESSES;
     format!(
         "A lab of {nodes} members, {backends} backends and {frontends} public addresses is up. In another terminal:\n\
          \x20 qnat status{dir}                                  who owns what\n\

@@ -17,8 +17,8 @@ use crate::daemon::config::DataConfig;
 use crate::daemon::founding::{self, FounderSpec};
 use crate::daemon::joining::{self, JoinSpec};
 use crate::daemon::request::{DryRun, Request};
-use crate::lab::topology::{INSIDE_GATEWAY, INSIDE_NETWORK, INSIDE_PREFIX, OUTSIDE_PREFIX};
-use crate::lab::{self, Founder, LabConfig, LabNode, ProcessState};
+use qnat_lab::topology::{INSIDE_GATEWAY, INSIDE_NETWORK, INSIDE_PREFIX, OUTSIDE_PREFIX};
+use qnat_lab::{Founder, LabConfig, LabNode, ProcessState};
 
 /// Port of the peers' transport in the lab.
 const PEER_PORT: u16 = 7800;
@@ -122,7 +122,7 @@ fn wait_until(
 ) -> Result<()> {
     let began = Instant::now();
     for node in nodes.iter().cycle() {
-        let now = lab::status(&lab.dir)?;
+        let now = qnat_lab::status(&lab.dir)?;
         if let Some(dead) = now.nodes.iter().find(|node| node.state == ProcessState::Dead) {
             bail!(
                 "{} ended while waiting for {goal}; its last words:\n{}",
@@ -196,7 +196,7 @@ fn default_resources(lab: &LabConfig) -> String {
             "name = \"ipconfig1\"\nprivate_ip = \"{address}\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n"
         ));
     }
-    let [inet, _] = lab::topology::INET_ADDRESSES;
+    let [inet, _] = qnat_lab::topology::INET_ADDRESSES;
     let mask = u32::MAX << (32 - u32::from(OUTSIDE_PREFIX));
     let network = std::net::Ipv4Addr::from_bits(inet.to_bits() & mask);
     push(format_args!("\n[outside]\nnetwork = \"{network}/{OUTSIDE_PREFIX}\"\n"));

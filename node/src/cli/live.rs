@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{tables, views};
-use crate::lab::{self, LabStatus};
 use anyhow::Result;
+use qnat_lab::LabStatus;
 
 /// A frozen or starved member must not hold up the picture.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(400);
@@ -16,7 +16,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_millis(400);
 pub(super) fn watch(dir: &Path, header: &str) -> Result<()> {
     let terminal = std::io::stdout().is_terminal();
     let mut last = String::new();
-    lab::watch(dir, |status| {
+    qnat_lab::watch(dir, |status| {
         let picture = picture(dir, status)?;
         if picture == last {
             return Ok(());

@@ -11,7 +11,7 @@ use super::views;
 use crate::client::{self, ClientError};
 use crate::daemon::config::API_DEFAULT;
 use crate::daemon::request::Request;
-use crate::lab::{self, Host, ProcessState};
+use qnat_lab::{Host, ProcessState};
 
 /// How long a status of the whole lab waits for its slowest member.
 const MERGE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ pub(super) struct Target {
     #[arg(long, value_name = "n2", value_parser = node_id)]
     node: Option<u32>,
     /// Directory of the lab.
-    #[arg(long, value_name = "DIR", default_value = lab::DEFAULT_DIR)]
+    #[arg(long, value_name = "DIR", default_value = qnat_lab::DEFAULT_DIR)]
     lab_dir: PathBuf,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn call_member(
     request: &Request,
     timeout: Duration,
 ) -> Result<Value> {
-    Ok(lab::in_host(dir, Host::Node(node), || client::call_within(api, request, timeout))??)
+    Ok(qnat_lab::in_host(dir, Host::Node(node), || client::call_within(api, request, timeout))??)
 }
 
 impl Target {
@@ -66,7 +66,7 @@ impl Target {
         if self.api.is_some() {
             return Ok(client::call(api, request)?);
         }
-        let Ok(status) = lab::status(&self.lab_dir) else { return Ok(client::call(api, request)?) };
+        let Ok(status) = qnat_lab::status(&self.lab_dir) else { return Ok(client::call(api, request)?) };
         if *request == super::together(Request::Status)
             && let Some(merged) = views::merged_status(&self.lab_dir, &status, MERGE_TIMEOUT)
         {

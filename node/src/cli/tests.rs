@@ -4,7 +4,7 @@ use clap::CommandFactory as _;
 
 use super::*;
 use crate::daemon::request::Failure;
-use crate::lab::{Direction, Scope};
+use qnat_lab::{Direction, Scope};
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(std::iter::once("qnat").chain(line.split(' ')))

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::target::{call_member, default_api};
 use crate::answers::{Status, merge};
 use crate::daemon::request::Request;
-use crate::lab::{LabStatus, ProcessState};
+use qnat_lab::{LabStatus, ProcessState};
 
 /// What the running members of the lab in `dir` together say, as far as they answer within `timeout`; `None` if none does.
 pub(super) fn merged_status(dir: &Path, lab: &LabStatus, timeout: Duration) -> Option<Value> {

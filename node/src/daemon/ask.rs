@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::request::{Failure, Request};
-use crate::member::frame::CHANNEL_ASK;
+use member::frame::CHANNEL_ASK;
 
 /// How long another member may take for an answer.
 pub const WAIT: Duration = Duration::from_millis(300);

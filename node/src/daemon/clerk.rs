@@ -11,7 +11,7 @@ use netio::boottime::now_ns;
 use netio::pulse::Pulse;
 
 use super::control_actor::JobDone;
-use crate::member::control_member::Job;
+use member::control_member::Job;
 
 /// A job, and what is left of the one before.
 const ORDERS_MAX: usize = 4;

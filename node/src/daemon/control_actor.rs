@@ -21,11 +21,11 @@ use super::clerk::Clerk;
 use super::flow_actor::{Begin, FlowActor, NewView};
 use super::guard_keeper::GuardDesk;
 use super::room::Taken;
-use crate::member::control_member::{ControlMember, ControlOut, Finished, NotDone, Now};
-use crate::member::flow_member::ControlDuty;
-use crate::member::frame::CHANNEL_CONTROL;
-use crate::member::view::View;
 use crate::nat_log::Journal;
+use member::control_member::{ControlMember, ControlOut, Finished, NotDone, Now};
+use member::flow_member::ControlDuty;
+use member::frame::CHANNEL_CONTROL;
+use member::view::View;
 
 const TICK: Duration = Duration::from_millis(5);
 

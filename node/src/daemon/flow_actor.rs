@@ -27,9 +27,9 @@ use super::questions::Query;
 use super::room::{Room, Unread};
 use super::watch::Pulses;
 use super::worker_thread::{FromWorker, ToWorker};
-use crate::member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
-use crate::member::frame::{CHANNEL_ASK, CHANNEL_CONTROL};
-use crate::member::view::View;
+use member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
+use member::frame::{CHANNEL_ASK, CHANNEL_CONTROL};
+use member::view::View;
 
 /// Octets of inputs that a worker may leave unread before its life is ended: it hangs, and F3 forbids to lose one.
 const UNREAD_BYTES_MAX: usize = 512 << 20;

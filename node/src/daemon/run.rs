@@ -45,8 +45,8 @@ use super::tape::Tape;
 use super::watch::Pulses;
 use super::worker_thread::{LinkWatch, SLEEP_MAX, Words, WorkerStats, WorkerThread};
 use super::{ENDING, Ending};
-use crate::member::control_member::{ControlMember, Identity};
 use crate::nat_log::{Journal, JournalParts, SessionRing};
+use member::control_member::{ControlMember, Identity};
 
 /// Events between a worker and the flow actor.
 const RING: usize = 1 << 16;

@@ -28,8 +28,8 @@ use netio::words::WordsReader;
 
 use super::questions::{Query, Questions};
 use super::room::Unread;
-use crate::member::flow_member::WorkerInput;
 use crate::nat_log::SessionRing;
+use member::flow_member::WorkerInput;
 
 /// Chunks of scans that may wait for a slow joiner.
 const BULK_WAITING_MAX: usize = 64;

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use member::frame::{ControlFrame, flow_frame, split_flow_frame};
 use qnat::daemon::config::NodeConfig;
 use qnat::daemon::request::Request;
-use qnat::member::frame::{ControlFrame, flow_frame, split_flow_frame};
 
 use crate::bounded;
 use crate::operator::{EACH, config};

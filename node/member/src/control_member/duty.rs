@@ -5,8 +5,8 @@ use control::command::{CommandBody, InStep};
 use control::shards::Shard;
 
 use super::{ControlMember, Now};
-use crate::member::flow_member::ControlDuty;
-use crate::member::view::MS;
+use crate::flow_member::ControlDuty;
+use crate::view::MS;
 
 impl<S: LogStore> ControlMember<S> {
     /// What the flow half reports.

@@ -1,9 +1,12 @@
 //! The lab: a whole cluster on one machine, each member in a network namespace of its own, with backends and a small
-//! internet around it. The command line calls these functions; live tests and drills do too.
+//! internet around it. The command `qnat lab` calls these functions, measurements and drills do too.
 //!
+//! Never needs the daemon: a member is a program that is started, and what only the daemon's code can do is asked of a
+//! [`Founder`].
 //! Never touches anything outside its own namespaces and its directory, and [`down`] leaves nothing of them, also after
 //! a crash. Needs root. One lab per machine, since the namespaces' names are fixed (see [`topology`]).
 
+mod config;
 mod cuts;
 mod hang;
 pub mod inet;
@@ -12,107 +15,27 @@ mod process;
 mod state;
 pub mod topology;
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use netio::netns;
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+pub use config::{DEFAULT_DIR, LabConfig};
 pub use cuts::{Cut, Direction, Scope};
 pub use process::{ProcessId, ProcessState};
 use state::{Lock, State};
 pub use topology::{Host, LabNode};
 
-/// Where the lab lives unless told otherwise.
-pub const DEFAULT_DIR: &str = "/run/qnat-lab";
-
-/// What a lab consists of.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct LabConfig {
-    /// Members, 1 to 7; those added later are counted, and those removed too.
-    pub nodes: u32,
-    /// Numbers of members whose machines were removed.
-    #[serde(default)]
-    pub removed: BTreeSet<u32>,
-    /// Backends `b1`, `b2`, …
-    pub backends: u32,
-    /// Public addresses, see [`topology::frontend_address`].
-    pub frontends: u32,
-    /// Resources to apply in place of the default ones; read by the [`Founder`].
-    pub config_file: Option<PathBuf>,
-    /// Directory of everything the lab writes, founding included; empty or absent before, removed by [`down`].
-    pub dir: PathBuf,
-    /// The `qnat` executable that members and the internet run.
-    pub binary: PathBuf,
-}
-
-impl LabConfig {
-    /// A lab of `nodes` members with as many frontends, in the default directory, run by this very executable.
-    ///
-    /// # Errors
-    /// If the executable's path cannot be found out.
-    pub fn new(nodes: u32, backends: u32) -> Result<Self> {
-        let binary = std::env::current_exe().context("path of this executable")?;
-        let dir = PathBuf::from(DEFAULT_DIR);
-        Ok(Self { nodes, removed: BTreeSet::new(), backends, frontends: nodes, config_file: None, dir, binary })
-    }
-
-    /// The members.
-    #[must_use]
-    pub fn lab_nodes(&self) -> Vec<LabNode> {
-        self.node_ids().map(|id| LabNode::new(id, &self.dir)).collect()
-    }
-
-    fn node_ids(&self) -> impl Iterator<Item = u32> {
-        (1..=self.nodes).filter(|id| !self.removed.contains(id))
-    }
-
-    /// The public addresses.
-    #[must_use]
-    pub fn frontend_addresses(&self) -> Vec<Ipv4Addr> {
-        (1..=self.frontends).map(topology::frontend_address).collect()
-    }
-
-    /// The backends' addresses.
-    #[must_use]
-    pub fn backend_addresses(&self) -> Vec<Ipv4Addr> {
-        (1..=self.backends).map(topology::backend_address).collect()
-    }
-
-    /// Says what is out of range, if anything.
-    ///
-    /// # Errors
-    /// With the limit that is broken.
-    pub fn validate(&self) -> Result<()> {
-        let (nodes_min, nodes_max) = (topology::NODES.start(), topology::NODES.end());
-        ensure!(topology::NODES.contains(&self.nodes), "nodes: {} is not {nodes_min} to {nodes_max}", self.nodes);
-        let backends_max = topology::BACKENDS_MAX;
-        ensure!(self.backends <= backends_max, "backends: {} is above {backends_max}", self.backends);
-        let frontends_max = topology::FRONTENDS_MAX;
-        ensure!(
-            (1..=frontends_max).contains(&self.frontends),
-            "frontends: {} is not 1 to {frontends_max}",
-            self.frontends
-        );
-        ensure!(self.dir.is_absolute(), "dir: {} is not absolute", self.dir.display());
-        Ok(())
-    }
-
-    fn hosts(&self) -> impl Iterator<Item = Host> {
-        let nodes = self.node_ids().map(Host::Node);
-        nodes.chain((1..=self.backends).map(Host::Backend)).chain([Host::Inet])
-    }
-}
-
-/// What the lab leaves to the daemon's own founding code.
+/// What the lab leaves to the daemon's own founding code. The daemon's crate implements it and hands it in, for it knows the
+/// lab and not the other way round: who only holds a lab, as tests and measurements do, links no daemon, and no member is
+/// found in another way than an operator founds it.
 pub trait Founder {
     /// Writes each member's `node.toml` and data directory. The namespaces and links are there, no member runs yet.
     ///

@@ -14,8 +14,8 @@ use control::registry::{Joiner, REMOVED_REMEDY, Standing};
 use engine::ids::NodeId;
 
 use super::{ControlMember, ControlOut, LEVEL, Now, Phase, RETRY_NS};
-use crate::member::frame::ControlFrame;
-use crate::member::view::MS;
+use crate::frame::ControlFrame;
+use crate::view::MS;
 
 /// Without a leader for so long a member asks whether it still belongs, and a refused joiner asks again after this.
 const LOST_NS: u64 = 3_000 * MS;
@@ -205,8 +205,8 @@ mod tests {
     use engine::ids::Mac;
 
     use super::*;
-    use crate::member::control_member::Identity;
-    use crate::member::view::MS;
+    use crate::control_member::Identity;
+    use crate::view::MS;
 
     fn address(node: u32) -> SocketAddr {
         SocketAddr::from(([198, 18, 0, u8::try_from(node).expect("few nodes")], 7800))

@@ -9,7 +9,7 @@ use control::outcome::{Outcome, Yield};
 
 use super::job::Waiting;
 use super::{ControlMember, ControlOut, Now, Pending, Phase};
-use crate::member::view::{MS, View};
+use crate::view::{MS, View};
 
 /// Entries wait for somebody who reads the state, but for no longer than this: after that they go on with a copy of it.
 const READERS_NS: u64 = 1_000 * MS;

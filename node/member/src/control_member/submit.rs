@@ -10,8 +10,8 @@ use control::parts::Cut;
 use engine::ids::NodeId;
 
 use super::{ControlMember, ControlOut, NotDone, Now, Pending, Phase, RETRY_NS};
-use crate::member::frame::ControlFrame;
-use crate::member::view::MS;
+use crate::frame::ControlFrame;
+use crate::view::MS;
 
 /// After that the submitter hears that it took too long.
 const DEADLINE_NS: u64 = 10_000 * MS;

@@ -18,7 +18,7 @@ use control::port_log::{PortBatch, PortLog};
 use control::state::State;
 
 use super::{ControlMember, ControlOut, Now, Phase};
-use crate::member::view::View;
+use crate::view::View;
 
 /// What follows the state entry by entry.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use control::command::{CommandBody, Configure};
 use control::registry::Founder;
 
 use super::*;
-use crate::member::flow_member::ControlDuty;
+use crate::flow_member::ControlDuty;
 
 const TOML: &str = r#"
 [[virtual_network]]

@@ -10,7 +10,7 @@ use control::registry::Registration;
 use control::shards::Shard;
 
 use super::*;
-use crate::member::flow_member::ControlDuty;
+use crate::flow_member::ControlDuty;
 
 fn addr(node: u32) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 7_800 + u16::try_from(node).expect("few nodes")))

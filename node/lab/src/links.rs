@@ -13,7 +13,7 @@ use netio::netns;
 use rtnetlink::packet_route::link::{BridgeStpState, InfoData, InfoVeth};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use super::LabConfig;
+use super::config::LabConfig;
 use super::topology::{
     FABRIC, Host, INET, INET_ADDRESSES, INSIDE_GATEWAY, INSIDE_PREFIX, Network, OUTSIDE_PREFIX, PEERS_PREFIX,
     backend_address, fabric_port, mac, peer_address,

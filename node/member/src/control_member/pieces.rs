@@ -9,8 +9,8 @@ use consensus::storage::LogStore;
 use engine::ids::NodeId;
 
 use super::{ControlMember, ControlOut, Now};
-use crate::member::frame::ControlFrame;
-use crate::member::view::MS;
+use crate::frame::ControlFrame;
+use crate::view::MS;
 
 /// Frames up to this length go whole: more than any but those with a state in them have.
 pub(super) const WHOLE_BYTES_MAX: usize = 2 << 20;

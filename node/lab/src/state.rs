@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::LabConfig;
+use super::config::LabConfig;
 use super::cuts::Cut;
 use super::process::ProcessId;
 
