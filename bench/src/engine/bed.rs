@@ -244,8 +244,7 @@ fn snapshot(flows: u32) -> Snapshot {
             sharing: Sharing::Tuple,
             filtering: Filtering::Tuple,
         };
-        s.backends.insert(BackendId(n + 1), backend);
-        Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(0), address(n)), BackendId(n + 1));
+        s.put_backend(BackendId(n + 1), backend);
     }
     s
 }

@@ -4,9 +4,10 @@
 //! [`Compiler`] comes to the same from the version before, at the cost of what has changed since. It must never leave out a
 //! draining block or put one into a lease. Called by `node` after each change, off the packet path.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engine::ids::{FrontendId, NodeId, ShardId};
+use engine::ids::{BackendId, FrontendId, NodeId, ShardId, VnetId};
 use engine::snapshot::{
     Backend, Draining, Frontend, NodeLinks, Outside, Params, Refusals, SHORT_IDLE_PORTS_MAX, ShardConfig, Snapshot,
     Subnet, TcpReset,
@@ -79,6 +80,7 @@ impl Compiler {
         let mut next = Snapshot { control_index: state.index, ..last.clone() };
         put_nodes(&mut next, state, self.me);
         let allocation = &state.allocation;
+        let mut homes: BTreeMap<(VnetId, ShardId), BackendId> = BTreeMap::new();
         for frontend in allocation.places.changed_since(last.control_index) {
             let shard = allocation.frontends[&frontend].shard;
             if let Some(config) = next.shards.get_mut(&shard) {
@@ -91,9 +93,17 @@ impl Compiler {
                     && next.backends.get(&id) != Some(&backend)
                 {
                     self.work.changed += 1;
-                    next.backends.insert(id, backend);
+                    let (vnet, home) = (backend.vnet, backend.home);
+                    let before = next.backends.insert(id, backend).map(|before| before.home);
+                    for home in before.into_iter().chain([home]).filter(|_| before != Some(home)) {
+                        let lowest = homes.entry((vnet, home)).or_insert(id);
+                        *lowest = id.min(*lowest);
+                    }
                 }
             }
+        }
+        for (home, id) in homes {
+            find_first(&mut next, state, home, id);
         }
         next
     }
@@ -121,11 +131,9 @@ pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
         snapshot.frontends.insert(*id, Frontend { ip: frontend.ip, shard: frontend.shard });
         snapshot.frontend_by_ip.insert(frontend.ip, *id);
     }
-    let by_ip = Arc::make_mut(&mut snapshot.backend_by_ip);
     for (id, backend) in &state.allocation.backends {
         if let Some(compiled) = backend_of(state, backend) {
-            snapshot.backends.insert(*id, compiled);
-            by_ip.insert((backend.vnet, backend.ip), *id);
+            snapshot.put_backend(*id, compiled);
         }
     }
     for (name, network) in &state.desired.virtual_networks {
@@ -138,6 +146,19 @@ pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
         }));
     }
     snapshot
+}
+
+/// The first backend of a shard that others have left or come to, none of them below `id`.
+fn find_first(snapshot: &mut Snapshot, state: &State, (vnet, home): (VnetId, ShardId), id: BackendId) {
+    let firsts = Arc::make_mut(&mut snapshot.first_backends);
+    let from = firsts.remove(&(vnet, home)).map_or(id, |(first, _)| first.min(id));
+    let mut later = state.allocation.backends.range(from..);
+    let lives_there = |backend: &allocation::Backend| {
+        (backend.vnet, backend.home, backend.declared) == (vnet, Some(home), Declared::Yes)
+    };
+    if let Some((id, backend)) = later.find(|(_, backend)| lives_there(backend)) {
+        firsts.insert((vnet, home), (*id, backend.ip));
+    }
 }
 
 fn put_nodes(snapshot: &mut Snapshot, state: &State, me: NodeId) {

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use engine::ids::{BackendId, FrontendId, Mac, NodeId, PortBlock, VnetId};
@@ -232,6 +232,7 @@ fn every_resource_of_the_file_reaches_the_workers() {
         frontend_by_ip,
         backends,
         backend_by_ip,
+        first_backends,
         subnets,
         outside,
     } = compiled(&cluster);
@@ -266,6 +267,11 @@ fn every_resource_of_the_file_reaches_the_workers() {
     assert_eq!(outside, Outside { network: Ipv4Addr::new(203, 0, 113, 0), prefix_len: 25, next_hop });
     assert_eq!((backends.len(), backend_by_ip.len()), (4, 4));
     assert!(backend_by_ip.iter().all(|((vnet, ip), id)| (backends[id].vnet, backends[id].ip) == (*vnet, *ip)));
+    let mut first: BTreeMap<_, _> = BTreeMap::new();
+    for id in backends.keys().collect::<BTreeSet<_>>() {
+        first.entry((backends[&id].vnet, backends[&id].home)).or_insert((id, backends[&id].ip));
+    }
+    assert_eq!(*first_backends, first);
 }
 
 #[test]

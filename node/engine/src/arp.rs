@@ -72,6 +72,9 @@ impl Worker {
         if side == Side::Outside && s.outside.next_hop == Some(p.sender_ip) {
             self.next_hop_heard(cx.now_ns);
         }
+        if side == Side::Inside {
+            self.agree(s, cx.now_ns, p.sender_ip);
+        }
         if self.neighbours.learn(cx.now_ns, side, p.sender_ip, p.sender_mac, may_ask) {
             self.release_waiting((side, p.sender_ip), p.sender_mac);
         }
@@ -101,6 +104,7 @@ impl Worker {
         let (s, now_ns) = (cx.snapshot, cx.now_ns);
         // Who is no backend is refused elsewhere.
         let Some(backend) = backend_at(self.vnet, s, ip) else { return Ok(()) };
+        self.agree(s, now_ns, ip);
         let right = self.right_of(now_ns, cx.words, backend.home);
         if s.peers.iter().any(|peer| peer.inside == mac) {
             if let Some(authority) = right {
@@ -109,7 +113,6 @@ impl Worker {
             return Ok(());
         }
         if let Some(declared) = backend.mac {
-            self.neighbours.set(now_ns, Side::Inside, ip, declared);
             return if declared == mac { Ok(()) } else { Err(DropReason::SpoofedSource) };
         }
         let may_ask = if right.is_some() { MayAsk::Yes } else { MayAsk::No };
@@ -132,7 +135,7 @@ impl Worker {
     /// its own.
     fn correct(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, ip: Ipv4Addr) {
         let Authority::Lease { shard, .. } = authority else { return };
-        let (Some(mac), Some(gateway)) = (self.neighbours.last_known(Side::Inside, ip), gateway_of(s, ip)) else {
+        let (Some(mac), Some(gateway)) = (self.last_known(s, now_ns, Side::Inside, ip), gateway_of(s, ip)) else {
             return;
         };
         if self.corrections.take(now_ns, ip) {
@@ -152,7 +155,7 @@ impl Worker {
                     // first shard's owner.
                     let stranger =
                         p.sender_ip.is_unspecified() || on_link(subnet.network, subnet.prefix_len, p.sender_ip);
-                    let first = self.first_backend.keys().next().copied().filter(|_| stranger);
+                    let first = first_shard(s, self.vnet).filter(|_| stranger);
                     backend_at(self.vnet, s, p.sender_ip).map(|b| b.home).or(first)
                 })
             }
@@ -257,14 +260,14 @@ impl Worker {
             if waiting.frames.is_empty() {
                 continue;
             }
-            match self.neighbours.lookup(now_ns, key.0, key.1) {
+            match self.look_up(s, now_ns, key.0, key.1) {
                 Lookup::Known(mac) => self.release(waiting, mac),
                 Lookup::Unreachable => {
                     for frame in waiting.frames {
                         self.give_up(now_ns, s, frame);
                     }
                 }
-                found @ (Lookup::Ask | Lookup::Wait) => {
+                found @ (Lookup::Ask | Lookup::Wait | Lookup::Outdated) => {
                     if found == Lookup::Ask {
                         self.ask(now_ns, s, key.0, waiting.authority, key.1, Mac::BROADCAST);
                     }
@@ -284,8 +287,52 @@ impl Worker {
         }
     }
 
-    /// The MAC that the configuration says a backend has.
-    pub(crate) fn declared_mac(&self, s: &Snapshot, ip: Ipv4Addr) -> Option<Mac> {
+    /// What to do with a packet for the next hop `ip`: a declared card is the only one, and needs no question.
+    pub(crate) fn look_up(&mut self, s: &Snapshot, now_ns: u64, side: Side, ip: Ipv4Addr) -> Lookup {
+        let found = self.neighbours.lookup(now_ns, side, ip);
+        if matches!(found, Lookup::Known(_)) || side == Side::Outside {
+            return found;
+        }
+        self.look_up_declared(s, now_ns, ip, found)
+    }
+
+    #[cold]
+    fn look_up_declared(&mut self, s: &Snapshot, now_ns: u64, ip: Ipv4Addr, found: Lookup) -> Lookup {
+        match (self.declared_mac(s, ip), found) {
+            (Some(mac), _) => {
+                self.neighbours.set(now_ns, Side::Inside, ip, mac);
+                Lookup::Known(mac)
+            }
+            (None, Lookup::Outdated) => {
+                self.neighbours.confirm(ip);
+                self.neighbours.lookup(now_ns, Side::Inside, ip)
+            }
+            (None, found) => found,
+        }
+    }
+
+    /// Has what is known of an inside address agree with the configuration in force. Loading that tells the cache nothing: it
+    /// may declare 32,768 cards.
+    fn agree(&mut self, s: &Snapshot, now_ns: u64, ip: Ipv4Addr) {
+        match self.declared_mac(s, ip) {
+            Some(mac) if self.neighbours.last_known(Side::Inside, ip) != Some(mac) => {
+                self.neighbours.set(now_ns, Side::Inside, ip, mac);
+            }
+            Some(_) => {}
+            None => self.neighbours.confirm(ip),
+        }
+    }
+
+    /// Where an address was last known to be.
+    pub(crate) fn last_known(&mut self, s: &Snapshot, now_ns: u64, side: Side, ip: Ipv4Addr) -> Option<Mac> {
+        if side == Side::Inside {
+            self.agree(s, now_ns, ip);
+        }
+        self.neighbours.last_known(side, ip)
+    }
+
+    /// The card that the configuration says a backend has.
+    fn declared_mac(&self, s: &Snapshot, ip: Ipv4Addr) -> Option<Mac> {
         backend_at(self.vnet, s, ip)?.mac
     }
 
@@ -326,6 +373,12 @@ fn frontend_ip(s: &Snapshot, shard: ShardId) -> Option<Ipv4Addr> {
 
 fn backend_at(vnet: VnetId, s: &Snapshot, ip: Ipv4Addr) -> Option<&Backend> {
     s.backend_by_ip.get(&(vnet, ip)).and_then(|id| s.backends.get(id))
+}
+
+/// The first shard that has backends in the virtual network.
+fn first_shard(s: &Snapshot, vnet: VnetId) -> Option<ShardId> {
+    let ((of, shard), _) = s.first_backends.range((vnet, ShardId(0))..).next()?;
+    (*of == vnet).then_some(*shard)
 }
 
 fn gateway_of(s: &Snapshot, ip: Ipv4Addr) -> Option<Ipv4Addr> {

@@ -5,7 +5,7 @@
 use crate::drains::Drains;
 use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
-use crate::nat::timeouts::silence;
+use crate::nat::timeouts::{SHORTEST_NS, silence};
 use crate::ports::in_lease;
 use crate::record::{CloseReason, FlowRecord, HoldClass};
 use crate::shard::{Forces, Leadership, Shard, Sweep};
@@ -15,6 +15,8 @@ use crate::snapshot::{Backend, Params, Snapshot};
 const SWEEP_NS: u64 = 1_000_000_000;
 /// Slots that one call may visit, so that packets need not wait long; ten million take a second and a quarter.
 const SWEEP_MAX: u64 = 16_384;
+/// Backends that one call of `forget_gone` looks at.
+const FORGET_STEP: usize = 256;
 /// Ended holds wait this long for a batch to ride on before they get one of their own.
 const HOLD_BATCH_NS: u64 = 100_000_000;
 /// Committed fences of blocks that still drain are reported again.
@@ -51,14 +53,14 @@ impl Shard {
         if budget == 0 {
             return;
         }
-        let (mut position, shortest_ns) = (lead.sweep.position, lead.shortest_ns);
+        let mut position = lead.sweep.position;
         for _ in 0..budget {
             position = if u64::from(position) + 1 >= slots { 0 } else { position + 1 };
             let Some(slot) = self.replica.table.occupied(position) else { continue };
             let record = self.replica.table.record(slot);
             if !record.is_live()
                 || record.closing().is_some()
-                || now_ns < record.last_seen.ns().saturating_add(shortest_ns)
+                || now_ns < record.last_seen.ns().saturating_add(SHORTEST_NS)
             {
                 continue;
             }
@@ -112,6 +114,22 @@ impl Shard {
         self.drains.note(now_ns, snapshot.control_index, draining);
         if self.drains.end(now_ns) {
             self.judge_again();
+        }
+    }
+
+    /// Forgets a part of what is kept of backends that are gone or have another lease, after each load.
+    pub(crate) fn forget_gone(&mut self, snapshot: &Snapshot) {
+        let part = self.unlooked.split_off(self.unlooked.len().saturating_sub(FORGET_STEP));
+        for id in part {
+            let backend = snapshot.backends.get(&id);
+            if backend.is_none() {
+                self.rates.forget(id);
+            }
+            if let Some(order) = self.orders.get(&id)
+                && !backend.is_some_and(|b| order.is_of(&b.lease))
+            {
+                self.orders.remove(&id);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use crate::ids::{Mac, Side};
+use crate::ids::{ControlIndex, Mac, Side};
 use crate::wire::ethernet::is_group;
 
 /// Pause between two questions for an address that has not answered.
@@ -41,6 +41,8 @@ pub enum Lookup {
     Wait,
     /// Nobody answers; drop the packet.
     Unreachable,
+    /// Inside: what is known is older than the configuration, which may declare another card. Say which and ask again.
+    Outdated,
 }
 
 /// Who sends in the name of an address.
@@ -114,6 +116,8 @@ struct Entry {
     state: State,
     /// Looked up or learned since the hand passed: spared once by eviction.
     used: Used,
+    /// The configuration with which it is known to agree.
+    version: ControlIndex,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +137,7 @@ pub struct NeighbourCache {
     /// Next slot that eviction looks at.
     hand: usize,
     refreshes: Vec<Refresh>,
+    version: ControlIndex,
 }
 
 impl NeighbourCache {
@@ -150,6 +155,19 @@ impl NeighbourCache {
             cap,
             hand: 0,
             refreshes: Vec::with_capacity(REFRESHES_MAX),
+            version: ControlIndex(0),
+        }
+    }
+
+    /// Another configuration is in force: what is known of inside addresses is outdated, each until `set` or `confirm`.
+    pub const fn set_version(&mut self, version: ControlIndex) {
+        self.version = version;
+    }
+
+    /// The configuration in force declares no card for this inside address: what is known of it holds.
+    pub fn confirm(&mut self, ip: Ipv4Addr) {
+        if let Some(&slot) = self.index.get(&(Side::Inside, ip)) {
+            self.entries[slot].version = self.version;
         }
     }
 
@@ -189,17 +207,20 @@ impl NeighbourCache {
                     // So that a flood of rivals asks no more often.
                     known.asked_ns = before.asked_ns;
                 }
-                entry.state = State::Known(known);
-                entry.used = Used::Yes;
+                (entry.state, entry.used, entry.version) = (State::Known(known), Used::Yes, self.version);
             }
             None => self.insert((side, ip), State::Known(known)),
         }
     }
 
-    /// Where `ip` was last known to be; asks nobody.
+    /// Where `ip` was last known to be, but for what is outdated; asks nobody.
     #[must_use]
     pub fn last_known(&self, side: Side, ip: Ipv4Addr) -> Option<Mac> {
-        match self.entries[*self.index.get(&(side, ip))?].state {
+        let entry = &self.entries[*self.index.get(&(side, ip))?];
+        if side == Side::Inside && entry.version != self.version {
+            return None;
+        }
+        match entry.state {
             State::Known(known) => Some(known.mac),
             State::Asking { was, .. } => was,
         }
@@ -251,6 +272,9 @@ impl NeighbourCache {
         };
         let entry = &mut self.entries[slot];
         entry.used = Used::Yes;
+        if side == Side::Inside && entry.version != self.version {
+            return Lookup::Outdated;
+        }
         match &mut entry.state {
             State::Known(known) => {
                 let age_ns = now_ns.saturating_sub(known.learned_ns);
@@ -296,7 +320,7 @@ impl NeighbourCache {
     }
 
     fn insert(&mut self, key: (Side, Ipv4Addr), state: State) {
-        let entry = Entry { key, state, used: Used::No };
+        let entry = Entry { key, state, used: Used::No, version: self.version };
         let slot = if self.entries.len() < self.cap {
             self.entries.push(entry);
             self.entries.len() - 1

@@ -169,14 +169,7 @@ impl Worker {
             Authority::Lease { shard, .. } => Mac::of_shard(shard),
             Authority::Grace { .. } | Authority::Forward => mac_on(&s.me.ok_or(DropReason::NoForward)?, side),
         };
-        let mut found = self.neighbours.lookup(now_ns, side, hop);
-        if !matches!(found, Lookup::Known(_))
-            && side == Side::Inside
-            && let Some(mac) = self.declared_mac(s, hop)
-        {
-            self.neighbours.set(now_ns, side, hop, mac);
-            found = Lookup::Known(mac);
-        }
+        let found = self.look_up(s, now_ns, side, hop);
         // A public address of ours is never learned: it is where its shard is (R7).
         let own = if let Lookup::Known(_) = found { None } else { own_address(s, hop) };
         match found {
@@ -186,7 +179,7 @@ impl Worker {
                 Ok(NextHop { src, dst: Mac::of_shard(shard), hop: Hop::Ready })
             }
             Lookup::Unreachable => Err(DropReason::NoNeighbour),
-            found @ (Lookup::Ask | Lookup::Wait) => {
+            found @ (Lookup::Ask | Lookup::Wait | Lookup::Outdated) => {
                 // In grace nobody may be asked (M1): what is not known already stays unknown.
                 let Authority::Lease { .. } = authority else { return Err(DropReason::NoNeighbour) };
                 if found == Lookup::Ask {

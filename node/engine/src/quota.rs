@@ -2,7 +2,7 @@
 //! mapping is never asked (R22). Local to the owner; called by the pipeline when a packet asks for a mapping.
 
 use crate::ids::BackendId;
-use crate::snapshot::{Map, Params, Snapshot};
+use crate::snapshot::{Map, Params};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -24,9 +24,14 @@ impl Rates {
         *full_ns = (*full_ns).max(now_ns).saturating_add(token_ns(params));
     }
 
-    /// Forgets backends that are gone.
-    pub(crate) fn retain(&mut self, snapshot: &Snapshot) {
-        self.full_ns.retain(|id, _| snapshot.backends.contains_key(id));
+    /// Forgets one that is gone.
+    pub(crate) fn forget(&mut self, backend: BackendId) {
+        self.full_ns.remove(&backend);
+    }
+
+    /// Those that it knows, in no order.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = BackendId> {
+        self.full_ns.keys().copied()
     }
 }
 

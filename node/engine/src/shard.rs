@@ -12,7 +12,6 @@ use crate::event::{DropReason, NotServing};
 use crate::flow::{FlowKey, Mark, Record, Slot, Table};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, ShardId, Term};
 use crate::lease::lease_runs;
-use crate::nat::timeouts::shortest_ns;
 use crate::overlay::Overlay;
 use crate::ports::{LeaseOrder, in_lease};
 use crate::quota::Rates;
@@ -62,8 +61,6 @@ pub(crate) struct Leadership {
     pub(crate) proposed_forces: Option<Forces>,
     pub(crate) holds_due_ns: Option<u64>,
     pub(crate) sweep: Sweep,
-    /// No flow closes after less silence.
-    pub(crate) shortest_ns: u64,
     pub(crate) judge: Option<u32>,
     pub(crate) report_ns: u64,
     pub(crate) announcement: Option<Announcement>,
@@ -85,7 +82,9 @@ pub(crate) struct Shard {
     pub(crate) leadership: Option<Leadership>,
     pub(crate) overlay: Overlay,
     pub(crate) stream: Stream,
-    orders: Map<BackendId, LeaseOrder>,
+    pub(crate) orders: Map<BackendId, LeaseOrder>,
+    /// Backends of `rates` and `orders` that may be gone since a snapshot was loaded, and were not looked at yet.
+    pub(crate) unlooked: Vec<BackendId>,
     pub(crate) rates: Rates,
     pub(crate) drains: Drains,
     /// The newest end of a lease that this node held, for the grace of the last committed header (F6, L4).
@@ -110,6 +109,7 @@ impl Shard {
             overlay: Overlay::default(),
             stream: Stream::default(),
             orders: Map::default(),
+            unlooked: Vec::new(),
             rates: Rates::default(),
             drains: Drains::default(),
             lease_end_ns: 0,
@@ -133,7 +133,6 @@ impl Shard {
             proposed_forces: None,
             holds_due_ns: None,
             sweep: Sweep { position: 0, at_ns: now_ns, behind: false },
-            shortest_ns: 0,
             judge: None,
             report_ns: now_ns,
             announcement: None,
@@ -221,24 +220,23 @@ impl Shard {
         }
         lead.judge = Some(0);
         lead.sweep.at_ns = now_ns;
-        lead.shortest_ns = snapshot.map_or(0, shortest_ns);
         lead.announcement = Some(Announcement::begin(now_ns, self.replica.meta.grace_peak_ms));
     }
 
     /// A newer snapshot is in force: flows are judged again, and orders of changed leases are made anew when needed.
-    /// No mapping ends under it after less silence than `shortest_ns`.
-    pub(crate) fn snapshot_loaded(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot, shortest_ns: u64) {
+    pub(crate) fn snapshot_loaded(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
         let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining);
         self.drains.note(now_ns, snapshot.control_index, draining);
         if snapshot.control_index >= self.replica.meta.control_index {
             let draining: BTreeSet<_> = draining.iter().map(|d| (d.block, d.reclaim_index)).collect();
             self.replica.fenced.retain(|key| draining.contains(key));
         }
-        self.rates.retain(snapshot);
-        self.orders.retain(|id, order| snapshot.backends.get(id).is_some_and(|b| order.is_of(&b.lease)));
+        // What is not looked at before the next load is looked at after it.
+        if self.unlooked.is_empty() {
+            self.unlooked.extend(self.rates.backends().chain(self.orders.keys().copied()));
+        }
         if let Some(lead) = &mut self.leadership {
             lead.judge = Some(0);
-            lead.shortest_ns = shortest_ns;
         }
     }
 

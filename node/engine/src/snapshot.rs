@@ -1,5 +1,6 @@
 //! The compiled, immutable configuration that workers judge packets by. Made by `control::compile`, published whole.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -29,10 +30,23 @@ pub struct Snapshot {
     pub backends: Backends,
     /// Backends by virtual network and address; shared by all versions of one configuration.
     pub backend_by_ip: Arc<Map<(VnetId, Ipv4Addr), BackendId>>,
+    /// The backend of the lowest number in each shard, by virtual network.
+    pub first_backends: Arc<BTreeMap<(VnetId, ShardId), (BackendId, Ipv4Addr)>>,
     /// Inside subnets, with their gateway addresses.
     pub subnets: Vec<Subnet>,
     /// The outside network that the data interface is attached to.
     pub outside: Outside,
+}
+
+impl Snapshot {
+    /// Puts a backend in, with all that finds it.
+    pub fn put_backend(&mut self, id: BackendId, backend: Backend) {
+        let (vnet, ip, home) = (backend.vnet, backend.ip, backend.home);
+        Arc::make_mut(&mut self.backend_by_ip).insert((vnet, ip), id);
+        let first = Arc::make_mut(&mut self.first_backends).entry((vnet, home)).or_insert((id, ip));
+        *first = (*first).min((id, ip));
+        self.backends.insert(id, backend);
+    }
 }
 
 /// How many services may have the short timeout of D26.

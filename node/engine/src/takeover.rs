@@ -33,9 +33,9 @@ impl Worker {
         if lead.and_then(|l| l.announcement).is_some_and(|a| a.confirmed == Confirmed::Yes) {
             return;
         }
-        let backend = self.first_backend.get(&shard).map(|ip| (Side::Inside, *ip));
+        let backend = snapshot.first_backends.get(&(self.vnet, shard)).map(|(_, ip)| (Side::Inside, *ip));
         for (side, ip) in backend.into_iter().chain(snapshot.outside.next_hop.map(|ip| (Side::Outside, ip))) {
-            if let Some(mac) = self.neighbours.last_known(side, ip) {
+            if let Some(mac) = self.last_known(snapshot, now_ns, side, ip) {
                 self.ask(now_ns, snapshot, side, authority, ip, mac);
             }
         }

@@ -24,12 +24,11 @@ use crate::counters::Counters;
 use crate::event::{Authority, DropReason, Verdict, WorkerOutput};
 use crate::fragments::Fragments;
 use crate::held::{Held, Origin, Waiting};
-use crate::ids::{BackendId, Incarnation, NodeId, ShardId, Side, Term, VnetId};
+use crate::ids::{Incarnation, NodeId, ShardId, Side, Term, VnetId};
 use crate::judge::Cx;
 use crate::lease::{LeaseWords, lease_runs};
 use crate::limits::Limits;
 use crate::nat::identification::Identifications;
-use crate::nat::timeouts::shortest_ns;
 use crate::neigh::NeighbourCache;
 use crate::sessions::Sessions;
 use crate::shard::{LAST_OWNER_NS, Shard, ShardEntry};
@@ -53,7 +52,6 @@ pub struct Worker {
     pub(crate) seed: u64,
     /// Taken out while a frame is judged, so that the judge can borrow both.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
-    pub(crate) first_backend: BTreeMap<ShardId, Ipv4Addr>,
     /// Something that serving depends on changed then.
     judge_at_ns: u64,
     /// When `handle_timers` ran last: what is due in steps is due one step after it.
@@ -100,7 +98,6 @@ impl Worker {
             vnet,
             seed,
             snapshot: None,
-            first_backend: BTreeMap::new(),
             judge_at_ns: u64::MAX,
             timed_at_ns: 0,
             links: Links::Down,
@@ -134,27 +131,17 @@ impl Worker {
     /// Judges by this snapshot from now on; one with a smaller control index than the loaded one is ignored (F2).
     /// What was gathered so far keeps the index that it was judged under. Returns whether it was loaded; then
     /// `handle_timers` is due at once.
+    ///
+    /// It looks at no backend but those that are in use: a configuration of 32,768 would hold packets up. For the same reason
+    /// the caller keeps the version before for somebody else to free.
     pub fn load_snapshot(&mut self, now_ns: u64, snapshot: Arc<Snapshot>) -> bool {
         if self.snapshot.as_ref().is_some_and(|s| s.control_index > snapshot.control_index) {
             return false;
         }
-        let mut first: BTreeMap<ShardId, (BackendId, Ipv4Addr)> = BTreeMap::new();
-        for (id, backend) in snapshot.backends.iter().filter(|(_, b)| b.vnet == self.vnet) {
-            let entry = first.entry(backend.home).or_insert((id, backend.ip));
-            *entry = (*entry).min((id, backend.ip));
-        }
-        self.first_backend = first.into_iter().map(|(shard, (_, ip))| (shard, ip)).collect();
-        let vnet = self.vnet;
-        for backend in snapshot.backends.values().filter(|b| b.vnet == vnet) {
-            if let Some(mac) = backend.mac {
-                self.neighbours.set(now_ns, Side::Inside, backend.ip, mac);
-                self.release_waiting((Side::Inside, backend.ip), mac);
-            }
-        }
-        let shortest_ns = shortest_ns(&snapshot);
+        self.neighbours.set_version(snapshot.control_index);
         for (id, entry) in &mut self.shards {
             if let Some(shard) = &mut entry.replica {
-                shard.snapshot_loaded(now_ns, *id, &snapshot, shortest_ns);
+                shard.snapshot_loaded(now_ns, *id, &snapshot);
             }
         }
         self.outputs.push_back(WorkerOutput::SnapshotLoaded { control_index: snapshot.control_index });
@@ -297,6 +284,9 @@ impl Worker {
         self.expire_fragments(now_ns);
         let Some(snapshot) = self.snapshot.take() else { return };
         for id in ids {
+            if let Some(s) = self.replica_mut(id) {
+                s.forget_gone(&snapshot);
+            }
             self.owner_timers(now_ns, words, &snapshot, id);
         }
         self.neighbour_timers(now_ns, &snapshot, words);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use engine::event::GroupEvent;
 use engine::ids::{BackendId, ControlIndex, FrontendId, LogIndex, NodeId, PortBlock, VnetId};
@@ -62,8 +63,7 @@ fn snapshot() -> Snapshot {
         sharing: Sharing::Tuple,
         filtering: Filtering::Tuple,
     };
-    s.backends.insert(BackendId(1), backend);
-    Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(0), HOST), BackendId(1));
+    s.put_backend(BackendId(1), backend);
     s
 }
 
@@ -134,4 +134,31 @@ fn what_the_device_refuses_is_counted() {
     note_refused(&mut worker, false);
     assert_eq!((worker.counters().transmitted, worker.counters().dropped(DropReason::TransmitFailed)), (sent - 1, 1));
     assert!(worker.counters().is_balanced(), "I51: {:?}", worker.counters());
+}
+
+/// Packets wait for it. The bound is of a build without optimisation.
+#[test]
+fn the_largest_configuration_is_loaded_in_a_moment() {
+    const BACKENDS: u32 = 32_768;
+    let (mut worker, _) = owner();
+    let backend = snapshot().backends[&BackendId(1)].clone();
+    let version = |index: u64| {
+        let mut version = Snapshot { control_index: ControlIndex(index), ..snapshot() };
+        for n in 2..=BACKENDS {
+            let [a, b, c, d] = n.to_be_bytes();
+            let ip = Ipv4Addr::from(u32::from(HOST) + n);
+            version.put_backend(BackendId(n), Backend { ip, mac: Some(Mac([0x52, 0, a, b, c, d])), ..backend.clone() });
+        }
+        Arc::new(version)
+    };
+    let versions: Vec<_> = (10..15).map(version).collect();
+    let mut took: Vec<Duration> = Vec::new();
+    for version in &versions {
+        let begun = Instant::now();
+        assert!(worker.load_snapshot(NOW, Arc::clone(version)));
+        took.push(begun.elapsed());
+    }
+    // A machine that stands still makes single ones long.
+    let fastest = took.iter().min().expect("some");
+    assert!(*fastest < Duration::from_millis(1), "{took:?}");
 }

@@ -2,7 +2,6 @@
 //! to the snapshot that a member would load.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
 use engine::snapshot::{
@@ -134,8 +133,7 @@ impl World {
                 sharing,
                 filtering,
             };
-            s.backends.insert(id, backend);
-            Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(0), ip), id);
+            s.put_backend(id, backend);
         }
         s
     }

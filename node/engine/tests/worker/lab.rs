@@ -85,8 +85,7 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
             sharing: Sharing::default(),
             filtering: Filtering::default(),
         };
-        s.backends.insert(BackendId(id), backend);
-        Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(0), ip), BackendId(id));
+        s.put_backend(BackendId(id), backend);
     }
     s
 }

@@ -6,6 +6,7 @@ use crate::lab::*;
 use crate::raw::*;
 use qnat_engine::event::{DropReason, Verdict};
 use qnat_engine::ids::*;
+use qnat_engine::snapshot::Snapshot;
 use qnat_engine::status::Confirmed;
 use qnat_engine::wire::{ArpOp, ArpPacket, FrameMeta, Parsed, parse};
 
@@ -118,6 +119,51 @@ fn a_declared_card_is_the_only_one_and_needs_no_question() {
     }
     lab.run(200_000);
     assert_eq!(lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port)).eth_dst, OTHER_CARD);
+}
+
+#[test]
+fn a_card_that_is_declared_for_a_known_address_is_sent_to_and_heard_at_once() {
+    let declare = |mac| move |s: &mut Snapshot| s.backends.get_mut(&BackendId(1)).expect("A").mac = mac;
+    let mut lab = Lab::new(1);
+    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    lab.answers = false;
+    lab.sent.clear();
+    lab.load(11, declare(Some(OTHER_CARD)));
+    assert_eq!(lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port)).eth_dst, OTHER_CARD, "a packet for it");
+    lab.load(12, declare(Some(mac_of(A))));
+    lab.frame(0, Side::Inside, reply(mac_of(A), A));
+    assert_eq!(lab.out(0, from_card(OTHER_CARD, udp(A, 5000, REMOTE, 53))), Verdict::Drop(DropReason::SpoofedSource));
+    assert_eq!(lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port)).eth_dst, mac_of(A), "its own word");
+    // What was declared holds until somebody else answers.
+    lab.load(13, declare(None));
+    assert_eq!(lab.out(0, from_card(OTHER_CARD, udp(A, 5000, REMOTE, 53))), Verdict::Drop(DropReason::SpoofedSource));
+    assert_eq!(lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port)).eth_dst, mac_of(A));
+    assert_eq!(questions(&lab, A).iter().filter(|p| p.eth_dst == Mac::BROADCAST).count(), 0);
+}
+
+#[test]
+fn packets_that_wait_for_an_address_leave_soon_after_its_card_is_declared() {
+    let mut lab = Lab::new(1);
+    lab.answers = false;
+    let lease = vec![block(2112, 32)];
+    lab.load(11, |s| s.backends.get_mut(&BackendId(4)).expect("NO_LEASE").lease.clone_from(&lease));
+    lab.sent.clear();
+    assert_eq!(lab.out(0, udp(NO_LEASE, 5000, REMOTE, 53)), Verdict::Consumed);
+    lab.run(10);
+    let port = lab.sent.iter().find(|sent| !sent.is_arp()).expect("it left").packet().src_port;
+    lab.sent.clear();
+    assert_eq!(
+        lab.frame(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port)),
+        Verdict::Consumed,
+        "nobody knows the card"
+    );
+    lab.load(12, |s| {
+        let backend = s.backends.get_mut(&BackendId(4)).expect("NO_LEASE");
+        (backend.lease, backend.mac) = (lease.clone(), Some(OTHER_CARD));
+    });
+    lab.run(60);
+    let answers = lab.sent.iter().filter(|sent| sent.side == Side::Inside && !sent.is_arp());
+    assert_eq!(answers.map(|sent| sent.frame[..6].to_vec()).collect::<Vec<_>>(), [OTHER_CARD.0.to_vec()]);
 }
 
 #[test]
