@@ -164,10 +164,10 @@ impl Bed {
         })
     }
 
-    /// What is made of the state on its own thread for each status, once a second at least.
+    /// What is made of the state for each status, once a second at least.
     fn report(&mut self) {
-        let state = self.member.state();
-        drop(self.turns.of(|| (view::status(state), view::nodes(state), view::shards(state))));
+        let state = self.turns.of(|| self.member.shared_state());
+        drop(self.jobs.of(|| (view::status(&state), view::nodes(&state), view::shards(&state))));
     }
 
     fn row(&mut self, what: &str, table: &mut Table) {

@@ -172,7 +172,7 @@ impl Answerer {
             let problems = vec![format!("node {node} is this very member: ask another one")];
             return Err(Failure { status: 409, problems });
         }
-        let control = self.control.send(AskControl).await.map_err(gone)?;
+        let control = self.control().await?;
         let row = control.nodes.iter().find(|row| row.node == node.0);
         let in_use = row.is_some_and(|row| row.standing != Standing::Removed && !row.drained);
         if in_use && control.live.contains(&node) {
@@ -186,6 +186,12 @@ impl Answerer {
             });
         }
         self.commit(CommandBody::RemoveNode { node, incarnation }).await
+    }
+
+    /// What the control half knows.
+    pub(super) async fn control(&self) -> Result<ControlReport, Failure> {
+        let seen = self.control.send(AskControl).await.map_err(gone)?;
+        tokio::task::spawn_blocking(move || seen.report()).await.map_err(gone)
     }
 
     /// What `walk` makes of the control state, on a thread that may take its time.
@@ -346,7 +352,7 @@ impl Answerer {
     }
 
     async fn look(&self) -> Result<Seen, Failure> {
-        let control = self.control.send(AskControl).await.map_err(gone)?;
+        let control = self.control().await?;
         let flows = self.flows.send(AskFlows).await.map_err(gone)?;
         let tables = match flows.running {
             true => self.ask(|reply| Query::Shards { reply }).await.unwrap_or_default(),

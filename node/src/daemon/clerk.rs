@@ -1,12 +1,16 @@
 //! The thread on which walks over the whole control state are done (`member::control_member::Job`), with ordinary priority: the
 //! control thread has heartbeats to send. It decides nothing, and has one job at a time.
+//!
+//! It also frees what is as large as the cluster: versions of the configuration, of which workers and the flow thread must never
+//! drop the last reference.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::Recipient;
 use control::state::State;
+use engine::snapshot::Snapshot;
 use netio::boottime::now_ns;
 use netio::pulse::Pulse;
 
@@ -32,6 +36,25 @@ enum Order {
 #[derive(Debug)]
 pub struct Clerk {
     orders: SyncSender<Order>,
+    versions: Arc<Versions>,
+}
+
+/// Versions of the configuration that somebody else may use, each until nobody does.
+#[derive(Debug, Default)]
+struct Versions(Mutex<Vec<Arc<Snapshot>>>);
+
+impl Versions {
+    fn keep(&self, version: Arc<Snapshot>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(version);
+    }
+
+    fn free_unused(&self) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that only stands here nobody can get any more.
+        let unused: Vec<_> = kept.extract_if(.., |version| Arc::strong_count(version) == 1).collect();
+        drop(kept);
+        drop(unused);
+    }
 }
 
 impl Clerk {
@@ -41,8 +64,10 @@ impl Clerk {
     /// If there is none to be had.
     pub fn start(pulse: Pulse) -> std::io::Result<Self> {
         let (orders, taken) = sync_channel(ORDERS_MAX);
-        std::thread::Builder::new().name("clerk".to_owned()).spawn(move || work(&taken, &pulse))?;
-        Ok(Self { orders })
+        let versions = Arc::new(Versions::default());
+        let to_free = Arc::clone(&versions);
+        std::thread::Builder::new().name("clerk".to_owned()).spawn(move || work(&taken, &to_free, &pulse))?;
+        Ok(Self { orders, versions })
     }
 
     /// Has the job done; `reply` hears of it.
@@ -55,13 +80,18 @@ impl Clerk {
         self.order(Order::Free(state));
     }
 
+    /// Keeps a version that is handed out for as long as others have it, and frees it.
+    pub fn keep(&self, version: Arc<Snapshot>) {
+        self.versions.keep(version);
+    }
+
     fn order(&self, order: Order) {
         // There is one job at a time, and as much to be freed: there is room, and a panic of the thread ends the process.
         self.orders.send(order).expect("the clerk's thread runs as long as orders can come");
     }
 }
 
-fn work(orders: &Receiver<Order>, pulse: &Pulse) {
+fn work(orders: &Receiver<Order>, versions: &Versions, pulse: &Pulse) {
     loop {
         pulse.beat(now_ns());
         match orders.recv_timeout(BEAT_EVERY) {
@@ -70,5 +100,28 @@ fn work(orders: &Receiver<Order>, pulse: &Pulse) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        versions.free_unused();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_kept_as_long_as_somebody_has_it_and_no_longer() {
+        let (versions, in_use) = (Versions::default(), Arc::new(Snapshot::default()));
+        let [used, unused] = [Arc::clone(&in_use), Arc::new(Snapshot::default())].map(|version| {
+            let seen = Arc::downgrade(&version);
+            versions.keep(version);
+            seen
+        });
+        assert!(unused.upgrade().is_some(), "whoever had it last has freed nothing");
+        versions.free_unused();
+        assert!(unused.upgrade().is_none());
+        drop(in_use);
+        assert!(used.upgrade().is_some());
+        versions.free_unused();
+        assert!(used.upgrade().is_none());
     }
 }

@@ -107,11 +107,44 @@ pub struct ReadState;
 
 /// What the control half knows, for status.
 #[derive(Debug, Message)]
-#[rtype(result = "ControlReport")]
+#[rtype(result = "ControlSeen")]
 pub struct AskControl;
 
-/// The answer.
-#[derive(Clone, Debug, MessageResponse)]
+/// The answer: what a report is made of, which takes as long as the cluster is large. To be done at once, on a thread that may
+/// take its time: entries wait for the state.
+#[derive(Debug)]
+pub struct ControlSeen {
+    state: Arc<State>,
+    leader: Option<NodeId>,
+    term: u64,
+    voters: Vec<u64>,
+    live: Vec<NodeId>,
+    incarnation: Option<Incarnation>,
+}
+
+impl ControlSeen {
+    /// The report.
+    #[must_use]
+    pub fn report(self) -> ControlReport {
+        let Self { state, leader, term, voters, live, incarnation } = self;
+        let settings = &state.desired().settings;
+        ControlReport {
+            status: view::status(&state),
+            nodes: view::nodes(&state),
+            shards: view::shards(&state),
+            leader,
+            term,
+            voters,
+            live,
+            incarnation,
+            flows_per_shard_max: settings.flows_per_shard_max,
+            flows_per_backend_max: settings.flows_per_backend_max,
+        }
+    }
+}
+
+/// See [`ControlSeen`].
+#[derive(Clone, Debug)]
 pub struct ControlReport {
     /// What the replicated state says.
     pub status: view::StatusView,
@@ -167,6 +200,7 @@ impl ControlActor {
                     self.transport.answer(to.0, frame);
                 }
                 ControlOut::View(view) => {
+                    self.clerk.keep(Arc::clone(&view.snapshot));
                     self.guard.configure(Arc::clone(&view.snapshot));
                     self.view = Some(view);
                 }
@@ -297,23 +331,18 @@ impl Handler<ReadState> for ControlActor {
 }
 
 impl Handler<AskControl> for ControlActor {
-    type Result = ControlReport;
+    type Result = MessageResult<AskControl>;
 
-    fn handle(&mut self, _: AskControl, _: &mut Self::Context) -> ControlReport {
-        let state = self.member.state();
+    fn handle(&mut self, _: AskControl, _: &mut Self::Context) -> Self::Result {
         let (leader, term) = self.member.leader();
-        ControlReport {
-            status: view::status(state),
-            nodes: view::nodes(state),
-            shards: view::shards(state),
+        MessageResult(ControlSeen {
+            state: self.member.shared_state(),
             leader,
             term,
             voters: self.member.configured().0.clone(),
             live: self.member.live(now()).into_iter().collect(),
             incarnation: self.member.incarnation(),
-            flows_per_shard_max: state.desired().settings.flows_per_shard_max,
-            flows_per_backend_max: state.desired().settings.flows_per_backend_max,
-        }
+        })
     }
 }
 

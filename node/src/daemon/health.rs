@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::answer::Answerer;
-use super::control_actor::{AskControl, ControlReport};
+use super::control_actor::ControlReport;
 use super::flow_actor::{AskFlows, FlowReport};
 use super::questions::Query;
 use super::status::shard_rows;
@@ -15,7 +15,7 @@ const TURN_MAX: Duration = Duration::from_secs(1);
 impl Answerer {
     /// Asks each thread, and none for longer than [`TURN_MAX`].
     pub(super) async fn health(&self) -> Health {
-        let control = tokio::time::timeout(TURN_MAX, self.control.send(AskControl)).await;
+        let control = tokio::time::timeout(TURN_MAX, self.control()).await;
         let flows = tokio::time::timeout(TURN_MAX, self.flows.send(AskFlows)).await;
         let worker = tokio::time::timeout(TURN_MAX, self.ask(|reply| Query::Shards { reply })).await;
         let mut stalled = Vec::new();

@@ -18,7 +18,6 @@ use netio::link::LinkState;
 use super::answer::Answerer;
 use super::concerns;
 use super::concerns::machine::GUARD_ATTACHED;
-use super::control_actor::AskControl;
 use super::flow_actor::{AskFlows, FlowReport};
 use super::guard_keeper::GuardState;
 use super::worker_thread::WorkerStats;
@@ -149,7 +148,7 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
             let refused_before = std::mem::replace(&mut refused, engine.dropped(DropReason::PortsExhausted));
             let found = concerns::ports::judge(&ports, answerer.node, refused - refused_before);
             answerer.alarms.replace(&[What::PortsExhausted], found);
-            let Ok(control) = answerer.control.send(AskControl).await else { return };
+            let Ok(control) = answerer.control().await else { return };
             let limited_before = std::mem::replace(&mut limited, engine.dropped(DropReason::FlowLimit));
             let (most, new) = (control.flows_per_backend_max, limited - limited_before);
             let found = concerns::ports::judge_flows(&ports, answerer.node, most, new);

@@ -9,7 +9,7 @@ use engine::ids::NodeId;
 use serde_json::Value;
 
 use super::answer::{Answerer, gone, value};
-use super::control_actor::{AskControl, ControlReport, now};
+use super::control_actor::{ControlReport, now};
 use super::request::{Failure, Request};
 use crate::answers::{
     Counted, CountedTogether, Events, Flows, Loaded, MemberCounts, Ports, Programmed, Status, Who, clock_apart, merge,
@@ -54,10 +54,6 @@ impl Answerer {
             | Request::Health
             | Request::Together { .. }) => self.alone(other).await,
         }
-    }
-
-    async fn control(&self) -> Result<ControlReport, Failure> {
-        self.control.send(AskControl).await.map_err(gone)
     }
 
     async fn status_together(&self) -> Result<Status, Failure> {
