@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use qnat_lab::Host;
+use qnat_lab::inet::raise_end;
 use qnat_lab::topology::INET_ADDRESSES;
 
 use super::capture::nanos;
@@ -153,6 +154,7 @@ impl Drop for Stream {
 }
 
 fn send_stream(stop: &AtomicBool, kind: Kind, every: Duration) -> Result<Sent> {
+    let _as_far_as_allowed = raise_end();
     let began = Instant::now();
     let open = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0));
     // Kept open, so that late replies find a socket.

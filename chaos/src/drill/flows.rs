@@ -6,10 +6,11 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use qnat_lab::Host;
+use qnat_lab::inet::{make_room, raise_end};
 
 use super::canary::echo;
 
@@ -49,8 +50,9 @@ fn receive_buffer_errors() -> Result<u64> {
 pub(super) struct StreamCount {
     pub(super) sent: u64,
     pub(super) answered: u64,
-    /// The longest time without an answer to what was asked.
+    /// The longest time without an answer to what was asked, and when it was over.
     pub(super) silence: Duration,
+    pub(super) silence_over: Option<SystemTime>,
     /// The longest time that the sender itself stood still: nothing was asked then.
     pub(super) pause: Duration,
 }
@@ -62,6 +64,8 @@ struct Silences {
     /// When the first datagram went out that has no answer yet.
     asked: Option<Instant>,
     longest: Duration,
+    /// When that was noticed last.
+    over: Option<Instant>,
 }
 
 impl Silences {
@@ -72,18 +76,21 @@ impl Silences {
     fn looked(&mut self, now: Instant, answers: u64) {
         if answers > 0 {
             self.asked = None;
-        } else if let Some(asked) = self.asked {
-            self.longest = self.longest.max(now - asked);
+        } else if let Some(silence) = self.asked.map(|asked| now - asked).filter(|silence| *silence > self.longest) {
+            (self.longest, self.over) = (silence, Some(now));
         }
     }
 }
 
 /// Sends until `over`, then waits for the last answers.
 pub(super) fn stream(over: &AtomicBool) -> Result<StreamCount> {
+    let _as_far_as_allowed = raise_end();
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    make_room(&socket)?;
     socket.connect(echo(0))?;
     socket.set_nonblocking(true)?;
-    let mut count = StreamCount { sent: 0, answered: 0, silence: Duration::ZERO, pause: Duration::ZERO };
+    let mut count =
+        StreamCount { sent: 0, answered: 0, silence: Duration::ZERO, silence_over: None, pause: Duration::ZERO };
     let (mut silences, mut next) = (Silences::default(), Instant::now());
     while !over.load(Ordering::Relaxed) {
         silences.looked(Instant::now(), count.receive(&socket)?);
@@ -97,6 +104,7 @@ pub(super) fn stream(over: &AtomicBool) -> Result<StreamCount> {
     }
     silences.looked(Instant::now(), count.receive(&socket)?);
     count.silence = silences.longest;
+    count.silence_over = silences.over.map(|over| SystemTime::now() - over.elapsed());
     std::thread::sleep(ANSWER_TIMEOUT);
     count.receive(&socket)?;
     Ok(count)
@@ -128,6 +136,7 @@ pub(super) struct FlowCount {
 
 /// Opens one flow to each of two remotes every `every`, until `over`.
 pub(super) fn new_flows(over: &AtomicBool, every: Duration) -> Result<FlowCount> {
+    let _as_far_as_allowed = raise_end();
     let mut count = FlowCount { opened: 0, lost: 0, trips_ms: Vec::new() };
     let mut next = Instant::now();
     while !over.load(Ordering::Relaxed) {

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
@@ -80,6 +80,8 @@ struct Findings {
     /// Longest time for which a stream had no answer to what it asked, and for which a sender asked nothing since it stood
     /// still itself.
     longest_silence_ms: f64,
+    /// When the longest was over, in seconds since 1970.
+    longest_silence_over: Option<f64>,
     longest_sender_pause_ms: f64,
     new_flows: u64,
     new_flows_lost: u64,
@@ -187,6 +189,10 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
         datagrams_lost: streams.iter().map(|one| one.sent - one.answered).sum(),
         dropped_at_ends: flows::dropped_at_ends(dir, args.backends)? - dropped,
         longest_silence_ms: longest_ms(|one| one.silence),
+        longest_silence_over: streams.iter().max_by_key(|one| one.silence).and_then(|one| {
+            let since = one.silence_over?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+            Some(since.as_secs_f64())
+        }),
         longest_sender_pause_ms: longest_ms(|one| one.pause),
         new_flows: flows.iter().map(|one| one.opened).sum(),
         new_flows_lost: flows.iter().map(|one| one.lost).sum(),
@@ -311,6 +317,7 @@ mod tests {
             datagrams_lost: 0,
             dropped_at_ends: 0,
             longest_silence_ms: 5.0,
+            longest_silence_over: None,
             longest_sender_pause_ms: 9.0,
             new_flows: 6_000,
             new_flows_lost: 0,

@@ -1,6 +1,9 @@
 //! The lab's internet: `qnat lab inet-serve` inside its namespace. HTTP on 80, echo on 7 (RFC 862), discard on 9
 //! (RFC 863), on each of the given addresses. A test tool: trusts its callers, bounds only what it allocates.
 //!
+//! The echo of datagrams is an instrument: drills take what it did not answer for lost on the way. So it has a thread for each
+//! address that waits for nothing else and runs before ordinary ones, and sockets with room for a second of a soak's traffic.
+//!
 //! - `GET /` answers `{"address": …, "port": …}`: the caller as the internet sees it.
 //! - `GET /blob/SIZE` (bytes, or with K, M, G: powers of 1024) streams bytes that depend on their offset alone.
 //! - `GET /blob/SIZE/sha256` answers the digest of that stream, in hex, as it should arrive.
@@ -8,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -17,8 +20,10 @@ use std::time::Duration;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::web::{self, Bytes};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Responder};
+use netio::thread::{Raised, raise_current};
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Interval;
 
 /// Most bytes of a blob.
@@ -30,6 +35,30 @@ const BLOCK_BYTES: usize = 256 << 10;
 /// The stamp is repeated this often, so that no lost, doubled or moved segment keeps the digest.
 const STAMP_EVERY: usize = 512;
 
+/// SCHED_FIFO priority of threads at the ends of a lab's traffic: before ordinary ones, behind those of members that hold leases.
+const END_PRIORITY: i32 = 5;
+/// Room of a socket at the ends for datagrams that nobody has read yet. A short one takes 768 bytes of it, the system gives twice
+/// what it is asked for, and a soak asks the echo service for 3,070 a second: three streams of 1,000, and new flows.
+const END_ROOM_BYTES: usize = 2 << 20;
+
+/// Has the calling thread run as one at the ends of a lab's traffic: what stands still there looks like a gap of the cluster.
+/// Only for threads that wait most of the time.
+pub fn raise_end() -> Raised {
+    raise_current(END_PRIORITY)
+}
+
+/// Gives a socket at the ends room for a second of a soak's traffic, as far as the caller may.
+///
+/// # Errors
+/// When the system refuses any room.
+pub fn make_room(socket: &UdpSocket) -> io::Result<()> {
+    // Beyond the system's limit (`net.core.rmem_max`), which takes CAP_NET_ADMIN.
+    if set_socket_recv_buffer_size_force(socket, END_ROOM_BYTES).is_err() {
+        set_socket_recv_buffer_size(socket, END_ROOM_BYTES)?;
+    }
+    Ok(())
+}
+
 /// Runs all servers until the HTTP server is told to stop (SIGINT, SIGTERM). Must run on an actix system.
 ///
 /// # Errors
@@ -39,8 +68,10 @@ pub async fn serve(addresses: &[IpAddr]) -> io::Result<()> {
         let (echo, discard) = (SocketAddr::new(address, 7), SocketAddr::new(address, 9));
         actix_rt::spawn(accept(TcpListener::bind(echo).await?, Service::Echo));
         actix_rt::spawn(accept(TcpListener::bind(discard).await?, Service::Discard));
-        actix_rt::spawn(datagrams(UdpSocket::bind(echo).await?, Service::Echo));
-        actix_rt::spawn(datagrams(UdpSocket::bind(discard).await?, Service::Discard));
+        let socket = UdpSocket::bind(echo)?;
+        make_room(&socket)?;
+        std::thread::Builder::new().name("echo".to_owned()).spawn(move || answer_datagrams(&socket))?;
+        actix_rt::spawn(discard_datagrams(tokio::net::UdpSocket::bind(discard).await?));
     }
     let digests = web::Data::new(Digests::default());
     let mut server = HttpServer::new(move || {
@@ -268,20 +299,29 @@ async fn converse(mut stream: TcpStream, service: Service) -> io::Result<()> {
     }
 }
 
-async fn datagrams(socket: UdpSocket, service: Service) {
+/// Sends each datagram back. An error is a former answer's ICMP message; the next datagram is not concerned.
+fn answer_datagrams(socket: &UdpSocket) {
+    let _as_far_as_allowed = raise_end();
     let mut buffer = vec![0; 64 << 10];
     loop {
-        // An error is a former answer's ICMP message; the next datagram is not concerned.
-        let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
-        if matches!(service, Service::Echo) {
-            let _lost = socket.send_to(&buffer[..length], from).await;
-        }
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let _lost = socket.send_to(&buffer[..length], from);
+    }
+}
+
+async fn discard_datagrams(socket: tokio::net::UdpSocket) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let _datagram = socket.recv_from(&mut buffer).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// See [`END_ROOM_BYTES`], and some more.
+    const SOAK_DATAGRAMS_PER_SECOND: u32 = 4_096;
 
     #[test]
     fn sizes_parse_with_and_without_a_unit() {
@@ -307,6 +347,20 @@ mod tests {
         assert!(whole(0).is_empty());
         // Swapping two segments must be seen.
         assert_ne!(long[..1460], long[BLOCK_BYTES..BLOCK_BYTES + 1460]);
+    }
+
+    #[test]
+    fn datagrams_wait_for_a_second_at_an_end_that_stands_still() {
+        let end = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        make_room(&end).expect("room");
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        sender.connect(end.local_addr().expect("bound")).expect("connected");
+        for n in 0..SOAK_DATAGRAMS_PER_SECOND {
+            sender.send(&n.to_be_bytes()).expect("sending");
+        }
+        end.set_nonblocking(true).expect("a socket");
+        let kept = std::iter::from_fn(|| end.recv(&mut [0; 16]).ok()).count();
+        assert_eq!(u32::try_from(kept), Ok(SOAK_DATAGRAMS_PER_SECOND));
     }
 
     #[test]
