@@ -19,6 +19,7 @@ pub mod port;
 pub mod process;
 pub mod pulse;
 pub mod quic;
+pub mod session;
 pub mod side;
 pub mod socket;
 pub mod superpacket;

@@ -2,7 +2,6 @@
 //! mistaken for one of ours.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -33,12 +32,13 @@ pub enum ProcessState {
     Dead,
 }
 
-/// Starts `command` inside a namespace, in a session of signals of its own (the terminal's Ctrl-C is not for it), output
-/// appended to `log`.
+/// Starts `command` inside a namespace, in a session of its own (the terminal's Ctrl-C is not for it, and its priorities do not
+/// depend on what else runs in the caller's), output appended to `log`.
 pub(super) fn spawn_in(namespace: &str, mut command: Command, log: &Path) -> Result<ProcessId> {
     let out = OpenOptions::new().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
     let err = out.try_clone()?;
-    command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
+    command.stdin(Stdio::null()).stdout(out).stderr(err);
+    netio::session::lead_session(&mut command);
     // A child begins in the namespace of the thread that forks it.
     let child = netns::run_in(namespace, || command.spawn()).with_context(|| namespace.to_owned())?;
     let child = child.with_context(|| format!("start {}", command.get_program().display()))?;

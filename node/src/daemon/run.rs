@@ -201,6 +201,7 @@ async fn serve_until_told(
     if config.timing.raise_priority {
         // It shares locks with the flow thread, to ask it.
         tracing::info!(priority = ?prefer_current(), "main thread");
+        tracing::info!(priority = ?netio::session::prefer_session(), "session");
     }
     let (calls, answered) = mpsc::channel(CALLS_MAX);
     actix::spawn(answerer.clone().run(answered));
