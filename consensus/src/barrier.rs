@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::ConfState;
+use words::Incarnation;
 
-use crate::event::{Incarnation, Passage, Report};
+use crate::event::{Passage, Report};
 
 /// A report older than this says nothing.
 pub const REPORT_AGE_MAX_NS: u64 = 1_000_000_000;

@@ -3,7 +3,9 @@
 //! raft-rs refuses votes for `election_tick` after a leader's message whatever the voter's own timeout: V is one value for
 //! all, and ranks spread the candidates behind it. Pure; used by `FlowGroup` and `FlowGroups`.
 
-use crate::event::{GroupSpec, Incarnation, Timing};
+use words::Incarnation;
+
+use crate::event::{GroupSpec, Timing};
 
 /// Ranks from here on campaign together: replicas that are leaving or that stop.
 pub const RANK_LAST: u32 = 15;
@@ -114,7 +116,8 @@ impl Ticker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Epoch, GroupId, Origin, Sealing};
+    use crate::event::{Origin, Sealing};
+    use words::{Epoch, ShardId};
 
     #[test]
     fn a_late_tick_does_not_shift_the_next_one() {
@@ -147,7 +150,7 @@ mod tests {
     #[test]
     fn ranks_follow_the_specification_and_leaving_replicas_come_last() {
         let spec = GroupSpec {
-            group: GroupId(1),
+            group: ShardId(1),
             epoch: Epoch(1),
             members: vec![Incarnation(8), Incarnation(3)],
             leaving: vec![Incarnation(1)],

@@ -1,24 +1,13 @@
 //! The boundary of the flow groups and of the control group: specifications and events in, effects out.
 
 use bytes::Bytes;
-
-/// A flow group: one per shard.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, bincode::Encode, bincode::Decode)]
-pub struct GroupId(pub u32);
-
-/// A founding of a group; grows with each re-creation (N4). Terms of epoch `e` start at `e << 32`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, bincode::Encode, bincode::Decode)]
-pub struct Epoch(pub u32);
-
-/// One life of a node, and the raft id of each of its flow replicas. Never 0.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, bincode::Encode, bincode::Decode)]
-pub struct Incarnation(pub u64);
+use words::{Epoch, Incarnation, LeaseWord, ShardId};
 
 /// What the control state wants of one group, as compiled for every node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupSpec {
     /// The group.
-    pub group: GroupId,
+    pub group: ShardId,
     /// Its present epoch.
     pub epoch: Epoch,
     /// The voters that it should have, by successor rank: rank 0 is the preferred owner (E1).
@@ -96,17 +85,17 @@ pub enum FlowInput {
     /// A frame from the replica set of `from` (the transport has proved its node; the caller, that the incarnation is that node's).
     Peer { from: Incarnation, frame: Bytes },
     /// The worker wants this entry replicated (F1).
-    Propose { group: GroupId, term: u64, stream: u32, sequence: u64, entry: Bytes },
+    Propose { group: ShardId, term: u64, stream: u32, sequence: u64, entry: Bytes },
     /// The worker's table of the replica of `epoch` is whole and stands at `index`; greatest control index in its entries.
-    Applied { group: GroupId, epoch: Epoch, index: u64, control_index: u64 },
+    Applied { group: ShardId, epoch: Epoch, index: u64, control_index: u64 },
     /// The worker serves, or why not (F7); `Err` carries a small code for status.
-    Serving { group: GroupId, term: u64, state: Result<(), u8> },
+    Serving { group: ShardId, term: u64, state: Result<(), u8> },
     /// This node's own report changed; of what it says, `turns` is not looked at.
     Report(Report),
     /// The worker's loop passed last at this time (L1, F7).
     Turned { at_ns: u64 },
     /// A chunk of a scan that `FlowEffect::Scan` asked for.
-    Chunk { group: GroupId, transfer: u64, base: u64, until: u64, last: bool, chunk: Bytes },
+    Chunk { group: ShardId, transfer: u64, base: u64, until: u64, last: bool, chunk: Bytes },
     /// Graceful stop: hand all leaderships over, take none (N3).
     Stop,
     /// The newest incarnations of all live members: who is told of owners and reports, also without a replica (M1).
@@ -117,41 +106,41 @@ pub enum FlowInput {
 #[derive(Clone, Debug)]
 pub enum FlowEffect {
     /// Send to every replica-holding or other node; small, on the group's stream.
-    Send { to: Incarnation, group: GroupId, frame: Bytes },
+    Send { to: Incarnation, group: ShardId, frame: Bytes },
     /// Bulk bytes (snapshot chunks), on a stream of their own; the transport may block it without blocking others.
-    SendBulk { to: Incarnation, group: GroupId, frame: Bytes },
+    SendBulk { to: Incarnation, group: ShardId, frame: Bytes },
     /// Write the shard's word (K3). Zeroing comes before the messages that need it (L2).
-    Word { group: GroupId, term: u64, lease_until_ns: u64, grace_until_ns: u64 },
+    Word { group: ShardId, word: LeaseWord },
     /// A replica begins at `index`: with an empty table, or, if it `loads`, with what the chunks that follow bring.
-    Opened { group: GroupId, epoch: Epoch, index: u64, loads: bool },
+    Opened { group: ShardId, epoch: Epoch, index: u64, loads: bool },
     /// A re-created epoch continues from this replica's own table.
-    Reopened { group: GroupId, epoch: Epoch },
+    Reopened { group: ShardId, epoch: Epoch },
     /// The replica is gone.
-    Dropped { group: GroupId },
+    Dropped { group: ShardId },
     /// A committed entry, in order; empty `entry` is raft's own.
-    Committed { group: GroupId, index: u64, term: u64, entry: Bytes },
+    Committed { group: ShardId, index: u64, term: u64, entry: Bytes },
     /// This replica leads in `term`.
-    Leading { group: GroupId, term: u64 },
+    Leading { group: ShardId, term: u64 },
     /// This replica does not lead.
-    Following { group: GroupId },
+    Following { group: ShardId },
     /// Who owns (leads) the group as far as this node knows.
-    Owner { group: GroupId, term: u64, owner: Option<Incarnation> },
+    Owner { group: ShardId, term: u64, owner: Option<Incarnation> },
     /// The batch stream was refused (F1).
-    Refused { group: GroupId, term: u64, stream: u32 },
+    Refused { group: ShardId, term: u64, stream: u32 },
     /// Scan the table for a joiner (F10), and no more for an earlier order.
-    Scan { group: GroupId, transfer: u64 },
+    Scan { group: ShardId, transfer: u64 },
     /// Nobody waits for this scan any more.
-    ScanOver { group: GroupId, transfer: u64 },
+    ScanOver { group: ShardId, transfer: u64 },
     /// Load a chunk of another replica's scan.
-    Load { group: GroupId, epoch: Epoch, chunk: Bytes },
+    Load { group: ShardId, epoch: Epoch, chunk: Bytes },
     /// All chunks are there: replay starts at `base`, exact once `until` is applied.
-    Loaded { group: GroupId, base: u64, until: u64 },
+    Loaded { group: ShardId, base: u64, until: u64 },
     /// Workers may load the snapshot of this control index: a majority reported it ready, or 1 s passed (F2).
     MayLoad { control_index: u64 },
     /// The applied configuration no longer holds these replicas, for the control log (N1, N2).
-    Removed { group: GroupId, epoch: Epoch, gone: Vec<Incarnation> },
+    Removed { group: ShardId, epoch: Epoch, gone: Vec<Incarnation> },
     /// Sealed, for the control log (N4).
-    Sealed { group: GroupId, epoch: Epoch, last_term: u64, last_index: u64 },
+    Sealed { group: ShardId, epoch: Epoch, last_term: u64, last_index: u64 },
     /// Redundancy and leadership of a group that this replica leads, for status and the stop token (N3).
     Health(GroupHealth),
     /// After `FlowInput::Stop`: everything that could be handed over has been; so many groups found nobody to take them.
@@ -162,7 +151,7 @@ pub enum FlowEffect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupHealth {
     /// The group.
-    pub group: GroupId,
+    pub group: ShardId,
     /// Its epoch.
     pub epoch: Epoch,
     /// The leader's term.

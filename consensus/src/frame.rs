@@ -5,12 +5,13 @@
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Message};
+use words::{Epoch, Incarnation, ShardId};
 
-use crate::event::{Epoch, GroupId, Incarnation, Report};
+use crate::event::Report;
 use crate::wire::{self, KIND_FLOW_FIRST, WireError};
 
 /// Group of the frames that concern the whole node (announcements and reports).
-pub const NODE_GROUP: GroupId = GroupId(u32::MAX);
+pub const NODE_GROUP: ShardId = ShardId(u16::MAX);
 
 const KIND_RAFT: u8 = KIND_FLOW_FIRST;
 const KIND_JOIN: u8 = KIND_FLOW_FIRST + 1;
@@ -26,7 +27,7 @@ const HEAD_BYTES_MAX: usize = 1 << 18;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, bincode::Encode, bincode::Decode)]
 pub struct Key {
     /// The group.
-    pub group: GroupId,
+    pub group: ShardId,
     /// Its epoch.
     pub epoch: Epoch,
     /// Sender.
@@ -76,7 +77,7 @@ pub struct ChunkEnd {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, bincode::Encode, bincode::Decode)]
 pub struct Owned {
     /// The group.
-    pub group: GroupId,
+    pub group: ShardId,
     /// Its epoch.
     pub epoch: Epoch,
     /// The sender's term.
@@ -204,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    const KEY: Key = Key { group: GroupId(7), epoch: Epoch(3), from: Incarnation(11), to: Incarnation(300) };
+    const KEY: Key = Key { group: ShardId(7), epoch: Epoch(3), from: Incarnation(11), to: Incarnation(300) };
 
     fn samples() -> Vec<Frame> {
         let mut message = Message { from: 11, to: 300, term: 5, commit: 4, ..Message::default() };
@@ -219,7 +220,7 @@ mod tests {
             Frame::Chunk { key: KEY, head, end: None, chunk: Bytes::from_static(b"records") },
             Frame::Chunk { key: KEY, head, end: Some(end), chunk: Bytes::new() },
             Frame::Behind { key: KEY, base: 7 },
-            Frame::Owners { from: Incarnation(11), owned: vec![Owned { group: GroupId(7), epoch: Epoch(3), term: 5 }] },
+            Frame::Owners { from: Incarnation(11), owned: vec![Owned { group: ShardId(7), epoch: Epoch(3), term: 5 }] },
             Frame::Report { from: Incarnation(11), report: Report { control_ready: 9, ..Report::default() } },
         ]
     }

@@ -5,8 +5,8 @@
 
 use raft::eraftpb::{Message, MessageType};
 use raft::{CAMPAIGN_TRANSFER, Raft, StateRole};
+use words::{Epoch, Term};
 
-use crate::event::Epoch;
 use crate::memory::MemoryLog;
 use crate::wire::may_come_from_peer;
 
@@ -52,7 +52,7 @@ pub fn admit(message: &Message, raft: &Raft<MemoryLog>, epoch: Epoch) -> Result<
         return Err(FrameDrop::Kind);
     }
     // Term 0 would pass for a message of this replica itself.
-    if message.term == 0 || message.term >> 32 != u64::from(epoch.0) {
+    if message.term == 0 || Term(message.term).epoch() != epoch {
         return Err(FrameDrop::Term);
     }
     let last = raft.raft_log.last_index();

@@ -4,7 +4,9 @@
 //! a data network gives the group only to somebody who is answered: if nobody hears anything, the network is at fault and
 //! nobody moves. Called by the leader each tick; the transfer itself is raft's.
 
-use crate::event::{Incarnation, Passage, Report, Timing};
+use words::Incarnation;
+
+use crate::event::{Passage, Report, Timing};
 
 /// How long a leader whose control index is behind a peer's waits for its own to catch up (F7).
 const CONTROL_BEHIND_NS: u64 = 1_000_000_000;

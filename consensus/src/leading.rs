@@ -4,9 +4,10 @@
 //! Never proposes while a change is pending or a transfer runs. Part of `FlowGroup`.
 
 use bytes::Bytes;
+use words::Incarnation;
 
 use crate::barrier::Reports;
-use crate::event::{FlowEffect, GroupHealth, Incarnation};
+use crate::event::{FlowEffect, GroupHealth};
 use crate::flow_group::{Effects, FlowGroup};
 use crate::frame::{Frame, Have};
 use crate::handover::{Candidate, Leaving, Own};

@@ -4,8 +4,9 @@
 //! change is pending.
 
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
+use words::Incarnation;
 
-use crate::event::{GroupSpec, Incarnation};
+use crate::event::GroupSpec;
 
 /// What a leader does about its group's membership now.
 #[derive(Clone, PartialEq, Debug)]
@@ -83,12 +84,13 @@ pub fn holds(conf: &ConfState, id: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Epoch, GroupId, Origin, Sealing};
+    use crate::event::{Origin, Sealing};
+    use words::{Epoch, ShardId};
 
     fn spec(members: &[u64], leaving: &[u64]) -> GroupSpec {
         let ids = |v: &[u64]| v.iter().copied().map(Incarnation).collect();
         GroupSpec {
-            group: GroupId(1),
+            group: ShardId(1),
             epoch: Epoch(0),
             members: ids(members),
             leaving: ids(leaving),

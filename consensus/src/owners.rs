@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{Epoch, FlowEffect, GroupId, Incarnation};
+use words::{Epoch, Incarnation, ShardId};
+
+use crate::event::FlowEffect;
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
@@ -18,13 +20,13 @@ struct Known {
 /// The known owners.
 #[derive(Debug, Default)]
 pub struct Owners {
-    known: BTreeMap<GroupId, Known>,
+    known: BTreeMap<ShardId, Known>,
     fresh: bool,
 }
 
 impl Owners {
     /// `owner` led (`epoch`, `term`) at `heard_ns`. Older news is ignored, and so are repetitions except for their time.
-    pub fn heard(&mut self, group: GroupId, epoch: Epoch, term: u64, owner: Incarnation, heard_ns: u64) {
+    pub fn heard(&mut self, group: ShardId, epoch: Epoch, term: u64, owner: Incarnation, heard_ns: u64) {
         let fresh = Known { epoch, term, owner: Some(owner), heard_ns, told: None };
         let known = self.known.entry(group).or_insert(fresh);
         // At the same term there is one leader only, and after a silence it may be the same again.
@@ -36,7 +38,7 @@ impl Owners {
     }
 
     /// `owner` does not lead in `term` any more, and no successor is known.
-    pub fn lost(&mut self, group: GroupId, owner: Incarnation) {
+    pub fn lost(&mut self, group: ShardId, owner: Incarnation) {
         if let Some(known) = self.known.get_mut(&group)
             && known.owner == Some(owner)
         {
@@ -46,7 +48,7 @@ impl Owners {
     }
 
     /// Forgets an owner that was silent since `since_ns`.
-    pub fn silent_since(&mut self, group: GroupId, since_ns: u64) {
+    pub fn silent_since(&mut self, group: ShardId, since_ns: u64) {
         if let Some(known) = self.known.get_mut(&group)
             && known.heard_ns < since_ns
             && known.owner.is_some()
@@ -58,19 +60,19 @@ impl Owners {
 
     /// Owner and term of a group, if one is known.
     #[must_use]
-    pub fn owner(&self, group: GroupId) -> Option<(u64, Incarnation)> {
+    pub fn owner(&self, group: ShardId) -> Option<(u64, Incarnation)> {
         let known = self.known.get(&group)?;
         Some((known.term, known.owner?))
     }
 
     /// All groups that something is known of.
     #[must_use]
-    pub fn groups(&self) -> Vec<GroupId> {
+    pub fn groups(&self) -> Vec<ShardId> {
         self.known.keys().copied().collect()
     }
 
     /// Keeps the groups that exist.
-    pub fn retain(&mut self, exists: impl Fn(GroupId) -> bool) {
+    pub fn retain(&mut self, exists: impl Fn(ShardId) -> bool) {
         self.known.retain(|group, _| exists(*group));
     }
 
@@ -95,7 +97,7 @@ impl Owners {
 mod tests {
     use super::*;
 
-    const G: GroupId = GroupId(1);
+    const G: ShardId = ShardId(1);
 
     #[test]
     fn a_late_announcement_of_an_older_term_changes_nothing() {

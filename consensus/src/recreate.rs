@@ -3,8 +3,9 @@
 //! Founding and beginning alone happen once per process and epoch; everybody else joins by transfer. Used by `FlowGroups`.
 
 use raft::eraftpb::ConfState;
+use words::Incarnation;
 
-use crate::event::{GroupSpec, Incarnation, Origin, Sealing};
+use crate::event::{GroupSpec, Origin, Sealing};
 
 /// What becomes of this node's part in an epoch in which it has no replica yet.
 #[derive(Clone, PartialEq, Debug)]
@@ -98,13 +99,13 @@ pub fn beginning(spec: &GroupSpec, me: Incarnation, before: Before, begun: Begun
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Epoch, GroupId};
+    use words::{Epoch, ShardId};
 
     const ME: Incarnation = Incarnation(7);
 
     fn spec(origin: Origin) -> GroupSpec {
         GroupSpec {
-            group: GroupId(1),
+            group: ShardId(1),
             epoch: Epoch(2),
             members: vec![ME, Incarnation(8)],
             leaving: vec![],

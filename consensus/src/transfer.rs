@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use raft::eraftpb::ConfState;
+use words::{Epoch, Incarnation, ShardId};
 
-use crate::event::{Epoch, GroupId, Incarnation};
 use crate::frame::{ChunkEnd, ChunkHead, Have};
 
 /// A transfer that stands still this long while its joiner asks again is started anew.
@@ -249,7 +249,7 @@ impl Reload {
 #[derive(Clone, Copy, Debug)]
 pub struct Scanned {
     /// The group.
-    pub group: GroupId,
+    pub group: ShardId,
     /// The transfer that it belongs to.
     pub transfer: u64,
     /// As in `FlowInput::Chunk`.

@@ -18,11 +18,11 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError};
+use words::{SHARDS_MAX, Side};
 
 use crate::filters;
+use crate::lease_table::{WordsWriter, over_map};
 use crate::link::Link;
-use crate::side::PortSide;
-use crate::words::{SHARDS_MAX, WordsWriter, over_map};
 
 #[cfg(qnat_bpf)]
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
@@ -115,7 +115,7 @@ pub struct GuardCounters {
 
 /// An interface that the guard stands on.
 struct Place {
-    side: PortSide,
+    side: Side,
     link: Link,
     attachments: Vec<(&'static str, SchedClassifierLinkId)>,
 }
@@ -140,7 +140,7 @@ pub struct Guard {
     counters: PerCpuArray<MapData, u64>,
     addr_shard: HashMap<MapData, [u32; 2], u32>,
     peer_macs: HashMap<MapData, [u8; 8], u32>,
-    addresses: BTreeMap<(PortSide, Ipv4Addr), u16>,
+    addresses: BTreeMap<(Side, Ipv4Addr), u16>,
     peers: BTreeSet<[u8; 6]>,
 }
 
@@ -188,7 +188,7 @@ impl Guard {
         })?;
 
         let mut devices: HashMap<_, u32, [u8; 12]> = HashMap::try_from(take(&mut ebpf, "devices")?)?;
-        for (side, link) in [(PortSide::Inside, inside), (PortSide::Outside, outside)] {
+        for (side, link) in [(Side::Inside, inside), (Side::Outside, outside)] {
             devices.insert(link.ifindex, device(side, link.mac), 0)?;
         }
         let counters = PerCpuArray::try_from(take(&mut ebpf, "counters")?)?;
@@ -201,7 +201,7 @@ impl Guard {
             program.load()?;
             *id = program.info()?.id();
         }
-        let places = [(PortSide::Inside, inside), (PortSide::Outside, outside)];
+        let places = [(Side::Inside, inside), (Side::Outside, outside)];
         let places = places.map(|(side, link)| Place { side, link: link.clone(), attachments: Vec::new() });
         let (addresses, peers) = (BTreeMap::new(), BTreeSet::new());
         let mut guard = Self { ebpf, programs, places, devices, counters, addr_shard, peer_macs, addresses, peers };
@@ -269,7 +269,7 @@ impl Guard {
     /// When the kernel's table is full (262,144 addresses); those not written are dropped in grace.
     pub fn set_addresses(
         &mut self,
-        addresses: impl IntoIterator<Item = (PortSide, Ipv4Addr, u16)>,
+        addresses: impl IntoIterator<Item = (Side, Ipv4Addr, u16)>,
     ) -> Result<(), GuardError> {
         let wanted: BTreeMap<_, _> = addresses.into_iter().map(|(side, ip, shard)| ((side, ip), shard)).collect();
         // First all that somebody loses, then all that somebody gets: an address never has two shards, nor a former one while
@@ -398,14 +398,14 @@ fn absent(result: Result<(), MapError>) -> Result<(), GuardError> {
 }
 
 /// `struct device` of the program.
-fn device(side: PortSide, mac: [u8; 6]) -> [u8; 12] {
+fn device(side: Side, mac: [u8; 6]) -> [u8; 12] {
     let [a, b, c, d] = side_word(side).to_ne_bytes();
     let [m0, m1, m2, m3, m4, m5] = mac;
     [a, b, c, d, m0, m1, m2, m3, m4, m5, 0, 0]
 }
 
 /// `struct address` of the program: the address as it stands in the packet.
-fn address((side, ip): (PortSide, Ipv4Addr)) -> [u32; 2] {
+fn address((side, ip): (Side, Ipv4Addr)) -> [u32; 2] {
     [side_word(side), u32::from_ne_bytes(ip.octets())]
 }
 
@@ -415,9 +415,9 @@ fn padded(mac: [u8; 6]) -> [u8; 8] {
     [a, b, c, d, e, f, 0, 0]
 }
 
-fn side_word(side: PortSide) -> u32 {
+fn side_word(side: Side) -> u32 {
     match side {
-        PortSide::Inside => 0,
-        PortSide::Outside => 1,
+        Side::Inside => 0,
+        Side::Outside => 1,
     }
 }

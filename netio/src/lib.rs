@@ -3,7 +3,7 @@
 //!
 //! The ladder of packet I/O, each file one hazard: `socket` (AF_PACKET descriptors) and `link` (interface ioctls), `frame`
 //! (buffers that the kernel writes into), `uring` (the ring that shares them with it), `packet` (the safe loop on top).
-//! Nothing here knows NAT, Raft or a clock other than CLOCK_BOOTTIME; no crate of the workspace is imported.
+//! Nothing here knows NAT, Raft or a clock other than CLOCK_BOOTTIME; of the workspace only `words` is imported.
 
 pub mod bell;
 pub mod boottime;
@@ -11,6 +11,7 @@ pub mod ca;
 mod filters;
 pub mod frame;
 pub mod guard;
+pub mod lease_table;
 pub mod link;
 pub mod memory;
 pub mod netns;
@@ -20,11 +21,9 @@ pub mod process;
 pub mod pulse;
 pub mod quic;
 pub mod session;
-pub mod side;
 pub mod socket;
 pub mod superpacket;
 pub mod sync;
 pub mod thread;
 pub mod uring;
 pub mod virtio;
-pub mod words;

@@ -9,34 +9,35 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use words::{FrameMeta, Side};
+
 use crate::bell::Doorbell;
 use crate::boottime;
 use crate::frame::{BUFFER_LEN, BufferId};
 use crate::link::{Link, LinkState};
 use crate::port::{Disposition, IoError, LoopLimits, PortConfig, PortStats, Reception, check};
-use crate::side::PortSide;
 use crate::socket::{BufferLimits, EtherType, PacketSocket, TAGGED_LEN};
 use crate::uring::{Completion, Uring};
-use crate::virtio::{FrameMeta, HEADER_LEN};
+use crate::virtio::{self, HEADER_LEN};
 
 /// Sockets, in the order of their registration.
-const SOCKETS: [(PortSide, EtherType); SOCKET_COUNT] = [
-    (PortSide::Inside, EtherType::Ipv4),
-    (PortSide::Inside, EtherType::Arp),
-    (PortSide::Inside, EtherType::Sounding),
-    (PortSide::Outside, EtherType::Ipv4),
-    (PortSide::Outside, EtherType::Arp),
-    (PortSide::Outside, EtherType::Sounding),
+const SOCKETS: [(Side, EtherType); SOCKET_COUNT] = [
+    (Side::Inside, EtherType::Ipv4),
+    (Side::Inside, EtherType::Arp),
+    (Side::Inside, EtherType::Sounding),
+    (Side::Outside, EtherType::Ipv4),
+    (Side::Outside, EtherType::Arp),
+    (Side::Outside, EtherType::Sounding),
 ];
 const SOCKET_COUNT: usize = 6;
 
 /// The socket that sends a frame: the kernel takes the frame's protocol from the socket, which is of consequence for IPv4.
-fn socket_for(side: PortSide, frame: &[u8]) -> u8 {
+fn socket_for(side: Side, frame: &[u8]) -> u8 {
     let ipv4 = EtherType::Ipv4.number().to_be_bytes();
     let other = u8::from(frame.get(12..14).is_some_and(|found| found != ipv4));
     match side {
-        PortSide::Inside => other,
-        PortSide::Outside => 3 + other,
+        Side::Inside => other,
+        Side::Outside => 3 + other,
     }
 }
 
@@ -52,23 +53,23 @@ const BATCH: usize = 64;
 /// Who takes frames that arrived.
 pub trait FrameHandler {
     /// A frame, from the Ethernet header on, that `handle` will be given soon.
-    fn look_ahead(&mut self, side: PortSide, frame: &[u8]);
+    fn look_ahead(&mut self, side: Side, frame: &[u8]);
 
     /// `look_ahead` has seen a whole batch.
     fn fetch(&mut self);
 
     /// A frame; see `PacketLoop::receive`.
-    fn handle(&mut self, side: PortSide, meta: &mut FrameMeta, frame: &mut [u8]) -> Disposition;
+    fn handle(&mut self, side: Side, meta: &FrameMeta, frame: &mut [u8]) -> Disposition;
 }
 
 struct OneByOne<'a, F>(&'a mut F);
 
-impl<F: FnMut(PortSide, &mut FrameMeta, &mut [u8]) -> Disposition> FrameHandler for OneByOne<'_, F> {
-    fn look_ahead(&mut self, _: PortSide, _: &[u8]) {}
+impl<F: FnMut(Side, &FrameMeta, &mut [u8]) -> Disposition> FrameHandler for OneByOne<'_, F> {
+    fn look_ahead(&mut self, _: Side, _: &[u8]) {}
 
     fn fetch(&mut self) {}
 
-    fn handle(&mut self, side: PortSide, meta: &mut FrameMeta, frame: &mut [u8]) -> Disposition {
+    fn handle(&mut self, side: Side, meta: &FrameMeta, frame: &mut [u8]) -> Disposition {
         (self.0)(side, meta, frame)
     }
 }
@@ -89,7 +90,7 @@ struct Arrived {
 
 #[derive(Clone, Copy, Debug)]
 struct Leaving {
-    side: PortSide,
+    side: Side,
     socket: u8,
     buffer: BufferId,
     len: u32,
@@ -195,7 +196,7 @@ impl PacketLoop {
 
     /// Gives each frame that arrived to `f`: its side, what is known of its checksum and segmentation, and its bytes from the
     /// Ethernet header on. `f` rewrites frame and meta in place if they are to be sent.
-    pub fn receive(&mut self, f: &mut impl FnMut(PortSide, &mut FrameMeta, &mut [u8]) -> Disposition) {
+    pub fn receive(&mut self, f: &mut impl FnMut(Side, &FrameMeta, &mut [u8]) -> Disposition) {
         self.receive_batches(&mut OneByOne(f));
     }
 
@@ -219,7 +220,7 @@ impl PacketLoop {
     }
 
     /// Copies a frame of the worker's own into a buffer and queues it for `flush`. `false`: no free buffer, counted.
-    pub fn transmit(&mut self, side: PortSide, meta: FrameMeta, tag: u64, frame: &[u8]) -> bool {
+    pub fn transmit(&mut self, side: Side, meta: FrameMeta, tag: u64, frame: &[u8]) -> bool {
         let len = HEADER_LEN + frame.len();
         let buffer = if len <= BUFFER_LEN { self.free.pop() } else { None };
         let (Some(buffer), Ok(len)) = (buffer, u32::try_from(len)) else {
@@ -227,7 +228,7 @@ impl PacketLoop {
             return false;
         };
         let bytes = self.uring.bytes_mut(buffer);
-        bytes[..HEADER_LEN].copy_from_slice(&meta.encode());
+        bytes[..HEADER_LEN].copy_from_slice(&virtio::encode(&meta));
         bytes[HEADER_LEN..][..frame.len()].copy_from_slice(frame);
         self.leaving.push(Leaving { side, socket: socket_for(side, frame), buffer, len, tag });
         true
@@ -267,7 +268,7 @@ impl PacketLoop {
     ///
     /// # Errors
     /// When the device refuses.
-    pub fn add_mac(&mut self, side: PortSide, mac: [u8; 6]) -> Result<(), IoError> {
+    pub fn add_mac(&mut self, side: Side, mac: [u8; 6]) -> Result<(), IoError> {
         self.membership(side, "adding an address", |socket| socket.add_mac(mac))
     }
 
@@ -275,7 +276,7 @@ impl PacketLoop {
     ///
     /// # Errors
     /// When it was not added.
-    pub fn remove_mac(&mut self, side: PortSide, mac: [u8; 6]) -> Result<(), IoError> {
+    pub fn remove_mac(&mut self, side: Side, mac: [u8; 6]) -> Result<(), IoError> {
         self.membership(side, "removing an address", |socket| socket.remove_mac(mac))
     }
 
@@ -283,7 +284,7 @@ impl PacketLoop {
     pub fn link_states(&mut self, now_ns: u64) -> [LinkState; 2] {
         if self.links_checked_ns == 0 || now_ns.saturating_sub(self.links_checked_ns) >= LINK_CHECK_NS {
             self.links_checked_ns = now_ns.max(1);
-            for side in PortSide::ALL {
+            for side in Side::ALL {
                 let link = &self.links[side.index()];
                 let state = link.state(self.sockets[0].as_fd());
                 let bound =
@@ -305,7 +306,7 @@ impl PacketLoop {
 
     /// The interface of a side, as it was opened.
     #[must_use]
-    pub const fn link(&self, side: PortSide) -> &Link {
+    pub const fn link(&self, side: Side) -> &Link {
         &self.links[side.index()]
     }
 
@@ -318,7 +319,7 @@ impl PacketLoop {
 
     /// The counters of a side.
     #[must_use]
-    pub fn stats(&self, side: PortSide) -> PortStats {
+    pub fn stats(&self, side: Side) -> PortStats {
         self.stats[side.index()]
     }
 
@@ -330,7 +331,7 @@ impl PacketLoop {
 
     fn membership(
         &mut self,
-        side: PortSide,
+        side: Side,
         op: &'static str,
         change: impl FnOnce(&PacketSocket) -> std::io::Result<()>,
     ) -> Result<(), IoError> {
@@ -426,10 +427,10 @@ impl PacketLoop {
         stats.received_bytes += u64::try_from(len - HEADER_LEN).expect("lengths fit 64 bits");
         let (header, frame) = self.uring.bytes_mut(buffer)[..len].split_at_mut(HEADER_LEN);
         let header: &mut [u8; HEADER_LEN] = header.try_into().expect("split at its length");
-        let mut meta = FrameMeta::decode(header);
-        match handler.handle(side, &mut meta, frame) {
+        let meta = virtio::decode(header);
+        match handler.handle(side, &meta, frame) {
             Disposition::Transmit { side, tag } => {
-                *header = meta.encode();
+                *header = virtio::encode(&meta);
                 let socket = socket_for(side, frame);
                 let len = u32::try_from(len).expect("a buffer's length fits 32 bits");
                 self.leaving.push(Leaving { side, socket, buffer, len, tag });
@@ -451,17 +452,17 @@ impl PacketLoop {
 #[cfg(test)]
 mod tests {
     use super::socket_for;
-    use crate::side::PortSide;
+    use words::Side;
 
     #[test]
     fn what_is_no_ip_leaves_through_the_arp_socket() {
         let mut frame = [0; 60];
-        assert_eq!(socket_for(PortSide::Inside, &frame), 1);
+        assert_eq!(socket_for(Side::Inside, &frame), 1);
         frame[12..14].copy_from_slice(&[0x08, 0x00]);
-        assert_eq!(socket_for(PortSide::Inside, &frame), 0);
+        assert_eq!(socket_for(Side::Inside, &frame), 0);
         frame[12..14].copy_from_slice(&[0x08, 0x06]);
-        assert_eq!(socket_for(PortSide::Inside, &frame), 1);
-        assert_eq!(socket_for(PortSide::Outside, &frame), 4);
-        assert_eq!(socket_for(PortSide::Outside, &frame[..4]), 3);
+        assert_eq!(socket_for(Side::Inside, &frame), 1);
+        assert_eq!(socket_for(Side::Outside, &frame), 4);
+        assert_eq!(socket_for(Side::Outside, &frame[..4]), 3);
     }
 }

@@ -1,7 +1,8 @@
 //! What a packet loop is given, what it is told, and what it counts: interfaces, limits, dispositions, errors, counters.
 
+use words::Side;
+
 use crate::link::Link;
-use crate::side::PortSide;
 use crate::socket::BufferLimits;
 
 /// One data interface.
@@ -53,7 +54,7 @@ pub enum Disposition {
     /// Send it, as it is now, on `side`; `tag` goes to `flush`'s check.
     Transmit {
         /// Where to.
-        side: PortSide,
+        side: Side,
         /// By what right; means nothing to this crate.
         tag: u64,
     },

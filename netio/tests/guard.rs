@@ -17,11 +17,9 @@ use qnat_netio::guard::{Guard, GuardCounters, available};
 use qnat_netio::link::Link;
 use qnat_netio::packet::PacketLoop;
 use qnat_netio::port::{Disposition, LoopLimits, PortConfig, Reception};
-use qnat_netio::side::PortSide;
 use qnat_netio::socket::BufferLimits;
-use qnat_netio::sync::word::Word;
-use qnat_netio::virtio::FrameMeta;
 use rustix::process::{Pid, Signal, kill_process};
+use words::{FrameMeta, Incarnation, LeaseWord, ShardId, Side, Term};
 
 const SHARD: u16 = 0x0103;
 const VMAC: [u8; 6] = [0x02, 0x51, 0x4e, 0x00, 0x01, 0x03];
@@ -62,8 +60,13 @@ fn frame(destination: [u8; 6], source: [u8; 6], ethertype: u16, from: Ipv4Addr, 
     frame
 }
 
+/// The word of a process that is the `life`th one, and leads in the term of the same number.
+fn held(life: u64, lease_until_ns: u64, grace_until_ns: u64) -> LeaseWord {
+    LeaseWord { incarnation: Incarnation(life), term: Term(life), lease_until_ns, grace_until_ns }
+}
+
 /// Sends one frame and says whether the kernel took it.
-fn passes(packets: &mut PacketLoop, side: PortSide, frame: &[u8]) -> bool {
+fn passes(packets: &mut PacketLoop, side: Side, frame: &[u8]) -> bool {
     let before = packets.stats(side);
     assert!(packets.transmit(side, FrameMeta::default(), 0, frame), "a free buffer");
     packets.flush(&mut |_| true).expect("flush");
@@ -101,7 +104,7 @@ fn each_frame_leaves_only_by_its_right_and_in_its_time() {
     assert!(available(), "clang is expected where the tests run");
     let (inner, _outer) = gateway();
     inner.run(|| {
-        use PortSide::{Inside, Outside};
+        use Side::{Inside, Outside};
         let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
         let (mut guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
         let (mut packets, _) = open();
@@ -119,8 +122,8 @@ fn each_frame_leaves_only_by_its_right_and_in_its_time() {
         assert!(!passes(&mut packets, Outside, &grace_out), "known, but no grace");
 
         let now = boottime::now_ns();
-        let word = Word { incarnation: 1, term: 1, lease_until_ns: now + 700 * MS, grace_until_ns: now + 1400 * MS };
-        words.set(SHARD, word);
+        let word = held(1, now + 700 * MS, now + 1400 * MS);
+        words.set(ShardId(SHARD), word);
         assert!(passes(&mut packets, Outside, &from_vmac));
         assert!(passes(&mut packets, Inside, &from_vmac));
         assert!(passes(&mut packets, Inside, &frame([0xff; 6], VMAC, 0x0806, FAR, FAR)), "ARP by the owner");
@@ -182,12 +185,12 @@ fn a_sounding_leaves_to_a_peer_only_and_needs_no_lease() {
         let (mut packets, links) = open();
         let (mut guard, _words) = Guard::attach(&links[0], &links[1]).expect("guard");
         let sounding = |to, from| frame(to, from, 0x88b6, FAR, FAR);
-        assert!(!passes(&mut packets, PortSide::Outside, &sounding(PEER, links[1].mac)), "no peer yet");
+        assert!(!passes(&mut packets, Side::Outside, &sounding(PEER, links[1].mac)), "no peer yet");
         guard.set_peers([PEER]).expect("peers");
-        assert!(passes(&mut packets, PortSide::Outside, &sounding(PEER, links[1].mac)));
-        assert!(passes(&mut packets, PortSide::Inside, &sounding(PEER, links[0].mac)));
-        assert!(!passes(&mut packets, PortSide::Outside, &sounding(HOST, links[1].mac)), "a stranger");
-        assert!(!passes(&mut packets, PortSide::Outside, &sounding(PEER, VMAC)), "in a shard's name");
+        assert!(passes(&mut packets, Side::Outside, &sounding(PEER, links[1].mac)));
+        assert!(passes(&mut packets, Side::Inside, &sounding(PEER, links[0].mac)));
+        assert!(!passes(&mut packets, Side::Outside, &sounding(HOST, links[1].mac)), "a stranger");
+        assert!(!passes(&mut packets, Side::Outside, &sounding(PEER, VMAC)), "in a shard's name");
         let counters = guard.counters().expect("counters");
         assert_eq!((counters.pass_sounding, counters.drop_protocol, counters.drop_lease), (2, 2, 1));
     });
@@ -225,17 +228,17 @@ fn a_filter_that_was_taken_away_is_noticed_and_put_back() {
         let (mut guard, _words) = Guard::attach(&links[0], &links[1]).expect("guard");
         let (mut packets, _) = open();
         let without_lease = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
-        assert!(!passes(&mut packets, PortSide::Outside, &without_lease));
+        assert!(!passes(&mut packets, Side::Outside, &without_lease));
         let seen = guard.look_again();
         assert!(seen.put_back.is_empty() && seen.missing.is_empty(), "nothing was taken away: {seen:?}");
         for _ in 0..2 {
             let taken = Command::new("tc").args("qdisc del dev go clsact".split(' ')).status().expect("tc runs");
             assert!(taken.success(), "in {name}");
-            assert!(passes(&mut packets, PortSide::Outside, &without_lease), "nobody judges any more");
+            assert!(passes(&mut packets, Side::Outside, &without_lease), "nobody judges any more");
             let seen = guard.look_again();
             assert_eq!(seen.put_back, ["go"]);
             assert!(seen.missing.is_empty(), "{seen:?}");
-            assert!(!passes(&mut packets, PortSide::Outside, &without_lease), "judged again");
+            assert!(!passes(&mut packets, Side::Outside, &without_lease), "judged again");
         }
         let taken = Command::new("ip").args("link del gi".split(' ')).status().expect("ip runs");
         assert!(taken.success());
@@ -255,7 +258,7 @@ fn thirty_two_thousand_backends_are_written_once_and_then_by_their_differences()
         let backends = |shard: u16, others: u16| {
             (0..32_000_u32).map(move |n| {
                 let home = if n % 1000 == 0 { shard } else { others };
-                (PortSide::Inside, Ipv4Addr::from_bits(0x0a00_0000 + n), home)
+                (Side::Inside, Ipv4Addr::from_bits(0x0a00_0000 + n), home)
             })
         };
         let mut took = [1, 2, 2].map(|shard| {
@@ -277,10 +280,10 @@ fn the_guard_outlives_a_killed_process_and_is_replaced_by_the_next_one() {
         // Runs inside the parent's namespace: takes lease and grace, says until when, dies without any clean-up.
         let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
         let (mut guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
-        guard.set_addresses([(PortSide::Outside, FRONTEND, SHARD)]).expect("addresses");
+        guard.set_addresses([(Side::Outside, FRONTEND, SHARD)]).expect("addresses");
         let lease_until_ns = boottime::now_ns() + lease_ns;
-        let word = Word { incarnation: 1, term: 1, lease_until_ns, grace_until_ns: lease_until_ns + lease_ns };
-        words.set(SHARD, word);
+        let word = held(1, lease_until_ns, lease_until_ns + lease_ns);
+        words.set(ShardId(SHARD), word);
         println!("\nleft {} {}", word.lease_until_ns, word.grace_until_ns);
         std::process::abort();
     }
@@ -306,28 +309,28 @@ fn outlives_a_killed_process(lease_ms: u64) -> bool {
     let (mut packets, links) = open();
     let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
     let grace = frame(HOST, links[1].mac, 0x0800, FRONTEND, FAR);
-    let within_lease = passes(&mut packets, PortSide::Outside, &from_vmac);
+    let within_lease = passes(&mut packets, Side::Outside, &from_vmac);
     if boottime::now_ns() >= times[0] {
         return false;
     }
     assert!(within_lease, "within the dead process's lease");
     sleep_until(times[0]);
-    assert!(!passes(&mut packets, PortSide::Outside, &from_vmac));
-    let within_grace = passes(&mut packets, PortSide::Outside, &grace);
+    assert!(!passes(&mut packets, Side::Outside, &from_vmac));
+    let within_grace = passes(&mut packets, Side::Outside, &grace);
     if boottime::now_ns() >= times[1] {
         return false;
     }
     assert!(within_grace, "within its grace");
     sleep_until(times[1]);
-    assert!(!passes(&mut packets, PortSide::Outside, &grace), "silence");
+    assert!(!passes(&mut packets, Side::Outside, &grace), "silence");
 
     // The next process judges alone: were the old filter still there, it would drop this frame.
     let (_guard, mut words) = Guard::attach(&links[0], &links[1]).expect("the next guard");
-    assert!(!passes(&mut packets, PortSide::Outside, &from_vmac), "it starts with nothing");
+    assert!(!passes(&mut packets, Side::Outside, &from_vmac), "it starts with nothing");
     let now = boottime::now_ns();
-    let word = Word { incarnation: 2, term: 2, lease_until_ns: now + 60_000 * MS, grace_until_ns: now + 60_000 * MS };
-    words.set(SHARD, word);
-    assert!(passes(&mut packets, PortSide::Outside, &from_vmac));
+    let word = held(2, now + 60_000 * MS, now + 60_000 * MS);
+    words.set(ShardId(SHARD), word);
+    assert!(passes(&mut packets, Side::Outside, &from_vmac));
     true
 }
 
@@ -349,16 +352,16 @@ fn send_for_ever(lease_ns: u64) -> ! {
     guard.set_peers([PEER]).expect("peers");
     let (mut packets, _) = open();
     let until = boottime::now_ns() + lease_ns;
-    words.set(SHARD, Word { incarnation: 1, term: 1, lease_until_ns: until, grace_until_ns: until });
+    words.set(ShardId(SHARD), held(1, until, until));
     let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
     println!("\nlease {until}");
     let mut told = false;
     loop {
-        packets.transmit(PortSide::Outside, FrameMeta::default(), 0, &from_vmac);
+        packets.transmit(Side::Outside, FrameMeta::default(), 0, &from_vmac);
         packets.flush(&mut |_| true).expect("flush");
         packets.wait(Duration::from_millis(1), || false).expect("wait");
         packets.receive(&mut |_, _, _| Disposition::Done);
-        if !told && packets.stats(PortSide::Outside).refused_by_kernel >= 20 {
+        if !told && packets.stats(Side::Outside).refused_by_kernel >= 20 {
             told = true;
             println!("refused");
         }
@@ -398,7 +401,7 @@ impl Marker {
 
     /// How many frames of the shard have come, of all that were sent before.
     fn count(&mut self, seen: &Arrivals) -> usize {
-        assert!(passes(&mut self.packets, PortSide::Outside, &self.frame), "a Forward needs no lease");
+        assert!(passes(&mut self.packets, Side::Outside, &self.frame), "a Forward needs no lease");
         self.sent += 1;
         let begun = boottime::now_ns();
         while seen.markers.load(Ordering::Acquire) < self.sent {

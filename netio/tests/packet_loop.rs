@@ -15,9 +15,8 @@ use qnat_netio::boottime;
 use qnat_netio::link::{Link, LinkState};
 use qnat_netio::packet::PacketLoop;
 use qnat_netio::port::{Disposition, LoopLimits, PortConfig, PortStats, Reception};
-use qnat_netio::side::PortSide;
 use qnat_netio::socket::BufferLimits;
-use qnat_netio::virtio::{FrameMeta, GSO_NONE};
+use words::{ChecksumState, FrameMeta, Gso, Side};
 
 fn open(limits: LoopLimits, bell: Doorbell) -> PacketLoop {
     let port = |name| PortConfig {
@@ -65,13 +64,13 @@ fn forward(limits: LoopLimits, bell: Doorbell, stop: &AtomicBool, ready: &Sender
         packets.wait(Duration::from_millis(200), || stop.load(Ordering::Relaxed)).expect("wait");
         packets.receive(&mut |side, meta, frame| {
             longest = longest.max(frame.len());
-            segmented += usize::from(meta.gso_type != GSO_NONE);
-            partial_checksums += usize::from(meta.needs_csum.is_some());
+            segmented += usize::from(meta.gso != Gso::None);
+            partial_checksums += usize::from(matches!(meta.checksum, ChecksumState::Partial { .. }));
             Disposition::Transmit { side: side.other(), tag: 0 }
         });
         packets.flush(&mut |_| true).expect("flush");
     }
-    let stats = [packets.stats(PortSide::Inside), packets.stats(PortSide::Outside)];
+    let stats = [packets.stats(Side::Inside), packets.stats(Side::Outside)];
     Seen { longest, segmented, partial_checksums, stats }
 }
 
@@ -269,19 +268,19 @@ fn a_link_that_went_down_and_came_back_is_served_again() {
             while !reached && Instant::now() < deadline {
                 packets.wait(Duration::from_millis(20), || false).expect("wait");
                 packets.receive(&mut |_, _, _| Disposition::Done);
-                packets.transmit(PortSide::Inside, FrameMeta::default(), 0, &arp_frame());
+                packets.transmit(Side::Inside, FrameMeta::default(), 0, &arp_frame());
                 packets.flush(&mut |_| true).expect("flush");
                 reached = packets.link_states(boottime::now_ns()) == wanted;
             }
             answers.send(reached).expect("the test waits");
         }
-        let before = packets.stats(PortSide::Inside);
+        let before = packets.stats(Side::Inside);
         let deadline = Instant::now() + Duration::from_secs(10);
-        while packets.stats(PortSide::Inside).received == before.received && Instant::now() < deadline {
+        while packets.stats(Side::Inside).received == before.received && Instant::now() < deadline {
             packets.wait(Duration::from_millis(20), || false).expect("wait");
             packets.receive(&mut |_, _, _| Disposition::Done);
         }
-        (before, packets.stats(PortSide::Inside))
+        (before, packets.stats(Side::Inside))
     });
     let reach = |wanted| {
         commands.send(wanted).expect("the gateway lives");
@@ -374,15 +373,15 @@ fn a_send_that_finds_no_room_is_over_when_the_flush_is() {
         let room = packets.transmit_room();
         for turn in 0..4 {
             for _ in 0..room {
-                assert!(packets.transmit(PortSide::Outside, FrameMeta::default(), 0, &frame));
+                assert!(packets.transmit(Side::Outside, FrameMeta::default(), 0, &frame));
             }
             packets.flush(&mut |_| true).expect("flush");
             assert_eq!(packets.transmit_room(), room, "turn {turn}: sends are under way");
         }
-        let ended = packets.stats(PortSide::Outside);
+        let ended = packets.stats(Side::Outside);
         // Nor does anything leave later, when there is room again.
         packets.wait(Duration::from_millis(300), || false).expect("wait");
-        let later = packets.stats(PortSide::Outside);
+        let later = packets.stats(Side::Outside);
         assert_eq!((later.transmitted, later.refused_by_kernel), (ended.transmitted, ended.refused_by_kernel));
         ended
     });

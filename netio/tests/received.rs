@@ -10,10 +10,9 @@ use qnat_netio::guard::{self, Guard};
 use qnat_netio::link::Link;
 use qnat_netio::packet::PacketLoop;
 use qnat_netio::port::{Disposition, LoopLimits, PortConfig, Reception};
-use qnat_netio::side::PortSide;
 use qnat_netio::socket::BufferLimits;
 use qnat_netio::superpacket;
-use qnat_netio::virtio::FrameMeta;
+use words::{FrameMeta, Side};
 
 const VIRTUAL: [u8; 6] = [0x02, 0x51, 0x4e, 0, 0, 7];
 const SENDER: [u8; 6] = [0x52, 0, 0, 0, 0, 9];
@@ -46,19 +45,19 @@ fn received(near: &mut PacketLoop, far: &Namespace, frames: Vec<Vec<u8>>) -> usi
     far.run(move || {
         let mut sender = open(&Link::named("oi").expect("oi"), &Link::named("oo").expect("oo"));
         for frame in &frames {
-            assert!(sender.transmit(PortSide::Inside, FrameMeta::default(), 0, frame), "a buffer");
+            assert!(sender.transmit(Side::Inside, FrameMeta::default(), 0, frame), "a buffer");
             sender.flush(&mut |_| true).expect("flush");
         }
         for _ in 0..20 {
             sender.wait(Duration::from_millis(5), || false).expect("wait");
         }
-        assert_eq!(sender.stats(PortSide::Inside).transmitted, u64::try_from(frames.len()).expect("few"));
+        assert_eq!(sender.stats(Side::Inside).transmitted, u64::try_from(frames.len()).expect("few"));
     });
     let mut seen = 0;
     for _ in 0..20 {
         near.wait(Duration::from_millis(5), || false).expect("wait");
         near.receive(&mut |side, _, bytes| {
-            assert_eq!((side, &bytes[6..12]), (PortSide::Inside, &SENDER[..]));
+            assert_eq!((side, &bytes[6..12]), (Side::Inside, &SENDER[..]));
             seen += 1;
             Disposition::Done
         });
@@ -91,7 +90,7 @@ fn frames_of_a_vlan_are_dropped_and_counted_and_priorities_pass() {
         assert_eq!(received(&mut near, &outer, all(Some(0))), 3, "VLAN 0 is a priority");
         assert_eq!(received(&mut near, &outer, all(Some(0xe000))), 3, "and so is it with one");
         assert_eq!(received(&mut near, &outer, all(Some(100))), 0, "VLAN 100");
-        assert_eq!(near.stats(PortSide::Inside).received_tagged, 2);
+        assert_eq!(near.stats(Side::Inside).received_tagged, 2);
         // Those to other addresses may be for a VLAN device of the machine's own on the same interface.
         assert_eq!(guard.counters().expect("counters").drop_tagged, 1, "to the virtual address alone");
     });

@@ -16,8 +16,18 @@ pub use imports::{Circle, circles};
 pub use runs::{RUN_LINES, Run, repeated};
 
 /// Folders of the crates that the product, its bench and its drills are made of.
-pub const CRATES: &[&str] =
-    &["node/engine", "node/control", "node/member", "consensus", "netio", "node/lab", "node", "bench", "chaos"];
+pub const CRATES: &[&str] = &[
+    "node/words",
+    "node/engine",
+    "node/control",
+    "node/member",
+    "consensus",
+    "netio",
+    "node/lab",
+    "node",
+    "bench",
+    "chaos",
+];
 
 /// Most lines of a function, its signature and closing brace included.
 pub const FUNCTION_LINES_MAX: usize = 70;

@@ -70,6 +70,7 @@ impl Batch {
                 checksum: ChecksumState::Partial { start, offset },
                 gso: if proto == Proto::Tcp { Gso::Tcp4 { size: SEGMENT } } else { Gso::Udp { size: SEGMENT } },
                 header_len: start + if proto == Proto::Tcp { 20 } else { 8 },
+                ..FrameMeta::default()
             },
         };
         Self { frames, meta }

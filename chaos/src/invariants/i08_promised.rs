@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use consensus::event::{GroupId, Incarnation};
 use consensus::frame::Frame;
 use raft::eraftpb::MessageType;
+use words::{Incarnation, ShardId};
 
 use super::{Check, ensure};
 
@@ -22,11 +22,11 @@ pub struct Promises {
     /// How long a promise lasts, by the fastest and the slowest clock.
     longest_ns: u64,
     /// When each heartbeat was sent, by group, sender, term and nonce: with a new epoch nonces begin again.
-    beats: BTreeMap<(GroupId, Incarnation, u64, u64), u64>,
+    beats: BTreeMap<(ShardId, Incarnation, u64, u64), u64>,
     /// When the newest heartbeat that each voter answered had been sent, by group, leader and term.
-    answered: BTreeMap<(GroupId, Incarnation, u64), BTreeMap<Incarnation, u64>>,
+    answered: BTreeMap<(ShardId, Incarnation, u64), BTreeMap<Incarnation, u64>>,
     /// The configurations that each replica has applied, and until when it went by them: what was gained stays gained.
-    confs: BTreeMap<(GroupId, Incarnation), Vec<(Conf, u64)>>,
+    confs: BTreeMap<(ShardId, Incarnation), Vec<(Conf, u64)>>,
 }
 
 impl Promises {
@@ -38,7 +38,7 @@ impl Promises {
     }
 
     /// `leader`'s replica goes by `conf` from now on, if not before: also while nothing leaves there.
-    pub fn applied(&mut self, group: GroupId, leader: Incarnation, conf: Conf, now_ns: u64) {
+    pub fn applied(&mut self, group: ShardId, leader: Incarnation, conf: Conf, now_ns: u64) {
         let confs = self.confs.entry((group, leader)).or_default();
         if confs.last().is_none_or(|(newest, _)| *newest != conf) {
             // One that was superseded a lease ago or earlier has no lease left.
@@ -81,7 +81,7 @@ impl Promises {
     /// # Errors
     /// If no quorum of a configuration that it goes by, or went by a lease ago, has promised it anything that lasts until
     /// now.
-    pub fn check(&self, group: GroupId, leader: Incarnation, term: u64, now_ns: u64) -> Check {
+    pub fn check(&self, group: ShardId, leader: Incarnation, term: u64, now_ns: u64) -> Check {
         let longest_ns = self.longest_ns;
         let answered = self.answered.get(&(group, leader, term));
         let lasts = |voter: &Incarnation| {
@@ -104,13 +104,13 @@ impl Promises {
 
 #[cfg(test)]
 mod tests {
-    use consensus::event::Epoch;
     use consensus::frame::Key;
     use raft::eraftpb::Message;
+    use words::Epoch;
 
     use super::*;
 
-    const G: GroupId = GroupId(1);
+    const G: ShardId = ShardId(1);
     const LEASE: u64 = 40_000_000;
 
     fn frame(kind: MessageType, from: u64, to: u64, term: u64, nonce: u64) -> Frame {

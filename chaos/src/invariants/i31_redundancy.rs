@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use consensus::event::{Epoch, GroupId, Incarnation};
 use consensus::flow_groups::GroupStatus;
+use words::{Epoch, Incarnation, ShardId};
 
 use super::{Check, ensure};
 
@@ -11,13 +11,13 @@ use super::{Check, ensure};
 /// epoch: a replica that lags may apply a change that the map has taken back since.
 #[derive(Debug, Default)]
 pub struct Redundancy {
-    voters: BTreeMap<(Incarnation, GroupId, Epoch), usize>,
-    wanted: BTreeMap<(GroupId, Epoch), usize>,
+    voters: BTreeMap<(Incarnation, ShardId, Epoch), usize>,
+    wanted: BTreeMap<(ShardId, Epoch), usize>,
 }
 
 impl Redundancy {
     /// The control map wants so many members now.
-    pub fn wanted(&mut self, group: GroupId, epoch: Epoch, members: usize) {
+    pub fn wanted(&mut self, group: ShardId, epoch: Epoch, members: usize) {
         let least = self.wanted.entry((group, epoch)).or_insert(members);
         *least = members.min(*least);
     }

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consensus::event::Incarnation;
 use consensus::flow_groups::{GroupStatus, Role};
 use consensus::storage::LogStore;
 use consensus::storage::memory::{Fault, MemoryStore, PowerLoss};
 use engine::ids::{NodeId, ShardId};
 use rand::Rng;
+use words::Incarnation;
 
 use super::node::Node;
 use super::params::MS;
@@ -80,17 +80,17 @@ impl World {
 
     /// These are about to die. Where that leaves no majority of a group's configuration, what only the dead hold is excused.
     pub(super) fn note_losses(&mut self, dying: &[NodeId]) {
-        let mut newest: BTreeMap<u32, GroupStatus> = BTreeMap::new();
-        let mut living: BTreeSet<(u32, Incarnation)> = BTreeSet::new();
+        let mut newest: BTreeMap<ShardId, GroupStatus> = BTreeMap::new();
+        let mut living: BTreeSet<(ShardId, Incarnation)> = BTreeSet::new();
         let at = |s: &GroupStatus| (s.epoch, s.term, s.commit);
         for (id, node) in &self.nodes {
             let Some(flow) = &node.flow else { continue };
-            let life = Incarnation(flow.incarnation().0);
+            let life = flow.incarnation();
             for status in flow.status(node.local(self.now_ns).ns).into_iter().filter(|s| s.role != Role::Joining) {
                 if !dying.contains(id) {
-                    living.insert((status.group.0, life));
+                    living.insert((status.group, life));
                 }
-                let known = newest.entry(status.group.0).or_insert_with(|| status.clone());
+                let known = newest.entry(status.group).or_insert_with(|| status.clone());
                 if at(&status) > at(known) {
                     *known = status;
                 }
@@ -103,7 +103,7 @@ impl World {
             };
             if !half(&voters) || !half(&outgoing) {
                 *self.outcome.faults.entry("majority lost").or_insert(0) += 1;
-                self.judge.majority_lost(ShardId(u16::try_from(group).expect("few shards")));
+                self.judge.majority_lost(group);
             }
         }
     }

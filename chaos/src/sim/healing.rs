@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consensus::event::Incarnation;
 use consensus::storage::memory::MemoryStore;
 use engine::ids::NodeId;
 use member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN};
+use words::Incarnation;
 
 /// A node on its way through a graceful stop (N3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use consensus::event::GroupId;
 use control::shards::Origin;
 use control::state::State;
 use engine::LeaseWords;
@@ -158,14 +157,14 @@ impl Judge {
             Authority::Grace { .. } | Authority::Forward => Term(0),
         };
         let Some(flow) = &node.flow else { return Ok(()) };
-        let leader = consensus::event::Incarnation(flow.incarnation().0);
-        self.promises.check(GroupId(shard.0.into()), leader, term.0, now_ns)
+        let leader = flow.incarnation();
+        self.promises.check(shard, leader, term.0, now_ns)
     }
 
     /// The configurations that a node's replicas have applied.
     pub(super) fn configurations(&mut self, node: &Node, now_ns: u64) {
         let Some(flow) = &node.flow else { return };
-        let leader = consensus::event::Incarnation(flow.incarnation().0);
+        let leader = flow.incarnation();
         for status in flow.status(node.local(now_ns).ns) {
             self.promises.applied(status.group, leader, (status.voters, status.outgoing), now_ns);
         }
@@ -226,7 +225,7 @@ impl Judge {
         self.lives.check(node.id, start, life)?;
         let Some(flow) = &node.flow else { return Ok(()) };
         for status in flow.status(node.local(now_ns).ns) {
-            self.redundancy.check(consensus::event::Incarnation(life.0), &status)?;
+            self.redundancy.check(life, &status)?;
         }
         Ok(())
     }
@@ -255,7 +254,7 @@ impl Judge {
                 let seen = || {
                     let seen = |node: &Node| {
                         let groups = node.flow.as_ref().map(|flow| flow.status(node.local(now_ns).ns));
-                        let group = groups.into_iter().flatten().find(|group| group.group.0 == u32::from(id.0));
+                        let group = groups.into_iter().flatten().find(|group| group.group == *id);
                         let report = node.flow.as_ref().map(|flow| flow.groups().report());
                         format!("{}: {group:?}, {report:?}, carries {}", node.id, node.carries(now_ns))
                     };

@@ -149,7 +149,7 @@ impl World {
         let others: Vec<NodeId> = self.ids().filter(|id| *id != from && *id != to).collect();
         let other = others[self.network.random_range(0..others.len())];
         let Some(life) = self.newest().registry().newest(other) else { return };
-        key.from = consensus::event::Incarnation(life.0);
+        key.from = life;
         message.from = life.0;
         let bytes = flow_frame(life, &Frame::Raft { key, message }.encode());
         self.post(to, self.now_ns + MS, self.life(to), Arrival::Peer { from, channel, bytes });

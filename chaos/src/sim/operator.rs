@@ -1,7 +1,6 @@
 //! An operator who does what he should not, or at a bad moment: moves replicas under faults, removes nodes, asks for stops while
 //! redundancy is missing, takes the stop token back. What he asks is either refused or safe.
 
-use consensus::event::Incarnation;
 use consensus::storage::LogStore;
 use control::allocation::Declared;
 use control::command::CommandBody;
@@ -97,7 +96,7 @@ impl World {
         }
         let Some(life) = self.newest().registry().newest(id) else { return };
         self.count("node removed");
-        self.healing.removes(id, Incarnation(life.0));
+        self.healing.removes(id, life);
         self.orders(CommandBody::RemoveNode { node: id, incarnation: life });
     }
 
@@ -115,10 +114,10 @@ impl World {
         let Some((id, life)) = self.healing.removing() else { return };
         let registry = self.newest().registry();
         let removed = registry.nodes().get(&id).is_none_or(|node| node.standing == Standing::Removed);
-        if removed && registry.gone(engine::ids::Incarnation(life.0)) {
+        if removed && registry.gone(life) {
             self.healing.removed(id);
         } else if self.now_ns.is_multiple_of(2_000 * MS) {
-            self.orders(CommandBody::RemoveNode { node: id, incarnation: engine::ids::Incarnation(life.0) });
+            self.orders(CommandBody::RemoveNode { node: id, incarnation: life });
         }
     }
 

@@ -323,7 +323,7 @@ impl World {
             let node = first.and_then(|node| self.nodes.get(&node));
             let Some(flow) = node.and_then(|node| node.flow.as_ref()) else { return false };
             let now_ns = node.map_or(0, |node| node.local(self.now_ns).ns);
-            flow.status(now_ns).iter().any(|group| group.group.0 == u32::from(id.0) && group.role == Role::Leader)
+            flow.status(now_ns).iter().any(|group| group.group == *id && group.role == Role::Leader)
         })
     }
 
@@ -354,14 +354,14 @@ impl World {
         for (id, shard) in state.shards() {
             let members: BTreeSet<u64> = shard.members.iter().map(|life| life.0).collect();
             if shard.origin == Origin::Unplaced || members.len() < wanted || !shard.leaving.is_empty() {
-                let seen = |group: &GroupStatus| group.group.0 == u32::from(id.0);
+                let seen = |group: &GroupStatus| group.group == *id;
                 let seen = |groups: &Vec<GroupStatus>| groups.iter().find(|group| seen(group)).cloned();
                 let seen: Vec<_> = statuses.iter().map(|(node, groups)| (node, seen(groups))).collect();
                 return Some(format!("shard {id} is {shard:?}, and on nodes {seen:?}"));
             }
             for life in &shard.members {
                 let node = state.registry().node_of(*life);
-                let group = node.and_then(|node| statuses.get(&node)?.iter().find(|s| s.group.0 == u32::from(id.0)));
+                let group = node.and_then(|node| statuses.get(&node)?.iter().find(|s| s.group == *id));
                 let voters: Option<BTreeSet<u64>> = group.map(|s| s.voters.iter().map(|life| life.0).collect());
                 if voters.as_ref() != Some(&members)
                     || group.is_some_and(|s| !s.outgoing.is_empty() || s.epoch.0 != shard.epoch)
@@ -394,6 +394,8 @@ pub(super) fn said(violation: Violation) -> String {
 
 #[cfg(test)]
 mod tests {
+    use words::Incarnation;
+
     use super::*;
 
     #[test]
@@ -401,7 +403,7 @@ mod tests {
         let mut world = World::new(0, Kind::Mixed);
         world.params.rare.removes = true;
         // A life that the node never had: the order is refused each time.
-        world.healing.removes(NodeId(2), consensus::event::Incarnation(u64::MAX));
+        world.healing.removes(NodeId(2), Incarnation(u64::MAX));
         let why = world.run().expect_err("it is asked for without end");
         assert!(why.contains("node 2 waits for its removal as incarnation 18446744073709551615"), "{why}");
         assert!(world.now_ns / MS < 200_000, "at {} ms", world.now_ns / MS);

@@ -16,9 +16,10 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use raft::{RawNode, StateRole};
+use words::{Epoch, Incarnation, LeaseWord, ShardId};
 
 use crate::election;
-use crate::event::{Epoch, FlowEffect, GroupId, GroupSpec, Incarnation, Sealing, Timing};
+use crate::event::{FlowEffect, GroupSpec, Sealing, Timing};
 use crate::frame::{ChunkEnd, ChunkHead, Key};
 use crate::handover::Handover;
 use crate::lease::{Lease, is_voter};
@@ -67,14 +68,6 @@ struct Sealed {
 /// serve; a learner amid its scan would lead alone and serve nothing (N4).
 const HOLDS_NOTHING: (u64, u64) = (0, 0);
 
-/// The part of the lease word that the replica writes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Word {
-    term: u64,
-    lease_until_ns: u64,
-    grace_until_ns: u64,
-}
-
 /// The worker's stream of proposals (F1).
 #[derive(Debug, Default)]
 struct Stream {
@@ -115,7 +108,7 @@ pub struct FlowGroup {
     pub(crate) conf: ConfState,
     conf_history: VecDeque<(u64, ConfState)>,
     pub(crate) lease: Lease,
-    word: Word,
+    word: LeaseWord,
     pub(crate) leading: Option<Leadership>,
     last_leader_ns: Option<u64>,
     last_leader: Option<Incarnation>,
@@ -166,7 +159,7 @@ fn silent_logger() -> slog::Logger {
 /// The first term of an epoch; 1 rather than 0 for epoch 0, since raft-rs takes term 0 for "no term".
 #[must_use]
 pub(crate) fn first_term(epoch: Epoch) -> u64 {
-    (u64::from(epoch.0) << 32).max(1)
+    epoch.first_term().0.max(1)
 }
 
 impl FlowGroup {
@@ -188,7 +181,7 @@ impl FlowGroup {
             conf_history: VecDeque::from([(index, conf.clone())]),
             conf,
             lease: Lease::new(me.0, timing.lease_ns(), first_nonce),
-            word: Word::default(),
+            word: LeaseWord { incarnation: me, ..LeaseWord::default() },
             leading: None,
             last_leader_ns: None,
             last_leader: None,
@@ -212,7 +205,7 @@ impl FlowGroup {
         group
     }
 
-    pub(crate) const fn group(&self) -> GroupId {
+    pub(crate) const fn group(&self) -> ShardId {
         self.spec.group
     }
 

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use protobuf::Message as _;
 use raft::StateRole;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType, SnapshotMetadata};
+use words::Incarnation;
 
 use super::{Effects, FlowGroup, Leadership};
-use crate::event::{FlowEffect, Incarnation};
+use crate::event::FlowEffect;
 use crate::frame::Frame;
 
 /// Rounds of the ready loop in one call; more means that raft produces work out of nothing.

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
+use words::Incarnation;
 
 use super::{Effects, FlowGroup};
-use crate::event::Incarnation;
 use crate::guard::{self, FrameDrop};
 
 impl FlowGroup {

@@ -2,9 +2,10 @@
 
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType, Snapshot};
+use words::Incarnation;
 
 use super::{Effects, FlowGroup, Piece};
-use crate::event::{FlowEffect, Incarnation};
+use crate::event::FlowEffect;
 use crate::frame::Frame;
 use crate::membership;
 

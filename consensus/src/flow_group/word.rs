@@ -1,33 +1,33 @@
 //! The lease word of a replica (L2, L4): written before anything leaves that depends on it.
 
 use raft::StateRole;
+use words::{LeaseWord, Term};
 
-use super::{Effects, FlowGroup, Word};
+use super::{Effects, FlowGroup};
 use crate::event::FlowEffect;
 
 impl FlowGroup {
-    pub(super) fn write_word(&mut self, word: Word, out: &mut Effects) {
+    pub(super) fn write_word(&mut self, word: LeaseWord, out: &mut Effects) {
         if self.word == word {
             return;
         }
         self.word = word;
-        let Word { term, lease_until_ns, grace_until_ns } = word;
-        out.push_back(FlowEffect::Word { group: self.group(), term, lease_until_ns, grace_until_ns });
+        out.push_back(FlowEffect::Word { group: self.group(), word });
     }
 
     /// The lease ends, the grace stays (L4).
     pub(super) fn clear_lease(&mut self, out: &mut Effects) {
-        self.write_word(Word { lease_until_ns: 0, ..self.word }, out);
+        self.write_word(self.word.without_lease(), out);
     }
 
     /// Nothing may leave any more.
     pub(super) fn clear_word(&mut self, out: &mut Effects) {
-        self.write_word(Word { lease_until_ns: 0, grace_until_ns: 0, ..self.word }, out);
+        self.write_word(LeaseWord { lease_until_ns: 0, grace_until_ns: 0, ..self.word }, out);
     }
 
     /// A successor leads in `term`: the grace of an ex-owner ends (L4).
     pub(crate) fn successor_known(&mut self, term: u64, out: &mut Effects) {
-        if term > self.word.term && self.leading.is_none() {
+        if Term(term) > self.word.term && self.leading.is_none() {
             self.clear_word(out);
         }
     }
@@ -41,8 +41,8 @@ impl FlowGroup {
         if !leads || leadership.timeout_sent_ns.is_some() || now_ns < self.wait_until_ns || until <= now_ns {
             return;
         }
-        let term = leadership.term;
+        let (incarnation, term) = (self.me, Term(leadership.term));
         let grace_until_ns = until + self.timing.orphan_grace_ns;
-        self.write_word(Word { term, lease_until_ns: until, grace_until_ns }, out);
+        self.write_word(LeaseWord { incarnation, term, lease_until_ns: until, grace_until_ns }, out);
     }
 }

@@ -10,10 +10,11 @@ mod status;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use raft::eraftpb::ConfState;
+use words::{Epoch, Incarnation, ShardId};
 
 use crate::barrier::{LoadBarrier, Reports};
 use crate::election::Ticker;
-use crate::event::{Epoch, FlowEffect, FlowInput, GroupId, GroupSpec, Incarnation, Passage, Report, Sealing, Timing};
+use crate::event::{FlowEffect, FlowInput, GroupSpec, Passage, Report, Sealing, Timing};
 use crate::flow_group::{Batch, Effects, FlowGroup, RETAINED_ENTRIES, Seed, Standing, first_term};
 use crate::frame::{Frame, Key, Owned};
 use crate::guard::FrameDrop;
@@ -64,7 +65,7 @@ pub enum Waiting {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupStatus {
     /// The group.
-    pub group: GroupId,
+    pub group: ShardId,
     /// Its epoch.
     pub epoch: Epoch,
     /// This node's part.
@@ -98,16 +99,16 @@ pub struct FlowGroups {
     timing: Timing,
     seed: u64,
     control_index: u64,
-    specs: BTreeMap<GroupId, GroupSpec>,
-    replicas: BTreeMap<GroupId, FlowGroup>,
-    joining: BTreeMap<GroupId, Joining>,
+    specs: BTreeMap<ShardId, GroupSpec>,
+    replicas: BTreeMap<ShardId, FlowGroup>,
+    joining: BTreeMap<ShardId, Joining>,
     /// Epochs that this process has begun: never twice (N5).
-    begun: BTreeSet<(GroupId, Epoch)>,
+    begun: BTreeSet<(ShardId, Epoch)>,
     /// Epochs of which this process said that it holds nothing, and when last: it never joins them (N4).
-    abstained: BTreeMap<(GroupId, Epoch), u64>,
-    mismatched: BTreeSet<GroupId>,
+    abstained: BTreeMap<(ShardId, Epoch), u64>,
+    mismatched: BTreeSet<ShardId>,
     /// Groups whose replica may have something ready.
-    dirty: BTreeSet<GroupId>,
+    dirty: BTreeSet<ShardId>,
     nodes: BTreeSet<Incarnation>,
     owners: Owners,
     announced: (Vec<Owned>, u64),
@@ -210,7 +211,7 @@ impl FlowGroups {
         self.follow_turns(now_ns);
         let lease_bound_ns = self.turns.lease_bound_ns(&self.timing);
         let leaving = if self.turns.hang(&self.timing) { Leaving::Yes } else { Leaving::No };
-        let groups: Vec<GroupId> = self.replicas.keys().copied().collect();
+        let groups: Vec<ShardId> = self.replicas.keys().copied().collect();
         for group in groups {
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
             replica.bound_lease(lease_bound_ns);
@@ -268,8 +269,8 @@ impl FlowGroups {
             return;
         }
         self.control_index = control_index;
-        let specs: BTreeMap<GroupId, GroupSpec> = specs.into_iter().map(|s| (s.group, s)).collect();
-        let unlisted: Vec<GroupId> = self.specs.keys().filter(|g| !specs.contains_key(*g)).copied().collect();
+        let specs: BTreeMap<ShardId, GroupSpec> = specs.into_iter().map(|s| (s.group, s)).collect();
+        let unlisted: Vec<ShardId> = self.specs.keys().filter(|g| !specs.contains_key(*g)).copied().collect();
         for group in unlisted {
             self.drop_replica(group);
             self.drop_joining(group);
@@ -377,7 +378,7 @@ impl FlowGroups {
         self.dirty.insert(group);
     }
 
-    fn drop_replica(&mut self, group: GroupId) {
+    fn drop_replica(&mut self, group: ShardId) {
         if let Some(mut replica) = self.replicas.remove(&group) {
             replica.close(&mut self.out);
             self.out.push_back(FlowEffect::Dropped { group });
@@ -386,7 +387,7 @@ impl FlowGroups {
     }
 
     /// Gives up joining. The worker may hold a part of the table.
-    fn drop_joining(&mut self, group: GroupId) {
+    fn drop_joining(&mut self, group: ShardId) {
         if self.joining.remove(&group).is_some_and(|j| j.incoming.have().is_some()) {
             self.out.push_back(FlowEffect::Dropped { group });
         }
@@ -436,7 +437,7 @@ impl FlowGroups {
         }
     }
 
-    fn propose(&mut self, group: GroupId, batch: Batch) {
+    fn propose(&mut self, group: ShardId, batch: Batch) {
         let (term, stream) = (batch.term, batch.stream);
         if let Some(replica) = self.replicas.get_mut(&group) {
             replica.propose(batch, &mut self.out);

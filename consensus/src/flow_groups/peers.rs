@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use words::{Incarnation, ShardId, Term};
 
 use super::{FlowGroups, until};
-use crate::event::{FlowEffect, GroupId, Incarnation};
+use crate::event::FlowEffect;
 use crate::flow_group::{Effects, FlowGroup, Piece};
 use crate::frame::{Frame, Key, Owned};
 use crate::guard::FrameDrop;
@@ -102,7 +103,7 @@ impl FlowGroups {
         }
         self.out.push_back(FlowEffect::Load { group, epoch, chunk });
         let Some(end) = end else { return Ok(()) };
-        let of_this_epoch = end.base_term <= head.term && head.term >> 32 == u64::from(epoch.0) && head.base >= 1;
+        let of_this_epoch = end.base_term <= head.term && Term(head.term).epoch() == epoch && head.base >= 1;
         if !of_this_epoch || !membership::holds(&end.conf, self.me.0) {
             return Err(FrameDrop::Term);
         }
@@ -116,7 +117,7 @@ impl FlowGroups {
 }
 
 /// The replica that a frame is meant for, if it lives and knows the sender (N1).
-fn living(replicas: &mut BTreeMap<GroupId, FlowGroup>, me: Incarnation, key: Key) -> Result<&mut FlowGroup, FrameDrop> {
+fn living(replicas: &mut BTreeMap<ShardId, FlowGroup>, me: Incarnation, key: Key) -> Result<&mut FlowGroup, FrameDrop> {
     if key.to != me {
         return Err(FrameDrop::WrongKey);
     }

@@ -1,12 +1,14 @@
 //! What operators see of the groups.
 
+use words::{Incarnation, ShardId};
+
 use super::{FlowGroups, GroupStatus, Role, Waiting};
-use crate::event::{GroupId, GroupSpec, Incarnation, Report};
+use crate::event::{GroupSpec, Report};
 
 impl FlowGroups {
     /// When this replica last heard a leader other than itself.
     #[must_use]
-    pub fn leader_heard_ns(&self, group: GroupId) -> Option<u64> {
+    pub fn leader_heard_ns(&self, group: ShardId) -> Option<u64> {
         self.replicas.get(&group)?.leader_heard_ns()
     }
 

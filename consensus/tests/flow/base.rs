@@ -1,12 +1,13 @@
 //! Who may be the base of a new epoch (N4): a voter by its own configuration whose table is whole.
 
 use bytes::Bytes;
-use qnat_consensus::event::{Epoch, FlowEffect, FlowInput, GroupId, GroupSpec, Incarnation, Origin, Sealing, Timing};
+use qnat_consensus::event::{FlowEffect, FlowInput, GroupSpec, Origin, Sealing, Timing};
 use qnat_consensus::flow_groups::FlowGroups;
 use qnat_consensus::frame::{ChunkEnd, ChunkHead, Frame, Key};
 use raft::eraftpb::ConfState;
+use words::{Epoch, Incarnation, ShardId};
 
-const G: GroupId = GroupId(1);
+const G: ShardId = ShardId(1);
 const EPOCH: Epoch = Epoch(1);
 const TERM: u64 = (1 << 32) + 4;
 const MS: u64 = 1_000_000;

@@ -41,7 +41,7 @@ fn fault(cluster: &mut Cluster, down: &mut Option<(u32, u64)>) {
     }
 }
 
-fn history(seed: u64, nodes: u32, groups: u32, replicas: u32, faults: u32) -> Cluster {
+fn history(seed: u64, nodes: u32, groups: u16, replicas: u32, faults: u32) -> Cluster {
     let mut cluster = Cluster::new(seed, nodes, groups, replicas);
     assert!(cluster.run_until(2_000 * MS, Cluster::all_redundant), "founding, seed {seed}");
     let mut down: Option<(u32, u64)> = None;

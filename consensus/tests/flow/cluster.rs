@@ -5,14 +5,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use bytes::Bytes;
-use qnat_consensus::event::{
-    Epoch, FlowEffect, FlowInput, GroupHealth, GroupId, GroupSpec, Incarnation, Origin, Report, Sealing, Timing,
-};
+use qnat_consensus::event::{FlowEffect, FlowInput, GroupHealth, GroupSpec, Origin, Report, Sealing, Timing};
 use qnat_consensus::flow_groups::{FlowGroups, GroupStatus, Role};
 use qnat_consensus::frame::Frame;
 use raft::eraftpb::MessageType;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use words::{Epoch, Incarnation, ShardId};
 
 pub(crate) const MS: u64 = 1_000_000;
 const CHUNK_KEYS: usize = 40;
@@ -50,10 +49,10 @@ pub(crate) struct Node {
     pub(crate) alive: bool,
     pub(crate) paused_until: u64,
     inbox: VecDeque<FlowInput>,
-    pub(crate) workers: BTreeMap<GroupId, Worker>,
+    pub(crate) workers: BTreeMap<ShardId, Worker>,
     pub(crate) report: Report,
     pub(crate) may_load: u64,
-    pub(crate) owners: BTreeMap<GroupId, Option<Incarnation>>,
+    pub(crate) owners: BTreeMap<ShardId, Option<Incarnation>>,
     pub(crate) serves: bool,
     /// Until when the worker makes no turn.
     pub(crate) worker_hangs_until: u64,
@@ -82,21 +81,21 @@ impl Weather {
 }
 
 /// A lease word, with the node that holds it: words outlive their process (the kernel keeps them).
-type Words = BTreeMap<(GroupId, u32), (u64, u64, u64)>;
+type Words = BTreeMap<(ShardId, u32), (u64, u64, u64)>;
 
 /// Everything that must agree.
 #[derive(Default)]
 pub(crate) struct Judge {
-    leaders: BTreeMap<(GroupId, u64), Incarnation>,
+    leaders: BTreeMap<(ShardId, u64), Incarnation>,
     /// The committed sequence per group and epoch.
-    pub(crate) committed: BTreeMap<(GroupId, Epoch), BTreeMap<u64, (u64, Bytes)>>,
+    pub(crate) committed: BTreeMap<(ShardId, Epoch), BTreeMap<u64, (u64, Bytes)>>,
     pub(crate) words: Words,
-    pub(crate) removed: BTreeSet<(GroupId, Epoch, Incarnation)>,
-    pub(crate) sealed: BTreeMap<(GroupId, Epoch, Incarnation), (u64, u64)>,
-    pub(crate) health: BTreeMap<GroupId, (u64, GroupHealth)>,
+    pub(crate) removed: BTreeSet<(ShardId, Epoch, Incarnation)>,
+    pub(crate) sealed: BTreeMap<(ShardId, Epoch, Incarnation), (u64, u64)>,
+    pub(crate) health: BTreeMap<ShardId, (u64, GroupHealth)>,
     pub(crate) loads: u64,
-    pub(crate) leadings: Vec<(u64, GroupId, u64, Incarnation)>,
-    pub(crate) commits_at: BTreeMap<(GroupId, u64), u64>,
+    pub(crate) leadings: Vec<(u64, ShardId, u64, Incarnation)>,
+    pub(crate) commits_at: BTreeMap<(ShardId, u64), u64>,
 }
 
 pub(crate) struct Cluster {
@@ -112,7 +111,7 @@ pub(crate) struct Cluster {
     /// The same for entries of the log alone; all else passes.
     pub(crate) entries_cut: BTreeSet<(u32, u32)>,
     pub(crate) control_index: u64,
-    pub(crate) specs: BTreeMap<GroupId, GroupSpec>,
+    pub(crate) specs: BTreeMap<ShardId, GroupSpec>,
     spec_news: BTreeMap<u32, u64>,
     next_incarnation: u64,
     pub(crate) judge: Judge,
@@ -128,7 +127,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// `nodes` machines and `groups` groups founded on the first `replicas` of them in rotating order.
-    pub(crate) fn new(seed: u64, nodes: u32, groups: u32, replicas: u32) -> Self {
+    pub(crate) fn new(seed: u64, nodes: u32, groups: u16, replicas: u32) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(seed);
         let mut cluster = Self {
             rng,
@@ -157,16 +156,16 @@ impl Cluster {
         }
         for g in 0..groups {
             let members: Vec<Incarnation> =
-                (0..replicas).map(|r| cluster.nodes[((g + r) % nodes) as usize].incarnation).collect();
+                (0..replicas).map(|r| cluster.nodes[((u32::from(g) + r) % nodes) as usize].incarnation).collect();
             let spec = GroupSpec {
-                group: GroupId(g),
+                group: ShardId(g),
                 epoch: Epoch(0),
                 members: members.clone(),
                 leaving: vec![],
                 origin: Origin::Founded { voters: members },
                 sealing: Sealing::No,
             };
-            cluster.specs.insert(GroupId(g), spec);
+            cluster.specs.insert(ShardId(g), spec);
         }
         cluster.publish();
         cluster
@@ -380,8 +379,8 @@ impl Cluster {
         let control_index = self.nodes[at].report.control_ready;
         match effect {
             FlowEffect::Send { to, frame, .. } | FlowEffect::SendBulk { to, frame, .. } => self.fly(at, to, frame),
-            FlowEffect::Word { group, term, lease_until_ns, grace_until_ns } => {
-                self.judge.word(now, (group, id), (term, lease_until_ns, grace_until_ns));
+            FlowEffect::Word { group, word } => {
+                self.judge.word(now, (group, id), (word.term.0, word.lease_until_ns, word.grace_until_ns));
             }
             FlowEffect::Owner { group, owner, .. } => {
                 self.nodes[at].owners.insert(group, owner);
@@ -509,19 +508,19 @@ impl Cluster {
 
     // ---- questions ----
 
-    pub(crate) fn status(&self, id: u32, group: GroupId) -> Option<GroupStatus> {
+    pub(crate) fn status(&self, id: u32, group: ShardId) -> Option<GroupStatus> {
         self.nodes[id as usize].groups.status(self.now).into_iter().find(|s| s.group == group)
     }
 
     /// The node that leads in the highest term, if it lives.
-    pub(crate) fn leader(&self, group: GroupId) -> Option<u32> {
+    pub(crate) fn leader(&self, group: ShardId) -> Option<u32> {
         let leads = |n: &&Node| n.alive && n.paused_until <= self.now;
         let status = |n: &Node| self.status(n.id, group).filter(|s| s.role == Role::Leader).map(|s| (s.term, n.id));
         self.nodes.iter().filter(leads).filter_map(status).max().map(|(_, id)| id)
     }
 
     /// Everything is as wanted: members are voters and nobody else, tables agree, owners serve.
-    pub(crate) fn is_redundant(&self, group: GroupId) -> bool {
+    pub(crate) fn is_redundant(&self, group: ShardId) -> bool {
         let spec = &self.specs[&group];
         let Some(leader) = self.leader(group) else { return false };
         let Some(status) = self.status(leader, group) else { return false };
@@ -581,7 +580,7 @@ fn carries_entries(frame: &Bytes) -> bool {
     matches!(frame, Ok(Frame::Raft { message, .. }) if message.get_msg_type() == MessageType::MsgAppend)
 }
 
-fn status_term(own: &GroupStatus, leader: u32, cluster: &Cluster, group: GroupId) -> u64 {
+fn status_term(own: &GroupStatus, leader: u32, cluster: &Cluster, group: ShardId) -> u64 {
     cluster.status(leader, group).map_or(own.term + 1, |s| s.term)
 }
 
@@ -611,7 +610,7 @@ impl Worker {
 }
 
 impl Judge {
-    fn commit(&mut self, now: u64, group: (GroupId, Epoch), index: u64, term: u64, entry: &Bytes) {
+    fn commit(&mut self, now: u64, group: (ShardId, Epoch), index: u64, term: u64, entry: &Bytes) {
         self.commits_at.entry((group.0, term)).or_insert(now);
         let log = self.committed.entry(group).or_default();
         let before = log.entry(index).or_insert_with(|| (term, entry.clone()));
@@ -619,7 +618,7 @@ impl Judge {
     }
 
     /// I8, L1: at no time do two nodes hold the lease of one group.
-    fn word(&mut self, now: u64, (group, id): (GroupId, u32), word: (u64, u64, u64)) {
+    fn word(&mut self, now: u64, (group, id): (ShardId, u32), word: (u64, u64, u64)) {
         if word.1 > now {
             for ((_, other), (term, lease, _)) in self.words.range((group, 0)..=(group, u32::MAX)) {
                 let both = *other != id && *lease > now;

@@ -2,16 +2,17 @@
 //! and what N1, F1 and L3 forbid must be dropped before it has an effect.
 
 use bytes::Bytes;
-use qnat_consensus::event::{Epoch, FlowEffect, FlowInput, GroupId, Incarnation};
+use qnat_consensus::event::{FlowEffect, FlowInput};
 use qnat_consensus::frame::{ChunkEnd, ChunkHead, Frame, Have, Key, Owned};
 use qnat_consensus::guard::FrameDrop;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use words::{Epoch, Incarnation, ShardId};
 
 use crate::cluster::{Cluster, MS};
 
-const G: GroupId = GroupId(0);
+const G: ShardId = ShardId(0);
 
 const KINDS: [MessageType; 12] = [
     MessageType::MsgAppend,
@@ -220,7 +221,7 @@ fn a_frame_under_another_key_reaches_nobody() {
     let good = key(leader, me);
     let wrong = [
         (Key { epoch: Epoch(1), ..good }, FrameDrop::NoReplica),
-        (Key { group: GroupId(5), ..good }, FrameDrop::NoReplica),
+        (Key { group: ShardId(5), ..good }, FrameDrop::NoReplica),
         (Key { from: Incarnation(3), ..good }, FrameDrop::WrongKey),
         (Key { to: Incarnation(4), ..good }, FrameDrop::WrongKey),
     ];

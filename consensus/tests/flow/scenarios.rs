@@ -1,14 +1,15 @@
 //! Each procedure by itself: fail-over, swap, stop, re-creation, reload, barrier.
 
-use qnat_consensus::event::{Epoch, FlowInput, GroupId, Incarnation, Origin, Sealing};
+use qnat_consensus::event::{FlowInput, Origin, Sealing};
 use qnat_consensus::flow_groups::Role;
 use rand::Rng;
+use words::{Epoch, Incarnation, ShardId};
 
 use crate::cluster::{Cluster, MS};
 
-const G: GroupId = GroupId(0);
+const G: ShardId = ShardId(0);
 
-fn settled(seed: u64, nodes: u32, groups: u32, replicas: u32) -> Cluster {
+fn settled(seed: u64, nodes: u32, groups: u16, replicas: u32) -> Cluster {
     let mut cluster = Cluster::new(seed, nodes, groups, replicas);
     assert!(cluster.run_until(2_000 * MS, Cluster::all_redundant), "founding, seed {seed}");
     cluster
@@ -239,7 +240,7 @@ fn a_graceful_stop_hands_everything_over() {
     cluster.nodes[1].groups.handle(now, FlowInput::Stop);
     assert!(cluster.run_until(1_000 * MS, |c| c.nodes[1].stopped == Some(0)), "nobody is left behind");
     for group in 0..3 {
-        assert_ne!(cluster.leader(GroupId(group)), Some(1));
+        assert_ne!(cluster.leader(ShardId(group)), Some(1));
     }
     cluster.assert_nothing_lost();
 }
@@ -358,7 +359,7 @@ fn recreate(cluster: &mut Cluster, dead: [u32; 2]) {
     dead.iter().for_each(|id| cluster.crash(*id));
     cluster.run(100 * MS);
     dead.iter().for_each(|id| cluster.restart(*id));
-    let groups: Vec<GroupId> = cluster.specs.keys().copied().collect();
+    let groups: Vec<ShardId> = cluster.specs.keys().copied().collect();
     for spec in cluster.specs.values_mut() {
         spec.sealing = Sealing::Yes;
     }

@@ -6,34 +6,9 @@
 //! Precondition, kept by the lease rules: under a new (incarnation, term) a time is later than any under an older one (it
 //! counts from a later send time), so equal times mean that nothing happened in between. Never in here: waiting.
 
+use words::{Incarnation, LeaseWord, Term};
+
 use super::primitives::{AtomicU64, Ordering, fence};
-
-/// What a word says. Times are CLOCK_BOOTTIME in nanoseconds, 0 means "not held".
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Word {
-    /// The incarnation that wrote the word.
-    pub incarnation: u64,
-    /// The term in which the lease is, or was, held.
-    pub term: u64,
-    /// The vMAC may be used, and new things decided, before this time.
-    pub lease_until_ns: u64,
-    /// Committed mappings may be repeated from the node's own MAC before this time.
-    pub grace_until_ns: u64,
-}
-
-impl Word {
-    /// Whether the lease runs at `now_ns`, under exactly this incarnation and term. The end is exclusive, as in the kernel.
-    #[must_use]
-    pub const fn holds_lease(&self, incarnation: u64, term: u64, now_ns: u64) -> bool {
-        self.incarnation == incarnation && self.term == term && now_ns < self.lease_until_ns
-    }
-
-    /// Whether committed mappings may still be repeated at `now_ns` (L4), whatever the term.
-    #[must_use]
-    pub const fn in_grace(&self, now_ns: u64) -> bool {
-        now_ns < self.grace_until_ns
-    }
-}
 
 /// One shard's word in memory that a BPF array map shares: four native-endian u64, in this order (`bpf/guard.c`).
 #[derive(Debug)]
@@ -68,15 +43,15 @@ impl SharedWord {
     }
 
     /// Sets the word. Only one thread may ever do so (`LeaseWords` hands out one writer).
-    pub fn set(&self, word: Word) {
-        let renewal = self.incarnation.load(Ordering::Relaxed) == word.incarnation
-            && self.term.load(Ordering::Relaxed) == word.term;
+    pub fn set(&self, word: LeaseWord) {
+        let renewal = self.incarnation.load(Ordering::Relaxed) == word.incarnation.0
+            && self.term.load(Ordering::Relaxed) == word.term.0;
         if !renewal {
             self.lease_until_ns.store(0, Ordering::Relaxed);
             self.grace_until_ns.store(0, Ordering::Relaxed);
             // Release: who sees a new name sees the zeroes, or something newer.
-            self.incarnation.store(word.incarnation, Ordering::Release);
-            self.term.store(word.term, Ordering::Release);
+            self.incarnation.store(word.incarnation.0, Ordering::Release);
+            self.term.store(word.term.0, Ordering::Release);
         }
         if word.lease_until_ns == 0 {
             // Giving up comes first and alone (L2): whoever sees the grace change sees the lease gone.
@@ -91,55 +66,49 @@ impl SharedWord {
         fence(Ordering::SeqCst);
     }
 
-    /// What the word says now: names and times that belong together. `Word::default()` if nothing is held.
+    /// What the word says now: names and times that belong together. `LeaseWord::default()` if nothing is held.
     #[must_use]
-    pub fn get(&self) -> Word {
+    pub fn get(&self) -> LeaseWord {
         for _ in 0..READ_TRIES {
             let lease_until_ns = self.lease_until_ns.load(Ordering::Acquire);
             let grace_until_ns = self.grace_until_ns.load(Ordering::Acquire);
             if lease_until_ns == 0 && grace_until_ns == 0 {
-                return Word::default();
+                return LeaseWord::default();
             }
             // Acquire on the names: the second look at the times comes after them.
-            let incarnation = self.incarnation.load(Ordering::Acquire);
-            let term = self.term.load(Ordering::Acquire);
+            let incarnation = Incarnation(self.incarnation.load(Ordering::Acquire));
+            let term = Term(self.term.load(Ordering::Acquire));
             let same = self.lease_until_ns.load(Ordering::Relaxed) == lease_until_ns
                 && self.grace_until_ns.load(Ordering::Relaxed) == grace_until_ns;
             if same {
-                return Word { incarnation, term, lease_until_ns, grace_until_ns };
+                return LeaseWord { incarnation, term, lease_until_ns, grace_until_ns };
             }
         }
-        Word::default()
+        LeaseWord::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{SharedWord, Word};
+    use super::{Incarnation, LeaseWord, SharedWord, Term};
 
-    const HELD: Word = Word { incarnation: 3, term: 5, lease_until_ns: 100, grace_until_ns: 300 };
+    const HELD: LeaseWord =
+        LeaseWord { incarnation: Incarnation(3), term: Term(5), lease_until_ns: 100, grace_until_ns: 300 };
 
     #[test]
     fn a_word_reads_back_as_it_was_set() {
         let word = SharedWord::new();
-        assert_eq!(word.get(), Word::default());
+        assert_eq!(word.get(), LeaseWord::default());
         word.set(HELD);
         assert_eq!(word.get(), HELD);
-        assert!(word.get().holds_lease(3, 5, 99));
-        assert!(!word.get().holds_lease(3, 5, 100), "the end is exclusive");
-        assert!(!word.get().holds_lease(3, 4, 99));
-        assert!(!word.get().holds_lease(2, 5, 99));
-        assert!(word.get().in_grace(299) && !word.get().in_grace(300));
     }
 
     #[test]
     fn giving_up_the_lease_keeps_the_grace() {
         let word = SharedWord::new();
         word.set(HELD);
-        word.set(Word { lease_until_ns: 0, ..HELD });
-        assert_eq!(word.get(), Word { lease_until_ns: 0, ..HELD });
-        assert!(!word.get().holds_lease(3, 5, 0));
-        assert!(word.get().in_grace(299));
+        word.set(HELD.without_lease());
+        assert_eq!(word.get(), HELD.without_lease());
     }
 
     #[test]

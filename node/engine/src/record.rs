@@ -1,6 +1,8 @@
 //! What a shard's flow group replicates: packed entries of a header and records. The byte layout is part of the
 //! protocol.
 
+pub use words::{Addr, Endpoint};
+
 use crate::ids::{BackendId, ControlIndex, FrontendId, LogIndex, PortBlock, Term, VnetId};
 
 /// Number of hold classes.
@@ -98,42 +100,6 @@ pub struct EntryHeader {
     pub hold_ms: [u32; HOLD_CLASSES],
     /// How many records follow.
     pub records: u32,
-}
-
-/// IPv4 or IPv6 address as 16 octets; IPv4 is mapped (`::ffff:a.b.c.d`). Keys are wide enough for both (D14).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, bincode::Encode, bincode::Decode)]
-pub struct Addr(pub [u8; 16]);
-
-impl From<std::net::Ipv4Addr> for Addr {
-    fn from(ip: std::net::Ipv4Addr) -> Self {
-        Self(ip.to_ipv6_mapped().octets())
-    }
-}
-
-impl Addr {
-    /// The IPv4 address that this one maps, if it does.
-    #[must_use]
-    pub const fn ipv4(self) -> Option<std::net::Ipv4Addr> {
-        std::net::Ipv6Addr::from_octets(self.0).to_ipv4_mapped()
-    }
-}
-
-impl std::fmt::Display for Addr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.ipv4() {
-            Some(ip) => ip.fmt(f),
-            None => std::net::Ipv6Addr::from_octets(self.0).fmt(f),
-        }
-    }
-}
-
-/// Address and port (or ICMP identifier).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, bincode::Encode, bincode::Decode)]
-pub struct Endpoint {
-    /// The address.
-    pub addr: Addr,
-    /// Port in host order; for ICMP echo the identifier on the inside and public side, 0 on the remote side.
-    pub port: u16,
 }
 
 /// Transport protocol of a mapping.

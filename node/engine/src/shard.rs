@@ -11,7 +11,6 @@ use crate::drains::Drains;
 use crate::event::{DropReason, NotServing};
 use crate::flow::{FlowKey, Mark, Record, Slot, Table};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, ShardId, Term};
-use crate::lease::lease_runs;
 use crate::overlay::Overlay;
 use crate::ports::{LeaseOrder, in_lease};
 use crate::quota::Rates;
@@ -168,12 +167,12 @@ impl Shard {
     /// The term in which this node serves, if the lease runs at this moment.
     pub(crate) fn serves(&self, now_ns: u64, me: Incarnation, word: crate::ids::LeaseWord) -> Option<Term> {
         let lead = self.leadership.as_ref()?;
-        (lead.serving == Some(Ok(())) && lease_runs(now_ns, me, lead.term, word)).then_some(lead.term)
+        (lead.serving == Some(Ok(())) && word.lease_runs_for(me, lead.term, now_ns)).then_some(lead.term)
     }
 
     /// Whether this node leads and holds the lease, serving or not (M1).
     pub(crate) fn holds_lease(&self, now_ns: u64, me: Incarnation, word: crate::ids::LeaseWord) -> bool {
-        self.leadership.as_ref().is_some_and(|lead| lease_runs(now_ns, me, lead.term, word))
+        self.leadership.as_ref().is_some_and(|lead| word.lease_runs_for(me, lead.term, now_ns))
     }
 
     /// F7. Returns the state if it changed since it was last told.
@@ -192,7 +191,7 @@ impl Shard {
             Err(NotServing::OwnTermNotApplied)
         } else if !loaded {
             Err(NotServing::ControlBehind)
-        } else if !lease_runs(now_ns, me, lead.term, word) {
+        } else if !word.lease_runs_for(me, lead.term, now_ns) {
             Err(NotServing::NoLease)
         } else if links_up {
             Ok(())

@@ -26,7 +26,7 @@ use crate::fragments::Fragments;
 use crate::held::{Held, Origin, Waiting};
 use crate::ids::{Incarnation, NodeId, ShardId, Side, Term, VnetId};
 use crate::judge::Cx;
-use crate::lease::{LeaseWords, lease_runs};
+use crate::lease::LeaseWords;
 use crate::limits::Limits;
 use crate::nat::identification::Identifications;
 use crate::neigh::NeighbourCache;
@@ -253,11 +253,8 @@ impl Worker {
     /// Whether a frame of this authority may leave at this moment: the last check before the wire (L4, L5, M1).
     pub fn may_transmit(words: &impl LeaseWords, now_ns: u64, authority: Authority) -> bool {
         match authority {
-            Authority::Lease { shard, term } => {
-                let word = words.word(shard);
-                word.term == term && now_ns < word.lease_until_ns
-            }
-            Authority::Grace { shard } => now_ns < words.word(shard).grace_until_ns,
+            Authority::Lease { shard, term } => words.word(shard).lease_runs(term, now_ns),
+            Authority::Grace { shard } => words.word(shard).grace_runs(now_ns),
             Authority::Forward => true,
         }
     }
@@ -414,6 +411,6 @@ impl Worker {
             return true;
         }
         let term = entry.replica.as_ref().and_then(|s| s.leadership.as_ref()).map(|l| l.term);
-        term.is_some_and(|term| lease_runs(now_ns, self.me, term, words.word(shard)))
+        term.is_some_and(|term| words.word(shard).lease_runs_for(self.me, term, now_ns))
     }
 }

@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use consensus::event::{Epoch, FlowEffect, FlowInput, GroupHealth, GroupId, Incarnation as Life, Passage, Report};
+use consensus::event::{FlowEffect, FlowInput, GroupHealth, Passage, Report};
 use consensus::flow_groups::{FlowGroups, GroupStatus};
 use engine::event::{GroupEvent, Last, WorkerOutput};
 use engine::histogram::Histogram;
-use engine::ids::{ControlIndex, Incarnation, LeaseWord, LogIndex, NodeId, PortBlock, ShardId, Term};
 use engine::snapshot::Snapshot;
+use words::{ControlIndex, Epoch, Incarnation, LeaseWord, LogIndex, NodeId, PortBlock, ShardId, Term};
 
 use super::frame::{channel_of, flow_frame, split_flow_frame};
-use super::view::{MS, View, group_of, shard_of};
+use super::view::{MS, View};
 
 /// Versions of the configuration that wait for their load barrier (F2); older ones are of no use.
 const WAITING_SNAPSHOTS_MAX: usize = 16;
@@ -76,7 +76,7 @@ pub struct FlowMember {
     healthy: Vec<GroupHealth>,
     strangers: u64,
     /// Owner last known of each shard, and how often another one followed.
-    leaders: BTreeMap<ShardId, (Life, u64)>,
+    leaders: BTreeMap<ShardId, (Incarnation, u64)>,
     /// Shards with an owner, and its epoch; when that was told last.
     heard: BTreeMap<ShardId, u32>,
     heard_told_ns: Option<u64>,
@@ -91,7 +91,7 @@ impl FlowMember {
     /// Begins the flow half of incarnation `me`, under the version of the control state that registered it.
     #[must_use]
     pub fn new(me: Incarnation, view: Arc<View>, seed: u64, now_ns: u64) -> Self {
-        let groups = FlowGroups::new(Life(me.0), view.timing, seed, now_ns);
+        let groups = FlowGroups::new(me, view.timing, seed, now_ns);
         let report = Report { links_up: true, ..Report::default() };
         let mut member = Self {
             me,
@@ -119,7 +119,7 @@ impl FlowMember {
 
     /// A newer version of the control state.
     pub fn handle_view(&mut self, now_ns: u64, view: Arc<View>) {
-        let nodes = view.newest.values().map(|life| Life(life.0)).collect();
+        let nodes = view.newest.values().copied().collect();
         self.groups.handle(now_ns, FlowInput::Nodes(nodes));
         let specs = FlowInput::Specs { control_index: view.control_index.0, specs: view.specs.clone() };
         self.groups.handle(now_ns, specs);
@@ -137,7 +137,7 @@ impl FlowMember {
     pub fn handle_peer(&mut self, now_ns: u64, from: NodeId, bytes: &Bytes) {
         let known = split_flow_frame(bytes).filter(|(life, _)| self.view.node_of.get(life) == Some(&from));
         match known {
-            Some((life, frame)) => self.groups.handle(now_ns, FlowInput::Peer { from: Life(life.0), frame }),
+            Some((life, frame)) => self.groups.handle(now_ns, FlowInput::Peer { from: life, frame }),
             None => self.strangers += 1,
         }
     }
@@ -146,24 +146,23 @@ impl FlowMember {
     pub fn handle_worker(&mut self, now_ns: u64, output: WorkerOutput) -> Option<ControlDuty> {
         let input = match output {
             WorkerOutput::Propose { shard, term, stream, sequence, entry } => {
-                FlowInput::Propose { group: group_of(shard), term: term.0, stream, sequence, entry }
+                FlowInput::Propose { group: shard, term: term.0, stream, sequence, entry }
             }
             WorkerOutput::Applied { shard, epoch, index, control_index } => {
-                let (group, epoch) = (group_of(shard), Epoch(epoch));
-                FlowInput::Applied { group, epoch, index: index.0, control_index: control_index.0 }
+                FlowInput::Applied { group: shard, epoch: Epoch(epoch), index: index.0, control_index: control_index.0 }
             }
             WorkerOutput::Serving { shard, term, state } => {
                 if state.is_ok() {
                     self.serves(now_ns, shard, term);
                 }
-                FlowInput::Serving { group: group_of(shard), term: term.0, state: state.map_err(|why| why as u8) }
+                FlowInput::Serving { group: shard, term: term.0, state: state.map_err(|why| why as u8) }
             }
             WorkerOutput::SnapshotLoaded { control_index } => {
                 self.report.control_loaded = control_index.0;
                 FlowInput::Report(self.report)
             }
             WorkerOutput::Chunk { shard, transfer, base, until, last, chunk } => FlowInput::Chunk {
-                group: group_of(shard),
+                group: shard,
                 transfer,
                 base: base.0,
                 until: until.0,
@@ -281,7 +280,7 @@ impl FlowMember {
     /// The worker serves; it may say so again in the same term, when a link came back.
     fn serves(&mut self, now_ns: u64, shard: ShardId, term: Term) {
         if self.served.insert(shard, term) != Some(term)
-            && let Some(heard_ns) = self.groups.leader_heard_ns(group_of(shard))
+            && let Some(heard_ns) = self.groups.leader_heard_ns(shard)
         {
             self.failovers.record(now_ns.saturating_sub(heard_ns));
         }
@@ -297,25 +296,20 @@ impl FlowMember {
                 let (to, frame) = self.addressed(to, &frame)?;
                 return Some(FlowOut::SendBulk { to, channel: channel_of(group), frame });
             }
-            FlowEffect::Word { group, term, lease_until_ns, grace_until_ns } => {
-                let word = LeaseWord { incarnation: self.me, term: Term(term), lease_until_ns, grace_until_ns };
-                return Some(FlowOut::Word { shard: shard_of(group)?, word });
-            }
+            FlowEffect::Word { group, word } => return Some(FlowOut::Word { shard: group, word }),
             FlowEffect::MayLoad { control_index } => return self.cleared(control_index).map(FlowOut::Worker),
             FlowEffect::Health(health) => return self.health_of(now_ns, health).map(FlowOut::Control),
             FlowEffect::Removed { group, epoch, gone } => {
-                let gone = gone.into_iter().map(|life| Incarnation(life.0)).collect();
-                let duty = ControlDuty::Removed { shard: shard_of(group)?, epoch: epoch.0, gone };
+                let duty = ControlDuty::Removed { shard: group, epoch: epoch.0, gone };
                 return Some(FlowOut::Control(duty));
             }
             FlowEffect::Sealed { group, epoch, last_term, last_index } => {
-                let duty = ControlDuty::Sealed { shard: shard_of(group)?, epoch: epoch.0, last_term, last_index };
+                let duty = ControlDuty::Sealed { shard: group, epoch: epoch.0, last_term, last_index };
                 return Some(FlowOut::Control(duty));
             }
             FlowEffect::Stopped { kept } => return Some(FlowOut::Control(ControlDuty::Stopped { kept })),
             FlowEffect::Owner { group, term, owner } => {
-                let shard = shard_of(group)?;
-                let epoch = epoch_of(Term(term));
+                let (shard, epoch) = (group, Term(term).epoch().0);
                 match owner {
                     Some(_) => self.heard.insert(shard, epoch),
                     None => self.heard.remove(&shard),
@@ -325,32 +319,30 @@ impl FlowMember {
                     let known = self.leaders.entry(shard).or_insert((life, 0));
                     *known = (life, known.1 + u64::from(known.0 != life));
                 }
-                let node = owner.and_then(|life| self.view.node_of.get(&Incarnation(life.0)).copied());
+                let node = owner.and_then(|life| self.view.node_of.get(&life).copied());
                 GroupEvent::Owner { shard, term: Term(term), node }
             }
             FlowEffect::Opened { group, epoch, index, loads } => {
-                GroupEvent::Opened { shard: shard_of(group)?, epoch: epoch.0, index: LogIndex(index), loads }
+                GroupEvent::Opened { shard: group, epoch: epoch.0, index: LogIndex(index), loads }
             }
             FlowEffect::Reopened { group, epoch } => {
                 let control_index = self.view.control_index;
-                GroupEvent::Reopened { shard: shard_of(group)?, epoch: epoch.0, control_index }
+                GroupEvent::Reopened { shard: group, epoch: epoch.0, control_index }
             }
-            FlowEffect::Dropped { group } => GroupEvent::Dropped { shard: shard_of(group)? },
+            FlowEffect::Dropped { group } => GroupEvent::Dropped { shard: group },
             FlowEffect::Committed { group, index, term, entry } => {
-                GroupEvent::Committed { shard: shard_of(group)?, index: LogIndex(index), term: Term(term), entry }
+                GroupEvent::Committed { shard: group, index: LogIndex(index), term: Term(term), entry }
             }
-            FlowEffect::Leading { group, term } => GroupEvent::Leading { shard: shard_of(group)?, term: Term(term) },
-            FlowEffect::Following { group } => GroupEvent::Following { shard: shard_of(group)? },
+            FlowEffect::Leading { group, term } => GroupEvent::Leading { shard: group, term: Term(term) },
+            FlowEffect::Following { group } => GroupEvent::Following { shard: group },
             FlowEffect::Refused { group, term, stream } => {
-                GroupEvent::Refused { shard: shard_of(group)?, term: Term(term), stream }
+                GroupEvent::Refused { shard: group, term: Term(term), stream }
             }
-            FlowEffect::Scan { group, transfer } => GroupEvent::Scan { shard: shard_of(group)?, transfer },
-            FlowEffect::ScanOver { group, transfer } => GroupEvent::ScanOver { shard: shard_of(group)?, transfer },
-            FlowEffect::Load { group, epoch, chunk } => {
-                GroupEvent::Load { shard: shard_of(group)?, epoch: epoch.0, chunk }
-            }
+            FlowEffect::Scan { group, transfer } => GroupEvent::Scan { shard: group, transfer },
+            FlowEffect::ScanOver { group, transfer } => GroupEvent::ScanOver { shard: group, transfer },
+            FlowEffect::Load { group, epoch, chunk } => GroupEvent::Load { shard: group, epoch: epoch.0, chunk },
             FlowEffect::Loaded { group, base, until } => {
-                GroupEvent::Loaded { shard: shard_of(group)?, base: LogIndex(base), until: LogIndex(until) }
+                GroupEvent::Loaded { shard: group, base: LogIndex(base), until: LogIndex(until) }
             }
         };
         Some(FlowOut::Worker(WorkerInput::Event(event)))
@@ -358,24 +350,24 @@ impl FlowMember {
 
     /// What a leader knows of its group, for status and for the control half.
     fn health_of(&mut self, now_ns: u64, health: GroupHealth) -> Option<ControlDuty> {
-        let shard = shard_of(health.group)?;
+        let shard = health.group;
         let epoch = health.epoch.0;
-        let voters = health.voters.iter().map(|(life, _)| Incarnation(life.0)).collect();
+        let voters = health.voters.iter().map(|(life, _)| *life).collect();
         let up = health.voters.iter().filter(|(_, up)| *up);
-        let in_step = up.map(|(life, _)| Incarnation(life.0)).collect();
+        let in_step = up.map(|(life, _)| *life).collect();
         let joint = self.is_joint(health.group, now_ns);
         self.healthy.retain(|known| known.group != health.group);
         self.healthy.push(health);
-        let served = self.served.get(&shard).is_some_and(|term| epoch_of(*term) == epoch);
+        let served = self.served.get(&shard).is_some_and(|term| term.epoch().0 == epoch);
         (!joint).then_some(ControlDuty::Voters { shard, epoch, voters, in_step, served })
     }
 
-    fn is_joint(&self, group: GroupId, now_ns: u64) -> bool {
+    fn is_joint(&self, group: ShardId, now_ns: u64) -> bool {
         self.groups.status(now_ns).iter().any(|status| status.group == group && !status.outgoing.is_empty())
     }
 
-    fn addressed(&self, to: Life, frame: &[u8]) -> Option<(NodeId, Bytes)> {
-        let node = self.view.node_of.get(&Incarnation(to.0)).copied()?;
+    fn addressed(&self, to: Incarnation, frame: &[u8]) -> Option<(NodeId, Bytes)> {
+        let node = self.view.node_of.get(&to).copied()?;
         Some((node, flow_frame(self.me, frame)))
     }
 
@@ -387,11 +379,6 @@ impl FlowMember {
         }
         newest.map(WorkerInput::Snapshot)
     }
-}
-
-/// The epoch of a term: those of an epoch start at its number, shifted by 32.
-fn epoch_of(term: Term) -> u32 {
-    u32::try_from(term.0 >> 32).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

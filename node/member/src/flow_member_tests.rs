@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use consensus::event::Incarnation as Life;
 use consensus::frame::Frame;
 use control::registry::Founder;
 use control::state::State;
@@ -54,7 +53,7 @@ fn a_node_that_speaks_in_the_name_of_another_ones_life_is_not_heard() {
     let mut member = FlowMember::new(ME, view(5, 1), 0, 0);
     while member.poll(0).is_some() {}
     let ready = Report { control_ready: 9, control_loaded: 9, links_up: true, ..Report::default() };
-    let report = |life: Incarnation| flow_frame(life, &Frame::Report { from: Life(life.0), report: ready }.encode());
+    let report = |life: Incarnation| flow_frame(life, &Frame::Report { from: life, report: ready }.encode());
     member.handle_peer(0, NodeId(2), &report(THIRD));
     assert_eq!(member.strangers(), 1, "node 2 is not node 3");
     member.handle_peer(0, NodeId(2), &report(Incarnation(99)));
@@ -67,11 +66,11 @@ fn a_node_that_speaks_in_the_name_of_another_ones_life_is_not_heard() {
 /// The same, with a group of the first two, which found it.
 fn led_view(control_index: u64) -> Arc<View> {
     let mut view = (*view(control_index, 1)).clone();
-    let members = vec![Life(ME.0), Life(SECOND.0)];
+    let members = vec![ME, SECOND];
     let origin = consensus::event::Origin::Founded { voters: members.clone() };
     let sealing = consensus::event::Sealing::No;
     view.specs = vec![consensus::event::GroupSpec {
-        group: group_of(SHARD),
+        group: SHARD,
         epoch: Epoch(1),
         members,
         leaving: Vec::new(),

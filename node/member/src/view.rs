@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use consensus::event::{Epoch, GroupId, GroupSpec, Incarnation as Life, Origin, Sealing, Timing};
+use consensus::event::{GroupSpec, Origin, Sealing, Timing};
 use control::registry::KeyHash;
 use control::shards::{Origin as ShardOrigin, Shard};
 use control::state::State;
-use engine::ids::{ControlIndex, Incarnation, NodeId, ShardId};
 use engine::snapshot::Snapshot;
+use words::{ControlIndex, Epoch, Incarnation, NodeId, ShardId};
 
 /// Nanoseconds in a millisecond.
 pub const MS: u64 = 1_000_000;
@@ -67,40 +67,21 @@ impl View {
     }
 }
 
-/// A shard's number as its group's.
-#[must_use]
-pub fn group_of(shard: ShardId) -> GroupId {
-    GroupId(u32::from(shard.0))
-}
-
-/// A group's number as its shard's; `None` for a number that no shard has.
-#[must_use]
-pub fn shard_of(group: GroupId) -> Option<ShardId> {
-    u16::try_from(group.0).ok().map(ShardId)
-}
-
-fn life(incarnation: Incarnation) -> Life {
-    Life(incarnation.0)
-}
-
 /// The group that a shard wants; `None` until it is placed.
 fn spec(id: ShardId, shard: &Shard) -> Option<GroupSpec> {
     let origin = match &shard.origin {
         ShardOrigin::Unplaced => return None,
-        ShardOrigin::Founded { voters } => Origin::Founded { voters: voters.iter().copied().map(life).collect() },
-        ShardOrigin::Recreated { base, last_term, last_index, wait_ms } => Origin::Recreated {
-            base: life(*base),
-            last_term: *last_term,
-            last_index: *last_index,
-            wait_ns: wait_ms * MS,
-        },
-        ShardOrigin::Lost { holder, wait_ms } => Origin::Lost { holder: life(*holder), wait_ns: wait_ms * MS },
+        ShardOrigin::Founded { voters } => Origin::Founded { voters: voters.clone() },
+        ShardOrigin::Recreated { base, last_term, last_index, wait_ms } => {
+            Origin::Recreated { base: *base, last_term: *last_term, last_index: *last_index, wait_ns: wait_ms * MS }
+        }
+        ShardOrigin::Lost { holder, wait_ms } => Origin::Lost { holder: *holder, wait_ns: wait_ms * MS },
     };
     Some(GroupSpec {
-        group: group_of(id),
+        group: id,
         epoch: Epoch(shard.epoch),
-        members: shard.members.iter().copied().map(life).collect(),
-        leaving: shard.leaving.iter().copied().map(life).collect(),
+        members: shard.members.clone(),
+        leaving: shard.leaving.clone(),
         origin,
         sealing: if shard.sealing.is_some() { Sealing::Yes } else { Sealing::No },
     })

@@ -14,10 +14,9 @@ use engine::ids::NodeId;
 use futures_util::stream::unfold;
 use netio::bell::{Doorbell, Ringer};
 use netio::boottime::now_ns;
+use netio::lease_table::WordsWriter;
 use netio::quic::{Event, Events, Transport};
 use netio::sync::spsc::{Consumer, Producer, PushError};
-use netio::sync::word::Word;
-use netio::words::WordsWriter;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
@@ -172,9 +171,6 @@ impl std::fmt::Debug for FlowParts {
     }
 }
 
-// The control state draws shard ids below the engine's bound; the lease words have a place for each.
-const _: () = assert!(engine::ids::SHARDS_MAX == netio::words::SHARDS_MAX);
-
 impl FlowActor {
     /// Must be called on the actor's own arbiter.
     ///
@@ -248,15 +244,7 @@ impl FlowActor {
                     self.transport.send(to.0, channel, frame);
                 }
                 FlowOut::SendBulk { to, channel, frame } => self.send_bulk(to, channel, frame),
-                FlowOut::Word { shard, word } => self.words.set(
-                    shard.0,
-                    Word {
-                        incarnation: word.incarnation.0,
-                        term: word.term.0,
-                        lease_until_ns: word.lease_until_ns,
-                        grace_until_ns: word.grace_until_ns,
-                    },
-                ),
+                FlowOut::Word { shard, word } => self.words.set(shard, word),
                 FlowOut::Worker(input) => {
                     told = true;
                     log_input(&input);

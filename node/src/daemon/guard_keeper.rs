@@ -12,7 +12,7 @@ use std::time::Duration;
 use engine::ids::Mac;
 use engine::snapshot::Snapshot;
 use netio::guard::{Guard, GuardCounters, GuardError};
-use netio::side::PortSide;
+use words::Side;
 
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -137,8 +137,8 @@ fn keep(mut guard: Guard, shared: &Shared) {
 }
 
 fn write(guard: &mut Guard, snapshot: &Snapshot) -> Result<(), GuardError> {
-    let outside = snapshot.frontends.values().map(|f| (PortSide::Outside, f.ip, f.shard.0));
-    let inside = snapshot.backends.values().map(|b| (PortSide::Inside, b.ip, b.home.0));
+    let outside = snapshot.frontends.values().map(|f| (Side::Outside, f.ip, f.shard.0));
+    let inside = snapshot.backends.values().map(|b| (Side::Inside, b.ip, b.home.0));
     let peers = snapshot.peers.iter().flat_map(|links| [links.inside, links.outside]).map(|Mac(mac)| mac);
     guard.set_addresses(outside.chain(inside))?;
     guard.set_peers(peers)

@@ -15,6 +15,7 @@ use engine::worker::Worker;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use netio::bell::Doorbell;
 use netio::guard::Guard;
+use netio::lease_table::{WordsReader, WordsWriter};
 use netio::link::Link;
 use netio::packet::PacketLoop;
 use netio::port::{LoopLimits, PortConfig, Reception};
@@ -24,7 +25,6 @@ use netio::socket::BufferLimits;
 use netio::superpacket;
 use netio::sync::spsc::ring;
 use netio::thread::{prefer_current, raise_current};
-use netio::words::{WordsReader, WordsWriter};
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::Answerer;
@@ -43,7 +43,7 @@ use super::room::Unread;
 use super::stopping::{StopOrder, stop_gracefully};
 use super::tape::Tape;
 use super::watch::Pulses;
-use super::worker_thread::{LinkWatch, SLEEP_MAX, Words, WorkerStats, WorkerThread};
+use super::worker_thread::{LinkWatch, SLEEP_MAX, WorkerStats, WorkerThread};
 use super::{ENDING, Ending};
 use crate::nat_log::{Journal, JournalParts, SessionRing};
 use member::control_member::{ControlMember, Identity};
@@ -255,7 +255,7 @@ fn guard(config: &NodeConfig, inside: &Link, outside: &Link) -> Result<(Option<G
         Err(error) if config.data.guard == GuardMode::Required => Err(error.context("the egress guard is required")),
         Err(error) => {
             tracing::warn!(%error, "no egress guard in the kernel: the worker's own check remains");
-            let (words, _) = netio::words::anonymous()?;
+            let (words, _) = netio::lease_table::anonymous()?;
             Ok((None, format!("absent: {error}"), words))
         }
     }
@@ -445,12 +445,11 @@ impl WorkerParts {
                 if sessions.is_some() {
                     worker.log_sessions();
                 }
-                let words = Words(reader);
                 let sessions_lost = 0;
                 WorkerThread {
                     worker,
                     packets,
-                    words,
+                    words: reader,
                     inputs,
                     unread,
                     outputs,

@@ -32,9 +32,8 @@ pub(super) fn shard_rows(control: &ControlReport, flows: &FlowReport, tables: &[
 }
 
 fn shard_row(view: &ShardView, report: &FlowReport, tables: &[ShardStatus], live: &[NodeId]) -> ShardRow {
-    let id = u32::from(view.shard);
-    let group = report.groups.iter().find(|group| group.group.0 == id);
-    let health = report.health.iter().find(|health| health.group.0 == id);
+    let group = report.groups.iter().find(|group| group.group.0 == view.shard);
+    let health = report.health.iter().find(|health| health.group.0 == view.shard);
     let table = tables.iter().find(|table| table.shard.0 == view.shard);
     let node = |life: u64| report.node_of.get(&Incarnation(life)).copied();
     let owner = group.and_then(|group| group.owner).and_then(|life| node(life.0));

@@ -7,24 +7,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consensus::event::Passage;
-use engine::LeaseWords;
 use engine::claims::{CLAIMS_MAX, Claim};
 use engine::counters::Counters;
 use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
-use engine::ids::{Incarnation, LeaseWord, Mac, ShardId, Side, Term};
 use engine::soundings::{Heard, NextHop, Passing};
-use engine::wire::{ChecksumState, FrameMeta, Gso};
 use engine::worker::{Scans, Worker};
 use netio::bell::Ringer;
 use netio::boottime::now_ns;
+use netio::lease_table::WordsReader;
 use netio::link::LinkState;
 use netio::packet::{FrameHandler, PacketLoop};
 use netio::port::{Disposition, IoError, PortStats};
 use netio::pulse::Pulse;
-use netio::side::PortSide;
 use netio::sync::spsc::{Consumer, Producer, PushError};
-use netio::virtio::{self, GSO_NONE, GSO_TCPV4, GSO_UDP_L4};
-use netio::words::WordsReader;
+use words::{FrameMeta, LeaseWords, Mac, ShardId, Side};
 
 use super::questions::{Query, Questions};
 use super::room::Unread;
@@ -36,8 +32,6 @@ const BULK_WAITING_MAX: usize = 64;
 /// Longest sleep, a third of V by default: each turn is a sign of life, and without one for V this node serves nothing.
 pub const SLEEP_MAX: Duration = Duration::from_millis(16);
 const STATS_EVERY_NS: u64 = 200_000_000;
-/// Segmentation type without the ECN bit.
-const GSO_KIND: u8 = 0x7f;
 
 /// Into the worker's thread.
 #[derive(Debug)]
@@ -106,22 +100,6 @@ pub struct WorkerStats {
     pub at_ns: u64,
 }
 
-/// Lease words as the engine reads them.
-#[derive(Clone, Debug)]
-pub struct Words(pub WordsReader);
-
-impl LeaseWords for Words {
-    fn word(&self, shard: ShardId) -> LeaseWord {
-        let word = self.0.get(shard.0);
-        LeaseWord {
-            incarnation: Incarnation(word.incarnation),
-            term: Term(word.term),
-            lease_until_ns: word.lease_until_ns,
-            grace_until_ns: word.grace_until_ns,
-        }
-    }
-}
-
 /// Everything that a worker's thread owns.
 #[derive(Debug)]
 pub struct WorkerThread {
@@ -130,7 +108,7 @@ pub struct WorkerThread {
     /// Frames.
     pub packets: PacketLoop,
     /// Lease words.
-    pub words: Words,
+    pub words: WordsReader,
     /// From the flow actor.
     pub inputs: Consumer<ToWorker>,
     /// Octets on their way from there.
@@ -219,7 +197,7 @@ impl WorkerThread {
                 for shard in
                     snapshot.shards.keys().filter(|shard| !known_macs.contains(shard)).copied().collect::<Vec<_>>()
                 {
-                    for side in PortSide::ALL {
+                    for side in Side::ALL {
                         if let Err(error) = self.packets.add_mac(side, Mac::of_shard(shard).0) {
                             tracing::warn!(%shard, %error, "the device does not take the shard's address");
                             self.watch.refused_macs[side.index()] += 1;
@@ -249,7 +227,7 @@ impl WorkerThread {
             && let Some((side, meta, authority)) = self.worker.poll_frame(now, &self.words, &mut self.buffer)
         {
             let tag = tag(authorities, authority);
-            let taken = self.packets.transmit(port(side), to_virtio(meta), tag, &self.buffer);
+            let taken = self.packets.transmit(side, meta, tag, &self.buffer);
             note_refused(&mut self.worker, taken);
         }
     }
@@ -293,7 +271,7 @@ impl WorkerThread {
     /// Links that work are not enough: what passes counts (F7).
     fn look_at_links(&mut self, now: u64, backlog: &mut VecDeque<FromWorker>) {
         let states = self.packets.link_states(now);
-        for (side, state) in PortSide::ALL.into_iter().zip(states) {
+        for (side, state) in Side::ALL.into_iter().zip(states) {
             if state == LinkState::Anew {
                 let name = &self.packets.link(side).name;
                 super::start_again(format!(
@@ -307,7 +285,7 @@ impl WorkerThread {
         if changed.up {
             self.worker.set_links(now, up);
         }
-        for (side, state, passing) in PortSide::ALL.into_iter().zip(states).zip(passing).map(|((a, b), c)| (a, b, c)) {
+        for (side, state, passing) in Side::ALL.into_iter().zip(states).zip(passing).map(|((a, b), c)| (a, b, c)) {
             tracing::info!(link = self.packets.link(side).name, ?state, ?passing, "data link");
         }
         backlog.push_back(FromWorker::Links { up, passage: passage(passing) });
@@ -322,7 +300,7 @@ impl WorkerThread {
             }
         }
         let heard = self.worker.heard();
-        let links = PortSide::ALL.into_iter().zip(heard).map(|(side, heard)| LinkLife {
+        let links = Side::ALL.into_iter().zip(heard).map(|(side, heard)| LinkLife {
             name: self.packets.link(side).name.clone(),
             state: self.watch.states[side.index()],
             heard,
@@ -331,8 +309,8 @@ impl WorkerThread {
         });
         let stats = WorkerStats {
             engine: *self.worker.counters(),
-            inside: self.packets.stats(PortSide::Inside),
-            outside: self.packets.stats(PortSide::Outside),
+            inside: self.packets.stats(Side::Inside),
+            outside: self.packets.stats(Side::Outside),
             sessions_lost: self.sessions_lost + self.worker.sessions_lost(),
             links: links.collect(),
             claims,
@@ -418,24 +396,24 @@ fn passage(passing: [Passing; 2]) -> Passage {
 /// Hands frames that arrived to the engine.
 struct Arrivals<'a> {
     worker: &'a mut Worker,
-    words: &'a Words,
+    words: &'a WordsReader,
     now: u64,
     authorities: &'a mut Vec<Authority>,
 }
 
 impl FrameHandler for Arrivals<'_> {
-    fn look_ahead(&mut self, side: PortSide, frame: &[u8]) {
-        self.worker.look_ahead(from_port(side), frame);
+    fn look_ahead(&mut self, side: Side, frame: &[u8]) {
+        self.worker.look_ahead(side, frame);
     }
 
     fn fetch(&mut self) {
         self.worker.fetch();
     }
 
-    fn handle(&mut self, side: PortSide, meta: &mut virtio::FrameMeta, frame: &mut [u8]) -> Disposition {
-        match self.worker.handle_frame(self.now, self.words, from_port(side), &from_virtio(*meta), frame) {
+    fn handle(&mut self, side: Side, meta: &FrameMeta, frame: &mut [u8]) -> Disposition {
+        match self.worker.handle_frame(self.now, self.words, side, meta, frame) {
             Verdict::Transmit { side, authority } => {
-                Disposition::Transmit { side: port(side), tag: tag(self.authorities, authority) }
+                Disposition::Transmit { side, tag: tag(self.authorities, authority) }
             }
             Verdict::Consumed | Verdict::Drop(_) => Disposition::Done,
         }
@@ -462,47 +440,6 @@ fn may_leave(worker: &mut Worker, words: &impl LeaseWords, now: u64, authorities
 fn tag(authorities: &mut Vec<Authority>, authority: Authority) -> u64 {
     authorities.push(authority);
     authorities.len() as u64 - 1
-}
-
-const fn from_port(side: PortSide) -> Side {
-    match side {
-        PortSide::Inside => Side::Inside,
-        PortSide::Outside => Side::Outside,
-    }
-}
-
-const fn port(side: Side) -> PortSide {
-    match side {
-        Side::Inside => PortSide::Inside,
-        Side::Outside => PortSide::Outside,
-    }
-}
-
-fn from_virtio(meta: virtio::FrameMeta) -> FrameMeta {
-    let checksum = match meta.needs_csum {
-        Some((start, offset)) => ChecksumState::Partial { start, offset },
-        None if meta.csum_valid => ChecksumState::Valid,
-        None => ChecksumState::Unverified,
-    };
-    let gso = match meta.gso_type & GSO_KIND {
-        GSO_TCPV4 => Gso::Tcp4 { size: meta.gso_size },
-        GSO_UDP_L4 => Gso::Udp { size: meta.gso_size },
-        _ => Gso::None,
-    };
-    FrameMeta { checksum, gso, header_len: meta.hdr_len }
-}
-
-fn to_virtio(meta: FrameMeta) -> virtio::FrameMeta {
-    let (gso_type, gso_size) = match meta.gso {
-        Gso::None => (GSO_NONE, 0),
-        Gso::Tcp4 { size } => (GSO_TCPV4, size),
-        Gso::Udp { size } => (GSO_UDP_L4, size),
-    };
-    let needs_csum = match meta.checksum {
-        ChecksumState::Partial { start, offset } => Some((start, offset)),
-        ChecksumState::Valid | ChecksumState::Unverified => None,
-    };
-    virtio::FrameMeta { needs_csum, csum_valid: false, gso_type, gso_size, hdr_len: meta.header_len }
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use engine::event::GroupEvent;
-use engine::ids::{BackendId, ControlIndex, FrontendId, LogIndex, NodeId, PortBlock, VnetId};
 use engine::snapshot::{
     Backend, Filtering, Frontend, NodeLinks, Outside, Profile, ShardConfig, Sharing, Snapshot, Subnet, TcpReset,
 };
 use engine::wire::{ArpOp, build_arp};
+use words::{BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogIndex, NodeId, PortBlock, Term, VnetId};
 
 use super::*;
 

@@ -41,7 +41,7 @@ pub fn frame(data: &[u8]) {
         2 => Gso::Udp { size: u16::from(told) },
         _ => Gso::None,
     };
-    accepted(&mut frame, &FrameMeta { checksum, gso, header_len: 0 });
+    accepted(&mut frame, &FrameMeta { checksum, gso, header_len: 0, ..FrameMeta::default() });
 }
 
 /// Parsed without an allocation; rewritten as the pipeline does it, if it was accepted.

@@ -2,28 +2,31 @@
 //! was given up before something that it already saw.
 
 use qnat_loom::explore::{Explored, explore};
+use words::{Incarnation, LeaseWord, Term};
 
 macro_rules! models {
     ($twin:ident) => {
         mod $twin {
-            use super::{Explored, explore};
+            use super::{Explored, Incarnation, LeaseWord, Term, explore};
             use loom::sync::Arc;
             use loom::thread;
-            use qnat_loom::$twin::word::{SharedWord, Word};
+            use qnat_loom::$twin::word::SharedWord;
 
-            const FIRST: Word = Word { incarnation: 1, term: 10, lease_until_ns: 100, grace_until_ns: 300 };
-            const SECOND: Word = Word { incarnation: 2, term: 20, lease_until_ns: 500, grace_until_ns: 700 };
+            const FIRST: LeaseWord =
+                LeaseWord { incarnation: Incarnation(1), term: Term(10), lease_until_ns: 100, grace_until_ns: 300 };
+            const SECOND: LeaseWord =
+                LeaseWord { incarnation: Incarnation(2), term: Term(20), lease_until_ns: 500, grace_until_ns: 700 };
 
             fn read(word: &SharedWord) -> u64 {
                 let seen = word.get();
                 match (seen.lease_until_ns, seen.grace_until_ns) {
                     (0, 0) => 0,
                     (100 | 0, 300 | 0) => {
-                        assert_eq!((seen.incarnation, seen.term), (1, 10), "old times, other names");
+                        assert_eq!((seen.incarnation.0, seen.term.0), (1, 10), "old times, other names");
                         1
                     }
                     (500 | 0, 700 | 0) => {
-                        assert_eq!((seen.incarnation, seen.term), (2, 20), "new times, other names");
+                        assert_eq!((seen.incarnation.0, seen.term.0), (2, 20), "new times, other names");
                         2
                     }
                     mixed => panic!("times of two holders: {mixed:?}"),
@@ -52,13 +55,14 @@ models!(exact);
 models!(weak);
 
 mod giving_up {
-    use super::{Explored, explore};
+    use super::{Explored, Incarnation, LeaseWord, Term, explore};
     use loom::sync::Arc;
     use loom::sync::atomic::{AtomicBool, Ordering};
     use loom::thread;
-    use qnat_loom::exact::word::{SharedWord, Word};
+    use qnat_loom::exact::word::SharedWord;
 
-    const FIRST: Word = Word { incarnation: 1, term: 10, lease_until_ns: 100, grace_until_ns: 300 };
+    const FIRST: LeaseWord =
+        LeaseWord { incarnation: Incarnation(1), term: Term(10), lease_until_ns: 100, grace_until_ns: 300 };
 
     /// The lease is zeroed, then a message leaves (L2): whoever saw the message sees no lease, but the grace.
     /// The term's lease was never given again, as the rule demands.
@@ -70,7 +74,7 @@ mod giving_up {
             let writer = {
                 let (word, sent) = (word.clone(), sent.clone());
                 thread::spawn(move || {
-                    word.set(Word { lease_until_ns: 0, ..FIRST });
+                    word.set(FIRST.without_lease());
                     sent.store(true, Ordering::Release);
                 })
             };
@@ -78,7 +82,7 @@ mod giving_up {
                 let received = sent.load(Ordering::Acquire);
                 let seen = word.get();
                 assert!(!(received && seen.lease_until_ns != 0), "a lease after its surrender");
-                assert!(seen.in_grace(299), "the grace never stops");
+                assert!(seen.grace_runs(299), "the grace never stops");
                 (received, seen.lease_until_ns)
             });
             writer.join().expect("writer");

@@ -1,59 +1,14 @@
-//! A frame's meaning: what the device told about it, and what an IPv4 packet says.
+//! A frame's meaning: what an IPv4 packet says.
 
 use std::net::Ipv4Addr;
+
+pub use words::{ChecksumState, FrameMeta, Gso};
 
 use super::fragment::Piece;
 use super::transport::{IcmpKind, TcpFields};
 use super::{ethernet, udp};
 use crate::ids::Mac;
 use crate::record::Proto;
-
-/// What the device told about a frame (virtio_net_hdr).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FrameMeta {
-    /// How far the transport checksum can be relied on.
-    pub checksum: ChecksumState,
-    /// Whether this is a super-packet that is cut into segments later.
-    pub gso: Gso,
-    /// Octets of all headers, as the device told them; a hint for sending.
-    pub header_len: u16,
-}
-
-/// State of the transport checksum. That of the IPv4 header is always complete.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ChecksumState {
-    /// Nobody looked: it is verified here.
-    #[default]
-    Unverified,
-    /// Device or kernel verified it.
-    Valid,
-    /// The field holds the folded sum of the pseudo header only, not complemented (0 for ICMP, which has none); whoever
-    /// sends the frame at last sums from `start` to the end and stores the complement at `start + offset`.
-    Partial {
-        /// Octets from the start of the frame.
-        start: u16,
-        /// Octets from `start`.
-        offset: u16,
-    },
-}
-
-/// Segmentation that is still to be done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Gso {
-    /// None: the frame goes on the wire as it is.
-    #[default]
-    None,
-    /// TCP over IPv4.
-    Tcp4 {
-        /// Payload octets per segment.
-        size: u16,
-    },
-    /// UDP datagrams of one flow behind one header.
-    Udp {
-        /// Payload octets per datagram.
-        size: u16,
-    },
-}
 
 /// An IPv4 packet of TCP, UDP or ICMP echo, whose lengths and checksums are right; or the first fragment of one, of whose
 /// transport only the header is judged.

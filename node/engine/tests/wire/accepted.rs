@@ -134,7 +134,7 @@ proptest! {
 }
 
 fn metas((start, offset): (u16, u16)) -> [FrameMeta; 4] {
-    let of = |checksum| FrameMeta { checksum, gso: Gso::None, header_len: 0 };
+    let of = |checksum| FrameMeta { checksum, gso: Gso::None, header_len: 0, ..FrameMeta::default() };
     [
         of(ChecksumState::Unverified),
         of(ChecksumState::Valid),

@@ -139,7 +139,7 @@ impl Packet {
         put(&mut frame, l4 + self.checksum_offset(), field);
         let at = |n: usize| u16::try_from(n).expect("within the headers");
         let checksum = ChecksumState::Partial { start: at(l4), offset: at(self.checksum_offset()) };
-        (frame, FrameMeta { checksum, gso: Gso::None, header_len: 0 })
+        (frame, FrameMeta { checksum, gso: Gso::None, header_len: 0, ..FrameMeta::default() })
     }
 }
 

@@ -88,7 +88,12 @@ fn total_length_below_the_header_or_zero_is_malformed() {
     }
     // Zero marks a packet above 64 KB; those are not understood, and said to be what they are if the device marks them.
     let frame = tampered(&Packet::syn(), |f| put(f, 16, 0));
-    let meta = FrameMeta { checksum: ChecksumState::Valid, gso: Gso::Tcp4 { size: 1448 }, header_len: 54 };
+    let meta = FrameMeta {
+        checksum: ChecksumState::Valid,
+        gso: Gso::Tcp4 { size: 1448 },
+        header_len: 54,
+        ..FrameMeta::default()
+    };
     assert_eq!(parse(&frame, &meta), Err(DropReason::SuperPacket));
 }
 

@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-use crate::sync::word::{SharedWord, Word};
+use words::{LeaseWord, LeaseWords, SHARDS_MAX, ShardId};
 
-/// How many shards have a word; shard ids are below it. `SHARDS` of `bpf/guard.c`.
-pub const SHARDS_MAX: u16 = 1024;
+use crate::sync::word::SharedWord;
 
 const BYTES: usize = SHARDS_MAX as usize * size_of::<SharedWord>();
 
@@ -89,14 +88,14 @@ impl WordsWriter {
     ///
     /// # Panics
     /// If `shard` is not below `SHARDS_MAX`: the control state never has that many.
-    pub fn set(&mut self, shard: u16, word: Word) {
-        self.table.words()[usize::from(shard)].set(word);
+    pub fn set(&mut self, shard: ShardId, word: LeaseWord) {
+        self.table.words()[usize::from(shard.0)].set(word);
     }
 
     /// Takes every lease and grace away: a new incarnation does so before it registers (K3).
     pub fn zero_all(&mut self) {
         for word in self.table.words() {
-            word.set(Word::default());
+            word.set(LeaseWord::default());
         }
     }
 
@@ -107,38 +106,37 @@ impl WordsWriter {
     }
 }
 
-impl WordsReader {
-    /// The word of a shard; `Word::default()`, "not held", for one that has none.
-    #[must_use]
-    pub fn get(&self, shard: u16) -> Word {
-        self.table.words().get(usize::from(shard)).map_or_else(Word::default, SharedWord::get)
+impl LeaseWords for WordsReader {
+    /// The word of a shard; a zero one, "not held", for one that has none.
+    fn word(&self, shard: ShardId) -> LeaseWord {
+        self.table.words().get(usize::from(shard.0)).map_or_else(LeaseWord::default, SharedWord::get)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{SHARDS_MAX, anonymous};
-    use crate::sync::word::Word;
+    use super::anonymous;
+    use words::{Incarnation, LeaseWord, LeaseWords, SHARDS_MAX, ShardId, Term};
 
     #[test]
     fn each_shard_has_a_word_of_its_own_and_zeroing_takes_all() {
         let (mut writer, reader) = anonymous().expect("memory");
-        let word = |shard: u16| Word {
-            incarnation: 1,
-            term: u64::from(shard) + 1,
+        let word = |shard: u16| LeaseWord {
+            incarnation: Incarnation(1),
+            term: Term(u64::from(shard) + 1),
             lease_until_ns: 10 + u64::from(shard),
             grace_until_ns: 20 + u64::from(shard),
         };
         for shard in [0, 1, 7, SHARDS_MAX - 1] {
-            writer.set(shard, word(shard));
+            writer.set(ShardId(shard), word(shard));
         }
         let other = reader.clone();
         for shard in [0, 1, 7, SHARDS_MAX - 1] {
-            assert_eq!(other.get(shard), word(shard));
+            assert_eq!(other.word(ShardId(shard)), word(shard));
         }
-        assert_eq!(reader.get(2), Word::default());
-        assert_eq!(reader.get(SHARDS_MAX), Word::default());
+        assert_eq!(reader.word(ShardId(2)), LeaseWord::default());
+        assert_eq!(reader.word(ShardId(SHARDS_MAX)), LeaseWord::default());
         writer.zero_all();
-        assert!((0..SHARDS_MAX).all(|shard| reader.get(shard) == Word::default()));
+        assert!((0..SHARDS_MAX).all(|shard| reader.word(ShardId(shard)) == LeaseWord::default()));
     }
 }

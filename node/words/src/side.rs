@@ -1,15 +1,15 @@
-//! Which data network an interface belongs to. The engine has a type of the same meaning; this crate imports no other.
+//! The two data networks of a member.
 
 /// Which data network a frame, or an interface, belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum PortSide {
+pub enum Side {
     /// The network of the backends.
     Inside,
     /// The network of the public addresses.
     Outside,
 }
 
-impl PortSide {
+impl Side {
     /// Both, in the order of `index`.
     pub const ALL: [Self; 2] = [Self::Inside, Self::Outside];
 
