@@ -149,6 +149,27 @@ fn the_half_of_a_lease_with_fewer_flows_goes_when_the_pool_grows() {
     });
 }
 
+#[test]
+fn a_dry_run_names_the_shard_whose_owner_does_not_count_its_flows() {
+    let lab = Lab::up();
+    let file = resources(&a_larger_pool());
+    let file = file.path().to_str().expect("a plain path");
+    let uncounted = |node: &str| {
+        let plan = json(&["apply", "--dry-run", "-o", "json", "-f", file, "--node", node]);
+        rows(&plan["uncounted_shards"]).filter_map(Value::as_u64).collect::<Vec<_>>()
+    };
+    let (shard, owner) = (lab.ports_of("b1")["shard"].as_u64().expect("a number"), lab.owner_of("b1"));
+    let asked = format!("n{}", owner % 3 + 1);
+    assert!(!uncounted(&asked).contains(&shard), "its owner counts");
+    ok(&["lab", "partition", &asked, &format!("n{owner}")]);
+    assert_eq!(lab.owner_of("b1"), owner, "the others hear it");
+    assert!(uncounted(&asked).contains(&shard), "{asked} cannot ask n{owner}");
+    let said = ok(&["apply", "--dry-run", "-f", file, "--node", &asked]);
+    assert!(said.contains("were not counted: the upper halves of its blocks go"), "{said}");
+    ok(&["lab", "heal"]);
+    wait_until("the owner to count again", Duration::from_secs(10), || !uncounted(&asked).contains(&shard));
+}
+
 fn resources(more: &str) -> tempfile::NamedTempFile {
     Changes { more, ..Changes::default() }.file()
 }

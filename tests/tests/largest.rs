@@ -59,18 +59,21 @@ fn wait_for(node: &str, backends: usize) {
     });
 }
 
-fn largest(_lab: &Lab) {
+fn largest(lab: &Lab) {
     let file = NamedTempFile::new().expect("a file");
     let pool = |n: usize| format!("[[load_balancer.pool]]\nname = \"{}\"\n", name("pool", n));
     let pools: String = (0..IP_CONFIGURATIONS_MAX.div_ceil(POOL)).map(pool).collect();
     let text = Changes { rule: &pools, more: &many(), ..Changes::default() }.text();
     std::fs::write(file.path(), &text).expect("written");
     let path = file.path().to_str().expect("a plain path");
+    let terms = || ["b1", "b2", "b3", "b4"].map(|backend| lab.term_of(backend));
+    let before = terms();
     let applied = json(&["apply", "-f", path, "-o", "json"]);
     assert_eq!(applied["programmed"]["on"], 3, "{}", applied["programmed"]);
     for node in ["n1", "n2", "n3"] {
         wait_for(node, IP_CONFIGURATIONS_MAX);
     }
+    assert_eq!(terms(), before, "an owner stood still for longer than a lease lasts");
     let again = json(&["apply", "-f", path, "--dry-run", "-o", "json"]);
     assert_eq!(rows(&again["changes"]).count(), 0);
     for more in [&[][..], &["--wipe"]] {

@@ -93,14 +93,15 @@ impl Answerer {
         Ok((hints, silent))
     }
 
+    /// As the owner has them: the table of any other member may be behind, and must not pass for it.
     async fn count_at(&self, owner: Option<u32>, shard: ShardId, pieces: &[PortBlock]) -> Option<Vec<u32>> {
         let plain: Vec<_> = pieces.iter().map(|piece| (piece.frontend.0, piece.start, piece.len)).collect();
-        match owner.filter(|owner| *owner != self.node) {
-            Some(owner) => {
+        match owner? {
+            own if own == self.node => self.port_loads(shard, &plain).await.ok()?.flows,
+            owner => {
                 let request = Request::PortLoads { shard: shard.0, pieces: plain };
                 self.peers.ask::<PortLoads>(owner, &request).await?.flows
             }
-            None => self.port_loads(shard, &plain).await.ok()?.flows,
         }
     }
 

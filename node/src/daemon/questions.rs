@@ -192,10 +192,23 @@ mod tests {
         }
     }
 
-    /// Packets wait for each step. The bound is of an optimised build; others are several times slower.
+    /// Packets wait for each step.
     #[test]
     fn no_step_of_an_answer_takes_long_with_a_million_mappings() {
         let worker = full();
+        let tries: [Vec<Duration>; 3] = std::array::from_fn(|_| answer_all(&worker));
+        assert!(tries.iter().all(|steps| steps.len() == tries[0].len()), "the same steps each time");
+        // A machine that stands still makes some steps of a try long, hardly the same one of each.
+        let fastest = (0..tries[0].len()).map(|step| tries.iter().map(|steps| steps[step]).min().expect("three"));
+        let mut fastest: Vec<Duration> = fastest.collect();
+        fastest.sort_unstable();
+        let (p50, max) = (fastest[fastest.len() / 2], fastest[fastest.len() - 1]);
+        println!("{} steps, p50 {p50:?}, max {max:?}", fastest.len());
+        assert!(max < Duration::from_millis(1), "max {max:?}");
+    }
+
+    /// How long each step took of the longest answers that there are.
+    fn answer_all(worker: &Worker) -> Vec<Duration> {
         let (flows, mut listed) = oneshot::channel();
         let (hashes, mut hashed) = oneshot::channel();
         let (ports, mut used) = oneshot::channel();
@@ -212,7 +225,7 @@ mod tests {
         let mut steps: Vec<Duration> = Vec::new();
         while !questions.is_idle() {
             let begun = Instant::now();
-            questions.step(0, &worker);
+            questions.step(0, worker);
             steps.push(begun.elapsed());
         }
         assert_eq!(listed.try_recv().expect("answered").len(), FLOWS as usize);
@@ -222,12 +235,7 @@ mod tests {
         assert_eq!((counted.len(), counted[2000 / 8], counted.iter().sum::<u32>()), (8000, FLOWS, FLOWS));
         assert_eq!(uncounted.try_recv().expect("answered"), None, "no table of that shard");
         assert!(steps.len() >= (FLOWS / SLOTS_PER_STEP) as usize, "{} steps", steps.len());
-        steps.sort_unstable();
-        // A machine that stands still makes single steps long, never most of them.
-        let (p99, max) = (steps[steps.len() * 99 / 100], steps[steps.len() - 1]);
-        println!("{} steps, p50 {:?}, p99 {p99:?}, max {max:?}", steps.len(), steps[steps.len() / 2]);
-        let bound = if cfg!(debug_assertions) { Duration::from_millis(10) } else { Duration::from_millis(1) };
-        assert!(p99 < bound, "p99 {p99:?}");
+        steps
     }
 
     #[test]
