@@ -11,7 +11,7 @@ use qnat_bench::engine::{BATCH, Draw, look_ahead, translate};
 fn known_flows(criterion: &mut Criterion) {
     for flows in [10_000, 1_000_000, 10_000_000] {
         for proto in [Proto::Udp, Proto::Tcp] {
-            let (mut bed, mut draw) = (Bed::new(flows, proto), Draw(1));
+            let (mut bed, mut draw) = (Bed::new(flows, proto), Draw::new(1));
             let mut group = criterion.benchmark_group(format!("{proto:?} of {flows} flows"));
             group.throughput(Throughput::Elements(BATCH as u64));
             for size in [Size::Small, Size::Super] {

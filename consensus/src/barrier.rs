@@ -151,7 +151,7 @@ fn majority_has(conf: &ConfState, reported: &impl Fn(u64) -> u64) -> u64 {
 mod tests {
     use super::*;
 
-    const MS: u64 = 1_000_000;
+    use words::time::MS;
 
     fn conf(voters: &[u64]) -> ConfState {
         ConfState { voters: voters.to_vec(), ..ConfState::default() }

@@ -143,7 +143,7 @@ impl Handover {
 mod tests {
     use super::*;
 
-    const MS: u64 = 1_000_000;
+    use words::time::MS;
 
     fn report(control_ready: u64) -> Report {
         let control_loaded = control_ready;

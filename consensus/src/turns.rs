@@ -55,7 +55,7 @@ impl Turns {
 mod tests {
     use super::*;
 
-    const MS: u64 = 1_000_000;
+    use words::time::MS;
 
     #[test]
     fn a_worker_that_makes_no_turn_for_v_cannot_serve_until_it_turns_again() {

@@ -19,6 +19,7 @@ use qnat_netio::packet::PacketLoop;
 use qnat_netio::port::{Disposition, LoopLimits, PortConfig, Reception};
 use qnat_netio::socket::BufferLimits;
 use rustix::process::{Pid, Signal, kill_process};
+use words::time::MS;
 use words::{FrameMeta, Incarnation, LeaseWord, ShardId, Side, Term};
 
 const SHARD: u16 = 0x0103;
@@ -28,7 +29,6 @@ const HOST: [u8; 6] = [0x02, 0xbb, 0, 0, 0, 7];
 const FRONTEND: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
 const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 4);
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-const MS: u64 = 1_000_000;
 
 fn open() -> (PacketLoop, [Link; 2]) {
     open_on(["gi", "go"])

@@ -4,6 +4,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use words::Prefix;
 
 use bytes::Bytes;
 use engine::LeaseWords;
@@ -19,6 +20,7 @@ use engine::snapshot::{
 };
 use engine::wire::{ArpOp, FrameMeta, build_arp};
 use engine::worker::Worker;
+use words::time::SECOND_NS;
 
 use crate::machine::cpu_ns;
 
@@ -41,7 +43,6 @@ const UPSTREAM: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 255, 254);
 const TERM: Term = Term(1);
 const ME: Incarnation = Incarnation(1);
-const SECOND_NS: u64 = 1_000_000_000;
 const START_NS: u64 = 1_000 * SECOND_NS;
 
 /// A lease that never ends.
@@ -223,8 +224,11 @@ fn snapshot(flows: u32) -> Snapshot {
             ..Params::default()
         },
         me: Some(me),
-        subnets: vec![Subnet { vnet: VnetId(0), network, prefix_len: 16, gateway: GATEWAY }],
-        outside: Outside { network: Ipv4Addr::new(203, 0, 113, 0), prefix_len: 24, next_hop: Some(UPSTREAM) },
+        subnets: vec![Subnet { vnet: VnetId(0), prefix: Prefix { network, len: 16 }, gateway: GATEWAY }],
+        outside: Outside {
+            prefix: Prefix { network: Ipv4Addr::new(203, 0, 113, 0), len: 24 },
+            next_hop: Some(UPSTREAM),
+        },
         ..Snapshot::default()
     };
     s.frontends.insert(frontend, Frontend { ip: PUBLIC, shard: SHARD });

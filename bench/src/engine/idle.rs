@@ -3,13 +3,13 @@
 use anyhow::Result;
 use engine::event::WorkerOutput;
 use serde::{Deserialize, Serialize};
+use words::time::SECOND_NS;
 
 use super::bed::{Always, Bed};
 use crate::machine::cpu_ns;
 
 /// A driver lets timers run at least this often.
 const STEP_NS: u64 = 10_000_000;
-const SECOND_NS: u64 = 1_000_000_000;
 /// Nothing lives longer than its timeout, the tenth by which ends are spread, and the way of the sweep's hand.
 const PATIENCE_S: u64 = 3_600;
 

@@ -14,6 +14,7 @@ use comfy_table::{Table, presets};
 use engine::event::Verdict;
 use engine::record::Proto;
 use serde::{Deserialize, Serialize};
+use words::SplitMix;
 
 use self::bed::{Always, Bed, Tuple};
 use self::frames::{Batch, Size, Way};
@@ -130,7 +131,7 @@ fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<V
             kinds.push((size, way, Batch::new(BATCH, proto, size, way), (Vec::new(), Vec::new())));
         }
     }
-    let mut draw = Draw(1);
+    let mut draw = Draw::new(1);
     // Round by round, so that what the machine does meanwhile falls on all of them.
     for _ in 0..rounds {
         for (_, _, batch, values) in &mut kinds {
@@ -209,20 +210,23 @@ fn per_frame(times: Vec<Duration>) -> Result<f64> {
     Ok(batch.median * 1e9 / BATCH as f64)
 }
 
-/// Numbers at random, the same in every run (Steele, Lea, Flood 2014: SplitMix).
+/// Numbers at random, the same in every run.
 #[derive(Debug)]
-pub struct Draw(pub u64);
+pub struct Draw(SplitMix);
 
 impl Draw {
+    /// Those of a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(SplitMix::new(seed))
+    }
+
     /// A number below `end`.
     ///
     /// # Panics
     /// Never.
     pub fn below(&mut self, end: u32) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32;
-        u32::try_from((mixed * u64::from(end)) >> 32).expect("below a u32")
+        u32::try_from(((self.0.draw() >> 32) * u64::from(end)) >> 32).expect("below a u32")
     }
 }
 

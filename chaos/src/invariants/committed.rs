@@ -9,10 +9,10 @@ use bytes::Bytes;
 use engine::codec::decode_entry;
 use engine::ids::{BackendId, ControlIndex, LogIndex, PortBlock, ShardId, Term};
 use engine::record::{Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, Proto, PublicKey};
+use words::time::MS;
 
 use super::{Check, ensure, i09_own_term, i12_fence, i32_commit_survives};
 
-const MS: u64 = 1_000_000;
 /// Margin of F6 on top of grace and V.
 const MARGIN_MS: u64 = 1_000;
 /// A clock is fast by less than one part in so many.

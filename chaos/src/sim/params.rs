@@ -3,8 +3,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Nanoseconds in a millisecond.
-pub(super) const MS: u64 = 1_000_000;
+pub(super) use words::time::MS;
 
 /// The streams of chance of one seed; drawing from one never shifts another.
 #[derive(Clone, Copy, Debug)]

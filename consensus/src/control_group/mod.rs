@@ -31,6 +31,7 @@ use crate::wire::{self};
 use admit::Standing;
 use log::Log;
 use members::{Seen, Step};
+use words::SplitMix;
 
 /// Longest command; a longer one is refused.
 pub const MAX_COMMAND_BYTES: usize = 1 << 20;
@@ -437,7 +438,10 @@ impl<S: LogStore> ControlGroup<S> {
     /// of seed, replica and term, so that a run can be repeated.
     fn draw_timeout(&mut self) {
         let shortest = u64::from(self.timing.election_ticks);
-        let drawn = shortest + mix(self.seed ^ mix(self.raft_id) ^ mix(self.node.raft.term).rotate_left(17)) % shortest;
+        let drawn = shortest
+            + SplitMix::mix(
+                self.seed ^ SplitMix::mix(self.raft_id) ^ SplitMix::mix(self.node.raft.term).rotate_left(17),
+            ) % shortest;
         self.node.raft.set_randomized_election_timeout(usize::try_from(drawn).expect("below 2^33"));
     }
 
@@ -492,14 +496,6 @@ fn config(raft_id: u64, applied: u64, timing: ControlTiming) -> Result<Config, O
 fn committed(entry: &Entry) -> ControlEffect {
     let command = if entry.entry_type == EntryType::EntryNormal { entry.data.clone() } else { Bytes::new() };
     ControlEffect::Committed { index: entry.index, term: entry.term, command }
-}
-
-/// The finaliser of SplitMix64: every bit of the input moves half of the output.
-const fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use words::time::MS;
 
 use super::*;
 use crate::storage::memory::{Fault, MemoryStore, PowerLoss};
 use crate::storage::{ClusterId, LogPosition};
 
-const MS: u64 = 1_000_000;
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 /// The replicated state of these tests: all commands with their positions.
@@ -207,7 +207,7 @@ impl Sim {
         loop {
             let replica = self.replicas.get_mut(&id).expect("a replica");
             let Some(effect) = replica.group.as_mut().and_then(|g| g.poll(self.now)) else { return };
-            self.trace = mix(self.trace ^ u64::from(crc32fast::hash(format!("{id} {effect:?}").as_bytes())));
+            self.trace = SplitMix::mix(self.trace ^ u64::from(crc32fast::hash(format!("{id} {effect:?}").as_bytes())));
             match effect {
                 ControlEffect::Send { to, frame } => {
                     self.judge.sent(id, &frame);

@@ -20,19 +20,17 @@ mod validate;
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata};
 use thiserror::Error;
+pub use words::envelope::ENVELOPE_LEN;
+use words::envelope::{self, EnvelopeError};
 
 pub(crate) use reader::Reader;
 use validate::validate;
 pub use validate::validate_conf_state;
 
-/// First two bytes of every envelope: "QN".
-pub const MAGIC: u16 = 0x514e;
-/// Version of the envelope.
-pub const ENVELOPE_VERSION: u8 = 1;
+/// Version of everything that this crate puts into an envelope.
+pub const ENVELOPE_VERSION: u8 = 2;
 /// Version of the message struct.
 pub const MESSAGE_VERSION: u8 = 1;
-/// Bytes of the envelope before its body.
-pub const ENVELOPE_LEN: usize = 12;
 /// Longest message or envelope body: a control snapshot is the largest thing that travels in one.
 pub const MAX_BODY_BYTES: usize = 128 << 20;
 /// Terms and indices above this are refused, so that sums of a few of them cannot overflow. Epochs use the upper half of
@@ -45,7 +43,7 @@ pub const MAX_CONF_IDS: usize = 1024;
 pub const KIND_CONTROL_MESSAGE: u8 = 1;
 /// Envelope kind: a record of a log store.
 pub const KIND_LOG_RECORD: u8 = 2;
-/// Kinds from here on belong to the flow groups.
+/// Kinds from here on, below 32, belong to the flow groups.
 pub const KIND_FLOW_FIRST: u8 = 16;
 
 /// Smallest encoded entry: type, term, index, two lengths.
@@ -70,20 +68,12 @@ pub enum WireError {
     /// Longer than `MAX_BODY_BYTES`.
     #[error("{0} bytes are more than a message may have")]
     TooLong(usize),
-    /// Not one of our envelopes.
-    #[error("magic {0:#06x} is not qnat's")]
-    Magic(u16),
-    /// A version that this build does not read.
+    /// No intact envelope of this version.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// A version of what is inside that this build does not read.
     #[error("version {0} is not readable by this build")]
     Version(u8),
-    /// The checksum does not match: a flipped or torn record.
-    #[error("checksum {stored:#010x} stored, {computed:#010x} computed")]
-    Checksum {
-        /// As the envelope says.
-        stored: u32,
-        /// As the bytes say.
-        computed: u32,
-    },
     /// An enumeration value that does not exist.
     #[error("unknown {what} {value}")]
     Unknown {
@@ -97,23 +87,14 @@ pub enum WireError {
     Invalid(&'static str),
 }
 
-/// Puts `body` into an envelope: magic `u16`, version `u8`, kind `u8`, len `u32`, crc32 `u32`, body; little-endian. The
-/// checksum covers version, kind, length and body.
+/// Puts `body` into an envelope.
 ///
 /// # Panics
 /// If `body` is longer than `MAX_BODY_BYTES`: senders bound what they send.
 #[must_use]
 pub fn seal(kind: u8, body: &[u8]) -> Vec<u8> {
     assert!(body.len() <= MAX_BODY_BYTES, "a sealed body is bounded by its writer");
-    let len = u32::try_from(body.len()).expect("bounded above");
-    let mut out = Vec::with_capacity(ENVELOPE_LEN + body.len());
-    out.extend_from_slice(&MAGIC.to_le_bytes());
-    out.push(ENVELOPE_VERSION);
-    out.push(kind);
-    out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(&checksum(&out[2..8], body).to_le_bytes());
-    out.extend_from_slice(body);
-    out
+    envelope::seal(ENVELOPE_VERSION, kind, body)
 }
 
 /// Takes an envelope apart: its kind and its body. The slice must be one whole envelope.
@@ -121,28 +102,7 @@ pub fn seal(kind: u8, body: &[u8]) -> Vec<u8> {
 /// # Errors
 /// Any way in which the bytes are not an intact envelope of a known version.
 pub fn open(bytes: &[u8]) -> Result<(u8, &[u8]), WireError> {
-    let mut r = Reader::new(bytes);
-    let magic = u16::from_le_bytes(r.array()?);
-    if magic != MAGIC {
-        return Err(WireError::Magic(magic));
-    }
-    let version = r.u8()?;
-    if version != ENVELOPE_VERSION {
-        return Err(WireError::Version(version));
-    }
-    let kind = r.u8()?;
-    let len = r.len()?;
-    let stored = u32::from_le_bytes(r.array()?);
-    if len > MAX_BODY_BYTES {
-        return Err(WireError::TooLong(len));
-    }
-    let body = r.take(len)?;
-    r.finish()?;
-    let computed = checksum(&bytes[2..8], body);
-    if stored != computed {
-        return Err(WireError::Checksum { stored, computed });
-    }
-    Ok((kind, body))
+    Ok(envelope::open(ENVELOPE_VERSION, MAX_BODY_BYTES, bytes)?)
 }
 
 /// As `open`, sharing the memory of `frame`.
@@ -425,13 +385,6 @@ fn put_len(out: &mut Vec<u8>, len: usize) {
 fn put_blob(out: &mut Vec<u8>, blob: &[u8]) {
     put_len(out, blob.len());
     out.extend_from_slice(blob);
-}
-
-fn checksum(head: &[u8], body: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(head);
-    hasher.update(body);
-    hasher.finalize()
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ use qnat_consensus::event::{FlowEffect, FlowInput, GroupSpec, Origin, Sealing, T
 use qnat_consensus::flow_groups::FlowGroups;
 use qnat_consensus::frame::{ChunkEnd, ChunkHead, Frame, Key};
 use raft::eraftpb::ConfState;
+use words::time::MS;
 use words::{Epoch, Incarnation, ShardId};
 
 const G: ShardId = ShardId(1);
 const EPOCH: Epoch = Epoch(1);
 const TERM: u64 = (1 << 32) + 4;
-const MS: u64 = 1_000_000;
 const ME: Incarnation = Incarnation(9);
 const LEADER: Incarnation = Incarnation(1);
 const BASE: u64 = 5_000;

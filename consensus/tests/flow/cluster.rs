@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use words::{Epoch, Incarnation, ShardId};
 
-pub(crate) const MS: u64 = 1_000_000;
+pub(crate) use words::time::MS;
 const CHUNK_KEYS: usize = 40;
 
 /// The toy table: like a flow table, each record carries the index that wrote it last.

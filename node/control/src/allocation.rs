@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 
 use bincode::{Decode, Encode};
 use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId};
+use words::SplitMix;
 
 use crate::buddy::{FreeBlocks, buddy_of, coalesce, halves};
 pub use crate::holdings::{Backend, Declared, Drain, Frontend};
@@ -287,7 +288,7 @@ impl Allocation {
         let Some(fewest) = candidates.iter().map(count).min() else { return };
         candidates.retain(|f| count(f) == fewest);
         let among = u64::try_from(candidates.len()).expect("a list in memory is shorter than 2^64");
-        let at = usize::try_from(mix(draw ^ u64::from(id.0)) % among).expect("below the length of a list");
+        let at = usize::try_from(SplitMix::mix(draw ^ u64::from(id.0)) % among).expect("below the length of a list");
         let frontend = candidates[at];
         let pieces = free.get_mut(&frontend).expect("a candidate is a frontend");
         let mut lease = Vec::new();
@@ -397,12 +398,4 @@ fn take_pieces(free: &mut FreeBlocks, mut want: u16, lease: &mut Vec<PortBlock>)
             None => len /= 2,
         }
     }
-}
-
-/// Spreads the bits of a draw (the finaliser of SplitMix64).
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

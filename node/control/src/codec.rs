@@ -1,75 +1,35 @@
 //! The one place where control bytes are made and read: an envelope around bincode.
 //!
-//! Layout, little-endian: `magic u16 = 0x4e51, version u8, kind u8, len u32, crc32 u32 (of the body), body`. Every length
-//! is checked before anything is allocated for it, and the body must be consumed to its last byte. It must never panic on
-//! outside bytes. The body of a version is frozen: a change of a struct needs a new version. Called by `command` and `state`.
+//! Every length is checked before anything is allocated for it, and the body must be consumed to its last byte. It must never
+//! panic on outside bytes. The body of a version is frozen: a change of a struct needs a new version. Called by `command` and `state`.
 
 use bincode::config::Config;
 use bincode::{Decode, Encode};
+use words::envelope::{self, EnvelopeError};
 
 use crate::limits::{COMMAND_LEN_MAX, CONFIGURATION_LEN_MAX, STATE_LEN_MAX};
 
-/// Envelope bytes before the body.
-pub const HEADER_LEN: usize = 12;
-
-const MAGIC: u16 = 0x4e51;
 /// The version of all bodies.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
 
 /// What the body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
     /// A `command::Command`.
-    Command = 1,
+    Command = 64,
     /// A `state::State`.
-    State = 2,
+    State = 65,
     /// A `command::Configure`, whole; it travels in parts.
-    Configuration = 3,
+    Configuration = 66,
 }
 
 /// Why bytes were not accepted.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CodecError {
-    /// Shorter than an envelope.
-    #[error("{len} bytes are shorter than the envelope of {HEADER_LEN} bytes")]
-    Short {
-        /// Their length.
-        len: usize,
-    },
-    /// Not ours.
-    #[error("magic is {found:#06x}, expected {MAGIC:#06x}")]
-    Magic {
-        /// The first two bytes.
-        found: u16,
-    },
-    /// Written by a version that this program does not know.
-    #[error("version {found} is unknown, this program reads {VERSION}")]
-    Version {
-        /// The version byte.
-        found: u8,
-    },
-    /// Another kind of body.
-    #[error("body kind is {found}, expected {expected:?}")]
-    Kind {
-        /// The kind byte.
-        found: u8,
-        /// What the caller wanted.
-        expected: Kind,
-    },
-    /// The length field contradicts the bytes, or exceeds the limit.
-    #[error("length field says {said}, there are {there} bytes, at most {limit} are accepted")]
-    Length {
-        /// The field.
-        said: u64,
-        /// Bytes after the envelope.
-        there: usize,
-        /// The limit of this kind.
-        limit: usize,
-    },
-    /// Damaged.
-    #[error("checksum does not match: the bytes are damaged")]
-    Checksum,
+    /// No intact envelope of this version and kind.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
     /// The body is not what it should be, or goes on after its end.
     #[error("body does not decode: {0}")]
     Body(String),
@@ -91,18 +51,10 @@ pub fn encode<T: Encode>(kind: Kind, value: &T) -> Result<Vec<u8>, CodecError> {
     let limit = limit_of(kind);
     let failed = |reason: String| CodecError::Encode { limit, reason };
     let body = bincode::encode_to_vec(value, bincode::config::standard()).map_err(|e| failed(e.to_string()))?;
-    let len = u32::try_from(body.len()).map_err(|e| failed(e.to_string()))?;
     if body.len() > limit {
-        return Err(failed(format!("body is {len} bytes")));
+        return Err(failed(format!("body is {} bytes", body.len())));
     }
-    let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
-    bytes.extend_from_slice(&MAGIC.to_le_bytes());
-    bytes.push(VERSION);
-    bytes.push(kind as u8);
-    bytes.extend_from_slice(&len.to_le_bytes());
-    bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-    bytes.extend_from_slice(&body);
-    Ok(bytes)
+    Ok(envelope::seal(VERSION, kind as u8, &body))
 }
 
 /// Reads a value out of an envelope.
@@ -110,27 +62,7 @@ pub fn encode<T: Encode>(kind: Kind, value: &T) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// See [`CodecError`]; nothing is allocated beyond the limit of the kind.
 pub fn decode<T: Decode<()>>(kind: Kind, bytes: &[u8]) -> Result<T, CodecError> {
-    let short = CodecError::Short { len: bytes.len() };
-    let Some((header, body)) = bytes.split_first_chunk::<HEADER_LEN>() else { return Err(short) };
-    let [m0, m1, version, found, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
-    let magic = u16::from_le_bytes([m0, m1]);
-    if magic != MAGIC {
-        return Err(CodecError::Magic { found: magic });
-    }
-    if version != VERSION {
-        return Err(CodecError::Version { found: version });
-    }
-    if found != kind as u8 {
-        return Err(CodecError::Kind { found, expected: kind });
-    }
-    let said = u32::from_le_bytes([l0, l1, l2, l3]);
-    let limit = limit_of(kind);
-    if usize::try_from(said) != Ok(body.len()) || body.len() > limit {
-        return Err(CodecError::Length { said: said.into(), there: body.len(), limit });
-    }
-    if crc32fast::hash(body) != u32::from_le_bytes([c0, c1, c2, c3]) {
-        return Err(CodecError::Checksum);
-    }
+    let body = envelope::open_kind(VERSION, kind as u8, limit_of(kind), bytes)?;
     match kind {
         Kind::Command => body_of(body, bincode::config::standard().with_limit::<COMMAND_LEN_MAX>()),
         Kind::State => body_of(body, bincode::config::standard().with_limit::<STATE_LEN_MAX>()),
@@ -177,15 +109,7 @@ mod tests {
         // A vector that claims 2^40 elements.
         let mut body = vec![253u8];
         body.extend_from_slice(&(1u64 << 40).to_le_bytes());
-        let bytes = {
-            let mut b = Vec::new();
-            b.extend_from_slice(&MAGIC.to_le_bytes());
-            b.extend_from_slice(&[VERSION, Kind::Command as u8]);
-            b.extend_from_slice(&u32::try_from(body.len()).expect("small").to_le_bytes());
-            b.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-            b.extend_from_slice(&body);
-            b
-        };
+        let bytes = envelope::seal(VERSION, Kind::Command as u8, &body);
         assert!(matches!(decode::<Vec<u64>>(Kind::Command, &bytes), Err(CodecError::Body(_))));
     }
 

@@ -115,11 +115,7 @@ pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
     let mut snapshot = Snapshot {
         control_index: state.index,
         params: params(state),
-        outside: Outside {
-            network: state.desired.outside.network.network,
-            prefix_len: state.desired.outside.network.len,
-            next_hop: state.desired.outside.next_hop,
-        },
+        outside: Outside { prefix: state.desired.outside.network, next_hop: state.desired.outside.next_hop },
         ..Snapshot::default()
     };
     put_nodes(&mut snapshot, state, me);
@@ -140,8 +136,7 @@ pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
         let vnet = state.vnets[name];
         snapshot.subnets.extend(network.subnets.values().map(|subnet| Subnet {
             vnet,
-            network: subnet.prefix.network,
-            prefix_len: subnet.prefix.len,
+            prefix: subnet.prefix,
             gateway: subnet.gateway,
         }));
     }

@@ -41,7 +41,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
 use toml::de::DeTable;
 
@@ -53,15 +52,6 @@ use crate::resource::{
 pub use crate::toml_reader::ConfigError;
 use crate::toml_reader::{Reader, Source};
 use crate::validate;
-
-impl FromStr for Prefix {
-    type Err = ipnet::AddrParseError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let net: ipnet::Ipv4Net = text.parse()?;
-        Ok(Self { network: net.addr(), len: net.prefix_len() })
-    }
-}
 
 /// Reads a configuration. `file` is only used in messages.
 ///

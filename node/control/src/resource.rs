@@ -11,59 +11,7 @@ use std::net::Ipv4Addr;
 use bincode::{Decode, Encode};
 use engine::ids::Mac;
 use serde::{Serialize, Serializer};
-
-/// An IPv4 network.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
-pub struct Prefix {
-    /// Network address; the host bits are zero (checked by `validate`).
-    pub network: Ipv4Addr,
-    /// Length, 0..=32.
-    pub len: u8,
-}
-
-impl Prefix {
-    /// The network mask; lengths above 32 count as 32.
-    #[must_use]
-    pub fn mask(self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.len.min(32))).unwrap_or(0)
-    }
-
-    /// Whether the address lies in this network.
-    #[must_use]
-    pub fn contains(self, ip: Ipv4Addr) -> bool {
-        ip.to_bits() & self.mask() == self.network.to_bits() & self.mask()
-    }
-
-    /// Whether the two networks share an address.
-    #[must_use]
-    pub fn overlaps(self, other: Self) -> bool {
-        self.contains(other.network) || other.contains(self.network)
-    }
-
-    /// The last address of the network.
-    #[must_use]
-    pub fn broadcast(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.network.to_bits() | !self.mask())
-    }
-
-    /// The same network with its host bits cleared.
-    #[must_use]
-    pub fn normal(self) -> Self {
-        Self { network: Ipv4Addr::from_bits(self.network.to_bits() & self.mask()), len: self.len }
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network, self.len)
-    }
-}
-
-impl Serialize for Prefix {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+pub use words::Prefix;
 
 /// The whole declared configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
@@ -263,7 +211,7 @@ pub struct Outside {
 
 impl Default for Outside {
     fn default() -> Self {
-        Self { network: Prefix { network: Ipv4Addr::UNSPECIFIED, len: 32 }, next_hop: None }
+        Self { network: Prefix::NOWHERE, next_hop: None }
     }
 }
 
@@ -360,20 +308,5 @@ impl Desired {
     pub fn rule_of(&self, pool: &PoolRef) -> Option<(&LoadBalancer, &OutboundRule)> {
         let balancer = self.load_balancers.get(&pool.load_balancer)?;
         Some((balancer, balancer.rule_of(&pool.pool)?))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefix_arithmetic_holds_at_its_ends() {
-        let all = Prefix { network: Ipv4Addr::UNSPECIFIED, len: 0 };
-        assert!(all.contains(Ipv4Addr::BROADCAST));
-        assert_eq!(all.broadcast(), Ipv4Addr::BROADCAST);
-        let one = Prefix { network: Ipv4Addr::new(10, 0, 0, 1), len: 32 };
-        assert!(one.contains(Ipv4Addr::new(10, 0, 0, 1)) && !one.contains(Ipv4Addr::new(10, 0, 0, 2)));
-        assert!(all.overlaps(one) && one.overlaps(all));
     }
 }

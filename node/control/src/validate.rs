@@ -490,7 +490,7 @@ fn capacity(desired: &Desired, frontends: &[String], len: u16) -> usize {
 }
 
 fn is_host(prefix: Prefix, ip: Ipv4Addr) -> bool {
-    prefix.contains(ip) && (prefix.len >= 31 || (ip != prefix.network && ip != prefix.broadcast()))
+    prefix.contains(ip) && !prefix.is_broadcast(ip)
 }
 
 fn subnets(desired: &Desired) -> impl Iterator<Item = (String, Prefix)> + '_ {

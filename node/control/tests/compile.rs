@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use words::Prefix;
 
 use engine::ids::{BackendId, FrontendId, Mac, NodeId, PortBlock, VnetId};
 use engine::snapshot::{
@@ -254,17 +255,16 @@ fn every_resource_of_the_file_reaches_the_workers() {
     }
 
     let vnet = |name: &str| if name == "vnet1" { VnetId(1) } else { VnetId(2) };
-    let subnet = |name, network, prefix_len, gateway: [u8; 4]| Subnet {
+    let subnet = |name, network: [u8; 4], len, gateway: [u8; 4]| Subnet {
         vnet: vnet(name),
-        network: Ipv4Addr::from(network),
-        prefix_len,
+        prefix: Prefix { network: Ipv4Addr::from(network), len },
         gateway: Ipv4Addr::from(gateway),
     };
     let expected =
         [subnet("vnet1", [10, 7, 0, 0], 20, [10, 7, 0, 9]), subnet("vnet2", [10, 9, 8, 0], 24, [10, 9, 8, 254])];
     assert_eq!(subnets, expected);
     let next_hop = Some(Ipv4Addr::new(203, 0, 113, 99));
-    assert_eq!(outside, Outside { network: Ipv4Addr::new(203, 0, 113, 0), prefix_len: 25, next_hop });
+    assert_eq!(outside, Outside { prefix: Prefix { network: Ipv4Addr::new(203, 0, 113, 0), len: 25 }, next_hop });
     assert_eq!((backends.len(), backend_by_ip.len()), (4, 4));
     assert!(backend_by_ip.iter().all(|((vnet, ip), id)| (backends[id].vnet, backends[id].ip) == (*vnet, *ip)));
     let mut first: BTreeMap<_, _> = BTreeMap::new();

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use engine::ids::{ControlIndex, Mac};
 use qnat_control::command::{Command, CommandBody, Configure};
+use qnat_control::config;
 use qnat_control::limits::{
     BACKENDS_MAX, COMMAND_LEN_MAX, CONFIGURATION_LEN_MAX, FILE_LEN_MAX, HINTS_MAX, PART_LEN_MAX, PARTS_MAX,
     STATE_LEN_MAX,
@@ -21,8 +22,8 @@ use qnat_control::validate::{
     ADDRESS_SPACE_MAX, FRONTENDS_MAX, IP_CONFIGURATIONS_MAX, NAME_LEN_MAX, POOLS_MAX, PUBLIC_IPS_MAX,
     RESERVED_PORTS_MAX, SUBNETS_MAX, VIRTUAL_NETWORKS_MAX, issues,
 };
-use qnat_control::{codec, config};
 use support::{Cluster, add_instance, configure, desired};
+use words::envelope::ENVELOPE_LEN;
 
 /// A name of the greatest length.
 fn name(kind: &str, n: usize) -> String {
@@ -193,7 +194,7 @@ fn the_largest_configuration_is_read_cut_and_applied() {
     let hints = (0..HINTS_MAX).map(|n| PortLoad { block: block(n), flows: u32::MAX }).collect();
     let (parts, hash) = in_parts(all.clone(), hints);
     let len: usize = parts.iter().map(Vec::len).sum();
-    assert!(parts.len() <= PARTS_MAX && len <= CONFIGURATION_LEN_MAX + codec::HEADER_LEN, "{len}");
+    assert!(parts.len() <= PARTS_MAX && len <= CONFIGURATION_LEN_MAX + ENVELOPE_LEN, "{len}");
     println!("{len} of {CONFIGURATION_LEN_MAX} octets in {} parts", parts.len());
     // What remains are lists of frontends in rules, which hold 64 names where one load balancer has all.
     assert!(len > CONFIGURATION_LEN_MAX * 7 / 10, "the limit is not what the limits allow: {len}");
@@ -218,7 +219,7 @@ fn the_largest_configuration_is_read_cut_and_applied() {
     assert!(stored.len() > len && stored.len() <= STATE_LEN_MAX);
     let mut state = qnat_control::State::decode(&stored).expect("own bytes");
     apply(&mut state, commit(attempt, &parts, hash));
-    assert!(longest <= COMMAND_LEN_MAX + codec::HEADER_LEN && longest > PART_LEN_MAX);
+    assert!(longest <= COMMAND_LEN_MAX + ENVELOPE_LEN && longest > PART_LEN_MAX);
     assert_eq!(state.desired(), &all);
     assert!(state.allocation().backends.values().all(|backend| backend.ports() == 64));
     // Others in the place of all: as many on their way out as there may be; with any others they would be too many.

@@ -8,15 +8,9 @@ use crate::ids::{FrontendId, Mac, ShardId, Side};
 use crate::record::{Addr, Endpoint};
 use crate::snapshot::{NodeLinks, Snapshot};
 
-/// Whether `ip` lies in the network.
-pub(crate) fn on_link(network: Ipv4Addr, prefix_len: u8, ip: Ipv4Addr) -> bool {
-    let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0);
-    u32::from(ip) & mask == u32::from(network) & mask
-}
-
 /// Whether `ip` lies in a subnet of ours.
 pub(crate) fn inside_subnet(s: &Snapshot, ip: Ipv4Addr) -> bool {
-    s.subnets.iter().any(|n| on_link(n.network, n.prefix_len, ip))
+    s.subnets.iter().any(|n| n.prefix.contains(ip))
 }
 
 /// Refuses what no packet of a backend may be sent to: nobody's addresses, and those of inside.
@@ -24,20 +18,14 @@ pub(crate) fn check_destination(s: &Snapshot, dst: Ipv4Addr) -> Result<(), DropR
     let martian = matches!(dst.octets()[0], 0 | 127 | 224..)
         || dst.is_link_local()
         || inside_subnet(s, dst)
-        || is_broadcast_of(s.outside.network, s.outside.prefix_len, dst);
+        || s.outside.prefix.is_broadcast(dst);
     if martian { Err(DropReason::MartianDestination) } else { Ok(()) }
 }
 
 /// Whether an address is no broadcast, multicast or reserved one.
 pub(crate) fn is_unicast(s: &Snapshot, dst: Ipv4Addr) -> bool {
-    let inside = s.subnets.iter().any(|n| is_broadcast_of(n.network, n.prefix_len, dst));
-    dst.octets()[0] < 224 && !inside && !is_broadcast_of(s.outside.network, s.outside.prefix_len, dst)
-}
-
-/// First and last address of a network that has more than two.
-fn is_broadcast_of(network: Ipv4Addr, prefix_len: u8, ip: Ipv4Addr) -> bool {
-    let hosts = u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
-    prefix_len < 31 && on_link(network, prefix_len, ip) && [0, hosts].contains(&(u32::from(ip) & hosts))
+    let inside = s.subnets.iter().any(|n| n.prefix.is_broadcast(dst));
+    dst.octets()[0] < 224 && !inside && !s.outside.prefix.is_broadcast(dst)
 }
 
 /// The public address of ours that `dst` is, with its shard.
@@ -59,7 +47,7 @@ pub(crate) fn is_spoofed(s: &Snapshot, src: Ipv4Addr, eth_src: Mac) -> bool {
 
 /// Who takes a packet for `dst` outside.
 pub(crate) fn next_hop(s: &Snapshot, dst: Ipv4Addr) -> Result<Ipv4Addr, DropReason> {
-    if on_link(s.outside.network, s.outside.prefix_len, dst) {
+    if s.outside.prefix.contains(dst) {
         return Ok(dst);
     }
     s.outside.next_hop.ok_or(DropReason::NoRoute)

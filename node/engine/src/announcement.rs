@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use words::time::MS;
+
 use crate::ids::Mac;
 use crate::wire::{ArpOp, set_ethernet};
 
@@ -10,7 +12,6 @@ const FAST_NS: u64 = 100_000_000;
 const SLOW_NS: u64 = 1_000_000_000;
 /// Announcing fast lasts this much longer than the grace of a predecessor.
 const FAST_EXTRA_MS: u64 = 2_000;
-const MS: u64 = 1_000_000;
 /// Local experimental EtherType 1 (IEEE 802-2014, table 7).
 const ANNOUNCEMENT_ETHER_TYPE: [u8; 2] = [0x88, 0xb5];
 /// Says to who looks at a capture whose frame it is.

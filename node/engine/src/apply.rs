@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use words::time::MS;
+
 use crate::codec::{self, ChunkHeader, ScanRecord};
 use crate::flow::{HoldEntry, HoldQueues, Mark, Record, Seen, Slot, State, Table};
 use crate::ids::{BackendId, ControlIndex, LogIndex, PortBlock};
@@ -14,7 +16,6 @@ use crate::scan::ScanJob;
 
 /// Added to grace and V before anything that a predecessor might still use is given away (F6).
 pub(crate) const SAFETY_MS: u64 = 1_000;
-const MS: u64 = 1_000_000;
 
 /// Whether the table is whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-use crate::addresses::on_link;
 use crate::announcement::{ArpFrame, Confirmed};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::held::{HELD_MAX_NS, Origin, Outgoing, Waiting};
@@ -58,7 +57,7 @@ impl Worker {
             }
             Side::Outside => {
                 let next_hop = s.outside.next_hop == Some(p.sender_ip);
-                (next_hop || on_link(s.outside.network, s.outside.prefix_len, p.sender_ip), MayAsk::Yes)
+                (next_hop || s.outside.prefix.contains(p.sender_ip), MayAsk::Yes)
             }
         };
         if ours && p.sender_mac.shard().is_none() {
@@ -153,8 +152,7 @@ impl Worker {
                 gateway.filter(|_| p.sender_ip != p.target_ip).and_then(|subnet| {
                     // Who is no backend (yet), or only looks whether the address is taken (RFC 5227), hears it once: from the
                     // first shard's owner.
-                    let stranger =
-                        p.sender_ip.is_unspecified() || on_link(subnet.network, subnet.prefix_len, p.sender_ip);
+                    let stranger = p.sender_ip.is_unspecified() || subnet.prefix.contains(p.sender_ip);
                     let first = first_shard(s, self.vnet).filter(|_| stranger);
                     backend_at(self.vnet, s, p.sender_ip).map(|b| b.home).or(first)
                 })
@@ -382,5 +380,5 @@ fn first_shard(s: &Snapshot, vnet: VnetId) -> Option<ShardId> {
 }
 
 fn gateway_of(s: &Snapshot, ip: Ipv4Addr) -> Option<Ipv4Addr> {
-    s.subnets.iter().find(|n| on_link(n.network, n.prefix_len, ip)).map(|n| n.gateway)
+    s.subnets.iter().find(|n| n.prefix.contains(ip)).map(|n| n.gateway)
 }

@@ -6,14 +6,14 @@
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bytes::Bytes;
+pub use words::envelope::ENVELOPE_LEN;
+use words::envelope::{self, EnvelopeError};
 
 use crate::ids::{BackendId, ControlIndex, LogIndex};
 use crate::record::{EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, PublicKey};
 
 /// Greatest length of one entry or chunk, envelope included (F9, F10).
 pub const ENTRY_MAX: usize = 64 << 10;
-/// Bytes before the body: `magic u16, version u8, kind u8, len u32, crc32 u32`, little endian.
-pub const ENVELOPE_LEN: usize = 12;
 /// Encoded length of an `EntryHeader`.
 pub const HEADER_LEN: usize = 108;
 /// Encoded length of the longest `FlowRecord`.
@@ -27,8 +27,8 @@ pub const SCAN_RECORD_LEN: usize = 63;
 /// As many records fit into one chunk.
 pub const CHUNK_RECORDS_MAX: usize = (ENTRY_MAX - ENVELOPE_LEN - CHUNK_HEADER_LEN) / SCAN_RECORD_LEN;
 
-const MAGIC: u16 = 0x4e51;
-const VERSION: u8 = 3;
+/// The version of all entries and chunks.
+pub const VERSION: u8 = 4;
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<ENTRY_MAX>> =
     bincode::config::standard().with_fixed_int_encoding().with_limit::<ENTRY_MAX>();
 
@@ -37,23 +37,17 @@ const CONFIG: Configuration<LittleEndian, Fixint, Limit<ENTRY_MAX>> =
 #[repr(u8)]
 pub enum Kind {
     /// A flow entry: header and records.
-    Entry = 1,
+    Entry = 32,
     /// A chunk of a table scan.
-    Chunk = 2,
+    Chunk = 33,
 }
 
 /// Why bytes were not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CodecError {
-    /// Shorter than the envelope, or another length than it says, or over the limit.
-    #[error("length does not fit the envelope")]
-    Length,
-    /// Not ours, an unknown version, or another kind than expected.
-    #[error("magic, version or kind is wrong")]
-    Envelope,
-    /// The body was damaged.
-    #[error("checksum is wrong")]
-    Checksum,
+    /// No intact envelope of this version and kind.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
     /// The body does not decode, or does not end where it should.
     #[error("body does not decode")]
     Body,
@@ -153,12 +147,7 @@ impl Encoder {
         for record in records {
             used += bincode::encode_into_slice(record, &mut body[used..], CONFIG).expect("bounded by the record count");
         }
-        let len = u32::try_from(used).expect("a body is below ENTRY_MAX");
-        envelope[0..2].copy_from_slice(&MAGIC.to_le_bytes());
-        envelope[2] = VERSION;
-        envelope[3] = kind as u8;
-        envelope[4..8].copy_from_slice(&len.to_le_bytes());
-        envelope[8..12].copy_from_slice(&crc32fast::hash(&body[..used]).to_le_bytes());
+        envelope.copy_from_slice(&envelope::head(VERSION, kind as u8, &body[..used]));
         Bytes::copy_from_slice(&self.buffer[..ENVELOPE_LEN + used])
     }
 }
@@ -208,21 +197,7 @@ fn take<T: bincode::Decode<()>>(bytes: &[u8]) -> Result<(T, &[u8]), CodecError> 
 }
 
 fn open(bytes: &[u8], kind: Kind) -> Result<&[u8], CodecError> {
-    if bytes.len() > ENTRY_MAX {
-        return Err(CodecError::Length);
-    }
-    let (envelope, body) = bytes.split_first_chunk::<ENVELOPE_LEN>().ok_or(CodecError::Length)?;
-    let [m0, m1, version, found, l0, l1, l2, l3, c0, c1, c2, c3] = *envelope;
-    if u16::from_le_bytes([m0, m1]) != MAGIC || version != VERSION || found != kind as u8 {
-        return Err(CodecError::Envelope);
-    }
-    if usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])) != Ok(body.len()) {
-        return Err(CodecError::Length);
-    }
-    if crc32fast::hash(body) != u32::from_le_bytes([c0, c1, c2, c3]) {
-        return Err(CodecError::Checksum);
-    }
-    Ok(body)
+    Ok(envelope::open_kind(VERSION, kind as u8, ENTRY_MAX - ENVELOPE_LEN, bytes)?)
 }
 
 #[cfg(test)]
@@ -304,30 +279,25 @@ mod tests {
 
     /// Golden bytes: the layout is protocol, a change needs a new version.
     #[test]
-    fn the_bytes_of_version_3_are_frozen() {
+    fn the_bytes_of_version_4_are_frozen() {
         let packed = Encoder::new().entry(header(), &records());
         assert_eq!(crc32fast::hash(&packed), GOLDEN_ENTRY_CRC);
-        assert_eq!(&packed[..8], &[0x51, 0x4e, 3, 1, 222, 0, 0, 0]);
+        assert_eq!(&packed[..8], &[0x51, 0x4e, 4, 32, 222, 0, 0, 0]);
     }
-    const GOLDEN_ENTRY_CRC: u32 = 1_644_353_383;
+    const GOLDEN_ENTRY_CRC: u32 = 2_398_216_323;
 
     #[test]
     fn a_count_that_promises_more_than_there_is_is_refused() {
-        let mut packed = Encoder::new().entry(header(), &records()).to_vec();
-        let at = ENVELOPE_LEN + HEADER_LEN - 4;
-        packed[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-        let crc = crc32fast::hash(&packed[ENVELOPE_LEN..]);
-        packed[8..12].copy_from_slice(&crc.to_le_bytes());
+        let mut body = Encoder::new().entry(header(), &records())[ENVELOPE_LEN..].to_vec();
+        body[HEADER_LEN - 4..HEADER_LEN].copy_from_slice(&u32::MAX.to_le_bytes());
+        let packed = envelope::seal(VERSION, Kind::Entry as u8, &body);
         assert_eq!(decode_entry(&packed, &mut Vec::new()), Err(CodecError::Body));
     }
 
     proptest! {
         #[test]
-        fn decoding_never_panics_on_any_body(body in proptest::collection::vec(any::<u8>(), 0..400), kind in 0u8..4) {
-            let mut bytes = vec![0x51, 0x4e, VERSION, kind];
-            bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
-            bytes.extend(crc32fast::hash(&body).to_le_bytes());
-            bytes.extend(&body);
+        fn decoding_never_panics_on_any_body(body in proptest::collection::vec(any::<u8>(), 0..400), kind in 31u8..35) {
+            let bytes = envelope::seal(VERSION, kind, &body);
             let _ = decode_entry(&bytes, &mut Vec::new());
             let _ = decode_chunk(&bytes, &mut Vec::new());
         }

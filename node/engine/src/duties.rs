@@ -2,6 +2,8 @@
 //! blocks are fenced. All in bounded steps and only through the stream; nothing here writes the table. Called by the
 //! worker's timers.
 
+use words::time::MS;
+
 use crate::drains::Drains;
 use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
@@ -21,7 +23,6 @@ const FORGET_STEP: usize = 256;
 const HOLD_BATCH_NS: u64 = 100_000_000;
 /// Committed fences of blocks that still drain are reported again.
 const REPORT_NS: u64 = 1_000_000_000;
-const MS: u64 = 1_000_000;
 
 impl Shard {
     /// Why `record` ends now, if it has been idle for its timeout (S13, R14, R18).

@@ -4,8 +4,8 @@ use std::hash::BuildHasher;
 use std::net::Ipv4Addr;
 
 use foldhash::fast::FixedState;
+use words::time::SECOND_NS;
 
-const SECOND_NS: u64 = 1_000_000_000;
 /// In all, and to one receiver: per second, and at once.
 const ALL: (u64, u64) = (1_000, 200);
 const EACH: (u64, u64) = (50, 20);

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
+use words::time::MS;
 
 use super::*;
 
-const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
 const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);

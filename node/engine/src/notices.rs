@@ -6,7 +6,7 @@
 
 use std::net::SocketAddrV4;
 
-use crate::addresses::{endpoint, hop_to, is_unicast, on_link};
+use crate::addresses::{endpoint, hop_to, is_unicast};
 use crate::event::{Authority, DropReason};
 use crate::held::Outgoing;
 use crate::ids::{ShardId, Side};
@@ -98,7 +98,7 @@ impl Worker {
         let Authority::Lease { .. } = authority else { return None };
         let (from, hop) = match side {
             Side::Inside => {
-                let here = |ip| s.subnets.iter().find(|n| n.vnet == self.vnet && on_link(n.network, n.prefix_len, ip));
+                let here = |ip| s.subnets.iter().find(|n| n.vnet == self.vnet && n.prefix.contains(ip));
                 (here(p.src)?.gateway, p.src)
             }
             Side::Outside => (p.dst, hop_to(s, p.src).ok()?),

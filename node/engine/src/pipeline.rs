@@ -5,6 +5,8 @@
 
 use std::net::Ipv4Addr;
 
+use words::time::MS;
+
 use crate::addresses::{mac_on, own_address};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::Slot;
@@ -19,8 +21,6 @@ use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::wire::{FrameMeta, IpPacket, Parsed, parse, set_ethernet};
 use crate::worker::Worker;
-
-const MS: u64 = 1_000_000;
 
 impl Worker {
     pub(crate) fn judge_frame<W: LeaseWords>(

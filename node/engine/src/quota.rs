@@ -1,10 +1,10 @@
 //! What one backend may take of its shard (R21): flows, and new flows per second. A quota refuses newcomers only: what has a
 //! mapping is never asked (R22). Local to the owner; called by the pipeline when a packet asks for a mapping.
 
+use words::time::SECOND_NS;
+
 use crate::ids::BackendId;
 use crate::snapshot::{Map, Params};
-
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// Token buckets of the backends, each of one second's worth: a bucket is the time at which it will be full.
 #[derive(Debug, Default)]

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use words::time::MS;
+
 use crate::announcement::Announcement;
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
@@ -20,7 +22,6 @@ use crate::stream::Stream;
 
 /// A shard that this node owned so recently still has frames sent to its vMAC here (M1).
 pub(crate) const LAST_OWNER_NS: u64 = 60_000_000_000;
-const MS: u64 = 1_000_000;
 
 /// Orphan grace and holds as headers carry them (F6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 pub use crate::backend::{Backend, Filtering, Profile, Sharing, TcpReset};
 pub use crate::backends::Backends;
+use words::Prefix;
+
 use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
 pub use crate::map::Map;
 
@@ -172,10 +174,8 @@ pub struct Frontend {
 pub struct Subnet {
     /// The virtual network.
     pub vnet: VnetId,
-    /// Network address.
-    pub network: Ipv4Addr,
-    /// Prefix length.
-    pub prefix_len: u8,
+    /// Its network.
+    pub prefix: Prefix,
     /// The gateway address that backends send to; qnat answers ARP for it.
     pub gateway: Ipv4Addr,
 }
@@ -183,16 +183,14 @@ pub struct Subnet {
 /// The outside network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outside {
-    /// Network address.
-    pub network: Ipv4Addr,
-    /// Prefix length.
-    pub prefix_len: u8,
+    /// The network.
+    pub prefix: Prefix,
     /// Next hop for everything that is not on-link; `None`: only on-link remotes are reachable.
     pub next_hop: Option<Ipv4Addr>,
 }
 
 impl Default for Outside {
     fn default() -> Self {
-        Self { network: Ipv4Addr::UNSPECIFIED, prefix_len: 32, next_hop: None }
+        Self { prefix: Prefix::NOWHERE, next_hop: None }
     }
 }

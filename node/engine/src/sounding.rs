@@ -116,7 +116,7 @@ mod tests {
     use crate::ids::{Incarnation, LeaseWord, NodeId, ShardId, VnetId};
     use crate::snapshot::NodeLinks;
 
-    const MS: u64 = 1_000_000;
+    use words::time::MS;
 
     struct NoLease;
 

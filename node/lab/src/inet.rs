@@ -25,6 +25,7 @@ use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_s
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Interval;
+use words::SplitMix;
 
 /// Most bytes of a blob.
 pub const BLOB_BYTES_MAX: u64 = 1 << 40;
@@ -227,13 +228,8 @@ impl MessageBody for Blob {
 fn noise() -> Arc<[u8]> {
     static NOISE: std::sync::OnceLock<Arc<[u8]>> = std::sync::OnceLock::new();
     let make = || {
-        let mut state = 0x716e_6174_6c61_6221_u64;
-        let words = std::iter::repeat_with(|| {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (mixed ^ (mixed >> 31)).to_be_bytes()
-        });
+        let mut draws = SplitMix::new(0x716e_6174_6c61_6221);
+        let words = std::iter::repeat_with(|| draws.draw().to_be_bytes());
         words.flatten().take(BLOCK_BYTES).collect()
     };
     Arc::clone(NOISE.get_or_init(make))

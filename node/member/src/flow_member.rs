@@ -15,7 +15,8 @@ use engine::snapshot::Snapshot;
 use words::{ControlIndex, Epoch, Incarnation, LeaseWord, LogIndex, NodeId, PortBlock, ShardId, Term};
 
 use super::frame::{channel_of, flow_frame, split_flow_frame};
-use super::view::{MS, View};
+use super::view::View;
+use words::time::MS;
 
 /// Versions of the configuration that wait for their load barrier (F2); older ones are of no use.
 const WAITING_SNAPSHOTS_MAX: usize = 16;

@@ -6,10 +6,10 @@ use consensus::frame::Frame;
 use control::registry::Founder;
 use control::state::State;
 use engine::event::WorkerOutput;
+use words::time::MS;
 
 use super::*;
 
-const MS: u64 = 1_000_000;
 const ME: Incarnation = Incarnation(11);
 const SECOND: Incarnation = Incarnation(12);
 const THIRD: Incarnation = Incarnation(13);

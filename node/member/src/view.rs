@@ -9,10 +9,8 @@ use control::registry::KeyHash;
 use control::shards::{Origin as ShardOrigin, Shard};
 use control::state::State;
 use engine::snapshot::Snapshot;
+use words::time::MS;
 use words::{ControlIndex, Epoch, Incarnation, NodeId, ShardId};
-
-/// Nanoseconds in a millisecond.
-pub const MS: u64 = 1_000_000;
 
 /// What a version of the control state means for the flow groups, the workers and the transport.
 #[derive(Clone, Debug)]

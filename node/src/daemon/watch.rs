@@ -115,7 +115,7 @@ pub fn start(pulses: &Pulses) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    const MS: u64 = 1_000_000;
+    use words::time::MS;
 
     /// Looks every 50 ms from `from_ms` to `to_ms`; `turn` moves the stamps before each.
     fn looks(watch: &mut Watch, (from_ms, to_ms): (u64, u64), turn: impl Fn(u64)) -> Option<(u64, String)> {

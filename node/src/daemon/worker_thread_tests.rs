@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Instant;
+use words::Prefix;
 
 use engine::event::GroupEvent;
 use engine::snapshot::{
@@ -41,11 +42,13 @@ fn snapshot() -> Snapshot {
         me: Some(NodeLinks { node: NodeId(1), inside: Mac([2, 1, 0, 0, 0, 1]), outside: Mac([2, 2, 0, 0, 0, 1]) }),
         subnets: vec![Subnet {
             vnet: VnetId(0),
-            network: Ipv4Addr::new(10, 0, 0, 0),
-            prefix_len: 24,
+            prefix: Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 24 },
             gateway: GATEWAY,
         }],
-        outside: Outside { network: Ipv4Addr::new(203, 0, 113, 0), prefix_len: 24, next_hop: Some(UPSTREAM) },
+        outside: Outside {
+            prefix: Prefix { network: Ipv4Addr::new(203, 0, 113, 0), len: 24 },
+            next_hop: Some(UPSTREAM),
+        },
         ..Snapshot::default()
     };
     s.frontends.insert(frontend, Frontend { ip: PUBLIC, shard: SHARD });

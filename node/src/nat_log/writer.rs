@@ -15,6 +15,7 @@ use control::port_log::{PortBatch, PortScope};
 use engine::sessions::Session;
 use netio::boottime::now_ns;
 use netio::sync::spsc::{Consumer, Producer};
+use words::time::MS;
 
 use super::book::Book;
 use super::file::LogFile;
@@ -31,7 +32,6 @@ const BATCHES_FEW: u64 = BATCHES_MAX as u64 / 2;
 /// Mappings are fetched this often, and so many at once.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const SESSIONS_AT_ONCE: usize = 4_096;
-const MS: u64 = 1_000_000;
 
 /// The worker's end of the ring of mappings.
 pub type SessionRing = Producer<Session>;

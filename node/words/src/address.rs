@@ -10,6 +10,7 @@ use bincode::{Decode, Encode};
 pub struct Addr(pub [u8; 16]);
 
 impl From<Ipv4Addr> for Addr {
+    #[inline]
     fn from(ip: Ipv4Addr) -> Self {
         Self(ip.to_ipv6_mapped().octets())
     }
@@ -17,6 +18,7 @@ impl From<Ipv4Addr> for Addr {
 
 impl Addr {
     /// The IPv4 address that this one maps, if it does.
+    #[inline]
     #[must_use]
     pub const fn ipv4(self) -> Option<Ipv4Addr> {
         Ipv6Addr::from_octets(self.0).to_ipv4_mapped()

@@ -19,24 +19,28 @@ pub struct LeaseWord {
 
 impl LeaseWord {
     /// Whether the lease of `term` runs at `now_ns` (L1). The end is exclusive, as in the kernel.
+    #[inline]
     #[must_use]
     pub const fn lease_runs(&self, term: Term, now_ns: u64) -> bool {
         self.term.0 == term.0 && now_ns < self.lease_until_ns
     }
 
     /// Whether it runs and is `incarnation`'s: what a life asks before it decides anything new.
+    #[inline]
     #[must_use]
     pub const fn lease_runs_for(&self, incarnation: Incarnation, term: Term, now_ns: u64) -> bool {
         self.incarnation.0 == incarnation.0 && self.lease_runs(term, now_ns)
     }
 
     /// Whether committed mappings may still be repeated at `now_ns` (L4), whatever the term.
+    #[inline]
     #[must_use]
     pub const fn grace_runs(&self, now_ns: u64) -> bool {
         now_ns < self.grace_until_ns
     }
 
     /// The same word after its lease was given up; the grace stays (L4).
+    #[inline]
     #[must_use]
     pub const fn without_lease(self) -> Self {
         Self { lease_until_ns: 0, ..self }

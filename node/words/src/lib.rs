@@ -6,11 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod address;
+pub mod envelope;
 mod frame;
 mod ids;
 mod lease;
 mod mac;
 mod ports;
+mod prefix;
+mod random;
 mod side;
 pub mod time;
 
@@ -22,4 +25,6 @@ pub use ids::{
 pub use lease::{LeaseWord, LeaseWords};
 pub use mac::{Mac, NoMac};
 pub use ports::PortBlock;
+pub use prefix::{NoPrefix, Prefix};
+pub use random::SplitMix;
 pub use side::Side;

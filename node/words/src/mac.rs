@@ -17,6 +17,7 @@ impl Mac {
     pub const VIRTUAL_PREFIX: [u8; 4] = [0x02, 0x51, 0x4e, 0x00];
 
     /// The virtual MAC of a shard.
+    #[inline]
     #[must_use]
     pub const fn of_shard(shard: ShardId) -> Self {
         let [hi, lo] = shard.0.to_be_bytes();
@@ -25,6 +26,7 @@ impl Mac {
     }
 
     /// The shard that this virtual MAC belongs to; `None` for any other address.
+    #[inline]
     #[must_use]
     pub fn shard(self) -> Option<ShardId> {
         let [a, b, c, d, hi, lo] = self.0;

@@ -14,6 +14,7 @@ impl Side {
     pub const ALL: [Self; 2] = [Self::Inside, Self::Outside];
 
     /// 0 inside, 1 outside: for arrays with one element per side, and for the BPF maps.
+    #[inline]
     #[must_use]
     pub const fn index(self) -> usize {
         match self {
@@ -23,6 +24,7 @@ impl Side {
     }
 
     /// The other one.
+    #[inline]
     #[must_use]
     pub const fn other(self) -> Self {
         match self {

@@ -13,12 +13,12 @@ use qnat_reference::judge::check;
 use qnat_reference::packet::{
     ETH, ICMP, Reassembly, TCP, UDP, checksum, examine, icmp, ipv4, mend, shape, sum, tcp, udp,
 };
+use words::time::MS;
 
 use crate::{Choices, bounded};
 
 const NEW: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
 const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const MILLISECOND_NS: u64 = 1_000_000;
 /// No sequence of the pipeline is longer.
 const STEPS_MAX: usize = 200;
 
@@ -138,7 +138,7 @@ pub fn fragments(data: &[u8]) {
         if place & 0x4000 != 0 {
             // Whoever receives them forgets what did not become whole, too.
             receivers = [Reassembly::default(), Reassembly::default()];
-            judge(&bed.pass_time(u64::from(length) * 100 * MILLISECOND_NS));
+            judge(&bed.pass_time(u64::from(length) * 100 * MS));
         }
     }
 }
@@ -169,7 +169,7 @@ pub fn pipeline(data: &[u8]) {
         }
         match choices.byte() {
             step @ 0..32 => {
-                let ns = u64::from(choices.word()) * MILLISECOND_NS * if step < 16 { 1 } else { 100 };
+                let ns = u64::from(choices.word()) * MS * if step < 16 { 1 } else { 100 };
                 let left = bounded(data, 1 << 10, || bed.pass_time(ns));
                 judge(&left);
             }

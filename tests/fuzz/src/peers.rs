@@ -13,12 +13,13 @@ use engine::codec::{self, decode_chunk, decode_entry};
 use engine::event::{GroupEvent, WorkerOutput};
 use engine::ids::{Incarnation, LeaseWord, LogIndex, NodeId, ShardId, Term, VnetId};
 use engine::worker::Worker;
+use words::envelope;
+use words::time::SECOND_NS;
 
 use crate::{Choices, bounded, within};
 
 const SHARD: ShardId = ShardId(1);
 const TERM: Term = Term(1);
-const SECOND_NS: u64 = 1_000_000_000;
 const NOW_NS: u64 = 1_000 * SECOND_NS;
 /// The first index of a flow group's log.
 const FIRST: LogIndex = LogIndex(1);
@@ -82,11 +83,7 @@ impl Replica {
 
 /// An envelope of the flow log around a body.
 fn sealed(kind: codec::Kind, body: &[u8]) -> Bytes {
-    let mut out = vec![0x51, 0x4e, 1, kind as u8];
-    out.extend(u32::try_from(body.len()).expect("a fuzzer's input").to_le_bytes());
-    out.extend(crc32fast::hash(body).to_le_bytes());
-    out.extend(body);
-    out.into()
+    envelope::seal(codec::VERSION, kind as u8, body).into()
 }
 
 /// Entries of the flow log, each behind its length: read, applied, and handed on to a joiner.
@@ -196,9 +193,5 @@ pub fn control_state(data: &[u8]) {
 
 /// An envelope of the control log around a body.
 fn control_sealed(kind: control_codec::Kind, body: &[u8]) -> Vec<u8> {
-    let mut out = vec![0x51, 0x4e, control_codec::VERSION, kind as u8];
-    out.extend(u32::try_from(body.len()).expect("a fuzzer's input").to_le_bytes());
-    out.extend(crc32fast::hash(body).to_le_bytes());
-    out.extend(body);
-    out
+    envelope::seal(control_codec::VERSION, kind as u8, body)
 }

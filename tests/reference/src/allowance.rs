@@ -3,9 +3,9 @@
 
 use std::net::Ipv4Addr;
 
-use crate::flow::Cost;
+use words::time::SECOND_NS;
 
-const SECOND_NS: u64 = 1_000_000_000;
+use crate::flow::Cost;
 
 /// R21: so many flows a second, and at once. In billionths of a flow.
 #[derive(Clone, Copy, Debug)]

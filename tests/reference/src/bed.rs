@@ -12,11 +12,11 @@ use engine::ids::{Incarnation, LeaseWord, LogIndex, NodeId, ShardId, Side, Term,
 use engine::status::FlowView;
 use engine::wire::FrameMeta;
 use engine::worker::Worker;
+use words::time::SECOND_NS;
 
 use crate::packet::{ETH, be16};
 pub use crate::world::{BACKENDS, GATEWAY, PORTS_EACH, PUBLIC, SHARD, UPSTREAM, World, lease_of, mac_of};
 
-const SECOND_NS: u64 = 1_000_000_000;
 /// More than a run opens.
 const FLOWS_MAX: usize = 100_000;
 

@@ -2,12 +2,12 @@
 //! and since nobody outside can tell what a packet did that came within one.
 
 use engine::snapshot::Profile;
+use words::time::SECOND_NS;
 
 use crate::connection::Standing;
 use crate::packet::{ICMP, TCP, UDP};
 use crate::world::Rule;
 
-const SECOND_NS: u64 = 1_000_000_000;
 /// I48: how much later the engine may notice; the larger of 2 s and 1 %, of which the second is larger from 200 s on.
 const MARGIN_NS: u64 = 2_400_000_000;
 /// I29: how much later a hold may end.

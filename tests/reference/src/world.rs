@@ -2,6 +2,7 @@
 //! to the snapshot that a member would load.
 
 use std::net::Ipv4Addr;
+use words::Prefix;
 
 use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
 use engine::snapshot::{
@@ -105,11 +106,13 @@ impl World {
             peers: vec![links(3 - member)],
             subnets: vec![Subnet {
                 vnet: VnetId(0),
-                network: Ipv4Addr::new(10, 0, 0, 0),
-                prefix_len: 24,
+                prefix: Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 24 },
                 gateway: GATEWAY,
             }],
-            outside: Outside { network: Ipv4Addr::new(203, 0, 113, 0), prefix_len: 24, next_hop: Some(UPSTREAM) },
+            outside: Outside {
+                prefix: Prefix { network: Ipv4Addr::new(203, 0, 113, 0), len: 24 },
+                next_hop: Some(UPSTREAM),
+            },
             ..Snapshot::default()
         };
         s.frontends.insert(frontend, Frontend { ip: PUBLIC, shard: SHARD });

@@ -1,5 +1,7 @@
 //! One mapping in the slab: its keys, what the log says of it, and what this node alone knows of it. Hot path.
 
+use words::SplitMix;
+
 use crate::ids::{BackendId, FrontendId, LogIndex, VnetId};
 use crate::nat::tcp::Track;
 use crate::record::{CloseReason, Endpoint, HoldClass, InsideKey, Proto, PublicKey};
@@ -174,13 +176,7 @@ impl Record {
             u64::from(self.frontend.0) << 32 | (self.proto as u64) << 8 | held,
             self.written_at.0,
         ];
-        // Each word goes through the finaliser of SplitMix64 together with all before it.
-        words.into_iter().fold(0, |digest, word| {
-            let mut z = (digest ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        })
+        words.into_iter().fold(0, |digest, word| SplitMix::mix(digest ^ word))
     }
 
     /// Something of the record's first cache line and of its last.

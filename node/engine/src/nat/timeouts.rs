@@ -1,26 +1,27 @@
 //! How long a mapping may be silent (S13, D7, D26, R4, R14, R15, R18), and what its end is called then. Pure.
 
+use words::time::MS;
+use words::time::SECOND_NS;
+
 use super::tcp::{Phase, Track};
 use crate::flow::{Record, Seen};
 use crate::record::{CloseReason, Proto};
 use crate::snapshot::{Backend, Params, Profile};
 
-const SEC: u64 = 1_000_000_000;
-const MS: u64 = 1_000_000;
 /// Silence after a believed reset, profile `azure` (R18).
-const RESET_AZURE_NS: u64 = 16 * SEC;
+const RESET_AZURE_NS: u64 = 16 * SECOND_NS;
 /// Half open, closing or reset (RFC 5382 REQ-5, RFC 7857 section 2).
-const TRANSITORY_NS: u64 = 240 * SEC;
+const TRANSITORY_NS: u64 = 240 * SECOND_NS;
 /// Established TCP, profile `rfc`: 2 h 4 min (RFC 5382 REQ-5).
-const ESTABLISHED_RFC_NS: u64 = 7_440 * SEC;
+const ESTABLISHED_RFC_NS: u64 = 7_440 * SECOND_NS;
 /// UDP, profile `rfc` (RFC 4787 REQ-5 recommends five minutes).
-const UDP_RFC_NS: u64 = 300 * SEC;
+const UDP_RFC_NS: u64 = 300 * SECOND_NS;
 /// ICMP queries, profile `rfc` (RFC 5508 REQ-2).
-const QUERY_RFC_NS: u64 = 60 * SEC;
+const QUERY_RFC_NS: u64 = 60 * SECOND_NS;
 /// After the reply of a well-known datagram service (D26).
-const ANSWERED_NS: u64 = 10 * SEC;
+const ANSWERED_NS: u64 = 10 * SECOND_NS;
 /// After both FINs, if the close could not be proposed at once.
-const FINISHED_NS: u64 = 2 * SEC;
+const FINISHED_NS: u64 = 2 * SECOND_NS;
 
 /// No mapping ends after less silence, since no rule's timeout is below 4 min (S13); so an idle sweep can pass over most at a
 /// glance.

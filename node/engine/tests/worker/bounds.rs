@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use words::Prefix;
 
 use qnat_engine::event::{DropReason, Verdict};
 use qnat_engine::ids::*;
@@ -19,8 +20,7 @@ fn near(n: u32) -> Ipv4Addr {
 
 /// The outside link holds 65,534 hosts, and a backend's packets that wait are bounded by something else.
 fn wide(s: &mut Snapshot) {
-    s.outside.network = Ipv4Addr::new(203, 0, 0, 0);
-    s.outside.prefix_len = 16;
+    s.outside.prefix = Prefix { network: Ipv4Addr::new(203, 0, 0, 0), len: 16 };
     s.params.held_packets_per_backend_max = 65_536;
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use words::Prefix;
 
 use bytes::Bytes;
 use etherparse::PacketBuilder;
@@ -14,8 +15,8 @@ use qnat_engine::snapshot::*;
 use qnat_engine::wire::{ArpOp, FrameMeta, IpPacket, Parsed, build_arp, parse};
 use qnat_engine::worker::Worker;
 
-pub(crate) const MS: u64 = 1_000_000;
-pub(crate) const SEC: u64 = 1_000 * MS;
+pub(crate) use words::time::MS;
+pub(crate) use words::time::SECOND_NS as SEC;
 pub(crate) const SHARD: ShardId = ShardId(1);
 pub(crate) const OTHER: ShardId = ShardId(2);
 pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -53,11 +54,13 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
         peers: (0..nodes).filter(|n| *n != me).map(links).collect(),
         subnets: vec![Subnet {
             vnet: VnetId(0),
-            network: Ipv4Addr::new(10, 0, 0, 0),
-            prefix_len: 24,
+            prefix: Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 24 },
             gateway: GATEWAY,
         }],
-        outside: Outside { network: Ipv4Addr::new(203, 0, 113, 0), prefix_len: 24, next_hop: Some(UPSTREAM) },
+        outside: Outside {
+            prefix: Prefix { network: Ipv4Addr::new(203, 0, 113, 0), len: 24 },
+            next_hop: Some(UPSTREAM),
+        },
         ..Snapshot::default()
     };
     for (id, ip, shard) in [(FRONTEND, PUBLIC, SHARD), (FrontendId(2), PUBLIC_2, OTHER)] {

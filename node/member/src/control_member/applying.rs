@@ -9,7 +9,8 @@ use control::outcome::{Outcome, Yield};
 
 use super::job::Waiting;
 use super::{ControlMember, ControlOut, Now, Pending, Phase};
-use crate::view::{MS, View};
+use crate::view::View;
+use words::time::MS;
 
 /// Entries wait for somebody who reads the state, but for no longer than this: after that they go on with a copy of it.
 const READERS_NS: u64 = 1_000 * MS;

@@ -6,7 +6,7 @@ use control::shards::Shard;
 
 use super::{ControlMember, Now};
 use crate::flow_member::ControlDuty;
-use crate::view::MS;
+use words::time::MS;
 
 impl<S: LogStore> ControlMember<S> {
     /// What the flow half reports.

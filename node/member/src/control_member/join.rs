@@ -15,7 +15,7 @@ use engine::ids::NodeId;
 
 use super::{ControlMember, ControlOut, LEVEL, Now, Phase, RETRY_NS};
 use crate::frame::ControlFrame;
-use crate::view::MS;
+use words::time::MS;
 
 /// Without a leader for so long a member asks whether it still belongs, and a refused joiner asks again after this.
 const LOST_NS: u64 = 3_000 * MS;
@@ -141,7 +141,7 @@ impl<S: LogStore> ControlMember<S> {
         if !self.others().contains(&from) {
             return;
         }
-        let anew = self.rng.next();
+        let anew = self.rng.draw();
         match &mut self.phase {
             Phase::Joining { nonce: asked, next_ns, .. } if *asked == nonce => {
                 *asked = anew;
@@ -206,7 +206,7 @@ mod tests {
 
     use super::*;
     use crate::control_member::Identity;
-    use crate::view::MS;
+    use words::time::MS;
 
     fn address(node: u32) -> SocketAddr {
         SocketAddr::from(([198, 18, 0, u8::try_from(node).expect("few nodes")], 7800))

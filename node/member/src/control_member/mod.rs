@@ -26,7 +26,6 @@ use bytes::Bytes;
 use consensus::control_group::{ControlGroup, ControlTiming, OpenError};
 use consensus::event::{ControlEffect, ControlInput};
 use consensus::storage::LogStore;
-use control::codec::HEADER_LEN;
 use control::command::Key;
 use control::compile::Compiler;
 use control::limits::{COMMAND_LEN_MAX, STATE_LEN_MAX};
@@ -35,11 +34,14 @@ use control::port_log::{PortBatch, PortLog};
 use control::registry::{FOUNDER_RAFT_ID, KeyHash};
 use control::state::State;
 use engine::ids::{ControlIndex, Incarnation, Mac, NodeId, ShardId};
+use words::envelope::ENVELOPE_LEN;
 
 use super::frame::ControlFrame;
-use super::view::{MS, View};
+use super::view::View;
 use job::{Backlog, Books, Waiting};
 use owners::Owners;
+use words::SplitMix;
+use words::time::MS;
 
 /// A submission is repeated this often until the log answers.
 const RETRY_NS: u64 = 300 * MS;
@@ -55,8 +57,8 @@ const COMPACT_EVERY: u64 = 512;
 /// group. See `CommandBody::weight`.
 const WORK_PER_TICK_MAX: usize = 1_024;
 // What a command can be is what the log takes, and what the state can be is what it is compacted to.
-const _: () = assert!(COMMAND_LEN_MAX + HEADER_LEN <= consensus::control_group::MAX_COMMAND_BYTES);
-const _: () = assert!(STATE_LEN_MAX + HEADER_LEN <= consensus::control_group::MAX_STATE_BYTES);
+const _: () = assert!(COMMAND_LEN_MAX + ENVELOPE_LEN <= consensus::control_group::MAX_COMMAND_BYTES);
+const _: () = assert!(STATE_LEN_MAX + ENVELOPE_LEN <= consensus::control_group::MAX_STATE_BYTES);
 /// The level of the replicated formats that this build speaks (C2).
 pub const LEVEL: u16 = 1;
 
@@ -214,11 +216,11 @@ impl<S: LogStore> ControlMember<S> {
     /// # Errors
     /// If the store is damaged.
     pub fn new(me: Identity, store: S, timing: ControlTiming, seed: u64, now: Now) -> Result<Self, OpenError> {
-        let mut rng = SplitMix(seed);
-        let registration_nonce = rng.next();
+        let mut rng = SplitMix::new(seed);
+        let registration_nonce = rng.draw();
         let phase = match store.identity() {
             Some(_) => Phase::Running(Box::new(ControlGroup::open(store, timing, seed, now.ns)?)),
-            None => Phase::Joining { store: Box::new(store), nonce: rng.next(), next_ns: now.ns },
+            None => Phase::Joining { store: Box::new(store), nonce: rng.draw(), next_ns: now.ns },
         };
         Ok(Self {
             books: Some(Books { compiler: Compiler::new(me.node), port_log: PortLog::default() }),
@@ -490,20 +492,6 @@ impl<S: LogStore> ControlMember<S> {
             let frame = ControlFrame::Raft { from, to, frame }.encode();
             self.out.push_back(ControlOut::Send { to: node, frame });
         }
-    }
-}
-
-/// A small generator for keys and draws; its seed comes from the operating system or from a simulation.
-#[derive(Clone, Debug)]
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use control::state::State;
 use engine::ids::ShardId;
 
-use crate::view::MS;
+use words::time::MS;
 
 /// The own flow half tells its part every 100 ms; after this it is not passed on.
 const OWN_FRESH_NS: u64 = 500 * MS;

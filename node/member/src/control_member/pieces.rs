@@ -10,7 +10,7 @@ use engine::ids::NodeId;
 
 use super::{ControlMember, ControlOut, Now};
 use crate::frame::ControlFrame;
-use crate::view::MS;
+use words::time::MS;
 
 /// Frames up to this length go whole: more than any but those with a state in them have.
 pub(super) const WHOLE_BYTES_MAX: usize = 2 << 20;

@@ -7,7 +7,7 @@ use control::command::CommandBody;
 use control::reconcile::{self, Observed};
 
 use super::{ControlMember, Now, RETRY_NS};
-use crate::view::MS;
+use words::time::MS;
 
 impl<S: LogStore> ControlMember<S> {
     pub(super) fn reconcile(&mut self, now: Now) {

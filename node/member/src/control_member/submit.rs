@@ -11,7 +11,7 @@ use engine::ids::NodeId;
 
 use super::{ControlMember, ControlOut, NotDone, Now, Pending, Phase, RETRY_NS};
 use crate::frame::ControlFrame;
-use crate::view::MS;
+use words::time::MS;
 
 /// After that the submitter hears that it took too long.
 const DEADLINE_NS: u64 = 10_000 * MS;
@@ -40,11 +40,11 @@ impl<S: LogStore> ControlMember<S> {
 
     pub(super) fn enqueue(&mut self, now: Now, ticket: Option<u64>, body: CommandBody) -> Option<Key> {
         let mut key = [0; 16];
-        key[..8].copy_from_slice(&self.rng.next().to_be_bytes());
-        key[8..].copy_from_slice(&self.rng.next().to_be_bytes());
+        key[..8].copy_from_slice(&self.rng.draw().to_be_bytes());
+        key[8..].copy_from_slice(&self.rng.draw().to_be_bytes());
         let judged = matches!(body, CommandBody::StopTokenTake { .. });
         self.asked_to_stop |= matches!(body, CommandBody::StopTokenTake { node, .. } if node == self.me.node);
-        let command = Command { key, stamped_unix_ms: now.unix_ms, draw: self.rng.next(), body };
+        let command = Command { key, stamped_unix_ms: now.unix_ms, draw: self.rng.draw(), body };
         let bytes = Bytes::from(command.encode().ok()?);
         let (next_ns, deadline_ns) = (now.ns, now.ns + DEADLINE_NS);
         self.pending.insert(key, Pending { bytes, ticket, own: false, judged, next_ns, deadline_ns });

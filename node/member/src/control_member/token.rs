@@ -13,7 +13,7 @@ use control::shards::Origin;
 use engine::ids::{Incarnation, NodeId, ShardId};
 
 use super::{ALIVE_NS, ControlMember, LIVE_NS, Now};
-use crate::view::MS;
+use words::time::MS;
 
 /// What an owner has measured is told for so long; it measures anew at each change, and once a second.
 const MEASURED_NS: u64 = 1_500 * MS;
