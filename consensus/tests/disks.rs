@@ -12,8 +12,8 @@ use std::process::Command;
 
 use bytes::Bytes;
 use disk::Disk;
-use qnat_consensus::storage::sled::SledStore;
-use qnat_consensus::storage::{ClusterId, Durability, Identity, LogStore, Recovered, StoreError, Write};
+use qnat_consensus::control::storage::sled::SledStore;
+use qnat_consensus::control::storage::{ClusterId, Durability, Identity, LogStore, Recovered, StoreError, Write};
 use raft::eraftpb::{ConfState, Entry, HardState};
 
 const CLUSTER: ClusterId = ClusterId([0xa5; 16]);

@@ -11,7 +11,7 @@ const LEFT: &[(&str, usize, usize, usize)] = &[
     ("node/engine", 0, 0, 1),
     ("node/control", 0, 0, 0),
     ("node/member", 1, 0, 0),
-    ("consensus", 1, 0, 2),
+    ("consensus", 0, 0, 0),
     ("netio", 1, 0, 1),
     ("node/lab", 0, 0, 0),
     ("node", 4, 1, 0),

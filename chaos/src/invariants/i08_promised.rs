@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use consensus::frame::Frame;
+use consensus::flow::frame::Frame;
 use raft::eraftpb::MessageType;
 use words::{Incarnation, ShardId};
 
@@ -104,7 +104,7 @@ impl Promises {
 
 #[cfg(test)]
 mod tests {
-    use consensus::frame::Key;
+    use consensus::flow::frame::Key;
     use raft::eraftpb::Message;
     use words::Epoch;
 

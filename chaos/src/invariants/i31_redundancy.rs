@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use consensus::flow_groups::GroupStatus;
+use consensus::flow::GroupStatus;
 use words::{Epoch, Incarnation, ShardId};
 
 use super::{Check, ensure};

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consensus::flow_groups::{GroupStatus, Role};
-use consensus::storage::LogStore;
-use consensus::storage::memory::{Fault, MemoryStore, PowerLoss};
+use consensus::control::storage::LogStore;
+use consensus::control::storage::memory::{Fault, MemoryStore, PowerLoss};
+use consensus::flow::{GroupStatus, Role};
 use engine::ids::{NodeId, ShardId};
 use rand::Rng;
 use words::Incarnation;

@@ -3,9 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use consensus::storage::memory::{Fault, MemoryStore};
-use consensus::storage::{ClusterId, Durability, Identity, LogPosition, LogStore, Recovered, StoreError, Write};
+use consensus::control::storage::memory::{Fault, MemoryStore};
+use consensus::control::storage::{Beginning, Durability, Identity, LogStore, Recovered, StoreError, Write};
 
 /// See the module. A clone is the same disk.
 #[derive(Clone, Debug)]
@@ -39,19 +38,8 @@ impl LogStore for Disk {
         self.0.borrow().identity()
     }
 
-    fn found_at(
-        &mut self,
-        cluster: ClusterId,
-        raft_id: u64,
-        voters: &[u64],
-        at: LogPosition,
-        genesis: &Bytes,
-    ) -> Result<(), StoreError> {
-        self.0.borrow_mut().found_at(cluster, raft_id, voters, at, genesis)
-    }
-
-    fn join(&mut self, cluster: ClusterId, raft_id: u64) -> Result<(), StoreError> {
-        self.0.borrow_mut().join(cluster, raft_id)
+    fn begin(&mut self, identity: Identity, beginning: Beginning<'_>) -> Result<(), StoreError> {
+        self.0.borrow_mut().begin(identity, beginning)
     }
 
     fn recover(&mut self) -> Result<Recovered, StoreError> {

@@ -1,6 +1,6 @@
 //! What goes wrong in a simulated world, when, and when it is over.
 
-use consensus::storage::memory::Fault;
+use consensus::control::storage::memory::Fault;
 use engine::ids::NodeId;
 use rand::Rng;
 

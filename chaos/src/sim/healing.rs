@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consensus::storage::memory::MemoryStore;
+use consensus::control::storage::memory::MemoryStore;
 use engine::ids::NodeId;
 use member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN};
 use words::Incarnation;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
-use consensus::frame::Frame;
+use consensus::flow::frame::Frame;
 use engine::event::Authority;
 use engine::ids::{Incarnation, Mac, NodeId, Side};
 use engine::wire::{FrameMeta, IpPacket, Parsed, TcpFlags, parse};

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use consensus::control_group::ControlTiming;
+use consensus::control::ControlTiming;
+use consensus::control::storage::memory::MemoryStore;
 use consensus::event::Passage;
-use consensus::storage::memory::MemoryStore;
 use control::command::CommandBody;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent, Verdict, WorkerOutput};

@@ -1,7 +1,7 @@
 //! An operator who does what he should not, or at a bad moment: moves replicas under faults, removes nodes, asks for stops while
 //! redundancy is missing, takes the stop token back. What he asks is either refused or safe.
 
-use consensus::storage::LogStore;
+use consensus::control::storage::LogStore;
 use control::allocation::Declared;
 use control::command::CommandBody;
 use control::registry::Standing;

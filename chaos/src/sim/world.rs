@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::Ipv4Addr;
 
 use bytes::Bytes;
-use consensus::flow_groups::{GroupStatus, Role};
-use consensus::storage::memory::MemoryStore;
-use consensus::storage::{ClusterId, LogStore};
+use consensus::control::storage::memory::MemoryStore;
+use consensus::control::storage::{ClusterId, LogStore};
+use consensus::flow::{GroupStatus, Role};
 use control::registry::{FOUNDER_RAFT_ID, Founder};
 use control::shards::Origin;
 use control::state::State;

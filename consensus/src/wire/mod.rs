@@ -7,23 +7,27 @@
 //!
 //! What is checked here is form: a message that decodes is one that raft-rs digests without a panic as far as its own
 //! fields go. Whether it fits this replica (sender, receiver, commit within the log, kinds that a peer may send) is the
-//! caller's part: see `may_come_from_peer`.
+//! caller's part: see `peer_message`.
 
 #![expect(
     clippy::field_reassign_with_default,
     reason = "raft's generated messages cannot be built with all their fields"
 )]
 
+mod error;
+mod peer;
 mod reader;
 mod validate;
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata};
-use thiserror::Error;
+use words::envelope;
 pub use words::envelope::ENVELOPE_LEN;
-use words::envelope::{self, EnvelopeError};
 
+pub use error::WireError;
+pub use peer::{PeerMessage, peer_message};
 pub(crate) use reader::Reader;
+pub use reader::{MAX_CONF_IDS, MAX_NUMBER};
 use validate::validate;
 pub use validate::validate_conf_state;
 
@@ -33,11 +37,6 @@ pub const ENVELOPE_VERSION: u8 = 2;
 pub const MESSAGE_VERSION: u8 = 1;
 /// Longest message or envelope body: a control snapshot is the largest thing that travels in one.
 pub const MAX_BODY_BYTES: usize = 128 << 20;
-/// Terms and indices above this are refused, so that sums of a few of them cannot overflow. Epochs use the upper half of
-/// a term (`epoch << 32`), which leaves room for 2^30 epochs.
-pub const MAX_NUMBER: u64 = 1 << 62;
-/// Most replicas in one list of a configuration.
-pub const MAX_CONF_IDS: usize = 1024;
 
 /// Envelope kind: a raft message of the control group.
 pub const KIND_CONTROL_MESSAGE: u8 = 1;
@@ -50,42 +49,6 @@ pub const KIND_FLOW_FIRST: u8 = 16;
 const ENTRY_MIN: usize = 1 + 8 + 8 + 4 + 4;
 const FLAG_REJECT: u8 = 1;
 const FLAG_SNAPSHOT: u8 = 2;
-
-/// Why bytes were refused. Nothing of a refused frame is used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-pub enum WireError {
-    /// The bytes end inside a field, or a length points beyond them.
-    #[error("truncated: {need} bytes needed, {left} left")]
-    Truncated {
-        /// What the field or length asks for.
-        need: usize,
-        /// What the frame still has.
-        left: usize,
-    },
-    /// Bytes follow the last field.
-    #[error("{0} bytes after the end")]
-    Trailing(usize),
-    /// Longer than `MAX_BODY_BYTES`.
-    #[error("{0} bytes are more than a message may have")]
-    TooLong(usize),
-    /// No intact envelope of this version.
-    #[error(transparent)]
-    Envelope(#[from] EnvelopeError),
-    /// A version of what is inside that this build does not read.
-    #[error("version {0} is not readable by this build")]
-    Version(u8),
-    /// An enumeration value that does not exist.
-    #[error("unknown {what} {value}")]
-    Unknown {
-        /// Which enumeration.
-        what: &'static str,
-        /// The value found.
-        value: u8,
-    },
-    /// A field contradicts another one or its own range.
-    #[error("invalid {0}")]
-    Invalid(&'static str),
-}
 
 /// Puts `body` into an envelope.
 ///
@@ -112,33 +75,6 @@ pub fn open(bytes: &[u8]) -> Result<(u8, &[u8]), WireError> {
 pub fn open_bytes(frame: &Bytes) -> Result<(u8, Bytes), WireError> {
     let (kind, body) = open(frame)?;
     Ok((kind, frame.slice_ref(body)))
-}
-
-/// Whether a peer may send this kind of message at all. The rest are raft's local messages (which steer a replica from
-/// inside), and requests that only the own node may make.
-#[must_use]
-pub const fn may_come_from_peer(kind: MessageType) -> bool {
-    match kind {
-        MessageType::MsgAppend
-        | MessageType::MsgAppendResponse
-        | MessageType::MsgRequestVote
-        | MessageType::MsgRequestVoteResponse
-        | MessageType::MsgSnapshot
-        | MessageType::MsgHeartbeat
-        | MessageType::MsgHeartbeatResponse
-        | MessageType::MsgTimeoutNow
-        | MessageType::MsgRequestPreVote
-        | MessageType::MsgRequestPreVoteResponse => true,
-        MessageType::MsgHup
-        | MessageType::MsgBeat
-        | MessageType::MsgPropose
-        | MessageType::MsgUnreachable
-        | MessageType::MsgSnapStatus
-        | MessageType::MsgCheckQuorum
-        | MessageType::MsgTransferLeader
-        | MessageType::MsgReadIndex
-        | MessageType::MsgReadIndexResp => false,
-    }
 }
 
 /// Appends the wire form of `message` to `out`, without an envelope.

@@ -2,7 +2,13 @@
 
 use bytes::Bytes;
 
-use super::{MAX_CONF_IDS, MAX_NUMBER, WireError};
+use super::error::WireError;
+
+/// Terms and indices above this are refused, so that sums of a few of them cannot overflow. Epochs use the upper half of
+/// a term (`epoch << 32`), which leaves room for 2^30 epochs.
+pub const MAX_NUMBER: u64 = 1 << 62;
+/// Most replicas in one list of a configuration.
+pub const MAX_CONF_IDS: usize = 1024;
 
 /// A cursor that never reads beyond its bytes.
 pub(crate) struct Reader<'a> {

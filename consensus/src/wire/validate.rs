@@ -2,7 +2,7 @@
 
 use raft::eraftpb::{ConfState, Message, MessageType};
 
-use super::WireError;
+use super::error::WireError;
 
 /// Whether raft-rs accepts this configuration: it aborts the process on one that contradicts itself.
 ///

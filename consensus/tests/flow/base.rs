@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use qnat_consensus::event::{FlowEffect, FlowInput, GroupSpec, Origin, Sealing, Timing};
-use qnat_consensus::flow_groups::FlowGroups;
-use qnat_consensus::frame::{ChunkEnd, ChunkHead, Frame, Key};
+use qnat_consensus::flow::FlowGroups;
+use qnat_consensus::flow::frame::{ChunkEnd, ChunkHead, Frame, Key};
 use raft::eraftpb::ConfState;
 use words::time::MS;
 use words::{Epoch, Incarnation, ShardId};

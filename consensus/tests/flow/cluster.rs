@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use bytes::Bytes;
 use qnat_consensus::event::{FlowEffect, FlowInput, GroupHealth, GroupSpec, Origin, Report, Sealing, Timing};
-use qnat_consensus::flow_groups::{FlowGroups, GroupStatus, Role};
-use qnat_consensus::frame::Frame;
+use qnat_consensus::flow::frame::Frame;
+use qnat_consensus::flow::{FlowGroups, GroupStatus, Role};
 use raft::eraftpb::MessageType;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use qnat_consensus::event::{FlowEffect, FlowInput};
-use qnat_consensus::frame::{ChunkEnd, ChunkHead, Frame, Have, Key, Owned};
-use qnat_consensus::guard::FrameDrop;
+use qnat_consensus::flow::admit::FrameDrop;
+use qnat_consensus::flow::frame::{ChunkEnd, ChunkHead, Frame, Have, Key, Owned};
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;

@@ -1,7 +1,7 @@
 //! Each procedure by itself: fail-over, swap, stop, re-creation, reload, barrier.
 
 use qnat_consensus::event::{FlowInput, Origin, Sealing};
-use qnat_consensus::flow_groups::Role;
+use qnat_consensus::flow::Role;
 use rand::Rng;
 use words::{Epoch, Incarnation, ShardId};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use consensus::event::{FlowEffect, FlowInput, GroupHealth, Passage, Report};
-use consensus::flow_groups::{FlowGroups, GroupStatus};
+use consensus::flow::{FlowGroups, GroupStatus};
 use engine::event::{GroupEvent, Last, WorkerOutput};
 use engine::histogram::Histogram;
 use engine::snapshot::Snapshot;

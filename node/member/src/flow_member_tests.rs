@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use consensus::frame::Frame;
+use consensus::flow::frame::Frame;
 use control::registry::Founder;
 use control::state::State;
 use engine::event::WorkerOutput;
@@ -113,7 +113,7 @@ fn only_the_snapshot_that_the_barrier_lets_through_goes_to_the_worker() {
     let mut second = FlowMember::new(SECOND, led_view(5), 0, 0);
     run(&mut first, &mut second, (0, 2_000));
     let leads =
-        |member: &FlowMember| member.status(0).iter().any(|status| status.role == consensus::flow_groups::Role::Leader);
+        |member: &FlowMember| member.status(0).iter().any(|status| status.role == consensus::flow::Role::Leader);
     assert!(leads(&first), "{:?}", first.status(0));
     first.handle_view(2_000 * MS, led_view(6));
     assert!(run(&mut first, &mut second, (2_000, 2_500)).is_empty(), "the other one has not said that it has it");

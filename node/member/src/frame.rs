@@ -14,7 +14,7 @@ pub const CHANNEL_CONTROL: u32 = u32::MAX - 1;
 pub const CHANNEL_JOIN: u32 = u32::MAX - 2;
 /// Transport channel of questions that members ask each other; see `daemon::ask`.
 pub const CHANNEL_ASK: u32 = u32::MAX - 3;
-/// Transport channel of a flow group, and of the frames between nodes that belong to none (`consensus::frame::NODE_GROUP`).
+/// Transport channel of a flow group, and of the frames between nodes that belong to none (`consensus::flow::frame::NODE_GROUP`).
 #[must_use]
 pub fn channel_of(group: ShardId) -> u32 {
     u32::from(group.0)

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Error, Result, bail, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use consensus::storage::LogPosition;
+use consensus::control::storage::LogPosition;
 use engine::ids::NodeId;
 
 use super::cluster::NodeArg;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use consensus::storage::sled::SledStore;
+use consensus::control::storage::sled::SledStore;
 use control::outcome::Outcome;
 use control::parts::Cut;
 use control::state::State;

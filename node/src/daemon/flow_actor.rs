@@ -114,7 +114,7 @@ pub struct FlowReport {
     /// Whether the flow groups run.
     pub running: bool,
     /// Groups of this node.
-    pub groups: Vec<consensus::flow_groups::GroupStatus>,
+    pub groups: Vec<consensus::flow::GroupStatus>,
     /// Health of groups that this node leads.
     pub health: Vec<consensus::event::GroupHealth>,
     /// What this node reports.

@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use consensus::storage::sled::SledStore;
-use consensus::storage::{ClusterId, LogStore, StoreError};
+use consensus::control::storage::sled::SledStore;
+use consensus::control::storage::{ClusterId, LogStore, StoreError};
 use control::registry::{FOUNDER_RAFT_ID, Founder, NODES_MAX};
 use control::state::State;
 use engine::ids::NodeId;
@@ -237,7 +237,7 @@ fn sync_parent(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use consensus::control_group::{ControlGroup, ControlTiming};
+    use consensus::control::{ControlGroup, ControlTiming};
 
     use super::*;
 

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use consensus::flow_groups::Role;
+use consensus::flow::Role;
 use control::concern::What;
 use engine::counters::Counters;
 use engine::event::DropReason;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use consensus::storage::{ClusterId, LogPosition, LogStore as _};
+use consensus::control::storage::{ClusterId, LogPosition, LogStore as _};
 use control::recovery::Generation;
 use control::registry::{Founder, Standing};
 use control::state::State;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix::{Actor, Arbiter, AsyncContext as _, System};
 use anyhow::{Context, Result, anyhow, ensure};
-use consensus::control_group::ControlTiming;
+use consensus::control::ControlTiming;
 use control::concern::{Concern, Subject, What};
 use engine::ids::{Mac, NodeId, VnetId};
 use engine::worker::Worker;

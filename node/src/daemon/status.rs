@@ -1,6 +1,6 @@
 //! The rows of a status, out of the reports of the two halves and of the worker. Called by the answerer.
 
-use consensus::flow_groups::{GroupStatus, Role};
+use consensus::flow::{GroupStatus, Role};
 use control::registry::Standing;
 use control::view::ShardView;
 use engine::event::NotServing;

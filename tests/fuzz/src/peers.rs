@@ -131,11 +131,11 @@ pub fn scan_chunk(data: &[u8]) {
 /// Frames about flow groups, with the raft messages in them.
 pub fn flow_frame(data: &[u8]) {
     let bytes = Bytes::copy_from_slice(data);
-    let _refused = bounded(data, EACH, || consensus::frame::Frame::decode(&bytes));
+    let _refused = bounded(data, EACH, || consensus::flow::frame::Frame::decode(&bytes));
     let Some((kind, body)) = data.split_first() else { return };
     let sealed = Bytes::from(wire::seal(kind % 8 + wire::KIND_FLOW_FIRST - 1, body));
-    let Ok(frame) = bounded(data, EACH, || consensus::frame::Frame::decode(&sealed)) else { return };
-    let again = consensus::frame::Frame::decode(&frame.encode()).expect("what was read can be written and read");
+    let Ok(frame) = bounded(data, EACH, || consensus::flow::frame::Frame::decode(&sealed)) else { return };
+    let again = consensus::flow::frame::Frame::decode(&frame.encode()).expect("what was read can be written and read");
     assert_eq!(format!("{again:?}"), format!("{frame:?}"));
 }
 

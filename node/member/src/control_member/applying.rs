@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use consensus::control::storage::LogStore;
 use consensus::event::ControlInput;
-use consensus::storage::LogStore;
 use control::command::Command;
 use control::outcome::{Outcome, Yield};
 

@@ -1,6 +1,6 @@
 //! What the flow half reports, and what becomes of it: a command, or a note of what this node knows of owners.
 
-use consensus::storage::LogStore;
+use consensus::control::storage::LogStore;
 use control::command::{CommandBody, InStep};
 use control::shards::Shard;
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consensus::storage::LogStore;
+use consensus::control::storage::LogStore;
 use control::command::{CommandBody, Key};
 use control::limits::RECLAIMS_MAX;
 use engine::ids::{ControlIndex, PortBlock, ShardId};

@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use consensus::control::storage::LogStore;
 use consensus::event::ControlInput;
-use consensus::storage::LogStore;
 use control::command::Command;
 use control::compile::Compiler;
 use control::outcome::Outcome;

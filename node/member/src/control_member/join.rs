@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use consensus::control_group::{ControlGroup, OpenError};
-use consensus::storage::{ClusterId, LogStore};
+use consensus::control::storage::{ClusterId, LogStore};
+use consensus::control::{ControlGroup, OpenError};
 use control::command::{Command, CommandBody};
 use control::outcome::{Outcome, Yield};
 use control::registry::Registration;
@@ -198,8 +198,8 @@ impl<S: LogStore> ControlMember<S> {
 mod tests {
     use std::net::SocketAddr;
 
-    use consensus::control_group::ControlTiming;
-    use consensus::storage::memory::MemoryStore;
+    use consensus::control::ControlTiming;
+    use consensus::control::storage::memory::MemoryStore;
     use control::registry::{FOUNDER_RAFT_ID, Founder};
     use control::state::State;
     use engine::ids::Mac;

@@ -23,9 +23,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use consensus::control_group::{ControlGroup, ControlTiming, OpenError};
+use consensus::control::storage::LogStore;
+use consensus::control::{ControlGroup, ControlTiming, OpenError};
 use consensus::event::{ControlEffect, ControlInput};
-use consensus::storage::LogStore;
 use control::command::Key;
 use control::compile::Compiler;
 use control::limits::{COMMAND_LEN_MAX, STATE_LEN_MAX};
@@ -57,8 +57,8 @@ const COMPACT_EVERY: u64 = 512;
 /// group. See `CommandBody::weight`.
 const WORK_PER_TICK_MAX: usize = 1_024;
 // What a command can be is what the log takes, and what the state can be is what it is compacted to.
-const _: () = assert!(COMMAND_LEN_MAX + ENVELOPE_LEN <= consensus::control_group::MAX_COMMAND_BYTES);
-const _: () = assert!(STATE_LEN_MAX + ENVELOPE_LEN <= consensus::control_group::MAX_STATE_BYTES);
+const _: () = assert!(COMMAND_LEN_MAX + ENVELOPE_LEN <= consensus::control::MAX_COMMAND_BYTES);
+const _: () = assert!(STATE_LEN_MAX + ENVELOPE_LEN <= consensus::control::MAX_STATE_BYTES);
 /// The level of the replicated formats that this build speaks (C2).
 pub const LEVEL: u16 = 1;
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use consensus::storage::LogStore;
+use consensus::control::storage::LogStore;
 use engine::ids::NodeId;
 
 use super::{ControlMember, ControlOut, Now};
@@ -25,7 +25,7 @@ const SILENT_NS: u64 = 5_000 * MS;
 /// Longest frame.
 const FRAME_BYTES_MAX: usize = consensus::wire::MAX_BODY_BYTES + 1_024;
 
-const _: () = assert!(WHOLE_BYTES_MAX >= 2 * consensus::control_group::MAX_COMMAND_BYTES);
+const _: () = assert!(WHOLE_BYTES_MAX >= 2 * consensus::control::MAX_COMMAND_BYTES);
 
 /// What this member sends and what it is sent, in pieces.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use consensus::storage::LogStore;
+use consensus::control::storage::LogStore;
 use control::command::CommandBody;
 use control::reconcile::{self, Observed};
 

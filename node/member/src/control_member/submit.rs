@@ -2,8 +2,8 @@
 //! speak for themselves.
 
 use bytes::Bytes;
+use consensus::control::storage::LogStore;
 use consensus::event::ControlInput;
-use consensus::storage::LogStore;
 use control::command::{Command, CommandBody, Key};
 use control::outcome::Outcome;
 use control::parts::Cut;

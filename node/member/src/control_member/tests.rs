@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use consensus::storage::memory::MemoryStore;
-use consensus::storage::{ClusterId, LogStore as _};
+use consensus::control::storage::memory::MemoryStore;
+use consensus::control::storage::{ClusterId, LogStore as _};
 use control::command::{CommandBody, Configure};
 use control::registry::Founder;
 use control::registry::Registration;

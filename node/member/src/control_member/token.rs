@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use consensus::storage::LogStore;
+use consensus::control::storage::LogStore;
 use control::command::{Command, CommandBody, InStep};
 use control::outcome::Outcome;
 use control::shards::Origin;

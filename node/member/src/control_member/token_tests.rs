@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consensus::storage::ClusterId;
-use consensus::storage::memory::MemoryStore;
+use consensus::control::storage::ClusterId;
+use consensus::control::storage::memory::MemoryStore;
 use control::command::{CommandBody, Configure};
 use control::registry::Founder;
 

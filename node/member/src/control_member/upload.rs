@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use consensus::storage::LogStore;
+use consensus::control::storage::LogStore;
 use control::command::{CommandBody, Key, PlanHash};
 use control::outcome::Outcome;
 use engine::ids::ControlIndex;
