@@ -35,6 +35,7 @@ pub(super) enum Side {
 pub(super) struct Capture {
     child: Child,
     file: PathBuf,
+    log: PathBuf,
 }
 
 impl Drop for Capture {
@@ -80,20 +81,23 @@ impl Capture {
         command.args(["-B", "16384", "--time-stamp-precision=nano", "-w"]).arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log)?);
         let child = netio::netns::run_in(FABRIC, || command.spawn())?.context("tcpdump (a package of Debian)")?;
-        let capture = Self { child, file };
+        let capture = Self { child, file, log };
         let began = Instant::now();
-        while !fs::read_to_string(&log)?.contains("listening on") {
-            ensure!(began.elapsed() < START_BOUND, "tcpdump on {port}: {}", fs::read_to_string(&log)?);
+        while !fs::read_to_string(&capture.log)?.contains("listening on") {
+            ensure!(began.elapsed() < START_BOUND, "tcpdump on {port}: {}", fs::read_to_string(&capture.log)?);
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(capture)
     }
 
-    /// Stops watching and returns all frames in the order of their times.
+    /// Stops watching and returns all frames in the order of their times, if none is missing: a frame that the capture lost
+    /// looks like one that the cluster lost.
     pub(super) fn stop(mut self) -> Result<Vec<Frame>> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("process number")?;
         kill_process(pid, Signal::INT)?;
         self.child.wait()?;
+        let said = fs::read_to_string(&self.log)?;
+        ensure!(said.contains("\n0 packets dropped by kernel"), "the capture is not whole: {said}");
         let bytes = fs::read(&self.file)?;
         fs::remove_file(&self.file)?;
         let mut frames = parse(&bytes).with_context(|| self.file.display().to_string())?;
