@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use net::Namespace;
@@ -85,8 +85,8 @@ fn passes(packets: &mut PacketLoop, side: Side, frame: &[u8]) -> bool {
 }
 
 fn sleep_until(time_ns: u64) {
-    while boottime::now_ns() <= time_ns {
-        std::thread::sleep(Duration::from_millis(1));
+    while let Some(left_ns) = (time_ns + 1).checked_sub(boottime::now_ns()).filter(|left_ns| *left_ns > 0) {
+        std::thread::sleep(Duration::from_nanos(left_ns));
     }
 }
 
@@ -380,9 +380,29 @@ fn a_stopped_process_that_wakes_up_after_its_lease_emits_nothing() {
 /// What has come at the outer end of `go`.
 #[derive(Default)]
 struct Arrivals {
-    from_vmac: AtomicUsize,
+    seen: Mutex<Seen>,
+    more: Condvar,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    from_vmac: usize,
     /// Frames to [`PEER`]: those of [`Marker`].
-    markers: AtomicUsize,
+    markers: usize,
+}
+
+impl Arrivals {
+    fn note(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.seen.lock().expect("nobody panics with it"));
+        self.more.notify_all();
+    }
+
+    /// Waits until something has come, but not beyond a time. What has come by then.
+    fn wait_for(&self, until_ns: u64, come: impl Fn(&Seen) -> bool) -> Seen {
+        let bound = Duration::from_nanos(until_ns.saturating_sub(boottime::now_ns()));
+        let seen = self.seen.lock().expect("nobody panics with it");
+        *self.more.wait_timeout_while(seen, bound, |seen| !come(seen)).expect("nobody panics with it").0
+    }
 }
 
 /// A way to know that all that was sent before has come: a frame of its own behind it on the same wire, which the guard
@@ -403,12 +423,9 @@ impl Marker {
     fn count(&mut self, seen: &Arrivals) -> usize {
         assert!(passes(&mut self.packets, Side::Outside, &self.frame), "a Forward needs no lease");
         self.sent += 1;
-        let begun = boottime::now_ns();
-        while seen.markers.load(Ordering::Acquire) < self.sent {
-            assert!(boottime::now_ns() - begun < 20_000 * MS, "the marker is lost");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        seen.from_vmac.load(Ordering::Relaxed)
+        let seen = seen.wait_for(boottime::now_ns() + 20_000 * MS, |seen| seen.markers >= self.sent);
+        assert!(seen.markers >= self.sent, "the marker is lost");
+        seen.from_vmac
     }
 }
 
@@ -424,10 +441,10 @@ fn wakes_up_after_its_lease(lease_ms: u64) -> bool {
                 packets.wait(Duration::from_millis(20), || false).expect("wait");
                 packets.receive(&mut |_, _, frame| {
                     if frame[6..12] == VMAC {
-                        arrivals.from_vmac.fetch_add(1, Ordering::Relaxed);
+                        arrivals.note(|seen| seen.from_vmac += 1);
                     }
                     if frame[..6] == PEER {
-                        arrivals.markers.fetch_add(1, Ordering::Release);
+                        arrivals.note(|seen| seen.markers += 1);
                     }
                     Disposition::Done
                 });
@@ -441,9 +458,7 @@ fn wakes_up_after_its_lease(lease_ms: u64) -> bool {
         let lease = lines.find(|line| line.starts_with("lease ")).expect("the child took its lease");
         let lease_until_ns = lease["lease ".len()..].parse().expect("a time");
         let mut marker = Marker::new();
-        while seen.from_vmac.load(Ordering::Relaxed) == 0 && boottime::now_ns() < lease_until_ns {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        seen.wait_for(lease_until_ns, |seen| seen.from_vmac > 0);
         let pid = Pid::from_child(&child.0);
         kill_process(pid, Signal::STOP).expect("stop");
         if boottime::now_ns() >= lease_until_ns {
