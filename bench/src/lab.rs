@@ -7,10 +7,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use control::view::BackendView;
+use qnat::answers::{self, Status};
 use qnat::client;
 use qnat::daemon::request::{Request, ResourceKind};
 use qnat_lab::Host;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use crate::machine;
 use crate::numbers::Buckets;
@@ -72,11 +74,11 @@ impl Lab {
         Ok(this)
     }
 
-    /// Asks one member.
+    /// Asks one member, whose answer is a `T` (`qnat::answers`).
     ///
     /// # Errors
     /// If it does not answer.
-    pub fn ask(&self, node: u32, request: &Request) -> Result<Value> {
+    pub fn ask<T: DeserializeOwned + Send>(&self, node: u32, request: &Request) -> Result<T> {
         let api: SocketAddr = API.parse()?;
         Ok(self.within(Host::Node(node), || client::call_within(api, request, ASK_TIMEOUT))??)
     }
@@ -91,12 +93,12 @@ impl Lab {
 
     /// Whether every shard is served with all its replicas.
     fn is_whole(&self) -> bool {
-        let answers: Result<Vec<Value>> = (1..=NODES).map(|node| self.ask(node, &Request::Status)).collect();
+        let answers: Result<Vec<Status>> = (1..=NODES).map(|node| self.ask(node, &Request::Status)).collect();
         let Ok(answers) = answers else { return false };
-        let rows = || answers.iter().flat_map(|answer| answer["shards"].as_array().into_iter().flatten());
-        let serves = |row: &&Value| row["serving"] == "yes" && row["redundancy"]["have"] == row["redundancy"]["want"];
-        let served: Vec<u64> = rows().filter(serves).filter_map(|row| row["shard"].as_u64()).collect();
-        rows().next().is_some() && rows().all(|row| row["shard"].as_u64().is_some_and(|id| served.contains(&id)))
+        let rows = || answers.iter().flat_map(|answer| &answer.shards);
+        let served = rows().filter(|row| row.serves() && row.redundancy.is_full());
+        let served: Vec<u16> = served.map(|row| row.shard).collect();
+        rows().next().is_some() && rows().all(|row| served.contains(&row.shard))
     }
 
     /// Two backends of one shard, by number: the flood's, and the one beside it.
@@ -104,12 +106,12 @@ impl Lab {
     /// # Errors
     /// If no shard has two.
     pub fn neighbours(&self) -> Result<(u32, u32)> {
-        let rows = self.ask(1, &Request::Get { kind: ResourceKind::Backends })?;
-        let backend = |row: &Value| {
-            let number = row["name"].as_str()?.strip_prefix('b')?.split('/').next()?.parse().ok()?;
-            Some((row["home_shard"].as_u64()?, number))
+        let rows: Vec<BackendView> = self.ask(1, &Request::Get { kind: ResourceKind::Backends })?;
+        let backend = |row: &BackendView| {
+            let number = row.name.strip_prefix('b')?.split('/').next()?.parse().ok()?;
+            Some((row.home_shard?, number))
         };
-        let mut all: Vec<(u64, u32)> = rows.as_array().into_iter().flatten().filter_map(backend).collect();
+        let mut all: Vec<(u16, u32)> = rows.iter().filter_map(backend).collect();
         all.sort_unstable();
         let pair = all.windows(2).find(|pair| pair[0].0 == pair[1].0).context("no shard has two backends")?;
         Ok((pair[0].1, pair[1].1))
@@ -122,17 +124,15 @@ impl Lab {
     pub fn counted(&self) -> Result<Counted> {
         let (mut sum, mut holds, mut commits) = (Counted::default(), Vec::new(), Vec::new());
         for node in 1..=NODES {
-            let answer = self.ask(node, &Request::Counters)?;
-            let snat = answer["snat"].as_array().into_iter().flatten();
-            sum.committed += snat.filter_map(|row| row["successful"].as_u64()).sum::<u64>();
-            sum.elections += answer["elections"].as_u64().context("elections")?;
-            holds.push(Buckets::of(&answer["hold"])?);
-            commits.push(Buckets::of(&answer["commit"])?);
-            for (reason, n) in answer["drops"].as_object().into_iter().flatten() {
-                let n = n.as_u64().unwrap_or(0);
-                match sum.drops.iter_mut().find(|(known, _)| known == reason) {
+            let answer: answers::Counted = self.ask(node, &Request::Counters)?;
+            sum.committed += answer.snat.iter().map(|row| row.successful).sum::<u64>();
+            sum.elections += answer.elections;
+            holds.push(answer.hold.into());
+            commits.push(answer.commit.into());
+            for (reason, n) in answer.drops {
+                match sum.drops.iter_mut().find(|(known, _)| *known == reason) {
                     Some((_, known)) => *known += n,
-                    None => sum.drops.push((reason.clone(), n)),
+                    None => sum.drops.push((reason, n)),
                 }
             }
         }

@@ -1,14 +1,13 @@
 //! Arithmetic of the measurements: percentiles within buckets, medians with their spread. Pure.
 
+use qnat::answers::HistogramCounts;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// A histogram as `Counters` of the admin API tells it: upper end in nanoseconds (`None`: without end) and count of each
 /// bucket that is not empty, in rising order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Buckets {
     /// Upper ends and counts.
-    #[serde(rename = "buckets_ns")]
     pub buckets: Vec<(Option<u64>, u64)>,
     /// Sum of all times.
     pub sum_ns: u64,
@@ -25,15 +24,13 @@ pub struct Percentile {
     pub below_us: Option<f64>,
 }
 
-impl Buckets {
-    /// From the answer of a member.
-    ///
-    /// # Errors
-    /// If it is no histogram.
-    pub fn of(answer: &Value) -> anyhow::Result<Self> {
-        Ok(serde_json::from_value(answer.clone())?)
+impl From<HistogramCounts> for Buckets {
+    fn from(told: HistogramCounts) -> Self {
+        Self { buckets: told.buckets_ns, sum_ns: told.sum_ns }
     }
+}
 
+impl Buckets {
     /// What was counted since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {

@@ -1,4 +1,4 @@
-//! The command line's side of the admin API: one blocking call, one JSON answer.
+//! The asking side of the admin API: one blocking call, one answer, as the type that the caller names (`answers`).
 //!
 //! It must never repeat a call by itself: only [`ClientError::Unreachable`] proves that nothing was done. Called by `cli`,
 //! inside a lab member's namespace where that is wanted.
@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use crate::daemon::request::{Failure, Request};
 
@@ -63,7 +63,7 @@ impl ClientError {
 ///
 /// # Errors
 /// See [`ClientError`].
-pub fn call(addr: SocketAddr, request: &Request) -> Result<Value, ClientError> {
+pub fn call<T: DeserializeOwned>(addr: SocketAddr, request: &Request) -> Result<T, ClientError> {
     call_within(addr, request, CALL_TIMEOUT)
 }
 
@@ -71,7 +71,11 @@ pub fn call(addr: SocketAddr, request: &Request) -> Result<Value, ClientError> {
 ///
 /// # Errors
 /// See [`ClientError`].
-pub fn call_within(addr: SocketAddr, request: &Request, timeout: Duration) -> Result<Value, ClientError> {
+pub fn call_within<T: DeserializeOwned>(
+    addr: SocketAddr,
+    request: &Request,
+    timeout: Duration,
+) -> Result<T, ClientError> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(timeout))
         .http_status_as_error(false)

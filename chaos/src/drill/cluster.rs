@@ -8,11 +8,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use qnat::answers::Counted;
+use control::view::BackendView;
+use qnat::answers::{Counted, FlowRow, Flows, Status};
 use qnat::client;
 use qnat::daemon::request::{Request, ResourceKind};
 use qnat_lab::Host;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::interrupt;
 
@@ -93,8 +94,8 @@ impl Cluster {
         &self.dir
     }
 
-    /// Asks one member.
-    pub(super) fn ask(&self, node: u32, request: &Request) -> Result<Value> {
+    /// Asks one member, whose answer is a `T` (`qnat::answers`).
+    pub(super) fn ask<T: DeserializeOwned + Send>(&self, node: u32, request: &Request) -> Result<T> {
         let api: SocketAddr = API.parse().context("address of the admin API")?;
         let answer = qnat_lab::in_host(&self.dir, Host::Node(node), || client::call_within(api, request, ASK_TIMEOUT))?;
         answer.with_context(|| format!("n{node}"))
@@ -104,12 +105,11 @@ impl Cluster {
     pub(super) fn owners(&self) -> BTreeMap<u64, u32> {
         let mut best: BTreeMap<u64, (u64, bool, u32)> = BTreeMap::new();
         for node in self.running() {
-            let Ok(status) = self.ask(node, &Request::Status) else { continue };
-            for row in status["shards"].as_array().into_iter().flatten() {
-                let (Some(shard), Some(owner)) = (row["shard"].as_u64(), row["owner"].as_u64()) else { continue };
-                let Ok(owner) = u32::try_from(owner) else { continue };
-                let seen = (row["term"].as_u64().unwrap_or(0), owner == node, owner);
-                let entry = best.entry(shard).or_insert(seen);
+            let Ok(status) = self.ask::<Status>(node, &Request::Status) else { continue };
+            for row in status.shards {
+                let Some(owner) = row.owner else { continue };
+                let seen = (row.term.unwrap_or(0), owner == node, owner);
+                let entry = best.entry(row.shard.into()).or_insert(seen);
                 *entry = (*entry).max(seen);
             }
         }
@@ -132,17 +132,17 @@ impl Cluster {
         let mut served = BTreeSet::new();
         let mut known = BTreeSet::new();
         for node in running {
-            let status = match self.ask(node, &Request::Status) {
+            let status: Status = match self.ask(node, &Request::Status) {
                 Ok(status) => status,
                 Err(error) => return Some(format!("{error:#}")),
             };
-            for row in status["shards"].as_array().into_iter().flatten() {
-                known.insert(row["shard"].as_u64());
-                if row["serving"] == "yes" {
-                    if row["redundancy"]["have"] != row["redundancy"]["want"] {
-                        return Some(format!("shard {}: {}", row["shard"], row["redundancy"]));
+            for row in status.shards {
+                known.insert(row.shard);
+                if row.serves() {
+                    if !row.redundancy.is_full() {
+                        return Some(format!("shard {}: {} voters in step", row.shard, row.redundancy));
                     }
-                    served.insert(row["shard"].as_u64());
+                    served.insert(row.shard);
                 }
             }
         }
@@ -163,16 +163,14 @@ impl Cluster {
 
     /// Live mappings as `node` knows them, of the shards in `of`.
     pub(super) fn flows(&self, node: u32, of: &BTreeSet<u64>) -> Result<Vec<Flow>> {
-        let answer = self.ask(node, &Request::Flows { shard: None, limit: FLOWS_MAX })?;
-        let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        let rows = answer["flows"].as_array().into_iter().flatten();
-        let live = rows.filter(|row| matches!(row["state"].as_str(), Some("live" | "closing" | "opening")));
-        let flows = live.map(|row| Flow {
-            shard: row["shard"].as_u64().unwrap_or(0),
-            proto: text(row, "proto"),
-            inside: text(row, "inside"),
-            public: text(row, "public"),
-            remote: text(row, "remote"),
+        let answer: Flows = self.ask(node, &Request::Flows { shard: None, limit: FLOWS_MAX })?;
+        let live = answer.flows.into_iter().filter(|row| matches!(&*row.state, "live" | "closing" | "opening"));
+        let flows = live.map(|FlowRow { shard, proto, inside, public, remote, .. }| Flow {
+            shard: shard.into(),
+            proto,
+            inside,
+            public,
+            remote,
         });
         Ok(flows.filter(|flow| of.contains(&flow.shard)).collect())
     }
@@ -193,28 +191,23 @@ impl Cluster {
     /// All backends with their leases.
     pub(super) fn backends(&self) -> Result<Vec<Backend>> {
         let node = *self.running().first().context("no member runs")?;
-        let rows = self.ask(node, &Request::Get { kind: ResourceKind::Backends })?;
-        let number = |row: &Value| row["name"].as_str()?.strip_prefix('b')?.split('/').next()?.parse().ok();
-        let block = |block: &Value| {
-            let (first, last) = (block["first"].as_u64()?, block["last"].as_u64()?);
-            Some((first, last))
-        };
-        let backend = |row: &Value| {
+        let rows: Vec<BackendView> = self.ask(node, &Request::Get { kind: ResourceKind::Backends })?;
+        let backend = |row: &BackendView| {
             Some(Backend {
-                number: number(row)?,
-                shard: row["home_shard"].as_u64()?,
-                frontend: row["frontend"].as_str()?.to_owned(),
-                lease: row["lease"].as_array()?.iter().filter_map(block).collect(),
+                number: row.name.strip_prefix('b')?.split('/').next()?.parse().ok()?,
+                shard: row.home_shard?.into(),
+                frontend: row.frontend?.to_string(),
+                lease: row.lease.iter().map(|block| (block.first.into(), block.last.into())).collect(),
             })
         };
-        let backends: Vec<Backend> = rows.as_array().into_iter().flatten().filter_map(backend).collect();
-        ensure!(!backends.is_empty(), "no backend has a home shard: {rows}");
+        let backends: Vec<Backend> = rows.iter().filter_map(backend).collect();
+        ensure!(!backends.is_empty(), "none of {} backends has a home shard", rows.len());
         Ok(backends)
     }
 
     /// Elections that each running member counted since it started.
     pub(super) fn elections(&self) -> BTreeMap<u32, u64> {
-        let count = |node| Some((node, self.ask(node, &Request::Counters).ok()?["elections"].as_u64()?));
+        let count = |node| Some((node, self.counted(node).ok()?.elections));
         self.running().into_iter().filter_map(count).collect()
     }
 
@@ -230,17 +223,16 @@ impl Cluster {
 
     /// What one member counted since it started.
     pub(super) fn counted(&self, node: u32) -> Result<Counted> {
-        let answer = self.ask(node, &Request::Counters)?;
-        serde_json::from_value(answer).with_context(|| format!("counters of n{node}"))
+        self.ask(node, &Request::Counters)
     }
 
     /// Frames that running members dropped since they started, by reason.
     pub(super) fn drops(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
         for node in self.running() {
-            let Ok(counters) = self.ask(node, &Request::Counters) else { continue };
-            for (why, count) in counters["drops"].as_object().into_iter().flatten() {
-                *all.entry(why.clone()).or_default() += count.as_u64().unwrap_or(0);
+            let Ok(counted) = self.counted(node) else { continue };
+            for (why, count) in counted.drops {
+                *all.entry(why).or_default() += count;
             }
         }
         all

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use qnat::daemon::request::Request;
 use qnat_lab::{Cut, Scope, Wipe, topology::Network};
+use serde::de::IgnoredAny;
 
 use super::cluster::Cluster;
 use super::judge::Handover;
@@ -103,7 +104,7 @@ impl Fault {
             Self::KillOwner => qnat_lab::kill(cluster.dir(), owner)?,
             Self::PauseOwner => qnat_lab::pause(cluster.dir(), owner)?,
             Self::PartitionOwner => qnat_lab::partition(cluster.dir(), &Cut::partition(owner, None))?,
-            Self::StopOwner => drop(cluster.ask(owner, &Request::Shutdown { now: false })?),
+            Self::StopOwner => drop(cluster.ask::<IgnoredAny>(owner, &Request::Shutdown { now: false })?),
             Self::HangWorker => qnat_lab::hang(cluster.dir(), owner, WORKER)?,
             Self::SilentNetwork => qnat_lab::partition(cluster.dir(), &silence(owner))?,
             Self::RemakeInterface => qnat_lab::remake(cluster.dir(), owner, Network::Outside)?,

@@ -8,10 +8,13 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
+use control::registry::Standing;
+use control::view::NodeView;
+use qnat::answers::{NodeRow, Status};
 use qnat::client::ClientError;
 use qnat::daemon::request::{Request, ResourceKind};
 use serde::Serialize;
-use serde_json::Value;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::canary::{self, Download, Idle};
 use super::cluster::{Cluster, Flow};
@@ -227,7 +230,7 @@ impl LabUnderChange<'_> {
     }
 
     /// Asks members in turn until one of them, other than `beside`, says yes or no.
-    fn decide(&self, beside: u32, request: &Request) -> Result<Value> {
+    fn decide<T: DeserializeOwned + Send>(&self, beside: u32, request: &Request) -> Result<T> {
         let began = Instant::now();
         loop {
             let members = self.cluster.running().into_iter().filter(|node| *node != beside);
@@ -249,28 +252,31 @@ impl LabUnderChange<'_> {
         }
     }
 
-    fn row(&self, node: u32) -> Result<Value> {
-        let rows = self.decide(node, &Request::Get { kind: ResourceKind::Nodes })?;
-        let row = rows.as_array().into_iter().flatten().find(|row| row["node"] == node);
-        row.cloned().with_context(|| format!("n{node} is not known"))
+    fn row(&self, node: u32) -> Result<NodeView> {
+        let rows: Vec<NodeView> = self.decide(node, &Request::Get { kind: ResourceKind::Nodes })?;
+        rows.into_iter().find(|row| row.node == node).with_context(|| format!("n{node} is not known"))
     }
 
     /// What a command must name to mean `node` as it is.
     fn named(&self, node: u32) -> Result<u64> {
-        self.row(node)?["named"].as_u64().context("a number")
+        Ok(self.row(node)?.named)
     }
 
     fn forget(&self, node: u32, incarnation: u64) -> Result<()> {
-        self.decide(node, &Request::RemoveNode { node, incarnation }).map(drop)
+        self.decide(node, &Request::RemoveNode { node, incarnation }).map(|_: IgnoredAny| ())
     }
 
     /// A node leaves as an operator lets it: drained, stopped, removed, its machine gone.
     fn leave(&self, node: u32) -> Result<()> {
         let incarnation = self.named(node)?;
-        self.decide(node, &Request::DrainNode { node, incarnation })?;
+        let _: IgnoredAny = self.decide(node, &Request::DrainNode { node, incarnation })?;
         let began = Instant::now();
-        while self.row(node)?["drained"] != true {
-            ensure!(began.elapsed() < SETTLE_BOUND, "not drained: {}", self.row(node)?);
+        while !self.row(node)?.drained {
+            ensure!(
+                began.elapsed() < SETTLE_BOUND,
+                "not drained: {} shards are left on it",
+                self.row(node)?.replicated_shards
+            );
             std::thread::sleep(LOOK_EVERY);
         }
         self.forget(node, incarnation)?;
@@ -294,26 +300,24 @@ impl LabUnderChange<'_> {
         let mut served = BTreeSet::new();
         let mut known = BTreeSet::new();
         for &node in members {
-            let status = match self.cluster.ask(node, &Request::Status) {
+            let status: Status = match self.cluster.ask(node, &Request::Status) {
                 Ok(status) => status,
                 Err(error) => return Some(format!("{error:#}")),
             };
-            let rows = || status["nodes"].as_array().into_iter().flatten();
-            let count =
-                |row: &&Value| row["standing"] == "member" && row["alive"] == true && row["control_voter"] == true;
-            let number = |row: &Value| row["node"].as_u64().and_then(|id| u32::try_from(id).ok());
-            let listed: BTreeSet<u32> = rows().filter(|row| row["standing"] != "removed").filter_map(number).collect();
-            let counted: BTreeSet<u32> = rows().filter(count).filter_map(number).collect();
+            let there = status.nodes.iter().filter(|row| row.standing != Standing::Removed);
+            let listed: BTreeSet<u32> = there.map(|row| row.node).collect();
+            let votes = |row: &&NodeRow| row.standing == Standing::Member && row.alive && row.control_voter;
+            let counted: BTreeSet<u32> = status.nodes.iter().filter(votes).map(|row| row.node).collect();
             if listed != wanted || counted != wanted {
                 return Some(format!("n{node} knows {listed:?}, of which {counted:?} are alive and vote"));
             }
-            for row in status["shards"].as_array().into_iter().flatten() {
-                known.insert(row["shard"].as_u64());
-                if row["serving"] == "yes" {
-                    if row["redundancy"]["have"] != 3 || row["redundancy"]["want"] != 3 {
-                        return Some(format!("shard {}: {}", row["shard"], row["redundancy"]));
+            for row in status.shards {
+                known.insert(row.shard);
+                if row.serves() {
+                    if (row.redundancy.have, row.redundancy.want) != (3, 3) {
+                        return Some(format!("shard {}: {} voters in step", row.shard, row.redundancy));
                     }
-                    served.insert(row["shard"].as_u64());
+                    served.insert(row.shard);
                 }
             }
         }

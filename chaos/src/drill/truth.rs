@@ -89,9 +89,8 @@ impl Asking {
 fn ask(cluster: &Cluster, whom: u32, target: u32, shard: u64) -> Result<Said> {
     let is_down = !cluster.running().contains(&target);
     let asked_ns = nanos(SystemTime::now())?;
-    let answer = cluster.ask(whom, &Request::Together { of: Box::new(Request::Status) })?;
+    let status: Status = cluster.ask(whom, &Request::Together { of: Box::new(Request::Status) })?;
     let answered_ns = nanos(SystemTime::now())?;
-    let status: Status = serde_json::from_value(answer)?;
     let row = status.shards.iter().find(|row| u64::from(row.shard) == shard);
     let wrong = status.concerns.iter().filter(|concern| concern.severity >= Severity::Warning);
     Ok(Said {
@@ -101,7 +100,7 @@ fn ask(cluster: &Cluster, whom: u32, target: u32, shard: u64) -> Result<Said> {
         silent: status.silent,
         wrong: wrong.map(|concern| format!("{}: {}", concern.subject, concern.why)).collect(),
         owner: row.and_then(|row| row.owner),
-        serves: row.is_some_and(|row| row.serving == "yes"),
+        serves: row.is_some_and(|row| row.serves()),
     })
 }
 

@@ -1,5 +1,6 @@
 //! The status of the cluster, as one member sees it or as several do together.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use control::concern::Concern;
@@ -193,7 +194,27 @@ pub fn failures_tolerated(nodes: &[NodeRow], shards: &[ShardRow]) -> Option<usiz
     spare.chain(control).min()
 }
 
+impl ShardRow {
+    /// Whether the answering member serves it.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.serving == "yes"
+    }
+}
+
+impl fmt::Display for Redundancy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.have, self.want)
+    }
+}
+
 impl Redundancy {
+    /// Whether all voters that there should be are in step.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.have == self.want
+    }
+
     /// How many of them may fail before there is no majority of `voters`.
     #[must_use]
     pub const fn spare(&self, voters: usize) -> usize {

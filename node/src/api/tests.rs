@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::client::{self, ClientError};
@@ -62,7 +62,7 @@ fn the_client_gets_what_the_node_answers() {
     let text = "x".repeat(3 << 20);
     let apply = Request::Apply { file: "net.toml".into(), text, dry_run: DryRun::Yes, allow_empty: false };
     for request in [Request::Status, Request::Flows { shard: Some(3), limit: 7 }, apply] {
-        let answer = client::call(addr, &request).expect("answered");
+        let answer = client::call::<Value>(addr, &request).expect("answered");
         assert_eq!(serde_json::from_value::<Request>(answer).expect("echoed"), request);
     }
 }
@@ -103,15 +103,15 @@ fn refusals_timeouts_and_oversize_reach_the_client_with_their_reasons() {
         matches!(request, Request::RemoveNode { .. }).then_some(Err(Failure { status: 409, problems }))
     };
     let addr = start(Duration::from_millis(50), refuse);
-    let error = client::call(addr, &Request::RemoveNode { node: 9, incarnation: 1 }).expect_err("refused");
+    let error = client::call::<Value>(addr, &Request::RemoveNode { node: 9, incarnation: 1 }).expect_err("refused");
     assert!(!error.is_unreachable());
     assert_eq!(error.to_string(), "node 9 is not in this cluster");
-    let error = client::call(addr, &Request::Status).expect_err("never answered");
+    let error = client::call::<Value>(addr, &Request::Status).expect_err("never answered");
     assert!(matches!(&error, ClientError::Refused(failure) if failure.status == 504), "{error:?}");
     assert!(error.is_unreachable());
     let text = "x".repeat(BODY_BYTES_MAX);
     let apply = Request::Apply { file: "big.toml".into(), text, dry_run: DryRun::No, allow_empty: false };
-    assert!(client::call(addr, &apply).is_err(), "a body above the bound was taken");
+    assert!(client::call::<Value>(addr, &apply).is_err(), "a body above the bound was taken");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_closed_port_is_unreachable_and_nothing_was_asked() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("bound");
     drop(listener);
-    let error = client::call(addr, &Request::Shutdown { now: false }).expect_err("closed");
+    let error = client::call::<Value>(addr, &Request::Shutdown { now: false }).expect_err("closed");
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error:?}");
 }
 
@@ -160,5 +160,5 @@ fn the_listener_for_metrics_serves_nothing_that_changes_anything() {
     for path in ["/v1/status", "/v1/call", "/v1/get/shards"] {
         assert_eq!(get(addr, path, "localhost").0, 404, "{path}");
     }
-    assert!(client::call(addr, &Request::Shutdown { now: false }).is_err(), "an order was taken");
+    assert!(client::call::<Value>(addr, &Request::Shutdown { now: false }).is_err(), "an order was taken");
 }

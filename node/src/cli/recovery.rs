@@ -14,6 +14,7 @@ use engine::ids::NodeId;
 
 use super::cluster::NodeArg;
 use super::output::print;
+use crate::answers::StateBytes;
 use crate::client;
 use crate::daemon::backup::{self, Backup, Content};
 use crate::daemon::config::{DataConfig, NodeConfig};
@@ -106,8 +107,8 @@ impl From<&Other> for OffArg {
 
 pub(super) fn back_up(args: &BackupArgs) -> Result<ExitCode> {
     let config = NodeConfig::load(&args.config)?;
-    let answer = client::call(config.api.listen, &Request::State)?;
-    let state = answer["state"].as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
+    let answer: StateBytes = client::call(config.api.listen, &Request::State)?;
+    let state = BASE64_STANDARD.decode(answer.state).ok().filter(|octets| !octets.is_empty());
     let state = state.context("the member gave no control state; is it of this version?")?;
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let made = time_text(u64::try_from(unix.as_millis())?);
