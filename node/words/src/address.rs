@@ -1,4 +1,8 @@
 //! Addresses as keys hold them.
+//!
+//! Their width is one for all mappings, though only IPv4 is translated: what the log says of a flow is the same for either
+//! family, and the engine's parser and rewriter are what IPv6 would add. The price is 24 octets of a record's 88, which four
+//! octets for each address would make 64, one cache line. Whoever narrows them measures that with `qnat-bench engine`.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
