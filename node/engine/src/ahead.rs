@@ -4,17 +4,13 @@
 //!
 //! It decides nothing and checks nothing: a wrong guess costs time only. Called by the worker's thread before each batch.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use crate::addresses::endpoint;
 use crate::flow::{FlowKey, Slot, Table};
-use crate::ids::{ShardId, Side, VnetId};
+use crate::ids::{Mac, ShardId, Side, VnetId};
 use crate::record::{InsideKey, Proto, PublicKey};
-use crate::shard::ShardEntry;
-use crate::snapshot::Snapshot;
-
-type Shards = BTreeMap<ShardId, ShardEntry>;
+use crate::shards::Shards;
 
 /// Frames that are looked ahead for at once: what they touch stays in the cache until they are handled.
 const FRAMES_MAX: usize = 256;
@@ -38,7 +34,6 @@ enum Worth {
 
 /// What frames are looked up by.
 pub(crate) struct Known<'a> {
-    pub(crate) snapshot: Option<&'a Snapshot>,
     /// Of the inside interface.
     pub(crate) vnet: VnetId,
     pub(crate) shards: &'a Shards,
@@ -80,6 +75,9 @@ impl Ahead {
             std::hint::black_box(same.iter().fold(0, begin));
             self.found.extend(same.iter().filter_map(|one| table.guess(one.side, one.tag)));
             std::hint::black_box(self.found.iter().fold(0, |sum, slot| sum ^ table.record(*slot).ends()));
+            std::hint::black_box(
+                self.found.iter().fold(0, |sum, slot| sum ^ table.translation(*slot).map_or(0, |t| t.made)),
+            );
             count += self.found.len();
             self.found.clear();
         }
@@ -90,7 +88,7 @@ impl Ahead {
 
     /// Whether it is worth the time.
     pub(crate) fn judge(&mut self, shards: &Shards) {
-        let large = shards.keys().any(|shard| table(shards, *shard).is_some_and(|table| table.slots() >= SLOTS_MIN));
+        let large = shards.replicas().any(|(_, shard)| shard.replica.table.slots() >= SLOTS_MIN);
         self.worth = if large { Worth::Yes } else { Worth::No };
     }
 }
@@ -98,7 +96,8 @@ impl Ahead {
 impl Known<'_> {
     /// By what a frame without IP options will be looked up; `None` also where nothing is.
     fn wanted(&self, side: Side, frame: &[u8]) -> Option<Wanted> {
-        let [.., e0, e1, version_ihl, _, _, _, _, _, _, _, _, protocol, _, _] = *frame.first_chunk::<26>()?;
+        let [m0, m1, m2, m3, m4, m5, .., e0, e1, version_ihl, _, _, _, _, _, _, _, _, protocol, _, _] =
+            *frame.first_chunk::<26>()?;
         let [s0, s1, s2, s3, d0, d1, d2, d3, sp0, sp1, dp0, dp1] = *frame.get(26..)?.first_chunk::<12>()?;
         let proto = match ([e0, e1, version_ihl], protocol) {
             ([8, 0, 0x45], 6) => Proto::Tcp,
@@ -107,19 +106,16 @@ impl Known<'_> {
         };
         let (src, dst) = (Ipv4Addr::new(s0, s1, s2, s3), Ipv4Addr::new(d0, d1, d2, d3));
         let (src_port, dst_port) = (u16::from_be_bytes([sp0, sp1]), u16::from_be_bytes([dp0, dp1]));
-        let s = self.snapshot?;
-        let (shard, tag) = match side {
+        let shard = Mac([m0, m1, m2, m3, m4, m5]).shard()?;
+        let table = table(self.shards, shard)?;
+        let tag = match side {
             Side::Inside => {
-                let shard = s.backends.get(s.backend_by_ip.get(&(self.vnet, src))?)?.home;
                 let inside = InsideKey { vnet: self.vnet, endpoint: endpoint(src, src_port) };
-                let flow = FlowKey { proto, inside, remote: endpoint(dst, dst_port) };
-                (shard, table(self.shards, shard)?.inside_tag(&flow))
+                table.inside_tag(&FlowKey { proto, inside, remote: endpoint(dst, dst_port) })
             }
             Side::Outside => {
-                let frontend = *s.frontend_by_ip.get(&dst)?;
-                let shard = s.frontends.get(&frontend)?.shard;
-                let key = PublicKey { proto, frontend, port: dst_port, remote: endpoint(src, src_port) };
-                (shard, table(self.shards, shard)?.public_tag(&key))
+                let frontend = self.shards.get(shard)?.frontend_at(dst)?;
+                table.public_tag(&PublicKey { proto, frontend, port: dst_port, remote: endpoint(src, src_port) })
             }
         };
         Some(Wanted { shard, side, tag })
@@ -127,5 +123,5 @@ impl Known<'_> {
 }
 
 fn table(shards: &Shards, shard: ShardId) -> Option<&Table> {
-    shards.get(&shard)?.replica.as_deref().map(|shard| &shard.replica.table)
+    shards.replica(shard).map(|shard| &shard.replica.table)
 }

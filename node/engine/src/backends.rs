@@ -3,6 +3,7 @@
 //! Hot path. Found by number with one lookup of a part and one step in it; numbers are given out in sequence, so parts are
 //! full until backends go. Whoever changes a part changes an own copy of it. Made by `control::compile`, read by workers.
 
+use std::collections::BTreeSet;
 use std::ops::Index;
 use std::sync::Arc;
 
@@ -84,8 +85,7 @@ impl Backends {
     /// All, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (BackendId, &Backend)> {
         self.parts.iter().flat_map(|(number, part)| {
-            let id = move |at: usize| BackendId((number << PART_BITS) | u32::try_from(at).unwrap_or(u32::MAX));
-            part.iter().enumerate().filter_map(move |(at, backend)| Some((id(at), backend.as_ref()?)))
+            part.iter().enumerate().filter_map(move |(at, backend)| Some((id(*number, at), backend.as_ref()?)))
         })
     }
 
@@ -104,13 +104,36 @@ impl Backends {
         self.iter().map(|(id, _)| id)
     }
 
+    /// Those that are not as `before` had them, also those that it alone has. Costs what parts differ.
+    pub fn changed_since(&self, before: &Self) -> impl Iterator<Item = BackendId> {
+        let numbers: BTreeSet<u32> = self.apart_from(before).chain(before.apart_from(self)).collect();
+        numbers.into_iter().flat_map(move |number| {
+            let (now, then) = (self.parts.get(&number), before.parts.get(&number));
+            let differs =
+                move |n: &usize| now.and_then(|part| part[*n].as_ref()) != then.and_then(|part| part[*n].as_ref());
+            (0..PART_LEN).filter(differs).map(move |n| id(number, n))
+        })
+    }
+
+    /// Parts that equal those of `before` become the very same ones.
+    pub fn share_with(&mut self, before: &Self) {
+        for (number, part) in &mut self.parts {
+            if let Some(theirs) = before.parts.get(number).filter(|theirs| *theirs == part) {
+                *part = Arc::clone(theirs);
+            }
+        }
+    }
+
     /// How many parts are not those of `other`.
     #[must_use]
     pub fn parts_apart_from(&self, other: &Self) -> usize {
-        let shared = |(number, part): &(&u32, &Arc<Part>)| {
-            other.parts.get(*number).is_some_and(|theirs| Arc::ptr_eq(part, theirs))
-        };
-        self.parts.iter().filter(|part| !shared(part)).count()
+        self.apart_from(other).count()
+    }
+
+    fn apart_from(&self, other: &Self) -> impl Iterator<Item = u32> {
+        let shared =
+            |number: &u32, part: &Arc<Part>| other.parts.get(number).is_some_and(|theirs| Arc::ptr_eq(part, theirs));
+        self.parts.iter().filter(move |(number, part)| !shared(number, part)).map(|(number, _)| *number)
     }
 }
 
@@ -120,6 +143,11 @@ impl Index<&BackendId> for Backends {
     fn index(&self, id: &BackendId) -> &Backend {
         self.get(id).expect("a backend of this number")
     }
+}
+
+/// The number of what stands there.
+fn id(part: u32, at: usize) -> BackendId {
+    BackendId((part << PART_BITS) | u32::try_from(at).unwrap_or(u32::MAX))
 }
 
 /// The number of the part, and the place in it.

@@ -1,12 +1,10 @@
 //! Which shard's scan goes on, and how far in one round, so that traffic goes on beside it.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
-
 use crate::codec::{CHUNK_RECORDS_MAX, Encoder, ScanRecord};
 use crate::event::{Last, WorkerOutput};
 use crate::ids::ShardId;
-use crate::shard::ShardEntry;
+use crate::shard::Shard;
+use crate::shards::Shards;
 
 /// Whether chunks of scans find a place in the queues towards their readers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,19 +48,17 @@ impl Chunks {
     /// The next chunk of any scan under way, if one is due.
     pub(crate) fn next(
         &mut self,
-        shards: &mut BTreeMap<ShardId, ShardEntry>,
+        shards: &mut Shards,
         encoder: &mut Encoder,
         scratch: &mut Vec<ScanRecord>,
     ) -> Option<WorkerOutput> {
         if self.credit == 0 {
             return None;
         }
-        let scans = |entry: &ShardEntry| {
-            entry.replica.as_ref().is_some_and(|s| s.replica.is_whole() && s.replica.scan.is_some())
-        };
-        let later = shards.range((Bound::Excluded(self.last), Bound::Unbounded));
-        let id = later.chain(shards.range(..=self.last)).find(|(_, entry)| scans(entry)).map(|(id, _)| *id)?;
-        let replica = &mut shards.get_mut(&id)?.replica.as_mut()?.replica;
+        let scans = |(_, s): &(ShardId, &Shard)| s.replica.is_whole() && s.replica.scan.is_some();
+        let later = shards.replicas().filter(|(id, _)| *id > self.last);
+        let (id, _) = later.chain(shards.replicas()).find(scans)?;
+        let replica = &mut shards.replica_mut(id)?.replica;
         let applied = replica.meta.applied;
         let job = replica.scan.as_mut()?;
         self.credit -= 1;

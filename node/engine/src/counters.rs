@@ -38,6 +38,9 @@ pub struct Counters {
     pub forwarded: u64,
     /// ARP messages of strangers in the name of an address of ours; part of `absorbed`.
     pub claims: u64,
+    /// How often it was decided what is done to the packets of a mapping: at first, and when the configuration of its ends
+    /// changed.
+    pub decided: u64,
     /// First packets by the time that they were held for their commit.
     pub hold: Histogram,
     /// Batches of this owner by the time from the proposal to the commit, both as the worker sees them.
@@ -56,6 +59,7 @@ impl Default for Counters {
             parked: 0,
             forwarded: 0,
             claims: 0,
+            decided: 0,
             hold: Histogram::default(),
             commit: Histogram::default(),
             snat: [SnatCounts::default(); Proto::ALL.len()],

@@ -164,8 +164,7 @@ impl Worker {
     }
 
     fn claim(&mut self, shard: ShardId, slot: Slot) {
-        let replica = self.shards.get_mut(&shard).and_then(|entry| entry.replica.as_mut());
-        if let (Some(s), Some(snapshot)) = (replica, &self.snapshot) {
+        if let (Some(s), Some(snapshot)) = (self.shards.replica_mut(shard), &self.snapshot) {
             s.claim(slot, snapshot);
         }
     }
@@ -178,7 +177,7 @@ impl Worker {
 
     /// F1, F8: what was proposed and is not applied is given up with its packets.
     fn lose_overlay(&mut self, shard: ShardId) {
-        let Some(s) = self.shards.get_mut(&shard).and_then(|entry| entry.replica.as_mut()) else { return };
+        let Some(s) = self.shards.replica_mut(shard) else { return };
         for (flow, _) in s.overlay.opening() {
             self.counters.snat_mut(flow.proto).failed_later += 1;
         }

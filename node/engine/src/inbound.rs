@@ -8,12 +8,13 @@ use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::Seen;
 use crate::fragments::{Fate, Key, Way};
 use crate::ids::Side;
-use crate::judge::{Access, Cx, clamp, inbound_use};
+use crate::judge::{Access, Cx, inbound_use};
 use crate::lease::LeaseWords;
 use crate::nat::tcp::{Direction, Progress};
 use crate::nat::timeouts::note_answer;
 use crate::record::PublicKey;
-use crate::wire::{FrameMeta, IpPacket, decrement_ttl, rewrite_destination};
+use crate::translation::finish;
+use crate::wire::{FrameMeta, IpPacket, rewrite_destination};
 use crate::worker::Worker;
 
 impl Worker {
@@ -62,7 +63,11 @@ impl Worker {
         } else {
             note_answer(record, backend, &s.params, cx.now_ns);
         }
-        self.send_in(cx, authority, to, meta, p, frame)
+        let sent = self.send_in(cx, authority, to, meta, p, frame);
+        if let Authority::Lease { shard, .. } = authority {
+            self.decide(s, shard, slot);
+        }
+        sent
     }
 
     fn send_in<W: LeaseWords>(
@@ -75,8 +80,7 @@ impl Worker {
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         rewrite_destination(frame, meta, p, to.0, to.1);
-        clamp(cx.snapshot, frame, meta, p);
-        decrement_ttl(frame, p.l3);
+        finish(cx.snapshot, (frame, meta), p);
         if let Some(key) = Key::of_first(Side::Outside, p) {
             let (destination, side) = (Some(to.0), Side::Inside);
             let way = Way { source: None, destination, id: None, side, hop: to.0, authority };

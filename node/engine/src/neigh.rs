@@ -7,10 +7,10 @@
 
 use std::net::Ipv4Addr;
 
-use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::ids::{ControlIndex, Mac, Side};
+use crate::map::Keyed;
 use crate::wire::ethernet::is_group;
 
 /// Pause between two questions for an address that has not answered.
@@ -76,6 +76,15 @@ pub struct Refresh {
     pub mac: Mac,
 }
 
+/// Where an entry stood when it was asked for: a hint that spares a search, checked whenever it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(u32);
+
+impl Place {
+    /// No entry.
+    pub const NOWHERE: Self = Self(u32::MAX);
+}
+
 #[derive(Clone, Copy, Debug)]
 enum State {
     /// Asked `asks` times, last at `asked_ns`, without an answer. `was` had it until nobody used it for long.
@@ -120,6 +129,15 @@ struct Entry {
     version: ControlIndex,
 }
 
+impl Entry {
+    const fn last_known(&self) -> Option<Mac> {
+        match self.state {
+            State::Known(known) => Some(known.mac),
+            State::Asking { was, .. } => was,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Used {
     No,
@@ -130,7 +148,7 @@ enum Used {
 #[derive(Debug)]
 pub struct NeighbourCache {
     /// Slot of each address.
-    index: HashMap<(Side, Ipv4Addr), usize, FixedState>,
+    index: HashMap<(Side, Ipv4Addr), usize, Keyed>,
     /// The entries; slots are reused, never freed.
     entries: Vec<Entry>,
     cap: usize,
@@ -150,7 +168,7 @@ impl NeighbourCache {
         assert!(cap > 0, "a neighbour cache holds at least one entry");
         Self {
             // Twice the room: a table at most half full is rehashed in place, so removals never make it allocate.
-            index: HashMap::with_capacity_and_hasher(2 * (cap + 1), FixedState::with_seed(seed)),
+            index: HashMap::with_capacity_and_hasher(2 * (cap + 1), Keyed::with_seed(seed)),
             entries: Vec::with_capacity(cap),
             cap,
             hand: 0,
@@ -220,9 +238,33 @@ impl NeighbourCache {
         if side == Side::Inside && entry.version != self.version {
             return None;
         }
+        entry.last_known()
+    }
+
+    /// Where the entry of `ip` stands.
+    #[must_use]
+    pub fn place(&self, side: Side, ip: Ipv4Addr) -> Place {
+        let slot = self.index.get(&(side, ip)).and_then(|slot| u32::try_from(*slot).ok());
+        slot.map_or(Place::NOWHERE, Place)
+    }
+
+    /// Whether the entry of `ip` stands there, and `mac` was last known to have it; outdated or not.
+    #[must_use]
+    pub fn is_at(&self, place: Place, side: Side, ip: Ipv4Addr, mac: Mac) -> bool {
+        let entry = self.entries.get(place.0 as usize).filter(|entry| entry.key == (side, ip));
+        entry.and_then(Entry::last_known) == Some(mac)
+    }
+
+    /// What [`NeighbourCache::lookup`] says if the entry of `ip` stands there, outdated or not, and nobody needs to be
+    /// asked; else `None`.
+    pub fn fresh(&mut self, now_ns: u64, place: Place, side: Side, ip: Ipv4Addr) -> Option<Mac> {
+        let entry = self.entries.get_mut(place.0 as usize).filter(|entry| entry.key == (side, ip))?;
         match entry.state {
-            State::Known(known) => Some(known.mac),
-            State::Asking { was, .. } => was,
+            State::Known(known) if now_ns.saturating_sub(known.learned_ns) < FRESH_NS => {
+                entry.used = Used::Yes;
+                Some(known.mac)
+            }
+            State::Known(_) | State::Asking { .. } => None,
         }
     }
 

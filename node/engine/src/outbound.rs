@@ -8,17 +8,15 @@ use crate::flow::{FlowKey, Record, Seen, Slot};
 use crate::fragments::{Fate, Key, Way};
 use crate::held::Parked;
 use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
-use crate::judge::{Access, Cx, Hop, clamp, ending};
+use crate::judge::{Access, Cx, Hop, ending};
 use crate::lease::LeaseWords;
 use crate::nat::tcp::{Direction, Progress};
 use crate::ports::in_lease;
 use crate::record::{FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
 use crate::shard::Shard;
 use crate::snapshot::{Backend, Snapshot};
-use crate::wire::{
-    FrameMeta, IcmpKind, IpPacket, Notice, TcpFlags, decrement_ttl, may_fragment, rewrite_destination, rewrite_source,
-    set_identification,
-};
+use crate::translation::{finish, put_source};
+use crate::wire::{FrameMeta, IcmpKind, IpPacket, Notice, TcpFlags, rewrite_destination};
 use crate::worker::Worker;
 
 /// What to do with a packet whose mapping was found.
@@ -79,7 +77,11 @@ impl Worker {
                 if let (Progress::Finished, Authority::Lease { .. }) = (public.2, own) {
                     shard.close_finished(s, slot);
                 }
-                self.send_out(cx.snapshot, cx.now_ns, own, (public.0, public.1), p, meta, frame)
+                let sent = self.send_out(cx.snapshot, cx.now_ns, own, (public.0, public.1), p, meta, frame);
+                if let Authority::Lease { shard, .. } = authority {
+                    self.decide(s, shard, slot);
+                }
+                sent
             }
             (Some((_, Use::Refuse(reason))), _) => {
                 if shard.overlay.is_opening(&flow) {
@@ -116,7 +118,7 @@ impl Worker {
         meta: &FrameMeta,
         frame: &[u8],
     ) -> Result<Verdict, DropReason> {
-        let shard = self.shards.get_mut(&home).and_then(|e| e.replica.as_mut()).ok_or(DropReason::NotOwner)?;
+        let shard = self.shards.replica_mut(home).ok_or(DropReason::NotOwner)?;
         let backend = shard.overlay.backend(flow).ok_or(DropReason::NotOwner)?;
         let frame = self.held.park(&cx.snapshot.params, backend, frame).ok_or(DropReason::HoldLimit)?;
         shard.overlay.park(flow, Parked { frame, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
@@ -156,7 +158,7 @@ impl Worker {
         frame: &[u8],
     ) -> Result<Verdict, DropReason> {
         let s = cx.snapshot;
-        let shard = self.shards.get_mut(&backend.home).and_then(|e| e.replica.as_mut()).ok_or(DropReason::NotOwner)?;
+        let shard = self.shards.replica_mut(backend.home).ok_or(DropReason::NotOwner)?;
         if backend.lease.is_empty() {
             return Err(DropReason::NoOutboundPath);
         }
@@ -204,6 +206,7 @@ impl Worker {
             }
             None => Err(DropReason::TermLost),
         };
+        self.decide(&snapshot, home, slot);
         match result {
             Ok((to, hop)) => self.send_later(now_ns, to, hop, meta, frame),
             Err(reason) => {
@@ -279,13 +282,7 @@ impl Worker {
             }
         };
         let way = self.find_hop(s, now_ns, to.0, to.1, hop)?;
-        rewrite_source(frame, meta, p, public.ip, port);
-        let mut id = None;
-        if p.fragment.is_some() || may_fragment(frame, p.l3) {
-            let fresh = self.identifications.next(public.ip, meta, p);
-            set_identification(frame, p.l3, fresh);
-            id = Some(fresh);
-        }
+        let id = put_source(&mut self.identifications, (frame, meta), p, (public.ip, port));
         if let Some(key) = Key::of_first(Side::Inside, p) {
             let (source, (side, authority)) = (Some(public.ip), to);
             let destination = receiver.map(|(ip, _)| ip);
@@ -294,8 +291,7 @@ impl Worker {
         if let Some((ip, port)) = receiver {
             rewrite_destination(frame, meta, p, ip, port);
         }
-        clamp(s, frame, meta, p);
-        decrement_ttl(frame, p.l3);
+        finish(s, (frame, meta), p);
         Ok((to, way.put(frame)))
     }
 }

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 
 use crate::flow::{FlowKey, Slot};
 use crate::held::{HELD_MAX_NS, Parked};
 use crate::ids::{BackendId, ControlIndex, FrontendId, PortBlock};
+use crate::map::Keyed;
 use crate::ports::Claims;
 use crate::record::PublicKey;
 use crate::snapshot::{Map, Sharing};
@@ -31,7 +31,7 @@ pub(crate) struct Overlay {
     per_backend: Map<BackendId, u32>,
     claims: Claims,
     deadlines: VecDeque<(u64, FlowKey)>,
-    closing: HashSet<Slot, FixedState>,
+    closing: HashSet<Slot, Keyed>,
     fences: BTreeSet<(PortBlock, ControlIndex)>,
 }
 

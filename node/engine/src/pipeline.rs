@@ -61,6 +61,9 @@ impl Worker {
         p: &IpPacket,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
+        if let Some(result) = self.established(cx, side, (p, meta), frame) {
+            return result;
+        }
         self.accept(cx, side, (p.eth_src, p.eth_dst), p.src)?;
         let result = match side {
             Side::Inside => self.outbound(cx, meta, p, frame),
@@ -101,7 +104,7 @@ impl Worker {
     }
 
     pub(crate) fn access<W: LeaseWords>(&self, cx: &Cx<'_, W>, shard: ShardId) -> Access {
-        let Some(entry) = self.shards.get(&shard) else { return Access::Nothing(DropReason::NoForward) };
+        let Some(entry) = self.shards.get(shard) else { return Access::Nothing(DropReason::NoForward) };
         let word = cx.words.word(shard);
         if let Some(term) = entry.replica.as_ref().and_then(|r| r.serves(cx.now_ns, self.me, word)) {
             return Access::Lease(term);

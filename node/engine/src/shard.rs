@@ -3,6 +3,7 @@
 //! No packets here: the pipeline asks and proposes. Called by the worker only.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use words::time::MS;
 
@@ -95,9 +96,27 @@ pub(crate) struct Shard {
 /// All that this node knows of a shard, replica or not.
 #[derive(Debug, Default)]
 pub(crate) struct ShardEntry {
+    /// Its public addresses by the loaded snapshot, in order.
+    addresses: Vec<(Ipv4Addr, FrontendId)>,
     pub(crate) owner: Option<(Term, Option<NodeId>)>,
     pub(crate) last_owned_ns: Option<u64>,
     pub(crate) replica: Option<Box<Shard>>,
+}
+
+impl ShardEntry {
+    /// A newer snapshot is in force.
+    pub(crate) fn own(&mut self, shard: ShardId, snapshot: &Snapshot) {
+        let frontends = snapshot.shards.get(&shard).into_iter().flat_map(|config| &config.frontends);
+        self.addresses = frontends.filter_map(|id| Some((snapshot.frontends.get(id)?.ip, *id))).collect();
+        self.addresses.sort_unstable();
+    }
+
+    /// Its frontend of this address.
+    #[inline]
+    pub(crate) fn frontend_at(&self, ip: Ipv4Addr) -> Option<FrontendId> {
+        let place = self.addresses.binary_search_by_key(&ip, |(ip, _)| *ip).ok()?;
+        Some(self.addresses[place].1)
+    }
 }
 
 impl Shard {

@@ -151,8 +151,7 @@ impl Worker {
     /// Takes note of what became of a mapping of this owner's.
     pub(crate) fn note_session(&mut self, now_ns: u64, shard: ShardId, slot: Slot, fate: SessionFate) {
         let (Some(sessions), Some(snapshot)) = (&mut self.sessions, &self.snapshot) else { return };
-        let replica = self.shards.get(&shard).and_then(|entry| entry.replica.as_deref());
-        let Some(record) = replica.map(|s| s.replica.table.record(slot)) else { return };
+        let Some(record) = self.shards.replica(shard).map(|s| s.replica.table.record(slot)) else { return };
         if let Some(frontend) = snapshot.frontends.get(&record.frontend) {
             sessions.note(now_ns, fate, frontend.ip, record);
         }

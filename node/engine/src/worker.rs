@@ -30,8 +30,10 @@ use crate::lease::LeaseWords;
 use crate::limits::Limits;
 use crate::nat::identification::Identifications;
 use crate::neigh::NeighbourCache;
+use crate::revision::Revisions;
 use crate::sessions::Sessions;
 use crate::shard::{LAST_OWNER_NS, Shard, ShardEntry};
+use crate::shards::Shards;
 use crate::snapshot::Snapshot;
 use crate::soundings::Soundings;
 use crate::wire::FrameMeta;
@@ -63,7 +65,8 @@ pub struct Worker {
     /// How often each backend is told where its gateway is.
     pub(crate) corrections: Limits,
     pub(crate) fragments: Fragments,
-    pub(crate) shards: BTreeMap<ShardId, ShardEntry>,
+    pub(crate) shards: Shards,
+    pub(crate) revisions: Revisions,
     pub(crate) neighbours: NeighbourCache,
     pub(crate) waiting: BTreeMap<(Side, Ipv4Addr), Waiting>,
     pub(crate) held: Held,
@@ -105,7 +108,8 @@ impl Worker {
             notice_limits: Limits::new(seed),
             corrections: Limits::corrections(seed),
             fragments: Fragments::default(),
-            shards: BTreeMap::new(),
+            shards: Shards::default(),
+            revisions: Revisions::new(),
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
             waiting: BTreeMap::new(),
             held: Held::default(),
@@ -126,6 +130,7 @@ impl Worker {
     /// The virtual network that the inside interface carries. Before a snapshot that has it is loaded.
     pub fn set_network(&mut self, vnet: VnetId) {
         self.vnet = vnet;
+        self.revisions.end_all();
     }
 
     /// Judges by this snapshot from now on; one with a smaller control index than the loaded one is ignored (F2).
@@ -139,10 +144,10 @@ impl Worker {
             return false;
         }
         self.neighbours.set_version(snapshot.control_index);
-        for (id, entry) in &mut self.shards {
-            if let Some(shard) = &mut entry.replica {
-                shard.snapshot_loaded(now_ns, *id, &snapshot);
-            }
+        self.revisions.load(self.snapshot.as_deref(), &snapshot);
+        self.shards.own(&snapshot);
+        for (id, shard) in self.shards.replicas_mut() {
+            shard.snapshot_loaded(now_ns, id, &snapshot);
         }
         self.outputs.push_back(WorkerOutput::SnapshotLoaded { control_index: snapshot.control_index });
         self.snapshot = Some(snapshot);
@@ -178,7 +183,7 @@ impl Worker {
 
     /// Takes note of a frame that will be handed in soon, as it arrived. Call `fetch` after the last one of a batch.
     pub fn look_ahead(&mut self, side: Side, frame: &[u8]) {
-        let known = Known { snapshot: self.snapshot.as_deref(), vnet: self.vnet, shards: &self.shards };
+        let known = Known { vnet: self.vnet, shards: &self.shards };
         self.ahead.note(&known, side, frame);
     }
 
@@ -193,8 +198,7 @@ impl Worker {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
-        for (id, entry) in &mut self.shards {
-            let (id, Some(s)) = (*id, &mut entry.replica) else { continue };
+        for (id, s) in self.shards.replicas_mut() {
             if std::mem::take(&mut s.applied_dirty) && s.replica.is_whole() {
                 let (index, control_index) = (s.replica.meta.applied, s.replica.meta.control_index);
                 return Some(WorkerOutput::Applied { shard: id, epoch: s.epoch, index, control_index });
@@ -272,7 +276,7 @@ impl Worker {
         self.timed_at_ns = now_ns;
         self.ahead.judge(&self.shards);
         self.judge_serving(now_ns, words);
-        let ids: Vec<ShardId> = self.shards.keys().copied().collect();
+        let ids: Vec<ShardId> = self.shards.ids().collect();
         for id in &ids {
             while let Some((backend, parked)) = self.replica_mut(*id).and_then(|s| s.overlay.expired(now_ns)) {
                 self.drop_parked(backend, parked, DropReason::OpenRefused);
@@ -293,7 +297,7 @@ impl Worker {
 
     fn owner_timers(&mut self, now_ns: u64, words: &impl LeaseWords, snapshot: &Snapshot, id: ShardId) {
         let me = self.me;
-        let Some(entry) = self.shards.get_mut(&id) else { return };
+        let Some(entry) = self.shards.get_mut(id) else { return };
         let Some(s) = &mut entry.replica else { return };
         let Some(term) = s.serves(now_ns, me, words.word(id)) else { return };
         entry.last_owned_ns = Some(now_ns);
@@ -329,14 +333,14 @@ impl Worker {
     }
 
     fn judge_serving(&mut self, now_ns: u64, words: &impl LeaseWords) {
-        let ids: Vec<ShardId> = self.shards.keys().copied().collect();
+        let ids: Vec<ShardId> = self.shards.ids().collect();
         for id in ids {
             self.judge_serving_of(now_ns, words, id);
         }
     }
 
     pub(crate) fn judge_serving_of(&mut self, now_ns: u64, words: &impl LeaseWords, id: ShardId) {
-        let Some(entry) = self.shards.get_mut(&id) else { return };
+        let Some(entry) = self.shards.get_mut(id) else { return };
         let Some(s) = &mut entry.replica else { return };
         let word = words.word(id);
         let was = s.leadership.as_ref().is_some_and(|l| l.serving == Some(Ok(())));
@@ -377,19 +381,19 @@ impl Worker {
     }
 
     pub(crate) fn entry(&mut self, shard: ShardId) -> &mut ShardEntry {
-        self.shards.entry(shard).or_default()
+        self.shards.entry(shard)
     }
 
     pub(crate) fn replica(&self, shard: ShardId) -> Option<&Shard> {
-        self.shards.get(&shard)?.replica.as_deref()
+        self.shards.replica(shard)
     }
 
     pub(crate) fn replica_mut(&mut self, shard: ShardId) -> Option<&mut Shard> {
-        self.shards.get_mut(&shard)?.replica.as_deref_mut()
+        self.shards.replica_mut(shard)
     }
 
     pub(crate) fn replicas(&self) -> impl Iterator<Item = (ShardId, &Shard)> {
-        self.shards.iter().filter_map(|(id, entry)| Some((*id, entry.replica.as_deref()?)))
+        self.shards.replicas()
     }
 
     pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
@@ -397,7 +401,7 @@ impl Worker {
     }
 
     pub(crate) fn owner_of(&self, shard: ShardId) -> Option<(Term, Option<NodeId>)> {
-        self.shards.get(&shard)?.owner
+        self.shards.get(shard)?.owner
     }
 
     pub(crate) fn address_of(&self, frontend: crate::ids::FrontendId) -> Option<Ipv4Addr> {
@@ -406,7 +410,7 @@ impl Worker {
 
     /// Whether this node owns the shard or was its last owner a short while ago (M1).
     pub(crate) fn is_or_was_owner(&self, now_ns: u64, words: &impl LeaseWords, shard: ShardId) -> bool {
-        let Some(entry) = self.shards.get(&shard) else { return false };
+        let Some(entry) = self.shards.get(shard) else { return false };
         if entry.last_owned_ns.is_some_and(|at| now_ns < at.saturating_add(LAST_OWNER_NS)) {
             return true;
         }

@@ -13,6 +13,7 @@ use crate::ids::{BackendId, FrontendId, LogIndex, PortBlock, Side};
 use crate::ports::{Claims, PortUsage};
 use crate::record::{Addr, HoldClass, InsideKey, PublicKey};
 use crate::snapshot::{Map, Sharing};
+use crate::translation::Translation;
 
 const PAGE_BITS: u32 = 10;
 const PAGE: usize = 1 << PAGE_BITS;
@@ -38,6 +39,8 @@ pub struct Table {
     claims: Claims,
     /// Sum of all records' digests.
     digest: u64,
+    /// What is done to the packets of each slot's mapping, in pages like the records', which exist where packets came by.
+    translations: Vec<Option<Box<[Translation]>>>,
 }
 
 const fn split(slot: u32) -> (usize, usize) {
@@ -62,6 +65,7 @@ impl Table {
             per_backend: Map::default(),
             claims: Claims::default(),
             digest: 0,
+            translations: Vec::new(),
         }
     }
 
@@ -166,6 +170,28 @@ impl Table {
         &mut self.pages[page][at]
     }
 
+    /// What is done to the packets of a mapping, if that was decided.
+    #[inline]
+    pub(crate) fn translation(&self, slot: Slot) -> Option<&Translation> {
+        let (page, at) = split(slot.0);
+        self.translations.get(page)?.as_ref().map(|page| &page[at]).filter(|translation| translation.made > 0)
+    }
+
+    /// It was decided.
+    pub(crate) fn translate(&mut self, slot: Slot, translation: Translation) {
+        let (page, at) = split(slot.0);
+        if self.translations.len() <= page {
+            self.translations.resize_with(page + 1, || None);
+        }
+        self.translations[page].get_or_insert_with(|| vec![Translation::NONE; PAGE].into())[at] = translation;
+    }
+
+    /// Octets that decisions take.
+    #[must_use]
+    pub fn translation_bytes(&self) -> usize {
+        self.translations.iter().flatten().map(|page| size_of_val(&**page)).sum()
+    }
+
     /// The slot at a hand's position, if it is not free.
     #[must_use]
     pub fn occupied(&self, position: u32) -> Option<Slot> {
@@ -245,6 +271,9 @@ impl Table {
         assert!(self.find_public(&key).is_none(), "a public key has one record (S7)");
         let slot = self.allocate();
         *self.record_mut(Slot(slot)) = record;
+        if let Some(Some(page)) = self.translations.get_mut(split(slot).0) {
+            page[split(slot).1] = Translation::NONE;
+        }
         self.digest = self.digest.wrapping_add(record.digest());
         match record.state {
             State::Live => {

@@ -76,6 +76,7 @@ pub(crate) fn note_answer(record: &mut Record, backend: &Backend, params: &Param
     }
 }
 
-fn is_short(record: &Record, params: &Params) -> bool {
+/// Whether its remote end is a service whose mappings end soon after the reply (D26).
+pub(crate) fn is_short(record: &Record, params: &Params) -> bool {
     record.proto == Proto::Udp && record.remote.port != 0 && params.short_idle_ports.contains(&record.remote.port)
 }

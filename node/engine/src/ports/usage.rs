@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::ids::{FrontendId, PortBlock};
+use crate::map::Keyed;
 
 const PAGE_BITS: u16 = 8;
 const PAGE: usize = 1 << PAGE_BITS;
@@ -41,7 +41,7 @@ struct Watched {
 /// have a count of their own, kept as mappings come and go.
 #[derive(Debug, Default)]
 pub struct PortUsage {
-    pages: HashMap<(FrontendId, u16), Box<Page>, FixedState>,
+    pages: HashMap<(FrontendId, u16), Box<Page>, Keyed>,
     /// By frontend and first port; blocks do not overlap.
     watched: BTreeMap<(FrontendId, u16), Watched>,
     /// Watched blocks that have become empty since they were last taken, by frontend and first port.

@@ -2,6 +2,7 @@
 
 mod access;
 mod bounds;
+mod established;
 mod faults;
 mod foreign;
 mod fragments;

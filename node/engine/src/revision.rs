@@ -1,0 +1,154 @@
+//! Which decisions about packets still stand (K2): each IP configuration has the number of the load that last changed the
+//! fate of its packets, and one number stands for what concerns all. Dense, so that a packet compares and searches nothing.
+//!
+//! Never the snapshot's own number: a commit that concerns nobody makes nobody decide again. Hot path: `holds`.
+
+use std::sync::Arc;
+
+use crate::ids::BackendId;
+use crate::snapshot::Snapshot;
+
+/// Places for IP configurations, twice what a configuration may have. Two whose numbers differ by a multiple of it share one,
+/// and decide again with each other.
+const PLACES: usize = 1 << 16;
+/// Parts of backends that a load compares one by one; if more have changed, all decide again.
+const PARTS_MAX: usize = 32;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Revisions {
+    now: u64,
+    all: u64,
+    of: Box<[u64]>,
+}
+
+impl Revisions {
+    pub(crate) fn new() -> Self {
+        Self { now: 1, all: 1, of: vec![0; PLACES].into() }
+    }
+
+    /// The number that a decision of this moment has; never 0.
+    pub(crate) const fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Whether a decision about packets of `backend` still stands that was made at `made`.
+    #[inline]
+    pub(crate) fn holds(&self, backend: BackendId, made: u64) -> bool {
+        made >= self.all && made >= self.of[place(backend)]
+    }
+
+    /// Nothing that was decided stands any more.
+    pub(crate) fn end_all(&mut self) {
+        self.now += 1;
+        self.all = self.now;
+    }
+
+    /// `after` takes the place of `before`.
+    pub(crate) fn load(&mut self, before: Option<&Snapshot>, after: &Snapshot) {
+        let Some(before) = before.filter(|before| concerns_few(before, after)) else { return self.end_all() };
+        self.now += 1;
+        for id in after.backends.changed_since(&before.backends) {
+            self.of[place(id)] = self.now;
+        }
+    }
+}
+
+/// Whether two versions differ at most in some backends, and in what no decision about a mapping's packets asks for.
+fn concerns_few(before: &Snapshot, after: &Snapshot) -> bool {
+    let Snapshot {
+        control_index: _,
+        params,
+        me,
+        peers: _,
+        shards: _,
+        frontends,
+        frontend_by_ip,
+        backends,
+        backend_by_ip,
+        first_backends: _,
+        subnets,
+        outside,
+    } = after;
+    params.short_idle_ports == before.params.short_idle_ports
+        && *me == before.me
+        && *frontends == before.frontends
+        && *frontend_by_ip == before.frontend_by_ip
+        && Arc::ptr_eq(backend_by_ip, &before.backend_by_ip)
+        && *subnets == before.subnets
+        && *outside == before.outside
+        && backends.parts_apart_from(&before.backends) <= PARTS_MAX
+}
+
+fn place(BackendId(id): BackendId) -> usize {
+    usize::try_from(id).unwrap_or(usize::MAX) % PLACES
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::backend::{Backend, Filtering, Profile, Sharing, TcpReset};
+    use crate::ids::{ControlIndex, FrontendId, ShardId, VnetId};
+    use crate::snapshot::Frontend;
+
+    fn backend(n: u32) -> Backend {
+        Backend {
+            vnet: VnetId(0),
+            ip: Ipv4Addr::from(0x0a00_0000 + n),
+            mac: None,
+            home: ShardId(1),
+            lease: Vec::new(),
+            idle_timeout_ms: 240_000,
+            tcp_reset_on_idle: TcpReset::Off,
+            profile: Profile::Azure,
+            sharing: Sharing::Tuple,
+            filtering: Filtering::Tuple,
+        }
+    }
+
+    fn snapshot(backends: u32) -> Snapshot {
+        let mut s = Snapshot::default();
+        (0..backends).for_each(|n| drop(s.backends.insert(BackendId(n), backend(n))));
+        s
+    }
+
+    /// Which of the first backends' decisions stand that were made before `change` was loaded.
+    fn left(change: impl FnOnce(&mut Snapshot)) -> Vec<bool> {
+        let (mut revisions, before) = (Revisions::new(), snapshot(10_000));
+        revisions.load(None, &before);
+        let made = revisions.now();
+        let mut after = before.clone();
+        after.control_index = ControlIndex(9);
+        change(&mut after);
+        revisions.load(Some(&before), &after);
+        (0..4).map(|n| revisions.holds(BackendId(n), made)).collect()
+    }
+
+    #[test]
+    fn a_load_ends_what_was_decided_about_whom_it_concerns_and_nothing_else() {
+        assert_eq!(left(|_| {}), [true; 4]);
+        assert_eq!(left(|s| s.peers.clear()), [true; 4]);
+        assert_eq!(left(|s| drop(s.backends.insert(BackendId(10_001), backend(10_001)))), [true; 4], "a new one");
+        let moved = |s: &mut Snapshot| s.backends.get_mut(&BackendId(2)).expect("there").home = ShardId(7);
+        assert_eq!(left(moved), [true, true, false, true]);
+        assert_eq!(left(|s| drop(s.backends.remove(&BackendId(1)))), [true, false, true, true]);
+        let shared = BackendId(1 + u32::try_from(PLACES).expect("small"));
+        assert_eq!(left(|s| drop(s.backends.insert(shared, backend(1)))), [true, false, true, true], "one place");
+    }
+
+    #[test]
+    fn what_concerns_everybody_ends_every_decision() {
+        let ip = Ipv4Addr::new(203, 0, 113, 9);
+        assert_eq!(left(|s| s.outside.next_hop = Some(ip)), [false; 4]);
+        assert_eq!(left(|s| _ = s.frontends.insert(FrontendId(1), Frontend { ip, shard: ShardId(1) })), [false; 4]);
+        assert_eq!(left(|s| s.params.short_idle_ports[0] = 54), [false; 4]);
+        assert_eq!(left(|s| _ = Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(0), ip), BackendId(2))), [false; 4]);
+        let more_than_it_compares = |s: &mut Snapshot| {
+            (4..10_000).step_by(64).for_each(|n| s.backends.get_mut(&BackendId(n)).expect("there").idle_timeout_ms = 1);
+        };
+        assert_eq!(left(more_than_it_compares), [false; 4]);
+        assert!(!Revisions::new().holds(BackendId(1), 0), "nothing was decided at 0");
+    }
+}
