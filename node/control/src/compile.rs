@@ -61,8 +61,11 @@ impl Compiler {
         let settled = state.allocation.places.settled();
         let next = match self.last.take() {
             Some(last) if settled <= last.control_index && last.control_index <= state.index => self.next(state, &last),
-            Some(_) | None => {
-                let next = snapshot(state, self.me);
+            last => {
+                let mut next = snapshot(state, self.me);
+                if let Some(last) = last {
+                    share(&mut next, &last);
+                }
                 let backends = u64::try_from(next.backends.len()).unwrap_or(u64::MAX);
                 self.work.whole += 1;
                 self.work.backends += backends;
@@ -106,6 +109,14 @@ impl Compiler {
             find_first(&mut next, state, home, id);
         }
         next
+    }
+}
+
+/// What is as it was before becomes the very same: whoever compares two versions looks at the rest only.
+fn share(next: &mut Snapshot, last: &Snapshot) {
+    next.backends.share_with(&last.backends);
+    if next.backend_by_ip == last.backend_by_ip {
+        next.backend_by_ip = Arc::clone(&last.backend_by_ip);
     }
 }
 

@@ -468,3 +468,18 @@ fn a_configuration_is_applied_whole_or_not_at_all() {
     assert!(cluster.configure(&more).is_applied());
     assert_eq!(compiled(&cluster).params.mss_max, 1_200);
 }
+
+#[test]
+fn what_a_configuration_leaves_alone_is_the_very_same_in_the_next_version() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 50));
+    let mut compiler = compile::Compiler::new(NodeId(1));
+    let before = compiler.snapshot(&cluster.state);
+    let mut config = desired(1, 50);
+    config.outside.next_hop = Some(Ipv4Addr::new(203, 0, 113, 254));
+    assert!(cluster.configure(&config).is_applied());
+    let after = compiler.snapshot(&cluster.state);
+    assert!(after.control_index > before.control_index && after.outside != before.outside);
+    assert_eq!(after.backends.parts_apart_from(&before.backends), 0);
+    assert!(std::sync::Arc::ptr_eq(&after.backend_by_ip, &before.backend_by_ip));
+}
