@@ -476,7 +476,7 @@ fn what_a_configuration_leaves_alone_is_the_very_same_in_the_next_version() {
     let mut compiler = compile::Compiler::new(NodeId(1));
     let before = compiler.snapshot(&cluster.state);
     let mut config = desired(1, 50);
-    config.outside.next_hop = Some(Ipv4Addr::new(203, 0, 113, 254));
+    config.outside.next_hop = Some(Ipv4Addr::new(203, 0, 113, 77));
     assert!(cluster.configure(&config).is_applied());
     let after = compiler.snapshot(&cluster.state);
     assert!(after.control_index > before.control_index && after.outside != before.outside);

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use crate::addresses::{check_destination, endpoint, hop_to, is_spoofed, own_address};
-use crate::event::{Authority, DropReason, Verdict};
+use crate::event::{DropReason, Verdict};
 use crate::flow::FlowKey;
 use crate::ids::{BackendId, Side};
 use crate::judge::{Access, Cx, inbound_use};
@@ -49,8 +49,7 @@ impl Worker {
             return Err(DropReason::IcmpQuote);
         }
         let authority = match self.access(cx, backend.home) {
-            Access::Lease(term) => Authority::Lease { shard: backend.home, term },
-            Access::Grace => Authority::Grace { shard: backend.home },
+            Access::Here(authority) => authority,
             Access::Forward(node) => return self.forward(cx, Side::Inside, node, e.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
@@ -117,8 +116,7 @@ impl Worker {
         }
         let home = s.frontends.get(&frontend).ok_or(DropReason::NotForUs)?.shard;
         let authority = match self.access(cx, home) {
-            Access::Lease(term) => Authority::Lease { shard: home, term },
-            Access::Grace => Authority::Grace { shard: home },
+            Access::Here(authority) => authority,
             Access::Forward(node) => return self.forward(cx, Side::Outside, node, e.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };

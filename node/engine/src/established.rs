@@ -3,14 +3,13 @@
 
 use crate::addresses::{endpoint, mac_on};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::{FlowKey, Seen, Slot};
+use crate::flow::{Answers, FlowKey, Slot, Translation};
 use crate::ids::{Mac, ShardId, Side, Term};
 use crate::judge::{Cx, Hop};
 use crate::lease::LeaseWords;
-use crate::nat::tcp::{Direction, Progress};
 use crate::record::{InsideKey, PublicKey};
 use crate::snapshot::Snapshot;
-use crate::translation::{Answers, Translation, finish, put_source};
+use crate::translation::{finish, put_source, translation_of};
 use crate::wire::{FrameMeta, IpPacket, rewrite_destination, set_ethernet};
 use crate::worker::Worker;
 
@@ -92,27 +91,13 @@ impl Worker {
         frame: &mut [u8],
     ) -> Option<()> {
         let served = self.shards.replica_mut(shard)?;
-        let record = served.watched(hit.slot);
+        let authority = Authority::Lease { shard, term: hit.term };
+        match side {
+            Side::Inside => served.note_out(cx.snapshot, cx.now_ns, authority, hit.slot, p),
+            Side::Outside => served.note_in(cx.snapshot, cx.now_ns, authority, hit.slot, p),
+        }
+        let record = served.replica.table.record(hit.slot);
         let (inside, port) = (record.inside, record.public_port);
-        let direction = match side {
-            Side::Inside => {
-                record.tcp.ask();
-                Direction::Out
-            }
-            Side::Outside => Direction::In,
-        };
-        let progress = p.tcp.as_ref().map(|tcp| record.tcp.observe(direction, tcp));
-        // A datagram from outside keeps nothing alive (R5).
-        let counts = match (progress, side) {
-            (Some(progress), _) => progress != Progress::Ignored,
-            (None, side) => side == Side::Inside,
-        };
-        if counts {
-            record.last_seen = Seen::at(cx.now_ns);
-        }
-        if progress == Some(Progress::Finished) {
-            served.close_finished(cx.snapshot, hit.slot);
-        }
         match side {
             Side::Inside => {
                 let public = (hit.translation.public, port);
@@ -124,15 +109,16 @@ impl Worker {
         Some(())
     }
 
-    /// Decides for the next packets of a mapping, one of which was just judged at length under the lease.
-    pub(crate) fn decide(&mut self, s: &Snapshot, shard: ShardId, slot: Slot) {
+    /// Decides for the next packets of a mapping, one of which was just judged at length, under the lease.
+    pub(crate) fn decide(&mut self, s: &Snapshot, authority: Authority, slot: Slot) {
+        let Authority::Lease { shard, .. } = authority else { return };
         let Some(served) = self.shards.replica_mut(shard) else { return };
         let table = &mut served.replica.table;
         let (record, before) = (table.record(slot), table.translation(slot));
         if !record.is_live() || record.closing().is_some() {
             return;
         }
-        let Some(next) = Translation::of(self.revisions.now(), record, s, &self.neighbours) else { return };
+        let Some(next) = translation_of(self.revisions.now(), record, s, &self.neighbours) else { return };
         let stands = before.filter(|before| self.revisions.holds(record.backend, before.made));
         if stands.is_some_and(|before| Translation { made: next.made, ..*before } == next) {
             return;

@@ -9,11 +9,8 @@ use std::net::Ipv4Addr;
 
 use crate::addresses::{endpoint, own_address};
 use crate::event::{Authority, DropReason};
-use crate::flow::{Seen, Slot};
 use crate::ids::{FrontendId, ShardId, Side};
 use crate::judge::inbound_use;
-use crate::nat::tcp::{Direction, Progress};
-use crate::nat::timeouts::note_answer;
 use crate::record::PublicKey;
 use crate::snapshot::Snapshot;
 use crate::wire::{IcmpError, IpPacket};
@@ -67,31 +64,9 @@ impl Worker {
             return Err(DropReason::NoMapping);
         }
         if let Some(slot) = slot {
-            self.note_turned((s, now_ns), authority, (home, slot), p);
+            shard.note_in(s, now_ns, authority, slot, p);
         }
         Ok(receiver)
-    }
-
-    fn note_turned(
-        &mut self,
-        (s, now_ns): (&Snapshot, u64),
-        authority: Authority,
-        (home, slot): (ShardId, Slot),
-        p: &IpPacket,
-    ) {
-        let Some(shard) = self.replica_mut(home) else { return };
-        let record = shard.watched(slot);
-        if let Some(tcp) = &p.tcp {
-            let progress = record.tcp.observe(Direction::In, tcp);
-            if progress != Progress::Ignored {
-                record.last_seen = Seen::at(now_ns);
-            }
-            if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
-                shard.close_finished(s, slot);
-            }
-        } else if let Some(backend) = s.backends.get(&record.backend) {
-            note_answer(record, backend, &s.params, now_ns);
-        }
     }
 
     /// Who gets an error that comes from `from`, a public end of ours, to the public address `to`.

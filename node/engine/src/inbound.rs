@@ -5,13 +5,10 @@ use std::net::Ipv4Addr;
 
 use crate::addresses::{endpoint, is_spoofed};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::Seen;
 use crate::fragments::{Fate, Key, Way};
 use crate::ids::Side;
 use crate::judge::{Access, Cx, inbound_use};
 use crate::lease::LeaseWords;
-use crate::nat::tcp::{Direction, Progress};
-use crate::nat::timeouts::note_answer;
 use crate::record::PublicKey;
 use crate::translation::finish;
 use crate::wire::{FrameMeta, IpPacket, rewrite_destination};
@@ -32,8 +29,7 @@ impl Worker {
         }
         let home = s.frontends.get(&id).ok_or(DropReason::NotForUs)?.shard;
         let authority = match self.access(cx, home) {
-            Access::Lease(term) => Authority::Lease { shard: home, term },
-            Access::Grace => Authority::Grace { shard: home },
+            Access::Here(authority) => authority,
             Access::Forward(node) => return self.forward(cx, Side::Outside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
@@ -51,22 +47,9 @@ impl Worker {
         let to = inbound_use(record, backend)?;
         self.may_go_on(cx, (Side::Outside, Side::Inside), authority, (p, meta), frame)?;
         let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
-        let record = shard.watched(slot);
-        if let Some(tcp) = &p.tcp {
-            let progress = record.tcp.observe(Direction::In, tcp);
-            if progress != Progress::Ignored {
-                record.last_seen = Seen::at(cx.now_ns);
-            }
-            if let (Progress::Finished, Authority::Lease { .. }) = (progress, authority) {
-                shard.close_finished(s, slot);
-            }
-        } else {
-            note_answer(record, backend, &s.params, cx.now_ns);
-        }
+        shard.note_in(s, cx.now_ns, authority, slot, p);
         let sent = self.send_in(cx, authority, to, meta, p, frame);
-        if let Authority::Lease { shard, .. } = authority {
-            self.decide(s, shard, slot);
-        }
+        self.decide(s, authority, slot);
         sent
     }
 

@@ -2,9 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use crate::event::DropReason;
+use crate::event::{Authority, DropReason};
 use crate::flow::{Record, State};
-use crate::ids::{Mac, NodeId, Term};
+use crate::ids::{Mac, NodeId};
 use crate::ports::in_lease;
 use crate::record::HoldClass;
 use crate::snapshot::{Backend, Snapshot};
@@ -21,10 +21,8 @@ pub(crate) struct Cx<'a, W> {
 /// What this node may do for a shard now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Access {
-    /// Everything, in this term.
-    Lease(Term),
-    /// Repeat committed mappings from the own MAC (L4).
-    Grace,
+    /// Everything under the lease, or, in grace, repeat committed mappings from the own MAC (L4).
+    Here(Authority),
     /// Another node owns it.
     Forward(NodeId),
     /// Nothing.

@@ -3,12 +3,13 @@
 //! Pure: no clock, socket, log, lock or allocation on the packet path; `now_ns` (CLOCK_BOOTTIME) and every seed are
 //! arguments. It must never see Raft, tokio or a file. Called by the worker threads of `node` and by the simulator.
 //!
-//! `worker` is the door. Behind it: `pipeline` judges frames, `outbound` and `inbound` translate them, `errors` those that
+//! `worker` is the door. Behind it: `pipeline` judges frames, `established` applies the `translation` of those whose mapping
+//! stands, `outbound` and `inbound` judge the others, `errors` those that
 //! quote others, `pieces` those in fragments; `judge` has what they share, `addresses` says where an address is; `notices`
-//! tells senders (`wire` parses and rewrites, `arp` and `neigh` find neighbours, `sounding` asks whether frames pass; `ahead`
+//! tells senders (`wire` parses and rewrites, `arp` and `neigh` find neighbours and announce, `sounding` asks whether frames pass; `ahead`
 //! warms the cache for a batch). `group` takes what the flow groups tell. `shard` does an owner's duties (`overlay`: what is
 //! proposed; `stream`: in which batches), `apply` writes what the log says into the `flow` table, `scan` copies it to a joiner
-//! in `chunks`, `takeover` announces, `status` and `sessions` tell.
+//! in `chunks`, `status` and `sessions` tell.
 //!
 //! No two files import each other, also by way of others: `cargo run -p qnat-tests --bin house` draws it, and a test holds it.
 #![forbid(unsafe_code)]
@@ -46,6 +47,7 @@ mod meta;
 pub mod nat;
 pub mod neigh;
 mod notices;
+mod noting;
 mod outbound;
 mod overlay;
 mod pieces;
@@ -64,7 +66,6 @@ mod sounding;
 pub mod soundings;
 pub mod status;
 mod stream;
-mod takeover;
 mod translation;
 pub mod wire;
 pub mod worker;

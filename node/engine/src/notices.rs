@@ -34,9 +34,8 @@ impl Worker {
         if s.params.refusals == Refusals::Told
             && let Some(notice) = notice_of(reason)
             && is_unicast(s, p.dst)
-            && let Access::Lease(term) = self.access(cx, home)
+            && let Access::Here(authority @ Authority::Lease { .. }) = self.access(cx, home)
         {
-            let authority = Authority::Lease { shard: home, term };
             self.notify((s, cx.now_ns), (Side::Inside, authority), notice, p, frame);
         }
         reason

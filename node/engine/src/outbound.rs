@@ -4,13 +4,12 @@
 
 use crate::addresses::{check_destination, endpoint, next_hop, own_address};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::{FlowKey, Record, Seen, Slot};
+use crate::flow::{FlowKey, Record, Slot};
 use crate::fragments::{Fate, Key, Way};
 use crate::held::Parked;
 use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
 use crate::judge::{Access, Cx, Hop, ending};
 use crate::lease::LeaseWords;
-use crate::nat::tcp::{Direction, Progress};
 use crate::ports::in_lease;
 use crate::record::{FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
 use crate::shard::Shard;
@@ -44,8 +43,7 @@ impl Worker {
         let id = *s.backend_by_ip.get(&(self.vnet, p.src)).ok_or(DropReason::SpoofedSource)?;
         let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
         let authority = match self.access(cx, backend.home) {
-            Access::Lease(term) => Authority::Lease { shard: backend.home, term },
-            Access::Grace => Authority::Grace { shard: backend.home },
+            Access::Here(authority) => authority,
             Access::Forward(node) => return self.forward(cx, Side::Inside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
@@ -73,14 +71,11 @@ impl Worker {
         let verdict = found.map(|slot| (slot, outbound_use(shard.replica.table.record(slot), p, id, backend)));
         match (verdict, authority) {
             (Some((slot, Use::Translate)), _) => {
-                let (public, own) = (note_outbound(shard, slot, p, cx.now_ns), authority);
-                if let (Progress::Finished, Authority::Lease { .. }) = (public.2, own) {
-                    shard.close_finished(s, slot);
-                }
-                let sent = self.send_out(cx.snapshot, cx.now_ns, own, (public.0, public.1), p, meta, frame);
-                if let Authority::Lease { shard, .. } = authority {
-                    self.decide(s, shard, slot);
-                }
+                shard.note_out(s, cx.now_ns, authority, slot, p);
+                let record = shard.replica.table.record(slot);
+                let public = (record.frontend, record.public_port);
+                let sent = self.send_out(s, cx.now_ns, authority, public, p, meta, frame);
+                self.decide(s, authority, slot);
                 sent
             }
             (Some((_, Use::Refuse(reason))), _) => {
@@ -198,15 +193,14 @@ impl Worker {
         let (authority, key) = (Authority::Lease { shard: home, term }, Key::of_first(Side::Inside, &packet));
         let result = match self.replica_mut(home) {
             Some(shard) => {
-                let (frontend, port, progress) = note_outbound(shard, slot, &packet, now_ns);
-                if progress == Progress::Finished {
-                    shard.close_finished(&snapshot, slot);
-                }
-                self.rewrite_out(&snapshot, now_ns, authority, (frontend, port), &packet, &meta, &mut frame)
+                shard.note_out(&snapshot, now_ns, authority, slot, &packet);
+                let record = shard.replica.table.record(slot);
+                let public = (record.frontend, record.public_port);
+                self.rewrite_out(&snapshot, now_ns, authority, public, &packet, &meta, &mut frame)
             }
             None => Err(DropReason::TermLost),
         };
-        self.decide(&snapshot, home, slot);
+        self.decide(&snapshot, authority, slot);
         match result {
             Ok((to, hop)) => self.send_later(now_ns, to, hop, meta, frame),
             Err(reason) => {
@@ -294,17 +288,6 @@ impl Worker {
         finish(s, (frame, meta), p);
         Ok((to, way.put(frame)))
     }
-}
-
-/// Takes note of an outbound packet. Returns the public end and the connection's progress.
-fn note_outbound(shard: &mut Shard, slot: Slot, p: &IpPacket, now_ns: u64) -> (FrontendId, u16, Progress) {
-    let record = shard.watched(slot);
-    record.tcp.ask();
-    let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
-    if progress != Progress::Ignored {
-        record.last_seen = Seen::at(now_ns);
-    }
-    (record.frontend, record.public_port, progress)
 }
 
 /// Whether the packet may open a flow: a SYN, a datagram, an echo request.

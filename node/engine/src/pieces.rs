@@ -39,7 +39,7 @@ impl Worker {
             }
         };
         match self.access(cx, home) {
-            Access::Lease(_) | Access::Grace => {}
+            Access::Here(_) => {}
             Access::Forward(node) => return self.forward(cx, side, node, f.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         }

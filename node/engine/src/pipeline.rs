@@ -9,15 +9,12 @@ use words::time::MS;
 
 use crate::addresses::{mac_on, own_address};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::Slot;
 use crate::fragments::{Fate, Key};
 use crate::held::{Origin, Outgoing};
 use crate::ids::{Mac, NodeId, ShardId, Side};
 use crate::judge::{Access, Cx, Hop, NextHop};
 use crate::lease::LeaseWords;
 use crate::neigh::Lookup;
-use crate::record::CloseReason;
-use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::wire::{FrameMeta, IpPacket, Parsed, parse, set_ethernet};
 use crate::worker::Worker;
@@ -107,7 +104,7 @@ impl Worker {
         let Some(entry) = self.shards.get(shard) else { return Access::Nothing(DropReason::NoForward) };
         let word = cx.words.word(shard);
         if let Some(term) = entry.replica.as_ref().and_then(|r| r.serves(cx.now_ns, self.me, word)) {
-            return Access::Lease(term);
+            return Access::Here(Authority::Lease { shard, term });
         }
         let led = entry.replica.as_ref().and_then(|r| r.leadership.as_ref()).map(|l| l.term);
         match entry.owner {
@@ -121,7 +118,7 @@ impl Worker {
         let grace_end = replica.lease_end_ns.saturating_add(u64::from(replica.replica.meta.orphan_grace_ms) * MS);
         let orphan = entry.last_owned_ns.is_some() && word.incarnation == self.me;
         if orphan && cx.now_ns < word.grace_until_ns.min(grace_end) {
-            return Access::Grace;
+            return Access::Here(Authority::Grace { shard });
         }
         Access::Nothing(if led.is_some() { DropReason::NotOwner } else { DropReason::NoForward })
     }
@@ -221,17 +218,6 @@ impl Worker {
                 let outgoing = Outgoing { frame, meta, side, authority, origin: Origin::Received, since_ns: now_ns };
                 self.wait_for((side, ip), outgoing).map(|()| Verdict::Consumed)
             }
-        }
-    }
-}
-
-impl Shard {
-    /// Both FINs were seen: the mapping closes and is held (D6); late packets still pass.
-    pub(crate) fn close_finished(&mut self, snapshot: &Snapshot, slot: Slot) {
-        let record = self.replica.table.record(slot);
-        if record.is_live() && record.closing().is_none() {
-            // A stream that takes nothing now sees the next packet's FIN bits again, or the idle sweep.
-            self.close(snapshot.control_index, slot, CloseReason::Fin);
         }
     }
 }

@@ -6,7 +6,9 @@ mod holds;
 mod index;
 mod record;
 mod table;
+mod translation;
 
 pub use holds::{HoldEntry, HoldQueues};
 pub use record::{FlowKey, Mark, Record, Seen, Slot, State};
 pub use table::Table;
+pub(crate) use translation::{Answers, Translation};

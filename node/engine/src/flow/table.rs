@@ -9,11 +9,11 @@ use foldhash::fast::FixedState;
 
 use super::index::Index;
 use super::record::{FlowKey, Mark, Record, Seen, Slot, State};
+use super::translation::Translation;
 use crate::ids::{BackendId, FrontendId, LogIndex, PortBlock, Side};
 use crate::ports::{Claims, PortUsage};
 use crate::record::{Addr, HoldClass, InsideKey, PublicKey};
 use crate::snapshot::{Map, Sharing};
-use crate::translation::Translation;
 
 const PAGE_BITS: u32 = 10;
 const PAGE: usize = 1 << PAGE_BITS;

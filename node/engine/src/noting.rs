@@ -1,0 +1,45 @@
+//! Takes note of packets that pass by a mapping: how far its connection is, and when it was used last. Whoever translated the
+//! packet asks, at length or by what was decided. Hot path.
+
+use crate::event::Authority;
+use crate::flow::{Seen, Slot};
+use crate::nat::tcp::{Direction, Progress};
+use crate::nat::timeouts::note_answer;
+use crate::record::CloseReason;
+use crate::shard::Shard;
+use crate::snapshot::Snapshot;
+use crate::wire::IpPacket;
+
+impl Shard {
+    /// A packet went out by the mapping.
+    pub(crate) fn note_out(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, slot: Slot, p: &IpPacket) {
+        let record = self.watched(slot);
+        record.tcp.ask();
+        let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
+        self.went_on(s, now_ns, authority, slot, progress);
+    }
+
+    /// A packet came in by it: a segment of its connection, or a datagram, which keeps nothing alive (R5, I19).
+    pub(crate) fn note_in(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, slot: Slot, p: &IpPacket) {
+        let record = self.watched(slot);
+        if let Some(tcp) = &p.tcp {
+            let progress = record.tcp.observe(Direction::In, tcp);
+            self.went_on(s, now_ns, authority, slot, progress);
+        } else if let Some(backend) = s.backends.get(&record.backend) {
+            note_answer(record, backend, &s.params, now_ns);
+        }
+    }
+
+    fn went_on(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, slot: Slot, progress: Progress) {
+        let record = self.replica.table.record_mut(slot);
+        if progress != Progress::Ignored {
+            record.last_seen = Seen::at(now_ns);
+        }
+        let ends = progress == Progress::Finished && record.is_live() && record.closing().is_none();
+        if ends && matches!(authority, Authority::Lease { .. }) {
+            // Both FINs were seen: it closes and is held (D6); late packets still pass. A stream that takes nothing now sees the
+            // next packet's FIN bits again, or the idle sweep.
+            self.close(s.control_index, slot, CloseReason::Fin);
+        }
+    }
+}
