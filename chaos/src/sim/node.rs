@@ -1,6 +1,8 @@
 //! One simulated member: the control half, the flow half and the worker, each a thread of its own as in the daemon, with
 //! rings between them. A thread can be held up for itself, so that a batch or a verdict waits between two of them.
 
+mod ends;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,14 +13,13 @@ use consensus::control::storage::memory::MemoryStore;
 use consensus::event::Passage;
 use control::command::CommandBody;
 use engine::LeaseWords;
-use engine::event::{Authority, GroupEvent, Verdict, WorkerOutput};
-use engine::ids::{Incarnation, LeaseWord, NodeId, ShardId, Side, VnetId};
-use engine::soundings::Passing;
-use engine::wire::FrameMeta;
+use engine::event::{Authority, GroupEvent};
+use engine::ids::{Incarnation, LeaseWord, NodeId, ShardId, Side};
 use engine::worker::Worker;
 use member::control_member::{ControlMember, ControlOut, Identity, Job, Now};
-use member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
+use member::flow_member::{ControlDuty, FlowMember, WorkerInput};
 use member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN};
+use member::turn::{CONTROL_TICK_NS, FromWorker};
 use member::view::View;
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -30,10 +31,6 @@ use super::network::{address, macs};
 use super::params::{Clock, MS, Rare};
 use super::ring::Ring;
 
-/// How often the daemon's control actor ticks.
-const CONTROL_TICK_NS: u64 = 5 * MS;
-/// How often its flow actor does.
-const FLOW_TICK_NS: u64 = MS;
 /// How long the daemon's watch looks on.
 const STANDS_STILL_NS: u64 = 1_000 * MS;
 
@@ -82,7 +79,6 @@ pub(super) enum Thread {
 enum ToFlow {
     Peer { from: NodeId, bytes: Bytes },
     View(Arc<View>, Incarnation),
-    Links(bool, Passage),
     Stop,
 }
 
@@ -114,7 +110,7 @@ pub(super) struct Node {
     jobs: Ring<Box<Job>>,
     flow_in: Ring<ToFlow>,
     inputs: Ring<WorkerInput>,
-    outputs: Ring<WorkerOutput>,
+    outputs: Ring<FromWorker>,
     frames: Ring<(Side, Vec<u8>)>,
     next_control_ns: u64,
     next_flow_ns: u64,
@@ -345,163 +341,6 @@ impl Node {
                 | ControlOut::Over { .. } => {}
                 ControlOut::StoreFailed { .. } => self.deeds.push(Deed::Died),
             }
-        }
-        busy
-    }
-
-    fn flow_turn(&mut self, now_ns: u64, few: usize) -> bool {
-        let now = self.local(now_ns);
-        let mut busy = false;
-        if let Some(flow) = &mut self.flow {
-            flow.worker_turned(now.ns, self.turned_ns);
-        }
-        for _ in 0..few {
-            let Some(input) = self.flow_in.pop(now_ns) else { break };
-            busy = true;
-            match (input, &mut self.flow) {
-                (ToFlow::Peer { from, bytes }, Some(flow)) => flow.handle_peer(now.ns, from, &bytes),
-                (ToFlow::View(view, _), Some(flow)) => flow.handle_view(now.ns, view),
-                (ToFlow::View(view, me), None) => {
-                    let mut flow = FlowMember::new(me, view, self.seed, now.ns);
-                    flow.set_retained_entries(self.rare.retained);
-                    self.flow = Some(flow);
-                    let mut worker = Worker::new(me, self.id, VnetId(1), self.seed);
-                    worker.set_chunk_records(self.rare.chunk_records);
-                    worker.sound();
-                    self.worker = Some(worker);
-                }
-                (ToFlow::Links(up, passage), Some(flow)) => flow.set_links(now.ns, up, passage),
-                (ToFlow::Stop, Some(flow)) => flow.stop(now.ns),
-                (ToFlow::Stop, None) => self.deeds.push(Deed::Stopped),
-                (ToFlow::Peer { .. } | ToFlow::Links(..), None) => {}
-            }
-            self.route(now_ns);
-        }
-        for _ in 0..few {
-            let Some(output) = self.outputs.pop(now_ns) else { break };
-            busy = true;
-            let duty = self.flow.as_mut().and_then(|flow| flow.handle_worker(now.ns, output));
-            if let Some(duty) = duty {
-                self.duty(now_ns, duty);
-            }
-            self.route(now_ns);
-        }
-        if now_ns >= self.next_flow_ns {
-            self.next_flow_ns = now_ns + FLOW_TICK_NS;
-            if let Some(flow) = &mut self.flow {
-                flow.tick(now.ns);
-            }
-        }
-        busy | self.route(now_ns)
-    }
-
-    fn route(&mut self, now_ns: u64) -> bool {
-        let now = self.local(now_ns);
-        let mut busy = false;
-        while let Some(out) = self.flow.as_mut().and_then(|flow| flow.poll(now.ns)) {
-            busy = true;
-            match out {
-                FlowOut::Send { to, channel, frame } => {
-                    self.deeds.push(Deed::Send { to, channel, bytes: frame });
-                }
-                // A channel space of its own: a high bit.
-                FlowOut::SendBulk { to, channel, frame } => {
-                    self.deeds.push(Deed::Send { to, channel: channel | 1 << 30, bytes: frame });
-                }
-                FlowOut::Word { shard, word } => {
-                    self.words.0.insert(shard, word);
-                }
-                FlowOut::Worker(input) => {
-                    if let WorkerInput::Event(event) = &input {
-                        self.deeds.push(Deed::Event(event.clone()));
-                    }
-                    let ready = self.ready(now_ns);
-                    self.inputs.push(ready, input);
-                }
-                FlowOut::Control(ControlDuty::Stopped { .. }) => self.deeds.push(Deed::Stopped),
-                FlowOut::Control(duty) => self.duty(now_ns, duty),
-            }
-        }
-        busy
-    }
-
-    /// What comes again by itself is left out while the control thread has not read what was said before.
-    fn duty(&mut self, now_ns: u64, duty: ControlDuty) {
-        let repeats = matches!(duty, ControlDuty::Owners { .. } | ControlDuty::Voters { .. });
-        if repeats && self.duties.len() >= self.rare.limits.duties {
-            self.deeds.push(Deed::Full("duties for the control thread"));
-        } else {
-            self.duties.push(now_ns, duty);
-        }
-    }
-
-    /// One turn of the worker's loop, in the daemon's order.
-    fn worker_turn(&mut self, now_ns: u64, few: usize) -> bool {
-        let now = self.local(now_ns);
-        let ready = self.ready(now_ns);
-        let Some(worker) = &mut self.worker else { return false };
-        self.turned_ns = now.ns;
-        let mut busy = false;
-        for _ in 0..few {
-            let Some(input) = self.inputs.pop(now_ns) else { break };
-            busy = true;
-            match input {
-                WorkerInput::Event(event) => worker.handle_event(now.ns, &self.words, event),
-                WorkerInput::Snapshot(snapshot) => {
-                    worker.load_snapshot(now.ns, snapshot);
-                }
-            }
-        }
-        let passage = match worker.passing() {
-            passing if passing.contains(&Passing::Silent) => Passage::Silent,
-            [Passing::Yes, Passing::Yes] => Passage::Passes,
-            _ => Passage::Unproved,
-        };
-        if self.links_told.map(|told| told.0) != Some(self.links_up) {
-            worker.set_links(now.ns, self.links_up);
-        }
-        if self.links_told != Some((self.links_up, passage)) {
-            self.links_told = Some((self.links_up, passage));
-            self.flow_in.push(now_ns, ToFlow::Links(self.links_up, passage));
-        }
-        for _ in 0..few {
-            let Some((side, mut frame)) = self.frames.pop(now_ns) else { break };
-            busy = true;
-            let verdict = worker.handle_frame(now.ns, &self.words, side, &FrameMeta::default(), &mut frame);
-            if let Verdict::Transmit { side, authority } = verdict {
-                self.deeds.push(Deed::Frame { side, authority, frame });
-            }
-        }
-        if now.ns >= worker.next_timer_ns() {
-            worker.handle_timers(now.ns, &self.words);
-        }
-        let outputs_max = self.rare.limits.outputs;
-        while self.outputs.len() < outputs_max
-            && let Some(output) = worker.poll_output(now.ns, &self.words)
-        {
-            busy = true;
-            if let Some(until_ns) = self.ambush.holds_up(now_ns, &output) {
-                self.outputs.push(until_ns, output);
-                self.held_up.insert(Thread::Worker, until_ns);
-                return busy;
-            }
-            self.outputs.push(ready, output);
-        }
-        if self.outputs.len() >= outputs_max {
-            self.deeds.push(Deed::Full("outputs of the worker"));
-        }
-        if self.released.0 != now_ns {
-            self.released = (now_ns, 0);
-        }
-        let mut buffer = Vec::new();
-        while self.released.1 < self.rare.limits.released
-            && let Some((side, _, authority)) = worker.poll_frame(now.ns, &self.words, &mut buffer)
-        {
-            self.released.1 += 1;
-            self.deeds.push(Deed::Frame { side, authority, frame: buffer.clone() });
-        }
-        if self.released.1 == self.rare.limits.released {
-            self.deeds.push(Deed::Full("frames that leave at once"));
         }
         busy
     }

@@ -51,6 +51,14 @@ pub enum ControlDuty {
     Stopped { kept: u32 },
 }
 
+impl ControlDuty {
+    /// Whether it is said again and again by itself, so that it may be left out while what was said before is unread.
+    #[must_use]
+    pub const fn comes_again(&self) -> bool {
+        matches!(self, Self::Owners { .. } | Self::Voters { .. })
+    }
+}
+
 /// What the driver has to do, in order (L2).
 #[derive(Clone, Debug)]
 pub enum FlowOut {

@@ -6,4 +6,5 @@
 pub mod control_member;
 pub mod flow_member;
 pub mod frame;
+pub mod turn;
 pub mod view;

@@ -25,9 +25,10 @@ use crate::nat_log::Journal;
 use member::control_member::{ControlMember, ControlOut, Finished, NotDone, Now};
 use member::flow_member::ControlDuty;
 use member::frame::CHANNEL_CONTROL;
+use member::turn::CONTROL_TICK_NS;
 use member::view::View;
 
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_nanos(CONTROL_TICK_NS);
 
 /// See the module.
 #[derive(Debug)]

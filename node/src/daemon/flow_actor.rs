@@ -25,9 +25,10 @@ use super::control_actor::{ControlActor, Duty, JoinFrame, PeerFrame};
 use super::questions::Query;
 use super::room::{Room, Unread};
 use super::watch::Pulses;
-use super::worker_thread::{FromWorker, ToWorker};
+use super::worker_thread::ToWorker;
 use member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
 use member::frame::{CHANNEL_ASK, CHANNEL_CONTROL};
+use member::turn::{self, FlowEnds, FromWorker};
 use member::view::View;
 
 /// Octets of inputs that a worker may leave unread before its life is ended: it hangs, and F3 forbids to lose one.
@@ -69,6 +70,8 @@ pub struct FlowActor {
     view: Option<Arc<View>>,
     worker: WorkerEnds,
     backlog: VecDeque<ToWorker>,
+    /// The worker was told something.
+    told: bool,
     bulk: BTreeMap<NodeId, mpsc::Sender<(u32, Bytes)>>,
     asked: mpsc::Sender<(u32, Bytes)>,
     seed: u64,
@@ -189,6 +192,7 @@ impl FlowActor {
             view: None,
             worker,
             backlog: VecDeque::new(),
+            told: false,
             bulk: BTreeMap::new(),
             asked,
             seed,
@@ -201,60 +205,19 @@ impl FlowActor {
 
     /// Does everything that is to be done now, in order, then goes to sleep in a way that loses no ring.
     fn settle(&mut self) {
-        self.note_worker();
         loop {
-            self.read_worker();
-            self.drain();
+            if let Some(mut member) = self.member.take() {
+                turn::flow_turn(&mut member, self);
+                self.member = Some(member);
+            }
+            let told = std::mem::take(&mut self.told);
+            self.feed_worker(told);
             self.asleep.get_ref().prepare_sleep();
             if self.worker.outputs.is_empty() {
                 return;
             }
             self.asleep.get_ref().awake();
         }
-    }
-
-    /// The worker's last turn bounds the leases (L1).
-    fn note_worker(&mut self) {
-        if let Some(member) = &mut self.member {
-            member.worker_turned(now_ns(), self.pulses.worker.last_ns());
-        }
-    }
-
-    fn read_worker(&mut self) {
-        while let Some(said) = self.worker.outputs.pop() {
-            let Some(member) = &mut self.member else { continue };
-            match said {
-                FromWorker::Output(output) => {
-                    log_output(&output);
-                    if let Some(duty) = member.handle_worker(now_ns(), output) {
-                        self.tell_control(duty);
-                    }
-                }
-                FromWorker::Links { up, passage } => member.set_links(now_ns(), up, passage),
-            }
-        }
-    }
-
-    fn drain(&mut self) {
-        let Some(mut member) = self.member.take() else { return };
-        let mut told = false;
-        while let Some(out) = member.poll(now_ns()) {
-            match out {
-                FlowOut::Send { to, channel, frame } => {
-                    self.transport.send(to.0, channel, frame);
-                }
-                FlowOut::SendBulk { to, channel, frame } => self.send_bulk(to, channel, frame),
-                FlowOut::Word { shard, word } => self.words.set(shard, word),
-                FlowOut::Worker(input) => {
-                    told = true;
-                    log_input(&input);
-                    self.hand(ToWorker::Input(input));
-                }
-                FlowOut::Control(duty) => self.duty(duty),
-            }
-        }
-        self.member = Some(member);
-        self.feed_worker(told);
     }
 
     fn duty(&mut self, duty: ControlDuty) {
@@ -269,7 +232,7 @@ impl FlowActor {
 
     /// What comes again by itself is left out while the control thread has not read what was said before.
     fn tell_control(&mut self, duty: ControlDuty) {
-        let repeats = matches!(duty, ControlDuty::Owners { .. } | ControlDuty::Voters { .. });
+        let repeats = duty.comes_again();
         let room = self.duty_room.take(1);
         if room.is_some() || !repeats {
             self.control.do_send(Duty { duty, _room: room });
@@ -341,14 +304,49 @@ impl FlowActor {
     fn schedule(&mut self, ctx: &mut Context<Self>) {
         let now = now_ns();
         self.pulses.flow.beat(now);
-        self.note_worker();
+        let turned_ns = self.pulses.worker.last_ns();
         if let Some(member) = &mut self.member {
+            member.worker_turned(now, turned_ns);
             member.tick(now);
         }
         self.settle();
         let due = self.member.as_ref().map_or(now + 5_000_000, |member| member.groups().next_due_ns());
         let wait = Duration::from_nanos(due.saturating_sub(now_ns())).max(Duration::from_micros(200));
         ctx.run_later(wait, Self::schedule);
+    }
+}
+
+impl FlowEnds for FlowActor {
+    fn now_ns(&mut self) -> u64 {
+        now_ns()
+    }
+
+    fn worker_turned_ns(&mut self) -> u64 {
+        self.pulses.worker.last_ns()
+    }
+
+    fn said(&mut self) -> Option<FromWorker> {
+        let said = self.worker.outputs.pop()?;
+        if let FromWorker::Output(output) = &said {
+            log_output(output);
+        }
+        Some(said)
+    }
+
+    fn perform(&mut self, out: FlowOut) {
+        match out {
+            FlowOut::Send { to, channel, frame } => {
+                self.transport.send(to.0, channel, frame);
+            }
+            FlowOut::SendBulk { to, channel, frame } => self.send_bulk(to, channel, frame),
+            FlowOut::Word { shard, word } => self.words.set(shard, word),
+            FlowOut::Worker(input) => {
+                self.told = true;
+                log_input(&input);
+                self.hand(ToWorker::Input(input));
+            }
+            FlowOut::Control(duty) => self.duty(duty),
+        }
     }
 }
 

@@ -43,7 +43,7 @@ use super::room::Unread;
 use super::stopping::{StopOrder, stop_gracefully};
 use super::tape::Tape;
 use super::watch::Pulses;
-use super::worker_thread::{LinkWatch, SLEEP_MAX, WorkerStats, WorkerThread};
+use super::worker_thread::{Ends, LinkWatch, SLEEP_MAX, Turn, WorkerStats, WorkerThread};
 use super::{ENDING, Ending};
 use crate::nat_log::{Journal, JournalParts, SessionRing};
 use member::control_member::{ControlMember, Identity};
@@ -419,7 +419,7 @@ struct WorkerParts {
     reader: WordsReader,
     inputs: netio::sync::spsc::Consumer<super::worker_thread::ToWorker>,
     unread: Unread,
-    outputs: netio::sync::spsc::Producer<super::worker_thread::FromWorker>,
+    outputs: netio::sync::spsc::Producer<member::turn::FromWorker>,
     ringer: netio::bell::Ringer,
     bulk_waiting: Arc<AtomicUsize>,
     bell: Doorbell,
@@ -446,8 +446,7 @@ impl WorkerParts {
                     worker.log_sessions();
                 }
                 let sessions_lost = 0;
-                WorkerThread {
-                    worker,
+                let ends = Ends {
                     packets,
                     words: reader,
                     inputs,
@@ -461,10 +460,10 @@ impl WorkerParts {
                     stats,
                     pulse,
                     sleep_max: SLEEP_MAX,
-                    buffer: Vec::new(),
                     watch: LinkWatch::default(),
-                }
-                .run()?;
+                    turn: Turn::default(),
+                };
+                WorkerThread { worker, ends }.run()?;
                 Ok(())
             };
             let thread = std::thread::Builder::new().name("worker-0".to_owned());

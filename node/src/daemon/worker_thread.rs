@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consensus::event::Passage;
 use engine::claims::{CLAIMS_MAX, Claim};
 use engine::counters::Counters;
 use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
+use engine::snapshot::Snapshot;
 use engine::soundings::{Heard, NextHop, Passing};
 use engine::worker::{Scans, Worker};
 use netio::bell::Ringer;
@@ -26,6 +26,7 @@ use super::questions::{Query, Questions};
 use super::room::Unread;
 use crate::nat_log::SessionRing;
 use member::flow_member::WorkerInput;
+use member::turn::{self, FromWorker, WorkerEnds};
 
 /// Chunks of scans that may wait for a slow joiner.
 const BULK_WAITING_MAX: usize = 64;
@@ -53,15 +54,6 @@ impl ToWorker {
         };
         size_of::<Self>() + beside
     }
-}
-
-/// Out of the worker's thread.
-#[derive(Debug)]
-pub enum FromWorker {
-    /// For the flow groups.
-    Output(WorkerOutput),
-    /// Whether both data links are up, and what the data networks carry.
-    Links { up: bool, passage: Passage },
 }
 
 /// A data link as its worker knows it.
@@ -100,11 +92,18 @@ pub struct WorkerStats {
     pub at_ns: u64,
 }
 
-/// Everything that a worker's thread owns.
+/// A worker and what it is driven with.
 #[derive(Debug)]
 pub struct WorkerThread {
     /// The engine.
     pub worker: Worker,
+    /// Everything else that its thread owns.
+    pub ends: Ends,
+}
+
+/// Between what the turns of a worker's thread move.
+#[derive(Debug)]
+pub struct Ends {
     /// Frames.
     pub packets: PacketLoop,
     /// Lease words.
@@ -131,10 +130,23 @@ pub struct WorkerThread {
     pub pulse: Pulse,
     /// Longest sleep under the loaded configuration.
     pub sleep_max: Duration,
-    /// The frame that the engine releases now.
-    pub buffer: Vec<u8>,
     /// The data links as they were told last.
     pub watch: LinkWatch,
+    /// What goes from turn to turn.
+    pub turn: Turn,
+}
+
+/// What a turn leaves for the next.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Said, but the ring had no room.
+    backlog: VecDeque<FromWorker>,
+    /// Something was put into the ring.
+    said: bool,
+    /// Under what the frames of a flush leave, by their tags.
+    authorities: Vec<Authority>,
+    /// Shards whose addresses the devices were told.
+    known_macs: Vec<ShardId>,
 }
 
 impl WorkerThread {
@@ -142,134 +154,71 @@ impl WorkerThread {
     ///
     /// # Errors
     /// If io_uring itself fails.
-    pub fn run(mut self) -> Result<(), IoError> {
-        let mut backlog: VecDeque<FromWorker> = VecDeque::new();
-        let mut authorities: Vec<Authority> = Vec::new();
-        let mut known_macs: Vec<ShardId> = Vec::new();
+    pub fn run(self) -> Result<(), IoError> {
+        let Self { mut worker, mut ends } = self;
+        let mut buffer = Vec::new();
         let mut stats_at_ns = 0;
-        loop {
-            let mut now = now_ns();
-            self.pulse.beat(now);
-            while let Some(input) = self.inputs.pop() {
-                self.unread.read(input.octets());
-                self.take(now, input, &mut known_macs);
-            }
-            if self.inputs.is_finished() {
-                return Ok(());
-            }
-            self.look_at_links(now, &mut backlog);
-            for (side, mtu) in [Side::Inside, Side::Outside].into_iter().zip(self.packets.mtus()) {
-                if let Some(mtu) = mtu {
-                    self.worker.set_mtu(side, mtu);
-                }
-            }
-            // What waited leaves before what comes in now (I56).
-            self.send_released(now, &mut authorities);
-            self.receive(now, &mut authorities);
-            now = now_ns();
-            let full = self.bulk_waiting.load(Ordering::Relaxed) >= BULK_WAITING_MAX;
-            self.worker.set_scans(if full { Scans::Wait } else { Scans::Go });
-            if now >= self.worker.next_timer_ns() {
-                self.worker.handle_timers(now, &self.words);
-            }
-            self.report(now, &mut backlog);
-            self.send_released(now, &mut authorities);
-            self.flush(&mut authorities)?;
-            self.questions.step(now, &self.worker);
+        while !ends.inputs.is_finished() {
+            ends.pulse.beat(now_ns());
+            turn::worker_turn(&mut worker, &mut buffer, &mut ends);
+            ends.flush(&mut worker)?;
+            let now = now_ns();
+            ends.questions.step(now, &worker);
             if now >= stats_at_ns {
                 stats_at_ns = now + STATS_EVERY_NS;
-                self.publish(now);
+                ends.publish(&worker, now);
             }
-            let due = Duration::from_nanos(self.worker.next_timer_ns().saturating_sub(now_ns()));
-            let timeout = if backlog.is_empty() { due.min(self.sleep_max) } else { Duration::from_millis(1) };
-            // Frames that found no buffer yet find one as soon as a send has ended.
-            let timeout = if self.worker.held_bytes().1 { Duration::from_millis(1).min(timeout) } else { timeout };
-            let timeout = if self.questions.is_idle() { timeout } else { Duration::ZERO };
-            let inputs = &mut self.inputs;
-            self.packets.wait(timeout, || !inputs.is_empty())?;
+            ends.wait(&worker)?;
         }
-    }
-
-    fn take(&mut self, now: u64, input: ToWorker, known_macs: &mut Vec<ShardId>) {
-        match input {
-            ToWorker::Input(WorkerInput::Event(event)) => self.worker.handle_event(now, &self.words, event),
-            ToWorker::Input(WorkerInput::Snapshot(snapshot)) => {
-                for shard in
-                    snapshot.shards.keys().filter(|shard| !known_macs.contains(shard)).copied().collect::<Vec<_>>()
-                {
-                    for side in Side::ALL {
-                        if let Err(error) = self.packets.add_mac(side, Mac::of_shard(shard).0) {
-                            tracing::warn!(%shard, %error, "the device does not take the shard's address");
-                            self.watch.refused_macs[side.index()] += 1;
-                        }
-                    }
-                    known_macs.push(shard);
-                }
-                // One inside interface carries one virtual network; overlapping ones are refused by the control state.
-                if let Some(subnet) = snapshot.subnets.first() {
-                    self.worker.set_network(subnet.vnet);
-                }
-                self.sleep_max = SLEEP_MAX.min(Duration::from_millis(snapshot.params.vote_timeout_ms.into()) / 3);
-                self.worker.load_snapshot(now, snapshot);
-            }
-            ToWorker::Query(query) => self.questions.ask(query),
-        }
-    }
-
-    fn receive(&mut self, now: u64, authorities: &mut Vec<Authority>) {
-        let mut arrivals = Arrivals { worker: &mut self.worker, words: &self.words, now, authorities };
-        self.packets.receive_batches(&mut arrivals);
-    }
-
-    /// Hands frames that the engine releases or makes to the interfaces, as many as there are buffers for; the others wait.
-    fn send_released(&mut self, now: u64, authorities: &mut Vec<Authority>) {
-        while self.packets.transmit_room() > 0
-            && let Some((side, meta, authority)) = self.worker.poll_frame(now, &self.words, &mut self.buffer)
-        {
-            let tag = tag(authorities, authority);
-            let taken = self.packets.transmit(side, meta, tag, &self.buffer);
-            note_refused(&mut self.worker, taken);
-        }
-    }
-
-    /// Hands the engine's outputs to the flow actor; what finds no room waits, and the engine is not asked for more.
-    fn report(&mut self, now: u64, backlog: &mut VecDeque<FromWorker>) {
-        let mut pushed = false;
-        loop {
-            let next = backlog.pop_front();
-            let Some(next) = next.or_else(|| self.worker.poll_output(now, &self.words).map(FromWorker::Output)) else {
-                break;
-            };
-            match self.outputs.push(next) {
-                Ok(()) => pushed = true,
-                Err(PushError::Full(back)) => {
-                    backlog.push_front(back);
-                    break;
-                }
-                Err(PushError::Closed(_)) => break,
-            }
-        }
-        if pushed {
-            self.ringer.ring();
-        }
-        let Some(ring) = &mut self.sessions else { return };
-        while let Some(session) = self.worker.poll_session() {
-            if ring.push(session).is_err() {
-                self.sessions_lost += 1;
-            }
-        }
-    }
-
-    /// The last check before the wire repeats the authority (L4); the kernel's guard repeats it once more (L5).
-    fn flush(&mut self, authorities: &mut Vec<Authority>) -> Result<(), IoError> {
-        let (worker, words) = (&mut self.worker, &self.words);
-        self.packets.flush(&mut |tag| may_leave(worker, words, now_ns(), authorities, tag))?;
-        authorities.clear();
         Ok(())
+    }
+}
+
+impl WorkerEnds for Ends {
+    type Words = WordsReader;
+
+    fn now_ns(&mut self) -> u64 {
+        now_ns()
+    }
+
+    fn words(&self) -> &WordsReader {
+        &self.words
+    }
+
+    fn input(&mut self) -> Option<WorkerInput> {
+        while let Some(input) = self.inputs.pop() {
+            self.unread.read(input.octets());
+            match input {
+                ToWorker::Input(input) => return Some(input),
+                ToWorker::Query(query) => self.questions.ask(query),
+            }
+        }
+        None
+    }
+
+    fn will_load(&mut self, snapshot: &Snapshot) {
+        for shard in snapshot.shards.keys().copied() {
+            if self.turn.known_macs.contains(&shard) {
+                continue;
+            }
+            for side in Side::ALL {
+                if let Err(error) = self.packets.add_mac(side, Mac::of_shard(shard).0) {
+                    tracing::warn!(%shard, %error, "the device does not take the shard's address");
+                    self.watch.refused_macs[side.index()] += 1;
+                }
+            }
+            self.turn.known_macs.push(shard);
+        }
+        self.sleep_max = SLEEP_MAX.min(Duration::from_millis(snapshot.params.vote_timeout_ms.into()) / 3);
     }
 
     /// Links that work are not enough: what passes counts (F7).
-    fn look_at_links(&mut self, now: u64, backlog: &mut VecDeque<FromWorker>) {
+    fn look_at_links(&mut self, now: u64, worker: &mut Worker) {
+        for (side, mtu) in Side::ALL.into_iter().zip(self.packets.mtus()) {
+            if let Some(mtu) = mtu {
+                worker.set_mtu(side, mtu);
+            }
+        }
         let states = self.packets.link_states(now);
         for (side, state) in Side::ALL.into_iter().zip(states) {
             if state == LinkState::Anew {
@@ -279,27 +228,97 @@ impl WorkerThread {
                 ));
             }
         }
-        let passing = self.worker.passing();
+        let passing = worker.passing();
         let Some(changed) = self.watch.changed(now, states, passing) else { return };
         let up = states == [LinkState::Up; 2];
         if changed.up {
-            self.worker.set_links(now, up);
+            worker.set_links(now, up);
         }
         for (side, state, passing) in Side::ALL.into_iter().zip(states).zip(passing).map(|((a, b), c)| (a, b, c)) {
             tracing::info!(link = self.packets.link(side).name, ?state, ?passing, "data link");
         }
-        backlog.push_back(FromWorker::Links { up, passage: passage(passing) });
+        self.turn.backlog.push_back(FromWorker::Links { up, passage: turn::passage(passing) });
     }
 
-    fn publish(&mut self, now: u64) {
-        let claims: Vec<Claim> = self.worker.claims().collect();
+    fn receive(&mut self, now_ns: u64, worker: &mut Worker) {
+        let arrivals = turn::Arrivals { worker, words: &self.words, now_ns };
+        self.packets.receive_batches(&mut Arrivals { arrivals, authorities: &mut self.turn.authorities });
+    }
+
+    fn scans(&self) -> Scans {
+        if self.bulk_waiting.load(Ordering::Relaxed) >= BULK_WAITING_MAX { Scans::Wait } else { Scans::Go }
+    }
+
+    fn has_room(&mut self) -> bool {
+        while let Some(next) = self.turn.backlog.pop_front() {
+            match self.outputs.push(next) {
+                Ok(()) => self.turn.said = true,
+                Err(PushError::Full(back)) => {
+                    self.turn.backlog.push_front(back);
+                    return false;
+                }
+                Err(PushError::Closed(_)) => return false,
+            }
+        }
+        true
+    }
+
+    fn output(&mut self, output: WorkerOutput) {
+        self.turn.backlog.push_back(FromWorker::Output(output));
+    }
+
+    fn outputs_end(&mut self, worker: &mut Worker) {
+        if std::mem::take(&mut self.turn.said) {
+            self.ringer.ring();
+        }
+        let Some(ring) = &mut self.sessions else { return };
+        while let Some(session) = worker.poll_session() {
+            if ring.push(session).is_err() {
+                self.sessions_lost += 1;
+            }
+        }
+    }
+
+    fn has_buffer(&mut self) -> bool {
+        self.packets.transmit_room() > 0
+    }
+
+    fn send(&mut self, worker: &mut Worker, (side, meta, authority): (Side, FrameMeta, Authority), frame: &[u8]) {
+        let tag = tag(&mut self.turn.authorities, authority);
+        let taken = self.packets.transmit(side, meta, tag, frame);
+        note_refused(worker, taken);
+    }
+}
+
+impl Ends {
+    fn wait(&mut self, worker: &Worker) -> Result<(), IoError> {
+        let due = Duration::from_nanos(worker.next_timer_ns().saturating_sub(now_ns()));
+        let soon = Duration::from_millis(1);
+        let timeout = if self.turn.backlog.is_empty() { due.min(self.sleep_max) } else { soon };
+        // Frames that found no buffer yet find one as soon as a send has ended.
+        let timeout = if worker.held_bytes().1 { soon.min(timeout) } else { timeout };
+        let timeout = if self.questions.is_idle() { timeout } else { Duration::ZERO };
+        let inputs = &mut self.inputs;
+        self.packets.wait(timeout, || !inputs.is_empty())
+    }
+
+    /// The last check before the wire repeats the authority (L4); the kernel's guard repeats it once more (L5).
+    fn flush(&mut self, worker: &mut Worker) -> Result<(), IoError> {
+        let (words, authorities) = (&self.words, &mut self.turn.authorities);
+        self.packets.flush(&mut |tag| may_leave(worker, words, now_ns(), authorities, tag))?;
+        authorities.clear();
+        Ok(())
+    }
+
+    fn publish(&mut self, worker: &Worker, now: u64) {
+        let claims: Vec<Claim> = worker.claims().collect();
         for claim in &claims {
             if self.watch.is_new_claim(claim) {
                 let Claim { side, ip, mac, .. } = claim;
                 tracing::warn!(?side, %ip, mac = ?mac, "somebody else claims an address of the cluster by ARP");
             }
         }
-        let heard = self.worker.heard();
+        let heard = worker.heard();
         let links = Side::ALL.into_iter().zip(heard).map(|(side, heard)| LinkLife {
             name: self.packets.link(side).name.clone(),
             state: self.watch.states[side.index()],
@@ -308,13 +327,13 @@ impl WorkerThread {
             refused_macs: self.watch.refused_macs[side.index()],
         });
         let stats = WorkerStats {
-            engine: *self.worker.counters(),
+            engine: *worker.counters(),
             inside: self.packets.stats(Side::Inside),
             outside: self.packets.stats(Side::Outside),
-            sessions_lost: self.sessions_lost + self.worker.sessions_lost(),
+            sessions_lost: self.sessions_lost + worker.sessions_lost(),
             links: links.collect(),
             claims,
-            next_hop: self.worker.next_hop(),
+            next_hop: worker.next_hop(),
             at_ns: now,
         };
         // A reader that panicked has left whole numbers behind.
@@ -382,36 +401,23 @@ impl LinkWatch {
     }
 }
 
-/// Both networks together.
-fn passage(passing: [Passing; 2]) -> Passage {
-    if passing.contains(&Passing::Silent) {
-        Passage::Silent
-    } else if passing == [Passing::Yes; 2] {
-        Passage::Passes
-    } else {
-        Passage::Unproved
-    }
-}
-
 /// Hands frames that arrived to the engine.
 struct Arrivals<'a> {
-    worker: &'a mut Worker,
-    words: &'a WordsReader,
-    now: u64,
+    arrivals: turn::Arrivals<'a, WordsReader>,
     authorities: &'a mut Vec<Authority>,
 }
 
 impl FrameHandler for Arrivals<'_> {
     fn look_ahead(&mut self, side: Side, frame: &[u8]) {
-        self.worker.look_ahead(side, frame);
+        self.arrivals.look_ahead(side, frame);
     }
 
     fn fetch(&mut self) {
-        self.worker.fetch();
+        self.arrivals.fetch();
     }
 
     fn handle(&mut self, side: Side, meta: &FrameMeta, frame: &mut [u8]) -> Disposition {
-        match self.worker.handle_frame(self.now, self.words, side, meta, frame) {
+        match self.arrivals.judge(side, meta, frame) {
             Verdict::Transmit { side, authority } => {
                 Disposition::Transmit { side, tag: tag(self.authorities, authority) }
             }
