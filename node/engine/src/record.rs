@@ -66,6 +66,19 @@ impl HoldClass {
         }
     }
 
+    /// Its name in answers.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Fin => "fin",
+            Self::Rst => "rst",
+            Self::IdleDatagram => "idledatagram",
+            Self::IdleStream => "idlestream",
+            Self::IdleDatagramRfc => "idledatagramrfc",
+            Self::Service => "service",
+        }
+    }
+
     /// Position in per-class arrays.
     #[must_use]
     pub const fn index(self) -> usize {
@@ -117,6 +130,16 @@ pub enum Proto {
 impl Proto {
     /// All protocols that are translated.
     pub const ALL: [Self; 3] = [Self::Icmp, Self::Tcp, Self::Udp];
+
+    /// Its name in metrics, answers and logs.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Icmp => "icmp",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 /// The public side of a mapping: unique among live and held ones (S7).

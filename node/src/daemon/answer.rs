@@ -36,7 +36,6 @@ use super::control_actor::{AskControl, ControlActor, ControlReport, ReadState, S
 use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
 use super::guard_keeper::GuardDesk;
 use super::machine::Machine;
-use super::metrics::label_of;
 use super::questions::Query;
 use super::request::{Call, Failure, Request, ResourceKind};
 use super::status::{node_rows, shard_rows};
@@ -148,8 +147,9 @@ impl Answerer {
             Request::Events { limit } => value(Ok(Events { events: self.tape.newest(limit), silent: Vec::new() })),
             Request::Loaded => value(self.loaded().await),
             Request::Health => value(Ok(self.health().await)),
-            Request::Together { of } => {
-                let problem = format!("{of:?} is asked of all members already");
+            Request::Together { .. } => {
+                let problem =
+                    "a question to all members cannot contain another one: ask for what it contains".to_owned();
                 Err(Failure { status: 400, problems: vec![problem] })
             }
             Request::State => value(self.state().await),
@@ -434,7 +434,7 @@ fn histogram(histogram: &Histogram) -> HistogramCounts {
 fn snat(engine: &Counters, proto: Proto) -> SnatCounts {
     let counts = engine.snat(proto);
     SnatCounts {
-        proto: label_of(proto).to_owned(),
+        proto: proto.label().to_owned(),
         pending: counts.pending,
         successful: counts.successful,
         failed: counts.failed + counts.failed_later,
@@ -490,11 +490,11 @@ fn flow(view: &FlowView) -> FlowRow {
         FlowState::Opening => "opening".to_owned(),
         FlowState::Live => "live".to_owned(),
         FlowState::Closing => "closing".to_owned(),
-        FlowState::Held(class) => format!("held ({class:?})").to_lowercase(),
+        FlowState::Held(class) => format!("held ({})", class.label()),
     };
     FlowRow {
         shard: view.shard.0,
-        proto: label_of(view.proto).to_owned(),
+        proto: view.proto.label().to_owned(),
         backend: view.backend.0,
         inside: format!("{}:{}", address(view.inside.endpoint.addr), view.inside.endpoint.port),
         public: format!("{public}:{port}"),

@@ -165,7 +165,7 @@ fn publish_worker(engine: &Counters) {
         metrics::counter!("qnat_drops_total", "reason" => why.label()).absolute(engine.dropped(*why));
     }
     for proto in Proto::ALL {
-        let (counts, label) = (engine.snat(proto), label_of(proto));
+        let (counts, label) = (engine.snat(proto), proto.label());
         let failed = counts.failed + counts.failed_later;
         for (state, n) in [("pending", counts.pending), ("successful", counts.successful), ("failed", failed)] {
             metrics::counter!("qnat_snat_connections_total", "proto" => label, "state" => state).absolute(n);
@@ -281,16 +281,6 @@ fn publish_ports(ports: &Ports) {
                 "awaiting_removal" => draining)
             .set(ports);
         }
-    }
-}
-
-/// Label of a protocol.
-#[must_use]
-pub const fn label_of(proto: Proto) -> &'static str {
-    match proto {
-        Proto::Icmp => "icmp",
-        Proto::Tcp => "tcp",
-        Proto::Udp => "udp",
     }
 }
 

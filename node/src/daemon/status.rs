@@ -53,7 +53,7 @@ fn shard_row(view: &ShardView, report: &FlowReport, tables: &[ShardStatus], live
         owner: owner.map(|node| node.0),
         term: group.map(|group| group.term),
         raft_term: group.map(|group| group.term & u64::from(u32::MAX)),
-        role: group.map(|group| format!("{:?}", group.role).to_lowercase()),
+        role: group.map(|group| group.role.label().to_owned()),
         serving: serving(group, table),
         redundancy: Redundancy {
             have,
@@ -91,7 +91,7 @@ fn serving(group: Option<&GroupStatus>, table: Option<&ShardStatus>) -> String {
         None => {}
     }
     match group {
-        Some(GroupStatus { waiting: Some(why), .. }) => format!("no: {why:?}").to_lowercase(),
+        Some(GroupStatus { waiting: Some(why), .. }) => format!("no: {}", why.label()),
         Some(_) => "standby".to_owned(),
         None => "no replica here".to_owned(),
     }

@@ -21,6 +21,20 @@ pub enum Role {
     Sealed,
 }
 
+impl Role {
+    /// Its name in answers.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Joining => "joining",
+            Self::Sealed => "sealed",
+        }
+    }
+}
+
 /// Why a group does not serve here although it might.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Waiting {
@@ -34,6 +48,20 @@ pub enum Waiting {
     BaseMismatch,
     /// The worker has not begun to serve, or said that it cannot (F7).
     Worker,
+}
+
+impl Waiting {
+    /// What it is that is waited for, for people.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NoLeader => "no leader",
+            Self::Table => "the table is on its way",
+            Self::Predecessor => "waiting for a predecessor",
+            Self::BaseMismatch => "the table that its epoch continues is not here",
+            Self::Worker => "the worker does not serve yet",
+        }
+    }
 }
 
 /// One group on this node, for status.
