@@ -256,7 +256,7 @@ impl Replica {
             return;
         }
         let class = HoldClass::of(reason, public.proto);
-        self.table.close(slot, class, index);
+        self.table.close(slot, class, index, now_ns);
         if self.phase == Phase::Whole {
             self.holds.push(class, HoldEntry { index, since_ns: now_ns, slot });
         }

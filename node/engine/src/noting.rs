@@ -2,15 +2,30 @@
 //! packet asks, at length or by what was decided. Hot path.
 
 use crate::event::Authority;
-use crate::flow::{Seen, Slot};
+use crate::flow::{Record, Seen, Slot, State};
 use crate::nat::tcp::{Direction, Progress};
 use crate::nat::timeouts::note_answer;
 use crate::record::CloseReason;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::wire::IpPacket;
+use words::time::MS;
+
+/// Before a port changes hands towards a remote, the last packet of its former flow is at least 16 s old: as long as the
+/// shortest hold of a connection (D6), and a margin for how exactly its beginning is known.
+const QUIET_NS: u64 = 17_000_000_000;
 
 impl Shard {
+    /// Whether a mapping that lives no longer takes late packets of its backend still: not at the end of its hold, after which
+    /// somebody else may have the port towards the same remote (I11).
+    pub(crate) fn takes_late(&self, record: &Record, now_ns: u64) -> bool {
+        let State::Held(class) = record.state else { return true };
+        let takeover_ns = self.leadership.as_ref().and_then(|lead| lead.takeover_ns).unwrap_or(0);
+        let hold_ns = u64::from(self.replica.meta.hold_ms[class.index()]) * MS;
+        let began_ns = record.last_seen.ns().max(takeover_ns);
+        now_ns.saturating_add(QUIET_NS) < began_ns.saturating_add(hold_ns)
+    }
+
     /// A packet went out by the mapping.
     pub(crate) fn note_out(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, slot: Slot, p: &IpPacket) {
         let record = self.watched(slot);
@@ -32,7 +47,7 @@ impl Shard {
 
     fn went_on(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, slot: Slot, progress: Progress) {
         let record = self.replica.table.record_mut(slot);
-        if progress != Progress::Ignored {
+        if progress != Progress::Ignored && record.is_live() {
             record.last_seen = Seen::at(now_ns);
         }
         let ends = progress == Progress::Finished && record.is_live() && record.closing().is_none();

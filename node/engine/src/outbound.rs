@@ -4,7 +4,7 @@
 
 use crate::addresses::{check_destination, endpoint, next_hop, own_address};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::{FlowKey, Record, Slot};
+use crate::flow::{FlowKey, Slot};
 use crate::fragments::{Fate, Key, Way};
 use crate::held::Parked;
 use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
@@ -68,7 +68,8 @@ impl Worker {
         };
         let shard = self.replica_mut(backend.home).ok_or(DropReason::NoForward)?;
         let found = shard.replica.table.find_inside(&flow);
-        let verdict = found.map(|slot| (slot, outbound_use(shard.replica.table.record(slot), p, id, backend)));
+        let now_ns = cx.now_ns;
+        let verdict = found.map(|slot| (slot, outbound_use(shard, (slot, now_ns), p, id, backend)));
         match (verdict, authority) {
             (Some((slot, Use::Translate)), _) => {
                 shard.note_out(s, cx.now_ns, authority, slot, p);
@@ -305,7 +306,8 @@ fn answers_to(shard: &Shard, p: &IpPacket, inside: InsideKey) -> bool {
     answers && shard.replica.table.claims().port_of(p.proto, inside).is_some()
 }
 
-fn outbound_use(record: &Record, p: &IpPacket, id: BackendId, backend: &Backend) -> Use {
+fn outbound_use(shard: &Shard, (slot, now_ns): (Slot, u64), p: &IpPacket, id: BackendId, backend: &Backend) -> Use {
+    let record = shard.replica.table.record(slot);
     let Some(class) = ending(record) else {
         // An address that went to another backend: the old one's flows are about to close.
         return if record.backend == id { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
@@ -315,13 +317,14 @@ fn outbound_use(record: &Record, p: &IpPacket, id: BackendId, backend: &Backend)
     if opens(p) {
         return if leased { Use::Reopen } else { Use::Fresh };
     }
+    let late = shard.takes_late(record, now_ns);
     if ended_itself && record.backend == id {
-        return Use::Translate;
+        return if late { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
     }
     let leaving = p.tcp.as_ref().is_some_and(|t| t.flags.intersects(TcpFlags(TcpFlags::FIN.0 | TcpFlags::RST.0)));
     match (leased, leaving) {
-        (true, true) => Use::Translate,
+        (true, true) if late => Use::Translate,
         (true, false) => Use::Reopen,
-        (false, _) => Use::Refuse(DropReason::NotFirstPacket),
+        (true, true) | (false, _) => Use::Refuse(DropReason::NotFirstPacket),
     }
 }

@@ -99,6 +99,31 @@ impl Flow {
         (self.doubtful, self.answered, self.inherited) = (false, false, false);
     }
 
+    /// It is held, and late packets of its connection may be refused (I11).
+    #[must_use]
+    pub fn may_refuse_late(&self, now_ns: u64, p: &Packet) -> bool {
+        p.proto == TCP && !p.seen().opens() && !self.life.is_live(now_ns) && self.life.may_refuse_late(now_ns)
+    }
+
+    /// Nobody can tell what a packet did to it.
+    pub fn doubt(&mut self, now_ns: u64, rule: &Rule) {
+        self.doubtful = true;
+        self.life.doubt(now_ns, rule, self.proto);
+    }
+
+    /// It is held, and a late packet of its connection must not pass any more (I11).
+    #[must_use]
+    pub fn refuses_late(&self, now_ns: u64, p: &Packet) -> bool {
+        let held = p.proto == TCP && !self.doubtful && !self.life.may_live(now_ns);
+        held && self.stays_held(p) && !p.seen().answers() && self.life.refuses_late(now_ns)
+    }
+
+    /// A packet of the backend does not bring a held mapping back.
+    fn stays_held(&self, p: &Packet) -> bool {
+        let ended_itself = matches!(self.connection.standing(), Standing::Finished | Standing::Reset);
+        !p.seen().opens() && (ended_itself || p.seen().leaves())
+    }
+
     /// A packet of the backend was translated by it.
     pub fn passed_out(&mut self, now_ns: u64, rule: &Rule, p: &Packet) -> Cost {
         let (live, held) = (self.life.is_live(now_ns), !self.life.may_live(now_ns));
@@ -119,8 +144,7 @@ impl Flow {
         }
         if held {
             // A held mapping comes back with its connection, unless that has ended or takes leave (D6).
-            let ended_itself = matches!(self.connection.standing(), Standing::Finished | Standing::Reset);
-            let stays = !p.seen().opens() && (ended_itself || p.seen().leaves());
+            let stays = self.stays_held(p);
             if stays && p.seen().answers() && self.life.may_be_gone(now_ns) {
                 // Or it was gone, and this opened it anew (R6).
                 self.doubtful = true;

@@ -20,6 +20,12 @@ const HOLD_NS: u64 = 65 * SECOND_NS;
 /// D26: the shortest hold that F6 allows: grace, vote timeout and a second.
 const SERVICE_HOLD_NS: u64 = 4_050_000_000;
 
+/// I11: the last packet before a port changes hands is so old at least, and who refuses later ones may begin that early.
+const QUIET_NS: u64 = 16 * SECOND_NS;
+const LATE_NS: u64 = 17 * SECOND_NS + MARGIN_STEP_NS;
+/// How exactly a mapping's times are known.
+const MARGIN_STEP_NS: u64 = 100_000_000;
+
 /// The silence that ends a mapping, and its hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timers {
@@ -100,6 +106,19 @@ impl Life {
     #[must_use]
     pub fn may_be_gone(&self, now_ns: u64) -> bool {
         now_ns >= self.ends.0 + self.hold.0
+    }
+
+    /// Its port may be somebody else's within `LATE_NS`: late packets of the backend may be refused.
+    #[must_use]
+    pub fn may_refuse_late(&self, now_ns: u64) -> bool {
+        now_ns + LATE_NS >= self.ends.0 + self.hold.0
+    }
+
+    /// Its hold surely has begun, not just its close on its way, and its port is somebody else's within `QUIET_NS`, if anybody
+    /// wants it.
+    #[must_use]
+    pub fn refuses_late(&self, now_ns: u64) -> bool {
+        now_ns > self.ends.1 + HOLD_MARGIN_NS && now_ns + QUIET_NS > self.ends.1 + self.hold.1
     }
 
     /// It is.

@@ -143,6 +143,18 @@ impl Model {
             None => None,
         };
         let Some(port) = port else { return self.nothing_left(now_ns, p, known) };
+        let late =
+            known.is_some_and(|place| self.flows[place].port == port && self.flows[place].refuses_late(now_ns, p));
+        if late && !left.is_empty() {
+            return Err(format!("a late packet passed by port {port}, which others may have within 16 s"));
+        }
+        if left.is_empty() && known.is_some_and(|place| self.flows[place].may_refuse_late(now_ns, p)) {
+            // Refused, or translated and turned away.
+            let rule = self.rule(p.backend);
+            known.into_iter().for_each(|place| self.flows[place].doubt(now_ns, &rule));
+            self.local[0].rates[p.backend].pay(now_ns, Cost::Perhaps);
+            return Ok(Outcome::Refused);
+        }
         let opened = self.translated_by(now_ns, p, known, port)?;
         if turned {
             return self.judge_turned(now_ns, p, port, left);
@@ -155,6 +167,9 @@ impl Model {
 
     fn nothing_left(&mut self, now_ns: u64, p: &Packet, known: Option<usize>) -> Judged {
         if let Some(place) = known {
+            if self.flows[place].may_refuse_late(now_ns, p) {
+                return Ok(Outcome::Refused);
+            }
             if self.flows[place].is_kept(now_ns) {
                 return Err("a packet of a mapping that is there was dropped".into());
             }

@@ -66,7 +66,7 @@ pub struct Record {
     pub claim: Sharing,
     /// The entry that wrote the record last.
     pub written_at: LogIndex,
-    /// Local: when the last packet came that counts for the idle timeout.
+    /// Local: when the last packet came that counts for the idle timeout; of a held one, when its hold began.
     pub last_seen: Seen,
     /// Local: what was seen of the TCP connection.
     pub tcp: Track,

@@ -294,13 +294,14 @@ impl Table {
         Slot(slot)
     }
 
-    /// Live becomes held.
-    pub fn close(&mut self, slot: Slot, class: HoldClass, at: LogIndex) {
+    /// Live becomes held, from now on.
+    pub fn close(&mut self, slot: Slot, class: HoldClass, at: LogIndex, now_ns: u64) {
         let record = self.record_mut(slot);
         assert!(record.is_live(), "only a live mapping closes");
         let before = record.digest();
         record.state = State::Held(class);
         record.written_at = at;
+        record.last_seen = Seen::at(now_ns);
         record.mark = Mark::None;
         let (claim, public, after) = (record.claim, record.public(), record.digest());
         self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
@@ -453,7 +454,7 @@ mod tests {
     fn a_held_record_does_not_take_the_inside_key_from_a_newer_mapping() {
         let mut t = Table::new(1);
         let old = t.insert(public(2000, 53), inside(9), BackendId(1), LogIndex(1), 0);
-        t.close(old, HoldClass::IdleStream, LogIndex(2));
+        t.close(old, HoldClass::IdleStream, LogIndex(2), 0);
         let new = t.insert(public(2001, 53), inside(9), BackendId(1), LogIndex(3), 0);
         let flow = t.record(new).flow();
         assert_eq!(t.find_inside(&flow), Some(new));
@@ -472,7 +473,7 @@ mod tests {
         t.watch(std::iter::once(block));
         t.take_emptied();
         let only = t.insert(public(2050, 53), inside(9), BackendId(1), LogIndex(1), 0);
-        t.close(only, HoldClass::Fin, LogIndex(2));
+        t.close(only, HoldClass::Fin, LogIndex(2), 0);
         t.reopen(only, LogIndex(3), 0);
         assert!(!t.usage.emptied(&block), "a mapping is there");
         t.release(only);
@@ -495,7 +496,7 @@ mod tests {
                 prop_assert_eq!(found.is_some(), model.contains_key(&key));
                 match (op, found, model.get(&key).copied()) {
                     (0, None, _) => { t.insert(key, inside(port * 3 + remote), BackendId(1), at, 0); model.insert(key, true); }
-                    (1, Some(s), Some(true)) => { t.close(s, HoldClass::Fin, at); model.insert(key, false); }
+                    (1, Some(s), Some(true)) => { t.close(s, HoldClass::Fin, at, 0); model.insert(key, false); }
                     (2, Some(s), Some(false)) => { t.reopen(s, at, 0); model.insert(key, true); }
                     (3, Some(s), _) => { t.release(s); model.remove(&key); }
                     _ => {}

@@ -429,3 +429,21 @@ fn datagrams_that_may_be_fragmented_get_identifications_of_the_gateways_own() {
     let before = u16::from_be_bytes([udp(A, 1, REMOTE, 4500)[18], udp(A, 1, REMOTE, 4500)[19]]);
     assert_eq!(id(&lab), before, "nobody may fragment it");
 }
+
+#[test]
+fn late_segments_pass_by_a_held_port_but_not_in_the_16_s_before_others_may_have_it() {
+    let mut lab = Lab::new(1);
+    let port = lab.pass(0, Side::Inside, tcp(A, 5000, REMOTE, 443, SYN, 100, 0)).src_port;
+    lab.pass(0, Side::Outside, tcp(REMOTE, 443, PUBLIC, port, SYN | ACK, 500, 101));
+    lab.pass(0, Side::Inside, tcp(A, 5000, REMOTE, 443, FIN | ACK, 101, 501));
+    lab.pass(0, Side::Outside, tcp(REMOTE, 443, PUBLIC, port, FIN | ACK, 501, 102));
+    lab.run(10);
+    assert_eq!((lab.status(0).live, lab.status(0).held), (0, 1), "closed by both FINs, held for 65 s (D6)");
+    let ack = || tcp(A, 5000, REMOTE, 443, ACK, 102, 502);
+    lab.run(47_000);
+    assert_eq!(lab.pass(0, Side::Inside, ack()).src_port, port, "the last ACK, again");
+    lab.run(2_000);
+    assert_eq!(lab.out(0, ack()), Verdict::Drop(DropReason::NotFirstPacket), "I11");
+    // The same flow may begin again whenever it likes.
+    assert_eq!(lab.pass(0, Side::Inside, tcp(A, 5000, REMOTE, 443, SYN, 900, 0)).src_port, port);
+}
