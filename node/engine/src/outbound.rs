@@ -68,8 +68,7 @@ impl Worker {
         };
         let shard = self.replica_mut(backend.home).ok_or(DropReason::NoForward)?;
         let found = shard.replica.table.find_inside(&flow);
-        let now_ns = cx.now_ns;
-        let verdict = found.map(|slot| (slot, outbound_use(shard, (slot, now_ns), p, id, backend)));
+        let verdict = found.map(|slot| (slot, outbound_use(shard, (slot, cx.now_ns), p, id, backend)));
         match (verdict, authority) {
             (Some((slot, Use::Translate)), _) => {
                 shard.note_out(s, cx.now_ns, authority, slot, p);
