@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(empty.len(), ENVELOPE_LEN + HEADER_LEN);
         let one = Encoder::new().entry(header(), &records()[..1]);
         assert_eq!(one.len(), ENVELOPE_LEN + HEADER_LEN + RECORD_MAX_LEN);
-        let endpoint = Endpoint { addr: Addr([0; 16]), port: 0 };
+        let endpoint = Endpoint { addr: Addr::NONE, port: 0 };
         let scan = ScanRecord {
             public: public(),
             inside: InsideKey { vnet: VnetId(0), endpoint },

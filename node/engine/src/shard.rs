@@ -427,7 +427,7 @@ fn scope(table: &Table, sharing: Sharing, key: &PublicKey) -> u64 {
     let remote = match sharing {
         Sharing::Tuple => key.remote,
         Sharing::Address => Endpoint { port: 0, ..key.remote },
-        Sharing::Endpoint => Endpoint { addr: Addr([0; 16]), port: 0 },
+        Sharing::Endpoint => Endpoint { addr: Addr::NONE, port: 0 },
     };
     table.remote_tag(&PublicKey { remote, ..*key })
 }

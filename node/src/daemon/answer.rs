@@ -22,7 +22,7 @@ use engine::counters::Counters;
 use engine::event::DropReason;
 use engine::histogram::Histogram;
 use engine::ids::{Incarnation, NodeId, ShardId};
-use engine::record::{Addr as WideAddr, Proto};
+use engine::record::Proto;
 use engine::status::{FlowState, FlowView, PortsView, ShardStatus};
 use netio::guard::GuardCounters;
 use netio::port::PortStats;
@@ -478,11 +478,6 @@ pub(super) fn gone(error: impl std::fmt::Display) -> Failure {
     Failure { status: 503, problems: vec![format!("the node is stopping: {error}")] }
 }
 
-fn address(addr: WideAddr) -> String {
-    let six = std::net::Ipv6Addr::from(addr.0);
-    six.to_ipv4_mapped().map_or_else(|| six.to_string(), |four| four.to_string())
-}
-
 fn flow(view: &FlowView) -> FlowRow {
     let (frontend, ip, port) = view.public;
     let public = ip.map_or_else(|| format!("frontend {frontend}"), |ip: Ipv4Addr| ip.to_string());
@@ -496,9 +491,9 @@ fn flow(view: &FlowView) -> FlowRow {
         shard: view.shard.0,
         proto: view.proto.label().to_owned(),
         backend: view.backend.0,
-        inside: format!("{}:{}", address(view.inside.endpoint.addr), view.inside.endpoint.port),
+        inside: format!("{}:{}", view.inside.endpoint.addr, view.inside.endpoint.port),
         public: format!("{public}:{port}"),
-        remote: format!("{}:{}", address(view.remote.addr), view.remote.port),
+        remote: format!("{}:{}", view.remote.addr, view.remote.port),
         state,
         idle_ms: view.idle_ms,
         written_at: view.written_at.0,

@@ -43,6 +43,7 @@ pub struct FlowKey {
 
 /// A mapping.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub struct Record {
     /// The remote end.
     pub remote: Endpoint,
@@ -72,8 +73,10 @@ pub struct Record {
     pub tcp: Track,
 }
 
-const _: () = assert!(size_of::<Record>() == 88, "with its index cells a flow takes 128 octets (I46)");
-const _: () = assert!(size_of::<PublicKey>() == 28 && size_of::<FlowKey>() == 44, "keys are as wide as IPv6 needs");
+const _: () = assert!(
+    size_of::<Record>() == 64,
+    "one line of the cache; with its index cells a flow takes 128 octets at most (I46)"
+);
 
 /// What is under way with a record; never both at once, since only an owner closes and only a joiner replays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,8 +111,8 @@ impl Seen {
 
 impl Record {
     pub(super) const EMPTY: Self = Self {
-        remote: Endpoint { addr: crate::record::Addr([0; 16]), port: 0 },
-        inside: Endpoint { addr: crate::record::Addr([0; 16]), port: 0 },
+        remote: Endpoint { addr: crate::record::Addr::NONE, port: 0 },
+        inside: Endpoint { addr: crate::record::Addr::NONE, port: 0 },
         public_port: 0,
         proto: Proto::Icmp,
         state: State::Free,
@@ -163,14 +166,8 @@ impl Record {
             State::Held(class) => 1 + class as u64,
             State::Live | State::Free => 0,
         };
-        let first = |wide: &[u8; 16]| u64::from_be_bytes(*wide.first_chunk().expect("8 of 16"));
-        let last = |wide: &[u8; 16]| u64::from_be_bytes(*wide.last_chunk().expect("8 of 16"));
-        let (remote, inside) = (&self.remote.addr.0, &self.inside.addr.0);
         let words = [
-            first(remote),
-            last(remote),
-            first(inside),
-            last(inside),
+            u64::from(self.remote.addr.bits()) << 32 | u64::from(self.inside.addr.bits()),
             u64::from(self.remote.port) << 48 | u64::from(self.inside.port) << 32 | u64::from(self.public_port) << 16,
             u64::from(self.backend.0) << 32 | u64::from(self.vnet.0),
             u64::from(self.frontend.0) << 32 | (self.proto as u64) << 8 | held,
@@ -179,9 +176,9 @@ impl Record {
         words.into_iter().fold(0, |digest, word| SplitMix::mix(digest ^ word))
     }
 
-    /// Something of the record's first cache line and of its last.
-    pub(crate) const fn ends(&self) -> u64 {
-        self.remote.port as u64 ^ self.written_at.0 ^ self.tcp.peek() as u64
+    /// Something of the record's cache line.
+    pub(crate) const fn peek(&self) -> u64 {
+        self.written_at.0
     }
 
     /// Whether the mapping translates without question.

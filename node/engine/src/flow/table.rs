@@ -231,7 +231,7 @@ impl Table {
     /// A hash of a remote end and protocol, keyed like the indexes.
     #[must_use]
     pub fn remote_tag(&self, key: &PublicKey) -> u64 {
-        self.hash(key.remote.addr, Addr([0; 16]), u64::from(key.remote.port) << 8 | key.proto as u64, 0)
+        self.hash(key.remote.addr, Addr::NONE, u64::from(key.remote.port) << 8 | key.proto as u64, 0)
     }
 
     /// Writes a new live mapping.
@@ -415,7 +415,7 @@ impl Table {
 
     pub(crate) fn public_tag(&self, key: &PublicKey) -> u32 {
         let ports = u64::from(key.port) << 32 | u64::from(key.remote.port) << 8 | key.proto as u64;
-        fold(self.hash(key.remote.addr, Addr([0; 16]), ports, key.frontend.0))
+        fold(self.hash(key.remote.addr, Addr::NONE, ports, key.frontend.0))
     }
 
     pub(crate) fn inside_tag(&self, key: &FlowKey) -> u32 {
@@ -424,7 +424,7 @@ impl Table {
     }
 
     fn hash(&self, a: Addr, b: Addr, word: u64, small: u32) -> u64 {
-        self.hasher.hash_one((u128::from_ne_bytes(a.0), u128::from_ne_bytes(b.0), word, small))
+        self.hasher.hash_one((u64::from(a.bits()) << 32 | u64::from(b.bits()), word, small))
     }
 }
 

@@ -76,11 +76,6 @@ pub enum Phase {
 }
 
 impl Track {
-    /// Something of it, to have it in the cache.
-    pub(crate) const fn peek(&self) -> u32 {
-        self.next[0] ^ self.bits as u32
-    }
-
     /// Nothing seen.
     pub const NEW: Self = Self { next: [0; 2], acked: [0; 2], fin_end: 0, bits: 0 };
 

@@ -134,7 +134,12 @@ mod tests {
     }
 
     fn key(port: u16) -> PublicKey {
-        PublicKey { proto: Proto::Udp, frontend: F, port, remote: Endpoint { addr: Addr([1; 16]), port: 53 } }
+        PublicKey {
+            proto: Proto::Udp,
+            frontend: F,
+            port,
+            remote: Endpoint { addr: Addr::from(std::net::Ipv4Addr::new(1, 1, 1, 1)), port: 53 },
+        }
     }
 
     fn drain(order: &mut LeaseOrder, tag: u64) -> Vec<u16> {
