@@ -41,7 +41,7 @@ fn a_flow_takes_at_most_128_octets_with_its_indexes() {
     let stored: Stored = serde_json::from_slice(&output.stdout).expect("a result");
     let Stored::Engine(result) = stored else { panic!("the result of another command") };
     let [table] = &result.tables[..] else { panic!("one table was asked for") };
-    assert!(table.octets > 88.0 && table.octets <= 128.0, "{table:?}");
+    assert!(table.octets > 64.0 && table.octets <= 128.0, "a record alone takes 64: {table:?}");
     assert!(table.idle.closed_after_s >= 240, "{table:?}");
     assert_eq!(result.packets.len(), 12);
     assert!(result.packets.iter().all(|row| row.ns.median > 0.0), "{result:?}");

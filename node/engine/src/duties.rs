@@ -4,11 +4,10 @@
 
 use words::time::MS;
 
-use crate::drains::Drains;
 use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
 use crate::nat::timeouts::{SHORTEST_NS, silence};
-use crate::ports::in_lease;
+use crate::policy::may_stand;
 use crate::record::{CloseReason, FlowRecord, HoldClass};
 use crate::shard::{Forces, Leadership, Shard, Sweep};
 use crate::snapshot::{Backend, Params, Snapshot};
@@ -93,7 +92,7 @@ impl Shard {
                 let record = self.replica.table.record(slot);
                 if record.is_live()
                     && record.closing().is_none()
-                    && let Some(reason) = verdict_on(record, snapshot, &self.drains)
+                    && let Err(reason) = may_stand(record, snapshot, &self.drains)
                     && !self.close(snapshot.control_index, slot, reason)
                 {
                     break;
@@ -227,19 +226,4 @@ impl Shard {
         let keys = draining.iter().map(|d| (d.block, d.reclaim_index));
         keys.filter(|key| self.replica.fenced.contains(key)).collect()
     }
-}
-
-/// Why a live mapping may not stay under this snapshot, if so.
-fn verdict_on(record: &Record, snapshot: &Snapshot, drains: &Drains) -> Option<CloseReason> {
-    let backend = snapshot.backends.get(&record.backend);
-    let Some(backend) =
-        backend.filter(|b| b.vnet == record.vnet && crate::record::Addr::from(b.ip) == record.inside.addr)
-    else {
-        return Some(CloseReason::Policy);
-    };
-    if in_lease(&backend.lease, record.frontend, record.public_port) {
-        return None;
-    }
-    // Outside its lease: taken back, or a base of a re-creation that lacked the reclaim (N4).
-    (!drains.allows(record.frontend, record.public_port)).then_some(CloseReason::Reclaim)
 }

@@ -7,8 +7,9 @@ use crate::addresses::{check_destination, endpoint, hop_to, is_spoofed, own_addr
 use crate::event::{DropReason, Verdict};
 use crate::flow::FlowKey;
 use crate::ids::{BackendId, Side};
-use crate::judge::{Access, Cx, inbound_use};
+use crate::judge::{Access, Cx};
 use crate::lease::LeaseWords;
+use crate::policy::inbound_use;
 use crate::record::{InsideKey, PublicKey};
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{

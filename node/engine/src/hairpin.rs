@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use crate::addresses::{endpoint, own_address};
 use crate::event::{Authority, DropReason};
 use crate::ids::{FrontendId, ShardId, Side};
-use crate::judge::inbound_use;
+use crate::policy::inbound_use;
 use crate::record::PublicKey;
 use crate::snapshot::Snapshot;
 use crate::wire::{IcmpError, IpPacket};

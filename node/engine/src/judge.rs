@@ -3,11 +3,8 @@
 use std::net::Ipv4Addr;
 
 use crate::event::{Authority, DropReason};
-use crate::flow::{Record, State};
 use crate::ids::{Mac, NodeId};
-use crate::ports::in_lease;
-use crate::record::HoldClass;
-use crate::snapshot::{Backend, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::wire::{FrameMeta, IpPacket, TcpFlags, clamp_mss, set_ethernet};
 
 /// What a frame is judged by.
@@ -58,25 +55,4 @@ pub(crate) fn clamp(s: &Snapshot, frame: &mut [u8], meta: &FrameMeta, p: &IpPack
     if s.params.mss_max > 0 && p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN)) {
         clamp_mss(frame, meta, p, s.params.mss_max);
     }
-}
-
-/// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.
-pub(crate) fn ending(record: &Record) -> Option<HoldClass> {
-    match record.state {
-        State::Held(class) => Some(class),
-        State::Live | State::Free => record.closing().map(|reason| HoldClass::of(reason, record.proto)),
-    }
-}
-
-/// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
-/// that ended by itself, late packets (D6).
-pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
-    let passes = match ending(record) {
-        None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
-        Some(HoldClass::IdleDatagram | HoldClass::IdleDatagramRfc | HoldClass::IdleStream) => {
-            in_lease(&backend.lease, record.frontend, record.public_port)
-        }
-    };
-    let ip = record.inside.addr.ipv4().filter(|ip| *ip == backend.ip).ok_or(DropReason::NoMapping)?;
-    if passes { Ok((ip, record.inside.port)) } else { Err(DropReason::NoMapping) }
 }

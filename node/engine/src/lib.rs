@@ -4,7 +4,7 @@
 //! arguments. It must never see Raft, tokio or a file. Called by the worker threads of `node` and by the simulator.
 //!
 //! `worker` is the door. Behind it: `pipeline` judges frames, `established` applies the `translation` of those whose mapping
-//! stands, `outbound` and `inbound` judge the others, `errors` those that
+//! stands, `outbound` and `inbound` judge the others by `policy`, `errors` those that
 //! quote others, `pieces` those in fragments; `judge` has what they share, `addresses` says where an address is; `notices`
 //! tells senders (`wire` parses and rewrites, `arp` and `neigh` find neighbours and announce, `sounding` asks whether frames pass; `ahead`
 //! warms the cache for a batch). `group` takes what the flow groups tell. `shard` does an owner's duties (`overlay`: what is
@@ -52,6 +52,7 @@ mod outbound;
 mod overlay;
 mod pieces;
 mod pipeline;
+mod policy;
 pub mod ports;
 mod quota;
 pub mod record;

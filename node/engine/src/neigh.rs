@@ -320,14 +320,14 @@ impl NeighbourCache {
         match &mut entry.state {
             State::Known(known) => {
                 let age_ns = now_ns.saturating_sub(known.learned_ns);
+                if age_ns >= FRESH_NS + STALE_NS {
+                    let was = (known.polls < POLLS_MAX).then_some(known.mac);
+                    entry.state = first(was);
+                    return Lookup::Ask;
+                }
                 if age_ns >= FRESH_NS && known.asked_before(now_ns, REFRESH_INTERVAL_NS) {
                     if known.polls >= POLLS_MAX {
                         entry.state = first(None);
-                        return Lookup::Ask;
-                    }
-                    if age_ns >= FRESH_NS + STALE_NS {
-                        let was = known.mac;
-                        entry.state = first(Some(was));
                         return Lookup::Ask;
                     }
                     if self.refreshes.len() < REFRESHES_MAX {

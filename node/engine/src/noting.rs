@@ -4,7 +4,7 @@
 use crate::event::Authority;
 use crate::flow::{Record, Seen, Slot, State};
 use crate::nat::tcp::{Direction, Progress};
-use crate::nat::timeouts::note_answer;
+use crate::nat::timeouts::{awaits_answer, note_answer};
 use crate::record::CloseReason;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
@@ -40,7 +40,9 @@ impl Shard {
         if let Some(tcp) = &p.tcp {
             let progress = record.tcp.observe(Direction::In, tcp);
             self.went_on(s, now_ns, authority, slot, progress);
-        } else if let Some(backend) = s.backends.get(&record.backend) {
+        } else if awaits_answer(record, &s.params)
+            && let Some(backend) = s.backends.get(&record.backend)
+        {
             note_answer(record, backend, &s.params, now_ns);
         }
     }

@@ -8,28 +8,14 @@ use crate::flow::{FlowKey, Slot};
 use crate::fragments::{Fate, Key, Way};
 use crate::held::Parked;
 use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
-use crate::judge::{Access, Cx, Hop, ending};
+use crate::judge::{Access, Cx, Hop};
 use crate::lease::LeaseWords;
-use crate::ports::in_lease;
-use crate::record::{FlowRecord, HoldClass, InsideKey, Proto, PublicKey};
-use crate::shard::Shard;
+use crate::policy::{Use, answers_to, opens, outbound_use};
+use crate::record::{FlowRecord, InsideKey, Proto, PublicKey};
 use crate::snapshot::{Backend, Snapshot};
 use crate::translation::{finish, put_source};
-use crate::wire::{FrameMeta, IcmpKind, IpPacket, Notice, TcpFlags, rewrite_destination};
+use crate::wire::{FrameMeta, IpPacket, Notice, rewrite_destination};
 use crate::worker::Worker;
-
-/// What to do with a packet whose mapping was found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Use {
-    /// Translate by it.
-    Translate,
-    /// The flow goes on: open the same mapping again (F3, D6).
-    Reopen,
-    /// A new flow on the same tuple: choose a port anew.
-    Fresh,
-    /// Neither.
-    Refuse(DropReason),
-}
 
 impl Worker {
     pub(crate) fn outbound<W: LeaseWords>(
@@ -287,43 +273,5 @@ impl Worker {
         }
         finish(s, (frame, meta), p);
         Ok((to, way.put(frame)))
-    }
-}
-
-/// Whether the packet may open a flow: a SYN, a datagram, an echo request.
-fn opens(p: &IpPacket) -> bool {
-    match (&p.tcp, p.icmp) {
-        (Some(tcp), _) => tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK),
-        (None, Some(kind)) => kind == IcmpKind::EchoRequest,
-        (None, None) => p.proto == Proto::Udp,
-    }
-}
-
-/// Whether the packet answers a SYN that may have come in by its endpoint's mapping alone (R6).
-fn answers_to(shard: &Shard, p: &IpPacket, inside: InsideKey) -> bool {
-    let answers = p.tcp.as_ref().is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN | TcpFlags::ACK));
-    answers && shard.replica.table.claims().port_of(p.proto, inside).is_some()
-}
-
-fn outbound_use(shard: &Shard, (slot, now_ns): (Slot, u64), p: &IpPacket, id: BackendId, backend: &Backend) -> Use {
-    let record = shard.replica.table.record(slot);
-    let Some(class) = ending(record) else {
-        // An address that went to another backend: the old one's flows are about to close.
-        return if record.backend == id { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
-    };
-    let leased = record.backend == id && in_lease(&backend.lease, record.frontend, record.public_port);
-    let ended_itself = matches!(class, HoldClass::Fin | HoldClass::Rst | HoldClass::Service);
-    if opens(p) {
-        return if leased { Use::Reopen } else { Use::Fresh };
-    }
-    let late = shard.takes_late(record, now_ns);
-    if ended_itself && record.backend == id {
-        return if late { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
-    }
-    let leaving = p.tcp.as_ref().is_some_and(|t| t.flags.intersects(TcpFlags(TcpFlags::FIN.0 | TcpFlags::RST.0)));
-    match (leased, leaving) {
-        (true, true) if late => Use::Translate,
-        (true, false) => Use::Reopen,
-        (true, true) | (false, _) => Use::Refuse(DropReason::NotFirstPacket),
     }
 }

@@ -80,7 +80,11 @@ impl Questions {
 fn begin(query: Query, worker: &Worker) -> Option<Work> {
     match query {
         Query::Flows { shard, limit, reply } => {
-            Some(Work::Flows { shard, limit, at: FlowCursor::default(), found: Vec::new(), reply })
+            // Room for all at once: a list that grows is copied as a whole, in one step.
+            let of = |status: &ShardStatus| shard.is_none_or(|shard| shard == status.shard);
+            let flows = worker.shard_status().iter().filter(|status| of(status)).map(flows_of).sum();
+            let found = Vec::with_capacity(limit.min(flows));
+            Some(Work::Flows { shard, limit, at: FlowCursor::default(), found, reply })
         }
         Query::Ports { reply } => Some(Work::Ports { listing: worker.begin_ports(), reply }),
         Query::Loads { shard, blocks, reply } => Some(Work::Loads { shard, blocks, counts: Vec::new(), reply }),
@@ -95,6 +99,12 @@ fn begin(query: Query, worker: &Worker) -> Option<Work> {
             None
         }
     }
+}
+
+/// Its mappings, also those on their way.
+fn flows_of(status: &ShardStatus) -> usize {
+    let held = usize::try_from(status.live + status.held).unwrap_or(usize::MAX);
+    held.saturating_add(status.pending)
 }
 
 fn go_on(now_ns: u64, work: Work, worker: &Worker) -> Option<Work> {

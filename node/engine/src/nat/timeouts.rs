@@ -63,17 +63,19 @@ fn tcp(phase: Phase, profile: Profile, idle_ns: u64) -> (u64, CloseReason) {
     }
 }
 
-/// A datagram came from the remote. It never makes a mapping live longer (R5); the first answer of a well-known service
-/// makes it live shorter (D26, RFC 4787 REQ-5c).
+/// A datagram came from the remote of a mapping that awaits it. It never makes a mapping live longer (R5); the first answer of
+/// a well-known service makes it live shorter (D26, RFC 4787 REQ-5c).
 pub(crate) fn note_answer(record: &mut Record, backend: &Backend, params: &Params, now_ns: u64) {
-    if !is_short(record, params) || record.tcp.is_answered() {
-        return;
-    }
     let end = record.last_seen.ns().saturating_add(silence(record, record.tcp, backend, params).0);
     if now_ns.saturating_add(ANSWERED_NS) < end {
         record.tcp.answer();
         record.last_seen = Seen::at(now_ns);
     }
+}
+
+/// Whether the next datagram from its remote is the one that shortens its life.
+pub(crate) fn awaits_answer(record: &Record, params: &Params) -> bool {
+    is_short(record, params) && !record.tcp.is_answered()
 }
 
 /// Whether its remote end is a service whose mappings end soon after the reply (D26).

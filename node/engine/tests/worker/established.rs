@@ -37,9 +37,14 @@ fn load(lab: &mut Lab, change: impl FnOnce(&mut Snapshot), last: &mut Arc<Snapsh
 #[test]
 fn a_packet_of_an_established_flow_costs_its_look_up_in_the_flow_table_and_no_other() {
     let (mut lab, port) = established();
-    let out = tcp(A, 5000, REMOTE, 443, ACK, 101, 501);
-    let back = tcp(REMOTE, 443, PUBLIC, port, ACK, 501, 101);
-    for (side, frame) in [(Side::Inside, out), (Side::Outside, back)] {
+    let udp_port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 443)).src_port;
+    let frames = [
+        (Side::Inside, tcp(A, 5000, REMOTE, 443, ACK, 101, 501)),
+        (Side::Outside, tcp(REMOTE, 443, PUBLIC, port, ACK, 501, 101)),
+        (Side::Inside, udp(A, 5000, REMOTE, 443)),
+        (Side::Outside, udp_in(REMOTE, 443, PUBLIC, udp_port)),
+    ];
+    for (side, frame) in frames {
         let (verdict, _, look_ups) = judge(&mut lab, side, frame);
         assert!(matches!(verdict, Verdict::Transmit { .. }), "{verdict:?}");
         assert_eq!(look_ups, 0, "{side:?}");

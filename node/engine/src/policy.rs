@@ -1,0 +1,110 @@
+//! Who may open a mapping, which packets may go on by one, and whether one may stand: judged here alone. Pure.
+//!
+//! Asked for first packets and for what is not plain (`outbound`, `inbound`, `errors`, `hairpin`), and after each load for what
+//! there is (`duties`). An established mapping's packets ask nobody (`established`).
+
+use std::net::Ipv4Addr;
+
+use crate::drains::Drains;
+use crate::event::DropReason;
+use crate::flow::{Record, Slot, State};
+use crate::ids::BackendId;
+use crate::ports::in_lease;
+use crate::record::{CloseReason, HoldClass, InsideKey, Proto};
+use crate::shard::Shard;
+use crate::snapshot::{Backend, Snapshot};
+use crate::wire::{IcmpKind, IpPacket, TcpFlags};
+
+/// What to do with a packet whose mapping was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Use {
+    /// Translate by it.
+    Translate,
+    /// The flow goes on: open the same mapping again (F3, D6).
+    Reopen,
+    /// A new flow on the same tuple: choose a port anew.
+    Fresh,
+    /// Neither.
+    Refuse(DropReason),
+}
+
+/// Whether a live mapping may stay under this snapshot, or why it closes (D5, N4).
+pub(crate) fn may_stand(record: &Record, snapshot: &Snapshot, drains: &Drains) -> Result<(), CloseReason> {
+    let backend = snapshot.backends.get(&record.backend);
+    let Some(backend) =
+        backend.filter(|b| b.vnet == record.vnet && crate::record::Addr::from(b.ip) == record.inside.addr)
+    else {
+        return Err(CloseReason::Policy);
+    };
+    if in_lease(&backend.lease, record.frontend, record.public_port) {
+        return Ok(());
+    }
+    // Outside its lease: taken back, or a base of a re-creation that lacked the reclaim (N4).
+    if drains.allows(record.frontend, record.public_port) { Ok(()) } else { Err(CloseReason::Reclaim) }
+}
+
+/// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.
+pub(crate) fn ending(record: &Record) -> Option<HoldClass> {
+    match record.state {
+        State::Held(class) => Some(class),
+        State::Live | State::Free => record.closing().map(|reason| HoldClass::of(reason, record.proto)),
+    }
+}
+
+/// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
+/// that ended by itself, late packets (D6).
+pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
+    let passes = match ending(record) {
+        None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
+        Some(HoldClass::IdleDatagram | HoldClass::IdleDatagramRfc | HoldClass::IdleStream) => {
+            in_lease(&backend.lease, record.frontend, record.public_port)
+        }
+    };
+    let ip = record.inside.addr.ipv4().filter(|ip| *ip == backend.ip).ok_or(DropReason::NoMapping)?;
+    if passes { Ok((ip, record.inside.port)) } else { Err(DropReason::NoMapping) }
+}
+
+/// Whether the packet may open a flow: a SYN, a datagram, an echo request.
+pub(crate) fn opens(p: &IpPacket) -> bool {
+    match (&p.tcp, p.icmp) {
+        (Some(tcp), _) => tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK),
+        (None, Some(kind)) => kind == IcmpKind::EchoRequest,
+        (None, None) => p.proto == Proto::Udp,
+    }
+}
+
+/// Whether the packet answers a SYN that may have come in by its endpoint's mapping alone (R6).
+pub(crate) fn answers_to(shard: &Shard, p: &IpPacket, inside: InsideKey) -> bool {
+    let answers = p.tcp.as_ref().is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN | TcpFlags::ACK));
+    answers && shard.replica.table.claims().port_of(p.proto, inside).is_some()
+}
+
+/// What a packet of a backend may do by the mapping that was found for it.
+pub(crate) fn outbound_use(
+    shard: &Shard,
+    (slot, now_ns): (Slot, u64),
+    p: &IpPacket,
+    id: BackendId,
+    backend: &Backend,
+) -> Use {
+    let record = shard.replica.table.record(slot);
+    let Some(class) = ending(record) else {
+        // An address that went to another backend: the old one's flows are about to close.
+        return if record.backend == id { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
+    };
+    let leased = record.backend == id && in_lease(&backend.lease, record.frontend, record.public_port);
+    let ended_itself = matches!(class, HoldClass::Fin | HoldClass::Rst | HoldClass::Service);
+    if opens(p) {
+        return if leased { Use::Reopen } else { Use::Fresh };
+    }
+    let late = shard.takes_late(record, now_ns);
+    if ended_itself && record.backend == id {
+        return if late { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
+    }
+    let leaving = p.tcp.as_ref().is_some_and(|t| t.flags.intersects(TcpFlags(TcpFlags::FIN.0 | TcpFlags::RST.0)));
+    match (leased, leaving) {
+        (true, true) if late => Use::Translate,
+        (true, false) => Use::Reopen,
+        (true, true) | (false, _) => Use::Refuse(DropReason::NotFirstPacket),
+    }
+}
