@@ -43,7 +43,6 @@ pub struct FlowKey {
 
 /// A mapping.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
 pub struct Record {
     /// The remote end.
     pub remote: Endpoint,
@@ -73,10 +72,7 @@ pub struct Record {
     pub tcp: Track,
 }
 
-const _: () = assert!(
-    size_of::<Record>() == 64,
-    "one line of the cache; with its index cells a flow takes 128 octets at most (I46)"
-);
+const _: () = assert!(size_of::<Record>() == 64, "a line of the cache");
 
 /// What is under way with a record; never both at once, since only an owner closes and only a joiner replays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -19,11 +19,21 @@ const PAGE_BITS: u32 = 10;
 const PAGE: usize = 1 << PAGE_BITS;
 const PAGE_MASK: u32 = (1 << PAGE_BITS) - 1;
 
+/// What a slot has: side by side, so that a packet finds both in two neighbouring lines of one page of memory.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
+struct Kept {
+    record: Record,
+    translation: Translation,
+}
+
+const _: () = assert!(size_of::<Kept>() == 96, "with its index cells a flow takes 128 octets (I46)");
+
 /// The mappings of one shard.
 #[derive(Debug)]
 pub struct Table {
     /// Pages, so that growth copies nothing.
-    pages: Vec<Box<[Record]>>,
+    pages: Vec<Box<[Kept]>>,
     /// Slots used so far; those below that are free are in `free`.
     len: u32,
     free: Vec<u32>,
@@ -39,8 +49,6 @@ pub struct Table {
     claims: Claims,
     /// Sum of all records' digests.
     digest: u64,
-    /// What is done to the packets of each slot's mapping, in pages like the records', which exist where packets came by.
-    translations: Vec<Option<Box<[Translation]>>>,
 }
 
 const fn split(slot: u32) -> (usize, usize) {
@@ -65,7 +73,6 @@ impl Table {
             per_backend: Map::default(),
             claims: Claims::default(),
             digest: 0,
-            translations: Vec::new(),
         }
     }
 
@@ -124,7 +131,7 @@ impl Table {
     /// Octets that the mappings and their indexes take.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let slab = self.pages.len() * PAGE * size_of::<Record>();
+        let slab = self.pages.len() * PAGE * size_of::<Kept>();
         slab + self.free.capacity() * size_of::<u32>() + self.by_public.bytes() + self.by_inside.bytes()
     }
 
@@ -160,36 +167,27 @@ impl Table {
     #[must_use]
     pub fn record(&self, slot: Slot) -> &Record {
         let (page, at) = split(slot.0);
-        &self.pages[page][at]
+        &self.pages[page][at].record
     }
 
     /// The record in `slot`, to change its local part.
     #[must_use]
     pub fn record_mut(&mut self, slot: Slot) -> &mut Record {
         let (page, at) = split(slot.0);
-        &mut self.pages[page][at]
+        &mut self.pages[page][at].record
     }
 
     /// What is done to the packets of a mapping, if that was decided.
     #[inline]
     pub(crate) fn translation(&self, slot: Slot) -> Option<&Translation> {
         let (page, at) = split(slot.0);
-        self.translations.get(page)?.as_ref().map(|page| &page[at]).filter(|translation| translation.made > 0)
+        Some(&self.pages[page][at].translation).filter(|translation| translation.made > 0)
     }
 
     /// It was decided.
     pub(crate) fn translate(&mut self, slot: Slot, translation: Translation) {
         let (page, at) = split(slot.0);
-        if self.translations.len() <= page {
-            self.translations.resize_with(page + 1, || None);
-        }
-        self.translations[page].get_or_insert_with(|| vec![Translation::NONE; PAGE].into())[at] = translation;
-    }
-
-    /// Octets that decisions take.
-    #[must_use]
-    pub fn translation_bytes(&self) -> usize {
-        self.translations.iter().flatten().map(|page| size_of_val(&**page)).sum()
+        self.pages[page][at].translation = translation;
     }
 
     /// The slot at a hand's position, if it is not free.
@@ -270,10 +268,8 @@ impl Table {
         let key = record.public();
         assert!(self.find_public(&key).is_none(), "a public key has one record (S7)");
         let slot = self.allocate();
-        *self.record_mut(Slot(slot)) = record;
-        if let Some(Some(page)) = self.translations.get_mut(split(slot).0) {
-            page[split(slot).1] = Translation::NONE;
-        }
+        let (page, at) = split(slot);
+        self.pages[page][at] = Kept { record, translation: Translation::NONE };
         self.digest = self.digest.wrapping_add(record.digest());
         match record.state {
             State::Live => {
@@ -398,7 +394,8 @@ impl Table {
         let slot = self.len;
         self.len = slot.checked_add(1).expect("Params bounds the flows of a shard below 2^32");
         if split(slot).0 == self.pages.len() {
-            self.pages.push(vec![Record::EMPTY; PAGE].into_boxed_slice());
+            self.pages
+                .push(vec![Kept { record: Record::EMPTY, translation: Translation::NONE }; PAGE].into_boxed_slice());
         }
         slot
     }
@@ -409,7 +406,7 @@ impl Table {
         let pages = &self.pages;
         self.by_inside.set(tag, slot.0, |s| {
             let (page, at) = split(s);
-            pages[page][at].flow() == key
+            pages[page][at].record.flow() == key
         });
     }
 
