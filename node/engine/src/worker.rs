@@ -1,8 +1,8 @@
 //! The worker: everything that one dataplane thread knows and does, without a thread, clock or socket of its own.
 //!
 //! `handle_*` takes frames, events of the flow groups and time; `poll_*` yields frames and outputs. The caller keeps this
-//! order: after `handle_event`, `handle_timers` and each batch of frames it polls outputs and frames until both are empty,
-//! before it hands in newer frames, so that released packets keep their place before later ones of their flow. It repeats
+//! order: in each turn it hands in events, polls frames until there are none, and only then hands in newer frames, so that
+//! released packets keep their place before later ones of their flow; then timers, outputs, and frames again. It repeats
 //! `may_transmit` right before it sends.
 //!
 //! ```text
@@ -129,8 +129,10 @@ impl Worker {
 
     /// The virtual network that the inside interface carries. Before a snapshot that has it is loaded.
     pub fn set_network(&mut self, vnet: VnetId) {
-        self.vnet = vnet;
-        self.revisions.end_all();
+        if self.vnet != vnet {
+            self.vnet = vnet;
+            self.revisions.end_all();
+        }
     }
 
     /// Judges by this snapshot from now on; one with a smaller control index than the loaded one is ignored (F2).

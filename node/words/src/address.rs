@@ -1,7 +1,7 @@
 //! Addresses as keys hold them.
 //!
-//! Four octets in memory, where a record and its keys then fit into one line of the cache, and packets wait for memory more
-//! than for anything else; sixteen octets where they are written (D14: what the log says of a flow is the same for either
+//! Four octets in memory: a record is then as long as a line of the cache, and packets of large tables wait for memory more
+//! than for anything else. Sixteen octets where they are written (D14: what the log says of a flow is the same for either
 //! family). IPv6 would add a parser, a rewriter and a table of wider records beside this one.
 
 use std::fmt;

@@ -72,7 +72,7 @@ pub struct Record {
     pub tcp: Track,
 }
 
-const _: () = assert!(size_of::<Record>() == 64, "a line of the cache");
+const _: () = assert!(size_of::<Record>() == 64, "as long as a line of the cache");
 
 /// What is under way with a record; never both at once, since only an owner closes and only a joiner replays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

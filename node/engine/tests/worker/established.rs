@@ -30,6 +30,8 @@ fn load(lab: &mut Lab, change: impl FnOnce(&mut Snapshot), last: &mut Arc<Snapsh
     let mut next = Snapshot { control_index: ControlIndex(last.control_index.0 + 1), ..Snapshot::clone(last) };
     change(&mut next);
     *last = Arc::new(next);
+    // As with every load: the snapshot says which network the inside interface carries.
+    lab.nodes[0].worker.set_network(last.subnets[0].vnet);
     assert!(lab.nodes[0].worker.load_snapshot(lab.now, Arc::clone(last)));
     lab.run(1);
 }
