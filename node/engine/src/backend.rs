@@ -72,3 +72,22 @@ pub enum TcpReset {
     /// Both sides get a reset.
     On,
 }
+
+#[cfg(test)]
+impl Backend {
+    /// One for tests, told apart by its address.
+    pub(crate) fn numbered(n: u32) -> Self {
+        Self {
+            vnet: VnetId(0),
+            ip: Ipv4Addr::from(n),
+            mac: None,
+            home: ShardId(1),
+            lease: Vec::new(),
+            idle_timeout_ms: 240_000,
+            tcp_reset_on_idle: TcpReset::Off,
+            profile: Profile::Azure,
+            sharing: Sharing::Tuple,
+            filtering: Filtering::Tuple,
+        }
+    }
+}

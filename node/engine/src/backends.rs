@@ -159,47 +159,33 @@ fn place(BackendId(id): BackendId) -> (u32, usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::net::Ipv4Addr;
-
-    use crate::ids::{ShardId, VnetId};
-    use crate::snapshot::{Filtering, Profile, Sharing, TcpReset};
-
     use super::*;
-
-    fn backend(n: u32) -> Backend {
-        Backend {
-            vnet: VnetId(0),
-            ip: Ipv4Addr::from(n),
-            mac: None,
-            home: ShardId(1),
-            lease: Vec::new(),
-            idle_timeout_ms: 240_000,
-            tcp_reset_on_idle: TcpReset::Off,
-            profile: Profile::Azure,
-            sharing: Sharing::Tuple,
-            filtering: Filtering::Tuple,
-        }
-    }
+    use std::collections::BTreeMap;
 
     #[test]
     fn they_are_what_a_plain_map_of_them_is() {
         let (mut backends, mut map) = (Backends::default(), BTreeMap::new());
         // The ends of parts and of the numbers, and some put in and taken out again.
         for n in [0, 1, 63, 64, 65, 127, 128, 4_000, u32::MAX] {
-            assert_eq!(backends.insert(BackendId(n), backend(n)), map.insert(BackendId(n), backend(n)));
+            assert_eq!(
+                backends.insert(BackendId(n), Backend::numbered(n)),
+                map.insert(BackendId(n), Backend::numbered(n))
+            );
         }
         for n in [64, 65, 127, 5, u32::MAX] {
             assert_eq!(backends.remove(&BackendId(n)), map.remove(&BackendId(n)), "{n}");
         }
-        assert_eq!(backends.insert(BackendId(63), backend(7)), map.insert(BackendId(63), backend(7)));
+        assert_eq!(
+            backends.insert(BackendId(63), Backend::numbered(7)),
+            map.insert(BackendId(63), Backend::numbered(7))
+        );
         assert_eq!(backends.iter().map(|(id, b)| (id, b.clone())).collect::<BTreeMap<_, _>>(), map);
         assert_eq!((backends.len(), backends.keys().count(), backends.values().count()), (5, 5, 5));
         assert!(backends.contains_key(&BackendId(128)) && !backends.contains_key(&BackendId(129)));
-        assert_eq!(backends[&BackendId(63)], backend(7));
+        assert_eq!(backends[&BackendId(63)], Backend::numbered(7));
         let taken_and_put_back = {
             let mut other = backends.clone();
-            other.insert(BackendId(300), backend(300));
+            other.insert(BackendId(300), Backend::numbered(300));
             other.remove(&BackendId(300));
             other
         };
@@ -209,7 +195,7 @@ mod tests {
     #[test]
     fn a_change_leaves_the_version_before_alone_and_shares_all_other_parts() {
         let mut before = Backends::default();
-        (0..1_000).for_each(|n| drop(before.insert(BackendId(n), backend(n))));
+        (0..1_000).for_each(|n| drop(before.insert(BackendId(n), Backend::numbered(n))));
         let mut after = before.clone();
         assert_eq!(after.parts_apart_from(&before), 0);
         after.get_mut(&BackendId(700)).expect("there").idle_timeout_ms = 1;

@@ -89,28 +89,13 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::backend::{Backend, Filtering, Profile, Sharing, TcpReset};
+    use crate::backend::Backend;
     use crate::ids::{ControlIndex, FrontendId, ShardId, VnetId};
     use crate::snapshot::Frontend;
 
-    fn backend(n: u32) -> Backend {
-        Backend {
-            vnet: VnetId(0),
-            ip: Ipv4Addr::from(0x0a00_0000 + n),
-            mac: None,
-            home: ShardId(1),
-            lease: Vec::new(),
-            idle_timeout_ms: 240_000,
-            tcp_reset_on_idle: TcpReset::Off,
-            profile: Profile::Azure,
-            sharing: Sharing::Tuple,
-            filtering: Filtering::Tuple,
-        }
-    }
-
     fn snapshot(backends: u32) -> Snapshot {
         let mut s = Snapshot::default();
-        (0..backends).for_each(|n| drop(s.backends.insert(BackendId(n), backend(n))));
+        (0..backends).for_each(|n| drop(s.backends.insert(BackendId(n), Backend::numbered(n))));
         s
     }
 
@@ -130,12 +115,20 @@ mod tests {
     fn a_load_ends_what_was_decided_about_whom_it_concerns_and_nothing_else() {
         assert_eq!(left(|_| {}), [true; 4]);
         assert_eq!(left(|s| s.peers.clear()), [true; 4]);
-        assert_eq!(left(|s| drop(s.backends.insert(BackendId(10_001), backend(10_001)))), [true; 4], "a new one");
+        assert_eq!(
+            left(|s| drop(s.backends.insert(BackendId(10_001), Backend::numbered(10_001)))),
+            [true; 4],
+            "a new one"
+        );
         let moved = |s: &mut Snapshot| s.backends.get_mut(&BackendId(2)).expect("there").home = ShardId(7);
         assert_eq!(left(moved), [true, true, false, true]);
         assert_eq!(left(|s| drop(s.backends.remove(&BackendId(1)))), [true, false, true, true]);
         let shared = BackendId(1 + u32::try_from(PLACES).expect("small"));
-        assert_eq!(left(|s| drop(s.backends.insert(shared, backend(1)))), [true, false, true, true], "one place");
+        assert_eq!(
+            left(|s| drop(s.backends.insert(shared, Backend::numbered(1)))),
+            [true, false, true, true],
+            "one place"
+        );
     }
 
     #[test]
