@@ -35,14 +35,21 @@ pub fn spare_session() -> Weighed {
 }
 
 fn weigh_session(nice: i32) -> Weighed {
-    let own = rustix::process::getpid();
-    if !rustix::process::getsid(None).is_ok_and(|leader| leader == own) {
+    if !leads_its_session() {
         return Weighed::NotOurs;
     }
     match std::fs::write("/proc/self/autogroup", nice.to_string()) {
         Ok(()) => Weighed::Nice(nice),
         Err(_) => Weighed::Refused,
     }
+}
+
+/// Whether the calling process began its session. The kernel names a leader outside the process's PID namespace 0 (getsid(2), a
+/// command begun in a container from outside): rustix has no value for that answer, and panics or worse.
+fn leads_its_session() -> bool {
+    // SAFETY: getsid takes a number and returns one, it touches no memory of ours.
+    let leader = unsafe { libc::getsid(0) };
+    rustix::process::Pid::as_raw(Some(rustix::process::getpid())) == leader
 }
 
 #[cfg(test)]
@@ -69,8 +76,28 @@ mod tests {
         child.wait().expect("it was ours");
         assert_eq!(session, Ok(pid));
         assert!(groups.0.is_none() || groups.0 != groups.1, "{groups:?}");
-        if rustix::process::getsid(None) != Ok(rustix::process::getpid()) {
+        if !leads_its_session() {
             assert_eq!((prefer_session(), spare_session()), (Weighed::NotOurs, Weighed::NotOurs));
         }
+    }
+
+    /// As a command that somebody began in a container from outside: the kernel names its session 0 there.
+    #[test]
+    fn a_session_that_began_outside_the_pid_namespace_is_somebody_elses() {
+        const WITHIN: &str = "QNAT_TEST_WITHIN_PID_NAMESPACE";
+        if std::env::var_os(WITHIN).is_some() {
+            assert_eq!((prefer_session(), spare_session()), (Weighed::NotOurs, Weighed::NotOurs));
+            return;
+        }
+        let test = "session::tests::a_session_that_began_outside_the_pid_namespace_is_somebody_elses";
+        let ended = Command::new("unshare")
+            .args(["--pid", "--fork"])
+            .arg(std::env::current_exe().expect("this test"))
+            .args([test, "--exact"])
+            .env(WITHIN, "1")
+            .output()
+            .expect("util-linux");
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+        assert!(String::from_utf8_lossy(&ended.stdout).contains("1 passed"), "it ran");
     }
 }
