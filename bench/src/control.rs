@@ -82,6 +82,7 @@ impl Bed {
             api_addr: addr,
             inside_mac: Mac([2, 0, 0, 0, 0, 1]),
             outside_mac: Mac([2, 0, 0, 0, 1, 1]),
+            level: words::level::NEWEST,
             key: [1; 32],
             peers: Vec::new(),
         };

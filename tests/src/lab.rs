@@ -64,8 +64,17 @@ impl Lab {
     /// If it does not come up.
     #[must_use]
     pub fn up_with(members: u32) -> Self {
+        Self::up_as(members, &[])
+    }
+
+    /// The same with further options of `qnat lab up`.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[must_use]
+    pub fn up_as(members: u32, options: &[&str]) -> Self {
         let lab = Self { _alone: Alone::wait() };
-        ok(&["lab", "up", "--nodes", &members.to_string(), "--backends", "4", "--detach"]);
+        ok(&[&["lab", "up", "--nodes", &members.to_string(), "--backends", "4", "--detach"], options].concat());
         lab
     }
 

@@ -8,7 +8,7 @@ use qnat_tests::house::{self, CRATES};
 /// Of a crate: circles of imports, functions over the limit, repeated runs.
 const LEFT: &[(&str, usize, usize, usize)] = &[
     ("node/words", 0, 0, 0),
-    ("node/engine", 0, 0, 1),
+    ("node/engine", 0, 0, 0),
     ("node/control", 0, 0, 0),
     ("node/member", 1, 0, 0),
     ("consensus", 0, 0, 0),

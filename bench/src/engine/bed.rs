@@ -14,7 +14,9 @@ use engine::ids::{
     BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogIndex, Mac, NodeId, PortBlock, ShardId, Side, Term,
     VnetId,
 };
-use engine::record::{Addr, Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, InsideKey, Proto, PublicKey};
+use engine::record::{
+    Addr, Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, InsideKey, Open, Proto, PublicKey, Scenario,
+};
 use engine::snapshot::{
     Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, ShardConfig, Sharing, Snapshot, Subnet, TcpReset,
 };
@@ -203,11 +205,12 @@ fn record(n: u32, proto: Proto) -> FlowRecord {
     let tuple = Tuple::of(n);
     let endpoint = |(ip, port)| Endpoint { addr: Addr::from(ip), port };
     let remote = endpoint(tuple.remote);
-    FlowRecord::Open {
+    FlowRecord::Open(Open {
         public: PublicKey { proto, frontend: FrontendId(1), port: tuple.public_port, remote },
         inside: InsideKey { vnet: VnetId(0), endpoint: endpoint(tuple.inside) },
         backend: BackendId(tuple.backend + 1),
-    }
+        scenario: Scenario::Pool,
+    })
 }
 
 fn snapshot(flows: u32) -> Snapshot {

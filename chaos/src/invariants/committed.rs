@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use engine::codec::decode_entry;
+use engine::codec::{Format, decode_entry};
 use engine::ids::{BackendId, ControlIndex, LogIndex, PortBlock, ShardId, Term};
-use engine::record::{Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, Proto, PublicKey};
+use engine::record::{
+    Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario,
+};
 use words::time::MS;
 
 use super::{Check, ensure, i09_own_term, i12_fence, i32_commit_survives};
@@ -25,6 +27,8 @@ pub struct Mapping {
     pub inside: InsideKey,
     /// Whose lease the port comes from.
     pub backend: BackendId,
+    /// Under which right it stands.
+    pub scenario: Scenario,
     /// Set once it is closed.
     pub hold: Option<Hold>,
 }
@@ -208,7 +212,7 @@ impl Committed {
             s.table.control_index = s.table.control_index.max(*control_index);
         }
         let mut records = Vec::new();
-        let Ok(header) = decode_entry(&entry.bytes, &mut records) else { return Ok(()) };
+        let Ok(header) = decode_entry(Format::NEWEST, &entry.bytes, &mut records) else { return Ok(()) };
         i09_own_term::check(shard, Term(entry.term), &header)?;
         // F2: judged under a control state older than an earlier entry's: of no effect.
         if header.control_index < s.table.control_index {
@@ -218,9 +222,9 @@ impl Committed {
         s.table.end_holds((shard, index), entry.first_ns, &header, self.vote_ms)?;
         for record in &records {
             match record {
-                FlowRecord::Open { public, inside, backend } => {
+                FlowRecord::Open(open) => {
                     let Some(s) = self.shards.get_mut(&shard) else { return Ok(()) };
-                    if s.table.open(shard, *public, *inside, *backend)? {
+                    if s.table.open(shard, *open)? {
                         self.opened += 1;
                     }
                 }
@@ -270,12 +274,10 @@ impl Table {
     fn open(
         &mut self,
         shard: ShardId,
-        public: PublicKey,
-        inside: InsideKey,
-        backend: BackendId,
+        Open { public, inside, backend, scenario }: Open,
     ) -> Result<bool, super::Violation> {
         if let Some(taken) = self.mappings.get(&public)
-            && (taken.hold.is_none() || taken.inside != inside || taken.backend != backend)
+            && (taken.hold.is_none() || (taken.inside, taken.backend, taken.scenario) != (inside, backend, scenario))
         {
             return Ok(false);
         }
@@ -284,7 +286,7 @@ impl Table {
             format!("shard {shard}: {inside:?} opens {public:?} and has {other:?} already")
         })?;
         self.freed.remove(&public);
-        self.mappings.insert(public, Mapping { inside, backend, hold: None });
+        self.mappings.insert(public, Mapping { inside, backend, scenario, hold: None });
         Ok(true)
     }
 

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use control::state::State;
 use engine::LeaseWords;
-use engine::codec::decode_entry;
+use engine::codec::{Format, decode_entry};
 use engine::event::GroupEvent;
 use engine::ids::{NodeId, ShardId, Side, Term};
 use engine::record::{CloseReason, FlowRecord, Proto};
@@ -67,7 +67,7 @@ impl Resets {
         }
         let GroupEvent::Committed { shard, term, entry, .. } = event else { return };
         let mut records = Vec::new();
-        if words.word(*shard).term != *term || decode_entry(entry, &mut records).is_err() {
+        if words.word(*shard).term != *term || decode_entry(Format::NEWEST, entry, &mut records).is_err() {
             return;
         }
         for record in records {

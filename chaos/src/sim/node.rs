@@ -98,6 +98,7 @@ pub(super) struct Node {
     clock: Clock,
     pub(super) disk: Disk,
     rare: Rare,
+    level: u16,
     held_up: BTreeMap<Thread, u64>,
     /// When each thread last made a turn.
     turns: BTreeMap<Thread, u64>,
@@ -127,12 +128,14 @@ pub(super) struct Start {
     pub(super) seed: u64,
     pub(super) clock: Clock,
     pub(super) rare: Rare,
+    /// The newest level of the formats that its build knows (C2).
+    pub(super) level: u16,
     pub(super) schedule: ChaCha8Rng,
 }
 
 impl Node {
     pub(super) fn start(start: Start, now_ns: u64) -> Result<Self, String> {
-        let Start { id, nodes, store, seed, clock, rare, schedule } = start;
+        let Start { id, nodes, store, seed, clock, rare, level, schedule } = start;
         let disk = Disk::new(store);
         let (inside_mac, outside_mac) = macs(id);
         let me = Identity {
@@ -141,6 +144,7 @@ impl Node {
             api_addr: SocketAddr::from(([127, 0, 0, 1], 7880)),
             inside_mac,
             outside_mac,
+            level,
             key: [1; 32],
             peers: (1..=nodes).map(NodeId).collect(),
         };
@@ -161,6 +165,7 @@ impl Node {
             clock,
             disk,
             rare,
+            level,
             held_up: BTreeMap::new(),
             turns: BTreeMap::new(),
             released: (0, 0),

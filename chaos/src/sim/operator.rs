@@ -8,6 +8,7 @@ use control::registry::Standing;
 use engine::ids::{NodeId, ShardId};
 use rand::Rng;
 use rand::seq::SliceRandom;
+use words::level;
 
 use super::node::Node;
 use super::params::MS;
@@ -42,8 +43,12 @@ impl World {
                 self.orders(CommandBody::StopTokenRevoke);
             }
             7 => {
-                self.count("level set");
-                self.orders(CommandBody::SetLevel { level: 1 });
+                self.count(if self.newest().level() < level::NEWEST {
+                    "level to be raised"
+                } else {
+                    "level set again"
+                });
+                self.orders(CommandBody::SetLevel { level: level::NEWEST });
             }
             8 => self.retires(),
             _ if self.params.rare.removes => self.removes(),

@@ -103,6 +103,8 @@ pub(super) struct Rare {
     pub(super) limits: Limits,
     /// A member in which the worker or the flow thread makes no turn for a second ends its life, as the daemon's watch does.
     pub(super) watched: bool,
+    /// The cluster was founded by builds that know the first level of the formats alone; whoever starts again is newer.
+    pub(super) older: bool,
 }
 
 /// Where a member's queues end, and what may leave at once.
@@ -143,7 +145,7 @@ impl Rare {
     fn draw(seed: u64, kind: Kind) -> Self {
         let mut rng = stream(seed, Stream::Rare);
         let wild = kind == Kind::Wild;
-        Self {
+        let mut rare = Self {
             chunk_records: if rng.random_bool(0.5) { rng.random_range(1..40) } else { usize::MAX },
             retained: if rng.random_bool(0.4) { rng.random_range(20..200) } else { 4_096 },
             compact_every: if rng.random_bool(0.5) { rng.random_range(3..40) } else { 512 },
@@ -155,7 +157,11 @@ impl Rare {
             shuffled: rng.random_bool(0.5),
             limits: if rng.random_bool(0.4) { Limits::tight(&mut rng) } else { Limits::DAEMON },
             watched: rng.random_bool(0.3),
-        }
+            older: rng.random_bool(0.3),
+        };
+        // Somebody has to raise the level.
+        rare.operated |= rare.older;
+        rare
     }
 }
 

@@ -16,6 +16,7 @@ use engine::ids::{Mac, NodeId, ShardId, Side};
 use engine::worker::Worker;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use words::level;
 
 use super::declared::Declared;
 use super::flight::Arrival;
@@ -289,7 +290,8 @@ impl World {
         let founder =
             |id: &NodeId| Founder { node: *id, peer_addr: address(*id), api_addr: address(*id), key: [1; 32] };
         let founders: Vec<Founder> = ids.iter().map(founder).collect();
-        let state = State::found([7; 16], &founders, [1, 2]).encode().map_err(|e| e.to_string())?;
+        let level = if self.params.rare.older { level::FIRST } else { level::NEWEST };
+        let state = State::found([7; 16], &founders, [1, 2]).at_level(level).encode().map_err(|e| e.to_string())?;
         let voters: Vec<u64> = ids.iter().map(|id| FOUNDER_RAFT_ID | u64::from(id.0)).collect();
         for id in ids {
             let mut store = MemoryStore::new();
@@ -309,7 +311,8 @@ impl World {
         let schedule = stream(self.outcome.seed ^ (u64::from(id.0) << 32) ^ (*life << 40), Stream::Schedule);
         let clock = self.params.clocks[usize::try_from(id.0).expect("few nodes")];
         let rare = self.params.rare.clone();
-        let start = Start { id, nodes: self.params.nodes, store, seed, clock, rare, schedule };
+        let level = if rare.older && *life == 1 { level::FIRST } else { level::NEWEST };
+        let start = Start { id, nodes: self.params.nodes, store, seed, clock, rare, level, schedule };
         let node = Node::start(start, self.now_ns)?;
         self.nodes.insert(id, node);
         Ok(())

@@ -255,7 +255,10 @@ impl State {
             return refuse(format!("the cluster is at level {} already", self.level), "levels are never lowered");
         }
         if let Some((node, n)) = self.registry.members().find(|(_, n)| n.incarnation.is_some() && n.level < level) {
-            return refuse(format!("node {node} supports level {} only", n.level), "upgrade it first");
+            return refuse(
+                format!("node {node} supports level {} only", n.level),
+                "start a newer version of qnat on it first",
+            );
         }
         self.level = level;
         Ok(())

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, NodeId, ShardId, VnetId};
 use engine::snapshot::{
     Backend, Draining, Frontend, NodeLinks, Outside, Params, Refusals, SHORT_IDLE_PORTS_MAX, ShardConfig, Snapshot,
@@ -80,7 +81,7 @@ impl Compiler {
 
     /// No entry since `last` settled everything: but for the nodes, only the blocks of some frontends have changed.
     fn next(&mut self, state: &State, last: &Snapshot) -> Snapshot {
-        let mut next = Snapshot { control_index: state.index, ..last.clone() };
+        let mut next = Snapshot { control_index: state.index, params: params(state), ..last.clone() };
         put_nodes(&mut next, state, self.me);
         let allocation = &state.allocation;
         let mut homes: BTreeMap<(VnetId, ShardId), BackendId> = BTreeMap::new();
@@ -200,6 +201,7 @@ fn params(state: &State) -> Params {
         mss_max: settings.mss_max,
         refusals: if settings.icmp_on_refusal { Refusals::Told } else { Refusals::Silent },
         short_idle_ports: short_idle_ports(settings),
+        format: Format::of_level(state.level),
         key: state.key,
     }
 }

@@ -140,6 +140,8 @@ pub enum What {
     LimitNear,
     /// Members run different builds or levels.
     VersionsDiffer,
+    /// All members speak a newer level of the formats than the cluster uses.
+    LevelBelow,
     /// A member does not judge by the newest configuration.
     NotProgrammed,
     /// The stop token is held by a life that has ended, or for long.

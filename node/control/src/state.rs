@@ -100,7 +100,7 @@ impl State {
             cluster_id,
             key,
             index: FOUNDING_INDEX,
-            level: 0,
+            level: words::level::NEWEST,
             stamped_unix_ms: 0,
             desired: Desired::default(),
             vnets: BTreeMap::new(),
@@ -114,6 +114,12 @@ impl State {
             keys: Keys::default(),
             parts: None,
         }
+    }
+
+    /// The same at another level of the formats, for builds that know no newer one (C2).
+    #[must_use]
+    pub fn at_level(self, level: u16) -> Self {
+        Self { level, ..self }
     }
 
     /// The bytes of a snapshot.

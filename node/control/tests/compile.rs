@@ -5,8 +5,9 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use words::Prefix;
+use words::{Prefix, level};
 
+use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, Mac, NodeId, PortBlock, VnetId};
 use engine::snapshot::{
     Backend, Filtering, OnReclaim, Outside, Params, Profile, Refusals, ShardConfig, Sharing, Snapshot, Subnet, TcpReset,
@@ -213,9 +214,24 @@ fn every_setting_of_the_file_reaches_the_workers() {
             mss_max: 1_380,
             short_idle_ports: [853, 5_353, 0, 0, 0, 0, 0, 0],
             refusals: Refusals::Told,
+            format: Format::NEWEST,
             key: [1, 2],
         }
     );
+}
+
+/// C2. The raise settles no lease: a compiler goes on from the version before.
+#[test]
+fn the_level_reaches_the_workers_with_the_entry_that_raises_it() {
+    let mut cluster = Cluster::running(3);
+    cluster.state = cluster.state.clone().at_level(level::FIRST);
+    cluster.twin = cluster.state.clone();
+    assert!(cluster.configure(&read()).is_applied());
+    let mut compiler = compile::Compiler::new(NodeId(1));
+    assert_eq!(compiler.snapshot(&cluster.state).params.format, Format::First);
+    cluster.applied(CommandBody::SetLevel { level: level::NEWEST });
+    assert_eq!(compiler.snapshot(&cluster.state).params.format, Format::Second);
+    assert_eq!(compiler.work().whole, 1);
 }
 
 #[test]

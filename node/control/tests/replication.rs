@@ -26,6 +26,7 @@ fn the_layout_of_version_6_is_frozen() {
     assert_eq!(hex(&command(CommandBody::Noop)), include_str!("golden/noop.hex").trim());
     assert_eq!(hex(&command(reclaim)), include_str!("golden/reclaim_complete.hex").trim());
     let mut r = registration(7, 0, 9);
+    r.level = 1;
     r.inside_mac = Mac([1, 2, 3, 4, 5, 6]);
     assert_eq!(hex(&command(CommandBody::RegisterIncarnation(r))), include_str!("golden/register.hex").trim());
     let hints = vec![PortLoad { block, flows: 4 }];

@@ -520,12 +520,12 @@ fn a_move_for_an_older_map_or_of_a_forgetful_replica_is_refused() {
 #[test]
 fn the_level_rises_only_when_everyone_supports_it_and_then_binds_newcomers() {
     let mut cluster = Cluster::running(3);
-    assert!(cluster.refused(CommandBody::SetLevel { level: 2 }).contains("supports level 1 only"));
-    cluster.applied(CommandBody::SetLevel { level: 1 });
+    assert!(cluster.refused(CommandBody::SetLevel { level: 3 }).contains("supports level 2 only"));
+    cluster.applied(CommandBody::SetLevel { level: 2 });
     let mut old = registration(1, 0, 4242);
-    old.level = 0;
-    assert!(cluster.refused(CommandBody::RegisterIncarnation(old)).contains("supports cluster level 0"));
-    assert!(cluster.refused(CommandBody::SetLevel { level: 0 }).contains("at level 1 already"));
+    old.level = 1;
+    assert!(cluster.refused(CommandBody::RegisterIncarnation(old)).contains("supports cluster level 1"));
+    assert!(cluster.refused(CommandBody::SetLevel { level: 1 }).contains("at level 2 already"));
 }
 
 #[test]

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 
 use words::time::MS;
 
-use crate::codec::{self, ChunkHeader, ScanRecord};
+use crate::codec::{self, ChunkHeader, Format};
 use crate::flow::{HoldEntry, HoldQueues, Mark, Record, Seen, Slot, State, Table};
 use crate::ids::{BackendId, ControlIndex, LogIndex, PortBlock};
 use crate::meta::Meta;
-use crate::record::{CloseReason, EntryHeader, FlowRecord, HoldClass, InsideKey, PublicKey};
+use crate::record::{CloseReason, EntryHeader, FlowRecord, HoldClass, Open, PublicKey, ScanRecord};
 use crate::scan::ScanJob;
 
 /// Added to grace and V before anything that a predecessor might still use is given away (F6).
@@ -65,6 +65,8 @@ pub(crate) struct Replica {
     pub(crate) holds: HoldQueues,
     pub(crate) phase: Phase,
     pub(crate) counts: ApplyCounts,
+    /// The newest format of entries and chunks that this member reads (C2).
+    pub(crate) newest: Format,
     /// Local: no hold ends before (F6, a lowered value).
     pub(crate) frees_after_ns: u64,
     /// Fences seen, so that an owner does not repeat them.
@@ -87,6 +89,7 @@ impl Replica {
             holds: HoldQueues::default(),
             phase: if loads { Phase::Receiving { sequence: 0 } } else { Phase::Whole },
             counts: ApplyCounts::default(),
+            newest: Format::NEWEST,
             frees_after_ns: 0,
             fenced: BTreeSet::new(),
             scan: None,
@@ -141,7 +144,7 @@ impl Replica {
         effects: &mut Vec<Effect>,
     ) -> Option<EntryHeader> {
         let mut records = std::mem::take(&mut self.records);
-        let header = match codec::decode_entry(entry, &mut records) {
+        let header = match codec::decode_entry(self.newest, entry, &mut records) {
             Ok(header) if header.control_index < self.meta.control_index => {
                 self.counts.control_behind += 1;
                 None
@@ -198,7 +201,7 @@ impl Replica {
 
     fn apply_record(&mut self, now_ns: u64, index: LogIndex, record: &FlowRecord, effects: &mut Vec<Effect>) {
         match *record {
-            FlowRecord::Open { public, inside, backend } => self.open(now_ns, index, public, inside, backend, effects),
+            FlowRecord::Open(open) => self.open(now_ns, index, open, effects),
             FlowRecord::Close { public, reason } => self.close(now_ns, index, public, reason, effects),
             FlowRecord::Fence { block, reclaim_index } => {
                 self.fenced.insert((block, reclaim_index));
@@ -207,17 +210,10 @@ impl Replica {
         }
     }
 
-    fn open(
-        &mut self,
-        now_ns: u64,
-        index: LogIndex,
-        public: PublicKey,
-        inside: InsideKey,
-        backend: BackendId,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn open(&mut self, now_ns: u64, index: LogIndex, open: Open, effects: &mut Vec<Effect>) {
+        let public = open.public;
         let Some(slot) = self.find(&public, effects) else {
-            let slot = self.table.insert(public, inside, backend, index, now_ns);
+            let slot = self.table.insert(open, index, now_ns);
             effects.push(Effect::Opened { slot, public });
             return;
         };
@@ -225,8 +221,7 @@ impl Replica {
         if found.from_scan() && found.written_at >= index {
             return;
         }
-        let same = found.inside_key() == inside && found.backend == backend;
-        if same && !found.is_live() {
+        if found.opened() == open && !found.is_live() {
             self.table.reopen(slot, index, now_ns);
             effects.push(Effect::Opened { slot, public });
         } else {
@@ -290,7 +285,7 @@ impl Replica {
     /// Takes a chunk of another replica's scan. The first one empties the table.
     pub(crate) fn load(&mut self, bytes: &[u8]) {
         let mut records = std::mem::take(&mut self.chunk);
-        match codec::decode_chunk(bytes, &mut records) {
+        match codec::decode_chunk(self.newest, bytes, &mut records) {
             Ok(header) if header.sequence == 0 || self.phase == (Phase::Receiving { sequence: header.sequence }) => {
                 if header.sequence == 0 {
                     self.begin_load(&header);
@@ -327,12 +322,9 @@ impl Replica {
     }
 
     fn load_record(&mut self, scanned: &ScanRecord) {
-        let state = match scanned.held().expect("the codec has checked the state") {
-            None => State::Live,
-            Some(class) => State::Held(class),
-        };
+        let state = scanned.held.map_or(State::Live, State::Held);
         // A key may come twice: freed and opened again elsewhere in the slab while the scan went on. The later stamp wins.
-        if let Some(slot) = self.table.find_public(&scanned.public) {
+        if let Some(slot) = self.table.find_public(&scanned.open.public) {
             if self.table.record(slot).written_at >= scanned.written_at {
                 return;
             }

@@ -41,6 +41,11 @@ pub enum Sharing {
     Endpoint,
 }
 
+impl Sharing {
+    /// All, in the order of their discriminants.
+    pub(crate) const ALL: [Self; 3] = [Self::Tuple, Self::Address, Self::Endpoint];
+}
+
 /// What passes inwards to a port with a mapping (R6); anything but the first needs `Sharing::Endpoint`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Filtering {

@@ -1,8 +1,9 @@
 //! Which shard's scan goes on, and how far in one round, so that traffic goes on beside it.
 
-use crate::codec::{CHUNK_RECORDS_MAX, Encoder, ScanRecord};
+use crate::codec::{CHUNK_RECORDS_MAX, Encoder};
 use crate::event::{Last, WorkerOutput};
-use crate::ids::ShardId;
+use crate::ids::{ControlIndex, ShardId};
+use crate::record::ScanRecord;
 use crate::shard::Shard;
 use crate::shards::Shards;
 
@@ -45,17 +46,21 @@ impl Chunks {
         };
     }
 
-    /// The next chunk of any scan under way, if one is due.
+    /// The next chunk of any scan under way, if one is due. A table may hold what was written under a newer snapshot than the one
+    /// `loaded`, and a higher level: then the scan waits for that snapshot.
     pub(crate) fn next(
         &mut self,
         shards: &mut Shards,
+        loaded: ControlIndex,
         encoder: &mut Encoder,
         scratch: &mut Vec<ScanRecord>,
     ) -> Option<WorkerOutput> {
         if self.credit == 0 {
             return None;
         }
-        let scans = |(_, s): &(ShardId, &Shard)| s.replica.is_whole() && s.replica.scan.is_some();
+        let scans = |(_, s): &(ShardId, &Shard)| {
+            s.replica.is_whole() && s.replica.scan.is_some() && s.replica.meta.control_index <= loaded
+        };
         let later = shards.replicas().filter(|(id, _)| *id > self.last);
         let (id, _) = later.chain(shards.replicas()).find(scans)?;
         let replica = &mut shards.replica_mut(id)?.replica;

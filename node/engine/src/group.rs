@@ -19,7 +19,9 @@ impl Worker {
             GroupEvent::Opened { shard, epoch, index, loads } => {
                 self.forget_replica(shard);
                 let seed = self.seed ^ u64::from(shard.0);
-                self.entry(shard).replica = Some(Box::new(Shard::new(seed, epoch, index, loads)));
+                let mut opened = Box::new(Shard::new(seed, epoch, index, loads));
+                opened.replica.newest = self.newest;
+                self.entry(shard).replica = Some(opened);
             }
             GroupEvent::Reopened { shard, epoch, control_index } => {
                 if let Some(s) = self.replica_mut(shard) {

@@ -48,6 +48,7 @@ pub mod nat;
 pub mod neigh;
 mod notices;
 mod noting;
+mod opening;
 mod outbound;
 mod overlay;
 mod pieces;

@@ -10,8 +10,9 @@ use crate::held::Parked;
 use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
 use crate::judge::{Access, Cx, Hop};
 use crate::lease::LeaseWords;
-use crate::policy::{Use, answers_to, opens, outbound_use};
-use crate::record::{FlowRecord, InsideKey, Proto, PublicKey};
+use crate::opening::{First, Opening};
+use crate::policy::{self, Use, answers_to, opens, outbound_use};
+use crate::record::{InsideKey, Open, Proto};
 use crate::snapshot::{Backend, Snapshot};
 use crate::translation::{finish, put_source};
 use crate::wire::{FrameMeta, IpPacket, Notice, rewrite_destination};
@@ -66,7 +67,7 @@ impl Worker {
             }
             (Some((_, Use::Refuse(reason))), _) => {
                 if shard.overlay.is_opening(&flow) {
-                    self.park(cx, backend.home, &flow, p, meta, frame)
+                    self.opening(cx).park(backend.home, &flow, &First { packet: p, meta, frame })
                 } else {
                     debug_assert_eq!(reason, DropReason::NotFirstPacket);
                     Err(self.refuse_stray((s, cx.now_ns), authority, backend, p))
@@ -74,98 +75,38 @@ impl Worker {
             }
             (_, Authority::Grace { .. } | Authority::Forward) => Err(DropReason::NotOwner),
             (_, Authority::Lease { .. }) if shard.overlay.is_opening(&flow) => {
-                self.park(cx, backend.home, &flow, p, meta, frame)
+                self.opening(cx).park(backend.home, &flow, &First { packet: p, meta, frame })
             }
             (Some((slot, Use::Reopen)), Authority::Lease { .. }) => {
-                let public = shard.replica.table.record(slot).public();
-                self.attempt(cx, (id, backend), &flow, Some(public), p, meta, frame)
+                let again = shard.replica.table.record(slot).opened();
+                self.attempt(cx, (id, backend), &flow, Some(again), &First { packet: p, meta, frame })
             }
             (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
                 if !opens(p) && !answers_to(shard, p, flow.inside) {
                     return Err(self.refuse_stray((s, cx.now_ns), authority, backend, p));
                 }
-                self.attempt(cx, (id, backend), &flow, None, p, meta, frame)
+                self.attempt(cx, (id, backend), &flow, None, &First { packet: p, meta, frame })
             }
         }
     }
 
-    /// Another packet of a mapping that is on its way waits with the first one.
-    fn park<W: LeaseWords>(
-        &mut self,
-        cx: &Cx<'_, W>,
-        home: ShardId,
-        flow: &FlowKey,
-        p: &IpPacket,
-        meta: &FrameMeta,
-        frame: &[u8],
-    ) -> Result<Verdict, DropReason> {
-        let shard = self.shards.replica_mut(home).ok_or(DropReason::NotOwner)?;
-        let backend = shard.overlay.backend(flow).ok_or(DropReason::NotOwner)?;
-        let frame = self.held.park(&cx.snapshot.params, backend, frame).ok_or(DropReason::HoldLimit)?;
-        shard.overlay.park(flow, Parked { frame, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
-        Ok(Verdict::Consumed)
-    }
-
-    /// Opens a mapping, or counts the failure and tells the backend of it.
-    #[expect(clippy::too_many_arguments, reason = "as `open`")]
+    /// Opens a mapping, `again` one that is held, or counts the failure and tells the backend of it.
     fn attempt<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        (id, backend): (BackendId, &Backend),
+        backend: (BackendId, &Backend),
         flow: &FlowKey,
-        again: Option<PublicKey>,
-        p: &IpPacket,
-        meta: &FrameMeta,
-        frame: &[u8],
+        again: Option<Open>,
+        first: &First<'_>,
     ) -> Result<Verdict, DropReason> {
-        let opened = self.open(cx, (id, backend), flow, again, p, meta, frame);
+        let opened =
+            policy::decide(backend, again).and_then(|proposal| self.opening(cx).propose(&proposal, flow, first));
         self.counters.attempted(flow.proto, &opened);
-        opened.map_err(|reason| self.refuse_flow(cx, backend.home, reason, p, frame))
+        opened.map_err(|reason| self.refuse_flow(cx, backend.1.home, reason, first.packet, first.frame))
     }
 
-    /// Proposes a mapping, `again` the same or with a new port, and parks its first packet.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the packet and all that was found out about it, once, off the hit path"
-    )]
-    fn open<W: LeaseWords>(
-        &mut self,
-        cx: &Cx<'_, W>,
-        (id, backend): (BackendId, &Backend),
-        flow: &FlowKey,
-        again: Option<PublicKey>,
-        p: &IpPacket,
-        meta: &FrameMeta,
-        frame: &[u8],
-    ) -> Result<Verdict, DropReason> {
-        let s = cx.snapshot;
-        let shard = self.shards.replica_mut(backend.home).ok_or(DropReason::NotOwner)?;
-        if backend.lease.is_empty() {
-            return Err(DropReason::NoOutboundPath);
-        }
-        if !shard.stream.is_open() {
-            return Err(DropReason::Backpressure);
-        }
-        let public = match again {
-            Some(public) => public,
-            None => {
-                shard.admits(cx.now_ns, &s.params, id)?;
-                let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
-                let picked = shard.pick_port(&s.params, (id, backend), flow.inside, key);
-                let (frontend, port) = picked.ok_or(DropReason::PortsExhausted)?;
-                // A shard is closed (M3); a lease elsewhere would never see its return traffic.
-                if s.frontends.get(&frontend).is_none_or(|f| f.shard != backend.home) {
-                    return Err(DropReason::NoOutboundPath);
-                }
-                PublicKey { frontend, port, ..key }
-            }
-        };
-        let copy = self.held.park(&s.params, id, frame).ok_or(DropReason::HoldLimit)?;
-        shard.charge(cx.now_ns, &s.params, id);
-        shard.overlay.open(*flow, public, (id, backend.sharing), cx.now_ns);
-        shard.overlay.park(flow, Parked { frame: copy, meta: *meta, packet: *p, arrived_ns: cx.now_ns });
-        shard.stream.push(s.control_index, FlowRecord::Open { public, inside: flow.inside, backend: id });
-        Ok(Verdict::Consumed)
+    fn opening<'a, W: LeaseWords>(&'a mut self, cx: &Cx<'a, W>) -> Opening<'a> {
+        Opening { now_ns: cx.now_ns, snapshot: cx.snapshot, shards: &mut self.shards, held: &mut self.held }
     }
 
     /// The mapping of a parked packet is committed: it leaves by the queue that `poll_frame` empties.

@@ -10,7 +10,7 @@ use crate::event::DropReason;
 use crate::flow::{Record, Slot, State};
 use crate::ids::BackendId;
 use crate::ports::in_lease;
-use crate::record::{CloseReason, HoldClass, InsideKey, Proto};
+use crate::record::{CloseReason, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{IcmpKind, IpPacket, TcpFlags};
@@ -28,6 +28,34 @@ pub(crate) enum Use {
     Refuse(DropReason),
 }
 
+/// The mapping that a first packet may have.
+pub(crate) struct Proposal<'a> {
+    pub(crate) backend: (BackendId, &'a Backend),
+    pub(crate) scenario: Scenario,
+    pub(crate) end: End,
+}
+
+/// Its public end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// As it was held.
+    Again(PublicKey),
+    /// A port of the backend's grant that is free towards the remote.
+    Granted,
+}
+
+/// Under which right a backend's first packet leaves, and by which end; `again`: what it leaves by is held for it.
+pub(crate) fn decide(backend: (BackendId, &Backend), again: Option<Open>) -> Result<Proposal<'_>, DropReason> {
+    if backend.1.lease.is_empty() {
+        return Err(DropReason::NoOutboundPath);
+    }
+    let (scenario, end) = match again {
+        Some(held) => (held.scenario, End::Again(held.public)),
+        None => (Scenario::Pool, End::Granted),
+    };
+    Ok(Proposal { backend, scenario, end })
+}
+
 /// Whether a live mapping may stay under this snapshot, or why it closes (D5, N4).
 pub(crate) fn may_stand(record: &Record, snapshot: &Snapshot, drains: &Drains) -> Result<(), CloseReason> {
     let backend = snapshot.backends.get(&record.backend);
@@ -36,6 +64,11 @@ pub(crate) fn may_stand(record: &Record, snapshot: &Snapshot, drains: &Drains) -
     else {
         return Err(CloseReason::Policy);
     };
+    match record.scenario() {
+        Scenario::Pool | Scenario::Default => {}
+        // A snapshot of this build gives nobody these rights.
+        Scenario::OwnOut | Scenario::OwnIn | Scenario::Rule | Scenario::Private => return Err(CloseReason::Policy),
+    }
     if in_lease(&backend.lease, record.frontend, record.public_port) {
         return Ok(());
     }

@@ -47,6 +47,21 @@ pub enum CloseReason {
     Service,
 }
 
+impl CloseReason {
+    const ALL: [Self; 7] =
+        [Self::Fin, Self::Rst, Self::Idle, Self::IdleRfc, Self::Reclaim, Self::Policy, Self::Service];
+
+    /// As it is written.
+    pub(crate) const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The reason that is written so.
+    pub(crate) fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
 impl HoldClass {
     /// All classes, in the order of their discriminants.
     pub const ALL: [Self; HOLD_CLASSES] =
@@ -115,6 +130,67 @@ pub struct EntryHeader {
     pub records: u32,
 }
 
+/// What a mapping is for: under which right it stands, so who may end it, and what had to be committed before its packets
+/// pass ([`Scenario::class`]).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Scenario {
+    /// A port of the backend's grant on a frontend of its pool (S3).
+    Pool = 0,
+    /// A port of its grant on an address that the system chose (S4).
+    Default = 1,
+    /// The instance's own public address, begun by the instance (S2).
+    OwnOut = 2,
+    /// The same, begun by the remote (S23).
+    OwnIn = 3,
+    /// A load-balancing or NAT rule at the public end (S21, D17).
+    Rule = 4,
+    /// Between two private ends: nothing is translated (S41).
+    Private = 5,
+}
+
+/// What is committed when.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum CommitClass {
+    /// The mapping before its first packet leaves (W1, I6).
+    BeforeFirst,
+    /// The mapping behind its first packet, before any other: the control log implies it (W2).
+    BehindFirst,
+    /// The mapping before the packet that completes the handshake goes in (W3).
+    BeforeAnswered,
+    /// Nothing where no group judges, else as `BehindFirst` (W4).
+    Private,
+}
+
+impl Scenario {
+    /// All, in the order of their discriminants.
+    pub const ALL: [Self; 6] = [Self::Pool, Self::Default, Self::OwnOut, Self::OwnIn, Self::Rule, Self::Private];
+
+    /// When its mappings are committed.
+    #[must_use]
+    pub const fn class(self) -> CommitClass {
+        match self {
+            Self::Pool | Self::Default => CommitClass::BeforeFirst,
+            Self::OwnOut => CommitClass::BehindFirst,
+            Self::OwnIn | Self::Rule => CommitClass::BeforeAnswered,
+            Self::Private => CommitClass::Private,
+        }
+    }
+
+    /// Its name in answers.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Pool => "pool",
+            Self::Default => "default",
+            Self::OwnOut => "own address",
+            Self::OwnIn => "own address, inbound",
+            Self::Rule => "rule",
+            Self::Private => "private",
+        }
+    }
+}
+
 /// Transport protocol of a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, bincode::Encode, bincode::Decode)]
 #[repr(u8)]
@@ -164,18 +240,24 @@ pub struct InsideKey {
     pub endpoint: Endpoint,
 }
 
+/// A mapping that comes to life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Open {
+    /// The public side.
+    pub public: PublicKey,
+    /// The inside.
+    pub inside: InsideKey,
+    /// Whose it is; the port comes from its lease, if the scenario has any.
+    pub backend: BackendId,
+    /// Under which right it stands.
+    pub scenario: Scenario,
+}
+
 /// One replicated change of a shard's mappings.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, bincode::Encode, bincode::Decode)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlowRecord {
     /// A mapping comes to life. On an occupied public key it is a no-op (F3).
-    Open {
-        /// The public side.
-        public: PublicKey,
-        /// The inside.
-        inside: InsideKey,
-        /// Whose lease the port comes from.
-        backend: BackendId,
-    },
+    Open(Open),
     /// A mapping ends and its port is held (F6).
     Close {
         /// The public side.
@@ -190,4 +272,31 @@ pub enum FlowRecord {
         /// Which reclaim of it.
         reclaim_index: ControlIndex,
     },
+}
+
+/// One record of a scan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScanRecord {
+    /// The mapping.
+    pub open: Open,
+    /// Its hold; `None`: it lives.
+    pub held: Option<HoldClass>,
+    /// The entry that wrote it last.
+    pub written_at: LogIndex,
+}
+
+impl ScanRecord {
+    /// How its hold is written: 0 without, else 1 + class.
+    pub(crate) fn state(&self) -> u8 {
+        self.held.map_or(0, |class| 1 + class as u8)
+    }
+
+    /// What is written so; `None`: nothing is.
+    pub(crate) fn of(open: Open, state: u8, written_at: LogIndex) -> Option<Self> {
+        let held = match usize::from(state).checked_sub(1) {
+            None => None,
+            Some(class) => Some(*HoldClass::ALL.get(class)?),
+        };
+        Some(Self { open, held, written_at })
+    }
 }

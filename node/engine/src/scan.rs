@@ -4,11 +4,12 @@
 //! Every record that existed at `base` is sent in some version: one that is freed before the scan reaches it is copied
 //! first. Without that copy a joiner could take an `Open` that all others refused because the key was held then.
 
-use crate::codec::{ChunkHeader, Encoder, ScanRecord};
+use crate::codec::{ChunkHeader, Encoder};
 use crate::event::{Last, WorkerOutput};
 use crate::flow::{Record, Slot, State, Table};
 use crate::ids::{LogIndex, ShardId};
 use crate::meta::Meta;
+use crate::record::ScanRecord;
 
 /// One transfer in progress.
 #[derive(Debug)]
@@ -79,12 +80,10 @@ impl ScanJob {
 
 fn scan_record(record: &Record) -> ScanRecord {
     ScanRecord {
-        public: record.public(),
-        inside: record.inside_key(),
-        backend: record.backend,
-        state: match record.state {
-            State::Live | State::Free => 0,
-            State::Held(class) => 1 + class as u8,
+        open: record.opened(),
+        held: match record.state {
+            State::Live | State::Free => None,
+            State::Held(class) => Some(class),
         },
         written_at: record.written_at,
     }

@@ -8,6 +8,7 @@ pub use crate::backend::{Backend, Filtering, Profile, Sharing, TcpReset};
 pub use crate::backends::Backends;
 use words::Prefix;
 
+use crate::codec::Format;
 use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
 pub use crate::map::Map;
 
@@ -82,6 +83,8 @@ pub struct Params {
     pub short_idle_ports: [u16; SHORT_IDLE_PORTS_MAX],
     /// Whether backends hear by ICMP that a new flow of theirs was refused (R23).
     pub refusals: Refusals,
+    /// How entries and chunks are written (C2).
+    pub format: Format,
     /// Seed of the keyed port order and hashing (D9); drawn once per cluster.
     pub key: [u64; 2],
 }
@@ -100,6 +103,7 @@ impl Default for Params {
             mss_max: 0,
             short_idle_ports: SHORT_IDLE_PORTS,
             refusals: Refusals::default(),
+            format: Format::NEWEST,
             key: [0, 0],
         }
     }

@@ -19,7 +19,7 @@ use crate::apply::Effect;
 use crate::chunks::Chunks;
 pub use crate::chunks::Scans;
 use crate::claims::{Claim, Claims};
-use crate::codec::{Encoder, ScanRecord};
+use crate::codec::{Encoder, Format};
 use crate::counters::Counters;
 use crate::event::{Authority, DropReason, Verdict, WorkerOutput};
 use crate::fragments::Fragments;
@@ -30,6 +30,7 @@ use crate::lease::LeaseWords;
 use crate::limits::Limits;
 use crate::nat::identification::Identifications;
 use crate::neigh::NeighbourCache;
+use crate::record::ScanRecord;
 use crate::revision::Revisions;
 use crate::sessions::Sessions;
 use crate::shard::{LAST_OWNER_NS, Shard, ShardEntry};
@@ -79,6 +80,8 @@ pub struct Worker {
     /// `None`: nobody wants to know.
     pub(crate) soundings: Option<Soundings>,
     pub(crate) claims: Claims,
+    /// The newest format that it reads and writes.
+    pub(crate) newest: Format,
     encoder: Encoder,
     pub(crate) effects: Vec<Effect>,
     scratch: Vec<ScanRecord>,
@@ -120,6 +123,7 @@ impl Worker {
             sessions: None,
             soundings: None,
             claims: Claims::default(),
+            newest: Format::NEWEST,
             encoder: Encoder::new(),
             effects: Vec::new(),
             scratch: Vec::new(),
@@ -135,6 +139,11 @@ impl Worker {
         }
     }
 
+    /// Reads no format above this level's, as a build would that knows none (C2). Before anything else.
+    pub fn set_level(&mut self, level: u16) {
+        self.newest = Format::of_level(level);
+    }
+
     /// Judges by this snapshot from now on; one with a smaller control index than the loaded one is ignored (F2).
     /// What was gathered so far keeps the index that it was judged under. Returns whether it was loaded; then
     /// `handle_timers` is due at once.
@@ -148,6 +157,7 @@ impl Worker {
         self.neighbours.set_version(snapshot.control_index);
         self.revisions.load(self.snapshot.as_deref(), &snapshot);
         self.shards.own(&snapshot);
+        self.encoder.set_format(snapshot.params.format);
         for (id, shard) in self.shards.replicas_mut() {
             shard.snapshot_loaded(now_ns, id, &snapshot);
         }
@@ -214,7 +224,8 @@ impl Worker {
                 return Some(WorkerOutput::Propose { shard: id, term, stream, sequence, entry });
             }
         }
-        self.chunks.next(&mut self.shards, &mut self.encoder, &mut self.scratch)
+        let loaded = self.snapshot.as_ref()?.control_index;
+        self.chunks.next(&mut self.shards, loaded, &mut self.encoder, &mut self.scratch)
     }
 
     /// Whether scans go on from now on; told before each round of timers by who carries their chunks. A joiner on a slow

@@ -7,13 +7,19 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail, ensure};
+use control::registry::Standing;
+use control::view::NodeView;
+use words::level;
 
-use super::output::print;
+use super::Asking;
+use super::output::{self, Output, print};
 use super::recovery::{self, BackupArgs, RecoverArgs, RestoreArgs};
 use super::target::default_api;
+use crate::answers::Status;
 use crate::daemon::config::DataConfig;
-use crate::daemon::founding::{self, FounderSpec};
+use crate::daemon::founding::{self, Begin, FounderSpec};
 use crate::daemon::joining;
+use crate::daemon::request::{Request, ResourceKind};
 
 /// Below `qnat cluster`.
 #[derive(Debug, clap::Subcommand)]
@@ -30,6 +36,9 @@ pub(super) enum ClusterCommand {
         /// given).
         #[arg(long = "node", value_name = "ID=PEER_ADDR[,API_ADDR]", required = true)]
         nodes: Vec<NodeArg>,
+        /// Level of the replicated formats to begin at; below the newest only if members with older builds shall join.
+        #[arg(long, default_value_t = level::NEWEST, value_parser = clap::value_parser!(u16).range(i64::from(level::FIRST)..=i64::from(level::NEWEST)))]
+        level: u16,
     },
     /// Sign what `qnat join request` wrote on a new machine. On the machine with ca.key, once per member.
     Sign {
@@ -47,6 +56,13 @@ pub(super) enum ClusterCommand {
     Backup(BackupArgs),
     /// Found a cluster that continues the one of a backup, for machines that have nothing. The old one must be off.
     Restore(RestoreArgs),
+    /// Show the level of the replicated formats and who speaks which, or raise it: builds below it cannot come back.
+    Level {
+        /// Raise it to this.
+        level: Option<u16>,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Continue with one survivor when a majority of the members' disks is lost for good.
     Recover(RecoverArgs),
 }
@@ -90,12 +106,48 @@ pub(super) fn must_be_empty(out: &Path) -> Result<()> {
 
 pub(super) fn perform(command: &ClusterCommand) -> Result<ExitCode> {
     match command {
-        ClusterCommand::Init { out, name, nodes } => init(out, name, nodes),
+        ClusterCommand::Init { out, name, nodes, level } => init(out, name, nodes, *level),
         ClusterCommand::Sign { ca, request, out } => sign(ca, request, out),
         ClusterCommand::Backup(args) => recovery::back_up(args),
         ClusterCommand::Restore(args) => recovery::restore(args),
+        ClusterCommand::Level { level: Some(level), asking } => asking.ask(&Request::SetLevel { level: *level }),
+        ClusterCommand::Level { level: None, asking } => show_level(asking),
         ClusterCommand::Recover(args) => recovery::recover(args),
     }
+}
+
+/// The cluster's level and those of its members.
+fn show_level(asking: &Asking) -> Result<ExitCode> {
+    let status: Status = serde_json::from_value(asking.target.call(&Request::Status)?)?;
+    let nodes: Vec<NodeView> =
+        serde_json::from_value(asking.target.call(&Request::Get { kind: ResourceKind::Nodes })?)?;
+    let members = nodes.iter().filter(|node| node.standing != Standing::Removed && node.incarnation.is_some());
+    let members = members.map(|node| LevelRow { node: node.node, speaks: node.level }).collect();
+    let shown = Levels { level: status.cluster.level, members };
+    let text = match asking.output {
+        Output::Json => output::json(&serde_json::to_value(&shown)?),
+        Output::Table => {
+            let speaks = shown.members.iter().map(|row| format!("n{} {}", row.node, row.speaks));
+            format!("level {}; members speak: {}\n", shown.level, speaks.collect::<Vec<_>>().join(", "))
+        }
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `qnat cluster level -o json` prints.
+#[derive(serde::Serialize)]
+struct Levels {
+    /// The cluster's.
+    level: u16,
+    members: Vec<LevelRow>,
+}
+
+/// The newest level that a member's program speaks.
+#[derive(serde::Serialize)]
+struct LevelRow {
+    node: u32,
+    speaks: u16,
 }
 
 fn sign(ca: &Path, request: &Path, out: &Path) -> Result<ExitCode> {
@@ -109,10 +161,10 @@ fn sign(ca: &Path, request: &Path, out: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn init(out: &Path, name: &str, nodes: &[NodeArg]) -> Result<ExitCode> {
+fn init(out: &Path, name: &str, nodes: &[NodeArg], level: u16) -> Result<ExitCode> {
     must_be_empty(out)?;
     let founders: Vec<FounderSpec> = nodes.iter().map(|node| node.founder(out)).collect();
-    let id = founding::found_cluster(name, &founders, &out.join("ca"), &DataConfig::default(), None)?;
+    let id = founding::found_cluster(name, &founders, &out.join("ca"), &DataConfig::default(), Begin::Anew { level })?;
     let mut text = format!("cluster {name} is founded, its id is {id}\n\n");
     for founder in &founders {
         let dir = founder.dir.display();

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use words::level;
 
 use super::lab_founder::LabFounder;
 use super::output::{Output, json, print};
@@ -102,6 +103,9 @@ pub(super) struct Up {
     /// Public addresses [default: as many as members].
     #[arg(long)]
     frontends: Option<u32>,
+    /// As a cluster of builds that speak no newer level of the replicated formats than this.
+    #[arg(long, default_value_t = level::NEWEST, value_parser = clap::value_parser!(u16).range(i64::from(level::FIRST)..=i64::from(level::NEWEST)))]
+    level: u16,
     /// Apply this file in place of the default resources.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -191,7 +195,9 @@ pub(super) fn perform(command: LabCommand) -> Result<ExitCode> {
         }
         LabCommand::Partition(partition) => qnat_lab::partition(&partition.place.dir, &partition.cut())?,
         LabCommand::Heal(place) => qnat_lab::heal(&place.dir)?,
-        LabCommand::Add(OneNode { node, place }) => qnat_lab::add(&place.dir, node, &LabFounder)?,
+        LabCommand::Add(OneNode { node, place }) => {
+            qnat_lab::add(&place.dir, node, &LabFounder { level: level::NEWEST })?
+        }
         LabCommand::Remove(OneNode { node, place }) => qnat_lab::remove(&place.dir, node)?,
         LabCommand::Down(place) => qnat_lab::down(&place.dir)?,
         LabCommand::InetServe => qnat_lab::inet::run()?,
@@ -205,7 +211,7 @@ fn start(up: &Up) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         anyhow::bail!("the lab makes network namespaces and needs root: run it with sudo");
     }
-    qnat_lab::up(&config, &LabFounder)?;
+    qnat_lab::up(&config, &LabFounder { level: up.level })?;
     let how_to = how_to(&config);
     print(&how_to)?;
     if up.detach {

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use words::level;
 
 use super::target::{call_member, default_api};
 use super::views;
 use crate::client::ClientError;
-use crate::daemon::config::DataConfig;
-use crate::daemon::founding::{self, FounderSpec};
+use crate::daemon::config::{DataConfig, NodeConfig};
+use crate::daemon::founding::{self, Begin, FounderSpec};
 use crate::daemon::joining::{self, JoinSpec};
 use crate::daemon::request::{DryRun, Request};
 use qnat_lab::topology::{INSIDE_GATEWAY, INSIDE_NETWORK, INSIDE_PREFIX, OUTSIDE_PREFIX};
@@ -37,7 +38,10 @@ const LOG_LINES: usize = 15;
 
 /// Founds a lab.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LabFounder;
+pub(super) struct LabFounder {
+    /// The newest level of the replicated formats that the founders speak.
+    pub(super) level: u16,
+}
 
 impl Founder for LabFounder {
     fn found(&self, lab: &LabConfig, nodes: &[LabNode]) -> Result<()> {
@@ -48,7 +52,13 @@ impl Founder for LabFounder {
             dir: node.dir.clone(),
         };
         let founders: Vec<FounderSpec> = nodes.iter().map(spec).collect();
-        founding::found_cluster(CLUSTER, &founders, &lab.dir.join(CA_DIR), &DataConfig::default(), None)?;
+        let begin = Begin::Anew { level: self.level };
+        founding::found_cluster(CLUSTER, &founders, &lab.dir.join(CA_DIR), &DataConfig::default(), begin)?;
+        for founder in founders.iter().filter(|_| self.level != level::NEWEST) {
+            let file = founder.dir.join("node.toml");
+            let config = NodeConfig { level: self.level, ..NodeConfig::load(&file)? };
+            fs::write(&file, config.to_toml()).with_context(|| file.display().to_string())?;
+        }
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use crate::answers::StateBytes;
 use crate::client;
 use crate::daemon::backup::{self, Backup, Content};
 use crate::daemon::config::{DataConfig, NodeConfig};
-use crate::daemon::founding::{self, FounderSpec};
+use crate::daemon::founding::{self, Begin, FounderSpec};
 use crate::daemon::recovery::{self, Base, Other};
 use crate::daemon::request::Request;
 use crate::nat_log::{self, time_text};
@@ -137,8 +137,8 @@ pub(super) fn restore(args: &RestoreArgs) -> Result<ExitCode> {
     }
     let name = args.name.as_ref().unwrap_or(&newest.manifest.cluster);
     let founders: Vec<FounderSpec> = args.nodes.iter().map(|node| node.founder(&args.out)).collect();
-    let base = Some(newest.state.clone());
-    let id = founding::found_cluster(name, &founders, &args.out.join("ca"), &DataConfig::default(), base)?;
+    let begin = Begin::Continued(Box::new(newest.state.clone()));
+    let id = founding::found_cluster(name, &founders, &args.out.join("ca"), &DataConfig::default(), begin)?;
     for founder in &founders {
         let own = backups.iter().find(|backup| backup.manifest.node == founder.id).unwrap_or(newest);
         let config = NodeConfig::load(&founder.dir.join("node.toml"))?;

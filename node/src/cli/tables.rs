@@ -34,6 +34,7 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
             &format!("node n{node} leaves: `qnat status` says when nothing is left on it, and what to do then"),
         ),
         Request::ResumeNode { node } => done(answer, &format!("node n{node} stays")),
+        Request::SetLevel { level } => done(answer, &format!("the cluster is at level {level}")),
         Request::RevokeStopToken => done(answer, "the stop token is free"),
         Request::Shutdown { .. } => done(answer, "the member hands over as soon as it has the stop token, and ends"),
     }

@@ -135,6 +135,7 @@ impl Answerer {
                 value(self.commit(CommandBody::DrainNode { node, incarnation }).await)
             }
             Request::ResumeNode { node } => value(self.commit(CommandBody::ResumeNode { node: NodeId(node) }).await),
+            Request::SetLevel { level } => value(self.commit(CommandBody::SetLevel { level }).await),
             Request::RevokeStopToken => value(self.commit(CommandBody::StopTokenRevoke).await),
             Request::Shutdown { now } => {
                 // Full: an order that ends the wait is there already.

@@ -8,6 +8,7 @@
 //! node_id = 1
 //! name = "n1"
 //! data_dir = "data"                 # relative paths begin at this file
+//! level = 1                         # left out: the newest that the build speaks; for tests of a cluster with older builds
 //!
 //! [peers]
 //! listen = "198.18.0.1:7800"
@@ -53,6 +54,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use words::level;
 
 /// Where the admin API listens unless told otherwise.
 pub const API_DEFAULT: &str = "127.0.0.1:7880";
@@ -106,6 +108,9 @@ pub struct NodeConfig {
     pub data: DataConfig,
     /// How its threads are scheduled.
     pub timing: TimingConfig,
+    /// The newest level of the replicated formats that it reads and writes (C2): that of its build, unless told to be as an
+    /// older one.
+    pub level: u16,
     /// The address-translation log.
     pub nat_log: NatLogConfig,
 }
@@ -229,6 +234,8 @@ struct Raw {
     node_id: u32,
     name: Option<String>,
     data_dir: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<u16>,
     peers: RawPeers,
     tls: RawTls,
     api: Option<RawListen>,
@@ -301,6 +308,11 @@ impl NodeConfig {
         if raw.node_id == 0 {
             return Err(check.error("node_id", "0", "is not a node", "count nodes from 1"));
         }
+        let level = raw.level.unwrap_or(level::NEWEST);
+        if !(level::FIRST..=level::NEWEST).contains(&level) {
+            let remedy = format!("{} to {}; left out: the newest", level::FIRST, level::NEWEST);
+            return Err(check.error("level", &level.to_string(), "is no level that this build speaks", &remedy));
+        }
         let listen = check.address("peers.listen", &raw.peers.listen)?;
         let api = raw.api.as_ref().map_or(API_DEFAULT, |api| &api.listen);
         let api = check.loopback("api.listen", api)?;
@@ -338,6 +350,7 @@ impl NodeConfig {
             metrics,
             data: raw.data,
             timing: raw.timing,
+            level,
             nat_log: NatLogConfig { path: raw.nat_log.path.map(|path| base.join(path)), ..raw.nat_log },
         })
     }
@@ -358,6 +371,7 @@ impl NodeConfig {
             node_id: self.node_id,
             name: Some(self.name.clone()),
             data_dir: self.data_dir.clone(),
+            level: (self.level != level::NEWEST).then_some(self.level),
             peers: RawPeers { listen: self.peers.listen.to_string(), interface: self.peers.interface.clone() },
             tls: RawTls { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone() },
             api: Some(RawListen { listen: self.api.listen.to_string() }),

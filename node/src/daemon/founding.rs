@@ -20,6 +20,7 @@ use control::state::State;
 use engine::ids::NodeId;
 use netio::ca::{ClusterCa, IssuedPem};
 use ring::rand::{SecureRandom, SystemRandom};
+use words::level;
 
 use super::config::{
     API_DEFAULT, ApiConfig, DataConfig, NatLogConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig,
@@ -41,6 +42,18 @@ pub struct FounderSpec {
     pub api: SocketAddr,
     /// Its directory: gets `node.toml`, `tls/` and `data/`. The data directory may be there, but empty.
     pub dir: PathBuf,
+}
+
+/// What a cluster begins with.
+#[derive(Debug)]
+pub enum Begin {
+    /// Nothing, at a level of the replicated formats (C2).
+    Anew {
+        /// The newest, unless older builds shall be members.
+        level: u16,
+    },
+    /// The state of a lost cluster (N6).
+    Continued(Box<State>),
 }
 
 /// The control group's store inside a member's data directory.
@@ -72,7 +85,7 @@ pub fn founder_raft_id(node: u32) -> u64 {
 }
 
 /// Founds cluster `name`: writes the authority into `ca_dir` (`ca.pem`, and `ca.key`, which the members do not need) and
-/// each founder's files into its directory. Returns the cluster's id. With `base` the cluster continues a lost one (N6).
+/// each founder's files into its directory. Returns the cluster's id.
 ///
 /// # Errors
 /// If names or addresses are refused, or anything is there already or cannot be written.
@@ -81,7 +94,7 @@ pub fn found_cluster(
     founders: &[FounderSpec],
     ca_dir: &Path,
     data: &DataConfig,
-    base: Option<State>,
+    begin: Begin,
 ) -> Result<ClusterId> {
     check(founders)?;
     let ca = ClusterCa::create(name)?;
@@ -92,11 +105,11 @@ pub fn found_cluster(
         Ok(Founder { node: NodeId(f.id), peer_addr: f.peer, api_addr: f.api, key })
     };
     let registry: Vec<Founder> = founders.iter().zip(&issued).map(named).collect::<Result<_>>()?;
-    let genesis = match base {
-        Some(base) => Genesis::of(base, 0, cluster, &registry)?,
-        None => {
-            let (low, high) = (random()?, random()?);
-            Genesis::first(&State::found(cluster.0, &registry, [u64::from_le_bytes(low), u64::from_le_bytes(high)]))?
+    let genesis = match begin {
+        Begin::Continued(base) => Genesis::of(*base, 0, cluster, &registry)?,
+        Begin::Anew { level } => {
+            let key = [u64::from_le_bytes(random()?), u64::from_le_bytes(random()?)];
+            Genesis::first(&State::found(cluster.0, &registry, key).at_level(level))?
         }
     };
     let voters: Vec<u64> = founders.iter().map(|f| genesis.raft_id(f.id)).collect();
@@ -191,6 +204,7 @@ pub(super) fn node_config(
         api: ApiConfig { listen: api },
         data: data.clone(),
         timing: TimingConfig::default(),
+        level: level::NEWEST,
         metrics: None,
         nat_log: NatLogConfig::default(),
     }
@@ -241,6 +255,8 @@ mod tests {
 
     use super::*;
 
+    const ANEW: Begin = Begin::Anew { level: level::NEWEST };
+
     fn spec(id: u32, dir: &Path) -> FounderSpec {
         let peer = SocketAddr::from(([198, 18, 0, u8::try_from(id).expect("small")], 7800));
         let api = "127.0.0.1:7880".parse().expect("an address");
@@ -251,7 +267,7 @@ mod tests {
     fn founded_members_open_with_one_genesis_and_their_own_raft_ids() {
         let scratch = tempfile::tempdir().expect("scratch");
         let founders: Vec<FounderSpec> = (1..=3).map(|id| spec(id, scratch.path())).collect();
-        let cluster = found_cluster("demo", &founders, &scratch.path().join("ca"), &DataConfig::default(), None)
+        let cluster = found_cluster("demo", &founders, &scratch.path().join("ca"), &DataConfig::default(), ANEW)
             .expect("founded");
         let mut states = Vec::new();
         for founder in &founders {
@@ -278,7 +294,7 @@ mod tests {
             assert_eq!(std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o077, 0, "the key is readable");
         }
         assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "the members begin differently");
-        let again = found_cluster("demo", &founders, &scratch.path().join("ca2"), &DataConfig::default(), None);
+        let again = found_cluster("demo", &founders, &scratch.path().join("ca2"), &DataConfig::default(), ANEW);
         assert!(again.is_err(), "founded over a member");
     }
 
@@ -305,7 +321,7 @@ mod tests {
             let mut founders = good();
             change(&mut founders);
             let ca = scratch.path().join("ca");
-            let error = found_cluster("demo", &founders, &ca, &DataConfig::default(), None).expect_err("refused");
+            let error = found_cluster("demo", &founders, &ca, &DataConfig::default(), ANEW).expect_err("refused");
             assert!(!ca.exists());
             error.to_string()
         };

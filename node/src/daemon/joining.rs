@@ -123,7 +123,7 @@ fn two_blocks(text: &str) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::founding::{FounderSpec, found_cluster};
+    use super::super::founding::{Begin, FounderSpec, found_cluster};
     use super::*;
 
     fn spec(dir: &Path, cluster: &str) -> JoinSpec {
@@ -141,7 +141,14 @@ mod tests {
     fn found(dir: &Path, name: &str) -> PathBuf {
         let (peer, api) = ("198.18.0.1:7800".parse().expect("one"), "127.0.0.1:7880".parse().expect("one"));
         let founder = FounderSpec { id: 1, peer, api, dir: dir.join("n1") };
-        found_cluster(name, &[founder], &dir.join("ca"), &DataConfig::default(), None).expect("founded");
+        found_cluster(
+            name,
+            &[founder],
+            &dir.join("ca"),
+            &DataConfig::default(),
+            Begin::Anew { level: words::level::NEWEST },
+        )
+        .expect("founded");
         dir.join("ca")
     }
 

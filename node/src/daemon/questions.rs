@@ -148,10 +148,10 @@ fn go_on(now_ns: u64, work: Work, worker: &Worker) -> Option<Work> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use engine::codec::{CHUNK_RECORDS_MAX, ChunkHeader, Encoder, ScanRecord};
+    use engine::codec::{CHUNK_RECORDS_MAX, ChunkHeader, Encoder};
     use engine::event::GroupEvent;
     use engine::ids::{BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogIndex, NodeId, Term, VnetId};
-    use engine::record::{Addr, Endpoint, InsideKey, Proto, PublicKey};
+    use engine::record::{Addr, Endpoint, InsideKey, Open, Proto, PublicKey, ScanRecord, Scenario};
 
     use super::*;
 
@@ -165,7 +165,8 @@ mod tests {
         };
         let public = PublicKey { proto: Proto::Udp, frontend: FrontendId(1), port: 2000, remote: endpoint(198, 53) };
         let inside = InsideKey { vnet: VnetId(1), endpoint: endpoint(10, 1000) };
-        ScanRecord { public, inside, backend: BackendId(1), state: 0, written_at: LogIndex(1) }
+        let open = Open { public, inside, backend: BackendId(1), scenario: Scenario::Pool };
+        ScanRecord { open, held: None, written_at: LogIndex(1) }
     }
 
     /// A worker whose replica came by a scan of a million mappings.

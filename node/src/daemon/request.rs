@@ -64,6 +64,11 @@ pub enum Request {
         /// The node.
         node: u32,
     },
+    /// Raise the level of the replicated formats (C2).
+    SetLevel {
+        /// To this one.
+        level: u16,
+    },
     /// Take the stop token back from whoever holds it (N3).
     RevokeStopToken,
     /// Stop this node gracefully: hand over, then end. It waits for the stop token (N3); a second order ends that wait.

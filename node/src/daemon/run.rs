@@ -339,6 +339,7 @@ fn start_control(
         api_addr: config.api.listen,
         inside_mac: Mac(inside.mac),
         outside_mac: Mac(outside.mac),
+        level: config.level,
         key: super::config::own_key(config)?,
         peers: config.peer.iter().map(|peer| NodeId(peer.id)).collect(),
     };
@@ -441,6 +442,7 @@ impl WorkerParts {
                 }
                 let packets = PacketLoop::new(&port(inside), &port(outside), LoopLimits::default(), bell)?;
                 let mut worker = Worker::new(me, NodeId(config.node_id), VnetId(1), seed()?);
+                worker.set_level(config.level);
                 worker.sound();
                 if sessions.is_some() {
                     worker.log_sessions();

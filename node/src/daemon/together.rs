@@ -45,6 +45,7 @@ impl Answerer {
             | Request::RemoveNode { .. }
             | Request::DrainNode { .. }
             | Request::ResumeNode { .. }
+            | Request::SetLevel { .. }
             | Request::RevokeStopToken
             | Request::Shutdown { .. }
             | Request::PortLoads { .. }

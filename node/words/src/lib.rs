@@ -10,6 +10,7 @@ pub mod envelope;
 mod frame;
 mod ids;
 mod lease;
+pub mod level;
 mod mac;
 mod ports;
 mod prefix;

@@ -2,6 +2,7 @@
 //! as it comes, and in an envelope that is right, since a checksum keeps a fuzzer out but no program.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use consensus::wire;
@@ -9,9 +10,10 @@ use control::registry::Founder;
 use control::state::{FOUNDING_INDEX, State};
 use control::{Command, codec as control_codec};
 use engine::LeaseWords;
-use engine::codec::{self, decode_chunk, decode_entry};
+use engine::codec::{self, Format, decode_chunk, decode_entry};
 use engine::event::{GroupEvent, WorkerOutput};
-use engine::ids::{Incarnation, LeaseWord, LogIndex, NodeId, ShardId, Term, VnetId};
+use engine::ids::{ControlIndex, Incarnation, LeaseWord, LogIndex, NodeId, ShardId, Term, VnetId};
+use engine::snapshot::Snapshot;
 use engine::worker::Worker;
 use words::envelope;
 use words::time::SECOND_NS;
@@ -48,6 +50,9 @@ impl Replica {
             &NoLease,
             GroupEvent::Opened { shard: SHARD, epoch: 0, index: FIRST, loads: false },
         );
+        // Whatever index entries name, their control state is loaded: scans go on.
+        let snapshot = Snapshot { control_index: ControlIndex(u64::MAX), ..Snapshot::default() };
+        worker.load_snapshot(NOW_NS, Arc::new(snapshot));
         Self { worker, applied: FIRST.0 }
     }
 
@@ -82,19 +87,25 @@ impl Replica {
 }
 
 /// An envelope of the flow log around a body.
-fn sealed(kind: codec::Kind, body: &[u8]) -> Bytes {
-    envelope::seal(codec::VERSION, kind as u8, body).into()
+fn sealed(format: Format, kind: codec::Kind, body: &[u8]) -> Bytes {
+    envelope::seal(format as u8, kind as u8, body).into()
 }
 
 /// Entries of the flow log, each behind its length: read, applied, and handed on to a joiner.
 pub fn flow_entry(data: &[u8]) {
-    let _refused = bounded(data, EACH, || decode_entry(data, &mut Vec::new()));
+    let _refused = bounded(data, EACH, || decode_entry(Format::NEWEST, data, &mut Vec::new()));
+    for format in [Format::First, Format::Second] {
+        entries_of(format, data);
+    }
+}
+
+fn entries_of(format: Format, data: &[u8]) {
     let (mut choices, mut replica) = (Choices(data), Replica::new());
-    let whole = sealed(codec::Kind::Entry, data);
+    let whole = sealed(format, codec::Kind::Entry, data);
     bounded(&whole, EACH, || replica.commit(whole.clone()));
     while !choices.is_empty() {
         let length = usize::from(choices.word() % 2048);
-        let entry = sealed(codec::Kind::Entry, choices.take(length));
+        let entry = sealed(format, codec::Kind::Entry, choices.take(length));
         replica.commit(entry);
     }
     let (chunks, base, until) = replica.scan();
@@ -108,12 +119,18 @@ pub fn flow_entry(data: &[u8]) {
 
 /// A chunk of a table, and then closes and opens of what it brought.
 pub fn scan_chunk(data: &[u8]) {
+    let _refused = bounded(data, EACH, || decode_chunk(Format::NEWEST, data, &mut Vec::new()));
+    for format in [Format::First, Format::Second] {
+        chunks_of(format, data);
+    }
+}
+
+fn chunks_of(format: Format, data: &[u8]) {
     let mut records = Vec::new();
-    let _refused = bounded(data, EACH, || decode_chunk(data, &mut records));
     let (mut choices, mut replica) = (Choices(data), Replica::new());
     let (length, more) = (usize::from(choices.word() % 4096), u64::from(choices.byte()));
-    let chunk = sealed(codec::Kind::Chunk, choices.take(length));
-    let Ok(header) = decode_chunk(&chunk, &mut records) else { return };
+    let chunk = sealed(format, codec::Kind::Chunk, choices.take(length));
+    let Ok(header) = decode_chunk(Format::NEWEST, &chunk, &mut records) else { return };
     if header.sequence != 0 {
         return;
     }
@@ -123,7 +140,7 @@ pub fn scan_chunk(data: &[u8]) {
     replica.applied = header.base.0;
     while !choices.is_empty() && replica.applied < u64::MAX {
         let length = usize::from(choices.word() % 2048);
-        let entry = sealed(codec::Kind::Entry, choices.take(length));
+        let entry = sealed(format, codec::Kind::Entry, choices.take(length));
         replica.commit(entry);
     }
 }

@@ -212,6 +212,7 @@ impl Node {
                     flow.set_retained_entries(self.rare.retained);
                     self.flow = Some(flow);
                     let mut worker = Worker::new(me, self.id, NO_NETWORK, self.seed);
+                    worker.set_level(self.level);
                     worker.set_chunk_records(self.rare.chunk_records);
                     worker.sound();
                     self.worker = Some(worker);

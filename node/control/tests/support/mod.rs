@@ -178,7 +178,7 @@ pub(crate) fn registration(node: u32, raft_id: u64, nonce: u64) -> Registration 
         api_addr: addr(node),
         inside_mac: mac(1),
         outside_mac: mac(2),
-        level: 1,
+        level: words::level::NEWEST,
     }
 }
 

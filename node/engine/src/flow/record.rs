@@ -4,7 +4,7 @@ use words::SplitMix;
 
 use crate::ids::{BackendId, FrontendId, LogIndex, VnetId};
 use crate::nat::tcp::Track;
-use crate::record::{CloseReason, Endpoint, HoldClass, InsideKey, Proto, PublicKey};
+use crate::record::{CloseReason, Endpoint, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
 use crate::snapshot::Sharing;
 
 /// Position of a record in its table's slab.
@@ -62,8 +62,8 @@ pub struct Record {
     pub frontend: FrontendId,
     /// Local: what is under way with it.
     pub mark: Mark,
-    /// Local: what the mapping takes besides its tuple.
-    pub claim: Sharing,
+    /// Under which right it stands, and, local, what it takes besides its tuple.
+    pub(super) terms: Terms,
     /// The entry that wrote the record last.
     pub written_at: LogIndex,
     /// Local: when the last packet came that counts for the idle timeout; of a held one, when its hold began.
@@ -105,6 +105,32 @@ impl Seen {
     }
 }
 
+/// A scenario and what the mapping claims, in one octet: a record has no other left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Terms(u8);
+
+impl Terms {
+    const CLAIM_SHIFT: u32 = 4;
+    const SCENARIO: u8 = (1 << Self::CLAIM_SHIFT) - 1;
+
+    /// Nothing is claimed.
+    const fn new(scenario: Scenario) -> Self {
+        Self(scenario as u8 | (Sharing::Tuple as u8) << Self::CLAIM_SHIFT)
+    }
+
+    const fn scenario(self) -> Scenario {
+        Scenario::ALL[(self.0 & Self::SCENARIO) as usize]
+    }
+
+    const fn claim(self) -> Sharing {
+        Sharing::ALL[(self.0 >> Self::CLAIM_SHIFT) as usize]
+    }
+
+    pub(super) const fn claiming(self, claim: Sharing) -> Self {
+        Self(self.0 & Self::SCENARIO | (claim as u8) << Self::CLAIM_SHIFT)
+    }
+}
+
 impl Record {
     pub(super) const EMPTY: Self = Self {
         remote: Endpoint { addr: crate::record::Addr::NONE, port: 0 },
@@ -116,7 +142,7 @@ impl Record {
         vnet: VnetId(0),
         frontend: FrontendId(0),
         mark: Mark::None,
-        claim: Sharing::Tuple,
+        terms: Terms::new(Scenario::Pool),
         written_at: LogIndex(0),
         last_seen: Seen(0),
         tcp: Track::NEW,
@@ -132,6 +158,25 @@ impl Record {
     #[must_use]
     pub const fn inside_key(&self) -> InsideKey {
         InsideKey { vnet: self.vnet, endpoint: self.inside }
+    }
+
+    /// As it was opened.
+    #[must_use]
+    pub const fn opened(&self) -> Open {
+        let (public, inside) = (self.public(), self.inside_key());
+        Open { public, inside, backend: self.backend, scenario: self.terms.scenario() }
+    }
+
+    /// Under which right it stands.
+    #[must_use]
+    pub const fn scenario(&self) -> Scenario {
+        self.terms.scenario()
+    }
+
+    /// What the mapping takes besides its tuple.
+    #[must_use]
+    pub const fn claim(&self) -> Sharing {
+        self.terms.claim()
     }
 
     /// The in2out key.
@@ -166,7 +211,7 @@ impl Record {
             u64::from(self.remote.addr.bits()) << 32 | u64::from(self.inside.addr.bits()),
             u64::from(self.remote.port) << 48 | u64::from(self.inside.port) << 32 | u64::from(self.public_port) << 16,
             u64::from(self.backend.0) << 32 | u64::from(self.vnet.0),
-            u64::from(self.frontend.0) << 32 | (self.proto as u64) << 8 | held,
+            u64::from(self.frontend.0) << 32 | (self.terms.scenario() as u64) << 16 | (self.proto as u64) << 8 | held,
             self.written_at.0,
         ];
         words.into_iter().fold(0, |digest, word| SplitMix::mix(digest ^ word))
@@ -185,21 +230,28 @@ impl Record {
 }
 
 impl Record {
-    /// A record as another replica's scan brought it (F10).
-    #[must_use]
-    pub fn scanned(scanned: &crate::codec::ScanRecord, state: State) -> Self {
+    /// A mapping that comes to life.
+    pub(super) fn of(open: Open, index: LogIndex, seen: Seen) -> Self {
+        let Open { public, inside, backend, scenario } = open;
         Self {
-            remote: scanned.public.remote,
-            inside: scanned.inside.endpoint,
-            public_port: scanned.public.port,
-            proto: scanned.public.proto,
-            state,
-            backend: scanned.backend,
-            vnet: scanned.inside.vnet,
-            frontend: scanned.public.frontend,
-            mark: Mark::Scanned,
-            written_at: scanned.written_at,
+            remote: public.remote,
+            inside: inside.endpoint,
+            public_port: public.port,
+            proto: public.proto,
+            state: State::Live,
+            backend,
+            vnet: inside.vnet,
+            frontend: public.frontend,
+            terms: Terms::new(scenario),
+            written_at: index,
+            last_seen: seen,
             ..Self::EMPTY
         }
+    }
+
+    /// A record as another replica's scan brought it (F10).
+    #[must_use]
+    pub fn scanned(scanned: &crate::record::ScanRecord, state: State) -> Self {
+        Self { state, mark: Mark::Scanned, ..Self::of(scanned.open, scanned.written_at, Seen(0)) }
     }
 }

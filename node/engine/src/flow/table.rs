@@ -12,7 +12,7 @@ use super::record::{FlowKey, Mark, Record, Seen, Slot, State};
 use super::translation::Translation;
 use crate::ids::{BackendId, FrontendId, LogIndex, PortBlock, Side};
 use crate::ports::{Claims, PortUsage};
-use crate::record::{Addr, HoldClass, InsideKey, PublicKey};
+use crate::record::{Addr, HoldClass, Open, PublicKey};
 use crate::snapshot::{Map, Sharing};
 
 const PAGE_BITS: u32 = 10;
@@ -144,7 +144,7 @@ impl Table {
     /// The mapping claims by this rule from now on.
     pub fn claim(&mut self, slot: Slot, sharing: Sharing) {
         let record = *self.record(slot);
-        if record.claim == sharing {
+        if record.claim() == sharing {
             return;
         }
         self.unclaim(&record);
@@ -152,15 +152,16 @@ impl Table {
         if claimed && !record.is_live() {
             self.claims.close(sharing, &record.public());
         }
-        self.record_mut(slot).claim = if claimed { sharing } else { Sharing::Tuple };
+        let record = self.record_mut(slot);
+        record.terms = record.terms.claiming(if claimed { sharing } else { Sharing::Tuple });
     }
 
     fn unclaim(&mut self, record: &Record) {
         let public = record.public();
         if !record.is_live() {
-            self.claims.reopen(record.claim, &public);
+            self.claims.reopen(record.claim(), &public);
         }
-        self.claims.remove(record.claim, &public);
+        self.claims.remove(record.claim(), &public);
     }
 
     /// The record in `slot`.
@@ -236,28 +237,8 @@ impl Table {
     ///
     /// # Panics
     /// If the public key is occupied: the caller has looked.
-    pub fn insert(
-        &mut self,
-        public: PublicKey,
-        inside: InsideKey,
-        backend: BackendId,
-        at: LogIndex,
-        now_ns: u64,
-    ) -> Slot {
-        let record = Record {
-            remote: public.remote,
-            inside: inside.endpoint,
-            public_port: public.port,
-            proto: public.proto,
-            state: State::Live,
-            backend,
-            vnet: inside.vnet,
-            frontend: public.frontend,
-            written_at: at,
-            last_seen: Seen::at(now_ns),
-            ..Record::EMPTY
-        };
-        self.insert_record(record)
+    pub fn insert(&mut self, open: Open, at: LogIndex, now_ns: u64) -> Slot {
+        self.insert_record(Record::of(open, at, Seen::at(now_ns)))
     }
 
     /// Writes a record as a scan brought it, live or held.
@@ -299,7 +280,7 @@ impl Table {
         record.written_at = at;
         record.last_seen = Seen::at(now_ns);
         record.mark = Mark::None;
-        let (claim, public, after) = (record.claim, record.public(), record.digest());
+        let (claim, public, after) = (record.claim(), record.public(), record.digest());
         self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
         self.live -= 1;
         self.held += 1;
@@ -317,7 +298,7 @@ impl Table {
         record.last_seen = Seen::at(now_ns);
         record.mark = Mark::None;
         record.tcp = crate::nat::tcp::Track::NEW;
-        let (claim, public, after) = (record.claim, record.public(), record.digest());
+        let (claim, public, after) = (record.claim(), record.public(), record.digest());
         self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
         self.held -= 1;
         self.live += 1;
@@ -433,7 +414,7 @@ fn fold(hash: u64) -> u32 {
 mod tests {
     use super::*;
     use crate::ids::VnetId;
-    use crate::record::{Endpoint, Proto};
+    use crate::record::{Endpoint, InsideKey, Proto, Scenario};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
@@ -447,12 +428,16 @@ mod tests {
         InsideKey { vnet: VnetId(0), endpoint: Endpoint { addr: Addr::from(Ipv4Addr::new(10, 0, 0, 1)), port } }
     }
 
+    fn open(public: PublicKey, inside: InsideKey) -> Open {
+        Open { public, inside, backend: BackendId(1), scenario: Scenario::Pool }
+    }
+
     #[test]
     fn a_held_record_does_not_take_the_inside_key_from_a_newer_mapping() {
         let mut t = Table::new(1);
-        let old = t.insert(public(2000, 53), inside(9), BackendId(1), LogIndex(1), 0);
+        let old = t.insert(open(public(2000, 53), inside(9)), LogIndex(1), 0);
         t.close(old, HoldClass::IdleStream, LogIndex(2), 0);
-        let new = t.insert(public(2001, 53), inside(9), BackendId(1), LogIndex(3), 0);
+        let new = t.insert(open(public(2001, 53), inside(9)), LogIndex(3), 0);
         let flow = t.record(new).flow();
         assert_eq!(t.find_inside(&flow), Some(new));
         t.release(old);
@@ -469,7 +454,7 @@ mod tests {
         let block = PortBlock { frontend: FrontendId(1), start: 2048, len: 16 };
         t.watch(std::iter::once(block));
         t.take_emptied();
-        let only = t.insert(public(2050, 53), inside(9), BackendId(1), LogIndex(1), 0);
+        let only = t.insert(open(public(2050, 53), inside(9)), LogIndex(1), 0);
         t.close(only, HoldClass::Fin, LogIndex(2), 0);
         t.reopen(only, LogIndex(3), 0);
         assert!(!t.usage.emptied(&block), "a mapping is there");
@@ -492,7 +477,7 @@ mod tests {
                 let found = t.find_public(&key);
                 prop_assert_eq!(found.is_some(), model.contains_key(&key));
                 match (op, found, model.get(&key).copied()) {
-                    (0, None, _) => { t.insert(key, inside(port * 3 + remote), BackendId(1), at, 0); model.insert(key, true); }
+                    (0, None, _) => { t.insert(open(key, inside(port * 3 + remote)), at, 0); model.insert(key, true); }
                     (1, Some(s), Some(true)) => { t.close(s, HoldClass::Fin, at, 0); model.insert(key, false); }
                     (2, Some(s), Some(false)) => { t.reopen(s, at, 0); model.insert(key, true); }
                     (3, Some(s), _) => { t.release(s); model.remove(&key); }

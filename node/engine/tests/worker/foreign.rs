@@ -1,10 +1,11 @@
 //! What a replica makes of bytes that no sound member would send.
 
-use qnat_engine::codec::{ChunkHeader, Encoder, ScanRecord};
+use qnat_engine::codec::{ChunkHeader, Encoder};
 use qnat_engine::event::GroupEvent;
 use qnat_engine::ids::*;
 use qnat_engine::record::{
-    Addr, CloseReason, Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, Proto, PublicKey,
+    Addr, CloseReason, Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, Open, Proto, PublicKey,
+    ScanRecord, Scenario,
 };
 
 use crate::lab::*;
@@ -14,8 +15,9 @@ fn public(port: u16) -> PublicKey {
     PublicKey { proto: Proto::Tcp, frontend: FRONTEND, port, remote }
 }
 
-fn inside(port: u16) -> InsideKey {
-    InsideKey { vnet: VnetId(0), endpoint: Endpoint { addr: Addr::from(A), port } }
+fn opened(port: u16) -> Open {
+    let inside = InsideKey { vnet: VnetId(0), endpoint: Endpoint { addr: Addr::from(A), port } };
+    Open { public: public(port), inside, backend: BackendId(1), scenario: Scenario::Pool }
 }
 
 fn chunk_header(sequence: u32, base: LogIndex) -> ChunkHeader {
@@ -36,13 +38,7 @@ fn a_table_with_a_chunk_missing_is_nobodys_replica() {
     let mut lab = Lab::unelected(1);
     let (base, until) = (LogIndex(5), LogIndex(5));
     let mut encoder = Encoder::new();
-    let record = |port| ScanRecord {
-        public: public(port),
-        inside: inside(port),
-        backend: BackendId(1),
-        state: 0,
-        written_at: LogIndex(4),
-    };
+    let record = |port| ScanRecord { open: opened(port), held: None, written_at: LogIndex(4) };
     let mut load = |sequences: &[u32], torn: bool| {
         lab.event(0, GroupEvent::Opened { shard: SHARD, epoch: 0, index: base, loads: true });
         for sequence in sequences {
@@ -68,12 +64,9 @@ fn a_table_with_a_chunk_missing_is_nobodys_replica() {
 fn a_record_written_behind_the_end_of_its_scan_is_refused() {
     let mut lab = Lab::unelected(1);
     let (base, until) = (LogIndex(5), LogIndex(6));
-    let held = 1 + u8::try_from(HoldClass::Fin.index()).expect("few classes");
     let record = |port, written_at| ScanRecord {
-        public: public(port),
-        inside: inside(port),
-        backend: BackendId(1),
-        state: held,
+        open: opened(port),
+        held: Some(HoldClass::Fin),
         written_at: LogIndex(written_at),
     };
     let mut encoder = Encoder::new();
@@ -90,7 +83,7 @@ fn a_record_written_behind_the_end_of_its_scan_is_refused() {
         hold_ms: [65_000; HOLD_CLASSES],
         records: 0,
     };
-    let open = FlowRecord::Open { public: public(2051), inside: inside(2051), backend: BackendId(1) };
+    let open = FlowRecord::Open(opened(2051));
     let close = FlowRecord::Close { public: public(2051), reason: CloseReason::Fin };
     // Its hold ends after those that the scan brought, in the order of the log.
     for (index, record) in [(6, open), (7, close)] {

@@ -4,7 +4,7 @@ use crate::lab::*;
 use crate::raw::L3;
 use bytes::Bytes;
 use proptest::prelude::*;
-use qnat_engine::codec::{Encoder, decode_entry};
+use qnat_engine::codec::{CHUNK_RECORDS_MAX, ENTRY_RECORDS_MAX, Encoder, Format, decode_entry};
 use qnat_engine::event::{Authority, DropReason, GroupEvent, Last, NotServing, Verdict, WorkerOutput};
 use qnat_engine::ids::*;
 use qnat_engine::record::*;
@@ -264,7 +264,7 @@ fn a_shorter_hold_lowers_the_grace_and_frees_nothing_before_the_old_one_ended() 
     lab.run(200);
     let mut records = Vec::new();
     let (_, entry) = lab.log.last().expect("entries");
-    let header = decode_entry(entry, &mut records).expect("decodes");
+    let header = decode_entry(Format::NEWEST, entry, &mut records).expect("decodes");
     assert_eq!((header.orphan_grace_ms, header.hold_ms), (950, [2_000; HOLD_CLASSES]), "2 s - V - 1 s");
     lab.run(3_500);
     assert_eq!((lab.status(0).live, lab.status(0).held), (0, 1), "not before 3 s + V + 1 s after the header");
@@ -275,7 +275,7 @@ fn a_shorter_hold_lowers_the_grace_and_frees_nothing_before_the_old_one_ended() 
     lab.load(12, |s| s.params.hold_ms = [0; 5]);
     lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
     lab.run(100);
-    let header = decode_entry(&lab.log.last().expect("entries").1, &mut records).expect("decodes");
+    let header = decode_entry(Format::NEWEST, &lab.log.last().expect("entries").1, &mut records).expect("decodes");
     assert_eq!((header.orphan_grace_ms, header.hold_ms), (0, [1_050; HOLD_CLASSES]));
 }
 
@@ -296,11 +296,12 @@ pub(crate) fn open(port: u16, inside: u16) -> FlowRecord {
     let remote = Endpoint { addr: Addr::from(REMOTE), port: 53 };
     let public = PublicKey { proto: Proto::Udp, frontend: FRONTEND, port, remote };
     let endpoint = Endpoint { addr: Addr::from(A), port: inside };
-    FlowRecord::Open { public, inside: InsideKey { vnet: VnetId(0), endpoint }, backend: BackendId(1) }
+    let inside = InsideKey { vnet: VnetId(0), endpoint };
+    FlowRecord::Open(Open { public, inside, backend: BackendId(1), scenario: Scenario::Pool })
 }
 
 pub(crate) fn close(port: u16, reason: CloseReason) -> FlowRecord {
-    let FlowRecord::Open { public, .. } = open(port, 0) else { unreachable!("an open") };
+    let FlowRecord::Open(Open { public, .. }) = open(port, 0) else { unreachable!("an open") };
     FlowRecord::Close { public, reason }
 }
 
@@ -394,7 +395,9 @@ fn entry(encoder: &mut Encoder, index: u64, ops: &[(u8, u16)], ended: u8) -> Byt
 
 /// More records than one chunk holds, so that churn goes on between chunks.
 fn ballast(encoder: &mut Encoder) -> Bytes {
-    let records: Vec<FlowRecord> = (0..1100).map(|i| open(10_000 + i, 10_000 + i)).collect();
+    const { assert!(ENTRY_RECORDS_MAX > CHUNK_RECORDS_MAX) };
+    let many = u16::try_from(ENTRY_RECORDS_MAX).expect("a few thousand");
+    let records: Vec<FlowRecord> = (0..many).map(|i| open(10_000 + i, 10_000 + i)).collect();
     encoder.entry(header(1), &records)
 }
 

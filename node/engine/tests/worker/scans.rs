@@ -1,12 +1,12 @@
 //! Scans of a table for joiners (F10): one per shard, replaced and cancelled; shards take turns. And what names its epoch.
 
 use bytes::Bytes;
-use qnat_engine::codec::Encoder;
+use qnat_engine::codec::{Encoder, Format, decode_chunk};
 use qnat_engine::event::{GroupEvent, Last, WorkerOutput};
-use qnat_engine::ids::{ControlIndex, LogIndex, ShardId, Term};
-use qnat_engine::record::{EntryHeader, FlowRecord};
+use qnat_engine::ids::{ControlIndex, LogIndex, ShardId, Side, Term};
+use qnat_engine::record::{EntryHeader, FlowRecord, Open, Scenario};
 
-use crate::lab::{Lab, SHARD, block};
+use crate::lab::*;
 use crate::ownership::{header, open};
 
 const OTHER: ShardId = ShardId(7);
@@ -61,6 +61,65 @@ fn a_scan_that_nobody_waits_for_is_given_up() {
     assert!(!chunks(&mut lab, 1).is_empty());
     lab.event(0, GroupEvent::Following { shard: SHARD });
     assert!(chunks(&mut lab, 5).is_empty(), "only a leader's chunks are wanted");
+}
+
+/// The table may hold what only the level of a newer snapshot can write.
+#[test]
+fn a_scan_waits_for_the_snapshot_under_which_its_newest_entry_was_judged() {
+    let mut lab = lab_of_ten();
+    let newer = EntryHeader { control_index: ControlIndex(12), ..header(1) };
+    lab.log.push((Term(1), Encoder::new().entry(newer, &[open(2100, 9)])));
+    lab.pump();
+    lab.event(0, GroupEvent::Scan { shard: SHARD, transfer: 1 });
+    assert!(chunks(&mut lab, 5).is_empty(), "10 is loaded, 12 was written");
+    lab.load(12, |_| {});
+    assert_eq!(chunks(&mut lab, 30).last().map(|(.., last)| *last), Some(Last::Yes));
+}
+
+#[test]
+fn entries_and_chunks_are_written_as_the_snapshots_level_says() {
+    for (format, version) in [(Format::First, 4), (Format::Second, 5)] {
+        let mut lab = lab_of_ten();
+        lab.load(11, |s| s.params.format = format);
+        lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+        assert_eq!(lab.log.last().map(|(_, entry)| entry[2]), Some(version));
+        lab.event(0, GroupEvent::Scan { shard: SHARD, transfer: 1 });
+        let node = &mut lab.nodes[0];
+        node.worker.handle_timers(lab.now, &node.words);
+        let outputs = std::iter::from_fn(|| node.worker.poll_output(lab.now, &node.words));
+        let versions: Vec<u8> = outputs
+            .filter_map(|output| if let WorkerOutput::Chunk { chunk, .. } = output { Some(chunk[2]) } else { None })
+            .collect();
+        assert!(!versions.is_empty() && versions.iter().all(|found| *found == version), "{versions:?}");
+    }
+}
+
+/// A mapping that stands under a right which nobody has any more ends; under which it stands survives a scan.
+#[test]
+fn a_mapping_says_under_which_right_it_stands() {
+    let mut lab = Lab::new(1);
+    let FlowRecord::Open(open) = open(2048, 1) else { unreachable!("it opens") };
+    let own = Open { scenario: Scenario::OwnOut, ..open };
+    lab.log.push((Term(1), Encoder::new().entry(header(1), &[FlowRecord::Open(own)])));
+    lab.pump();
+    let mut records = Vec::new();
+    lab.event(0, GroupEvent::Scan { shard: SHARD, transfer: 1 });
+    let node = &mut lab.nodes[0];
+    node.worker.handle_timers(lab.now, &node.words);
+    while let Some(output) = node.worker.poll_output(lab.now, &node.words) {
+        if let WorkerOutput::Chunk { chunk, .. } = output {
+            decode_chunk(Format::NEWEST, &chunk, &mut records).expect("its own");
+        }
+    }
+    assert_eq!(records.iter().map(|scanned| scanned.open).collect::<Vec<_>>(), [own]);
+    let (pool, other) =
+        (Encoder::new().entry(header(1), &[FlowRecord::Open(open)]), lab.status(0).counts.opens_refused);
+    lab.log.push((Term(1), pool));
+    lab.pump();
+    assert_eq!(lab.status(0).counts.opens_refused, other + 1, "the same tuple under another right is another mapping");
+    lab.load(11, |_| {});
+    lab.run(100);
+    assert_eq!((lab.status(0).live, lab.status(0).held), (0, 1));
 }
 
 #[test]

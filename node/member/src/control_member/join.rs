@@ -13,7 +13,7 @@ use control::registry::Registration;
 use control::registry::{Joiner, REMOVED_REMEDY, Standing};
 use engine::ids::NodeId;
 
-use super::{ControlMember, ControlOut, LEVEL, Now, Phase, RETRY_NS};
+use super::{ControlMember, ControlOut, Now, Phase, RETRY_NS};
 use crate::frame::ControlFrame;
 use words::time::MS;
 
@@ -114,7 +114,7 @@ impl<S: LogStore> ControlMember<S> {
             api_addr: self.me.api_addr,
             inside_mac: self.me.inside_mac,
             outside_mac: self.me.outside_mac,
-            level: LEVEL,
+            level: self.me.level,
         }
     }
 
@@ -221,7 +221,16 @@ mod tests {
         store.found(ClusterId([7; 16]), raft_id, &[raft_id], &Bytes::from(state)).expect("an empty disk");
         let (inside_mac, outside_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
         let (peer_addr, api_addr, peers) = (address(1), address(1), Vec::new());
-        let me = Identity { node: NodeId(1), peer_addr, api_addr, inside_mac, outside_mac, key: [1; 32], peers };
+        let me = Identity {
+            node: NodeId(1),
+            peer_addr,
+            api_addr,
+            inside_mac,
+            outside_mac,
+            level: words::level::NEWEST,
+            key: [1; 32],
+            peers,
+        };
         let mut now = Now { ns: 1, unix_ms: 1 };
         let mut member = ControlMember::new(me, store, ControlTiming::default(), 3, now).expect("a whole store");
         for _ in 0..1000 {

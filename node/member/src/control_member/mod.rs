@@ -59,8 +59,6 @@ const WORK_PER_TICK_MAX: usize = 1_024;
 // What a command can be is what the log takes, and what the state can be is what it is compacted to.
 const _: () = assert!(COMMAND_LEN_MAX + ENVELOPE_LEN <= consensus::control::MAX_COMMAND_BYTES);
 const _: () = assert!(STATE_LEN_MAX + ENVELOPE_LEN <= consensus::control::MAX_STATE_BYTES);
-/// The level of the replicated formats that this build speaks (C2).
-pub const LEVEL: u16 = 1;
 
 /// Time as the member sees it.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +82,8 @@ pub struct Identity {
     pub inside_mac: Mac,
     /// MAC of its outside interface.
     pub outside_mac: Mac,
+    /// The newest level of the formats that it reads and writes (C2).
+    pub level: u16,
     /// The key of its certificate.
     pub key: KeyHash,
     /// The other members that its configuration names.

@@ -1,6 +1,7 @@
 //! The control half of node 1, whose control group is itself alone, with two other nodes that are only spoken for.
 
 use std::net::Ipv4Addr;
+use words::level;
 
 use consensus::control::storage::memory::MemoryStore;
 use consensus::control::storage::{ClusterId, LogStore as _};
@@ -38,6 +39,7 @@ impl Bed {
             api_addr: addr(1),
             inside_mac: Mac([2, 0, 0, 0, 0, 1]),
             outside_mac: Mac([2, 0, 0, 0, 1, 1]),
+            level: level::NEWEST,
             key: [1; 32],
             peers: vec![NodeId(2), NodeId(3)],
         };
@@ -93,7 +95,7 @@ impl Bed {
             api_addr: addr(node),
             inside_mac: Mac([2, 0, 0, 0, 0, n]),
             outside_mac: Mac([2, 0, 0, 0, 1, n]),
-            level: LEVEL,
+            level: level::NEWEST,
         };
         self.submit(CommandBody::RegisterIncarnation(registration));
     }

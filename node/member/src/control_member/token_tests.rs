@@ -56,6 +56,7 @@ fn identity(node: NodeId, peers: &[NodeId]) -> Identity {
         api_addr: addr,
         inside_mac: Mac::default(),
         outside_mac: Mac::default(),
+        level: words::level::NEWEST,
         key: [1; 32],
         peers: peers.to_vec(),
     }

@@ -42,4 +42,11 @@ pub(super) fn concerns(facts: &Facts<'_>, found: &mut Vec<Concern>) {
             "bring all members to the newest build",
         ));
     }
+    if let Some(all) = levels.first()
+        && *all > facts.control.status.level
+    {
+        let why = format!("the cluster is at level {}, and all members speak {all}", facts.control.status.level);
+        let remedy = format!("`qnat cluster level {all}`: an older build cannot come back after it");
+        found.push(Concern::notice(Subject::Cluster, What::LevelBelow, why, &remedy));
+    }
 }

@@ -59,6 +59,7 @@ const fn times_ms(what: What) -> (u64, u64) {
         | What::PortsMissing
         | What::Draining
         | What::VersionsDiffer
+        | What::LevelBelow
         | What::StopTokenHeld
         | What::Other => (0, 0),
     }

@@ -35,14 +35,14 @@ pub(in crate::daemon) fn bed(members: u32) -> Bed {
         api_addr: "127.0.0.1:7880".parse().expect("an address"),
         inside_mac: String::new(),
         outside_mac: String::new(),
-        level: 1,
+        level: 2,
         preferred_shards: 1,
         replicated_shards: 1,
     };
     let status = StatusView {
         cluster_id: "a5".into(),
         control_index: 40,
-        level: 1,
+        level: 2,
         nodes: 3,
         nodes_registered: 3,
         control_voters_wanted: Vec::new(),
@@ -215,8 +215,16 @@ fn a_member_that_is_not_registered_says_that_it_serves_nothing() {
 #[test]
 fn members_of_two_levels_are_told_of() {
     let mut bed = bed(3);
-    bed.control.nodes[2].level = 2;
+    bed.control.nodes[2].level = 3;
     assert_eq!(bed.found(), [(Severity::Notice, What::VersionsDiffer, "cluster".into())]);
+}
+
+#[test]
+fn a_level_that_everybody_speaks_and_the_cluster_is_below_is_told_of_with_the_command() {
+    let mut bed = bed(3);
+    bed.control.status.level = 1;
+    assert_eq!(bed.found(), [(Severity::Notice, What::LevelBelow, "cluster".into())]);
+    assert!(bed.all()[0].remedy.contains("`qnat cluster level 2`"));
 }
 
 #[test]

@@ -1,0 +1,77 @@
+//! First packets: a mapping goes into the stream, and its packets are parked until the log has it (I6).
+//!
+//! `policy` says what a packet may open and under which right; this room has it done. Called by `outbound`.
+
+use crate::event::{DropReason, Verdict};
+use crate::flow::FlowKey;
+use crate::held::{Held, Parked};
+use crate::ids::{FrontendId, ShardId};
+use crate::policy::{End, Proposal};
+use crate::record::{FlowRecord, Open, PublicKey};
+use crate::shards::Shards;
+use crate::snapshot::Snapshot;
+use crate::wire::{FrameMeta, IpPacket};
+
+/// A packet that opens a flow.
+pub(crate) struct First<'a> {
+    pub(crate) packet: &'a IpPacket,
+    pub(crate) meta: &'a FrameMeta,
+    pub(crate) frame: &'a [u8],
+}
+
+/// What a mapping that opens touches.
+pub(crate) struct Opening<'a> {
+    pub(crate) now_ns: u64,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) shards: &'a mut Shards,
+    pub(crate) held: &'a mut Held,
+}
+
+impl Opening<'_> {
+    /// Another packet of a mapping that is on its way waits with the first one.
+    pub(crate) fn park(&mut self, home: ShardId, flow: &FlowKey, first: &First<'_>) -> Result<Verdict, DropReason> {
+        let shard = self.shards.replica_mut(home).ok_or(DropReason::NotOwner)?;
+        let backend = shard.overlay.backend(flow).ok_or(DropReason::NotOwner)?;
+        let frame = self.held.park(&self.snapshot.params, backend, first.frame).ok_or(DropReason::HoldLimit)?;
+        let (meta, packet) = (*first.meta, *first.packet);
+        shard.overlay.park(flow, Parked { frame, meta, packet, arrived_ns: self.now_ns });
+        Ok(Verdict::Consumed)
+    }
+
+    /// Puts a mapping into the stream, and parks its first packet.
+    pub(crate) fn propose(
+        &mut self,
+        proposal: &Proposal<'_>,
+        flow: &FlowKey,
+        first: &First<'_>,
+    ) -> Result<Verdict, DropReason> {
+        let (s, now_ns) = (self.snapshot, self.now_ns);
+        let (id, backend) = proposal.backend;
+        let shard = self.shards.replica_mut(backend.home).ok_or(DropReason::NotOwner)?;
+        if !shard.stream.is_open() {
+            return Err(DropReason::Backpressure);
+        }
+        let public = match proposal.end {
+            End::Again(public) => public,
+            End::Granted => {
+                shard.admits(now_ns, &s.params, id)?;
+                let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
+                let picked = shard.pick_port(&s.params, (id, backend), flow.inside, key);
+                let (frontend, port) = picked.ok_or(DropReason::PortsExhausted)?;
+                // A shard is closed (M3); a lease elsewhere would never see its return traffic.
+                if s.frontends.get(&frontend).is_none_or(|f| f.shard != backend.home) {
+                    return Err(DropReason::NoOutboundPath);
+                }
+                PublicKey { frontend, port, ..key }
+            }
+        };
+        let frame = self.held.park(&s.params, id, first.frame).ok_or(DropReason::HoldLimit)?;
+        let (meta, packet) = (*first.meta, *first.packet);
+        shard.charge(now_ns, &s.params, id);
+        shard.overlay.open(*flow, public, (id, backend.sharing), now_ns);
+        shard.overlay.park(flow, Parked { frame, meta, packet, arrived_ns: self.now_ns });
+        let open = Open { public, inside: flow.inside, backend: id, scenario: proposal.scenario };
+        shard.stream.push(s.control_index, FlowRecord::Open(open));
+        Ok(Verdict::Consumed)
+    }
+}

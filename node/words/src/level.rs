@@ -1,0 +1,7 @@
+//! Levels of the replicated formats (C2): an entry is written as the cluster's level says, and a level is raised only when each
+//! member's program reads what it brings.
+
+/// What every build reads.
+pub const FIRST: u16 = 1;
+/// The newest that this build reads and writes. Level 2: entries of flow logs say under which right a mapping stands.
+pub const NEWEST: u16 = 2;
