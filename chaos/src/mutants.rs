@@ -250,6 +250,7 @@ impl Mutant {
 /// Copies the tracked files, the mutant's edits made. A file that is as it should be is left alone: cargo goes by time.
 fn copy_tree(tree: &Path, copy: &Path, mutant: &Mutant) -> Result<()> {
     let names = tracked(tree)?;
+    remove_strangers(copy, copy, &names)?;
     let mut edits = Vec::new();
     for edit in std::iter::once(&mutant.edit).chain(&mutant.also) {
         edits.push((place_of(tree, &names, edit).with_context(|| format!("mutant {}", mutant.id))?, edit));
@@ -278,6 +279,24 @@ fn copy_tree(tree: &Path, copy: &Path, mutant: &Mutant) -> Result<()> {
             fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
         fs::write(&to, bytes).with_context(|| to.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Takes out of `copy` what is no file of the tree any more: one that moved would be there twice. What cargo keeps there stays.
+fn remove_strangers(copy: &Path, folder: &Path, names: &[PathBuf]) -> Result<()> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries {
+        let path = entry.with_context(|| folder.display().to_string())?.path();
+        let name = path.strip_prefix(copy).context("below its folder")?;
+        if names.iter().any(|known| known == name) || name == Path::new("Cargo.lock") || name == Path::new("target") {
+            continue;
+        }
+        if path.is_dir() {
+            remove_strangers(copy, &path, names)?;
+        } else {
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
     }
     Ok(())
 }
@@ -373,6 +392,21 @@ mod tests {
             write(ambiguous);
             assert!(place_of(dir.path(), &names, &edit).is_err(), "{ambiguous:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_no_more_in_the_tree_is_not_in_the_copy_either() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let copy = dir.path();
+        for name in ["src/moved.rs", "src/moved/mod.rs", "target/debug/built", "Cargo.lock"] {
+            let file = copy.join(name);
+            fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+            fs::write(file, "").expect("written");
+        }
+        remove_strangers(copy, copy, &[PathBuf::from("src/moved/mod.rs")]).expect("removed");
+        let there = |name: &str| copy.join(name).exists();
+        assert!(!there("src/moved.rs"));
+        assert!(there("src/moved/mod.rs") && there("target/debug/built") && there("Cargo.lock"));
     }
 
     #[test]
