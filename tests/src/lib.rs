@@ -6,5 +6,6 @@ pub mod disk;
 pub mod house;
 pub mod lab;
 pub mod resources;
+pub mod rules;
 pub mod running;
 pub mod shared;

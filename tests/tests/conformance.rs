@@ -147,3 +147,12 @@ fn what_is_called_built_has_a_test() {
         .collect();
     assert!(absent.is_empty(), "called absent but has tests: {absent:?}");
 }
+
+#[test]
+fn the_list_of_rules_is_what_the_tree_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let kept = std::fs::read_to_string(root.join("RULES.md")).expect("RULES.md");
+    let written = qnat_tests::rules::write(root).expect("readable sources");
+    let differs = kept.lines().zip(written.lines()).find(|(kept, written)| kept != written);
+    assert!(kept == written, "cargo run -p qnat-tests --bin rules > RULES.md; first difference: {differs:?}");
+}
