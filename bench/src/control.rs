@@ -211,12 +211,13 @@ fn settle(member: &mut ControlMember<MemoryStore>, now: Now, answers: &mut BTree
 /// `backends` instances from the address number `first` on, in as many pools as there can be frontends.
 fn desired(first: usize, backends: usize) -> Result<Desired> {
     use std::fmt::Write as _;
-    let mut text = String::from("[outside]\nnetwork = \"203.0.112.0/22\"\nnext_hop = \"203.0.115.254\"\n");
+    let mut text = String::from("[outside]\nnetwork = \"198.18.0.0/16\"\nnext_hop = \"198.18.255.254\"\n");
     text.push_str(
         "[[virtual_network]]\nname = \"vnet\"\n[[virtual_network.subnet]]\nname = \"all\"\nprefix = \"10.0.0.0/8\"\ngateway = \"10.0.0.1\"\n",
     );
     for pool in 1..=FRONTENDS_MAX {
-        writeln!(text, "[[public_ip]]\nname = \"pip{pool}\"\naddress = \"203.0.112.{pool}\"")?;
+        let public = Ipv4Addr::from_bits(0xc612_0000 + u32::try_from(pool)?);
+        writeln!(text, "[[public_ip]]\nname = \"pip{pool}\"\naddress = \"{public}\"")?;
         writeln!(text, "[[load_balancer]]\nname = \"lb{pool}\"\nfrontends = [\"pip{pool}\"]")?;
         writeln!(text, "[[load_balancer.pool]]\nname = \"web\"")?;
         writeln!(text, "[[load_balancer.outbound_rule]]\nname = \"out\"\npool = \"web\"")?;

@@ -18,7 +18,7 @@ use engine::record::{
     Addr, Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, InsideKey, Open, Proto, PublicKey, Scenario,
 };
 use engine::snapshot::{
-    Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, ShardConfig, Sharing, Snapshot, Subnet, TcpReset,
+    Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, Sharing, Snapshot, Subnet, TcpReset,
 };
 use engine::wire::{ArpOp, FrameMeta, build_arp};
 use engine::worker::Worker;
@@ -234,9 +234,7 @@ fn snapshot(flows: u32) -> Snapshot {
         },
         ..Snapshot::default()
     };
-    s.frontends.insert(frontend, Frontend { ip: PUBLIC, shard: SHARD });
-    s.frontend_by_ip.insert(PUBLIC, frontend);
-    s.shards.insert(SHARD, ShardConfig { frontends: vec![frontend], draining: Vec::new() });
+    s.put_frontends([(frontend, Frontend { ip: PUBLIC, shard: SHARD })]);
     for n in 0..BACKENDS {
         let start = FIRST_PORT + u16::try_from(n).expect("below BACKENDS") * PORTS_EACH;
         let backend = Backend {

@@ -1,11 +1,13 @@
 //! An operator who does what he should not, or at a bad moment: moves replicas under faults, removes nodes, asks for stops while
 //! redundancy is missing, takes the stop token back. What he asks is either refused or safe.
 
+use std::collections::BTreeMap;
+
 use consensus::control::storage::LogStore;
-use control::allocation::Declared;
+use control::allocation::{Declared, Frontend};
 use control::command::CommandBody;
 use control::registry::Standing;
-use engine::ids::{NodeId, ShardId};
+use engine::ids::{FrontendId, NodeId, ShardId};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use words::level;
@@ -85,11 +87,15 @@ impl World {
         let now_ms = self.now_ns / MS;
         let state = self.newest();
         let over = |since: u64| now_ms.saturating_sub(since) > RETIRE_MS;
-        let mut frontends = state.allocation().frontends.values();
-        let due = frontends.find(|f| f.declared == Declared::No && f.idle_since_unix_ms.is_some_and(over));
-        if let Some(shard) = due.map(|f| f.shard) {
-            self.count("frontend retired");
-            self.orders(CommandBody::RetireFrontend { shard });
+        let due = |f: &Frontend| f.declared == Declared::No && f.idle_since_unix_ms.is_some_and(over);
+        let due = state.allocation().frontends.iter().filter(|(_, frontend)| due(frontend));
+        let shards: BTreeMap<FrontendId, ShardId> = due.map(|(id, frontend)| (*id, frontend.shard)).collect();
+        if !shards.is_empty() {
+            let leaves =
+                |shard: &ShardId| state.allocation().frontends.values().filter(|f| f.shard == *shard).count() > 1;
+            let lives_on = shards.values().any(leaves);
+            self.count(if lives_on { "frontend retired from a shard that lives on" } else { "frontend retired" });
+            self.orders(CommandBody::RetireFrontends { frontends: shards.into_keys().collect() });
         }
     }
 

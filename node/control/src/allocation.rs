@@ -21,7 +21,7 @@ use crate::tier;
 use crate::validate::Census;
 
 /// Smallest piece that a lease is cut into or filled up with.
-const PIECE_LEN_MIN: u16 = 8;
+const PIECE_LEN_MIN: u16 = tier::BLOCK_LEN_MIN;
 
 /// Frontends, backends and their ports.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
@@ -96,7 +96,7 @@ impl Allocation {
         for id in &ids {
             let backend = &self.backends[id];
             let grant = grant_of(backend);
-            let stays = backend.frontend.is_some_and(|f| grant.frontends.contains(&f));
+            let stays = backend.frontend.is_some_and(|f| grant.frontends.binary_search(&f).is_ok());
             let target = if stays { grant.ports } else { 0 };
             let on_reclaim = if grant.ports > 0 { grant.on_reclaim } else { OnReclaim::Expire };
             self.shrink(*id, target, on_reclaim, &loads, with.index);
@@ -120,7 +120,9 @@ impl Allocation {
         for id in &ids {
             let Some(backend) = self.backends.get(id) else { continue };
             let grant = grant_of(backend);
-            if backend.frontend.is_some_and(|f| grant.frontends.contains(&f)) && backend.ports() < grant.ports {
+            if backend.frontend.is_some_and(|f| grant.frontends.binary_search(&f).is_ok())
+                && backend.ports() < grant.ports
+            {
                 self.grow(*id, grant.ports, &mut tally, with.index);
             }
         }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use engine::ids::{ControlIndex, Incarnation, NodeId, ShardId};
+use engine::ids::{ControlIndex, FrontendId, Incarnation, NodeId, ShardId};
 
 use crate::allocation::{Declared, Settle};
 use crate::command::{Command, CommandBody, InStep};
@@ -120,7 +120,7 @@ impl State {
             CommandBody::SetMembers { shard, members, unchanged_since } => {
                 self.set_members(*shard, members, *unchanged_since)?;
             }
-            CommandBody::RetireFrontend { shard } => self.retire_frontend(command, *shard)?,
+            CommandBody::RetireFrontends { frontends } => self.retire_frontends(command, frontends)?,
             CommandBody::DrainNode { node, incarnation } => self.registry.drain(*node, *incarnation)?,
             CommandBody::ResumeNode { node } => self.registry.resume(*node)?,
         }
@@ -293,23 +293,45 @@ impl State {
         shard.set_members(index, members)
     }
 
-    /// The proposer has waited until every hold of the frontend's flows has ended.
-    fn retire_frontend(&mut self, command: &Command, shard: ShardId) -> Result<(), Refusal> {
-        let Some(id) = self.frontends_of(shard).next() else {
-            return refuse(format!("shard {shard} does not exist"), "nothing to do");
+    /// The proposer has waited until every hold of the frontends' flows has ended. A shard goes with its last frontend.
+    fn retire_frontends(&mut self, command: &Command, ids: &[FrontendId]) -> Result<(), Refusal> {
+        let mut why = None;
+        let mut left: BTreeSet<ShardId> = BTreeSet::new();
+        for id in ids {
+            match self.retired(*id) {
+                Ok(shard) => _ = left.insert(shard),
+                Err(refusal) => why = why.or(Some(refusal)),
+            }
+        }
+        if left.is_empty() {
+            return Err(
+                why.unwrap_or_else(|| Refusal { why: "no frontend is named".into(), remedy: "nothing to do".into() })
+            );
+        }
+        let stay: BTreeSet<ShardId> = self.allocation.frontends.values().map(|frontend| frontend.shard).collect();
+        for shard in left.difference(&stay) {
+            if let Some(retired) = self.shards.remove(shard) {
+                self.free_shards.insert(*shard, retired.epoch);
+            }
+        }
+        self.settle(command, &[]);
+        Ok(())
+    }
+
+    /// Takes one frontend out, and says of which shard it was.
+    fn retired(&mut self, id: FrontendId) -> Result<ShardId, Refusal> {
+        let Some(frontend) = self.allocation.frontends.get(&id) else {
+            return refuse(format!("frontend {id} does not exist"), "nothing to do");
         };
-        if self.allocation.frontends[&id].declared == Declared::Yes {
+        let shard = frontend.shard;
+        if frontend.declared == Declared::Yes {
             return refuse(format!("frontend {id} is declared"), "remove it from the configuration first");
         }
         if self.allocation.in_use(id) {
             return refuse(format!("frontend {id} has leases or draining blocks"), "wait until they are reclaimed");
         }
         self.allocation.frontends.remove(&id);
-        if let Some(retired) = self.shards.remove(&shard) {
-            self.free_shards.insert(shard, retired.epoch);
-        }
-        self.settle(command, &[]);
-        Ok(())
+        Ok(shard)
     }
 
     fn prune_lives(&mut self) {

@@ -5,7 +5,7 @@
 //! `codec`; the layout is frozen per version (C2), pinned by a golden-bytes test.
 
 use bincode::{Decode, Encode};
-use engine::ids::{ControlIndex, Incarnation, NodeId, PortBlock, ShardId};
+use engine::ids::{ControlIndex, FrontendId, Incarnation, NodeId, PortBlock, ShardId};
 
 use crate::codec::{self, CodecError, Kind};
 use crate::loads::PortLoad;
@@ -147,10 +147,10 @@ pub enum CommandBody {
         /// Only if the shard's membership last changed at this index; `None`: whatever it is (an operator's move).
         unchanged_since: Option<ControlIndex>,
     },
-    /// A frontend that is no longer declared, holds no lease and whose holds have ended goes, with its shard.
-    RetireFrontend {
-        /// The frontend's shard.
-        shard: ShardId,
+    /// Frontends that are no longer declared, hold no lease and whose holds have ended go; with its last one a shard goes.
+    RetireFrontends {
+        /// The frontends. Those of which that is not so stay; refused if it is so of none.
+        frontends: Vec<FrontendId>,
     },
     /// An operator wants the node out of the cluster: its shards move away, then its vote in the control group ends.
     DrainNode {
@@ -246,7 +246,7 @@ impl CommandBody {
     /// change.
     #[must_use]
     pub const fn settles(&self) -> bool {
-        matches!(self, Self::Configure(_) | Self::ConfigureCommit { .. } | Self::RetireFrontend { .. })
+        matches!(self, Self::Configure(_) | Self::ConfigureCommit { .. } | Self::RetireFrontends { .. })
     }
 
     /// A short name, for logs and events.
@@ -274,7 +274,7 @@ impl CommandBody {
             Self::RemoveNode { .. } => "remove_node",
             Self::SetLevel { .. } => "set_level",
             Self::SetMembers { .. } => "set_members",
-            Self::RetireFrontend { .. } => "retire_frontend",
+            Self::RetireFrontends { .. } => "retire_frontends",
             Self::DrainNode { .. } => "drain_node",
             Self::ResumeNode { .. } => "resume_node",
         }

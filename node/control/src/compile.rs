@@ -4,14 +4,14 @@
 //! [`Compiler`] comes to the same from the version before, at the cost of what has changed since. It must never leave out a
 //! draining block or put one into a lease. Called by `node` after each change, off the packet path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, NodeId, ShardId, VnetId};
 use engine::snapshot::{
-    Backend, Draining, Frontend, NodeLinks, Outside, Params, Refusals, SHORT_IDLE_PORTS_MAX, ShardConfig, Snapshot,
-    Subnet, TcpReset,
+    Backend, Draining, Frontend, NodeLinks, Outside, Params, Refusals, SHORT_IDLE_PORTS_MAX, Snapshot, Subnet, TcpReset,
 };
 
 use crate::allocation::{self, Declared};
@@ -85,11 +85,9 @@ impl Compiler {
         put_nodes(&mut next, state, self.me);
         let allocation = &state.allocation;
         let mut homes: BTreeMap<(VnetId, ShardId), BackendId> = BTreeMap::new();
+        let mut touched: BTreeSet<ShardId> = BTreeSet::new();
         for frontend in allocation.places.changed_since(last.control_index) {
-            let shard = allocation.frontends[&frontend].shard;
-            if let Some(config) = next.shards.get_mut(&shard) {
-                config.draining = draining(state, &config.frontends);
-            }
+            touched.insert(allocation.frontends[&frontend].shard);
             for id in allocation.places.bound_to(frontend) {
                 self.work.backends += 1;
                 let backend = backend_of(state, &allocation.backends[&id]);
@@ -106,6 +104,11 @@ impl Compiler {
                 }
             }
         }
+        for shard in touched {
+            if let Some(config) = next.shards.get_mut(&shard) {
+                config.draining = draining(state, &config.addresses);
+            }
+        }
         for (home, id) in homes {
             find_first(&mut next, state, home, id);
         }
@@ -119,6 +122,19 @@ fn share(next: &mut Snapshot, last: &Snapshot) {
     if next.backend_by_ip == last.backend_by_ip {
         next.backend_by_ip = Arc::clone(&last.backend_by_ip);
     }
+    if next.frontends == last.frontends && next.frontend_by_ip == last.frontend_by_ip {
+        next.frontends = Arc::clone(&last.frontends);
+        next.frontend_by_ip = Arc::clone(&last.frontend_by_ip);
+    }
+    for (id, config) in &mut next.shards {
+        let Some(before) = last.shards.get(id) else { continue };
+        if config.addresses == before.addresses {
+            config.addresses = Arc::clone(&before.addresses);
+        }
+        if config.draining == before.draining {
+            config.draining = Arc::clone(&before.draining);
+        }
+    }
 }
 
 /// Compiles the state for one node. IP configurations without any shard to live in are left out.
@@ -131,13 +147,10 @@ pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
         ..Snapshot::default()
     };
     put_nodes(&mut snapshot, state, me);
-    for id in state.shards.keys() {
-        let frontends: Vec<FrontendId> = state.frontends_of(*id).collect();
-        snapshot.shards.insert(*id, ShardConfig { draining: draining(state, &frontends), frontends });
-    }
-    for (id, frontend) in &state.allocation.frontends {
-        snapshot.frontends.insert(*id, Frontend { ip: frontend.ip, shard: frontend.shard });
-        snapshot.frontend_by_ip.insert(frontend.ip, *id);
+    let frontends = state.allocation.frontends.iter();
+    snapshot.put_frontends(frontends.map(|(id, frontend)| (*id, Frontend { ip: frontend.ip, shard: frontend.shard })));
+    for config in snapshot.shards.values_mut() {
+        config.draining = draining(state, &config.addresses);
     }
     for (id, backend) in &state.allocation.backends {
         if let Some(compiled) = backend_of(state, backend) {
@@ -218,7 +231,10 @@ fn links(id: NodeId, node: &Node) -> NodeLinks {
     NodeLinks { node: id, inside: node.inside_mac, outside: node.outside_mac }
 }
 
-fn draining(state: &State, frontends: &[FrontendId]) -> Vec<Draining> {
+/// The blocks of a shard's frontends that drain, in order.
+fn draining(state: &State, addresses: &[(Ipv4Addr, FrontendId)]) -> Arc<[Draining]> {
+    let mut frontends: Vec<FrontendId> = addresses.iter().map(|(_, id)| *id).collect();
+    frontends.sort_unstable();
     let drains = frontends.iter().flat_map(|frontend| state.allocation.drains.range(blocks_on(*frontend)));
     let draining = drains.map(|(block, drain)| Draining {
         block: *block,

@@ -366,6 +366,7 @@ fn settings(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Settings {
         recreate_quarantine_ms: number("recreate_quarantine_ms", d.recreate_quarantine_ms),
         hold_ms,
         replicas: number("replicas", d.replicas),
+        shards_max: number("shards_max", d.shards_max),
         held_packets_per_backend_max: number("held_packets_per_backend_max", d.held_packets_per_backend_max),
         held_bytes_max: number("held_bytes_max", d.held_bytes_max),
         flows_per_shard_max: number("flows_per_shard_max", d.flows_per_shard_max),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use engine::ids::{BackendId, FrontendId, Incarnation, NodeId, VnetId};
+use engine::ids::{BackendId, FrontendId, Incarnation, NodeId, ShardId, VnetId};
 
 use crate::allocation::{Backend, Declared, Frontend};
 use crate::command::{Command, Configure};
@@ -55,9 +55,11 @@ impl State {
                 format!("keep {}, {} and {}", old.tick_ms, old.heartbeat_ticks, old.vote_ticks),
             );
         }
+        let known: BTreeMap<Ipv4Addr, FrontendId> =
+            self.allocation.frontends.iter().map(|(id, frontend)| (frontend.ip, *id)).collect();
         for public in desired.public_ips.values() {
-            let known = self.allocation.frontends.iter().find(|(_, f)| f.ip == public.address);
-            let Some((id, frontend)) = known else { continue };
+            let Some(id) = known.get(&public.address) else { continue };
+            let frontend = &self.allocation.frontends[id];
             let added: BTreeSet<u16> = public.reserved_ports.difference(&frontend.reserved).copied().collect();
             if let Some((port, backend)) = self.allocation.user_of(*id, &added) {
                 return refuse(
@@ -123,15 +125,43 @@ impl State {
                 None => frontend.declared = Declared::No,
             }
         }
+        let mut crowds = self.crowds();
         for (ip, reserved) in wanted {
-            let shard = lowest_free_id(&self.shards, &self.free_shards).expect("at most FRONTENDS_MAX ids are in use");
-            let epoch = self.free_shards.remove(&shard).unwrap_or(0);
-            self.shards.insert(shard, Shard { epoch, ..Shard::unplaced(self.index) });
+            let shard = self.shard_of_a_new_frontend(&mut crowds);
             let id = FrontendId(self.allocation.last_frontend.0 + 1);
             self.allocation.last_frontend = id;
             let frontend = Frontend { ip, shard, reserved, declared: Declared::Yes, idle_since_unix_ms: None };
             self.allocation.frontends.insert(id, frontend);
         }
+    }
+
+    /// How many frontends each shard has, and to how many backends it is home.
+    fn crowds(&self) -> BTreeMap<ShardId, (usize, usize)> {
+        let mut crowds: BTreeMap<ShardId, (usize, usize)> = self.shards.keys().map(|id| (*id, (0, 0))).collect();
+        for frontend in self.allocation.frontends.values() {
+            crowds.entry(frontend.shard).or_default().0 += 1;
+        }
+        for home in self.allocation.backends.values().filter_map(|backend| backend.home) {
+            crowds.entry(home).or_default().1 += 1;
+        }
+        crowds
+    }
+
+    /// See [`Frontend::shard`].
+    fn shard_of_a_new_frontend(&mut self, crowds: &mut BTreeMap<ShardId, (usize, usize)>) -> ShardId {
+        let most = usize::try_from(self.desired.settings.shards_max).unwrap_or(usize::MAX);
+        let least_crowded = crowds.iter().min_by_key(|(id, crowd)| (**crowd, **id)).map(|(id, _)| *id);
+        let shard = match least_crowded.filter(|_| self.shards.len() >= most) {
+            Some(shard) => shard,
+            None => {
+                let shard = lowest_free_id(&self.shards, &self.free_shards).expect("more ids than shards there may be");
+                let epoch = self.free_shards.remove(&shard).unwrap_or(0);
+                self.shards.insert(shard, Shard { epoch, ..Shard::unplaced(self.index) });
+                shard
+            }
+        };
+        crowds.entry(shard).or_default().0 += 1;
+        shard
     }
 
     fn declare_backends(&mut self) {

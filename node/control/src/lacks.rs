@@ -20,7 +20,8 @@ pub(crate) fn cluster_concerns(state: &State) -> Vec<Concern> {
         found.push(Concern::critical(Subject::Cluster, What::NoPath, why, remedy));
     }
     let limits = [
-        ("public addresses", state.desired.public_ips.len(), validate::FRONTENDS_MAX),
+        ("frontends", state.allocation.frontends.len(), validate::FRONTENDS_MAX),
+        ("public addresses", state.desired.public_ips.len(), validate::PUBLIC_IPS_MAX),
         ("IP configurations", state.allocation.backends.len(), validate::IP_CONFIGURATIONS_MAX),
     ];
     for (what, have, most) in limits.into_iter().filter(|(_, have, most)| have * 10 >= most * 9) {

@@ -2,10 +2,10 @@
 //! the state, comes from here. Constant expressions only; an own test fills them.
 
 use crate::outcome::TEXT_LEN_MAX;
-use crate::tier::PORTS_USABLE;
+use crate::tier::{BLOCK_LEN_MIN, PORTS_USABLE};
 use crate::validate::{
     ADDRESS_SPACE_MAX, FRONTENDS_MAX, IP_CONFIGURATIONS_MAX, NAME_LEN_MAX, POOLS_MAX, PUBLIC_IPS_MAX,
-    RESERVED_PORTS_MAX, SUBNETS_MAX, VIRTUAL_NETWORKS_MAX,
+    RESERVED_PORTS_MAX, RULE_FRONTENDS_MAX, SUBNETS_MAX, VIRTUAL_NETWORKS_MAX,
 };
 
 /// Keys of commands that are remembered with their outcome.
@@ -32,11 +32,12 @@ const IP_CONFIGURATION: usize = 3 * NAME + ADDRESS + MAC + POOL_REF;
 const INSTANCE: usize = NAME + U32;
 const NETWORK: usize = NAME + 2 * U32 + ADDRESS_SPACE_MAX * PREFIX;
 const SUBNET: usize = NAME + PREFIX + ADDRESS;
-const PUBLIC_IP: usize = NAME + ADDRESS + U32 + RESERVED_PORTS_MAX * U16;
+const RESERVED: usize = U32 + RESERVED_PORTS_MAX * U16;
+const PUBLIC_IP: usize = NAME + ADDRESS + RESERVED;
 // Each has a frontend of its own.
 const LOAD_BALANCER: usize = NAME + 3 * U32 + NAME;
 const POOL: usize = NAME;
-const RULE: usize = 2 * NAME + U32 + FRONTENDS_MAX * NAME + 16;
+const RULE: usize = 2 * NAME + U32 + 16;
 const SETTINGS: usize = 256;
 
 /// Longest encoding of a declared configuration.
@@ -46,6 +47,7 @@ const DESIRED: usize = IP_CONFIGURATIONS_MAX * (INSTANCE + IP_CONFIGURATION)
     + PUBLIC_IPS_MAX * PUBLIC_IP
     + FRONTENDS_MAX * LOAD_BALANCER
     + POOLS_MAX * (POOL + RULE)
+    + RULE_FRONTENDS_MAX * NAME
     + SETTINGS;
 
 /// Longest encoding of a configuration on its way into the state, with what is known of live flows.
@@ -57,8 +59,10 @@ pub const PARTS_MAX: usize = CONFIGURATION_LEN_MAX.div_ceil(PART_LEN_MAX);
 /// Longest command: a part, and what stands around it.
 pub const COMMAND_LEN_MAX: usize = PART_LEN_MAX + 256;
 
-// Blocks have eight ports at least; each is leased or drains.
-const BLOCKS: usize = FRONTENDS_MAX * (PORTS_USABLE as usize / 8) * (BLOCK + U32 + U64 + 1);
+// Each is leased or drains.
+const BLOCKS: usize = FRONTENDS_MAX * (PORTS_USABLE / BLOCK_LEN_MIN) as usize * (BLOCK + U32 + U64 + 1);
+// Itself, and when its blocks changed.
+const FRONTEND: usize = U32 + ADDRESS + U16 + RESERVED + 2 + U64 + U32 + U64;
 // Itself, and where it is.
 const BACKEND: usize = U32 + 2 * NAME + POOL_REF + ADDRESS + MAC + 8 * U32 + 4 * U32;
 const KEY: usize = 2 * 16 + 2 * (U32 + TEXT_LEN_MAX + 3);
@@ -66,8 +70,13 @@ const KEY: usize = 2 * 16 + 2 * (U32 + TEXT_LEN_MAX + 3);
 const REST: usize = 1 << 20;
 
 /// Longest encoding of the control state.
-pub const STATE_LEN_MAX: usize =
-    DESIRED + CONFIGURATION_LEN_MAX + BACKENDS_MAX * BACKEND + BLOCKS + KEYS_MAX * KEY + REST;
+pub const STATE_LEN_MAX: usize = DESIRED
+    + CONFIGURATION_LEN_MAX
+    + FRONTENDS_MAX * FRONTEND
+    + BACKENDS_MAX * BACKEND
+    + BLOCKS
+    + KEYS_MAX * KEY
+    + REST;
 
 // A report of fences is the longest of all other commands, and a part is longer.
 const _: () = assert!(RECLAIMS_MAX * (BLOCK + U64) + 64 < PART_LEN_MAX);
@@ -99,6 +108,6 @@ pub const FILE_LEN_MAX: usize = 2
         + FRONTENDS_MAX * written("[[load_balancer]]\nname = \"\"\nfrontends = [\"\", ]\n", 2, 0)
         + POOLS_MAX
             * (written("[[load_balancer.pool]]\nname = \"\"\n", 1, 0)
-                + written("[[load_balancer.outbound_rule]]\nname = \"\"\npool = \"\"\nfrontends = []\n", 2, 256)
-                + FRONTENDS_MAX * written("\"\", ", 1, 0))
+                + written("[[load_balancer.outbound_rule]]\nname = \"\"\npool = \"\"\nfrontends = []\n", 2, 256))
+        + RULE_FRONTENDS_MAX * written("\"\", ", 1, 0)
         + 4_096);

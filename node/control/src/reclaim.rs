@@ -55,6 +55,9 @@ impl Allocation {
     /// Backends that wait get what has become free: those whose own blocks have drained may be bound anew, the others are
     /// served only by the frontends that were touched, since nothing has changed elsewhere.
     fn serve_waiting(&mut self, with: &Settle<'_>, freed: &BTreeSet<BackendId>, touched: &mut BTreeSet<FrontendId>) {
+        if self.places.waiting().next().is_none() {
+            return;
+        }
         let declared = self.frontends_by_address();
         // All of a pool have the same.
         let mut grants: BTreeMap<&PoolRef, Option<Rc<Grant>>> = BTreeMap::new();
@@ -87,7 +90,7 @@ impl Allocation {
         }
         for (id, grant) in &served {
             let backend = &self.backends[id];
-            if let Some(frontend) = backend.frontend.filter(|f| grant.frontends.contains(f))
+            if let Some(frontend) = backend.frontend.filter(|f| grant.frontends.binary_search(f).is_ok())
                 && backend.ports() < grant.ports
             {
                 self.count_into(&mut tally, frontend);

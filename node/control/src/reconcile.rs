@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use engine::ids::{Incarnation, NodeId, ShardId};
+use engine::ids::{FrontendId, Incarnation, NodeId, ShardId};
 
 use crate::allocation::Declared;
 use crate::apply::whole;
@@ -173,14 +173,16 @@ fn voters(seen: &Observed, id: ShardId, shard: &Shard) -> Option<CommandBody> {
 }
 
 /// Frontends that are no longer declared go when the longest hold has ended.
-fn retire(state: &State, seen: &Observed) -> Vec<CommandBody> {
+fn retire(state: &State, seen: &Observed) -> Option<CommandBody> {
     let settings = state.settings();
     let hold = settings.hold_ms.iter().copied().max().unwrap_or(0).max(settings.orphan_grace_ms);
     let wait = u64::from(hold) + u64::from(settings.vote_ms()) + RETIRE_MARGIN_MS;
     let over = |since: u64| seen.unix_ms.saturating_sub(since) > wait;
-    let frontends = state.allocation.frontends.values();
-    let due = frontends.filter(|f| f.declared == Declared::No && f.idle_since_unix_ms.is_some_and(over));
-    due.map(|f| CommandBody::RetireFrontend { shard: f.shard }).collect()
+    let frontends = state.allocation.frontends.iter();
+    let due = frontends.filter(|(_, f)| f.declared == Declared::No && f.idle_since_unix_ms.is_some_and(over));
+    let due: Vec<FrontendId> = due.map(|(id, _)| *id).collect();
+    // All at once: each such entry is a walk over the whole state.
+    (!due.is_empty()).then_some(CommandBody::RetireFrontends { frontends: due })
 }
 
 /// Moves one preferred ownership from the node with the most to the one with the fewest, if they differ by two or more,

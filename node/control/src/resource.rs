@@ -215,6 +215,9 @@ impl Default for Outside {
     }
 }
 
+/// Most shards of a cluster, each a flow group; what `settings.shards_max` may be.
+pub const CLUSTER_SHARDS_MAX: u32 = 64;
+
 /// Cluster-wide parameters.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
 pub struct Settings {
@@ -232,6 +235,8 @@ pub struct Settings {
     pub hold_ms: [u32; engine::record::HOLDS_CONFIGURED],
     /// Replicas of each shard that the map tries to have.
     pub replicas: u32,
+    /// Frontends have a shard each until there are so many; further ones share them. What is there stays when it is lowered.
+    pub shards_max: u32,
     /// Held first packets per backend.
     pub held_packets_per_backend_max: u32,
     /// Bytes of all held packets of a worker.
@@ -260,6 +265,7 @@ impl Default for Settings {
             recreate_quarantine_ms: 65_000,
             hold_ms: [65_000, 16_000, 65_000, 65_000, 120_000],
             replicas: 3,
+            shards_max: CLUSTER_SHARDS_MAX,
             held_packets_per_backend_max: 256,
             held_bytes_max: 16 << 20,
             flows_per_shard_max: 4 << 20,

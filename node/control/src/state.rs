@@ -233,11 +233,6 @@ impl State {
         self.stop_token
     }
 
-    /// The frontends of a shard.
-    pub fn frontends_of(&self, shard: ShardId) -> impl Iterator<Item = FrontendId> + '_ {
-        self.allocation.frontends.iter().filter(move |(_, f)| f.shard == shard).map(|(id, _)| *id)
-    }
-
     /// How many members each shard should have now.
     #[must_use]
     pub fn replicas_wanted(&self) -> usize {
@@ -337,9 +332,10 @@ impl State {
         let mut owned = BTreeSet::new();
         let mut addresses = BTreeSet::new();
         for (id, frontend) in &self.allocation.frontends {
-            if !self.shards.contains_key(&frontend.shard) || !owned.insert(frontend.shard) {
-                return broken("M3", format!("frontend {id} has no shard of its own"));
+            if !self.shards.contains_key(&frontend.shard) {
+                return broken("M3", format!("frontend {id} has no shard"));
             }
+            owned.insert(frontend.shard);
             if !addresses.insert(frontend.ip) {
                 return broken("I4", format!("two frontends have the address {}", frontend.ip));
             }

@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use engine::ids::Mac;
 use engine::snapshot::SHORT_IDLE_PORTS_MAX;
 
+pub use crate::resource::CLUSTER_SHARDS_MAX;
 use crate::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, PoolRef, Prefix, Profile, Settings, Sharing,
     VirtualNetwork,
@@ -18,10 +19,10 @@ use crate::tier;
 
 /// Most issues reported at once.
 pub const ISSUES_MAX: usize = 50;
-/// Most frontends of a cluster: one shard each (M3).
-pub const FRONTENDS_MAX: usize = 64;
-// Those declared and those on their way out share the bound; ids start at 1.
-const _: () = assert!(FRONTENDS_MAX < engine::ids::SHARDS_MAX as usize);
+/// Most frontends of a cluster, those on their way out too. They share shards: [`CLUSTER_SHARDS_MAX`].
+pub const FRONTENDS_MAX: usize = 1_024;
+// Ids start at 1 and index tables.
+const _: () = assert!(CLUSTER_SHARDS_MAX < engine::ids::SHARDS_MAX as u32);
 /// Most IP configurations of a cluster.
 pub const IP_CONFIGURATIONS_MAX: usize = 32_768;
 /// Most virtual networks.
@@ -30,8 +31,10 @@ pub const VIRTUAL_NETWORKS_MAX: usize = 256;
 pub const SUBNETS_MAX: usize = 1_024;
 /// Most prefixes in the address space of a virtual network.
 pub const ADDRESS_SPACE_MAX: usize = 16;
+/// Most names of frontends in all outbound rules together; a rule without any uses all of its load balancer.
+pub const RULE_FRONTENDS_MAX: usize = 16_384;
 /// Most public addresses, those without a load balancer too.
-pub const PUBLIC_IPS_MAX: usize = 256;
+pub const PUBLIC_IPS_MAX: usize = FRONTENDS_MAX + 256;
 /// Most reserved ports of a public address.
 pub const RESERVED_PORTS_MAX: usize = 1_024;
 /// Most pools of all load balancers; each has at most one outbound rule.
@@ -269,10 +272,17 @@ impl Judge {
             let problem = "too many frontends in the cluster";
             self.say("load_balancer", users.len(), problem, format!("at most {FRONTENDS_MAX}"));
         }
+        let rules = desired.load_balancers.values().flat_map(|balancer| balancer.outbound_rules.values());
+        let named = rules.map(|rule| rule.frontends.len()).sum::<usize>();
+        if named > RULE_FRONTENDS_MAX {
+            let remedy = format!("at most {RULE_FRONTENDS_MAX}: a rule without any uses all of its load balancer");
+            self.say("load_balancer.outbound_rule.frontends", named, "too many names in all rules together", remedy);
+        }
     }
 
     fn rules(&mut self, path: &str, balancer: &LoadBalancer) {
         let mut linked: BTreeMap<&str, &str> = BTreeMap::new();
+        let own: BTreeSet<&String> = balancer.frontends.iter().collect();
         for (name, rule) in &balancer.outbound_rules {
             let path = format!("{path}.outbound_rule.{name}");
             self.name(&format!("{path}.name"), name);
@@ -289,7 +299,7 @@ impl Judge {
             let field = format!("{path}.frontends");
             let mut seen = BTreeSet::new();
             for frontend in &rule.frontends {
-                if !balancer.frontends.contains(frontend) {
+                if !own.contains(frontend) {
                     let known = names(balancer.frontends.iter());
                     let problem = "is no frontend of this load balancer";
                     self.say(&field, frontend, problem, format!("use one of: {known}"));
@@ -394,6 +404,8 @@ impl Judge {
         let census = Census::of(desired);
         for (name, balancer) in &desired.load_balancers {
             let mut wanted_in_all = 0usize;
+            // Of all its frontends, by the length of blocks.
+            let mut of_all: BTreeMap<u16, usize> = BTreeMap::new();
             for pool in &balancer.pools {
                 let reference = PoolRef { load_balancer: name.clone(), pool: pool.clone() };
                 let (instances, addresses) = census.of_pool(&reference);
@@ -406,7 +418,10 @@ impl Judge {
                 let Some(rule) = balancer.rule_of(pool) else { continue };
                 let wanted = addresses * usize::from(ports);
                 wanted_in_all += wanted;
-                let there = capacity(desired, balancer.frontends_of(rule), ports);
+                let there = match rule.frontends.is_empty() {
+                    true => *of_all.entry(ports).or_insert_with(|| capacity(desired, &balancer.frontends, ports)),
+                    false => capacity(desired, &rule.frontends, ports),
+                };
                 if wanted > there {
                     let problem = format!("needs {wanted} ports, the frontends of its outbound rule have {there}");
                     self.say(&path, pool, problem, "add a frontend to the outbound rule");
@@ -436,6 +451,7 @@ impl Judge {
             within("hold_ms", hold, 0, 600_000);
         }
         within("replicas", settings.replicas, 1, REPLICAS_MAX);
+        within("shards_max", settings.shards_max, 1, CLUSTER_SHARDS_MAX);
         within("held_packets_per_backend_max", settings.held_packets_per_backend_max, 1, 65_536);
         within("held_bytes_max", settings.held_bytes_max, 1 << 16, 1 << 30);
         within("flows_per_shard_max", settings.flows_per_shard_max, 1 << 10, 1 << 28);

@@ -231,7 +231,12 @@ pub const CONCERNS_MAX: usize = 100;
 /// All shards.
 #[must_use]
 pub fn shards(state: &State) -> Vec<ShardView> {
-    state.shards.iter().map(|(id, shard)| shard_view(state, *id, shard)).collect()
+    let mut addresses: BTreeMap<ShardId, Vec<Ipv4Addr>> = BTreeMap::new();
+    for frontend in state.allocation.frontends.values() {
+        addresses.entry(frontend.shard).or_default().push(frontend.ip);
+    }
+    let mut of = |id: &ShardId| addresses.remove(id).unwrap_or_default();
+    state.shards.iter().map(|(id, shard)| shard_view(state, *id, shard, of(id))).collect()
 }
 
 /// All nodes.
@@ -296,6 +301,8 @@ pub fn backends(state: &State) -> Vec<BackendView> {
 /// All frontends.
 #[must_use]
 pub fn frontends(state: &State) -> Vec<FrontendView> {
+    let names: BTreeMap<Ipv4Addr, &String> =
+        state.desired.public_ips.iter().map(|(name, public)| (public.address, name)).collect();
     let view = |(id, frontend): (&FrontendId, &crate::allocation::Frontend)| {
         let bound = || state.allocation.places.bound_to(*id).map(|id| &state.allocation.backends[&id]);
         let draining = state.allocation.drains.range(blocks_on(*id)).map(|(block, _)| block);
@@ -305,7 +312,7 @@ pub fn frontends(state: &State) -> Vec<FrontendView> {
         FrontendView {
             frontend: id.0,
             address: frontend.ip,
-            name: state.desired.public_ips.iter().find(|(_, p)| p.address == frontend.ip).map(|(name, _)| name.clone()),
+            name: names.get(&frontend.ip).map(|name| (*name).clone()),
             shard: frontend.shard.0,
             backends: bound().count(),
             ports_leased: bound().map(|b| u32::from(b.ports())).sum(),
@@ -376,7 +383,7 @@ pub fn status(state: &State) -> StatusView {
     }
 }
 
-fn shard_view(state: &State, id: ShardId, shard: &Shard) -> ShardView {
+fn shard_view(state: &State, id: ShardId, shard: &Shard, frontends: Vec<Ipv4Addr>) -> ShardView {
     let replica = |life: &Incarnation| ReplicaView {
         node: state.registry.node_of(*life).map(|node| node.0),
         incarnation: life.0,
@@ -387,7 +394,7 @@ fn shard_view(state: &State, id: ShardId, shard: &Shard) -> ShardView {
     ShardView {
         shard: id.0,
         virtual_mac: Mac::of_shard(id).to_string(),
-        frontends: state.frontends_of(id).map(|f| state.allocation.frontends[&f].ip).collect(),
+        frontends,
         epoch: shard.epoch,
         members: shard.members.iter().map(replica).collect(),
         leaving: shard.leaving.iter().map(replica).collect(),

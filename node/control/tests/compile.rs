@@ -119,6 +119,7 @@ orphan_grace_ms = 2345
 recreate_quarantine_ms = 54321
 hold_ms = [41001, 42002, 43003, 44004, 45005]
 replicas = 2
+shards_max = 3
 held_packets_per_backend_max = 77
 held_bytes_max = 1234567
 flows_per_shard_max = 345678
@@ -174,6 +175,7 @@ fn the_settings_of_this_file_are_all_away_from_their_defaults() {
         recreate_quarantine_ms,
         hold_ms,
         replicas,
+        shards_max,
         held_packets_per_backend_max,
         held_bytes_max,
         flows_per_shard_max,
@@ -188,8 +190,9 @@ fn the_settings_of_this_file_are_all_away_from_their_defaults() {
     assert_eq!((tick_ms, heartbeat_ticks, vote_ticks), (7, 4, 12));
     assert!(orphan_grace_ms != d.orphan_grace_ms && recreate_quarantine_ms != d.recreate_quarantine_ms);
     assert!(hold_ms.iter().zip(d.hold_ms).all(|(here, there)| *here != there));
-    assert!(replicas != d.replicas && held_packets_per_backend_max != d.held_packets_per_backend_max);
-    assert!(held_bytes_max != d.held_bytes_max && flows_per_shard_max != d.flows_per_shard_max);
+    assert!(replicas != d.replicas && shards_max != d.shards_max);
+    assert!(held_packets_per_backend_max != d.held_packets_per_backend_max && held_bytes_max != d.held_bytes_max);
+    assert!(flows_per_shard_max != d.flows_per_shard_max);
     assert!(flows_per_backend_max != d.flows_per_backend_max && new_flows_per_second_max != d.new_flows_per_second_max);
     assert!(short_idle_ports.is_disjoint(&d.short_idle_ports) && mss_max != d.mss_max);
     assert_ne!(icmp_on_refusal, d.icmp_on_refusal);
@@ -265,9 +268,12 @@ fn every_resource_of_the_file_reaches_the_workers() {
     let addresses: BTreeSet<Ipv4Addr> = frontends.values().map(|f| f.ip).collect();
     assert_eq!(addresses, (1..=3).map(public).collect());
     assert_eq!((frontends.len(), frontend_by_ip.len(), shards.len()), (3, 3, 3));
-    for (id, frontend) in &frontends {
+    for (id, frontend) in frontends.iter() {
         assert_eq!(frontend_by_ip[&frontend.ip], *id);
-        assert_eq!(shards[&frontend.shard], ShardConfig { frontends: vec![*id], draining: vec![] });
+        assert_eq!(
+            shards[&frontend.shard],
+            ShardConfig { addresses: [(frontend.ip, *id)].into(), draining: [].into() }
+        );
     }
 
     let vnet = |name: &str| if name == "vnet1" { VnetId(1) } else { VnetId(2) };

@@ -199,14 +199,15 @@ fn an_undeclared_frontend_keeps_its_shard_until_it_retires_and_returns_to_it_bef
     cluster.configure(&desired(1, 1));
     let (shard, frontend) = (cluster.only_shard(), *cluster.state.allocation().frontends.keys().next().expect("one"));
     cluster.configure(&desired(0, 1));
-    assert!(cluster.refused(CommandBody::RetireFrontend { shard }).contains("draining"));
+    let retire = || CommandBody::RetireFrontends { frontends: vec![frontend] };
+    assert!(cluster.refused(retire()).contains("draining"));
     cluster.drain_all();
     cluster.configure(&desired(1, 1));
     assert_eq!(cluster.state.allocation().frontends[&frontend].shard, shard, "same address, same shard, same holds");
-    assert!(cluster.refused(CommandBody::RetireFrontend { shard }).contains("declared"));
+    assert!(cluster.refused(retire()).contains("declared"));
     cluster.configure(&desired(0, 1));
     cluster.drain_all();
-    cluster.applied(CommandBody::RetireFrontend { shard });
+    cluster.applied(retire());
     assert!(cluster.state.shards().is_empty());
     cluster.configure(&desired(1, 1));
     let again = cluster.only_shard();

@@ -19,8 +19,8 @@ use qnat_control::resource::{
     Desired, Instance, IpConfiguration, LoadBalancer, OutboundRule, PoolRef, Prefix, PublicIp, Subnet, VirtualNetwork,
 };
 use qnat_control::validate::{
-    ADDRESS_SPACE_MAX, FRONTENDS_MAX, IP_CONFIGURATIONS_MAX, NAME_LEN_MAX, POOLS_MAX, PUBLIC_IPS_MAX,
-    RESERVED_PORTS_MAX, SUBNETS_MAX, VIRTUAL_NETWORKS_MAX, issues,
+    ADDRESS_SPACE_MAX, CLUSTER_SHARDS_MAX, FRONTENDS_MAX, IP_CONFIGURATIONS_MAX, NAME_LEN_MAX, POOLS_MAX,
+    PUBLIC_IPS_MAX, RESERVED_PORTS_MAX, SUBNETS_MAX, VIRTUAL_NETWORKS_MAX, issues,
 };
 use support::{Cluster, add_instance, configure, desired};
 use words::envelope::ENVELOPE_LEN;
@@ -54,14 +54,12 @@ fn largest(first: u8) -> Desired {
         all.virtual_networks.insert(name("v", n), network);
     }
     for n in 0..PUBLIC_IPS_MAX {
-        // Those that have to have room for blocks have no reserved ports.
-        let reserved =
-            if n < FRONTENDS_MAX { 0..0 } else { 60_000..60_000 + u16::try_from(RESERVED_PORTS_MAX).expect("few") };
+        let reserved = 60_000..60_000 + u16::try_from(RESERVED_PORTS_MAX).expect("few");
         let address = Ipv4Addr::from_bits(0xcb00_7000 + u32::try_from(n).expect("few") + 1);
         all.public_ips.insert(name("p", n), PublicIp { address, reserved_ports: reserved.collect() });
     }
-    all.outside.network = Prefix { network: Ipv4Addr::new(203, 0, 112, 0), len: 22 };
-    all.outside.next_hop = Some(Ipv4Addr::new(203, 0, 115, 254));
+    all.outside.network = Prefix { network: Ipv4Addr::new(203, 0, 112, 0), len: 20 };
+    all.outside.next_hop = Some(Ipv4Addr::new(203, 0, 127, 254));
     for n in 0..FRONTENDS_MAX {
         let each = POOLS_MAX / FRONTENDS_MAX;
         let frontends = vec![name("p", n)];
@@ -72,7 +70,7 @@ fn largest(first: u8) -> Desired {
         let outbound_rules = rules.collect();
         all.load_balancers.insert(name("lb", n), LoadBalancer { frontends, pools, outbound_rules });
     }
-    // 512 in one pool of each load balancer: 64 ports for each.
+    // 32 in one pool of each load balancer: 1,024 ports for each.
     for n in 0..IP_CONFIGURATIONS_MAX {
         let (in_subnet, place) = (n % SUBNETS_MAX, n / SUBNETS_MAX);
         let network = in_subnet / (SUBNETS_MAX / VIRTUAL_NETWORKS_MAX);
@@ -196,7 +194,7 @@ fn the_largest_configuration_is_read_cut_and_applied() {
     let len: usize = parts.iter().map(Vec::len).sum();
     assert!(parts.len() <= PARTS_MAX && len <= CONFIGURATION_LEN_MAX + ENVELOPE_LEN, "{len}");
     println!("{len} of {CONFIGURATION_LEN_MAX} octets in {} parts", parts.len());
-    // What remains are lists of frontends in rules, which hold 64 names where one load balancer has all.
+    // What remains are lists of frontends in rules, which hold more names where load balancers have several frontends.
     assert!(len > CONFIGURATION_LEN_MAX * 7 / 10, "the limit is not what the limits allow: {len}");
 
     let mut state = Cluster::running(3).state;
@@ -221,7 +219,11 @@ fn the_largest_configuration_is_read_cut_and_applied() {
     apply(&mut state, commit(attempt, &parts, hash));
     assert!(longest <= COMMAND_LEN_MAX + ENVELOPE_LEN && longest > PART_LEN_MAX);
     assert_eq!(state.desired(), &all);
-    assert!(state.allocation().backends.values().all(|backend| backend.ports() == 64));
+    assert_eq!(
+        (state.allocation().frontends.len(), state.shards().len()),
+        (FRONTENDS_MAX, CLUSTER_SHARDS_MAX as usize)
+    );
+    assert!(state.allocation().backends.values().all(|backend| backend.ports() == 1_024));
     // Others in the place of all: as many on their way out as there may be; with any others they would be too many.
     let mut replace = |state: &mut qnat_control::State, first: u8| {
         index += 1;

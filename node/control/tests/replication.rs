@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+
 use engine::ids::{ControlIndex, FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
 use proptest::prelude::*;
 use qnat_control::command::{Command, CommandBody};
@@ -15,7 +17,7 @@ use support::{Cluster, configure, desired, registration};
 
 /// Bytes of version 6. If this test fails, the layout changed: that needs a new version, not new bytes here.
 #[test]
-fn the_layout_of_version_6_is_frozen() {
+fn the_layout_of_version_7_is_frozen() {
     let hex = |command: &Command| -> String {
         command.encode().expect("small").iter().map(|byte| format!("{byte:02x}")).collect()
     };
@@ -76,7 +78,7 @@ fn unreadable_and_old_entries_change_nothing() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Configure { frontends: u32, backends: u32, outside_pool: u32, replicas: u32, hints: Vec<(u16, u32)> },
+    Configure { frontends: u32, backends: u32, outside_pool: u32, replicas: u32, shards: u32, hints: Vec<(u16, u32)> },
     Start { node: u32 },
     Join { node: u32 },
     Remove { node: u32 },
@@ -97,9 +99,9 @@ fn step() -> impl Strategy<Value = Step> {
     let backends = prop_oneof![0u32..6, 45u32..55, 95u32..110, Just(205), Just(402)];
     let hints = prop::collection::vec((0u16..63, 0u32..9), 0..4);
     prop_oneof![
-        5 => (0u32..5, backends, 0u32..3, 1u32..5, hints).prop_map(
-            |(frontends, backends, outside_pool, replicas, hints)| Step::Configure {
-                frontends, backends, outside_pool, replicas, hints
+        5 => (0u32..6, backends, 0u32..3, 1u32..5, 1u32..4, hints).prop_map(
+            |(frontends, backends, outside_pool, replicas, shards, hints)| Step::Configure {
+                frontends, backends, outside_pool, replicas, shards, hints
             }
         ),
         3 => (1u32..6).prop_map(|node| Step::Start { node }),
@@ -126,12 +128,13 @@ fn run(cluster: &mut Cluster, step: &Step) {
         Some((id, cluster.state.shards()[&id].epoch))
     };
     let body = match step {
-        Step::Configure { frontends, backends, outside_pool, replicas, hints } => {
+        Step::Configure { frontends, backends, outside_pool, replicas, shards, hints } => {
             let mut config = desired(*frontends, *backends);
             for n in 0..*outside_pool {
                 support::add_instance(&mut config, 500 + n, false);
             }
             config.settings.replicas = *replicas;
+            config.settings.shards_max = *shards;
             let load = |(block, flows): &(u16, u32)| PortLoad {
                 block: PortBlock { frontend: FrontendId(1), start: 1024 + block * 1024, len: 32 },
                 flows: *flows,
@@ -151,11 +154,17 @@ fn run(cluster: &mut Cluster, step: &Step) {
         | Step::Sealed { pick: n, .. }
         | Step::Recreate { pick: n, .. }
         | Step::Gone { pick: n }
-        | Step::Members { pick: n, .. }
-        | Step::Retire { pick: n } => match pick(*n) {
+        | Step::Members { pick: n, .. } => match pick(*n) {
             Some((shard, epoch)) => on_shard(cluster, step, shard, epoch),
             None => CommandBody::Noop,
         },
+        Step::Retire { pick } => {
+            let all: Vec<FrontendId> = cluster.state.allocation().frontends.keys().copied().collect();
+            let one = pick.checked_rem(all.len()).map(|at| all[at]);
+            // Alone, or with all others: those that cannot go stay.
+            let frontends = if pick % 2 == 0 { all } else { one.into_iter().collect() };
+            CommandBody::RetireFrontends { frontends }
+        }
         Step::Token { node, take: true } => cluster.stop(*node),
         Step::Token { node, take: false } => CommandBody::StopTokenReturn { node: NodeId(*node) },
         Step::Reconcile { live, later } => {
@@ -196,7 +205,6 @@ fn on_shard(cluster: &Cluster, step: &Step, shard: ShardId, epoch: u32) -> Comma
             let members = nodes.iter().map(|node| NodeId(*node)).collect();
             CommandBody::SetMembers { shard, members, unchanged_since: None }
         }
-        Step::Retire { .. } => CommandBody::RetireFrontend { shard },
         Step::Configure { .. }
         | Step::Start { .. }
         | Step::Join { .. }
@@ -204,6 +212,7 @@ fn on_shard(cluster: &Cluster, step: &Step, shard: ShardId, epoch: u32) -> Comma
         | Step::Drain { .. }
         | Step::Resume { .. }
         | Step::Reclaim { .. }
+        | Step::Retire { .. }
         | Step::Token { .. }
         | Step::Reconcile { .. } => unreachable!("only steps on shards come here"),
     }
@@ -239,9 +248,13 @@ proptest! {
     fn random_histories_keep_every_invariant(steps in prop::collection::vec(step(), 1..40)) {
         let mut cluster = Cluster::running(3);
         let mut compiler = compile::Compiler::new(NodeId(1));
+        let mut shards: BTreeMap<FrontendId, ShardId> = BTreeMap::new();
         for (at, step) in steps.iter().enumerate() {
             run(&mut cluster, step);
             let state = &cluster.state;
+            for (id, frontend) in &state.allocation().frontends {
+                prop_assert_eq!(*shards.entry(*id).or_insert(frontend.shard), frontend.shard, "M3: it stays in its shard");
+            }
             let bytes = state.encode().expect("within the limit");
             prop_assert_eq!(&State::decode(&bytes).expect("own bytes"), state);
             let snapshot = compile::snapshot(state, NodeId(1));
@@ -252,7 +265,7 @@ proptest! {
             for backend in snapshot.backends.values() {
                 let shard = &snapshot.shards[&backend.home];
                 for block in &backend.lease {
-                    prop_assert!(shard.frontends.contains(&block.frontend), "M3: leases lie in the home shard");
+                    prop_assert!(shard.addresses.iter().any(|(_, id)| *id == block.frontend), "M3: leases lie in the home shard");
                     prop_assert!(shard.draining.iter().all(|d| d.block != *block));
                 }
             }

@@ -10,9 +10,8 @@ use qnat_control::outcome::Yield;
 use qnat_control::reconcile::{self, Observed};
 use qnat_control::registry::FOUNDER_RAFT_ID;
 use qnat_control::shards::{Origin, Shard};
-use qnat_control::validate::FRONTENDS_MAX;
 use qnat_control::view;
-use support::{Cluster, configure, desired, registration};
+use support::{Cluster, configure, desired, public, registration};
 
 fn shard(cluster: &Cluster, id: ShardId) -> &Shard {
     &cluster.state.shards()[&id]
@@ -292,25 +291,9 @@ fn shard_ids_stay_in_the_tables_that_they_index_however_often_frontends_come_and
         }
         cluster.applied(configure(&desired(0, 1), Vec::new()));
         cluster.drain_all();
-        let shards: Vec<ShardId> = cluster.state.shards().keys().copied().collect();
-        for shard in shards {
-            cluster.applied(CommandBody::RetireFrontend { shard });
-        }
+        cluster.retire_all();
     }
     assert_eq!(keys.last().map(|(id, _)| id.0), Some(2), "the lowest free id is taken");
-}
-
-#[test]
-fn all_frontends_at_once_fit_the_tables_also_while_as_many_are_on_their_way_out() {
-    let mut cluster = Cluster::running(3);
-    let most = u32::try_from(FRONTENDS_MAX).expect("small");
-    cluster.applied(configure(&desired(most, 1), Vec::new()));
-    assert_eq!(cluster.state.shards().len(), FRONTENDS_MAX);
-    assert!(cluster.refused(configure(&desired(most + 1, 1), Vec::new())).contains("too many frontends"));
-    // All of them leave; no new one fits until they have drained.
-    cluster.applied(configure(&desired(0, 1), Vec::new()));
-    cluster.drain_all();
-    assert!(cluster.state.shards().keys().all(|id| id.0 < SHARDS_MAX));
 }
 
 #[test]
@@ -566,7 +549,7 @@ fn reported_voters_are_recorded_once() {
 fn retiring_waits_for_the_longest_hold() {
     let mut cluster = Cluster::running(3);
     cluster.configure(&desired(1, 1));
-    let id = cluster.only_shard();
+    let id = cluster.frontend_at(public(1)).0;
     cluster.unix_ms = 50_000;
     cluster.configure(&desired(0, 1));
     cluster.drain_all();
@@ -574,7 +557,7 @@ fn retiring_waits_for_the_longest_hold() {
     observed.unix_ms = 50_000 + 120_000;
     assert_eq!(reconcile::next(&cluster.state, &observed), []);
     observed.unix_ms += 50 + reconcile::RETIRE_MARGIN_MS + 1;
-    assert_eq!(reconcile::next(&cluster.state, &observed), [CommandBody::RetireFrontend { shard: id }]);
+    assert_eq!(reconcile::next(&cluster.state, &observed), [CommandBody::RetireFrontends { frontends: vec![id] }]);
 }
 
 /// Three nodes and one shard; node 3 is silent, node 2 has come back, and the epoch is being sealed.

@@ -1,7 +1,7 @@
 //! ARP: who is answered (M1, M3), what is learned and believed (I43), and packets that wait for a neighbour.
 //!
 //! A takeover is announced (M2): once serving begins, frames from the shard's vMAC on both sides make the switches relearn its
-//! port; neighbour caches need no change. Outside a gratuitous ARP per frontend; inside a frame that no host reads (IEEE 802,
+//! port; neighbour caches need no change. Outside a gratuitous ARP per frontend, many of them in steps; inside a frame that no host reads (IEEE 802,
 //! local experimental EtherType): a gratuitous ARP for the gateway address would capture other shards' backends, and a probe
 //! would claim the address that it asks for (RFC 5227). Until a reply has come to the vMAC, a neighbour on each side is asked
 //! for one.
@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-use crate::announcement::{ArpFrame, Confirmed, announcement};
+use crate::announcement::{ArpFrame, Confirmed, Place, Step, announcement};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::held::{HELD_MAX_NS, Origin, Outgoing, Waiting};
 use crate::ids::{Mac, ShardId, Side, Term, VnetId};
@@ -210,25 +210,25 @@ impl Worker {
         self.queue_arp(now_ns, side, authority, vmac, frame);
     }
 
-    /// Queues one round of announcements of a shard that serves in `term`.
-    pub(crate) fn announce(&mut self, now_ns: u64, snapshot: &Snapshot, shard: ShardId, term: Term) {
+    /// Queues one step of the announcements of a shard that serves in `term`.
+    pub(crate) fn announce(&mut self, now_ns: u64, snapshot: &Snapshot, (shard, term): (ShardId, Term), step: &Step) {
         let vmac = Mac::of_shard(shard);
         let authority = Authority::Lease { shard, term };
-        let Some(config) = snapshot.shards.get(&shard) else { return };
-        for frontend in &config.frontends {
-            if let Some(frontend) = snapshot.frontends.get(frontend) {
-                let frame = ArpFrame {
-                    op: ArpOp::Request,
-                    eth_dst: Mac::BROADCAST,
-                    sender: (vmac, frontend.ip),
-                    target: (Mac::default(), frontend.ip),
-                };
-                self.queue_arp(now_ns, Side::Outside, authority, vmac, frame);
-            }
+        for ip in &step.addresses {
+            let frame = ArpFrame {
+                op: ArpOp::Request,
+                eth_dst: Mac::BROADCAST,
+                sender: (vmac, *ip),
+                target: (Mac::default(), *ip),
+            };
+            self.queue_arp(now_ns, Side::Outside, authority, vmac, frame);
+        }
+        if step.place == Place::Within {
+            return;
         }
         self.queue_own(now_ns, Side::Inside, authority, &announcement(vmac));
         let lead = self.replica(shard).and_then(|s| s.leadership.as_ref());
-        if lead.and_then(|l| l.announcement).is_some_and(|a| a.confirmed == Confirmed::Yes) {
+        if lead.and_then(|l| l.announcement.as_ref()).is_some_and(|a| a.confirmed == Confirmed::Yes) {
             return;
         }
         let backend = snapshot.first_backends.get(&(self.vnet, shard)).map(|(_, ip)| (Side::Inside, *ip));
@@ -400,8 +400,7 @@ fn source_of(frame: &[u8]) -> Mac {
 }
 
 fn frontend_ip(s: &Snapshot, shard: ShardId) -> Option<Ipv4Addr> {
-    let first = s.shards.get(&shard)?.frontends.first()?;
-    s.frontends.get(first).map(|f| f.ip)
+    s.shards.get(&shard)?.addresses.first().map(|(ip, _)| *ip)
 }
 
 fn backend_at(vnet: VnetId, s: &Snapshot, ip: Ipv4Addr) -> Option<&Backend> {

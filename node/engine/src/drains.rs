@@ -5,6 +5,7 @@
 //! empty ones when that happens, and never looks through ports. It closes nothing itself. Called by the shard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::flow::Table;
 use crate::ids::{ControlIndex, FrontendId, PortBlock};
@@ -30,8 +31,8 @@ struct Drain {
 /// The blocks of one shard that drain.
 #[derive(Debug, Default)]
 pub(crate) struct Drains {
-    /// The configuration that named them.
-    version: Option<ControlIndex>,
+    /// The list that named them.
+    noted: Option<Arc<[Draining]>>,
     /// By frontend and first port; blocks do not overlap.
     blocks: BTreeMap<(FrontendId, u16), Drain>,
     /// The earliest end of a wait that is not over.
@@ -43,13 +44,14 @@ pub(crate) struct Drains {
 }
 
 impl Drains {
-    /// Takes note of the blocks that drain under this version of the configuration; once for each.
-    pub(crate) fn note(&mut self, now_ns: u64, version: ControlIndex, draining: &[Draining]) {
-        if self.version.replace(version) == Some(version) {
+    /// Takes note of the blocks that drain now, at no cost if they are the very same as before.
+    pub(crate) fn note(&mut self, now_ns: u64, draining: &Arc<[Draining]>) {
+        if self.noted.as_ref().is_some_and(|noted| Arc::ptr_eq(noted, draining)) {
             return;
         }
+        self.noted = Some(Arc::clone(draining));
         let mut before = std::mem::take(&mut self.blocks);
-        for draining in draining {
+        for draining in draining.iter() {
             let known = before.remove(&place(&draining.block)).filter(|known| known.draining == *draining);
             let fresh = Drain { draining: *draining, wait: Wait::Since { ns: now_ns } };
             self.blocks.insert(place(&draining.block), known.unwrap_or(fresh));

@@ -18,6 +18,8 @@ const SWEEP_NS: u64 = 1_000_000_000;
 const SWEEP_MAX: u64 = 16_384;
 /// Backends that one call of `forget_gone` looks at.
 const FORGET_STEP: usize = 256;
+/// Frontends of which all is forgotten in one step.
+const FORGET_FRONTENDS_STEP: usize = 4;
 /// Ended holds wait this long for a batch to ride on before they get one of their own.
 const HOLD_BATCH_NS: u64 = 100_000_000;
 /// Committed fences of blocks that still drain are reported again.
@@ -110,15 +112,24 @@ impl Shard {
     /// Takes note of what drains, also if this replica is younger than the snapshot that says so; what has drained for too
     /// long is judged again (D5).
     pub(crate) fn watch_drains(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
-        let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining);
-        self.drains.note(now_ns, snapshot.control_index, draining);
+        if let Some(config) = snapshot.shards.get(&home) {
+            self.drains.note(now_ns, &config.draining);
+        }
         if self.drains.end(now_ns) {
             self.judge_again();
         }
     }
 
-    /// Forgets a part of what is kept of backends that are gone or have another lease, after each load.
+    /// Forgets a part of what is kept of backends that are gone or have another lease, and of frontends that are gone, after
+    /// each load.
     pub(crate) fn forget_gone(&mut self, snapshot: &Snapshot) {
+        for _ in 0..self.gone.len().min(FORGET_FRONTENDS_STEP) {
+            // A replica may be behind its snapshot, and hold mappings of one that has none left.
+            let Some(id) = self.gone.pop_front() else { break };
+            if !self.replica.table.forget_frontend(id) {
+                self.gone.push_back(id);
+            }
+        }
         let part = self.unlooked.split_off(self.unlooked.len().saturating_sub(FORGET_STEP));
         for id in part {
             let backend = snapshot.backends.get(&id);

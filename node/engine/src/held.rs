@@ -151,6 +151,11 @@ impl Held {
         Some(self.spare())
     }
 
+    /// Frames of the worker's own that wait to be polled.
+    pub(crate) const fn own_waiting(&self) -> usize {
+        self.own
+    }
+
     /// Puts a frame of the worker's own before all that wait. Not limited: it is a piece of one that was counted.
     pub(crate) fn push_own_first(&mut self, outgoing: Outgoing) {
         self.own += 1;

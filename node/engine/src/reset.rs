@@ -95,8 +95,9 @@ impl Worker {
 
 /// Whether the block of a mapping drains under a rule that wants resets.
 fn is_reset_on_reclaim(s: &Snapshot, home: ShardId, record: &Record) -> bool {
-    let mut draining = s.shards.get(&home).into_iter().flat_map(|shard| &shard.draining);
-    draining.any(|d| {
-        d.on_reclaim == OnReclaim::Reset && d.block.frontend == record.frontend && d.block.contains(record.public_port)
-    })
+    let draining = s.shards.get(&home).map_or(&[][..], |shard| &shard.draining);
+    let (frontend, port) = (record.frontend, record.public_port);
+    let after = draining.partition_point(|d| (d.block.frontend, d.block.start) <= (frontend, port));
+    let before = after.checked_sub(1).and_then(|at| draining.get(at));
+    before.is_some_and(|d| d.on_reclaim == OnReclaim::Reset && d.block.frontend == frontend && d.block.contains(port))
 }

@@ -72,8 +72,8 @@ fn concerns_few(before: &Snapshot, after: &Snapshot) -> bool {
     } = after;
     params.short_idle_ports == before.params.short_idle_ports
         && *me == before.me
-        && *frontends == before.frontends
-        && *frontend_by_ip == before.frontend_by_ip
+        && Arc::ptr_eq(frontends, &before.frontends)
+        && Arc::ptr_eq(frontend_by_ip, &before.frontend_by_ip)
         && Arc::ptr_eq(backend_by_ip, &before.backend_by_ip)
         && *subnets == before.subnets
         && *outside == before.outside
@@ -135,7 +135,7 @@ mod tests {
     fn what_concerns_everybody_ends_every_decision() {
         let ip = Ipv4Addr::new(203, 0, 113, 9);
         assert_eq!(left(|s| s.outside.next_hop = Some(ip)), [false; 4]);
-        assert_eq!(left(|s| _ = s.frontends.insert(FrontendId(1), Frontend { ip, shard: ShardId(1) })), [false; 4]);
+        assert_eq!(left(|s| s.put_frontends([(FrontendId(1), Frontend { ip, shard: ShardId(1) })])), [false; 4]);
         assert_eq!(left(|s| s.params.short_idle_ports[0] = 54), [false; 4]);
         assert_eq!(left(|s| _ = Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(0), ip), BackendId(2))), [false; 4]);
         let more_than_it_compares = |s: &mut Snapshot| {

@@ -2,12 +2,13 @@
 //!
 //! No packets here: the pipeline asks and proposes. Called by the worker only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use words::time::MS;
 
-use crate::announcement::Announcement;
+use crate::announcement::{Announcement, Step};
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
 use crate::drains::Drains;
@@ -86,6 +87,8 @@ pub(crate) struct Shard {
     pub(crate) orders: Map<BackendId, LeaseOrder>,
     /// Backends of `rates` and `orders` that may be gone since a snapshot was loaded, and were not looked at yet.
     pub(crate) unlooked: Vec<BackendId>,
+    /// Frontends that left the shard, of which the table may still keep something.
+    pub(crate) gone: VecDeque<FrontendId>,
     pub(crate) rates: Rates,
     pub(crate) drains: Drains,
     /// The newest end of a lease that this node held, for the grace of the last committed header (F6, L4).
@@ -97,18 +100,35 @@ pub(crate) struct Shard {
 #[derive(Debug, Default)]
 pub(crate) struct ShardEntry {
     /// Its public addresses by the loaded snapshot, in order.
-    addresses: Vec<(Ipv4Addr, FrontendId)>,
+    addresses: Arc<[(Ipv4Addr, FrontendId)]>,
     pub(crate) owner: Option<(Term, Option<NodeId>)>,
     pub(crate) last_owned_ns: Option<u64>,
     pub(crate) replica: Option<Box<Shard>>,
 }
 
 impl ShardEntry {
-    /// A newer snapshot is in force.
-    pub(crate) fn own(&mut self, shard: ShardId, snapshot: &Snapshot) {
-        let frontends = snapshot.shards.get(&shard).into_iter().flat_map(|config| &config.frontends);
-        self.addresses = frontends.filter_map(|id| Some((snapshot.frontends.get(id)?.ip, *id))).collect();
-        self.addresses.sort_unstable();
+    /// A newer snapshot is in force. Costs nothing if the shard has the addresses that it had.
+    pub(crate) fn own(&mut self, now_ns: u64, shard: ShardId, snapshot: &Snapshot) {
+        let addresses = snapshot.shards.get(&shard).map(|config| Arc::clone(&config.addresses)).unwrap_or_default();
+        if Arc::ptr_eq(&addresses, &self.addresses) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.addresses, addresses);
+        let Some(replica) = &mut self.replica else { return };
+        let left = |one: &&(Ipv4Addr, FrontendId)| self.addresses.binary_search(one).is_err();
+        replica.gone.extend(before.iter().filter(left).map(|(_, id)| *id));
+        let new = |one: &&(Ipv4Addr, FrontendId)| before.binary_search(one).is_err();
+        let added: Vec<Ipv4Addr> = self.addresses.iter().filter(new).map(|(ip, _)| *ip).collect();
+        let grace_ms = replica.replica.meta.grace_peak_ms;
+        if let Some(announcement) = replica.leadership.as_mut().and_then(|lead| lead.announcement.as_mut()) {
+            announcement.add(now_ns, grace_ms, added);
+        }
+    }
+
+    /// What of the shard's addresses is to be announced now, if it serves.
+    pub(crate) fn announce_step(&mut self, now_ns: u64) -> Option<Step> {
+        let lead = self.replica.as_mut()?.leadership.as_mut()?;
+        lead.announcement.as_mut()?.step(now_ns, &self.addresses)
     }
 
     /// Its frontend of this address.
@@ -129,6 +149,7 @@ impl Shard {
             stream: Stream::default(),
             orders: Map::default(),
             unlooked: Vec::new(),
+            gone: VecDeque::new(),
             rates: Rates::default(),
             drains: Drains::default(),
             lease_end_ns: 0,
@@ -244,9 +265,10 @@ impl Shard {
 
     /// A newer snapshot is in force: flows are judged again, and orders of changed leases are made anew when needed.
     pub(crate) fn snapshot_loaded(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
-        let draining = snapshot.shards.get(&home).map_or(&[][..], |s| &s.draining);
-        self.drains.note(now_ns, snapshot.control_index, draining);
-        if snapshot.control_index >= self.replica.meta.control_index {
+        let none = Arc::default();
+        let draining = snapshot.shards.get(&home).map_or(&none, |s| &s.draining);
+        self.drains.note(now_ns, draining);
+        if !self.replica.fenced.is_empty() && snapshot.control_index >= self.replica.meta.control_index {
             let draining: BTreeSet<_> = draining.iter().map(|d| (d.block, d.reclaim_index)).collect();
             self.replica.fenced.retain(|key| draining.contains(key));
         }

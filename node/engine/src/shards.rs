@@ -49,12 +49,12 @@ impl Shards {
     }
 
     /// A newer snapshot is in force.
-    pub(crate) fn own(&mut self, snapshot: &Snapshot) {
+    pub(crate) fn own(&mut self, now_ns: u64, snapshot: &Snapshot) {
         for shard in snapshot.shards.keys() {
             self.entry(*shard);
         }
         for (shard, entry) in &mut self.entries {
-            entry.own(*shard, snapshot);
+            entry.own(now_ns, *shard, snapshot);
         }
     }
 

@@ -25,10 +25,10 @@ pub struct Snapshot {
     pub peers: Vec<NodeLinks>,
     /// All shards.
     pub shards: Map<ShardId, ShardConfig>,
-    /// All public addresses.
-    pub frontends: Map<FrontendId, Frontend>,
-    /// Frontends by address.
-    pub frontend_by_ip: Map<Ipv4Addr, FrontendId>,
+    /// All public addresses; shared by all versions that have the same.
+    pub frontends: Arc<Map<FrontendId, Frontend>>,
+    /// Frontends by address; shared like them.
+    pub frontend_by_ip: Arc<Map<Ipv4Addr, FrontendId>>,
     /// All backends (IP configurations), with their leases.
     pub backends: Backends,
     /// Backends by virtual network and address; shared by all versions of one configuration.
@@ -42,6 +42,32 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Puts public addresses in that are not there yet, with all that finds them; their shards too.
+    pub fn put_frontends(&mut self, frontends: impl IntoIterator<Item = (FrontendId, Frontend)>) {
+        let all = Arc::make_mut(&mut self.frontends);
+        let by_ip = Arc::make_mut(&mut self.frontend_by_ip);
+        let mut of: BTreeMap<ShardId, Vec<(Ipv4Addr, FrontendId)>> = BTreeMap::new();
+        for (id, frontend) in frontends {
+            all.insert(id, frontend);
+            by_ip.insert(frontend.ip, id);
+            of.entry(frontend.shard).or_default().push((frontend.ip, id));
+        }
+        for (shard, mut addresses) in of {
+            let config = self.shards.entry(shard).or_default();
+            addresses.extend_from_slice(&config.addresses);
+            addresses.sort_unstable();
+            config.addresses = addresses.into();
+        }
+    }
+
+    /// Takes a public address out, with all that finds it.
+    pub fn take_frontend(&mut self, id: FrontendId) {
+        let Some(frontend) = Arc::make_mut(&mut self.frontends).remove(&id) else { return };
+        Arc::make_mut(&mut self.frontend_by_ip).remove(&frontend.ip);
+        let config = self.shards.entry(frontend.shard).or_default();
+        config.addresses = config.addresses.iter().filter(|(_, of)| *of != id).copied().collect();
+    }
+
     /// Puts a backend in, with all that finds it.
     pub fn put_backend(&mut self, id: BackendId, backend: Backend) {
         let (vnet, ip, home) = (backend.vnet, backend.ip, backend.home);
@@ -130,13 +156,14 @@ pub struct NodeLinks {
     pub outside: Mac,
 }
 
-/// A shard, as the dataplane sees it.
+/// A shard, as the dataplane sees it: a group of public addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ShardConfig {
-    /// Its frontends, in ascending order.
-    pub frontends: Vec<FrontendId>,
-    /// Port blocks that are being taken back, to be fenced when nothing uses them (F4).
-    pub draining: Vec<Draining>,
+    /// Its public addresses, in ascending order, and whose they are; shared by all versions that have the same.
+    pub addresses: Arc<[(Ipv4Addr, FrontendId)]>,
+    /// Port blocks that are being taken back, to be fenced when nothing uses them (F4), by frontend and first port; shared
+    /// by all versions that have the same.
+    pub draining: Arc<[Draining]>,
 }
 
 /// A block on its way back to the allocator.

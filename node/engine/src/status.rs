@@ -317,7 +317,7 @@ impl Worker {
             announced: shard
                 .leadership
                 .as_ref()
-                .and_then(|l| l.announcement)
+                .and_then(|l| l.announcement.as_ref())
                 .map_or(Confirmed::No, |announcement| announcement.confirmed),
             counts: shard.counts(),
         }

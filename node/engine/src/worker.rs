@@ -43,6 +43,8 @@ use crate::wire::FrameMeta;
 const MTU_DEFAULT: u16 = 1500;
 /// Neighbours of both sides that a worker remembers.
 const NEIGHBOURS_MAX: usize = 65_536;
+/// Own frames that wait to be sent when no shard begins another step of its announcements.
+const ANNOUNCED_PER_TURN: usize = 256;
 /// Chunks of scans that one round of timers allows, so that traffic goes on.
 const CHUNKS_PER_ROUND: u32 = 4;
 
@@ -156,7 +158,7 @@ impl Worker {
         }
         self.neighbours.set_version(snapshot.control_index);
         self.revisions.load(self.snapshot.as_deref(), &snapshot);
-        self.shards.own(&snapshot);
+        self.shards.own(now_ns, &snapshot);
         self.encoder.set_format(snapshot.params.format);
         for (id, shard) in self.shards.replicas_mut() {
             shard.snapshot_loaded(now_ns, id, &snapshot);
@@ -324,9 +326,11 @@ impl Worker {
         for (block, reclaim_index) in s.fences_to_report(now_ns, id, snapshot) {
             self.outputs.push_back(WorkerOutput::Fenced { shard: id, epoch, block, reclaim_index });
         }
-        let announce = s.leadership.as_mut().and_then(|l| l.announcement.as_mut()).is_some_and(|a| a.due(now_ns));
-        if announce {
-            self.announce(now_ns, snapshot, id, term);
+        // What a turn announces is bounded; the others' steps stay due.
+        if self.held.own_waiting() < ANNOUNCED_PER_TURN
+            && let Some(step) = entry.announce_step(now_ns)
+        {
+            self.announce(now_ns, snapshot, (id, term), &step);
         }
     }
 

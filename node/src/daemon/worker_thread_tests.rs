@@ -7,7 +7,7 @@ use words::Prefix;
 
 use engine::event::GroupEvent;
 use engine::snapshot::{
-    Backend, Filtering, Frontend, NodeLinks, Outside, Profile, ShardConfig, Sharing, Snapshot, Subnet, TcpReset,
+    Backend, Filtering, Frontend, NodeLinks, Outside, Profile, Sharing, Snapshot, Subnet, TcpReset,
 };
 use engine::wire::{ArpOp, build_arp};
 use words::{BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogIndex, NodeId, PortBlock, Term, VnetId};
@@ -51,9 +51,7 @@ fn snapshot() -> Snapshot {
         },
         ..Snapshot::default()
     };
-    s.frontends.insert(frontend, Frontend { ip: PUBLIC, shard: SHARD });
-    s.frontend_by_ip.insert(PUBLIC, frontend);
-    s.shards.insert(SHARD, ShardConfig { frontends: vec![frontend], draining: vec![] });
+    s.put_frontends([(frontend, Frontend { ip: PUBLIC, shard: SHARD })]);
     let backend = Backend {
         vnet: VnetId(0),
         ip: HOST,

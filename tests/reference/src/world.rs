@@ -6,7 +6,7 @@ use words::Prefix;
 
 use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
 use engine::snapshot::{
-    Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, ShardConfig, Sharing, Snapshot, Subnet, TcpReset,
+    Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, Sharing, Snapshot, Subnet, TcpReset,
 };
 
 /// The one shard.
@@ -115,9 +115,7 @@ impl World {
             },
             ..Snapshot::default()
         };
-        s.frontends.insert(frontend, Frontend { ip: PUBLIC, shard: SHARD });
-        s.frontend_by_ip.insert(PUBLIC, frontend);
-        s.shards.insert(SHARD, ShardConfig { frontends: vec![frontend], draining: Vec::new() });
+        s.put_frontends([(frontend, Frontend { ip: PUBLIC, shard: SHARD })]);
         for (place, ip) in BACKENDS.into_iter().enumerate() {
             let ports = lease_of(place);
             let block = PortBlock { frontend, start: ports.start, len: PORTS_EACH };

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use engine::ids::{Incarnation, Mac, NodeId, PortBlock, ShardId};
+use engine::ids::{FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
+use qnat_control::allocation::{Declared, Frontend};
 use qnat_control::command::{Command, CommandBody, Configure, InStep};
 use qnat_control::loads::PortLoad;
 use qnat_control::outcome::{Outcome, Yield};
@@ -162,6 +163,22 @@ impl Cluster {
         *self.state.shards().keys().next().expect("one")
     }
 
+    /// The frontend of an address.
+    pub(crate) fn frontend_at(&self, ip: Ipv4Addr) -> (FrontendId, Frontend) {
+        let mut all = self.state.allocation().frontends.iter();
+        let (id, frontend) = all.find(|(_, frontend)| frontend.ip == ip).expect("a frontend");
+        (*id, frontend.clone())
+    }
+
+    /// Retires all frontends that are no longer declared.
+    #[track_caller]
+    pub(crate) fn retire_all(&mut self) {
+        let frontends = self.state.allocation().frontends.iter();
+        let due = frontends.filter(|(_, frontend)| frontend.declared == Declared::No);
+        let frontends = due.map(|(id, _)| *id).collect();
+        self.applied(CommandBody::RetireFrontends { frontends });
+    }
+
     pub(crate) fn lease_of(&self, instance: &str) -> Vec<PortBlock> {
         let mut found = self.state.allocation().backends.values().filter(|b| b.instance == instance);
         found.next().expect("the instance has a backend").lease.clone()
@@ -197,7 +214,11 @@ pub(crate) fn desired(frontends: u32, backends: u32) -> Desired {
     let subnet = Subnet { prefix, gateway: Ipv4Addr::new(10, 0, 0, 1) };
     let network = VirtualNetwork { address_space: vec![], subnets: [("default".to_owned(), subnet)].into() };
     desired.virtual_networks.insert("vnet1".into(), network);
-    desired.outside = Outside { network: Prefix { network: public(0), len: 24 }, next_hop: Some(public(254)) };
+    let (network, next_hop) = match frontends {
+        0..=253 => (Prefix { network: public(0), len: 24 }, public(254)),
+        _ => (Prefix { network: Ipv4Addr::new(203, 0, 0, 0), len: 16 }, Ipv4Addr::new(203, 0, 255, 254)),
+    };
+    desired.outside = Outside { network, next_hop: Some(next_hop) };
     for n in 1..=frontends {
         desired.public_ips.insert(format!("pip{n}"), PublicIp { address: public(n), reserved_ports: BTreeSet::new() });
     }

@@ -123,6 +123,11 @@ impl Table {
         self.usage.watch(blocks);
     }
 
+    /// Frees what was kept for a frontend that is gone. `false`: it has mappings left.
+    pub(crate) fn forget_frontend(&mut self, frontend: FrontendId) -> bool {
+        self.usage.forget(frontend)
+    }
+
     /// Watched blocks that have become empty since this was asked last, by frontend and first port.
     pub(crate) fn take_emptied(&mut self) -> BTreeSet<(FrontendId, u16)> {
         self.usage.take_emptied()

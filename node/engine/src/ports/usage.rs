@@ -37,8 +37,8 @@ struct Watched {
     flows: u64,
 }
 
-/// Mappings per port of a shard's frontends. Pages come with the first mapping in them and stay. Blocks that are watched
-/// have a count of their own, kept as mappings come and go.
+/// Mappings per port of a shard's frontends. Pages come with the first mapping in them and stay as long as the frontend does.
+/// Blocks that are watched have a count of their own, kept as mappings come and go.
 #[derive(Debug, Default)]
 pub struct PortUsage {
     pages: HashMap<(FrontendId, u16), Box<Page>, Keyed>,
@@ -152,9 +152,48 @@ impl PortUsage {
         *held = held.checked_sub(1).expect("a held mapping was counted");
     }
 
+    /// Frees the pages of a frontend that have no mapping. Returns whether none is left.
+    pub(crate) fn forget(&mut self, frontend: FrontendId) -> bool {
+        let mut all = true;
+        for number in 0..=u16::MAX >> PAGE_BITS {
+            let Some(page) = self.pages.get(&(frontend, number)) else { continue };
+            let unused = page.live.iter().chain(&page.held).all(|count| *count == 0);
+            if unused {
+                self.pages.remove(&(frontend, number));
+            }
+            all &= unused;
+        }
+        all
+    }
+
     fn page(&mut self, frontend: FrontendId, port: u16) -> &mut Page {
         self.pages
             .entry((frontend, port >> PAGE_BITS))
             .or_insert_with(|| Box::new(Page { live: [0; PAGE], held: [0; PAGE] }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frontend_that_is_gone_keeps_no_page_once_its_last_mapping_is() {
+        let (gone, stays) = (FrontendId(1), FrontendId(2));
+        let mut usage = PortUsage::default();
+        for frontend in [gone, stays] {
+            [1024, 1025, 65_535].into_iter().for_each(|port| usage.open(frontend, port));
+        }
+        usage.close(gone, 65_535);
+        [1024, 1025].into_iter().for_each(|port| {
+            usage.close(gone, port);
+            usage.release(gone, port);
+        });
+        assert!(!usage.forget(gone), "one is held");
+        assert_eq!(usage.pages.len(), 3);
+        usage.release(gone, 65_535);
+        assert!(usage.forget(gone));
+        assert!(usage.pages.keys().all(|(frontend, _)| *frontend == stays));
+        assert_eq!(usage.pages.len(), 2);
     }
 }

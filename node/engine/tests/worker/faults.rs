@@ -110,7 +110,7 @@ fn compile(s: &mut Snapshot, holders: &[Holder; 3]) {
             Holder::Backend(id) => s.backends.get_mut(&BackendId(id)).expect("A or B").lease.push(block),
             Holder::Draining(index, on_reclaim) => {
                 let draining = Draining { block, reclaim_index: ControlIndex(index), on_reclaim };
-                s.shards.get_mut(&SHARD).expect("shard").draining.push(draining);
+                drains(s, draining);
             }
         }
     }

@@ -63,11 +63,10 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
         },
         ..Snapshot::default()
     };
-    for (id, ip, shard) in [(FRONTEND, PUBLIC, SHARD), (FrontendId(2), PUBLIC_2, OTHER)] {
-        s.frontends.insert(id, Frontend { ip, shard });
-        s.frontend_by_ip.insert(ip, id);
-        s.shards.insert(shard, ShardConfig { frontends: vec![id], draining: Vec::new() });
-    }
+    s.put_frontends([
+        (FRONTEND, Frontend { ip: PUBLIC, shard: SHARD }),
+        (FrontendId(2), Frontend { ip: PUBLIC_2, shard: OTHER }),
+    ]);
     let other = PortBlock { frontend: FrontendId(2), start: 2048, len: 64 };
     let backends = [
         (1, A, SHARD, vec![block(2048, 32), block(4096, 32)]),
@@ -91,6 +90,15 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
         s.put_backend(BackendId(id), backend);
     }
     s
+}
+
+/// One more block of `SHARD` drains.
+pub(crate) fn drains(s: &mut Snapshot, draining: Draining) {
+    let config = s.shards.get_mut(&SHARD).expect("shard");
+    let mut all = config.draining.to_vec();
+    all.push(draining);
+    all.sort_unstable_by_key(|d| (d.block.frontend, d.block.start));
+    config.draining = all.into();
 }
 
 #[derive(Default, Debug, Clone)]

@@ -6,6 +6,7 @@ mod established;
 mod faults;
 mod foreign;
 mod fragments;
+mod frontends;
 mod grace;
 mod hairpin;
 mod icmp;

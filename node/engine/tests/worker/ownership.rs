@@ -235,7 +235,7 @@ fn no_fence_before_a_predecessors_grace_has_ended() {
     let drain = |s: &mut qnat_engine::snapshot::Snapshot| {
         let block = block(2080, 32);
         let draining = Draining { block, reclaim_index: ControlIndex(11), on_reclaim: OnReclaim::Expire };
-        s.shards.get_mut(&SHARD).expect("shard").draining.push(draining);
+        drains(s, draining);
         s.backends.get_mut(&BackendId(2)).expect("B").lease = Vec::new();
     };
     lab.elect(1);

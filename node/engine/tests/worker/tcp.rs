@@ -302,7 +302,7 @@ fn take_back(lab: &mut Lab, how: OnReclaim, port: u16) {
     let index = lab.loaded(0) + 1;
     lab.load(index, |s| {
         let draining = Draining { block: block(gone, 32), reclaim_index: ControlIndex(index), on_reclaim: how };
-        s.shards.get_mut(&SHARD).expect("shard").draining.push(draining);
+        drains(s, draining);
         s.backends.get_mut(&BackendId(1)).expect("A").lease = vec![block(kept, 32)];
     });
 }

@@ -325,7 +325,7 @@ fn gateway_and_frontends_are_answered_for_by_their_owner_alone() {
 
 fn drain(s: &mut qnat_engine::snapshot::Snapshot, on_reclaim: OnReclaim) {
     let draining = Draining { block: block(2048, 32), reclaim_index: ControlIndex(11), on_reclaim };
-    s.shards.get_mut(&SHARD).expect("shard").draining.push(draining);
+    drains(s, draining);
     s.backends.get_mut(&BackendId(1)).expect("A").lease = vec![block(4096, 32)];
 }
 

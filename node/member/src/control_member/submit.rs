@@ -142,7 +142,7 @@ impl<S: LogStore> ControlMember<S> {
             | CommandBody::RemoveNode { .. }
             | CommandBody::SetLevel { .. }
             | CommandBody::SetMembers { .. }
-            | CommandBody::RetireFrontend { .. }
+            | CommandBody::RetireFrontends { .. }
             | CommandBody::DrainNode { .. }
             | CommandBody::ResumeNode { .. } => None,
         };
