@@ -78,6 +78,19 @@ impl Lab {
         lab
     }
 
+    /// Starts one of three members with these resources in place of the default ones.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[must_use]
+    pub fn up_by(resources: &str) -> Self {
+        let lab = Self { _alone: Alone::wait() };
+        let file = crate::resources::file_of(resources);
+        let path = file.path().to_str().expect("a plain path");
+        ok(&["lab", "up", "--nodes", "3", "--backends", "4", "--file", path, "--detach"]);
+        lab
+    }
+
     /// A command on a host that must succeed; its standard output.
     ///
     /// # Panics

@@ -2,6 +2,7 @@
 //! what the product is held to. Never links the product itself: a test here sees what a user sees.
 
 pub mod conformance;
+pub mod conversation;
 pub mod disk;
 pub mod house;
 pub mod lab;

@@ -49,9 +49,7 @@ impl Changes<'_> {
     /// If no temporary file can be written.
     #[must_use]
     pub fn file(&self) -> NamedTempFile {
-        let mut file = NamedTempFile::new().expect("a temporary file");
-        file.write_all(self.text().as_bytes()).expect("a temporary file");
-        file
+        file_of(&self.text())
     }
 
     /// Applies them to the lab that is up, and waits until every member that answers judges by them.
@@ -59,13 +57,32 @@ impl Changes<'_> {
     /// # Panics
     /// If they are refused, or take long.
     pub fn apply(&self) {
-        let file = self.file();
-        let answer = json(&["apply", "-o", "json", "-f", file.path().to_str().expect("a plain path")]);
-        let index = answer["committed"].as_u64();
-        let judges_by_it = |node: u32| {
-            let status = try_json(&["status", "-o", "json", "--node", &format!("n{node}")]);
-            status.is_none_or(|status| status["me"]["control_loaded"].as_u64() >= index)
-        };
-        wait_until("the members to load the resources", Duration::from_secs(10), || (1..=3).all(judges_by_it));
+        apply(&self.text());
     }
+}
+
+/// A text as a file.
+///
+/// # Panics
+/// If no temporary file can be written.
+#[must_use]
+pub fn file_of(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().expect("a temporary file");
+    file.write_all(text.as_bytes()).expect("a temporary file");
+    file
+}
+
+/// Applies a whole configuration to the lab that is up, and waits until every member that answers judges by it.
+///
+/// # Panics
+/// If it is refused, or takes long.
+pub fn apply(text: &str) {
+    let file = file_of(text);
+    let answer = json(&["apply", "-o", "json", "-f", file.path().to_str().expect("a plain path")]);
+    let index = answer["committed"].as_u64();
+    let judges_by_it = |node: u32| {
+        let status = try_json(&["status", "-o", "json", "--node", &format!("n{node}")]);
+        status.is_none_or(|status| status["me"]["control_loaded"].as_u64() >= index)
+    };
+    wait_until("the members to load the resources", Duration::from_secs(10), || (1..=3).all(judges_by_it));
 }

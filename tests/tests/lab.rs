@@ -1,52 +1,12 @@
 //! A user's view of a whole cluster: everything goes through the `qnat` binary and the hosts of a lab. Needs root.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::Child;
+use std::io::{BufRead as _, BufReader};
 use std::time::Duration;
 
+use qnat_tests::conversation::Conversation;
 use qnat_tests::lab::{self, INET, Lab, json, ok, rows, run, try_json, wait_until};
 use qnat_tests::resources::Changes;
 use serde_json::{Value, json};
-
-/// An echo client: a line in, `kept` or `lost` out, over one connection for its whole life.
-const ECHO_CLIENT: &str = r#"
-exec 3<>/dev/tcp/203.0.113.10/7 || exit 1
-while read -r line; do
-    echo "$line" >&3; answer=lost
-    while read -r -t 1 back <&3; do [ "$back" = "$line" ] && answer=kept && break; done
-    echo "$answer"
-done"#;
-
-/// One connection from a backend to the internet's echo server.
-struct Conversation {
-    child: Child,
-    answers: BufReader<std::process::ChildStdout>,
-    said: u32,
-}
-
-impl Conversation {
-    fn begin(lab: &Lab, host: &str) -> Self {
-        let mut child = lab.spawn(host, &["bash", "-c", ECHO_CLIENT]);
-        let answers = BufReader::new(child.stdout.take().expect("piped"));
-        Self { child, answers, said: 0 }
-    }
-
-    /// Whether a new line comes back within a second.
-    fn goes_on(&mut self) -> bool {
-        self.said += 1;
-        let mut line = String::new();
-        writeln!(self.child.stdin.as_mut().expect("piped"), "line {}", self.said).expect("the client runs");
-        self.answers.read_line(&mut line).expect("the client answers");
-        line.trim() == "kept"
-    }
-}
-
-impl Drop for Conversation {
-    fn drop(&mut self) {
-        let _already_gone = self.child.kill();
-        let _already_gone = self.child.wait();
-    }
-}
 
 fn seen_from_outside(lab: &Lab, host: &str) -> (String, u64) {
     let text = lab.exec(host, &["curl", "-sS", "--max-time", "10", &format!("http://{INET}/")]);

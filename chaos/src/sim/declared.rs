@@ -10,6 +10,8 @@ use std::net::Ipv4Addr;
 /// Frontends and backends that send, in most runs and at most.
 const FRONTENDS: (usize, usize) = (3, 6);
 const BACKENDS: (u8, u8) = (6, 24);
+/// Of the random numbers that shards are drawn from.
+const SHARDS_STREAM: u64 = 0x5ba2d;
 /// The first tiers end with so many backends (S11).
 const TIERS: [u16; 2] = [50, 100];
 
@@ -17,6 +19,8 @@ const TIERS: [u16; 2] = [50, 100];
 #[derive(Clone, Debug)]
 pub(super) struct Declared {
     frontends: Vec<bool>,
+    /// How many shards they may have; often fewer than there are frontends.
+    shards_max: u32,
     backends: Vec<bool>,
     /// Instances that only count: as many as now, and after a change; the pool is in another tier with them.
     fillers: (u16, u16),
@@ -34,6 +38,7 @@ impl Declared {
         let (few, many) = (tier - 4, tier + 11);
         Self {
             frontends: vec![true; frontends],
+            shards_max: Self::draw_shards(rng),
             backends: vec![true; usize::from(backends)],
             fillers: if rng.random_bool(0.5) { (few, many) } else { (many, few) },
             on_reclaim: match rng.random_range(0..10) {
@@ -44,6 +49,13 @@ impl Declared {
             grace_ms: rng.random_range(0..=1_200),
             hold_ms: rng.random_range(0..=2_500),
         }
+    }
+
+    /// From a stream of its own: what else is drawn does not depend on it.
+    fn draw_shards(rng: &ChaCha8Rng) -> u32 {
+        let mut own = rng.clone();
+        own.set_stream(own.get_stream() ^ SHARDS_STREAM);
+        if own.random_bool(0.4) { control::resource::CLUSTER_SHARDS_MAX } else { own.random_range(1..=3) }
     }
 
     /// One change.
@@ -133,8 +145,10 @@ impl Declared {
             );
         }
         text += &format!(
-            "[settings]\norphan_grace_ms = {}\nhold_ms = [{h}, {h}, {h}, {h}, {h}]\nrecreate_quarantine_ms = 1500\n",
+            "[settings]\norphan_grace_ms = {}\nhold_ms = [{h}, {h}, {h}, {h}, {h}]\nrecreate_quarantine_ms = 1500\n\
+             shards_max = {}\n",
             self.grace_ms,
+            self.shards_max,
             h = self.hold_ms
         );
         text

@@ -16,13 +16,19 @@ use super::node::Node;
 use super::params::MS;
 use super::world::{FAULTS_FROM_NS, FAULTS_UNTIL_NS, World};
 
-/// A frontend that is no longer declared retires after its longest hold, as the leader's own margin is too long for a run.
-const RETIRE_MS: u64 = 5_000;
+/// A frontend that is no longer declared retires after the longest hold that a run has, in all runs: the leader's own margin is
+/// too long for one.
+const RETIRE_MS: u64 = 3_500;
+/// Between two looks whether one is due.
+const RETIRE_EVERY_MS: u64 = 250;
 
 impl World {
     /// Begins what is due.
     pub(super) fn intervene(&mut self) {
         self.remove_on();
+        if self.now_ns >= FAULTS_FROM_NS && self.now_ns.is_multiple_of(RETIRE_EVERY_MS * MS) {
+            self.retires();
+        }
         let during = (FAULTS_FROM_NS..FAULTS_UNTIL_NS).contains(&self.now_ns);
         if !self.params.rare.operated || !during || self.now_ns < self.healing.next_operation_ns {
             return;
@@ -52,7 +58,6 @@ impl World {
                 });
                 self.orders(CommandBody::SetLevel { level: level::NEWEST });
             }
-            8 => self.retires(),
             _ if self.params.rare.removes => self.removes(),
             _ => self.moves(),
         }
