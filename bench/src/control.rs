@@ -12,6 +12,7 @@ use comfy_table::{Table, presets};
 use consensus::control::ControlTiming;
 use consensus::control::storage::memory::MemoryStore;
 use consensus::control::storage::{ClusterId, LogStore as _};
+use control::allocation::Declared;
 use control::command::Configure;
 use control::config;
 use control::parts::Cut;
@@ -19,6 +20,7 @@ use control::plan;
 use control::registry::{FOUNDER_RAFT_ID, Founder};
 use control::resource::Desired;
 use control::state::State;
+use control::tier::POOL_INSTANCES_MAX;
 use control::validate::{FRONTENDS_MAX, IP_CONFIGURATIONS_MAX};
 use control::view;
 use engine::ids::{Mac, NodeId};
@@ -29,6 +31,8 @@ use crate::machine::cpu_ns;
 
 /// Between two turns of the thread, as in the daemon.
 const TURN_MS: u64 = 5;
+/// Longer than a frontend waits for its holds, with the margin for clocks.
+const HOLDS_MS: u64 = 600_000;
 /// Turns within which something has to come to its end.
 const TURNS_MAX: u64 = 20_000;
 
@@ -165,6 +169,14 @@ impl Bed {
         })
     }
 
+    /// Frontends that are no longer declared go, their holds being over.
+    fn retire(&mut self) -> Result<()> {
+        self.now_ms += HOLDS_MS;
+        self.until(|bed| {
+            bed.member.state().allocation().frontends.values().all(|frontend| frontend.declared == Declared::Yes)
+        })
+    }
+
     /// What is made of the state for each status, once a second at least.
     fn report(&mut self) {
         let state = self.turns.of(|| self.member.shared_state());
@@ -208,24 +220,48 @@ fn settle(member: &mut ControlMember<MemoryStore>, now: Now, answers: &mut BTree
     job
 }
 
-/// `backends` instances from the address number `first` on, in as many pools as there can be frontends.
-fn desired(first: usize, backends: usize) -> Result<Desired> {
+/// Which frontends a pool may use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Frontends {
+    /// One of its own for each.
+    Own,
+    /// All for all pools, which are as few as they can be.
+    Shared,
+}
+
+/// So many frontends, and `backends` instances from the address number `first` on in pools behind them.
+fn desired(frontends: usize, behind: Frontends, first: usize, backends: usize) -> Result<Desired> {
     use std::fmt::Write as _;
     let mut text = String::from("[outside]\nnetwork = \"198.18.0.0/16\"\nnext_hop = \"198.18.255.254\"\n");
     text.push_str(
         "[[virtual_network]]\nname = \"vnet\"\n[[virtual_network.subnet]]\nname = \"all\"\nprefix = \"10.0.0.0/8\"\ngateway = \"10.0.0.1\"\n",
     );
-    for pool in 1..=FRONTENDS_MAX {
+    for pool in 1..=frontends {
         let public = Ipv4Addr::from_bits(0xc612_0000 + u32::try_from(pool)?);
         writeln!(text, "[[public_ip]]\nname = \"pip{pool}\"\naddress = \"{public}\"")?;
-        writeln!(text, "[[load_balancer]]\nname = \"lb{pool}\"\nfrontends = [\"pip{pool}\"]")?;
-        writeln!(text, "[[load_balancer.pool]]\nname = \"web\"")?;
-        writeln!(text, "[[load_balancer.outbound_rule]]\nname = \"out\"\npool = \"web\"")?;
+        if behind == Frontends::Own {
+            writeln!(text, "[[load_balancer]]\nname = \"lb{pool}\"\nfrontends = [\"pip{pool}\"]")?;
+            writeln!(text, "[[load_balancer.pool]]\nname = \"web1\"")?;
+            writeln!(text, "[[load_balancer.outbound_rule]]\nname = \"out\"\npool = \"web1\"")?;
+        }
+    }
+    let pools = backends.div_ceil(POOL_INSTANCES_MAX).max(1);
+    if behind == Frontends::Shared {
+        let names: Vec<String> = (1..=frontends).map(|n| format!("\"pip{n}\"")).collect();
+        writeln!(text, "[[load_balancer]]\nname = \"lb1\"\nfrontends = [{}]", names.join(", "))?;
+        for pool in 1..=pools {
+            writeln!(text, "[[load_balancer.pool]]\nname = \"web{pool}\"")?;
+            writeln!(text, "[[load_balancer.outbound_rule]]\nname = \"out{pool}\"\npool = \"web{pool}\"")?;
+        }
     }
     for n in first..first + backends {
         let ip = Ipv4Addr::from_bits(0x0a00_0100 + u32::try_from(n)?);
         writeln!(text, "[[instance]]\nname = \"instance-{n}\"\n[[instance.ip_configuration]]\nname = \"primary\"")?;
-        writeln!(text, "private_ip = \"{ip}\"\nsubnet = \"vnet/all\"\npool = \"lb{}/web\"", n % FRONTENDS_MAX + 1)?;
+        let (balancer, pool) = match behind {
+            Frontends::Own => (n % frontends + 1, 1),
+            Frontends::Shared => (1, n % pools + 1),
+        };
+        writeln!(text, "private_ip = \"{ip}\"\nsubnet = \"vnet/all\"\npool = \"lb{balancer}/web{pool}\"")?;
     }
     config::parse("bench", &text).map_err(|errors| anyhow::anyhow!("{}", errors[0]))
 }
@@ -240,25 +276,42 @@ pub fn run(args: &Args) -> Result<()> {
     table.load_preset(presets::ASCII_MARKDOWN);
     table.set_header(["what", "turns", "longest turn, ms", "turns, ms", "longest job, ms", "jobs, ms"]);
     bed.row("founding", &mut table);
-    let all = desired(0, args.backends)?;
+    let own = |first, backends| desired(FRONTENDS_MAX, Frontends::Own, first, backends);
+    bed.configure(&own(0, 0)?)?;
+    bed.row(&format!("{FRONTENDS_MAX} frontends come"), &mut table);
+    bed.configure(&desired(FRONTENDS_MAX - 1, Frontends::Own, 0, 0)?)?;
+    bed.row("one of them leaves", &mut table);
+    bed.configure(&desired(0, Frontends::Own, 0, 0)?)?;
+    bed.row("all leave", &mut table);
+    bed.retire()?;
+    bed.row("they retire", &mut table);
+    let all = own(0, args.backends)?;
     bed.configure(&all)?;
-    bed.row(&format!("{} backends come", args.backends), &mut table);
+    bed.row(&format!("{} backends come, and the frontends", args.backends), &mut table);
     bed.report();
     bed.row("a report for status", &mut table);
     let few = args.backends / 32;
-    bed.configure(&desired(few, args.backends - few)?)?;
+    bed.configure(&own(few, args.backends - few)?)?;
     bed.row(&format!("{few} of them leave"), &mut table);
     bed.fence(64)?;
     bed.row("their blocks are empty", &mut table);
     bed.configure(&all)?;
     bed.row(&format!("{few} come"), &mut table);
-    bed.configure(&desired(args.backends, args.backends)?)?;
+    bed.configure(&own(args.backends, args.backends)?)?;
     bed.row("others come in the place of all", &mut table);
     bed.fence(64)?;
     bed.row("blocks of all are empty, a few at a time", &mut table);
-    bed.configure(&desired(0, 0)?)?;
+    bed.configure(&own(0, 0)?)?;
     bed.row("all leave", &mut table);
     bed.fence(usize::MAX)?;
     bed.row("blocks of all are empty, at once", &mut table);
+    bed.configure(&desired(FRONTENDS_MAX, Frontends::Shared, 0, args.backends)?)?;
+    bed.row("as many come that may use all frontends", &mut table);
+    bed.configure(&desired(FRONTENDS_MAX - 1, Frontends::Shared, 0, args.backends)?)?;
+    bed.row("one frontend leaves", &mut table);
+    bed.fence(usize::MAX)?;
+    bed.row("its blocks are empty", &mut table);
+    bed.retire()?;
+    bed.row("it retires", &mut table);
     writeln!(std::io::stdout(), "{table}").context("standard output")
 }
