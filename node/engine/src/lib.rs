@@ -45,6 +45,7 @@ mod limits;
 pub mod map;
 mod meta;
 pub mod nat;
+pub mod nsg;
 pub mod neigh;
 mod notices;
 mod noting;
