@@ -12,7 +12,7 @@ const LEFT: &[(&str, usize, usize, usize)] = &[
     ("node/control", 0, 0, 0),
     ("node/member", 1, 0, 0),
     ("consensus", 0, 0, 0),
-    ("netio", 1, 0, 1),
+    ("netio", 0, 0, 1),
     ("node/lab", 0, 0, 0),
     ("node", 4, 1, 0),
     ("bench", 1, 0, 0),

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use quinn::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::Counters;
+use super::config::Counters;
 
 /// So much of something at once, and so much a second.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,9 @@ impl Bucket {
         self.tokens >= f64::from(self.burst)
     }
 }
+
+/// How long a handshake that came in may take.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What an endpoint can bear.
 #[derive(Clone, Copy, Debug)]
@@ -116,8 +120,6 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test]

@@ -1,128 +1,24 @@
-//! One connection's life: admission, the link it carries, the readers and writers of its streams.
+//! One link's life: the connection that carries it, the readers and writers of its streams.
 //! Must tell `Down` of a link before `Up` of its successor, and let no frame of a link out before `Up` or after `Down`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use quinn::{Connection, SendStream, VarInt};
-use rustls::pki_types::CertificateDer;
+use quinn::{Connection, SendStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::admission::{Admission, MEMBERS};
+use super::close::{CLOSE_GOODBYE, CLOSE_MALFORMED, CLOSE_REMOVED, CLOSE_REPLACED};
+use super::event::{Event, Inbound};
 use super::frame::{Batch, FRAME_BYTES_MAX, FrameReader, StreamEnd, StreamKey, StreamKind};
+use super::proof::proved_key;
 use super::queue::{Outbound, SendOutcome};
-use super::strangers::Strangers;
-use super::{Event, Inbound, Live, Peer, Shared, joining, tls};
-use crate::ca::{key_hash, node_id_of};
+use super::shared::{Live, Peer, Shared};
 
-pub(super) const CLOSE_GOODBYE: VarInt = VarInt::from_u32(0);
-/// The peer is no longer listed.
-pub(super) const CLOSE_REMOVED: VarInt = VarInt::from_u32(1);
-/// A newer connection of the same pair took over.
-const CLOSE_REPLACED: VarInt = VarInt::from_u32(2);
-/// Heard you knock; you will be dialed.
-const CLOSE_KNOCKED: VarInt = VarInt::from_u32(3);
-/// The certificate is good, but its member is no peer here.
-pub(super) const CLOSE_NO_PEER: VarInt = VarInt::from_u32(4);
-pub(super) const CLOSE_MALFORMED: VarInt = VarInt::from_u32(5);
-/// Your address was not listed; it is now, if you are a member.
-pub(super) const CLOSE_ASK_AGAIN: VarInt = VarInt::from_u32(7);
-/// As many nodes as may ask to join do so already.
-pub(super) const CLOSE_BUSY: VarInt = VarInt::from_u32(6);
-
-/// A link that was younger than this when a knock came from another address survives it: the knock was on its way.
-const KNOCK_CROSSED: Duration = Duration::from_millis(100);
-/// How long a handshake that came in may take.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much one write takes from a queue at most: long enough to fill GSO batches, short enough to stay fair.
 const WRITE_BYTES: usize = 256 << 10;
-
-/// Admits connections from the addresses of listed members until the endpoint closes; the strangers' thread ends with it.
-pub(super) async fn accept_loop(shared: Arc<Shared>, _strangers: Strangers) {
-    let mut admission = Admission::new(MEMBERS, Arc::clone(&shared.counters));
-    while let Some(incoming) = shared.endpoint.accept().await {
-        let Some((incoming, place)) = admission.judge(incoming) else { continue };
-        let (shared, began) = (Arc::clone(&shared), Instant::now());
-        tokio::spawn(async move {
-            let admitted = match timeout(HANDSHAKE_TIMEOUT, incoming).await {
-                Ok(Ok(connection)) => {
-                    drop(place);
-                    admit(&shared, connection, began).await
-                }
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "handshake refused");
-                    None
-                }
-                Err(_) => None,
-            };
-            if admitted.is_none() {
-                shared.counters.refused.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-    }
-}
-
-/// Takes a verified connection, whose handshake came at `began`, for what its certificate says. `None`: refused.
-async fn admit(shared: &Arc<Shared>, connection: Connection, began: Instant) -> Option<()> {
-    if tls::is_join(&connection) {
-        let questions = shared.questions.clone();
-        return joining::receive(&shared.guests, &questions, &connection, shared.config.question_life).await;
-    }
-    let known = shared.proved_peer(&connection);
-    let Some(peer) = known else {
-        connection.close(CLOSE_NO_PEER, b"not a peer");
-        return None;
-    };
-    if peer.id > shared.own_id {
-        // The pair's dialer is us: this is a knock.
-        if let Some(live) = &peer.state().live {
-            doubt(live, &connection, began, shared.config.dial_timeout);
-        }
-        peer.wake_dialer.notify_one();
-        connection.close(CLOSE_KNOCKED, b"knocked");
-        return Some(());
-    }
-    run_link(Arc::clone(shared), peer, connection, Role::Acceptor).await;
-    Some(())
-}
-
-/// The peer of a link that seems to live has knocked. Either the link is dead, or it came to be while the knock was on its
-/// way, which may take long on a busy machine; so it is asked: a peer that has it no more answers with a stateless reset. One
-/// that is at another address now cannot, nor one with another key: who is silent for `patience` has the link no more either.
-fn doubt(live: &Live, knock: &Connection, began: Instant, patience: Duration) {
-    let link = live.connection.clone();
-    if link.remote_address() != knock.remote_address() && began > live.since + KNOCK_CROSSED {
-        link.close(CLOSE_REPLACED, b"knocked");
-        return;
-    }
-    tokio::spawn(async move {
-        // An empty stream says nothing, and has to be acknowledged.
-        let asked = async {
-            let mut stream = link.open_uni().await.ok()?;
-            stream.finish().ok()?;
-            stream.stopped().await.ok()
-        };
-        if timeout(patience, asked).await.is_err() {
-            link.close(CLOSE_REPLACED, b"knocked");
-        }
-    });
-}
-
-/// The key of the peer's certificate.
-pub(super) fn proved_key(connection: &Connection) -> Option<[u8; 32]> {
-    let identity = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    key_hash(identity.first()?)
-}
-
-/// The number in the peer's certificate; the handshake has verified its chain and its key.
-pub(super) fn proved_id(connection: &Connection) -> Option<u32> {
-    let identity = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    node_id_of(identity.first()?)
-}
 
 /// Which end of a connection we are.
 #[derive(Debug)]

@@ -8,8 +8,9 @@ use quinn::{Connection, ConnectionError};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{CLOSE_ASK_AGAIN, CLOSE_NO_PEER, Role, await_greeting, run_link};
-use super::{Peer, Shared};
+use super::close::{CLOSE_ASK_AGAIN, CLOSE_NO_PEER};
+use super::connection::{Role, await_greeting, run_link};
+use super::shared::{Peer, Shared};
 use crate::ca::node_name;
 
 /// Up to this age a dial is not cut short by a wake; the first loss probes fall within it.

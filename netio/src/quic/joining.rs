@@ -4,9 +4,7 @@
 //! Never carries any other frame, never becomes a link, and is bounded: few guests at a time, one per node, each for a few
 //! seconds, with a handful of small frames. Called by the transport.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,55 +12,16 @@ use quinn::Connection;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::connection::{CLOSE_BUSY, CLOSE_GOODBYE, CLOSE_MALFORMED, proved_id};
+use super::close::{CLOSE_BUSY, CLOSE_GOODBYE, CLOSE_MALFORMED};
+use super::event::Event;
 use super::frame::{Batch, FrameReader, StreamEnd, StreamKey};
-use super::queue::SendOutcome;
-use super::{Event, Shared};
+use super::guests::{FRAMES_MAX, Guests};
+use super::proof::proved_id;
+use super::shared::Shared;
 use crate::ca::node_name;
 
 /// Longest frame on the channel for joining, in bytes.
 pub const JOIN_FRAME_BYTES_MAX: usize = 4096;
-/// Most nodes that may ask at a time.
-pub(super) const GUESTS_MAX: usize = 8;
-/// Most frames in either direction of one connection.
-const FRAMES_MAX: usize = 4;
-
-/// The nodes that wait for an answer, by their proved number.
-#[derive(Debug, Default)]
-pub(super) struct Guests {
-    open: Mutex<BTreeMap<u32, mpsc::Sender<Bytes>>>,
-}
-
-impl Guests {
-    fn open(&self) -> MutexGuard<'_, BTreeMap<u32, mpsc::Sender<Bytes>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place for `id`, in place of an earlier one of the same number; `None` if too many others ask.
-    fn enter(&self, id: u32) -> Option<(mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>)> {
-        let mut open = self.open();
-        if open.len() >= GUESTS_MAX && !open.contains_key(&id) {
-            return None;
-        }
-        let (answers, answered) = mpsc::channel(FRAMES_MAX);
-        open.insert(id, answers.clone());
-        Some((answers, answered))
-    }
-
-    fn leave(&self, id: u32, place: &mpsc::Sender<Bytes>) {
-        let mut open = self.open();
-        if open.get(&id).is_some_and(|newest| newest.same_channel(place)) {
-            open.remove(&id);
-        }
-    }
-
-    /// Queues an answer for the node that asked.
-    pub(super) fn answer(&self, id: u32, frame: Bytes) -> SendOutcome {
-        let taken = self.open().get(&id).is_some_and(|place| place.try_send(frame).is_ok());
-        if taken { SendOutcome::Queued } else { SendOutcome::Down }
-    }
-}
-
 /// The member's end: hands the question to the owner, and its answers back, for `life` at most. `None`: refused.
 pub(super) async fn receive(
     guests: &Guests,

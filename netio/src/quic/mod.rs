@@ -14,13 +14,20 @@
 //! dialed now. A restarted member dials or knocks at once, and answers packets of its former life with stateless resets
 //! (RFC 9000, 10.3) under a key that survives restarts, so that a peer leaves a dead connection in one round trip.
 
+mod accept;
 mod admission;
+mod close;
+mod config;
 mod connection;
 mod dial;
 mod doors;
+mod event;
 mod frame;
+mod guests;
 mod joining;
+mod proof;
 mod queue;
+mod shared;
 mod sieve;
 mod strangers;
 mod tls;
@@ -28,180 +35,25 @@ mod tls;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, mpsc};
 
 use admission::Bucket;
-use doors::{Doors, Porter};
+use config::Counters;
+pub use config::{StartError, TransportConfig, TransportStats};
+use doors::Doors;
+pub use event::Event;
+use event::Inbound;
 pub use frame::FRAME_BYTES_MAX;
-use joining::Guests;
+use guests::Guests;
 pub use joining::JOIN_FRAME_BYTES_MAX;
-use queue::Outbound;
 pub use queue::{BulkError, SendOutcome};
+use shared::{LinkState, Peer, Shared};
 use sieve::Sieve;
 pub use tls::{ALPN, Identity};
-
-/// What a transport is started with. `Default` gives the values that the cluster's timing rules were chosen for.
-#[derive(Clone, Debug)]
-pub struct TransportConfig {
-    /// Where to listen; connections to peers leave from the same socket.
-    pub listen: SocketAddr,
-    /// The interface that peers are reached by; no other can reach the port. `None`: any.
-    pub interface: Option<String>,
-    /// A connection that hears nothing for so long is dead.
-    pub idle_timeout: Duration,
-    /// Silence after which a connection is probed.
-    pub keep_alive: Duration,
-    /// Round trip assumed before the first measurement: loss probes of a handshake start at three times this.
-    pub initial_rtt: Duration,
-    /// How long a receiver may delay an acknowledgement: a lost tail is probed about this long after a round trip.
-    pub ack_delay_max: Duration,
-    /// Pause after the first failed dial; doubles with each further one.
-    pub backoff_min: Duration,
-    /// Longest pause between dials.
-    pub backoff_max: Duration,
-    /// Pause after a peer has said that it does not list us. As soon as it does, it dials or knocks itself; and dialing
-    /// it all the while would use up the handshakes that our own question to join needs (`admission.rs`).
-    pub backoff_unlisted: Duration,
-    /// How long a question on the channel for joining may wait for its answer.
-    pub question_life: Duration,
-    /// How long one dial may take, handshake and greeting.
-    pub dial_timeout: Duration,
-    /// Send and receive buffer of the socket, in bytes.
-    pub socket_buffer: usize,
-    /// Most frames queued on one channel; above it `send` drops the oldest.
-    pub queue_frames_max: usize,
-    /// Most bytes queued on one channel; above it `send` drops the oldest, `send_bulk` waits.
-    pub queue_bytes_max: usize,
-    /// Most channels in use per peer, both spaces together; a frame on a further one is refused.
-    pub channels_max: u32,
-    /// Most received bytes per peer that wait for `recv`, in each of the two spaces.
-    pub receive_bytes_max: u32,
-}
-
-impl Default for TransportConfig {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([0, 0, 0, 0], 0)),
-            interface: None,
-            idle_timeout: Duration::from_secs(3),
-            keep_alive: Duration::from_millis(500),
-            initial_rtt: Duration::from_millis(5),
-            ack_delay_max: Duration::from_millis(2),
-            backoff_min: Duration::from_millis(20),
-            backoff_max: Duration::from_millis(500),
-            backoff_unlisted: Duration::from_secs(2),
-            question_life: Duration::from_secs(2),
-            dial_timeout: Duration::from_millis(500),
-            socket_buffer: 4 << 20,
-            queue_frames_max: 4096,
-            queue_bytes_max: 8 << 20,
-            channels_max: 4096,
-            receive_bytes_max: 32 << 20,
-        }
-    }
-}
-
-/// What the transport tells its owner.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// A frame sent with [`Transport::send`].
-    Frame {
-        /// The sender, proved by its certificate.
-        from: u32,
-        /// The channel it was sent on.
-        channel: u32,
-        /// The frame, at most [`FRAME_BYTES_MAX`].
-        bytes: Bytes,
-    },
-    /// A frame sent with [`Transport::send_bulk`]; its channels are numbered apart from those of `Frame`.
-    Bulk {
-        /// The sender, proved by its certificate.
-        from: u32,
-        /// The bulk channel it was sent on.
-        channel: u32,
-        /// The frame, at most [`FRAME_BYTES_MAX`].
-        bytes: Bytes,
-    },
-    /// A frame on the channel for joining: a question of a node that may be no member ([`Transport::ask`]), or a member's
-    /// answer to ours ([`Transport::answer`]).
-    Join {
-        /// The sender, proved by its certificate.
-        from: u32,
-        /// The frame, at most [`JOIN_FRAME_BYTES_MAX`].
-        bytes: Bytes,
-    },
-    /// A link to this member begins.
-    Up(u32),
-    /// The link to this member ended; what was on its way is lost. A restarted peer shows as `Down`, then `Up`.
-    Down(u32),
-}
-
-/// Why a transport did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Certificates or keys are unreadable, or do not belong together.
-    #[error("identity: {0}")]
-    Identity(String),
-    /// The socket cannot be had.
-    #[error("listen on {address}{}: {source}", .interface.as_ref().map(|name| format!(" of interface {name}")).unwrap_or_default())]
-    Socket {
-        /// The address asked for.
-        address: SocketAddr,
-        /// And the interface.
-        interface: Option<String>,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
-}
-
-/// Counters since the start. Frames and bytes are of the application.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct TransportStats {
-    /// Frames handed to a stream.
-    pub frames_sent: u64,
-    /// Bytes of those frames.
-    pub bytes_sent: u64,
-    /// Frames received.
-    pub frames_received: u64,
-    /// Bytes of those frames.
-    pub bytes_received: u64,
-    /// Frames dropped because a channel's queue was full.
-    pub dropped_full: u64,
-    /// Frames refused because no link to the peer was up.
-    pub dropped_down: u64,
-    /// Connections refused: foreign or expired certificate, or a member that is no peer.
-    pub refused: u64,
-    /// Links that came up.
-    pub links_up: u64,
-    /// Handshakes that were asked to prove their address first.
-    pub retried: u64,
-    /// Handshakes that were not begun, being too many.
-    pub turned_away: u64,
-    /// Handshake packets that were dropped unread, being too many, from addresses of members and from others.
-    pub sieved: u64,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    frames_sent: AtomicU64,
-    bytes_sent: AtomicU64,
-    frames_received: AtomicU64,
-    bytes_received: AtomicU64,
-    dropped_full: AtomicU64,
-    dropped_down: AtomicU64,
-    refused: AtomicU64,
-    links_up: AtomicU64,
-    retried: AtomicU64,
-    turned_away: AtomicU64,
-}
-
-/// Events on their way to the owner; a permit gives back the receive budget when the owner has taken the frame.
-type Inbound = (Event, Option<OwnedSemaphorePermit>);
 
 /// Frames, ups and downs in one queue (their order matters); bulk in another, so that a slow consumer of snapshots
 /// never holds up heartbeats.
@@ -210,103 +62,6 @@ const BULK_QUEUE: usize = 64;
 const JOIN_QUEUE: usize = 16;
 /// Handshake packets that may come in members' names, a second and at once: each may cost the thread some ten microseconds.
 const HANDSHAKE_PACKETS: (u32, u32) = (1000, 512);
-
-/// A link's streams and queues, valid for one connection.
-struct Live {
-    connection: quinn::Connection,
-    generation: u64,
-    since: tokio::time::Instant,
-    channels: BTreeMap<frame::StreamKey, Arc<Outbound>>,
-}
-
-#[derive(Default)]
-struct LinkState {
-    /// Where it is by the list, and where it proved its number from if that was elsewhere.
-    addresses: (Option<SocketAddr>, Option<SocketAddr>),
-    /// SHA-256 of its public key, once the owner has said it.
-    key: Option<[u8; 32]>,
-    live: Option<Live>,
-    /// The newest connection that asked to become the link; an older one that still waits gives up.
-    newest_generation: u64,
-}
-
-/// One peer, as long as `set_peers` lists it.
-struct Peer {
-    id: u32,
-    state: Mutex<LinkState>,
-    /// One connection at a time runs the link, so that `Down` of the old is told before `Up` of the new.
-    turn: tokio::sync::Mutex<()>,
-    /// The dialer looks again: link changed, address changed, or the peer knocked.
-    wake_dialer: Notify,
-    dialer: Mutex<Option<JoinHandle<()>>>,
-    /// A question on the channel for joining is under way.
-    asking: AtomicBool,
-}
-
-impl Peer {
-    fn state(&self) -> MutexGuard<'_, LinkState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct Shared {
-    own_id: u32,
-    cluster: String,
-    config: TransportConfig,
-    endpoint: quinn::Endpoint,
-    client: quinn::ClientConfig,
-    join_client: quinn::ClientConfig,
-    guests: Arc<Guests>,
-    porter: Porter,
-    runtime: tokio::runtime::Handle,
-    peers: Mutex<BTreeMap<u32, Arc<Peer>>>,
-    events: mpsc::Sender<Inbound>,
-    bulk: mpsc::Sender<Inbound>,
-    questions: mpsc::Sender<Event>,
-    counters: Arc<Counters>,
-    sieved: Arc<AtomicU64>,
-}
-
-impl Shared {
-    fn peer(&self, id: u32) -> Option<Arc<Peer>> {
-        self.peers().get(&id).cloned()
-    }
-
-    /// The peer that a connection proves to be: by its certificate's number, and by its key if that is known.
-    fn proved_peer(&self, connection: &quinn::Connection) -> Option<Arc<Peer>> {
-        let peer = self.peer(connection::proved_id(connection)?)?;
-        let expected = peer.state().key;
-        expected.is_none_or(|expected| connection::proved_key(connection) == Some(expected)).then_some(peer)
-    }
-
-    fn peers(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Peer>>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells the kernel whose datagrams come to the members' socket.
-    fn list(&self, peers: &BTreeMap<u32, Arc<Peer>>) {
-        let addresses = peers.values().map(|peer| peer.state().addresses);
-        let addresses = addresses.flat_map(|(listed, proved)| listed.into_iter().chain(proved)).collect();
-        if let Err(error) = self.porter.list(addresses) {
-            tracing::error!(%error, "the members' addresses cannot be told to the kernel: who is not told stays a stranger");
-        }
-    }
-
-    /// A node proved its number from an address that is not listed: if it is a member, it is there from now on.
-    fn proved(&self, id: u32, address: SocketAddr) {
-        let peers = self.peers();
-        let Some(peer) = peers.get(&id) else {
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        let known = peer.state().addresses.1.replace(address) == Some(address);
-        if !known {
-            tracing::info!(peer = id, %address, "a member is at another address than the listed one");
-            self.list(&peers);
-        }
-        peer.wake_dialer.notify_one();
-    }
-}
 
 /// The sending half; cheap to clone. Dropping all clones leaves links running until [`Transport::shutdown`] or the end of
 /// the runtime.
@@ -406,7 +161,7 @@ impl Transport {
             counters,
             sieved,
         });
-        tokio::spawn(connection::accept_loop(Arc::clone(&shared), strangers));
+        tokio::spawn(accept::accept_loop(Arc::clone(&shared), strangers));
         let told = Arc::clone(&shared);
         tokio::spawn(async move {
             while let Some((id, address)) = newly_proved.recv().await {
@@ -460,9 +215,9 @@ impl Transport {
             let mut state = peer.state();
             state.key = Some(*key);
             if let Some(live) = &state.live
-                && connection::proved_key(&live.connection) != Some(*key)
+                && proof::proved_key(&live.connection) != Some(*key)
             {
-                live.connection.close(connection::CLOSE_REMOVED, b"another key");
+                live.connection.close(close::CLOSE_REMOVED, b"another key");
             }
         }
     }
@@ -546,28 +301,14 @@ impl Transport {
     /// The counters now.
     #[must_use]
     pub fn stats(&self) -> TransportStats {
-        let counters = &self.shared.counters;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        TransportStats {
-            frames_sent: read(&counters.frames_sent),
-            bytes_sent: read(&counters.bytes_sent),
-            frames_received: read(&counters.frames_received),
-            bytes_received: read(&counters.bytes_received),
-            dropped_full: read(&counters.dropped_full),
-            dropped_down: read(&counters.dropped_down),
-            refused: read(&counters.refused),
-            links_up: read(&counters.links_up),
-            retried: read(&counters.retried),
-            turned_away: read(&counters.turned_away),
-            sieved: read(&self.shared.sieved),
-        }
+        self.shared.counters.read(&self.shared.sieved)
     }
 
     /// Says good-bye to every peer, so that they see `Down` at once, and waits until that is sent (bounded by the probes of
     /// a closing connection, RFC 9000, 10.2).
     pub async fn shutdown(&self) {
         self.set_peers(&BTreeMap::new());
-        self.shared.endpoint.close(connection::CLOSE_GOODBYE, b"shutdown");
+        self.shared.endpoint.close(close::CLOSE_GOODBYE, b"shutdown");
         self.shared.endpoint.wait_idle().await;
     }
 
@@ -594,7 +335,7 @@ fn stop_peer(peer: &Peer) {
     let mut state = peer.state();
     state.newest_generation = u64::MAX;
     if let Some(live) = &state.live {
-        live.connection.close(connection::CLOSE_REMOVED, b"removed");
+        live.connection.close(close::CLOSE_REMOVED, b"removed");
     }
 }
 

@@ -14,11 +14,14 @@ use quinn::{Connection, Endpoint};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::admission::{Admission, Bucket, STRANGERS};
-use super::connection::{CLOSE_ASK_AGAIN, HANDSHAKE_TIMEOUT, proved_id};
-use super::joining::{self, Guests};
+use super::admission::{Admission, Bucket, HANDSHAKE_TIMEOUT, STRANGERS};
+use super::close::CLOSE_ASK_AGAIN;
+use super::config::Counters;
+use super::event::Event;
+use super::guests::Guests;
+use super::proof::proved_id;
 use super::sieve::Sieve;
-use super::{Counters, Event, tls};
+use super::{joining, tls};
 
 /// Handshake packets a second, and at once: each may cost the thread some ten microseconds.
 const HANDSHAKE_PACKETS: (u32, u32) = (1000, 256);

@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, version::TLS13};
 
-use super::{StartError, TransportConfig};
+use super::config::{StartError, TransportConfig};
 use crate::ca::{Member, member_of};
 
 /// What members speak with each other, as TLS names it.

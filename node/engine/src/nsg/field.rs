@@ -96,7 +96,8 @@ impl Field {
         edges.sort_unstable();
         begins.extend(edges.iter().map(|(at, ..)| *at));
         begins.dedup();
-        let mut field = Self { begins: Box::default(), row_of: Box::default(), rows: Box::default(), any: any.into(), masks };
+        let mut field =
+            Self { begins: Box::default(), row_of: Box::default(), rows: Box::default(), any: any.into(), masks };
         let (mut rows, mut row_of, mut known) = (Vec::new(), Vec::with_capacity(begins.len()), BTreeMap::new());
         let (mut now, mut edges) = (field.any.to_vec(), edges.into_iter().peekable());
         for begin in &begins {

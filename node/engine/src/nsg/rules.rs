@@ -159,7 +159,8 @@ mod tests {
 
     /// The first rule in order that takes the packet.
     fn naive(rules: &[Rule], packet: &Tuple) -> Option<(usize, Access)> {
-        let within = |ranges: &[Range], value: u32| ranges.is_empty() || ranges.iter().any(|range| range.contains(value));
+        let within =
+            |ranges: &[Range], value: u32| ranges.is_empty() || ranges.iter().any(|range| range.contains(value));
         let has_ports = packet.protocol == 6 || packet.protocol == 17;
         let takes = |rule: &&Rule| {
             let protocol = match rule.protocol {
