@@ -273,25 +273,28 @@ impl Allocation {
         self.backends.retain(|_, b| b.declared == Declared::Yes || b.frontend.is_some());
     }
 
-    /// Binds a backend to the frontend with the fewest bound backends among those with room; a tie is drawn (D1).
+    /// Binds a backend to the frontend with the fewest bound backends among those with room; a tie is drawn (D1). What is
+    /// free on a frontend is looked at only where that decides.
     pub(crate) fn bind(&mut self, id: BackendId, grant: &Grant, tally: &mut Tally, draw: u64) {
         let Tally { free, bound } = tally;
-        let room = |whole: bool| -> Vec<FrontendId> {
-            let fits = |f: &&FrontendId| {
-                free.get(f).is_some_and(|b| if whole { b.fits(grant.ports) } else { b.ports() >= grant.ports.into() })
-            };
-            grant.frontends.iter().filter(fits).copied().collect()
-        };
-        let mut candidates = room(true);
-        if candidates.is_empty() {
-            candidates = room(false);
+        let mut by_count: BTreeMap<u32, Vec<FrontendId>> = BTreeMap::new();
+        for frontend in &grant.frontends {
+            by_count.entry(bound.get(frontend).copied().unwrap_or(0)).or_default().push(*frontend);
         }
-        let count = |f: &FrontendId| bound.get(f).copied().unwrap_or(0);
-        let Some(fewest) = candidates.iter().map(count).min() else { return };
-        candidates.retain(|f| count(f) == fewest);
-        let among = u64::try_from(candidates.len()).expect("a list in memory is shorter than 2^64");
-        let at = usize::try_from(SplitMix::mix(draw ^ u64::from(id.0)) % among).expect("below the length of a list");
-        let frontend = candidates[at];
+        let drawn = SplitMix::mix(draw ^ u64::from(id.0));
+        let mut with_room = |whole: bool| {
+            by_count.values().find_map(|group| {
+                let among = u64::try_from(group.len()).expect("a list in memory is shorter than 2^64");
+                let from = usize::try_from(drawn % among).expect("below the length of a list");
+                // The first with room, from the drawn one on.
+                let (before, after) = group.split_at(from);
+                after.iter().chain(before).copied().find(|frontend| {
+                    let there = free.entry(*frontend).or_insert_with(|| self.free_on(*frontend));
+                    if whole { there.fits(grant.ports) } else { there.ports() >= grant.ports.into() }
+                })
+            })
+        };
+        let Some(frontend) = with_room(true).or_else(|| with_room(false)) else { return };
         let pieces = free.get_mut(&frontend).expect("a candidate is a frontend");
         let mut lease = Vec::new();
         take_pieces(pieces, grant.ports, &mut lease);

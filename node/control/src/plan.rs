@@ -16,6 +16,7 @@ use crate::outcome::Outcome;
 use crate::resource::{Desired, PoolRef};
 use crate::state::State;
 use crate::tier;
+use crate::validate::Census;
 
 /// What a change does to a resource.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize)]
@@ -184,10 +185,11 @@ fn differences(old: &str, new: &str) -> String {
 }
 
 fn tiers(old: &Desired, new: &Desired, into: &mut Vec<Change>) {
+    let (old, census) = (Census::of(old), Census::of(new));
     for (name, balancer) in &new.load_balancers {
         for pool in &balancer.pools {
             let reference = PoolRef { load_balancer: name.clone(), pool: pool.clone() };
-            let (before, after) = (old.pool_instances(&reference), new.pool_instances(&reference));
+            let (before, after) = (old.of_pool(&reference).0, census.of_pool(&reference).0);
             let ports = (tier::ports_per_backend(before), tier::ports_per_backend(after));
             if let (Some(from), Some(to)) = ports
                 && from != to

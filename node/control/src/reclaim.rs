@@ -82,7 +82,7 @@ impl Allocation {
         for (id, grant) in &served {
             if self.backends[id].frontend.is_none() {
                 for frontend in &grant.frontends {
-                    self.count_into(&mut tally, *frontend);
+                    tally.bound.entry(*frontend).or_insert_with(|| self.places.bound_count(*frontend));
                 }
                 self.bind(*id, grant, &mut tally, with.draw);
                 touched.extend(self.backends[id].frontend);
@@ -93,19 +93,13 @@ impl Allocation {
             if let Some(frontend) = backend.frontend.filter(|f| grant.frontends.binary_search(f).is_ok())
                 && backend.ports() < grant.ports
             {
-                self.count_into(&mut tally, frontend);
+                tally.free.entry(frontend).or_insert_with(|| self.free_on(frontend));
                 self.grow(*id, grant.ports, &mut tally, with.index);
             }
         }
         for (id, _) in &served {
             self.places.judge(*id, &self.backends[id]);
         }
-    }
-
-    /// What is free on the frontend and how many are bound to it, unless it is known already.
-    fn count_into(&self, tally: &mut Tally, frontend: FrontendId) {
-        tally.free.entry(frontend).or_insert_with(|| self.free_on(frontend));
-        tally.bound.entry(frontend).or_insert_with(|| self.places.bound_count(frontend));
     }
 
     /// A backend is free to bind anew only when nothing of it is left on its old frontend (M3); an undeclared one goes.

@@ -300,15 +300,6 @@ impl Desired {
         !(virtual_networks.is_empty() && public_ips.is_empty() && load_balancers.is_empty() && instances.is_empty())
     }
 
-    /// Members of a pool: how many instances have an IP configuration in it (D2: this count picks the tier).
-    #[must_use]
-    pub fn pool_instances(&self, pool: &PoolRef) -> usize {
-        self.instances
-            .values()
-            .filter(|instance| instance.ip_configurations.iter().any(|ip| ip.pool.as_ref() == Some(pool)))
-            .count()
-    }
-
     /// The outbound rule that lets a pool out.
     #[must_use]
     pub fn rule_of(&self, pool: &PoolRef) -> Option<(&LoadBalancer, &OutboundRule)> {
