@@ -7,6 +7,8 @@ use serde_json::Value;
 pub(super) const NOTHING: &str = "-";
 /// Columns of tables that come without a width (no terminal).
 const WIDTH: u16 = 160;
+/// Of a longer list a table shows the beginning; programs read all of it.
+const LIST_MAX: usize = 8;
 
 /// A column: its title, and the path of its value in a row, as a JSON pointer.
 pub(super) type Column = (&'static str, &'static str);
@@ -84,6 +86,10 @@ pub(super) fn cell(value: &Value) -> String {
         Value::Bool(false) => "no".to_owned(),
         Value::Number(number) => number.to_string(),
         Value::Array(items) if items.is_empty() => NOTHING.to_owned(),
+        Value::Array(items) if items.len() > LIST_MAX => {
+            let first: Vec<String> = items.iter().take(LIST_MAX - 2).map(cell).collect();
+            format!("{}, … {} in all", first.join(", "), items.len())
+        }
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
         Value::Object(_) => object(value),
     }
@@ -125,6 +131,8 @@ mod tests {
 
     #[test]
     fn values_show_by_their_shape() {
+        assert_eq!(cell(&json!([1, 2, 3, 4, 5, 6, 7, 8])), "1, 2, 3, 4, 5, 6, 7, 8");
+        assert_eq!(cell(&json!([1, 2, 3, 4, 5, 6, 7, 8, 9])), "1, 2, 3, 4, 5, 6, … 9 in all");
         assert_eq!(cell(&json!({"frontend": "203.0.113.1", "start": 1024, "len": 64})), "203.0.113.1:1024-1087");
         assert_eq!(
             cell(&json!([{"first": 1024, "last": 1087}, {"first": 2048, "last": 2111}])),
