@@ -19,8 +19,8 @@ use crate::lab::Lab;
 use crate::load::{self, Flood, TripTimes};
 use crate::machine::{self, Machine};
 use crate::nftables::{self, Masquerade};
-use crate::numbers::Percentile;
-use crate::report::{self, Output};
+use crate::printing::Printing;
+use crate::steps::{KernelStep, Row, Step, summary};
 
 /// The default shards of three frontends have two of them each.
 const BACKENDS: u32 = 6;
@@ -42,56 +42,9 @@ pub struct Args {
     /// How often all of it.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
-    /// How to print it.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-    /// Where to store it as JSON.
-    #[arg(long)]
-    out: Option<PathBuf>,
-}
-
-/// One rate in one round, through qnat.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Step {
-    /// Asked for.
-    pub rate: u32,
-    /// Sent, per second.
-    pub offered: f64,
-    /// Committed, per second.
-    pub committed: f64,
-    /// Seen at the sink, per second.
-    pub delivered: f64,
-    /// Drops of all members by reason, in all.
-    pub drops: Vec<(String, u64)>,
-    /// Batches committed, in all.
-    pub batches: u64,
-    /// Hold of first packets.
-    pub hold_p50: Option<Percentile>,
-    /// As above.
-    pub hold_p99: Option<Percentile>,
-    /// Processor seconds per second of each member's process.
-    pub cpu: Vec<f64>,
-    /// Processors busy, generator and sink included.
-    pub busy: f64,
-    /// Elections; must be 0.
-    pub elections: u64,
-    /// First round trips of the backend beside the flood.
-    pub beside: TripTimes,
-    /// Its flows without an answer.
-    pub beside_lost: u64,
-}
-
-/// One rate in one round, through the kernel's masquerade.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct KernelStep {
-    /// Asked for.
-    pub rate: u32,
-    /// Sent, per second.
-    pub offered: f64,
-    /// Seen at the sink, per second.
-    pub delivered: f64,
-    /// Processors busy, generator and sink included.
-    pub busy: f64,
+    /// What becomes of the result.
+    #[command(flatten)]
+    pub printing: Printing,
 }
 
 /// What `flows` measured.
@@ -102,18 +55,18 @@ pub struct FlowsResult {
     /// Seconds of a step.
     pub seconds: u64,
     /// Medians and spreads by rate.
-    pub summary: Vec<report::Row>,
+    pub summary: Vec<Row>,
     /// Each round, by rate.
     pub qnat: Vec<Vec<Step>>,
     /// As above.
     pub kernel: Vec<Vec<KernelStep>>,
 }
 
-/// Measures and prints.
+/// Measures.
 ///
 /// # Errors
 /// If the lab or the namespaces do not come up.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args) -> Result<FlowsResult> {
     let (mut qnat, mut kernel) = (Vec::new(), Vec::new());
     for round in 0..args.rounds {
         let mut ours = || through_qnat(args, round).map(|steps| qnat.push(steps));
@@ -126,9 +79,9 @@ pub fn run(args: &Args) -> Result<()> {
             ours()?;
         }
     }
-    let summary = report::summary(&qnat, &kernel);
+    let summary = summary(&qnat, &kernel);
     let result = FlowsResult { machine: Machine::here()?, seconds: args.seconds, summary, qnat, kernel };
-    report::finish(&report::Stored::Flows(result), args.output, args.out.as_deref())
+    Ok(result)
 }
 
 /// A round in a lab of its own: what flows of an earlier round still cost falls on none of the two, and no backend comes near

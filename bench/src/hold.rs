@@ -14,7 +14,7 @@ use crate::lab::Lab;
 use crate::load::{self, TripTimes};
 use crate::machine::Machine;
 use crate::numbers::Percentile;
-use crate::report::{self, Output};
+use crate::printing::Printing;
 
 const BACKENDS: u32 = 4;
 /// Neighbours, caches and branch predictors are not what is measured.
@@ -32,12 +32,9 @@ pub struct Args {
     /// New flows a second; more than a lease carries before flows idle out is lost.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=200))]
     rate: u32,
-    /// How to print it.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-    /// Where to store it as JSON.
-    #[arg(long)]
-    out: Option<PathBuf>,
+    /// What becomes of the result.
+    #[command(flatten)]
+    pub printing: Printing,
 }
 
 /// What `hold` measured.
@@ -69,11 +66,11 @@ pub struct HoldResult {
     pub elections: u64,
 }
 
-/// Measures and prints.
+/// Measures.
 ///
 /// # Errors
 /// If the lab does not come up or answer.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args) -> Result<HoldResult> {
     let lab = Lab::up(&args.binary, BACKENDS)?;
     let [remote, _] = INET_ADDRESSES;
     let stop = AtomicBool::new(false);
@@ -107,5 +104,5 @@ pub fn run(args: &Args) -> Result<()> {
         later: TripTimes::of(&trips.later),
         elections: during.elections,
     };
-    report::finish(&report::Stored::Hold(result), args.output, args.out.as_deref())
+    Ok(result)
 }

@@ -10,4 +10,6 @@ pub mod machine;
 pub mod malformed;
 pub mod nftables;
 pub mod numbers;
+pub mod printing;
 pub mod report;
+pub mod steps;

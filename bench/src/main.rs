@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use qnat_bench::report::{Stored, finish};
 use qnat_bench::{control, engine, flows, hold, malformed, report};
 
 #[derive(Debug, Parser)]
@@ -30,10 +31,10 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Hold(args) => hold::run(&args)?,
-        Command::Flows(args) => flows::run(&args)?,
-        Command::Malformed(args) => malformed::run(&args)?,
-        Command::Engine(args) => engine::run(&args)?,
+        Command::Hold(args) => finish(&Stored::Hold(hold::run(&args)?), &args.printing)?,
+        Command::Flows(args) => finish(&Stored::Flows(flows::run(&args)?), &args.printing)?,
+        Command::Malformed(args) => finish(&Stored::Malformed(malformed::run(&args)?), &args.printing)?,
+        Command::Engine(args) => finish(&Stored::Engine(engine::run(&args)?), &args.printing)?,
         Command::Control(args) => control::run(&args)?,
         Command::Report(args) => report::run(&args)?,
     }

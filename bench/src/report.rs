@@ -1,30 +1,23 @@
 //! Results as JSON and as Markdown tables.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{self, EngineResult};
-use crate::flows::{FlowsResult, KernelStep, Step};
+use crate::flows::FlowsResult;
 use crate::hold::HoldResult;
 use crate::machine::Machine;
 use crate::malformed::{Fate, MalformedResult};
 use crate::numbers::{Percentile, Spread, loss_free};
+use crate::printing::{Output, Printing};
+use crate::steps::{Step, column};
 
 /// Loss below which a rate counts as carried.
 const LOSS: f64 = 0.005;
-
-/// How a result is printed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum Output {
-    /// Markdown.
-    Table,
-    /// JSON.
-    Json,
-}
 
 /// Arguments of `qnat-bench report`.
 #[derive(Debug, clap::Args)]
@@ -48,79 +41,6 @@ pub enum Stored {
     Engine(EngineResult),
 }
 
-/// One rate over all rounds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// Asked for.
-    pub rate: u32,
-    /// Sent per second.
-    pub offered: Spread,
-    /// Committed per second.
-    pub committed: Spread,
-    /// Seen at the sink per second.
-    pub delivered: Spread,
-    /// 99th percentile of the hold, microseconds.
-    pub hold_p99_us: Option<Spread>,
-    /// Processor use of the busiest member's process, in cores.
-    pub cpu_busiest: Option<Spread>,
-    /// 99th percentile of the first round trips beside the flood, microseconds.
-    pub beside_p99_us: Option<Spread>,
-    /// Flows lost beside the flood, of all rounds, and how many there were.
-    pub beside_lost: (u64, u64),
-    /// Elections of all rounds.
-    pub elections: u64,
-    /// Drops of all rounds by reason.
-    pub drops: Vec<(String, u64)>,
-    /// Seen behind the kernel's masquerade per second.
-    pub kernel: Option<Spread>,
-    /// Sent towards the kernel's masquerade per second: the generator shares the processors, and is slower the more of
-    /// the kernel's work is done on its own call.
-    pub kernel_offered: Option<Spread>,
-    /// Processors busy with all of it, generator and sink included.
-    pub busy: Spread,
-    /// The same for the kernel's masquerade.
-    pub kernel_busy: Option<Spread>,
-}
-
-/// Medians by rate.
-#[must_use]
-pub fn summary(qnat: &[Vec<Step>], kernel: &[Vec<KernelStep>]) -> Vec<Row> {
-    let rates = qnat.first().map_or(0, Vec::len);
-    (0..rates).filter_map(|at| row(&column(qnat, at), &column(kernel, at))).collect()
-}
-
-fn column<T>(rounds: &[Vec<T>], at: usize) -> Vec<&T> {
-    rounds.iter().filter_map(|round| round.get(at)).collect()
-}
-
-fn row(ours: &[&Step], theirs: &[&KernelStep]) -> Option<Row> {
-    let spread = |value: &dyn Fn(&Step) -> f64| Spread::of(ours.iter().map(|step| value(step)));
-    let mut drops: Vec<(String, u64)> = Vec::new();
-    for (reason, n) in ours.iter().flat_map(|step| &step.drops) {
-        match drops.iter_mut().find(|(known, _)| known == reason) {
-            Some((_, known)) => *known += n,
-            None => drops.push((reason.clone(), *n)),
-        }
-    }
-    let lost = ours.iter().map(|step| step.beside_lost).sum::<u64>();
-    Some(Row {
-        rate: ours.first()?.rate,
-        offered: spread(&|step| step.offered)?,
-        committed: spread(&|step| step.committed)?,
-        delivered: spread(&|step| step.delivered)?,
-        hold_p99_us: spread(&|step| step.hold_p99.map_or(f64::NAN, |p| p.us)),
-        cpu_busiest: spread(&|step| step.cpu.iter().copied().fold(0.0, f64::max)),
-        beside_p99_us: spread(&|step| step.beside.p99_us),
-        beside_lost: (lost, lost + ours.iter().map(|step| step.beside.count).sum::<u64>()),
-        elections: ours.iter().map(|step| step.elections).sum(),
-        drops,
-        kernel: Spread::of(theirs.iter().map(|step| step.delivered)),
-        kernel_offered: Spread::of(theirs.iter().map(|step| step.offered)),
-        busy: spread(&|step| step.busy)?,
-        kernel_busy: Spread::of(theirs.iter().map(|step| step.busy)),
-    })
-}
-
 /// Offered and delivered per second over all rounds: the medians of the two may be of different rounds.
 fn whole_of(steps: &[&Step]) -> (f64, f64) {
     let mean = |value: fn(&Step) -> f64| steps.iter().map(|step| value(step)).sum::<f64>() / steps.len() as f64;
@@ -131,12 +51,12 @@ fn whole_of(steps: &[&Step]) -> (f64, f64) {
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn finish(result: &Stored, output: Output, out: Option<&Path>) -> Result<()> {
+pub fn finish(result: &Stored, printing: &Printing) -> Result<()> {
     let json = serde_json::to_string_pretty(result)?;
-    if let Some(path) = out {
+    if let Some(path) = &printing.out {
         std::fs::write(path, format!("{json}\n")).with_context(|| path.display().to_string())?;
     }
-    let text = if output == Output::Json { json } else { table(result) };
+    let text = if printing.output == Output::Json { json } else { table(result) };
     writeln!(std::io::stdout(), "{text}").context("standard output")
 }
 

@@ -14,9 +14,9 @@ const LEFT: &[(&str, usize, usize, usize)] = &[
     ("consensus", 0, 0, 0),
     ("netio", 0, 0, 1),
     ("node/lab", 0, 0, 0),
-    ("node", 4, 1, 0),
-    ("bench", 1, 0, 0),
-    ("chaos", 2, 1, 0),
+    ("node", 1, 1, 0),
+    ("bench", 0, 0, 0),
+    ("chaos", 0, 1, 0),
 ];
 /// Files of the engine that write or take its worker; one is the goal.
 const NAMING_WORKER: usize = 15;

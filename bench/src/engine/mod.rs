@@ -6,7 +6,6 @@ pub mod bed;
 pub mod frames;
 pub mod idle;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -21,7 +20,7 @@ use self::frames::{Batch, Size, Way};
 use self::idle::Idle;
 use crate::machine::{self, Machine};
 use crate::numbers::Spread;
-use crate::report::{self, Output};
+use crate::printing::Printing;
 
 /// Frames that a worker handles at once, about.
 pub const BATCH: usize = 64;
@@ -39,12 +38,9 @@ pub struct Args {
     /// How often each is measured.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// How to print it.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-    /// Where to store it as JSON.
-    #[arg(long)]
-    out: Option<PathBuf>,
+    /// What becomes of the result.
+    #[command(flatten)]
+    pub printing: Printing,
 }
 
 /// What `engine` measured.
@@ -98,11 +94,11 @@ pub struct TableRow {
     pub idle: Idle,
 }
 
-/// Measures and prints.
+/// Measures.
 ///
 /// # Errors
 /// If `/proc` cannot be read, or the result cannot be written.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args) -> Result<EngineResult> {
     let before = machine::stolen()?;
     let (mut packets, mut tables) = (Vec::new(), Vec::new());
     for flows in &args.flows {
@@ -121,7 +117,7 @@ pub fn run(args: &Args) -> Result<()> {
         packets,
         tables,
     };
-    report::finish(&report::Stored::Engine(result), args.output, args.out.as_deref())
+    Ok(result)
 }
 
 fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<Vec<PacketRow>> {

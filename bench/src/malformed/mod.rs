@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::lab::{Counted, Lab};
 use crate::machine::Machine;
 use crate::nftables::{self, Masquerade};
-use crate::report::{self, Output};
+use crate::printing::Printing;
 use cases::{Case, From, Scene, Want};
 use ends::{Ends, Place};
 
@@ -30,12 +30,9 @@ pub struct Args {
     /// The executable under test.
     #[arg(long, default_value = "target/release/qnat")]
     binary: PathBuf,
-    /// How to print it.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-    /// Where to store it as JSON.
-    #[arg(long)]
-    out: Option<PathBuf>,
+    /// What becomes of the result.
+    #[command(flatten)]
+    pub printing: Printing,
 }
 
 /// What a gateway did with a packet.
@@ -88,7 +85,7 @@ impl MalformedResult {
 ///
 /// # Errors
 /// If a gateway does not come up, or a raw socket fails.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args) -> Result<MalformedResult> {
     let kernel = through_the_kernel()?;
     let qnat = through_qnat(&args.binary)?;
     let rows = kernel.into_iter().zip(qnat).map(|((case, kernel), (qnat, reason))| Row {
@@ -100,7 +97,7 @@ pub fn run(args: &Args) -> Result<()> {
         reason,
     });
     let result = MalformedResult { rows: rows.collect(), machine: Machine::here()? };
-    report::finish(&report::Stored::Malformed(result), args.output, args.out.as_deref())
+    Ok(result)
 }
 
 fn through_the_kernel() -> Result<Vec<(Case, Fate)>> {

@@ -235,7 +235,9 @@ impl Committed {
                         s.table.close(public, hold);
                     }
                 }
-                FlowRecord::Fence { block, .. } => i12_fence::check(self, shard, block)?,
+                FlowRecord::Fence { block, .. } => {
+                    i12_fence::check(self.on_block(shard, block).as_ref(), shard, block)?
+                }
             }
         }
         Ok(())

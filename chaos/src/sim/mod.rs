@@ -1,6 +1,7 @@
 //! The seeded simulator: whole clusters in virtual time, running the very code of `engine`, `control`, `consensus` and of
 //! the member that joins them. One seed draws every parameter; a failing seed prints itself and replays exactly.
 
+mod addresses;
 mod ambush;
 mod deaths;
 mod declared;

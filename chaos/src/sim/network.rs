@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use consensus::flow::frame::Frame;
@@ -15,6 +14,7 @@ use member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN, flow_frame, split_flow_frame}
 use raft::eraftpb::MessageType;
 use rand::Rng;
 
+use super::addresses::macs;
 use super::flight::{Arrival, Judged, Leaving};
 use super::node::Deed;
 use super::params::MS;
@@ -27,16 +27,6 @@ const GHOST_NS: u64 = 6_000 * MS;
 
 /// Longest time between a verdict and the wire: what a hold leaves above grace and V (F6).
 const LATE_NS: u64 = 1_000 * MS;
-
-/// The cards of a member, inside and outside.
-pub(super) fn macs(id: NodeId) -> (Mac, Mac) {
-    let n = u8::try_from(id.0).expect("few nodes");
-    (Mac([2, 9, 0, 0, 1, n]), Mac([2, 9, 0, 0, 2, n]))
-}
-
-pub(super) fn address(id: NodeId) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::new(198, 18, 0, u8::try_from(id.0).expect("few nodes")), 7800))
-}
 
 impl World {
     fn post(&mut self, to: NodeId, at_ns: u64, life: Option<u64>, arrival: Arrival) {

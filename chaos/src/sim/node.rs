@@ -25,9 +25,9 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::addresses::{address, macs};
 use super::ambush::Ambush;
 use super::disk::Disk;
-use super::network::{address, macs};
 use super::params::{Clock, MS, Rare};
 use super::ring::Ring;
 

@@ -18,11 +18,11 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use words::level;
 
+use super::addresses::address;
 use super::declared::Declared;
 use super::flight::Arrival;
 use super::healing::Healing;
 use super::judge::Judge;
-use super::network::address;
 use super::node::{Node, Start};
 use super::params::{Kind, MS, Params, Stream, stream};
 use super::traffic::{Flow, Tag};

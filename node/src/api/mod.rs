@@ -170,16 +170,12 @@ async fn answer(shared: &Shared, request: Request) -> Answer {
     shared.ask(request).await.map(|value| HttpResponse::Ok().json(value))
 }
 
-fn together(of: Request) -> Request {
-    Request::Together { of: Box::new(of) }
-}
-
 async fn call(shared: web::Data<Shared>, request: web::Json<Request>) -> Answer {
     answer(&shared, request.into_inner()).await
 }
 
 async fn status(shared: web::Data<Shared>) -> Answer {
-    answer(&shared, together(Request::Status)).await
+    answer(&shared, Request::Status.together()).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -191,11 +187,11 @@ struct FlowsQuery {
 
 async fn flows(shared: web::Data<Shared>, query: web::Query<FlowsQuery>) -> Answer {
     let limit = query.limit.unwrap_or(FLOWS_LIMIT);
-    answer(&shared, together(Request::Flows { shard: query.shard, limit })).await
+    answer(&shared, Request::Flows { shard: query.shard, limit }.together()).await
 }
 
 async fn ports(shared: web::Data<Shared>) -> Answer {
-    answer(&shared, together(Request::Ports)).await
+    answer(&shared, Request::Ports.together()).await
 }
 
 async fn counters(shared: web::Data<Shared>) -> Answer {

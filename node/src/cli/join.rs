@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use super::cluster::NodeArg;
+use super::founder::NodeArg;
+use super::member::node_id;
 use super::output::print;
-use super::target::node_id;
 use crate::daemon::config::DataConfig;
 use crate::daemon::joining::{self, JoinSpec};
 

@@ -9,8 +9,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use words::level;
 
 use super::lab_founder::LabFounder;
+use super::member::node_id;
 use super::output::{Output, json, print};
-use super::target::node_id;
 use super::{live, tables};
 use qnat_lab::{Cut, Direction, Host, LabConfig, Scope, Wipe};
 
@@ -181,7 +181,7 @@ pub(super) fn perform(command: LabCommand) -> Result<ExitCode> {
         }
         LabCommand::Exec { host, place, command } => {
             let code = qnat_lab::exec(&place.dir, host, &command)?;
-            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(super::EXIT_FAILED)));
+            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(super::exit::EXIT_FAILED)));
         }
         LabCommand::Kill(OneNode { node, place }) => qnat_lab::kill(&place.dir, node)?,
         LabCommand::Pause(OneNode { node, place }) => qnat_lab::pause(&place.dir, node)?,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use words::level;
 
-use super::target::{call_member, default_api};
+use super::member::{call_member, default_api};
 use super::views;
 use crate::client::ClientError;
 use crate::daemon::config::{DataConfig, NodeConfig};

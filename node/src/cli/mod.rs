@@ -4,12 +4,16 @@
 //!
 //! It must never decide anything about the cluster itself: that is the members' business. Called by `main`.
 
+mod asking;
 mod cluster;
+mod exit;
+mod founder;
 mod grid;
 mod join;
 mod lab;
 mod lab_founder;
 mod live;
+mod member;
 mod output;
 mod recovery;
 mod tables;
@@ -20,30 +24,17 @@ use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use control::concern::{Concern, is_wrong};
-use serde_json::Value;
+
+use asking::{Asking, Span};
 
 use crate::client::ClientError;
 use crate::daemon::request::{DryRun, Request, ResourceKind};
 use crate::daemon::{self, Ending, config::NodeConfig};
-use output::{Output, print};
-use target::Target;
-
-/// How often `status --wait` looks.
-const WAIT_LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Failed or refused.
-pub const EXIT_FAILED: u8 = 1;
-/// The command line was wrong; clap's own code.
-pub const EXIT_USAGE: u8 = 2;
-/// No member could be reached, or none could decide (no majority).
-pub const EXIT_UNREACHABLE: u8 = 3;
-
-/// The cluster answers, and something is wrong with it: `qnat status` has a warning or worse.
-pub const EXIT_WRONG: u8 = 4;
+use exit::{EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE};
 
 /// Source NAT by a cluster that keeps every connection when a member dies.
 #[derive(Debug, Parser)]
@@ -189,7 +180,7 @@ enum Command {
     /// Take a drain back: the node stays.
     NodeResume {
         /// The node: 3 or n3.
-        #[arg(id = "subject", value_name = "NODE", value_parser = target::node_id)]
+        #[arg(id = "subject", value_name = "NODE", value_parser = member::node_id)]
         node: u32,
         #[command(flatten)]
         asking: Asking,
@@ -227,85 +218,11 @@ enum StopTokenCommand {
 #[derive(Debug, clap::Args)]
 struct Subject {
     /// The node: 3 or n3.
-    #[arg(id = "subject", value_name = "NODE", value_parser = target::node_id)]
+    #[arg(id = "subject", value_name = "NODE", value_parser = member::node_id)]
     node: u32,
     /// Its incarnation, as `qnat get nodes` names it.
     #[arg(long, value_name = "N")]
     incarnation: u64,
-}
-
-/// Who answers.
-#[derive(Debug, clap::Args)]
-struct Span {
-    /// Only what the asked member itself knows, without asking the others.
-    #[arg(long)]
-    alone: bool,
-}
-
-impl Span {
-    fn of(&self, request: Request) -> Request {
-        if self.alone { request } else { together(request) }
-    }
-}
-
-fn together(of: Request) -> Request {
-    Request::Together { of: Box::new(of) }
-}
-
-/// Whom to ask, and how to show the answer.
-#[derive(Debug, clap::Args)]
-struct Asking {
-    #[command(flatten)]
-    target: Target,
-    /// How to show the answer.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-}
-
-impl Asking {
-    fn ask(&self, request: &Request) -> Result<ExitCode> {
-        let answer = self.target.call(request)?;
-        self.show(request, &answer)
-    }
-
-    fn show(&self, request: &Request, answer: &Value) -> Result<ExitCode> {
-        let text = match self.output {
-            Output::Json => output::json(answer),
-            Output::Table => tables::render(request, answer),
-        };
-        print(&text)?;
-        // A dry run that shows a refusal has answered, but the answer is no.
-        let refused = !answer["refused"].is_null();
-        Ok(match refused {
-            true => ExitCode::from(EXIT_FAILED),
-            false if is_status(request) && something_is_wrong(answer) => ExitCode::from(EXIT_WRONG),
-            false => ExitCode::SUCCESS,
-        })
-    }
-
-    /// Asks until nothing is wrong, or the time is over. A cluster that does not answer yet is waited for too.
-    fn wait(&self, request: &Request, timeout: Duration) -> Result<ExitCode> {
-        let began = Instant::now();
-        loop {
-            let answer = self.target.call(request);
-            let over = began.elapsed() >= timeout;
-            match answer {
-                Ok(answer) if over || !something_is_wrong(&answer) => return self.show(request, &answer),
-                Err(error) if over => return Err(error),
-                Ok(_) | Err(_) => std::thread::sleep(WAIT_LOOK_EVERY),
-            }
-        }
-    }
-}
-
-fn is_status(request: &Request) -> bool {
-    let asked = if let Request::Together { of } = request { of } else { request };
-    *asked == Request::Status
-}
-
-/// Whether a status has a concern that is more than a notice. One that cannot be read may be one.
-fn something_is_wrong(status: &Value) -> bool {
-    serde_json::from_value::<Vec<Concern>>(status["concerns"].clone()).map_or(true, |concerns| is_wrong(&concerns))
 }
 
 /// Does what `arguments` (with the program's name first) say. Returns the exit code.
@@ -372,7 +289,7 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Status { span, asking, .. } => asking.ask(&span.of(Request::Status)),
         Command::Flows { span, shard, limit, asking } => asking.ask(&span.of(Request::Flows { shard, limit })),
         Command::Ports { span, asking } => asking.ask(&span.of(Request::Ports)),
-        Command::Counters { all: true, asking } => asking.ask(&together(Request::Counters)),
+        Command::Counters { all: true, asking } => asking.ask(&Request::Counters.together()),
         Command::Counters { all: false, asking } => asking.ask(&Request::Counters),
         Command::Events { span, limit, asking } => asking.ask(&span.of(Request::Events { limit })),
         Command::Hashes { asking } => asking.ask(&Request::Hashes),

@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use consensus::control::storage::LogPosition;
 use engine::ids::NodeId;
 
-use super::cluster::NodeArg;
+use super::founder::NodeArg;
 use super::output::print;
 use crate::answers::StateBytes;
 use crate::client;
@@ -95,7 +95,7 @@ impl FromStr for OffArg {
         let form = "write NODE:INCARNATION, such as 2:118";
         let Some((node, life)) = text.split_once(':') else { bail!("{text:?} has no ':': {form}") };
         let incarnation = life.parse().with_context(|| format!("{text:?}: {form}"))?;
-        Ok(Self { node: super::target::node_id(node)?, incarnation })
+        Ok(Self { node: super::member::node_id(node)?, incarnation })
     }
 }
 
@@ -128,7 +128,7 @@ pub(super) fn back_up(args: &BackupArgs) -> Result<ExitCode> {
 }
 
 pub(super) fn restore(args: &RestoreArgs) -> Result<ExitCode> {
-    super::cluster::must_be_empty(&args.out)?;
+    super::founder::must_be_empty(&args.out)?;
     let backups = args.from.iter().map(|path| backup::read(path)).collect::<Result<Vec<Backup>>>()?;
     let newest = backups.iter().max_by_key(|backup| backup.manifest.control_index).context("no backup")?;
     let stranger = backups.iter().find(|backup| backup.state.cluster_id() != newest.state.cluster_id());

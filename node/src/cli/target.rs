@@ -1,17 +1,17 @@
 //! Whom a command asks: an address, a member of the lab (inside its namespace), or whatever is at hand.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use serde_json::Value;
 
+use super::member::{call_member, default_api, node_id};
 use super::views;
 use crate::client::{self, ClientError};
-use crate::daemon::config::API_DEFAULT;
 use crate::daemon::request::Request;
-use qnat_lab::{Host, ProcessState};
+use qnat_lab::ProcessState;
 
 /// How long a status of the whole lab waits for its slowest member.
 const MERGE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,31 +30,6 @@ pub(super) struct Target {
     lab_dir: PathBuf,
 }
 
-/// Where members listen unless configured otherwise, and always in the lab.
-pub(super) fn default_api() -> SocketAddr {
-    API_DEFAULT.parse().expect("a constant address")
-}
-
-/// `3` or `n3`.
-pub(super) fn node_id(text: &str) -> Result<u32> {
-    let digits = text.strip_prefix('n').unwrap_or(text);
-    match digits.parse() {
-        Ok(id) if id > 0 => Ok(id),
-        _ => bail!("no node is called {text:?}: use n1 or 1"),
-    }
-}
-
-/// Asks member `node` of the lab in `dir`.
-pub(super) fn call_member(
-    dir: &Path,
-    node: u32,
-    api: SocketAddr,
-    request: &Request,
-    timeout: Duration,
-) -> Result<Value> {
-    Ok(qnat_lab::in_host(dir, Host::Node(node), || client::call_within(api, request, timeout))??)
-}
-
 impl Target {
     /// Asks. Where several members could answer, one that cannot be connected to is passed over, since nothing was asked
     /// of it; any other failure is final.
@@ -67,7 +42,7 @@ impl Target {
             return Ok(client::call(api, request)?);
         }
         let Ok(status) = qnat_lab::status(&self.lab_dir) else { return Ok(client::call(api, request)?) };
-        if *request == super::together(Request::Status)
+        if *request == Request::Status.together()
             && let Some(merged) = views::merged_status(&self.lab_dir, &status, MERGE_TIMEOUT)
         {
             return Ok(merged);

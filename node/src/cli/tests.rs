@@ -2,6 +2,7 @@
 
 use clap::CommandFactory as _;
 
+use super::asking::{is_status, something_is_wrong};
 use super::*;
 use crate::daemon::request::Failure;
 use qnat_lab::{Direction, Scope};
@@ -109,7 +110,7 @@ fn a_partition_means_what_it_says() {
 
 #[test]
 fn exit_codes_tell_refused_from_unreachable() {
-    let addr = target::default_api();
+    let addr = member::default_api();
     let refused = |status| anyhow::Error::new(ClientError::Refused(Failure { status, problems: vec!["no".into()] }));
     assert_eq!(exit_code(&refused(409)), EXIT_FAILED);
     assert_eq!(exit_code(&refused(503)), EXIT_UNREACHABLE);
@@ -128,7 +129,7 @@ fn a_status_is_wrong_from_a_warning_on_and_when_it_cannot_be_read() {
     assert!(!something_is_wrong(&with("notice")));
     assert!(something_is_wrong(&with("warning")) && something_is_wrong(&with("critical")));
     assert!(something_is_wrong(&with("of another version")) && something_is_wrong(&serde_json::json!({})));
-    assert!(is_status(&together(Request::Status)) && !is_status(&together(Request::Ports)));
+    assert!(is_status(&Request::Status.together()) && !is_status(&Request::Ports.together()));
 }
 
 #[test]

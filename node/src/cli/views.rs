@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::target::{call_member, default_api};
+use super::member::{call_member, default_api};
 use crate::answers::{Status, merge};
 use crate::daemon::request::Request;
 use qnat_lab::{LabStatus, ProcessState};

@@ -12,6 +12,7 @@ pub mod clerk;
 pub mod concerns;
 pub mod config;
 pub mod control_actor;
+pub mod control_store;
 pub mod flow_actor;
 pub mod founding;
 pub mod guard_keeper;

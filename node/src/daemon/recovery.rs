@@ -17,7 +17,7 @@ use engine::ids::{Incarnation, NodeId};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::config::NodeConfig;
-use super::founding::{control_dir, founder_raft_id, open_control_store, random};
+use super::control_store::{control_dir, founder_raft_id, open_control_store, random};
 
 /// What a survivor's disk holds of the control group.
 #[derive(Debug)]

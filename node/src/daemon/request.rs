@@ -109,6 +109,12 @@ pub enum Request {
 }
 
 impl Request {
+    /// The same asked of all members.
+    #[must_use]
+    pub fn together(self) -> Self {
+        Self::Together { of: Box::new(self) }
+    }
+
     /// Whether it changes nothing, and is answered by a member for itself: what members may ask each other.
     #[must_use]
     pub const fn is_question(&self) -> bool {

@@ -332,7 +332,7 @@ fn start_control(
     journal: Journal,
     (watched, clerk): ((Pulse, GuardDesk), Clerk),
 ) -> Result<actix::Addr<ControlActor>> {
-    let store = super::founding::open_control_store(&config.data_dir)?;
+    let store = super::control_store::open_control_store(&config.data_dir)?;
     let me = Identity {
         node: NodeId(config.node_id),
         peer_addr: config.peers.listen,

@@ -5,6 +5,12 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+/// Files of a log, the newest first: itself, then `PATH.1` and so on.
+#[must_use]
+pub fn files(path: &Path, kept: u32) -> Vec<PathBuf> {
+    (0..=kept).map(|age| aged(path, age)).collect()
+}
+
 /// `PATH`, `PATH.1`, …
 pub(super) fn aged(path: &Path, age: u32) -> PathBuf {
     if age == 0 {

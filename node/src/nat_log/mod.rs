@@ -11,12 +11,7 @@ mod line;
 mod who;
 mod writer;
 
+pub use file::files;
 pub use line::{parse_time, time_text};
 pub use who::{Question, who};
 pub use writer::{Journal, JournalCounts, JournalParts, SessionRing};
-
-/// Files of a log, the newest first: itself, then `PATH.1` and so on.
-#[must_use]
-pub fn files(path: &std::path::Path, kept: u32) -> Vec<std::path::PathBuf> {
-    (0..=kept).map(|age| file::aged(path, age)).collect()
-}

@@ -328,7 +328,7 @@ fn session_line(session: &Session, book: &Book, destinations: bool) -> Option<Se
 
 /// What stands according to the newest file that says so; a crash may have left one without its beginning.
 fn read_book(path: &Path, kept: u32) -> io::Result<Book> {
-    for path in super::files(path, kept) {
+    for path in super::file::files(path, kept) {
         let file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
