@@ -16,7 +16,7 @@ const LEFT: &[(&str, usize, usize, usize)] = &[
     ("node/lab", 0, 0, 0),
     ("node", 1, 1, 0),
     ("bench", 0, 0, 0),
-    ("chaos", 0, 1, 0),
+    ("chaos", 0, 0, 0),
 ];
 /// Files of the engine that write or take its worker; one is the goal.
 const NAMING_WORKER: usize = 15;

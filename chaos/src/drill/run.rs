@@ -226,11 +226,7 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     let end_ns = judged_until(fault, (began_ns, ended_ns, until_ns_of_owner));
     let handover = fault.handover();
     let scene = Scene { owner, shard: u16::try_from(shard)?, began_ns, sure_ns: nanos(sure)?, end_ns, handover };
-    let emissions = judge::emissions(&emitted, &before, scene);
-    if emissions.owner_sent_before == 0 {
-        let seen: Vec<String> = emitted.iter().map(|one| one.summary(began_ns)).collect();
-        bail!("the captures saw nothing of n{owner} before the fault: they prove nothing ({})", seen.join("; "));
-    }
+    let emissions = emissions(&emitted, &before, scene)?;
     ensure!(
         !arrived.is_empty() && !dump.is_empty(),
         "nothing arrived outside, or no mapping is known: nothing is proved"
@@ -243,7 +239,6 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     let lies = truth::lies(&said, truths(fault, scene, (ended_ns, until_ns), &judge::places(&emitted, scene.shard)));
     let after = canary::exchange_all(idle, 2 << 32);
     let flows = cluster.owned_flows()?;
-    let (had, has) = (mappings_of(&before, idle), mappings_of(&flows, idle));
     let grown = |(node, count): (&u32, &u64)| count.saturating_sub(elections_before.get(node).copied().unwrap_or(0));
     let gap = |sent: &Sent, from_ns, to_ns| {
         millis(judge::longest_gap(&sent.at_ns, &judge::replies(&replies, &sent.ports), from_ns, to_ns).0)
@@ -252,7 +247,7 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
         kept: during.0.min(after.0),
         total: idle.len(),
         first_loss: during.1.or(after.1),
-        mappings_changed: had.iter().filter(|(key, public)| has.get(*key) != Some(*public)).count(),
+        mappings_changed: changed(&mappings_of(&before, idle), &mappings_of(&flows, idle)),
         duplicates: duplicates(&dump) + duplicates(&flows),
         gap_old_ms: gap(&old, from_ns, ended_ns),
         gap_new_ms: gap(&new, from_ns, nanos(new_until)?),
@@ -267,6 +262,25 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
         statuses: said.len(),
         lies,
     })
+}
+
+/// What owners sent, by captures that saw something of the old one before the fault: else they prove nothing.
+fn emissions(emitted: &[Emitted], before: &[Flow], scene: Scene) -> Result<Emissions> {
+    let found = judge::emissions(emitted, before, scene);
+    if found.owner_sent_before == 0 {
+        let seen: Vec<String> = emitted.iter().map(|one| one.summary(scene.began_ns)).collect();
+        bail!(
+            "the captures saw nothing of n{} before the fault: they prove nothing ({})",
+            scene.owner,
+            seen.join("; ")
+        );
+    }
+    Ok(found)
+}
+
+/// How many of the mappings have another public end, or none.
+fn changed(had: &BTreeMap<(String, String), String>, has: &BTreeMap<(String, String), String>) -> usize {
+    had.iter().filter(|(key, public)| has.get(*key) != Some(*public)).count()
 }
 
 /// What answers of `status` are held against.
