@@ -84,7 +84,7 @@ impl Bed {
             node: NodeId(1),
             peer_addr: addr,
             api_addr: addr,
-            inside_mac: Mac([2, 0, 0, 0, 0, 1]),
+            inside: vec![words::InsideInterface { network: None, mac: Mac([2, 0, 0, 0, 0, 1]) }],
             outside_mac: Mac([2, 0, 0, 0, 1, 1]),
             level: words::level::NEWEST,
             key: [1; 32],

@@ -1,7 +1,7 @@
 //! The boundary of the flow groups and of the control group: specifications and events in, effects out.
 
 use bytes::Bytes;
-use words::{Epoch, Incarnation, LeaseWord, ShardId};
+use words::{Epoch, Incarnation, LeaseWord, ShardId, ShardSet};
 
 /// What the control state wants of one group, as compiled for every node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,10 +47,16 @@ pub struct Report {
     pub control_ready: u64,
     /// The control index that the workers judge by.
     pub control_loaded: u64,
-    /// Both data links are up.
+    /// The data links that all groups need are up.
     pub links_up: bool,
-    /// What the data networks carry.
+    /// What their networks carry.
     pub passage: Passage,
+    /// Groups that miss another one of their data links here.
+    pub lacking: ShardSet,
+    /// Groups that need another network, in which nobody answers.
+    pub silent: ShardSet,
+    /// Groups that need another network, in which nobody was asked for long enough.
+    pub unproved: ShardSet,
     /// The worker's loop passes; the flow groups themselves say so, by its stamps.
     pub turns: bool,
     /// The node is stopping: it takes no transfer.
@@ -58,6 +64,28 @@ pub struct Report {
 }
 
 impl Report {
+    /// What it says about one group: its sets are of that group alone, and the passage is that of all networks it needs.
+    #[must_use]
+    pub fn of(&self, group: ShardId) -> Self {
+        let passage = match self.passage {
+            Passage::Silent => Passage::Silent,
+            Passage::Passes | Passage::Unproved if self.silent.contains(group) => Passage::Silent,
+            Passage::Passes if self.unproved.contains(group) => Passage::Unproved,
+            other @ (Passage::Passes | Passage::Unproved) => other,
+        };
+        let mut lacking = ShardSet::EMPTY;
+        if self.lacking.contains(group) {
+            lacking.insert(group);
+        }
+        Self { passage, lacking, silent: ShardSet::EMPTY, unproved: ShardSet::EMPTY, ..*self }
+    }
+
+    /// Whether all data links that any group needs are up.
+    #[must_use]
+    pub fn has_all_links(&self) -> bool {
+        self.links_up && self.lacking.is_empty()
+    }
+
     /// Whether what carries packets works: without it a leader hands over, and nobody hands over to it (F7).
     #[must_use]
     pub const fn can_serve(&self) -> bool {
@@ -65,7 +93,7 @@ impl Report {
     }
 }
 
-/// Whether frames pass between a node and anybody else on both data networks, as its own questions tell.
+/// Whether frames pass between a node and anybody else on the data networks, as its own questions tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, bincode::Encode, bincode::Decode)]
 pub enum Passage {
     /// Nobody was asked for long enough.
@@ -91,7 +119,7 @@ pub enum FlowInput {
     /// The worker serves, or why not (F7); `Err` carries a small code for status.
     Serving { group: ShardId, term: u64, state: Result<(), u8> },
     /// This node's own report changed; of what it says, `turns` is not looked at.
-    Report(Report),
+    Report(Box<Report>),
     /// The worker's loop passed last at this time (L1, F7).
     Turned { at_ns: u64 },
     /// A chunk of a scan that `FlowEffect::Scan` asked for.

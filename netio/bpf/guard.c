@@ -56,7 +56,7 @@ static u64 (*ktime_get_boot_ns)(void) = (void *)125;
 
 #define SHARDS 1024
 #define DEVICES 16
-#define PEERS 256
+#define PEERS 1024
 #define ADDRESSES 262144
 
 /* One lease word; src/sync/word.rs. Aligned 64-bit loads are single on every 64-bit machine. */
@@ -69,13 +69,13 @@ struct word {
 
 /* What the guard knows about an interface that it is attached to. */
 struct device {
-	u32 outside; /* 0 inside, 1 outside */
+	u32 network; /* 0 outside, n the n-th inside interface */
 	u8 mac[6];
 	u8 pad[2];
 };
 
 struct address {
-	u32 outside;
+	u32 network;
 	u32 ip; /* network order */
 };
 
@@ -216,8 +216,8 @@ SEC("classifier") int qnat_guard(struct __sk_buff *skb)
 		return done(PASS_FORWARD);
 
 	/* Outside, a translated packet comes from a frontend; inside, it goes to a backend. */
-	address.outside = device->outside;
-	__builtin_memcpy(&address.ip, device->outside ? data + 26 : data + 30, 4);
+	address.network = device->network;
+	__builtin_memcpy(&address.ip, device->network ? data + 30 : data + 26, 4);
 	shard = map_lookup(&addr_shard, &address);
 	if (!shard)
 		return done(DROP_ADDRESS);

@@ -18,11 +18,12 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError};
-use words::{SHARDS_MAX, Side};
+use words::SHARDS_MAX;
 
 use crate::filters;
 use crate::lease_table::{WordsWriter, over_map};
 use crate::link::Link;
+use crate::port::Interface;
 
 #[cfg(qnat_bpf)]
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
@@ -55,8 +56,8 @@ pub enum GuardError {
     /// clang was missing when this binary was built.
     #[error("this build has no BPF egress guard (clang was missing)")]
     NotBuilt,
-    /// Both data networks on one interface: the guard could not tell frontends from backends.
-    #[error("inside and outside are the same interface {0}")]
+    /// Two data networks on one interface: the guard could not tell their addresses apart.
+    #[error("two data networks are the same interface {0}")]
     SameInterface(String),
     /// The kernel refuses the program or its maps.
     #[error("loading the egress guard: {0}")]
@@ -115,7 +116,7 @@ pub struct GuardCounters {
 
 /// An interface that the guard stands on.
 struct Place {
-    side: Side,
+    interface: Interface,
     link: Link,
     attachments: Vec<(&'static str, SchedClassifierLinkId)>,
 }
@@ -135,12 +136,12 @@ pub struct Guard {
     ebpf: Ebpf,
     /// The numbers of the programs, in the order of `HOOKS`.
     programs: [u32; HOOKS.len()],
-    places: [Place; 2],
+    places: Vec<Place>,
     devices: HashMap<MapData, u32, [u8; 12]>,
     counters: PerCpuArray<MapData, u64>,
     addr_shard: HashMap<MapData, [u32; 2], u32>,
     peer_macs: HashMap<MapData, [u8; 8], u32>,
-    addresses: BTreeMap<(Side, Ipv4Addr), u16>,
+    addresses: BTreeMap<(Interface, Ipv4Addr), u16>,
     peers: BTreeSet<[u8; 6]>,
 }
 
@@ -154,7 +155,7 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// Loads the guard and attaches it to both data interfaces of the calling thread's network namespace, in place of one
+    /// Loads the guard and attaches it to all data interfaces of the calling thread's network namespace, in place of one
     /// that a predecessor left there. All words are zero: nothing passes but Forwards, once peers are set.
     ///
     /// Between the removal of the old filter and the attachment of the new one, frames leave unchecked; nobody sends in
@@ -162,12 +163,14 @@ impl Guard {
     ///
     /// # Errors
     /// See `GuardError`; the interfaces are then as they were, perhaps with an empty clsact qdisc more.
-    pub fn attach(inside: &Link, outside: &Link) -> Result<(Self, WordsWriter), GuardError> {
+    pub fn attach(outside: &Link, inside: &[Link]) -> Result<(Self, WordsWriter), GuardError> {
         if !available() {
             return Err(GuardError::NotBuilt);
         }
-        if inside.ifindex == outside.ifindex {
-            return Err(GuardError::SameInterface(inside.name.clone()));
+        let links = || std::iter::once(outside).chain(inside);
+        let mut known = BTreeSet::new();
+        if let Some(twice) = links().find(|link| !known.insert(link.ifindex)) {
+            return Err(GuardError::SameInterface(twice.name.clone()));
         }
         let mut ebpf = Ebpf::load(OBJECT)?;
         let words = match ebpf.map("words") {
@@ -183,13 +186,13 @@ impl Guard {
         };
         let (words, _) = words.map_err(|source| GuardError::Io {
             op: "mapping the lease words",
-            interface: inside.name.clone(),
+            interface: outside.name.clone(),
             source,
         })?;
 
         let mut devices: HashMap<_, u32, [u8; 12]> = HashMap::try_from(take(&mut ebpf, "devices")?)?;
-        for (side, link) in [(Side::Inside, inside), (Side::Outside, outside)] {
-            devices.insert(link.ifindex, device(side, link.mac), 0)?;
+        for (interface, link) in Interface::all(inside.len()).zip(links()) {
+            devices.insert(link.ifindex, device(interface, link.mac), 0)?;
         }
         let counters = PerCpuArray::try_from(take(&mut ebpf, "counters")?)?;
         let addr_shard = HashMap::try_from(take(&mut ebpf, "addr_shard")?)?;
@@ -201,12 +204,15 @@ impl Guard {
             program.load()?;
             *id = program.info()?.id();
         }
-        let places = [(Side::Inside, inside), (Side::Outside, outside)];
-        let places = places.map(|(side, link)| Place { side, link: link.clone(), attachments: Vec::new() });
+        let places = Interface::all(inside.len()).zip(links());
+        let place =
+            |(interface, link): (Interface, &Link)| Place { interface, link: link.clone(), attachments: Vec::new() };
+        let places = places.map(place).collect();
         let (addresses, peers) = (BTreeMap::new(), BTreeSet::new());
         let mut guard = Self { ebpf, programs, places, devices, counters, addr_shard, peer_macs, addresses, peers };
-        guard.put(0)?;
-        guard.put(1)?;
+        for place in 0..guard.places.len() {
+            guard.put(place)?;
+        }
         Ok((guard, words))
     }
 
@@ -227,7 +233,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Looks whether the filters still stand on both interfaces, also on one that was made anew under its name, and puts them
+    /// Looks whether the filters still stand on all interfaces, also on one that was made anew under its name, and puts them
     /// back where they do not. Until then frames leave by the worker's check alone.
     pub fn look_again(&mut self) -> Standing {
         let mut standing = Standing::default();
@@ -248,7 +254,7 @@ impl Guard {
         let io = |op, source| GuardError::Io { op, interface: interface.clone(), source };
         let link = Link::named(&interface).map_err(|error| io("looking at it", error))?;
         if link != place.link {
-            self.devices.insert(link.ifindex, device(place.side, link.mac), 0)?;
+            self.devices.insert(link.ifindex, device(place.interface, link.mac), 0)?;
             place.link = link;
         }
         let mut stood = true;
@@ -269,9 +275,10 @@ impl Guard {
     /// When the kernel's table is full (262,144 addresses); those not written are dropped in grace.
     pub fn set_addresses(
         &mut self,
-        addresses: impl IntoIterator<Item = (Side, Ipv4Addr, u16)>,
+        addresses: impl IntoIterator<Item = (Interface, Ipv4Addr, u16)>,
     ) -> Result<(), GuardError> {
-        let wanted: BTreeMap<_, _> = addresses.into_iter().map(|(side, ip, shard)| ((side, ip), shard)).collect();
+        let wanted: BTreeMap<_, _> =
+            addresses.into_iter().map(|(interface, ip, shard)| ((interface, ip), shard)).collect();
         // First all that somebody loses, then all that somebody gets: an address never has two shards, nor a former one while
         // others have their new ones.
         let gone = self.addresses.iter().filter(|(key, shard)| wanted.get(key) != Some(shard));
@@ -292,7 +299,7 @@ impl Guard {
     /// Replaces the set of peers' data MACs, to which a Forward may go.
     ///
     /// # Errors
-    /// When the kernel's table is full (256 peers).
+    /// When the kernel's table is full (1024 addresses).
     pub fn set_peers(&mut self, macs: impl IntoIterator<Item = [u8; 6]>) -> Result<(), GuardError> {
         let wanted: BTreeSet<_> = macs.into_iter().collect();
         for gone in self.peers.difference(&wanted) {
@@ -398,15 +405,15 @@ fn absent(result: Result<(), MapError>) -> Result<(), GuardError> {
 }
 
 /// `struct device` of the program.
-fn device(side: Side, mac: [u8; 6]) -> [u8; 12] {
-    let [a, b, c, d] = side_word(side).to_ne_bytes();
+fn device(interface: Interface, mac: [u8; 6]) -> [u8; 12] {
+    let [a, b, c, d] = network(interface).to_ne_bytes();
     let [m0, m1, m2, m3, m4, m5] = mac;
     [a, b, c, d, m0, m1, m2, m3, m4, m5, 0, 0]
 }
 
 /// `struct address` of the program: the address as it stands in the packet.
-fn address((side, ip): (Side, Ipv4Addr)) -> [u32; 2] {
-    [side_word(side), u32::from_ne_bytes(ip.octets())]
+fn address((interface, ip): (Interface, Ipv4Addr)) -> [u32; 2] {
+    [network(interface), u32::from_ne_bytes(ip.octets())]
 }
 
 /// `struct mac` of the program.
@@ -415,9 +422,6 @@ fn padded(mac: [u8; 6]) -> [u8; 8] {
     [a, b, c, d, e, f, 0, 0]
 }
 
-fn side_word(side: Side) -> u32 {
-    match side {
-        Side::Inside => 0,
-        Side::Outside => 1,
-    }
+fn network(interface: Interface) -> u32 {
+    u32::try_from(interface.index()).expect("few")
 }

@@ -1,4 +1,4 @@
-//! The packet loop of one worker: both data interfaces on one io_uring. Hot path.
+//! The packet loop of one worker: all data interfaces on one io_uring. Hot path.
 //!
 //! `wait` → `receive` (each frame to the worker, rewritten in place) → `transmit` for frames of the worker's own → `flush`,
 //! which asks once more for every frame whether it may still leave, right before it is handed to the kernel (L5). Frames
@@ -9,36 +9,32 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use words::{FrameMeta, Side};
+use words::{FrameMeta, INSIDE_MAX};
 
 use crate::bell::Doorbell;
 use crate::boottime;
 use crate::frame::{BUFFER_LEN, BufferId};
 use crate::link::{Link, LinkState};
-use crate::port::{Disposition, IoError, LoopLimits, PortConfig, PortStats, Reception, check};
+use crate::port::{Disposition, Interface, IoError, LoopLimits, PortConfig, PortStats, Reception, check};
 use crate::socket::{BufferLimits, EtherType, PacketSocket, TAGGED_LEN};
 use crate::uring::{Completion, Uring};
 use crate::virtio::{self, HEADER_LEN};
 
-/// Sockets, in the order of their registration.
-const SOCKETS: [(Side, EtherType); SOCKET_COUNT] = [
-    (Side::Inside, EtherType::Ipv4),
-    (Side::Inside, EtherType::Arp),
-    (Side::Inside, EtherType::Sounding),
-    (Side::Outside, EtherType::Ipv4),
-    (Side::Outside, EtherType::Arp),
-    (Side::Outside, EtherType::Sounding),
-];
-const SOCKET_COUNT: usize = 6;
+/// The sockets of an interface, in the order of their registration, interface by interface.
+const SOCKETS: [EtherType; 3] = [EtherType::Ipv4, EtherType::Arp, EtherType::Sounding];
+/// All of them have a number of 8 bits.
+const _: () = assert!(SOCKETS.len() * (INSIDE_MAX + 1) <= u8::MAX as usize);
 
 /// The socket that sends a frame: the kernel takes the frame's protocol from the socket, which is of consequence for IPv4.
-fn socket_for(side: Side, frame: &[u8]) -> u8 {
+fn socket_for(interface: Interface, frame: &[u8]) -> u8 {
     let ipv4 = EtherType::Ipv4.number().to_be_bytes();
-    let other = u8::from(frame.get(12..14).is_some_and(|found| found != ipv4));
-    match side {
-        Side::Inside => other,
-        Side::Outside => 3 + other,
-    }
+    let other = frame.get(12..14).is_some_and(|found| found != ipv4);
+    u8::try_from(interface.index() * SOCKETS.len() + usize::from(other)).expect("they fit")
+}
+
+/// The interface of a socket.
+fn interface_of(socket: u8) -> Interface {
+    Interface::at(usize::from(socket) / SOCKETS.len())
 }
 
 const ETHERNET_LEN: usize = 14;
@@ -53,24 +49,24 @@ const BATCH: usize = 64;
 /// Who takes frames that arrived.
 pub trait FrameHandler {
     /// A frame, from the Ethernet header on, that `handle` will be given soon.
-    fn look_ahead(&mut self, side: Side, frame: &[u8]);
+    fn look_ahead(&mut self, interface: Interface, frame: &[u8]);
 
     /// `look_ahead` has seen a whole batch.
     fn fetch(&mut self);
 
     /// A frame; see `PacketLoop::receive`.
-    fn handle(&mut self, side: Side, meta: &FrameMeta, frame: &mut [u8]) -> Disposition;
+    fn handle(&mut self, interface: Interface, meta: &FrameMeta, frame: &mut [u8]) -> Disposition;
 }
 
 struct OneByOne<'a, F>(&'a mut F);
 
-impl<F: FnMut(Side, &FrameMeta, &mut [u8]) -> Disposition> FrameHandler for OneByOne<'_, F> {
-    fn look_ahead(&mut self, _: Side, _: &[u8]) {}
+impl<F: FnMut(Interface, &FrameMeta, &mut [u8]) -> Disposition> FrameHandler for OneByOne<'_, F> {
+    fn look_ahead(&mut self, _: Interface, _: &[u8]) {}
 
     fn fetch(&mut self) {}
 
-    fn handle(&mut self, side: Side, meta: &FrameMeta, frame: &mut [u8]) -> Disposition {
-        (self.0)(side, meta, frame)
+    fn handle(&mut self, interface: Interface, meta: &FrameMeta, frame: &mut [u8]) -> Disposition {
+        (self.0)(interface, meta, frame)
     }
 }
 
@@ -90,7 +86,7 @@ struct Arrived {
 
 #[derive(Clone, Copy, Debug)]
 struct Leaving {
-    side: Side,
+    interface: Interface,
     socket: u8,
     buffer: BufferId,
     len: u32,
@@ -102,28 +98,44 @@ struct Leaving {
 pub struct PacketLoop {
     // Dropped first: it cancels what is under way on the sockets.
     uring: Uring,
-    sockets: [PacketSocket; SOCKET_COUNT],
-    links: [Link; 2],
+    /// Of each interface as many as `SOCKETS`.
+    sockets: Vec<PacketSocket>,
+    ports: Vec<Port>,
     bell: Doorbell,
     bell_armed: bool,
-    receiving: [Receiving; SOCKET_COUNT],
+    receiving: Vec<Receiving>,
     arrived: Vec<Arrived>,
     leaving: Vec<Leaving>,
     free: Vec<BufferId>,
     receive_buffers: u16,
-    stats: [PortStats; 2],
-    link_states: [LinkState; 2],
-    mtus: [Option<u16>; 2],
     links_checked_ns: u64,
 }
 
+/// An interface, and what is known of it.
+#[derive(Debug)]
+struct Port {
+    link: Link,
+    stats: PortStats,
+    state: LinkState,
+    mtu: Option<u16>,
+}
+
 impl PacketLoop {
-    /// Opens both interfaces, in the calling thread's network namespace. Call it on the worker's own thread.
+    /// Opens the interfaces, in the calling thread's network namespace. Call it on the worker's own thread.
     ///
     /// # Errors
     /// See `IoError`.
-    pub fn new(inside: &PortConfig, outside: &PortConfig, limits: LoopLimits, bell: Doorbell) -> Result<Self, IoError> {
+    pub fn new(
+        outside: &PortConfig,
+        inside: &[PortConfig],
+        limits: LoopLimits,
+        bell: Doorbell,
+    ) -> Result<Self, IoError> {
         check(limits)?;
+        if inside.len() > INSIDE_MAX {
+            let (what, value) = ("the number of inside interfaces", inside.len() as u64);
+            return Err(IoError::Limit { what, value, expected: "at most 15" });
+        }
         let open = |config: &PortConfig, ether_type| {
             let mut buffers = config.limits;
             if ether_type != EtherType::Ipv4 {
@@ -137,15 +149,16 @@ impl PacketLoop {
             }
             Ok(socket)
         };
-        let sockets = [
-            open(inside, EtherType::Ipv4)?,
-            open(inside, EtherType::Arp)?,
-            open(inside, EtherType::Sounding)?,
-            open(outside, EtherType::Ipv4)?,
-            open(outside, EtherType::Arp)?,
-            open(outside, EtherType::Sounding)?,
-        ];
-        let descriptors = sockets.each_ref().map(PacketSocket::raw);
+        let configs = || std::iter::once(outside).chain(inside);
+        let all = configs().flat_map(|config| SOCKETS.map(|ether_type| open(config, ether_type)));
+        let sockets = all.collect::<Result<Vec<PacketSocket>, IoError>>()?;
+        let descriptors: Vec<_> = sockets.iter().map(PacketSocket::raw).collect();
+        let port = |config: &PortConfig| Port {
+            link: config.link.clone(),
+            stats: PortStats::default(),
+            state: LinkState::Gone,
+            mtu: None,
+        };
         let buffers = limits.receive_buffers + limits.transmit_buffers;
         let mut uring = Uring::new(&descriptors, buffers, limits.receive_buffers, limits.requests)
             .map_err(|source| IoError::Ring { op: "set-up", source })?;
@@ -155,18 +168,15 @@ impl PacketLoop {
         uring.publish_offers();
         Ok(Self {
             uring,
+            receiving: vec![Receiving::Idle { retry_at_ns: 0 }; sockets.len()],
             sockets,
-            links: [inside.link.clone(), outside.link.clone()],
+            ports: configs().map(port).collect(),
             bell,
             bell_armed: false,
-            receiving: [Receiving::Idle { retry_at_ns: 0 }; SOCKET_COUNT],
             arrived: Vec::with_capacity(usize::from(buffers)),
             leaving: Vec::with_capacity(usize::from(buffers)),
             free: (limits.receive_buffers..buffers).collect(),
             receive_buffers: limits.receive_buffers,
-            stats: [PortStats::default(); 2],
-            link_states: [LinkState::Gone; 2],
-            mtus: [None; 2],
             links_checked_ns: 0,
         })
     }
@@ -194,9 +204,9 @@ impl PacketLoop {
         Ok(())
     }
 
-    /// Gives each frame that arrived to `f`: its side, what is known of its checksum and segmentation, and its bytes from the
+    /// Gives each frame that arrived to `f`: its interface, what is known of its checksum and segmentation, and its bytes from the
     /// Ethernet header on. `f` rewrites frame and meta in place if they are to be sent.
-    pub fn receive(&mut self, f: &mut impl FnMut(Side, &FrameMeta, &mut [u8]) -> Disposition) {
+    pub fn receive(&mut self, f: &mut impl FnMut(Interface, &FrameMeta, &mut [u8]) -> Disposition) {
         self.receive_batches(&mut OneByOne(f));
     }
 
@@ -205,8 +215,10 @@ impl PacketLoop {
         let mut arrived = std::mem::take(&mut self.arrived);
         for batch in arrived.chunks(BATCH) {
             for Arrived { socket, buffer, len } in batch {
-                let (side, _) = SOCKETS[usize::from(*socket)];
-                handler.look_ahead(side, self.uring.bytes_mut(*buffer)[..*len].get(HEADER_LEN..).unwrap_or_default());
+                handler.look_ahead(
+                    interface_of(*socket),
+                    self.uring.bytes_mut(*buffer)[..*len].get(HEADER_LEN..).unwrap_or_default(),
+                );
             }
             handler.fetch();
             for frame in batch {
@@ -220,17 +232,17 @@ impl PacketLoop {
     }
 
     /// Copies a frame of the worker's own into a buffer and queues it for `flush`. `false`: no free buffer, counted.
-    pub fn transmit(&mut self, side: Side, meta: FrameMeta, tag: u64, frame: &[u8]) -> bool {
+    pub fn transmit(&mut self, interface: Interface, meta: FrameMeta, tag: u64, frame: &[u8]) -> bool {
         let len = HEADER_LEN + frame.len();
         let buffer = if len <= BUFFER_LEN { self.free.pop() } else { None };
         let (Some(buffer), Ok(len)) = (buffer, u32::try_from(len)) else {
-            self.stats[side.index()].no_buffer += 1;
+            self.ports[interface.index()].stats.no_buffer += 1;
             return false;
         };
         let bytes = self.uring.bytes_mut(buffer);
         bytes[..HEADER_LEN].copy_from_slice(&virtio::encode(&meta));
         bytes[HEADER_LEN..][..frame.len()].copy_from_slice(frame);
-        self.leaving.push(Leaving { side, socket: socket_for(side, frame), buffer, len, tag });
+        self.leaving.push(Leaving { interface, socket: socket_for(interface, frame), buffer, len, tag });
         true
     }
 
@@ -254,7 +266,7 @@ impl PacketLoop {
                     self.recycle(frame.buffer);
                 }
             } else {
-                self.stats[frame.side.index()].refused_by_check += 1;
+                self.ports[frame.interface.index()].stats.refused_by_check += 1;
                 self.recycle(frame.buffer);
             }
         }
@@ -264,63 +276,68 @@ impl PacketLoop {
         outcome.map_err(|source| IoError::Ring { op: "sending", source })
     }
 
-    /// Lets a side's device accept frames to a shard's virtual MAC.
+    /// Lets an interface's device accept frames to a shard's virtual MAC.
     ///
     /// # Errors
     /// When the device refuses.
-    pub fn add_mac(&mut self, side: Side, mac: [u8; 6]) -> Result<(), IoError> {
-        self.membership(side, "adding an address", |socket| socket.add_mac(mac))
+    pub fn add_mac(&mut self, interface: Interface, mac: [u8; 6]) -> Result<(), IoError> {
+        self.membership(interface, "adding an address", |socket| socket.add_mac(mac))
     }
 
     /// Takes an address of `add_mac` back.
     ///
     /// # Errors
     /// When it was not added.
-    pub fn remove_mac(&mut self, side: Side, mac: [u8; 6]) -> Result<(), IoError> {
-        self.membership(side, "removing an address", |socket| socket.remove_mac(mac))
+    pub fn remove_mac(&mut self, interface: Interface, mac: [u8; 6]) -> Result<(), IoError> {
+        self.membership(interface, "removing an address", |socket| socket.remove_mac(mac))
     }
 
-    /// What the kernel says of the links: [inside, outside]. Asked at most every 100 ms.
-    pub fn link_states(&mut self, now_ns: u64) -> [LinkState; 2] {
+    /// Asks the kernel about the interfaces, at most every 100 ms.
+    pub fn look_at_links(&mut self, now_ns: u64) {
         if self.links_checked_ns == 0 || now_ns.saturating_sub(self.links_checked_ns) >= LINK_CHECK_NS {
             self.links_checked_ns = now_ns.max(1);
-            for side in Side::ALL {
-                let link = &self.links[side.index()];
-                let state = link.state(self.sockets[0].as_fd());
-                let bound =
-                    self.sockets.iter().zip(SOCKETS).filter(|(_, (of, _))| *of == side).all(|(s, _)| s.is_bound());
-                self.link_states[side.index()] = match state {
-                    LinkState::Up | LinkState::Down if !bound => LinkState::Anew,
+            for (port, sockets) in self.ports.iter_mut().zip(self.sockets.chunks(SOCKETS.len())) {
+                let asked = sockets[0].as_fd();
+                let state = port.link.state(asked);
+                port.state = match state {
+                    LinkState::Up | LinkState::Down if !sockets.iter().all(PacketSocket::is_bound) => LinkState::Anew,
                     LinkState::Up | LinkState::Down | LinkState::Gone | LinkState::Anew => state,
                 };
-                self.mtus[side.index()] = link.mtu(self.sockets[0].as_fd()).or(self.mtus[side.index()]);
-            }
-            for (socket, (side, _)) in self.sockets.iter().zip(SOCKETS) {
-                if let Ok(counts) = socket.take_counts() {
-                    self.stats[side.index()].kernel_drops += counts.drops;
-                }
+                port.mtu = port.link.mtu(asked).or(port.mtu);
+                let counts = sockets.iter().filter_map(|socket| socket.take_counts().ok());
+                port.stats.kernel_drops += counts.map(|counts| counts.drops).sum::<u64>();
             }
         }
-        self.link_states
     }
 
-    /// The interface of a side, as it was opened.
-    #[must_use]
-    pub const fn link(&self, side: Side) -> &Link {
-        &self.links[side.index()]
+    /// All of its interfaces, outside first.
+    pub fn interfaces(&self) -> impl Iterator<Item = Interface> + use<> {
+        Interface::all(self.ports.len() - 1)
     }
 
-    /// The largest IP packets that the interfaces take, [inside, outside], as of the last `link_states`; `None` as long as the
-    /// kernel has not said.
+    /// What the kernel said of an interface when it was asked last.
     #[must_use]
-    pub fn mtus(&self) -> [Option<u16>; 2] {
-        self.mtus
+    pub fn link_state(&self, interface: Interface) -> LinkState {
+        self.ports[interface.index()].state
     }
 
-    /// The counters of a side.
+    /// The interface, as it was opened.
     #[must_use]
-    pub fn stats(&self, side: Side) -> PortStats {
-        self.stats[side.index()]
+    pub fn link(&self, interface: Interface) -> &Link {
+        &self.ports[interface.index()].link
+    }
+
+    /// The largest IP packet that the interface takes, as of the last `look_at_links`; `None` as long as the kernel has not
+    /// said.
+    #[must_use]
+    pub fn mtu(&self, interface: Interface) -> Option<u16> {
+        self.ports[interface.index()].mtu
+    }
+
+    /// The counters of an interface.
+    #[must_use]
+    pub fn stats(&self, interface: Interface) -> PortStats {
+        self.ports[interface.index()].stats
     }
 
     /// How many more frames `transmit` can take now.
@@ -331,14 +348,14 @@ impl PacketLoop {
 
     fn membership(
         &mut self,
-        side: Side,
+        interface: Interface,
         op: &'static str,
         change: impl FnOnce(&PacketSocket) -> std::io::Result<()>,
     ) -> Result<(), IoError> {
-        let index = usize::from(socket_for(side, &[]));
+        let index = usize::from(socket_for(interface, &[]));
         change(&self.sockets[index]).map_err(|source| IoError::Socket {
             op,
-            interface: self.links[side.index()].name.clone(),
+            interface: self.ports[interface.index()].link.name.clone(),
             source,
         })
     }
@@ -351,7 +368,7 @@ impl PacketLoop {
             self.uring.arm_bell(bell)?;
             self.bell_armed = true;
         }
-        for (socket, _) in (0_u8..).zip(SOCKETS) {
+        for socket in (0..self.sockets.len()).filter_map(|socket| u8::try_from(socket).ok()) {
             let Receiving::Idle { retry_at_ns } = self.receiving[usize::from(socket)] else { continue };
             let now_ns = boottime::now_ns();
             if retry_at_ns <= now_ns {
@@ -390,8 +407,7 @@ impl PacketLoop {
     }
 
     fn receive_ended(&mut self, socket: u8, errno: i32) {
-        let (side, _) = SOCKETS[usize::from(socket)];
-        let stats = &mut self.stats[side.index()];
+        let stats = &mut self.ports[interface_of(socket).index()].stats;
         let retry_at_ns = if errno == libc::ENOBUFS {
             // Frames wait in the socket; the buffers come back with this batch.
             stats.out_of_buffers += 1;
@@ -404,8 +420,7 @@ impl PacketLoop {
     }
 
     fn count_sent(&mut self, socket: u8, errno: i32) {
-        let (side, _) = SOCKETS[usize::from(socket)];
-        let stats = &mut self.stats[side.index()];
+        let stats = &mut self.ports[interface_of(socket).index()].stats;
         match errno {
             0 => stats.transmitted += 1,
             libc::ENOBUFS | libc::EAGAIN => stats.refused_by_kernel += 1,
@@ -415,8 +430,8 @@ impl PacketLoop {
     }
 
     fn handle(&mut self, Arrived { socket, buffer, len }: Arrived, handler: &mut impl FrameHandler) {
-        let (side, _) = SOCKETS[usize::from(socket)];
-        let stats = &mut self.stats[side.index()];
+        let interface = interface_of(socket);
+        let stats = &mut self.ports[interface.index()].stats;
         if len < HEADER_LEN + ETHERNET_LEN {
             let tagged = len == HEADER_LEN + TAGGED_LEN;
             *(if tagged { &mut stats.received_tagged } else { &mut stats.received_short }) += 1;
@@ -428,12 +443,12 @@ impl PacketLoop {
         let (header, frame) = self.uring.bytes_mut(buffer)[..len].split_at_mut(HEADER_LEN);
         let header: &mut [u8; HEADER_LEN] = header.try_into().expect("split at its length");
         let meta = virtio::decode(header);
-        match handler.handle(side, &meta, frame) {
-            Disposition::Transmit { side, tag } => {
+        match handler.handle(interface, &meta, frame) {
+            Disposition::Transmit { interface, tag } => {
                 *header = virtio::encode(&meta);
-                let socket = socket_for(side, frame);
+                let socket = socket_for(interface, frame);
                 let len = u32::try_from(len).expect("a buffer's length fits 32 bits");
-                self.leaving.push(Leaving { side, socket, buffer, len, tag });
+                self.leaving.push(Leaving { interface, socket, buffer, len, tag });
             }
             Disposition::Done => self.recycle(buffer),
         }
@@ -451,18 +466,20 @@ impl PacketLoop {
 
 #[cfg(test)]
 mod tests {
-    use super::socket_for;
-    use words::Side;
+    use super::*;
 
     #[test]
     fn what_is_no_ip_leaves_through_the_arp_socket() {
         let mut frame = [0; 60];
-        assert_eq!(socket_for(Side::Inside, &frame), 1);
+        let (outside, second) = (Interface::OUTSIDE, Interface::inside(1));
+        assert_eq!(socket_for(outside, &frame), 1);
         frame[12..14].copy_from_slice(&[0x08, 0x00]);
-        assert_eq!(socket_for(Side::Inside, &frame), 0);
+        assert_eq!(socket_for(outside, &frame), 0);
+        assert_eq!(socket_for(second, &frame), 6);
         frame[12..14].copy_from_slice(&[0x08, 0x06]);
-        assert_eq!(socket_for(Side::Inside, &frame), 1);
-        assert_eq!(socket_for(Side::Outside, &frame), 4);
-        assert_eq!(socket_for(Side::Outside, &frame[..4]), 3);
+        assert_eq!(socket_for(second, &frame), 7);
+        assert_eq!(socket_for(second, &frame[..4]), 6);
+        assert!((6..9).all(|socket| interface_of(socket) == second));
+        assert!((0..3).all(|socket| interface_of(socket) == outside));
     }
 }

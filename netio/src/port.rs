@@ -1,9 +1,43 @@
 //! What a packet loop is given, what it is told, and what it counts: interfaces, limits, dispositions, errors, counters.
 
-use words::Side;
+use words::INSIDE_MAX;
 
 use crate::link::Link;
 use crate::socket::BufferLimits;
+
+/// Which of a loop's data interfaces: the outside one, or an inside one in the order in which they were given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Interface(u8);
+
+impl Interface {
+    /// To the network of the public addresses.
+    pub const OUTSIDE: Self = Self(0);
+
+    /// The `place`-th inside one, from 0.
+    ///
+    /// # Panics
+    /// If there cannot be so many.
+    #[must_use]
+    pub const fn inside(place: u8) -> Self {
+        assert!((place as usize) < INSIDE_MAX, "a member has few inside interfaces");
+        Self(place + 1)
+    }
+
+    /// 0 outside, then the inside ones: for tables with one element per interface, and for the guard's maps.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0.into()
+    }
+
+    /// Outside, then `inside` inside ones.
+    pub fn all(inside: usize) -> impl Iterator<Item = Self> {
+        std::iter::once(Self::OUTSIDE).chain((0..).take(inside).map(Self::inside))
+    }
+
+    pub(crate) fn at(index: usize) -> Self {
+        Self(u8::try_from(index).expect("few"))
+    }
+}
 
 /// One data interface.
 #[derive(Clone, Debug)]
@@ -51,10 +85,10 @@ impl Default for BufferLimits {
 /// What the worker wants done with a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// Send it, as it is now, on `side`; `tag` goes to `flush`'s check.
+    /// Send it, as it is now, on `interface`; `tag` goes to `flush`'s check.
     Transmit {
         /// Where to.
-        side: Side,
+        interface: Interface,
         /// By what right; means nothing to this crate.
         tag: u64,
     },
@@ -95,7 +129,7 @@ pub enum IoError {
     },
 }
 
-/// Counters of one side since the start.
+/// Counters of one interface since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortStats {
     /// Frames given to the worker.

@@ -52,7 +52,7 @@ const KIND_SEND: u8 = 2;
 const KIND_BELL: u8 = 3;
 
 /// Completions without a buffer that may wait at a time: one per socket, the bell, and room.
-const OTHER_COMPLETIONS: u32 = 16;
+const OTHER_COMPLETIONS: u32 = 64;
 
 /// How often a full submission queue is submitted again when a signal interrupts that.
 const SUBMIT_TRIES: u32 = 8;

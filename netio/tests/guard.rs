@@ -16,13 +16,15 @@ use qnat_netio::boottime;
 use qnat_netio::guard::{Guard, GuardCounters, available};
 use qnat_netio::link::Link;
 use qnat_netio::packet::PacketLoop;
-use qnat_netio::port::{Disposition, LoopLimits, PortConfig, Reception};
+use qnat_netio::port::{Disposition, Interface, LoopLimits, PortConfig, Reception};
 use qnat_netio::socket::BufferLimits;
 use rustix::process::{Pid, Signal, kill_process};
 use words::time::MS;
-use words::{FrameMeta, Incarnation, LeaseWord, ShardId, Side, Term};
+use words::{FrameMeta, Incarnation, LeaseWord, ShardId, Term};
 
 const SHARD: u16 = 0x0103;
+const INSIDE: Interface = Interface::inside(0);
+const OUTSIDE: Interface = Interface::OUTSIDE;
 const VMAC: [u8; 6] = [0x02, 0x51, 0x4e, 0x00, 0x01, 0x03];
 const PEER: [u8; 6] = [0x02, 0xaa, 0, 0, 0, 9];
 const HOST: [u8; 6] = [0x02, 0xbb, 0, 0, 0, 7];
@@ -43,7 +45,7 @@ fn open_on(names: [&str; 2]) -> (PacketLoop, [Link; 2]) {
     };
     let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 64, requests: 64 };
     let packets =
-        PacketLoop::new(&port(&links[0]), &port(&links[1]), limits, Doorbell::new().expect("bell")).expect("loop");
+        PacketLoop::new(&port(&links[1]), &[port(&links[0])], limits, Doorbell::new().expect("bell")).expect("loop");
     (packets, links)
 }
 
@@ -66,12 +68,12 @@ fn held(life: u64, lease_until_ns: u64, grace_until_ns: u64) -> LeaseWord {
 }
 
 /// Sends one frame and says whether the kernel took it.
-fn passes(packets: &mut PacketLoop, side: Side, frame: &[u8]) -> bool {
-    let before = packets.stats(side);
-    assert!(packets.transmit(side, FrameMeta::default(), 0, frame), "a free buffer");
+fn passes(packets: &mut PacketLoop, interface: Interface, frame: &[u8]) -> bool {
+    let before = packets.stats(interface);
+    assert!(packets.transmit(interface, FrameMeta::default(), 0, frame), "a free buffer");
     packets.flush(&mut |_| true).expect("flush");
     for _ in 0..1000 {
-        let now = packets.stats(side);
+        let now = packets.stats(interface);
         if now.transmitted > before.transmitted {
             return true;
         }
@@ -81,7 +83,7 @@ fn passes(packets: &mut PacketLoop, side: Side, frame: &[u8]) -> bool {
         packets.wait(Duration::from_millis(10), || false).expect("wait");
         packets.receive(&mut |_, _, _| Disposition::Done);
     }
-    panic!("no completion: {:?}", packets.stats(side));
+    panic!("no completion: {:?}", packets.stats(interface));
 }
 
 fn sleep_until(time_ns: u64) {
@@ -99,14 +101,46 @@ fn gateway() -> (Namespace, Namespace) {
 }
 
 #[test]
+fn one_address_in_two_networks_has_in_each_the_grace_of_its_own_shard() {
+    require_root!();
+    let (inner, outer) = gateway();
+    inner.veth("gj", &outer, "oj");
+    inner.run(|| {
+        let links = ["go", "gi", "gj"].map(|name| Link::named(name).expect("link"));
+        let (mut guard, mut words) = Guard::attach(&links[0], &links[1..]).expect("guard");
+        let port = |link: &Link| PortConfig {
+            link: link.clone(),
+            limits: BufferLimits::default(),
+            reception: Reception::Filtered,
+        };
+        let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 16, requests: 64 };
+        let inside = [port(&links[1]), port(&links[2])];
+        let bell = Doorbell::new().expect("bell");
+        let mut packets = PacketLoop::new(&port(&links[0]), &inside, limits, bell).expect("loop");
+        let second = Interface::inside(1);
+        guard.set_addresses([(INSIDE, BACKEND, SHARD), (second, BACKEND, SHARD + 1)]).expect("addresses");
+        let now = boottime::now_ns();
+        words.set(ShardId(SHARD + 1), held(1, now, now + 5_000 * MS));
+        let grace = |link: &Link| frame(HOST, link.mac, 0x0800, FAR, BACKEND);
+        assert!(!passes(&mut packets, INSIDE, &grace(&links[1])), "the other network's shard has a grace");
+        assert!(passes(&mut packets, second, &grace(&links[2])));
+        words.set(ShardId(SHARD), held(1, now, now + 5_000 * MS));
+        assert!(passes(&mut packets, INSIDE, &grace(&links[1])));
+        guard.set_addresses([(INSIDE, BACKEND, SHARD)]).expect("addresses");
+        assert!(!passes(&mut packets, second, &grace(&links[2])), "no address of that network any more");
+        assert_eq!(guard.look_again().put_back.len(), 0, "it stands on all three");
+        drop(guard);
+    });
+}
+
+#[test]
 fn each_frame_leaves_only_by_its_right_and_in_its_time() {
     require_root!();
     assert!(available(), "clang is expected where the tests run");
     let (inner, _outer) = gateway();
     inner.run(|| {
-        use Side::{Inside, Outside};
         let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
-        let (mut guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
+        let (mut guard, mut words) = Guard::attach(&links[1], &links[..1]).expect("guard");
         let (mut packets, _) = open();
         let own = [links[0].mac, links[1].mac];
         let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
@@ -115,47 +149,47 @@ fn each_frame_leaves_only_by_its_right_and_in_its_time() {
 
         // Nothing is held, nobody is known.
         for frame in [&from_vmac, &grace_out] {
-            assert!(!passes(&mut packets, Outside, frame));
+            assert!(!passes(&mut packets, OUTSIDE, frame));
         }
-        guard.set_addresses([(Outside, FRONTEND, SHARD), (Inside, BACKEND, SHARD)]).expect("addresses");
+        guard.set_addresses([(OUTSIDE, FRONTEND, SHARD), (INSIDE, BACKEND, SHARD)]).expect("addresses");
         guard.set_peers([PEER]).expect("peers");
-        assert!(!passes(&mut packets, Outside, &grace_out), "known, but no grace");
+        assert!(!passes(&mut packets, OUTSIDE, &grace_out), "known, but no grace");
 
         let now = boottime::now_ns();
         let word = held(1, now + 700 * MS, now + 1400 * MS);
         words.set(ShardId(SHARD), word);
-        assert!(passes(&mut packets, Outside, &from_vmac));
-        assert!(passes(&mut packets, Inside, &from_vmac));
-        assert!(passes(&mut packets, Inside, &frame([0xff; 6], VMAC, 0x0806, FAR, FAR)), "ARP by the owner");
-        assert!(passes(&mut packets, Outside, &grace_out));
-        assert!(passes(&mut packets, Inside, &grace_in));
+        assert!(passes(&mut packets, OUTSIDE, &from_vmac));
+        assert!(passes(&mut packets, INSIDE, &from_vmac));
+        assert!(passes(&mut packets, INSIDE, &frame([0xff; 6], VMAC, 0x0806, FAR, FAR)), "ARP by the owner");
+        assert!(passes(&mut packets, OUTSIDE, &grace_out));
+        assert!(passes(&mut packets, INSIDE, &grace_in));
         assert!(
-            !passes(&mut packets, Inside, &frame(HOST, own[0], 0x0800, FRONTEND, FAR)),
+            !passes(&mut packets, INSIDE, &frame(HOST, own[0], 0x0800, FRONTEND, FAR)),
             "inside, the destination counts"
         );
-        assert!(!passes(&mut packets, Outside, &frame(HOST, own[1], 0x0800, FAR, BACKEND)), "outside, the source");
-        assert!(passes(&mut packets, Inside, &frame(PEER, own[0], 0x0800, BACKEND, FAR)), "a Forward");
-        assert!(!passes(&mut packets, Outside, &frame(HOST, own[1], 0x0800, BACKEND, FAR)), "untranslated");
-        assert!(!passes(&mut packets, Outside, &frame([0xff; 6], own[1], 0x0806, FAR, FAR)), "the stack's ARP");
-        assert!(!passes(&mut packets, Outside, &frame(HOST, own[1], 0x86dd, FAR, FAR)), "IPv6");
-        assert!(!passes(&mut packets, Outside, &frame(HOST, HOST, 0x0800, FRONTEND, FAR)), "a foreign source");
-        assert!(!passes(&mut packets, Outside, &frame(HOST, own[0], 0x0800, FRONTEND, FAR)), "the other device's");
+        assert!(!passes(&mut packets, OUTSIDE, &frame(HOST, own[1], 0x0800, FAR, BACKEND)), "outside, the source");
+        assert!(passes(&mut packets, INSIDE, &frame(PEER, own[0], 0x0800, BACKEND, FAR)), "a Forward");
+        assert!(!passes(&mut packets, OUTSIDE, &frame(HOST, own[1], 0x0800, BACKEND, FAR)), "untranslated");
+        assert!(!passes(&mut packets, OUTSIDE, &frame([0xff; 6], own[1], 0x0806, FAR, FAR)), "the stack's ARP");
+        assert!(!passes(&mut packets, OUTSIDE, &frame(HOST, own[1], 0x86dd, FAR, FAR)), "IPv6");
+        assert!(!passes(&mut packets, OUTSIDE, &frame(HOST, HOST, 0x0800, FRONTEND, FAR)), "a foreign source");
+        assert!(!passes(&mut packets, OUTSIDE, &frame(HOST, own[0], 0x0800, FRONTEND, FAR)), "the other device's");
         let mut other = from_vmac.clone();
         other[11] += 1;
-        assert!(!passes(&mut packets, Outside, &other), "another shard's vMAC");
+        assert!(!passes(&mut packets, OUTSIDE, &other), "another shard's vMAC");
 
         // A process that was stopped here would go on sending by its stale check; the kernel does not.
         sleep_until(word.lease_until_ns);
-        assert!(!passes(&mut packets, Outside, &from_vmac));
-        assert!(passes(&mut packets, Outside, &grace_out));
-        guard.set_addresses([(Inside, BACKEND, SHARD)]).expect("addresses");
-        assert!(!passes(&mut packets, Outside, &grace_out), "no address of ours any more");
-        assert!(passes(&mut packets, Inside, &grace_in));
+        assert!(!passes(&mut packets, OUTSIDE, &from_vmac));
+        assert!(passes(&mut packets, OUTSIDE, &grace_out));
+        guard.set_addresses([(INSIDE, BACKEND, SHARD)]).expect("addresses");
+        assert!(!passes(&mut packets, OUTSIDE, &grace_out), "no address of ours any more");
+        assert!(passes(&mut packets, INSIDE, &grace_in));
         sleep_until(word.grace_until_ns);
-        assert!(!passes(&mut packets, Inside, &grace_in));
-        assert!(passes(&mut packets, Inside, &frame(PEER, own[0], 0x0800, BACKEND, FAR)), "a Forward needs no lease");
+        assert!(!passes(&mut packets, INSIDE, &grace_in));
+        assert!(passes(&mut packets, INSIDE, &frame(PEER, own[0], 0x0800, BACKEND, FAR)), "a Forward needs no lease");
         guard.set_peers([]).expect("peers");
-        assert!(!passes(&mut packets, Inside, &frame(PEER, own[0], 0x0800, FAR, FAR)), "no peer any more");
+        assert!(!passes(&mut packets, INSIDE, &frame(PEER, own[0], 0x0800, FAR, FAR)), "no peer any more");
 
         let counters = guard.counters().expect("counters");
         let expected = GuardCounters {
@@ -173,7 +207,7 @@ fn each_frame_leaves_only_by_its_right_and_in_its_time() {
         assert_eq!(counters, expected);
         words.zero_all();
         drop(guard);
-        assert!(passes(&mut packets, Outside, &from_vmac), "an orderly exit leaves no filter");
+        assert!(passes(&mut packets, OUTSIDE, &from_vmac), "an orderly exit leaves no filter");
     });
 }
 
@@ -183,14 +217,14 @@ fn a_sounding_leaves_to_a_peer_only_and_needs_no_lease() {
     let (inner, _outer) = gateway();
     inner.run(|| {
         let (mut packets, links) = open();
-        let (mut guard, _words) = Guard::attach(&links[0], &links[1]).expect("guard");
+        let (mut guard, _words) = Guard::attach(&links[1], &links[..1]).expect("guard");
         let sounding = |to, from| frame(to, from, 0x88b6, FAR, FAR);
-        assert!(!passes(&mut packets, Side::Outside, &sounding(PEER, links[1].mac)), "no peer yet");
+        assert!(!passes(&mut packets, OUTSIDE, &sounding(PEER, links[1].mac)), "no peer yet");
         guard.set_peers([PEER]).expect("peers");
-        assert!(passes(&mut packets, Side::Outside, &sounding(PEER, links[1].mac)));
-        assert!(passes(&mut packets, Side::Inside, &sounding(PEER, links[0].mac)));
-        assert!(!passes(&mut packets, Side::Outside, &sounding(HOST, links[1].mac)), "a stranger");
-        assert!(!passes(&mut packets, Side::Outside, &sounding(PEER, VMAC)), "in a shard's name");
+        assert!(passes(&mut packets, OUTSIDE, &sounding(PEER, links[1].mac)));
+        assert!(passes(&mut packets, INSIDE, &sounding(PEER, links[0].mac)));
+        assert!(!passes(&mut packets, OUTSIDE, &sounding(HOST, links[1].mac)), "a stranger");
+        assert!(!passes(&mut packets, OUTSIDE, &sounding(PEER, VMAC)), "in a shard's name");
         let counters = guard.counters().expect("counters");
         assert_eq!((counters.pass_sounding, counters.drop_protocol, counters.drop_lease), (2, 2, 1));
     });
@@ -225,20 +259,20 @@ fn a_filter_that_was_taken_away_is_noticed_and_put_back() {
     let name = inner.name.clone();
     inner.run(move || {
         let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
-        let (mut guard, _words) = Guard::attach(&links[0], &links[1]).expect("guard");
+        let (mut guard, _words) = Guard::attach(&links[1], &links[..1]).expect("guard");
         let (mut packets, _) = open();
         let without_lease = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
-        assert!(!passes(&mut packets, Side::Outside, &without_lease));
+        assert!(!passes(&mut packets, OUTSIDE, &without_lease));
         let seen = guard.look_again();
         assert!(seen.put_back.is_empty() && seen.missing.is_empty(), "nothing was taken away: {seen:?}");
         for _ in 0..2 {
             let taken = Command::new("tc").args("qdisc del dev go clsact".split(' ')).status().expect("tc runs");
             assert!(taken.success(), "in {name}");
-            assert!(passes(&mut packets, Side::Outside, &without_lease), "nobody judges any more");
+            assert!(passes(&mut packets, OUTSIDE, &without_lease), "nobody judges any more");
             let seen = guard.look_again();
             assert_eq!(seen.put_back, ["go"]);
             assert!(seen.missing.is_empty(), "{seen:?}");
-            assert!(!passes(&mut packets, Side::Outside, &without_lease), "judged again");
+            assert!(!passes(&mut packets, OUTSIDE, &without_lease), "judged again");
         }
         let taken = Command::new("ip").args("link del gi".split(' ')).status().expect("ip runs");
         assert!(taken.success());
@@ -254,11 +288,11 @@ fn thirty_two_thousand_backends_are_written_once_and_then_by_their_differences()
     let (inner, _outer) = gateway();
     inner.run(|| {
         let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
-        let (mut guard, _words) = Guard::attach(&links[0], &links[1]).expect("guard");
+        let (mut guard, _words) = Guard::attach(&links[1], &links[..1]).expect("guard");
         let backends = |shard: u16, others: u16| {
             (0..32_000_u32).map(move |n| {
                 let home = if n % 1000 == 0 { shard } else { others };
-                (Side::Inside, Ipv4Addr::from_bits(0x0a00_0000 + n), home)
+                (INSIDE, Ipv4Addr::from_bits(0x0a00_0000 + n), home)
             })
         };
         let mut took = [1, 2, 2].map(|shard| {
@@ -279,8 +313,8 @@ fn the_guard_outlives_a_killed_process_and_is_replaced_by_the_next_one() {
     if let Some(lease_ns) = lease_of_child() {
         // Runs inside the parent's namespace: takes lease and grace, says until when, dies without any clean-up.
         let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
-        let (mut guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
-        guard.set_addresses([(Side::Outside, FRONTEND, SHARD)]).expect("addresses");
+        let (mut guard, mut words) = Guard::attach(&links[1], &links[..1]).expect("guard");
+        guard.set_addresses([(OUTSIDE, FRONTEND, SHARD)]).expect("addresses");
         let lease_until_ns = boottime::now_ns() + lease_ns;
         let word = held(1, lease_until_ns, lease_until_ns + lease_ns);
         words.set(ShardId(SHARD), word);
@@ -309,28 +343,28 @@ fn outlives_a_killed_process(lease_ms: u64) -> bool {
     let (mut packets, links) = open();
     let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
     let grace = frame(HOST, links[1].mac, 0x0800, FRONTEND, FAR);
-    let within_lease = passes(&mut packets, Side::Outside, &from_vmac);
+    let within_lease = passes(&mut packets, OUTSIDE, &from_vmac);
     if boottime::now_ns() >= times[0] {
         return false;
     }
     assert!(within_lease, "within the dead process's lease");
     sleep_until(times[0]);
-    assert!(!passes(&mut packets, Side::Outside, &from_vmac));
-    let within_grace = passes(&mut packets, Side::Outside, &grace);
+    assert!(!passes(&mut packets, OUTSIDE, &from_vmac));
+    let within_grace = passes(&mut packets, OUTSIDE, &grace);
     if boottime::now_ns() >= times[1] {
         return false;
     }
     assert!(within_grace, "within its grace");
     sleep_until(times[1]);
-    assert!(!passes(&mut packets, Side::Outside, &grace), "silence");
+    assert!(!passes(&mut packets, OUTSIDE, &grace), "silence");
 
     // The next process judges alone: were the old filter still there, it would drop this frame.
-    let (_guard, mut words) = Guard::attach(&links[0], &links[1]).expect("the next guard");
-    assert!(!passes(&mut packets, Side::Outside, &from_vmac), "it starts with nothing");
+    let (_guard, mut words) = Guard::attach(&links[1], &links[..1]).expect("the next guard");
+    assert!(!passes(&mut packets, OUTSIDE, &from_vmac), "it starts with nothing");
     let now = boottime::now_ns();
     let word = held(2, now + 60_000 * MS, now + 60_000 * MS);
     words.set(ShardId(SHARD), word);
-    assert!(passes(&mut packets, Side::Outside, &from_vmac));
+    assert!(passes(&mut packets, OUTSIDE, &from_vmac));
     true
 }
 
@@ -348,7 +382,7 @@ impl Drop for Killed {
 #[expect(clippy::print_stdout, reason = "the parent test reads it")]
 fn send_for_ever(lease_ns: u64) -> ! {
     let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
-    let (mut guard, mut words) = Guard::attach(&links[0], &links[1]).expect("guard");
+    let (mut guard, mut words) = Guard::attach(&links[1], &links[..1]).expect("guard");
     guard.set_peers([PEER]).expect("peers");
     let (mut packets, _) = open();
     let until = boottime::now_ns() + lease_ns;
@@ -357,11 +391,11 @@ fn send_for_ever(lease_ns: u64) -> ! {
     println!("\nlease {until}");
     let mut told = false;
     loop {
-        packets.transmit(Side::Outside, FrameMeta::default(), 0, &from_vmac);
+        packets.transmit(OUTSIDE, FrameMeta::default(), 0, &from_vmac);
         packets.flush(&mut |_| true).expect("flush");
         packets.wait(Duration::from_millis(1), || false).expect("wait");
         packets.receive(&mut |_, _, _| Disposition::Done);
-        if !told && packets.stats(Side::Outside).refused_by_kernel >= 20 {
+        if !told && packets.stats(OUTSIDE).refused_by_kernel >= 20 {
             told = true;
             println!("refused");
         }
@@ -421,7 +455,7 @@ impl Marker {
 
     /// How many frames of the shard have come, of all that were sent before.
     fn count(&mut self, seen: &Arrivals) -> usize {
-        assert!(passes(&mut self.packets, Side::Outside, &self.frame), "a Forward needs no lease");
+        assert!(passes(&mut self.packets, OUTSIDE, &self.frame), "a Forward needs no lease");
         self.sent += 1;
         let seen = seen.wait_for(boottime::now_ns() + 20_000 * MS, |seen| seen.markers >= self.sent);
         assert!(seen.markers >= self.sent, "the marker is lost");

@@ -14,9 +14,9 @@ use qnat_netio::bell::Doorbell;
 use qnat_netio::boottime;
 use qnat_netio::link::{Link, LinkState};
 use qnat_netio::packet::PacketLoop;
-use qnat_netio::port::{Disposition, LoopLimits, PortConfig, PortStats, Reception};
+use qnat_netio::port::{Disposition, Interface, LoopLimits, PortConfig, PortStats, Reception};
 use qnat_netio::socket::BufferLimits;
-use words::{ChecksumState, FrameMeta, Gso, Side};
+use words::{ChecksumState, FrameMeta, Gso};
 
 fn open(limits: LoopLimits, bell: Doorbell) -> PacketLoop {
     let port = |name| PortConfig {
@@ -24,7 +24,7 @@ fn open(limits: LoopLimits, bell: Doorbell) -> PacketLoop {
         limits: BufferLimits::default(),
         reception: Reception::Promiscuous,
     };
-    PacketLoop::new(&port("gi"), &port("go"), limits, bell).expect("packet loop")
+    PacketLoop::new(&port("go"), &[port("gi")], limits, bell).expect("packet loop")
 }
 
 /// client 10.99.0.1 – gi [gateway] go – server 10.99.0.2, one subnet: the loop is a wire between them.
@@ -54,6 +54,12 @@ struct Seen {
     stats: [PortStats; 2],
 }
 
+/// What the kernel says of the links, inside first.
+fn states(packets: &mut PacketLoop) -> [LinkState; 2] {
+    packets.look_at_links(boottime::now_ns());
+    [Interface::inside(0), Interface::OUTSIDE].map(|interface| packets.link_state(interface))
+}
+
 /// Forwards every frame to the other side until told to stop.
 fn forward(limits: LoopLimits, bell: Doorbell, stop: &AtomicBool, ready: &Sender<()>) -> Seen {
     let mut packets = open(limits, bell);
@@ -62,15 +68,16 @@ fn forward(limits: LoopLimits, bell: Doorbell, stop: &AtomicBool, ready: &Sender
     let (mut longest, mut segmented, mut partial_checksums) = (0, 0, 0);
     while !stop.load(Ordering::Relaxed) {
         packets.wait(Duration::from_millis(200), || stop.load(Ordering::Relaxed)).expect("wait");
-        packets.receive(&mut |side, meta, frame| {
+        packets.receive(&mut |from, meta, frame| {
             longest = longest.max(frame.len());
             segmented += usize::from(meta.gso != Gso::None);
             partial_checksums += usize::from(matches!(meta.checksum, ChecksumState::Partial { .. }));
-            Disposition::Transmit { side: side.other(), tag: 0 }
+            let interface = if from == Interface::OUTSIDE { Interface::inside(0) } else { Interface::OUTSIDE };
+            Disposition::Transmit { interface, tag: 0 }
         });
         packets.flush(&mut |_| true).expect("flush");
     }
-    let stats = [packets.stats(Side::Inside), packets.stats(Side::Outside)];
+    let stats = [packets.stats(Interface::inside(0)), packets.stats(Interface::OUTSIDE)];
     Seen { longest, segmented, partial_checksums, stats }
 }
 
@@ -268,19 +275,19 @@ fn a_link_that_went_down_and_came_back_is_served_again() {
             while !reached && Instant::now() < deadline {
                 packets.wait(Duration::from_millis(20), || false).expect("wait");
                 packets.receive(&mut |_, _, _| Disposition::Done);
-                packets.transmit(Side::Inside, FrameMeta::default(), 0, &arp_frame());
+                packets.transmit(Interface::inside(0), FrameMeta::default(), 0, &arp_frame());
                 packets.flush(&mut |_| true).expect("flush");
-                reached = packets.link_states(boottime::now_ns()) == wanted;
+                reached = states(&mut packets) == wanted;
             }
             answers.send(reached).expect("the test waits");
         }
-        let before = packets.stats(Side::Inside);
+        let before = packets.stats(Interface::inside(0));
         let deadline = Instant::now() + Duration::from_secs(10);
-        while packets.stats(Side::Inside).received == before.received && Instant::now() < deadline {
+        while packets.stats(Interface::inside(0)).received == before.received && Instant::now() < deadline {
             packets.wait(Duration::from_millis(20), || false).expect("wait");
             packets.receive(&mut |_, _, _| Disposition::Done);
         }
-        (before, packets.stats(Side::Inside))
+        (before, packets.stats(Interface::inside(0)))
     });
     let reach = |wanted| {
         commands.send(wanted).expect("the gateway lives");
@@ -325,11 +332,11 @@ fn an_interface_that_was_made_anew_is_not_taken_for_the_old_one() {
         let mut packets = open(LoopLimits::default(), bell);
         for wanted in orders {
             let deadline = Instant::now() + Duration::from_secs(10);
-            let mut seen = packets.link_states(boottime::now_ns());
+            let mut seen = states(&mut packets);
             while seen != wanted && Instant::now() < deadline {
                 packets.wait(Duration::from_millis(20), || false).expect("wait");
                 packets.receive(&mut |_, _, _| Disposition::Done);
-                seen = packets.link_states(boottime::now_ns());
+                seen = states(&mut packets);
             }
             answers.send(seen).expect("the test waits");
         }
@@ -367,21 +374,21 @@ fn a_send_that_finds_no_room_is_over_when_the_flush_is() {
         };
         let bell = Doorbell::new().expect("bell");
         let limits = LoopLimits { requests: 32, ..LoopLimits::default() };
-        let mut packets = PacketLoop::new(&port("gi"), &port("go"), limits, bell).expect("packet loop");
+        let mut packets = PacketLoop::new(&port("go"), &[port("gi")], limits, bell).expect("packet loop");
         let mut frame = [0; 1000];
         frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0]);
         let room = packets.transmit_room();
         for turn in 0..4 {
             for _ in 0..room {
-                assert!(packets.transmit(Side::Outside, FrameMeta::default(), 0, &frame));
+                assert!(packets.transmit(Interface::OUTSIDE, FrameMeta::default(), 0, &frame));
             }
             packets.flush(&mut |_| true).expect("flush");
             assert_eq!(packets.transmit_room(), room, "turn {turn}: sends are under way");
         }
-        let ended = packets.stats(Side::Outside);
+        let ended = packets.stats(Interface::OUTSIDE);
         // Nor does anything leave later, when there is room again.
         packets.wait(Duration::from_millis(300), || false).expect("wait");
-        let later = packets.stats(Side::Outside);
+        let later = packets.stats(Interface::OUTSIDE);
         assert_eq!((later.transmitted, later.refused_by_kernel), (ended.transmitted, ended.refused_by_kernel));
         ended
     });

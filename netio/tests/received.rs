@@ -9,10 +9,10 @@ use qnat_netio::bell::Doorbell;
 use qnat_netio::guard::{self, Guard};
 use qnat_netio::link::Link;
 use qnat_netio::packet::PacketLoop;
-use qnat_netio::port::{Disposition, LoopLimits, PortConfig, Reception};
+use qnat_netio::port::{Disposition, Interface, LoopLimits, PortConfig, Reception};
 use qnat_netio::socket::BufferLimits;
 use qnat_netio::superpacket;
-use words::{FrameMeta, Side};
+use words::FrameMeta;
 
 const VIRTUAL: [u8; 6] = [0x02, 0x51, 0x4e, 0, 0, 7];
 const SENDER: [u8; 6] = [0x52, 0, 0, 0, 0, 9];
@@ -24,7 +24,7 @@ fn open(inside: &Link, outside: &Link) -> PacketLoop {
         reception: Reception::Promiscuous,
     };
     let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 64, requests: 64 };
-    PacketLoop::new(&port(inside), &port(outside), limits, Doorbell::new().expect("bell")).expect("loop")
+    PacketLoop::new(&port(outside), &[port(inside)], limits, Doorbell::new().expect("bell")).expect("loop")
 }
 
 /// A frame that says what it is: IPv4, or ARP if it goes to all.
@@ -45,19 +45,19 @@ fn received(near: &mut PacketLoop, far: &Namespace, frames: Vec<Vec<u8>>) -> usi
     far.run(move || {
         let mut sender = open(&Link::named("oi").expect("oi"), &Link::named("oo").expect("oo"));
         for frame in &frames {
-            assert!(sender.transmit(Side::Inside, FrameMeta::default(), 0, frame), "a buffer");
+            assert!(sender.transmit(Interface::inside(0), FrameMeta::default(), 0, frame), "a buffer");
             sender.flush(&mut |_| true).expect("flush");
         }
         for _ in 0..20 {
             sender.wait(Duration::from_millis(5), || false).expect("wait");
         }
-        assert_eq!(sender.stats(Side::Inside).transmitted, u64::try_from(frames.len()).expect("few"));
+        assert_eq!(sender.stats(Interface::inside(0)).transmitted, u64::try_from(frames.len()).expect("few"));
     });
     let mut seen = 0;
     for _ in 0..20 {
         near.wait(Duration::from_millis(5), || false).expect("wait");
-        near.receive(&mut |side, _, bytes| {
-            assert_eq!((side, &bytes[6..12]), (Side::Inside, &SENDER[..]));
+        near.receive(&mut |from, _, bytes| {
+            assert_eq!((from, &bytes[6..12]), (Interface::inside(0), &SENDER[..]));
             seen += 1;
             Disposition::Done
         });
@@ -83,14 +83,14 @@ fn frames_of_a_vlan_are_dropped_and_counted_and_priorities_pass() {
     inner.run(move || {
         let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
         let mut near = open(&links[0], &links[1]);
-        let (guard, _words) = Guard::attach(&links[0], &links[1]).expect("attached");
+        let (guard, _words) = Guard::attach(&links[1], &links[..1]).expect("attached");
         let to = [VIRTUAL, links[0].mac, [0xff; 6]];
         let all = |vlan| to.iter().map(|mac| frame(*mac, vlan)).collect::<Vec<_>>();
         assert_eq!(received(&mut near, &outer, all(None)), 3, "without a tag");
         assert_eq!(received(&mut near, &outer, all(Some(0))), 3, "VLAN 0 is a priority");
         assert_eq!(received(&mut near, &outer, all(Some(0xe000))), 3, "and so is it with one");
         assert_eq!(received(&mut near, &outer, all(Some(100))), 0, "VLAN 100");
-        assert_eq!(near.stats(Side::Inside).received_tagged, 2);
+        assert_eq!(near.stats(Interface::inside(0)).received_tagged, 2);
         // Those to other addresses may be for a VLAN device of the machine's own on the same interface.
         assert_eq!(guard.counters().expect("counters").drop_tagged, 1, "to the virtual address alone");
     });

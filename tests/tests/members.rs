@@ -209,7 +209,7 @@ fn a_member_that_comes_back_with_other_addresses_is_found_by_all() {
         let nodes = lab::json(&["get", "nodes", "-o", "json"]);
         let row = rows(&nodes).find(|row| row["node"] == node).expect("known");
         assert_eq!(row["peer_addr"], format!("{address}:7800"));
-        assert_eq!(row["inside_mac"], format!("0a:00:00:0a:00:3{node}"));
+        assert_eq!(row["inside"][0]["mac"], format!("0a:00:00:0a:00:3{node}"));
         kept.goes_on(&format!("n{node} moved"));
         assert!(seen(&lab, "b2").starts_with("203.0.113."));
     }

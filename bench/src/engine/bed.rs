@@ -11,7 +11,7 @@ use engine::LeaseWords;
 use engine::codec::{ENTRY_RECORDS_MAX, Encoder};
 use engine::event::{GroupEvent, Verdict, WorkerOutput};
 use engine::ids::{
-    BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogIndex, Mac, NodeId, PortBlock, ShardId, Side, Term,
+    BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, Link, LogIndex, Mac, NodeId, PortBlock, ShardId, Term,
     VnetId,
 };
 use engine::record::{
@@ -112,6 +112,10 @@ pub struct Bed {
     index: u64,
 }
 
+/// The only virtual network.
+pub(super) const INSIDE: Link = Link::Inside(NETWORK);
+const NETWORK: VnetId = VnetId(0);
+
 impl Bed {
     /// An engine with `flows` live flows of `proto`, and room for a million more.
     ///
@@ -119,22 +123,23 @@ impl Bed {
     /// If the engine does not serve.
     #[must_use]
     pub fn new(flows: u32, proto: Proto) -> Self {
-        let worker = Worker::new(ME, NodeId(1), VnetId(0), 7);
+        let mut worker = Worker::new(ME, NodeId(1), 7);
+        worker.set_networks(&[NETWORK]);
         let mut bed = Self { worker, now_ns: START_NS, apply_ns: Vec::new(), index: 1 };
         assert!(bed.worker.load_snapshot(bed.now_ns, Arc::new(snapshot(flows + ROOM))), "the first one");
-        for side in [Side::Inside, Side::Outside] {
-            bed.worker.set_mtu(side, 1500);
+        for link in [INSIDE, Link::Outside] {
+            bed.worker.set_mtu(link, 1500);
+            bed.worker.set_link(bed.now_ns, link, true);
         }
-        bed.worker.set_links(bed.now_ns, true);
         bed.event(GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1), loads: false });
         bed.event(GroupEvent::Owner { shard: SHARD, term: TERM, node: Some(NodeId(1)) });
         bed.open(flows, proto);
         bed.event(GroupEvent::Leading { shard: SHARD, term: TERM });
         bed.commit(Bytes::new());
         for backend in 0..BACKENDS {
-            bed.greet(Side::Inside, address(backend));
+            bed.greet(INSIDE, address(backend));
         }
-        bed.greet(Side::Outside, UPSTREAM);
+        bed.greet(Link::Outside, UPSTREAM);
         // Every flow is judged once after a takeover; that is not what is measured.
         for _ in 0..=flows / 4096 {
             bed.now_ns += 1_000_000;
@@ -192,11 +197,11 @@ impl Bed {
     }
 
     /// A host says who it is.
-    fn greet(&mut self, side: Side, ip: Ipv4Addr) {
+    fn greet(&mut self, link: Link, ip: Ipv4Addr) {
         let mut frame = [0; 60];
         let (mac, nobody) = (mac_of(ip), Ipv4Addr::new(192, 0, 2, 1));
         build_arp(&mut frame, ArpOp::Request, mac, Mac::BROADCAST, mac, ip, Mac::default(), nobody);
-        let verdict = self.worker.handle_frame(self.now_ns, &Always, side, &FrameMeta::default(), &mut frame);
+        let verdict = self.worker.handle_frame(self.now_ns, &Always, link, &FrameMeta::default(), &mut frame);
         assert_eq!(verdict, Verdict::Consumed, "{ip} is learned");
     }
 }
@@ -207,7 +212,7 @@ fn record(n: u32, proto: Proto) -> FlowRecord {
     let remote = endpoint(tuple.remote);
     FlowRecord::Open(Open {
         public: PublicKey { proto, frontend: FrontendId(1), port: tuple.public_port, remote },
-        inside: InsideKey { vnet: VnetId(0), endpoint: endpoint(tuple.inside) },
+        inside: InsideKey { vnet: NETWORK, endpoint: endpoint(tuple.inside) },
         backend: BackendId(tuple.backend + 1),
         scenario: Scenario::Pool,
     })
@@ -215,7 +220,11 @@ fn record(n: u32, proto: Proto) -> FlowRecord {
 
 fn snapshot(flows: u32) -> Snapshot {
     let frontend = FrontendId(1);
-    let me = NodeLinks { node: NodeId(1), inside: Mac([0x52, 1, 0, 0, 0, 1]), outside: Mac([0x52, 2, 0, 0, 0, 1]) };
+    let me = NodeLinks {
+        node: NodeId(1),
+        inside: vec![(NETWORK, Mac([0x52, 1, 0, 0, 0, 1]))],
+        outside: Mac([0x52, 2, 0, 0, 0, 1]),
+    };
     let network = Ipv4Addr::new(10, 0, 0, 0);
     let mut s = Snapshot {
         control_index: ControlIndex(1),
@@ -227,7 +236,7 @@ fn snapshot(flows: u32) -> Snapshot {
             ..Params::default()
         },
         me: Some(me),
-        subnets: vec![Subnet { vnet: VnetId(0), prefix: Prefix { network, len: 16 }, gateway: GATEWAY }],
+        subnets: vec![Subnet { vnet: NETWORK, prefix: Prefix { network, len: 16 }, gateway: GATEWAY }],
         outside: Outside {
             prefix: Prefix { network: Ipv4Addr::new(203, 0, 113, 0), len: 24 },
             next_hop: Some(UPSTREAM),
@@ -238,7 +247,7 @@ fn snapshot(flows: u32) -> Snapshot {
     for n in 0..BACKENDS {
         let start = FIRST_PORT + u16::try_from(n).expect("below BACKENDS") * PORTS_EACH;
         let backend = Backend {
-            vnet: VnetId(0),
+            vnet: NETWORK,
             ip: address(n),
             mac: None,
             home: SHARD,

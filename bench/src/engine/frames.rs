@@ -4,12 +4,12 @@
 
 use std::net::Ipv4Addr;
 
-use engine::ids::{Mac, Side};
+use engine::ids::{Link, Mac};
 use engine::record::Proto;
 use engine::wire::{ChecksumState, FrameMeta, Gso};
 use serde::{Deserialize, Serialize};
 
-use super::bed::{PUBLIC, SHARD, Tuple, mac_of};
+use super::bed::{INSIDE, PUBLIC, SHARD, Tuple, mac_of};
 
 const IP: usize = 14;
 const L4: usize = IP + 20;
@@ -44,8 +44,8 @@ pub enum Way {
 /// A batch of frames of one kind.
 #[derive(Debug)]
 pub struct Batch {
-    /// On which side each comes in, and the frame.
-    pub frames: Vec<(Side, Vec<u8>)>,
+    /// By which link each comes in, and the frame.
+    pub frames: Vec<(Link, Vec<u8>)>,
     /// The same for all of them.
     pub meta: FrameMeta,
 }
@@ -55,13 +55,13 @@ impl Batch {
     #[must_use]
     pub fn new(count: usize, proto: Proto, size: Size, way: Way) -> Self {
         let length = if size == Size::Small { SMALL } else { SUPER };
-        let side = |at: usize| match way {
-            Way::Out => Side::Inside,
-            Way::In => Side::Outside,
-            Way::Mixed if at.is_multiple_of(2) => Side::Inside,
-            Way::Mixed => Side::Outside,
+        let link = |at: usize| match way {
+            Way::Out => INSIDE,
+            Way::In => Link::Outside,
+            Way::Mixed if at.is_multiple_of(2) => INSIDE,
+            Way::Mixed => Link::Outside,
         };
-        let frames = (0..count).map(|at| (side(at), vec![0; length])).collect();
+        let frames = (0..count).map(|at| (link(at), vec![0; length])).collect();
         let offset = if proto == Proto::Tcp { 16 } else { 6 };
         let start = u16::try_from(L4).expect("small");
         let meta = match size {
@@ -79,12 +79,12 @@ impl Batch {
     /// Writes a frame of each of the flows.
     pub fn fill(&mut self, proto: Proto, flows: impl Iterator<Item = Tuple>) {
         let partial = self.meta.checksum != ChecksumState::Unverified;
-        for ((side, frame), flow) in self.frames.iter_mut().zip(flows) {
-            let (from, to) = match side {
-                Side::Inside => (flow.inside, flow.remote),
-                Side::Outside => (flow.remote, (PUBLIC, flow.public_port)),
+        for ((link, frame), flow) in self.frames.iter_mut().zip(flows) {
+            let (from, to) = match link {
+                Link::Inside(_) => (flow.inside, flow.remote),
+                Link::Outside => (flow.remote, (PUBLIC, flow.public_port)),
             };
-            let host = if *side == Side::Inside { from.0 } else { Ipv4Addr::new(203, 0, 113, 1) };
+            let host = if *link == INSIDE { from.0 } else { Ipv4Addr::new(203, 0, 113, 1) };
             write(frame, mac_of(host), proto, from, to, partial);
         }
     }

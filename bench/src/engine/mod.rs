@@ -154,8 +154,8 @@ fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<V
 
 /// Lets the engine look at a batch, as the worker's thread does before it hands it over.
 pub fn look_ahead(bed: &mut Bed, batch: &Batch) {
-    for (side, frame) in &batch.frames {
-        bed.worker.look_ahead(*side, frame);
+    for (link, frame) in &batch.frames {
+        bed.worker.look_ahead(*link, frame);
     }
     bed.worker.fetch();
 }
@@ -164,8 +164,8 @@ pub fn look_ahead(bed: &mut Bed, batch: &Batch) {
 pub fn translate(bed: &mut Bed, batch: &mut Batch) -> usize {
     let Batch { frames, meta } = batch;
     let mut sent = 0;
-    for (side, frame) in frames {
-        let verdict = bed.worker.handle_frame(bed.now_ns, &Always, *side, meta, frame);
+    for (link, frame) in frames {
+        let verdict = bed.worker.handle_frame(bed.now_ns, &Always, *link, meta, frame);
         sent += usize::from(matches!(verdict, Verdict::Transmit { .. }));
     }
     sent

@@ -10,11 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use consensus::control::ControlTiming;
 use consensus::control::storage::memory::MemoryStore;
-use consensus::event::Passage;
 use control::command::CommandBody;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent};
-use engine::ids::{Incarnation, LeaseWord, NodeId, ShardId, Side};
+use engine::ids::{Incarnation, LeaseWord, Link, NodeId, ShardId, Side, VnetId};
 use engine::worker::Worker;
 use member::control_member::{ControlMember, ControlOut, Identity, Job, Now};
 use member::flow_member::{ControlDuty, FlowMember, WorkerInput};
@@ -24,6 +23,7 @@ use member::view::View;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use words::InsideInterface;
 
 use super::addresses::{address, macs};
 use super::ambush::Ambush;
@@ -92,7 +92,8 @@ pub(super) struct Node {
     pub(super) links_up: bool,
     /// The data networks swallow what this machine sends and gets, though its links are up.
     pub(super) swallowed: bool,
-    links_told: Option<(bool, Passage)>,
+    /// The virtual network that its inside interface leads to, by the configuration in use.
+    network: Option<VnetId>,
     /// When the worker's loop passed last, by this machine's clock.
     turned_ns: u64,
     clock: Clock,
@@ -137,12 +138,12 @@ impl Node {
     pub(super) fn start(start: Start, now_ns: u64) -> Result<Self, String> {
         let Start { id, nodes, store, seed, clock, rare, level, schedule } = start;
         let disk = Disk::new(store);
-        let (inside_mac, outside_mac) = macs(id);
+        let (mac, outside_mac) = macs(id);
         let me = Identity {
             node: id,
             peer_addr: address(id),
             api_addr: SocketAddr::from(([127, 0, 0, 1], 7880)),
-            inside_mac,
+            inside: vec![InsideInterface { network: None, mac }],
             outside_mac,
             level,
             key: [1; 32],
@@ -160,7 +161,7 @@ impl Node {
             words: Words::default(),
             links_up: true,
             swallowed: false,
-            links_told: None,
+            network: None,
             turned_ns: 0,
             clock,
             disk,
@@ -234,6 +235,14 @@ impl Node {
             }
         } else {
             self.flow_in.push(ready, ToFlow::Peer { from, bytes });
+        }
+    }
+
+    /// The data link on a side; none inside before there is a configuration.
+    fn link(&self, side: Side) -> Option<Link> {
+        match side {
+            Side::Inside => self.network.map(Link::Inside),
+            Side::Outside => Some(Link::Outside),
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::ConfState;
-use words::Incarnation;
+use words::{Incarnation, ShardSet};
 
 use crate::event::{Passage, Report};
 
@@ -39,6 +39,9 @@ impl Reports {
             control_loaded: 0,
             links_up: false,
             passage: Passage::Unproved,
+            lacking: ShardSet::EMPTY,
+            silent: ShardSet::EMPTY,
+            unproved: ShardSet::EMPTY,
             turns: false,
             stopping: false,
         };

@@ -99,7 +99,7 @@ pub enum Frame {
     /// The groups that the sender leads, all of them (M1).
     Owners { from: Incarnation, owned: Vec<Owned> },
     /// What the sender says of itself (F2, F7).
-    Report { from: Incarnation, report: Report },
+    Report { from: Incarnation, report: Box<Report> },
 }
 
 #[derive(bincode::Encode, bincode::Decode)]
@@ -221,7 +221,7 @@ mod tests {
             Frame::Chunk { key: KEY, head, end: Some(end), chunk: Bytes::new() },
             Frame::Behind { key: KEY, base: 7 },
             Frame::Owners { from: Incarnation(11), owned: vec![Owned { group: ShardId(7), epoch: Epoch(3), term: 5 }] },
-            Frame::Report { from: Incarnation(11), report: Report { control_ready: 9, ..Report::default() } },
+            Frame::Report { from: Incarnation(11), report: Box::new(Report { control_ready: 9, ..Report::default() }) },
         ]
     }
 

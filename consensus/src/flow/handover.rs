@@ -2,7 +2,8 @@
 //!
 //! If nobody is fit, the leader stays: two that cannot serve must not pass a group to and fro. A leader that nobody answers on
 //! a data network gives the group only to somebody who is answered: if nobody hears anything, the network is at fault and
-//! nobody moves. Called by the leader each tick; the transfer itself is raft's.
+//! nobody moves. One that lacks a link of the group gives it only to somebody who has all of them: if nobody has, it serves
+//! what it can. Called by the leader each tick; the transfer itself is raft's.
 
 use words::Incarnation;
 
@@ -20,7 +21,7 @@ const DECLINED_NS: u64 = 30_000_000_000;
 /// What the leader knows about itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Own {
-    /// Its report.
+    /// What it reports of this group.
     pub report: Report,
     /// It is on its way out: stopping, no member any more, or without a worker that lives.
     pub leaving: Leaving,
@@ -44,7 +45,7 @@ pub(super) enum Leaving {
 pub(super) struct Candidate {
     /// Which.
     pub id: Incarnation,
-    /// Its fresh report.
+    /// What it reported of this group a moment ago.
     pub report: Report,
 }
 
@@ -52,6 +53,9 @@ pub(super) struct Candidate {
 #[derive(Debug, Default)]
 pub(super) struct Handover {
     behind_since_ns: Option<u64>,
+    /// The control index that was ready here when a link of the group was first missed: who has not loaded it may not know
+    /// yet that it misses the link too.
+    lacking_since: Option<u64>,
     preferred_since_ns: Option<u64>,
     pause_until_ns: u64,
     declined: Option<(Incarnation, u64)>,
@@ -67,11 +71,22 @@ fn fit(own: &Own, candidate: &Candidate) -> bool {
 fn takers<'a>(own: &Own, candidates: &'a [Candidate]) -> Vec<&'a Candidate> {
     let passes = |c: &&Candidate| c.report.passage == Passage::Passes;
     let mut takers: Vec<&Candidate> = candidates.iter().filter(|c| fit(own, c)).collect();
-    if !must_go(own) && own.report.passage != Passage::Unproved {
-        takers.retain(passes);
+    if !must_go(own) {
+        takers.retain(|c| !lacks(&c.report) || lacks(&own.report));
+        if lacks(&own.report) {
+            // Who alone has an interface in a network has nobody there who could answer.
+            takers.retain(|c| c.report.passage != Passage::Silent);
+        } else if own.report.passage != Passage::Unproved {
+            takers.retain(passes);
+        }
     }
-    takers.sort_by_key(|c| !passes(c));
+    takers.sort_by_key(|c| (lacks(&c.report), !passes(c)));
     takers
+}
+
+/// Whether it misses a link of the group.
+fn lacks(report: &Report) -> bool {
+    !report.lacking.is_empty()
 }
 
 fn must_go(own: &Own) -> bool {
@@ -88,6 +103,7 @@ impl Handover {
     /// A new leadership: stopwatches start anew, pauses stay.
     pub(super) fn leadership_began(&mut self) {
         self.behind_since_ns = None;
+        self.lacking_since = None;
         self.preferred_since_ns = None;
     }
 
@@ -115,7 +131,17 @@ impl Handover {
         let preferred_since = since(&mut self.preferred_since_ns, wanted.is_some(), now_ns);
         let past = |since_ns: Option<u64>, wait_ns: u64| since_ns.is_some_and(|s| now_ns.saturating_sub(s) >= wait_ns);
 
-        if must_go(own) || own.report.passage == Passage::Silent {
+        if must_go(own) {
+            return fits().next().map(|c| c.id);
+        }
+        self.lacking_since = lacks(&own.report).then(|| self.lacking_since.unwrap_or(own.report.control_ready));
+        if let Some(since) = self.lacking_since {
+            let whole = |c: &&Candidate| !lacks(&c.report) && c.report.control_loaded >= since;
+            if let Some(whole) = fits().find(whole) {
+                return Some(whole.id);
+            }
+        }
+        if own.report.passage == Passage::Silent {
             return fits().next().map(|c| c.id);
         }
         if past(behind_since, CONTROL_BEHIND_NS) {
@@ -226,6 +252,64 @@ mod tests {
         b.report.links_up = false;
         c.report.turns = false;
         assert_eq!(ask(&mut h, &me, &[a, b, c], 0), None);
+    }
+
+    fn lacking(mut report: Report) -> Report {
+        report.lacking.insert(words::ShardId(1));
+        report
+    }
+
+    #[test]
+    fn a_leader_that_misses_a_network_gives_the_group_to_one_that_has_it_and_else_serves_what_it_can() {
+        let (mut me, whole) = (own(5), candidate(3, 5));
+        me.report = lacking(me.report);
+        let other = Candidate { report: lacking(report(5)), ..candidate(2, 5) };
+        assert_eq!(ask(&mut Handover::default(), &me, &[other], 0), None, "nobody has it");
+        assert_eq!(ask(&mut Handover::default(), &me, &[other, whole], 0), Some(Incarnation(3)));
+        // Nor does anybody get a group back that misses what the leader has.
+        let preferred = Candidate { report: lacking(report(5)), ..candidate(1, 5) };
+        let (mut h, me) = (Handover::default(), own(5));
+        assert!((0..9).all(|second| ask(&mut h, &me, &[preferred], second * 1_000).is_none()));
+    }
+
+    #[test]
+    fn who_has_not_loaded_the_configuration_may_miss_the_new_network_too() {
+        let (mut h, mut me) = (Handover::default(), own(7));
+        me.report = lacking(me.report);
+        let mut late = candidate(3, 7);
+        late.report.control_loaded = 6;
+        assert_eq!(ask(&mut h, &me, &[late], 0), None);
+        // Later versions are no reason to wait again.
+        (me.report.control_ready, late.report.control_loaded) = (9, 7);
+        late.report.control_ready = 9;
+        assert_eq!(ask(&mut h, &me, &[late], 10), Some(Incarnation(3)));
+    }
+
+    #[test]
+    fn a_leader_that_leaves_goes_to_one_that_misses_a_network_if_there_is_no_other() {
+        let mut me = own(5);
+        me.leaving = Leaving::Yes;
+        let lacks = Candidate { report: lacking(report(5)), ..candidate(2, 5) };
+        assert_eq!(ask(&mut Handover::default(), &me, &[lacks], 0), Some(Incarnation(2)));
+        assert_eq!(ask(&mut Handover::default(), &me, &[lacks, candidate(3, 5)], 0), Some(Incarnation(3)));
+    }
+
+    #[test]
+    fn a_report_says_of_each_group_what_its_own_networks_carry() {
+        let group = words::ShardId;
+        let mut report = Report { passage: Passage::Passes, ..report(5) };
+        report.lacking.insert(group(1));
+        report.silent.insert(group(2));
+        report.unproved.insert(group(3));
+        let of = |id| (lacks(&report.of(group(id))), report.of(group(id)).passage);
+        assert_eq!(of(1), (true, Passage::Passes));
+        assert_eq!(of(2), (false, Passage::Silent));
+        assert_eq!(of(3), (false, Passage::Unproved));
+        assert_eq!(of(4), (false, Passage::Passes));
+        report.passage = Passage::Unproved;
+        assert_eq!(report.of(group(2)).passage, Passage::Silent);
+        report.passage = Passage::Silent;
+        assert_eq!(report.of(group(3)).passage, Passage::Silent, "outside concerns all");
     }
 
     fn hearing(id: u64, passage: Passage) -> Candidate {

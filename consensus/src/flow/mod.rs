@@ -137,7 +137,7 @@ impl FlowGroups {
                     replica.serving(term, state.is_ok(), now_ns);
                 }
             }
-            FlowInput::Report(report) => self.set_report(report, now_ns),
+            FlowInput::Report(report) => self.set_report(*report, now_ns),
             FlowInput::Turned { at_ns } => {
                 self.turns.stamped(at_ns);
                 self.follow_turns(now_ns);
@@ -325,7 +325,7 @@ impl FlowGroups {
         if self.stopping_since_ns.is_some() {
             replica.set_stopping();
         }
-        replica.set_standing(standing_of(&self.reports.own()));
+        replica.set_standing(standing_of(&self.reports.own().of(replica.group())));
         // It may have been listed for sealing before it began.
         replica.respecify(listed, now_ns, &mut self.out);
         self.replicas.insert(group, replica);
@@ -424,9 +424,10 @@ impl FlowGroups {
     }
 }
 
-/// Whether a node that reports this should be elected.
+/// Whether a node that reports this of a group should be elected.
 fn standing_of(report: &Report) -> Standing {
-    if report.can_serve() && report.passage != Passage::Silent { Standing::InTurn } else { Standing::Behind }
+    let serves_all = report.can_serve() && report.lacking.is_empty() && report.passage != Passage::Silent;
+    if serves_all { Standing::InTurn } else { Standing::Behind }
 }
 
 /// The end of a wait that begins now; 0 if there is none.

@@ -64,7 +64,7 @@ impl FlowGroups {
                 if !self.is_known(from) {
                     return Err(FrameDrop::Stranger);
                 }
-                self.reports.heard(from, report, now_ns);
+                self.reports.heard(from, *report, now_ns);
                 self.poll_barrier(now_ns);
             }
         }

@@ -58,7 +58,7 @@ impl FlowGroups {
         let report = Report { stopping, turns: self.turns.pass(&self.timing), ..report };
         self.reports.set_own(report);
         for replica in self.replicas.values_mut() {
-            replica.set_standing(standing_of(&report));
+            replica.set_standing(standing_of(&report.of(replica.group())));
         }
         self.barrier.ready(report.control_ready, now_ns);
         self.send_report(now_ns);
@@ -75,7 +75,7 @@ impl FlowGroups {
 
     pub(super) fn send_report(&mut self, now_ns: u64) {
         if let Some(report) = self.reports.due(now_ns) {
-            self.send_to_nodes(&Frame::Report { from: self.me, report });
+            self.send_to_nodes(&Frame::Report { from: self.me, report: Box::new(report) });
         }
     }
 

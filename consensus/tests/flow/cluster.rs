@@ -303,7 +303,7 @@ impl Cluster {
                 node.inbox.push_back(FlowInput::Nodes(incarnations));
                 node.inbox.push_back(FlowInput::Specs { control_index, specs });
                 node.report.control_ready = control_index;
-                node.inbox.push_back(FlowInput::Report(node.report));
+                node.inbox.push_back(FlowInput::Report(Box::new(node.report)));
             }
         }
     }

@@ -11,8 +11,11 @@ use std::sync::Arc;
 use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, NodeId, ShardId, VnetId};
 use engine::snapshot::{
-    Backend, Draining, Frontend, NodeLinks, Outside, Params, Refusals, SHORT_IDLE_PORTS_MAX, Snapshot, Subnet, TcpReset,
+    Backend, Draining, Frontend, Networks, NodeLinks, Outside, Params, Refusals, SHORT_IDLE_PORTS_MAX, Snapshot,
+    Subnet, TcpReset,
 };
+
+use words::InsideInterface;
 
 use crate::allocation::{self, Declared};
 use crate::places::blocks_on;
@@ -143,6 +146,7 @@ pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
     let mut snapshot = Snapshot {
         control_index: state.index,
         params: params(state),
+        networks: Arc::new(Networks(state.vnets.clone())),
         outside: Outside { prefix: state.desired.outside.network, next_hop: state.desired.outside.next_hop },
         ..Snapshot::default()
     };
@@ -186,8 +190,8 @@ fn put_nodes(snapshot: &mut Snapshot, state: &State, me: NodeId) {
     snapshot.peers.clear();
     for (id, node) in state.registry.members().filter(|(_, node)| node.incarnation.is_some()) {
         match id == me {
-            true => snapshot.me = Some(links(id, node)),
-            false => snapshot.peers.push(links(id, node)),
+            true => snapshot.me = Some(links(id, node, &snapshot.networks)),
+            false => snapshot.peers.push(links(id, node, &snapshot.networks)),
         }
     }
 }
@@ -227,8 +231,10 @@ fn short_idle_ports(settings: &Settings) -> [u16; SHORT_IDLE_PORTS_MAX] {
     ports
 }
 
-fn links(id: NodeId, node: &Node) -> NodeLinks {
-    NodeLinks { node: id, inside: node.inside_mac, outside: node.outside_mac }
+/// An interface whose network there is not leads nowhere.
+fn links(id: NodeId, node: &Node, networks: &Networks) -> NodeLinks {
+    let carried = |i: &InsideInterface| Some((networks.carried(i.network.as_deref())?, i.mac));
+    NodeLinks { node: id, inside: node.inside.iter().filter_map(carried).collect(), outside: node.outside_mac }
 }
 
 /// The blocks of a shard's frontends that drain, in order.

@@ -106,6 +106,10 @@ pub enum What {
     LinkDown,
     /// A data interface has carrier, and nothing is heard on it.
     LinkDeaf,
+    /// A member has no interface to a virtual network: none of its backends is served by it.
+    NoInterface,
+    /// An inside interface leads to no virtual network that there is.
+    NoNetwork,
     /// The kernel's egress guard is not in place.
     GuardMissing,
     /// Memory can be paged out, and a lease lapse meanwhile.

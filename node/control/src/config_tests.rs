@@ -90,6 +90,20 @@ fn an_unknown_field_is_refused_with_the_one_that_was_meant() {
 }
 
 #[test]
+fn two_networks_may_have_the_same_subnets_and_addresses_and_one_network_may_not() {
+    let another = "[[virtual_network]]\nname = \"vnet2\"\n[[virtual_network.subnet]]\nname = \"default\"\n\
+                   prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n[[instance]]\nname = \"b2\"\n\
+                   [[instance.ip_configuration]]\nname = \"ipconfig1\"\nprivate_ip = \"10.0.1.1\"\n\
+                   subnet = \"vnet2/default\"\npool = \"lb1/web\"\n";
+    let desired = parse("net.toml", &format!("{GOOD}\n{another}")).expect("D14");
+    assert_eq!((desired.virtual_networks.len(), desired.instances.len()), (2, 2));
+    let subnet = "[[virtual_network.subnet]]\nname = \"more\"\nprefix = \"10.0.4.0/24\"\ngateway = \"10.0.4.1\"\n";
+    let refused = errors(&format!("{GOOD}\n{another}").replacen("[[public_ip]]", &format!("{subnet}[[public_ip]]"), 1));
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].contains("overlaps 10.0.0.0/16 of virtual_network.vnet1.subnet.default"), "{refused:?}");
+}
+
+#[test]
 fn a_card_that_is_none_is_refused() {
     let line = "mac = \"52:54:00:12:34:5f\"";
     let form = "a MAC address";

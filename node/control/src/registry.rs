@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 use engine::ids::{ControlIndex, Incarnation, Mac, NodeId};
 
+use words::{INSIDE_MAX, InsideInterface};
+
 use crate::outcome::{Refusal, refuse};
 
 /// Most members of a cluster. Removed nodes are remembered beside them, as many at most, and the oldest is forgotten first.
@@ -20,11 +22,24 @@ pub const REMOVED_REMEDY: &str = "empty its data directory and let it join again
 /// Past starts that are remembered per node, to refuse a late registration of one.
 const PAST_NONCES_MAX: usize = 16;
 
+/// A member has few interfaces, each to a network of its own.
+fn check_inside(node: NodeId, inside: &[InsideInterface]) -> Result<(), Refusal> {
+    let networks: BTreeSet<&Option<String>> = inside.iter().map(|i| &i.network).collect();
+    let alone = inside.len() <= 1 || !networks.contains(&None);
+    if inside.len() <= INSIDE_MAX && networks.len() == inside.len() && alone {
+        return Ok(());
+    }
+    refuse(
+        format!("node {node} registers {} inside interfaces, to {} virtual networks", inside.len(), networks.len()),
+        format!("at most {INSIDE_MAX}, each with a virtual_network of its own, see [[data.inside]] in its node.toml"),
+    )
+}
+
 /// SHA-256 of a member's public key, as its certificate holds it (SubjectPublicKeyInfo).
 pub type KeyHash = [u8; 32];
 
 /// A node's start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Registration {
     /// The node.
     pub node: NodeId,
@@ -36,8 +51,8 @@ pub struct Registration {
     pub peer_addr: SocketAddr,
     /// Where its API listens.
     pub api_addr: SocketAddr,
-    /// MAC of its inside data interface.
-    pub inside_mac: Mac,
+    /// Its inside data interfaces.
+    pub inside: Vec<InsideInterface>,
     /// MAC of its outside data interface.
     pub outside_mac: Mac,
     /// The greatest cluster level that its program supports (C2).
@@ -61,8 +76,8 @@ pub struct Node {
     pub peer_addr: SocketAddr,
     /// Where its API listens.
     pub api_addr: SocketAddr,
-    /// MAC of its inside data interface.
-    pub inside_mac: Mac,
+    /// Its inside data interfaces.
+    pub inside: Vec<InsideInterface>,
     /// MAC of its outside data interface.
     pub outside_mac: Mac,
     /// The greatest cluster level that it supports.
@@ -280,13 +295,14 @@ impl Registry {
         if node.nonces.contains(&r.nonce) {
             return refuse(format!("this start of node {id} has been replaced by a newer one"), "start it again");
         }
+        check_inside(id, &r.inside)?;
         let replaced = node.incarnation.replace(Incarnation(index));
         node.nonces.push(r.nonce);
         if node.nonces.len() > PAST_NONCES_MAX {
             node.nonces.remove(0);
         }
         (node.peer_addr, node.api_addr, node.level) = (r.peer_addr, r.api_addr, r.level);
-        (node.inside_mac, node.outside_mac) = (r.inside_mac, r.outside_mac);
+        (node.inside, node.outside_mac) = (r.inside.clone(), r.outside_mac);
         self.lives.insert(Incarnation(index), id);
         Ok((Incarnation(index), replaced))
     }
@@ -377,7 +393,7 @@ impl Node {
             nonces: Vec::new(),
             peer_addr,
             api_addr,
-            inside_mac: Mac::default(),
+            inside: Vec::new(),
             outside_mac: Mac::default(),
             level: 0,
             standing: Standing::Member,

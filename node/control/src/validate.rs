@@ -123,15 +123,14 @@ impl Judge {
             self.say("subnet", subnets, "too many subnets", format!("at most {SUBNETS_MAX}"));
             return;
         }
-        let mut seen: Vec<(Prefix, String)> = Vec::new();
         for (name, network) in &desired.virtual_networks {
             let path = format!("virtual_network.{name}");
             self.name(&format!("{path}.name"), name);
-            self.network(&path, network, &mut seen);
+            self.network(&path, network);
         }
     }
 
-    fn network(&mut self, path: &str, network: &VirtualNetwork, seen: &mut Vec<(Prefix, String)>) {
+    fn network(&mut self, path: &str, network: &VirtualNetwork) {
         let spaces = network.address_space.len();
         if spaces > ADDRESS_SPACE_MAX {
             let remedy = format!("at most {ADDRESS_SPACE_MAX}: join those that lie side by side");
@@ -140,6 +139,8 @@ impl Judge {
         for space in network.address_space.iter().take(ADDRESS_SPACE_MAX) {
             self.prefix(&format!("{path}.address_space"), *space, 1..=32);
         }
+        // Those of other networks may be the same (D14).
+        let mut seen: Vec<(Prefix, String)> = Vec::new();
         for (name, subnet) in &network.subnets {
             let path = format!("{path}.subnet.{name}");
             self.name(&format!("{path}.name"), name);
@@ -157,9 +158,8 @@ impl Judge {
                 );
             }
             if let Some((other, owner)) = seen.iter().find(|(p, _)| p.overlaps(prefix)) {
-                // Keys carry the virtual network (D14), but one inside link cannot tell equal addresses apart (I39).
                 let problem = format!("overlaps {other} of {owner}");
-                self.say(&field, prefix, problem, "all subnets share the inside link: choose disjoint prefixes");
+                self.say(&field, prefix, problem, "choose disjoint prefixes, or put it into another virtual network");
             }
             seen.push((prefix, path.clone()));
             let gateway = subnet.gateway;

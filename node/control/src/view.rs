@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use engine::ids::{BackendId, FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
+use engine::snapshot::Networks;
 use serde::{Deserialize, Serialize};
+use words::InsideInterface;
 
 use crate::allocation::{Backend, Declared};
 use crate::apply::whole;
@@ -102,8 +104,8 @@ pub struct NodeView {
     pub peer_addr: SocketAddr,
     /// Where its API listens.
     pub api_addr: SocketAddr,
-    /// Inside MAC.
-    pub inside_mac: String,
+    /// Its inside interfaces.
+    pub inside: Vec<InterfaceView>,
     /// Outside MAC.
     pub outside_mac: String,
     /// The greatest cluster level that it supports.
@@ -112,6 +114,17 @@ pub struct NodeView {
     pub preferred_shards: usize,
     /// Shards that it replicates.
     pub replicated_shards: usize,
+}
+
+/// An inside interface of a member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InterfaceView {
+    /// The virtual network that it leads to, if it is there; else as its `node.toml` says.
+    pub virtual_network: Option<String>,
+    /// Whether there is that network.
+    pub declared: bool,
+    /// Its MAC.
+    pub mac: String,
 }
 
 /// `qnat get backends`.
@@ -259,7 +272,7 @@ pub fn nodes(state: &State) -> Vec<NodeView> {
         control_raft_id: node.raft_id,
         peer_addr: node.peer_addr,
         api_addr: node.api_addr,
-        inside_mac: node.inside_mac.to_string(),
+        inside: node.inside.iter().map(|i| interface(state, i)).collect(),
         outside_mac: node.outside_mac.to_string(),
         level: node.level,
         preferred_shards: at(node.incarnation, Some(0)),
@@ -427,6 +440,16 @@ fn drain_concern(state: &State, id: NodeId) -> Concern {
 /// A concern in a row that has no more to say.
 fn words(concern: Option<Concern>) -> (String, String) {
     concern.map_or_else(Default::default, |concern| (concern.why, concern.remedy))
+}
+
+fn interface(state: &State, interface: &InsideInterface) -> InterfaceView {
+    let networks = Networks(state.vnets.clone());
+    let carried = networks.carried(interface.network.as_deref()).and_then(|vnet| networks.name(vnet));
+    InterfaceView {
+        virtual_network: carried.map(str::to_owned).or_else(|| interface.network.clone()),
+        declared: carried.is_some(),
+        mac: interface.mac.to_string(),
+    }
 }
 
 fn vnet_name(state: &State, backend: &Backend) -> String {

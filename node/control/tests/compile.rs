@@ -5,15 +5,17 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use words::{Prefix, level};
+use words::{InsideInterface, Prefix, level};
 
 use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, Mac, NodeId, PortBlock, VnetId};
 use engine::snapshot::{
-    Backend, Filtering, OnReclaim, Outside, Params, Profile, Refusals, ShardConfig, Sharing, Snapshot, Subnet, TcpReset,
+    Backend, Filtering, NodeLinks, OnReclaim, Outside, Params, Profile, Refusals, ShardConfig, Sharing, Snapshot,
+    Subnet, TcpReset,
 };
 use qnat_control::allocation::Allocation;
 use qnat_control::command::CommandBody;
+use qnat_control::registry::Registration;
 use qnat_control::resource::{self, Desired, Instance, IpConfiguration, PoolRef};
 use qnat_control::{compile, config};
 use support::{Cluster, configure, desired, public, registration};
@@ -237,10 +239,38 @@ fn the_level_reaches_the_workers_with_the_entry_that_raises_it() {
     assert_eq!(compiler.work().whole, 1);
 }
 
+fn inside_mac(node: u32, place: u8) -> Mac {
+    Mac([2, 0, 0, 1, place, u8::try_from(node).expect("small")])
+}
+
+/// A start of a node with inside interfaces to these networks.
+fn led_to(node: u32, networks: &[Option<&str>]) -> Registration {
+    let one = |(network, place): (&Option<&str>, u8)| InsideInterface {
+        network: network.map(str::to_owned),
+        mac: inside_mac(node, place),
+    };
+    Registration { inside: networks.iter().zip(0..).map(one).collect(), ..registration(node, 0, 99) }
+}
+
+#[test]
+fn an_interface_without_a_name_leads_to_the_only_network() {
+    let mut cluster = Cluster::running(3);
+    cluster.configure(&desired(1, 1));
+    let snapshot = compiled(&cluster);
+    let mac = registration(2, 0, 0).inside[0].mac;
+    assert_eq!(snapshot.me.map(|me| me.inside), Some(vec![(VnetId(1), mac)]));
+}
+
 #[test]
 fn every_resource_of_the_file_reaches_the_workers() {
     let mut cluster = Cluster::running(3);
     assert!(cluster.configure(&read()).is_applied());
+    // One interface for each network, one for the only network that there would be, and one to a network that is gone.
+    for (node, networks) in
+        [(1, &[None][..]), (2, &[Some("vnet2"), Some("vnet1")]), (3, &[Some("gone"), Some("vnet2")])]
+    {
+        cluster.applied(CommandBody::RegisterIncarnation(led_to(node, networks)));
+    }
     let index = cluster.index;
     let Snapshot {
         control_index,
@@ -253,17 +283,22 @@ fn every_resource_of_the_file_reaches_the_workers() {
         backends,
         backend_by_ip,
         first_backends,
+        networks,
         subnets,
         outside,
     } = compiled(&cluster);
     assert_eq!(control_index.0, index);
-    let links = |node: u32| {
-        let registration = registration(node, 0, 0);
-        (NodeId(node), registration.inside_mac, registration.outside_mac)
+    assert_eq!(
+        ["vnet1", "vnet2", "gone"].map(|name| networks.carried(Some(name))),
+        [Some(VnetId(1)), Some(VnetId(2)), None]
+    );
+    assert_eq!((networks.carried(None), networks.name(VnetId(2))), (None, Some("vnet2")));
+    let links = |node: u32, inside: &[(u32, u8)]| {
+        let inside = inside.iter().map(|(vnet, place)| (VnetId(*vnet), inside_mac(node, *place))).collect();
+        NodeLinks { node: NodeId(node), inside, outside: registration(node, 0, 0).outside_mac }
     };
-    let seen = |l: &engine::snapshot::NodeLinks| (l.node, l.inside, l.outside);
-    assert_eq!(me.as_ref().map(seen), Some(links(2)));
-    assert_eq!(peers.iter().map(seen).collect::<Vec<_>>(), [links(1), links(3)]);
+    assert_eq!(me, Some(links(2, &[(2, 0), (1, 1)])));
+    assert_eq!(peers, [links(1, &[]), links(3, &[(2, 1)])]);
 
     let addresses: BTreeSet<Ipv4Addr> = frontends.values().map(|f| f.ip).collect();
     assert_eq!(addresses, (1..=3).map(public).collect());

@@ -7,10 +7,11 @@ use qnat_control::command::CommandBody;
 use qnat_control::concern::{Severity, Subject, What};
 use qnat_control::outcome::{Outcome, Yield};
 use qnat_control::reconcile::{self, Observed};
-use qnat_control::registry::{Joiner, NODES_MAX, Standing};
+use qnat_control::registry::{Joiner, NODES_MAX, Registration, Standing};
 use qnat_control::resource::{Desired, Outside};
 use qnat_control::view;
 use support::{Cluster, desired, joiner, joining, registration};
+use words::{INSIDE_MAX, InsideInterface};
 
 fn observed(cluster: &Cluster, live: &[u32]) -> Observed {
     let owned = cluster.state.shards().keys().map(|id| (*id, 10_000));
@@ -291,17 +292,35 @@ fn a_drain_waits_for_members_that_are_silent_and_names_its_incarnation() {
 }
 
 #[test]
+fn a_start_with_two_interfaces_to_one_network_is_refused() {
+    let mut cluster = Cluster::running(3);
+    let to = |networks: &[Option<&str>]| {
+        let mac = engine::ids::Mac::default();
+        let one = |name: &Option<&str>| InsideInterface { network: name.map(str::to_owned), mac };
+        let inside = networks.iter().map(one).collect();
+        CommandBody::RegisterIncarnation(Registration { inside, ..registration(2, 0, 77) })
+    };
+    let many: Vec<String> = (0..=INSIDE_MAX).map(|n| n.to_string()).collect();
+    let many: Vec<Option<&str>> = many.iter().map(|name| Some(name.as_str())).collect();
+    for networks in [&[Some("a"), Some("a")][..], &[None, Some("a")], &many] {
+        assert!(cluster.refused(to(networks)).contains("inside interfaces"), "{networks:?}");
+    }
+    cluster.applied(to(&many[1..]));
+}
+
+#[test]
 fn a_member_that_starts_with_other_addresses_is_found_there() {
     let mut cluster = Cluster::running(3);
     let CommandBody::RegisterIncarnation(mut moved) = CommandBody::RegisterIncarnation(registration(2, 0, 77)) else {
         unreachable!("made above")
     };
     moved.peer_addr = support::addr(99);
-    moved.inside_mac = engine::ids::Mac([2, 0, 0, 0, 0, 99]);
+    let mac = engine::ids::Mac([2, 0, 0, 0, 0, 99]);
+    moved.inside[0].mac = mac;
     cluster.applied(CommandBody::RegisterIncarnation(moved));
     let row = view::nodes(&cluster.state).swap_remove(1);
-    assert_eq!((row.peer_addr, row.inside_mac.as_str()), (support::addr(99), "02:00:00:00:00:63"));
+    assert_eq!((row.peer_addr, row.inside[0].mac.as_str()), (support::addr(99), "02:00:00:00:00:63"));
     cluster.configure(&desired(1, 1));
     let snapshot = qnat_control::compile::snapshot(&cluster.state, NodeId(1));
-    assert!(snapshot.peers.iter().any(|peer| peer.inside == moved.inside_mac), "the guard's peers are the old ones");
+    assert!(snapshot.peers.iter().any(|peer| peer.inside[0].1 == mac), "the guard's peers are the old ones");
 }

@@ -4,27 +4,29 @@
 use std::net::Ipv4Addr;
 
 use crate::event::DropReason;
-use crate::ids::{FrontendId, Mac, ShardId, Side};
-use crate::record::{Addr, Endpoint};
-use crate::snapshot::{NodeLinks, Snapshot};
+use crate::flow::FlowKey;
+use crate::ids::{FrontendId, Link, Mac, ShardId, VnetId};
+use crate::record::{Addr, Endpoint, InsideKey};
+use crate::snapshot::{Snapshot, Subnet};
+use crate::wire::IpPacket;
 
-/// Whether `ip` lies in a subnet of ours.
-pub(crate) fn inside_subnet(s: &Snapshot, ip: Ipv4Addr) -> bool {
-    s.subnets.iter().any(|n| n.prefix.contains(ip))
+/// The subnet of a virtual network that `ip` lies in.
+pub(crate) fn subnet_of(s: &Snapshot, vnet: VnetId, ip: Ipv4Addr) -> Option<&Subnet> {
+    s.subnets.iter().find(|n| n.vnet == vnet && n.prefix.contains(ip))
 }
 
-/// Refuses what no packet of a backend may be sent to: nobody's addresses, and those of inside.
-pub(crate) fn check_destination(s: &Snapshot, dst: Ipv4Addr) -> Result<(), DropReason> {
+/// Refuses what no packet of a backend may be sent to: nobody's addresses, and those of its own network.
+pub(crate) fn check_destination(s: &Snapshot, vnet: VnetId, dst: Ipv4Addr) -> Result<(), DropReason> {
     let martian = matches!(dst.octets()[0], 0 | 127 | 224..)
         || dst.is_link_local()
-        || inside_subnet(s, dst)
+        || subnet_of(s, vnet, dst).is_some()
         || s.outside.prefix.is_broadcast(dst);
     if martian { Err(DropReason::MartianDestination) } else { Ok(()) }
 }
 
 /// Whether an address is no broadcast, multicast or reserved one.
-pub(crate) fn is_unicast(s: &Snapshot, dst: Ipv4Addr) -> bool {
-    let inside = s.subnets.iter().any(|n| n.prefix.is_broadcast(dst));
+pub(crate) fn is_unicast(s: &Snapshot, vnet: VnetId, dst: Ipv4Addr) -> bool {
+    let inside = s.subnets.iter().any(|n| n.vnet == vnet && n.prefix.is_broadcast(dst));
     dst.octets()[0] < 224 && !inside && !s.outside.prefix.is_broadcast(dst)
 }
 
@@ -34,14 +36,14 @@ pub(crate) fn own_address(s: &Snapshot, dst: Ipv4Addr) -> Option<(FrontendId, Sh
     s.frontends.get(id).map(|frontend| (*id, frontend.shard))
 }
 
-/// Whether a packet from outside claims an address that nobody outside has: one of inside's, or a public one of ours unless
+/// Whether a packet from outside claims an address that nobody outside has: one of any inside network, or a public one of ours unless
 /// the frame comes from its owner, or from a member in its grace or that forwards.
 pub(crate) fn is_spoofed(s: &Snapshot, src: Ipv4Addr, eth_src: Mac) -> bool {
-    if inside_subnet(s, src) {
+    if s.subnets.iter().any(|n| n.prefix.contains(src)) {
         return true;
     }
     let Some(frontend) = s.frontend_by_ip.get(&src).and_then(|id| s.frontends.get(id)) else { return false };
-    let a_member = s.peers.iter().any(|peer| mac_on(peer, Side::Outside) == eth_src);
+    let a_member = s.peers.iter().any(|peer| peer.outside == eth_src);
     eth_src != Mac::of_shard(frontend.shard) && !a_member
 }
 
@@ -58,11 +60,28 @@ pub(crate) fn hop_to(s: &Snapshot, dst: Ipv4Addr) -> Result<Ipv4Addr, DropReason
     if s.frontend_by_ip.contains_key(&dst) { Ok(dst) } else { next_hop(s, dst) }
 }
 
-/// A member's own MAC on a side.
-pub(crate) fn mac_on(links: &NodeLinks, side: Side) -> Mac {
-    match side {
-        Side::Inside => links.inside,
-        Side::Outside => links.outside,
+/// The flow that a packet of a backend belongs to.
+pub(crate) fn flow_of(vnet: VnetId, p: &IpPacket) -> FlowKey {
+    let inside = InsideKey { vnet, endpoint: endpoint(p.src, p.src_port) };
+    FlowKey { proto: p.proto, inside, remote: endpoint(p.dst, p.dst_port) }
+}
+
+/// An inside end: where a backend is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct InsideEnd {
+    pub(crate) vnet: VnetId,
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) port: u16,
+}
+
+impl InsideEnd {
+    /// `None`: it is not of IPv4.
+    pub(crate) fn of(key: InsideKey) -> Option<Self> {
+        Some(Self { vnet: key.vnet, ip: key.endpoint.addr.ipv4()?, port: key.endpoint.port })
+    }
+
+    pub(crate) const fn link(self) -> Link {
+        Link::Inside(self.vnet)
     }
 }
 

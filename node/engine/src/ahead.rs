@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use crate::addresses::endpoint;
 use crate::flow::{FlowKey, Slot, Table};
-use crate::ids::{Mac, ShardId, Side, VnetId};
+use crate::ids::{Link, Mac, ShardId, Side};
 use crate::record::{InsideKey, Proto, PublicKey};
 use crate::shards::Shards;
 
@@ -34,8 +34,6 @@ enum Worth {
 
 /// What frames are looked up by.
 pub(crate) struct Known<'a> {
-    /// Of the inside interface.
-    pub(crate) vnet: VnetId,
     pub(crate) shards: &'a Shards,
 }
 
@@ -54,11 +52,11 @@ impl Default for Ahead {
 
 impl Ahead {
     /// Takes note of a frame that will be handed in soon.
-    pub(crate) fn note(&mut self, known: &Known<'_>, side: Side, frame: &[u8]) {
+    pub(crate) fn note(&mut self, known: &Known<'_>, link: Link, frame: &[u8]) {
         if self.worth == Worth::No || self.wanted.len() == FRAMES_MAX {
             return;
         }
-        if let Some(wanted) = known.wanted(side, frame) {
+        if let Some(wanted) = known.wanted(link, frame) {
             self.wanted.push(wanted);
         }
     }
@@ -95,7 +93,7 @@ impl Ahead {
 
 impl Known<'_> {
     /// By what a frame without IP options will be looked up; `None` also where nothing is.
-    fn wanted(&self, side: Side, frame: &[u8]) -> Option<Wanted> {
+    fn wanted(&self, link: Link, frame: &[u8]) -> Option<Wanted> {
         let [m0, m1, m2, m3, m4, m5, .., e0, e1, version_ihl, _, _, _, _, _, _, _, _, protocol, _, _] =
             *frame.first_chunk::<26>()?;
         let [s0, s1, s2, s3, d0, d1, d2, d3, sp0, sp1, dp0, dp1] = *frame.get(26..)?.first_chunk::<12>()?;
@@ -108,17 +106,17 @@ impl Known<'_> {
         let (src_port, dst_port) = (u16::from_be_bytes([sp0, sp1]), u16::from_be_bytes([dp0, dp1]));
         let shard = Mac([m0, m1, m2, m3, m4, m5]).shard()?;
         let table = table(self.shards, shard)?;
-        let tag = match side {
-            Side::Inside => {
-                let inside = InsideKey { vnet: self.vnet, endpoint: endpoint(src, src_port) };
+        let tag = match link {
+            Link::Inside(vnet) => {
+                let inside = InsideKey { vnet, endpoint: endpoint(src, src_port) };
                 table.inside_tag(&FlowKey { proto, inside, remote: endpoint(dst, dst_port) })
             }
-            Side::Outside => {
+            Link::Outside => {
                 let frontend = self.shards.get(shard)?.frontend_at(dst)?;
                 table.public_tag(&PublicKey { proto, frontend, port: dst_port, remote: endpoint(src, src_port) })
             }
         };
-        Some(Wanted { shard, side, tag })
+        Some(Wanted { shard, side: link.side(), tag })
     }
 }
 

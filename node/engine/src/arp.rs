@@ -1,7 +1,7 @@
 //! ARP: who is answered (M1, M3), what is learned and believed (I43), and packets that wait for a neighbour.
 //!
 //! A takeover is announced (M2): once serving begins, frames from the shard's vMAC on both sides make the switches relearn its
-//! port; neighbour caches need no change. Outside a gratuitous ARP per frontend, many of them in steps; inside a frame that no host reads (IEEE 802,
+//! port; neighbour caches need no change. Outside a gratuitous ARP per frontend, many of them in steps; on each inside network a frame that no host reads (IEEE 802,
 //! local experimental EtherType): a gratuitous ARP for the gateway address would capture other shards' backends, and a probe
 //! would claim the address that it asks for (RFC 5227). Until a reply has come to the vMAC, a neighbour on each side is asked
 //! for one.
@@ -13,10 +13,11 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
+use crate::addresses::subnet_of;
 use crate::announcement::{ArpFrame, Confirmed, Place, Step, announcement};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::held::{HELD_MAX_NS, Origin, Outgoing, Waiting};
-use crate::ids::{Mac, ShardId, Side, Term, VnetId};
+use crate::ids::{Link, Mac, ShardId, Term, VnetId};
 use crate::judge::Cx;
 use crate::lease::LeaseWords;
 use crate::neigh::{Lookup, MayAsk, Source};
@@ -32,10 +33,10 @@ const WAITED_NEIGHBOURS_MAX: usize = 1024;
 const RETRY_NS: u64 = 50_000_000;
 
 impl Worker {
-    pub(crate) fn handle_arp<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, side: Side, p: &ArpPacket) -> Verdict {
-        self.learn(cx, side, p);
+    pub(crate) fn handle_arp<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, link: Link, p: &ArpPacket) -> Verdict {
+        self.learn(cx, link, p);
         match p.op {
-            ArpOp::Request => self.answer(cx, side, p),
+            ArpOp::Request => self.answer(cx, link, p),
             ArpOp::Reply => self.confirm(p),
         }
         self.counters.absorbed += 1;
@@ -52,36 +53,39 @@ impl Worker {
         }
     }
 
-    fn learn<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, side: Side, p: &ArpPacket) {
+    fn learn<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, link: Link, p: &ArpPacket) {
         let s = cx.snapshot;
-        let ours = s.frontend_by_ip.contains_key(&p.sender_ip) || s.subnets.iter().any(|n| n.gateway == p.sender_ip);
-        let (believable, may_ask) = match side {
-            Side::Inside => {
-                let backend = backend_at(self.vnet, s, p.sender_ip);
+        // Another network's gateway is nobody's address here.
+        let here = |of| link == Link::Outside || link == Link::Inside(of);
+        let ours = s.frontend_by_ip.contains_key(&p.sender_ip)
+            || s.subnets.iter().any(|n| n.gateway == p.sender_ip && here(n.vnet));
+        let (believable, may_ask) = match link {
+            Link::Inside(vnet) => {
+                let backend = backend_at(vnet, s, p.sender_ip);
                 let declared = backend.is_some_and(|b| b.mac.is_none_or(|mac| mac == p.sender_mac));
                 (declared, backend.map_or(MayAsk::No, |b| self.may_ask(cx, b)))
             }
-            Side::Outside => {
+            Link::Outside => {
                 let next_hop = s.outside.next_hop == Some(p.sender_ip);
                 (next_hop || s.outside.prefix.contains(p.sender_ip), MayAsk::Yes)
             }
         };
         if ours && p.sender_mac.shard().is_none() {
             self.counters.claims += 1;
-            self.claims.note(cx.now_ns, side, p.sender_ip, p.sender_mac);
+            self.claims.note(cx.now_ns, link, p.sender_ip, p.sender_mac);
         }
         // A frame whose addresses disagree, or that claims a virtual MAC, is nobody's honest announcement.
         if ours || !believable || p.sender_mac.shard().is_some() || p.sender_mac != p.eth_src {
             return;
         }
-        if side == Side::Outside && s.outside.next_hop == Some(p.sender_ip) {
+        if link == Link::Outside && s.outside.next_hop == Some(p.sender_ip) {
             self.next_hop_heard(cx.now_ns);
         }
-        if side == Side::Inside {
-            self.agree(s, cx.now_ns, p.sender_ip);
+        if let Link::Inside(vnet) = link {
+            self.agree(s, cx.now_ns, (vnet, p.sender_ip));
         }
-        if self.neighbours.learn(cx.now_ns, side, p.sender_ip, p.sender_mac, may_ask) {
-            self.release_waiting((side, p.sender_ip), p.sender_mac);
+        if self.neighbours.learn(cx.now_ns, link, p.sender_ip, p.sender_mac, may_ask) {
+            self.release_waiting((link, p.sender_ip), p.sender_mac);
         }
     }
 
@@ -98,22 +102,28 @@ impl Worker {
     pub(crate) fn check_source<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        ip: Ipv4Addr,
+        (vnet, ip): (VnetId, Ipv4Addr),
         mac: Mac,
     ) -> Result<(), DropReason> {
-        if self.neighbours.last_known(Side::Inside, ip) == Some(mac) { Ok(()) } else { self.doubt_source(cx, ip, mac) }
+        let known = self.neighbours.last_known(Link::Inside(vnet), ip) == Some(mac);
+        if known { Ok(()) } else { self.doubt_source(cx, (vnet, ip), mac) }
     }
 
     #[cold]
-    fn doubt_source<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, ip: Ipv4Addr, mac: Mac) -> Result<(), DropReason> {
-        let (s, now_ns) = (cx.snapshot, cx.now_ns);
+    fn doubt_source<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        (vnet, ip): (VnetId, Ipv4Addr),
+        mac: Mac,
+    ) -> Result<(), DropReason> {
+        let (s, now_ns, link) = (cx.snapshot, cx.now_ns, Link::Inside(vnet));
         // Who is no backend is refused elsewhere.
-        let Some(backend) = backend_at(self.vnet, s, ip) else { return Ok(()) };
-        self.agree(s, now_ns, ip);
+        let Some(backend) = backend_at(vnet, s, ip) else { return Ok(()) };
+        self.agree(s, now_ns, (vnet, ip));
         let right = self.right_of(now_ns, cx.words, backend.home);
-        if s.peers.iter().any(|peer| peer.inside == mac) {
+        if s.peers.iter().any(|peer| peer.mac_on(link) == Some(mac)) {
             if let Some(authority) = right {
-                self.correct(s, now_ns, authority, ip);
+                self.correct(s, now_ns, authority, (vnet, ip));
             }
             return Ok(());
         }
@@ -121,15 +131,15 @@ impl Worker {
             return if declared == mac { Ok(()) } else { Err(DropReason::SpoofedSource) };
         }
         let may_ask = if right.is_some() { MayAsk::Yes } else { MayAsk::No };
-        match self.neighbours.source(now_ns, Side::Inside, ip, mac, may_ask) {
+        match self.neighbours.source(now_ns, link, ip, mac, may_ask) {
             Source::Own => Ok(()),
             Source::Rival => Err(DropReason::SpoofedSource),
             Source::Unknown => {
                 // Nobody knows better; the answer decides about what comes next.
                 if let Some(authority) = right
-                    && self.neighbours.lookup(now_ns, Side::Inside, ip) == Lookup::Ask
+                    && self.neighbours.lookup(now_ns, link, ip) == Lookup::Ask
                 {
-                    self.ask(now_ns, s, Side::Inside, authority, ip, Mac::BROADCAST);
+                    self.ask(now_ns, s, link, authority, ip, Mac::BROADCAST);
                 }
                 Ok(())
             }
@@ -138,32 +148,32 @@ impl Worker {
 
     /// A backend sends by another shard's virtual MAC, as after a question of that shard's that it overheard: it is told of
     /// its own.
-    fn correct(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, ip: Ipv4Addr) {
+    fn correct(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, (vnet, ip): (VnetId, Ipv4Addr)) {
         let Authority::Lease { shard, .. } = authority else { return };
-        let (Some(mac), Some(gateway)) = (self.last_known(s, now_ns, Side::Inside, ip), gateway_of(s, ip)) else {
-            return;
-        };
-        if self.corrections.take(now_ns, ip) {
+        let link = Link::Inside(vnet);
+        let (mac, subnet) = (self.last_known(s, now_ns, link, ip), subnet_of(s, vnet, ip));
+        let (Some(mac), Some(gateway)) = (mac, subnet.map(|n| n.gateway)) else { return };
+        if self.corrections.take(now_ns, (link, ip)) {
             let vmac = Mac::of_shard(shard);
             let frame = ArpFrame { op: ArpOp::Reply, eth_dst: mac, sender: (vmac, gateway), target: (mac, ip) };
-            self.queue_arp(now_ns, Side::Inside, authority, vmac, frame);
+            self.queue_arp(now_ns, link, authority, vmac, frame);
         }
     }
 
-    fn answer<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, side: Side, p: &ArpPacket) {
+    fn answer<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, link: Link, p: &ArpPacket) {
         let s = cx.snapshot;
-        let shard = match side {
-            Side::Inside => {
-                let gateway = s.subnets.iter().find(|n| n.vnet == self.vnet && n.gateway == p.target_ip);
+        let shard = match link {
+            Link::Inside(vnet) => {
+                let gateway = s.subnets.iter().find(|n| n.vnet == vnet && n.gateway == p.target_ip);
                 gateway.filter(|_| p.sender_ip != p.target_ip).and_then(|subnet| {
                     // Who is no backend (yet), or only looks whether the address is taken (RFC 5227), hears it once: from the
                     // first shard's owner.
                     let stranger = p.sender_ip.is_unspecified() || subnet.prefix.contains(p.sender_ip);
-                    let first = first_shard(s, self.vnet).filter(|_| stranger);
-                    backend_at(self.vnet, s, p.sender_ip).map(|b| b.home).or(first)
+                    let first = first_shard(s, vnet).filter(|_| stranger);
+                    backend_at(vnet, s, p.sender_ip).map(|b| b.home).or(first)
                 })
             }
-            Side::Outside => {
+            Link::Outside => {
                 let frontend = s.frontend_by_ip.get(&p.target_ip).and_then(|id| s.frontends.get(id));
                 // Our own announcement, or somebody else's claim to our address: no question.
                 frontend.filter(|_| p.sender_ip != p.target_ip).map(|f| f.shard)
@@ -179,35 +189,35 @@ impl Worker {
             sender: (vmac, p.target_ip),
             target: (p.sender_mac, p.sender_ip),
         };
-        self.queue_arp(cx.now_ns, side, Authority::Lease { shard, term }, vmac, frame);
+        self.queue_arp(cx.now_ns, link, Authority::Lease { shard, term }, vmac, frame);
     }
 
     /// Builds an ARP frame into the queue that `poll_frame` empties.
-    pub(crate) fn queue_arp(&mut self, now_ns: u64, side: Side, authority: Authority, eth_src: Mac, a: ArpFrame) {
+    pub(crate) fn queue_arp(&mut self, now_ns: u64, link: Link, authority: Authority, eth_src: Mac, a: ArpFrame) {
         let mut bytes = [0u8; 60];
         build_arp(&mut bytes, a.op, eth_src, a.eth_dst, a.sender.0, a.sender.1, a.target.0, a.target.1);
-        self.queue_own(now_ns, side, authority, &bytes);
+        self.queue_own(now_ns, link, authority, &bytes);
     }
 
     /// Copies a frame of the worker's own into the queue that `poll_frame` empties.
-    pub(crate) fn queue_own(&mut self, now_ns: u64, side: Side, authority: Authority, bytes: &[u8]) {
+    pub(crate) fn queue_own(&mut self, now_ns: u64, link: Link, authority: Authority, bytes: &[u8]) {
         let Some(mut frame) = self.held.own_buffer() else { return };
         frame.extend_from_slice(bytes);
         let meta = crate::wire::FrameMeta::default();
-        self.held.push(Outgoing { frame, meta, side, authority, origin: Origin::Own, since_ns: now_ns });
+        self.held.push(Outgoing { frame, meta, link, authority, origin: Origin::Own, since_ns: now_ns });
     }
 
     /// Asks for a neighbour in a shard's name; in grace nobody is asked (M1).
-    pub(crate) fn ask(&mut self, now_ns: u64, s: &Snapshot, side: Side, authority: Authority, ip: Ipv4Addr, to: Mac) {
+    pub(crate) fn ask(&mut self, now_ns: u64, s: &Snapshot, link: Link, authority: Authority, ip: Ipv4Addr, to: Mac) {
         let Authority::Lease { shard, .. } = authority else { return };
         let vmac = Mac::of_shard(shard);
-        let own = match side {
-            Side::Inside => gateway_of(s, ip),
-            Side::Outside => frontend_ip(s, shard),
+        let own = match link {
+            Link::Inside(vnet) => subnet_of(s, vnet, ip).map(|n| n.gateway),
+            Link::Outside => frontend_ip(s, shard),
         };
         let Some(own) = own else { return };
         let frame = ArpFrame { op: ArpOp::Request, eth_dst: to, sender: (vmac, own), target: (Mac::default(), ip) };
-        self.queue_arp(now_ns, side, authority, vmac, frame);
+        self.queue_arp(now_ns, link, authority, vmac, frame);
     }
 
     /// Queues one step of the announcements of a shard that serves in `term`.
@@ -221,26 +231,30 @@ impl Worker {
                 sender: (vmac, *ip),
                 target: (Mac::default(), *ip),
             };
-            self.queue_arp(now_ns, Side::Outside, authority, vmac, frame);
+            self.queue_arp(now_ns, Link::Outside, authority, vmac, frame);
         }
         if step.place == Place::Within {
             return;
         }
-        self.queue_own(now_ns, Side::Inside, authority, &announcement(vmac));
+        let networks: Vec<VnetId> = self.links.inside().collect();
+        for vnet in &networks {
+            self.queue_own(now_ns, Link::Inside(*vnet), authority, &announcement(vmac));
+        }
         let lead = self.replica(shard).and_then(|s| s.leadership.as_ref());
         if lead.and_then(|l| l.announcement.as_ref()).is_some_and(|a| a.confirmed == Confirmed::Yes) {
             return;
         }
-        let backend = snapshot.first_backends.get(&(self.vnet, shard)).map(|(_, ip)| (Side::Inside, *ip));
-        for (side, ip) in backend.into_iter().chain(snapshot.outside.next_hop.map(|ip| (Side::Outside, ip))) {
-            if let Some(mac) = self.last_known(snapshot, now_ns, side, ip) {
-                self.ask(now_ns, snapshot, side, authority, ip, mac);
+        let first = |vnet: VnetId| snapshot.first_backends.get(&(vnet, shard)).map(|(_, ip)| (Link::Inside(vnet), *ip));
+        let backends = networks.into_iter().filter_map(first);
+        for (link, ip) in backends.chain(snapshot.outside.next_hop.map(|ip| (Link::Outside, ip))) {
+            if let Some(mac) = self.last_known(snapshot, now_ns, link, ip) {
+                self.ask(now_ns, snapshot, link, authority, ip, mac);
             }
         }
     }
 
     /// Keeps a rewritten frame until its next hop answers. Returns the verdict for a frame that just came in.
-    pub(crate) fn wait_for(&mut self, key: (Side, Ipv4Addr), frame: Outgoing) -> Result<(), DropReason> {
+    pub(crate) fn wait_for(&mut self, key: (Link, Ipv4Addr), frame: Outgoing) -> Result<(), DropReason> {
         let room = self.waiting.len() < WAITED_NEIGHBOURS_MAX;
         let retry_ns = frame.since_ns.saturating_add(RETRY_NS);
         let result = match self.waiting.entry(key) {
@@ -265,7 +279,7 @@ impl Worker {
     }
 
     /// `mac` has an address that packets may wait for.
-    pub(crate) fn release_waiting(&mut self, key: (Side, Ipv4Addr), mac: Mac) {
+    pub(crate) fn release_waiting(&mut self, key: (Link, Ipv4Addr), mac: Mac) {
         if let Some(waiting) = self.waiting.remove(&key) {
             self.release(waiting, mac);
         }
@@ -281,7 +295,7 @@ impl Worker {
 
     /// Asks again, gives up, and refreshes stale neighbours that are in use.
     pub(crate) fn neighbour_timers(&mut self, now_ns: u64, s: &Snapshot, words: &impl LeaseWords) {
-        let due: Vec<(Side, Ipv4Addr)> =
+        let due: Vec<(Link, Ipv4Addr)> =
             self.waiting.iter().filter(|(_, w)| w.retry_ns <= now_ns).map(|(k, _)| *k).collect();
         for key in due {
             let Some(mut waiting) = self.waiting.remove(&key) else { continue };
@@ -310,35 +324,40 @@ impl Worker {
             }
         }
         while let Some(refresh) = self.neighbours.poll_refresh() {
-            let right = match refresh.side {
-                Side::Inside => backend_at(self.vnet, s, refresh.ip).and_then(|b| self.right_of(now_ns, words, b.home)),
-                Side::Outside => self.any_right(now_ns, words),
+            let right = match refresh.link {
+                Link::Inside(vnet) => {
+                    backend_at(vnet, s, refresh.ip).and_then(|b| self.right_of(now_ns, words, b.home))
+                }
+                Link::Outside => self.any_right(now_ns, words),
             };
             if let Some(authority) = right {
-                self.ask(now_ns, s, refresh.side, authority, refresh.ip, refresh.mac);
+                self.ask(now_ns, s, refresh.link, authority, refresh.ip, refresh.mac);
             }
         }
     }
 
     /// What to do with a packet for the next hop `ip`: a declared card is the only one, and needs no question.
-    pub(crate) fn look_up(&mut self, s: &Snapshot, now_ns: u64, side: Side, ip: Ipv4Addr) -> Lookup {
-        let found = self.neighbours.lookup(now_ns, side, ip);
-        if matches!(found, Lookup::Known(_)) || side == Side::Outside {
-            return found;
+    pub(crate) fn look_up(&mut self, s: &Snapshot, now_ns: u64, link: Link, ip: Ipv4Addr) -> Lookup {
+        let found = self.neighbours.lookup(now_ns, link, ip);
+        match link {
+            Link::Inside(vnet) if !matches!(found, Lookup::Known(_)) => {
+                self.look_up_declared(s, now_ns, (vnet, ip), found)
+            }
+            Link::Inside(_) | Link::Outside => found,
         }
-        self.look_up_declared(s, now_ns, ip, found)
     }
 
     #[cold]
-    fn look_up_declared(&mut self, s: &Snapshot, now_ns: u64, ip: Ipv4Addr, found: Lookup) -> Lookup {
-        match (self.declared_mac(s, ip), found) {
+    fn look_up_declared(&mut self, s: &Snapshot, now_ns: u64, (vnet, ip): (VnetId, Ipv4Addr), found: Lookup) -> Lookup {
+        let link = Link::Inside(vnet);
+        match (declared_mac(s, vnet, ip), found) {
             (Some(mac), _) => {
-                self.neighbours.set(now_ns, Side::Inside, ip, mac);
+                self.neighbours.set(now_ns, link, ip, mac);
                 Lookup::Known(mac)
             }
             (None, Lookup::Outdated) => {
-                self.neighbours.confirm(ip);
-                self.neighbours.lookup(now_ns, Side::Inside, ip)
+                self.neighbours.confirm(link, ip);
+                self.neighbours.lookup(now_ns, link, ip)
             }
             (None, found) => found,
         }
@@ -346,27 +365,23 @@ impl Worker {
 
     /// Has what is known of an inside address agree with the configuration in force. Loading that tells the cache nothing: it
     /// may declare 32,768 cards.
-    fn agree(&mut self, s: &Snapshot, now_ns: u64, ip: Ipv4Addr) {
-        match self.declared_mac(s, ip) {
-            Some(mac) if self.neighbours.last_known(Side::Inside, ip) != Some(mac) => {
-                self.neighbours.set(now_ns, Side::Inside, ip, mac);
+    fn agree(&mut self, s: &Snapshot, now_ns: u64, (vnet, ip): (VnetId, Ipv4Addr)) {
+        let link = Link::Inside(vnet);
+        match declared_mac(s, vnet, ip) {
+            Some(mac) if self.neighbours.last_known(link, ip) != Some(mac) => {
+                self.neighbours.set(now_ns, link, ip, mac);
             }
             Some(_) => {}
-            None => self.neighbours.confirm(ip),
+            None => self.neighbours.confirm(link, ip),
         }
     }
 
     /// Where an address was last known to be.
-    pub(crate) fn last_known(&mut self, s: &Snapshot, now_ns: u64, side: Side, ip: Ipv4Addr) -> Option<Mac> {
-        if side == Side::Inside {
-            self.agree(s, now_ns, ip);
+    pub(crate) fn last_known(&mut self, s: &Snapshot, now_ns: u64, link: Link, ip: Ipv4Addr) -> Option<Mac> {
+        if let Link::Inside(vnet) = link {
+            self.agree(s, now_ns, (vnet, ip));
         }
-        self.neighbours.last_known(side, ip)
-    }
-
-    /// The card that the configuration says a backend has.
-    fn declared_mac(&self, s: &Snapshot, ip: Ipv4Addr) -> Option<Mac> {
-        backend_at(self.vnet, s, ip)?.mac
+        self.neighbours.last_known(link, ip)
     }
 
     /// Nobody has answered for the next hop of a packet.
@@ -413,6 +428,7 @@ fn first_shard(s: &Snapshot, vnet: VnetId) -> Option<ShardId> {
     (*of == vnet).then_some(*shard)
 }
 
-fn gateway_of(s: &Snapshot, ip: Ipv4Addr) -> Option<Ipv4Addr> {
-    s.subnets.iter().find(|n| n.prefix.contains(ip)).map(|n| n.gateway)
+/// The card that the configuration says a backend has.
+fn declared_mac(s: &Snapshot, vnet: VnetId, ip: Ipv4Addr) -> Option<Mac> {
+    backend_at(vnet, s, ip)?.mac
 }

@@ -1,11 +1,11 @@
-//! Rogue claims: ARP messages of somebody who is no member, in the name of a public address or of the inside gateway. Nobody
+//! Rogue claims: ARP messages of somebody who is no member, in the name of a public address or of an inside gateway. Nobody
 //! here believes them, but hosts and routers do, so they are counted and remembered to be told. Bounded: an attacker may name
 //! as many addresses as it likes. Called by the worker's ARP.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::ids::{Mac, Side};
+use crate::ids::{Link, Mac};
 
 /// Claims that are remembered; the oldest gives way.
 pub const CLAIMS_MAX: usize = 16;
@@ -13,8 +13,8 @@ pub const CLAIMS_MAX: usize = 16;
 /// Somebody's claim to an address of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// On which network.
-    pub side: Side,
+    /// By which link.
+    pub link: Link,
     /// The address.
     pub ip: Ipv4Addr,
     /// Who claims it.
@@ -27,11 +27,11 @@ pub struct Claim {
 
 /// What was claimed lately.
 #[derive(Debug, Default)]
-pub(crate) struct Claims(BTreeMap<(Side, Ipv4Addr, Mac), (u64, u64)>);
+pub(crate) struct Claims(BTreeMap<(Link, Ipv4Addr, Mac), (u64, u64)>);
 
 impl Claims {
-    pub(crate) fn note(&mut self, now_ns: u64, side: Side, ip: Ipv4Addr, mac: Mac) {
-        let key = (side, ip, mac);
+    pub(crate) fn note(&mut self, now_ns: u64, link: Link, ip: Ipv4Addr, mac: Mac) {
+        let key = (link, ip, mac);
         if self.0.len() >= CLAIMS_MAX && !self.0.contains_key(&key) {
             let oldest = self.0.iter().min_by_key(|(_, (_, at_ns))| *at_ns).map(|(key, _)| *key);
             oldest.and_then(|key| self.0.remove(&key));
@@ -41,8 +41,8 @@ impl Claims {
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = Claim> {
-        self.0.iter().map(|((side, ip, mac), (count, at_ns))| Claim {
-            side: *side,
+        self.0.iter().map(|((link, ip, mac), (count, at_ns))| Claim {
+            link: *link,
             ip: *ip,
             mac: *mac,
             count: *count,
@@ -61,10 +61,10 @@ mod tests {
         let mac = |n| Mac([2, 0, 0, 0, 0, n]);
         let ip = Ipv4Addr::new(203, 0, 113, 1);
         for n in 0..16 {
-            claims.note(u64::from(n) + 1, Side::Outside, ip, mac(n));
+            claims.note(u64::from(n) + 1, Link::Outside, ip, mac(n));
         }
-        claims.note(100, Side::Outside, ip, mac(0));
-        claims.note(101, Side::Outside, ip, mac(16));
+        claims.note(100, Link::Outside, ip, mac(0));
+        claims.note(101, Link::Outside, ip, mac(16));
         let all: Vec<Claim> = claims.all().collect();
         assert_eq!(all.len(), CLAIMS_MAX);
         assert_eq!((all[0].mac, all[0].count, all[0].at_ns), (mac(0), 2, 100));

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use crate::addresses::{check_destination, endpoint, hop_to, is_spoofed, own_address};
 use crate::event::{DropReason, Verdict};
 use crate::flow::FlowKey;
-use crate::ids::{BackendId, Side};
+use crate::ids::{BackendId, Link, VnetId};
 use crate::judge::{Access, Cx};
 use crate::lease::LeaseWords;
 use crate::policy::inbound_use;
@@ -21,15 +21,15 @@ impl Worker {
     pub(crate) fn judge_error<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        side: Side,
+        link: Link,
         meta: &FrameMeta,
         e: &IcmpError,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        self.accept(cx, side, (e.eth_src, e.eth_dst), e.src)?;
-        match side {
-            Side::Inside => self.error_out(cx, meta, e, frame),
-            Side::Outside => self.error_in(cx, meta, e, frame),
+        self.accept(cx, link, (e.eth_src, e.eth_dst), e.src)?;
+        match link {
+            Link::Inside(vnet) => self.error_out(cx, vnet, meta, e, frame),
+            Link::Outside => self.error_in(cx, meta, e, frame),
         }
     }
 
@@ -37,27 +37,28 @@ impl Worker {
     fn error_out<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
+        vnet: VnetId,
         meta: &FrameMeta,
         e: &IcmpError,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         let s = cx.snapshot;
-        let id = *s.backend_by_ip.get(&(self.vnet, e.src)).ok_or(DropReason::SpoofedSource)?;
+        let id = *s.backend_by_ip.get(&(vnet, e.src)).ok_or(DropReason::SpoofedSource)?;
         let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
-        check_destination(s, e.dst)?;
+        check_destination(s, vnet, e.dst)?;
         // Nobody complains about packets to somebody else: they would end a neighbour's connections.
         if e.quote.dst != e.src || e.quote.icmp == Some(IcmpKind::EchoRequest) {
             return Err(DropReason::IcmpQuote);
         }
         let authority = match self.access(cx, backend.home) {
             Access::Here(authority) => authority,
-            Access::Forward(node) => return self.forward(cx, Side::Inside, node, e.eth_src, frame),
+            Access::Forward(node) => return self.forward(cx, Link::Inside(vnet), node, e.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        self.may_error_go_on(self.way_out(s, authority, e.dst), e, frame)?;
+        Self::may_error_go_on(self.mtu_to(s, authority, e.dst)?, e, frame)?;
         let flow = FlowKey {
             proto: e.quote.proto,
-            inside: InsideKey { vnet: self.vnet, endpoint: endpoint(e.quote.dst, e.quote.dst_port) },
+            inside: InsideKey { vnet, endpoint: endpoint(e.quote.dst, e.quote.dst_port) },
             remote: endpoint(e.quote.src, e.quote.src_port),
         };
         let from = self.public_end(s, (id, backend), &flow)?;
@@ -67,13 +68,13 @@ impl Worker {
         if let Some(to) = own_address(s, e.dst)
             && let Some(authority) = self.right_for(authority, to.1)
         {
-            let (ip, port) = self.turn_error(s, to, from, e)?;
-            rewrite_error_destination(frame, meta, e, ip, port);
-            let hop = self.address(s, cx.now_ns, Side::Inside, authority, ip, frame)?;
-            return self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame);
+            let to = self.turn_error(s, to, from, e)?;
+            rewrite_error_destination(frame, meta, e, to.ip, to.port);
+            let hop = self.address(s, cx.now_ns, to.link(), authority, to.ip, frame)?;
+            return self.conclude(s, cx.now_ns, to.link(), authority, hop, meta, frame);
         }
-        let hop = self.address(s, cx.now_ns, Side::Outside, authority, hop_to(s, e.dst)?, frame)?;
-        self.conclude(s, cx.now_ns, Side::Outside, authority, hop, meta, frame)
+        let hop = self.address(s, cx.now_ns, Link::Outside, authority, hop_to(s, e.dst)?, frame)?;
+        self.conclude(s, cx.now_ns, Link::Outside, authority, hop, meta, frame)
     }
 
     /// The public end that the remote of `flow` knows.
@@ -118,27 +119,27 @@ impl Worker {
         let home = s.frontends.get(&frontend).ok_or(DropReason::NotForUs)?.shard;
         let authority = match self.access(cx, home) {
             Access::Here(authority) => authority,
-            Access::Forward(node) => return self.forward(cx, Side::Outside, node, e.eth_src, frame),
+            Access::Forward(node) => return self.forward(cx, Link::Outside, node, e.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        self.may_error_go_on(Side::Inside, e, frame)?;
         let remote = endpoint(e.quote.dst, e.quote.dst_port);
         let key = PublicKey { proto: e.quote.proto, frontend, port: e.quote.src_port, remote };
         let table = &self.replica(home).ok_or(DropReason::NoForward)?.replica.table;
         let record = table.record(table.find_public(&key).ok_or(DropReason::NoMapping)?);
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
-        let (ip, port) = inbound_use(record, backend)?;
-        rewrite_error_destination(frame, meta, e, ip, port);
+        let to = inbound_use(record, backend)?;
+        Self::may_error_go_on(self.links.mtu(to.link()).ok_or(DropReason::NoLink)?, e, frame)?;
+        rewrite_error_destination(frame, meta, e, to.ip, to.port);
         decrement_ttl(frame, e.l3);
-        let hop = self.address(s, cx.now_ns, Side::Inside, authority, ip, frame)?;
-        self.conclude(s, cx.now_ns, Side::Inside, authority, hop, meta, frame)
+        let hop = self.address(s, cx.now_ns, to.link(), authority, to.ip, frame)?;
+        self.conclude(s, cx.now_ns, to.link(), authority, hop, meta, frame)
     }
 
     /// As for other packets, but nobody is told.
-    fn may_error_go_on(&self, to: Side, e: &IcmpError, frame: &mut [u8]) -> Result<(), DropReason> {
+    fn may_error_go_on(mtu: u16, e: &IcmpError, frame: &mut [u8]) -> Result<(), DropReason> {
         match e.ttl {
             0 | 1 => Err(DropReason::TtlExpired),
-            _ if e.total_len > self.mtu(to) && !may_fragment(frame, e.l3) => Err(DropReason::TooBig),
+            _ if e.total_len > mtu && !may_fragment(frame, e.l3) => Err(DropReason::TooBig),
             _ => Ok(()),
         }
     }

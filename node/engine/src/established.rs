@@ -1,13 +1,13 @@
 //! Hot path. The packets of established mappings: what was decided about them is applied, and nothing is searched for but the
 //! mapping. Whatever is odd is left to `outbound` and `inbound`, which judge at length and decide for the next ones.
 
-use crate::addresses::{endpoint, mac_on};
+use crate::addresses::{InsideEnd, endpoint, flow_of};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::{Answers, FlowKey, Slot, Translation};
-use crate::ids::{Mac, ShardId, Side, Term};
+use crate::flow::{Answers, Slot, Translation};
+use crate::ids::{Link, Mac, ShardId, Term};
 use crate::judge::{Cx, Hop};
 use crate::lease::LeaseWords;
-use crate::record::{InsideKey, PublicKey};
+use crate::record::PublicKey;
 use crate::snapshot::Snapshot;
 use crate::translation::{finish, put_source, translation_of};
 use crate::wire::{FrameMeta, IpPacket, rewrite_destination, set_ethernet};
@@ -18,6 +18,7 @@ struct Hit {
     slot: Slot,
     term: Term,
     translation: Translation,
+    inside: InsideEnd,
 }
 
 impl Worker {
@@ -25,45 +26,38 @@ impl Worker {
     pub(crate) fn established<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        side: Side,
+        link: Link,
         (p, meta): (&IpPacket, &FrameMeta),
         frame: &mut [u8],
     ) -> Option<Result<Verdict, DropReason>> {
         let shard = p.eth_dst.shard()?;
-        let to = side.other();
-        if p.fragment.is_some()
-            || p.ttl <= 1
-            || p.wire_len(meta) > self.mtu(to)
-            || mac_on(&cx.snapshot.me?, side) == p.eth_src
-        {
+        if p.fragment.is_some() || p.ttl <= 1 || cx.snapshot.me.as_ref()?.mac_on(link)? == p.eth_src {
             return None;
         }
-        let hit = self.hit(cx, shard, side, p)?;
-        let neighbour = match side {
-            Side::Inside => self.neighbours.fresh(cx.now_ns, hit.translation.outside, to, hit.translation.hop)?,
-            Side::Outside => {
-                let inside = self.shards.replica(shard)?.replica.table.record(hit.slot).inside;
-                self.neighbours.fresh(cx.now_ns, hit.translation.inside, to, inside.addr.ipv4()?)?
-            }
+        let hit = self.hit(cx, shard, link, p)?;
+        let (to, place, hop) = match link {
+            Link::Inside(_) => (Link::Outside, hit.translation.outside, hit.translation.hop),
+            Link::Outside => (hit.inside.link(), hit.translation.inside, hit.inside.ip),
         };
-        self.apply(cx, (shard, side), &hit, (p, meta), frame)?;
+        if p.wire_len(meta) > self.links.mtu(to)? {
+            return None;
+        }
+        let neighbour = self.neighbours.fresh(cx.now_ns, place, to, hop)?;
+        self.apply(cx, (shard, link), &hit, (p, meta), frame)?;
         set_ethernet(frame, Mac::of_shard(shard), neighbour);
         let authority = Authority::Lease { shard, term: hit.term };
         Some(self.conclude(cx.snapshot, cx.now_ns, to, authority, Hop::Ready, meta, frame))
     }
 
     /// The mapping of a packet that was sent to a shard which is served here.
-    fn hit<W: LeaseWords>(&self, cx: &Cx<'_, W>, shard: ShardId, side: Side, p: &IpPacket) -> Option<Hit> {
+    fn hit<W: LeaseWords>(&self, cx: &Cx<'_, W>, shard: ShardId, link: Link, p: &IpPacket) -> Option<Hit> {
         let entry = self.shards.get(shard)?;
         let served = entry.replica.as_deref()?;
         let term = served.serves(cx.now_ns, self.me, cx.words.word(shard))?;
         let table = &served.replica.table;
-        let slot = match side {
-            Side::Inside => {
-                let inside = InsideKey { vnet: self.vnet, endpoint: endpoint(p.src, p.src_port) };
-                table.find_inside(&FlowKey { proto: p.proto, inside, remote: endpoint(p.dst, p.dst_port) })?
-            }
-            Side::Outside => {
+        let slot = match link {
+            Link::Inside(vnet) => table.find_inside(&flow_of(vnet, p))?,
+            Link::Outside => {
                 let frontend = entry.frontend_at(p.dst)?;
                 let remote = endpoint(p.src, p.src_port);
                 table.find_public(&PublicKey { proto: p.proto, frontend, port: p.dst_port, remote })?
@@ -74,36 +68,36 @@ impl Worker {
         if !lives || !self.revisions.holds(record.backend, translation.made) {
             return None;
         }
-        let known = match side {
-            Side::Inside => self.neighbours.is_at(translation.inside, side, p.src, p.eth_src),
+        let known = match link {
+            Link::Inside(_) => self.neighbours.is_at(translation.inside, link, p.src, p.eth_src),
             // The first answer decides how long the mapping lives on.
-            Side::Outside => translation.answers == Answers::Nothing || record.tcp.is_answered(),
+            Link::Outside => translation.answers == Answers::Nothing || record.tcp.is_answered(),
         };
-        known.then_some(Hit { slot, term, translation })
+        let inside = InsideEnd::of(record.inside_key())?;
+        known.then_some(Hit { slot, term, translation, inside })
     }
 
     fn apply<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        (shard, side): (ShardId, Side),
+        (shard, link): (ShardId, Link),
         hit: &Hit,
         (p, meta): (&IpPacket, &FrameMeta),
         frame: &mut [u8],
     ) -> Option<()> {
         let served = self.shards.replica_mut(shard)?;
         let authority = Authority::Lease { shard, term: hit.term };
-        match side {
-            Side::Inside => served.note_out(cx.snapshot, cx.now_ns, authority, hit.slot, p),
-            Side::Outside => served.note_in(cx.snapshot, cx.now_ns, authority, hit.slot, p),
+        match link {
+            Link::Inside(_) => served.note_out(cx.snapshot, cx.now_ns, authority, hit.slot, p),
+            Link::Outside => served.note_in(cx.snapshot, cx.now_ns, authority, hit.slot, p),
         }
-        let record = served.replica.table.record(hit.slot);
-        let (inside, port) = (record.inside, record.public_port);
-        match side {
-            Side::Inside => {
+        let port = served.replica.table.record(hit.slot).public_port;
+        match link {
+            Link::Inside(_) => {
                 let public = (hit.translation.public, port);
                 put_source(&mut self.identifications, (frame, meta), p, public);
             }
-            Side::Outside => rewrite_destination(frame, meta, p, inside.addr.ipv4()?, inside.port),
+            Link::Outside => rewrite_destination(frame, meta, p, hit.inside.ip, hit.inside.port),
         }
         finish(cx.snapshot, (frame, meta), p);
         Some(())

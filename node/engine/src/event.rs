@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::ids::{ControlIndex, LogIndex, NodeId, PortBlock, ShardId, Side, Term};
+use crate::ids::{ControlIndex, Link, LogIndex, NodeId, PortBlock, ShardId, Term};
 
 /// From the flow groups to the worker that holds a shard's table. Delivered in order, never lost.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ pub enum NotServing {
     ControlBehind,
     /// The lease does not run.
     NoLease,
-    /// A data link is down.
+    /// The outside interface is down, or all that lead to the shard's backends.
     LinkDown,
     /// A predecessor may still serve (N4 wait).
     Waiting,
@@ -80,8 +80,8 @@ pub enum NotServing {
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Send the frame, rewritten in place, on `side`, if `authority` still holds at that moment.
-    Transmit { side: Side, authority: Authority },
+    /// Send the frame, rewritten in place, by `link`, if `authority` still holds at that moment.
+    Transmit { link: Link, authority: Authority },
     /// The engine kept a copy (a first packet waiting for its commit, or for a neighbour) or answered it itself.
     Consumed,
     /// Drop it; already counted.
@@ -185,6 +185,8 @@ drop_reasons! {
     OpenRefused = "open_refused",
     /// No neighbour answered.
     NoNeighbour = "no_neighbour",
+    /// This member has no interface to the packet's virtual network.
+    NoLink = "no_link",
     /// Not on the outside network, and there is no next hop.
     NoRoute = "no_route",
     /// A packet that does not open a flow arrived without one (TCP without SYN).

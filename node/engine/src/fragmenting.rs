@@ -3,35 +3,22 @@
 
 use crate::event::{Authority, DropReason};
 use crate::held::{Origin, Outgoing};
-use crate::ids::Side;
+use crate::ids::Link;
 use crate::judge::Cx;
 use crate::wire::{Cut, FrameMeta, Gso, IpPacket, L3, Notice, complete_checksum, may_fragment};
 use crate::worker::Worker;
 
-const MTU_MIN: u16 = 576;
-
 impl Worker {
-    /// The largest IP packet that the interface of a side takes; that of Ethernet until told otherwise. No host has to
-    /// cope with less than 576 octets (RFC 791), so a smaller value counts as that.
-    pub fn set_mtu(&mut self, side: Side, mtu: u16) {
-        self.mtu[side as usize] = mtu.max(MTU_MIN);
-    }
-
-    pub(crate) const fn mtu(&self, side: Side) -> u16 {
-        self.mtu[side as usize]
-    }
-
-    /// Whether a packet that arrived on `side` may go on to `to`: it has a hop left, and fits or may be cut. Its sender is
-    /// told if not. Before it is rewritten, since it is quoted, and before it is taken note of.
+    /// Whether a packet that arrived by `link` may go on to where `mtu` octets pass: it has a hop left, and fits or may be
+    /// cut. Its sender is told if not. Before it is rewritten, since it is quoted, and before it is taken note of.
     pub(crate) fn may_go_on<W>(
         &mut self,
         cx: &Cx<'_, W>,
-        (side, to): (Side, Side),
+        (link, mtu): (Link, u16),
         authority: Authority,
         (p, meta): (&IpPacket, &FrameMeta),
         frame: &mut [u8],
     ) -> Result<(), DropReason> {
-        let mtu = self.mtu(to);
         let (notice, reason) = if p.ttl <= 1 {
             (Notice::TimeExceeded, DropReason::TtlExpired)
         } else if p.wire_len(meta) <= mtu || (meta.gso == Gso::None && may_fragment(frame, p.l3)) {
@@ -40,33 +27,34 @@ impl Worker {
             // A super-packet of segments that may be fragmented is refused too: nobody below cuts segments again.
             (Notice::FragmentationNeeded { mtu }, DropReason::TooBig)
         };
-        self.notify((cx.snapshot, cx.now_ns), (side, authority), notice, p, frame);
+        self.notify((cx.snapshot, cx.now_ns), (link, authority), notice, p, frame);
         Err(reason)
     }
 
     /// Whether a frame that is about to leave has to be cut.
-    pub(crate) fn is_too_long(&self, side: Side, meta: &FrameMeta, frame: &[u8]) -> bool {
+    pub(crate) fn is_too_long(&self, link: Link, meta: &FrameMeta, frame: &[u8]) -> bool {
         let total = frame.get(16..18).map_or(0, |len| u16::from_be_bytes([len[0], len[1]]));
-        meta.gso == Gso::None && total > self.mtu(side)
+        meta.gso == Gso::None && self.links.mtu(link).is_some_and(|mtu| total > mtu)
     }
 
     /// Cuts a frame that is too long: it becomes its first piece, and the others stand first in the queue behind it. One
     /// that fitted when it began to wait, and must not be fragmented, ends here; its sender hears of the link by the next.
     pub(crate) fn cut(&mut self, next: &mut Outgoing) -> Result<(), DropReason> {
         let is_ip = next.frame.get(12..14) == Some(&[8, 0]);
-        if !is_ip || !self.is_too_long(next.side, &next.meta, &next.frame) {
+        if !is_ip || !self.is_too_long(next.link, &next.meta, &next.frame) {
             return Ok(());
         }
         if !may_fragment(&mut next.frame, L3) {
             return Err(DropReason::TooBig);
         }
-        let Some(cut) = Cut::of(&mut next.frame, self.mtu(next.side)) else { return Ok(()) };
+        let mtu = self.links.mtu(next.link).ok_or(DropReason::NoLink)?;
+        let Some(cut) = Cut::of(&mut next.frame, mtu) else { return Ok(()) };
         complete_checksum(&mut next.frame, &mut next.meta);
         for place in (1..cut.pieces()).rev() {
             let mut frame = self.held.spare();
             cut.piece(&next.frame, place, &mut frame);
-            let (meta, side, authority, since_ns) = (next.meta, next.side, next.authority, next.since_ns);
-            self.held.push_own_first(Outgoing { frame, meta, side, authority, origin: Origin::Own, since_ns });
+            let (meta, link, authority, since_ns) = (next.meta, next.link, next.authority, next.since_ns);
+            self.held.push_own_first(Outgoing { frame, meta, link, authority, origin: Origin::Own, since_ns });
         }
         let mut first = self.held.spare();
         cut.piece(&next.frame, 0, &mut first);

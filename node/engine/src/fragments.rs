@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use crate::event::{Authority, DropReason, Last};
-use crate::ids::Side;
+use crate::ids::Link;
 use crate::wire::{Fragment, FrameMeta, IpPacket, Piece, Proto};
 
 /// How long the fragments of one datagram are waited for.
@@ -24,7 +24,7 @@ const PIECES_MAX: usize = 128;
 /// What the fragments of one datagram have in common.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Key {
-    side: Side,
+    link: Link,
     src: Ipv4Addr,
     dst: Ipv4Addr,
     proto: Proto,
@@ -32,12 +32,17 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    pub(crate) fn of_first(side: Side, p: &IpPacket) -> Option<Self> {
-        p.fragment.map(|piece| Self { side, src: p.src, dst: p.dst, proto: p.proto, id: piece.id })
+    pub(crate) fn of_first(link: Link, p: &IpPacket) -> Option<Self> {
+        p.fragment.map(|piece| Self { link, src: p.src, dst: p.dst, proto: p.proto, id: piece.id })
     }
 
-    pub(crate) fn of(side: Side, f: &Fragment) -> Self {
-        Self { side, src: f.src, dst: f.dst, proto: f.proto, id: f.piece.id }
+    pub(crate) fn of(link: Link, f: &Fragment) -> Self {
+        Self { link, src: f.src, dst: f.dst, proto: f.proto, id: f.piece.id }
+    }
+
+    /// Bounds are by side.
+    const fn side(&self) -> usize {
+        self.link.side().index()
     }
 }
 
@@ -47,7 +52,7 @@ pub(crate) struct Way {
     pub(crate) source: Option<Ipv4Addr>,
     pub(crate) destination: Option<Ipv4Addr>,
     pub(crate) id: Option<u16>,
-    pub(crate) side: Side,
+    pub(crate) link: Link,
     pub(crate) hop: Ipv4Addr,
     pub(crate) authority: Authority,
 }
@@ -129,7 +134,7 @@ pub(crate) struct Fragments {
 impl Fragments {
     /// Takes note of a fragment. Returns what becomes of it.
     pub(crate) fn note(&mut self, now_ns: u64, key: Key, piece: &Piece) -> Result<Fate, DropReason> {
-        let side = key.side as usize;
+        let side = key.side();
         if !self.datagrams.contains_key(&key) {
             if self.count[side] >= DATAGRAMS_MAX || self.of_sender(&key).count() >= DATAGRAMS_EACH_MAX {
                 return Err(DropReason::FragmentLimit);
@@ -156,11 +161,11 @@ impl Fragments {
     /// Whether one more fragment may wait.
     pub(crate) fn has_room(&self, key: &Key, len: usize) -> bool {
         let octets: usize = self.of_sender(key).map(Datagram::waiting_octets).sum();
-        octets + len <= OCTETS_EACH_MAX && self.octets[key.side as usize] + len <= OCTETS_MAX
+        octets + len <= OCTETS_EACH_MAX && self.octets[key.side()] + len <= OCTETS_MAX
     }
 
     pub(crate) fn wait(&mut self, key: &Key, waiting: Waiting) {
-        self.octets[key.side as usize] += waiting.frame.len();
+        self.octets[key.side()] += waiting.frame.len();
         self.datagrams.get_mut(key).expect("its fragment was taken note of").waiting.push(waiting);
     }
 
@@ -181,7 +186,7 @@ impl Fragments {
             return None;
         }
         let waiting = std::mem::take(&mut datagram.waiting);
-        self.octets[key.side as usize] -= waiting.iter().map(|w| w.frame.len()).sum::<usize>();
+        self.octets[key.side()] -= waiting.iter().map(|w| w.frame.len()).sum::<usize>();
         let fate = datagram.fate;
         if datagram.is_whole() {
             self.forget(key);
@@ -210,15 +215,15 @@ impl Fragments {
 
     fn forget(&mut self, key: &Key) -> Vec<Waiting> {
         let Some(datagram) = self.datagrams.remove(key) else { return Vec::new() };
-        self.count[key.side as usize] -= 1;
-        self.octets[key.side as usize] -= datagram.waiting_octets();
+        self.count[key.side()] -= 1;
+        self.octets[key.side()] -= datagram.waiting_octets();
         datagram.waiting
     }
 
     fn of_sender(&self, key: &Key) -> impl Iterator<Item = &Datagram> {
-        let (side, src) = (key.side, key.src);
-        let first = Key { side, src, dst: Ipv4Addr::UNSPECIFIED, proto: Proto::Icmp, id: 0 };
-        let last = Key { side, src, dst: Ipv4Addr::BROADCAST, proto: Proto::Udp, id: u16::MAX };
+        let (link, src) = (key.link, key.src);
+        let first = Key { link, src, dst: Ipv4Addr::UNSPECIFIED, proto: Proto::Icmp, id: 0 };
+        let last = Key { link, src, dst: Ipv4Addr::BROADCAST, proto: Proto::Udp, id: u16::MAX };
         self.datagrams.range(first..=last).map(|(_, datagram)| datagram)
     }
 }

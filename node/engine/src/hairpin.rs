@@ -7,9 +7,9 @@
 
 use std::net::Ipv4Addr;
 
-use crate::addresses::{endpoint, own_address};
+use crate::addresses::{InsideEnd, endpoint, own_address};
 use crate::event::{Authority, DropReason};
-use crate::ids::{FrontendId, ShardId, Side};
+use crate::ids::{FrontendId, Link, ShardId};
 use crate::policy::inbound_use;
 use crate::record::PublicKey;
 use crate::snapshot::Snapshot;
@@ -30,21 +30,25 @@ impl Worker {
         }
     }
 
-    /// The side by which a backend's packet for `dst` leaves: its own, if it is turned back here.
-    pub(crate) fn way_out(&self, s: &Snapshot, authority: Authority, dst: Ipv4Addr) -> Side {
+    /// What passes on the way of a backend's packet for `dst`. If it is turned back here, its receiver may be in any network
+    /// of inside: which, only its mapping tells.
+    pub(crate) fn mtu_to(&self, s: &Snapshot, authority: Authority, dst: Ipv4Addr) -> Result<u16, DropReason> {
         let turned = own_address(s, dst).and_then(|to| self.right_for(authority, to.1));
-        if turned.is_some() { Side::Inside } else { Side::Outside }
+        match turned {
+            Some(_) => Ok(self.links.mtu_inside()),
+            None => self.links.mtu(Link::Outside).ok_or(DropReason::NoLink),
+        }
     }
 
-    /// Who gets a packet that comes from `from`, a public end of ours, to the public address `to`. Takes note of it.
+    /// Who gets a packet of `sender`, by `from`, a public end of ours, to the public address `to`. Takes note of it.
     pub(crate) fn turn(
         &mut self,
         (s, now_ns): (&Snapshot, u64),
         authority: Authority,
         (to, home): (FrontendId, ShardId),
-        from: (Ipv4Addr, u16),
+        (sender, from): (InsideEnd, (Ipv4Addr, u16)),
         p: &IpPacket,
-    ) -> Result<(Ipv4Addr, u16), DropReason> {
+    ) -> Result<InsideEnd, DropReason> {
         let key = PublicKey { proto: p.proto, frontend: to, port: p.dst_port, remote: endpoint(from.0, from.1) };
         let shard = self.replica_mut(home).ok_or(DropReason::NoMapping)?;
         let slot = shard.replica.table.find_public(&key);
@@ -54,13 +58,10 @@ impl Worker {
                 let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
                 inbound_use(record, backend)?
             }
-            None => {
-                let inside = shard.endpoint_of(s, &key).ok_or(DropReason::NoMapping)?.endpoint;
-                (inside.addr.ipv4().ok_or(DropReason::NoMapping)?, inside.port)
-            }
+            None => shard.endpoint_of(s, &key).and_then(InsideEnd::of).ok_or(DropReason::NoMapping)?,
         };
         // Nobody reaches himself through a gateway ("land").
-        if receiver == (p.src, p.src_port) {
+        if receiver == sender {
             return Err(DropReason::NoMapping);
         }
         if let Some(slot) = slot {
@@ -76,7 +77,7 @@ impl Worker {
         (to, home): (FrontendId, ShardId),
         from: (Ipv4Addr, u16),
         e: &IcmpError,
-    ) -> Result<(Ipv4Addr, u16), DropReason> {
+    ) -> Result<InsideEnd, DropReason> {
         let remote = endpoint(from.0, from.1);
         let key = PublicKey { proto: e.quote.proto, frontend: to, port: e.quote.src_port, remote };
         let table = &self.replica(home).ok_or(DropReason::NoMapping)?.replica.table;

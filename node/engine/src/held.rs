@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::event::Authority;
-use crate::ids::{BackendId, Side};
+use crate::ids::{BackendId, Link};
 use crate::snapshot::{Map, Params};
 use crate::wire::{FrameMeta, IpPacket};
 
@@ -34,7 +34,7 @@ pub(crate) struct Parked {
 pub(crate) struct Outgoing {
     pub(crate) frame: Vec<u8>,
     pub(crate) meta: FrameMeta,
-    pub(crate) side: Side,
+    pub(crate) link: Link,
     pub(crate) authority: Authority,
     pub(crate) origin: Origin,
     pub(crate) since_ns: u64,

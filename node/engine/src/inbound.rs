@@ -1,12 +1,10 @@
 //! Hot path. Outside to inside: only by a mapping, and only from its remote (R6). Opens nothing and keeps no UDP mapping
 //! alive (R5, I19). Called by `pipeline`.
 
-use std::net::Ipv4Addr;
-
-use crate::addresses::{endpoint, is_spoofed};
+use crate::addresses::{InsideEnd, endpoint, is_spoofed};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::fragments::{Fate, Key, Way};
-use crate::ids::Side;
+use crate::ids::Link;
 use crate::judge::{Access, Cx};
 use crate::lease::LeaseWords;
 use crate::policy::inbound_use;
@@ -31,22 +29,23 @@ impl Worker {
         let home = s.frontends.get(&id).ok_or(DropReason::NotForUs)?.shard;
         let authority = match self.access(cx, home) {
             Access::Here(authority) => authority,
-            Access::Forward(node) => return self.forward(cx, Side::Outside, node, p.eth_src, frame),
+            Access::Forward(node) => return self.forward(cx, Link::Outside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        self.note_first(cx.now_ns, Side::Outside, p)?;
+        self.note_first(cx.now_ns, Link::Outside, p)?;
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
         let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
         let Some(slot) = shard.replica.table.find_public(&key) else {
-            let inside = shard.endpoint_of(s, &key).ok_or(DropReason::NoMapping)?.endpoint;
-            let ip = inside.addr.ipv4().ok_or(DropReason::NoMapping)?;
-            self.may_go_on(cx, (Side::Outside, Side::Inside), authority, (p, meta), frame)?;
-            return self.send_in(cx, authority, (ip, inside.port), meta, p, frame);
+            let to = shard.endpoint_of(s, &key).and_then(InsideEnd::of).ok_or(DropReason::NoMapping)?;
+            let mtu = self.links.mtu(to.link()).ok_or(DropReason::NoLink)?;
+            self.may_go_on(cx, (Link::Outside, mtu), authority, (p, meta), frame)?;
+            return self.send_in(cx, authority, to, meta, p, frame);
         };
         let record = shard.replica.table.record(slot);
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let to = inbound_use(record, backend)?;
-        self.may_go_on(cx, (Side::Outside, Side::Inside), authority, (p, meta), frame)?;
+        let mtu = self.links.mtu(to.link()).ok_or(DropReason::NoLink)?;
+        self.may_go_on(cx, (Link::Outside, mtu), authority, (p, meta), frame)?;
         let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
         shard.note_in(s, cx.now_ns, authority, slot, p);
         let sent = self.send_in(cx, authority, to, meta, p, frame);
@@ -58,19 +57,19 @@ impl Worker {
         &mut self,
         cx: &Cx<'_, W>,
         authority: Authority,
-        to: (Ipv4Addr, u16),
+        to: InsideEnd,
         meta: &FrameMeta,
         p: &IpPacket,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        rewrite_destination(frame, meta, p, to.0, to.1);
+        rewrite_destination(frame, meta, p, to.ip, to.port);
         finish(cx.snapshot, (frame, meta), p);
-        if let Some(key) = Key::of_first(Side::Outside, p) {
-            let (destination, side) = (Some(to.0), Side::Inside);
-            let way = Way { source: None, destination, id: None, side, hop: to.0, authority };
+        if let Some(key) = Key::of_first(Link::Outside, p) {
+            let (destination, link) = (Some(to.ip), to.link());
+            let way = Way { source: None, destination, id: None, link, hop: to.ip, authority };
             self.fragments.decide(&key, Fate::Known(way));
         }
-        let hop = self.address(cx.snapshot, cx.now_ns, Side::Inside, authority, to.0, frame)?;
-        self.conclude(cx.snapshot, cx.now_ns, Side::Inside, authority, hop, meta, frame)
+        let hop = self.address(cx.snapshot, cx.now_ns, to.link(), authority, to.ip, frame)?;
+        self.conclude(cx.snapshot, cx.now_ns, to.link(), authority, hop, meta, frame)
     }
 }

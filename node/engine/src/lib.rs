@@ -42,6 +42,7 @@ mod inbound;
 mod judge;
 mod lease;
 mod limits;
+pub mod links;
 pub mod map;
 mod meta;
 pub mod nat;

@@ -6,6 +6,8 @@ use std::net::Ipv4Addr;
 use foldhash::fast::FixedState;
 use words::time::SECOND_NS;
 
+use crate::ids::Link;
+
 /// In all, and to one receiver: per second, and at once.
 const ALL: (u64, u64) = (1_000, 200);
 const EACH: (u64, u64) = (50, 20);
@@ -54,8 +56,8 @@ impl Limits {
         Self { all: Bucket::default(), each, rates, hasher: FixedState::with_seed(seed) }
     }
 
-    pub(crate) fn take(&mut self, now_ns: u64, to: Ipv4Addr) -> bool {
-        let place = usize::try_from(self.hasher.hash_one(u32::from(to)) % BUCKETS as u64).expect("small");
+    pub(crate) fn take(&mut self, now_ns: u64, (link, to): (Link, Ipv4Addr)) -> bool {
+        let place = usize::try_from(self.hasher.hash_one((link, to)) % BUCKETS as u64).expect("small");
         let (all, each) = (self.all.after(now_ns, self.rates[0]), self.each[place].after(now_ns, self.rates[1]));
         let (Some(all), Some(each)) = (all, each) else { return false };
         self.all.full_ns = all;
@@ -74,16 +76,16 @@ mod tests {
     #[test]
     fn one_receiver_s_flood_leaves_something_to_say_to_others() {
         let mut limits = Limits::new(3);
-        assert_eq!((0..1000).filter(|_| limits.take(0, A)).count(), 20);
-        assert_eq!((0..1000).filter(|_| limits.take(0, B)).count(), 20);
-        let said = (1..=10_000).filter(|ms| limits.take(ms * 1_000_000, A)).count();
+        assert_eq!((0..1000).filter(|_| limits.take(0, (Link::Outside, A))).count(), 20);
+        assert_eq!((0..1000).filter(|_| limits.take(0, (Link::Outside, B))).count(), 20);
+        let said = (1..=10_000).filter(|ms| limits.take(ms * 1_000_000, (Link::Outside, A))).count();
         assert_eq!(said, 500, "fifty a second, the first ones are gone");
     }
 
     #[test]
     fn in_all_no_more_is_said_than_a_thousand_a_second() {
         let mut limits = Limits::new(3);
-        let all = (0..2000_u32).filter(|n| limits.take(0, Ipv4Addr::from(0x0a00_0000 + n))).count();
+        let all = (0..2000_u32).filter(|n| limits.take(0, (Link::Outside, Ipv4Addr::from(0x0a00_0000 + n)))).count();
         assert_eq!(all, 200);
     }
 }

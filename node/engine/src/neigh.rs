@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use hashbrown::HashMap;
 
-use crate::ids::{ControlIndex, Mac, Side};
+use crate::ids::{ControlIndex, Link, Mac};
 use crate::map::Keyed;
 use crate::wire::ethernet::is_group;
 
@@ -68,8 +68,8 @@ pub enum MayAsk {
 /// A stale or disputed entry: ask again, by unicast to the MAC that is still believed (RFC 1122 2.3.2.1 (2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refresh {
-    /// On which network.
-    pub side: Side,
+    /// By which link.
+    pub link: Link,
     /// Which address.
     pub ip: Ipv4Addr,
     /// Where it was last seen.
@@ -121,7 +121,7 @@ impl Known {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    key: (Side, Ipv4Addr),
+    key: (Link, Ipv4Addr),
     state: State,
     /// Looked up or learned since the hand passed: spared once by eviction.
     used: Used,
@@ -144,11 +144,11 @@ enum Used {
     Yes,
 }
 
-/// Neighbours of both sides. When it is full the oldest entry that was not used lately gives way.
+/// Neighbours of all links. When it is full the oldest entry that was not used lately gives way.
 #[derive(Debug)]
 pub struct NeighbourCache {
     /// Slot of each address.
-    index: HashMap<(Side, Ipv4Addr), usize, Keyed>,
+    index: HashMap<(Link, Ipv4Addr), usize, Keyed>,
     /// The entries; slots are reused, never freed.
     entries: Vec<Entry>,
     cap: usize,
@@ -183,8 +183,8 @@ impl NeighbourCache {
     }
 
     /// The configuration in force declares no card for this inside address: what is known of it holds.
-    pub fn confirm(&mut self, ip: Ipv4Addr) {
-        if let Some(&slot) = self.index.get(&(Side::Inside, ip)) {
+    pub fn confirm(&mut self, link: Link, ip: Ipv4Addr) {
+        if let Some(&slot) = self.index.get(&(link, ip)) {
             self.entries[slot].version = self.version;
         }
     }
@@ -204,21 +204,21 @@ impl NeighbourCache {
     /// `mac` says that it has `ip`. Addresses that name no single host are ignored: 0.0.0.0 (a probe), loopback, multicast,
     /// broadcast, group and all-zero MACs. Whether the sender may be believed at all is the caller's decision. Returns
     /// whether the address is there now; not if `mac` is a rival.
-    pub fn learn(&mut self, now_ns: u64, side: Side, ip: Ipv4Addr, mac: Mac, may_ask: MayAsk) -> bool {
+    pub fn learn(&mut self, now_ns: u64, link: Link, ip: Ipv4Addr, mac: Mac, may_ask: MayAsk) -> bool {
         if matches!(ip.octets()[0], 0 | 127 | 224..) || is_group(mac) || mac == Mac::default() {
             return false;
         }
-        if side == Side::Inside && self.source(now_ns, side, ip, mac, may_ask) == Source::Rival {
+        if link.is_inside() && self.source(now_ns, link, ip, mac, may_ask) == Source::Rival {
             return false;
         }
-        self.set(now_ns, side, ip, mac);
+        self.set(now_ns, link, ip, mac);
         true
     }
 
     /// `ip` is at `mac`, whoever had it before: it was declared so.
-    pub fn set(&mut self, now_ns: u64, side: Side, ip: Ipv4Addr, mac: Mac) {
+    pub fn set(&mut self, now_ns: u64, link: Link, ip: Ipv4Addr, mac: Mac) {
         let mut known = Known::learned(mac, now_ns);
-        match self.index.get(&(side, ip)) {
+        match self.index.get(&(link, ip)) {
             Some(&slot) => {
                 let entry = &mut self.entries[slot];
                 if let State::Known(before) = entry.state {
@@ -227,15 +227,15 @@ impl NeighbourCache {
                 }
                 (entry.state, entry.used, entry.version) = (State::Known(known), Used::Yes, self.version);
             }
-            None => self.insert((side, ip), State::Known(known)),
+            None => self.insert((link, ip), State::Known(known)),
         }
     }
 
     /// Where `ip` was last known to be, but for what is outdated; asks nobody.
     #[must_use]
-    pub fn last_known(&self, side: Side, ip: Ipv4Addr) -> Option<Mac> {
-        let entry = &self.entries[*self.index.get(&(side, ip))?];
-        if side == Side::Inside && entry.version != self.version {
+    pub fn last_known(&self, link: Link, ip: Ipv4Addr) -> Option<Mac> {
+        let entry = &self.entries[*self.index.get(&(link, ip))?];
+        if link.is_inside() && entry.version != self.version {
             return None;
         }
         entry.last_known()
@@ -243,22 +243,22 @@ impl NeighbourCache {
 
     /// Where the entry of `ip` stands.
     #[must_use]
-    pub fn place(&self, side: Side, ip: Ipv4Addr) -> Place {
-        let slot = self.index.get(&(side, ip)).and_then(|slot| u32::try_from(*slot).ok());
+    pub fn place(&self, link: Link, ip: Ipv4Addr) -> Place {
+        let slot = self.index.get(&(link, ip)).and_then(|slot| u32::try_from(*slot).ok());
         slot.map_or(Place::NOWHERE, Place)
     }
 
     /// Whether the entry of `ip` stands there, and `mac` was last known to have it; outdated or not.
     #[must_use]
-    pub fn is_at(&self, place: Place, side: Side, ip: Ipv4Addr, mac: Mac) -> bool {
-        let entry = self.entries.get(place.0 as usize).filter(|entry| entry.key == (side, ip));
+    pub fn is_at(&self, place: Place, link: Link, ip: Ipv4Addr, mac: Mac) -> bool {
+        let entry = self.entries.get(place.0 as usize).filter(|entry| entry.key == (link, ip));
         entry.and_then(Entry::last_known) == Some(mac)
     }
 
     /// What [`NeighbourCache::lookup`] says if the entry of `ip` stands there, outdated or not, and nobody needs to be
     /// asked; else `None`.
-    pub fn fresh(&mut self, now_ns: u64, place: Place, side: Side, ip: Ipv4Addr) -> Option<Mac> {
-        let entry = self.entries.get_mut(place.0 as usize).filter(|entry| entry.key == (side, ip))?;
+    pub fn fresh(&mut self, now_ns: u64, place: Place, link: Link, ip: Ipv4Addr) -> Option<Mac> {
+        let entry = self.entries.get_mut(place.0 as usize).filter(|entry| entry.key == (link, ip))?;
         match entry.state {
             State::Known(known) if now_ns.saturating_sub(known.learned_ns) < FRESH_NS => {
                 entry.used = Used::Yes;
@@ -270,14 +270,14 @@ impl NeighbourCache {
 
     /// Whether `ip` was asked for as often as it is worth, and nobody has answered since.
     #[must_use]
-    pub fn is_silent(&self, side: Side, ip: Ipv4Addr) -> bool {
-        let state = self.index.get(&(side, ip)).map(|slot| self.entries[*slot].state);
+    pub fn is_silent(&self, link: Link, ip: Ipv4Addr) -> bool {
+        let state = self.index.get(&(link, ip)).map(|slot| self.entries[*slot].state);
         matches!(state, Some(State::Asking { asks, .. }) if asks >= ASKS_MAX)
     }
 
     /// Whether `mac` may send in the name of `ip`. Makes sure that the known one is asked about a rival.
-    pub fn source(&mut self, now_ns: u64, side: Side, ip: Ipv4Addr, mac: Mac, may_ask: MayAsk) -> Source {
-        let Some(&slot) = self.index.get(&(side, ip)) else { return Source::Unknown };
+    pub fn source(&mut self, now_ns: u64, link: Link, ip: Ipv4Addr, mac: Mac, may_ask: MayAsk) -> Source {
+        let Some(&slot) = self.index.get(&(link, ip)) else { return Source::Unknown };
         let entry = &mut self.entries[slot];
         match &mut entry.state {
             State::Known(known) if known.mac == mac => Source::Own,
@@ -294,7 +294,7 @@ impl NeighbourCache {
                 }
                 if self.refreshes.len() < REFRESHES_MAX {
                     (known.polls, known.asked_ns) = (known.polls + 1, Some(now_ns));
-                    self.refreshes.push(Refresh { side, ip, mac: known.mac });
+                    self.refreshes.push(Refresh { link, ip, mac: known.mac });
                 }
                 Source::Rival
             }
@@ -306,15 +306,15 @@ impl NeighbourCache {
     }
 
     /// What to do with a packet for `ip`. Counts an `Ask` as asked, so the caller must send it.
-    pub fn lookup(&mut self, now_ns: u64, side: Side, ip: Ipv4Addr) -> Lookup {
+    pub fn lookup(&mut self, now_ns: u64, link: Link, ip: Ipv4Addr) -> Lookup {
         let first = |was| State::Asking { asks: 1, asked_ns: now_ns, was };
-        let Some(&slot) = self.index.get(&(side, ip)) else {
-            self.insert((side, ip), first(None));
+        let Some(&slot) = self.index.get(&(link, ip)) else {
+            self.insert((link, ip), first(None));
             return Lookup::Ask;
         };
         let entry = &mut self.entries[slot];
         entry.used = Used::Yes;
-        if side == Side::Inside && entry.version != self.version {
+        if link.is_inside() && entry.version != self.version {
             return Lookup::Outdated;
         }
         match &mut entry.state {
@@ -332,7 +332,7 @@ impl NeighbourCache {
                     }
                     if self.refreshes.len() < REFRESHES_MAX {
                         (known.polls, known.asked_ns) = (known.polls + 1, Some(now_ns));
-                        self.refreshes.push(Refresh { side, ip, mac: known.mac });
+                        self.refreshes.push(Refresh { link, ip, mac: known.mac });
                     }
                 }
                 Lookup::Known(known.mac)
@@ -361,7 +361,7 @@ impl NeighbourCache {
         self.refreshes.pop()
     }
 
-    fn insert(&mut self, key: (Side, Ipv4Addr), state: State) {
+    fn insert(&mut self, key: (Link, Ipv4Addr), state: State) {
         let entry = Entry { key, state, used: Used::No, version: self.version };
         let slot = if self.entries.len() < self.cap {
             self.entries.push(entry);

@@ -2,8 +2,10 @@ use proptest::prelude::*;
 use words::time::MS;
 
 use super::*;
+use crate::ids::VnetId;
 
 const S: u64 = 1_000 * MS;
+const INSIDE: Link = Link::Inside(VnetId(1));
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
 const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
 
@@ -14,11 +16,11 @@ fn cache() -> NeighbourCache {
 const RIVAL: Mac = Mac([2, 0, 0, 0, 0, 8]);
 
 fn learn(cache: &mut NeighbourCache, now_ns: u64, mac: Mac) -> bool {
-    cache.learn(now_ns, Side::Inside, IP, mac, MayAsk::Yes)
+    cache.learn(now_ns, INSIDE, IP, mac, MayAsk::Yes)
 }
 
 fn inside(cache: &mut NeighbourCache, now_ns: u64) -> Lookup {
-    cache.lookup(now_ns, Side::Inside, IP)
+    cache.lookup(now_ns, INSIDE, IP)
 }
 
 #[test]
@@ -40,7 +42,7 @@ fn answer_ends_the_asking_on_its_own_side_only() {
     assert_eq!(inside(&mut cache, 0), Lookup::Ask);
     learn(&mut cache, MS, MAC);
     assert_eq!(inside(&mut cache, 2 * MS), Lookup::Known(MAC));
-    assert_eq!(cache.lookup(2 * MS, Side::Outside, IP), Lookup::Ask);
+    assert_eq!(cache.lookup(2 * MS, Link::Outside, IP), Lookup::Ask);
 }
 
 #[test]
@@ -56,9 +58,9 @@ fn answer_ends_unreachability() {
 #[test]
 fn newer_answer_replaces_the_address_outside() {
     let mut cache = cache();
-    cache.learn(0, Side::Outside, IP, MAC, MayAsk::Yes);
-    cache.learn(1, Side::Outside, IP, RIVAL, MayAsk::Yes);
-    assert_eq!(cache.lookup(2, Side::Outside, IP), Lookup::Known(RIVAL));
+    cache.learn(0, Link::Outside, IP, MAC, MayAsk::Yes);
+    cache.learn(1, Link::Outside, IP, RIVAL, MayAsk::Yes);
+    assert_eq!(cache.lookup(2, Link::Outside, IP), Lookup::Known(RIVAL));
 }
 
 #[test]
@@ -67,7 +69,7 @@ fn an_address_in_use_is_polled_three_times_and_then_asked_for_anew() {
     learn(&mut cache, 0, MAC);
     assert_eq!(inside(&mut cache, 30 * S - 1), Lookup::Known(MAC));
     assert_eq!(cache.poll_refresh(), None, "fresh");
-    let refresh = Some(Refresh { side: Side::Inside, ip: IP, mac: MAC });
+    let refresh = Some(Refresh { link: INSIDE, ip: IP, mac: MAC });
     for second in 30..33 {
         assert_eq!(inside(&mut cache, second * S), Lookup::Known(MAC));
         assert_eq!(cache.poll_refresh(), refresh, "once a second");
@@ -87,14 +89,14 @@ fn an_address_that_was_not_in_use_is_asked_for_anew() {
     assert_eq!(inside(&mut cache, 90 * S - 1), Lookup::Known(MAC));
     learn(&mut cache, 90 * S, MAC);
     assert_eq!(inside(&mut cache, 180 * S), Lookup::Ask);
-    assert_eq!(cache.last_known(Side::Inside, IP), Some(MAC));
+    assert_eq!(cache.last_known(INSIDE, IP), Some(MAC));
 }
 
 #[test]
 fn inside_an_address_moves_only_when_its_owner_is_silent() {
     let mut cache = cache();
     learn(&mut cache, 0, MAC);
-    let question = Some(Refresh { side: Side::Inside, ip: IP, mac: MAC });
+    let question = Some(Refresh { link: INSIDE, ip: IP, mac: MAC });
     for poll in 0..3 {
         assert!(!learn(&mut cache, (1 + poll * 200) * MS, RIVAL));
         assert_eq!(cache.poll_refresh(), question, "the known one is asked, {poll}");
@@ -112,7 +114,7 @@ fn an_owner_that_answers_keeps_its_address_and_is_not_asked_more_often_for_it() 
     let mut asked = 0;
     learn(&mut cache, 0, MAC);
     for ms in 1..=10_000 {
-        let source = cache.source(ms * MS, Side::Inside, IP, RIVAL, MayAsk::Yes);
+        let source = cache.source(ms * MS, INSIDE, IP, RIVAL, MayAsk::Yes);
         assert_eq!(source, Source::Rival);
         if cache.poll_refresh().is_some() {
             asked += 1;
@@ -127,9 +129,9 @@ fn who_may_not_ask_believes_no_rival() {
     let mut cache = cache();
     learn(&mut cache, 0, MAC);
     for second in 1..200 {
-        assert!(!cache.learn(second * S, Side::Inside, IP, RIVAL, MayAsk::No));
+        assert!(!cache.learn(second * S, INSIDE, IP, RIVAL, MayAsk::No));
     }
-    assert_eq!((cache.poll_refresh(), cache.last_known(Side::Inside, IP)), (None, Some(MAC)));
+    assert_eq!((cache.poll_refresh(), cache.last_known(INSIDE, IP)), (None, Some(MAC)));
 }
 
 #[test]
@@ -160,12 +162,12 @@ fn refreshes_are_bounded_and_put_off_not_lost() {
     let mut cache = NeighbourCache::new(200, 1);
     let ips: Vec<_> = (0..100).map(|n| Ipv4Addr::new(10, 0, 1, n)).collect();
     for ip in &ips {
-        cache.learn(0, Side::Inside, *ip, MAC, MayAsk::Yes);
+        cache.learn(0, INSIDE, *ip, MAC, MayAsk::Yes);
     }
     let mut asked = std::collections::BTreeSet::new();
     for _ in 0..2 {
         for ip in &ips {
-            assert_eq!(cache.lookup(31 * S, Side::Inside, *ip), Lookup::Known(MAC));
+            assert_eq!(cache.lookup(31 * S, INSIDE, *ip), Lookup::Known(MAC));
         }
         while let Some(refresh) = cache.poll_refresh() {
             assert!(asked.insert(refresh.ip), "asked twice");
@@ -178,7 +180,7 @@ fn refreshes_are_bounded_and_put_off_not_lost() {
 fn addresses_of_no_single_host_are_not_learned() {
     let mut cache = cache();
     for octets in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 5], [255; 4]] {
-        cache.learn(0, Side::Inside, Ipv4Addr::from(octets), MAC, MayAsk::Yes);
+        cache.learn(0, INSIDE, Ipv4Addr::from(octets), MAC, MayAsk::Yes);
     }
     for mac in [Mac::BROADCAST, Mac([1, 0, 0x5e, 0, 0, 5]), Mac::default()] {
         learn(&mut cache, 0, mac);
@@ -191,16 +193,16 @@ fn oldest_unused_entry_gives_way() {
     let mut cache = cache();
     let ip = |n| Ipv4Addr::new(10, 0, 0, n);
     for n in 1..=4 {
-        cache.learn(u64::from(n), Side::Inside, ip(n), MAC, MayAsk::Yes);
+        cache.learn(u64::from(n), INSIDE, ip(n), MAC, MayAsk::Yes);
     }
     // The oldest is in use, so the next one goes.
-    assert_eq!(cache.lookup(5, Side::Inside, ip(1)), Lookup::Known(MAC));
-    cache.learn(6, Side::Inside, ip(5), MAC, MayAsk::Yes);
+    assert_eq!(cache.lookup(5, INSIDE, ip(1)), Lookup::Known(MAC));
+    cache.learn(6, INSIDE, ip(5), MAC, MayAsk::Yes);
     assert_eq!(cache.len(), 4);
     for n in [1, 3, 4, 5] {
-        assert_eq!(cache.lookup(7, Side::Inside, ip(n)), Lookup::Known(MAC), "{n}");
+        assert_eq!(cache.lookup(7, INSIDE, ip(n)), Lookup::Known(MAC), "{n}");
     }
-    assert_eq!(cache.lookup(7, Side::Inside, ip(2)), Lookup::Ask);
+    assert_eq!(cache.lookup(7, INSIDE, ip(2)), Lookup::Ask);
 }
 
 /// As full as its table lets it be, so that the marks that removals leave would make a tighter table grow.
@@ -209,7 +211,7 @@ fn endless_scan_never_makes_a_full_cache_allocate() {
     let mut cache = NeighbourCache::new(448, 3);
     let room = cache.index.allocation_size();
     for n in 0..100_000_u32 {
-        assert_eq!(cache.lookup(0, Side::Inside, Ipv4Addr::from(0x0a00_0000 + n)), Lookup::Ask);
+        assert_eq!(cache.lookup(0, INSIDE, Ipv4Addr::from(0x0a00_0000 + n)), Lookup::Ask);
         assert_eq!(cache.index.allocation_size(), room, "after {n} addresses");
     }
     assert_eq!((cache.len(), cache.entries.capacity()), (448, 448));
@@ -230,9 +232,9 @@ proptest! {
             let ip = Ipv4Addr::new(10, 0, 0, host);
             if learn {
                 let mac = Mac([2, 0, 0, 0, 0, mac]);
-                cache.learn(now_ns, Side::Outside, ip, mac, MayAsk::Yes);
+                cache.learn(now_ns, Link::Outside, ip, mac, MayAsk::Yes);
                 last.insert(ip, (mac, now_ns));
-            } else if let Lookup::Known(mac) = cache.lookup(now_ns, Side::Outside, ip) {
+            } else if let Lookup::Known(mac) = cache.lookup(now_ns, Link::Outside, ip) {
                 let (learned, at_ns) = last[&ip];
                 prop_assert_eq!(mac, learned);
                 prop_assert!(now_ns - at_ns < FRESH_NS + STALE_NS);

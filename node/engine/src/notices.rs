@@ -6,10 +6,10 @@
 
 use std::net::SocketAddrV4;
 
-use crate::addresses::{endpoint, hop_to, is_unicast};
+use crate::addresses::{InsideEnd, endpoint, hop_to, is_unicast, subnet_of};
 use crate::event::{Authority, DropReason};
 use crate::held::Outgoing;
-use crate::ids::{ShardId, Side};
+use crate::ids::{Link, ShardId, VnetId};
 use crate::judge::{Access, Cx};
 use crate::lease::LeaseWords;
 use crate::record::PublicKey;
@@ -25,7 +25,7 @@ impl Worker {
     pub(crate) fn refuse_flow<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        home: ShardId,
+        (vnet, home): (VnetId, ShardId),
         reason: DropReason,
         p: &IpPacket,
         frame: &[u8],
@@ -33,28 +33,28 @@ impl Worker {
         let s = cx.snapshot;
         if s.params.refusals == Refusals::Told
             && let Some(notice) = notice_of(reason)
-            && is_unicast(s, p.dst)
+            && is_unicast(s, vnet, p.dst)
             && let Access::Here(authority @ Authority::Lease { .. }) = self.access(cx, home)
         {
-            self.notify((s, cx.now_ns), (Side::Inside, authority), notice, p, frame);
+            self.notify((s, cx.now_ns), (Link::Inside(vnet), authority), notice, p, frame);
         }
         reason
     }
 
     /// Tells a backend that nobody has the next hop of its packet, which was translated already: it is quoted as it was.
     pub(crate) fn tell_unreachable(&mut self, s: &Snapshot, now_ns: u64, outgoing: &mut Outgoing) -> Option<()> {
-        let Outgoing { frame, meta, side: Side::Outside, authority, .. } = outgoing else { return None };
+        let Outgoing { frame, meta, link: Link::Outside, authority, .. } = outgoing else { return None };
         let Authority::Lease { shard, .. } = *authority else { return None };
         let Ok(Parsed::Ip(p)) = parse(frame, meta) else { return None };
         let frontend = *s.frontend_by_ip.get(&p.src)?;
         let remote = endpoint(p.dst, p.dst_port);
         let key = PublicKey { proto: p.proto, frontend, port: p.src_port, remote };
         let table = &self.replica(shard)?.replica.table;
-        let inside = table.record(table.find_public(&key)?).inside;
-        let ip = inside.addr.ipv4()?;
-        rewrite_source(frame, meta, &p, ip, inside.port);
+        let to = InsideEnd::of(table.record(table.find_public(&key)?).inside_key())?;
+        rewrite_source(frame, meta, &p, to.ip, to.port);
         increment_ttl(frame, p.l3);
-        self.notify((s, now_ns), (Side::Inside, *authority), Notice::HostUnreachable, &IpPacket { src: ip, ..p }, frame)
+        let quoted = IpPacket { src: to.ip, ..p };
+        self.notify((s, now_ns), (to.link(), *authority), Notice::HostUnreachable, &quoted, frame)
     }
 
     /// A segment that belongs to no connection known here, of a backend whose rule wants resets (R27): it is told so, as the
@@ -66,11 +66,12 @@ impl Worker {
         backend: &Backend,
         p: &IpPacket,
     ) -> DropReason {
-        let reason = DropReason::NotFirstPacket;
+        let (reason, link) = (DropReason::NotFirstPacket, Link::Inside(backend.vnet));
         let (Some(tcp), Authority::Lease { .. }, TcpReset::On) = (p.tcp, authority, backend.tcp_reset_on_idle) else {
             return reason;
         };
-        if tcp.flags.contains(TcpFlags::RST) || p.fragment.is_some() || !self.notice_limits.take(now_ns, p.src) {
+        if tcp.flags.contains(TcpFlags::RST) || p.fragment.is_some() || !self.notice_limits.take(now_ns, (link, p.src))
+        {
             return reason;
         }
         let (seq, ack) = if tcp.flags.contains(TcpFlags::ACK) {
@@ -81,35 +82,32 @@ impl Worker {
         };
         let (from, to) = (SocketAddrV4::new(p.dst, p.dst_port), SocketAddrV4::new(p.src, p.src_port));
         let mut frame = build_reset(from, to, seq, ack);
-        self.send_own(s, now_ns, (Side::Inside, p.src), authority, &mut frame);
+        self.send_own(s, now_ns, (link, p.src), authority, &mut frame);
         reason
     }
 
-    /// Tells the sender of a packet, which arrived on `side` and was not changed yet, why it ends here.
+    /// Tells the sender of a packet, which arrived by `link` and was not changed yet, why it ends here.
     pub(crate) fn notify(
         &mut self,
         (s, now_ns): (&Snapshot, u64),
-        (side, authority): (Side, Authority),
+        (link, authority): (Link, Authority),
         notice: Notice,
         p: &IpPacket,
         frame: &[u8],
     ) -> Option<()> {
         let Authority::Lease { .. } = authority else { return None };
-        let (from, hop) = match side {
-            Side::Inside => {
-                let here = |ip| s.subnets.iter().find(|n| n.vnet == self.vnet && n.prefix.contains(ip));
-                (here(p.src)?.gateway, p.src)
-            }
-            Side::Outside => (p.dst, hop_to(s, p.src).ok()?),
+        let (from, hop) = match link {
+            Link::Inside(vnet) => (subnet_of(s, vnet, p.src)?.gateway, p.src),
+            Link::Outside => (p.dst, hop_to(s, p.src).ok()?),
         };
-        if !self.notice_limits.take(now_ns, p.src) {
+        if !self.notice_limits.take(now_ns, (link, p.src)) {
             return None;
         }
         let id = self.identifications.take((from, p.src), Proto::Icmp, 1);
         let mut out = [0; FRAME_MAX];
         let packet = frame.get(usize::from(p.l3)..usize::from(p.l3) + usize::from(p.total_len))?;
         let len = build_notice(&mut out, (from, p.src), id, notice, packet);
-        self.send_own(s, now_ns, (side, hop), authority, &mut out[..len]);
+        self.send_own(s, now_ns, (link, hop), authority, &mut out[..len]);
         Some(())
     }
 }

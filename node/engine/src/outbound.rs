@@ -2,17 +2,17 @@
 //!
 //! Never sends a first packet itself: `release_parked` does, when the log has the mapping (I6). Called by `pipeline`.
 
-use crate::addresses::{check_destination, endpoint, next_hop, own_address};
+use crate::addresses::{InsideEnd, check_destination, flow_of, next_hop, own_address};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{FlowKey, Slot};
 use crate::fragments::{Fate, Key, Way};
 use crate::held::Parked;
-use crate::ids::{BackendId, FrontendId, ShardId, Side, Term};
+use crate::ids::{BackendId, FrontendId, Link, ShardId, Term, VnetId};
 use crate::judge::{Access, Cx, Hop};
 use crate::lease::LeaseWords;
 use crate::opening::{First, Opening};
 use crate::policy::{self, Use, answers_to, opens, outbound_use};
-use crate::record::{InsideKey, Open, Proto};
+use crate::record::{Open, Proto};
 use crate::snapshot::{Backend, Snapshot};
 use crate::translation::{finish, put_source};
 use crate::wire::{FrameMeta, IpPacket, Notice, rewrite_destination};
@@ -22,37 +22,35 @@ impl Worker {
     pub(crate) fn outbound<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
+        vnet: VnetId,
         meta: &FrameMeta,
         p: &IpPacket,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        let s = cx.snapshot;
-        let id = *s.backend_by_ip.get(&(self.vnet, p.src)).ok_or(DropReason::SpoofedSource)?;
+        let (s, link) = (cx.snapshot, Link::Inside(vnet));
+        let id = *s.backend_by_ip.get(&(vnet, p.src)).ok_or(DropReason::SpoofedSource)?;
         let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
         let authority = match self.access(cx, backend.home) {
             Access::Here(authority) => authority,
-            Access::Forward(node) => return self.forward(cx, Side::Inside, node, p.eth_src, frame),
+            Access::Forward(node) => return self.forward(cx, link, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        check_destination(s, p.dst).map_err(|reason| self.refuse_flow(cx, backend.home, reason, p, frame))?;
+        check_destination(s, vnet, p.dst)
+            .map_err(|reason| self.refuse_flow(cx, (vnet, backend.home), reason, p, frame))?;
         // Public addresses answer no pings, so there is nothing to open (R7).
         if p.proto == Proto::Icmp && s.frontend_by_ip.contains_key(&p.dst) {
             return Err(DropReason::NoMapping);
         }
-        self.note_first(cx.now_ns, Side::Inside, p)?;
-        let to = self.way_out(s, authority, p.dst);
-        self.may_go_on(cx, (Side::Inside, to), authority, (p, meta), frame)?;
+        self.note_first(cx.now_ns, link, p)?;
+        let mtu = self.mtu_to(s, authority, p.dst)?;
+        self.may_go_on(cx, (link, mtu), authority, (p, meta), frame)?;
         if let Err(reason) = next_hop(s, p.dst)
             && !s.frontend_by_ip.contains_key(&p.dst)
         {
-            self.notify((s, cx.now_ns), (Side::Inside, authority), Notice::NetUnreachable, p, frame);
+            self.notify((s, cx.now_ns), (link, authority), Notice::NetUnreachable, p, frame);
             return Err(reason);
         }
-        let flow = FlowKey {
-            proto: p.proto,
-            inside: InsideKey { vnet: self.vnet, endpoint: endpoint(p.src, p.src_port) },
-            remote: endpoint(p.dst, p.dst_port),
-        };
+        let flow = flow_of(vnet, p);
         let shard = self.replica_mut(backend.home).ok_or(DropReason::NoForward)?;
         let found = shard.replica.table.find_inside(&flow);
         let verdict = found.map(|slot| (slot, outbound_use(shard, (slot, cx.now_ns), p, id, backend)));
@@ -61,7 +59,7 @@ impl Worker {
                 shard.note_out(s, cx.now_ns, authority, slot, p);
                 let record = shard.replica.table.record(slot);
                 let public = (record.frontend, record.public_port);
-                let sent = self.send_out(s, cx.now_ns, authority, public, p, meta, frame);
+                let sent = self.send_out(s, cx.now_ns, authority, (vnet, public), p, meta, frame);
                 self.decide(s, authority, slot);
                 sent
             }
@@ -102,7 +100,8 @@ impl Worker {
         let opened =
             policy::decide(backend, again).and_then(|proposal| self.opening(cx).propose(&proposal, flow, first));
         self.counters.attempted(flow.proto, &opened);
-        opened.map_err(|reason| self.refuse_flow(cx, backend.1.home, reason, first.packet, first.frame))
+        let of = (backend.1.vnet, backend.1.home);
+        opened.map_err(|reason| self.refuse_flow(cx, of, reason, first.packet, first.frame))
     }
 
     fn opening<'a, W: LeaseWords>(&'a mut self, cx: &Cx<'a, W>) -> Opening<'a> {
@@ -117,13 +116,20 @@ impl Worker {
             return;
         };
         let Parked { mut frame, meta, packet, .. } = parked;
-        let (authority, key) = (Authority::Lease { shard: home, term }, Key::of_first(Side::Inside, &packet));
+        let authority = Authority::Lease { shard: home, term };
+        let Some(vnet) = self.replica(home).map(|shard| shard.replica.table.record(slot).vnet) else {
+            self.held.recycle(frame);
+            self.counters.drop_parked(DropReason::TermLost);
+            self.snapshot = Some(snapshot);
+            return;
+        };
+        let key = Key::of_first(Link::Inside(vnet), &packet);
         let result = match self.replica_mut(home) {
             Some(shard) => {
                 shard.note_out(&snapshot, now_ns, authority, slot, &packet);
                 let record = shard.replica.table.record(slot);
                 let public = (record.frontend, record.public_port);
-                self.rewrite_out(&snapshot, now_ns, authority, public, &packet, &meta, &mut frame)
+                self.rewrite_out(&snapshot, now_ns, authority, (vnet, public), &packet, &meta, &mut frame)
             }
             None => Err(DropReason::TermLost),
         };
@@ -131,7 +137,7 @@ impl Worker {
         match result {
             Ok((to, hop)) => self.send_later(now_ns, to, hop, meta, frame),
             Err(reason) => {
-                self.tell_ended(&snapshot, (now_ns, authority), reason, &packet, &frame);
+                self.tell_ended(&snapshot, (now_ns, vnet, authority), reason, &packet, &frame);
                 self.held.recycle(frame);
                 self.counters.drop_parked(reason);
                 if let Some(key) = key {
@@ -149,15 +155,15 @@ impl Worker {
         s: &Snapshot,
         now_ns: u64,
         authority: Authority,
-        public: (FrontendId, u16),
+        (vnet, public): (VnetId, (FrontendId, u16)),
         p: &IpPacket,
         meta: &FrameMeta,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        match self.rewrite_out(s, now_ns, authority, public, p, meta, frame) {
-            Ok(((side, authority), hop)) => self.conclude(s, now_ns, side, authority, hop, meta, frame),
+        match self.rewrite_out(s, now_ns, authority, (vnet, public), p, meta, frame) {
+            Ok(((link, authority), hop)) => self.conclude(s, now_ns, link, authority, hop, meta, frame),
             Err(reason) => {
-                self.tell_ended(s, (now_ns, authority), reason, p, frame);
+                self.tell_ended(s, (now_ns, vnet, authority), reason, p, frame);
                 Err(reason)
             }
         }
@@ -168,13 +174,13 @@ impl Worker {
     fn tell_ended(
         &mut self,
         s: &Snapshot,
-        (now_ns, authority): (u64, Authority),
+        (now_ns, vnet, authority): (u64, VnetId, Authority),
         reason: DropReason,
         p: &IpPacket,
         frame: &[u8],
     ) {
         if reason == DropReason::NoNeighbour {
-            self.notify((s, now_ns), (Side::Inside, authority), Notice::HostUnreachable, p, frame);
+            self.notify((s, now_ns), (Link::Inside(vnet), authority), Notice::HostUnreachable, p, frame);
         }
     }
 
@@ -186,31 +192,32 @@ impl Worker {
         s: &Snapshot,
         now_ns: u64,
         authority: Authority,
-        (frontend, port): (FrontendId, u16),
+        (vnet, (frontend, port)): (VnetId, (FrontendId, u16)),
         p: &IpPacket,
         meta: &FrameMeta,
         frame: &mut [u8],
-    ) -> Result<((Side, Authority), Hop), DropReason> {
+    ) -> Result<((Link, Authority), Hop), DropReason> {
         let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
         let own = own_address(s, p.dst);
         let right = own.and_then(|to| self.right_for(authority, to.1));
         let (to, hop, receiver) = match (own, right) {
-            (None, _) => ((Side::Outside, authority), next_hop(s, p.dst)?, None),
-            (Some(_), None) => ((Side::Outside, authority), p.dst, None),
+            (None, _) => ((Link::Outside, authority), next_hop(s, p.dst)?, None),
+            (Some(_), None) => ((Link::Outside, authority), p.dst, None),
             (Some(to), Some(right)) => {
-                let receiver = self.turn((s, now_ns), right, to, (public.ip, port), p)?;
-                ((Side::Inside, right), receiver.0, Some(receiver))
+                let sender = InsideEnd { vnet, ip: p.src, port: p.src_port };
+                let receiver = self.turn((s, now_ns), right, to, (sender, (public.ip, port)), p)?;
+                ((receiver.link(), right), receiver.ip, Some(receiver))
             }
         };
         let way = self.find_hop(s, now_ns, to.0, to.1, hop)?;
         let id = put_source(&mut self.identifications, (frame, meta), p, (public.ip, port));
-        if let Some(key) = Key::of_first(Side::Inside, p) {
-            let (source, (side, authority)) = (Some(public.ip), to);
-            let destination = receiver.map(|(ip, _)| ip);
-            self.fragments.decide(&key, Fate::Known(Way { source, destination, id, side, hop, authority }));
+        if let Some(key) = Key::of_first(Link::Inside(vnet), p) {
+            let (source, (link, authority)) = (Some(public.ip), to);
+            let destination = receiver.map(|to| to.ip);
+            self.fragments.decide(&key, Fate::Known(Way { source, destination, id, link, hop, authority }));
         }
-        if let Some((ip, port)) = receiver {
-            rewrite_destination(frame, meta, p, ip, port);
+        if let Some(to) = receiver {
+            rewrite_destination(frame, meta, p, to.ip, to.port);
         }
         finish(s, (frame, meta), p);
         Ok((to, way.put(frame)))

@@ -5,7 +5,7 @@ use crate::addresses::{check_destination, is_spoofed};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::fragments::{Fate, Key, Waiting, Way};
 use crate::held::{Origin, Outgoing};
-use crate::ids::Side;
+use crate::ids::Link;
 use crate::judge::{Access, Cx, Hop};
 use crate::lease::LeaseWords;
 use crate::snapshot::Snapshot;
@@ -17,20 +17,20 @@ impl Worker {
     pub(crate) fn judge_fragment<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        side: Side,
+        link: Link,
         meta: &FrameMeta,
         f: &Fragment,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        self.accept(cx, side, (f.eth_src, f.eth_dst), f.src)?;
+        self.accept(cx, link, (f.eth_src, f.eth_dst), f.src)?;
         let s = cx.snapshot;
-        let home = match side {
-            Side::Inside => {
-                let id = s.backend_by_ip.get(&(self.vnet, f.src)).ok_or(DropReason::SpoofedSource)?;
-                check_destination(s, f.dst)?;
+        let home = match link {
+            Link::Inside(vnet) => {
+                let id = s.backend_by_ip.get(&(vnet, f.src)).ok_or(DropReason::SpoofedSource)?;
+                check_destination(s, vnet, f.dst)?;
                 s.backends.get(id).ok_or(DropReason::SpoofedSource)?.home
             }
-            Side::Outside => {
+            Link::Outside => {
                 let id = s.frontend_by_ip.get(&f.dst).ok_or(DropReason::NotForUs)?;
                 if is_spoofed(s, f.src, f.eth_src) {
                     return Err(DropReason::SpoofedSource);
@@ -40,13 +40,13 @@ impl Worker {
         };
         match self.access(cx, home) {
             Access::Here(_) => {}
-            Access::Forward(node) => return self.forward(cx, side, node, f.eth_src, frame),
+            Access::Forward(node) => return self.forward(cx, link, node, f.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         }
         if f.ttl <= 1 {
             return Err(DropReason::TtlExpired);
         }
-        let key = Key::of(side, f);
+        let key = Key::of(link, f);
         let result = match self.fragments.note(cx.now_ns, key, &f.piece) {
             Ok(Fate::Known(way)) => self.send_fragment(s, cx.now_ns, &way, f, meta, frame),
             Ok(Fate::Refused(reason)) | Err(reason) => Err(reason),
@@ -62,8 +62,8 @@ impl Worker {
     }
 
     /// Takes note of a packet that is the first fragment of its datagram. A second such is the network's copy.
-    pub(crate) fn note_first(&mut self, now_ns: u64, side: Side, p: &IpPacket) -> Result<(), DropReason> {
-        let (Some(key), Some(piece)) = (Key::of_first(side, p), &p.fragment) else { return Ok(()) };
+    pub(crate) fn note_first(&mut self, now_ns: u64, link: Link, p: &IpPacket) -> Result<(), DropReason> {
+        let (Some(key), Some(piece)) = (Key::of_first(link, p), &p.fragment) else { return Ok(()) };
         self.fragments.note(now_ns, key, piece).map(|_| ())
     }
 
@@ -77,7 +77,7 @@ impl Worker {
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         let hop = self.rewrite_fragment(s, now_ns, way, f, frame)?;
-        self.conclude(s, now_ns, way.side, way.authority, hop, meta, frame)
+        self.conclude(s, now_ns, way.link, way.authority, hop, meta, frame)
     }
 
     fn rewrite_fragment(
@@ -89,7 +89,8 @@ impl Worker {
         frame: &mut [u8],
     ) -> Result<Hop, DropReason> {
         // Nobody is told: a notice is about first fragments only.
-        if f.total_len > self.mtu(way.side) && !may_fragment(frame, f.l3) {
+        let mtu = self.links.mtu(way.link).ok_or(DropReason::NoLink)?;
+        if f.total_len > mtu && !may_fragment(frame, f.l3) {
             return Err(DropReason::TooBig);
         }
         rewrite_addresses(frame, f.l3, way.source, way.destination);
@@ -97,7 +98,7 @@ impl Worker {
             set_identification(frame, f.l3, id);
         }
         decrement_ttl(frame, f.l3);
-        self.address(s, now_ns, way.side, way.authority, way.hop, frame)
+        self.address(s, now_ns, way.link, way.authority, way.hop, frame)
     }
 
     /// If the fate of a datagram is decided, its waiting fragments leave behind the first, or are dropped.
@@ -110,7 +111,7 @@ impl Worker {
                 Fate::Open => Err(DropReason::FragmentTimeout),
             };
             match result {
-                Ok((hop, way)) => self.send_later(now_ns, (way.side, way.authority), hop, meta, frame),
+                Ok((hop, way)) => self.send_later(now_ns, (way.link, way.authority), hop, meta, frame),
                 Err(reason) => self.drop_waiting(frame, reason),
             }
         }
@@ -120,16 +121,16 @@ impl Worker {
     pub(crate) fn send_later(
         &mut self,
         since_ns: u64,
-        (side, authority): (Side, Authority),
+        (link, authority): (Link, Authority),
         hop: Hop,
         meta: FrameMeta,
         frame: Vec<u8>,
     ) {
-        let outgoing = Outgoing { frame, meta, side, authority, origin: Origin::Received, since_ns };
+        let outgoing = Outgoing { frame, meta, link, authority, origin: Origin::Received, since_ns };
         match hop {
             Hop::Ready => self.held.push(outgoing),
             Hop::Wait(ip) => {
-                if let Err(reason) = self.wait_for((side, ip), outgoing) {
+                if let Err(reason) = self.wait_for((link, ip), outgoing) {
                     self.counters.drop_parked(reason);
                 }
             }

@@ -7,11 +7,11 @@ use std::net::Ipv4Addr;
 
 use words::time::MS;
 
-use crate::addresses::{mac_on, own_address};
+use crate::addresses::own_address;
 use crate::event::{Authority, DropReason, Verdict};
 use crate::fragments::{Fate, Key};
 use crate::held::{Origin, Outgoing};
-use crate::ids::{Mac, NodeId, ShardId, Side};
+use crate::ids::{Link, Mac, NodeId, ShardId};
 use crate::judge::{Access, Cx, Hop, NextHop};
 use crate::lease::LeaseWords;
 use crate::neigh::Lookup;
@@ -23,18 +23,18 @@ impl Worker {
     pub(crate) fn judge_frame<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        side: Side,
+        link: Link,
         meta: &FrameMeta,
         frame: &mut [u8],
     ) -> Verdict {
         let result = match parse(frame, meta) {
-            Ok(Parsed::Arp(p)) => return self.handle_arp(cx, side, &p),
+            Ok(Parsed::Arp(p)) => return self.handle_arp(cx, link, &p),
             Ok(Parsed::Sounding(s)) => {
-                return self.handle_sounding(cx, side, &s).unwrap_or_else(|reason| self.refuse(reason));
+                return self.handle_sounding(cx, link, &s).unwrap_or_else(|reason| self.refuse(reason));
             }
-            Ok(Parsed::Ip(p)) => self.judge_packet(cx, side, meta, &p, frame),
-            Ok(Parsed::Fragment(f)) => self.judge_fragment(cx, side, meta, &f, frame),
-            Ok(Parsed::Error(e)) => self.judge_error(cx, side, meta, &e, frame),
+            Ok(Parsed::Ip(p)) => self.judge_packet(cx, link, meta, &p, frame),
+            Ok(Parsed::Fragment(f)) => self.judge_fragment(cx, link, meta, &f, frame),
+            Ok(Parsed::Error(e)) => self.judge_error(cx, link, meta, &e, frame),
             Err(reason) => Err(reason),
         };
         match result {
@@ -53,20 +53,20 @@ impl Worker {
     fn judge_packet<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        side: Side,
+        link: Link,
         meta: &FrameMeta,
         p: &IpPacket,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        if let Some(result) = self.established(cx, side, (p, meta), frame) {
+        if let Some(result) = self.established(cx, link, (p, meta), frame) {
             return result;
         }
-        self.accept(cx, side, (p.eth_src, p.eth_dst), p.src)?;
-        let result = match side {
-            Side::Inside => self.outbound(cx, meta, p, frame),
-            Side::Outside => self.inbound(cx, meta, p, frame),
+        self.accept(cx, link, (p.eth_src, p.eth_dst), p.src)?;
+        let result = match link {
+            Link::Inside(vnet) => self.outbound(cx, vnet, meta, p, frame),
+            Link::Outside => self.inbound(cx, meta, p, frame),
         };
-        if let Some(key) = Key::of_first(side, p) {
+        if let Some(key) = Key::of_first(link, p) {
             // What becomes of the first becomes of all; one that waits for its commit decides later, and a copy of it nothing.
             if let Err(reason) = result
                 && reason != DropReason::FragmentOverlap
@@ -82,11 +82,11 @@ impl Worker {
     pub(crate) fn accept<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        side: Side,
+        link: Link,
         (src, dst): (Mac, Mac),
         ip: Ipv4Addr,
     ) -> Result<(), DropReason> {
-        let own = cx.snapshot.me.map(|me| mac_on(&me, side));
+        let own = cx.snapshot.me.as_ref().and_then(|me| me.mac_on(link));
         let for_us = match dst.shard() {
             Some(shard) => self.is_or_was_owner(cx.now_ns, cx.words, shard),
             None => own == Some(dst),
@@ -94,9 +94,9 @@ impl Worker {
         if !for_us || own == Some(src) {
             return Err(DropReason::NotForUs);
         }
-        match side {
-            Side::Inside => self.check_source(cx, ip, src),
-            Side::Outside => Ok(()),
+        match link {
+            Link::Inside(vnet) => self.check_source(cx, (vnet, ip), src),
+            Link::Outside => Ok(()),
         }
     }
 
@@ -126,21 +126,21 @@ impl Worker {
     pub(crate) fn forward<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        side: Side,
+        link: Link,
         node: NodeId,
         eth_src: Mac,
         frame: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         let s = cx.snapshot;
-        if s.peers.iter().any(|peer| mac_on(peer, side) == eth_src) {
+        if s.peers.iter().any(|peer| peer.mac_on(link) == Some(eth_src)) {
             return Err(DropReason::NoForward);
         }
-        let (Some(me), Some(peer)) = (s.me, s.peers.iter().find(|peer| peer.node == node)) else {
-            return Err(DropReason::NoForward);
-        };
-        set_ethernet(frame, mac_on(&me, side), mac_on(peer, side));
+        let own = s.me.as_ref().and_then(|me| me.mac_on(link));
+        let owner = s.peers.iter().find(|peer| peer.node == node).and_then(|peer| peer.mac_on(link));
+        let (Some(own), Some(owner)) = (own, owner) else { return Err(DropReason::NoForward) };
+        set_ethernet(frame, own, owner);
         self.counters.forwarded += 1;
-        Ok(Verdict::Transmit { side, authority: Authority::Forward })
+        Ok(Verdict::Transmit { link, authority: Authority::Forward })
     }
 
     /// Puts the Ethernet addresses on, as far as they are known.
@@ -148,12 +148,12 @@ impl Worker {
         &mut self,
         s: &Snapshot,
         now_ns: u64,
-        side: Side,
+        link: Link,
         authority: Authority,
         hop: Ipv4Addr,
         frame: &mut [u8],
     ) -> Result<Hop, DropReason> {
-        self.find_hop(s, now_ns, side, authority, hop).map(|way| way.put(frame))
+        self.find_hop(s, now_ns, link, authority, hop).map(|way| way.put(frame))
     }
 
     /// Where a frame for the next hop `hop` goes; asks for it if nobody knows.
@@ -161,20 +161,25 @@ impl Worker {
         &mut self,
         s: &Snapshot,
         now_ns: u64,
-        side: Side,
+        link: Link,
         authority: Authority,
         hop: Ipv4Addr,
     ) -> Result<NextHop, DropReason> {
+        if !self.links.has(link) {
+            return Err(DropReason::NoLink);
+        }
         let src = match authority {
             Authority::Lease { shard, .. } => Mac::of_shard(shard),
-            Authority::Grace { .. } | Authority::Forward => mac_on(&s.me.ok_or(DropReason::NoForward)?, side),
+            Authority::Grace { .. } | Authority::Forward => {
+                s.me.as_ref().and_then(|me| me.mac_on(link)).ok_or(DropReason::NoForward)?
+            }
         };
-        let found = self.look_up(s, now_ns, side, hop);
+        let found = self.look_up(s, now_ns, link, hop);
         // A public address of ours is never learned: it is where its shard is (R7).
         let own = if let Lookup::Known(_) = found { None } else { own_address(s, hop) };
         match found {
             Lookup::Known(dst) => Ok(NextHop { src, dst, hop: Hop::Ready }),
-            _ if side == Side::Outside && own.is_some() => {
+            _ if link == Link::Outside && own.is_some() => {
                 let (_, shard) = own.ok_or(DropReason::NoNeighbour)?;
                 Ok(NextHop { src, dst: Mac::of_shard(shard), hop: Hop::Ready })
             }
@@ -183,7 +188,7 @@ impl Worker {
                 // In grace nobody may be asked (M1): what is not known already stays unknown.
                 let Authority::Lease { .. } = authority else { return Err(DropReason::NoNeighbour) };
                 if found == Lookup::Ask {
-                    self.ask(now_ns, s, side, authority, hop, Mac::BROADCAST);
+                    self.ask(now_ns, s, link, authority, hop, Mac::BROADCAST);
                 }
                 Ok(NextHop { src, dst: Mac::default(), hop: Hop::Wait(hop) })
             }
@@ -195,28 +200,28 @@ impl Worker {
         &mut self,
         s: &Snapshot,
         now_ns: u64,
-        side: Side,
+        link: Link,
         authority: Authority,
         hop: Hop,
         meta: &FrameMeta,
         frame: &[u8],
     ) -> Result<Verdict, DropReason> {
         match hop {
-            Hop::Ready if !self.is_too_long(side, meta, frame) && !self.held.has_earlier(frame) => {
-                Ok(Verdict::Transmit { side, authority })
+            Hop::Ready if !self.is_too_long(link, meta, frame) && !self.held.has_earlier(frame) => {
+                Ok(Verdict::Transmit { link, authority })
             }
             Hop::Ready => {
                 // It leaves in pieces, or behind an earlier one of its flow (I56), by `poll_frame`.
                 let frame = self.held.copy(&s.params, frame).ok_or(DropReason::HoldLimit)?;
                 let meta = *meta;
-                self.held.push(Outgoing { frame, meta, side, authority, origin: Origin::Received, since_ns: now_ns });
+                self.held.push(Outgoing { frame, meta, link, authority, origin: Origin::Received, since_ns: now_ns });
                 Ok(Verdict::Consumed)
             }
             Hop::Wait(ip) => {
                 let frame = self.held.copy(&s.params, frame).ok_or(DropReason::HoldLimit)?;
                 let meta = *meta;
-                let outgoing = Outgoing { frame, meta, side, authority, origin: Origin::Received, since_ns: now_ns };
-                self.wait_for((side, ip), outgoing).map(|()| Verdict::Consumed)
+                let outgoing = Outgoing { frame, meta, link, authority, origin: Origin::Received, since_ns: now_ns };
+                self.wait_for((link, ip), outgoing).map(|()| Verdict::Consumed)
             }
         }
     }

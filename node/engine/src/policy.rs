@@ -3,8 +3,7 @@
 //! Asked for first packets and for what is not plain (`outbound`, `inbound`, `errors`, `hairpin`), and after each load for what
 //! there is (`duties`). An established mapping's packets ask nobody (`established`).
 
-use std::net::Ipv4Addr;
-
+use crate::addresses::InsideEnd;
 use crate::drains::Drains;
 use crate::event::DropReason;
 use crate::flow::{Record, Slot, State};
@@ -86,15 +85,16 @@ pub(crate) fn ending(record: &Record) -> Option<HoldClass> {
 
 /// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
 /// that ended by itself, late packets (D6).
-pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<(Ipv4Addr, u16), DropReason> {
+pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<InsideEnd, DropReason> {
     let passes = match ending(record) {
         None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
         Some(HoldClass::IdleDatagram | HoldClass::IdleDatagramRfc | HoldClass::IdleStream) => {
             in_lease(&backend.lease, record.frontend, record.public_port)
         }
     };
-    let ip = record.inside.addr.ipv4().filter(|ip| *ip == backend.ip).ok_or(DropReason::NoMapping)?;
-    if passes { Ok((ip, record.inside.port)) } else { Err(DropReason::NoMapping) }
+    let own = |end: &InsideEnd| (end.vnet, end.ip) == (backend.vnet, backend.ip);
+    let end = InsideEnd::of(record.inside_key()).filter(own).ok_or(DropReason::NoMapping)?;
+    if passes { Ok(end) } else { Err(DropReason::NoMapping) }
 }
 
 /// Whether the packet may open a flow: a SYN, a datagram, an echo request.

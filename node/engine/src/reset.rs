@@ -9,7 +9,7 @@ use crate::addresses::next_hop;
 use crate::event::Authority;
 use crate::flow::{Record, Slot};
 use crate::held::{Origin, Outgoing};
-use crate::ids::{ShardId, Side, Term};
+use crate::ids::{Link, ShardId, Term};
 use crate::judge::Hop;
 use crate::nat::tcp::Direction;
 use crate::record::{CloseReason, Proto};
@@ -47,17 +47,18 @@ impl Worker {
         }
         let remote = SocketAddrV4::new(record.remote.addr.ipv4()?, record.remote.port);
         let inside = SocketAddrV4::new(record.inside.addr.ipv4()?, record.inside.port);
+        let network = Link::Inside(record.vnet);
         let public = SocketAddrV4::new(s.frontends.get(&record.frontend)?.ip, record.public_port);
         let known = record.tcp.known_in(term);
         let (out, back) = (known.reset_sequence(Direction::Out), known.reset_sequence(Direction::In));
         let authority = Authority::Lease { shard: home, term };
         if let (Some(seq), Ok(hop)) = (out, next_hop(s, *remote.ip())) {
             let mut frame = build_reset(public, remote, seq, back);
-            self.send_own(s, now_ns, (Side::Outside, hop), authority, &mut frame);
+            self.send_own(s, now_ns, (Link::Outside, hop), authority, &mut frame);
         }
         if let Some(seq) = back {
             let mut frame = build_reset(remote, inside, seq, out);
-            self.send_own(s, now_ns, (Side::Inside, *inside.ip()), authority, &mut frame);
+            self.send_own(s, now_ns, (network, *inside.ip()), authority, &mut frame);
         }
         Some(())
     }
@@ -67,25 +68,25 @@ impl Worker {
         &mut self,
         s: &Snapshot,
         since_ns: u64,
-        to: (Side, Ipv4Addr),
+        to: (Link, Ipv4Addr),
         authority: Authority,
         bytes: &mut [u8],
     ) {
         let Ok(hop) = self.address(s, since_ns, to.0, authority, to.1, bytes) else { return };
-        let (side, meta) = (to.0, FrameMeta::default());
+        let (link, meta) = (to.0, FrameMeta::default());
         match hop {
             Hop::Ready => {
                 let Some(mut frame) = self.held.own_buffer() else { return };
                 frame.extend_from_slice(bytes);
-                self.held.push(Outgoing { frame, meta, side, authority, origin: Origin::Own, since_ns });
+                self.held.push(Outgoing { frame, meta, link, authority, origin: Origin::Own, since_ns });
             }
             Hop::Wait(ip) => {
                 // It waits like a frame that came in, and counts like one.
                 let Some(frame) = self.held.copy(&s.params, bytes) else { return };
                 self.counters.originated += 1;
                 self.counters.parked += 1;
-                let outgoing = Outgoing { frame, meta, side, authority, origin: Origin::Received, since_ns };
-                if let Err(reason) = self.wait_for((side, ip), outgoing) {
+                let outgoing = Outgoing { frame, meta, link, authority, origin: Origin::Received, since_ns };
+                if let Err(reason) = self.wait_for((link, ip), outgoing) {
                     self.counters.drop_parked(reason);
                 }
             }

@@ -67,6 +67,7 @@ fn concerns_few(before: &Snapshot, after: &Snapshot) -> bool {
         backends,
         backend_by_ip,
         first_backends: _,
+        networks: _,
         subnets,
         outside,
     } = after;

@@ -223,7 +223,7 @@ impl Shard {
         me: Incarnation,
         word: crate::ids::LeaseWord,
         snapshot: Option<&Snapshot>,
-        links_up: bool,
+        links_carry: bool,
     ) -> Option<(Term, Result<(), NotServing>)> {
         let (control_index, whole) = (self.replica.meta.control_index, self.replica.is_whole());
         let lead = self.leadership.as_mut()?;
@@ -234,7 +234,7 @@ impl Shard {
             Err(NotServing::ControlBehind)
         } else if !word.lease_runs_for(me, lead.term, now_ns) {
             Err(NotServing::NoLease)
-        } else if links_up {
+        } else if links_carry {
             Ok(())
         } else {
             Err(NotServing::LinkDown)

@@ -9,7 +9,7 @@ pub use crate::backends::Backends;
 use words::Prefix;
 
 use crate::codec::Format;
-use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
+use crate::ids::{BackendId, ControlIndex, FrontendId, Link, Mac, NodeId, PortBlock, ShardId, VnetId};
 pub use crate::map::Map;
 
 /// One version of the configuration, as seen by one node.
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub backend_by_ip: Arc<Map<(VnetId, Ipv4Addr), BackendId>>,
     /// The backend of the lowest number in each shard, by virtual network.
     pub first_backends: Arc<BTreeMap<(VnetId, ShardId), (BackendId, Ipv4Addr)>>,
+    /// The virtual networks.
+    pub networks: Arc<Networks>,
     /// Inside subnets, with their gateway addresses.
     pub subnets: Vec<Subnet>,
     /// The outside network that the data interface is attached to.
@@ -146,14 +148,47 @@ pub enum Refusals {
 }
 
 /// The data links of one node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeLinks {
     /// The node.
     pub node: NodeId,
-    /// Its own MAC on the inside network.
-    pub inside: Mac,
+    /// Its own MAC on each inside network that it has an interface to.
+    pub inside: Vec<(VnetId, Mac)>,
     /// Its own MAC on the outside network.
     pub outside: Mac,
+}
+
+impl NodeLinks {
+    /// Its own MAC on a link, if it has an interface there.
+    #[inline]
+    #[must_use]
+    pub fn mac_on(&self, link: Link) -> Option<Mac> {
+        match link {
+            Link::Outside => Some(self.outside),
+            Link::Inside(vnet) => self.inside.iter().find(|(of, _)| *of == vnet).map(|(_, mac)| *mac),
+        }
+    }
+}
+
+/// The virtual networks by name.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Networks(pub BTreeMap<String, VnetId>);
+
+impl Networks {
+    /// The network that an interface carries: the named one, or, if none is named, the only one that there is.
+    #[must_use]
+    pub fn carried(&self, named: Option<&str>) -> Option<VnetId> {
+        match named {
+            Some(name) => self.0.get(name).copied(),
+            None => self.0.values().next().copied().filter(|_| self.0.len() == 1),
+        }
+    }
+
+    /// What a network is called.
+    #[must_use]
+    pub fn name(&self, vnet: VnetId) -> Option<&str> {
+        self.0.iter().find(|(_, id)| **id == vnet).map(|(name, _)| name.as_str())
+    }
 }
 
 /// A shard, as the dataplane sees it: a group of public addresses.

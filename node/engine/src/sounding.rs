@@ -4,33 +4,32 @@
 //! Decides nothing about shards: it tells by network whether anybody answers, so that a member that hears nothing and the
 //! others that do can be told apart. Switched on by [`Worker::sound`].
 
-use crate::addresses::mac_on;
 use crate::event::{Authority, DropReason, Verdict};
 use crate::held::{Origin, Outgoing};
-use crate::ids::{Mac, Side};
+use crate::ids::{Link, Mac};
 use crate::judge::Cx;
 use crate::lease::LeaseWords;
 use crate::snapshot::Snapshot;
-use crate::soundings::{ASK_EVERY_NS, Heard, NextHop, Passing, ROUNDS_OF_PEERS};
+use crate::soundings::{ASK_EVERY_NS, Heard, News, NextHop, Passing, ROUNDS_OF_PEERS};
 use crate::wire::{FrameMeta, Sounding, SoundingOp, build_sounding};
 use crate::worker::Worker;
 
 impl Worker {
     /// From now on the data networks are sounded.
     pub fn sound(&mut self) {
-        self.soundings.get_or_insert_default();
+        self.soundings.get_or_insert_default().set_links(self.links.all());
     }
 
-    /// What the data networks carry, inside first; nothing is known before [`Worker::sound`].
+    /// What a data network carries; nothing is known before [`Worker::sound`], nor where there is no interface.
     #[must_use]
-    pub fn passing(&self) -> [Passing; 2] {
-        self.soundings.as_ref().map_or_else(Default::default, |s| [s.sides[0].passing, s.sides[1].passing])
+    pub fn passing(&self, link: Link) -> Passing {
+        self.heard(link).map_or(Passing::Unproved, |heard| heard.passing)
     }
 
     /// The same with when and by whom.
     #[must_use]
-    pub fn heard(&self) -> [Heard; 2] {
-        self.soundings.as_ref().map(|s| s.sides.clone()).unwrap_or_default()
+    pub fn heard(&self, link: Link) -> Option<&Heard> {
+        self.soundings.as_ref()?.of(link)
     }
 
     /// The next hop, as long as this node owns a shard and has one configured.
@@ -43,19 +42,19 @@ impl Worker {
     pub(crate) fn handle_sounding<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
-        side: Side,
+        link: Link,
         s: &Sounding,
     ) -> Result<Verdict, DropReason> {
-        let own = cx.snapshot.me.map(|me| mac_on(&me, side)).filter(|own| *own == s.eth_dst);
-        let peer = cx.snapshot.peers.iter().find(|peer| mac_on(peer, side) == s.eth_src);
+        let own = cx.snapshot.me.as_ref().and_then(|me| me.mac_on(link)).filter(|own| *own == s.eth_dst);
+        let peer = cx.snapshot.peers.iter().find(|peer| peer.mac_on(link) == Some(s.eth_src));
         let (Some(own), Some(peer)) = (own, peer) else { return Err(DropReason::NotForUs) };
         match s.op {
-            SoundingOp::Question => self.send_sounding(cx.now_ns, side, own, s.eth_src, SoundingOp::Answer),
+            SoundingOp::Question => self.send_sounding(cx.now_ns, link, own, s.eth_src, SoundingOp::Answer),
             SoundingOp::Answer => {
-                if let Some(soundings) = &mut self.soundings {
-                    let heard = soundings.of(side);
-                    heard.answered(cx.now_ns);
-                    heard.peers.insert(peer.node, cx.now_ns);
+                let node = peer.node;
+                self.answered(link, cx.now_ns);
+                if let Some(heard) = self.soundings.as_mut().and_then(|soundings| soundings.of_mut(link)) {
+                    heard.peers.insert(node, cx.now_ns);
                 }
             }
         }
@@ -65,11 +64,17 @@ impl Worker {
 
     /// The next hop has spoken.
     pub(crate) fn next_hop_heard(&mut self, now_ns: u64) {
-        if let Some(soundings) = &mut self.soundings {
-            soundings.of(Side::Outside).answered(now_ns);
-            if let Some(next_hop) = &mut soundings.next_hop {
-                (next_hop.heard_ns, next_hop.silent_since_ns) = (now_ns, None);
-            }
+        self.answered(Link::Outside, now_ns);
+        if let Some(next_hop) = self.soundings.as_mut().and_then(|soundings| soundings.next_hop.as_mut()) {
+            (next_hop.heard_ns, next_hop.silent_since_ns) = (now_ns, None);
+        }
+    }
+
+    fn answered(&mut self, link: Link, now_ns: u64) {
+        if let Some(soundings) = &mut self.soundings
+            && soundings.answered(link, now_ns) == News::Yes
+        {
+            self.links.news = News::Yes;
         }
     }
 
@@ -81,30 +86,34 @@ impl Worker {
         let hop = s.outside.next_hop.filter(|_| authority.is_some());
         let Some(soundings) = &mut self.soundings else { return };
         let hop_is_due = soundings.watch_next_hop(now_ns, hop, &self.neighbours);
-        let Some(me) = s.me else { return };
-        for side in [Side::Inside, Side::Outside] {
+        let links: Vec<Link> = self.links.all().collect();
+        for link in links {
+            let Some(own) = s.me.as_ref().and_then(|me| me.mac_on(link)) else { continue };
             let Some(soundings) = &mut self.soundings else { return };
-            let heard = soundings.of(side);
+            let Some(heard) = soundings.of_mut(link) else { continue };
             heard.peers.retain(|node, _| s.peers.iter().any(|peer| peer.node == *node));
             let peers_silent = heard.unanswered >= ROUNDS_OF_PEERS;
-            heard.ask(s.peers.len());
-            for peer in &s.peers {
-                self.send_sounding(now_ns, side, mac_on(&me, side), mac_on(peer, side), SoundingOp::Question);
+            let peers: Vec<Mac> = s.peers.iter().filter_map(|peer| peer.mac_on(link)).collect();
+            if soundings.ask(link, peers.len()) == News::Yes {
+                self.links.news = News::Yes;
             }
-            if side == Side::Outside
+            for peer in peers {
+                self.send_sounding(now_ns, link, own, peer, SoundingOp::Question);
+            }
+            if link == Link::Outside
                 && (peers_silent || hop_is_due)
                 && let (Some(hop), Some(authority)) = (hop, authority)
             {
-                self.ask(now_ns, s, side, authority, hop, Mac::BROADCAST);
+                self.ask(now_ns, s, link, authority, hop, Mac::BROADCAST);
             }
         }
     }
 
-    fn send_sounding(&mut self, now_ns: u64, side: Side, eth_src: Mac, eth_dst: Mac, op: SoundingOp) {
+    fn send_sounding(&mut self, now_ns: u64, link: Link, eth_src: Mac, eth_dst: Mac, op: SoundingOp) {
         let Some(mut frame) = self.held.own_buffer() else { return };
         frame.extend_from_slice(&build_sounding(&Sounding { op, node: self.node, eth_src, eth_dst }));
         let (meta, authority) = (FrameMeta::default(), Authority::Forward);
-        self.held.push(Outgoing { frame, meta, side, authority, origin: Origin::Own, since_ns: now_ns });
+        self.held.push(Outgoing { frame, meta, link, authority, origin: Origin::Own, since_ns: now_ns });
     }
 }
 
@@ -118,6 +127,8 @@ mod tests {
 
     use words::time::MS;
 
+    const INSIDE: Link = Link::Inside(VnetId(1));
+
     struct NoLease;
 
     impl LeaseWords for NoLease {
@@ -128,35 +139,40 @@ mod tests {
 
     fn links(n: u8) -> NodeLinks {
         let mac = |side| Mac([2, 9, 0, 0, side, n]);
-        NodeLinks { node: NodeId(n.into()), inside: mac(1), outside: mac(2) }
+        NodeLinks { node: NodeId(n.into()), inside: vec![(VnetId(1), mac(1))], outside: mac(2) }
     }
 
     fn worker(n: u8, of: u8) -> Worker {
-        let mut worker = Worker::new(Incarnation(n.into()), NodeId(n.into()), VnetId(1), 1);
+        let mut worker = Worker::new(Incarnation(n.into()), NodeId(n.into()), 1);
+        worker.set_networks(&[VnetId(1)]);
         let peers = (1..=of).filter(|other| *other != n).map(links).collect();
         worker.sound();
         worker.load_snapshot(0, Arc::new(Snapshot { me: Some(links(n)), peers, ..Snapshot::default() }));
         worker
     }
 
+    fn passing(worker: &Worker) -> [Passing; 2] {
+        [INSIDE, Link::Outside].map(|link| worker.passing(link))
+    }
+
     /// Everything that `from` has to say is carried to whom it is addressed, unless `swallows` says otherwise.
-    fn carry(now_ns: u64, workers: &mut [Worker], swallows: &impl Fn(usize, Side) -> bool) {
+    fn carry(now_ns: u64, workers: &mut [Worker], swallows: &impl Fn(usize, Link) -> bool) {
         let mut buffer = Vec::new();
         let mut busy = true;
         while std::mem::take(&mut busy) {
             for from in 0..workers.len() {
-                while let Some((side, meta, _)) = workers[from].poll_frame(now_ns, &NoLease, &mut buffer) {
+                while let Some((link, meta, _)) = workers[from].poll_frame(now_ns, &NoLease, &mut buffer) {
                     busy = true;
                     let to = usize::from(buffer[5]) - 1;
-                    if !swallows(from, side) && !swallows(to, side) {
-                        workers[to].handle_frame(now_ns, &NoLease, side, &meta, &mut buffer);
+                    if !swallows(from, link) && !swallows(to, link) {
+                        workers[to].handle_frame(now_ns, &NoLease, link, &meta, &mut buffer);
                     }
                 }
             }
         }
     }
 
-    fn run(from_ms: u64, to_ms: u64, workers: &mut [Worker], swallows: impl Fn(usize, Side) -> bool) {
+    fn run(from_ms: u64, to_ms: u64, workers: &mut [Worker], swallows: impl Fn(usize, Link) -> bool) {
         for ms in (from_ms..to_ms).step_by(10) {
             for worker in &mut *workers {
                 if ms * MS >= worker.next_timer_ns() {
@@ -170,47 +186,47 @@ mod tests {
     #[test]
     fn members_that_hear_each_other_say_so_and_by_whom() {
         let mut workers = [worker(1, 3), worker(2, 3), worker(3, 3)];
-        assert_eq!(workers[0].passing(), [Passing::Unproved; 2]);
+        assert_eq!(passing(&workers[0]), [Passing::Unproved; 2]);
         run(0, 300, &mut workers, |_, _| false);
         for worker in &workers {
-            assert_eq!(worker.passing(), [Passing::Yes; 2]);
+            assert_eq!(passing(worker), [Passing::Yes; 2]);
             assert!(worker.counters().is_balanced());
         }
-        let heard = workers[0].heard();
-        assert_eq!(heard[1].peers.keys().copied().collect::<Vec<_>>(), [NodeId(2), NodeId(3)]);
-        assert_eq!(heard[1].answered_ns, 200 * MS);
+        let heard = workers[0].heard(Link::Outside).expect("sounded");
+        assert_eq!(heard.peers.keys().copied().collect::<Vec<_>>(), [NodeId(2), NodeId(3)]);
+        assert_eq!(heard.answered_ns, 200 * MS);
     }
 
     #[test]
     fn a_member_whose_network_swallows_everything_knows_within_a_second_and_a_bit_and_the_others_hear_on() {
         let mut workers = [worker(1, 3), worker(2, 3), worker(3, 3)];
         run(0, 1_010, &mut workers, |_, _| false);
-        let cut = |node: usize, side| node == 0 && side == Side::Outside;
+        let cut = |node: usize, link| node == 0 && link == Link::Outside;
         run(1_010, 2_000, &mut workers, cut);
-        assert_eq!(workers[0].passing(), [Passing::Yes; 2], "not before a second");
+        assert_eq!(passing(&workers[0]), [Passing::Yes; 2], "not before a second");
         run(2_000, 2_250, &mut workers, cut);
-        assert_eq!(workers[0].passing(), [Passing::Yes, Passing::Silent]);
+        assert_eq!(passing(&workers[0]), [Passing::Yes, Passing::Silent]);
         for other in &workers[1..] {
-            assert_eq!(other.passing(), [Passing::Yes; 2]);
+            assert_eq!(passing(other), [Passing::Yes; 2]);
         }
         run(2_250, 2_500, &mut workers, |_, _| false);
-        assert_eq!(workers[0].passing(), [Passing::Yes; 2]);
+        assert_eq!(passing(&workers[0]), [Passing::Yes; 2]);
     }
 
     #[test]
     fn who_was_never_answered_is_unproved_first_and_silent_after_a_second() {
         let mut workers = [worker(1, 2), worker(2, 2)];
         run(0, 900, &mut workers, |_, _| true);
-        assert_eq!(workers[0].passing(), [Passing::Unproved; 2]);
+        assert_eq!(passing(&workers[0]), [Passing::Unproved; 2]);
         run(900, 1_300, &mut workers, |_, _| true);
-        assert_eq!(workers[0].passing(), [Passing::Silent; 2]);
+        assert_eq!(passing(&workers[0]), [Passing::Silent; 2]);
     }
 
     #[test]
     fn who_has_nobody_to_ask_knows_nothing() {
         let mut workers = [worker(1, 1)];
         run(0, 5_000, &mut workers, |_, _| false);
-        assert_eq!(workers[0].passing(), [Passing::Unproved; 2]);
+        assert_eq!(passing(&workers[0]), [Passing::Unproved; 2]);
     }
 
     #[test]
@@ -219,7 +235,7 @@ mod tests {
         run(0, 300, &mut workers, |_, _| false);
         for ms in [5_000, 9_000, 20_000] {
             run(ms, ms + 300, &mut workers, |_, _| false);
-            assert_eq!(workers[0].passing(), [Passing::Yes; 2]);
+            assert_eq!(passing(&workers[0]), [Passing::Yes; 2]);
         }
     }
 
@@ -229,16 +245,16 @@ mod tests {
         let stranger = Mac([2, 7, 7, 7, 7, 7]);
         let own = links(1);
         for (op, eth_src, eth_dst) in [
-            (SoundingOp::Question, stranger, own.inside),
-            (SoundingOp::Answer, stranger, own.inside),
-            (SoundingOp::Answer, links(2).inside, Mac::BROADCAST),
+            (SoundingOp::Question, stranger, own.inside[0].1),
+            (SoundingOp::Answer, stranger, own.inside[0].1),
+            (SoundingOp::Answer, links(2).inside[0].1, Mac::BROADCAST),
         ] {
             let mut frame = build_sounding(&Sounding { op, node: NodeId(2), eth_src, eth_dst });
             let meta = FrameMeta::default();
-            let verdict = workers[0].handle_frame(1, &NoLease, Side::Inside, &meta, &mut frame);
+            let verdict = workers[0].handle_frame(1, &NoLease, INSIDE, &meta, &mut frame);
             assert_eq!(verdict, Verdict::Drop(DropReason::NotForUs));
         }
         assert!(workers[0].poll_frame(1, &NoLease, &mut Vec::new()).is_none());
-        assert_eq!(workers[0].passing(), [Passing::Unproved; 2]);
+        assert_eq!(passing(&workers[0]), [Passing::Unproved; 2]);
     }
 }

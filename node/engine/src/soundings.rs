@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::ids::{NodeId, Side};
+use crate::ids::{Link, NodeId};
 use crate::neigh::NeighbourCache;
 
 /// Between two rounds of questions.
@@ -19,6 +19,13 @@ pub(crate) const ROUNDS_OF_PEERS: u32 = 1;
 /// A silent next hop is asked once in so many rounds, whoever else answers: else nobody without packets for it would see it
 /// come back.
 const ROUNDS_TO_NEXT_HOP: u32 = 5;
+
+/// Whether something has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum News {
+    No,
+    Yes,
+}
 
 /// What a data network carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -48,12 +55,11 @@ pub struct Heard {
 }
 
 impl Heard {
-    pub(crate) fn answered(&mut self, now_ns: u64) {
+    fn answered(&mut self, now_ns: u64) {
         (self.answered_ns, self.unanswered, self.passing) = (now_ns, 0, Passing::Yes);
     }
 
-    /// A round of questions begins, to whomever there is to ask.
-    pub(crate) fn ask(&mut self, asked: usize) {
+    fn ask(&mut self, asked: usize) {
         if asked == 0 {
             (self.passing, self.unanswered) = (Passing::Unproved, 0);
             return;
@@ -76,18 +82,54 @@ pub struct NextHop {
     pub silent_since_ns: Option<u64>,
 }
 
-/// Both data networks, inside first.
+/// All data networks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Soundings {
-    pub(crate) sides: [Heard; 2],
+    /// A member has few: a look through them costs less than a search.
+    links: Vec<(Link, Heard)>,
     pub(crate) next_ns: u64,
     rounds: u32,
     pub(crate) next_hop: Option<NextHop>,
 }
 
 impl Soundings {
-    pub(crate) fn of(&mut self, side: Side) -> &mut Heard {
-        &mut self.sides[index(side)]
+    /// From now on these are sounded; of those that stay, what was heard stays.
+    pub(crate) fn set_links(&mut self, links: impl Iterator<Item = Link>) {
+        let mut before = std::mem::take(&mut self.links);
+        let mut heard = |link| before.iter_mut().find(|(of, _)| *of == link).map(|(_, heard)| std::mem::take(heard));
+        self.links = links.map(|link| (link, heard(link).unwrap_or_default())).collect();
+    }
+
+    pub(crate) fn of(&self, link: Link) -> Option<&Heard> {
+        self.links.iter().find(|(of, _)| *of == link).map(|(_, heard)| heard)
+    }
+
+    pub(crate) fn of_mut(&mut self, link: Link) -> Option<&mut Heard> {
+        self.links.iter_mut().find(|(of, _)| *of == link).map(|(_, heard)| heard)
+    }
+
+    /// A frame came by a link.
+    pub(crate) fn heard_anything(&mut self, link: Link, now_ns: u64) {
+        if let Some(heard) = self.of_mut(link) {
+            heard.heard_ns = now_ns;
+        }
+    }
+
+    /// Somebody answered.
+    pub(crate) fn answered(&mut self, link: Link, now_ns: u64) -> News {
+        self.change(link, |heard| heard.answered(now_ns))
+    }
+
+    /// A round of questions begins, to whomever there is to ask.
+    pub(crate) fn ask(&mut self, link: Link, asked: usize) -> News {
+        self.change(link, |heard| heard.ask(asked))
+    }
+
+    fn change(&mut self, link: Link, change: impl FnOnce(&mut Heard)) -> News {
+        let Some(heard) = self.of_mut(link) else { return News::No };
+        let before = heard.passing;
+        change(heard);
+        if before == heard.passing { News::No } else { News::Yes }
     }
 
     /// Looks at the next hop, if there is one that this node may ask for. Whether it is to be asked for its silence.
@@ -99,17 +141,10 @@ impl Soundings {
         };
         let known = self.next_hop.filter(|known| known.ip == ip);
         let mut next_hop = known.unwrap_or(NextHop { ip, heard_ns: 0, silent_since_ns: None });
-        if next_hop.silent_since_ns.is_none() && neighbours.is_silent(Side::Outside, ip) {
+        if next_hop.silent_since_ns.is_none() && neighbours.is_silent(Link::Outside, ip) {
             next_hop.silent_since_ns = Some(now_ns);
         }
         self.next_hop = Some(next_hop);
         next_hop.silent_since_ns.is_some() && self.rounds.is_multiple_of(ROUNDS_TO_NEXT_HOP)
-    }
-}
-
-const fn index(side: Side) -> usize {
-    match side {
-        Side::Inside => 0,
-        Side::Outside => 1,
     }
 }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use crate::addresses::{check_destination, next_hop, own_address};
 use crate::flow::{Answers, Record, Translation};
-use crate::ids::Side;
+use crate::ids::Link;
 use crate::judge::clamp;
 use crate::nat::identification::Identifications;
 use crate::nat::timeouts::is_short;
@@ -26,7 +26,7 @@ pub(crate) fn translation_of(
     let (inside, remote) = (record.inside.addr.ipv4()?, record.remote.addr.ipv4()?);
     let id = s.backend_by_ip.get(&(record.vnet, inside)).filter(|id| **id == record.backend)?;
     s.backends.get(id).filter(|backend| backend.ip == inside)?;
-    if own_address(s, remote).is_some() || check_destination(s, remote).is_err() {
+    if own_address(s, remote).is_some() || check_destination(s, record.vnet, remote).is_err() {
         return None;
     }
     let hop = next_hop(s, remote).ok()?;
@@ -34,8 +34,8 @@ pub(crate) fn translation_of(
         made,
         public: s.frontends.get(&record.frontend)?.ip,
         hop,
-        inside: neighbours.place(Side::Inside, inside),
-        outside: neighbours.place(Side::Outside, hop),
+        inside: neighbours.place(Link::Inside(record.vnet), inside),
+        outside: neighbours.place(Link::Outside, hop),
         answers: if is_short(record, &s.params) { Answers::Shorten } else { Answers::Nothing },
     })
 }

@@ -24,10 +24,11 @@ use crate::counters::Counters;
 use crate::event::{Authority, DropReason, Verdict, WorkerOutput};
 use crate::fragments::Fragments;
 use crate::held::{Held, Origin, Waiting};
-use crate::ids::{Incarnation, NodeId, ShardId, Side, Term, VnetId};
+use crate::ids::{Incarnation, Link, NodeId, ShardId, Term, VnetId};
 use crate::judge::Cx;
 use crate::lease::LeaseWords;
 use crate::limits::Limits;
+use crate::links::{Links, Standing};
 use crate::nat::identification::Identifications;
 use crate::neigh::NeighbourCache;
 use crate::record::ScanRecord;
@@ -36,24 +37,21 @@ use crate::sessions::Sessions;
 use crate::shard::{LAST_OWNER_NS, Shard, ShardEntry};
 use crate::shards::Shards;
 use crate::snapshot::Snapshot;
-use crate::soundings::Soundings;
+use crate::soundings::{News, Soundings};
 use crate::wire::FrameMeta;
 
-/// What an interface takes until its size is known.
-const MTU_DEFAULT: u16 = 1500;
-/// Neighbours of both sides that a worker remembers.
+/// Neighbours of all links that a worker remembers.
 const NEIGHBOURS_MAX: usize = 65_536;
 /// Own frames that wait to be sent when no shard begins another step of its announcements.
 const ANNOUNCED_PER_TURN: usize = 256;
 /// Chunks of scans that one round of timers allows, so that traffic goes on.
 const CHUNKS_PER_ROUND: u32 = 4;
 
-/// One dataplane worker: one inside interface, in one virtual network, and one outside interface.
+/// One dataplane worker: an outside interface, and an inside one for each virtual network.
 #[derive(Debug)]
 pub struct Worker {
     pub(crate) me: Incarnation,
     pub(crate) node: NodeId,
-    pub(crate) vnet: VnetId,
     pub(crate) seed: u64,
     /// Taken out while a frame is judged, so that the judge can borrow both.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
@@ -61,9 +59,7 @@ pub struct Worker {
     judge_at_ns: u64,
     /// When `handle_timers` ran last: what is due in steps is due one step after it.
     timed_at_ns: u64,
-    links: Links,
-    /// Largest IP packets that the interfaces take, inside and outside.
-    pub(crate) mtu: [u16; 2],
+    pub(crate) links: Links,
     pub(crate) notice_limits: Limits,
     /// How often each backend is told where its gateway is.
     pub(crate) corrections: Limits,
@@ -71,7 +67,7 @@ pub struct Worker {
     pub(crate) shards: Shards,
     pub(crate) revisions: Revisions,
     pub(crate) neighbours: NeighbourCache,
-    pub(crate) waiting: BTreeMap<(Side, Ipv4Addr), Waiting>,
+    pub(crate) waiting: BTreeMap<(Link, Ipv4Addr), Waiting>,
     pub(crate) held: Held,
     pub(crate) identifications: Identifications,
     pub(crate) counters: Counters,
@@ -90,26 +86,18 @@ pub struct Worker {
     pub(crate) chunks: Chunks,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Links {
-    Up,
-    Down,
-}
-
 impl Worker {
     /// A worker that knows nothing yet: it drops every frame until a snapshot is loaded.
     #[must_use]
-    pub fn new(me: Incarnation, node: NodeId, vnet: VnetId, seed: u64) -> Self {
+    pub fn new(me: Incarnation, node: NodeId, seed: u64) -> Self {
         Self {
             me,
             node,
-            vnet,
             seed,
             snapshot: None,
             judge_at_ns: u64::MAX,
             timed_at_ns: 0,
-            links: Links::Down,
-            mtu: [MTU_DEFAULT; 2],
+            links: Links::default(),
             notice_limits: Limits::new(seed),
             corrections: Limits::corrections(seed),
             fragments: Fragments::default(),
@@ -133,14 +121,6 @@ impl Worker {
         }
     }
 
-    /// The virtual network that the inside interface carries. Before a snapshot that has it is loaded.
-    pub fn set_network(&mut self, vnet: VnetId) {
-        if self.vnet != vnet {
-            self.vnet = vnet;
-            self.revisions.end_all();
-        }
-    }
-
     /// Reads no format above this level's, as a build would that knows none (C2). Before anything else.
     pub fn set_level(&mut self, level: u16) {
         self.newest = Format::of_level(level);
@@ -160,6 +140,7 @@ impl Worker {
         self.revisions.load(self.snapshot.as_deref(), &snapshot);
         self.shards.own(now_ns, &snapshot);
         self.encoder.set_format(snapshot.params.format);
+        self.links.load(&snapshot);
         for (id, shard) in self.shards.replicas_mut() {
             shard.snapshot_loaded(now_ns, id, &snapshot);
         }
@@ -169,10 +150,35 @@ impl Worker {
         true
     }
 
-    /// The data links' state; down until told otherwise. `handle_timers` is due at once: it judges serving (F7).
-    pub fn set_links(&mut self, now_ns: u64, up: bool) {
-        self.links = if up { Links::Up } else { Links::Down };
-        self.judge_at_ns = now_ns;
+    /// The virtual networks that the inside interfaces carry. Before a snapshot that has them is loaded.
+    pub fn set_networks(&mut self, networks: &[VnetId]) {
+        if self.links.set_inside(networks) == News::No {
+            return;
+        }
+        if let Some(soundings) = &mut self.soundings {
+            soundings.set_links(self.links.all());
+        }
+        self.revisions.end_all();
+    }
+
+    /// Whether a data link works; down until told otherwise. `handle_timers` is due at once: it judges serving (F7). Nothing
+    /// is known of an interface without a network.
+    pub fn set_link(&mut self, now_ns: u64, link: Link, up: bool) {
+        if self.links.set_up(link, up) == News::Yes {
+            self.judge_at_ns = now_ns;
+        }
+    }
+
+    /// The largest IP packet that the interface of a link takes; that of Ethernet until told otherwise.
+    pub fn set_mtu(&mut self, link: Link, mtu: u16) {
+        self.links.set_mtu(link, mtu);
+    }
+
+    /// What the data links do for each shard, if it changed since it was told.
+    pub fn poll_standing(&mut self) -> Option<Standing> {
+        let soundings = self.soundings.as_ref();
+        let passing = |link| soundings.and_then(|s| s.of(link)).map_or_else(Default::default, |heard| heard.passing);
+        self.links.tell(passing)
     }
 
     /// Judges one frame, Ethernet header included, and rewrites it in place if it is to be sent.
@@ -180,25 +186,24 @@ impl Worker {
         &mut self,
         now_ns: u64,
         words: &impl LeaseWords,
-        side: Side,
+        link: Link,
         meta: &FrameMeta,
         frame: &mut [u8],
     ) -> Verdict {
         self.counters.received += 1;
         if let Some(soundings) = &mut self.soundings {
-            soundings.of(side).heard_ns = now_ns;
+            soundings.heard_anything(link, now_ns);
         }
         let Some(snapshot) = self.snapshot.take() else { return self.refuse(DropReason::NotOwner) };
         let cx = Cx { now_ns, words, snapshot: &snapshot };
-        let verdict = self.judge_frame(&cx, side, meta, frame);
+        let verdict = self.judge_frame(&cx, link, meta, frame);
         self.snapshot = Some(snapshot);
         verdict
     }
 
     /// Takes note of a frame that will be handed in soon, as it arrived. Call `fetch` after the last one of a batch.
-    pub fn look_ahead(&mut self, side: Side, frame: &[u8]) {
-        let known = Known { vnet: self.vnet, shards: &self.shards };
-        self.ahead.note(&known, side, frame);
+    pub fn look_ahead(&mut self, link: Link, frame: &[u8]) {
+        self.ahead.note(&Known { shards: &self.shards }, link, frame);
     }
 
     /// Has the mappings of all frames brought into the cache that were looked ahead for since the last call. Returns how
@@ -248,7 +253,7 @@ impl Worker {
         now_ns: u64,
         words: &impl LeaseWords,
         buf: &mut Vec<u8>,
-    ) -> Option<(Side, FrameMeta, Authority)> {
+    ) -> Option<(Link, FrameMeta, Authority)> {
         while let Some(mut next) = self.held.pop() {
             let fits = self.cut(&mut next);
             match next.origin {
@@ -264,7 +269,7 @@ impl Worker {
             self.counters.transmitted += 1;
             std::mem::swap(buf, &mut next.frame);
             self.held.keep(next.frame);
-            return Some((next.side, next.meta, next.authority));
+            return Some((next.link, next.meta, next.authority));
         }
         None
     }
@@ -361,7 +366,7 @@ impl Worker {
         let Some(s) = &mut entry.replica else { return };
         let word = words.word(id);
         let was = s.leadership.as_ref().is_some_and(|l| l.serving == Some(Ok(())));
-        let changed = s.judge_serving(now_ns, self.me, word, self.snapshot.as_deref(), self.links == Links::Up);
+        let changed = s.judge_serving(now_ns, self.me, word, self.snapshot.as_deref(), self.links.carry(id));
         if was || changed.is_some_and(|(_, state)| state.is_ok()) {
             entry.last_owned_ns = Some(now_ns);
         }

@@ -11,7 +11,9 @@ use consensus::event::{FlowEffect, FlowInput, GroupHealth, Passage, Report};
 use consensus::flow::{FlowGroups, GroupStatus};
 use engine::event::{GroupEvent, Last, WorkerOutput};
 use engine::histogram::Histogram;
+use engine::links::Standing;
 use engine::snapshot::Snapshot;
+use engine::soundings::Passing;
 use words::{ControlIndex, Epoch, Incarnation, LeaseWord, LogIndex, NodeId, PortBlock, ShardId, Term};
 
 use super::frame::{channel_of, flow_frame, split_flow_frame};
@@ -139,7 +141,7 @@ impl FlowMember {
         self.report.control_ready = view.control_index.0;
         self.heard.retain(|shard, _| view.epochs.contains_key(shard));
         self.view = view;
-        self.groups.handle(now_ns, FlowInput::Report(self.report));
+        self.groups.handle(now_ns, FlowInput::Report(Box::new(self.report)));
     }
 
     /// A frame of the node `from`, as the transport proved it.
@@ -168,7 +170,7 @@ impl FlowMember {
             }
             WorkerOutput::SnapshotLoaded { control_index } => {
                 self.report.control_loaded = control_index.0;
-                FlowInput::Report(self.report)
+                FlowInput::Report(Box::new(self.report))
             }
             WorkerOutput::Chunk { shard, transfer, base, until, last, chunk } => FlowInput::Chunk {
                 group: shard,
@@ -187,10 +189,12 @@ impl FlowMember {
     }
 
     /// The data links went up or down, or their networks began or ceased to carry frames (F7).
-    pub fn set_links(&mut self, now_ns: u64, up: bool, passage: Passage) {
-        if (self.report.links_up, self.report.passage) != (up, passage) {
-            (self.report.links_up, self.report.passage) = (up, passage);
-            self.groups.handle(now_ns, FlowInput::Report(self.report));
+    pub fn set_links(&mut self, now_ns: u64, links: &Standing) {
+        let Standing { outside_up: links_up, outside, lacking, silent, unproved } = *links;
+        let report = Report { links_up, passage: passage(outside), lacking, silent, unproved, ..self.report };
+        if report != self.report {
+            self.report = report;
+            self.groups.handle(now_ns, FlowInput::Report(Box::new(report)));
         }
     }
 
@@ -202,7 +206,7 @@ impl FlowMember {
     /// Begins the graceful stop: all leaderships go to others (N3).
     pub fn stop(&mut self, now_ns: u64) {
         self.report.stopping = true;
-        self.groups.handle(now_ns, FlowInput::Report(self.report));
+        self.groups.handle(now_ns, FlowInput::Report(Box::new(self.report)));
         self.groups.handle(now_ns, FlowInput::Stop);
     }
 
@@ -387,6 +391,14 @@ impl FlowMember {
             newest = self.waiting.pop_front();
         }
         newest.map(WorkerInput::Snapshot)
+    }
+}
+
+const fn passage(passing: Passing) -> Passage {
+    match passing {
+        Passing::Unproved => Passage::Unproved,
+        Passing::Yes => Passage::Passes,
+        Passing::Silent => Passage::Silent,
     }
 }
 

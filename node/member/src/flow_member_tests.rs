@@ -53,7 +53,7 @@ fn a_node_that_speaks_in_the_name_of_another_ones_life_is_not_heard() {
     let mut member = FlowMember::new(ME, view(5, 1), 0, 0);
     while member.poll(0).is_some() {}
     let ready = Report { control_ready: 9, control_loaded: 9, links_up: true, ..Report::default() };
-    let report = |life: Incarnation| flow_frame(life, &Frame::Report { from: life, report: ready }.encode());
+    let report = |life: Incarnation| flow_frame(life, &Frame::Report { from: life, report: Box::new(ready) }.encode());
     member.handle_peer(0, NodeId(2), &report(THIRD));
     assert_eq!(member.strangers(), 1, "node 2 is not node 3");
     member.handle_peer(0, NodeId(2), &report(Incarnation(99)));

@@ -4,12 +4,11 @@
 //! A turn moves things between a machine and its *ends*: rings, frames and a clock, which whoever drives it hands in. It
 //! never waits, and does no I/O of its own.
 
-use consensus::event::Passage;
 use engine::event::{Authority, Verdict, WorkerOutput};
+use engine::links::Standing;
 use engine::snapshot::Snapshot;
-use engine::soundings::Passing;
 use engine::worker::{Scans, Worker};
-use words::{FrameMeta, LeaseWords, Side};
+use words::{FrameMeta, LeaseWords, Link};
 
 use crate::flow_member::{FlowMember, FlowOut, WorkerInput};
 
@@ -23,13 +22,8 @@ pub const BATCH: usize = 64;
 pub enum FromWorker {
     /// For the flow groups.
     Output(WorkerOutput),
-    /// Whether both data links are up, and what the data networks carry.
-    Links {
-        /// Both are.
-        up: bool,
-        /// What passes there.
-        passage: Passage,
-    },
+    /// What the data links do for each shard.
+    Links(Box<Standing>),
 }
 
 /// Between what a worker's turn moves.
@@ -43,10 +37,12 @@ pub trait WorkerEnds {
     fn words(&self) -> &Self::Words;
     /// What the flow half said next.
     fn input(&mut self) -> Option<WorkerInput>;
-    /// This configuration is loaded next.
-    fn will_load(&mut self, snapshot: &Snapshot);
-    /// Looks at the data links, and tells the worker and the flow half what is new.
+    /// This configuration is loaded next; the worker is told which networks its interfaces carry by it.
+    fn will_load(&mut self, snapshot: &Snapshot, worker: &mut Worker);
+    /// Looks at the data links, and tells the worker what is new.
     fn look_at_links(&mut self, now_ns: u64, worker: &mut Worker);
+    /// What the data links do for each shard has changed; for the flow half.
+    fn links(&mut self, standing: Standing);
     /// Gives the frames that came in to a judge of [`BATCH`]es at most.
     fn receive(&mut self, now_ns: u64, worker: &mut Worker);
     /// Whether chunks of scans find a place where they go.
@@ -60,7 +56,7 @@ pub trait WorkerEnds {
     /// Whether another frame finds a buffer; the worker is not asked for more than that.
     fn has_buffer(&mut self) -> bool;
     /// Sends a frame of the worker's own, or one that waited. Returns whether the device took it.
-    fn send(&mut self, worker: &mut Worker, out: (Side, FrameMeta, Authority), frame: &[u8]);
+    fn send(&mut self, worker: &mut Worker, out: (Link, FrameMeta, Authority), frame: &[u8]);
 }
 
 /// One turn of a worker: what it is told, what waited, what comes in, time, what it says, what may leave now.
@@ -72,16 +68,16 @@ pub fn worker_turn(worker: &mut Worker, buffer: &mut Vec<u8>, ends: &mut impl Wo
         match input {
             WorkerInput::Event(event) => worker.handle_event(now_ns, ends.words(), event),
             WorkerInput::Snapshot(snapshot) => {
-                ends.will_load(&snapshot);
-                // One inside interface carries one virtual network; overlapping ones are refused by the control state.
-                if let Some(subnet) = snapshot.subnets.first() {
-                    worker.set_network(subnet.vnet);
-                }
+                ends.will_load(&snapshot, worker);
                 worker.load_snapshot(now_ns, snapshot);
             }
         }
     }
     ends.look_at_links(now_ns, worker);
+    // Before the loads of this turn are told: whoever hears of a load knows what that needs.
+    if let Some(standing) = worker.poll_standing() {
+        ends.links(standing);
+    }
     // What waited leaves before what comes in now (I56).
     release(now_ns, worker, buffer, ends);
     ends.receive(now_ns, worker);
@@ -121,8 +117,8 @@ pub struct Arrivals<'a, W> {
 
 impl<W: LeaseWords> Arrivals<'_, W> {
     /// A frame that will be judged soon.
-    pub fn look_ahead(&mut self, side: Side, frame: &[u8]) {
-        self.worker.look_ahead(side, frame);
+    pub fn look_ahead(&mut self, link: Link, frame: &[u8]) {
+        self.worker.look_ahead(link, frame);
     }
 
     /// A whole batch was looked at.
@@ -131,20 +127,8 @@ impl<W: LeaseWords> Arrivals<'_, W> {
     }
 
     /// A frame, which is rewritten in place if it is to be sent.
-    pub fn judge(&mut self, side: Side, meta: &FrameMeta, frame: &mut [u8]) -> Verdict {
-        self.worker.handle_frame(self.now_ns, self.words, side, meta, frame)
-    }
-}
-
-/// What both data networks together carry (F7).
-#[must_use]
-pub fn passage(passing: [Passing; 2]) -> Passage {
-    if passing.contains(&Passing::Silent) {
-        Passage::Silent
-    } else if passing == [Passing::Yes; 2] {
-        Passage::Passes
-    } else {
-        Passage::Unproved
+    pub fn judge(&mut self, link: Link, meta: &FrameMeta, frame: &mut [u8]) -> Verdict {
+        self.worker.handle_frame(self.now_ns, self.words, link, meta, frame)
     }
 }
 
@@ -173,7 +157,7 @@ pub fn flow_turn(member: &mut FlowMember, ends: &mut impl FlowEnds) -> bool {
                     ends.perform(FlowOut::Control(duty));
                 }
             }
-            FromWorker::Links { up, passage } => member.set_links(ends.now_ns(), up, passage),
+            FromWorker::Links(standing) => member.set_links(ends.now_ns(), &standing),
         }
     }
     while let Some(out) = member.poll(ends.now_ns()) {

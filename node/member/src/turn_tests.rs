@@ -1,6 +1,6 @@
 //! The order of a worker's turn, written down by ends that only take note.
 
-use words::{Incarnation, LeaseWord, NodeId, ShardId, VnetId};
+use words::{Incarnation, LeaseWord, NodeId, ShardId};
 
 use super::*;
 
@@ -37,7 +37,12 @@ impl WorkerEnds for Notes {
         None
     }
 
-    fn will_load(&mut self, _: &Snapshot) {}
+    fn will_load(&mut self, _: &Snapshot, _: &mut Worker) {}
+
+    fn links(&mut self, standing: Standing) {
+        assert_eq!(standing, Standing::default());
+        self.asked.push("what links do");
+    }
 
     fn look_at_links(&mut self, now_ns: u64, _: &mut Worker) {
         assert_eq!(now_ns, 1_000_000_000);
@@ -72,19 +77,20 @@ impl WorkerEnds for Notes {
         true
     }
 
-    fn send(&mut self, _: &mut Worker, _: (Side, FrameMeta, Authority), _: &[u8]) {
+    fn send(&mut self, _: &mut Worker, _: (Link, FrameMeta, Authority), _: &[u8]) {
         panic!("a worker without a configuration sends nothing");
     }
 }
 
 #[test]
 fn what_waited_leaves_before_newer_frames_and_after_the_outputs_that_followed() {
-    let mut worker = Worker::new(Incarnation(1), NodeId(1), VnetId(1), 7);
+    let mut worker = Worker::new(Incarnation(1), NodeId(1), 7);
     let mut notes = Notes::default();
     worker_turn(&mut worker, &mut Vec::new(), &mut notes);
     let order = [
         "input",
         "links",
+        "what links do",
         "frames that waited",
         "frames that came in",
         "outputs",
@@ -92,12 +98,4 @@ fn what_waited_leaves_before_newer_frames_and_after_the_outputs_that_followed() 
         "frames that waited",
     ];
     assert_eq!(notes.asked, order);
-}
-
-#[test]
-fn a_network_that_is_silent_decides_whatever_the_other_one_carries() {
-    assert_eq!(passage([Passing::Yes, Passing::Silent]), Passage::Silent);
-    assert_eq!(passage([Passing::Unproved, Passing::Silent]), Passage::Silent);
-    assert_eq!(passage([Passing::Yes, Passing::Unproved]), Passage::Unproved);
-    assert_eq!(passage([Passing::Yes, Passing::Yes]), Passage::Passes);
 }

@@ -34,8 +34,8 @@ pub struct Counted {
     pub leader_changes: BTreeMap<String, u64>,
     /// Mappings by protocol.
     pub snat: Vec<SnatCounts>,
-    /// The inside interface.
-    pub inside: LinkCounts,
+    /// The inside interfaces, by name.
+    pub inside: BTreeMap<String, LinkCounts>,
     /// The outside interface.
     pub outside: LinkCounts,
     /// Elections won by this member, in all.
@@ -50,7 +50,7 @@ pub struct Counted {
     pub guard_put_back: u64,
     /// Who else came to the peer port.
     pub peers: PeerCounts,
-    /// Both data links are up.
+    /// All data links that shards need are up.
     pub links_up: bool,
     /// The address-translation log.
     pub nat_log: LogCounts,

@@ -14,7 +14,7 @@ use super::founder::{NodeArg, must_be_empty};
 use super::output::{self, Output, print};
 use super::recovery::{self, BackupArgs, RecoverArgs, RestoreArgs};
 use crate::answers::Status;
-use crate::daemon::config::DataConfig;
+use crate::daemon::data_config::DataConfig;
 use crate::daemon::founding::{self, Begin, FounderSpec};
 use crate::daemon::joining;
 use crate::daemon::request::{Request, ResourceKind};

@@ -110,6 +110,11 @@ fn object(value: &Value) -> String {
         let frontend = value.get("frontend").map_or_else(String::new, |frontend| format!("{}:", cell(frontend)));
         return format!("{frontend}{start}-{last}");
     }
+    // An inside interface: the network that it leads to, and its MAC.
+    if let (Some(mac), Some(network)) = (value.get("mac"), value.get("virtual_network")) {
+        let there = if value["declared"] == true { "" } else { " (not declared)" };
+        return format!("{}{there} {}", cell(network), cell(mac));
+    }
     if value.get("node").is_some() && value.get("incarnation").is_some() {
         let node = number("node").map_or("?".to_owned(), |id| format!("n{id}"));
         return if value["gone"] == true { format!("{node} (gone)") } else { node };

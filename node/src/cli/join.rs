@@ -10,7 +10,7 @@ use anyhow::{Context as _, Error, Result, bail};
 use super::founder::NodeArg;
 use super::member::node_id;
 use super::output::print;
-use crate::daemon::config::DataConfig;
+use crate::daemon::data_config::DataConfig;
 use crate::daemon::joining::{self, JoinSpec};
 
 /// Below `qnat join`.

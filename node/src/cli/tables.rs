@@ -102,7 +102,7 @@ const fn resource_columns(kind: ResourceKind) -> &'static [Column] {
             ("incarnation", "/incarnation"),
             ("peers", "/peer_addr"),
             ("api", "/api_addr"),
-            ("inside mac", "/inside_mac"),
+            ("inside", "/inside"),
             ("outside mac", "/outside_mac"),
             ("level", "/level"),
             ("prefers", "/preferred_shards"),

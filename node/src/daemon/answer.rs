@@ -21,7 +21,7 @@ use control::view::{self, BackendView};
 use engine::counters::Counters;
 use engine::event::DropReason;
 use engine::histogram::Histogram;
-use engine::ids::{Incarnation, NodeId, ShardId};
+use engine::ids::{Incarnation, NodeId, ShardId, Side};
 use engine::record::Proto;
 use engine::status::{FlowState, FlowView, PortsView, ShardStatus};
 use netio::guard::GuardCounters;
@@ -314,6 +314,8 @@ impl Answerer {
         let report = self.flows.send(AskFlows).await.map_err(gone)?;
         let (engine, log) = (&stats.engine, self.journal.counts());
         let (state, peers) = (self.guard.state(), report.transport);
+        let inside = stats.links.iter().filter(|life| life.side == Side::Inside);
+        let outside = stats.links.iter().find(|life| life.side == Side::Outside);
         let drops = DropReason::ALL.iter().map(|why| (why.label().to_owned(), engine.dropped(*why)));
         Ok(Counted {
             received: engine.received,
@@ -329,8 +331,8 @@ impl Answerer {
             failover: histogram(&report.failovers),
             leader_changes: report.leader_changes.iter().map(|(s, n)| (s.0.to_string(), *n)).collect(),
             snat: Proto::ALL.map(|proto| snat(engine, proto)).to_vec(),
-            inside: link(&stats.inside),
-            outside: link(&stats.outside),
+            inside: inside.map(|life| (life.name.clone(), link(&life.counts))).collect(),
+            outside: outside.map(|life| link(&life.counts)).unwrap_or_default(),
             elections: report.groups.iter().map(|group| group.elections).sum(),
             elections_by_shard: report.groups.iter().map(|g| (g.group.0.to_string(), g.elections)).collect(),
             frame_drops: report.frame_drops.into_iter().collect::<BTreeMap<_, _>>(),
@@ -342,7 +344,7 @@ impl Answerer {
                 retried: peers.retried,
                 sieved: peers.sieved,
             },
-            links_up: report.report.links_up,
+            links_up: report.report.has_all_links(),
             nat_log: LogCounts {
                 written: log.written,
                 failed: log.failed,
@@ -406,7 +408,7 @@ impl Answerer {
                 node: self.node,
                 incarnation: control.incarnation.map(|life| life.0),
                 guard: self.guard.state().standing,
-                links_up: flows.report.links_up,
+                links_up: flows.report.has_all_links(),
                 running: flows.running,
                 control_loaded: flows.report.control_loaded,
                 version: env!("CARGO_PKG_VERSION").to_owned(),

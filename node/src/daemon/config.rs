@@ -31,10 +31,12 @@
 //! listen = "0.0.0.0:9880"           # read-only: /metrics, /healthz, /readyz
 //!
 //! [data]
-//! inside = "inside"
 //! outside = "outside"
-//! virtual_network = "vnet1"
 //! guard = "auto"                    # or "required", "off"
+//!
+//! [[data.inside]]                   # one for each virtual network; short, for the only one: inside = "inside"
+//! interface = "inside"
+//! virtual_network = "vnet1"         # may be left out if there is one interface, and one network
 //!
 //! [timing]
 //! raise_priority = true
@@ -56,10 +58,10 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use words::level;
 
+use super::data_config::{DataConfig, RawData, is_interface_name};
+
 /// Where the admin API listens unless told otherwise.
 pub const API_DEFAULT: &str = "127.0.0.1:7880";
-/// Longest name of a network interface (IFNAMSIZ without the final zero).
-const INTERFACE_NAME_MAX: usize = 15;
 
 /// What is wrong with a `node.toml`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -154,40 +156,6 @@ pub struct ApiConfig {
     pub listen: SocketAddr,
 }
 
-/// `[data]`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DataConfig {
-    /// Interface to the backends.
-    pub inside: String,
-    /// Interface to the internet.
-    pub outside: String,
-    /// Name of the virtual network that `inside` leads to.
-    pub virtual_network: String,
-    /// The BPF egress guard.
-    pub guard: Guard,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        let (inside, outside) = ("inside".to_owned(), "outside".to_owned());
-        Self { inside, outside, virtual_network: "vnet1".to_owned(), guard: Guard::Auto }
-    }
-}
-
-/// Whether the egress guard must be there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Guard {
-    /// Attach it if the machine can; say so in the status if not.
-    #[default]
-    Auto,
-    /// Do not start without it.
-    Required,
-    /// Do not attach it.
-    Off,
-}
-
 /// `[timing]`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -242,7 +210,7 @@ struct Raw {
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<RawListen>,
     #[serde(default)]
-    data: DataConfig,
+    data: RawData,
     #[serde(default)]
     timing: TimingConfig,
     #[serde(default)]
@@ -318,20 +286,14 @@ impl NodeConfig {
         let api = check.loopback("api.listen", api)?;
         let metrics =
             raw.metrics.as_ref().map(|metrics| check.address("metrics.listen", &metrics.listen)).transpose()?;
-        check.interface("data.inside", &raw.data.inside)?;
-        check.interface("data.outside", &raw.data.outside)?;
-        if raw.data.inside == raw.data.outside {
-            let remedy = "inside and outside are two interfaces";
-            return Err(check.error("data.outside", &raw.data.outside, "is the inside interface too", remedy));
-        }
+        let data = check.data(raw.data)?;
         if let Some(name) = &raw.peers.interface {
             check.interface("peers.interface", name)?;
-            if [&raw.data.inside, &raw.data.outside].contains(&name) {
+            if data.inside.iter().map(|inside| &inside.interface).chain([&data.outside]).any(|one| one == name) {
                 let remedy = "peers need an interface of their own, which no backend and nobody outside reaches";
                 return Err(check.error("peers.interface", name, "is a data interface", remedy));
             }
         }
-        check.present("data.virtual_network", &raw.data.virtual_network)?;
         let name = raw.name.unwrap_or_else(|| format!("n{}", raw.node_id));
         check.present("name", &name)?;
         let peer = check.peers(raw.node_id, listen, &raw.peer)?;
@@ -348,7 +310,7 @@ impl NodeConfig {
             tls: TlsConfig { ca: base.join(raw.tls.ca), cert: base.join(raw.tls.cert), key: base.join(raw.tls.key) },
             api: ApiConfig { listen: api },
             metrics,
-            data: raw.data,
+            data,
             timing: raw.timing,
             level,
             nat_log: NatLogConfig { path: raw.nat_log.path.map(|path| base.join(path)), ..raw.nat_log },
@@ -376,7 +338,7 @@ impl NodeConfig {
             tls: RawTls { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone() },
             api: Some(RawListen { listen: self.api.listen.to_string() }),
             metrics: self.metrics.map(|listen| RawListen { listen: listen.to_string() }),
-            data: self.data.clone(),
+            data: RawData::of(&self.data),
             timing: self.timing,
             nat_log: self.nat_log.clone(),
             peer: self.peer.iter().map(peer).collect(),
@@ -469,10 +431,13 @@ impl Check<'_> {
     }
 
     fn interface(&self, field: &str, value: &str) -> Result<(), ConfigError> {
-        let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-        let good = (1..=INTERFACE_NAME_MAX).contains(&value.len()) && !value.contains(forbidden);
         let remedy = "use a name that `ip link` shows";
+        let good = is_interface_name(value);
         if good { Ok(()) } else { Err(self.error(field, &format!("{value:?}"), "is no interface name", remedy)) }
+    }
+
+    fn data(&self, raw: RawData) -> Result<DataConfig, ConfigError> {
+        raw.checked().map_err(|wrong| self.error(&wrong.field, &wrong.value, wrong.problem, &wrong.remedy))
     }
 
     fn nat_log(&self, log: &NatLogConfig) -> Result<(), ConfigError> {

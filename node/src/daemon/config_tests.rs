@@ -1,6 +1,7 @@
 //! Messages of `node.toml`: each names file, field, value and remedy.
 
 use super::*;
+use crate::daemon::data_config::{Guard, InsideConfig};
 
 const GOOD: &str = r#"
 cluster = "prod"
@@ -40,8 +41,8 @@ fn a_good_file_is_read_with_its_defaults_and_paths() {
     assert_eq!(config.tls.ca, Path::new("/etc/qnat/tls/ca.pem"));
     assert_eq!(config.tls.key, Path::new("/etc/keys/node.key"));
     assert_eq!(config.api.listen.to_string(), API_DEFAULT);
-    assert_eq!((config.data.guard, config.data.inside.as_str()), (Guard::Required, "inside"));
-    assert_eq!(config.data.virtual_network, "vnet1");
+    assert_eq!((config.data.guard, config.data.outside.as_str()), (Guard::Required, "outside"));
+    assert_eq!(config.data.inside, [InsideConfig { interface: "inside".into(), virtual_network: None }]);
     assert!(config.timing.raise_priority);
     let peers: Vec<u32> = config.peer.iter().map(|peer| peer.id).collect();
     assert_eq!(peers, [2], "the node itself is no peer");
@@ -51,6 +52,46 @@ fn a_good_file_is_read_with_its_defaults_and_paths() {
 fn what_is_written_reads_as_the_same() {
     let config = parse(GOOD).expect("good");
     assert_eq!(parse(&config.to_toml()).expect("own text"), config);
+}
+
+const TWO: &str = "guard = \"required\"\n[[data.inside]]\ninterface = \"eth1\"\nvirtual_network = \"red\"\n\
+                   [[data.inside]]\ninterface = \"eth2\"\nvirtual_network = \"blue\"\n";
+
+#[test]
+fn each_virtual_network_has_an_inside_interface_and_the_only_one_may_be_written_short() {
+    let one = |interface: &str, network: Option<&str>| InsideConfig {
+        interface: interface.into(),
+        virtual_network: network.map(str::to_owned),
+    };
+    for (text, inside) in [
+        (TWO, vec![one("eth1", Some("red")), one("eth2", Some("blue"))]),
+        ("inside = \"eth1\"\nvirtual_network = \"red\"", vec![one("eth1", Some("red"))]),
+        ("[[data.inside]]\ninterface = \"eth1\"", vec![one("eth1", None)]),
+    ] {
+        let config = parse(&GOOD.replacen("guard = \"required\"", text, 1)).expect(text);
+        assert_eq!(config.data.inside, inside, "{text}");
+        assert_eq!(parse(&config.to_toml()).expect("own text"), config, "{}", config.to_toml());
+    }
+}
+
+#[test]
+fn inside_interfaces_that_contradict_each_other_are_refused() {
+    let with = |from: &str, to: &str| message("guard = \"required\"", &TWO.replacen(from, to, 1));
+    for (text, expected) in [
+        (with("eth2", "eth1"), "data.inside[1].interface = eth1: is listed twice; each virtual network has"),
+        (with("blue", "red"), "data.inside[1].virtual_network = red: is listed twice; a virtual network has one"),
+        (with("eth2", "outside"), "data.outside = outside: is the inside interface too"),
+        (with("eth2", "a/b"), "data.inside[1].interface = \"a/b\": is no interface name"),
+        (with("virtual_network = \"red\"", ""), "data.inside[0].virtual_network: is missing; with several"),
+        (with("blue", ""), "data.inside[1].virtual_network = \"\": is empty"),
+        (with("guard", "virtual_network = \"red\"\nguard"), "data.virtual_network = red: does not say of which"),
+        (with("virtual_network = \"red\"", "vnet = \"red\""), "unknown field `vnet`"),
+        (message("guard = \"required\"", "inside = []"), "data.inside = 0: is no number of inside interfaces"),
+        (message("guard = \"required\"", "inside = 7"), "the name of an interface, or tables [[data.inside]]"),
+        (message("[peers]", "[peers]\ninterface = \"inside\""), "peers.interface = inside: is a data interface"),
+    ] {
+        assert!(text.starts_with("/etc/qnat/node.toml: ") && text.contains(expected), "{text}\nexpected: {expected}");
+    }
 }
 
 #[test]

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
-use consensus::event::Passage;
 use engine::event::{GroupEvent, WorkerOutput};
 use engine::ids::NodeId;
+use engine::links::Standing;
 use futures_util::stream::unfold;
 use netio::bell::{Doorbell, Ringer};
 use netio::boottime::now_ns;
@@ -429,7 +429,7 @@ impl Handler<Begin> for FlowActor {
         }
         let mut member = FlowMember::new(me, Arc::clone(&view), self.seed, now_ns());
         // Down until the worker has looked.
-        member.set_links(now_ns(), false, Passage::Unproved);
+        member.set_links(now_ns(), &Standing::default());
         self.member = Some(member);
         self.take_view(view);
         self.settle();

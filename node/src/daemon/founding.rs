@@ -19,9 +19,10 @@ use netio::ca::{ClusterCa, IssuedPem};
 use words::level;
 
 use super::config::{
-    API_DEFAULT, ApiConfig, DataConfig, NatLogConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig,
+    API_DEFAULT, ApiConfig, NatLogConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig,
 };
 use super::control_store::{open_control_store, random};
+use super::data_config::DataConfig;
 use super::recovery::Genesis;
 
 /// One founder, and where its files go.

@@ -1,5 +1,5 @@
 //! Keeps the kernel's egress guard as it should be: its addresses and peers are those of the newest configuration, and it
-//! stands on both data interfaces. On a thread of its own with ordinary priority: a configuration of 32,000 backends is as
+//! stands on all data interfaces. On a thread of its own with ordinary priority: a configuration of 32,000 backends is as
 //! many calls into the kernel, and the flow thread has a lease of 40 ms. It never judges a frame.
 //!
 //! The order of a configuration's changes is safe whenever they come: until an address is written, the guard drops what
@@ -9,10 +9,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use engine::ids::Mac;
 use engine::snapshot::Snapshot;
 use netio::guard::{Guard, GuardCounters, GuardError};
-use words::Side;
+use netio::port::Interface;
+use words::Link;
+
+use super::bindings::Bindings;
 
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -85,13 +87,13 @@ impl GuardKeeper {
     ///
     /// # Errors
     /// If there is no thread for it.
-    pub fn start(guard: Option<Guard>, standing: String) -> std::io::Result<Self> {
+    pub fn start(guard: Option<Guard>, standing: String, bindings: Bindings) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         shared.state().standing = standing;
         let keeper = Arc::clone(&shared);
         let thread = guard.map(|guard| {
             let thread = std::thread::Builder::new().name("guard".to_owned());
-            thread.spawn(move || keep(guard, &keeper))
+            thread.spawn(move || keep(guard, bindings, &keeper))
         });
         Ok(Self { shared, thread: thread.transpose()? })
     }
@@ -114,7 +116,7 @@ impl Drop for GuardKeeper {
     }
 }
 
-fn keep(mut guard: Guard, shared: &Shared) {
+fn keep(mut guard: Guard, mut bindings: Bindings, shared: &Shared) {
     loop {
         let newest = {
             let orders = shared.orders();
@@ -127,7 +129,8 @@ fn keep(mut guard: Guard, shared: &Shared) {
             orders.newest.take()
         };
         if let Some(snapshot) = newest {
-            match write(&mut guard, &snapshot) {
+            bindings.load(&snapshot.networks);
+            match write(&mut guard, &bindings, &snapshot) {
                 Ok(()) => shared.state().control_index = snapshot.control_index.0,
                 Err(error) => tracing::error!(%error, "egress guard: addresses"),
             }
@@ -136,10 +139,12 @@ fn keep(mut guard: Guard, shared: &Shared) {
     }
 }
 
-fn write(guard: &mut Guard, snapshot: &Snapshot) -> Result<(), GuardError> {
-    let outside = snapshot.frontends.values().map(|f| (Side::Outside, f.ip, f.shard.0));
-    let inside = snapshot.backends.values().map(|b| (Side::Inside, b.ip, b.home.0));
-    let peers = snapshot.peers.iter().flat_map(|links| [links.inside, links.outside]).map(|Mac(mac)| mac);
+fn write(guard: &mut Guard, bindings: &Bindings, snapshot: &Snapshot) -> Result<(), GuardError> {
+    let outside = snapshot.frontends.values().map(|f| (Interface::OUTSIDE, f.ip, f.shard.0));
+    let inside =
+        snapshot.backends.values().filter_map(|b| Some((bindings.interface(Link::Inside(b.vnet))?, b.ip, b.home.0)));
+    let macs = snapshot.peers.iter().flat_map(|links| links.inside.iter().map(|(_, mac)| mac).chain([&links.outside]));
+    let peers = macs.map(|mac| mac.0);
     guard.set_addresses(outside.chain(inside))?;
     guard.set_peers(peers)
 }

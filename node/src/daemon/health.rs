@@ -50,7 +50,7 @@ fn missing(node: u32, control: &ControlReport, flows: &FlowReport, shards: &[Sha
     if control.incarnation.is_none() || !flows.running {
         return vec!["not registered with the cluster yet".to_owned()];
     }
-    if !flows.report.links_up {
+    if !flows.report.has_all_links() {
         missing.push("a data link is down".to_owned());
     }
     if flows.report.control_loaded == 0 {

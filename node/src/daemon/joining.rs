@@ -12,7 +12,8 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, ensure};
 use netio::ca::{self, ClusterCa, Member};
 
-use super::config::{DataConfig, NodeConfig};
+use super::config::NodeConfig;
+use super::data_config::DataConfig;
 use super::founding::{make_dir, node_config, replace_file, usable_peer, write_new};
 
 /// Name of the request in a member's directory.

@@ -38,7 +38,8 @@ impl MemberLock {
         let mut files = vec![data];
         // Interfaces of one name are others in another network namespace.
         let namespace = std::fs::metadata("/proc/self/ns/net").context("/proc/self/ns/net")?.ino();
-        for (field, name) in [("data.inside", &config.data.inside), ("data.outside", &config.data.outside)] {
+        let inside = config.data.inside.iter().map(|one| ("data.inside", &one.interface));
+        for (field, name) in inside.chain([("data.outside", &config.data.outside)]) {
             let file = one(Path::new(RUN_DIR), &format!("{namespace}.{name}.lock"), until);
             files.push(file.with_context(|| format!("{field} = {name}"))?);
         }

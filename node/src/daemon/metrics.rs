@@ -20,7 +20,7 @@ use super::concerns;
 use super::concerns::machine::GUARD_ATTACHED;
 use super::flow_actor::{AskFlows, FlowReport};
 use super::guard_keeper::GuardState;
-use super::worker_thread::WorkerStats;
+use super::worker_thread::{LinkLife, WorkerStats};
 use crate::answers::Ports;
 use crate::nat_log::JournalCounts;
 
@@ -76,7 +76,7 @@ fn describe() {
     );
     metrics::describe_counter!("qnat_link_drops_total", "Frames lost between the worker and the wire, by reason.");
     metrics::describe_counter!("qnat_link_receive_stops_total", "Times that receiving ended and was begun again.");
-    metrics::describe_gauge!("qnat_links_up", "Both data links are up.");
+    metrics::describe_gauge!("qnat_links_up", "All data links that shards need are up.");
     metrics::describe_gauge!("qnat_link_up", "The data interface is there and has carrier.");
     metrics::describe_gauge!("qnat_link_silent", "Nobody on this data network answers this node's questions.");
     metrics::describe_gauge!(
@@ -131,7 +131,7 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
         publish_log(answerer.journal.counts(), worker.sessions_lost);
         let Ok(report) = answerer.flows.send(AskFlows).await else { return };
         publish_groups(&report);
-        publish_links(&worker, report.report.links_up, &answerer.guard.state());
+        publish_links(&worker, report.report.has_all_links(), &answerer.guard.state());
         publish_soundings(&worker, super::control_actor::now().unix_ms);
         let mut text = String::new();
         let held = "How long first packets were held for the commit of their mapping.";
@@ -174,12 +174,23 @@ fn publish_worker(engine: &Counters) {
     }
 }
 
+fn side_of(life: &LinkLife) -> &'static str {
+    match life.side {
+        Side::Inside => "inside",
+        Side::Outside => "outside",
+    }
+}
+
 /// What is seen below the engine: the interfaces, and the kernel's guard.
 fn publish_links(worker: &WorkerStats, links_up: bool, guard: &GuardState) {
-    for (side, stats) in [("inside", &worker.inside), ("outside", &worker.outside)] {
-        metrics::counter!("qnat_link_received_frames_total", "side" => side).absolute(stats.received);
-        metrics::counter!("qnat_link_received_bytes_total", "side" => side).absolute(stats.received_bytes);
-        metrics::counter!("qnat_link_transmitted_frames_total", "side" => side).absolute(stats.transmitted);
+    for life in &worker.links {
+        let (side, interface, stats) = (side_of(life), life.name.clone(), &life.counts);
+        metrics::counter!("qnat_link_received_frames_total", "side" => side, "interface" => interface.clone())
+            .absolute(stats.received);
+        metrics::counter!("qnat_link_received_bytes_total", "side" => side, "interface" => interface.clone())
+            .absolute(stats.received_bytes);
+        metrics::counter!("qnat_link_transmitted_frames_total", "side" => side, "interface" => interface.clone())
+            .absolute(stats.transmitted);
         for (reason, count) in [
             ("kernel_buffer", stats.kernel_drops),
             ("short", stats.received_short),
@@ -189,10 +200,10 @@ fn publish_links(worker: &WorkerStats, links_up: bool, guard: &GuardState) {
             ("transmit_error", stats.transmit_errors),
             ("no_buffer", stats.no_buffer),
         ] {
-            metrics::counter!("qnat_link_drops_total", "side" => side, "reason" => reason).absolute(count);
+            metrics::counter!("qnat_link_drops_total", "side" => side, "interface" => interface.clone(), "reason" => reason).absolute(count);
         }
         for (what, count) in [("out_of_buffers", stats.out_of_buffers), ("error", stats.receive_errors)] {
-            metrics::counter!("qnat_link_receive_stops_total", "side" => side, "reason" => what).absolute(count);
+            metrics::counter!("qnat_link_receive_stops_total", "side" => side, "interface" => interface.clone(), "reason" => what).absolute(count);
         }
     }
     metrics::gauge!("qnat_links_up").set(if links_up { 1.0 } else { 0.0 });
@@ -222,18 +233,22 @@ fn publish_soundings(worker: &WorkerStats, unix_ms: u64) {
         let age_ms = worker.at_ns.saturating_sub(ns) / 1_000_000;
         Duration::from_millis(unix_ms.saturating_sub(age_ms)).as_secs_f64()
     };
-    for (side, link) in ["inside", "outside"].into_iter().zip(&worker.links) {
-        metrics::gauge!("qnat_link_up", "side" => side).set(truth(link.state == LinkState::Up));
-        metrics::gauge!("qnat_link_silent", "side" => side).set(truth(link.heard.passing == Passing::Silent));
+    for link in &worker.links {
+        let (side, interface) = (side_of(link), link.name.clone());
+        metrics::gauge!("qnat_link_up", "side" => side, "interface" => interface.clone())
+            .set(truth(link.state == LinkState::Up));
+        metrics::gauge!("qnat_link_silent", "side" => side, "interface" => interface.clone())
+            .set(truth(link.heard.passing == Passing::Silent));
         if link.heard.heard_ns > 0 {
-            metrics::gauge!("qnat_link_last_frame_timestamp_seconds", "side" => side).set(at(link.heard.heard_ns));
+            metrics::gauge!("qnat_link_last_frame_timestamp_seconds", "side" => side, "interface" => interface.clone())
+                .set(at(link.heard.heard_ns));
         }
         if link.heard.answered_ns > 0 {
-            metrics::gauge!("qnat_link_last_answer_timestamp_seconds", "side" => side).set(at(link.heard.answered_ns));
+            metrics::gauge!("qnat_link_last_answer_timestamp_seconds", "side" => side, "interface" => interface.clone()).set(at(link.heard.answered_ns));
         }
         for (peer, answered_ns) in &link.heard.peers {
             let peer = peer.0.to_string();
-            metrics::gauge!("qnat_peer_last_answer_timestamp_seconds", "side" => side, "peer" => peer)
+            metrics::gauge!("qnat_peer_last_answer_timestamp_seconds", "side" => side, "interface" => interface.clone(), "peer" => peer)
                 .set(at(*answered_ns));
         }
     }
@@ -241,7 +256,7 @@ fn publish_soundings(worker: &WorkerStats, unix_ms: u64) {
     metrics::gauge!("qnat_next_hop_silent").set(truth(silent));
     metrics::counter!("qnat_address_claims_total").absolute(worker.engine.claims);
     for (side, label) in [(Side::Inside, "inside"), (Side::Outside, "outside")] {
-        let count = worker.claims.iter().filter(|claim| claim.side == side).count();
+        let count = worker.claims.iter().filter(|claim| claim.link.side() == side).count();
         metrics::gauge!("qnat_address_claimants", "side" => label).set(u32::try_from(count).unwrap_or(u32::MAX));
     }
 }
@@ -319,14 +334,11 @@ mod tests {
     #[test]
     fn what_is_heard_on_the_data_networks_is_on_the_page() {
         use engine::claims::Claim;
-        use engine::ids::{Mac, NodeId};
+        use engine::ids::{Link, Mac, NodeId, VnetId};
         use engine::soundings::{Heard, NextHop};
 
-        use crate::daemon::worker_thread::LinkLife;
-
         let ip = std::net::Ipv4Addr::new(203, 0, 113, 1);
-        let link =
-            |name: &str, state, heard| LinkLife { name: name.into(), state, heard, since_ns: 0, refused_macs: 0 };
+        let link = |name: &str, link, state, heard| LinkLife { heard, ..LinkLife::unheard(name, link, state) };
         let well = Heard {
             passing: Passing::Yes,
             heard_ns: 9_000_000_000,
@@ -339,8 +351,11 @@ mod tests {
         engine.claims = 7;
         let worker = WorkerStats {
             engine,
-            links: vec![link("in", LinkState::Up, well), link("out", LinkState::Gone, deaf)],
-            claims: vec![Claim { side: Side::Outside, ip, mac: Mac([2, 0, 0, 0, 0, 9]), count: 7, at_ns: 1 }],
+            links: vec![
+                link("in", Link::Inside(VnetId(1)), LinkState::Up, well),
+                link("out", Link::Outside, LinkState::Gone, deaf),
+            ],
+            claims: vec![Claim { link: Link::Outside, ip, mac: Mac([2, 0, 0, 0, 0, 9]), count: 7, at_ns: 1 }],
             next_hop: Some(NextHop { ip, heard_ns: 0, silent_since_ns: Some(1) }),
             at_ns: 10_000_000_000,
             ..WorkerStats::default()
@@ -352,13 +367,13 @@ mod tests {
             publish_log(JournalCounts { dropped: 4, waiting_ms: 2_500, ..JournalCounts::default() }, 0);
         });
         for line in [
-            "qnat_link_up{side=\"inside\"} 1",
-            "qnat_link_up{side=\"outside\"} 0",
-            "qnat_link_silent{side=\"inside\"} 0",
-            "qnat_link_silent{side=\"outside\"} 1",
-            "qnat_link_last_frame_timestamp_seconds{side=\"inside\"} 1699999999",
-            "qnat_link_last_answer_timestamp_seconds{side=\"inside\"} 1699999998.5",
-            "qnat_peer_last_answer_timestamp_seconds{side=\"inside\",peer=\"2\"} 1699999998.5",
+            "qnat_link_up{side=\"inside\",interface=\"in\"} 1",
+            "qnat_link_up{side=\"outside\",interface=\"out\"} 0",
+            "qnat_link_silent{side=\"inside\",interface=\"in\"} 0",
+            "qnat_link_silent{side=\"outside\",interface=\"out\"} 1",
+            "qnat_link_last_frame_timestamp_seconds{side=\"inside\",interface=\"in\"} 1699999999",
+            "qnat_link_last_answer_timestamp_seconds{side=\"inside\",interface=\"in\"} 1699999998.5",
+            "qnat_peer_last_answer_timestamp_seconds{side=\"inside\",interface=\"in\",peer=\"2\"} 1699999998.5",
             "qnat_next_hop_silent 1",
             "qnat_address_claims_total 7",
             "qnat_address_claimants{side=\"inside\"} 0",
@@ -369,7 +384,7 @@ mod tests {
         ] {
             assert!(lines.iter().any(|have| have == line), "{line} is not in\n{}", lines.join("\n"));
         }
-        let never = "qnat_link_last_answer_timestamp_seconds{side=\"outside\"}";
+        let never = "qnat_link_last_answer_timestamp_seconds{side=\"outside\",interface=\"out\"}";
         assert!(!lines.iter().any(|have| have.starts_with(never)), "what was never answered has no time");
     }
 

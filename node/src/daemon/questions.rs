@@ -171,7 +171,7 @@ mod tests {
 
     /// A worker whose replica came by a scan of a million mappings.
     fn full() -> Worker {
-        let mut worker = Worker::new(Incarnation(1), NodeId(1), VnetId(1), 7);
+        let mut worker = Worker::new(Incarnation(1), NodeId(1), 7);
         let words =
             |_: ShardId| LeaseWord { incarnation: Incarnation(1), term: Term(0), lease_until_ns: 0, grace_until_ns: 0 };
         let mut event = |event| worker.handle_event(0, &Words(words), event);
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_question_whose_asker_has_gone_away_is_dropped() {
-        let worker = Worker::new(Incarnation(1), NodeId(1), VnetId(1), 7);
+        let worker = Worker::new(Incarnation(1), NodeId(1), 7);
         let mut questions = Questions::default();
         let (reply, asker) = oneshot::channel();
         drop(asker);

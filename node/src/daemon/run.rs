@@ -10,7 +10,7 @@ use actix::{Actor, Arbiter, AsyncContext as _, System};
 use anyhow::{Context, Result, anyhow, ensure};
 use consensus::control::ControlTiming;
 use control::concern::{Concern, Subject, What};
-use engine::ids::{Mac, NodeId, VnetId};
+use engine::ids::{Mac, NodeId};
 use engine::worker::Worker;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use netio::bell::Doorbell;
@@ -29,10 +29,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::answer::Answerer;
 use super::ask::Peers;
+use super::bindings::Bindings;
 use super::clerk::Clerk;
 use super::concerns::{Alarms, Losses, Memory};
-use super::config::{Guard as GuardMode, NodeConfig};
+use super::config::NodeConfig;
 use super::control_actor::{ControlActor, Meet, now};
+use super::data_config::Guard as GuardMode;
 use super::flow_actor::{FlowActor, FlowParts, WorkerEnds, WorkerSpawner};
 use super::guard_keeper::{GuardDesk, GuardKeeper};
 use super::machine;
@@ -81,11 +83,9 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
     );
     let _exclusive = MemberLock::take(config)?;
     let memory_unlocked = lock_memory();
-    let (inside, outside) = (link(&config.data.inside)?, link(&config.data.outside)?);
-    limit_merging([&inside, &outside]);
-    let (guard, standing, mut writer) = guard(config, &inside, &outside)?;
-    writer.zero_all();
-    let keeper = GuardKeeper::start(guard, standing).context("a thread for the egress guard")?;
+    let links = Interfaces::named(config)?;
+    links.limit_merging();
+    let (keeper, writer) = keep_guard(config, &links)?;
     let metrics = MetricsPage::new(PrometheusBuilder::new().install_recorder().context("metrics recorder")?);
     System::new().block_on(async move {
         let (shutdown, mut stop) = mpsc::channel(1);
@@ -97,10 +97,10 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
         let pulses = Pulses::default();
         let clerk = Clerk::start(pulses.clerk.clone()).context("a thread for walks over the control state")?;
         let halves = ((pulses.control.clone(), keeper.desk()), clerk);
-        let control = start_control(config, [&inside, &outside], &transport, journal.clone(), halves)?;
+        let control = start_control(config, &links, &transport, journal.clone(), halves)?;
         let bell = Doorbell::new()?;
         let (worker, spawn) =
-            wire_worker(config, ([inside, outside], writer.reader()), &bell, (Arc::clone(&stats), sessions), &pulses)?;
+            wire_worker(config, (links, writer.reader()), &bell, (Arc::clone(&stats), sessions), &pulses)?;
         let parts = FlowParts {
             transport: transport.clone(),
             events,
@@ -223,14 +223,31 @@ async fn until_it_fails(alarms: Alarms, node: u32, serve: impl Future<Output = s
     }
 }
 
-fn link(name: &str) -> Result<Link> {
-    Link::named(name)
-        .with_context(|| format!("data interface {name}: set [data] inside and outside to existing interfaces"))
+/// The data interfaces, found.
+struct Interfaces {
+    outside: Link,
+    /// In the order of `node.toml`.
+    inside: Vec<Link>,
 }
 
-/// Interfaces merge no more than a buffer of the packet loop holds.
-fn limit_merging(links: [&Link; 2]) {
-    for link in links {
+impl Interfaces {
+    fn named(config: &NodeConfig) -> Result<Self> {
+        let link = |name: &str| {
+            Link::named(name)
+                .with_context(|| format!("data interface {name}: set [data] inside and outside to existing interfaces"))
+        };
+        let inside = config.data.inside.iter().map(|one| link(&one.interface)).collect::<Result<_>>()?;
+        Ok(Self { outside: link(&config.data.outside)?, inside })
+    }
+
+    /// They merge no more than a buffer of the packet loop holds.
+    fn limit_merging(&self) {
+        std::iter::once(&self.outside).chain(&self.inside).for_each(limit_merging);
+    }
+}
+
+fn limit_merging(link: &Link) {
+    {
         match superpacket::limit(link) {
             Ok(None) => {}
             Ok(Some(was)) => {
@@ -245,10 +262,19 @@ fn limit_merging(links: [&Link; 2]) {
     }
 }
 
-fn guard(config: &NodeConfig, inside: &Link, outside: &Link) -> Result<(Option<Guard>, String, WordsWriter)> {
+fn keep_guard(config: &NodeConfig, links: &Interfaces) -> Result<(GuardKeeper, WordsWriter)> {
+    let (guard, standing, mut writer) = guard(config, links)?;
+    writer.zero_all();
+    let keeper = GuardKeeper::start(guard, standing, Bindings::new(&config.data.inside));
+    Ok((keeper.context("a thread for the egress guard")?, writer))
+}
+
+fn guard(config: &NodeConfig, links: &Interfaces) -> Result<(Option<Guard>, String, WordsWriter)> {
     let attached = match config.data.guard {
         GuardMode::Off => Err(anyhow!("switched off in the configuration")),
-        GuardMode::Auto | GuardMode::Required => Guard::attach(inside, outside).map_err(anyhow::Error::from),
+        GuardMode::Auto | GuardMode::Required => {
+            Guard::attach(&links.outside, &links.inside).map_err(anyhow::Error::from)
+        }
     };
     match attached {
         Ok((guard, words)) => Ok((Some(guard), "attached".to_owned(), words)),
@@ -327,18 +353,25 @@ fn peer_interface(config: &NodeConfig) -> Result<Option<String>> {
 
 fn start_control(
     config: &NodeConfig,
-    [inside, outside]: [&Link; 2],
+    links: &Interfaces,
     transport: &Transport,
     journal: Journal,
     (watched, clerk): ((Pulse, GuardDesk), Clerk),
 ) -> Result<actix::Addr<ControlActor>> {
     let store = super::control_store::open_control_store(&config.data_dir)?;
+    let inside = config
+        .data
+        .inside
+        .iter()
+        .zip(&links.inside)
+        .map(|(one, link)| words::InsideInterface { network: one.virtual_network.clone(), mac: Mac(link.mac) });
+    let inside = inside.collect();
     let me = Identity {
         node: NodeId(config.node_id),
         peer_addr: config.peers.listen,
         api_addr: config.api.listen,
-        inside_mac: Mac(inside.mac),
-        outside_mac: Mac(outside.mac),
+        inside,
+        outside_mac: Mac(links.outside.mac),
         level: config.level,
         key: super::config::own_key(config)?,
         peers: config.peer.iter().map(|peer| NodeId(peer.id)).collect(),
@@ -386,7 +419,7 @@ fn seed() -> Result<u64> {
 /// The rings and bells between worker and flow actor: the actor's ends, and what starts the worker at the others.
 fn wire_worker(
     config: &NodeConfig,
-    (links, reader): ([Link; 2], WordsReader),
+    (links, reader): (Interfaces, WordsReader),
     bell: &Doorbell,
     (stats, sessions): (Arc<Mutex<WorkerStats>>, Option<SessionRing>),
     pulses: &Pulses,
@@ -416,7 +449,7 @@ fn wire_worker(
 
 struct WorkerParts {
     config: NodeConfig,
-    links: [Link; 2],
+    links: Interfaces,
     reader: WordsReader,
     inputs: netio::sync::spsc::Consumer<super::worker_thread::ToWorker>,
     unread: Unread,
@@ -433,15 +466,16 @@ impl WorkerParts {
     /// The worker starts when this life has its number.
     fn spawner(self) -> WorkerSpawner {
         Box::new(move |me| {
-            let Self { config, links: [inside, outside], reader, inputs, unread, outputs, .. } = self;
+            let Self { config, links, reader, inputs, unread, outputs, .. } = self;
             let Self { ringer, bulk_waiting, bell, stats, sessions, pulse, .. } = self;
             let port = |link| PortConfig { link, limits: BufferLimits::default(), reception: Reception::Filtered };
             let body = move || -> Result<()> {
                 if config.timing.raise_priority {
                     tracing::info!(priority = ?prefer_current(), "worker");
                 }
-                let packets = PacketLoop::new(&port(inside), &port(outside), LoopLimits::default(), bell)?;
-                let mut worker = Worker::new(me, NodeId(config.node_id), VnetId(1), seed()?);
+                let inside: Vec<PortConfig> = links.inside.into_iter().map(port).collect();
+                let packets = PacketLoop::new(&port(links.outside), &inside, LoopLimits::default(), bell)?;
+                let mut worker = Worker::new(me, NodeId(config.node_id), seed()?);
                 worker.set_level(config.level);
                 worker.sound();
                 if sessions.is_some() {
@@ -462,7 +496,8 @@ impl WorkerParts {
                     stats,
                     pulse,
                     sleep_max: SLEEP_MAX,
-                    watch: LinkWatch::default(),
+                    watch: LinkWatch::new(inside.len() + 1),
+                    bindings: Bindings::new(&config.data.inside),
                     turn: Turn::default(),
                 };
                 WorkerThread { worker, ends }.run()?;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use engine::claims::{CLAIMS_MAX, Claim};
 use engine::counters::Counters;
 use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
-use engine::snapshot::Snapshot;
+use engine::links::Standing;
+use engine::snapshot::{Networks, Snapshot};
 use engine::soundings::{Heard, NextHop, Passing};
 use engine::worker::{Scans, Worker};
 use netio::bell::Ringer;
@@ -17,11 +18,12 @@ use netio::boottime::now_ns;
 use netio::lease_table::WordsReader;
 use netio::link::LinkState;
 use netio::packet::{FrameHandler, PacketLoop};
-use netio::port::{Disposition, IoError, PortStats};
+use netio::port::{Disposition, Interface, IoError, PortStats};
 use netio::pulse::Pulse;
 use netio::sync::spsc::{Consumer, Producer, PushError};
-use words::{FrameMeta, LeaseWords, Mac, ShardId, Side};
+use words::{FrameMeta, LeaseWords, Link, Mac, ShardId, Side};
 
+use super::bindings::Bindings;
 use super::questions::{Query, Questions};
 use super::room::Unread;
 use crate::nat_log::SessionRing;
@@ -61,6 +63,12 @@ impl ToWorker {
 pub struct LinkLife {
     /// The interface's name.
     pub name: String,
+    /// The link that it is; `None`: the network that it leads to is not there.
+    pub link: Option<Link>,
+    /// The virtual network that `node.toml` names for it, and the one that it leads to.
+    pub network: Option<String>,
+    /// Outside, or inside.
+    pub side: Side,
     /// What the kernel says of it.
     pub state: LinkState,
     /// What its network carries, when something was heard, and who answers.
@@ -69,6 +77,19 @@ pub struct LinkLife {
     pub since_ns: u64,
     /// Addresses of shards that the device did not take.
     pub refused_macs: u64,
+    /// The interface's counters.
+    pub counts: PortStats,
+}
+
+impl LinkLife {
+    /// One of which only this is known.
+    #[cfg(test)]
+    #[must_use]
+    pub fn unheard(name: &str, link: Link, state: LinkState) -> Self {
+        let (heard, counts, side) = (Heard::default(), PortStats::default(), link.side());
+        let name = name.to_owned();
+        Self { name, link: Some(link), network: None, side, state, heard, since_ns: 0, refused_macs: 0, counts }
+    }
 }
 
 /// What a worker has counted, published a few times a second.
@@ -76,14 +97,12 @@ pub struct LinkLife {
 pub struct WorkerStats {
     /// The engine's counters.
     pub engine: Counters,
-    /// The interfaces' counters.
-    pub inside: PortStats,
-    /// As above.
-    pub outside: PortStats,
     /// Events of mappings that the log had no room for.
     pub sessions_lost: u64,
-    /// The data links, inside first; empty before the first look.
+    /// The data links, outside first; empty before the first look.
     pub links: Vec<LinkLife>,
+    /// The virtual networks of the configuration in use.
+    pub networks: Vec<String>,
     /// Who else claimed addresses of the cluster lately.
     pub claims: Vec<Claim>,
     /// The next hop, as an owner knows it.
@@ -132,6 +151,8 @@ pub struct Ends {
     pub sleep_max: Duration,
     /// The data links as they were told last.
     pub watch: LinkWatch,
+    /// Which link each interface is.
+    pub bindings: Bindings,
     /// What goes from turn to turn.
     pub turn: Turn,
 }
@@ -147,6 +168,8 @@ pub struct Turn {
     authorities: Vec<Authority>,
     /// Shards whose addresses the devices were told.
     known_macs: Vec<ShardId>,
+    /// The virtual networks of the configuration in use.
+    networks: Arc<Networks>,
 }
 
 impl WorkerThread {
@@ -196,15 +219,17 @@ impl WorkerEnds for Ends {
         None
     }
 
-    fn will_load(&mut self, snapshot: &Snapshot) {
+    fn will_load(&mut self, snapshot: &Snapshot, worker: &mut Worker) {
+        worker.set_networks(&self.bindings.load(&snapshot.networks));
+        self.turn.networks = Arc::clone(&snapshot.networks);
         for shard in snapshot.shards.keys().copied() {
             if self.turn.known_macs.contains(&shard) {
                 continue;
             }
-            for side in Side::ALL {
-                if let Err(error) = self.packets.add_mac(side, Mac::of_shard(shard).0) {
+            for interface in self.packets.interfaces() {
+                if let Err(error) = self.packets.add_mac(interface, Mac::of_shard(shard).0) {
                     tracing::warn!(%shard, %error, "the device does not take the shard's address");
-                    self.watch.refused_macs[side.index()] += 1;
+                    self.watch.of[interface.index()].refused_macs += 1;
                 }
             }
             self.turn.known_macs.push(shard);
@@ -212,37 +237,37 @@ impl WorkerEnds for Ends {
         self.sleep_max = SLEEP_MAX.min(Duration::from_millis(snapshot.params.vote_timeout_ms.into()) / 3);
     }
 
-    /// Links that work are not enough: what passes counts (F7).
     fn look_at_links(&mut self, now: u64, worker: &mut Worker) {
-        for (side, mtu) in Side::ALL.into_iter().zip(self.packets.mtus()) {
-            if let Some(mtu) = mtu {
-                worker.set_mtu(side, mtu);
-            }
-        }
-        let states = self.packets.link_states(now);
-        for (side, state) in Side::ALL.into_iter().zip(states) {
+        self.packets.look_at_links(now);
+        for interface in self.packets.interfaces() {
+            let (state, link) = (self.packets.link_state(interface), self.bindings.link(interface));
             if state == LinkState::Anew {
-                let name = &self.packets.link(side).name;
+                let name = &self.packets.link(interface).name;
                 super::start_again(format!(
                     "interface {name} was made anew, or has another MAC: what was open on it is dead"
                 ));
             }
+            if let Some(link) = link {
+                worker.set_link(now, link, state == LinkState::Up);
+                if let Some(mtu) = self.packets.mtu(interface) {
+                    worker.set_mtu(link, mtu);
+                }
+            }
+            let passing = link.map_or(Passing::Unproved, |link| worker.passing(link));
+            if self.watch.changed(now, interface, (state, passing)) {
+                tracing::info!(link = self.packets.link(interface).name, ?state, ?passing, "data link");
+            }
         }
-        let passing = worker.passing();
-        let Some(changed) = self.watch.changed(now, states, passing) else { return };
-        let up = states == [LinkState::Up; 2];
-        if changed.up {
-            worker.set_links(now, up);
-        }
-        for (side, state, passing) in Side::ALL.into_iter().zip(states).zip(passing).map(|((a, b), c)| (a, b, c)) {
-            tracing::info!(link = self.packets.link(side).name, ?state, ?passing, "data link");
-        }
-        self.turn.backlog.push_back(FromWorker::Links { up, passage: turn::passage(passing) });
+    }
+
+    fn links(&mut self, standing: Standing) {
+        self.turn.backlog.push_back(FromWorker::Links(Box::new(standing)));
     }
 
     fn receive(&mut self, now_ns: u64, worker: &mut Worker) {
         let arrivals = turn::Arrivals { worker, words: &self.words, now_ns };
-        self.packets.receive_batches(&mut Arrivals { arrivals, authorities: &mut self.turn.authorities });
+        let (authorities, bindings) = (&mut self.turn.authorities, &self.bindings);
+        self.packets.receive_batches(&mut Arrivals { arrivals, authorities, bindings });
     }
 
     fn scans(&self) -> Scans {
@@ -283,9 +308,10 @@ impl WorkerEnds for Ends {
         self.packets.transmit_room() > 0
     }
 
-    fn send(&mut self, worker: &mut Worker, (side, meta, authority): (Side, FrameMeta, Authority), frame: &[u8]) {
+    fn send(&mut self, worker: &mut Worker, (link, meta, authority): (Link, FrameMeta, Authority), frame: &[u8]) {
+        let Some(interface) = self.bindings.interface(link) else { return worker.not_transmitted(DropReason::NoLink) };
         let tag = tag(&mut self.turn.authorities, authority);
-        let taken = self.packets.transmit(side, meta, tag, frame);
+        let taken = self.packets.transmit(interface, meta, tag, frame);
         note_refused(worker, taken);
     }
 }
@@ -310,28 +336,39 @@ impl Ends {
         Ok(())
     }
 
+    fn link_life(&self, worker: &Worker, interface: Interface) -> LinkLife {
+        let (link, watched) = (self.bindings.link(interface), &self.watch.of[interface.index()]);
+        let carried = match link {
+            Some(Link::Inside(vnet)) => self.turn.networks.name(vnet),
+            Some(Link::Outside) | None => None,
+        };
+        LinkLife {
+            name: self.packets.link(interface).name.clone(),
+            link,
+            network: carried.or(self.bindings.named(interface)).map(str::to_owned),
+            side: if interface == Interface::OUTSIDE { Side::Outside } else { Side::Inside },
+            state: self.packets.link_state(interface),
+            heard: link.and_then(|link| worker.heard(link)).cloned().unwrap_or_default(),
+            since_ns: watched.since_ns,
+            refused_macs: watched.refused_macs,
+            counts: self.packets.stats(interface),
+        }
+    }
+
     fn publish(&mut self, worker: &Worker, now: u64) {
         let claims: Vec<Claim> = worker.claims().collect();
         for claim in &claims {
             if self.watch.is_new_claim(claim) {
-                let Claim { side, ip, mac, .. } = claim;
-                tracing::warn!(?side, %ip, mac = ?mac, "somebody else claims an address of the cluster by ARP");
+                let Claim { link, ip, mac, .. } = claim;
+                tracing::warn!(?link, %ip, mac = ?mac, "somebody else claims an address of the cluster by ARP");
             }
         }
-        let heard = worker.heard();
-        let links = Side::ALL.into_iter().zip(heard).map(|(side, heard)| LinkLife {
-            name: self.packets.link(side).name.clone(),
-            state: self.watch.states[side.index()],
-            heard,
-            since_ns: self.watch.since_ns[side.index()],
-            refused_macs: self.watch.refused_macs[side.index()],
-        });
+        let links = self.packets.interfaces().map(|interface| self.link_life(worker, interface)).collect();
         let stats = WorkerStats {
             engine: *worker.counters(),
-            inside: self.packets.stats(Side::Inside),
-            outside: self.packets.stats(Side::Outside),
             sessions_lost: self.sessions_lost + worker.sessions_lost(),
-            links: links.collect(),
+            links,
+            networks: self.turn.networks.0.keys().cloned().collect(),
             claims,
             next_hop: worker.next_hop(),
             at_ns: now,
@@ -344,52 +381,40 @@ impl Ends {
 /// What was told last of the data links.
 #[derive(Debug)]
 pub struct LinkWatch {
-    states: [LinkState; 2],
-    passing: [Passing; 2],
-    since_ns: [u64; 2],
-    refused_macs: [u64; 2],
-    told: bool,
-    claimed: Vec<(Side, std::net::Ipv4Addr, Mac)>,
+    of: Vec<Watched>,
+    claimed: Vec<(Link, std::net::Ipv4Addr, Mac)>,
 }
 
-impl Default for LinkWatch {
-    fn default() -> Self {
-        Self {
-            states: [LinkState::Gone; 2],
-            passing: [Passing::Unproved; 2],
-            since_ns: [0; 2],
-            refused_macs: [0; 2],
-            told: false,
-            claimed: Vec::new(),
-        }
-    }
-}
-
-/// That something about the links is news.
+/// What was told last of one.
 #[derive(Clone, Copy, Debug)]
-struct Changed {
-    /// Also whether they are up.
-    up: bool,
+struct Watched {
+    /// `None`: nothing.
+    told: Option<(LinkState, Passing)>,
+    since_ns: u64,
+    refused_macs: u64,
 }
 
 impl LinkWatch {
-    fn changed(&mut self, now: u64, states: [LinkState; 2], passing: [Passing; 2]) -> Option<Changed> {
-        let up = !self.told || states != self.states;
-        if !up && passing == self.passing {
-            return None;
+    /// Of so many interfaces nothing was told yet.
+    #[must_use]
+    pub fn new(interfaces: usize) -> Self {
+        let unknown = Watched { told: None, since_ns: 0, refused_macs: 0 };
+        Self { of: vec![unknown; interfaces], claimed: Vec::new() }
+    }
+
+    /// Whether this is news.
+    fn changed(&mut self, now: u64, interface: Interface, is: (LinkState, Passing)) -> bool {
+        let watched = &mut self.of[interface.index()];
+        if watched.told == Some(is) {
+            return false;
         }
-        for side in 0..2 {
-            if !self.told || (states[side], passing[side]) != (self.states[side], self.passing[side]) {
-                self.since_ns[side] = now;
-            }
-        }
-        (self.states, self.passing, self.told) = (states, passing, true);
-        Some(Changed { up })
+        (watched.told, watched.since_ns) = (Some(is), now);
+        true
     }
 
     /// Whether a claim was not told yet; of claims as many are remembered as there can be.
     fn is_new_claim(&mut self, claim: &Claim) -> bool {
-        let key = (claim.side, claim.ip, claim.mac);
+        let key = (claim.link, claim.ip, claim.mac);
         if self.claimed.contains(&key) {
             return false;
         }
@@ -405,22 +430,31 @@ impl LinkWatch {
 struct Arrivals<'a> {
     arrivals: turn::Arrivals<'a, WordsReader>,
     authorities: &'a mut Vec<Authority>,
+    bindings: &'a Bindings,
 }
 
 impl FrameHandler for Arrivals<'_> {
-    fn look_ahead(&mut self, side: Side, frame: &[u8]) {
-        self.arrivals.look_ahead(side, frame);
+    fn look_ahead(&mut self, interface: Interface, frame: &[u8]) {
+        if let Some(link) = self.bindings.link(interface) {
+            self.arrivals.look_ahead(link, frame);
+        }
     }
 
     fn fetch(&mut self) {
         self.arrivals.fetch();
     }
 
-    fn handle(&mut self, side: Side, meta: &FrameMeta, frame: &mut [u8]) -> Disposition {
-        match self.arrivals.judge(side, meta, frame) {
-            Verdict::Transmit { side, authority } => {
-                Disposition::Transmit { side, tag: tag(self.authorities, authority) }
-            }
+    fn handle(&mut self, interface: Interface, meta: &FrameMeta, frame: &mut [u8]) -> Disposition {
+        // An interface whose network is not there leads nowhere.
+        let Some(link) = self.bindings.link(interface) else { return Disposition::Done };
+        match self.arrivals.judge(link, meta, frame) {
+            Verdict::Transmit { link, authority } => match self.bindings.interface(link) {
+                Some(interface) => Disposition::Transmit { interface, tag: tag(self.authorities, authority) },
+                None => {
+                    self.arrivals.worker.not_transmitted(DropReason::NoLink);
+                    Disposition::Done
+                }
+            },
             Verdict::Consumed | Verdict::Drop(_) => Disposition::Done,
         }
     }

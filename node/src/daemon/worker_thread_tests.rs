@@ -14,6 +14,8 @@ use words::{BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogInde
 
 use super::*;
 
+const NETWORK: VnetId = VnetId(0);
+const INSIDE: Link = Link::Inside(NETWORK);
 const SHARD: ShardId = ShardId(1);
 const ME: Incarnation = Incarnation(9);
 const TERM: Term = Term(1);
@@ -39,9 +41,13 @@ fn snapshot() -> Snapshot {
     let frontend = FrontendId(1);
     let mut s = Snapshot {
         control_index: ControlIndex(1),
-        me: Some(NodeLinks { node: NodeId(1), inside: Mac([2, 1, 0, 0, 0, 1]), outside: Mac([2, 2, 0, 0, 0, 1]) }),
+        me: Some(NodeLinks {
+            node: NodeId(1),
+            inside: vec![(NETWORK, Mac([2, 1, 0, 0, 0, 1]))],
+            outside: Mac([2, 2, 0, 0, 0, 1]),
+        }),
         subnets: vec![Subnet {
-            vnet: VnetId(0),
+            vnet: NETWORK,
             prefix: Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 24 },
             gateway: GATEWAY,
         }],
@@ -53,7 +59,7 @@ fn snapshot() -> Snapshot {
     };
     s.put_frontends([(frontend, Frontend { ip: PUBLIC, shard: SHARD })]);
     let backend = Backend {
-        vnet: VnetId(0),
+        vnet: NETWORK,
         ip: HOST,
         mac: None,
         home: SHARD,
@@ -70,10 +76,13 @@ fn snapshot() -> Snapshot {
 
 /// An owner with a lease, for which its own log commits at once.
 fn owner() -> (Worker, Set) {
-    let mut worker = Worker::new(ME, NodeId(1), VnetId(0), 7);
+    let mut worker = Worker::new(ME, NodeId(1), 7);
+    worker.set_networks(&[NETWORK]);
     let mut words = Set::default();
     assert!(worker.load_snapshot(NOW, Arc::new(snapshot())));
-    worker.set_links(NOW, true);
+    for link in [INSIDE, Link::Outside] {
+        worker.set_link(NOW, link, true);
+    }
     let opened = GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1), loads: false };
     worker.handle_event(NOW, &words, opened);
     let until = NOW + LEASE_NS;
@@ -94,9 +103,9 @@ fn handed_out() -> (Worker, Set, Vec<Authority>, u64) {
     while worker.poll_frame(NOW, &words, &mut buffer).is_some() {}
     let mut question = [0; 60];
     build_arp(&mut question, ArpOp::Request, HOST_MAC, Mac::BROADCAST, HOST_MAC, HOST, Mac::default(), GATEWAY);
-    worker.handle_frame(NOW, &words, Side::Inside, &FrameMeta::default(), &mut question);
-    let (side, _, authority) = worker.poll_frame(NOW, &words, &mut buffer).expect("an answer");
-    assert_eq!((side, authority), (Side::Inside, Authority::Lease { shard: SHARD, term: TERM }));
+    worker.handle_frame(NOW, &words, INSIDE, &FrameMeta::default(), &mut question);
+    let (link, _, authority) = worker.poll_frame(NOW, &words, &mut buffer).expect("an answer");
+    assert_eq!((link, authority), (INSIDE, Authority::Lease { shard: SHARD, term: TERM }));
     let mut authorities = Vec::new();
     let tag = tag(&mut authorities, authority);
     let transmitted = worker.counters().transmitted;

@@ -9,12 +9,15 @@ mod address;
 pub mod envelope;
 mod frame;
 mod ids;
+mod interface;
 mod lease;
 pub mod level;
+mod link;
 mod mac;
 mod ports;
 mod prefix;
 mod random;
+mod shard_set;
 mod side;
 pub mod time;
 
@@ -23,9 +26,12 @@ pub use frame::{ChecksumState, FrameMeta, Gso};
 pub use ids::{
     BackendId, ControlIndex, Epoch, FrontendId, Incarnation, LogIndex, NodeId, SHARDS_MAX, ShardId, Term, VnetId,
 };
+pub use interface::{INSIDE_MAX, InsideInterface};
 pub use lease::{LeaseWord, LeaseWords};
+pub use link::Link;
 pub use mac::{Mac, NoMac};
 pub use ports::PortBlock;
 pub use prefix::{NoPrefix, Prefix};
 pub use random::SplitMix;
+pub use shard_set::ShardSet;
 pub use side::Side;

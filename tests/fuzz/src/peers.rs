@@ -12,7 +12,7 @@ use control::{Command, codec as control_codec};
 use engine::LeaseWords;
 use engine::codec::{self, Format, decode_chunk, decode_entry};
 use engine::event::{GroupEvent, WorkerOutput};
-use engine::ids::{ControlIndex, Incarnation, LeaseWord, LogIndex, NodeId, ShardId, Term, VnetId};
+use engine::ids::{ControlIndex, Incarnation, LeaseWord, LogIndex, NodeId, ShardId, Term};
 use engine::snapshot::Snapshot;
 use engine::worker::Worker;
 use words::envelope;
@@ -44,7 +44,7 @@ struct Replica {
 
 impl Replica {
     fn new() -> Self {
-        let mut worker = Worker::new(Incarnation(1), NodeId(1), VnetId(0), 7);
+        let mut worker = Worker::new(Incarnation(1), NodeId(1), 7);
         worker.handle_event(
             NOW_NS,
             &NoLease,

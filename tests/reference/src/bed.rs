@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use engine::LeaseWords;
 use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
-use engine::ids::{Incarnation, LeaseWord, LogIndex, NodeId, ShardId, Side, Term, VnetId};
+use engine::ids::{Incarnation, LeaseWord, Link, LogIndex, NodeId, ShardId, Side, Term, VnetId};
 use engine::status::FlowView;
 use engine::wire::FrameMeta;
 use engine::worker::Worker;
@@ -60,6 +60,16 @@ pub struct Bed {
     index: u64,
 }
 
+/// The only virtual network.
+pub(crate) const NETWORK: VnetId = VnetId(0);
+
+const fn link_of(side: Side) -> Link {
+    match side {
+        Side::Inside => Link::Inside(NETWORK),
+        Side::Outside => Link::Outside,
+    }
+}
+
 impl Default for Bed {
     fn default() -> Self {
         Self::new(&World::default())
@@ -70,14 +80,15 @@ impl Bed {
     /// Two members, the first of which serves and knows its neighbours.
     #[must_use]
     pub fn new(world: &World) -> Self {
-        let workers =
-            [1, 2].map(|n| Worker::new(Incarnation(6 + u64::from(n)), NodeId(n), VnetId(0), 76 + u64::from(n)));
+        let workers = [1, 2].map(|n| Worker::new(Incarnation(6 + u64::from(n)), NodeId(n), 76 + u64::from(n)));
         let mut bed = Self { workers, owner: 1, now_ns: 1_000 * SECOND_NS, term: Term(0), index: 1 };
         for (worker, number) in bed.workers.iter_mut().zip(1..) {
+            worker.set_networks(&[NETWORK]);
             assert!(worker.load_snapshot(bed.now_ns, Arc::new(world.snapshot(number))), "the first one");
-            worker.set_links(bed.now_ns, true);
-            worker.set_mtu(Side::Inside, world.mtu[0]);
-            worker.set_mtu(Side::Outside, world.mtu[1]);
+            for (side, mtu) in Side::ALL.into_iter().zip(world.mtu) {
+                worker.set_link(bed.now_ns, link_of(side), true);
+                worker.set_mtu(link_of(side), mtu);
+            }
         }
         bed.tell_all(&GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1), loads: false });
         bed.take_over();
@@ -167,7 +178,7 @@ impl Bed {
 
     fn hand_in(&mut self, side: Side, frame: &mut [u8]) -> Verdict {
         let words = self.words(self.owner);
-        self.workers[self.owner].handle_frame(self.now_ns, &words, side, &FrameMeta::default(), frame)
+        self.workers[self.owner].handle_frame(self.now_ns, &words, link_of(side), &FrameMeta::default(), frame)
     }
 
     /// Hands in a frame. Returns all that left for it, in order.
@@ -175,7 +186,8 @@ impl Bed {
         let mut frame = frame.to_vec();
         let verdict = self.hand_in(side, &mut frame);
         let mut left = Vec::new();
-        if let Verdict::Transmit { side, authority } = verdict {
+        if let Verdict::Transmit { link, authority } = verdict {
+            let side = link.side();
             let words = self.words(self.owner);
             if Worker::may_transmit(&words, self.now_ns, authority) {
                 left.push(Left { side, frame, authority });
@@ -204,8 +216,8 @@ impl Bed {
         loop {
             let words = self.words(self.owner);
             let worker = &mut self.workers[self.owner];
-            if let Some((side, _, authority)) = worker.poll_frame(self.now_ns, &words, &mut frame) {
-                let one = Left { side, frame: frame.clone(), authority };
+            if let Some((link, _, authority)) = worker.poll_frame(self.now_ns, &words, &mut frame) {
+                let one = Left { side: link.side(), frame: frame.clone(), authority };
                 self.answer(&one);
                 left.push(one);
             } else if let Some(output) = worker.poll_output(self.now_ns, &words) {

@@ -4,7 +4,9 @@
 use std::net::Ipv4Addr;
 use words::Prefix;
 
-use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId, VnetId};
+use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId};
+
+use crate::bed::NETWORK;
 use engine::snapshot::{
     Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, Sharing, Snapshot, Subnet, TcpReset,
 };
@@ -89,7 +91,7 @@ impl World {
     pub fn snapshot(&self, member: u8) -> Snapshot {
         let links = |n: u8| NodeLinks {
             node: NodeId(u32::from(n)),
-            inside: Mac([0x52, 1, 0, 0, 0, n]),
+            inside: vec![(NETWORK, Mac([0x52, 1, 0, 0, 0, n]))],
             outside: Mac([0x52, 2, 0, 0, 0, n]),
         };
         let frontend = FrontendId(1);
@@ -105,7 +107,7 @@ impl World {
             me: Some(links(member)),
             peers: vec![links(3 - member)],
             subnets: vec![Subnet {
-                vnet: VnetId(0),
+                vnet: NETWORK,
                 prefix: Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 24 },
                 gateway: GATEWAY,
             }],
@@ -123,7 +125,7 @@ impl World {
             let id = BackendId(u32::try_from(place).expect("few") + 1);
             let Rule { profile, sharing, filtering } = self.rules[place];
             let backend = Backend {
-                vnet: VnetId(0),
+                vnet: NETWORK,
                 ip,
                 mac: None,
                 home: SHARD,

@@ -4,18 +4,17 @@
 use std::sync::Arc;
 
 use engine::event::{Authority, Verdict, WorkerOutput};
+use engine::links::Standing;
 use engine::snapshot::Snapshot;
 use engine::worker::{Scans, Worker};
 use member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
 use member::turn::{self, BATCH, FlowEnds, FromWorker, WorkerEnds};
-use words::{FrameMeta, Side, VnetId};
+use words::{FrameMeta, Link, Side};
 
 use super::{Deed, MS, Node, Thread, ToFlow, Words};
 
 /// How often the daemon's flow actor ticks.
 const FLOW_TICK_NS: u64 = MS;
-/// A network that a configuration has to name before anything is translated.
-const NO_NETWORK: VnetId = VnetId(0);
 
 /// A worker's turn at a moment.
 struct WorkerTurn<'a> {
@@ -50,17 +49,19 @@ impl WorkerEnds for WorkerTurn<'_> {
         Some(input)
     }
 
-    fn will_load(&mut self, _: &Snapshot) {}
+    fn will_load(&mut self, snapshot: &Snapshot, worker: &mut Worker) {
+        self.node.network = snapshot.networks.carried(None);
+        worker.set_networks(self.node.network.as_slice());
+    }
 
     fn look_at_links(&mut self, now_ns: u64, worker: &mut Worker) {
-        let (up, passage) = (self.node.links_up, turn::passage(worker.passing()));
-        if self.node.links_told.map(|told| told.0) != Some(up) {
-            worker.set_links(now_ns, up);
+        for link in Side::ALL.into_iter().filter_map(|side| self.node.link(side)) {
+            worker.set_link(now_ns, link, self.node.links_up);
         }
-        if self.node.links_told != Some((up, passage)) {
-            self.node.links_told = Some((up, passage));
-            self.node.outputs.push(self.now_ns, FromWorker::Links { up, passage });
-        }
+    }
+
+    fn links(&mut self, standing: Standing) {
+        self.node.outputs.push(self.now_ns, FromWorker::Links(Box::new(standing)));
     }
 
     fn receive(&mut self, now_ns: u64, worker: &mut Worker) {
@@ -75,12 +76,16 @@ impl WorkerEnds for WorkerTurn<'_> {
             self.busy = true;
             let mut arrivals = turn::Arrivals { worker, words: &node.words, now_ns };
             for (side, frame) in &batch {
-                arrivals.look_ahead(*side, frame);
+                if let Some(link) = node.link(*side) {
+                    arrivals.look_ahead(link, frame);
+                }
             }
             arrivals.fetch();
             for (side, mut frame) in batch.drain(..) {
-                let verdict = arrivals.judge(side, &FrameMeta::default(), &mut frame);
-                if let Verdict::Transmit { side, authority } = verdict {
+                let Some(link) = node.link(side) else { continue };
+                let verdict = arrivals.judge(link, &FrameMeta::default(), &mut frame);
+                if let Verdict::Transmit { link, authority } = verdict {
+                    let side = link.side();
                     node.deeds.push(Deed::Frame { side, authority, frame });
                 }
             }
@@ -130,9 +135,9 @@ impl WorkerEnds for WorkerTurn<'_> {
         room
     }
 
-    fn send(&mut self, _: &mut Worker, (side, _, authority): (Side, FrameMeta, Authority), frame: &[u8]) {
+    fn send(&mut self, _: &mut Worker, (link, _, authority): (Link, FrameMeta, Authority), frame: &[u8]) {
         self.node.released.1 += 1;
-        self.node.deeds.push(Deed::Frame { side, authority, frame: frame.to_vec() });
+        self.node.deeds.push(Deed::Frame { side: link.side(), authority, frame: frame.to_vec() });
     }
 }
 
@@ -211,7 +216,7 @@ impl Node {
                     let mut flow = FlowMember::new(me, Arc::clone(&view), self.seed, now.ns);
                     flow.set_retained_entries(self.rare.retained);
                     self.flow = Some(flow);
-                    let mut worker = Worker::new(me, self.id, NO_NETWORK, self.seed);
+                    let mut worker = Worker::new(me, self.id, self.seed);
                     worker.set_level(self.level);
                     worker.set_chunk_records(self.rare.chunk_records);
                     worker.sound();

@@ -90,7 +90,7 @@ impl FlowGroup {
         let in_place = self.spec.members.contains(&self.me) && self.conf.voters.contains(&self.me.0);
         let leaving = if in_place && !self.is_stopping() { leaving } else { Leaving::Yes };
         let own = Own {
-            report: reports.own(),
+            report: reports.own().of(self.spec.group),
             leaving,
             unserved_since_ns: self.leading.as_ref().and_then(|l| l.unserved_since_ns).filter(|s| *s <= now_ns),
             control_needed: self.worker_control,
@@ -100,7 +100,7 @@ impl FlowGroup {
             .members
             .iter()
             .filter(|id| **id != self.me && self.conf.voters.contains(&id.0) && self.is_caught_up(id.0, now_ns))
-            .filter_map(|id| Some(Candidate { id: *id, report: reports.fresh(*id, now_ns)? }))
+            .filter_map(|id| Some(Candidate { id: *id, report: reports.fresh(*id, now_ns)?.of(self.spec.group) }))
             .collect();
         let preferred = self.spec.members.first().copied();
         self.handover.target(&own, &candidates, preferred, &self.timing, now_ns)

@@ -193,7 +193,7 @@ pub(crate) fn registration(node: u32, raft_id: u64, nonce: u64) -> Registration 
         nonce,
         peer_addr: addr(node),
         api_addr: addr(node),
-        inside_mac: mac(1),
+        inside: vec![words::InsideInterface { network: None, mac: mac(1) }],
         outside_mac: mac(2),
         level: words::level::NEWEST,
     }

@@ -13,7 +13,7 @@ fn the_grace_of_the_last_committed_header_counts_not_that_of_the_lease_word() {
     let mut lab = Lab::new(2);
     let lease_end = lab.nodes[0].words.0[&SHARD].lease_until_ns;
     lab.now = lease_end - SEC;
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 4500));
     lab.load(11, |s| s.params.orphan_grace_ms = 1_000);
     lab.run(500);
     lab.now = lease_end;
@@ -21,7 +21,7 @@ fn the_grace_of_the_last_committed_header_counts_not_that_of_the_lease_word() {
     let packet = || udp(A, 5000, REMOTE, 4500);
     lab.now += 900 * MS;
     let verdict = lab.out(0, packet());
-    let grace = Verdict::Transmit { side: Side::Outside, authority: Authority::Grace { shard: SHARD } };
+    let grace = Verdict::Transmit { link: OUTSIDE, authority: Authority::Grace { shard: SHARD } };
     assert_eq!(verdict, grace);
     lab.now += 200 * MS;
     assert_eq!(lab.out(0, packet()), Verdict::Drop(DropReason::NotOwner), "F6: the word says three seconds");
@@ -31,12 +31,12 @@ fn the_grace_of_the_last_committed_header_counts_not_that_of_the_lease_word() {
 fn a_frame_from_the_own_card_is_no_traffic() {
     let mut lab = Lab::new(1);
     let mut frame = udp(A, 5000, REMOTE, 53);
-    frame[6..12].copy_from_slice(&links(0).inside.0);
+    frame[6..12].copy_from_slice(&links(0).mac_on(INSIDE).expect("it has one").0);
     assert_eq!(lab.out(0, frame), Verdict::Drop(DropReason::NotForUs));
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    let port = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port;
     let mut frame = udp_in(REMOTE, 53, PUBLIC, port);
     frame[6..12].copy_from_slice(&links(0).outside.0);
-    assert_eq!(lab.frame(0, Side::Outside, frame), Verdict::Drop(DropReason::NotForUs));
+    assert_eq!(lab.frame(0, OUTSIDE, frame), Verdict::Drop(DropReason::NotForUs));
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn nobody_passes_a_frame_on_to_an_owner_that_he_has_followed() {
     let mut lab = Lab::new(2);
     lab.elect(1);
     let packet = || udp(A, 5000, REMOTE, 53);
-    assert_eq!(lab.pass(0, Side::Inside, packet()).eth_dst, links(1).inside);
+    assert_eq!(lab.pass(0, INSIDE, packet()).eth_dst, links(1).mac_on(INSIDE).expect("it has one"));
     // It leads a later term, though without a lease yet: the owner that it knows is its predecessor.
     lab.event(0, GroupEvent::Leading { shard: SHARD, term: Term(lab.term + 1) });
     assert_eq!(lab.out(0, packet()), Verdict::Drop(DropReason::NotOwner), "M1: it would come back");
@@ -53,7 +53,7 @@ fn nobody_passes_a_frame_on_to_an_owner_that_he_has_followed() {
 #[test]
 fn a_flow_of_an_address_that_went_to_another_backend_is_not_the_new_one_s() {
     let mut lab = Lab::new(1);
-    lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, SYN, 1, 0));
+    lab.pass(0, INSIDE, tcp(A, 9, REMOTE, 80, SYN, 1, 0));
     lab.load_on(0, 11, |s| {
         let heir = s.backends.remove(&BackendId(1)).expect("A");
         s.backends.insert(BackendId(9), heir);
@@ -62,7 +62,7 @@ fn a_flow_of_an_address_that_went_to_another_backend_is_not_the_new_one_s() {
     // Before the timers have closed it.
     let n = &mut lab.nodes[0];
     let mut frame = tcp(A, 9, REMOTE, 80, ACK, 2, 1);
-    let verdict = n.worker.handle_frame(lab.now, &n.words, Side::Inside, &Default::default(), &mut frame);
+    let verdict = n.worker.handle_frame(lab.now, &n.words, INSIDE, &Default::default(), &mut frame);
     assert_eq!(verdict, Verdict::Drop(DropReason::NotFirstPacket));
 }
 
@@ -76,17 +76,17 @@ fn link_local_addresses_are_no_way_out() {
 #[test]
 fn what_another_member_passes_on_from_a_public_address_is_not_spoofed() {
     let mut lab = Lab::new(2);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, PUBLIC_2, 2050)).src_port;
+    let port = lab.pass(0, INSIDE, udp(A, 5000, PUBLIC_2, 2050)).src_port;
     let back = udp_raw((PUBLIC_2, 2050), (PUBLIC, port), b"back").bytes();
     let passed_on = ethernet(links(1).outside, links(0).outside, &back);
-    assert_eq!(lab.pass(0, Side::Outside, passed_on).dst, A, "R7: its owner repeats it in its grace, or forwards it");
+    assert_eq!(lab.pass(0, OUTSIDE, passed_on).dst, A, "R7: its owner repeats it in its grace, or forwards it");
 }
 
 #[test]
 fn after_a_takeover_idle_flows_close_one_after_the_other() {
     let mut lab = Lab::new(2);
     for remote in 0..1000_u16 {
-        lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 10_000 + remote));
+        lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 10_000 + remote));
     }
     lab.run(1_000);
     lab.elect(1);

@@ -1,12 +1,11 @@
 //! Every bound is reached: what still fits at it, and what one more is dropped as (R10, R21, I46, I47, I49).
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use words::Prefix;
 
 use qnat_engine::event::{DropReason, Verdict};
 use qnat_engine::ids::*;
-use qnat_engine::snapshot::{Backend, Snapshot};
+use qnat_engine::snapshot::Snapshot;
 use qnat_engine::status::FlowState;
 use qnat_engine::wire::{ArpOp, FrameMeta};
 
@@ -33,16 +32,16 @@ fn packets(lab: &mut Lab) -> Vec<Sent> {
 fn held_mappings_count_against_the_limit_of_a_shard() {
     let mut lab = Lab::new(1);
     lab.load(11, |s| s.params.flows_per_shard_max = 2);
-    lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(A, 1, REMOTE, 4500));
     lab.run(242_000);
     assert_eq!((lab.status(0).live, lab.status(0).held), (0, 1));
     // Of one backend each: the last free place is for who has none (I40).
-    lab.pass(0, Side::Inside, udp(B, 2, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(B, 2, REMOTE, 4500));
     assert_eq!(lab.out(0, udp(B, 3, REMOTE, 4500)), Verdict::Drop(DropReason::TableFull), "one live and one held");
     assert_eq!(lab.out(0, udp(A, 3, REMOTE, 4500)), Verdict::Drop(DropReason::TableFull), "whoever asks");
     lab.run(66_000);
     assert_eq!((lab.status(0).live, lab.status(0).held), (1, 0));
-    lab.pass(0, Side::Inside, udp(A, 3, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(A, 3, REMOTE, 4500));
 }
 
 #[test]
@@ -68,7 +67,7 @@ fn sixty_four_packets_wait_for_one_neighbour_and_no_more() {
     let more = lab.out(0, udp(A, 5000, Ipv4Addr::new(203, 0, 113, 77), 53));
     assert_eq!(more, Verdict::Drop(DropReason::NoNeighbour));
     lab.sent.clear();
-    lab.learn(0, Side::Outside, Ipv4Addr::new(203, 0, 113, 77));
+    lab.learn(0, OUTSIDE, Ipv4Addr::new(203, 0, 113, 77));
     lab.pump();
     assert_eq!(packets(&mut lab).len(), 64, "all that waited leave");
     assert_eq!(lab.nodes[0].worker.held_bytes(), (0, false));
@@ -90,7 +89,7 @@ fn a_thousand_neighbours_are_waited_for_and_no_more() {
 #[test]
 fn a_datagram_has_at_most_128_fragments() {
     let mut lab = Lab::new(1);
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     let step = 16;
     let whole = |count: usize, id| Raw { id, ..udp_raw((A, 5000), (REMOTE, 53), &vec![7; count * step - 8]) };
     let fragments = |count, id| -> Vec<Vec<u8>> {
@@ -151,7 +150,7 @@ fn a_thousand_frames_of_the_workers_own_wait_and_no_more() {
     let node = &mut lab.nodes[0];
     for _ in 0..1_030 {
         let meta = FrameMeta::default();
-        let verdict = node.worker.handle_frame(lab.now, &node.words, Side::Inside, &meta, &mut request.clone());
+        let verdict = node.worker.handle_frame(lab.now, &node.words, INSIDE, &meta, &mut request.clone());
         assert_eq!(verdict, Verdict::Consumed);
     }
     lab.sent.clear();
@@ -159,7 +158,7 @@ fn a_thousand_frames_of_the_workers_own_wait_and_no_more() {
     assert_eq!(lab.sent.len(), 1_024);
     assert!(lab.sent.iter().all(Sent::is_arp));
     lab.sent.clear();
-    lab.frame(0, Side::Inside, request);
+    lab.frame(0, INSIDE, request);
     assert_eq!(lab.sent.len(), 1, "there is room again");
 }
 
@@ -168,15 +167,15 @@ fn a_lease_that_grows_leaves_every_flow_on_its_port_and_new_ones_use_what_was_ad
     let mut lab = Lab::new(2);
     let narrow = |s: &mut Snapshot| s.backends.get_mut(&BackendId(1)).expect("A").lease = vec![block(2048, 32)];
     lab.load(11, narrow);
-    let ports: Vec<u16> = (0..32).map(|n| lab.pass(0, Side::Inside, udp(A, 100 + n, REMOTE, 53)).src_port).collect();
+    let ports: Vec<u16> = (0..32).map(|n| lab.pass(0, INSIDE, udp(A, 100 + n, REMOTE, 53)).src_port).collect();
     assert!(ports.iter().all(|port| block(2048, 32).contains(*port)));
     assert_eq!(lab.out(0, udp(A, 99, REMOTE, 53)), Verdict::Drop(DropReason::PortsExhausted));
     lab.load(12, |s| s.backends.get_mut(&BackendId(1)).expect("A").lease = vec![block(2048, 64)]);
     for (n, port) in (0..).zip(&ports) {
-        assert_eq!(lab.pass(0, Side::Inside, udp(A, 100 + n, REMOTE, 53)).src_port, *port);
-        assert_eq!(lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, *port)).dst_port, 100 + n);
+        assert_eq!(lab.pass(0, INSIDE, udp(A, 100 + n, REMOTE, 53)).src_port, *port);
+        assert_eq!(lab.pass(0, OUTSIDE, udp_in(REMOTE, 53, PUBLIC, *port)).dst_port, 100 + n);
     }
-    let added = lab.pass(0, Side::Inside, udp(A, 99, REMOTE, 53)).src_port;
+    let added = lab.pass(0, INSIDE, udp(A, 99, REMOTE, 53)).src_port;
     assert!(block(2080, 32).contains(added), "{added}");
     lab.assert_in_step();
 }
@@ -184,41 +183,16 @@ fn a_lease_that_grows_leaves_every_flow_on_its_port_and_new_ones_use_what_was_ad
 #[test]
 fn a_keepalive_from_outside_keeps_an_established_connection() {
     let mut lab = Lab::new(1);
-    let port = lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, SYN, 100, 0)).src_port;
-    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, SYN | ACK, 500, 101));
-    lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, ACK, 101, 501));
+    let port = lab.pass(0, INSIDE, tcp(A, 9, REMOTE, 80, SYN, 100, 0)).src_port;
+    lab.pass(0, OUTSIDE, tcp(REMOTE, 80, PUBLIC, port, SYN | ACK, 500, 101));
+    lab.pass(0, INSIDE, tcp(A, 9, REMOTE, 80, ACK, 101, 501));
     for minute in 0..6 {
         lab.run(200_000);
         let states: Vec<FlowState> =
             lab.nodes[0].worker.dump_flows(lab.now, None, 10).iter().map(|f| f.state).collect();
         assert_eq!(states, [FlowState::Live], "round {minute}");
-        lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, ACK, 500, 101));
+        lab.pass(0, OUTSIDE, tcp(REMOTE, 80, PUBLIC, port, ACK, 500, 101));
     }
     lab.run(243_000);
     assert_eq!(lab.status(0).live, 0, "without one it idles out");
-}
-
-#[test]
-fn two_networks_with_one_address_are_two_backends() {
-    let twin = BackendId(9);
-    for (network, own, lease) in [(VnetId(0), BackendId(1), block(2048, 32)), (VnetId(7), twin, block(8192, 32))] {
-        let mut lab = Lab::new(1);
-        lab.load(11, |s| {
-            let here = s.backends[&BackendId(1)].clone();
-            s.backends.get_mut(&BackendId(1)).expect("A").lease = vec![block(2048, 32)];
-            let there = Backend { vnet: VnetId(7), lease: vec![block(8192, 32)], ..here };
-            s.backends.insert(twin, there);
-            Arc::make_mut(&mut s.backend_by_ip).insert((VnetId(7), A), twin);
-            s.subnets.extend(
-                s.subnets.clone().into_iter().map(|subnet| qnat_engine::snapshot::Subnet { vnet: VnetId(7), ..subnet }),
-            );
-        });
-        lab.nodes[0].worker.set_network(network);
-        lab.learn(0, Side::Inside, A);
-        let left = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
-        assert!(lease.contains(left.src_port), "{network:?}: {}", left.src_port);
-        let flows = lab.nodes[0].worker.dump_flows(lab.now, None, 10);
-        assert_eq!((flows.len(), flows[0].backend, flows[0].inside.vnet), (1, own, network));
-        assert_eq!(lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, left.src_port)).dst, A);
-    }
 }

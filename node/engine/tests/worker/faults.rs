@@ -176,7 +176,7 @@ impl Judge {
                         Proto::Tcp => tcp(remote, remote_port, PUBLIC, port, flags, 500, 104),
                         Proto::Udp | Proto::Icmp => udp_in(remote, remote_port, PUBLIC, port),
                     };
-                    self.lab.frame(node, Side::Outside, frame);
+                    self.lab.frame(node, OUTSIDE, frame);
                 }
             }
             Op::Run(ms) => self.run(ms),
@@ -251,7 +251,7 @@ impl Judge {
                 continue;
             }
             let p = sent.packet();
-            if sent.authority == Authority::Forward || sent.side == Side::Inside {
+            if sent.authority == Authority::Forward || sent.link == INSIDE {
                 continue;
             }
             assert_eq!(p.src, PUBLIC, "R28: nothing leaves untranslated");

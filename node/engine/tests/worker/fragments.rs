@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use crate::lab::*;
 use crate::raw::*;
 use qnat_engine::event::{Authority, DropReason, Verdict};
-use qnat_engine::ids::*;
 
 /// Fragments of at most `step` octets of payload, in order.
 fn pieces(packet: &Raw, step: usize) -> Vec<Raw> {
@@ -55,7 +54,7 @@ fn together(lab: &mut Lab) -> Raw {
 }
 
 fn opened(lab: &mut Lab) -> u16 {
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port
 }
 
 #[test]
@@ -76,7 +75,7 @@ fn fragments_leave_under_one_translation_in_whatever_order_they_come() {
         lab.sent.clear();
         let all = pieces(&answer(port, id), 1000);
         for place in order {
-            lab.frame(0, Side::Outside, outside(&all[place]));
+            lab.frame(0, OUTSIDE, outside(&all[place]));
         }
         let wanted = Raw { ttl: 63, id, ..udp_raw((REMOTE, 53), (A, 5000), &[5; 2500]) };
         assert_eq!(together(&mut lab).bytes(), wanted.bytes(), "{order:?}");
@@ -126,13 +125,13 @@ fn fragments_without_their_first_wait_two_seconds_and_are_dropped() {
     let port = opened(&mut lab);
     lab.sent.clear();
     for piece in &pieces(&answer(port, 9), 1000)[1..] {
-        assert_eq!(lab.frame(0, Side::Outside, outside(piece)), Verdict::Consumed);
+        assert_eq!(lab.frame(0, OUTSIDE, outside(piece)), Verdict::Consumed);
     }
     lab.run(1_900);
     assert_eq!(lab.dropped(0, DropReason::FragmentTimeout), 0);
     lab.run(200);
     assert_eq!(lab.dropped(0, DropReason::FragmentTimeout), 2);
-    let verdict = lab.frame(0, Side::Outside, outside(&pieces(&answer(port, 9), 1000)[0]));
+    let verdict = lab.frame(0, OUTSIDE, outside(&pieces(&answer(port, 9), 1000)[0]));
     assert!(matches!(verdict, Verdict::Transmit { .. }));
     lab.sent.retain(|s| !s.is_arp());
     assert_eq!(lab.sent.len(), 1, "what was dropped is not sent");
@@ -148,7 +147,7 @@ fn overlapping_fragments_end_their_datagram_and_a_copy_does_not() {
     lab.sent.clear();
     for (piece, copies) in [(&all[2], 1), (&all[0], 2), (&all[1], 1)] {
         for copy in 0..copies {
-            let verdict = lab.frame(0, Side::Outside, outside(piece));
+            let verdict = lab.frame(0, OUTSIDE, outside(piece));
             assert_eq!(verdict == Verdict::Drop(DropReason::FragmentOverlap), copy == 1);
         }
     }
@@ -163,18 +162,18 @@ fn overlapping_fragments_end_their_datagram_and_a_copy_does_not() {
     ] {
         id += 1;
         let again = |piece: &Raw| Raw { id, ..piece.clone() };
-        lab.frame(0, Side::Outside, outside(&again(&all[2])));
-        lab.frame(0, Side::Outside, outside(&again(&all[0])));
-        let verdict = lab.frame(0, Side::Outside, outside(&again(&bad)));
+        lab.frame(0, OUTSIDE, outside(&again(&all[2])));
+        lab.frame(0, OUTSIDE, outside(&again(&all[0])));
+        let verdict = lab.frame(0, OUTSIDE, outside(&again(&bad)));
         assert_eq!(verdict, Verdict::Drop(DropReason::FragmentOverlap), "{id}");
-        let verdict = lab.frame(0, Side::Outside, outside(&again(&all[1])));
+        let verdict = lab.frame(0, OUTSIDE, outside(&again(&all[1])));
         assert_eq!(verdict, Verdict::Drop(DropReason::FragmentOverlap), "the rest goes too: {id}");
     }
     // What waits goes as well.
     lab.sent.clear();
     let before = lab.dropped(0, DropReason::FragmentOverlap);
     for piece in [&all[1], &overlap, &all[0]] {
-        lab.frame(0, Side::Outside, outside(&Raw { id: 99, ..piece.clone() }));
+        lab.frame(0, OUTSIDE, outside(&Raw { id: 99, ..piece.clone() }));
     }
     assert_eq!(lab.dropped(0, DropReason::FragmentOverlap) - before, 3);
     assert!(lab.sent.is_empty());
@@ -184,9 +183,9 @@ fn overlapping_fragments_end_their_datagram_and_a_copy_does_not() {
 fn what_becomes_of_the_first_becomes_of_all() {
     let mut lab = Lab::new(1);
     let all = pieces(&answer(3000, 9), 1000);
-    assert_eq!(lab.frame(0, Side::Outside, outside(&all[1])), Verdict::Consumed);
-    assert_eq!(lab.frame(0, Side::Outside, outside(&all[0])), Verdict::Drop(DropReason::NoMapping));
-    assert_eq!(lab.frame(0, Side::Outside, outside(&all[2])), Verdict::Drop(DropReason::NoMapping));
+    assert_eq!(lab.frame(0, OUTSIDE, outside(&all[1])), Verdict::Consumed);
+    assert_eq!(lab.frame(0, OUTSIDE, outside(&all[0])), Verdict::Drop(DropReason::NoMapping));
+    assert_eq!(lab.frame(0, OUTSIDE, outside(&all[2])), Verdict::Drop(DropReason::NoMapping));
     assert_eq!(lab.dropped(0, DropReason::NoMapping), 3);
     assert_eq!(lab.nodes[0].worker.held_bytes(), (0, false));
 }
@@ -200,7 +199,7 @@ fn fragments_that_wait_are_bounded_by_sender_and_in_all() {
     };
     let flood = |lab: &mut Lab, src, len| {
         let takes = |verdict| verdict == Verdict::Consumed;
-        (0..2000).filter(|id| takes(lab.frame(0, Side::Outside, later(src, *id, len)))).count()
+        (0..2000).filter(|id| takes(lab.frame(0, OUTSIDE, later(src, *id, len)))).count()
     };
     assert_eq!(flood(&mut lab, REMOTE, 16), 128, "datagrams of one sender");
     let other = |n: u32| Ipv4Addr::from(u32::from(REMOTE) + n);
@@ -228,9 +227,9 @@ fn fragments_reach_the_owner_through_another_member() {
     lab.sent.clear();
     for piece in pieces(&question(7), 1480) {
         let mut frame = piece.frame(A, SHARD);
-        frame[..6].copy_from_slice(&links(1).inside.0);
+        frame[..6].copy_from_slice(&links(1).mac_on(INSIDE).expect("it has one").0);
         let verdict = lab.out(1, frame);
-        assert_eq!(verdict, Verdict::Transmit { side: Side::Inside, authority: Authority::Forward });
+        assert_eq!(verdict, Verdict::Transmit { link: INSIDE, authority: Authority::Forward });
     }
     let forwarded: Vec<Vec<u8>> = lab.sent.drain(..).map(|s| s.frame).collect();
     for frame in forwarded {
@@ -242,7 +241,7 @@ fn fragments_reach_the_owner_through_another_member() {
 #[test]
 fn a_fragment_too_long_for_the_next_link_is_cut_again() {
     let mut lab = Lab::new(1);
-    lab.nodes[0].worker.set_mtu(Side::Outside, 1000);
+    lab.nodes[0].worker.set_mtu(OUTSIDE, 1000);
     for piece in pieces(&question(7), 1480) {
         lab.out(0, piece.frame(A, SHARD));
     }

@@ -52,7 +52,7 @@ fn lab(nodes: u32) -> Lab {
 /// Outside announcements that a node has sent, by address.
 fn announced(lab: &Lab, node: usize) -> BTreeMap<Ipv4Addr, usize> {
     let mut all = BTreeMap::new();
-    for sent in lab.sent.iter().filter(|s| s.node == node && s.side == Side::Outside && s.is_arp()) {
+    for sent in lab.sent.iter().filter(|s| s.node == node && s.link == OUTSIDE && s.is_arp()) {
         if sent.frame[28..32] == sent.frame[38..42] {
             let octets: [u8; 4] = sent.frame[28..32].try_into().expect("four");
             *all.entry(Ipv4Addr::from(octets)).or_default() += 1;
@@ -64,8 +64,8 @@ fn announced(lab: &Lab, node: usize) -> BTreeMap<Ipv4Addr, usize> {
 #[test]
 fn flows_under_every_address_of_a_shard_go_on_through_a_takeover() {
     let mut lab = lab(3);
-    let a = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
-    let b = lab.pass(0, Side::Inside, udp(B, 5000, REMOTE, 53));
+    let a = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
+    let b = lab.pass(0, INSIDE, udp(B, 5000, REMOTE, 53));
     assert_eq!((a.src, b.src), (PUBLIC, SECOND));
     assert_eq!(a.eth_src, b.eth_src, "one shard, one virtual MAC");
     lab.run(50);
@@ -75,16 +75,13 @@ fn flows_under_every_address_of_a_shard_go_on_through_a_takeover() {
     lab.run(10);
     assert_eq!(announced(&lab, 1), [(PUBLIC, 1), (SECOND, 1), (THIRD, 1)].into(), "M2: all of them, at once");
     for (public, port, inside) in [(PUBLIC, a.src_port, A), (SECOND, b.src_port, B)] {
-        let back = lab.pass(1, Side::Outside, udp_in(REMOTE, 53, public, port));
+        let back = lab.pass(1, OUTSIDE, udp_in(REMOTE, 53, public, port));
         assert_eq!((back.dst, back.dst_port), (inside, 5000));
-        let again = lab.pass(1, Side::Inside, udp(inside, 5000, REMOTE, 53));
+        let again = lab.pass(1, INSIDE, udp(inside, 5000, REMOTE, 53));
         assert_eq!((again.src, again.src_port), (public, port));
     }
     // A port of one address is no port of another one.
-    assert_eq!(
-        lab.frame(1, Side::Outside, udp_in(REMOTE, 53, THIRD, a.src_port)),
-        Verdict::Drop(DropReason::NoMapping)
-    );
+    assert_eq!(lab.frame(1, OUTSIDE, udp_in(REMOTE, 53, THIRD, a.src_port)), Verdict::Drop(DropReason::NoMapping));
 }
 
 #[test]
@@ -93,7 +90,7 @@ fn every_address_of_a_shard_is_answered_for_by_its_owner_alone() {
     for ip in [PUBLIC, SECOND, THIRD] {
         for node in [0, 1] {
             lab.sent.clear();
-            lab.frame(node, Side::Outside, arp(ArpOp::Request, mac_of(UPSTREAM), UPSTREAM, Mac::BROADCAST, ip));
+            lab.frame(node, OUTSIDE, arp(ArpOp::Request, mac_of(UPSTREAM), UPSTREAM, Mac::BROADCAST, ip));
             let answers = lab.sent.iter().filter(|s| s.frame[28..32] == ip.octets() && s.frame[21] == 2).count();
             assert_eq!(answers, usize::from(node == 0), "{ip}");
         }
@@ -103,32 +100,32 @@ fn every_address_of_a_shard_is_answered_for_by_its_owner_alone() {
 #[test]
 fn an_address_leaves_a_shard_that_lives_on_after_its_fence_and_the_others_go_on() {
     let mut lab = lab(2);
-    let a = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
-    let b = lab.pass(0, Side::Inside, udp(B, 5000, REMOTE, 53)).src_port;
+    let a = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port;
+    let b = lab.pass(0, INSIDE, udp(B, 5000, REMOTE, 53)).src_port;
     lab.load(12, second_drains);
     lab.run(200);
     assert!(lab.fenced().is_empty(), "its closed mapping is held: F4");
     lab.sent.clear();
-    lab.frame(0, Side::Outside, arp(ArpOp::Request, mac_of(UPSTREAM), UPSTREAM, Mac::BROADCAST, SECOND));
+    lab.frame(0, OUTSIDE, arp(ArpOp::Request, mac_of(UPSTREAM), UPSTREAM, Mac::BROADCAST, SECOND));
     assert!(lab.sent.iter().any(|s| s.frame[28..32] == SECOND.octets()), "it is answered for until it is gone");
     // The owner dies meanwhile: its successor fences.
     lab.elect(1);
     lab.run(70_000);
     assert_eq!(lab.fenced(), [PortBlock { frontend: SECOND_ID, start: 2048, len: 32 }]);
-    assert_eq!(lab.pass(1, Side::Outside, udp_in(REMOTE, 53, PUBLIC, a)).dst, A, "untouched");
+    assert_eq!(lab.pass(1, OUTSIDE, udp_in(REMOTE, 53, PUBLIC, a)).dst, A, "untouched");
 
     lab.load(13, second_gone);
     lab.run(1_000);
-    let refused = lab.frame(1, Side::Outside, udp_in(REMOTE, 53, SECOND, b));
+    let refused = lab.frame(1, OUTSIDE, udp_in(REMOTE, 53, SECOND, b));
     assert_eq!(refused, Verdict::Drop(DropReason::NotForUs));
     lab.sent.clear();
-    lab.frame(1, Side::Outside, arp(ArpOp::Request, mac_of(UPSTREAM), UPSTREAM, Mac::BROADCAST, SECOND));
+    lab.frame(1, OUTSIDE, arp(ArpOp::Request, mac_of(UPSTREAM), UPSTREAM, Mac::BROADCAST, SECOND));
     lab.run(3_000);
     assert!(lab.sent.iter().all(|s| s.frame[28..32] != SECOND.octets()), "nobody answers for it, nobody announces it");
-    assert_eq!(lab.pass(1, Side::Outside, udp_in(REMOTE, 53, PUBLIC, a)).dst, A);
-    let moved = lab.pass(1, Side::Inside, udp(B, 5000, REMOTE, 53));
+    assert_eq!(lab.pass(1, OUTSIDE, udp_in(REMOTE, 53, PUBLIC, a)).dst, A);
+    let moved = lab.pass(1, INSIDE, udp(B, 5000, REMOTE, 53));
     assert_eq!(moved.src, THIRD);
-    assert_eq!(lab.pass(1, Side::Outside, udp_in(REMOTE, 53, THIRD, moved.src_port)).dst, B);
+    assert_eq!(lab.pass(1, OUTSIDE, udp_in(REMOTE, 53, THIRD, moved.src_port)).dst, B);
     lab.assert_in_step();
 }
 
@@ -159,26 +156,26 @@ fn backends_behind_two_addresses_of_one_shard_reach_each_other() {
         lab.sent.clear();
         lab.out(0, packet((from, port), to).frame(from, SHARD));
         lab.sent.retain(|s| !s.is_arp());
-        lab.sent.iter().map(|s| (s.side, s.packet())).collect::<Vec<_>>()
+        lab.sent.iter().map(|s| (s.link, s.packet())).collect::<Vec<_>>()
     };
-    let b = lab.pass(0, Side::Inside, packet((B, 6000), (REMOTE, 80)).frame(B, SHARD)).src_port;
+    let b = lab.pass(0, INSIDE, packet((B, 6000), (REMOTE, 80)).frame(B, SHARD)).src_port;
     assert!(send(&mut lab, A, 5000, (SECOND, b)).is_empty(), "R6: B has not begun");
     let flows = lab.nodes[0].worker.dump_flows(lab.now, Some(SHARD), 100);
     let a = flows.iter().find(|flow| flow.inside.endpoint.port == 5000).expect("A has").public;
     assert_eq!(a.1, Some(PUBLIC));
-    let [(side, to_a)] = &send(&mut lab, B, 6000, (PUBLIC, a.2))[..] else { panic!("one packet") };
-    assert_eq!((*side, to_a.src, to_a.src_port, to_a.dst, to_a.dst_port), (Side::Inside, SECOND, b, A, 5000));
-    let [(side, to_b)] = &send(&mut lab, A, 5000, (SECOND, b))[..] else { panic!("one packet") };
-    assert_eq!((*side, to_b.src, to_b.src_port, to_b.dst, to_b.dst_port), (Side::Inside, PUBLIC, a.2, B, 6000));
+    let [(link, to_a)] = &send(&mut lab, B, 6000, (PUBLIC, a.2))[..] else { panic!("one packet") };
+    assert_eq!((*link, to_a.src, to_a.src_port, to_a.dst, to_a.dst_port), (INSIDE, SECOND, b, A, 5000));
+    let [(link, to_b)] = &send(&mut lab, A, 5000, (SECOND, b))[..] else { panic!("one packet") };
+    assert_eq!((*link, to_b.src, to_b.src_port, to_b.dst, to_b.dst_port), (INSIDE, PUBLIC, a.2, B, 6000));
 }
 
 #[test]
 fn an_echo_to_an_address_of_the_shard_finds_its_mapping_under_that_address_alone() {
     let mut lab = lab(1);
-    let id = lab.pass(0, Side::Inside, ping(B, REMOTE, 77)).src_port;
-    assert_eq!(lab.pass(0, Side::Outside, pong(SECOND, id)).dst, B);
+    let id = lab.pass(0, INSIDE, ping(B, REMOTE, 77)).src_port;
+    assert_eq!(lab.pass(0, OUTSIDE, pong(SECOND, id)).dst, B);
     for other in [PUBLIC, THIRD] {
-        assert_eq!(lab.frame(0, Side::Outside, pong(other, id)), Verdict::Drop(DropReason::NoMapping), "{other}");
+        assert_eq!(lab.frame(0, OUTSIDE, pong(other, id)), Verdict::Drop(DropReason::NoMapping), "{other}");
     }
 }
 
@@ -194,17 +191,17 @@ fn thousand(s: &mut Snapshot) {
 fn a_takeover_of_a_thousand_addresses_serves_at_once_and_announces_them_in_time_and_in_short_steps() {
     let mut lab = Lab::new(2);
     lab.load(11, thousand);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    let port = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port;
     lab.run(6_000);
     lab.sent.clear();
     lab.elect(1);
     let before_timers = lab.sent.len();
     assert_eq!(before_timers, 0);
     lab.advance(1);
-    let first: Vec<_> = lab.sent.iter().map(|s| s.side).collect();
-    assert_eq!(first.iter().filter(|side| **side == Side::Outside).count(), 64, "a part of them, and a question");
-    assert!(first.contains(&Side::Inside));
-    assert_eq!(lab.pass(1, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port)).dst, A, "nothing waits for the others");
+    let first: Vec<_> = lab.sent.iter().map(|s| s.link).collect();
+    assert_eq!(first.iter().filter(|link| **link == OUTSIDE).count(), 64, "a part of them, and a question");
+    assert!(first.contains(&INSIDE));
+    assert_eq!(lab.pass(1, OUTSIDE, udp_in(REMOTE, 53, PUBLIC, port)).dst, A, "nothing waits for the others");
     lab.sent.clear();
     for _ in 0..500 {
         let before = lab.sent.len();

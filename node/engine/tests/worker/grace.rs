@@ -13,7 +13,7 @@ const SHORT_IDLE_MS: u32 = 1_000;
 #[test]
 fn a_frame_that_was_judged_in_the_grace_does_not_leave_after_it() {
     let mut lab = Lab::new(2);
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     lab.lapse();
     lab.event(0, GroupEvent::Owner { shard: SHARD, term: Term(1), node: None });
     let judged = lab.out(0, udp(A, 5000, REMOTE, 53));
@@ -33,7 +33,7 @@ fn a_new_owner_frees_no_port_before_a_longer_grace_of_a_predecessor_has_ended() 
     let mut lab = Lab::new(2);
     lab.run(10_000);
     // The long grace is in the log with the first mapping.
-    lab.pass(0, Side::Inside, udp(A, 4999, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 4999, REMOTE, 53));
     lab.load(11, |s| {
         s.params.hold_ms = [SHORT_HOLD_MS; 5];
         s.backends.get_mut(&BackendId(1)).expect("A").idle_timeout_ms = SHORT_IDLE_MS;
@@ -41,7 +41,7 @@ fn a_new_owner_frees_no_port_before_a_longer_grace_of_a_predecessor_has_ended() 
     // What lowering it makes wait is over.
     lab.run(10_000);
     assert_eq!((lab.status(0).live, lab.status(0).held), (0, 0));
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     let held = (0..400).any(|_| {
         lab.run(10);
         lab.status(0).held == 1

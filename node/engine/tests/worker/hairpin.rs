@@ -14,11 +14,11 @@ fn packet(proto: u8, src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> Raw {
 }
 
 /// Sends it, and returns all that left.
-fn send(lab: &mut Lab, packet: &Raw) -> Vec<(Side, Vec<u8>)> {
+fn send(lab: &mut Lab, packet: &Raw) -> Vec<(Link, Vec<u8>)> {
     lab.sent.clear();
     lab.out(0, packet.frame(packet.src, SHARD));
     lab.sent.retain(|s| !s.is_arp());
-    lab.sent.iter().map(|s| (s.side, s.frame.clone())).collect()
+    lab.sent.iter().map(|s| (s.link, s.frame.clone())).collect()
 }
 
 fn public_port(lab: &Lab, ip: Ipv4Addr, remote: Ipv4Addr) -> u16 {
@@ -33,7 +33,7 @@ fn public_port(lab: &Lab, ip: Ipv4Addr, remote: Ipv4Addr) -> u16 {
 /// A and B talk by the public address. Returns their public ports.
 fn talk(lab: &mut Lab, proto: u8) -> (u16, u16) {
     // Flows to distinct remotes share a port, so B will be seen under the same one.
-    let b = lab.pass(0, Side::Inside, packet(proto, (B, 6000), (REMOTE, 80)).frame(B, SHARD)).src_port;
+    let b = lab.pass(0, INSIDE, packet(proto, (B, 6000), (REMOTE, 80)).frame(B, SHARD)).src_port;
     let before = lab.dropped(0, DropReason::NoMapping);
     assert!(send(lab, &packet(proto, (A, 5000), (PUBLIC, b))).is_empty(), "R6: B has not begun");
     assert_eq!(lab.dropped(0, DropReason::NoMapping) - before, 1);
@@ -42,9 +42,9 @@ fn talk(lab: &mut Lab, proto: u8) -> (u16, u16) {
     for (from, to, seen, receiver) in [((B, 6000), a, b, (A, 5000)), ((A, 5000), b, a, (B, 6000))] {
         let left = send(lab, &packet(proto, from, (PUBLIC, to)));
         assert_eq!(left.len(), 1);
-        let (side, frame) = &left[0];
+        let (link, frame) = &left[0];
         let wanted = Raw { id: word(frame, L3 + 4), ..wanted(seen, receiver) };
-        assert_eq!((*side, &frame[L3..]), (Side::Inside, &wanted.bytes()[..]), "R7");
+        assert_eq!((*link, &frame[L3..]), (INSIDE, &wanted.bytes()[..]), "R7");
         assert_eq!((&frame[..6], &frame[6..12]), (&mac_of(receiver.0).0[..], &Mac::of_shard(SHARD).0[..]));
     }
     (a, b)
@@ -68,9 +68,9 @@ fn a_receiver_that_filters_nobody_is_reached_at_once() {
             (backend.sharing, backend.filtering) = (Sharing::Endpoint, Filtering::Open);
         }
     });
-    let b = lab.pass(0, Side::Inside, packet(UDP, (B, 6000), (REMOTE, 80)).frame(B, SHARD)).src_port;
+    let b = lab.pass(0, INSIDE, packet(UDP, (B, 6000), (REMOTE, 80)).frame(B, SHARD)).src_port;
     let left = send(&mut lab, &packet(UDP, (A, 5000), (PUBLIC, b)));
-    assert_eq!((left[0].0, &left[0].1[30..34]), (Side::Inside, &B.octets()[..]));
+    assert_eq!((left[0].0, &left[0].1[30..34]), (INSIDE, &B.octets()[..]));
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn an_error_about_a_hairpinned_packet_finds_its_sender() {
     let was = udp_raw((B, 6000), (PUBLIC, a), b"hello");
     let wanted = Raw { ttl: 63, ..icmp_raw(PUBLIC, B, [3, 3], [0; 4], &was.bytes()) };
     assert_eq!(left.len(), 1);
-    assert_eq!((left[0].0, &left[0].1[L3..]), (Side::Inside, &wanted.bytes()[..]), "R17");
+    assert_eq!((left[0].0, &left[0].1[L3..]), (INSIDE, &wanted.bytes()[..]), "R17");
     assert!(
         send(&mut lab, &icmp_raw(A, PUBLIC, [3, 3], [0; 4], &udp_raw((PUBLIC, b ^ 1), (A, 5000), b"").bytes()))
             .is_empty()
@@ -97,7 +97,7 @@ fn fragments_are_turned_back_too() {
     for (fragment, part) in [(MORE_FRAGMENTS, &whole.payload[..504]), (63, &whole.payload[504..])] {
         let left = send(&mut lab, &Raw { fragment, payload: part.to_vec(), ..whole.clone() });
         assert_eq!(left.len(), 1);
-        assert_eq!((left[0].0, &left[0].1[26..34]), (Side::Inside, &[PUBLIC.octets(), B.octets()].concat()[..]));
+        assert_eq!((left[0].0, &left[0].1[26..34]), (INSIDE, &[PUBLIC.octets(), B.octets()].concat()[..]));
         assert_eq!(checksum(&left[0].1[L3..L3 + 20]), 0);
     }
 }
@@ -105,7 +105,7 @@ fn fragments_are_turned_back_too() {
 #[test]
 fn nobody_reaches_himself_and_public_addresses_answer_no_ping() {
     let mut lab = Lab::new(1);
-    let own = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    let own = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port;
     assert!(send(&mut lab, &packet(UDP, (A, 5000), (PUBLIC, own))).is_empty());
     assert_eq!(public_port(&lab, A, PUBLIC), own, "its own mapping would have let it in");
     let ping = echo(A, PUBLIC, 8, 5, b"ping").frame(A, SHARD);
@@ -117,14 +117,14 @@ fn nobody_reaches_himself_and_public_addresses_answer_no_ping() {
 fn a_public_address_of_another_owner_is_reached_by_its_virtual_mac() {
     let mut lab = Lab::new(1);
     let left = send(&mut lab, &packet(UDP, (A, 5000), (PUBLIC_2, 2050)));
-    assert_eq!((left.len(), left[0].0), (1, Side::Outside));
+    assert_eq!((left.len(), left[0].0), (1, OUTSIDE));
     assert_eq!((&left[0].1[..6], &left[0].1[6..12]), (&Mac::of_shard(OTHER).0[..], &Mac::of_shard(SHARD).0[..]));
     let port = word(&left[0].1, L3 + 20);
     let back = udp_raw((PUBLIC_2, 2050), (PUBLIC, port), b"back").bytes();
     let from = |mac: Mac| ethernet(mac, Mac::of_shard(SHARD), &back);
-    assert_eq!(lab.pass(0, Side::Outside, from(Mac::of_shard(OTHER))).dst, A);
+    assert_eq!(lab.pass(0, OUTSIDE, from(Mac::of_shard(OTHER))).dst, A);
     for stranger in [mac_of(UPSTREAM), Mac::of_shard(SHARD)] {
-        let verdict = lab.frame(0, Side::Outside, from(stranger));
+        let verdict = lab.frame(0, OUTSIDE, from(stranger));
         assert_eq!(verdict, Verdict::Drop(DropReason::SpoofedSource));
     }
 }
@@ -133,40 +133,40 @@ fn a_public_address_of_another_owner_is_reached_by_its_virtual_mac() {
 fn an_error_about_a_packet_between_two_owners_is_passed_on_by_each_of_them() {
     let mut lab = Lab::new(1);
     let there = (PUBLIC_2, 2050);
-    let port = lab.pass(0, Side::Inside, udp_raw((A, 5000), there, b"hello").frame(A, SHARD)).src_port;
+    let port = lab.pass(0, INSIDE, udp_raw((A, 5000), there, b"hello").frame(A, SHARD)).src_port;
     let from_other = |packet: &Raw| ethernet(Mac::of_shard(OTHER), Mac::of_shard(SHARD), &packet.bytes());
     let out = udp_raw((PUBLIC, port), there, b"hello");
     let back = udp_raw(there, (PUBLIC, port), b"back");
-    lab.pass(0, Side::Outside, from_other(&back));
+    lab.pass(0, OUTSIDE, from_other(&back));
     // The receiver's half: A complains, and the sender's owner gets it as the sender's public end knows it.
     let heard = udp_raw(there, (A, 5000), b"back");
     let left = send(&mut lab, &icmp_raw(A, PUBLIC_2, [3, 3], [0; 4], &heard.bytes()));
     let wanted = Raw { ttl: 63, ..icmp_raw(PUBLIC, PUBLIC_2, [3, 3], [0; 4], &back.bytes()) };
-    assert_eq!((left.len(), left[0].0), (1, Side::Outside));
+    assert_eq!((left.len(), left[0].0), (1, OUTSIDE));
     assert_eq!(left[0].1, ethernet(Mac::of_shard(SHARD), Mac::of_shard(OTHER), &wanted.bytes()), "R17");
     // The sender's half: the mirror image of that comes in, and A hears of its own packet.
     for head in [[3, 3], [3, 4], [11, 0]] {
         let error = icmp_raw(PUBLIC_2, PUBLIC, head, [0, 0, 5, 0], &out.bytes());
         lab.sent.clear();
-        lab.frame(0, Side::Outside, from_other(&error));
+        lab.frame(0, OUTSIDE, from_other(&error));
         let was = udp_raw((A, 5000), there, b"hello");
         let wanted = Raw { ttl: 63, ..icmp_raw(PUBLIC_2, A, head, [0, 0, 5, 0], &was.bytes()) };
-        assert_eq!((lab.sent.len(), lab.sent[0].side), (1, Side::Inside));
+        assert_eq!((lab.sent.len(), lab.sent[0].link), (1, INSIDE));
         assert_eq!(lab.sent[0].frame[L3..], wanted.bytes(), "R17");
         // In nobody else's name.
         let stranger = ethernet(mac_of(UPSTREAM), Mac::of_shard(SHARD), &error.bytes());
-        assert_eq!(lab.frame(0, Side::Outside, stranger), Verdict::Drop(DropReason::SpoofedSource));
+        assert_eq!(lab.frame(0, OUTSIDE, stranger), Verdict::Drop(DropReason::SpoofedSource));
     }
 }
 
 #[test]
 fn what_dies_at_the_second_owner_is_told_to_the_first() {
     let mut lab = Lab::new(1);
-    let port = lab.pass(0, Side::Inside, udp_raw((A, 5000), (PUBLIC_2, 2050), b"hello").frame(A, SHARD)).src_port;
+    let port = lab.pass(0, INSIDE, udp_raw((A, 5000), (PUBLIC_2, 2050), b"hello").frame(A, SHARD)).src_port;
     let last_hop = Raw { ttl: 1, ..udp_raw((PUBLIC_2, 2050), (PUBLIC, port), b"back") };
     lab.sent.clear();
-    lab.frame(0, Side::Outside, ethernet(Mac::of_shard(OTHER), Mac::of_shard(SHARD), &last_hop.bytes()));
-    assert_eq!((lab.sent.len(), lab.sent[0].side), (1, Side::Outside));
+    lab.frame(0, OUTSIDE, ethernet(Mac::of_shard(OTHER), Mac::of_shard(SHARD), &last_hop.bytes()));
+    assert_eq!((lab.sent.len(), lab.sent[0].link), (1, OUTSIDE));
     let frame = &lab.sent[0].frame;
     assert_eq!((&frame[..6], &frame[6..12]), (&Mac::of_shard(OTHER).0[..], &Mac::of_shard(SHARD).0[..]));
     assert_eq!(frame[L3 + 12..L3 + 22], [&PUBLIC.octets()[..], &PUBLIC_2.octets()[..], &[11, 0]].concat());

@@ -33,18 +33,18 @@ fn cut(packet: &Raw, before: &Raw, keep: usize) -> Vec<u8> {
     quote
 }
 
-fn only_frame(lab: &mut Lab, side: Side, frame: Vec<u8>) -> (Side, Vec<u8>) {
+fn only_frame(lab: &mut Lab, link: Link, frame: Vec<u8>) -> (Link, Vec<u8>) {
     lab.sent.clear();
-    let verdict = lab.frame(0, side, frame);
+    let verdict = lab.frame(0, link, frame);
     lab.sent.retain(|s| !s.is_arp());
     assert_eq!(lab.sent.len(), 1, "one packet leaves, verdict {verdict:?}");
-    (lab.sent[0].side, lab.sent[0].frame.clone())
+    (lab.sent[0].link, lab.sent[0].frame.clone())
 }
 
 /// The packet that leaves, all of it: what was sent, with other addresses and one hop less.
-fn expect(lab: &mut Lab, side: Side, sent: Vec<u8>, wanted: &Raw) {
-    let (left, frame) = only_frame(lab, side, sent);
-    assert_ne!(left, side);
+fn expect(lab: &mut Lab, link: Link, sent: Vec<u8>, wanted: &Raw) {
+    let (left, frame) = only_frame(lab, link, sent);
+    assert_ne!(left, link);
     assert_eq!(frame[L3..], wanted.bytes(), "{:02x?}", frame);
 }
 
@@ -62,7 +62,7 @@ fn flows(lab: &mut Lab) -> Vec<(Raw, Raw)> {
             _ => echo(src, REMOTE, 8, port, b"ping"),
         };
         let frame = of(A, 5000).frame(A, SHARD);
-        let left = lab.pass(0, Side::Inside, frame);
+        let left = lab.pass(0, INSIDE, frame);
         assert_eq!(left.src, PUBLIC);
         all.push((of(A, 5000), of(PUBLIC, left.src_port)));
     }
@@ -81,10 +81,10 @@ fn errors_from_outside_are_about_what_the_backend_sent_however_much_they_quote()
             for keep in 8..=outer.payload.len() {
                 let quote = cut(&inner, &outer, keep);
                 let wanted = Raw { ttl: 63, ..error(ROUTER, A, [11, 0], [0; 4], &quote) };
-                expect(&mut lab, Side::Outside, error_in(&outer, keep), &wanted);
+                expect(&mut lab, OUTSIDE, error_in(&outer, keep), &wanted);
             }
             for keep in 0..8 {
-                assert_eq!(lab.frame(0, Side::Outside, error_in(&outer, keep)), Verdict::Drop(DropReason::Truncated));
+                assert_eq!(lab.frame(0, OUTSIDE, error_in(&outer, keep)), Verdict::Drop(DropReason::Truncated));
             }
         }
     }
@@ -98,7 +98,7 @@ fn every_kind_of_error_passes_and_keeps_its_code_and_its_mtu() {
         let rest = [0, 0, 5, 0];
         let wanted = Raw { ttl: 63, ..error(ROUTER, A, head, rest, &inner.bytes()) };
         let sent = error(ROUTER, PUBLIC, head, rest, &outer.bytes()).frame(UPSTREAM, SHARD);
-        expect(&mut lab, Side::Outside, sent, &wanted);
+        expect(&mut lab, OUTSIDE, sent, &wanted);
     }
     for (head, reason) in [
         ([4, 0], DropReason::UnknownProtocol),
@@ -107,7 +107,7 @@ fn every_kind_of_error_passes_and_keeps_its_code_and_its_mtu() {
         ([11, 2], DropReason::Malformed),
     ] {
         let sent = error(ROUTER, PUBLIC, head, [0; 4], &outer.bytes()).frame(UPSTREAM, SHARD);
-        assert_eq!(lab.frame(0, Side::Outside, sent), Verdict::Drop(reason), "{head:?}");
+        assert_eq!(lab.frame(0, OUTSIDE, sent), Verdict::Drop(reason), "{head:?}");
     }
 }
 
@@ -125,11 +125,11 @@ fn extensions_behind_a_quote_stay_as_they_are() {
     let rest = [0, 32, 0, 0];
     let sent = error(ROUTER, PUBLIC, [11, 0], rest, &extended(&outer)).frame(UPSTREAM, SHARD);
     let wanted = Raw { ttl: 63, ..error(ROUTER, A, [11, 0], rest, &extended(&inner)) };
-    expect(&mut lab, Side::Outside, sent, &wanted);
+    expect(&mut lab, OUTSIDE, sent, &wanted);
     // A quote that ends before its transport header, or behind the message.
     for (words, reason) in [(6, DropReason::Truncated), (255, DropReason::Malformed)] {
         let sent = error(ROUTER, PUBLIC, [11, 0], [0, words, 0, 0], &extended(&outer)).frame(UPSTREAM, SHARD);
-        assert_eq!(lab.frame(0, Side::Outside, sent), Verdict::Drop(reason));
+        assert_eq!(lab.frame(0, OUTSIDE, sent), Verdict::Drop(reason));
     }
 }
 
@@ -147,7 +147,7 @@ fn errors_from_inside_leave_under_the_public_address_and_name_it_alone() {
         for keep in 8..=inner.payload.len() {
             let sent = error(A, REMOTE, [3, 3], [0; 4], &cut(&inner, &inner, keep)).frame(A, SHARD);
             let wanted = Raw { ttl: 63, ..error(PUBLIC, REMOTE, [3, 3], [0; 4], &cut(&outer, &inner, keep)) };
-            expect(&mut lab, Side::Inside, sent, &wanted);
+            expect(&mut lab, INSIDE, sent, &wanted);
         }
     }
 }
@@ -155,8 +155,8 @@ fn errors_from_inside_leave_under_the_public_address_and_name_it_alone() {
 #[test]
 fn errors_that_match_nothing_are_dropped() {
     let mut lab = Lab::new(1);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
-    lab.pass(0, Side::Inside, udp(B, 5000, REMOTE, 53));
+    let port = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port;
+    lab.pass(0, INSIDE, udp(B, 5000, REMOTE, 53));
     let stranger = Ipv4Addr::new(198, 51, 100, 99);
     let about = |src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)| udp_raw(src, dst, b"x");
     let inwards = |to: Ipv4Addr, quote: Raw| error(ROUTER, to, [3, 1], [0; 4], &quote.bytes()).frame(UPSTREAM, SHARD);
@@ -184,7 +184,7 @@ fn errors_that_match_nothing_are_dropped() {
         ),
     ];
     for (i, (frame, reason)) in cases.into_iter().enumerate() {
-        assert_eq!(lab.frame(0, Side::Outside, frame), Verdict::Drop(reason), "inwards, case {i}");
+        assert_eq!(lab.frame(0, OUTSIDE, frame), Verdict::Drop(reason), "inwards, case {i}");
     }
     let outwards =
         |from: Ipv4Addr, to: Ipv4Addr, quote: Raw| error(from, to, [3, 3], [0; 4], &quote.bytes()).frame(from, SHARD);
@@ -201,7 +201,7 @@ fn errors_that_match_nothing_are_dropped() {
         ),
     ];
     for (i, (frame, reason)) in cases.into_iter().enumerate() {
-        assert_eq!(lab.frame(0, Side::Inside, frame), Verdict::Drop(reason), "outwards, case {i}");
+        assert_eq!(lab.frame(0, INSIDE, frame), Verdict::Drop(reason), "outwards, case {i}");
     }
 }
 
@@ -211,7 +211,7 @@ fn errors_neither_end_nor_refresh_a_mapping() {
     let all = flows(&mut lab);
     lab.run(120_000);
     for (_, outer) in &all {
-        only_frame(&mut lab, Side::Outside, error_in(outer, 8));
+        only_frame(&mut lab, OUTSIDE, error_in(outer, 8));
     }
     assert_eq!(state(&lab), [FlowState::Live; 3], "R9: not ended");
     lab.run(123_000);
@@ -221,17 +221,21 @@ fn errors_neither_end_nor_refresh_a_mapping() {
 #[test]
 fn an_error_reaches_the_owner_through_another_member_and_an_orphan_still_passes_it() {
     let mut lab = Lab::new(2);
-    let left = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    let left = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     let quoted = udp_raw((PUBLIC, left.src_port), (REMOTE, 53), b"payload");
     let mut frame = error_in(&quoted, 8);
     frame[..6].copy_from_slice(&links(1).outside.0);
     lab.sent.clear();
-    lab.frame(1, Side::Outside, frame);
+    lab.frame(1, OUTSIDE, frame);
     assert_eq!(lab.sent[0].authority, qnat_engine::event::Authority::Forward);
     let forwarded = lab.sent[0].frame.clone();
-    let (side, frame) = only_frame(&mut lab, Side::Outside, forwarded);
-    assert_eq!((side, &frame[30..34]), (Side::Inside, &A.octets()[..]));
+    let (link, frame) = only_frame(&mut lab, OUTSIDE, forwarded);
+    assert_eq!((link, &frame[30..34]), (INSIDE, &A.octets()[..]));
     lab.cut_off_leader(1);
-    let (side, frame) = only_frame(&mut lab, Side::Outside, error_in(&quoted, 8));
-    assert_eq!((side, &frame[6..12]), (Side::Inside, &links(0).inside.0[..]), "L4, M1: from its own MAC");
+    let (link, frame) = only_frame(&mut lab, OUTSIDE, error_in(&quoted, 8));
+    assert_eq!(
+        (link, &frame[6..12]),
+        (INSIDE, &links(0).mac_on(INSIDE).expect("it has one").0[..]),
+        "L4, M1: from its own MAC"
+    );
 }

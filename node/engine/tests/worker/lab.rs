@@ -17,6 +17,9 @@ use qnat_engine::worker::Worker;
 
 pub(crate) use words::time::MS;
 pub(crate) use words::time::SECOND_NS as SEC;
+pub(crate) const NETWORK: VnetId = VnetId(0);
+pub(crate) const INSIDE: Link = Link::Inside(NETWORK);
+pub(crate) const OUTSIDE: Link = Link::Outside;
 pub(crate) const SHARD: ShardId = ShardId(1);
 pub(crate) const OTHER: ShardId = ShardId(2);
 pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -41,9 +44,21 @@ pub(crate) fn mac_of(ip: Ipv4Addr) -> Mac {
     Mac([0x52, 0, a, b, c, d])
 }
 
+/// The card that has an address on a link: another one in each network.
+pub(crate) fn mac_in(link: Link, ip: Ipv4Addr) -> Mac {
+    let Mac([first, rest @ ..]) = mac_of(ip);
+    let [a, b, c, d, e] = rest;
+    let other = link.is_inside() && link != INSIDE;
+    Mac([if other { 0x56 } else { first }, a, b, c, d, e])
+}
+
 pub(crate) fn links(node: u32) -> NodeLinks {
     let n = u8::try_from(node).expect("few nodes");
-    NodeLinks { node: NodeId(node), inside: Mac([0x52, 1, 0, 0, 0, n]), outside: Mac([0x52, 2, 0, 0, 0, n]) }
+    NodeLinks {
+        node: NodeId(node),
+        inside: vec![(NETWORK, Mac([0x52, 1, 0, 0, 0, n]))],
+        outside: Mac([0x52, 2, 0, 0, 0, n]),
+    }
 }
 
 pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
@@ -53,7 +68,7 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
         me: Some(links(me)),
         peers: (0..nodes).filter(|n| *n != me).map(links).collect(),
         subnets: vec![Subnet {
-            vnet: VnetId(0),
+            vnet: NETWORK,
             prefix: Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 24 },
             gateway: GATEWAY,
         }],
@@ -76,7 +91,7 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
     ];
     for (id, ip, home, lease) in backends {
         let backend = Backend {
-            vnet: VnetId(0),
+            vnet: NETWORK,
             ip,
             mac: None,
             home,
@@ -123,7 +138,7 @@ pub(crate) struct Node {
 
 pub(crate) struct Sent {
     pub(crate) node: usize,
-    pub(crate) side: Side,
+    pub(crate) link: Link,
     pub(crate) frame: Vec<u8>,
     pub(crate) authority: Authority,
 }
@@ -199,18 +214,21 @@ impl Lab {
                 GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1), loads: false },
             );
             for ip in [A, B, C] {
-                lab.learn(i, Side::Inside, ip);
+                lab.learn(i, INSIDE, ip);
             }
-            lab.learn(i, Side::Outside, UPSTREAM);
+            lab.learn(i, OUTSIDE, UPSTREAM);
         }
         lab.pump();
         lab
     }
 
     pub(crate) fn boot(&self, i: u32, n: u32) -> Node {
-        let mut worker = Worker::new(Incarnation(u64::from(i) + 100), NodeId(i), VnetId(0), 77 + u64::from(i));
+        let mut worker = Worker::new(Incarnation(u64::from(i) + 100), NodeId(i), 77 + u64::from(i));
+        worker.set_networks(&[NETWORK]);
         assert!(worker.load_snapshot(self.now, Arc::new(snapshot(10, i, n))));
-        worker.set_links(self.now, true);
+        for link in [INSIDE, OUTSIDE] {
+            worker.set_link(self.now, link, true);
+        }
         Node { worker, words: Words::default(), seen: 1, cut: false, loaded: 10 }
     }
 
@@ -317,12 +335,12 @@ impl Lab {
         let mut frame = Vec::new();
         loop {
             let n = &mut self.nodes[i];
-            if let Some((side, _, authority)) = n.worker.poll_frame(self.now, &n.words, &mut frame) {
+            if let Some((link, _, authority)) = n.worker.poll_frame(self.now, &n.words, &mut frame) {
                 // RFC 5227 2.1.1: a probe for an address makes a host that is about to take it give it up.
                 let probe = frame[12..14] == [8, 6] && frame[28..32] == [0; 4];
                 assert!(!probe, "nobody asks from 0.0.0.0");
-                self.sent.push(Sent { node: i, side, frame: frame.clone(), authority });
-                self.answer(i, side, &frame);
+                self.sent.push(Sent { node: i, link, frame: frame.clone(), authority });
+                self.answer(i, link, &frame);
                 moved = true;
                 continue;
             }
@@ -343,16 +361,16 @@ impl Lab {
     }
 
     /// Hosts and the upstream answer questions about themselves.
-    fn answer(&mut self, i: usize, side: Side, frame: &[u8]) {
+    fn answer(&mut self, i: usize, link: Link, frame: &[u8]) {
         let Ok(Parsed::Arp(p)) = parse(frame, &FrameMeta::default()) else { return };
-        let hosts: &[Ipv4Addr] = match side {
-            Side::Inside => &[A, B, C],
-            Side::Outside => &[UPSTREAM],
+        let hosts: &[Ipv4Addr] = match link {
+            Link::Inside(_) => &[A, B, C],
+            Link::Outside => &[UPSTREAM],
         };
         if self.answers && p.op == ArpOp::Request && hosts.contains(&p.target_ip) {
-            let mut reply = arp(ArpOp::Reply, mac_of(p.target_ip), p.target_ip, p.sender_mac, p.sender_ip);
+            let mut reply = arp(ArpOp::Reply, mac_in(link, p.target_ip), p.target_ip, p.sender_mac, p.sender_ip);
             let n = &mut self.nodes[i];
-            n.worker.handle_frame(self.now, &n.words, side, &FrameMeta::default(), &mut reply);
+            n.worker.handle_frame(self.now, &n.words, link, &FrameMeta::default(), &mut reply);
         }
     }
 
@@ -376,25 +394,25 @@ impl Lab {
         self.pump();
     }
 
-    pub(crate) fn frame(&mut self, node: usize, side: Side, mut frame: Vec<u8>) -> Verdict {
+    pub(crate) fn frame(&mut self, node: usize, link: Link, mut frame: Vec<u8>) -> Verdict {
         let n = &mut self.nodes[node];
-        let verdict = n.worker.handle_frame(self.now, &n.words, side, &FrameMeta::default(), &mut frame);
-        if let Verdict::Transmit { side, authority } = verdict {
+        let verdict = n.worker.handle_frame(self.now, &n.words, link, &FrameMeta::default(), &mut frame);
+        if let Verdict::Transmit { link, authority } = verdict {
             assert!(Worker::may_transmit(&n.words, self.now, authority));
-            self.sent.push(Sent { node, side, frame, authority });
+            self.sent.push(Sent { node, link, frame, authority });
         }
         self.pump();
         verdict
     }
 
     pub(crate) fn out(&mut self, node: usize, frame: Vec<u8>) -> Verdict {
-        self.frame(node, Side::Inside, frame)
+        self.frame(node, INSIDE, frame)
     }
 
     /// Sends a frame out and returns the only packet that left for it.
-    pub(crate) fn pass(&mut self, node: usize, side: Side, frame: Vec<u8>) -> IpPacket {
+    pub(crate) fn pass(&mut self, node: usize, link: Link, frame: Vec<u8>) -> IpPacket {
         self.sent.clear();
-        let verdict = self.frame(node, side, frame);
+        let verdict = self.frame(node, link, frame);
         self.sent.retain(|s| !s.is_arp());
         assert_eq!(self.sent.len(), 1, "one packet leaves, verdict {verdict:?}");
         self.sent[0].packet()
@@ -404,10 +422,10 @@ impl Lab {
         self.nodes[node].loaded
     }
 
-    pub(crate) fn learn(&mut self, node: usize, side: Side, ip: Ipv4Addr) {
+    pub(crate) fn learn(&mut self, node: usize, link: Link, ip: Ipv4Addr) {
         let n = &mut self.nodes[node];
-        let mut frame = arp(ArpOp::Request, mac_of(ip), ip, Mac::BROADCAST, Ipv4Addr::new(192, 0, 2, 1));
-        let verdict = n.worker.handle_frame(self.now, &n.words, side, &FrameMeta::default(), &mut frame);
+        let mut frame = arp(ArpOp::Request, mac_in(link, ip), ip, Mac::BROADCAST, Ipv4Addr::new(192, 0, 2, 1));
+        let verdict = n.worker.handle_frame(self.now, &n.words, link, &FrameMeta::default(), &mut frame);
         assert_eq!(verdict, Verdict::Consumed);
     }
 

@@ -12,6 +12,7 @@ mod hairpin;
 mod icmp;
 mod lab;
 mod neighbours;
+mod networks;
 mod order;
 mod ownership;
 mod payload;

@@ -16,16 +16,16 @@ use std::net::Ipv4Addr;
 #[test]
 fn a_takeover_keeps_every_mapping_and_its_port() {
     let mut lab = Lab::new(3);
-    let ports: Vec<u16> = (0..40).map(|i| lab.pass(0, Side::Inside, udp(A, 5000 + i, REMOTE, 53)).src_port).collect();
+    let ports: Vec<u16> = (0..40).map(|i| lab.pass(0, INSIDE, udp(A, 5000 + i, REMOTE, 53)).src_port).collect();
     lab.assert_in_step();
     lab.elect(1);
     for (i, port) in (0u16..).zip(&ports) {
-        assert_eq!(lab.pass(1, Side::Inside, udp(A, 5000 + i, REMOTE, 53)).src_port, *port, "I10");
-        let back = lab.pass(1, Side::Outside, udp_in(REMOTE, 53, PUBLIC, *port));
+        assert_eq!(lab.pass(1, INSIDE, udp(A, 5000 + i, REMOTE, 53)).src_port, *port, "I10");
+        let back = lab.pass(1, OUTSIDE, udp_in(REMOTE, 53, PUBLIC, *port));
         assert_eq!((back.dst, back.dst_port), (A, 5000 + i));
         assert_eq!(lab.sent[0].authority, Authority::Lease { shard: SHARD, term: Term(2) });
     }
-    let fresh = lab.pass(1, Side::Inside, udp(A, 6000, REMOTE, 53)).src_port;
+    let fresh = lab.pass(1, INSIDE, udp(A, 6000, REMOTE, 53)).src_port;
     assert!(!ports.contains(&fresh), "I1");
     lab.assert_in_step();
 }
@@ -58,7 +58,7 @@ fn what_the_successor_commits_comes_back_through_apply() {
     lab.hold = Hold::No;
     lab.run(10);
     assert!(lab.sent.iter().all(Sent::is_arp));
-    lab.pass(1, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(1, INSIDE, udp(A, 5000, REMOTE, 53));
     assert_eq!(lab.log.len(), 4, "no second mapping was opened");
     lab.assert_in_step();
 }
@@ -80,8 +80,8 @@ fn a_refused_stream_restarts_behind_a_barrier() {
     lab.run(20);
     assert_eq!(lab.status(0).live, 1, "the accepted one was applied, the refused one was not");
     lab.sent.clear();
-    let first = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
-    assert_ne!(lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 53)).src_port, first);
+    let first = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port;
+    assert_ne!(lab.pass(0, INSIDE, udp(A, 5001, REMOTE, 53)).src_port, first);
     assert_eq!(lab.status(0).counts.opens_refused, 0);
     lab.assert_in_step();
 }
@@ -89,16 +89,16 @@ fn a_refused_stream_restarts_behind_a_barrier() {
 #[test]
 fn an_orphan_repeats_committed_mappings_from_its_own_mac_until_its_grace_ends() {
     let mut lab = Lab::new(2);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    let port = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port;
     lab.run(20);
     lab.lapse();
     lab.event(0, GroupEvent::Owner { shard: SHARD, term: Term(1), node: None });
     lab.run(10);
-    let left = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    let left = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     assert_eq!((left.src_port, left.eth_src), (port, links(0).outside), "M1");
     assert_eq!(lab.sent[0].authority, Authority::Grace { shard: SHARD });
-    let back = lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, port));
-    assert_eq!(back.eth_src, links(0).inside);
+    let back = lab.pass(0, OUTSIDE, udp_in(REMOTE, 53, PUBLIC, port));
+    assert_eq!(back.eth_src, links(0).mac_on(INSIDE).expect("it has one"));
     assert_eq!(lab.out(0, udp(A, 5001, REMOTE, 53)), Verdict::Drop(DropReason::NotOwner), "L4: nothing new");
     lab.sent.clear();
     lab.run(3_000);
@@ -109,16 +109,19 @@ fn an_orphan_repeats_committed_mappings_from_its_own_mac_until_its_grace_ends() 
 #[test]
 fn an_ex_owner_forwards_to_its_successor_and_never_twice() {
     let mut lab = Lab::new(3);
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     lab.elect(1);
     let before = udp(A, 5000, REMOTE, 53);
-    let on_wire = lab.pass(0, Side::Inside, before.clone());
-    assert_eq!((on_wire.eth_src, on_wire.eth_dst), (links(0).inside, links(1).inside));
+    let on_wire = lab.pass(0, INSIDE, before.clone());
+    assert_eq!(
+        (on_wire.eth_src, on_wire.eth_dst),
+        (links(0).mac_on(INSIDE).expect("it has one"), links(1).mac_on(INSIDE).expect("it has one"))
+    );
     assert_eq!((on_wire.src, on_wire.ttl), (A, 64), "untranslated");
-    assert_eq!(lab.sent[0].side, Side::Inside);
+    assert_eq!(lab.sent[0].link, INSIDE);
     assert_eq!(lab.sent[0].frame[14..], before[14..]);
     let forwarded = lab.sent[0].frame.clone();
-    assert_eq!(lab.pass(1, Side::Inside, forwarded.clone()).src, PUBLIC, "the owner takes it");
+    assert_eq!(lab.pass(1, INSIDE, forwarded.clone()).src, PUBLIC, "the owner takes it");
     lab.elect(2);
     assert_eq!(lab.out(1, forwarded), Verdict::Drop(DropReason::NoForward), "M1");
     lab.run(61_000);
@@ -130,13 +133,13 @@ fn what_may_not_leave_is_forwarded_too_since_only_the_owner_may_tell_its_sender(
     let mut lab = Lab::new(2);
     lab.load(11, |s| s.params.refusals = Refusals::Told);
     lab.elect(1);
-    let forwarded = lab.pass(0, Side::Inside, udp(A, 5000, Ipv4Addr::new(169, 254, 1, 1), 53));
-    assert_eq!(forwarded.eth_dst, links(1).inside);
+    let forwarded = lab.pass(0, INSIDE, udp(A, 5000, Ipv4Addr::new(169, 254, 1, 1), 53));
+    assert_eq!(forwarded.eth_dst, links(1).mac_on(INSIDE).expect("it has one"));
     let frame = lab.sent[0].frame.clone();
     lab.sent.clear();
     assert_eq!(lab.out(1, frame), Verdict::Drop(DropReason::MartianDestination));
     let told = lab.sent.iter().find(|sent| !sent.is_arp()).expect("a notice");
-    assert_eq!((told.side, &told.frame[L3 + 20..L3 + 22]), (Side::Inside, &[3, 13][..]), "R23: it is prohibited");
+    assert_eq!((told.link, &told.frame[L3 + 20..L3 + 22]), (INSIDE, &[3, 13][..]), "R23: it is prohibited");
 }
 
 #[test]
@@ -145,14 +148,16 @@ fn a_backend_of_another_shard_is_forwarded_to_that_owner() {
     let frame = || udp_to(Mac::of_shard(SHARD), C, 1, REMOTE, 53);
     assert_eq!(lab.out(0, frame()), Verdict::Drop(DropReason::NoForward), "owner unknown");
     lab.event(0, GroupEvent::Owner { shard: OTHER, term: Term(5), node: Some(NodeId(1)) });
-    assert_eq!(lab.pass(0, Side::Inside, frame()).eth_dst, links(1).inside, "M3");
+    assert_eq!(lab.pass(0, INSIDE, frame()).eth_dst, links(1).mac_on(INSIDE).expect("it has one"), "M3");
     assert_eq!(lab.nodes[0].worker.counters().forwarded, 1);
 }
 
 #[test]
 fn serving_waits_for_each_condition() {
     let mut lab = Lab::unelected(1);
-    lab.nodes[0].worker.set_links(lab.now, false);
+    for link in [INSIDE, OUTSIDE] {
+        lab.nodes[0].worker.set_link(lab.now, link, false);
+    }
     let serving = |lab: &mut Lab| {
         lab.run(10);
         lab.outputs
@@ -171,10 +176,12 @@ fn serving_waits_for_each_condition() {
     lab.lease(0, 10 * SEC);
     assert_eq!(serving(&mut lab), Some(Err(NotServing::LinkDown)));
     assert_eq!(lab.out(0, udp(A, 1, REMOTE, 53)), Verdict::Drop(DropReason::NotOwner));
-    lab.nodes[0].worker.set_links(lab.now, true);
+    for link in [INSIDE, OUTSIDE] {
+        lab.nodes[0].worker.set_link(lab.now, link, true);
+    }
     assert_eq!(lab.nodes[0].worker.next_timer_ns(), lab.now, "judged at once");
     assert_eq!(serving(&mut lab), Some(Ok(())));
-    lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 1, REMOTE, 53));
     lab.lapse();
     assert_eq!(serving(&mut lab), Some(Err(NotServing::NoLease)));
 }
@@ -184,10 +191,7 @@ fn nothing_is_proposed_without_the_lease() {
     let mut lab = Lab::new(1);
     let n = &mut lab.nodes[0];
     let mut frame = udp(A, 1, REMOTE, 53);
-    assert_eq!(
-        n.worker.handle_frame(lab.now, &n.words, Side::Inside, &Default::default(), &mut frame),
-        Verdict::Consumed
-    );
+    assert_eq!(n.worker.handle_frame(lab.now, &n.words, INSIDE, &Default::default(), &mut frame), Verdict::Consumed);
     lab.lapse();
     lab.pump();
     assert_eq!(lab.log.len(), 2, "L4: the batch waits");
@@ -211,10 +215,10 @@ fn a_committed_packet_whose_lease_lapsed_does_not_leave() {
 #[test]
 fn idle_timeouts_and_holds_restart_in_full_on_takeover() {
     let mut lab = Lab::new(2);
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 4500));
     lab.run(250_000);
     assert_eq!(lab.status(0).held, 1);
-    lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(A, 5001, REMOTE, 4500));
     lab.run(50_000);
     lab.elect(1);
     lab.run(64_000);
@@ -231,7 +235,7 @@ fn idle_timeouts_and_holds_restart_in_full_on_takeover() {
 #[test]
 fn no_fence_before_a_predecessors_grace_has_ended() {
     let mut lab = Lab::new(2);
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     let drain = |s: &mut qnat_engine::snapshot::Snapshot| {
         let block = block(2080, 32);
         let draining = Draining { block, reclaim_index: ControlIndex(11), on_reclaim: OnReclaim::Expire };
@@ -256,7 +260,7 @@ fn no_fence_before_a_predecessors_grace_has_ended() {
 fn a_shorter_hold_lowers_the_grace_and_frees_nothing_before_the_old_one_ended() {
     let mut lab = Lab::new(2);
     lab.run(10_000);
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     lab.load(11, |s| {
         s.params.hold_ms = [2_000; 5];
         s.backends.get_mut(&BackendId(1)).expect("A").idle_timeout_ms = 1_000;
@@ -273,7 +277,7 @@ fn a_shorter_hold_lowers_the_grace_and_frees_nothing_before_the_old_one_ended() 
     lab.assert_in_step();
     // With hardly any hold at all there is no grace, and the hold is raised to V + 1 s.
     lab.load(12, |s| s.params.hold_ms = [0; 5]);
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     lab.run(100);
     let header = decode_entry(Format::NEWEST, &lab.log.last().expect("entries").1, &mut records).expect("decodes");
     assert_eq!((header.orphan_grace_ms, header.hold_ms), (0, [1_050; HOLD_CLASSES]));

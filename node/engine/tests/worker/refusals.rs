@@ -17,7 +17,7 @@ const HOST_UNREACHABLE: [u8; 2] = [3, 1];
 /// Refusals are told of, and whatever else `change` says.
 fn told(change: impl Fn(&mut Snapshot)) -> Lab {
     let mut lab = Lab::new(2);
-    lab.learn(0, Side::Inside, NO_LEASE);
+    lab.learn(0, INSIDE, NO_LEASE);
     lab.load(11, |s| {
         s.params.refusals = Refusals::Told;
         change(s);
@@ -30,12 +30,12 @@ fn send(lab: &mut Lab, from: Ipv4Addr, packet: &Raw) -> (Verdict, Option<[u8; 2]
     lab.sent.clear();
     let n = &mut lab.nodes[0];
     let mut frame = packet.frame(from, SHARD);
-    let verdict = n.worker.handle_frame(lab.now, &n.words, Side::Inside, &FrameMeta::default(), &mut frame);
+    let verdict = n.worker.handle_frame(lab.now, &n.words, INSIDE, &FrameMeta::default(), &mut frame);
     lab.pump();
     lab.sent.retain(|s| !s.is_arp() && s.frame[L3 + 12..L3 + 16] == GATEWAY.octets());
     let notice = lab.sent.first().map(|sent| {
         let ip = &sent.frame[L3..];
-        assert_eq!((sent.side, &sent.frame[6..12]), (Side::Inside, &Mac::of_shard(SHARD).0[..]));
+        assert_eq!((sent.link, &sent.frame[6..12]), (INSIDE, &Mac::of_shard(SHARD).0[..]));
         assert_eq!(
             (&ip[16..20], &ip[28..]),
             (&from.octets()[..], &packet.bytes()[..]),
@@ -85,7 +85,7 @@ fn a_backend_hears_of_each_quota_that_refuses_its_flow_and_its_other_flows_go_on
         }
         let refused = query(A, 5999, REMOTE);
         assert_eq!(send(&mut lab, A, &refused), (Verdict::Drop(reason), Some(HOST_UNREACHABLE)));
-        assert_eq!(lab.pass(0, Side::Inside, query(A, 5000, REMOTE).frame(A, SHARD)).src, PUBLIC, "R22");
+        assert_eq!(lab.pass(0, INSIDE, query(A, 5000, REMOTE).frame(A, SHARD)).src, PUBLIC, "R22");
     }
 }
 
@@ -147,7 +147,7 @@ fn heard(lab: &mut Lab, packet: &Raw) -> Option<[u8; 2]> {
     assert!(lab.sent.len() <= 1, "one packet, one notice");
     let sent = lab.sent.pop()?;
     let ip = &sent.frame[L3..];
-    assert_eq!((sent.side, &ip[16..20], &ip[28..]), (Side::Inside, &A.octets()[..], &packet.bytes()[..]));
+    assert_eq!((sent.link, &ip[16..20], &ip[28..]), (INSIDE, &A.octets()[..], &packet.bytes()[..]));
     assert_eq!((checksum(&ip[..20]), checksum(&ip[20..])), (0, 0), "I14");
     Some([ip[20], ip[21]])
 }
@@ -185,7 +185,7 @@ fn a_backend_hears_that_no_way_leads_to_the_address_that_it_sends_to() {
     let answer = send(&mut lab, A, &query(A, 5000, REMOTE));
     assert_eq!(answer, (Verdict::Drop(DropReason::NoRoute), Some([3, 0])));
     assert_eq!((lab.status(0).live, lab.log.len()), (0, 2), "and no mapping is made");
-    assert_eq!(lab.pass(0, Side::Inside, query(A, 5000, UPSTREAM).frame(A, SHARD)).dst, UPSTREAM);
+    assert_eq!(lab.pass(0, INSIDE, query(A, 5000, UPSTREAM).frame(A, SHARD)).dst, UPSTREAM);
     assert!(matches!(send(&mut lab, A, &query(A, 5000, PUBLIC_2)).0, Verdict::Consumed), "ours are reached");
 }
 
@@ -196,11 +196,11 @@ fn a_segment_of_an_unknown_connection_is_reset_if_its_rule_wants_resets() {
         lab.sent.clear();
         let mut frame = tcp_raw((A, 9), (REMOTE, 80), flags, data).frame(A, SHARD);
         let n = &mut lab.nodes[0];
-        let verdict = n.worker.handle_frame(lab.now, &n.words, Side::Inside, &FrameMeta::default(), &mut frame);
+        let verdict = n.worker.handle_frame(lab.now, &n.words, INSIDE, &FrameMeta::default(), &mut frame);
         assert_eq!(verdict, Verdict::Drop(DropReason::NotFirstPacket));
         lab.pump();
         lab.sent.retain(|s| !s.is_arp());
-        assert!(lab.sent.iter().all(|s| s.side == Side::Inside), "nothing goes outside");
+        assert!(lab.sent.iter().all(|s| s.link == INSIDE), "nothing goes outside");
         let packets: Vec<_> = lab.sent.iter().map(Sent::packet).collect();
         for p in &packets {
             assert_eq!((p.src, p.src_port, p.dst, p.dst_port, p.eth_dst), (REMOTE, 80, A, 9, mac_of(A)));

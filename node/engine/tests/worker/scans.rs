@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use qnat_engine::codec::{Encoder, Format, decode_chunk};
 use qnat_engine::event::{GroupEvent, Last, WorkerOutput};
-use qnat_engine::ids::{ControlIndex, LogIndex, ShardId, Side, Term};
+use qnat_engine::ids::{ControlIndex, LogIndex, ShardId, Term};
 use qnat_engine::record::{EntryHeader, FlowRecord, Open, Scenario};
 
 use crate::lab::*;
@@ -81,7 +81,7 @@ fn entries_and_chunks_are_written_as_the_snapshots_level_says() {
     for (format, version) in [(Format::First, 4), (Format::Second, 5)] {
         let mut lab = lab_of_ten();
         lab.load(11, |s| s.params.format = format);
-        lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+        lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
         assert_eq!(lab.log.last().map(|(_, entry)| entry[2]), Some(version));
         lab.event(0, GroupEvent::Scan { shard: SHARD, transfer: 1 });
         let node = &mut lab.nodes[0];

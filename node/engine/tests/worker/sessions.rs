@@ -1,7 +1,6 @@
 //! What an owner tells of its mappings, for a log (R24).
 
 use crate::lab::*;
-use qnat_engine::ids::*;
 use qnat_engine::record::Proto;
 use qnat_engine::sessions::SessionFate;
 
@@ -21,13 +20,13 @@ fn told(lab: &mut Lab, node: usize) -> Vec<Told> {
 #[test]
 fn an_owner_tells_of_each_mapping_once_when_it_opens_and_once_when_it_closes() {
     let mut lab = Lab::new(2);
-    lab.pass(0, Side::Inside, udp(A, 4999, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(A, 4999, REMOTE, 4500));
     assert_eq!(told(&mut lab, 0), [], "nobody asked");
     for node in &mut lab.nodes {
         node.worker.log_sessions();
     }
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500)).src_port;
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500));
+    let port = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 4500)).src_port;
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 4500));
     assert_eq!(told(&mut lab, 0), [(SessionFate::Opened, Proto::Udp, 5000, port)]);
     lab.hold = Hold::Yes;
     lab.out(0, udp(A, 5001, REMOTE, 4500));
@@ -49,7 +48,7 @@ fn events_that_nobody_fetches_are_counted_and_cost_no_more() {
     let mut opened = 0_u64;
     for round in 0..300_u16 {
         for port in 0..64 {
-            lab.pass(0, Side::Inside, udp(A, port, REMOTE, 1000 + round));
+            lab.pass(0, INSIDE, udp(A, port, REMOTE, 1000 + round));
             opened += 1;
         }
     }

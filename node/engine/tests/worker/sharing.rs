@@ -24,7 +24,7 @@ fn with(lab: &mut Lab, sharing: Sharing, filtering: Filtering) {
 }
 
 fn out(lab: &mut Lab, node: usize, port: u16, remote: Ipv4Addr, service: u16) -> u16 {
-    lab.pass(node, Side::Inside, udp(A, port, remote, service)).src_port
+    lab.pass(node, INSIDE, udp(A, port, remote, service)).src_port
 }
 
 #[test]
@@ -96,11 +96,7 @@ fn an_endpoints_port_goes_to_another_only_when_its_last_hold_has_ended() {
     lab.run(305_000);
     assert_eq!(lab.out(0, udp(A, 7000, OTHER_REMOTE, 1)), Verdict::Drop(DropReason::PortsExhausted), "held");
     let stranger = udp_in(OTHER_REMOTE, 9, PUBLIC, *ports.first().expect("one"));
-    assert_eq!(
-        lab.frame(0, Side::Outside, stranger),
-        Verdict::Drop(DropReason::NoMapping),
-        "a hold lets nobody new in"
-    );
+    assert_eq!(lab.frame(0, OUTSIDE, stranger), Verdict::Drop(DropReason::NoMapping), "a hold lets nobody new in");
     lab.run(125_000);
     assert!(ports.contains(&out(&mut lab, 0, 7000, OTHER_REMOTE, 1)));
 }
@@ -120,22 +116,18 @@ fn what_passes_inwards_is_what_the_filter_says_and_opens_nothing() {
         for (from, passes) in [(REMOTE, 4500), (REMOTE, 99), (OTHER_REMOTE, 4500)].into_iter().zip(passes) {
             let frame = udp_in(from.0, from.1, PUBLIC, port);
             if passes.is_some() {
-                let p = lab.pass(0, Side::Outside, frame);
+                let p = lab.pass(0, OUTSIDE, frame);
                 assert_eq!((p.src, p.src_port, p.dst, p.dst_port), (from.0, from.1, A, 5000), "{filtering:?}");
             } else {
-                assert_eq!(lab.frame(0, Side::Outside, frame), Verdict::Drop(DropReason::NoMapping), "{filtering:?}");
+                assert_eq!(lab.frame(0, OUTSIDE, frame), Verdict::Drop(DropReason::NoMapping), "{filtering:?}");
             }
         }
         assert_eq!(lab.log.len(), entries, "I19: inbound traffic creates no state");
         assert_eq!(out(&mut lab, 0, 5000, OTHER_REMOTE, 4500), port, "the answer opens it");
         let elsewhere = udp_in(REMOTE, 4500, PUBLIC, if port == 2048 { 2049 } else { 2048 });
-        assert_eq!(
-            lab.frame(0, Side::Outside, elsewhere),
-            Verdict::Drop(DropReason::NoMapping),
-            "ports without endpoint"
-        );
+        assert_eq!(lab.frame(0, OUTSIDE, elsewhere), Verdict::Drop(DropReason::NoMapping), "ports without endpoint");
         lab.run(298_000);
-        lab.pass(0, Side::Outside, udp_in(REMOTE, 4500, PUBLIC, port));
+        lab.pass(0, OUTSIDE, udp_in(REMOTE, 4500, PUBLIC, port));
         lab.run(5_000);
         assert_eq!(lab.status(0).live, 0, "R5: and keeps none alive");
     }
@@ -151,7 +143,7 @@ fn a_backend_complains_about_what_its_filter_let_in() {
         let quote = |to| udp_raw((OTHER_REMOTE, 9), to, b"unwanted").bytes();
         let sent = icmp_raw(A, OTHER_REMOTE, [3, 3], [0; 4], &quote((A, 5000))).frame(A, SHARD);
         lab.sent.clear();
-        let verdict = lab.frame(0, Side::Inside, sent);
+        let verdict = lab.frame(0, INSIDE, sent);
         lab.sent.retain(|sent| !sent.is_arp());
         if passes {
             let wanted = icmp_raw(PUBLIC, OTHER_REMOTE, [3, 3], [0; 4], &quote((PUBLIC, port)));
@@ -173,11 +165,11 @@ fn an_inbound_connection_opens_with_its_answer() {
         Verdict::Drop(DropReason::NotFirstPacket),
         "nobody asked"
     );
-    let port = lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, SYN, 100, 0)).src_port;
-    lab.pass(0, Side::Outside, tcp(OTHER_REMOTE, 7, PUBLIC, port, SYN, 500, 0));
+    let port = lab.pass(0, INSIDE, tcp(A, 9, REMOTE, 80, SYN, 100, 0)).src_port;
+    lab.pass(0, OUTSIDE, tcp(OTHER_REMOTE, 7, PUBLIC, port, SYN, 500, 0));
     assert_eq!(lab.status(0).live, 1);
-    assert_eq!(lab.pass(0, Side::Inside, tcp(A, 9, OTHER_REMOTE, 7, SYN | ACK, 1, 501)).src_port, port);
-    lab.pass(0, Side::Outside, tcp(OTHER_REMOTE, 7, PUBLIC, port, ACK, 501, 2));
+    assert_eq!(lab.pass(0, INSIDE, tcp(A, 9, OTHER_REMOTE, 7, SYN | ACK, 1, 501)).src_port, port);
+    lab.pass(0, OUTSIDE, tcp(OTHER_REMOTE, 7, PUBLIC, port, ACK, 501, 2));
     assert_eq!(lab.status(0).live, 2);
 }
 
@@ -194,7 +186,7 @@ fn a_changed_rule_holds_for_the_flows_that_are_there() {
     with(&mut lab, Sharing::Tuple, Filtering::Tuple);
     lab.run(100);
     let stranger = udp_in(OTHER_REMOTE, 9, PUBLIC, ports[0]);
-    assert_eq!(lab.frame(0, Side::Outside, stranger), Verdict::Drop(DropReason::NoMapping));
+    assert_eq!(lab.frame(0, OUTSIDE, stranger), Verdict::Drop(DropReason::NoMapping));
     assert_eq!(
         out(&mut lab, 0, 6000, Ipv4Addr::new(198, 51, 100, 9), 1),
         out(&mut lab, 0, 6001, Ipv4Addr::new(198, 51, 100, 9), 2)

@@ -29,10 +29,10 @@ fn a_first_packet_leaves_only_after_its_commit_and_the_reply_finds_its_way_back(
     assert_eq!((left.eth_src, left.eth_dst), (Mac::of_shard(SHARD), mac_of(UPSTREAM)));
     assert!(block(2048, 32).contains(left.src_port) || block(4096, 32).contains(left.src_port), "I3");
     assert_eq!(lab.sent[0].authority, Authority::Lease { shard: SHARD, term: Term(1) });
-    let back = lab.pass(0, Side::Outside, udp_in(REMOTE, 53, PUBLIC, left.src_port));
+    let back = lab.pass(0, OUTSIDE, udp_in(REMOTE, 53, PUBLIC, left.src_port));
     assert_eq!((back.src, back.dst, back.dst_port, back.ttl), (REMOTE, A, 5000, 63));
     assert_eq!((back.eth_src, back.eth_dst), (Mac::of_shard(SHARD), mac_of(A)));
-    let again = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    let again = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     assert_eq!(again.src_port, left.src_port);
     assert_eq!(lab.nodes[0].worker.counters().hold.count(), 1);
 }
@@ -40,20 +40,20 @@ fn a_first_packet_leaves_only_after_its_commit_and_the_reply_finds_its_way_back(
 #[test]
 fn return_traffic_passes_from_exactly_that_remote_only() {
     let mut lab = Lab::new(1);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    let port = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port;
     let stranger = Ipv4Addr::new(198, 51, 100, 8);
     for frame in [udp_in(stranger, 53, PUBLIC, port), udp_in(REMOTE, 54, PUBLIC, port)] {
-        assert_eq!(lab.frame(0, Side::Outside, frame), Verdict::Drop(DropReason::NoMapping));
+        assert_eq!(lab.frame(0, OUTSIDE, frame), Verdict::Drop(DropReason::NoMapping));
     }
 }
 
 #[test]
 fn flows_to_distinct_remotes_share_a_port_and_flows_to_one_remote_do_not() {
     let mut lab = Lab::new(1);
-    let first = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
-    assert_eq!(lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 54)).src_port, first, "S8, S10");
-    assert_eq!(lab.pass(0, Side::Inside, udp(A, 5001, Ipv4Addr::new(198, 51, 100, 9), 53)).src_port, first);
-    assert_ne!(lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 53)).src_port, first, "S7");
+    let first = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port;
+    assert_eq!(lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 54)).src_port, first, "S8, S10");
+    assert_eq!(lab.pass(0, INSIDE, udp(A, 5001, Ipv4Addr::new(198, 51, 100, 9), 53)).src_port, first);
+    assert_ne!(lab.pass(0, INSIDE, udp(A, 5001, REMOTE, 53)).src_port, first, "S7");
     let ports = lab.nodes[0].worker.dump_ports();
     assert_eq!((ports[0].leased(), ports[0].used(), ports[0].held()), (64, 2, 0));
 }
@@ -63,12 +63,12 @@ fn a_backend_never_uses_more_than_its_lease() {
     let mut lab = Lab::new(1);
     let mut ports = std::collections::BTreeSet::new();
     for i in 0..32 {
-        let p = lab.pass(0, Side::Inside, udp(B, 6000 + i, REMOTE, 53));
+        let p = lab.pass(0, INSIDE, udp(B, 6000 + i, REMOTE, 53));
         assert!(block(2080, 32).contains(p.src_port), "I3");
         assert!(ports.insert(p.src_port), "I1");
     }
     assert_eq!(lab.out(0, udp(B, 7000, REMOTE, 53)), Verdict::Drop(DropReason::PortsExhausted), "S12");
-    assert_eq!(lab.pass(0, Side::Inside, udp(B, 7000, REMOTE, 54)).dst_port, 54, "other remotes still pass");
+    assert_eq!(lab.pass(0, INSIDE, udp(B, 7000, REMOTE, 54)).dst_port, 54, "other remotes still pass");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn opens_gathered_between_polls_form_one_entry() {
     for port in 0..20 {
         let n = &mut lab.nodes[0];
         let mut frame = udp(A, 5000 + port, REMOTE, 53);
-        n.worker.handle_frame(lab.now, &n.words, Side::Inside, &Default::default(), &mut frame);
+        n.worker.handle_frame(lab.now, &n.words, INSIDE, &Default::default(), &mut frame);
     }
     lab.pump();
     let entries = lab.outputs.iter().filter(|(_, o)| matches!(o, WorkerOutput::Propose { .. })).count();
@@ -151,27 +151,27 @@ fn a_packet_held_for_a_second_is_dropped_and_never_sent() {
     lab.commit_waiting();
     assert!(lab.sent.iter().all(Sent::is_arp));
     assert_eq!(lab.status(0).live, 1, "its mapping opened and serves the next packet");
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
 }
 
 #[test]
 fn the_flow_limit_of_a_shard_drops_new_flows_only() {
     let mut lab = Lab::new(1);
-    lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 1, REMOTE, 53));
     lab.load(11, |s| s.params.flows_per_shard_max = 1);
     assert_eq!(lab.out(0, udp(A, 2, REMOTE, 53)), Verdict::Drop(DropReason::TableFull));
-    lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 1, REMOTE, 53));
 }
 
 #[test]
 fn an_idle_datagram_flow_closes_is_held_and_then_forgotten() {
     let mut lab = Lab::new(2);
     lab.run(100);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500)).src_port;
+    let port = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 4500)).src_port;
     lab.run(239_500);
     assert_eq!(state(&lab), [FlowState::Live], "not before the timeout (I48)");
     // Inbound alone does not refresh (R5).
-    lab.pass(0, Side::Outside, udp_in(REMOTE, 4500, PUBLIC, port));
+    lab.pass(0, OUTSIDE, udp_in(REMOTE, 4500, PUBLIC, port));
     lab.run(2_500);
     assert_eq!(state(&lab), [FlowState::Held(HoldClass::IdleDatagram)]);
     lab.run(63_000);
@@ -186,10 +186,10 @@ fn an_idle_datagram_flow_closes_is_held_and_then_forgotten() {
 #[test]
 fn outbound_datagrams_refresh_the_idle_timeout() {
     let mut lab = Lab::new(1);
-    lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     for _ in 0..3 {
         lab.run(200_000);
-        lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53));
+        lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
     }
     assert_eq!(state(&lab), [FlowState::Live]);
 }
@@ -197,13 +197,13 @@ fn outbound_datagrams_refresh_the_idle_timeout() {
 #[test]
 fn a_held_flow_reopens_on_its_own_port_and_a_stranger_gets_another() {
     let mut lab = Lab::new(2);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500)).src_port;
+    let port = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 4500)).src_port;
     lab.run(300_000);
     assert_eq!(lab.status(0).held, 1);
-    let other = lab.pass(0, Side::Inside, udp(A, 5001, REMOTE, 4500)).src_port;
+    let other = lab.pass(0, INSIDE, udp(A, 5001, REMOTE, 4500)).src_port;
     assert_ne!(other, port, "I11: held towards this remote");
-    assert_eq!(lab.pass(0, Side::Inside, udp(A, 5002, REMOTE, 54)).src_port, port, "D6: other remotes may");
-    assert_eq!(lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 4500)).src_port, port, "F3");
+    assert_eq!(lab.pass(0, INSIDE, udp(A, 5002, REMOTE, 54)).src_port, port, "D6: other remotes may");
+    assert_eq!(lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 4500)).src_port, port, "F3");
     assert_eq!((lab.status(0).live, lab.status(0).held), (3, 0));
     lab.assert_in_step();
     lab.run(100_000);
@@ -214,7 +214,7 @@ fn a_held_flow_reopens_on_its_own_port_and_a_stranger_gets_another() {
 #[test]
 fn a_packet_behind_a_proposed_close_waits_and_reopens_the_flow() {
     let mut lab = Lab::new(2);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
+    let port = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port;
     lab.hold = Hold::Yes;
     lab.run(270_000);
     assert_eq!(state(&lab), [FlowState::Closing]);
@@ -228,9 +228,9 @@ fn a_packet_behind_a_proposed_close_waits_and_reopens_the_flow() {
 }
 
 fn handshake(lab: &mut Lab) -> u16 {
-    let port = lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, SYN, 100, 0)).src_port;
-    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, SYN | ACK, 500, 101));
-    lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, ACK, 101, 501));
+    let port = lab.pass(0, INSIDE, tcp(A, 9, REMOTE, 80, SYN, 100, 0)).src_port;
+    lab.pass(0, OUTSIDE, tcp(REMOTE, 80, PUBLIC, port, SYN | ACK, 500, 101));
+    lab.pass(0, INSIDE, tcp(A, 9, REMOTE, 80, ACK, 101, 501));
     port
 }
 
@@ -238,14 +238,14 @@ fn handshake(lab: &mut Lab) -> u16 {
 fn both_fins_close_and_late_segments_still_pass() {
     let mut lab = Lab::new(1);
     let port = handshake(&mut lab);
-    lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, FIN | ACK, 101, 501));
+    lab.pass(0, INSIDE, tcp(A, 9, REMOTE, 80, FIN | ACK, 101, 501));
     assert_eq!(state(&lab), [FlowState::Live], "half closed");
-    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, FIN | ACK, 501, 102));
+    lab.pass(0, OUTSIDE, tcp(REMOTE, 80, PUBLIC, port, FIN | ACK, 501, 102));
     assert_eq!(state(&lab), [FlowState::Held(HoldClass::Fin)]);
-    lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, ACK, 102, 502));
-    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, FIN | ACK, 501, 102));
+    lab.pass(0, INSIDE, tcp(A, 9, REMOTE, 80, ACK, 102, 502));
+    lab.pass(0, OUTSIDE, tcp(REMOTE, 80, PUBLIC, port, FIN | ACK, 501, 102));
     assert_eq!(state(&lab), [FlowState::Held(HoldClass::Fin)], "late segments change nothing");
-    assert_eq!(lab.pass(0, Side::Inside, tcp(A, 9, REMOTE, 80, SYN, 900, 0)).src_port, port);
+    assert_eq!(lab.pass(0, INSIDE, tcp(A, 9, REMOTE, 80, SYN, 900, 0)).src_port, port);
     assert_eq!(state(&lab), [FlowState::Live]);
 }
 
@@ -253,10 +253,10 @@ fn both_fins_close_and_late_segments_still_pass() {
 fn a_reset_off_the_expected_sequence_changes_nothing_and_one_on_it_closes_after_silence() {
     let mut lab = Lab::new(1);
     let port = handshake(&mut lab);
-    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, RST, 600, 0));
+    lab.pass(0, OUTSIDE, tcp(REMOTE, 80, PUBLIC, port, RST, 600, 0));
     lab.run(20_000);
     assert_eq!(state(&lab), [FlowState::Live], "I17");
-    lab.pass(0, Side::Outside, tcp(REMOTE, 80, PUBLIC, port, RST, 501, 0));
+    lab.pass(0, OUTSIDE, tcp(REMOTE, 80, PUBLIC, port, RST, 501, 0));
     lab.run(15_500);
     assert_eq!(state(&lab), [FlowState::Live]);
     lab.run(2_500);
@@ -268,10 +268,10 @@ fn a_reset_off_the_expected_sequence_changes_nothing_and_one_on_it_closes_after_
 #[test]
 fn echo_requests_get_an_identifier_of_the_lease() {
     let mut lab = Lab::new(1);
-    let left = lab.pass(0, Side::Inside, ping(A, REMOTE, 77));
+    let left = lab.pass(0, INSIDE, ping(A, REMOTE, 77));
     assert_eq!(left.proto, Proto::Icmp);
     assert!(block(2048, 32).contains(left.src_port) || block(4096, 32).contains(left.src_port), "D9");
-    let back = lab.pass(0, Side::Outside, pong(PUBLIC, left.src_port));
+    let back = lab.pass(0, OUTSIDE, pong(PUBLIC, left.src_port));
     assert_eq!((back.dst, back.dst_port), (A, 77));
 }
 
@@ -287,7 +287,7 @@ fn a_packet_for_an_unknown_neighbour_waits_for_the_answer() {
     assert_eq!(lab.out(0, udp(A, 5000, near, 53)), Verdict::Consumed, "later packets keep their place");
     lab.sent.clear();
     let answer = arp(ArpOp::Reply, mac_of(near), near, Mac::of_shard(SHARD), PUBLIC);
-    lab.frame(0, Side::Outside, answer);
+    lab.frame(0, OUTSIDE, answer);
     assert_eq!(lab.sent.len(), 2);
     assert!(lab.sent.iter().all(|s| s.packet().eth_dst == mac_of(near)));
     let silent = Ipv4Addr::new(203, 0, 113, 78);
@@ -301,17 +301,17 @@ fn gateway_and_frontends_are_answered_for_by_their_owner_alone() {
     let mut lab = Lab::new(2);
     let ask = |ip, target| arp(ArpOp::Request, mac_of(ip), ip, Mac::BROADCAST, target);
     let cases = [
-        (0, Side::Inside, ask(A, GATEWAY), true),
-        (1, Side::Inside, ask(A, GATEWAY), false),
-        (0, Side::Inside, ask(C, GATEWAY), false),
-        (0, Side::Inside, ask(A, B), false),
-        (0, Side::Outside, ask(UPSTREAM, PUBLIC), true),
-        (0, Side::Outside, ask(UPSTREAM, PUBLIC_2), false),
-        (1, Side::Outside, ask(UPSTREAM, PUBLIC), false),
+        (0, INSIDE, ask(A, GATEWAY), true),
+        (1, INSIDE, ask(A, GATEWAY), false),
+        (0, INSIDE, ask(C, GATEWAY), false),
+        (0, INSIDE, ask(A, B), false),
+        (0, OUTSIDE, ask(UPSTREAM, PUBLIC), true),
+        (0, OUTSIDE, ask(UPSTREAM, PUBLIC_2), false),
+        (1, OUTSIDE, ask(UPSTREAM, PUBLIC), false),
     ];
-    for (i, (node, side, frame, answered)) in cases.into_iter().enumerate() {
+    for (i, (node, link, frame, answered)) in cases.into_iter().enumerate() {
         lab.sent.clear();
-        assert_eq!(lab.frame(node, side, frame), Verdict::Consumed);
+        assert_eq!(lab.frame(node, link, frame), Verdict::Consumed);
         assert_eq!(lab.sent.len(), usize::from(answered), "case {i}");
         if answered {
             assert_eq!(lab.sent[0].frame[6..12], Mac::of_shard(SHARD).0, "M1: from the vMAC");
@@ -319,7 +319,7 @@ fn gateway_and_frontends_are_answered_for_by_their_owner_alone() {
     }
     lab.lapse();
     lab.sent.clear();
-    lab.frame(0, Side::Inside, ask(A, GATEWAY));
+    lab.frame(0, INSIDE, ask(A, GATEWAY));
     assert!(lab.sent.is_empty(), "nothing without the lease");
 }
 
@@ -333,7 +333,7 @@ fn drain(s: &mut qnat_engine::snapshot::Snapshot, on_reclaim: OnReclaim) {
 fn one_on_each(lab: &mut Lab) -> (u16, u16) {
     let (mut on, mut off) = (None, None);
     for port in 5000..5064 {
-        let public = lab.pass(0, Side::Inside, udp(A, port, REMOTE, 53)).src_port;
+        let public = lab.pass(0, INSIDE, udp(A, port, REMOTE, 53)).src_port;
         if block(2048, 32).contains(public) {
             on.get_or_insert(port)
         } else {
@@ -352,13 +352,13 @@ fn a_reclaimed_block_closes_holds_and_is_fenced_last() {
     lab.run(100);
     assert_eq!((lab.status(0).live, lab.status(0).held), (32, 32), "S14: kept ports keep their flows");
     assert!(lab.fenced().is_empty());
-    lab.pass(0, Side::Inside, udp(A, off, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, off, REMOTE, 53));
     assert_eq!(
         lab.out(0, udp(A, on, REMOTE, 53)),
         Verdict::Drop(DropReason::PortsExhausted),
         "it must be established anew, and the kept half is full towards this remote"
     );
-    let again = lab.pass(0, Side::Inside, udp(A, on, REMOTE, 54));
+    let again = lab.pass(0, INSIDE, udp(A, on, REMOTE, 54));
     assert!(block(4096, 32).contains(again.src_port));
     lab.run(64_000);
     assert!(lab.fenced().is_empty(), "F4, I11: a held port is use");
@@ -379,7 +379,7 @@ fn a_draining_block_waits_for_its_flows_when_told_to() {
     lab.load(11, |s| drain(s, OnReclaim::Drain));
     lab.run(1_000);
     assert_eq!(lab.status(0).live, 64);
-    lab.pass(0, Side::Inside, udp(A, on, REMOTE, 53));
+    lab.pass(0, INSIDE, udp(A, on, REMOTE, 53));
     assert!(lab.fenced().is_empty());
 }
 
@@ -407,8 +407,8 @@ fn an_open_in_flight_on_a_draining_block_is_closed_before_the_fence() {
 #[test]
 fn flows_of_a_backend_that_vanished_close_by_policy() {
     let mut lab = Lab::new(1);
-    let port = lab.pass(0, Side::Inside, udp(A, 5000, REMOTE, 53)).src_port;
-    lab.pass(0, Side::Inside, udp(B, 5000, REMOTE, 53));
+    let port = lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53)).src_port;
+    lab.pass(0, INSIDE, udp(B, 5000, REMOTE, 53));
     lab.load(11, |s| {
         s.backends.remove(&BackendId(1));
         Arc::make_mut(&mut s.backend_by_ip).remove(&(VnetId(0), A));
@@ -417,7 +417,7 @@ fn flows_of_a_backend_that_vanished_close_by_policy() {
     assert_eq!((lab.status(0).live, lab.status(0).held), (1, 1));
     assert_eq!(lab.out(0, udp(A, 5000, REMOTE, 53)), Verdict::Drop(DropReason::SpoofedSource));
     let late = udp_in(REMOTE, 53, PUBLIC, port);
-    assert_eq!(lab.frame(0, Side::Outside, late), Verdict::Drop(DropReason::NoMapping));
+    assert_eq!(lab.frame(0, OUTSIDE, late), Verdict::Drop(DropReason::NoMapping));
 }
 
 #[test]
@@ -431,20 +431,20 @@ fn an_older_snapshot_is_not_loaded() {
 fn a_backend_at_its_flow_limit_opens_nothing_and_keeps_what_it_has() {
     let mut lab = Lab::new(1);
     for port in 1..=2 {
-        lab.pass(0, Side::Inside, udp(A, port, REMOTE, 4500));
+        lab.pass(0, INSIDE, udp(A, port, REMOTE, 4500));
     }
     lab.load(11, |s| s.params.flows_per_backend_max = 3);
     lab.hold = Hold::Yes;
     assert_eq!(lab.out(0, udp(A, 3, REMOTE, 4500)), Verdict::Consumed);
     assert_eq!(lab.out(0, udp(A, 4, REMOTE, 4500)), Verdict::Drop(DropReason::FlowLimit), "one is on its way");
     lab.commit_waiting();
-    lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 4500));
-    lab.pass(0, Side::Inside, udp(B, 1, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(A, 1, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(B, 1, REMOTE, 4500));
     lab.run(250_000);
     assert_eq!(lab.out(0, udp(A, 4, REMOTE, 4500)), Verdict::Drop(DropReason::FlowLimit), "held ones count");
-    lab.pass(0, Side::Inside, udp(A, 2, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(A, 2, REMOTE, 4500));
     lab.run(70_000);
-    lab.pass(0, Side::Inside, udp(A, 4, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(A, 4, REMOTE, 4500));
 }
 
 #[test]
@@ -461,8 +461,8 @@ fn backends_at_their_limit_leave_a_part_of_the_table_to_all_others() {
     };
     assert_eq!(flood(&mut lab, A), 28, "one alone takes half");
     assert_eq!(flood(&mut lab, B), 14, "half of what is left");
-    lab.pass(0, Side::Inside, udp(A, 1, REMOTE, 4500));
-    lab.pass(0, Side::Inside, udp(B, 1, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(A, 1, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(B, 1, REMOTE, 4500));
     let (live, held) = (lab.nodes[0].worker.shard_status()[0].live, lab.nodes[0].worker.shard_status()[0].held);
     assert_eq!((live, held), (42, 0), "a quarter is left for who has little");
 }
@@ -475,8 +475,8 @@ fn a_backend_over_its_rate_opens_nothing_for_a_while_and_others_do_not_feel_it()
         (from..from + 20).filter(|port| lab.out(0, udp(A, *port, REMOTE, 4500)) == Verdict::Consumed).count()
     };
     assert_eq!((opened(&mut lab, 1000), lab.dropped(0, DropReason::RateLimit)), (10, 10));
-    lab.pass(0, Side::Inside, udp(A, 1000, REMOTE, 4500));
-    lab.pass(0, Side::Inside, udp(B, 1, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(A, 1000, REMOTE, 4500));
+    lab.pass(0, INSIDE, udp(B, 1, REMOTE, 4500));
     lab.run(500);
     assert_eq!(opened(&mut lab, 2000), 5);
     // A flow whose close is on its way goes on, although there is no token left (R22).

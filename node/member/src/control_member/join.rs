@@ -112,7 +112,7 @@ impl<S: LogStore> ControlMember<S> {
             nonce: self.registration_nonce,
             peer_addr: self.me.peer_addr,
             api_addr: self.me.api_addr,
-            inside_mac: self.me.inside_mac,
+            inside: self.me.inside.clone(),
             outside_mac: self.me.outside_mac,
             level: self.me.level,
         }
@@ -219,13 +219,14 @@ mod tests {
         let mut store = MemoryStore::new();
         let raft_id = FOUNDER_RAFT_ID | 1;
         store.found(ClusterId([7; 16]), raft_id, &[raft_id], &Bytes::from(state)).expect("an empty disk");
-        let (inside_mac, outside_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+        let inside = vec![words::InsideInterface { network: None, mac: Mac([2, 0, 0, 0, 0, 1]) }];
+        let outside_mac = Mac([2, 0, 0, 0, 0, 2]);
         let (peer_addr, api_addr, peers) = (address(1), address(1), Vec::new());
         let me = Identity {
             node: NodeId(1),
             peer_addr,
             api_addr,
-            inside_mac,
+            inside,
             outside_mac,
             level: words::level::NEWEST,
             key: [1; 32],

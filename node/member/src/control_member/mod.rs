@@ -78,8 +78,8 @@ pub struct Identity {
     pub peer_addr: SocketAddr,
     /// Where its API listens.
     pub api_addr: SocketAddr,
-    /// MAC of its inside interface.
-    pub inside_mac: Mac,
+    /// Its inside interfaces.
+    pub inside: Vec<words::InsideInterface>,
     /// MAC of its outside interface.
     pub outside_mac: Mac,
     /// The newest level of the formats that it reads and writes (C2).

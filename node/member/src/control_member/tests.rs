@@ -37,7 +37,7 @@ impl Bed {
             node: NodeId(1),
             peer_addr: addr(1),
             api_addr: addr(1),
-            inside_mac: Mac([2, 0, 0, 0, 0, 1]),
+            inside: vec![words::InsideInterface { network: None, mac: Mac([2, 0, 0, 0, 0, 1]) }],
             outside_mac: Mac([2, 0, 0, 0, 1, 1]),
             level: level::NEWEST,
             key: [1; 32],
@@ -93,7 +93,7 @@ impl Bed {
             nonce: self.nonce,
             peer_addr: addr(node),
             api_addr: addr(node),
-            inside_mac: Mac([2, 0, 0, 0, 0, n]),
+            inside: vec![words::InsideInterface { network: None, mac: Mac([2, 0, 0, 0, 0, n]) }],
             outside_mac: Mac([2, 0, 0, 0, 1, n]),
             level: level::NEWEST,
         };

@@ -54,7 +54,7 @@ fn identity(node: NodeId, peers: &[NodeId]) -> Identity {
         node,
         peer_addr: addr,
         api_addr: addr,
-        inside_mac: Mac::default(),
+        inside: Vec::new(),
         outside_mac: Mac::default(),
         level: words::level::NEWEST,
         key: [1; 32],

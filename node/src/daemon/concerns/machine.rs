@@ -14,11 +14,6 @@ const LOG_STUCK_MS: u64 = 2_000;
 
 pub(super) fn concerns(facts: &Facts<'_>, found: &mut Vec<Concern>) {
     let me = || Subject::Member { node: facts.node };
-    if facts.flows.running && !facts.flows.report.links_up {
-        let why = "a data interface has no carrier, or is gone: this member owns nothing meanwhile";
-        let remedy = "look at the cable and at `ip link`; it serves again by itself when both are up";
-        found.push(Concern::critical(me(), What::LinkDown, why, remedy));
-    }
     if facts.guard != GUARD_ATTACHED {
         let why = format!("the kernel's egress guard is {}: the worker's own check remains", facts.guard);
         let remedy = "start it with the rights to load BPF programs (root), or set [data] guard = \"required\"";

@@ -48,6 +48,8 @@ const fn times_ms(what: What) -> (u64, u64) {
         | What::NoControlLeader
         | What::LinkDown
         | What::LinkDeaf
+        | What::NoInterface
+        | What::NoNetwork
         | What::GuardMissing
         | What::MemoryNotLocked
         | What::ClockApart

@@ -33,7 +33,7 @@ pub(in crate::daemon) fn bed(members: u32) -> Bed {
         control_raft_id: u64::from(node),
         peer_addr: "127.0.0.1:7800".parse().expect("an address"),
         api_addr: "127.0.0.1:7880".parse().expect("an address"),
-        inside_mac: String::new(),
+        inside: Vec::new(),
         outside_mac: String::new(),
         level: 2,
         preferred_shards: 1,
@@ -271,7 +271,7 @@ fn what_is_raised_is_told_of_until_it_is_cleared() {
 #[test]
 fn a_hung_worker_a_silent_network_and_a_stranger_with_our_address_are_told_of() {
     use engine::claims::Claim;
-    use engine::ids::{Mac, Side};
+    use engine::ids::{Link, Mac, VnetId};
     use engine::soundings::{Heard, Passing};
     use netio::link::LinkState;
 
@@ -283,20 +283,61 @@ fn a_hung_worker_a_silent_network_and_a_stranger_with_our_address_are_told_of() 
 
     let mut bed = self::bed(3);
     let heard = Heard { passing: Passing::Silent, answered_ns: 1_000_000_000, ..Heard::default() };
-    let link =
-        |name: &str, heard| LinkLife { name: name.into(), state: LinkState::Up, heard, since_ns: 0, refused_macs: 0 };
+    let link = |name: &str, link, heard| LinkLife { heard, ..LinkLife::unheard(name, link, LinkState::Up) };
     bed.worker.at_ns = 9_000_000_000;
-    bed.worker.links = vec![link("inside", Heard::default()), link("outside", heard)];
+    bed.worker.links =
+        vec![link("inside", Link::Inside(VnetId(1)), Heard::default()), link("outside", Link::Outside, heard)];
     assert_eq!(bed.found(), [critical(What::LinkDeaf, "n1")]);
     assert_eq!(bed.all()[0].why, "outside: no member answers there (last 8 s ago), last frame never");
 
     let mut bed = self::bed(3);
     let ip = std::net::Ipv4Addr::new(203, 0, 113, 1);
-    bed.worker.claims = vec![Claim { side: Side::Outside, ip, mac: Mac([2, 0, 0, 0, 0, 9]), count: 3, at_ns: 1 }];
+    bed.worker.claims = vec![Claim { link: Link::Outside, ip, mac: Mac([2, 0, 0, 0, 0, 9]), count: 3, at_ns: 1 }];
     bed.worker.at_ns = 299_000_000_000;
     assert_eq!(bed.found(), [warning(What::AddressClaimed, "n1")]);
     bed.worker.at_ns = 301_000_000_000;
     assert_eq!(bed.found(), []);
+}
+
+#[test]
+fn a_network_without_an_interface_and_an_interface_without_a_network_are_told_of() {
+    use netio::link::LinkState;
+    use words::{Link, Side, VnetId};
+
+    use crate::daemon::worker_thread::LinkLife;
+
+    let led = |name: &str, link, network: &str| LinkLife {
+        network: Some(network.into()),
+        ..LinkLife::unheard(name, link, LinkState::Up)
+    };
+    let mut bed = bed(3);
+    let whole = vec![
+        LinkLife::unheard("outside", Link::Outside, LinkState::Up),
+        led("eth1", Link::Inside(VnetId(1)), "red"),
+        led("eth2", Link::Inside(VnetId(2)), "blue"),
+    ];
+    (bed.worker.links, bed.worker.networks) = (whole.clone(), vec!["blue".into(), "red".into()]);
+    assert_eq!(bed.found(), []);
+    bed.worker.networks.push("green".into());
+    assert_eq!(bed.found(), [warning(What::NoInterface, "n1")]);
+    assert!(bed.all()[0].why.contains("leads to virtual network green"), "{}", bed.all()[0].why);
+    bed.worker.networks = vec!["red".into()];
+    bed.worker.links[2].link = None;
+    assert_eq!(bed.found(), [warning(What::NoNetwork, "n1")]);
+    assert!(bed.all()[0].why.contains("eth2 leads to virtual network blue, which there is not"), "{:?}", bed.all());
+    // One interface without a name, and two networks.
+    let unnamed = LinkLife { link: None, network: None, side: Side::Inside, ..whole[1].clone() };
+    bed.worker.links = vec![whole[0].clone(), unnamed];
+    bed.worker.networks = vec!["blue".into(), "red".into()];
+    assert_eq!(bed.found(), [warning(What::NoInterface, "n1"), warning(What::NoNetwork, "n1")]);
+    assert!(bed.all()[1].why.contains("does not say to which of 2 virtual networks"), "{:?}", bed.all());
+    bed.worker.networks.clear();
+    assert_eq!(bed.found(), [], "nothing is configured yet");
+    // A cable is pulled.
+    (bed.worker.links, bed.worker.networks) = (whole, vec!["blue".into(), "red".into()]);
+    bed.worker.links[2].state = LinkState::Down;
+    assert_eq!(bed.found(), [critical(What::LinkDown, "n1")]);
+    assert!(bed.all()[0].why.starts_with("eth2 has no carrier"), "{}", bed.all()[0].why);
 }
 
 #[test]
