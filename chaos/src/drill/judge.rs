@@ -88,7 +88,7 @@ fn is_translated(frame: &Frame, side: Network) -> bool {
     frame.ethertype == IPV4
         && match side {
             Network::Outside => is_frontend(frame.source),
-            Network::Inside => is_inside(frame.destination) && !is_inside(frame.source),
+            Network::Inside | Network::Inside2 => is_inside(frame.destination) && !is_inside(frame.source),
             Network::Peers => false,
         }
 }

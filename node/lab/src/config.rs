@@ -20,8 +20,12 @@ pub struct LabConfig {
     /// Numbers of members whose machines were removed.
     #[serde(default)]
     pub removed: BTreeSet<u32>,
-    /// Backends `b1`, `b2`, …
+    /// Backends `b1`, `b2`, … of each virtual network.
     pub backends: u32,
+    /// Virtual networks, one or two. Of two, the second has hosts with the same addresses, numbered after those of the
+    /// first: of four, `b5` has the address of `b1`.
+    #[serde(default = "one")]
+    pub virtual_networks: u32,
     /// Public addresses, see [`topology::frontend_address`].
     pub frontends: u32,
     /// Resources to apply in place of the default ones; read by the [`crate::Founder`].
@@ -40,7 +44,16 @@ impl LabConfig {
     pub fn new(nodes: u32, backends: u32) -> Result<Self> {
         let binary = std::env::current_exe().context("path of this executable")?;
         let dir = PathBuf::from(DEFAULT_DIR);
-        Ok(Self { nodes, removed: BTreeSet::new(), backends, frontends: nodes, config_file: None, dir, binary })
+        Ok(Self {
+            nodes,
+            removed: BTreeSet::new(),
+            backends,
+            virtual_networks: one(),
+            frontends: nodes,
+            config_file: None,
+            dir,
+            binary,
+        })
     }
 
     /// The members.
@@ -59,10 +72,12 @@ impl LabConfig {
         (1..=self.frontends).map(topology::frontend_address).collect()
     }
 
-    /// The backends' addresses.
-    #[must_use]
-    pub fn backend_addresses(&self) -> Vec<Ipv4Addr> {
-        (1..=self.backends).map(topology::backend_address).collect()
+    /// All backends with their addresses, and the virtual network that they are in, counted from 1.
+    pub fn placed_backends(&self) -> impl Iterator<Item = (u32, Ipv4Addr, u32)> {
+        let backends = self.backends;
+        (1..=self.virtual_networks).flat_map(move |network| {
+            (1..=backends).map(move |k| ((network - 1) * backends + k, topology::backend_address(k), network))
+        })
     }
 
     /// Says what is out of range, if anything.
@@ -74,6 +89,12 @@ impl LabConfig {
         ensure!(topology::NODES.contains(&self.nodes), "nodes: {} is not {nodes_min} to {nodes_max}", self.nodes);
         let backends_max = topology::BACKENDS_MAX;
         ensure!(self.backends <= backends_max, "backends: {} is above {backends_max}", self.backends);
+        let networks_max = topology::VIRTUAL_NETWORKS_MAX;
+        ensure!(
+            (1..=networks_max).contains(&self.virtual_networks),
+            "virtual networks: {} is not 1 to {networks_max}",
+            self.virtual_networks
+        );
         let frontends_max = topology::FRONTENDS_MAX;
         ensure!(
             (1..=frontends_max).contains(&self.frontends),
@@ -86,6 +107,10 @@ impl LabConfig {
 
     pub(crate) fn hosts(&self) -> impl Iterator<Item = Host> {
         let nodes = self.node_ids().map(Host::Node);
-        nodes.chain((1..=self.backends).map(Host::Backend)).chain([Host::Inet])
+        nodes.chain((1..=self.backends * self.virtual_networks).map(Host::Backend)).chain([Host::Inet])
     }
+}
+
+const fn one() -> u32 {
+    1
 }

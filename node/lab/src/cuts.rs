@@ -39,7 +39,7 @@ impl Scope {
     const fn networks(self) -> &'static [Network] {
         match self {
             Self::Peers => &[Network::Peers],
-            Self::Data => &[Network::Inside, Network::Outside],
+            Self::Data => &[Network::Inside, Network::Outside, Network::Inside2],
             Self::All => &Network::ALL,
         }
     }

@@ -197,7 +197,7 @@ pub fn in_host<T: Send>(dir: &Path, host: Host, work: impl FnOnce() -> T + Send)
 
 fn inventory(config: &LabConfig) -> String {
     let nodes: Vec<String> = config.node_ids().map(|id| format!("n{id}")).collect();
-    format!("it has {}, b1 to b{} and inet", nodes.join(", "), config.backends)
+    format!("it has {}, b1 to b{} and inet", nodes.join(", "), config.backends * config.virtual_networks)
 }
 
 /// Where a member's process stands in the lab's memory.
@@ -319,7 +319,7 @@ pub fn add(dir: &Path, node: u32, founder: &dyn Founder) -> Result<()> {
     ensure!(topology::NODES.contains(&node), "a lab has at most {nodes_max} members");
     let lab_node = LabNode::new(node, dir);
     let started = || -> Result<ProcessId> {
-        links::build_node(node).with_context(|| lab_node.name.clone())?;
+        links::build_node(node, state.config.virtual_networks).with_context(|| lab_node.name.clone())?;
         fs::create_dir_all(&lab_node.data_dir).with_context(|| lab_node.data_dir.display().to_string())?;
         founder.join(&state.config, &lab_node).with_context(|| format!("{} asks to join", lab_node.name))?;
         start_node(&state.config, &lab_node)

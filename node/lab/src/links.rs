@@ -16,7 +16,7 @@ use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, Ro
 use super::config::LabConfig;
 use super::topology::{
     FABRIC, Host, INET, INET_ADDRESSES, INSIDE_GATEWAY, INSIDE_PREFIX, Network, OUTSIDE_PREFIX, PEERS_PREFIX,
-    backend_address, fabric_port, mac, peer_address,
+    fabric_port, mac, peer_address,
 };
 
 /// Makes all namespaces and links of `config`.
@@ -25,17 +25,17 @@ pub(super) fn build(config: &LabConfig) -> Result<()> {
     in_namespace(FABRIC, |netlink| async move {
         // A switch judges no IP header: else the fabric would drop malformed packets before a member sees them.
         set("bridge/bridge-nf-call-iptables", "0")?;
-        for network in Network::ALL {
+        for &network in Network::of(config.virtual_networks) {
             add_bridge(&netlink, network).await.with_context(|| format!("bridge {}", network.name()))?;
         }
         Ok(())
     })?;
     for id in 1..=config.nodes {
-        build_node(id).with_context(|| format!("node n{id}"))?;
+        build_node(id, config.virtual_networks).with_context(|| format!("node n{id}"))?;
     }
-    for k in 1..=config.backends {
-        let address = [(backend_address(k), INSIDE_PREFIX)];
-        build_host(Host::Backend(k), Network::Inside, &address, Some(INSIDE_GATEWAY))
+    for (k, address, network) in config.placed_backends() {
+        let network = if network == 1 { Network::Inside } else { Network::Inside2 };
+        build_host(Host::Backend(k), network, &[(address, INSIDE_PREFIX)], Some(INSIDE_GATEWAY))
             .with_context(|| format!("backend b{k}"))?;
     }
     let inet = INET_ADDRESSES.map(|address| (address, OUTSIDE_PREFIX));
@@ -67,22 +67,23 @@ pub(super) fn build_host(
 }
 
 /// A member's namespace, with an interface on each network.
-pub(super) fn build_node(id: u32) -> Result<()> {
+pub(super) fn build_node(id: u32, virtual_networks: u32) -> Result<()> {
     let host = Host::Node(id);
     let namespace = host.namespace();
     create_namespace(&namespace)?;
-    for network in Network::ALL {
+    let networks = Network::of(virtual_networks);
+    for &network in networks {
         plug(host, network, network.name())?;
     }
     in_namespace(&namespace, |netlink| async move {
         set("ipv4/ip_forward", "0")?;
         // The larger of "all" and the interface's own value counts.
         set("ipv4/conf/all/rp_filter", "0")?;
-        for network in [Network::Inside, Network::Outside] {
-            quiet(network)?;
+        for network in networks.iter().filter(|network| network.is_data()) {
+            quiet(*network)?;
         }
         add_address(&netlink, Network::Peers.name(), peer_address(id), PEERS_PREFIX).await?;
-        for network in Network::ALL {
+        for network in networks {
             set_up(&netlink, network.name()).await?;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Names, addresses and MACs of the lab: pure arithmetic, the same in every run.
 //!
-//! `qnat-fabric` holds the bridges `inside` (10.0.0.0/16), `outside` (203.0.113.0/24) and `peers` (198.18.0.0/24);
+//! `qnat-fabric` holds the bridges `inside` (10.0.0.0/16), `outside` (203.0.113.0/24) and `peers` (198.18.0.0/24), and
+//! `inside2` with the addresses of `inside` if the lab has two virtual networks;
 //! `qnat-n<i>` the nodes, `qnat-b<k>` the backends, `qnat-inet` the internet.
 
 use std::net::Ipv4Addr;
@@ -26,7 +27,9 @@ pub const INSIDE_PREFIX: u8 = 16;
 pub const PEERS_PREFIX: u8 = 24;
 /// Fewest and most nodes of a lab.
 pub const NODES: std::ops::RangeInclusive<u32> = 1..=7;
-/// Most backends of a lab.
+/// Most virtual networks of a lab.
+pub const VIRTUAL_NETWORKS_MAX: u32 = 2;
+/// Most backends of a lab in each virtual network.
 pub const BACKENDS_MAX: u32 = 250 * 16;
 /// Most frontends of a lab: what the outside network has beside the internet's servers.
 pub const FRONTENDS_MAX: u32 = 252;
@@ -41,11 +44,25 @@ pub enum Network {
     Outside,
     /// The members' own network.
     Peers,
+    /// The network of a second virtual network's backends, in labs that have one.
+    Inside2,
 }
 
 impl Network {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Inside, Self::Outside, Self::Peers];
+    pub const ALL: [Self; 4] = [Self::Inside, Self::Outside, Self::Peers, Self::Inside2];
+
+    /// Those of a lab with so many virtual networks.
+    #[must_use]
+    pub fn of(virtual_networks: u32) -> &'static [Self] {
+        if virtual_networks > 1 { &Self::ALL } else { &[Self::Inside, Self::Outside, Self::Peers] }
+    }
+
+    /// Those that the dataplane answers on.
+    #[must_use]
+    pub const fn is_data(self) -> bool {
+        !matches!(self, Self::Peers)
+    }
 
     /// Name of the bridge, and of the interface in a node.
     #[must_use]
@@ -54,6 +71,7 @@ impl Network {
             Self::Inside => "inside",
             Self::Outside => "outside",
             Self::Peers => "peers",
+            Self::Inside2 => "inside2",
         }
     }
 
@@ -62,6 +80,7 @@ impl Network {
             Self::Inside => 1,
             Self::Outside => 2,
             Self::Peers => 3,
+            Self::Inside2 => 4,
         }
     }
 
@@ -130,6 +149,7 @@ pub fn fabric_port(host: Host, network: Network) -> String {
         (Host::Node(_), Network::Inside) => format!("{host}-in"),
         (Host::Node(_), Network::Outside) => format!("{host}-out"),
         (Host::Node(_), Network::Peers) => format!("{host}-peer"),
+        (Host::Node(_), Network::Inside2) => format!("{host}-in2"),
         _ => host.to_string(),
     }
 }

@@ -97,9 +97,12 @@ pub(super) struct Up {
     /// Members, 1 to 7.
     #[arg(long, default_value_t = 3)]
     nodes: u32,
-    /// Backends.
+    /// Backends of each virtual network.
     #[arg(long, default_value_t = 4)]
     backends: u32,
+    /// Virtual networks, 1 or 2. The second one has hosts with the same private addresses: of four, b5 has that of b1.
+    #[arg(long, default_value_t = 1)]
+    virtual_networks: u32,
     /// Public addresses [default: as many as members].
     #[arg(long)]
     frontends: Option<u32>,
@@ -161,7 +164,8 @@ impl Up {
         let config = LabConfig::new(self.nodes, self.backends)?;
         let file = self.file.as_ref().map(std::path::absolute).transpose().context("path of the resource file")?;
         let dir = std::path::absolute(&self.place.dir).context("path of the lab")?;
-        Ok(LabConfig { frontends: self.frontends.unwrap_or(self.nodes), config_file: file, dir, ..config })
+        let frontends = self.frontends.unwrap_or(self.nodes);
+        Ok(LabConfig { frontends, virtual_networks: self.virtual_networks, config_file: file, dir, ..config })
     }
 }
 

@@ -15,7 +15,7 @@ use super::member::{call_member, default_api};
 use super::views;
 use crate::client::ClientError;
 use crate::daemon::config::NodeConfig;
-use crate::daemon::data_config::DataConfig;
+use crate::daemon::data_config::{DataConfig, InsideConfig};
 use crate::daemon::founding::{self, Begin, FounderSpec};
 use crate::daemon::joining::{self, JoinSpec};
 use crate::daemon::request::{DryRun, Request};
@@ -54,7 +54,7 @@ impl Founder for LabFounder {
         };
         let founders: Vec<FounderSpec> = nodes.iter().map(spec).collect();
         let begin = Begin::Anew { level: self.level };
-        founding::found_cluster(CLUSTER, &founders, &lab.dir.join(CA_DIR), &DataConfig::default(), begin)?;
+        founding::found_cluster(CLUSTER, &founders, &lab.dir.join(CA_DIR), &data(lab), begin)?;
         for founder in founders.iter().filter(|_| self.level != level::NEWEST) {
             let file = founder.dir.join("node.toml");
             let config = NodeConfig { level: self.level, ..NodeConfig::load(&file)? };
@@ -73,7 +73,7 @@ impl Founder for LabFounder {
             api: default_api(),
             members,
             dir: node.dir.clone(),
-            data: DataConfig::default(),
+            data: data(lab),
         })?;
         let (_, signed) = joining::sign(&lab.dir.join(CA_DIR), &asked)?;
         let certificate = node.dir.join("signed.pem");
@@ -184,12 +184,27 @@ fn log_tail(path: &Path) -> String {
     if tail.is_empty() { "    (it wrote nothing)\n".to_owned() } else { tail }
 }
 
+/// One inside interface for each virtual network; for the only one, none is named.
+fn data(lab: &LabConfig) -> DataConfig {
+    if lab.virtual_networks == 1 {
+        return DataConfig::default();
+    }
+    let inside = [("inside", 1), ("inside2", 2)].map(|(interface, network)| InsideConfig {
+        interface: interface.to_owned(),
+        virtual_network: Some(format!("vnet{network}")),
+    });
+    DataConfig { inside: inside.into(), ..DataConfig::default() }
+}
+
 /// One load balancer with all frontends, one pool with all backends, one outbound rule.
 fn default_resources(lab: &LabConfig) -> String {
-    let mut text = format!(
-        "[[virtual_network]]\nname = \"vnet1\"\n[[virtual_network.subnet]]\nname = \"default\"\n\
-         prefix = \"{INSIDE_NETWORK}/{INSIDE_PREFIX}\"\ngateway = \"{INSIDE_GATEWAY}\"\n"
-    );
+    let network = |n: u32| {
+        format!(
+            "[[virtual_network]]\nname = \"vnet{n}\"\n[[virtual_network.subnet]]\nname = \"default\"\n\
+             prefix = \"{INSIDE_NETWORK}/{INSIDE_PREFIX}\"\ngateway = \"{INSIDE_GATEWAY}\"\n"
+        )
+    };
+    let mut text: String = (1..=lab.virtual_networks).map(network).collect();
     let mut push = |piece: std::fmt::Arguments<'_>| text.write_fmt(piece).expect("writing to a string cannot fail");
     let mut names = Vec::new();
     for (place, address) in lab.frontend_addresses().iter().enumerate() {
@@ -201,10 +216,10 @@ fn default_resources(lab: &LabConfig) -> String {
     push(format_args!("\n[[load_balancer]]\nname = \"lb1\"\nfrontends = [{frontends}]\n"));
     push(format_args!("[[load_balancer.pool]]\nname = \"pool1\"\n"));
     push(format_args!("[[load_balancer.outbound_rule]]\nname = \"out\"\npool = \"pool1\"\n"));
-    for (place, address) in lab.backend_addresses().iter().enumerate() {
-        push(format_args!("\n[[instance]]\nname = \"b{}\"\n[[instance.ip_configuration]]\n", place + 1));
+    for (k, address, network) in lab.placed_backends() {
+        push(format_args!("\n[[instance]]\nname = \"b{k}\"\n[[instance.ip_configuration]]\n"));
         push(format_args!(
-            "name = \"ipconfig1\"\nprivate_ip = \"{address}\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n"
+            "name = \"ipconfig1\"\nprivate_ip = \"{address}\"\nsubnet = \"vnet{network}/default\"\npool = \"lb1/pool1\"\n"
         ));
     }
     let [inet, _] = qnat_lab::topology::INET_ADDRESSES;
@@ -222,11 +237,14 @@ mod tests {
 
     #[test]
     fn the_default_resources_are_a_valid_configuration_at_every_size() {
-        for (nodes, backends, frontends) in [(3, 4, 3), (3, 0, 1), (7, 1000, 64)] {
-            let lab = LabConfig { frontends, ..LabConfig::new(nodes, backends).expect("config") };
+        for (nodes, backends, frontends, virtual_networks) in
+            [(3, 4, 3, 1), (3, 0, 1, 1), (7, 1000, 64, 1), (3, 4, 3, 2)]
+        {
+            let lab = LabConfig { frontends, virtual_networks, ..LabConfig::new(nodes, backends).expect("config") };
             let desired = control::config::parse("lab", &default_resources(&lab)).expect("valid");
             assert_eq!(desired.public_ips.len(), usize::try_from(frontends).expect("small"));
-            assert_eq!(desired.instances.len(), usize::try_from(backends).expect("small"));
+            assert_eq!(desired.instances.len(), usize::try_from(backends * virtual_networks).expect("small"));
+            assert_eq!(desired.virtual_networks.len(), usize::try_from(virtual_networks).expect("small"));
         }
     }
 
