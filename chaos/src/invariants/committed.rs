@@ -119,6 +119,14 @@ impl Committed {
         mappings.keys().find(on).map(|key| (*key, mappings[key]))
     }
 
+    /// The control log founded a shard in this epoch. A later one than is known: the shard that had the id is gone with its
+    /// frontends, and nothing of it is left to be continued.
+    pub fn founded(&mut self, shard: ShardId, epoch: u32) {
+        if let Some(s) = self.shards.get_mut(&shard).filter(|s| s.epoch < epoch) {
+            *s = Shard { epoch, ..Shard::default() };
+        }
+    }
+
     /// A replica began empty.
     ///
     /// # Errors

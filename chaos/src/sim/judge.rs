@@ -101,6 +101,11 @@ impl Judge {
                     self.loading.insert((node, *shard), had_one);
                 }
                 self.at.insert((node, *shard), (*epoch, index.0));
+                for (id, founded) in newest.shards() {
+                    if matches!(founded.origin, Origin::Founded { .. }) {
+                        self.committed.founded(*id, founded.epoch);
+                    }
+                }
                 self.committed.began(*shard, *epoch)
             }
             GroupEvent::Loaded { shard, base, .. } => {
