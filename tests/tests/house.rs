@@ -10,7 +10,7 @@ const LEFT: &[(&str, usize, usize, usize)] = &[
     ("node/words", 0, 0, 0),
     ("node/engine", 0, 0, 0),
     ("node/control", 0, 0, 0),
-    ("node/member", 1, 0, 0),
+    ("node/member", 0, 0, 0),
     ("consensus", 0, 0, 0),
     ("netio", 0, 0, 1),
     ("node/lab", 0, 0, 0),

@@ -7,8 +7,9 @@ use consensus::event::ControlInput;
 use control::command::Command;
 use control::outcome::{Outcome, Yield};
 
+use super::io::{ControlOut, Now};
 use super::job::Waiting;
-use super::{ControlMember, ControlOut, Now, Pending, Phase};
+use super::{ControlMember, Pending, Phase};
 use crate::view::View;
 use words::time::MS;
 

@@ -4,7 +4,8 @@ use consensus::control::storage::LogStore;
 use control::command::{CommandBody, InStep};
 use control::shards::Shard;
 
-use super::{ControlMember, Now};
+use super::ControlMember;
+use super::io::Now;
 use crate::flow_member::ControlDuty;
 use words::time::MS;
 
@@ -54,6 +55,20 @@ impl<S: LogStore> ControlMember<S> {
                 self.fences.note(shard, epoch, (block, reclaim_index));
             }
             ControlDuty::Stopped { .. } => {}
+        }
+    }
+
+    /// Reports fences that have gathered; what the state knows already, or another life of the shard, is left out.
+    pub(super) fn report_fences(&mut self, now: Now) {
+        let (pending, drains) = (&self.pending, &self.state.allocation().drains);
+        let due = self.fences.due(
+            |key| pending.contains_key(key),
+            |(block, index)| drains.get(block).is_some_and(|drain| drain.reclaim_index == *index),
+        );
+        for (shard, report) in due {
+            if let Some(key) = self.enqueue(now, None, report) {
+                self.fences.reported(shard, key);
+            }
         }
     }
 }

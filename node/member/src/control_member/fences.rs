@@ -3,12 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consensus::control::storage::LogStore;
 use control::command::{CommandBody, Key};
 use control::limits::RECLAIMS_MAX;
 use engine::ids::{ControlIndex, PortBlock, ShardId};
-
-use super::{ControlMember, Now};
 
 /// Fences that wait to be reported, by shard.
 #[derive(Clone, Debug, Default)]
@@ -26,28 +23,29 @@ impl Fences {
         }
         fences.insert(fence);
     }
-}
 
-impl<S: LogStore> ControlMember<S> {
-    /// Reports what has gathered; what the state knows already, or another life of the shard, is left out.
-    pub(super) fn report_fences(&mut self, now: Now) {
-        let pending = &self.pending;
-        self.fences.under_way.retain(|_, key| pending.contains_key(key));
-        let free = |shard: &&ShardId| !self.fences.under_way.contains_key(shard);
-        let shards: Vec<ShardId> = self.fences.waiting.keys().filter(free).copied().collect();
+    /// The reports that may go now; what is no news is left out.
+    pub(super) fn due(
+        &mut self,
+        is_under_way: impl Fn(&Key) -> bool,
+        is_news: impl Fn(&(PortBlock, ControlIndex)) -> bool,
+    ) -> Vec<(ShardId, CommandBody)> {
+        self.under_way.retain(|_, key| is_under_way(key));
+        let free = |shard: &&ShardId| !self.under_way.contains_key(shard);
+        let shards: Vec<ShardId> = self.waiting.keys().filter(free).copied().collect();
+        let mut reports = Vec::new();
         for shard in shards {
-            let Some((shard_epoch, fences)) = self.fences.waiting.remove(&shard) else { continue };
-            let drains = &self.state.allocation().drains;
-            let news = |(block, index): &(PortBlock, ControlIndex)| {
-                drains.get(block).is_some_and(|drain| drain.reclaim_index == *index)
-            };
-            let blocks: Vec<_> = fences.into_iter().filter(news).take(RECLAIMS_MAX).collect();
-            if blocks.is_empty() {
-                continue;
-            }
-            if let Some(key) = self.enqueue(now, None, CommandBody::ReclaimComplete { shard, shard_epoch, blocks }) {
-                self.fences.under_way.insert(shard, key);
+            let Some((shard_epoch, fences)) = self.waiting.remove(&shard) else { continue };
+            let blocks: Vec<_> = fences.into_iter().filter(&is_news).take(RECLAIMS_MAX).collect();
+            if !blocks.is_empty() {
+                reports.push((shard, CommandBody::ReclaimComplete { shard, shard_epoch, blocks }));
             }
         }
+        reports
+    }
+
+    /// The shard's report is on its way under this key.
+    pub(super) fn reported(&mut self, shard: ShardId, key: Key) {
+        self.under_way.insert(shard, key);
     }
 }

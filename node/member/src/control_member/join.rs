@@ -13,7 +13,8 @@ use control::registry::Registration;
 use control::registry::{Joiner, REMOVED_REMEDY, Standing};
 use engine::ids::NodeId;
 
-use super::{ControlMember, ControlOut, Now, Phase, RETRY_NS};
+use super::io::{ControlOut, Now};
+use super::{ControlMember, Phase, RETRY_NS};
 use crate::frame::ControlFrame;
 use words::time::MS;
 

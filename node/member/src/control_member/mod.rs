@@ -4,22 +4,27 @@
 //! Sans-IO. Commands are idempotent by key, so everything submitted is simply submitted again until the log answers or
 //! the deadline passes; nobody has to remember replies. Driven by the daemon's control actor and by the simulator.
 
+mod apart;
 mod applying;
 mod duty;
 mod fences;
+mod io;
 mod job;
 mod join;
+mod measured;
 mod owners;
+mod parts;
 mod pieces;
 mod reconcile;
 mod submit;
 mod token;
+mod transfers;
 mod upload;
 
+pub use io::{ControlOut, Identity, NotDone, Now};
 pub use job::{Finished, Job};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -30,25 +35,25 @@ use control::command::Key;
 use control::compile::Compiler;
 use control::limits::{COMMAND_LEN_MAX, STATE_LEN_MAX};
 use control::outcome::Outcome;
-use control::port_log::{PortBatch, PortLog};
-use control::registry::{FOUNDER_RAFT_ID, KeyHash};
+use control::port_log::PortLog;
+use control::registry::FOUNDER_RAFT_ID;
 use control::state::State;
-use engine::ids::{ControlIndex, Incarnation, Mac, NodeId, ShardId};
+use engine::ids::{ControlIndex, Incarnation, NodeId, ShardId};
 use words::envelope::ENVELOPE_LEN;
 
 use super::frame::ControlFrame;
-use super::view::View;
+use fences::Fences;
+use io::{ALIVE_NS, LIVE_NS};
 use job::{Backlog, Books, Waiting};
+use measured::Measured;
 use owners::Owners;
+use parts::Upload;
+use pieces::{Piece, Pieces};
 use words::SplitMix;
 use words::time::MS;
 
 /// A submission is repeated this often until the log answers.
 const RETRY_NS: u64 = 300 * MS;
-/// How often members say that they are there.
-const ALIVE_NS: u64 = 200 * MS;
-/// A member not heard for so long is not counted on.
-const LIVE_NS: u64 = 2_000 * MS;
 /// How often the leader compares what is with what should be.
 const RECONCILE_NS: u64 = 100 * MS;
 /// The log is compacted after so many applied entries.
@@ -59,76 +64,6 @@ const WORK_PER_TICK_MAX: usize = 1_024;
 // What a command can be is what the log takes, and what the state can be is what it is compacted to.
 const _: () = assert!(COMMAND_LEN_MAX + ENVELOPE_LEN <= consensus::control::MAX_COMMAND_BYTES);
 const _: () = assert!(STATE_LEN_MAX + ENVELOPE_LEN <= consensus::control::MAX_STATE_BYTES);
-
-/// Time as the member sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// CLOCK_BOOTTIME.
-    pub ns: u64,
-    /// Wall clock, only stamped into commands.
-    pub unix_ms: u64,
-}
-
-/// Who this member is.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// Its number, as in its certificate.
-    pub node: NodeId,
-    /// Where it listens for peers.
-    pub peer_addr: SocketAddr,
-    /// Where its API listens.
-    pub api_addr: SocketAddr,
-    /// Its inside interfaces.
-    pub inside: Vec<words::InsideInterface>,
-    /// MAC of its outside interface.
-    pub outside_mac: Mac,
-    /// The newest level of the formats that it reads and writes (C2).
-    pub level: u16,
-    /// The key of its certificate.
-    pub key: KeyHash,
-    /// The other members that its configuration names.
-    pub peers: Vec<NodeId>,
-}
-
-/// What the driver has to do.
-#[derive(Clone, Debug)]
-pub enum ControlOut {
-    /// Send on the control channel.
-    Send { to: NodeId, frame: Bytes },
-    /// Ask this member on the channel for joining.
-    Ask { to: NodeId, frame: Bytes },
-    /// Answer, on that channel, the node that asked.
-    Answer { to: NodeId, frame: Bytes },
-    /// A newer version of the state is applied.
-    View(Arc<View>),
-    /// This node's life is registered.
-    Registered(Incarnation),
-    /// What became of a submission.
-    Done { ticket: u64, result: Result<Outcome, NotDone> },
-    /// An entry did something to ports, or the state came whole (R24).
-    Ports(PortBatch),
-    /// Where the members are, as one of them said to this node that joins: its own configuration may name only some.
-    Members(BTreeMap<NodeId, SocketAddr>),
-    /// The cluster does not take this node, and why; it goes on asking.
-    NotTaken { why: String },
-    /// This incarnation is not wanted any more, and never will be again: it was removed, or has a successor.
-    Over { why: String },
-    /// The disk failed: end this life (C4).
-    StoreFailed { reason: String },
-    /// Do this, on another thread or here, and bring it to [`ControlMember::finish`]: until then nothing is applied.
-    Job(Box<Job>),
-}
-
-/// Why a submission got no answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum NotDone {
-    /// No majority of the control group answered in time.
-    #[error("the control group did not answer within 10 s: no majority, or no leader; see `qnat status`")]
-    Timeout,
-    /// The command cannot be encoded within its size limit.
-    #[error("the command is longer than any that the limits allow")]
-    TooLarge,
-}
 
 struct Pending {
     bytes: Bytes,
@@ -191,10 +126,10 @@ pub struct ControlMember<S> {
     compacted: u64,
     compact_every: u64,
     changed: bool,
-    measured: token::Measured,
-    fences: fences::Fences,
-    uploads: Vec<upload::Upload>,
-    pieces: pieces::Pieces,
+    measured: Measured,
+    fences: Fences,
+    uploads: Vec<Upload>,
+    pieces: Pieces,
     /// What may still be applied before the next tick.
     work_left: usize,
     out: VecDeque<ControlOut>,
@@ -257,10 +192,10 @@ impl<S: LogStore> ControlMember<S> {
             compacted: 0,
             compact_every: COMPACT_EVERY,
             changed: false,
-            measured: token::Measured::default(),
-            fences: fences::Fences::default(),
+            measured: Measured::default(),
+            fences: Fences::default(),
             uploads: Vec::new(),
-            pieces: pieces::Pieces::default(),
+            pieces: Pieces::default(),
             work_left: WORK_PER_TICK_MAX,
             out: VecDeque::new(),
         })
@@ -283,7 +218,7 @@ impl<S: LogStore> ControlMember<S> {
             ControlFrame::Alive { owned } => self.owners.hear(&self.state, owned.into_iter(), now.ns),
             ControlFrame::Measured { in_step } => self.measured.hear(now.ns, in_step),
             ControlFrame::Piece { transfer, from: raft_id, to, at, len, bytes } => {
-                self.piece(now, from, pieces::Piece { transfer, ids: (raft_id, to), at, len, bytes });
+                self.piece(now, from, Piece { transfer, ids: (raft_id, to), at, len, bytes });
             }
             ControlFrame::Taken { transfer, taken } => self.pieces_taken(now, from, transfer, taken),
             ControlFrame::Declined { key, why, remedy } => self.declined(from, key, Outcome::refused(why, remedy)),

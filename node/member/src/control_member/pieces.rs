@@ -5,10 +5,8 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use consensus::control::storage::LogStore;
 use engine::ids::NodeId;
 
-use super::{ControlMember, ControlOut, Now};
 use crate::frame::ControlFrame;
 use words::time::MS;
 
@@ -36,6 +34,75 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
+    /// Begins to send a long frame to the node, unless an earlier one is under way: that goes on instead, since raft sends again
+    /// what it still needs. `nonce` tells this life's transfers from another's, which the receiver may still collect.
+    pub(super) fn send(
+        &mut self,
+        now_ns: u64,
+        nonce: u64,
+        (node, ids): (NodeId, (u64, u64)),
+        frame: Bytes,
+    ) -> Vec<ControlFrame> {
+        let goes_on = |o: &Outgoing| o.ids == ids && now_ns.saturating_sub(o.heard_ns) < SILENT_NS;
+        if self.outgoing.get(&node).is_some_and(goes_on) {
+            return Vec::new();
+        }
+        self.last += 1;
+        let transfer = nonce.wrapping_add(self.last);
+        let mut outgoing = Outgoing { transfer, ids, frame, taken: 0, sent: 0, heard_ns: now_ns, sent_ns: now_ns };
+        let first = outgoing.next(now_ns);
+        self.outgoing.insert(node, outgoing);
+        first
+    }
+
+    /// What was not answered and goes again; gives up transfers of which nothing is heard.
+    pub(super) fn late(&mut self, now_ns: u64) -> Vec<(NodeId, ControlFrame)> {
+        self.outgoing.retain(|_, o| now_ns.saturating_sub(o.heard_ns) < SILENT_NS);
+        let mut again = Vec::new();
+        for (node, outgoing) in &mut self.outgoing {
+            if now_ns.saturating_sub(outgoing.sent_ns) >= AGAIN_NS {
+                outgoing.sent = outgoing.taken;
+                again.extend(outgoing.next(now_ns).into_iter().map(|piece| (*node, piece)));
+            }
+        }
+        again
+    }
+
+    /// The receiver has so many bytes of a transfer; what follows.
+    pub(super) fn taken(&mut self, now_ns: u64, from: NodeId, transfer: u64, taken: u64) -> Vec<ControlFrame> {
+        let Some(outgoing) = self.outgoing.get_mut(&from).filter(|o| o.transfer == transfer) else { return Vec::new() };
+        let taken = usize::try_from(taken).ok().filter(|taken| (outgoing.taken..=outgoing.sent).contains(taken));
+        let Some(taken) = taken else { return Vec::new() };
+        outgoing.taken = taken;
+        outgoing.heard_ns = now_ns;
+        if taken == outgoing.frame.len() {
+            self.outgoing.remove(&from);
+            return Vec::new();
+        }
+        outgoing.next(now_ns)
+    }
+
+    /// A piece of a frame: how far the transfer has come, and the frame if it is whole now. Pieces count in order; a first one
+    /// begins anew.
+    pub(super) fn collect(&mut self, from: NodeId, piece: Piece) -> Option<(ControlFrame, Option<Bytes>)> {
+        let Piece { transfer, ids, at, len, bytes } = piece;
+        let (at, len) = (usize::try_from(at).ok()?, usize::try_from(len).ok()?);
+        if len > FRAME_BYTES_MAX || bytes.is_empty() || bytes.len() > PIECE_BYTES_MAX {
+            return None;
+        }
+        let known = |i: &Incoming| (i.from, i.transfer, i.ids, i.len) == (from, transfer, ids, len);
+        if at == 0 && !self.incoming.as_ref().is_some_and(known) {
+            self.incoming = Some(Incoming { from, transfer, ids, len, bytes: BytesMut::new() });
+        }
+        let incoming = self.incoming.as_mut().filter(|i| known(i))?;
+        if at == incoming.bytes.len() && at + bytes.len() <= len {
+            incoming.bytes.extend_from_slice(&bytes);
+        }
+        let taken = incoming.bytes.len();
+        let whole = if taken == len { self.incoming.take().map(|incoming| incoming.bytes.freeze()) } else { None };
+        Some((ControlFrame::Taken { transfer, taken: taken as u64 }, whole))
+    }
+
     /// Whether nothing is under way.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
@@ -79,85 +146,6 @@ impl Outgoing {
             self.sent_ns = now_ns;
         }
         pieces
-    }
-}
-
-impl<S: LogStore> ControlMember<S> {
-    /// Sends a long frame of the control group to the node. While an earlier one is under way, that goes on instead: raft
-    /// sends again what it still needs.
-    pub(super) fn send_in_pieces(&mut self, now: Now, node: NodeId, ids: (u64, u64), frame: Bytes) {
-        let goes_on = |o: &Outgoing| o.ids == ids && now.ns.saturating_sub(o.heard_ns) < SILENT_NS;
-        if self.pieces.outgoing.get(&node).is_some_and(goes_on) {
-            return;
-        }
-        self.pieces.last += 1;
-        // Not that of another life of this node, which the receiver may still collect.
-        let transfer = self.registration_nonce.wrapping_add(self.pieces.last);
-        let (heard_ns, sent_ns) = (now.ns, now.ns);
-        let outgoing = Outgoing { transfer, ids, frame, taken: 0, sent: 0, heard_ns, sent_ns };
-        self.pieces.outgoing.insert(node, outgoing);
-        self.push_pieces(now, node);
-    }
-
-    /// Sends again what was not answered, and gives up transfers of which nothing is heard.
-    pub(super) fn resend_pieces(&mut self, now: Now) {
-        self.pieces.outgoing.retain(|_, o| now.ns.saturating_sub(o.heard_ns) < SILENT_NS);
-        let mut late = Vec::new();
-        for (node, outgoing) in &mut self.pieces.outgoing {
-            if now.ns.saturating_sub(outgoing.sent_ns) >= AGAIN_NS {
-                outgoing.sent = outgoing.taken;
-                late.push(*node);
-            }
-        }
-        late.into_iter().for_each(|node| self.push_pieces(now, node));
-    }
-
-    fn push_pieces(&mut self, now: Now, node: NodeId) {
-        let Some(outgoing) = self.pieces.outgoing.get_mut(&node) else { return };
-        for piece in outgoing.next(now.ns) {
-            self.out.push_back(ControlOut::Send { to: node, frame: piece.encode() });
-        }
-    }
-
-    /// The receiver has so many bytes of a transfer.
-    pub(super) fn pieces_taken(&mut self, now: Now, from: NodeId, transfer: u64, taken: u64) {
-        let Some(outgoing) = self.pieces.outgoing.get_mut(&from).filter(|o| o.transfer == transfer) else { return };
-        let Ok(taken) = usize::try_from(taken) else { return };
-        if taken < outgoing.taken || taken > outgoing.sent {
-            return;
-        }
-        outgoing.taken = taken;
-        outgoing.heard_ns = now.ns;
-        if taken == outgoing.frame.len() {
-            self.pieces.outgoing.remove(&from);
-            return;
-        }
-        self.push_pieces(now, from);
-    }
-
-    /// A piece of a frame of the control group. Pieces count in order; a first one begins anew.
-    pub(super) fn piece(&mut self, now: Now, from: NodeId, piece: Piece) {
-        let Piece { transfer, ids, at, len, bytes } = piece;
-        let (Ok(at), Ok(len)) = (usize::try_from(at), usize::try_from(len)) else { return };
-        if !self.may_speak(from, ids.0) || len > FRAME_BYTES_MAX || bytes.is_empty() || bytes.len() > PIECE_BYTES_MAX {
-            return;
-        }
-        let known = |i: &Incoming| (i.from, i.transfer, i.ids, i.len) == (from, transfer, ids, len);
-        if at == 0 && !self.pieces.incoming.as_ref().is_some_and(known) {
-            self.pieces.incoming = Some(Incoming { from, transfer, ids, len, bytes: BytesMut::new() });
-        }
-        let Some(incoming) = self.pieces.incoming.as_mut().filter(|i| known(i)) else { return };
-        if at == incoming.bytes.len() && at + bytes.len() <= len {
-            incoming.bytes.extend_from_slice(&bytes);
-        }
-        let taken = incoming.bytes.len();
-        let frame = ControlFrame::Taken { transfer, taken: taken as u64 }.encode();
-        self.out.push_back(ControlOut::Send { to: from, frame });
-        if taken == len
-            && let Some(incoming) = self.pieces.incoming.take()
-        {
-            self.raft_frame(now, from, ids, incoming.bytes.freeze());
-        }
     }
 }
 

@@ -6,7 +6,8 @@ use consensus::control::storage::LogStore;
 use control::command::CommandBody;
 use control::reconcile::{self, Observed};
 
-use super::{ControlMember, Now, RETRY_NS};
+use super::io::Now;
+use super::{ControlMember, RETRY_NS};
 use words::time::MS;
 
 impl<S: LogStore> ControlMember<S> {

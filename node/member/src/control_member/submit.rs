@@ -9,7 +9,8 @@ use control::outcome::Outcome;
 use control::parts::Cut;
 use engine::ids::NodeId;
 
-use super::{ControlMember, ControlOut, NotDone, Now, Pending, Phase, RETRY_NS};
+use super::io::{ControlOut, NotDone, Now};
+use super::{ControlMember, Pending, Phase, RETRY_NS};
 use crate::frame::ControlFrame;
 use words::time::MS;
 

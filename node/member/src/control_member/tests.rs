@@ -1,7 +1,7 @@
 //! The control half of node 1, whose control group is itself alone, with two other nodes that are only spoken for.
 
-use std::net::Ipv4Addr;
-use words::level;
+use std::net::{Ipv4Addr, SocketAddr};
+use words::{Mac, level};
 
 use consensus::control::storage::memory::MemoryStore;
 use consensus::control::storage::{ClusterId, LogStore as _};

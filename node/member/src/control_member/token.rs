@@ -3,57 +3,20 @@
 //!
 //! Who is in step in a shard is measured by the shard's owner, and told to all members beside the sign of life.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use consensus::control::storage::LogStore;
 use control::command::{Command, CommandBody, InStep};
 use control::outcome::Outcome;
 use control::shards::Origin;
-use engine::ids::{Incarnation, NodeId, ShardId};
+use engine::ids::{Incarnation, NodeId};
 
-use super::{ALIVE_NS, ControlMember, LIVE_NS, Now};
-use words::time::MS;
+use super::ControlMember;
+use super::io::{LIVE_NS, Now};
+use super::measured::TOLD_NS;
 
-/// What an owner has measured is told for so long; it measures anew at each change, and once a second.
-const MEASURED_NS: u64 = 1_500 * MS;
-/// What others told, and that they live, counts for so long here.
-const TOLD_NS: u64 = 3 * ALIVE_NS;
 const REMEDY: &str = "wait until it is whole: qnat status; to stop without the token: qnat stop --now";
-
-/// What is known of who is in step, by shard.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Measured {
-    /// By this node's own groups.
-    own: BTreeMap<ShardId, (u64, InStep)>,
-    /// By other nodes.
-    told: BTreeMap<ShardId, (u64, InStep)>,
-}
-
-impl Measured {
-    pub(super) fn measure(&mut self, now_ns: u64, in_step: InStep) {
-        self.own.insert(in_step.shard, (now_ns, in_step));
-    }
-
-    pub(super) fn hear(&mut self, now_ns: u64, told: Vec<InStep>) {
-        self.told.extend(told.into_iter().map(|in_step| (in_step.shard, (now_ns, in_step))));
-    }
-
-    /// What this node's groups have measured lately; forgets the rest.
-    pub(super) fn tell(&mut self, now_ns: u64) -> Vec<InStep> {
-        self.own.retain(|_, (at, _)| now_ns.saturating_sub(*at) < MEASURED_NS);
-        self.told.retain(|_, (at, _)| now_ns.saturating_sub(*at) < TOLD_NS);
-        self.own.values().map(|(_, in_step)| in_step.clone()).collect()
-    }
-
-    /// Who is in step in that epoch of the shard, as its owner measured it lately.
-    fn of(&self, now_ns: u64, shard: ShardId, epoch: u32) -> Option<&InStep> {
-        let fresh =
-            |(at, in_step): &&(u64, InStep), bound: u64| now_ns.saturating_sub(*at) < bound && in_step.epoch == epoch;
-        let own = self.own.get(&shard).filter(|known| fresh(known, MEASURED_NS));
-        own.or_else(|| self.told.get(&shard).filter(|known| fresh(known, TOLD_NS))).map(|(_, in_step)| in_step)
-    }
-}
 
 impl<S: LogStore> ControlMember<S> {
     /// The command as it may be proposed by this leader: a wish to stop carries what this leader sees, or is refused.

@@ -55,7 +55,7 @@ fn identity(node: NodeId, peers: &[NodeId]) -> Identity {
         peer_addr: addr,
         api_addr: addr,
         inside: Vec::new(),
-        outside_mac: Mac::default(),
+        outside_mac: words::Mac::default(),
         level: words::level::NEWEST,
         key: [1; 32],
         peers: peers.to_vec(),

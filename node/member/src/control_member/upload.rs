@@ -2,30 +2,16 @@
 //! time, and the entry that makes them take effect. Each is submitted again until the log has answered, so leaders may
 //! change meanwhile; what the log refuses of it ends it. Only the last answer is the configuration's.
 
-use std::collections::BTreeSet;
-
 use consensus::control::storage::LogStore;
 use control::command::{CommandBody, Key, PlanHash};
 use control::outcome::Outcome;
-use engine::ids::ControlIndex;
 
-use super::{ControlMember, ControlOut, NotDone, Now};
+use super::ControlMember;
+use super::io::{ControlOut, NotDone, Now};
+use super::parts::Upload;
 
 /// So many parts are on their way at once.
 const UNDER_WAY_MAX: usize = 4;
-
-/// See the module.
-pub(super) struct Upload {
-    ticket: u64,
-    parts: Vec<Vec<u8>>,
-    hash: PlanHash,
-    /// Its number, once it has begun.
-    attempt: Option<ControlIndex>,
-    /// The next part to be sent.
-    next: usize,
-    /// Those that the log has not answered.
-    under_way: BTreeSet<Key>,
-}
 
 impl<S: LogStore> ControlMember<S> {
     /// Begins to send `parts`; `Done` with the ticket follows.
