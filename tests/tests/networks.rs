@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use qnat_tests::conversation::Conversation;
-use qnat_tests::lab::{INET, Lab, json, ok, rows, wait_until};
+use qnat_tests::lab::{INET, Lab, json, ok, rows, run, wait_until};
 use serde_json::Value;
 
 /// Of four backends in each network, b5 has the address of b1.
@@ -49,6 +49,19 @@ fn two_hosts_of_one_address_reach_one_remote_at_once_and_both_connections_surviv
     }
     let public = lab.live_mappings(ADDRESS, 7);
     assert_eq!(public.len(), 2, "{public:?}");
+    for (host, network) in [("b1", "vnet1"), ("b5", "vnet2")] {
+        let flows = json(&["flows", "--vnet", network, "-o", "json"]);
+        let of_host = rows(&flows["flows"]).filter(|row| row["state"] == "live" && row["proto"] == "tcp").count();
+        assert_eq!(of_host, 1, "{network}: {flows:#}");
+        assert!(rows(&flows["flows"]).all(|row| row["network"] == network), "{flows:#}");
+        assert_eq!(
+            (lab.ports_of(host)["network"].as_str(), lab.ports_of(host)["ip"].as_str()),
+            (Some(network), Some(ADDRESS))
+        );
+    }
+    let unknown = run(&["flows", "--vnet", "red"]);
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    assert!(!unknown.status.success() && said.contains("there are: vnet1, vnet2"), "{said}");
     for host in TWINS {
         let killed = lab.kill_owner_of(host);
         lab.wait_for_successor(host, killed);

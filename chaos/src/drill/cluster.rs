@@ -163,7 +163,7 @@ impl Cluster {
 
     /// Live mappings as `node` knows them, of the shards in `of`.
     pub(super) fn flows(&self, node: u32, of: &BTreeSet<u64>) -> Result<Vec<Flow>> {
-        let answer: Flows = self.ask(node, &Request::Flows { shard: None, limit: FLOWS_MAX })?;
+        let answer: Flows = self.ask(node, &Request::Flows { shard: None, vnet: None, limit: FLOWS_MAX })?;
         let live = answer.flows.into_iter().filter(|row| matches!(&*row.state, "live" | "closing" | "opening"));
         let flows = live.map(|FlowRow { shard, proto, inside, public, remote, .. }| Flow {
             shard: shard.into(),

@@ -23,6 +23,8 @@ pub struct FlowRow {
     pub proto: String,
     /// Number of the backend whose lease the port comes from.
     pub backend: u32,
+    /// The virtual network of the backend's end; its address may be another backend's in another one.
+    pub network: Option<String>,
     /// The backend's end.
     pub inside: String,
     /// The public end.
@@ -53,6 +55,8 @@ pub struct BackendPorts {
     pub backend: String,
     /// Its number.
     pub id: u32,
+    /// Its virtual network.
+    pub network: String,
     /// Its address.
     pub ip: Option<Ipv4Addr>,
     /// Its public address.

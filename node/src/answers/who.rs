@@ -64,6 +64,9 @@ pub struct Session {
     pub closed: Option<String>,
     /// `tcp`, `udp` or `icmp`.
     pub proto: String,
+    /// The virtual network of the backend's end.
+    #[serde(default)]
+    pub network: String,
     /// The backend's end.
     pub inside: String,
     /// The remote end, if the log has it.

@@ -182,12 +182,13 @@ async fn status(shared: web::Data<Shared>) -> Answer {
 #[serde(deny_unknown_fields)]
 struct FlowsQuery {
     shard: Option<u16>,
+    vnet: Option<String>,
     limit: Option<usize>,
 }
 
 async fn flows(shared: web::Data<Shared>, query: web::Query<FlowsQuery>) -> Answer {
-    let limit = query.limit.unwrap_or(FLOWS_LIMIT);
-    answer(&shared, Request::Flows { shard: query.shard, limit }.together()).await
+    let FlowsQuery { shard, vnet, limit } = query.into_inner();
+    answer(&shared, Request::Flows { shard, vnet, limit: limit.unwrap_or(FLOWS_LIMIT) }.together()).await
 }
 
 async fn ports(shared: web::Data<Shared>) -> Answer {

@@ -61,7 +61,7 @@ fn the_client_gets_what_the_node_answers() {
     let addr = start(CALL_TIMEOUT, echo);
     let text = "x".repeat(3 << 20);
     let apply = Request::Apply { file: "net.toml".into(), text, dry_run: DryRun::Yes, allow_empty: false };
-    for request in [Request::Status, Request::Flows { shard: Some(3), limit: 7 }, apply] {
+    for request in [Request::Status, Request::Flows { shard: Some(3), vnet: None, limit: 7 }, apply] {
         let answer = client::call::<Value>(addr, &request).expect("answered");
         assert_eq!(serde_json::from_value::<Request>(answer).expect("echoed"), request);
     }
@@ -73,8 +73,8 @@ fn friendly_paths_ask_the_same_questions() {
     let all = |of: Value| json!({"request": "together", "of": of});
     for (path, asked) in [
         ("/v1/status", all(json!({"request": "status"}))),
-        ("/v1/flows?shard=2&limit=5", all(json!({"request": "flows", "shard": 2, "limit": 5}))),
-        ("/v1/flows", all(json!({"request": "flows", "shard": null, "limit": FLOWS_LIMIT}))),
+        ("/v1/flows?shard=2&limit=5&vnet=red", all(json!({"request": "flows", "shard": 2, "vnet": "red", "limit": 5}))),
+        ("/v1/flows", all(json!({"request": "flows", "shard": null, "vnet": null, "limit": FLOWS_LIMIT}))),
         ("/v1/ports", all(json!({"request": "ports"}))),
         ("/v1/counters", json!({"request": "counters"})),
     ] {

@@ -111,6 +111,9 @@ enum Command {
         /// Only this shard.
         #[arg(long)]
         shard: Option<u16>,
+        /// Only backends of this virtual network.
+        #[arg(long, value_name = "NAME")]
+        vnet: Option<String>,
         /// At most so many rows.
         #[arg(long, default_value_t = 100)]
         limit: usize,
@@ -287,7 +290,9 @@ fn perform(command: Command) -> Result<ExitCode> {
             asking.wait(&span.of(Request::Status), Duration::from_secs(timeout))
         }
         Command::Status { span, asking, .. } => asking.ask(&span.of(Request::Status)),
-        Command::Flows { span, shard, limit, asking } => asking.ask(&span.of(Request::Flows { shard, limit })),
+        Command::Flows { span, shard, vnet, limit, asking } => {
+            asking.ask(&span.of(Request::Flows { shard, vnet, limit }))
+        }
         Command::Ports { span, asking } => asking.ask(&span.of(Request::Ports)),
         Command::Counters { all: true, asking } => asking.ask(&Request::Counters.together()),
         Command::Counters { all: false, asking } => asking.ask(&Request::Counters),

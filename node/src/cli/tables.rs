@@ -58,6 +58,7 @@ const SHARDS: &[Column] = &[
 ];
 const FLOWS: &[Column] = &[
     ("proto", "/proto"),
+    ("network", "/network"),
     ("inside", "/inside"),
     ("public", "/public"),
     ("remote", "/remote"),
@@ -68,6 +69,7 @@ const FLOWS: &[Column] = &[
 ];
 const PORTS: &[Column] = &[
     ("backend", "/backend"),
+    ("network", "/network"),
     ("ip", "/ip"),
     ("shard", "/shard"),
     ("frontend", "/frontend"),
@@ -86,8 +88,14 @@ const HOLDERS: &[Column] = &[
     ("draining since", "/draining_since"),
     ("until", "/until"),
 ];
-const SESSIONS: &[Column] =
-    &[("proto", "/proto"), ("inside", "/inside"), ("remote", "/remote"), ("opened", "/opened"), ("closed", "/closed")];
+const SESSIONS: &[Column] = &[
+    ("proto", "/proto"),
+    ("network", "/network"),
+    ("inside", "/inside"),
+    ("remote", "/remote"),
+    ("opened", "/opened"),
+    ("closed", "/closed"),
+];
 const EVENTS: &[Column] =
     &[("time", "/time"), ("noted by", "/by"), ("event", "/event"), ("about", "/about"), ("what", "/text")];
 const CHANGES: &[Column] = &[("change", "/kind"), ("resource", "/resource"), ("detail", "/detail")];

@@ -57,7 +57,7 @@ fn an_address_that_is_not_ours_is_told_apart_from_one_that_nobody_had() {
 fn missing_fields_never_break_a_table() {
     let requests = [
         Request::Status,
-        Request::Flows { shard: None, limit: 1 },
+        Request::Flows { shard: None, vnet: None, limit: 1 },
         Request::Ports,
         Request::Counters,
         Request::Together { of: Box::new(Request::Counters) },

@@ -21,8 +21,9 @@ use control::view::{self, BackendView};
 use engine::counters::Counters;
 use engine::event::DropReason;
 use engine::histogram::Histogram;
-use engine::ids::{Incarnation, NodeId, ShardId, Side};
+use engine::ids::{Incarnation, NodeId, ShardId, Side, VnetId};
 use engine::record::Proto;
+use engine::snapshot::Networks;
 use engine::status::{FlowState, FlowView, PortsView, ShardStatus};
 use netio::guard::GuardCounters;
 use netio::port::PortStats;
@@ -119,7 +120,9 @@ impl Answerer {
     pub(super) async fn alone(&self, request: Request) -> Result<Value, Failure> {
         match request {
             Request::Status => value(self.status().await),
-            Request::Flows { shard, limit } => value(self.flow_list(shard.map(ShardId), limit).await),
+            Request::Flows { shard, vnet, limit } => {
+                value(self.flow_list(shard.map(ShardId), vnet.as_deref(), limit).await)
+            }
             Request::Ports => value(self.ports().await),
             Request::PortLoads { shard, pieces } => value(self.port_loads(ShardId(shard), &pieces).await),
             Request::Get { kind } => self.resources(kind).await,
@@ -250,10 +253,32 @@ impl Answerer {
         }
     }
 
-    pub(super) async fn flow_list(&self, shard: Option<ShardId>, limit: usize) -> Result<Flows, Failure> {
+    pub(super) async fn flow_list(
+        &self,
+        shard: Option<ShardId>,
+        vnet: Option<&str>,
+        limit: usize,
+    ) -> Result<Flows, Failure> {
         let limit = limit.min(FLOWS_MAX);
-        let flows = self.ask(|reply| Query::Flows { shard, limit, reply }).await?;
-        Ok(Flows { flows: flows.iter().map(flow).collect() })
+        let (networks, vnet) = self.network(vnet)?;
+        let flows = self.ask(|reply| Query::Flows { shard, vnet, limit, reply }).await?;
+        Ok(Flows { flows: flows.iter().map(|view| flow(view, &networks)).collect() })
+    }
+
+    /// The virtual networks in use, and the one that is called so.
+    pub(super) fn network(&self, name: Option<&str>) -> Result<(Arc<Networks>, Option<VnetId>), Failure> {
+        let stats = self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let networks = Arc::clone(&stats.networks);
+        let Some(name) = name else { return Ok((networks, None)) };
+        match networks.carried(Some(name)) {
+            Some(vnet) => Ok((networks, Some(vnet))),
+            None => {
+                let known: Vec<&str> = networks.0.keys().map(String::as_str).collect();
+                let problem =
+                    format!("--vnet {name}: no virtual network is called so; there are: {}", known.join(", "));
+                Err(Failure { status: 404, problems: vec![problem] })
+            }
+        }
     }
 
     /// Leases and their use, as `qnat ports` shows them.
@@ -271,6 +296,7 @@ impl Answerer {
                 flows: usage.map(|view| view.flows),
                 backend: backend.name,
                 id: backend.backend,
+                network: backend.virtual_network,
                 ip: Some(backend.private_ip),
                 frontend: backend.frontend,
                 shard: backend.home_shard,
@@ -481,7 +507,7 @@ pub(super) fn gone(error: impl std::fmt::Display) -> Failure {
     Failure { status: 503, problems: vec![format!("the node is stopping: {error}")] }
 }
 
-fn flow(view: &FlowView) -> FlowRow {
+fn flow(view: &FlowView, networks: &Networks) -> FlowRow {
     let (frontend, ip, port) = view.public;
     let public = ip.map_or_else(|| format!("frontend {frontend}"), |ip: Ipv4Addr| ip.to_string());
     let state = match view.state {
@@ -494,6 +520,7 @@ fn flow(view: &FlowView) -> FlowRow {
         shard: view.shard.0,
         proto: view.proto.label().to_owned(),
         backend: view.backend.0,
+        network: networks.name(view.inside.vnet).map(str::to_owned),
         inside: format!("{}:{}", view.inside.endpoint.addr, view.inside.endpoint.port),
         public: format!("{public}:{port}"),
         remote: format!("{}:{}", view.remote.addr, view.remote.port),

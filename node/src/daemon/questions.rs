@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use engine::ids::{PortBlock, ShardId};
+use engine::ids::{PortBlock, ShardId, VnetId};
 use engine::status::{FlowCursor, FlowView, PortsListing, PortsView, ShardStatus};
 use engine::worker::Worker;
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ pub const PORTS_PER_STEP: u32 = 8192;
 #[derive(Debug)]
 pub enum Query {
     /// Mappings.
-    Flows { shard: Option<ShardId>, limit: usize, reply: oneshot::Sender<Vec<FlowView>> },
+    Flows { shard: Option<ShardId>, vnet: Option<VnetId>, limit: usize, reply: oneshot::Sender<Vec<FlowView>> },
     /// Use of leases.
     Ports { reply: oneshot::Sender<Vec<PortsView>> },
     /// Live mappings on pieces of port space, in their order; nothing without a whole table of the shard (D4).
@@ -33,6 +33,7 @@ pub enum Query {
 enum Work {
     Flows {
         shard: Option<ShardId>,
+        vnet: Option<VnetId>,
         limit: usize,
         at: FlowCursor,
         found: Vec<FlowView>,
@@ -79,12 +80,12 @@ impl Questions {
 /// Answers at once what costs the same for every table. A caller that has gone away wants no answer.
 fn begin(query: Query, worker: &Worker) -> Option<Work> {
     match query {
-        Query::Flows { shard, limit, reply } => {
+        Query::Flows { shard, vnet, limit, reply } => {
             // Room for all at once: a list that grows is copied as a whole, in one step.
             let of = |status: &ShardStatus| shard.is_none_or(|shard| shard == status.shard);
             let flows = worker.shard_status().iter().filter(|status| of(status)).map(flows_of).sum();
             let found = Vec::with_capacity(limit.min(flows));
-            Some(Work::Flows { shard, limit, at: FlowCursor::default(), found, reply })
+            Some(Work::Flows { shard, vnet, limit, at: FlowCursor::default(), found, reply })
         }
         Query::Ports { reply } => Some(Work::Ports { listing: worker.begin_ports(), reply }),
         Query::Loads { shard, blocks, reply } => Some(Work::Loads { shard, blocks, counts: Vec::new(), reply }),
@@ -107,17 +108,33 @@ fn flows_of(status: &ShardStatus) -> usize {
     held.saturating_add(status.pending)
 }
 
+/// A step of a listing, of one virtual network's mappings or of all. `None`: it is over.
+fn step(
+    now_ns: u64,
+    worker: &Worker,
+    (shard, vnet): (Option<ShardId>, Option<VnetId>),
+    at: FlowCursor,
+    limit: usize,
+    found: &mut Vec<FlowView>,
+) -> Option<FlowCursor> {
+    let Some(vnet) = vnet else { return worker.list_flows(now_ns, shard, at, SLOTS_PER_STEP, limit, found) };
+    let mut all = Vec::new();
+    let next = worker.list_flows(now_ns, shard, at, SLOTS_PER_STEP, usize::MAX, &mut all);
+    found.extend(all.into_iter().filter(|view| view.inside.vnet == vnet).take(limit - found.len()));
+    next.filter(|_| found.len() < limit)
+}
+
 fn go_on(now_ns: u64, work: Work, worker: &Worker) -> Option<Work> {
     match work {
-        Work::Flows { shard, limit, at, mut found, reply } => {
+        Work::Flows { shard, vnet, limit, at, mut found, reply } => {
             if reply.is_closed() {
                 return None;
             }
-            let Some(at) = worker.list_flows(now_ns, shard, at, SLOTS_PER_STEP, limit, &mut found) else {
+            let Some(at) = step(now_ns, worker, (shard, vnet), at, limit, &mut found) else {
                 let _ = reply.send(found);
                 return None;
             };
-            Some(Work::Flows { shard, limit, at, found, reply })
+            Some(Work::Flows { shard, vnet, limit, at, found, reply })
         }
         Work::Ports { mut listing, reply } => {
             if reply.is_closed() {
@@ -150,7 +167,7 @@ mod tests {
 
     use engine::codec::{CHUNK_RECORDS_MAX, ChunkHeader, Encoder};
     use engine::event::GroupEvent;
-    use engine::ids::{BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogIndex, NodeId, Term, VnetId};
+    use engine::ids::{BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogIndex, NodeId, Term};
     use engine::record::{Addr, Endpoint, InsideKey, Open, Proto, PublicKey, ScanRecord, Scenario};
 
     use super::*;
@@ -224,7 +241,7 @@ mod tests {
         let (hashes, mut hashed) = oneshot::channel();
         let (ports, mut used) = oneshot::channel();
         let mut questions = Questions::default();
-        questions.ask(Query::Flows { shard: None, limit: FLOWS as usize, reply: flows });
+        questions.ask(Query::Flows { shard: None, vnet: None, limit: FLOWS as usize, reply: flows });
         questions.ask(Query::Hashes { reply: hashes });
         questions.ask(Query::Ports { reply: ports });
         let (loads, mut counted) = oneshot::channel();
@@ -255,7 +272,7 @@ mod tests {
         let mut questions = Questions::default();
         let (reply, asker) = oneshot::channel();
         drop(asker);
-        questions.ask(Query::Flows { shard: None, limit: 1, reply });
+        questions.ask(Query::Flows { shard: None, vnet: None, limit: 1, reply });
         questions.step(0, &worker);
         assert!(questions.is_idle());
     }

@@ -16,6 +16,9 @@ pub enum Request {
     Flows {
         /// Only this shard.
         shard: Option<u16>,
+        /// Only backends of this virtual network, by name.
+        #[serde(default)]
+        vnet: Option<String>,
         /// At most so many.
         limit: usize,
     },

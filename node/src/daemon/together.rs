@@ -35,7 +35,7 @@ impl Answerer {
     pub(super) async fn together(&self, request: Request) -> Result<Value, Failure> {
         match request {
             Request::Status => value(self.status_together().await),
-            Request::Flows { shard, limit } => value(self.flows_together(shard, limit).await),
+            Request::Flows { shard, vnet, limit } => value(self.flows_together(shard, vnet, limit).await),
             Request::Ports => value(self.ports_together().await),
             Request::Counters => value(self.counters_together().await),
             Request::Events { limit } => value(self.events_together(limit).await),
@@ -81,18 +81,20 @@ impl Answerer {
 
     /// Flows as the owners of their shards know them: only they know how long a flow is idle. Where the owner is unknown or
     /// silent, and this node has a replica, it answers itself.
-    async fn flows_together(&self, only: Option<u16>, limit: usize) -> Result<Flows, Failure> {
+    async fn flows_together(&self, only: Option<u16>, vnet: Option<String>, limit: usize) -> Result<Flows, Failure> {
+        self.network(vnet.as_deref())?;
+        let vnet = &vnet;
         let status = self.status().await?;
         let shards = status.shards.iter().filter(|row| only.is_none_or(|only| only == row.shard));
         let answers = shards.map(async |row| {
             let shard = Some(row.shard);
             if let Some(owner) = row.owner.filter(|owner| *owner != self.node) {
-                let request = Request::Flows { shard, limit: limit.min(FLOWS_OF_PEER_MAX) };
+                let request = Request::Flows { shard, vnet: vnet.clone(), limit: limit.min(FLOWS_OF_PEER_MAX) };
                 if let Some(flows) = self.peers.ask::<Flows>(owner, &request).await {
                     return flows.flows;
                 }
             }
-            self.flow_list(shard.map(engine::ids::ShardId), limit).await.unwrap_or_default().flows
+            self.flow_list(shard.map(engine::ids::ShardId), vnet.as_deref(), limit).await.unwrap_or_default().flows
         });
         let mut flows: Vec<_> = futures_util::future::join_all(answers).await.into_iter().flatten().collect();
         flows.truncate(limit);

@@ -102,7 +102,7 @@ pub struct WorkerStats {
     /// The data links, outside first; empty before the first look.
     pub links: Vec<LinkLife>,
     /// The virtual networks of the configuration in use.
-    pub networks: Vec<String>,
+    pub networks: Arc<Networks>,
     /// Who else claimed addresses of the cluster lately.
     pub claims: Vec<Claim>,
     /// The next hop, as an owner knows it.
@@ -368,7 +368,7 @@ impl Ends {
             engine: *worker.counters(),
             sessions_lost: self.sessions_lost + worker.sessions_lost(),
             links,
-            networks: self.turn.networks.0.keys().cloned().collect(),
+            networks: Arc::clone(&self.turn.networks),
             claims,
             next_hop: worker.next_hop(),
             at_ns: now,

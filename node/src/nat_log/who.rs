@@ -163,7 +163,7 @@ impl Search {
             }
             SessionFate::Opened => {}
             SessionFate::Closed => {
-                let key = |l: &SessionLine| (l.proto, l.inside, l.remote);
+                let key = |l: &SessionLine| (l.proto, l.network.clone(), l.inside, l.remote);
                 let mut open = self.sessions.iter();
                 let Some(at) = open.position(|s| s.closed_ms.is_none() && key(&s.line) == key(&line)) else { return };
                 if unix_ms <= self.at_ms {
@@ -182,6 +182,7 @@ impl Search {
         let time = |ms: Option<u64>| ms.map(time_text);
         let session = |s: &Seen| Session {
             proto: proto_name(s.line.proto).to_owned(),
+            network: s.line.network.clone(),
             inside: format!("{}:{}", s.line.inside.0, s.line.inside.1),
             remote: s.line.remote.map(|(ip, port)| format!("{ip}:{port}")),
             opened: time_text(s.opened_ms),

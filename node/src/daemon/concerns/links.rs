@@ -69,7 +69,7 @@ pub(super) fn concerns(facts: &Facts<'_>, found: &mut Vec<Concern>) {
 /// Interfaces that are down, and networks and interfaces that have none of the other kind.
 fn interfaces(facts: &Facts<'_>, found: &mut Vec<Concern>) {
     let me = || Subject::Member { node: facts.node };
-    let (links, networks) = (&facts.worker.links, &facts.worker.networks);
+    let (links, networks) = (&facts.worker.links, &facts.worker.networks.0);
     let down = links.iter().filter(|link| link.link.is_some() && link.state != LinkState::Up);
     let down: Vec<&str> = down.map(|link| link.name.as_str()).collect();
     if !facts.flows.report.links_up || !down.is_empty() {
@@ -80,7 +80,7 @@ fn interfaces(facts: &Facts<'_>, found: &mut Vec<Concern>) {
         found.push(Concern::critical(me(), What::LinkDown, why, remedy));
     }
     let led_to = |name: &String| links.iter().any(|l| l.link.is_some() && l.network.as_ref() == Some(name));
-    let without: Vec<&str> = networks.iter().filter(|name| !led_to(name)).map(String::as_str).collect();
+    let without: Vec<&str> = networks.keys().filter(|name| !led_to(name)).map(String::as_str).collect();
     if !links.is_empty() && !without.is_empty() {
         let why = format!(
             "no interface of this member leads to virtual network {}: it serves no backend there, and shards that have \

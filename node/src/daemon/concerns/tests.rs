@@ -310,31 +310,35 @@ fn a_network_without_an_interface_and_an_interface_without_a_network_are_told_of
         network: Some(network.into()),
         ..LinkLife::unheard(name, link, LinkState::Up)
     };
+    let networks = |names: &[&str]| {
+        let named = names.iter().zip(1..).map(|(name, id)| ((*name).to_owned(), VnetId(id)));
+        std::sync::Arc::new(engine::snapshot::Networks(named.collect()))
+    };
     let mut bed = bed(3);
     let whole = vec![
         LinkLife::unheard("outside", Link::Outside, LinkState::Up),
         led("eth1", Link::Inside(VnetId(1)), "red"),
         led("eth2", Link::Inside(VnetId(2)), "blue"),
     ];
-    (bed.worker.links, bed.worker.networks) = (whole.clone(), vec!["blue".into(), "red".into()]);
+    (bed.worker.links, bed.worker.networks) = (whole.clone(), networks(&["blue", "red"]));
     assert_eq!(bed.found(), []);
-    bed.worker.networks.push("green".into());
+    bed.worker.networks = networks(&["blue", "green", "red"]);
     assert_eq!(bed.found(), [warning(What::NoInterface, "n1")]);
     assert!(bed.all()[0].why.contains("leads to virtual network green"), "{}", bed.all()[0].why);
-    bed.worker.networks = vec!["red".into()];
+    bed.worker.networks = networks(&["red"]);
     bed.worker.links[2].link = None;
     assert_eq!(bed.found(), [warning(What::NoNetwork, "n1")]);
     assert!(bed.all()[0].why.contains("eth2 leads to virtual network blue, which there is not"), "{:?}", bed.all());
     // One interface without a name, and two networks.
     let unnamed = LinkLife { link: None, network: None, side: Side::Inside, ..whole[1].clone() };
     bed.worker.links = vec![whole[0].clone(), unnamed];
-    bed.worker.networks = vec!["blue".into(), "red".into()];
+    bed.worker.networks = networks(&["blue", "red"]);
     assert_eq!(bed.found(), [warning(What::NoInterface, "n1"), warning(What::NoNetwork, "n1")]);
     assert!(bed.all()[1].why.contains("does not say to which of 2 virtual networks"), "{:?}", bed.all());
-    bed.worker.networks.clear();
+    bed.worker.networks = networks(&[]);
     assert_eq!(bed.found(), [], "nothing is configured yet");
     // A cable is pulled.
-    (bed.worker.links, bed.worker.networks) = (whole, vec!["blue".into(), "red".into()]);
+    (bed.worker.links, bed.worker.networks) = (whole, networks(&["blue", "red"]));
     bed.worker.links[2].state = LinkState::Down;
     assert_eq!(bed.found(), [critical(What::LinkDown, "n1")]);
     assert!(bed.all()[0].why.starts_with("eth2 has no carrier"), "{}", bed.all()[0].why);
