@@ -320,40 +320,27 @@ impl Guard {
     /// # Errors
     /// When the kernel refuses the look-up.
     pub fn counters(&self) -> Result<GuardCounters, GuardError> {
-        let mut sums = [0_u64; 13];
+        let mut sums = [0_u64; size_of::<GuardCounters>() / size_of::<u64>()];
         for (index, sum) in (0_u32..).zip(&mut sums) {
             *sum = self.counters.get(&index, 0)?.iter().sum();
         }
         // The order of `enum reason` in the program.
-        let [
-            pass_lease,
-            pass_forward,
-            pass_sounding,
-            pass_grace,
-            drop_lease,
-            drop_grace,
-            drop_address,
-            drop_arp,
-            drop_protocol,
-            drop_source,
-            drop_short,
-            drop_device,
-            drop_tagged,
-        ] = sums;
+        let mut sums = sums.into_iter();
+        let mut next = || sums.next().unwrap_or_default();
         Ok(GuardCounters {
-            pass_lease,
-            pass_forward,
-            pass_sounding,
-            pass_grace,
-            drop_lease,
-            drop_grace,
-            drop_address,
-            drop_arp,
-            drop_protocol,
-            drop_source,
-            drop_short,
-            drop_device,
-            drop_tagged,
+            pass_lease: next(),
+            pass_forward: next(),
+            pass_sounding: next(),
+            pass_grace: next(),
+            drop_lease: next(),
+            drop_grace: next(),
+            drop_address: next(),
+            drop_arp: next(),
+            drop_protocol: next(),
+            drop_source: next(),
+            drop_short: next(),
+            drop_device: next(),
+            drop_tagged: next(),
         })
     }
 }

@@ -12,9 +12,9 @@ const LEFT: &[(&str, usize, usize, usize)] = &[
     ("node/control", 0, 0, 0),
     ("node/member", 0, 0, 0),
     ("consensus", 0, 0, 0),
-    ("netio", 0, 0, 1),
+    ("netio", 0, 0, 0),
     ("node/lab", 0, 0, 0),
-    ("node", 1, 1, 0),
+    ("node", 0, 0, 0),
     ("bench", 0, 0, 0),
     ("chaos", 0, 0, 0),
 ];

@@ -32,17 +32,18 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ask::Peers;
+use super::clock::now;
 use super::concerns::{Alarms, Facts, Losses, Memory, collect};
-use super::control_actor::{AskControl, ControlActor, ControlReport, ReadState, Submit, now};
-use super::flow_actor::{AskFlows, AskWorker, FlowActor, FlowReport};
+use super::control_actor::ControlActor;
+use super::flow_actor::FlowActor;
 use super::guard_keeper::GuardDesk;
 use super::machine::Machine;
+use super::messages::{AskControl, AskFlows, AskWorker, ReadState, StopOrder, Submit};
 use super::questions::Query;
+use super::reports::{ControlReport, FlowReport, WorkerStats};
 use super::request::{Call, Failure, Request, ResourceKind};
 use super::status::{node_rows, shard_rows};
-use super::stopping::StopOrder;
 use super::tape::{Sight, Tape};
-use super::worker_thread::WorkerStats;
 use crate::answers::{
     BackendPorts, ClusterRow, Counted, Done, EventRow, Events, FlowRow, Flows, GuardCounts, HashRow, Hashes,
     HistogramCounts, LinkCounts, Loaded, LogCounts, MeRow, NodeRow, PeerCounts, Ports, ShardRow, SnatCounts,

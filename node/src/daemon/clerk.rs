@@ -14,7 +14,7 @@ use engine::snapshot::Snapshot;
 use netio::boottime::now_ns;
 use netio::pulse::Pulse;
 
-use super::control_actor::JobDone;
+use super::messages::JobDone;
 use member::control_member::Job;
 
 /// A job, and what is left of the one before.

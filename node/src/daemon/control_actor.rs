@@ -2,28 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use actix::prelude::*;
-use bytes::Bytes;
 use consensus::control::storage::sled::SledStore;
 use control::outcome::Outcome;
-use control::parts::Cut;
-use control::state::State;
-use control::view;
-use engine::ids::{Incarnation, NodeId};
 use netio::boottime::now_ns;
 use netio::pulse::Pulse;
 use netio::quic::Transport;
 use tokio::sync::oneshot;
 
 use super::clerk::Clerk;
-use super::flow_actor::{Begin, FlowActor, NewView};
+use super::clock::now;
 use super::guard_keeper::GuardDesk;
-use super::room::Taken;
+use super::life::{end_life, leave};
+use super::messages::{
+    AskControl, Begin, Duty, JobDone, JoinFrame, Meet, NewView, PeerFrame, ReadState, StopControl, Submit,
+};
+use super::reports::ControlSeen;
 use crate::nat_log::Journal;
-use member::control_member::{ControlMember, ControlOut, Finished, NotDone, Now};
-use member::flow_member::ControlDuty;
+use member::control_member::{ControlMember, ControlOut, NotDone};
 use member::frame::CHANNEL_CONTROL;
 use member::turn::CONTROL_TICK_NS;
 use member::view::View;
@@ -40,139 +38,12 @@ pub struct ControlActor {
     guard: GuardDesk,
     clerk: Clerk,
     me: Recipient<JobDone>,
-    flows: Option<Addr<FlowActor>>,
+    flows: Option<Meet>,
     view: Option<Arc<View>>,
     begun: bool,
     tickets: u64,
     waiting: BTreeMap<u64, oneshot::Sender<Result<Outcome, NotDone>>>,
 }
-
-/// A frame of a peer on the control channel.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct PeerFrame {
-    /// The node, as the transport proved it.
-    pub from: NodeId,
-    /// The frame.
-    pub bytes: Bytes,
-    /// What it takes of the room for unread frames.
-    pub room: Taken,
-}
-
-/// A frame on the channel for joining.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct JoinFrame {
-    /// The node, as the transport proved it; perhaps no member.
-    pub from: NodeId,
-    /// The frame.
-    pub bytes: Bytes,
-    /// What it takes of the room for unread frames.
-    pub room: Taken,
-}
-
-/// Something that the flow half found out.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Duty {
-    /// It.
-    pub duty: ControlDuty,
-    /// Its place among the unread ones, if there was one.
-    pub _room: Option<Taken>,
-}
-
-/// The flow actor is there.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Meet(pub Addr<FlowActor>);
-
-/// Commit a command; the outcome comes through the channel.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Submit {
-    /// The command.
-    pub command: Cut,
-    /// Where its outcome goes.
-    pub reply: oneshot::Sender<Result<Outcome, NotDone>>,
-}
-
-/// A job of the member is done.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct JobDone(pub Finished);
-
-/// The control state, to be read on another thread and given back soon.
-#[derive(Debug, Message)]
-#[rtype(result = "Arc<State>")]
-pub struct ReadState;
-
-/// What the control half knows, for status.
-#[derive(Debug, Message)]
-#[rtype(result = "ControlSeen")]
-pub struct AskControl;
-
-/// The answer: what a report is made of, which takes as long as the cluster is large. To be done at once, on a thread that may
-/// take its time: entries wait for the state.
-#[derive(Debug)]
-pub struct ControlSeen {
-    state: Arc<State>,
-    leader: Option<NodeId>,
-    term: u64,
-    voters: Vec<u64>,
-    live: Vec<NodeId>,
-    incarnation: Option<Incarnation>,
-}
-
-impl ControlSeen {
-    /// The report.
-    #[must_use]
-    pub fn report(self) -> ControlReport {
-        let Self { state, leader, term, voters, live, incarnation } = self;
-        let settings = &state.desired().settings;
-        ControlReport {
-            status: view::status(&state),
-            nodes: view::nodes(&state),
-            shards: view::shards(&state),
-            leader,
-            term,
-            voters,
-            live,
-            incarnation,
-            flows_per_shard_max: settings.flows_per_shard_max,
-            flows_per_backend_max: settings.flows_per_backend_max,
-        }
-    }
-}
-
-/// See [`ControlSeen`].
-#[derive(Clone, Debug)]
-pub struct ControlReport {
-    /// What the replicated state says.
-    pub status: view::StatusView,
-    /// Its nodes.
-    pub nodes: Vec<view::NodeView>,
-    /// Its shards.
-    pub shards: Vec<view::ShardView>,
-    /// Who leads the control group.
-    pub leader: Option<NodeId>,
-    /// In which term.
-    pub term: u64,
-    /// Raft ids of its voters, by the configuration that is applied here.
-    pub voters: Vec<u64>,
-    /// Members that were heard of lately, this one among them.
-    pub live: Vec<NodeId>,
-    /// This node's life, once it is registered.
-    pub incarnation: Option<Incarnation>,
-    /// Most flows of a shard, as configured.
-    pub flows_per_shard_max: u32,
-    /// Most flows of a backend.
-    pub flows_per_backend_max: u32,
-}
-
-/// Hand the control group's leadership over.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct StopControl;
 
 impl ControlActor {
     /// An actor over a member that has not run yet.
@@ -219,9 +90,9 @@ impl ControlActor {
                     self.transport.set_peers(&members.iter().map(|(node, address)| (node.0, *address)).collect());
                 }
                 ControlOut::NotTaken { why } => tracing::warn!("the cluster does not take this node: {why}"),
-                ControlOut::Over { why } => super::leave(&why),
+                ControlOut::Over { why } => leave(&why),
                 ControlOut::StoreFailed { reason } => {
-                    super::end_life(&format!("the control store failed: {reason}"));
+                    end_life(&format!("the control store failed: {reason}"));
                 }
             }
         }
@@ -233,19 +104,12 @@ impl ControlActor {
         match self.member.incarnation() {
             Some(me) if !self.begun && view.node_of.contains_key(&me) => {
                 self.begun = true;
-                flows.do_send(Begin { me, view: Arc::clone(view) });
+                flows.begin.do_send(Begin { me, view: Arc::clone(view) });
             }
-            _ => flows.do_send(NewView(Arc::clone(view))),
+            _ => flows.views.do_send(NewView(Arc::clone(view))),
         }
         self.view = None;
     }
-}
-
-/// The member's two clocks.
-#[must_use]
-pub fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { ns: now_ns(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
 }
 
 impl Actor for ControlActor {
@@ -295,7 +159,7 @@ impl Handler<Duty> for ControlActor {
 impl Handler<Meet> for ControlActor {
     type Result = ();
 
-    fn handle(&mut self, Meet(flows): Meet, _: &mut Self::Context) {
+    fn handle(&mut self, flows: Meet, _: &mut Self::Context) {
         self.flows = Some(flows);
         self.settle();
     }

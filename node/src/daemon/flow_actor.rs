@@ -21,8 +21,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ask;
-use super::control_actor::{ControlActor, Duty, JoinFrame, PeerFrame};
-use super::questions::Query;
+use super::life::end_life;
+use super::messages::{AskFlows, AskWorker, Begin, Duty, JoinFrame, NewView, PeerFrame, StopFlows, ToControl};
+use super::reports::FlowReport;
 use super::room::{Room, Unread};
 use super::watch::Pulses;
 use super::worker_thread::ToWorker;
@@ -65,7 +66,7 @@ pub struct FlowActor {
     events: Option<Events>,
     asleep: Arc<AsyncFd<Doorbell>>,
     words: WordsWriter,
-    control: Addr<ControlActor>,
+    control: ToControl,
     member: Option<FlowMember>,
     view: Option<Arc<View>>,
     worker: WorkerEnds,
@@ -79,63 +80,6 @@ pub struct FlowActor {
     pulses: Pulses,
     control_room: Room,
     duty_room: Room,
-}
-
-/// A newer version of the control state.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct NewView(pub Arc<View>);
-
-/// This life is registered: the flow groups may begin.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Begin {
-    /// The incarnation.
-    pub me: engine::ids::Incarnation,
-    /// The version of the control state that registered it.
-    pub view: Arc<View>,
-}
-
-/// Hand all leaderships over; answers with the number of groups that found no taker.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct StopFlows(pub oneshot::Sender<u32>);
-
-/// A question to the worker.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct AskWorker(pub Query);
-
-/// A question about the flow groups.
-#[derive(Debug, Message)]
-#[rtype(result = "FlowReport")]
-pub struct AskFlows;
-
-/// What the flow actor knows.
-#[derive(Debug, Clone, Default, MessageResponse)]
-pub struct FlowReport {
-    /// Whether the flow groups run.
-    pub running: bool,
-    /// Groups of this node.
-    pub groups: Vec<consensus::flow::GroupStatus>,
-    /// Health of groups that this node leads.
-    pub health: Vec<consensus::event::GroupHealth>,
-    /// What this node reports.
-    pub report: consensus::event::Report,
-    /// Whose life each incarnation is.
-    pub node_of: BTreeMap<engine::ids::Incarnation, NodeId>,
-    /// Takeovers of this node by the silence before them.
-    pub failovers: engine::histogram::Histogram,
-    /// How often the owner of each shard changed, as this node was told.
-    pub leader_changes: BTreeMap<engine::ids::ShardId, u64>,
-    /// Frames of peers that were dropped, by reason.
-    pub frame_drops: Vec<(String, u64)>,
-    /// What the transport counts.
-    pub transport: netio::quic::TransportStats,
-    /// The peers that have a link.
-    pub linked: Vec<NodeId>,
-    /// When this was told.
-    pub now_ns: u64,
 }
 
 impl std::fmt::Debug for FlowActor {
@@ -155,7 +99,7 @@ pub struct FlowParts {
     /// The lease words' only writer.
     pub words: WordsWriter,
     /// The control actor.
-    pub control: Addr<ControlActor>,
+    pub control: ToControl,
     /// The worker.
     pub worker: WorkerEnds,
     /// Starts it.
@@ -235,7 +179,7 @@ impl FlowActor {
         let repeats = duty.comes_again();
         let room = self.duty_room.take(1);
         if room.is_some() || !repeats {
-            self.control.do_send(Duty { duty, _room: room });
+            self.control.duties.do_send(Duty { duty, _room: room });
         }
     }
 
@@ -260,9 +204,7 @@ impl FlowActor {
     fn hand(&mut self, input: ToWorker) {
         let unread = self.worker.unread.add(input.octets());
         if unread > UNREAD_BYTES_MAX {
-            super::end_life(&format!(
-                "the worker does not read its events: {unread} octets wait, {UNREAD_BYTES_MAX} may"
-            ));
+            end_life(&format!("the worker does not read its events: {unread} octets wait, {UNREAD_BYTES_MAX} may"));
         }
         self.backlog.push_back(input);
     }
@@ -384,7 +326,7 @@ impl StreamHandler<Event> for FlowActor {
             Event::Frame { from, channel: CHANNEL_CONTROL, bytes } => {
                 // Refused while the control thread waits for its disk for long: raft sends again what is lost.
                 if let Some(room) = self.control_room.take(bytes.len()) {
-                    self.control.do_send(PeerFrame { from: NodeId(from), bytes, room });
+                    self.control.peers.do_send(PeerFrame { from: NodeId(from), bytes, room });
                 }
             }
             Event::Frame { from, channel: CHANNEL_ASK, bytes } | Event::Bulk { from, channel: CHANNEL_ASK, bytes } => {
@@ -401,7 +343,7 @@ impl StreamHandler<Event> for FlowActor {
             }
             Event::Join { from, bytes } => {
                 if let Some(room) = self.control_room.take(bytes.len()) {
-                    self.control.do_send(JoinFrame { from: NodeId(from), bytes, room });
+                    self.control.joiners.do_send(JoinFrame { from: NodeId(from), bytes, room });
                 }
             }
             Event::Up(node) => tracing::info!(node, "peer is up"),

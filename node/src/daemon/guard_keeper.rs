@@ -15,6 +15,7 @@ use netio::port::Interface;
 use words::Link;
 
 use super::bindings::Bindings;
+use super::reports::GUARD_ATTACHED;
 
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -155,7 +156,8 @@ fn look(guard: &mut Guard, shared: &Shared) {
         tracing::warn!(%interface, "the egress guard was taken away and is put back; see what else manages filters there");
     }
     let missing: Vec<_> = found.missing.iter().map(ToString::to_string).collect();
-    let standing = if missing.is_empty() { "attached".to_owned() } else { format!("missing: {}", missing.join("; ")) };
+    let standing =
+        if missing.is_empty() { GUARD_ATTACHED.to_owned() } else { format!("missing: {}", missing.join("; ")) };
     let mut state = shared.state();
     if state.standing != standing {
         tracing::info!(%standing, "egress guard");

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::answer::Answerer;
-use super::control_actor::ControlReport;
-use super::flow_actor::{AskFlows, FlowReport};
+use super::messages::AskFlows;
 use super::questions::Query;
+use super::reports::{ControlReport, FlowReport};
 use super::status::shard_rows;
 use crate::answers::{Health, ShardRow};
 

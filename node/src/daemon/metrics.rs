@@ -17,10 +17,9 @@ use netio::link::LinkState;
 
 use super::answer::Answerer;
 use super::concerns;
-use super::concerns::machine::GUARD_ATTACHED;
-use super::flow_actor::{AskFlows, FlowReport};
 use super::guard_keeper::GuardState;
-use super::worker_thread::{LinkLife, WorkerStats};
+use super::messages::AskFlows;
+use super::reports::{FlowReport, GUARD_ATTACHED, LinkLife, WorkerStats};
 use crate::answers::Ports;
 use crate::nat_log::JournalCounts;
 
@@ -132,7 +131,7 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
         let Ok(report) = answerer.flows.send(AskFlows).await else { return };
         publish_groups(&report);
         publish_links(&worker, report.report.has_all_links(), &answerer.guard.state());
-        publish_soundings(&worker, super::control_actor::now().unix_ms);
+        publish_soundings(&worker, super::clock::now().unix_ms);
         let mut text = String::new();
         let held = "How long first packets were held for the commit of their mapping.";
         histogram_text(&mut text, "qnat_first_packet_hold_seconds", held, &engine.hold);

@@ -10,6 +10,7 @@ pub mod ask;
 pub mod backup;
 mod bindings;
 pub mod clerk;
+mod clock;
 pub mod concerns;
 pub mod config;
 pub mod control_actor;
@@ -20,11 +21,15 @@ pub mod founding;
 pub mod guard_keeper;
 mod health;
 pub mod joining;
+mod life;
 mod machine;
 pub mod member_lock;
+pub mod messages;
 pub mod metrics;
+mod noting;
 pub mod questions;
 pub mod recovery;
+pub mod reports;
 pub mod request;
 pub mod room;
 pub mod run;
@@ -35,62 +40,5 @@ mod together;
 pub mod watch;
 pub mod worker_thread;
 
-use std::sync::OnceLock;
-use std::time::Duration;
-
+pub use life::{EXIT_AGAIN, Ending};
 pub use run::run;
-
-/// Exit code of a member that ended its own life, because a part of it hangs or an interface was made anew, and that should
-/// be started again (`EX_TEMPFAIL`; for systemd: `Restart=on-failure`).
-pub const EXIT_AGAIN: u8 = 75;
-/// How long the last words may take: whoever hangs may hold the lock of standard error.
-const LAST_WORDS_WAIT: Duration = Duration::from_millis(200);
-
-/// What becomes of a member that ends its own life.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ending {
-    /// It exits with [`EXIT_AGAIN`]; whoever started it starts it again.
-    Exit,
-    /// It starts anew in the same process, where nobody else would do that.
-    Again,
-}
-
-static ENDING: OnceLock<Ending> = OnceLock::new();
-
-/// Ends this life at once, as a crash would (C4). Says why itself: log lines are written by a thread that ends with the rest.
-fn end_life(why: &str) -> ! {
-    use std::io::Write as _;
-    // If standard error is closed there is nobody to tell.
-    let _ignored = writeln!(std::io::stderr(), "qnat: this life ends: {why}");
-    std::process::abort();
-}
-
-/// Ends this life, to be started again. Works whatever the other threads are caught in.
-fn start_again(why: String) -> ! {
-    use std::io::Write as _;
-    use std::os::unix::process::CommandExt as _;
-    let (said, heard) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        // If standard error is closed there is nobody to tell.
-        let _ignored = writeln!(std::io::stderr(), "qnat: this life ends and should begin anew: {why}");
-        let _ignored = said.send(());
-    });
-    let _ignored = heard.recv_timeout(LAST_WORDS_WAIT);
-    if ENDING.get() == Some(&Ending::Again) {
-        netio::thread::ordinary_current();
-        let mut arguments = std::env::args_os();
-        let mut command = std::process::Command::new("/proc/self/exe");
-        command.arg0(arguments.next().unwrap_or_default()).args(arguments);
-        // It returns only if it failed.
-        let _refused = command.exec();
-    }
-    netio::process::end(EXIT_AGAIN);
-}
-
-/// Ends a process that the cluster does not want any more: nothing is wrong with it, and starting it again would not help.
-fn leave(why: &str) -> ! {
-    use std::io::Write as _;
-    // If standard error is closed there is nobody to tell.
-    let _ignored = writeln!(std::io::stderr(), "qnat: this member ends: {why}");
-    netio::process::end(1);
-}

@@ -31,22 +31,25 @@ use super::answer::Answerer;
 use super::ask::Peers;
 use super::bindings::Bindings;
 use super::clerk::Clerk;
+use super::clock::now;
 use super::concerns::{Alarms, Losses, Memory};
 use super::config::NodeConfig;
-use super::control_actor::{ControlActor, Meet, now};
+use super::control_actor::ControlActor;
 use super::data_config::Guard as GuardMode;
 use super::flow_actor::{FlowActor, FlowParts, WorkerEnds, WorkerSpawner};
 use super::guard_keeper::{GuardDesk, GuardKeeper};
+use super::life::{ENDING, Ending, end_life};
 use super::machine;
 use super::member_lock::MemberLock;
+use super::messages::{Meet, StopOrder, ToControl};
 use super::metrics::{MetricsPage, publish_metrics};
 use super::questions::Questions;
+use super::reports::WorkerStats;
 use super::room::Unread;
-use super::stopping::{StopOrder, stop_gracefully};
+use super::stopping::{first_order, stop_gracefully};
 use super::tape::Tape;
 use super::watch::Pulses;
-use super::worker_thread::{Ends, LinkWatch, SLEEP_MAX, Turn, WorkerStats, WorkerThread};
-use super::{ENDING, Ending};
+use super::worker_thread::{Ends, LinkWatch, SLEEP_MAX, ToWorker, Turn, WorkerThread};
 use crate::nat_log::{Journal, JournalParts, SessionRing};
 use member::control_member::{ControlMember, Identity};
 
@@ -74,13 +77,7 @@ const BEAT_EVERY: Duration = Duration::from_millis(100);
 pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
     // Once for each process; a second member in one would be no member.
     let _first_wins = ENDING.set(ending);
-    // The lease word in the kernel and the worker's clock would differ by the shift (L5).
-    ensure!(
-        !netio::boottime::is_shifted(),
-        "this process is in a time namespace that shifts CLOCK_BOOTTIME, and the kernel's egress guard reads the \
-         unshifted clock: start the member in the host's time namespace (`nsenter --time=/proc/1/ns/time`, or no \
-         `unshare --time --boottime` and no such container setting)"
-    );
+    share_the_kernels_clock()?;
     let _exclusive = MemberLock::take(config)?;
     let memory_unlocked = lock_memory();
     let links = Interfaces::named(config)?;
@@ -106,7 +103,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
             events,
             bell,
             words: writer,
-            control: control.clone(),
+            control: to_control(&control),
             worker,
             spawn,
             asked,
@@ -114,7 +111,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
             pulses: pulses.clone(),
         };
         let flows = start_flows(parts, &flow_arbiter);
-        control.do_send(Meet(flows.clone()));
+        control.do_send(Meet { begin: flows.clone().recipient(), views: flows.clone().recipient() });
         let answerer = Answerer {
             control,
             flows,
@@ -142,6 +139,17 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
         System::current().stop();
         Ok(())
     })
+}
+
+/// The lease word in the kernel and the worker's clock would differ by the shift (L5).
+fn share_the_kernels_clock() -> Result<()> {
+    ensure!(
+        !netio::boottime::is_shifted(),
+        "this process is in a time namespace that shifts CLOCK_BOOTTIME, and the kernel's egress guard reads the \
+         unshifted clock: start the member in the host's time namespace (`nsenter --time=/proc/1/ns/time`, or no \
+         `unshare --time --boottime` and no such container setting)"
+    );
+    Ok(())
 }
 
 /// The main thread's sign of life.
@@ -182,7 +190,7 @@ fn raised_at_start(config: &NodeConfig, memory_unlocked: Option<String>) -> Alar
 
 /// Starts whatever watches: concerns, metrics, the machine, and other members' questions.
 fn observe(metrics: &MetricsPage, answerer: &Answerer, frames: mpsc::Receiver<(u32, bytes::Bytes)>) {
-    actix::spawn(super::concerns::watch(answerer.clone()));
+    actix::spawn(super::noting::watch(answerer.clone()));
     actix::spawn(publish_metrics(metrics.clone(), answerer.clone()));
     let asked = answerer.clone();
     actix::spawn(answerer.peers.clone().run(frames, move |request| {
@@ -211,7 +219,7 @@ async fn serve_until_told(
     }
     let serve = crate::api::serve(config.api.listen, calls, metrics);
     actix::spawn(until_it_fails(answerer.alarms.clone(), answerer.node, serve));
-    super::stopping::first_order(stop).await
+    first_order(stop).await
 }
 
 /// Runs a listener; that it could not begin, or has ended, is a concern.
@@ -324,6 +332,12 @@ async fn start_transport(config: &NodeConfig, arbiter: &Arbiter) -> Result<(Tran
     let peers = config.peer.iter().filter(|peer| peer.id != config.node_id);
     transport.set_peers(&peers.map(|peer| (peer.id, peer.address)).collect());
     Ok((transport, events))
+}
+
+fn to_control(control: &actix::Addr<ControlActor>) -> ToControl {
+    let (peers, joiners, duties) =
+        (control.clone().recipient(), control.clone().recipient(), control.clone().recipient());
+    ToControl { peers, joiners, duties }
 }
 
 fn start_flows(parts: FlowParts, arbiter: &Arbiter) -> actix::Addr<FlowActor> {
@@ -451,7 +465,7 @@ struct WorkerParts {
     config: NodeConfig,
     links: Interfaces,
     reader: WordsReader,
-    inputs: netio::sync::spsc::Consumer<super::worker_thread::ToWorker>,
+    inputs: netio::sync::spsc::Consumer<ToWorker>,
     unread: Unread,
     outputs: netio::sync::spsc::Producer<member::turn::FromWorker>,
     ringer: netio::bell::Ringer,
@@ -506,11 +520,11 @@ impl WorkerParts {
             let thread = std::thread::Builder::new().name("worker-0".to_owned());
             let spawned = thread.spawn(move || {
                 if let Err(error) = body() {
-                    super::end_life(&format!("the worker ended: {error:#}"));
+                    end_life(&format!("the worker ended: {error:#}"));
                 }
             });
             if let Err(error) = spawned {
-                super::end_life(&format!("no thread for the worker: {error}"));
+                end_life(&format!("no thread for the worker: {error}"));
             }
         })
     }

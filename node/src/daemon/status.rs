@@ -7,8 +7,7 @@ use engine::event::NotServing;
 use engine::ids::{Incarnation, NodeId};
 use engine::status::ShardStatus;
 
-use super::control_actor::ControlReport;
-use super::flow_actor::FlowReport;
+use super::reports::{ControlReport, FlowReport};
 use crate::answers::{NodeRow, Redundancy, ShardRow};
 
 /// All members.

@@ -12,22 +12,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::Answerer;
-use super::control_actor::StopControl;
-use super::flow_actor::StopFlows;
+use super::messages::{StopControl, StopFlows, StopOrder};
 
 /// Pause between two wishes for the stop token.
 const TOKEN_RETRY: Duration = Duration::from_millis(500);
 /// How long leaderships may take to move.
 const HANDOVER_WAIT: Duration = Duration::from_secs(3);
-
-/// How a member is to stop.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StopOrder {
-    /// With the stop token.
-    Graceful,
-    /// At once: it hands over what finds a taker.
-    Now,
-}
 
 /// Waits for the first order: a signal asks for a graceful stop.
 ///

@@ -1,5 +1,5 @@
 //! The last events of this member, in memory: owners, configurations in use, concerns. Written once a second by
-//! [`concerns::watch`](super::concerns::watch), read by `qnat events`. What must outlive the process is in the log lines.
+//! [`watch`](super::noting::watch), read by `qnat events`. What must outlive the process is in the log lines.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

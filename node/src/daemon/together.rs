@@ -9,7 +9,8 @@ use engine::ids::NodeId;
 use serde_json::Value;
 
 use super::answer::{Answerer, gone, value};
-use super::control_actor::{ControlReport, now};
+use super::clock::now;
+use super::reports::ControlReport;
 use super::request::{Failure, Request};
 use crate::answers::{
     Counted, CountedTogether, Events, Flows, Loaded, MemberCounts, Ports, Programmed, Status, Who, clock_apart, merge,

@@ -104,7 +104,7 @@ pub fn start(pulses: &Pulses) -> std::io::Result<()> {
         loop {
             std::thread::sleep(Duration::from_nanos(watch.due_ns.saturating_sub(now_ns())));
             if let Some(why) = watch.look(now_ns()) {
-                super::start_again(why);
+                super::life::start_again(why);
             }
         }
     };

@@ -7,24 +7,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::claims::{CLAIMS_MAX, Claim};
-use engine::counters::Counters;
 use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
 use engine::links::Standing;
 use engine::snapshot::{Networks, Snapshot};
-use engine::soundings::{Heard, NextHop, Passing};
+use engine::soundings::Passing;
 use engine::worker::{Scans, Worker};
 use netio::bell::Ringer;
 use netio::boottime::now_ns;
 use netio::lease_table::WordsReader;
 use netio::link::LinkState;
 use netio::packet::{FrameHandler, PacketLoop};
-use netio::port::{Disposition, Interface, IoError, PortStats};
+use netio::port::{Disposition, Interface, IoError};
 use netio::pulse::Pulse;
 use netio::sync::spsc::{Consumer, Producer, PushError};
 use words::{FrameMeta, LeaseWords, Link, Mac, ShardId, Side};
 
 use super::bindings::Bindings;
 use super::questions::{Query, Questions};
+use super::reports::{LinkLife, WorkerStats};
 use super::room::Unread;
 use crate::nat_log::SessionRing;
 use member::flow_member::WorkerInput;
@@ -56,59 +56,6 @@ impl ToWorker {
         };
         size_of::<Self>() + beside
     }
-}
-
-/// A data link as its worker knows it.
-#[derive(Clone, Debug)]
-pub struct LinkLife {
-    /// The interface's name.
-    pub name: String,
-    /// The link that it is; `None`: the network that it leads to is not there.
-    pub link: Option<Link>,
-    /// The virtual network that `node.toml` names for it, and the one that it leads to.
-    pub network: Option<String>,
-    /// Outside, or inside.
-    pub side: Side,
-    /// What the kernel says of it.
-    pub state: LinkState,
-    /// What its network carries, when something was heard, and who answers.
-    pub heard: Heard,
-    /// Since when both are what they are (CLOCK_BOOTTIME).
-    pub since_ns: u64,
-    /// Addresses of shards that the device did not take.
-    pub refused_macs: u64,
-    /// The interface's counters.
-    pub counts: PortStats,
-}
-
-impl LinkLife {
-    /// One of which only this is known.
-    #[cfg(test)]
-    #[must_use]
-    pub fn unheard(name: &str, link: Link, state: LinkState) -> Self {
-        let (heard, counts, side) = (Heard::default(), PortStats::default(), link.side());
-        let name = name.to_owned();
-        Self { name, link: Some(link), network: None, side, state, heard, since_ns: 0, refused_macs: 0, counts }
-    }
-}
-
-/// What a worker has counted, published a few times a second.
-#[derive(Clone, Debug, Default)]
-pub struct WorkerStats {
-    /// The engine's counters.
-    pub engine: Counters,
-    /// Events of mappings that the log had no room for.
-    pub sessions_lost: u64,
-    /// The data links, outside first; empty before the first look.
-    pub links: Vec<LinkLife>,
-    /// The virtual networks of the configuration in use.
-    pub networks: Arc<Networks>,
-    /// Who else claimed addresses of the cluster lately.
-    pub claims: Vec<Claim>,
-    /// The next hop, as an owner knows it.
-    pub next_hop: Option<NextHop>,
-    /// When this was told (CLOCK_BOOTTIME).
-    pub at_ns: u64,
 }
 
 /// A worker and what it is driven with.
@@ -243,7 +190,7 @@ impl WorkerEnds for Ends {
             let (state, link) = (self.packets.link_state(interface), self.bindings.link(interface));
             if state == LinkState::Anew {
                 let name = &self.packets.link(interface).name;
-                super::start_again(format!(
+                super::life::start_again(format!(
                     "interface {name} was made anew, or has another MAC: what was open on it is dead"
                 ));
             }

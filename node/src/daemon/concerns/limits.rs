@@ -2,7 +2,7 @@
 
 use control::concern::{Concern, Severity, Subject, What};
 
-use super::Facts;
+use super::facts::Facts;
 
 /// Of the flows that a shard may have, live, held or on their way, in percent: from here on it is told of.
 const NEAR_PERCENT: u64 = 80;

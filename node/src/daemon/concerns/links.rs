@@ -6,8 +6,8 @@ use engine::soundings::{NextHop, Passing};
 use netio::link::LinkState;
 use words::Side;
 
-use super::Facts;
-use crate::daemon::worker_thread::LinkLife;
+use super::facts::Facts;
+use crate::daemon::reports::LinkLife;
 
 /// A claim is told of for so long after it was heard last.
 const CLAIM_TOLD_NS: u64 = 300_000_000_000;

@@ -2,12 +2,8 @@
 
 use control::concern::{Concern, Subject, What};
 
-use super::Facts;
-
-/// What the guard's state says while it is in place.
-pub(in crate::daemon) const GUARD_ATTACHED: &str = "attached";
-/// And if the configuration asks for none.
-pub(in crate::daemon) const GUARD_OFF: &str = "switched off in the configuration";
+use super::facts::Facts;
+use crate::daemon::reports::{GUARD_ATTACHED, GUARD_OFF};
 
 /// The log may have something to write for so long, and write nothing, in milliseconds.
 const LOG_STUCK_MS: u64 = 2_000;

@@ -3,7 +3,7 @@
 use control::concern::{Concern, Subject, What};
 use control::registry::Standing;
 
-use super::Facts;
+use super::facts::Facts;
 
 pub(super) fn concerns(facts: &Facts<'_>, found: &mut Vec<Concern>) {
     if facts.control.incarnation.is_none() || !facts.flows.running {

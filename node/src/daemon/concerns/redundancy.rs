@@ -2,7 +2,7 @@
 
 use control::concern::{Concern, Severity, Subject, What};
 
-use super::Facts;
+use super::facts::Facts;
 use crate::answers::{ShardRow, control_group, failures_tolerated};
 
 /// Members that a cluster needs, to lose one without a loss of service.

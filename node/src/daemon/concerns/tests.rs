@@ -7,7 +7,10 @@ use control::view::{NodeView, OriginView, StatusView};
 use engine::ids::{Incarnation, NodeId};
 
 use super::*;
+use crate::answers::{NodeRow, ShardRow};
 use crate::answers::{Redundancy, failures_tolerated};
+use crate::daemon::reports::{ControlReport, FlowReport, GUARD_ATTACHED, GUARD_OFF, LinkLife, WorkerStats};
+use crate::nat_log::JournalCounts;
 
 /// Three members, one shard owned by this one, and nothing wrong.
 pub(in crate::daemon) struct Bed {
@@ -83,7 +86,7 @@ pub(in crate::daemon) fn bed(members: u32) -> Bed {
         worker: WorkerStats::default(),
         nodes: ids.map(row).collect(),
         shards: vec![shard_row(members)],
-        guard: machine::GUARD_ATTACHED.into(),
+        guard: GUARD_ATTACHED.into(),
         log: JournalCounts::default(),
         log_lost: Loss::default(),
         machine: Vec::new(),
@@ -235,7 +238,7 @@ fn links_guard_log_and_configuration_of_this_machine_are_looked_at() {
     let mut bed = self::bed(3);
     bed.guard = "absent: no permission".into();
     assert_eq!(bed.found(), [warning(What::GuardMissing, "n1")]);
-    bed.guard = format!("absent: {}", machine::GUARD_OFF);
+    bed.guard = format!("absent: {}", GUARD_OFF);
     assert_eq!(bed.found(), [(Severity::Notice, What::GuardMissing, "n1".into())]);
     let mut bed = self::bed(3);
     bed.log_lost = Loss { count: 3, lately: true };
@@ -275,8 +278,6 @@ fn a_hung_worker_a_silent_network_and_a_stranger_with_our_address_are_told_of() 
     use engine::soundings::{Heard, Passing};
     use netio::link::LinkState;
 
-    use crate::daemon::worker_thread::LinkLife;
-
     let mut bed = bed(3);
     bed.flows.report.turns = false;
     assert_eq!(bed.found(), [critical(What::ThreadStalled, "n1")]);
@@ -303,8 +304,6 @@ fn a_hung_worker_a_silent_network_and_a_stranger_with_our_address_are_told_of() 
 fn a_network_without_an_interface_and_an_interface_without_a_network_are_told_of() {
     use netio::link::LinkState;
     use words::{Link, Side, VnetId};
-
-    use crate::daemon::worker_thread::LinkLife;
 
     let led = |name: &str, link, network: &str| LinkLife {
         network: Some(network.into()),
