@@ -15,13 +15,19 @@ pub(crate) fn subnet_of(s: &Snapshot, vnet: VnetId, ip: Ipv4Addr) -> Option<&Sub
     s.subnets.iter().find(|n| n.vnet == vnet && n.prefix.contains(ip))
 }
 
-/// Refuses what no packet of a backend may be sent to: nobody's addresses, and those of its own network.
+/// Refuses what no packet of a backend may be sent to: nobody's addresses, and private ones, which are never translated (S1).
 pub(crate) fn check_destination(s: &Snapshot, vnet: VnetId, dst: Ipv4Addr) -> Result<(), DropReason> {
-    let martian = matches!(dst.octets()[0], 0 | 127 | 224..)
-        || dst.is_link_local()
-        || subnet_of(s, vnet, dst).is_some()
-        || s.outside.prefix.is_broadcast(dst);
-    if martian { Err(DropReason::MartianDestination) } else { Ok(()) }
+    if matches!(dst.octets()[0], 0 | 127) || dst.is_link_local() || !is_unicast(s, vnet, dst) {
+        return Err(DropReason::MartianDestination);
+    }
+    // Who declares a private network as the outside one means it.
+    let unrouted = is_private(dst) && !s.outside.prefix.contains(dst);
+    if unrouted || subnet_of(s, vnet, dst).is_some() { Err(DropReason::PrivateDestination) } else { Ok(()) }
+}
+
+/// Space that no network of the internet has: RFC 1918, and RFC 6598 of carriers.
+const fn is_private(ip: Ipv4Addr) -> bool {
+    ip.is_private() || matches!(ip.octets(), [100, 64..=127, ..])
 }
 
 /// Whether an address is no broadcast, multicast or reserved one.

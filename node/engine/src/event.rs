@@ -153,6 +153,8 @@ drop_reasons! {
     SpoofedSource = "spoofed_source",
     /// Destination is no unicast public address.
     MartianDestination = "martian_destination",
+    /// Destination is private: of the backend's own network, or of private space that nothing routes (S1).
+    PrivateDestination = "private_destination",
     /// IP source-route and similar options.
     IpOptions = "ip_options",
     /// TCP flags that no stack sends.

@@ -7,6 +7,7 @@ use crate::lab::*;
 use crate::raw::*;
 use qnat_engine::event::{Authority, DropReason, GroupEvent, Verdict};
 use qnat_engine::ids::*;
+use words::Prefix;
 
 #[test]
 fn the_grace_of_the_last_committed_header_counts_not_that_of_the_lease_word() {
@@ -71,6 +72,24 @@ fn link_local_addresses_are_no_way_out() {
     let mut lab = Lab::new(1);
     let verdict = lab.out(0, udp(A, 1, Ipv4Addr::new(169, 254, 169, 254), 80));
     assert_eq!(verdict, Verdict::Drop(DropReason::MartianDestination));
+}
+
+/// S1. Whoever declares a private network as the outside one reaches what is in it, and no other.
+#[test]
+fn private_space_that_nothing_routes_is_never_translated() {
+    let mut lab = Lab::new(1);
+    let to = |lab: &mut Lab, ip: [u8; 4]| lab.out(0, udp(A, 5000, Ipv4Addr::from(ip), 53));
+    for ip in
+        [[10, 99, 0, 1], [172, 16, 0, 1], [172, 31, 255, 254], [192, 168, 7, 9], [100, 64, 0, 1], [100, 127, 9, 9]]
+    {
+        assert_eq!(to(&mut lab, ip), Verdict::Drop(DropReason::PrivateDestination), "{ip:?}");
+    }
+    for ip in [[172, 15, 0, 1], [172, 32, 0, 1], [100, 63, 0, 1], [100, 128, 0, 1], [11, 0, 0, 1]] {
+        assert_eq!(to(&mut lab, ip), Verdict::Consumed, "{ip:?} is public");
+    }
+    lab.load(11, |s| s.outside.prefix = Prefix { network: Ipv4Addr::new(192, 168, 7, 0), len: 24 });
+    assert_eq!(to(&mut lab, [192, 168, 7, 9]), Verdict::Consumed);
+    assert_eq!(to(&mut lab, [192, 168, 8, 9]), Verdict::Drop(DropReason::PrivateDestination));
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn errors_that_match_nothing_are_dropped() {
         (outwards(B, REMOTE, about((REMOTE, 53), (A, 5000))), DropReason::IcmpQuote),
         (outwards(A, stranger, about((REMOTE, 53), (A, 5000))), DropReason::IcmpQuote),
         (outwards(A, REMOTE, echo(REMOTE, A, 8, 5000, b"")), DropReason::IcmpQuote),
-        (outwards(A, B, about((B, 53), (A, 5000))), DropReason::MartianDestination),
+        (outwards(A, B, about((B, 53), (A, 5000))), DropReason::PrivateDestination),
         (
             outwards(Ipv4Addr::new(10, 0, 0, 99), REMOTE, about((REMOTE, 53), (Ipv4Addr::new(10, 0, 0, 99), 5000))),
             DropReason::SpoofedSource,

@@ -129,12 +129,13 @@ fn a_source_is_judged_by_the_network_that_it_came_by() {
     lab.pass(0, THERE, by(THERE, frame(ONLY_THERE)));
 }
 
+/// A network may use addresses of the internet for itself; to the others they are the internet's.
 #[test]
 fn what_is_private_in_one_network_is_a_destination_in_another() {
-    let alone: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 5);
-    let mut lab = lab_with(1, |s| s.subnets.last_mut().expect("there").prefix.network = Ipv4Addr::new(10, 77, 0, 0));
+    let alone: Ipv4Addr = Ipv4Addr::new(20, 77, 0, 5);
+    let mut lab = lab_with(1, |s| s.subnets.last_mut().expect("there").prefix.network = Ipv4Addr::new(20, 77, 0, 0));
     assert_eq!(lab.pass(0, INSIDE, udp(A, 5000, alone, 53)).dst, alone);
-    assert_eq!(lab.frame(0, INSIDE, udp(A, 5000, B, 53)), Verdict::Drop(DropReason::MartianDestination));
+    assert_eq!(lab.frame(0, INSIDE, udp(A, 5000, B, 53)), Verdict::Drop(DropReason::PrivateDestination));
     // From outside nobody has an address of any network.
     let spoofed = udp_in(alone, 53, PUBLIC, 2048);
     assert_eq!(lab.frame(0, OUTSIDE, spoofed), Verdict::Drop(DropReason::SpoofedSource));

@@ -58,7 +58,7 @@ fn a_backend_hears_what_policy_refuses_if_it_is_to_hear_it() {
         (NO_LEASE, query(NO_LEASE, 1, REMOTE), DropReason::NoOutboundPath),
         (NO_LEASE, tcp_raw((NO_LEASE, 1), (REMOTE, 80), SYN, b""), DropReason::NoOutboundPath),
         (NO_LEASE, echo(NO_LEASE, REMOTE, 8, 3, b"ping"), DropReason::NoOutboundPath),
-        (A, query(A, 1, B), DropReason::MartianDestination),
+        (A, query(A, 1, B), DropReason::PrivateDestination),
     ];
     let mut silent = Lab::new(1);
     let mut lab = told(|_| {});

@@ -78,7 +78,7 @@ fn what_must_not_open_a_flow_does_not() {
         (tcp(A, 1, REMOTE, 80, ACK, 1, 1), DropReason::NotFirstPacket),
         (tcp(A, 1, REMOTE, 80, SYN | ACK, 1, 1), DropReason::NotFirstPacket),
         (udp(Ipv4Addr::new(10, 0, 0, 99), 1, REMOTE, 53), DropReason::SpoofedSource),
-        (udp(A, 1, B, 53), DropReason::MartianDestination),
+        (udp(A, 1, B, 53), DropReason::PrivateDestination),
         (udp(A, 1, Ipv4Addr::new(203, 0, 113, 255), 53), DropReason::MartianDestination),
         (udp(A, 1, Ipv4Addr::new(239, 0, 0, 1), 53), DropReason::MartianDestination),
         (udp(NO_LEASE, 1, REMOTE, 53), DropReason::NoOutboundPath),
