@@ -250,11 +250,12 @@ impl Judge {
     /// I53: whether somebody serves each shard.
     pub(super) fn available(&mut self, nodes: &BTreeMap<NodeId, Node>, newest: &State, now_ns: u64) -> Check {
         for (id, shard) in newest.shards() {
+            let life = (*id, shard.epoch);
             let serving = |node: &Node| node.worker.as_ref().is_some_and(|worker| serves(worker, node, now_ns, *id));
             if shard.sealing.is_some() || shard.origin == Origin::Unplaced {
-                self.available.excused(*id);
+                self.available.excused(life);
             } else if nodes.values().any(|node| node.carries(now_ns) && serving(node)) {
-                self.available.served(*id, now_ns / 1_000_000);
+                self.available.served(life, now_ns / 1_000_000);
             } else {
                 let seen = || {
                     let seen = |node: &Node| {
@@ -265,7 +266,7 @@ impl Judge {
                     };
                     nodes.values().map(seen).collect::<Vec<_>>().join("; ")
                 };
-                self.available.check(*id, now_ns / 1_000_000, seen)?;
+                self.available.check(life, now_ns / 1_000_000, seen)?;
             }
         }
         Ok(())
