@@ -109,9 +109,14 @@ fn is_id(text: &str) -> bool {
 
 /// Which sources name which ids in their comments, tests left out.
 fn citations(root: &Path) -> Result<BTreeMap<String, BTreeSet<PathBuf>>> {
-    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().context("git ls-files")?;
+    let listed = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root)
+        .output()
+        .context("git ls-files")?;
     ensure!(listed.status.success(), "{} is no git work tree", root.display());
     let mut kept: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
+    // New files count before they are committed, too.
     for name in String::from_utf8(listed.stdout)?.split('\0') {
         let is_source =
             ROOMS.iter().any(|room| name.starts_with(room)) && (name.ends_with(".rs") || name.ends_with(".c"));
