@@ -37,10 +37,12 @@ fn a_smaller_link_behind_the_gateway_is_told_of_and_fragments_pass_both_ways() {
     for (host, link) in [("n1", "outside"), ("n2", "outside"), ("n3", "outside"), ("inet", "eth0")] {
         let _changed = lab.exec(host, &["ip", "link", "set", link, "mtu", "1280"]);
     }
-    // Members look at their links now and then.
-    wait_until("a packet too long to be refused with the right size", Duration::from_secs(10), || {
-        said("b1", &["ping", "-c", "1", "-M", "do", "-s", "1400", "-W", "1", INET]).contains("1280")
-    });
+    // Each member looks at its links now and then, and each of these hosts may have another owner.
+    for host in ["b1", "b2", "b3"] {
+        wait_until("a packet too long to be refused with the right size", Duration::from_secs(10), || {
+            said(host, &["ping", "-c", "1", "-M", "do", "-s", "1400", "-W", "1", INET]).contains("1280")
+        });
+    }
     let answer = said("b2", &["ping", "-c", "3", "-i", "0.2", "-M", "dont", "-s", "1400", "-W", "3", INET]);
     assert!(answer.contains(" 0% packet loss"), "cut on the way out, in fragments on the way back: {answer}");
     let answer = said("b3", &["ping", "-c", "3", "-i", "0.2", "-M", "dont", "-s", "4000", "-W", "3", INET]);
