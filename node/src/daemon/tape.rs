@@ -1,5 +1,5 @@
 //! The last events of this member, in memory: owners, configurations in use, concerns. Written once a second by
-//! [`watch`](super::noting::watch), read by `qnat events`. What must outlive the process is in the log lines.
+//! `noting`, read by `qnat events`. What must outlive the process is in the log lines.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
