@@ -148,7 +148,7 @@ fn a_removed_node_hears_of_it_and_comes_back_with_an_empty_data_directory() {
     remove(2, &named);
     settled(&[1, 3], 2);
     ok(&["lab", "restart", "n2"]);
-    let remedy = "node 2 was removed: empty its data directory and let it join again";
+    let remedy = "node 2 was removed; empty its data directory and let it join again";
     wait_until("the removed node to be told", BOUND, || log_of(2).contains(remedy));
     let dead = || {
         let status = lab::json(&["lab", "status", "-o", "json"]);

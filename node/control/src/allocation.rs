@@ -14,8 +14,8 @@ use words::SplitMix;
 use crate::buddy::{FreeBlocks, buddy_of, coalesce, halves};
 pub use crate::holdings::{Backend, Declared, Drain, Frontend};
 use crate::loads::{Loads, PortLoad};
-use crate::outcome::{Refusal, refuse};
 use crate::places::{Places, blocks_on};
+use crate::refusal::Refusal;
 use crate::resource::{Desired, LoadBalancer, OnReclaim, OutboundRule, PoolRef};
 use crate::tier;
 use crate::validate::Census;
@@ -146,14 +146,13 @@ impl Allocation {
         reclaim_index: ControlIndex,
         shard: ShardId,
     ) -> Result<BackendId, Refusal> {
-        let stale = "the report is late or repeated: ignore it";
         match self.drains.get(&block) {
-            None => refuse("the block does not drain", stale),
+            None => Err(Refusal::BlockNotDraining {}),
             Some(drain) if drain.reclaim_index != reclaim_index => {
-                refuse(format!("the block drains under index {}, not {reclaim_index}", drain.reclaim_index), stale)
+                Err(Refusal::BlockOfAnotherReclaim { reclaim: drain.reclaim_index, named: reclaim_index })
             }
             Some(_) if self.frontends.get(&block.frontend).is_none_or(|f| f.shard != shard) => {
-                refuse(format!("the block is not of shard {shard}"), stale)
+                Err(Refusal::BlockOfAnotherShard { shard })
             }
             Some(drain) => {
                 let backend = drain.backend;

@@ -11,8 +11,9 @@ use engine::ids::{ControlIndex, FrontendId, Incarnation, NodeId, ShardId};
 use crate::allocation::{Declared, Settle};
 use crate::command::{Command, CommandBody, InStep};
 use crate::loads::PortLoad;
-use crate::outcome::{Outcome, Refusal, Yield, refuse};
+use crate::outcome::{Outcome, Yield};
 use crate::parts::Parts;
+use crate::refusal::Refusal;
 use crate::registry::Registration;
 use crate::resource::Desired;
 use crate::shards::{Load, Origin, Shard};
@@ -31,12 +32,9 @@ impl State {
         }
         match Command::decode(bytes) {
             Ok(command) => self.apply(index, &command),
-            Err(error) => {
+            Err(_) => {
                 self.index = ControlIndex(index);
-                Outcome::refused(
-                    format!("the entry cannot be read: {error}"),
-                    "propose it again, from a fitting version",
-                )
+                Outcome::Refused(Refusal::EntryUnreadable {})
             }
         }
     }
@@ -63,7 +61,7 @@ impl State {
                 self.prune_lives();
                 Outcome::Applied { index: self.index, result }
             }
-            Err(refusal) => Outcome::refused(refusal.why, refusal.remedy),
+            Err(refusal) => Outcome::Refused(refusal),
         };
         self.keys.remember(command.key, outcome.clone());
         outcome
@@ -111,10 +109,7 @@ impl State {
             }
             CommandBody::StopTokenTake { node, seen } => self.stop_token_take(*node, seen)?,
             CommandBody::StopTokenReturn { node } => self.stop_token_return(*node)?,
-            CommandBody::StopTokenRevoke => match self.stop_token.take() {
-                Some(_) => {}
-                None => return refuse("nobody holds the stop token", "nothing to do"),
-            },
+            CommandBody::StopTokenRevoke => drop(self.stop_token.take().ok_or(Refusal::StopTokenFree {})?),
             CommandBody::RemoveNode { node, incarnation } => self.remove_node(*node, *incarnation)?,
             CommandBody::SetLevel { level } => self.set_level(*level)?,
             CommandBody::SetMembers { shard, members, unchanged_since } => {
@@ -129,9 +124,9 @@ impl State {
 
     fn shard_at(&mut self, id: ShardId, epoch: u32) -> Result<&mut Shard, Refusal> {
         match self.shards.get_mut(&id) {
-            None => refuse(format!("shard {id} does not exist"), "see qnat get shards"),
+            None => Err(Refusal::ShardUnknown { shard: id }),
             Some(shard) if shard.epoch != epoch => {
-                refuse(format!("shard {id} is in epoch {}, not {epoch}", shard.epoch), "the command is late: ignore it")
+                Err(Refusal::ShardInAnotherEpoch { shard: id, epoch: shard.epoch, named: epoch })
             }
             Some(shard) => Ok(shard),
         }
@@ -162,8 +157,8 @@ impl State {
 
     fn control_conf_applied(&mut self, voters: &[u64]) -> Result<(), Refusal> {
         let distinct: BTreeSet<u64> = voters.iter().copied().collect();
-        if distinct.is_empty() || voters.len() > crate::registry::NODES_MAX * 2 {
-            return refuse("this is no configuration of the control group", "report what raft applied");
+        if distinct.is_empty() || voters.len() > crate::limits::NODES_MAX * 2 {
+            return Err(Refusal::NoControlConfiguration {});
         }
         self.control_applied = distinct.into_iter().collect();
         Ok(())
@@ -179,15 +174,12 @@ impl State {
     /// does not refuse: the node holds nothing of it that a stop could take away, and there is no other way to fill it.
     fn stop_token_take(&mut self, node: NodeId, seen: &[InStep]) -> Result<(), Refusal> {
         let Some(incarnation) = self.registry.newest(node) else {
-            return refuse(format!("node {node} is not registered"), "only a running member can stop");
+            return Err(Refusal::StopOfUnregistered { node });
         };
         match self.stop_token {
             Some(token) if token.holder == node => return Ok(()),
             Some(token) => {
-                return refuse(
-                    format!("node {} holds the stop token since index {}", token.holder, token.taken),
-                    "wait until it is back, or take the token back: qnat stop-token revoke",
-                );
+                return Err(Refusal::StopTokenTaken { holder: token.holder, taken: token.taken });
             }
             None => {}
         }
@@ -203,10 +195,7 @@ impl State {
         // One that no node holds has nothing to lose.
         let mut placed = self.shards.iter().filter(|(_, shard)| shard.origin != Origin::Unplaced);
         if let Some((id, _)) = placed.find(|(id, shard)| !redundant(**id, shard)) {
-            return refuse(
-                format!("shard {id} is not fully redundant"),
-                "wait until it is: qnat status; to stop without the token: qnat stop --now",
-            );
+            return Err(Refusal::ShardNotRedundant { shard: *id });
         }
         self.stop_token = Some(StopToken { holder: node, incarnation, taken: self.index });
         Ok(())
@@ -218,8 +207,8 @@ impl State {
                 self.stop_token = None;
                 Ok(())
             }
-            Some(token) => refuse(format!("node {} holds the stop token", token.holder), "only its holder returns it"),
-            None => refuse("nobody holds the stop token", "nothing to do"),
+            Some(token) => Err(Refusal::StopTokenOfAnother { holder: token.holder }),
+            None => Err(Refusal::StopTokenFree {}),
         }
     }
 
@@ -252,13 +241,10 @@ impl State {
 
     fn set_level(&mut self, level: u16) -> Result<(), Refusal> {
         if level < self.level {
-            return refuse(format!("the cluster is at level {} already", self.level), "levels are never lowered");
+            return Err(Refusal::LevelLowered { level: self.level });
         }
         if let Some((node, n)) = self.registry.members().find(|(_, n)| n.incarnation.is_some() && n.level < level) {
-            return refuse(
-                format!("node {node} supports level {} only", n.level),
-                "start a newer version of qnat on it first",
-            );
+            return Err(Refusal::LevelTooHigh { node, supports: n.level });
         }
         self.level = level;
         Ok(())
@@ -272,21 +258,21 @@ impl State {
     ) -> Result<(), Refusal> {
         let index = self.index;
         let Some(shard) = self.shards.get_mut(&id) else {
-            return refuse(format!("shard {id} does not exist"), "see qnat get shards");
+            return Err(Refusal::ShardUnknown { shard: id });
         };
         if let Some(since) = unchanged_since
             && since != shard.changed
         {
-            return refuse(format!("shard {id} has changed at index {}", shard.changed), "look again and decide anew");
+            return Err(Refusal::ShardChanged { shard: id, changed: shard.changed });
         }
         let distinct: BTreeSet<NodeId> = nodes.iter().copied().collect();
         if nodes.is_empty() || distinct.len() != nodes.len() || nodes.len() > validate::REPLICAS_MAX as usize {
-            return refuse("members must be distinct nodes", format!("name 1 to {}", validate::REPLICAS_MAX));
+            return Err(Refusal::MembersNotDistinct {});
         }
         let mut members = Vec::with_capacity(nodes.len());
         for node in nodes {
             let Some(life) = self.registry.newest(*node) else {
-                return refuse(format!("node {node} is not registered"), "start it first");
+                return Err(Refusal::NodeNotRegistered { node: *node });
             };
             members.push(life);
         }
@@ -304,9 +290,7 @@ impl State {
             }
         }
         if left.is_empty() {
-            return Err(
-                why.unwrap_or_else(|| Refusal { why: "no frontend is named".into(), remedy: "nothing to do".into() })
-            );
+            return Err(why.unwrap_or(Refusal::NoFrontendNamed {}));
         }
         let stay: BTreeSet<ShardId> = self.allocation.frontends.values().map(|frontend| frontend.shard).collect();
         for shard in left.difference(&stay) {
@@ -321,14 +305,14 @@ impl State {
     /// Takes one frontend out, and says of which shard it was.
     fn retired(&mut self, id: FrontendId) -> Result<ShardId, Refusal> {
         let Some(frontend) = self.allocation.frontends.get(&id) else {
-            return refuse(format!("frontend {id} does not exist"), "nothing to do");
+            return Err(Refusal::FrontendUnknown { frontend: id });
         };
         let shard = frontend.shard;
         if frontend.declared == Declared::Yes {
-            return refuse(format!("frontend {id} is declared"), "remove it from the configuration first");
+            return Err(Refusal::FrontendDeclared { frontend: id });
         }
         if self.allocation.in_use(id) {
-            return refuse(format!("frontend {id} has leases or draining blocks"), "wait until they are reclaimed");
+            return Err(Refusal::FrontendInUse { frontend: id });
         }
         self.allocation.frontends.remove(&id);
         Ok(shard)
@@ -370,5 +354,5 @@ fn settled(shard: &Shard) -> bool {
 }
 
 fn already(index: u64, applied: ControlIndex) -> Outcome {
-    Outcome::refused(format!("entry {index} is not after {applied}, which is applied"), "apply entries in order, once")
+    Outcome::Refused(Refusal::EntryNotNext { index: ControlIndex(index), applied })
 }

@@ -9,7 +9,7 @@ use engine::ids::{BackendId, FrontendId, Incarnation, NodeId, ShardId, VnetId};
 use crate::allocation::{Backend, Declared, Frontend};
 use crate::command::{Command, Configure};
 use crate::limits::{BACKENDS_MAX, HINTS_MAX};
-use crate::outcome::{Refusal, refuse};
+use crate::refusal::{Refusal, count};
 use crate::resource::{Desired, Instance, IpConfiguration};
 use crate::shards::{Load, Shard, lowest_free_id, placement};
 use crate::state::State;
@@ -19,19 +19,16 @@ impl State {
     /// Replaces the declared configuration; nothing has changed if that is refused.
     pub(crate) fn configure(&mut self, command: &Command, configure: &Configure) -> Result<(), Refusal> {
         let desired = &configure.desired;
-        if let Some(issue) = validate::issues(desired).first() {
-            return refuse(format!("{} = {}: {}", issue.path, issue.value, issue.problem), issue.remedy.clone());
+        if !validate::issues(desired).is_empty() {
+            return Err(Refusal::ConfigurationInvalid {});
         }
         if configure.hints.len() > HINTS_MAX {
-            return refuse("too many flow counts", format!("send at most {HINTS_MAX}"));
+            return Err(Refusal::TooManyHints { count: count(configure.hints.len()) });
         }
         if let Some(hash) = configure.base_hash
             && hash != plan::hash(self, desired)
         {
-            return refuse(
-                "blocks or configuration have changed since the plan was made",
-                "plan again: qnat apply --dry-run -f FILE",
-            );
+            return Err(Refusal::PlanOutdated {});
         }
         self.refuse_impossible(desired)?;
         self.parts = None;
@@ -50,10 +47,8 @@ impl State {
         let timing = |s: &crate::resource::Settings| (s.tick_ms, s.heartbeat_ticks, s.vote_ticks);
         if timing(old) != timing(new) && !self.shards.is_empty() {
             // E1, L1: V is one value for all; a lease of the old length would outlive a vote of the new one.
-            return refuse(
-                "settings.tick_ms, heartbeat_ticks and vote_ticks cannot change while shards exist",
-                format!("keep {}, {} and {}", old.tick_ms, old.heartbeat_ticks, old.vote_ticks),
-            );
+            let (tick_ms, heartbeat_ticks, vote_ticks) = timing(old);
+            return Err(Refusal::TimingFixed { tick_ms, heartbeat_ticks, vote_ticks });
         }
         let known: BTreeMap<Ipv4Addr, FrontendId> =
             self.allocation.frontends.iter().map(|(id, frontend)| (frontend.ip, *id)).collect();
@@ -62,23 +57,14 @@ impl State {
             let frontend = &self.allocation.frontends[id];
             let added: BTreeSet<u16> = public.reserved_ports.difference(&frontend.reserved).copied().collect();
             if let Some((port, backend)) = self.allocation.user_of(*id, &added) {
-                return refuse(
-                    format!("port {port} of {} cannot be reserved: it is leased to backend {backend}", public.address),
-                    "reserve ports before backends join, or take that backend out of its pool until its blocks have drained",
-                );
+                return Err(Refusal::ReservedPortInUse { port, address: public.address, backend });
             }
         }
         self.refuse_too_many_backends(desired)?;
         let wanted = frontend_addresses(desired);
         let leaving = self.allocation.frontends.values().filter(|f| !wanted.contains_key(&f.ip)).count();
         if wanted.len() + leaving > validate::FRONTENDS_MAX {
-            return refuse(
-                format!("{} frontends and {leaving} that are on their way out are too many", wanted.len()),
-                format!(
-                    "at most {}; wait until the old ones have drained: qnat get frontends",
-                    validate::FRONTENDS_MAX
-                ),
-            );
+            return Err(Refusal::TooManyFrontends { declared: count(wanted.len()), leaving: count(leaving) });
         }
         Ok(())
     }
@@ -96,10 +82,7 @@ impl State {
         let stays = |b: &&Backend| names.get(&b.vnet).is_some_and(|name| known.contains(&(*name, b.ip)));
         let leaving = old - self.allocation.backends.values().filter(stays).count();
         if new + leaving > BACKENDS_MAX {
-            return refuse(
-                format!("{new} IP configurations and {leaving} that are on their way out are too many"),
-                format!("at most {BACKENDS_MAX}; wait until the old ones have drained: qnat get backends"),
-            );
+            return Err(Refusal::TooManyBackends { declared: count(new), leaving: count(leaving) });
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ pub mod port_log;
 mod reclaim;
 pub mod reconcile;
 pub mod recovery;
+pub mod refusal;
 pub mod registry;
 pub mod resource;
 pub mod shards;
@@ -40,4 +41,5 @@ pub mod view;
 
 pub use command::{Command, CommandBody};
 pub use outcome::{Outcome, Yield};
+pub use refusal::Refusal;
 pub use state::State;

@@ -1,15 +1,18 @@
 //! How long things can get that the limits of `validate` allow: every bound on the way of a configuration, from the file to
 //! the state, comes from here. Constant expressions only; an own test fills them.
 
-use crate::outcome::TEXT_LEN_MAX;
 use crate::tier::{BLOCK_LEN_MIN, PORTS_USABLE};
 use crate::validate::{
     ADDRESS_SPACE_MAX, FRONTENDS_MAX, IP_CONFIGURATIONS_MAX, NAME_LEN_MAX, POOLS_MAX, PUBLIC_IPS_MAX,
     RESERVED_PORTS_MAX, RULE_FRONTENDS_MAX, SUBNETS_MAX, VIRTUAL_NETWORKS_MAX,
 };
 
+/// Most members of a cluster. Removed nodes are remembered beside them, as many at most, and the oldest is forgotten first.
+pub const NODES_MAX: usize = 32;
 /// Keys of commands that are remembered with their outcome.
 pub const KEYS_MAX: usize = 4096;
+/// Longest encoding of a refusal, in octets.
+pub(crate) const REFUSAL_LEN_MAX: usize = 192;
 /// Most blocks of one report of fences: what a frontend can have.
 pub const RECLAIMS_MAX: usize = 2_048;
 /// Most hints of a configuration.
@@ -65,7 +68,7 @@ const BLOCKS: usize = FRONTENDS_MAX * (PORTS_USABLE / BLOCK_LEN_MIN) as usize * 
 const FRONTEND: usize = U32 + ADDRESS + U16 + RESERVED + 2 + U64 + U32 + U64;
 // Itself, and where it is.
 const BACKEND: usize = U32 + 2 * NAME + POOL_REF + ADDRESS + MAC + 8 * U32 + 4 * U32;
-const KEY: usize = 2 * 16 + 2 * (U32 + TEXT_LEN_MAX + 3);
+const KEY: usize = 2 * 16 + 1 + REFUSAL_LEN_MAX;
 // Nodes, shards and what is kept of them: each of a few hundred octets.
 const REST: usize = 1 << 20;
 

@@ -14,12 +14,10 @@ use engine::ids::ControlIndex;
 use crate::codec::{self, CodecError, Kind};
 use crate::command::{CommandBody, Configure, PlanHash};
 use crate::limits::{PART_LEN_MAX, PARTS_MAX};
-use crate::outcome::{Refusal, refuse};
+use crate::refusal::{Refusal, count};
 
 /// An attempt that has not come to its end within so many entries is given up.
 pub const ENTRIES_MAX: u64 = 16_384;
-
-const AGAIN: &str = "apply the configuration again: qnat apply -f FILE";
 
 /// The parts of one attempt that have come so far.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -42,8 +40,7 @@ impl Parts {
     /// Takes a part; one that is there already stays.
     pub(crate) fn put(&mut self, number: u32, bytes: &[u8]) -> Result<(), Refusal> {
         if bytes.is_empty() || bytes.len() > PART_LEN_MAX || usize::try_from(number).is_ok_and(|n| n >= PARTS_MAX) {
-            let why = format!("part {number} of {} bytes is none", bytes.len());
-            return refuse(why, format!("at most {PARTS_MAX} parts of 1 to {PART_LEN_MAX} bytes"));
+            return Err(Refusal::NoPart { number, len: count(bytes.len()) });
         }
         self.parts.entry(number).or_insert_with(|| bytes.to_vec());
         Ok(())
@@ -51,17 +48,15 @@ impl Parts {
 
     /// The configuration, if its `count` parts are there and come to `hash`.
     pub(crate) fn whole(&self, count: u32, hash: &PlanHash) -> Result<Configure, Refusal> {
-        if let Some(lost) = (0..count).find(|number| !self.parts.contains_key(number)) {
-            return refuse(format!("part {lost} of {count} of the configuration is missing"), AGAIN);
+        if let Some(part) = (0..count).find(|number| !self.parts.contains_key(number)) {
+            return Err(Refusal::PartMissing { part, count });
         }
         let mut bytes = Vec::with_capacity(self.parts.values().map(Vec::len).sum());
         self.parts.values().for_each(|part| bytes.extend_from_slice(part));
         if self.parts.len() != usize::try_from(count).unwrap_or(usize::MAX) || blake3::hash(&bytes) != *hash {
-            return refuse("the parts of the configuration are not those that were sent", AGAIN);
+            return Err(Refusal::PartsDiffer {});
         }
-        codec::decode(Kind::Configuration, &bytes).or_else(|error| {
-            refuse(format!("the configuration cannot be read: {error}"), "apply it from a fitting version")
-        })
+        codec::decode(Kind::Configuration, &bytes).map_err(|_| Refusal::PartsUnreadable {})
     }
 }
 
@@ -70,15 +65,10 @@ pub(crate) fn of(parts: &mut Option<Parts>, attempt: ControlIndex) -> Result<&mu
     let newest = parts.as_ref().map(|parts| parts.attempt);
     match parts.as_mut().filter(|parts| parts.attempt == attempt) {
         Some(parts) => Ok(parts),
-        None => refuse(
-            match newest {
-                Some(newest) => format!("attempt {attempt} was replaced by attempt {newest}, which came after it"),
-                None => {
-                    format!("attempt {attempt} is over: another configuration has taken effect, or it took too long")
-                }
-            },
-            AGAIN,
-        ),
+        None => Err(match newest {
+            Some(newest) => Refusal::AttemptReplaced { attempt, newest },
+            None => Refusal::AttemptOver { attempt },
+        }),
     }
 }
 

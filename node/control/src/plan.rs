@@ -13,6 +13,7 @@ use crate::command::{Command, CommandBody, Configure, PlanHash};
 use crate::limits::HINTS_MAX;
 use crate::loads::{Loads, PortLoad};
 use crate::outcome::Outcome;
+use crate::refusal::Refusal;
 use crate::resource::{Desired, PoolRef};
 use crate::state::State;
 use crate::tier;
@@ -44,21 +45,18 @@ pub struct Change {
 }
 
 /// What a configuration would do.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
     /// The changes, resources first, then leases.
     pub changes: Vec<Change>,
     /// Hash of the blocks and configurations that it was made from; `Configure::base_hash`.
-    #[serde(serialize_with = "as_hex")]
     pub hash: PlanHash,
-    /// Why it would be refused, and what would help.
-    pub refused: Option<(String, String)>,
+    /// Why it would be refused.
+    pub refused: Option<Refusal>,
     /// The leased blocks that it takes, whole or in part, in pieces small enough to tell apart what stays and what goes: by
     /// the shards whose owners know the live flows on them (D4).
-    #[serde(skip)]
     pub pieces: BTreeMap<ShardId, Vec<PortBlock>>,
     /// Shards of which not all such blocks are among the pieces, there being more than may be counted.
-    #[serde(skip)]
     pub uncounted: BTreeSet<ShardId>,
     /// Live flows on the ports that it takes, as far as they were counted.
     pub flows_taken: u64,
@@ -100,9 +98,9 @@ pub fn diff_with(state: &State, desired: &Desired, hints: &[PortLoad]) -> Plan {
     let mut after = State { keys: crate::state::Keys::default(), parts: None, ..state.clone() };
     let command = Command { key: [0; 16], stamped_unix_ms: state.stamped_unix_ms, draw: 0, body };
     let outcome = after.apply(state.index.0.saturating_add(1), &command);
-    if let Outcome::Refused { why, remedy } = outcome {
+    if let Outcome::Refused(refusal) = outcome {
         let (pieces, uncounted) = (BTreeMap::new(), BTreeSet::new());
-        return Plan { changes: Vec::new(), hash, refused: Some((why, remedy)), pieces, uncounted, flows_taken: 0 };
+        return Plan { changes: Vec::new(), hash, refused: Some(refusal), pieces, uncounted, flows_taken: 0 };
     }
     let mut changes = Vec::new();
     resources(&state.desired, desired, &mut changes);
@@ -122,10 +120,6 @@ pub fn hash(state: &State, desired: &Desired) -> PlanHash {
     let bytes = bincode::encode_to_vec(parts, bincode::config::standard());
     hasher.update(&bytes.expect("encoding plain data into memory does not fail"));
     *hasher.finalize().as_bytes()
-}
-
-fn as_hex<S: serde::Serializer>(hash: &PlanHash, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&blake3::Hash::from_bytes(*hash).to_hex())
 }
 
 fn resources(old: &Desired, new: &Desired, into: &mut Vec<Change>) {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId};
 
 use crate::allocation::{Allocation, Declared, Grant, Settle, Tally};
-use crate::outcome::{Refusal, refuse};
+use crate::refusal::Refusal;
 use crate::resource::PoolRef;
 
 impl Allocation {
@@ -36,10 +36,7 @@ impl Allocation {
             }
         }
         if freed.is_empty() {
-            return match why {
-                Some(refusal) => Err(refusal),
-                None => refuse("the report names no block", "nothing to do"),
-            };
+            return Err(why.unwrap_or(Refusal::NoBlockNamed {}));
         }
         for id in &freed {
             self.unbind_if_drained(*id);

@@ -11,14 +11,11 @@ use engine::ids::{ControlIndex, Incarnation, Mac, NodeId};
 
 use words::{INSIDE_MAX, InsideInterface};
 
-use crate::outcome::{Refusal, refuse};
+use crate::limits::NODES_MAX;
+use crate::refusal::{Refusal, count};
 
-/// Most members of a cluster. Removed nodes are remembered beside them, as many at most, and the oldest is forgotten first.
-pub const NODES_MAX: usize = 32;
 /// Founders' control raft ids carry this bit, since later ones are log indexes.
 pub const FOUNDER_RAFT_ID: u64 = 1 << 48;
-/// What helps a node that was removed.
-pub const REMOVED_REMEDY: &str = "empty its data directory and let it join again";
 /// Past starts that are remembered per node, to refuse a late registration of one.
 const PAST_NONCES_MAX: usize = 16;
 
@@ -29,10 +26,7 @@ fn check_inside(node: NodeId, inside: &[InsideInterface]) -> Result<(), Refusal>
     if inside.len() <= INSIDE_MAX && networks.len() == inside.len() && alone {
         return Ok(());
     }
-    refuse(
-        format!("node {node} registers {} inside interfaces, to {} virtual networks", inside.len(), networks.len()),
-        format!("at most {INSIDE_MAX}, each with a virtual_network of its own, see [[data.inside]] in its node.toml"),
-    )
+    Err(Refusal::InsideInterfaces { node, interfaces: count(inside.len()), networks: count(networks.len()) })
 }
 
 /// SHA-256 of a member's public key, as its certificate holds it (SubjectPublicKeyInfo).
@@ -203,17 +197,11 @@ impl Registry {
         let id = joiner.node;
         match self.nodes.get_mut(&id) {
             Some(known) if known.standing == Standing::Removed && known.join_nonce == Some(joiner.nonce) => {
-                return refuse(format!("node {id} was removed after it asked"), "start it again: it asks anew");
+                return Err(Refusal::NodeRemovedSinceAsked { node: id });
             }
             Some(known) if known.standing == Standing::Removed => {}
             Some(known) if known.key != joiner.key => {
-                return refuse(
-                    format!("node {id} is a member already, and its key is another one"),
-                    format!(
-                        "choose another number, or, if that machine is powered off for good: qnat node-remove {id} --incarnation {}",
-                        known.named()
-                    ),
-                );
+                return Err(Refusal::NodeNumberTaken { node: id, incarnation: known.named() });
             }
             Some(known) => {
                 if known.join_nonce != Some(joiner.nonce) {
@@ -226,10 +214,7 @@ impl Registry {
             None => {}
         }
         if self.members().count() >= NODES_MAX {
-            return refuse(
-                format!("the cluster has {NODES_MAX} members already"),
-                "remove one that is gone first: qnat get nodes",
-            );
+            return Err(Refusal::ClusterFull {});
         }
         self.nodes.insert(id, Node::new(index, joiner));
         self.forget_removed();
@@ -249,15 +234,14 @@ impl Registry {
     /// Why a node with this control raft id is out for good, if it is, by what is applied here. An id that the log gave later
     /// is not known here yet.
     #[must_use]
-    pub fn over(&self, applied: ControlIndex, id: NodeId, raft_id: u64) -> Option<String> {
+    pub fn over(&self, applied: ControlIndex, id: NodeId, raft_id: u64) -> Option<Refusal> {
         match self.nodes.get(&id) {
             Some(node) if node.raft_id == raft_id && node.standing != Standing::Removed => None,
             _ if raft_id < FOUNDER_RAFT_ID && raft_id > applied.0 => None,
-            Some(node) if node.standing != Standing::Removed => Some(format!(
-                "node {id} has joined again since, with raft id {}: stop the process that uses the old data directory",
-                node.raft_id
-            )),
-            Some(_) | None => Some(format!("node {id} was removed: {REMOVED_REMEDY}")),
+            Some(node) if node.standing != Standing::Removed => {
+                Some(Refusal::NodeJoinedAgain { node: id, raft_id: node.raft_id, former: raft_id })
+            }
+            Some(_) | None => Some(Refusal::NodeRemoved { node: id }),
         }
     }
 
@@ -270,22 +254,17 @@ impl Registry {
     ) -> Result<(Incarnation, Option<Incarnation>), Refusal> {
         let id = r.node;
         let Some(node) = self.nodes.get_mut(&id) else {
-            return refuse(format!("node {id} is not in this cluster"), "let it join: qnat join request --help");
+            return Err(Refusal::NodeNotJoined { node: id });
         };
         if node.standing == Standing::Removed {
-            return refuse(format!("node {id} was removed"), REMOVED_REMEDY);
+            return Err(Refusal::NodeRemoved { node: id });
         }
         if node.raft_id != r.control_raft_id {
-            return refuse(
-                format!("node {id} has joined again since, with raft id {}, not {}", node.raft_id, r.control_raft_id),
-                "stop the process that uses the old data directory",
-            );
+            let (raft_id, former) = (node.raft_id, r.control_raft_id);
+            return Err(Refusal::NodeJoinedAgain { node: id, raft_id, former });
         }
         if r.level < level {
-            return refuse(
-                format!("node {id} supports cluster level {}, the cluster is at {level}", r.level),
-                "start a newer version of qnat on it",
-            );
+            return Err(Refusal::NodeLevelTooLow { node: id, supports: r.level, level });
         }
         if let (Some(&last), Some(life)) = (node.nonces.last(), node.incarnation)
             && last == r.nonce
@@ -293,7 +272,7 @@ impl Registry {
             return Ok((life, None));
         }
         if node.nonces.contains(&r.nonce) {
-            return refuse(format!("this start of node {id} has been replaced by a newer one"), "start it again");
+            return Err(Refusal::StartReplaced { node: id });
         }
         check_inside(id, &r.inside)?;
         let replaced = node.incarnation.replace(Incarnation(index));
@@ -312,10 +291,7 @@ impl Registry {
         let others = self.registered().any(|(other, _)| other != id);
         let node = self.named_mut(id, named)?;
         if !others {
-            return refuse(
-                format!("no registered node would be left without node {id}"),
-                "let another node join first: qnat join request --help",
-            );
+            return Err(Refusal::LastNode { node: id });
         }
         node.standing = Standing::Removed;
         let last = node.incarnation.take();
@@ -328,10 +304,7 @@ impl Registry {
         let others = self.eligible().any(|(other, _)| other != id);
         let node = self.named_mut(id, named)?;
         if !others {
-            return refuse(
-                format!("no node would be left to take what node {id} has"),
-                "let another node join first: qnat join request --help",
-            );
+            return Err(Refusal::NobodyToDrainTo { node: id });
         }
         node.standing = Standing::Draining;
         Ok(())
@@ -341,7 +314,7 @@ impl Registry {
     pub(crate) fn resume(&mut self, id: NodeId) -> Result<(), Refusal> {
         match self.nodes.get_mut(&id).filter(|node| node.standing != Standing::Removed) {
             Some(node) => node.standing = Standing::Member,
-            None => return refuse(format!("node {id} is no member"), "see qnat get nodes"),
+            None => return Err(Refusal::NodeNoMember { node: id }),
         }
         Ok(())
     }
@@ -350,14 +323,11 @@ impl Registry {
     /// or repeated, it would declare a living successor gone (N4).
     fn named_mut(&mut self, id: NodeId, named: Incarnation) -> Result<&mut Node, Refusal> {
         match self.nodes.get_mut(&id) {
-            None => refuse(format!("node {id} is not in this cluster"), "see qnat get nodes"),
-            Some(node) if node.standing == Standing::Removed => {
-                refuse(format!("node {id} is removed already"), "nothing to do")
+            None => Err(Refusal::NodeUnknown { node: id }),
+            Some(node) if node.standing == Standing::Removed => Err(Refusal::NodeRemovedAlready { node: id }),
+            Some(node) if node.named() != named => {
+                Err(Refusal::NodeIsAnotherIncarnation { node: id, incarnation: node.named(), named })
             }
-            Some(node) if node.named() != named => refuse(
-                format!("node {id} is incarnation {} now, not {named}", node.named()),
-                "look again and decide anew: qnat get nodes",
-            ),
             Some(node) => Ok(node),
         }
     }

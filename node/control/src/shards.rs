@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bincode::{Decode, Encode};
 use engine::ids::{ControlIndex, Incarnation, NodeId, SHARDS_MAX, ShardId};
 
-use crate::outcome::{Refusal, refuse};
+use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::resource::Settings;
 
@@ -224,18 +224,15 @@ impl Shard {
             return Ok(());
         }
         if self.sealing.is_some() {
-            return refuse("the shard is being sealed for re-creation", "wait until its new epoch has begun");
+            return Err(Refusal::MembersWhileSealed {});
         }
         let out: Vec<Incarnation> = self.members.iter().filter(|life| !wanted.contains(life)).copied().collect();
         let added = wanted.iter().any(|life| !self.members.contains(life));
         if (added || !out.is_empty()) && !self.leaving.is_empty() {
-            return refuse("another change of its members is under way", "wait until it is done: qnat get shards");
+            return Err(Refusal::MembersChanging {});
         }
         if let Some(life) = wanted.iter().find(|life| self.moved_out.contains(life)) {
-            return refuse(
-                format!("incarnation {life} was moved out of this shard and has forgotten its log"),
-                "restart that node first: a new incarnation may join",
-            );
+            return Err(Refusal::MovedOut { incarnation: *life });
         }
         self.moved_out.extend(&out);
         self.leaving.extend(out);
@@ -249,7 +246,7 @@ impl Shard {
         let before = self.leaving.len();
         self.leaving.retain(|life| !gone.contains(life));
         if self.leaving.len() == before {
-            return refuse("none of these replicas is leaving", "nothing to do: the report is late or repeated");
+            return Err(Refusal::ReplicasNotLeaving {});
         }
         self.voters.retain(|life| !gone.contains(life) || self.members.contains(life));
         self.changed = index;
@@ -262,10 +259,10 @@ impl Shard {
         let known = |life: &Incarnation| self.members.contains(life) || self.leaving.contains(life);
         let distinct: BTreeSet<Incarnation> = voters.iter().copied().collect();
         if voters.is_empty() || distinct.len() != voters.len() || !voters.iter().all(known) {
-            return refuse("the configuration names a replica that is not in the map", "the report is late: ignore it");
+            return Err(Refusal::VotersNotInMap {});
         }
         if self.sealing.is_some() {
-            return refuse("the epoch is being sealed", "nothing to do");
+            return Err(Refusal::VotersWhileSealed {});
         }
         self.voters = distinct.into_iter().collect();
         Ok(())
@@ -273,13 +270,10 @@ impl Shard {
 
     pub(crate) fn seal(&mut self, index: ControlIndex, registry: &Registry) -> Result<(), Refusal> {
         if self.sealing.is_some() {
-            return refuse("the epoch is being sealed already", "nothing to do");
+            return Err(Refusal::SealedAlready {});
         }
         if !self.some_gone(registry) {
-            return refuse(
-                "no replica of the epoch is gone",
-                "wait for the nodes, or remove one that is powered off: qnat node-remove",
-            );
+            return Err(Refusal::NoReplicaGone {});
         }
         self.sealing = Some(index);
         self.changed = index;
@@ -288,10 +282,10 @@ impl Shard {
 
     pub(crate) fn report_seal(&mut self, life: Incarnation, last: (u64, u64)) -> Result<(), Refusal> {
         if self.sealing.is_none() {
-            return refuse("the epoch is not being sealed", "nothing to do");
+            return Err(Refusal::SealNotAsked {});
         }
         if !self.possible().contains(&life) {
-            return refuse(format!("incarnation {life} is no replica of the epoch"), "nothing to do");
+            return Err(Refusal::NoReplica { incarnation: life });
         }
         // The first report stands: a sealed log does not change.
         self.seals.entry(life).or_insert(last);
@@ -307,13 +301,10 @@ impl Shard {
         holder_if_lost: Incarnation,
     ) -> Result<(), Refusal> {
         if self.sealing.is_none() {
-            return refuse("the epoch is not sealed", "seal it first");
+            return Err(Refusal::NotSealed {});
         }
         if !self.quorum_impossible(registry) {
-            return refuse(
-                "a quorum of the old epoch may still be alive",
-                "wait until more of its replicas have sealed",
-            );
+            return Err(Refusal::QuorumPossible {});
         }
         let active = self.active(registry);
         let handover = u64::from(settings.lease_ms()) + u64::from(settings.orphan_grace_ms);
@@ -323,22 +314,16 @@ impl Shard {
                 let wait_ms = if unsealed.is_empty() { 0 } else { handover };
                 (base, Origin::Recreated { base, last_term, last_index, wait_ms })
             }
-            None if !active.is_empty() => {
-                return refuse(
-                    "no survivor holds the table, and a replica that may has neither sealed nor gone",
-                    "bring that node back, or remove it after powering it off: qnat node-remove",
-                );
-            }
+            None if !active.is_empty() => return Err(Refusal::SurvivorUnknown {}),
             None if registry.gone(holder_if_lost) => {
-                return refuse(format!("incarnation {holder_if_lost} is over"), "name the newest one of a live node");
+                return Err(Refusal::HolderGone { incarnation: holder_if_lost });
             }
             None => {
                 let wait_ms = handover.max(settings.recreate_quarantine_ms.into());
                 (holder_if_lost, Origin::Lost { holder: holder_if_lost, wait_ms })
             }
         };
-        let epoch = self.epoch.checked_add(1);
-        let Some(epoch) = epoch else { return refuse("the shard has had 2^32 epochs", "declare a new frontend") };
+        let epoch = self.epoch.checked_add(1).ok_or(Refusal::EpochsSpent {})?;
         self.members.retain(|life| !registry.gone(*life));
         if !self.members.contains(&holder) {
             // A survivor that was on its way out stays: it alone holds the table.

@@ -186,7 +186,9 @@ fn a_thousand_frontends_fill_all_shards_alike_and_no_more_fit_until_others_have_
     let shown = view::shards(&cluster.state);
     assert!(shown.iter().all(|shard| shard.frontends.len() == each));
     assert_eq!(view::frontends(&cluster.state)[0].name.as_deref(), Some("pip1"));
-    assert!(cluster.refused(configure(&desired(most + 1, 1), vec![])).contains("too many frontends"));
+    let more = desired(most + 1, 1);
+    assert!(cluster.refused(configure(&more, vec![])).contains("breaks a rule"));
+    assert!(issues(&more)[0].problem.contains("too many frontends"), "{:?}", issues(&more));
     // Others in the place of some: those on their way out count until they have retired.
     let others = |all: &Desired| {
         let mut others = (1..=24).fold(all.clone(), without);

@@ -8,6 +8,7 @@ use engine::ids::{ControlIndex, PortBlock};
 use engine::snapshot::OnReclaim;
 use qnat_control::command::CommandBody;
 use qnat_control::loads::PortLoad;
+use qnat_control::validate::issues;
 use qnat_control::{compile, plan, view};
 use support::{Cluster, add_instance, configure, desired, public};
 
@@ -237,8 +238,9 @@ fn too_many_backends_for_the_frontends_are_refused_before_anything_changes() {
         second.private_ip = std::net::Ipv4Addr::from_bits(second.private_ip.to_bits() + 0x1000);
         instance.ip_configurations.push(second);
     }
-    let why = cluster.refused(configure(&config, vec![]));
-    assert!(why.contains("needs 81920 ports, the frontends of its outbound rule have 64512"), "{why}");
+    assert!(cluster.refused(configure(&config, vec![])).contains("breaks a rule"));
+    let problem = &issues(&config)[0].problem;
+    assert!(problem.contains("needs 81920 ports, the frontends of its outbound rule have 64512"), "{problem}");
 }
 
 #[test]

@@ -5,9 +5,10 @@ mod support;
 use engine::ids::{Incarnation, NodeId, ShardId};
 use qnat_control::command::CommandBody;
 use qnat_control::concern::{Severity, Subject, What};
-use qnat_control::outcome::{Outcome, Yield};
+use qnat_control::limits::NODES_MAX;
+use qnat_control::outcome::Yield;
 use qnat_control::reconcile::{self, Observed};
-use qnat_control::registry::{Joiner, NODES_MAX, Registration, Standing};
+use qnat_control::registry::{Joiner, Registration, Standing};
 use qnat_control::resource::{Desired, Outside};
 use qnat_control::view;
 use support::{Cluster, desired, joiner, joining, registration};
@@ -99,13 +100,13 @@ fn only_who_is_out_for_good_is_told_so() {
         |cluster: &Cluster, node, raft_id| cluster.state.registry().over(cluster.state.index(), NodeId(node), raft_id);
     assert_eq!(over(&cluster, 2, founder(2_u32)), None);
     cluster.applied(cluster.removal(2));
-    assert!(over(&cluster, 2, founder(2)).expect("it is out").contains("empty its data directory"));
+    assert!(over(&cluster, 2, founder(2)).expect("it is out").remedy().contains("empty its data directory"));
     let later = cluster.index + 1;
     assert_eq!(over(&cluster, 2, later), None, "an id that this replica has not heard of yet");
     assert_eq!(cluster.applied(joining(2, 1)), Yield::RaftId(later));
     assert_eq!(over(&cluster, 2, later), None);
-    assert!(over(&cluster, 2, founder(2)).expect("it is out").contains("has joined again"));
-    assert!(over(&cluster, 77, 1).expect("forgotten").contains("was removed"));
+    assert!(over(&cluster, 2, founder(2)).expect("it is out").why().contains("has joined again"));
+    assert!(over(&cluster, 77, 1).expect("forgotten").why().contains("was removed"));
 }
 
 #[test]
@@ -114,7 +115,8 @@ fn the_number_of_a_member_is_given_to_nobody_with_another_key() {
     let mut other = joiner(2, 5);
     other.key = [9; 32];
     let before = cluster.newest(2);
-    let Outcome::Refused { why, remedy } = cluster.propose(CommandBody::JoinControl(other)) else { panic!("taken") };
+    let outcome = cluster.propose(CommandBody::JoinControl(other));
+    let (why, remedy) = outcome.refusal().map(|refusal| (refusal.why(), refusal.remedy())).expect("taken");
     assert!(why.contains("its key is another one"), "{why}");
     assert!(remedy.contains(&format!("qnat node-remove 2 --incarnation {before}")), "{remedy}");
     cluster.applied(cluster.removal(2));

@@ -159,7 +159,7 @@ fn long() -> Desired {
 fn begin(cluster: &mut Cluster) -> ControlIndex {
     match cluster.propose(CommandBody::ConfigureBegin) {
         Outcome::Applied { index, .. } => index,
-        refused @ Outcome::Refused { .. } => panic!("{refused}"),
+        refused @ Outcome::Refused(_) => panic!("{refused}"),
     }
 }
 
@@ -171,10 +171,8 @@ fn commit(attempt: ControlIndex, parts: &[Vec<u8>], hash: [u8; 32]) -> CommandBo
     CommandBody::ConfigureCommit { attempt, parts: u32::try_from(parts.len()).expect("few"), hash }
 }
 
-fn why(outcome: Outcome) -> String {
-    let Outcome::Refused { why, remedy } = outcome else { panic!("{outcome}") };
-    assert!(!remedy.is_empty());
-    why
+fn why(outcome: &Outcome) -> String {
+    outcome.refusal().expect("it is refused").why()
 }
 
 #[test]
@@ -235,7 +233,7 @@ fn the_largest_configuration_is_read_cut_and_applied() {
     let stored = state.encode().expect("below the limit");
     println!("state of {} of {STATE_LEN_MAX} octets", stored.len());
     assert!(stored.len() <= STATE_LEN_MAX);
-    assert!(why(replace(&mut state, 12)).contains("on their way out are too many"));
+    assert!(why(&replace(&mut state, 12)).contains("on their way out are too many"));
 }
 
 #[test]
@@ -251,7 +249,7 @@ fn parts_come_in_any_order_and_more_than_once() {
     }
     assert!(cluster.propose(commit(attempt, &parts, hash)).is_applied());
     assert_eq!(cluster.state.desired(), &long());
-    assert!(why(cluster.propose(commit(attempt, &parts, hash))).contains("is over"), "it takes effect once");
+    assert!(why(&cluster.propose(commit(attempt, &parts, hash))).contains("is over"), "it takes effect once");
 }
 
 #[test]
@@ -263,13 +261,13 @@ fn without_a_part_nothing_takes_effect_and_the_answer_names_it() {
         assert!(cluster.propose(part(attempt, number, bytes)).is_applied());
     }
     let before = cluster.state.desired().clone();
-    assert!(why(cluster.propose(commit(attempt, &parts, hash))).contains("part 1 of"));
+    assert!(why(&cluster.propose(commit(attempt, &parts, hash))).contains("part 1 of"));
     assert_eq!(cluster.state.desired(), &before);
     // With another one in its place it is not what was sent.
     assert!(cluster.propose(part(attempt, 1, &parts[0])).is_applied());
-    assert!(why(cluster.propose(commit(attempt, &parts, hash))).contains("not those that were sent"));
+    assert!(why(&cluster.propose(commit(attempt, &parts, hash))).contains("not those that were sent"));
     let fewer = CommandBody::ConfigureCommit { attempt, parts: 1, hash: *blake3::hash(&parts[0]).as_bytes() };
-    assert!(why(cluster.propose(fewer)).contains("not those that were sent"), "more have come than it names");
+    assert!(why(&cluster.propose(fewer)).contains("not those that were sent"), "more have come than it names");
     assert_eq!(cluster.state.desired(), &before);
 }
 
@@ -281,10 +279,10 @@ fn a_newer_attempt_replaces_one_that_has_not_ended() {
     assert!(cluster.propose(part(first, 0, &parts[0])).is_applied());
     let second = begin(&mut cluster);
     for (number, bytes) in parts.iter().enumerate() {
-        assert!(why(cluster.propose(part(first, number, bytes))).contains(&format!("replaced by attempt {second}")));
+        assert!(why(&cluster.propose(part(first, number, bytes))).contains(&format!("replaced by attempt {second}")));
         assert!(cluster.propose(part(second, number, bytes)).is_applied());
     }
-    assert!(why(cluster.propose(commit(first, &parts, hash))).contains("replaced"));
+    assert!(why(&cluster.propose(commit(first, &parts, hash))).contains("replaced"));
     assert!(cluster.propose(commit(second, &parts, hash)).is_applied());
     assert_eq!(cluster.state.desired(), &long());
 }
@@ -296,7 +294,7 @@ fn an_attempt_ends_with_another_configuration_or_by_itself_and_leaves_nothing() 
     let attempt = begin(&mut cluster);
     assert!(cluster.propose(part(attempt, 0, &parts[0])).is_applied());
     assert!(cluster.propose(configure(&desired(1, 2), vec![])).is_applied());
-    assert!(why(cluster.propose(part(attempt, 1, &parts[1]))).contains("another configuration has taken effect"));
+    assert!(why(&cluster.propose(part(attempt, 1, &parts[1]))).contains("another configuration has taken effect"));
     assert!(cluster.state.encode().expect("small").len() < PART_LEN_MAX);
 
     let attempt = begin(&mut cluster);
@@ -322,11 +320,11 @@ fn what_is_no_part_is_refused() {
     let put = |number, bytes| CommandBody::ConfigurePart { attempt, number, bytes };
     assert!(cluster.propose(put(all - 1, vec![1; PART_LEN_MAX])).is_applied(), "the last and longest one");
     for body in [put(all, vec![1]), put(0, vec![]), put(u32::MAX, vec![1])] {
-        assert!(why(cluster.propose(body)).contains("is none"));
+        assert!(why(&cluster.propose(body)).contains("is none"));
     }
     let long = Command { key: [9; 16], stamped_unix_ms: 1, draw: 0, body: put(0, vec![1; PART_LEN_MAX + 1]) };
     let mut state = cluster.state.clone();
-    assert!(why(state.apply(state.index().0 + 1, &long)).contains("is none"));
+    assert!(why(&state.apply(state.index().0 + 1, &long)).contains("is none"));
 }
 
 /// What the lengths of files and entries are derived from.

@@ -15,9 +15,9 @@ use qnat_control::state::State;
 use qnat_control::{compile, view};
 use support::{Cluster, configure, desired, registration};
 
-/// Bytes of version 8. If this test fails, the layout changed: that needs a new version, not new bytes here.
+/// Bytes of version 9. If this test fails, the layout changed: that needs a new version, not new bytes here.
 #[test]
-fn the_layout_of_version_8_is_frozen() {
+fn the_layout_of_version_9_is_frozen() {
     let hex = |command: &Command| -> String {
         command.encode().expect("small").iter().map(|byte| format!("{byte:02x}")).collect()
     };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
+use control::Refusal;
 use control::command::{InStep, Key};
 use engine::ids::{Incarnation, NodeId, SHARDS_MAX, ShardId};
 
@@ -30,7 +31,7 @@ pub enum ControlFrame {
     /// The raft id that the control log gave to the node that asked to join with this nonce (N5), and who the members are.
     Joined { nonce: u64, raft_id: u64, cluster_id: [u8; 16], members: BTreeMap<NodeId, SocketAddr> },
     /// The control log refused what a node outside asked for with this nonce.
-    Refused { nonce: u64, why: String },
+    Refused { nonce: u64, refusal: Refusal },
     /// The node is alive and has a control replica; sent every 200 ms so that the leader knows whom to count on.
     /// With it, the shards of which its flow half hears an owner now, and in which epoch, so that the leader does not go by
     /// its own hearing alone.
@@ -42,23 +43,22 @@ pub enum ControlFrame {
     /// So many bytes of a transfer have come.
     Taken { transfer: u64, taken: u64 },
     /// The leader does not propose the command of this key, and why.
-    Declined { key: Key, why: String, remedy: String },
+    Declined { key: Key, refusal: Refusal },
 }
 
 const RAFT: u8 = 1;
 const SUBMIT: u8 = 2;
 const JOINED: u8 = 4;
 const ALIVE: u8 = 5;
-const REFUSED: u8 = 6;
 const MEASURED: u8 = 7;
-const DECLINED: u8 = 8;
 const PIECE: u8 = 9;
 const TAKEN: u8 = 10;
+const REFUSED: u8 = 11;
+const DECLINED: u8 = 12;
 /// Transfer, sender, receiver, place and length before the bytes of a piece.
 const PIECE_HEADER: usize = 5 * 8;
-/// Most members that a frame names, and longest reason in bytes.
+/// Most members that a frame names.
 const MEMBERS_MAX: usize = 64;
-const WHY_BYTES_MAX: usize = 1024;
 
 impl ControlFrame {
     /// The bytes on the wire: a kind, then the fields in big-endian order.
@@ -85,10 +85,10 @@ impl ControlFrame {
                     put_member(&mut out, *node, *address);
                 }
             }
-            Self::Refused { nonce, why } => {
+            Self::Refused { nonce, refusal } => {
                 out.extend_from_slice(&[REFUSED]);
                 out.extend_from_slice(&nonce.to_be_bytes());
-                out.extend_from_slice(&why.as_bytes()[..why.floor_char_boundary(WHY_BYTES_MAX)]);
+                out.extend_from_slice(&refusal.to_bytes());
             }
             Self::Alive { owned } => {
                 out.extend_from_slice(&[ALIVE]);
@@ -111,12 +111,10 @@ impl ControlFrame {
                 out.extend_from_slice(&transfer.to_be_bytes());
                 out.extend_from_slice(&taken.to_be_bytes());
             }
-            Self::Declined { key, why, remedy } => {
+            Self::Declined { key, refusal } => {
                 out.extend_from_slice(&[DECLINED]);
                 out.extend_from_slice(key);
-                out.extend_from_slice(&u16::try_from(why.len()).unwrap_or(u16::MAX).to_be_bytes());
-                out.extend_from_slice(&why.as_bytes()[..why.len().min(usize::from(u16::MAX))]);
-                out.extend_from_slice(remedy.as_bytes());
+                out.extend_from_slice(&refusal.to_bytes());
             }
         }
         out.freeze()
@@ -149,10 +147,10 @@ impl ControlFrame {
                 })
             }
             ALIVE => owned(rest).map(|owned| Self::Alive { owned }),
-            REFUSED if rest.len() <= 8 + WHY_BYTES_MAX => {
-                let (nonce, why) = rest.split_first_chunk()?;
-                let why = std::str::from_utf8(why).ok()?.to_owned();
-                Some(Self::Refused { nonce: u64::from_be_bytes(*nonce), why })
+            REFUSED => {
+                let (nonce, refusal) = rest.split_first_chunk()?;
+                let refusal = Refusal::from_bytes(refusal)?;
+                Some(Self::Refused { nonce: u64::from_be_bytes(*nonce), refusal })
             }
             MEASURED => {
                 let mut in_step = Vec::new();
@@ -175,11 +173,8 @@ impl ControlFrame {
                 Some(Self::Taken { transfer: u64::from_be_bytes(*transfer), taken })
             }
             DECLINED => {
-                let (key, rest) = rest.split_first_chunk()?;
-                let (len, rest) = rest.split_first_chunk()?;
-                let (why, remedy) = rest.split_at_checked(u16::from_be_bytes(*len).into())?;
-                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
-                Some(Self::Declined { key: *key, why: text(why)?, remedy: text(remedy)? })
+                let (key, refusal) = rest.split_first_chunk()?;
+                Some(Self::Declined { key: *key, refusal: Refusal::from_bytes(refusal)? })
             }
             _ => None,
         }
@@ -281,7 +276,7 @@ mod tests {
             ControlFrame::Alive { owned: vec![] },
             ControlFrame::Alive { owned: vec![(ShardId(1), 7), (ShardId(1_023), u32::MAX)] },
             joined(),
-            ControlFrame::Refused { nonce: 7, why: "node 4 was removed: empty its data directory".to_owned() },
+            ControlFrame::Refused { nonce: 7, refusal: Refusal::NodeRemoved { node: NodeId(4) } },
             ControlFrame::Measured { in_step: vec![] },
             ControlFrame::Measured {
                 in_step: vec![
@@ -289,7 +284,7 @@ mod tests {
                     InStep { shard: ShardId(1023), epoch: u32::MAX, lives: vec![] },
                 ],
             },
-            ControlFrame::Declined { key: [4; 16], why: "not now".into(), remedy: "wait".into() },
+            ControlFrame::Declined { key: [4; 16], refusal: Refusal::NodeSilent { node: NodeId(2) } },
             ControlFrame::Piece {
                 transfer: 7,
                 from: 3,
@@ -319,12 +314,16 @@ mod tests {
         let too_many = ControlFrame::Alive { owned: (0..=SHARDS_MAX).map(|id| (ShardId(id), 1)).collect() };
         assert_eq!(ControlFrame::decode(&too_many.encode()), None);
         assert_eq!(ControlFrame::decode(&Bytes::from_static(&[ALIVE, 0, 1, 0])), None, "cut");
-        let long = ControlFrame::Refused { nonce: 1, why: "ä".repeat(WHY_BYTES_MAX) };
-        assert_eq!(long.encode().len(), 9 + WHY_BYTES_MAX);
-        assert!(ControlFrame::decode(&long.encode()).is_some(), "a long reason is cut, not lost");
-        let mut longer = long.encode().to_vec();
-        longer.push(b'x');
-        assert_eq!(ControlFrame::decode(&longer.into()), None);
+        let refusal = Refusal::NodeJoinedAgain { node: NodeId(4), raft_id: 40, former: 7 };
+        let refused = ControlFrame::Refused { nonce: 1, refusal: refusal.clone() }.encode();
+        let declined = ControlFrame::Declined { key: [4; 16], refusal }.encode();
+        for whole in [refused, declined] {
+            for len in 0..whole.len() {
+                assert_eq!(ControlFrame::decode(&whole.slice(..len)), None, "length {len}");
+            }
+            let longer = [&whole[..], b"x"].concat();
+            assert_eq!(ControlFrame::decode(&longer.into()), None);
+        }
         let measured = ControlFrame::Measured {
             in_step: vec![InStep { shard: ShardId(3), epoch: 7, lives: vec![Incarnation(9)] }],
         };

@@ -47,6 +47,8 @@ pub struct Applied {
 /// Why something is refused, and what helps.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Refusal {
+    /// Its name, for programs.
+    pub code: String,
     /// Why.
     pub why: String,
     /// What helps.

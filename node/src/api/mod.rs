@@ -90,9 +90,9 @@ fn server(listener: TcpListener, shared: Shared) -> io::Result<Server> {
     let server = HttpServer::new(move || {
         let json = web::JsonConfig::default()
             .limit(BODY_BYTES_MAX)
-            .error_handler(|error, _| Problem(Failure { status: 400, problems: vec![error.to_string()] }).into());
-        let query = web::QueryConfig::default()
-            .error_handler(|error, _| Problem(Failure { status: 400, problems: vec![error.to_string()] }).into());
+            .error_handler(|error, _| Problem(Failure::new(400, error.to_string())).into());
+        let query =
+            web::QueryConfig::default().error_handler(|error, _| Problem(Failure::new(400, error.to_string())).into());
         let routes = web::scope("")
             .guard(guard::fn_guard(names_this_machine))
             .route("/v1/call", web::post().to(call))
@@ -144,7 +144,7 @@ impl actix_web::ResponseError for Problem {
 impl Shared {
     /// Puts `request` to the node and waits for the answer, both within the bound.
     async fn ask(&self, request: Request) -> Result<Value, Problem> {
-        let fail = |status: u16, problem: String| Problem(Failure { status, problems: vec![problem] });
+        let fail = |status: u16, problem: String| Problem(Failure::new(status, problem));
         let (reply, answer) = oneshot::channel();
         let asked = async {
             let ending = || fail(503, "the node is stopping; ask another member".to_owned());
@@ -206,7 +206,7 @@ async fn hashes(shared: web::Data<Shared>) -> Answer {
 async fn resources(shared: web::Data<Shared>, kind: web::Path<String>) -> Answer {
     let Ok(kind) = serde_json::from_value::<ResourceKind>(Value::String(kind.clone())) else {
         let problem = format!("kind {kind:?}: use nodes, shards, backends, frontends or pools", kind = kind.as_str());
-        return Err(Problem(Failure { status: 404, problems: vec![problem] }));
+        return Err(Problem(Failure::new(404, problem)));
     };
     answer(&shared, Request::Get { kind }).await
 }
@@ -239,7 +239,7 @@ async fn nothing_here(request: HttpRequest) -> Answer {
     let known = "POST /v1/call, GET /v1/status, /v1/flows, /v1/ports, /v1/counters, /v1/hashes, /v1/get/KIND, \
                  /healthz, /readyz, /metrics";
     let problem = format!("nothing at {} {}; there are {known}", request.method(), request.path());
-    Err(Problem(Failure { status: 404, problems: vec![problem] }))
+    Err(Problem(Failure::new(404, problem)))
 }
 
 #[cfg(test)]

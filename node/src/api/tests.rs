@@ -6,6 +6,9 @@ use std::net::TcpStream;
 use serde_json::{Value, json};
 
 use super::*;
+use control::Refusal;
+use engine::ids::NodeId;
+
 use crate::client::{self, ClientError};
 use crate::daemon::request::DryRun;
 
@@ -99,13 +102,15 @@ fn a_foreign_host_name_is_not_served() {
 #[test]
 fn refusals_timeouts_and_oversize_reach_the_client_with_their_reasons() {
     let refuse = |request| {
-        let problems = vec!["node 9 is not in this cluster".to_owned()];
-        matches!(request, Request::RemoveNode { .. }).then_some(Err(Failure { status: 409, problems }))
+        let refusal = Refusal::NodeUnknown { node: NodeId(9) };
+        matches!(request, Request::RemoveNode { .. }).then_some(Err(Failure::refused(409, &refusal)))
     };
     let addr = start(Duration::from_millis(50), refuse);
     let error = client::call::<Value>(addr, &Request::RemoveNode { node: 9, incarnation: 1 }).expect_err("refused");
     assert!(!error.is_unreachable());
-    assert_eq!(error.to_string(), "node 9 is not in this cluster");
+    assert_eq!(error.to_string(), "node 9 is not in this cluster\nsee qnat get nodes");
+    let ClientError::Refused(failure) = &error else { panic!("{error:?}") };
+    assert_eq!((failure.status, failure.code.as_deref()), (409, Some("NodeUnknown")));
     let error = client::call::<Value>(addr, &Request::Status).expect_err("never answered");
     assert!(matches!(&error, ClientError::Refused(failure) if failure.status == 504), "{error:?}");
     assert!(error.is_unreachable());

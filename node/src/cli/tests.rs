@@ -111,7 +111,7 @@ fn a_partition_means_what_it_says() {
 #[test]
 fn exit_codes_tell_refused_from_unreachable() {
     let addr = member::default_api();
-    let refused = |status| anyhow::Error::new(ClientError::Refused(Failure { status, problems: vec!["no".into()] }));
+    let refused = |status| anyhow::Error::new(ClientError::Refused(Failure::new(status, "no")));
     assert_eq!(exit_code(&refused(409)), EXIT_FAILED);
     assert_eq!(exit_code(&refused(503)), EXIT_UNREACHABLE);
     let unreachable = ClientError::Unreachable { addr, reason: "refused".into() };

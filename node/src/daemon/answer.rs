@@ -155,7 +155,7 @@ impl Answerer {
             Request::Together { .. } => {
                 let problem =
                     "a question to all members cannot contain another one: ask for what it contains".to_owned();
-                Err(Failure { status: 400, problems: vec![problem] })
+                Err(Failure::new(400, problem))
             }
             Request::State => value(self.state().await),
             Request::Who { ip, port, at_unix_ms } => value(self.who(Question { ip, port, at_unix_ms }).await),
@@ -164,7 +164,7 @@ impl Answerer {
 
     /// For a backup (N6): what this member has applied, which may lag behind the leader by a moment.
     async fn state(&self) -> Result<StateBytes, Failure> {
-        let failed = |error: CodecError| Failure { status: 500, problems: vec![error.to_string()] };
+        let failed = |error: CodecError| Failure::new(500, error.to_string());
         let state = self.of_state(State::encode).await?.map_err(failed)?;
         Ok(StateBytes { cluster: self.cluster.clone(), node: self.node, state: BASE64_STANDARD.encode(state) })
     }
@@ -174,21 +174,21 @@ impl Answerer {
     async fn remove(&self, node: NodeId, incarnation: Incarnation) -> Result<Done, Failure> {
         if node.0 == self.node {
             // One that is drained hears nothing of the log any more, and so cannot even say that it is.
-            let problems = vec![format!("node {node} is this very member: ask another one")];
-            return Err(Failure { status: 409, problems });
+            let problem = format!("node {node} is this very member: ask another one");
+            return Err(Failure::new(409, problem));
         }
         let control = self.control().await?;
         let row = control.nodes.iter().find(|row| row.node == node.0);
         let in_use = row.is_some_and(|row| row.standing != Standing::Removed && !row.drained);
         if in_use && control.live.contains(&node) {
             let named = row.map_or(0, |row| row.named);
-            return Err(Failure {
-                status: 409,
-                problems: vec![
+            return Err(Failure::all(
+                409,
+                vec![
                     format!("node {node} is alive: it was heard within 2 s"),
                     format!("power it off first; or let it leave: qnat node-drain {node} --incarnation {named}"),
                 ],
-            });
+            ));
         }
         self.commit(CommandBody::RemoveNode { node, incarnation }).await
     }
@@ -238,8 +238,8 @@ impl Answerer {
         self.control.send(Submit { command, reply }).await.map_err(gone)?;
         match outcome.await.map_err(gone)? {
             Ok(Outcome::Applied { index, .. }) => Ok(Done { committed: Some(index.0) }),
-            Ok(Outcome::Refused { why, remedy }) => Err(Failure { status: 409, problems: vec![why, remedy] }),
-            Err(error) => Err(Failure { status: 503, problems: vec![error.to_string()] }),
+            Ok(Outcome::Refused(refusal)) => Err(Failure::refused(409, &refusal)),
+            Err(error) => Err(Failure::new(503, error.to_string())),
         }
     }
 
@@ -248,9 +248,7 @@ impl Answerer {
         self.flows.send(AskWorker(query(reply))).await.map_err(gone)?;
         match tokio::time::timeout(WORKER_WAIT, answer).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) | Err(_) => {
-                Err(Failure { status: 503, problems: vec!["the dataplane worker does not run (yet)".to_owned()] })
-            }
+            Ok(Err(_)) | Err(_) => Err(Failure::new(503, "the dataplane worker does not run (yet)".to_owned())),
         }
     }
 
@@ -277,7 +275,7 @@ impl Answerer {
                 let known: Vec<&str> = networks.0.keys().map(String::as_str).collect();
                 let problem =
                     format!("--vnet {name}: no virtual network is called so; there are: {}", known.join(", "));
-                Err(Failure { status: 404, problems: vec![problem] })
+                Err(Failure::new(404, problem))
             }
         }
     }
@@ -313,7 +311,7 @@ impl Answerer {
     pub(super) async fn who(&self, question: Question) -> Result<Who, Failure> {
         let files = self.log_files.clone();
         let searched = tokio::task::spawn_blocking(move || who(&files, question)).await.map_err(gone)?;
-        let failed = |error: std::io::Error| Failure { status: 500, problems: vec![format!("nat_log.path: {error}")] };
+        let failed = |error: std::io::Error| Failure::new(500, format!("nat_log.path: {error}"));
         let frontends = self.of_state(view::frontends).await?;
         let public = frontends.iter().any(|frontend| frontend.address == question.ip);
         Ok(Who { node: self.node, public, ..searched.map_err(failed)? })
@@ -452,8 +450,7 @@ impl Answerer {
 
 /// An answer as JSON.
 pub(super) fn value(answer: Result<impl Serialize, Failure>) -> Result<Value, Failure> {
-    serde_json::to_value(answer?)
-        .map_err(|error| Failure { status: 500, problems: vec![format!("the answer is no JSON: {error}")] })
+    serde_json::to_value(answer?).map_err(|error| Failure::new(500, format!("the answer is no JSON: {error}")))
 }
 
 fn histogram(histogram: &Histogram) -> HistogramCounts {
@@ -505,7 +502,7 @@ fn guard(counters: &GuardCounters) -> GuardCounts {
 }
 
 pub(super) fn gone(error: impl std::fmt::Display) -> Failure {
-    Failure { status: 503, problems: vec![format!("the node is stopping: {error}")] }
+    Failure::new(503, format!("the node is stopping: {error}"))
 }
 
 fn flow(view: &FlowView, networks: &Networks) -> FlowRow {

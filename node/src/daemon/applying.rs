@@ -48,7 +48,7 @@ impl Answerer {
         let desired = read
             .await
             .map_err(gone)?
-            .map_err(|errors| Failure { status: 422, problems: errors.iter().map(ToString::to_string).collect() })?;
+            .map_err(|errors| Failure::all(422, errors.iter().map(ToString::to_string).collect()))?;
         let plan = async |desired, hints| self.of_state(move |state| planned(state, desired, hints, dry_run)).await?;
         let mut planned: Planned = plan(desired, Vec::new()).await?;
         if !planned.pieces.is_empty() {
@@ -59,7 +59,7 @@ impl Answerer {
         let Planned { configure, mut answer, .. } = planned;
         if dry_run == DryRun::No {
             let cut = tokio::task::spawn_blocking(|| Cut::of(configure)).await.map_err(gone)?;
-            let too_long = |error: CodecError| Failure { status: 422, problems: vec![error.to_string()] };
+            let too_long = |error: CodecError| Failure::new(422, error.to_string());
             let index = self.commit_cut(cut.map_err(too_long)?).await?.committed.unwrap_or(0);
             answer.committed = Some(index);
             answer.programmed = Some(self.programmed(index).await);
@@ -109,7 +109,7 @@ impl Answerer {
     pub(super) async fn port_loads(&self, shard: ShardId, pieces: &[(u32, u16, u16)]) -> Result<PortLoads, Failure> {
         if pieces.len() > PIECES_PER_QUESTION {
             let problem = format!("{} pieces of port space; ask for at most {PIECES_PER_QUESTION}", pieces.len());
-            return Err(Failure { status: 413, problems: vec![problem] });
+            return Err(Failure::new(413, problem));
         }
         let block =
             |&(frontend, start, len): &(u32, u16, u16)| PortBlock { frontend: FrontendId(frontend), start, len };
@@ -123,13 +123,13 @@ impl Answerer {
 /// refused plan is shown, not an error.
 fn planned(state: &State, desired: Box<Desired>, hints: Vec<PortLoad>, dry_run: DryRun) -> Result<Planned, Failure> {
     let plan = plan::diff_with(state, &desired, &hints);
-    if let (Some((why, remedy)), DryRun::No) = (&plan.refused, dry_run) {
-        return Err(Failure { status: 422, problems: vec![why.clone(), remedy.clone()] });
+    if let (Some(refusal), DryRun::No) = (&plan.refused, dry_run) {
+        return Err(Failure::refused(422, refusal));
     }
-    let refusal = plan.refused.map(|(why, remedy)| Refusal { why, remedy });
+    let told = |r: control::Refusal| Refusal { code: r.name().to_owned(), why: r.why(), remedy: r.remedy() };
     let answer = Applied {
         changes: plan.changes,
-        refused: refusal,
+        refused: plan.refused.map(told),
         flows_taken: (!plan.pieces.is_empty()).then_some(plan.flows_taken),
         uncounted_shards: plan.uncounted.iter().map(|shard| shard.0).collect(),
         ..Applied::default()

@@ -150,7 +150,7 @@ impl Peers {
             if frame.len() > FRAME_BYTES_MAX {
                 let problem =
                     format!("the answer has {} bytes; at most {FRAME_BYTES_MAX} go to another member", frame.len());
-                frame = Frame::Answer(id, Err(Failure { status: 413, problems: vec![problem] })).encode();
+                frame = Frame::Answer(id, Err(Failure::new(413, problem))).encode();
             }
             // Behind whatever the groups say. If the link has ended, so has the question.
             let _ended = desk.transport.send_bulk(from, CHANNEL_ASK, frame).await;
@@ -159,7 +159,7 @@ impl Peers {
             Ok(answer(request))
         } else {
             let problem = format!("{request:?} is no question: members do not give each other orders");
-            Err(Failure { status: 403, problems: vec![problem] })
+            Err(Failure::new(403, problem))
         };
         let desk = Arc::clone(&self.0);
         desk.under_way.fetch_add(1, Ordering::Relaxed);

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use consensus::control::storage::{ClusterId, LogStore};
-use control::registry::{Founder, NODES_MAX};
+use control::limits::NODES_MAX;
+use control::registry::Founder;
 use control::state::State;
 use engine::ids::NodeId;
 use netio::ca::{ClusterCa, IssuedPem};

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use control::Refusal;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -167,8 +168,30 @@ pub enum DryRun {
 pub struct Failure {
     /// HTTP status that fits.
     pub status: u16,
+    /// Why the log or its leader refused a command, as a name for programs ([`control::Refusal::name`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// What is wrong, one line each.
     pub problems: Vec<String>,
+}
+
+impl Failure {
+    /// A failure with one line.
+    pub fn new(status: u16, problem: impl Into<String>) -> Self {
+        Self::all(status, vec![problem.into()])
+    }
+
+    /// A failure with several lines.
+    #[must_use]
+    pub const fn all(status: u16, problems: Vec<String>) -> Self {
+        Self { status, code: None, problems }
+    }
+
+    /// What the log or its leader says to a command.
+    pub fn refused(status: u16, refusal: &Refusal) -> Self {
+        let problems = vec![refusal.why(), refusal.remedy()];
+        Self { status, code: Some(refusal.name().to_owned()), problems }
+    }
 }
 
 /// A request under way.

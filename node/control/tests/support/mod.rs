@@ -86,7 +86,7 @@ impl Cluster {
     pub(crate) fn applied(&mut self, body: CommandBody) -> Yield {
         match self.propose(body) {
             Outcome::Applied { result, .. } => result,
-            Outcome::Refused { why, remedy } => panic!("refused: {why}; {remedy}"),
+            refused @ Outcome::Refused(_) => panic!("{refused}"),
         }
     }
 
@@ -95,13 +95,12 @@ impl Cluster {
         let before = self.state.clone();
         match self.propose(body) {
             Outcome::Applied { .. } => panic!("applied"),
-            Outcome::Refused { why, remedy } => {
-                assert!(!why.is_empty() && !remedy.is_empty());
+            Outcome::Refused(refusal) => {
                 assert_eq!(before.desired(), self.state.desired());
                 assert_eq!(before.allocation(), self.state.allocation());
                 assert_eq!(before.shards(), self.state.shards());
                 assert_eq!(before.registry(), self.state.registry());
-                why
+                refusal.why()
             }
         }
     }

@@ -80,9 +80,9 @@ impl<S: LogStore> ControlMember<S> {
                     self.incarnation = Some(*life);
                     self.out.push_back(ControlOut::Registered(*life));
                 }
-                Outcome::Refused { why, remedy } => {
+                Outcome::Refused(refusal) => {
                     self.registering = None;
-                    self.end(format!("{why}: {remedy}"));
+                    self.end(refusal.to_string());
                 }
                 Outcome::Applied { .. } => self.registering = None,
             }

@@ -1,6 +1,7 @@
 //! Walks over the whole state, which are done elsewhere: what goes on meanwhile, and what waits.
 
 use control::command::CommandBody;
+use control::outcome::Outcome;
 
 use super::job::Backlog;
 use super::token_tests::Bed;

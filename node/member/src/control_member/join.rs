@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use consensus::control::storage::{ClusterId, LogStore};
 use consensus::control::{ControlGroup, OpenError};
+use control::Refusal;
 use control::command::{Command, CommandBody};
 use control::outcome::{Outcome, Yield};
 use control::registry::Registration;
-use control::registry::{Joiner, REMOVED_REMEDY, Standing};
+use control::registry::{Joiner, Standing};
 use engine::ids::NodeId;
 
 use super::io::{ControlOut, Now};
@@ -68,9 +69,9 @@ impl<S: LogStore> ControlMember<S> {
         } else if let CommandBody::RegisterIncarnation(r) = command.body
             && r.node == from
             && self.founded
-            && let Some(why) = self.state.registry().over(self.state.index(), from, r.control_raft_id)
+            && let Some(refusal) = self.state.registry().over(self.state.index(), from, r.control_raft_id)
         {
-            let frame = ControlFrame::Refused { nonce: r.nonce, why }.encode();
+            let frame = ControlFrame::Refused { nonce: r.nonce, refusal }.encode();
             self.out.push_back(ControlOut::Answer { to: from, frame });
         }
     }
@@ -138,7 +139,7 @@ impl<S: LogStore> ControlMember<S> {
     }
 
     /// A member says no. One that joins asks anew, since an operator may change that; for one that has joined it is the end.
-    pub(super) fn refused(&mut self, now: Now, from: NodeId, nonce: u64, why: String) {
+    pub(super) fn refused(&mut self, now: Now, from: NodeId, nonce: u64, refusal: &Refusal) {
         if !self.others().contains(&from) {
             return;
         }
@@ -147,9 +148,9 @@ impl<S: LogStore> ControlMember<S> {
             Phase::Joining { nonce: asked, next_ns, .. } if *asked == nonce => {
                 *asked = anew;
                 *next_ns = now.ns + ASK_AGAIN_NS;
-                self.out.push_back(ControlOut::NotTaken { why });
+                self.out.push_back(ControlOut::NotTaken { why: refusal.to_string() });
             }
-            Phase::Running(_) if nonce == self.registration_nonce => self.end(why),
+            Phase::Running(_) if nonce == self.registration_nonce => self.end(refusal.to_string()),
             Phase::Joining { .. } | Phase::Running(_) | Phase::Failed => {}
         }
     }
@@ -164,7 +165,7 @@ impl<S: LogStore> ControlMember<S> {
                 let members = members.map(|(id, member)| (id, member.peer_addr)).collect();
                 ControlFrame::Joined { nonce, raft_id: *raft_id, cluster_id: self.state.cluster_id(), members }
             }
-            Outcome::Refused { why, remedy } => ControlFrame::Refused { nonce, why: format!("{why}: {remedy}") },
+            Outcome::Refused(refusal) => ControlFrame::Refused { nonce, refusal: refusal.clone() },
             Outcome::Applied { .. } => return,
         };
         self.out.push_back(ControlOut::Answer { to: node, frame: frame.encode() });
@@ -180,7 +181,7 @@ impl<S: LogStore> ControlMember<S> {
             return;
         }
         if node.standing == Standing::Removed {
-            self.end(format!("node {} was removed: {REMOVED_REMEDY}", self.me.node));
+            self.end(Refusal::NodeRemoved { node: self.me.node }.to_string());
         } else if let (Some(mine), Some(newest)) = (self.incarnation, node.incarnation)
             && mine < newest
         {

@@ -34,7 +34,6 @@ use consensus::event::{ControlEffect, ControlInput};
 use control::command::Key;
 use control::compile::Compiler;
 use control::limits::{COMMAND_LEN_MAX, STATE_LEN_MAX};
-use control::outcome::Outcome;
 use control::port_log::PortLog;
 use control::registry::FOUNDER_RAFT_ID;
 use control::state::State;
@@ -221,7 +220,7 @@ impl<S: LogStore> ControlMember<S> {
                 self.piece(now, from, Piece { transfer, ids: (raft_id, to), at, len, bytes });
             }
             ControlFrame::Taken { transfer, taken } => self.pieces_taken(now, from, transfer, taken),
-            ControlFrame::Declined { key, why, remedy } => self.declined(from, key, Outcome::refused(why, remedy)),
+            ControlFrame::Declined { key, refusal } => self.declined(from, key, refusal),
         }
     }
 
@@ -233,7 +232,7 @@ impl<S: LogStore> ControlMember<S> {
             Some(ControlFrame::Joined { nonce, raft_id, cluster_id, members }) => {
                 self.joined(now, (nonce, raft_id), cluster_id, members);
             }
-            Some(ControlFrame::Refused { nonce, why }) => self.refused(now, from, nonce, why),
+            Some(ControlFrame::Refused { nonce, refusal }) => self.refused(now, from, nonce, &refusal),
             Some(
                 ControlFrame::Raft { .. }
                 | ControlFrame::Alive { .. }

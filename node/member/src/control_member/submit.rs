@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use consensus::control::storage::LogStore;
 use consensus::event::ControlInput;
+use control::Refusal;
 use control::command::{Command, CommandBody, Key};
 use control::outcome::Outcome;
 use control::parts::Cut;
@@ -83,7 +84,7 @@ impl<S: LogStore> ControlMember<S> {
         if self.leading() {
             match if judged { self.judged(now, bytes) } else { Ok(bytes) } {
                 Ok(bytes) => self.propose(now, bytes),
-                Err(outcome) => return self.answer_without_entry(key, outcome),
+                Err(refusal) => return self.answer_without_entry(key, refusal),
             }
         } else if let Some(to) = leader {
             let frame = ControlFrame::Submit { command: bytes }.encode();
@@ -104,16 +105,16 @@ impl<S: LogStore> ControlMember<S> {
     }
 
     /// The leader does not propose it: whoever submitted it hears why at once.
-    fn answer_without_entry(&mut self, key: Key, outcome: Outcome) {
+    fn answer_without_entry(&mut self, key: Key, refusal: Refusal) {
         if let Some(Pending { ticket: Some(ticket), .. }) = self.pending.remove(&key) {
-            self.out.push_back(ControlOut::Done { ticket, result: Ok(outcome) });
+            self.out.push_back(ControlOut::Done { ticket, result: Ok(Outcome::Refused(refusal)) });
         }
     }
 
     /// The node `from` does not propose one of ours; only the leader's word counts.
-    pub(super) fn declined(&mut self, from: NodeId, key: Key, outcome: Outcome) {
+    pub(super) fn declined(&mut self, from: NodeId, key: Key, refusal: Refusal) {
         if self.node_of_raft(self.leader) == Some(from) {
-            self.answer_without_entry(key, outcome);
+            self.answer_without_entry(key, refusal);
         }
     }
 
@@ -162,11 +163,10 @@ impl<S: LogStore> ControlMember<S> {
         }
         match self.judged(now, bytes) {
             Ok(bytes) => self.propose(now, bytes),
-            Err(Outcome::Refused { why, remedy }) => {
-                let frame = ControlFrame::Declined { key: command.key, why, remedy }.encode();
+            Err(refusal) => {
+                let frame = ControlFrame::Declined { key: command.key, refusal }.encode();
                 self.out.push_back(ControlOut::Send { to: from, frame });
             }
-            Err(Outcome::Applied { .. }) => {}
         }
     }
 }

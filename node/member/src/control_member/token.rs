@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use consensus::control::storage::LogStore;
 use control::command::{Command, CommandBody, InStep};
-use control::outcome::Outcome;
+use control::refusal::{Nodes, Refusal};
 use control::shards::Origin;
 use engine::ids::{Incarnation, NodeId};
 
@@ -16,45 +16,41 @@ use super::ControlMember;
 use super::io::{LIVE_NS, Now};
 use super::measured::TOLD_NS;
 
-const REMEDY: &str = "wait until it is whole: qnat status; to stop without the token: qnat stop --now";
-
 impl<S: LogStore> ControlMember<S> {
     /// The command as it may be proposed by this leader: a wish to stop carries what this leader sees, or is refused.
-    pub(super) fn judged(&self, now: Now, bytes: Bytes) -> Result<Bytes, Outcome> {
+    pub(super) fn judged(&self, now: Now, bytes: Bytes) -> Result<Bytes, Refusal> {
         let Ok(command) = Command::decode(&bytes) else { return Ok(bytes) };
         let CommandBody::StopTokenTake { node, .. } = command.body else { return Ok(bytes) };
-        let seen = self.redundancy(now).map_err(|why| Outcome::refused(why, REMEDY))?;
+        let seen = self.redundancy(now)?;
         let stamped = Command { body: CommandBody::StopTokenTake { node, seen }, ..command };
         Ok(stamped.encode().map_or(bytes, Bytes::from))
     }
 
     /// Who is in step in every shard, if nothing is missing anywhere.
-    fn redundancy(&self, now: Now) -> Result<Vec<InStep>, String> {
+    fn redundancy(&self, now: Now) -> Result<Vec<InStep>, Refusal> {
         let quiet = |node: &NodeId| {
             let heard = self.heard_ns.get(node).is_some_and(|at| now.ns.saturating_sub(*at) < TOLD_NS);
             *node != self.me.node && !heard
         };
         let registry = self.state.registry();
         if let Some((node, _)) = registry.members().find(|(node, _)| quiet(node)) {
-            return Err(format!("node {node} is not heard"));
+            return Err(Refusal::NodeSilent { node });
         }
         let (voters, learners) = &self.configured;
         if !learners.is_empty() || *voters != self.state.control_voters() {
-            return Err("the control group has not all its voters in step".to_owned());
+            return Err(Refusal::ControlNotInStep {});
         }
-        let nodes = |lives: &mut dyn Iterator<Item = &Incarnation>| -> String {
-            let nodes: BTreeSet<u32> = lives.filter_map(|life| registry.node_of(*life)).map(|node| node.0).collect();
-            nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
+        let nodes =
+            |lives: &[Incarnation]| -> Nodes { lives.iter().filter_map(|life| registry.node_of(*life)).collect() };
         let mut seen = Vec::new();
         for (id, shard) in self.state.shards().iter().filter(|(_, shard)| shard.origin != Origin::Unplaced) {
             let Some(in_step) = self.measured.of(now.ns, *id, shard.epoch) else {
-                return Err(format!("shard {id} has no owner that says who is in step"));
+                return Err(Refusal::ShardUnmeasured { shard: *id });
             };
             let there: BTreeSet<_> = in_step.lives.iter().collect();
             if there != shard.members.iter().collect() {
-                let (have, want) = (nodes(&mut in_step.lives.iter()), nodes(&mut shard.members.iter()));
-                return Err(format!("shard {id} is not fully redundant: nodes {have} of {want} vote and are in step"));
+                let (have, want) = (nodes(&in_step.lives), nodes(&shard.members));
+                return Err(Refusal::ShardNotInStep { shard: *id, have, want });
             }
             seen.push(in_step.clone());
         }

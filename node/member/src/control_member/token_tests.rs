@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use consensus::control::storage::ClusterId;
 use consensus::control::storage::memory::MemoryStore;
 use control::command::{CommandBody, Configure};
+use control::outcome::Outcome;
 use control::registry::Founder;
 
 use super::*;
@@ -209,7 +210,7 @@ impl Bed {
     fn ask_to_stop(&mut self, node: NodeId) -> Result<(), String> {
         match self.submit(node, CommandBody::StopTokenTake { node, seen: Vec::new() }) {
             Ok(Outcome::Applied { .. }) => Ok(()),
-            Ok(Outcome::Refused { why, remedy }) => Err(format!("{why}; {remedy}")),
+            Ok(Outcome::Refused(refusal)) => Err(refusal.to_string()),
             Err(error) => Err(error.to_string()),
         }
     }

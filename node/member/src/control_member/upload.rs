@@ -27,7 +27,7 @@ impl<S: LogStore> ControlMember<S> {
         let mut upload = self.uploads.swap_remove(at);
         upload.under_way.remove(&key);
         match outcome {
-            Outcome::Refused { .. } => {
+            Outcome::Refused(_) => {
                 self.give_up(&upload, Ok(outcome.clone()));
                 return;
             }

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use control::command::{CommandBody, Configure};
 use control::limits::PART_LEN_MAX;
+use control::outcome::Outcome;
 use control::resource::{Desired, Instance, IpConfiguration, Prefix, Subnet, VirtualNetwork};
 
 use super::token_tests::Bed;
@@ -93,8 +94,8 @@ fn of_two_that_are_sent_at_once_the_one_that_is_replaced_hears_it() {
     let won: Vec<bool> = answers.iter().map(Outcome::is_applied).collect();
     assert_eq!(won.iter().filter(|won| **won).count(), 1, "{answers:?}");
     let lost = answers.iter().find(|outcome| !outcome.is_applied()).expect("one of two");
-    let Outcome::Refused { why, remedy } = lost else { panic!("{lost}") };
-    assert!(why.contains("replaced by attempt") && remedy.contains("qnat apply"), "{lost}");
+    let refusal = lost.refusal().expect("it was refused");
+    assert!(refusal.why().contains("replaced by attempt") && refusal.remedy().contains("qnat apply"), "{lost}");
     let wanted = if won[0] { &first } else { &second };
     assert_eq!(bed.state().desired(), wanted);
     assert!(bed.members.values().all(|member| member.uploads.is_empty()));
