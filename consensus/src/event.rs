@@ -1,7 +1,7 @@
 //! The boundary of the flow groups and of the control group: specifications and events in, effects out.
 
 use bytes::Bytes;
-use words::{Epoch, Incarnation, LeaseWord, ShardId, ShardSet};
+use words::{Epoch, GroupEvent, Incarnation, LeaseWord, ShardId, ShardSet};
 
 /// What the control state wants of one group, as compiled for every node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -122,7 +122,7 @@ pub enum FlowInput {
     Report(Box<Report>),
     /// The worker's loop passed last at this time (L1, F7).
     Turned { at_ns: u64 },
-    /// A chunk of a scan that `FlowEffect::Scan` asked for.
+    /// A chunk of a scan that `GroupEvent::Scan` asked for.
     Chunk { group: ShardId, transfer: u64, base: u64, until: u64, last: bool, chunk: Bytes },
     /// Graceful stop: hand all leaderships over, take none (N3).
     Stop,
@@ -139,30 +139,12 @@ pub enum FlowEffect {
     SendBulk { to: Incarnation, group: ShardId, frame: Bytes },
     /// Write the shard's word (K3). Zeroing comes before the messages that need it (L2).
     Word { group: ShardId, word: LeaseWord },
-    /// A replica begins at `index`: with an empty table, or, if it `loads`, with what the chunks that follow bring.
-    Opened { group: ShardId, epoch: Epoch, index: u64, loads: bool },
-    /// A re-created epoch continues from this replica's own table.
+    /// Tell the worker, which holds the table.
+    Worker(GroupEvent),
+    /// Tell the worker that a re-created epoch continues from this replica's own table.
     Reopened { group: ShardId, epoch: Epoch },
-    /// The replica is gone.
-    Dropped { group: ShardId },
-    /// A committed entry, in order; empty `entry` is raft's own.
-    Committed { group: ShardId, index: u64, term: u64, entry: Bytes },
-    /// This replica leads in `term`.
-    Leading { group: ShardId, term: u64 },
-    /// This replica does not lead.
-    Following { group: ShardId },
     /// Who owns (leads) the group as far as this node knows.
     Owner { group: ShardId, term: u64, owner: Option<Incarnation> },
-    /// The batch stream was refused (F1).
-    Refused { group: ShardId, term: u64, stream: u32 },
-    /// Scan the table for a joiner (F10), and no more for an earlier order.
-    Scan { group: ShardId, transfer: u64 },
-    /// Nobody waits for this scan any more.
-    ScanOver { group: ShardId, transfer: u64 },
-    /// Load a chunk of another replica's scan.
-    Load { group: ShardId, epoch: Epoch, chunk: Bytes },
-    /// All chunks are there: replay starts at `base`, exact once `until` is applied.
-    Loaded { group: ShardId, base: u64, until: u64 },
     /// Workers may load the snapshot of this control index: a majority reported it ready, or 1 s passed (F2).
     MayLoad { control_index: u64 },
     /// The applied configuration no longer holds these replicas, for the control log (N1, N2).

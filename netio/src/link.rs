@@ -18,6 +18,19 @@ pub enum LinkState {
     Anew,
 }
 
+impl LinkState {
+    /// Its word in log lines.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Gone => "gone",
+            Self::Anew => "anew",
+        }
+    }
+}
+
 /// A network interface of this namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {

@@ -43,6 +43,29 @@ pub enum FrameDrop {
     Sealed,
 }
 
+impl FrameDrop {
+    /// The reason in answers and metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::WrongKey => "wrong_key",
+            Self::NoReplica => "no_replica",
+            Self::Stranger => "stranger",
+            Self::Kind => "kind",
+            Self::Term => "term",
+            Self::CommitBeyondLog => "commit_beyond_log",
+            Self::IndexBeyondLog => "index_beyond_log",
+            Self::NoPredecessor => "no_predecessor",
+            Self::SnapshotRequest => "snapshot_request",
+            Self::FalseTimeout => "false_timeout",
+            Self::Context => "context",
+            Self::LeaderAlive => "leader_alive",
+            Self::Sealed => "sealed",
+        }
+    }
+}
+
 /// Whether `raft` digests this message.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ mod turns;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use raft::eraftpb::ConfState;
-use words::{Epoch, Incarnation, ShardId};
+use words::{Epoch, GroupEvent, Incarnation, LogIndex, ShardId, Term};
 
 pub use group::status::{GroupStatus, Role, Waiting};
 
@@ -276,7 +276,12 @@ impl FlowGroups {
             }
             Beginning::Empty { conf, wait_ns } => {
                 self.drop_replica(group);
-                self.out.push_back(FlowEffect::Opened { group, epoch, index: 1, loads: false });
+                self.out.push_back(FlowEffect::Worker(GroupEvent::Opened {
+                    shard: group,
+                    epoch: epoch.0,
+                    index: LogIndex(1),
+                    loads: false,
+                }));
                 let at = (1, first_term(epoch));
                 self.start(spec, at, None, conf, until(now_ns, wait_ns), now_ns);
             }
@@ -335,7 +340,7 @@ impl FlowGroups {
     fn drop_replica(&mut self, group: ShardId) {
         if let Some(mut replica) = self.replicas.remove(&group) {
             replica.close(&mut self.out);
-            self.out.push_back(FlowEffect::Dropped { group });
+            self.out.push_back(FlowEffect::Worker(GroupEvent::Dropped { shard: group }));
             self.owners.lost(group, self.me);
         }
     }
@@ -343,7 +348,7 @@ impl FlowGroups {
     /// Gives up joining. The worker may hold a part of the table.
     fn drop_joining(&mut self, group: ShardId) {
         if self.joining.remove(&group).is_some_and(|j| j.incoming.have().is_some()) {
-            self.out.push_back(FlowEffect::Dropped { group });
+            self.out.push_back(FlowEffect::Worker(GroupEvent::Dropped { shard: group }));
         }
     }
 
@@ -397,7 +402,7 @@ impl FlowGroups {
             replica.propose(batch, &mut self.out);
             self.dirty.insert(group);
         } else {
-            self.out.push_back(FlowEffect::Refused { group, term, stream });
+            self.out.push_back(FlowEffect::Worker(GroupEvent::Refused { shard: group, term: Term(term), stream }));
         }
     }
 

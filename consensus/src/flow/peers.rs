@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use words::{Incarnation, ShardId, Term};
+use words::{GroupEvent, Incarnation, LogIndex, ShardId, Term};
 
 use super::{FlowGroups, until};
 use crate::event::FlowEffect;
@@ -97,11 +97,17 @@ impl FlowGroups {
         match joining.incoming.accept(from, head) {
             Accept::Ignore => return Ok(()),
             Accept::First => {
-                self.out.push_back(FlowEffect::Opened { group, epoch, index: head.base, loads: true });
+                let index = LogIndex(head.base);
+                self.out.push_back(FlowEffect::Worker(GroupEvent::Opened {
+                    shard: group,
+                    epoch: epoch.0,
+                    index,
+                    loads: true,
+                }));
             }
             Accept::Next => {}
         }
-        self.out.push_back(FlowEffect::Load { group, epoch, chunk });
+        self.out.push_back(FlowEffect::Worker(GroupEvent::Load { shard: group, epoch: epoch.0, chunk }));
         let Some(end) = end else { return Ok(()) };
         let of_this_epoch = end.base_term <= head.term && Term(head.term).epoch() == epoch && head.base >= 1;
         if !of_this_epoch || !membership::holds(&end.conf, self.me.0) {
@@ -109,7 +115,8 @@ impl FlowGroups {
         }
         let spec = spec.clone();
         self.joining.remove(&group);
-        self.out.push_back(FlowEffect::Loaded { group, base: head.base, until: end.until });
+        let loaded = GroupEvent::Loaded { shard: group, base: LogIndex(head.base), until: LogIndex(end.until) };
+        self.out.push_back(FlowEffect::Worker(loaded));
         let at = (head.base, end.base_term);
         self.start(spec, at, Some(end.until), end.conf, until(now_ns, end.wait_left_ns), now_ns);
         Ok(())

@@ -6,7 +6,7 @@ use qnat_consensus::flow::FlowGroups;
 use qnat_consensus::flow::frame::{ChunkEnd, ChunkHead, Frame, Key};
 use raft::eraftpb::ConfState;
 use words::time::MS;
-use words::{Epoch, Incarnation, ShardId};
+use words::{Epoch, GroupEvent, Incarnation, ShardId};
 
 const G: ShardId = ShardId(1);
 const EPOCH: Epoch = Epoch(1);
@@ -39,7 +39,8 @@ fn loaded(voters: &[u64], learners: &[u64]) -> FlowGroups {
     let key = Key { group: G, epoch: EPOCH, from: LEADER, to: ME };
     let frame = Frame::Chunk { key, head, end, chunk: Bytes::from_static(b"table") }.encode();
     groups.handle(0, FlowInput::Peer { from: LEADER, frame });
-    let loaded = std::iter::from_fn(|| groups.poll(0)).any(|effect| matches!(effect, FlowEffect::Loaded { .. }));
+    let loaded = std::iter::from_fn(|| groups.poll(0))
+        .any(|effect| matches!(effect, FlowEffect::Worker(GroupEvent::Loaded { .. })));
     assert!(loaded, "it has the table");
     groups
 }

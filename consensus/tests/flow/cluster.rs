@@ -11,7 +11,7 @@ use qnat_consensus::flow::{FlowGroups, GroupStatus, Role};
 use raft::eraftpb::MessageType;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use words::{Epoch, Incarnation, ShardId};
+use words::{Epoch, GroupEvent, Incarnation, LogIndex, ShardId, Term};
 
 pub(crate) use words::time::MS;
 const CHUNK_KEYS: usize = 40;
@@ -376,7 +376,6 @@ impl Cluster {
     fn perform(&mut self, at: usize, effect: FlowEffect, feedback: &mut Vec<FlowInput>) {
         let now = self.now;
         let (me, id) = (self.nodes[at].incarnation, self.nodes[at].id);
-        let control_index = self.nodes[at].report.control_ready;
         match effect {
             FlowEffect::Send { to, frame, .. } | FlowEffect::SendBulk { to, frame, .. } => self.fly(at, to, frame),
             FlowEffect::Word { group, word } => {
@@ -400,7 +399,20 @@ impl Cluster {
                 self.judge.health.insert(health.group, (now, health));
             }
             FlowEffect::Stopped { kept } => self.nodes[at].stopped = Some(kept),
-            FlowEffect::Leading { group, term } => {
+            FlowEffect::Worker(event) => self.tell_worker(at, event, feedback),
+            FlowEffect::Reopened { group, epoch } => {
+                let worker = self.nodes[at].workers.get_mut(&group).expect("reopened from a table");
+                worker.epoch = epoch;
+                worker.leading = None;
+            }
+        }
+    }
+
+    fn tell_worker(&mut self, at: usize, event: GroupEvent, feedback: &mut Vec<FlowInput>) {
+        let (me, now) = (self.nodes[at].incarnation, self.now);
+        let control_index = self.nodes[at].report.control_ready;
+        match event {
+            GroupEvent::Leading { shard: group, term: Term(term) } => {
                 let before = self.judge.leaders.insert((group, term), me);
                 assert!(before.is_none_or(|b| b == me), "two leaders of {group:?} in term {term}");
                 self.judge.leadings.push((now, group, term, me));
@@ -410,20 +422,20 @@ impl Cluster {
                 worker.served = false;
                 (worker.stream, worker.sequence) = (0, 0);
             }
-            FlowEffect::Following { group } => {
+            GroupEvent::Following { shard: group } => {
                 if let Some(worker) = self.nodes[at].workers.get_mut(&group) {
                     worker.leading = None;
                     worker.served = false;
                 }
             }
-            FlowEffect::Refused { group, stream, .. } => {
+            GroupEvent::Refused { shard: group, stream, .. } => {
                 if let Some(worker) = self.nodes[at].workers.get_mut(&group) {
                     assert_eq!(stream, worker.stream, "a stream is refused once");
                     worker.stream += 1;
                     worker.sequence = 0;
                 }
             }
-            FlowEffect::Committed { group, index, term, entry } => {
+            GroupEvent::Committed { shard: group, index: LogIndex(index), term: Term(term), entry } => {
                 let serves = self.nodes[at].serves;
                 let worker = self.nodes[at].workers.get_mut(&group).expect("entries follow a table");
                 self.judge.commit(now, (group, worker.epoch), index, term, &entry);
@@ -436,54 +448,49 @@ impl Cluster {
                     feedback.push(FlowInput::Serving { group, term, state });
                 }
             }
-            FlowEffect::Opened { .. }
-            | FlowEffect::Reopened { .. }
-            | FlowEffect::Dropped { .. }
-            | FlowEffect::Scan { .. }
-            | FlowEffect::ScanOver { .. }
-            | FlowEffect::Load { .. }
-            | FlowEffect::Loaded { .. } => self.move_table(at, effect),
+            GroupEvent::Reopened { .. } | GroupEvent::Owner { .. } => unreachable!("the member tells of these"),
+            GroupEvent::Opened { .. }
+            | GroupEvent::Dropped { .. }
+            | GroupEvent::Scan { .. }
+            | GroupEvent::ScanOver { .. }
+            | GroupEvent::Load { .. }
+            | GroupEvent::Loaded { .. } => self.move_table(at, event),
         }
     }
 
-    /// The effects that make, move and end tables.
+    /// The events that make, move and end tables.
     #[expect(clippy::wildcard_enum_match_arm, reason = "the caller has listed the others")]
-    fn move_table(&mut self, at: usize, effect: FlowEffect) {
+    fn move_table(&mut self, at: usize, event: GroupEvent) {
         let workers = &mut self.nodes[at].workers;
-        match effect {
-            FlowEffect::Opened { group, epoch, index, loads } => {
-                let worker = Worker { applied: index, epoch, loading: loads, ..Worker::default() };
+        match event {
+            GroupEvent::Opened { shard: group, epoch, index: LogIndex(index), loads } => {
+                let worker = Worker { applied: index, epoch: Epoch(epoch), loading: loads, ..Worker::default() };
                 workers.insert(group, worker);
             }
-            FlowEffect::Reopened { group, epoch } => {
-                let worker = workers.get_mut(&group).expect("reopened from a table");
-                worker.epoch = epoch;
-                worker.leading = None;
-            }
-            FlowEffect::Dropped { group } => {
+            GroupEvent::Dropped { shard: group } => {
                 workers.remove(&group);
             }
-            FlowEffect::Scan { group, transfer } => {
+            GroupEvent::Scan { shard: group, transfer } => {
                 let worker = workers.get_mut(&group).expect("a scan is of a table");
                 worker.scans = VecDeque::from([Scan { transfer, base: worker.applied, from_key: 0 }]);
             }
-            FlowEffect::ScanOver { group, transfer } => {
+            GroupEvent::ScanOver { shard: group, transfer } => {
                 let worker = workers.get_mut(&group).expect("a scan is of a table");
                 worker.scans.retain(|scan| scan.transfer != transfer);
             }
-            FlowEffect::Load { group, epoch, chunk } => {
+            GroupEvent::Load { shard: group, epoch, chunk } => {
                 let worker = workers.get_mut(&group).expect("opened before");
-                assert!(worker.epoch == epoch && worker.loading, "chunks come into an opened table");
+                assert!(worker.epoch == Epoch(epoch) && worker.loading, "chunks come into an opened table");
                 worker.load(&chunk);
             }
-            FlowEffect::Loaded { group, base, until } => {
+            GroupEvent::Loaded { shard: group, base: LogIndex(base), until: LogIndex(until) } => {
                 assert!(base <= until, "the scan ends after its base");
                 let worker = workers.get_mut(&group).expect("opened before");
                 worker.loading = false;
                 worker.applied = base;
                 self.judge.loads += 1;
             }
-            _ => unreachable!("only effects about tables come here"),
+            _ => unreachable!("only events about tables come here"),
         }
     }
 

@@ -8,7 +8,7 @@ use qnat_consensus::flow::frame::{ChunkEnd, ChunkHead, Frame, Have, Key, Owned};
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use words::{Epoch, Incarnation, ShardId};
+use words::{Epoch, GroupEvent, Incarnation, ShardId};
 
 use crate::cluster::{Cluster, MS};
 
@@ -252,7 +252,7 @@ fn only_the_stream_of_the_leading_term_is_taken_and_a_refusal_refuses_the_rest()
         let mut refused = 0;
         let mut sent = 0;
         while let Some(effect) = groups.poll(now) {
-            if let FlowEffect::Refused { stream: s, .. } = effect {
+            if let FlowEffect::Worker(GroupEvent::Refused { stream: s, .. }) = effect {
                 assert_eq!(s, stream);
                 refused += 1;
             } else {

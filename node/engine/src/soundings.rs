@@ -39,6 +39,18 @@ pub enum Passing {
     Silent,
 }
 
+impl Passing {
+    /// Its word in log lines.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unproved => "unproved",
+            Self::Yes => "passing",
+            Self::Silent => "silent",
+        }
+    }
+}
+
 /// One data network, as it was heard.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Heard {

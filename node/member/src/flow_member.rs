@@ -14,7 +14,7 @@ use engine::histogram::Histogram;
 use engine::links::Standing;
 use engine::snapshot::Snapshot;
 use engine::soundings::Passing;
-use words::{ControlIndex, Epoch, Incarnation, LeaseWord, LogIndex, NodeId, PortBlock, ShardId, Term};
+use words::{ControlIndex, Epoch, Incarnation, LeaseWord, NodeId, PortBlock, ShardId, Term};
 
 use super::frame::{channel_of, flow_frame, split_flow_frame};
 use super::view::View;
@@ -335,27 +335,10 @@ impl FlowMember {
                 let node = owner.and_then(|life| self.view.node_of.get(&life).copied());
                 GroupEvent::Owner { shard, term: Term(term), node }
             }
-            FlowEffect::Opened { group, epoch, index, loads } => {
-                GroupEvent::Opened { shard: group, epoch: epoch.0, index: LogIndex(index), loads }
-            }
+            FlowEffect::Worker(event) => event,
             FlowEffect::Reopened { group, epoch } => {
                 let control_index = self.view.control_index;
                 GroupEvent::Reopened { shard: group, epoch: epoch.0, control_index }
-            }
-            FlowEffect::Dropped { group } => GroupEvent::Dropped { shard: group },
-            FlowEffect::Committed { group, index, term, entry } => {
-                GroupEvent::Committed { shard: group, index: LogIndex(index), term: Term(term), entry }
-            }
-            FlowEffect::Leading { group, term } => GroupEvent::Leading { shard: group, term: Term(term) },
-            FlowEffect::Following { group } => GroupEvent::Following { shard: group },
-            FlowEffect::Refused { group, term, stream } => {
-                GroupEvent::Refused { shard: group, term: Term(term), stream }
-            }
-            FlowEffect::Scan { group, transfer } => GroupEvent::Scan { shard: group, transfer },
-            FlowEffect::ScanOver { group, transfer } => GroupEvent::ScanOver { shard: group, transfer },
-            FlowEffect::Load { group, epoch, chunk } => GroupEvent::Load { shard: group, epoch: epoch.0, chunk },
-            FlowEffect::Loaded { group, base, until } => {
-                GroupEvent::Loaded { shard: group, base: LogIndex(base), until: LogIndex(until) }
             }
         };
         Some(FlowOut::Worker(WorkerInput::Event(event)))

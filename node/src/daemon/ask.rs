@@ -158,7 +158,7 @@ impl Peers {
         let answered = if request.is_question() {
             Ok(answer(request))
         } else {
-            let problem = format!("{request:?} is no question: members do not give each other orders");
+            let problem = format!("{} is no question: members do not give each other orders", request.name());
             Err(Failure::new(403, problem))
         };
         let desk = Arc::clone(&self.0);

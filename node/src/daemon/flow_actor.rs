@@ -420,7 +420,7 @@ impl Handler<AskFlows> for FlowActor {
             node_of: member.view().node_of.clone(),
             failovers: *member.failovers(),
             leader_changes: member.leader_changes(),
-            frame_drops: member.groups().drops().iter().map(|(why, count)| (format!("{why:?}"), *count)).collect(),
+            frame_drops: member.groups().drops().iter().map(|(why, count)| (why.label().to_owned(), *count)).collect(),
             transport,
             linked,
             now_ns: now,
@@ -447,7 +447,7 @@ fn log_output(output: &WorkerOutput) {
     if let WorkerOutput::Serving { shard, term, state } = output {
         match state {
             Ok(()) => tracing::info!(shard = shard.0, term = term.0, "serves"),
-            Err(why) => tracing::info!(shard = shard.0, term = term.0, ?why, "does not serve"),
+            Err(why) => tracing::info!(shard = shard.0, term = term.0, why = why.label(), "does not serve"),
         }
     }
 }

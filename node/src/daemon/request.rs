@@ -119,6 +119,13 @@ impl Request {
         Self::Together { of: Box::new(self) }
     }
 
+    /// Its name as it is written in a call.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let written = serde_json::to_value(self).unwrap_or_default();
+        written["request"].as_str().unwrap_or("what has no name").to_owned()
+    }
+
     /// Whether it changes nothing, and is answered by a member for itself: what members may ask each other.
     #[must_use]
     pub const fn is_question(&self) -> bool {

@@ -3,7 +3,6 @@
 use consensus::flow::{GroupStatus, Role};
 use control::registry::Standing;
 use control::view::ShardView;
-use engine::event::NotServing;
 use engine::ids::{Incarnation, NodeId};
 use engine::status::ShardStatus;
 
@@ -77,16 +76,7 @@ fn shard_row(view: &ShardView, report: &FlowReport, tables: &[ShardStatus], live
 fn serving(group: Option<&GroupStatus>, table: Option<&ShardStatus>) -> String {
     match table.and_then(|table| table.serving) {
         Some(Ok(())) => return "yes".to_owned(),
-        Some(Err(why)) => {
-            return match why {
-                NotServing::OwnTermNotApplied => "no: own term not applied",
-                NotServing::ControlBehind => "no: configuration behind the flow log",
-                NotServing::NoLease => "no: no lease",
-                NotServing::LinkDown => "no: data link down",
-                NotServing::Waiting => "no: waiting for a predecessor",
-            }
-            .to_owned();
-        }
+        Some(Err(why)) => return format!("no: {}", why.label()),
         None => {}
     }
     match group {

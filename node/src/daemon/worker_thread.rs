@@ -202,7 +202,8 @@ impl WorkerEnds for Ends {
             }
             let passing = link.map_or(Passing::Unproved, |link| worker.passing(link));
             if self.watch.changed(now, interface, (state, passing)) {
-                tracing::info!(link = self.packets.link(interface).name, ?state, ?passing, "data link");
+                let name = &self.packets.link(interface).name;
+                tracing::info!(link = name, state = state.label(), passing = passing.label(), "data link");
             }
         }
     }

@@ -8,6 +8,7 @@
 mod address;
 pub mod envelope;
 mod frame;
+mod group_event;
 mod ids;
 mod interface;
 mod lease;
@@ -23,6 +24,7 @@ pub mod time;
 
 pub use address::{Addr, Endpoint};
 pub use frame::{ChecksumState, FrameMeta, Gso};
+pub use group_event::GroupEvent;
 pub use ids::{
     BackendId, ControlIndex, Epoch, FrontendId, Incarnation, LogIndex, NodeId, SHARDS_MAX, ShardId, Term, VnetId,
 };

@@ -4,7 +4,7 @@
 //! Never proposes while a change is pending or a transfer runs.
 
 use bytes::Bytes;
-use words::Incarnation;
+use words::{GroupEvent, Incarnation};
 
 use super::{Effects, FlowGroup};
 use crate::event::{FlowEffect, GroupHealth};
@@ -200,7 +200,7 @@ impl FlowGroup {
         }
         *next_id += 1;
         leadership.transfer = Some(Outgoing::new(*next_id, from, floor, now_ns));
-        out.push_back(FlowEffect::Scan { group, transfer: *next_id });
+        out.push_back(FlowEffect::Worker(GroupEvent::Scan { shard: group, transfer: *next_id }));
     }
 
     /// A chunk of the own worker's scan goes to the joiner.
@@ -215,7 +215,7 @@ impl FlowGroup {
         let state_at = |index| self.state_at(index).filter(|(_, conf)| membership::holds(conf, to.0));
         let piece = transfer.chunk((scanned.base, scanned.until, scanned.last), term, now_ns, state_at);
         let Some((head, mut end)) = piece else {
-            out.push_back(FlowEffect::ScanOver { group: self.group(), transfer: scanned.transfer });
+            out.push_back(FlowEffect::Worker(GroupEvent::ScanOver { shard: self.group(), transfer: scanned.transfer }));
             return;
         };
         if let Some(end) = &mut end {
@@ -237,7 +237,7 @@ impl FlowGroup {
             .transfer
             .take_if(|transfer| !held || bytes > RETAINED_BYTES_MAX || transfer.is_over(matched, now_ns));
         if let Some(transfer) = over.filter(|transfer| !transfer.is_scanned()) {
-            out.push_back(FlowEffect::ScanOver { group: self.spec.group, transfer: transfer.id() });
+            out.push_back(FlowEffect::Worker(GroupEvent::ScanOver { shard: self.spec.group, transfer: transfer.id() }));
         }
     }
 }

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use raft::{RawNode, StateRole};
-use words::{Epoch, Incarnation, LeaseWord, ShardId};
+use words::{Epoch, GroupEvent, Incarnation, LeaseWord, ShardId, Term};
 
 use crate::event::{FlowEffect, GroupSpec, Sealing, Timing};
 use crate::flow::election;
@@ -411,7 +411,7 @@ impl FlowGroup {
             self.stream.next_sequence = Some(sequence + 1);
         } else {
             self.stream.refused = true;
-            out.push_back(FlowEffect::Refused { group: self.group(), term, stream });
+            out.push_back(FlowEffect::Worker(GroupEvent::Refused { shard: self.group(), term: Term(term), stream }));
         }
     }
 

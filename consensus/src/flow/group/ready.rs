@@ -7,7 +7,7 @@ use bytes::Bytes;
 use protobuf::Message as _;
 use raft::StateRole;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType, SnapshotMetadata};
-use words::Incarnation;
+use words::{GroupEvent, Incarnation, LogIndex, Term};
 
 use super::{Effects, FlowGroup, Leadership};
 use crate::event::FlowEffect;
@@ -89,7 +89,7 @@ impl FlowGroup {
             health_told: None,
             behind_told_ns: 0,
         });
-        out.push_back(FlowEffect::Leading { group: self.group(), term });
+        out.push_back(FlowEffect::Worker(GroupEvent::Leading { shard: self.group(), term: Term(term) }));
         Began::Yes
     }
 
@@ -99,7 +99,7 @@ impl FlowGroup {
         }
         self.lease.reset();
         self.clear_lease(out);
-        out.push_back(FlowEffect::Following { group: self.group() });
+        out.push_back(FlowEffect::Worker(GroupEvent::Following { shard: self.group() }));
     }
 
     pub(super) fn install(&mut self, metadata: &SnapshotMetadata) {
@@ -132,7 +132,8 @@ impl FlowGroup {
     pub(super) fn hand_out(&self, entry: &Entry, out: &mut Effects) {
         let normal = entry.get_entry_type() == EntryType::EntryNormal;
         let data = if normal { entry.data.clone() } else { Bytes::new() };
-        out.push_back(FlowEffect::Committed { group: self.group(), index: entry.index, term: entry.term, entry: data });
+        let (index, term) = (LogIndex(entry.index), Term(entry.term));
+        out.push_back(FlowEffect::Worker(GroupEvent::Committed { shard: self.group(), index, term, entry: data }));
     }
 
     pub(super) fn send(&mut self, messages: Vec<Message>, now_ns: u64, out: &mut Effects) {

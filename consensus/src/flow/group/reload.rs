@@ -2,7 +2,7 @@
 
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType, Snapshot};
-use words::Incarnation;
+use words::{GroupEvent, Incarnation, LogIndex};
 
 use super::{Effects, FlowGroup, Piece};
 use crate::event::FlowEffect;
@@ -47,13 +47,16 @@ impl FlowGroup {
         if !follows || !membership::holds(&end.conf, self.me.0) || end.conf.learners_next.contains(&self.me.0) {
             return;
         }
-        let (index, group) = (head.base, self.group());
+        let (index, shard, epoch) = (head.base, self.group(), self.spec.epoch.0);
         let replaces = index > raft.raft_log.committed && !raft.raft_log.match_term(index, end.base_term);
         if replaces {
-            out.push_back(FlowEffect::Opened { group, epoch: self.spec.epoch, index, loads: true });
-            let epoch = self.spec.epoch;
-            out.extend(chunks.into_iter().map(|chunk| FlowEffect::Load { group, epoch, chunk }));
-            out.push_back(FlowEffect::Loaded { group, base: index, until: end.until });
+            out.push_back(FlowEffect::Worker(GroupEvent::Opened { shard, epoch, index: LogIndex(index), loads: true }));
+            out.extend(chunks.into_iter().map(|chunk| FlowEffect::Worker(GroupEvent::Load { shard, epoch, chunk })));
+            out.push_back(FlowEffect::Worker(GroupEvent::Loaded {
+                shard,
+                base: LogIndex(index),
+                until: LogIndex(end.until),
+            }));
             self.loading_until = Some(end.until);
         }
         let mut snapshot = Snapshot::default();
