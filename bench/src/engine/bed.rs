@@ -146,7 +146,7 @@ impl Bed {
             bed.worker.handle_timers(bed.now_ns, &Always);
             bed.drain();
         }
-        assert_eq!(bed.worker.shard_status()[0].live, flows, "all flows live");
+        assert_eq!(bed.worker.view().shard_status()[0].live, flows, "all flows live");
         bed
     }
 

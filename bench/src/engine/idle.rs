@@ -64,7 +64,7 @@ pub struct Idle {
 /// If flows never end.
 pub fn measure(mut bed: Bed) -> Result<Steps> {
     let (begun_ns, mut steps) = (bed.now_ns, Steps::default());
-    while bed.worker.shard_status()[0].live > 0 {
+    while bed.worker.view().shard_status()[0].live > 0 {
         anyhow::ensure!(bed.now_ns < begun_ns + PATIENCE_S * SECOND_NS, "idle flows that never close");
         bed.now_ns = bed.worker.next_timer_ns().clamp(bed.now_ns + 1_000_000, bed.now_ns + STEP_NS);
         let before = cpu_ns();
@@ -81,7 +81,7 @@ pub fn measure(mut bed: Bed) -> Result<Steps> {
         let mut frame = Vec::new();
         while bed.worker.poll_frame(bed.now_ns, &Always, &mut frame).is_some() {}
     }
-    steps.held_bytes = bed.worker.shard_status()[0].table_bytes;
+    steps.held_bytes = bed.worker.view().shard_status()[0].table_bytes;
     steps.closed_after_s = (bed.now_ns - begun_ns) / SECOND_NS;
     Ok(steps)
 }

@@ -175,7 +175,7 @@ fn table_row(flows: u32, rounds: u32) -> Result<TableRow> {
     let resident_before = machine::resident()?;
     let mut bed = Bed::new(flows, Proto::Udp);
     let resident = machine::resident()?.saturating_sub(resident_before) as f64 / f64::from(flows);
-    let octets = bed.worker.shard_status()[0].table_bytes as f64 / f64::from(flows);
+    let octets = bed.worker.view().shard_status()[0].table_bytes as f64 / f64::from(flows);
     let mut again = Bed::new(flows, Proto::Udp);
     let longest_apply_us = idle::longest(&bed.apply_ns, &std::mem::take(&mut again.apply_ns)) as f64 / 1e3;
     let steps = idle::measure(again)?;

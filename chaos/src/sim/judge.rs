@@ -239,8 +239,8 @@ impl Judge {
     pub(super) fn state(&mut self, node: &Node) -> Check {
         i04_leases_disjoint::check(node.control.state())?;
         let Some(worker) = &node.worker else { return Ok(()) };
-        for status in worker.shard_status() {
-            if let Some(hash) = worker.state_hash(status.shard) {
+        for status in worker.view().shard_status() {
+            if let Some(hash) = worker.view().state_hash(status.shard) {
                 self.hashes.check(&status, hash)?;
             }
         }
@@ -277,8 +277,10 @@ impl Judge {
         let mut flows: Vec<FlowView> = Vec::new();
         for node in nodes {
             let Some(worker) = &node.worker else { continue };
-            for status in worker.shard_status().iter().filter(|status| serves(worker, node, now_ns, status.shard)) {
-                flows.extend(worker.dump_flows(node.local(now_ns).ns, Some(status.shard), usize::MAX));
+            for status in
+                worker.view().shard_status().iter().filter(|status| serves(worker, node, now_ns, status.shard))
+            {
+                flows.extend(worker.view().dump_flows(node.local(now_ns).ns, Some(status.shard), usize::MAX));
             }
         }
         i01_unique_mappings::check(flows.iter())?;
@@ -296,7 +298,7 @@ impl Judge {
 /// Whether this node is the shard's owner at this moment, by its own word.
 fn serves(worker: &Worker, node: &Node, now_ns: u64, shard: ShardId) -> bool {
     let word = node.words.word(shard);
-    let status = worker.shard_status().into_iter().find(|status| status.shard == shard);
+    let status = worker.view().shard_status().into_iter().find(|status| status.shard == shard);
     status.is_some_and(|status| status.serving == Some(Ok(())) && status.leading == Some(word.term))
         && node.local(now_ns).ns < word.lease_until_ns
 }

@@ -264,7 +264,7 @@ impl Node {
 
     /// Shards that this node's worker leads, as far as it knows.
     pub(super) fn leaderships(&self) -> usize {
-        let shards = self.worker.as_ref().map(Worker::shard_status).unwrap_or_default();
+        let shards = self.worker.as_ref().map(|worker| worker.view().shard_status()).unwrap_or_default();
         shards.iter().filter(|status| status.leading.is_some()).count()
     }
 

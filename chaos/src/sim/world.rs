@@ -13,7 +13,6 @@ use control::registry::{FOUNDER_RAFT_ID, Founder};
 use control::shards::Origin;
 use control::state::State;
 use engine::ids::{Mac, NodeId, ShardId, Side};
-use engine::worker::Worker;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use words::level;
@@ -351,7 +350,8 @@ impl World {
             let seen: Vec<String> = self.nodes.values().map(seen).collect();
             return Some(format!("a node has not registered; {}", seen.join("; ")));
         }
-        let serving = self.nodes.values().filter_map(|node| node.worker.as_ref()).flat_map(Worker::shard_status);
+        let serving =
+            self.nodes.values().filter_map(|node| node.worker.as_ref()).flat_map(|worker| worker.view().shard_status());
         let serving: BTreeSet<(ShardId, u32)> =
             serving.filter(|s| s.serving == Some(Ok(()))).map(|s| (s.shard, s.epoch)).collect();
         for (id, shard) in state.shards() {
@@ -373,7 +373,11 @@ impl World {
                 }
             }
             if !serving.contains(&(*id, shard.epoch)) {
-                let all = self.nodes.values().filter_map(|node| node.worker.as_ref()).flat_map(Worker::shard_status);
+                let all = self
+                    .nodes
+                    .values()
+                    .filter_map(|node| node.worker.as_ref())
+                    .flat_map(|worker| worker.view().shard_status());
                 return Some(format!(
                     "shard {id} is not served: {:?}",
                     all.filter(|s| s.shard == *id).collect::<Vec<_>>()

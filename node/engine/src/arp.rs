@@ -15,15 +15,16 @@ use std::net::Ipv4Addr;
 
 use crate::addresses::subnet_of;
 use crate::announcement::{ArpFrame, Confirmed, Place, Step, announcement};
+use crate::context::{At, Cx, Exit};
+use crate::egress::Egress;
 use crate::event::{Authority, DropReason, Verdict};
-use crate::held::{HELD_MAX_NS, Origin, Outgoing, Waiting};
-use crate::ids::{Link, Mac, ShardId, Term, VnetId};
-use crate::judge::Cx;
+use crate::held::{HELD_MAX_NS, Outgoing, Waiting};
+use crate::ids::{Link, Mac, ShardId, VnetId};
 use crate::lease::LeaseWords;
 use crate::neigh::{Lookup, MayAsk, Source};
+use crate::shards::Shards;
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{ArpOp, ArpPacket, build_arp, set_ethernet};
-use crate::worker::Worker;
 
 /// Packets that wait for one neighbour.
 const WAITING_PER_NEIGHBOUR_MAX: usize = 64;
@@ -32,28 +33,24 @@ const WAITED_NEIGHBOURS_MAX: usize = 1024;
 /// How often waiting packets ask again.
 const RETRY_NS: u64 = 50_000_000;
 
-impl Worker {
-    pub(crate) fn handle_arp<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, link: Link, p: &ArpPacket) -> Verdict {
-        self.learn(cx, link, p);
+impl Egress {
+    pub(crate) fn handle_arp<W: LeaseWords>(
+        &mut self,
+        cx: &Cx<'_, W>,
+        shards: &mut Shards,
+        link: Link,
+        p: &ArpPacket,
+    ) -> Verdict {
+        self.learn(cx, shards, link, p);
         match p.op {
-            ArpOp::Request => self.answer(cx, link, p),
-            ArpOp::Reply => self.confirm(p),
+            ArpOp::Request => self.answer(cx, shards, link, p),
+            ArpOp::Reply => confirm(shards, p),
         }
         self.counters.absorbed += 1;
         Verdict::Consumed
     }
 
-    /// A reply that came to a vMAC shows that the switches send its frames here (M2).
-    fn confirm(&mut self, p: &ArpPacket) {
-        if let Some(shard) = p.eth_dst.shard()
-            && let Some(lead) = self.replica_mut(shard).and_then(|s| s.leadership.as_mut())
-            && let Some(announcement) = &mut lead.announcement
-        {
-            announcement.confirmed = Confirmed::Yes;
-        }
-    }
-
-    fn learn<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, link: Link, p: &ArpPacket) {
+    fn learn<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, shards: &Shards, link: Link, p: &ArpPacket) {
         let s = cx.snapshot;
         // Another network's gateway is nobody's address here.
         let here = |of| link == Link::Outside || link == Link::Inside(of);
@@ -63,7 +60,7 @@ impl Worker {
             Link::Inside(vnet) => {
                 let backend = backend_at(vnet, s, p.sender_ip);
                 let declared = backend.is_some_and(|b| b.mac.is_none_or(|mac| mac == p.sender_mac));
-                (declared, backend.map_or(MayAsk::No, |b| self.may_ask(cx, b)))
+                (declared, backend.map_or(MayAsk::No, |b| may_ask(cx, shards, b)))
             }
             Link::Outside => {
                 let next_hop = s.outside.next_hop == Some(p.sender_ip);
@@ -82,19 +79,10 @@ impl Worker {
             self.next_hop_heard(cx.now_ns);
         }
         if let Link::Inside(vnet) = link {
-            self.agree(s, cx.now_ns, (vnet, p.sender_ip));
+            self.agree(cx.at(), (vnet, p.sender_ip));
         }
         if self.neighbours.learn(cx.now_ns, link, p.sender_ip, p.sender_mac, may_ask) {
             self.release_waiting((link, p.sender_ip), p.sender_mac);
-        }
-    }
-
-    /// Whether this node may ask a backend about itself: in the name of its home shard alone, since the question tells it
-    /// where its gateway is.
-    fn may_ask<W: LeaseWords>(&self, cx: &Cx<'_, W>, backend: &Backend) -> MayAsk {
-        match self.right_of(cx.now_ns, cx.words, backend.home) {
-            Some(_) => MayAsk::Yes,
-            None => MayAsk::No,
         }
     }
 
@@ -102,28 +90,30 @@ impl Worker {
     pub(crate) fn check_source<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
+        shards: &Shards,
         (vnet, ip): (VnetId, Ipv4Addr),
         mac: Mac,
     ) -> Result<(), DropReason> {
         let known = self.neighbours.last_known(Link::Inside(vnet), ip) == Some(mac);
-        if known { Ok(()) } else { self.doubt_source(cx, (vnet, ip), mac) }
+        if known { Ok(()) } else { self.doubt_source(cx, shards, (vnet, ip), mac) }
     }
 
     #[cold]
     fn doubt_source<W: LeaseWords>(
         &mut self,
         cx: &Cx<'_, W>,
+        shards: &Shards,
         (vnet, ip): (VnetId, Ipv4Addr),
         mac: Mac,
     ) -> Result<(), DropReason> {
         let (s, now_ns, link) = (cx.snapshot, cx.now_ns, Link::Inside(vnet));
         // Who is no backend is refused elsewhere.
         let Some(backend) = backend_at(vnet, s, ip) else { return Ok(()) };
-        self.agree(s, now_ns, (vnet, ip));
-        let right = self.right_of(now_ns, cx.words, backend.home);
+        self.agree(cx.at(), (vnet, ip));
+        let right = shards.right_of(cx, backend.home);
         if s.peers.iter().any(|peer| peer.mac_on(link) == Some(mac)) {
             if let Some(authority) = right {
-                self.correct(s, now_ns, authority, (vnet, ip));
+                self.correct(cx.at(), authority, (vnet, ip));
             }
             return Ok(());
         }
@@ -139,7 +129,7 @@ impl Worker {
                 if let Some(authority) = right
                     && self.neighbours.lookup(now_ns, link, ip) == Lookup::Ask
                 {
-                    self.ask(now_ns, s, link, authority, ip, Mac::BROADCAST);
+                    self.ask(cx.at(), Exit { link, authority }, ip, Mac::BROADCAST);
                 }
                 Ok(())
             }
@@ -148,19 +138,19 @@ impl Worker {
 
     /// A backend sends by another shard's virtual MAC, as after a question of that shard's that it overheard: it is told of
     /// its own.
-    fn correct(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, (vnet, ip): (VnetId, Ipv4Addr)) {
+    fn correct(&mut self, at: At<'_>, authority: Authority, (vnet, ip): (VnetId, Ipv4Addr)) {
         let Authority::Lease { shard, .. } = authority else { return };
         let link = Link::Inside(vnet);
-        let (mac, subnet) = (self.last_known(s, now_ns, link, ip), subnet_of(s, vnet, ip));
+        let (mac, subnet) = (self.last_known(at, link, ip), subnet_of(at.snapshot, vnet, ip));
         let (Some(mac), Some(gateway)) = (mac, subnet.map(|n| n.gateway)) else { return };
-        if self.corrections.take(now_ns, (link, ip)) {
+        if self.corrections.take(at.now_ns, (link, ip)) {
             let vmac = Mac::of_shard(shard);
             let frame = ArpFrame { op: ArpOp::Reply, eth_dst: mac, sender: (vmac, gateway), target: (mac, ip) };
-            self.queue_arp(now_ns, link, authority, vmac, frame);
+            self.queue_arp(at.now_ns, Exit { link, authority }, vmac, frame);
         }
     }
 
-    fn answer<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, link: Link, p: &ArpPacket) {
+    fn answer<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, shards: &Shards, link: Link, p: &ArpPacket) {
         let s = cx.snapshot;
         let shard = match link {
             Link::Inside(vnet) => {
@@ -180,8 +170,7 @@ impl Worker {
             }
         };
         let Some(shard) = shard else { return };
-        let word = cx.words.word(shard);
-        let Some(term) = self.replica(shard).and_then(|r| r.serves(cx.now_ns, self.me, word)) else { return };
+        let Some(authority) = shards.right_of(cx, shard) else { return };
         let vmac = Mac::of_shard(shard);
         let frame = ArpFrame {
             op: ArpOp::Reply,
@@ -189,41 +178,38 @@ impl Worker {
             sender: (vmac, p.target_ip),
             target: (p.sender_mac, p.sender_ip),
         };
-        self.queue_arp(cx.now_ns, link, Authority::Lease { shard, term }, vmac, frame);
+        self.queue_arp(cx.now_ns, Exit { link, authority }, vmac, frame);
     }
 
     /// Builds an ARP frame into the queue that `poll_frame` empties.
-    pub(crate) fn queue_arp(&mut self, now_ns: u64, link: Link, authority: Authority, eth_src: Mac, a: ArpFrame) {
+    fn queue_arp(&mut self, now_ns: u64, exit: Exit, eth_src: Mac, a: ArpFrame) {
         let mut bytes = [0u8; 60];
         build_arp(&mut bytes, a.op, eth_src, a.eth_dst, a.sender.0, a.sender.1, a.target.0, a.target.1);
-        self.queue_own(now_ns, link, authority, &bytes);
-    }
-
-    /// Copies a frame of the worker's own into the queue that `poll_frame` empties.
-    pub(crate) fn queue_own(&mut self, now_ns: u64, link: Link, authority: Authority, bytes: &[u8]) {
-        let Some(mut frame) = self.held.own_buffer() else { return };
-        frame.extend_from_slice(bytes);
-        let meta = crate::wire::FrameMeta::default();
-        self.held.push(Outgoing { frame, meta, link, authority, origin: Origin::Own, since_ns: now_ns });
+        self.queue_own(now_ns, exit, &bytes);
     }
 
     /// Asks for a neighbour in a shard's name; in grace nobody is asked (M1).
-    pub(crate) fn ask(&mut self, now_ns: u64, s: &Snapshot, link: Link, authority: Authority, ip: Ipv4Addr, to: Mac) {
-        let Authority::Lease { shard, .. } = authority else { return };
+    pub(crate) fn ask(&mut self, at: At<'_>, exit: Exit, ip: Ipv4Addr, to: Mac) {
+        let Authority::Lease { shard, .. } = exit.authority else { return };
         let vmac = Mac::of_shard(shard);
-        let own = match link {
-            Link::Inside(vnet) => subnet_of(s, vnet, ip).map(|n| n.gateway),
-            Link::Outside => frontend_ip(s, shard),
+        let own = match exit.link {
+            Link::Inside(vnet) => subnet_of(at.snapshot, vnet, ip).map(|n| n.gateway),
+            Link::Outside => frontend_ip(at.snapshot, shard),
         };
         let Some(own) = own else { return };
         let frame = ArpFrame { op: ArpOp::Request, eth_dst: to, sender: (vmac, own), target: (Mac::default(), ip) };
-        self.queue_arp(now_ns, link, authority, vmac, frame);
+        self.queue_arp(at.now_ns, exit, vmac, frame);
     }
 
-    /// Queues one step of the announcements of a shard that serves in `term`.
-    pub(crate) fn announce(&mut self, now_ns: u64, snapshot: &Snapshot, (shard, term): (ShardId, Term), step: &Step) {
-        let vmac = Mac::of_shard(shard);
-        let authority = Authority::Lease { shard, term };
+    /// Queues one step of the announcements of a shard that serves by `authority`; `confirmed`: a reply has come to its vMAC.
+    pub(crate) fn announce(
+        &mut self,
+        at: At<'_>,
+        (shard, authority): (ShardId, Authority),
+        step: &Step,
+        confirmed: Confirmed,
+    ) {
+        let (vmac, outside) = (Mac::of_shard(shard), Exit { link: Link::Outside, authority });
         for ip in &step.addresses {
             let frame = ArpFrame {
                 op: ArpOp::Request,
@@ -231,24 +217,24 @@ impl Worker {
                 sender: (vmac, *ip),
                 target: (Mac::default(), *ip),
             };
-            self.queue_arp(now_ns, Link::Outside, authority, vmac, frame);
+            self.queue_arp(at.now_ns, outside, vmac, frame);
         }
         if step.place == Place::Within {
             return;
         }
         let networks: Vec<VnetId> = self.links.inside().collect();
         for vnet in &networks {
-            self.queue_own(now_ns, Link::Inside(*vnet), authority, &announcement(vmac));
+            self.queue_own(at.now_ns, Exit { link: Link::Inside(*vnet), authority }, &announcement(vmac));
         }
-        let lead = self.replica(shard).and_then(|s| s.leadership.as_ref());
-        if lead.and_then(|l| l.announcement.as_ref()).is_some_and(|a| a.confirmed == Confirmed::Yes) {
+        if confirmed == Confirmed::Yes {
             return;
         }
-        let first = |vnet: VnetId| snapshot.first_backends.get(&(vnet, shard)).map(|(_, ip)| (Link::Inside(vnet), *ip));
+        let firsts = &at.snapshot.first_backends;
+        let first = |vnet: VnetId| firsts.get(&(vnet, shard)).map(|(_, ip)| (Link::Inside(vnet), *ip));
         let backends = networks.into_iter().filter_map(first);
-        for (link, ip) in backends.chain(snapshot.outside.next_hop.map(|ip| (Link::Outside, ip))) {
-            if let Some(mac) = self.last_known(snapshot, now_ns, link, ip) {
-                self.ask(now_ns, snapshot, link, authority, ip, mac);
+        for (link, ip) in backends.chain(at.snapshot.outside.next_hop.map(|ip| (Link::Outside, ip))) {
+            if let Some(mac) = self.last_known(at, link, ip) {
+                self.ask(at, Exit { link, authority }, ip, mac);
             }
         }
     }
@@ -294,29 +280,31 @@ impl Worker {
     }
 
     /// Asks again, gives up, and refreshes stale neighbours that are in use.
-    pub(crate) fn neighbour_timers(&mut self, now_ns: u64, s: &Snapshot, words: &impl LeaseWords) {
+    pub(crate) fn neighbour_timers<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, shards: &Shards) {
+        let (now_ns, at) = (cx.now_ns, cx.at());
         let due: Vec<(Link, Ipv4Addr)> =
             self.waiting.iter().filter(|(_, w)| w.retry_ns <= now_ns).map(|(k, _)| *k).collect();
         for key in due {
             let Some(mut waiting) = self.waiting.remove(&key) else { continue };
             while waiting.frames.front().is_some_and(|f| f.since_ns.saturating_add(HELD_MAX_NS) <= now_ns) {
                 if let Some(old) = waiting.frames.pop_front() {
-                    self.give_up(now_ns, s, old);
+                    self.give_up(at, shards, old);
                 }
             }
             if waiting.frames.is_empty() {
                 continue;
             }
-            match self.look_up(s, now_ns, key.0, key.1) {
+            match self.look_up(at, key.0, key.1) {
                 Lookup::Known(mac) => self.release(waiting, mac),
                 Lookup::Unreachable => {
                     for frame in waiting.frames {
-                        self.give_up(now_ns, s, frame);
+                        self.give_up(at, shards, frame);
                     }
                 }
                 found @ (Lookup::Ask | Lookup::Wait | Lookup::Outdated) => {
                     if found == Lookup::Ask {
-                        self.ask(now_ns, s, key.0, waiting.authority, key.1, Mac::BROADCAST);
+                        let exit = Exit { link: key.0, authority: waiting.authority };
+                        self.ask(at, exit, key.1, Mac::BROADCAST);
                     }
                     waiting.retry_ns = now_ns.saturating_add(RETRY_NS);
                     self.waiting.insert(key, waiting);
@@ -326,38 +314,36 @@ impl Worker {
         while let Some(refresh) = self.neighbours.poll_refresh() {
             let right = match refresh.link {
                 Link::Inside(vnet) => {
-                    backend_at(vnet, s, refresh.ip).and_then(|b| self.right_of(now_ns, words, b.home))
+                    backend_at(vnet, cx.snapshot, refresh.ip).and_then(|b| shards.right_of(cx, b.home))
                 }
-                Link::Outside => self.any_right(now_ns, words),
+                Link::Outside => shards.any_right(cx),
             };
             if let Some(authority) = right {
-                self.ask(now_ns, s, refresh.link, authority, refresh.ip, refresh.mac);
+                self.ask(at, Exit { link: refresh.link, authority }, refresh.ip, refresh.mac);
             }
         }
     }
 
     /// What to do with a packet for the next hop `ip`: a declared card is the only one, and needs no question.
-    pub(crate) fn look_up(&mut self, s: &Snapshot, now_ns: u64, link: Link, ip: Ipv4Addr) -> Lookup {
-        let found = self.neighbours.lookup(now_ns, link, ip);
+    pub(crate) fn look_up(&mut self, at: At<'_>, link: Link, ip: Ipv4Addr) -> Lookup {
+        let found = self.neighbours.lookup(at.now_ns, link, ip);
         match link {
-            Link::Inside(vnet) if !matches!(found, Lookup::Known(_)) => {
-                self.look_up_declared(s, now_ns, (vnet, ip), found)
-            }
+            Link::Inside(vnet) if !matches!(found, Lookup::Known(_)) => self.look_up_declared(at, (vnet, ip), found),
             Link::Inside(_) | Link::Outside => found,
         }
     }
 
     #[cold]
-    fn look_up_declared(&mut self, s: &Snapshot, now_ns: u64, (vnet, ip): (VnetId, Ipv4Addr), found: Lookup) -> Lookup {
+    fn look_up_declared(&mut self, at: At<'_>, (vnet, ip): (VnetId, Ipv4Addr), found: Lookup) -> Lookup {
         let link = Link::Inside(vnet);
-        match (declared_mac(s, vnet, ip), found) {
+        match (declared_mac(at.snapshot, vnet, ip), found) {
             (Some(mac), _) => {
-                self.neighbours.set(now_ns, link, ip, mac);
+                self.neighbours.set(at.now_ns, link, ip, mac);
                 Lookup::Known(mac)
             }
             (None, Lookup::Outdated) => {
                 self.neighbours.confirm(link, ip);
-                self.neighbours.lookup(now_ns, link, ip)
+                self.neighbours.lookup(at.now_ns, link, ip)
             }
             (None, found) => found,
         }
@@ -365,11 +351,11 @@ impl Worker {
 
     /// Has what is known of an inside address agree with the configuration in force. Loading that tells the cache nothing: it
     /// may declare 32,768 cards.
-    fn agree(&mut self, s: &Snapshot, now_ns: u64, (vnet, ip): (VnetId, Ipv4Addr)) {
+    fn agree(&mut self, at: At<'_>, (vnet, ip): (VnetId, Ipv4Addr)) {
         let link = Link::Inside(vnet);
-        match declared_mac(s, vnet, ip) {
+        match declared_mac(at.snapshot, vnet, ip) {
             Some(mac) if self.neighbours.last_known(link, ip) != Some(mac) => {
-                self.neighbours.set(now_ns, link, ip, mac);
+                self.neighbours.set(at.now_ns, link, ip, mac);
             }
             Some(_) => {}
             None => self.neighbours.confirm(link, ip),
@@ -377,37 +363,39 @@ impl Worker {
     }
 
     /// Where an address was last known to be.
-    pub(crate) fn last_known(&mut self, s: &Snapshot, now_ns: u64, link: Link, ip: Ipv4Addr) -> Option<Mac> {
+    fn last_known(&mut self, at: At<'_>, link: Link, ip: Ipv4Addr) -> Option<Mac> {
         if let Link::Inside(vnet) = link {
-            self.agree(s, now_ns, (vnet, ip));
+            self.agree(at, (vnet, ip));
         }
         self.neighbours.last_known(link, ip)
     }
 
     /// Nobody has answered for the next hop of a packet.
-    fn give_up(&mut self, now_ns: u64, s: &Snapshot, mut outgoing: Outgoing) {
-        self.tell_unreachable(s, now_ns, &mut outgoing);
-        self.held.recycle(outgoing.frame);
-        self.counters.drop_parked(DropReason::NoNeighbour);
-    }
-
-    fn right_of(&self, now_ns: u64, words: &impl LeaseWords, shard: ShardId) -> Option<Authority> {
-        let term = self.replica(shard)?.serves(now_ns, self.me, words.word(shard))?;
-        Some(Authority::Lease { shard, term })
-    }
-
-    /// The right of some shard that serves here: for questions that are not one shard's alone.
-    pub(crate) fn any_right(&self, now_ns: u64, words: &impl LeaseWords) -> Option<Authority> {
-        self.replicas().find_map(|(shard, r)| {
-            let term = r.serves(now_ns, self.me, words.word(shard))?;
-            Some(Authority::Lease { shard, term })
-        })
+    fn give_up(&mut self, at: At<'_>, shards: &Shards, mut outgoing: Outgoing) {
+        self.tell_unreachable(at, shards, &mut outgoing);
+        self.drop_waiting(outgoing.frame, DropReason::NoNeighbour);
     }
 
     /// When the next waiting packet asks again or gives up.
     pub(crate) fn next_neighbour_ns(&self) -> Option<u64> {
         self.waiting.values().map(|w| w.retry_ns).min()
     }
+}
+
+/// A reply that came to a vMAC shows that the switches send its frames here (M2).
+fn confirm(shards: &mut Shards, p: &ArpPacket) {
+    if let Some(shard) = p.eth_dst.shard()
+        && let Some(lead) = shards.replica_mut(shard).and_then(|s| s.leadership.as_mut())
+        && let Some(announcement) = &mut lead.announcement
+    {
+        announcement.confirmed = Confirmed::Yes;
+    }
+}
+
+/// Whether this node may ask a backend about itself: in the name of its home shard alone, since the question tells it where
+/// its gateway is.
+fn may_ask<W: LeaseWords>(cx: &Cx<'_, W>, shards: &Shards, backend: &Backend) -> MayAsk {
+    if shards.right_of(cx, backend.home).is_some() { MayAsk::Yes } else { MayAsk::No }
 }
 
 fn source_of(frame: &[u8]) -> Mac {

@@ -2,16 +2,15 @@
 //! mapping. Whatever is odd is left to `outbound` and `inbound`, which judge at length and decide for the next ones.
 
 use crate::addresses::{InsideEnd, endpoint, flow_of};
+use crate::context::{Exit, Frame, Hop};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{Answers, Slot, Translation};
 use crate::ids::{Link, Mac, ShardId, Term};
-use crate::judge::{Cx, Hop};
+use crate::judge::Judge;
 use crate::lease::LeaseWords;
 use crate::record::PublicKey;
-use crate::snapshot::Snapshot;
 use crate::translation::{finish, put_source, translation_of};
-use crate::wire::{FrameMeta, IpPacket, rewrite_destination, set_ethernet};
-use crate::worker::Worker;
+use crate::wire::{IpPacket, rewrite_destination, set_ethernet};
 
 /// A packet's mapping, found, with what was decided about it.
 struct Hit {
@@ -21,39 +20,38 @@ struct Hit {
     inside: InsideEnd,
 }
 
-impl Worker {
+impl<W: LeaseWords> Judge<'_, W> {
     /// Translates a packet by what was decided about its mapping. `None`: it has to be judged, and nothing is changed yet.
-    pub(crate) fn established<W: LeaseWords>(
+    pub(crate) fn established(
         &mut self,
-        cx: &Cx<'_, W>,
         link: Link,
-        (p, meta): (&IpPacket, &FrameMeta),
-        frame: &mut [u8],
+        p: &IpPacket,
+        frame: &mut Frame<'_>,
     ) -> Option<Result<Verdict, DropReason>> {
         let shard = p.eth_dst.shard()?;
-        if p.fragment.is_some() || p.ttl <= 1 || cx.snapshot.me.as_ref()?.mac_on(link)? == p.eth_src {
+        if p.fragment.is_some() || p.ttl <= 1 || self.cx.snapshot.me.as_ref()?.mac_on(link)? == p.eth_src {
             return None;
         }
-        let hit = self.hit(cx, shard, link, p)?;
+        let hit = self.hit(shard, link, p)?;
         let (to, place, hop) = match link {
             Link::Inside(_) => (Link::Outside, hit.translation.outside, hit.translation.hop),
             Link::Outside => (hit.inside.link(), hit.translation.inside, hit.inside.ip),
         };
-        if p.wire_len(meta) > self.links.mtu(to)? {
+        if p.wire_len(frame.meta) > self.egress.links.mtu(to)? {
             return None;
         }
-        let neighbour = self.neighbours.fresh(cx.now_ns, place, to, hop)?;
-        self.apply(cx, (shard, link), &hit, (p, meta), frame)?;
-        set_ethernet(frame, Mac::of_shard(shard), neighbour);
+        let neighbour = self.egress.neighbours.fresh(self.cx.now_ns, place, to, hop)?;
+        self.apply(shard, link, &hit, p, frame)?;
+        set_ethernet(frame.bytes, Mac::of_shard(shard), neighbour);
         let authority = Authority::Lease { shard, term: hit.term };
-        Some(self.conclude(cx.snapshot, cx.now_ns, to, authority, Hop::Ready, meta, frame))
+        Some(self.egress.conclude(self.cx.at(), Exit { link: to, authority }, Hop::Ready, frame))
     }
 
     /// The mapping of a packet that was sent to a shard which is served here.
-    fn hit<W: LeaseWords>(&self, cx: &Cx<'_, W>, shard: ShardId, link: Link, p: &IpPacket) -> Option<Hit> {
+    fn hit(&self, shard: ShardId, link: Link, p: &IpPacket) -> Option<Hit> {
         let entry = self.shards.get(shard)?;
         let served = entry.replica.as_deref()?;
-        let term = served.serves(cx.now_ns, self.me, cx.words.word(shard))?;
+        let term = served.serves(self.cx.now_ns, self.shards.me, self.cx.words.word(shard))?;
         let table = &served.replica.table;
         let slot = match link {
             Link::Inside(vnet) => table.find_inside(&flow_of(vnet, p))?,
@@ -69,7 +67,7 @@ impl Worker {
             return None;
         }
         let known = match link {
-            Link::Inside(_) => self.neighbours.is_at(translation.inside, link, p.src, p.eth_src),
+            Link::Inside(_) => self.egress.neighbours.is_at(translation.inside, link, p.src, p.eth_src),
             // The first answer decides how long the mapping lives on.
             Link::Outside => translation.answers == Answers::Nothing || record.tcp.is_answered(),
         };
@@ -77,34 +75,27 @@ impl Worker {
         known.then_some(Hit { slot, term, translation, inside })
     }
 
-    fn apply<W: LeaseWords>(
-        &mut self,
-        cx: &Cx<'_, W>,
-        (shard, link): (ShardId, Link),
-        hit: &Hit,
-        (p, meta): (&IpPacket, &FrameMeta),
-        frame: &mut [u8],
-    ) -> Option<()> {
+    fn apply(&mut self, shard: ShardId, link: Link, hit: &Hit, p: &IpPacket, frame: &mut Frame<'_>) -> Option<()> {
+        let (s, now_ns) = (self.cx.snapshot, self.cx.now_ns);
         let served = self.shards.replica_mut(shard)?;
         let authority = Authority::Lease { shard, term: hit.term };
         match link {
-            Link::Inside(_) => served.note_out(cx.snapshot, cx.now_ns, authority, hit.slot, p),
-            Link::Outside => served.note_in(cx.snapshot, cx.now_ns, authority, hit.slot, p),
-        }
-        let port = served.replica.table.record(hit.slot).public_port;
-        match link {
             Link::Inside(_) => {
-                let public = (hit.translation.public, port);
-                put_source(&mut self.identifications, (frame, meta), p, public);
+                served.note_out(s, now_ns, authority, hit.slot, p);
+                let public = (hit.translation.public, served.replica.table.record(hit.slot).public_port);
+                put_source(&mut self.egress.identifications, frame, p, public);
             }
-            Link::Outside => rewrite_destination(frame, meta, p, hit.inside.ip, hit.inside.port),
+            Link::Outside => {
+                served.note_in(s, now_ns, authority, hit.slot, p);
+                rewrite_destination(frame.bytes, frame.meta, p, hit.inside.ip, hit.inside.port);
+            }
         }
-        finish(cx.snapshot, (frame, meta), p);
+        finish(s, frame, p);
         Some(())
     }
 
     /// Decides for the next packets of a mapping, one of which was just judged at length, under the lease.
-    pub(crate) fn decide(&mut self, s: &Snapshot, authority: Authority, slot: Slot) {
+    pub(crate) fn decide(&mut self, authority: Authority, slot: Slot) {
         let Authority::Lease { shard, .. } = authority else { return };
         let Some(served) = self.shards.replica_mut(shard) else { return };
         let table = &mut served.replica.table;
@@ -112,12 +103,13 @@ impl Worker {
         if !record.is_live() || record.closing().is_some() {
             return;
         }
-        let Some(next) = translation_of(self.revisions.now(), record, s, &self.neighbours) else { return };
+        let (made, s) = (self.revisions.now(), self.cx.snapshot);
+        let Some(next) = translation_of(made, record, s, &self.egress.neighbours) else { return };
         let stands = before.filter(|before| self.revisions.holds(record.backend, before.made));
         if stands.is_some_and(|before| Translation { made: next.made, ..*before } == next) {
             return;
         }
         table.translate(slot, next);
-        self.counters.decided += 1;
+        self.egress.counters.decided += 1;
     }
 }

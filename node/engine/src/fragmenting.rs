@@ -1,33 +1,33 @@
 //! Packets that are larger than the link that they leave by (R11): refused with the size that fits if they must not be
 //! fragmented, else cut in order as they leave. An interface's MTU is this node's own affair and not replicated.
 
-use crate::event::{Authority, DropReason};
+use crate::context::{At, Exit, Frame};
+use crate::egress::Egress;
+use crate::event::DropReason;
 use crate::held::{Origin, Outgoing};
 use crate::ids::Link;
-use crate::judge::Cx;
 use crate::wire::{Cut, FrameMeta, Gso, IpPacket, L3, Notice, complete_checksum, may_fragment};
-use crate::worker::Worker;
 
-impl Worker {
-    /// Whether a packet that arrived by `link` may go on to where `mtu` octets pass: it has a hop left, and fits or may be
-    /// cut. Its sender is told if not. Before it is rewritten, since it is quoted, and before it is taken note of.
-    pub(crate) fn may_go_on<W>(
+impl Egress {
+    /// Whether a packet may go on to where `mtu` octets pass: it has a hop left, and fits or may be cut. Its sender is told by
+    /// `back` if not. Before it is rewritten, since it is quoted, and before it is taken note of.
+    pub(crate) fn may_go_on(
         &mut self,
-        cx: &Cx<'_, W>,
-        (link, mtu): (Link, u16),
-        authority: Authority,
-        (p, meta): (&IpPacket, &FrameMeta),
-        frame: &mut [u8],
+        at: At<'_>,
+        back: Exit,
+        mtu: u16,
+        p: &IpPacket,
+        frame: &mut Frame<'_>,
     ) -> Result<(), DropReason> {
         let (notice, reason) = if p.ttl <= 1 {
             (Notice::TimeExceeded, DropReason::TtlExpired)
-        } else if p.wire_len(meta) <= mtu || (meta.gso == Gso::None && may_fragment(frame, p.l3)) {
+        } else if p.wire_len(frame.meta) <= mtu || (frame.meta.gso == Gso::None && may_fragment(frame.bytes, p.l3)) {
             return Ok(());
         } else {
             // A super-packet of segments that may be fragmented is refused too: nobody below cuts segments again.
             (Notice::FragmentationNeeded { mtu }, DropReason::TooBig)
         };
-        self.notify((cx.snapshot, cx.now_ns), (link, authority), notice, p, frame);
+        self.notify(at, back, notice, p, frame.bytes);
         Err(reason)
     }
 
@@ -47,7 +47,7 @@ impl Worker {
         if !may_fragment(&mut next.frame, L3) {
             return Err(DropReason::TooBig);
         }
-        let mtu = self.links.mtu(next.link).ok_or(DropReason::NoLink)?;
+        let mtu = self.mtu(next.link)?;
         let Some(cut) = Cut::of(&mut next.frame, mtu) else { return Ok(()) };
         complete_checksum(&mut next.frame, &mut next.meta);
         for place in (1..cut.pieces()).rev() {

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::event::{Authority, DropReason, Last};
+use crate::context::Exit;
+use crate::event::{DropReason, Last};
 use crate::ids::Link;
 use crate::wire::{Fragment, FrameMeta, IpPacket, Piece, Proto};
 
@@ -52,9 +53,8 @@ pub(crate) struct Way {
     pub(crate) source: Option<Ipv4Addr>,
     pub(crate) destination: Option<Ipv4Addr>,
     pub(crate) id: Option<u16>,
-    pub(crate) link: Link,
     pub(crate) hop: Ipv4Addr,
-    pub(crate) authority: Authority,
+    pub(crate) exit: Exit,
 }
 
 /// What becomes of a datagram's later fragments.
@@ -167,6 +167,12 @@ impl Fragments {
     pub(crate) fn wait(&mut self, key: &Key, waiting: Waiting) {
         self.octets[key.side()] += waiting.frame.len();
         self.datagrams.get_mut(key).expect("its fragment was taken note of").waiting.push(waiting);
+    }
+
+    /// Takes note of a packet that is the first fragment of its datagram. A second such is the network's copy.
+    pub(crate) fn note_first(&mut self, now_ns: u64, link: Link, p: &IpPacket) -> Result<(), DropReason> {
+        let (Some(key), Some(piece)) = (Key::of_first(link, p), &p.fragment) else { return Ok(()) };
+        self.note(now_ns, key, piece).map(|_| ())
     }
 
     /// The first fragment was translated, or refused.

@@ -2,74 +2,63 @@
 //! alive (R5, I19). Called by `pipeline`.
 
 use crate::addresses::{InsideEnd, endpoint, is_spoofed};
+use crate::context::{Access, Exit, Frame};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::fragments::{Fate, Key, Way};
 use crate::ids::Link;
-use crate::judge::{Access, Cx};
+use crate::judge::Judge;
 use crate::lease::LeaseWords;
 use crate::policy::inbound_use;
 use crate::record::PublicKey;
 use crate::translation::finish;
-use crate::wire::{FrameMeta, IpPacket, rewrite_destination};
-use crate::worker::Worker;
+use crate::wire::{IpPacket, rewrite_destination};
 
-impl Worker {
-    pub(crate) fn inbound<W: LeaseWords>(
-        &mut self,
-        cx: &Cx<'_, W>,
-        meta: &FrameMeta,
-        p: &IpPacket,
-        frame: &mut [u8],
-    ) -> Result<Verdict, DropReason> {
-        let s = cx.snapshot;
+impl<W: LeaseWords> Judge<'_, W> {
+    pub(crate) fn inbound(&mut self, p: &IpPacket, frame: &mut Frame<'_>) -> Result<Verdict, DropReason> {
+        let (s, at) = (self.cx.snapshot, self.cx.at());
         let id = *s.frontend_by_ip.get(&p.dst).ok_or(DropReason::NotForUs)?;
         if is_spoofed(s, p.src, p.eth_src) {
             return Err(DropReason::SpoofedSource);
         }
         let home = s.frontends.get(&id).ok_or(DropReason::NotForUs)?.shard;
-        let authority = match self.access(cx, home) {
+        let authority = match self.shards.access(&self.cx, home) {
             Access::Here(authority) => authority,
-            Access::Forward(node) => return self.forward(cx, Link::Outside, node, p.eth_src, frame),
+            Access::Forward(node) => return self.egress.forward(s, Link::Outside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        self.note_first(cx.now_ns, Link::Outside, p)?;
+        self.datagrams.note_first(at.now_ns, Link::Outside, p)?;
+        let from = Exit { link: Link::Outside, authority };
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
-        let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
+        let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
         let Some(slot) = shard.replica.table.find_public(&key) else {
             let to = shard.endpoint_of(s, &key).and_then(InsideEnd::of).ok_or(DropReason::NoMapping)?;
-            let mtu = self.links.mtu(to.link()).ok_or(DropReason::NoLink)?;
-            self.may_go_on(cx, (Link::Outside, mtu), authority, (p, meta), frame)?;
-            return self.send_in(cx, authority, to, meta, p, frame);
+            self.egress.may_go_on(at, from, self.egress.mtu(to.link())?, p, frame)?;
+            return self.send_in(authority, to, p, frame);
         };
         let record = shard.replica.table.record(slot);
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let to = inbound_use(record, backend)?;
-        let mtu = self.links.mtu(to.link()).ok_or(DropReason::NoLink)?;
-        self.may_go_on(cx, (Link::Outside, mtu), authority, (p, meta), frame)?;
-        let shard = self.replica_mut(home).ok_or(DropReason::NoForward)?;
-        shard.note_in(s, cx.now_ns, authority, slot, p);
-        let sent = self.send_in(cx, authority, to, meta, p, frame);
-        self.decide(s, authority, slot);
+        self.egress.may_go_on(at, from, self.egress.mtu(to.link())?, p, frame)?;
+        shard.note_in(s, at.now_ns, authority, slot, p);
+        let sent = self.send_in(authority, to, p, frame);
+        self.decide(authority, slot);
         sent
     }
 
-    fn send_in<W: LeaseWords>(
+    fn send_in(
         &mut self,
-        cx: &Cx<'_, W>,
         authority: Authority,
         to: InsideEnd,
-        meta: &FrameMeta,
         p: &IpPacket,
-        frame: &mut [u8],
+        frame: &mut Frame<'_>,
     ) -> Result<Verdict, DropReason> {
-        rewrite_destination(frame, meta, p, to.ip, to.port);
-        finish(cx.snapshot, (frame, meta), p);
+        let (at, exit) = (self.cx.at(), Exit { link: to.link(), authority });
+        rewrite_destination(frame.bytes, frame.meta, p, to.ip, to.port);
+        finish(at.snapshot, frame, p);
         if let Some(key) = Key::of_first(Link::Outside, p) {
-            let (destination, link) = (Some(to.ip), to.link());
-            let way = Way { source: None, destination, id: None, link, hop: to.ip, authority };
-            self.fragments.decide(&key, Fate::Known(way));
+            let way = Way { source: None, destination: Some(to.ip), id: None, hop: to.ip, exit };
+            self.datagrams.decide(&key, Fate::Known(way));
         }
-        let hop = self.address(cx.snapshot, cx.now_ns, to.link(), authority, to.ip, frame)?;
-        self.conclude(cx.snapshot, cx.now_ns, to.link(), authority, hop, meta, frame)
+        self.egress.send(at, exit, to.ip, frame)
     }
 }

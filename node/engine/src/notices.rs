@@ -7,61 +7,61 @@
 use std::net::SocketAddrV4;
 
 use crate::addresses::{InsideEnd, endpoint, hop_to, is_unicast, subnet_of};
+use crate::context::{At, Exit, Frame};
+use crate::egress::Egress;
 use crate::event::{Authority, DropReason};
 use crate::held::Outgoing;
-use crate::ids::{Link, ShardId, VnetId};
-use crate::judge::{Access, Cx};
-use crate::lease::LeaseWords;
+use crate::ids::Link;
 use crate::record::PublicKey;
-use crate::snapshot::{Backend, Refusals, Snapshot, TcpReset};
+use crate::shards::Shards;
+use crate::snapshot::{Backend, Refusals, TcpReset};
 use crate::wire::{
     FRAME_MAX, IpPacket, Notice, Parsed, Proto, TcpFlags, build_notice, build_reset, increment_ttl, parse,
     rewrite_source,
 };
-use crate::worker::Worker;
 
-impl Worker {
+impl Egress {
     /// Tells a backend that its packet, which was not changed yet, opens no flow (R23, RFC 5508 REQ-8). Returns `reason`.
-    pub(crate) fn refuse_flow<W: LeaseWords>(
+    pub(crate) fn refuse_flow(
         &mut self,
-        cx: &Cx<'_, W>,
-        (vnet, home): (VnetId, ShardId),
+        at: At<'_>,
+        back: Exit,
         reason: DropReason,
         p: &IpPacket,
-        frame: &[u8],
+        frame: &Frame<'_>,
     ) -> DropReason {
-        let s = cx.snapshot;
-        if s.params.refusals == Refusals::Told
+        if at.snapshot.params.refusals == Refusals::Told
             && let Some(notice) = notice_of(reason)
-            && is_unicast(s, vnet, p.dst)
-            && let Access::Here(authority @ Authority::Lease { .. }) = self.access(cx, home)
+            && let Link::Inside(vnet) = back.link
+            && is_unicast(at.snapshot, vnet, p.dst)
         {
-            self.notify((s, cx.now_ns), (Link::Inside(vnet), authority), notice, p, frame);
+            self.notify(at, back, notice, p, frame.bytes);
         }
         reason
     }
 
     /// Tells a backend that nobody has the next hop of its packet, which was translated already: it is quoted as it was.
-    pub(crate) fn tell_unreachable(&mut self, s: &Snapshot, now_ns: u64, outgoing: &mut Outgoing) -> Option<()> {
+    pub(crate) fn tell_unreachable(&mut self, at: At<'_>, shards: &Shards, outgoing: &mut Outgoing) -> Option<()> {
         let Outgoing { frame, meta, link: Link::Outside, authority, .. } = outgoing else { return None };
         let Authority::Lease { shard, .. } = *authority else { return None };
         let Ok(Parsed::Ip(p)) = parse(frame, meta) else { return None };
-        let frontend = *s.frontend_by_ip.get(&p.src)?;
+        let frontend = *at.snapshot.frontend_by_ip.get(&p.src)?;
         let remote = endpoint(p.dst, p.dst_port);
         let key = PublicKey { proto: p.proto, frontend, port: p.src_port, remote };
-        let table = &self.replica(shard)?.replica.table;
+        let table = &shards.replica(shard)?.replica.table;
         let to = InsideEnd::of(table.record(table.find_public(&key)?).inside_key())?;
         rewrite_source(frame, meta, &p, to.ip, to.port);
         increment_ttl(frame, p.l3);
         let quoted = IpPacket { src: to.ip, ..p };
-        self.notify((s, now_ns), (to.link(), *authority), Notice::HostUnreachable, &quoted, frame)
+        let back = Exit { link: to.link(), authority: *authority };
+        self.notify(at, back, Notice::HostUnreachable, &quoted, frame)
     }
 
     /// A segment that belongs to no connection known here, of a backend whose rule wants resets (R27): it is told so, as the
     /// remote would (RFC 9293 3.10.7.1). Nothing goes outside. Returns the reason to drop it.
     pub(crate) fn refuse_stray(
         &mut self,
-        (s, now_ns): (&Snapshot, u64),
+        at: At<'_>,
         authority: Authority,
         backend: &Backend,
         p: &IpPacket,
@@ -70,8 +70,7 @@ impl Worker {
         let (Some(tcp), Authority::Lease { .. }, TcpReset::On) = (p.tcp, authority, backend.tcp_reset_on_idle) else {
             return reason;
         };
-        if tcp.flags.contains(TcpFlags::RST) || p.fragment.is_some() || !self.notice_limits.take(now_ns, (link, p.src))
-        {
+        if tcp.flags.contains(TcpFlags::RST) || p.fragment.is_some() || !self.notices.take(at.now_ns, (link, p.src)) {
             return reason;
         }
         let (seq, ack) = if tcp.flags.contains(TcpFlags::ACK) {
@@ -82,32 +81,26 @@ impl Worker {
         };
         let (from, to) = (SocketAddrV4::new(p.dst, p.dst_port), SocketAddrV4::new(p.src, p.src_port));
         let mut frame = build_reset(from, to, seq, ack);
-        self.send_own(s, now_ns, (link, p.src), authority, &mut frame);
+        self.send_own(at, Exit { link, authority }, p.src, &mut frame);
         reason
     }
 
-    /// Tells the sender of a packet, which arrived by `link` and was not changed yet, why it ends here.
-    pub(crate) fn notify(
-        &mut self,
-        (s, now_ns): (&Snapshot, u64),
-        (link, authority): (Link, Authority),
-        notice: Notice,
-        p: &IpPacket,
-        frame: &[u8],
-    ) -> Option<()> {
-        let Authority::Lease { .. } = authority else { return None };
+    /// Tells the sender of a packet, which arrived by `back` and was not changed yet, why it ends here.
+    pub(crate) fn notify(&mut self, at: At<'_>, back: Exit, notice: Notice, p: &IpPacket, frame: &[u8]) -> Option<()> {
+        let Authority::Lease { .. } = back.authority else { return None };
+        let (s, link) = (at.snapshot, back.link);
         let (from, hop) = match link {
             Link::Inside(vnet) => (subnet_of(s, vnet, p.src)?.gateway, p.src),
             Link::Outside => (p.dst, hop_to(s, p.src).ok()?),
         };
-        if !self.notice_limits.take(now_ns, (link, p.src)) {
+        if !self.notices.take(at.now_ns, (link, p.src)) {
             return None;
         }
         let id = self.identifications.take((from, p.src), Proto::Icmp, 1);
         let mut out = [0; FRAME_MAX];
         let packet = frame.get(usize::from(p.l3)..usize::from(p.l3) + usize::from(p.total_len))?;
         let len = build_notice(&mut out, (from, p.src), id, notice, packet);
-        self.send_own(s, now_ns, (link, hop), authority, &mut out[..len]);
+        self.send_own(at, back, hop, &mut out[..len]);
         Some(())
     }
 }

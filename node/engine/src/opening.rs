@@ -2,6 +2,7 @@
 //!
 //! `policy` says what a packet may open and under which right; this room has it done. Called by `outbound`.
 
+use crate::context::{At, Frame};
 use crate::event::{DropReason, Verdict};
 use crate::flow::FlowKey;
 use crate::held::{Held, Parked};
@@ -9,20 +10,17 @@ use crate::ids::{FrontendId, ShardId};
 use crate::policy::{End, Proposal};
 use crate::record::{FlowRecord, Open, PublicKey};
 use crate::shards::Shards;
-use crate::snapshot::Snapshot;
-use crate::wire::{FrameMeta, IpPacket};
+use crate::wire::IpPacket;
 
 /// A packet that opens a flow.
 pub(crate) struct First<'a> {
     pub(crate) packet: &'a IpPacket,
-    pub(crate) meta: &'a FrameMeta,
-    pub(crate) frame: &'a [u8],
+    pub(crate) frame: &'a Frame<'a>,
 }
 
 /// What a mapping that opens touches.
 pub(crate) struct Opening<'a> {
-    pub(crate) now_ns: u64,
-    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) at: At<'a>,
     pub(crate) shards: &'a mut Shards,
     pub(crate) held: &'a mut Held,
 }
@@ -32,9 +30,10 @@ impl Opening<'_> {
     pub(crate) fn park(&mut self, home: ShardId, flow: &FlowKey, first: &First<'_>) -> Result<Verdict, DropReason> {
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NotOwner)?;
         let backend = shard.overlay.backend(flow).ok_or(DropReason::NotOwner)?;
-        let frame = self.held.park(&self.snapshot.params, backend, first.frame).ok_or(DropReason::HoldLimit)?;
-        let (meta, packet) = (*first.meta, *first.packet);
-        shard.overlay.park(flow, Parked { frame, meta, packet, arrived_ns: self.now_ns });
+        let frame =
+            self.held.park(&self.at.snapshot.params, backend, first.frame.bytes).ok_or(DropReason::HoldLimit)?;
+        let (meta, packet) = (*first.frame.meta, *first.packet);
+        shard.overlay.park(flow, Parked { frame, meta, packet, arrived_ns: self.at.now_ns });
         Ok(Verdict::Consumed)
     }
 
@@ -45,7 +44,7 @@ impl Opening<'_> {
         flow: &FlowKey,
         first: &First<'_>,
     ) -> Result<Verdict, DropReason> {
-        let (s, now_ns) = (self.snapshot, self.now_ns);
+        let At { now_ns, snapshot: s } = self.at;
         let (id, backend) = proposal.backend;
         let shard = self.shards.replica_mut(backend.home).ok_or(DropReason::NotOwner)?;
         if !shard.stream.is_open() {
@@ -65,11 +64,11 @@ impl Opening<'_> {
                 PublicKey { frontend, port, ..key }
             }
         };
-        let frame = self.held.park(&s.params, id, first.frame).ok_or(DropReason::HoldLimit)?;
-        let (meta, packet) = (*first.meta, *first.packet);
+        let frame = self.held.park(&s.params, id, first.frame.bytes).ok_or(DropReason::HoldLimit)?;
+        let (meta, packet) = (*first.frame.meta, *first.packet);
         shard.charge(now_ns, &s.params, id);
         shard.overlay.open(*flow, public, (id, backend.sharing), now_ns);
-        shard.overlay.park(flow, Parked { frame, meta, packet, arrived_ns: self.now_ns });
+        shard.overlay.park(flow, Parked { frame, meta, packet, arrived_ns: self.at.now_ns });
         let open = Open { public, inside: flow.inside, backend: id, scenario: proposal.scenario };
         shard.stream.push(s.control_index, FlowRecord::Open(open));
         Ok(Verdict::Consumed)

@@ -2,168 +2,155 @@
 //!
 //! Never sends a first packet itself: `release_parked` does, when the log has the mapping (I6). Called by `pipeline`.
 
+use std::net::Ipv4Addr;
+
 use crate::addresses::{InsideEnd, check_destination, flow_of, next_hop, own_address};
+use crate::context::{Access, Exit, Frame, Hop};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{FlowKey, Slot};
 use crate::fragments::{Fate, Key, Way};
 use crate::held::Parked;
 use crate::ids::{BackendId, FrontendId, Link, ShardId, Term, VnetId};
-use crate::judge::{Access, Cx, Hop};
+use crate::judge::Judge;
 use crate::lease::LeaseWords;
 use crate::opening::{First, Opening};
 use crate::policy::{self, Use, answers_to, opens, outbound_use};
 use crate::record::{Open, Proto};
-use crate::snapshot::{Backend, Snapshot};
+use crate::snapshot::Backend;
 use crate::translation::{finish, put_source};
-use crate::wire::{FrameMeta, IpPacket, Notice, rewrite_destination};
-use crate::worker::Worker;
+use crate::wire::{IpPacket, Notice, rewrite_destination};
 
-impl Worker {
-    pub(crate) fn outbound<W: LeaseWords>(
+/// Where a translated packet comes from: its network, and the public end of its mapping.
+#[derive(Clone, Copy)]
+struct Source {
+    vnet: VnetId,
+    frontend: FrontendId,
+    port: u16,
+}
+
+impl<W: LeaseWords> Judge<'_, W> {
+    pub(crate) fn outbound(
         &mut self,
-        cx: &Cx<'_, W>,
         vnet: VnetId,
-        meta: &FrameMeta,
         p: &IpPacket,
-        frame: &mut [u8],
+        frame: &mut Frame<'_>,
     ) -> Result<Verdict, DropReason> {
-        let (s, link) = (cx.snapshot, Link::Inside(vnet));
+        let (s, at, link) = (self.cx.snapshot, self.cx.at(), Link::Inside(vnet));
         let id = *s.backend_by_ip.get(&(vnet, p.src)).ok_or(DropReason::SpoofedSource)?;
         let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
-        let authority = match self.access(cx, backend.home) {
+        let authority = match self.shards.access(&self.cx, backend.home) {
             Access::Here(authority) => authority,
-            Access::Forward(node) => return self.forward(cx, link, node, p.eth_src, frame),
+            Access::Forward(node) => return self.egress.forward(s, link, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        check_destination(s, vnet, p.dst)
-            .map_err(|reason| self.refuse_flow(cx, (vnet, backend.home), reason, p, frame))?;
+        let back = Exit { link, authority };
+        check_destination(s, vnet, p.dst).map_err(|reason| self.egress.refuse_flow(at, back, reason, p, frame))?;
         // Public addresses answer no pings, so there is nothing to open (R7).
         if p.proto == Proto::Icmp && s.frontend_by_ip.contains_key(&p.dst) {
             return Err(DropReason::NoMapping);
         }
-        self.note_first(cx.now_ns, link, p)?;
-        let mtu = self.mtu_to(s, authority, p.dst)?;
-        self.may_go_on(cx, (link, mtu), authority, (p, meta), frame)?;
+        self.datagrams.note_first(at.now_ns, link, p)?;
+        let mtu = self.mtu_to(authority, p.dst)?;
+        self.egress.may_go_on(at, back, mtu, p, frame)?;
         if let Err(reason) = next_hop(s, p.dst)
             && !s.frontend_by_ip.contains_key(&p.dst)
         {
-            self.notify((s, cx.now_ns), (link, authority), Notice::NetUnreachable, p, frame);
+            self.egress.notify(at, back, Notice::NetUnreachable, p, frame.bytes);
             return Err(reason);
         }
         let flow = flow_of(vnet, p);
-        let shard = self.replica_mut(backend.home).ok_or(DropReason::NoForward)?;
+        let shard = self.shards.replica_mut(backend.home).ok_or(DropReason::NoForward)?;
         let found = shard.replica.table.find_inside(&flow);
-        let verdict = found.map(|slot| (slot, outbound_use(shard, (slot, cx.now_ns), p, id, backend)));
+        let verdict = found.map(|slot| (slot, outbound_use(shard, (slot, at.now_ns), p, id, backend)));
         match (verdict, authority) {
             (Some((slot, Use::Translate)), _) => {
-                shard.note_out(s, cx.now_ns, authority, slot, p);
+                shard.note_out(s, at.now_ns, authority, slot, p);
                 let record = shard.replica.table.record(slot);
-                let public = (record.frontend, record.public_port);
-                let sent = self.send_out(s, cx.now_ns, authority, (vnet, public), p, meta, frame);
-                self.decide(s, authority, slot);
+                let source = Source { vnet, frontend: record.frontend, port: record.public_port };
+                let sent = self.send_out(authority, source, p, frame);
+                self.decide(authority, slot);
                 sent
             }
             (Some((_, Use::Refuse(reason))), _) => {
                 if shard.overlay.is_opening(&flow) {
-                    self.opening(cx).park(backend.home, &flow, &First { packet: p, meta, frame })
+                    self.opening().park(backend.home, &flow, &First { packet: p, frame })
                 } else {
                     debug_assert_eq!(reason, DropReason::NotFirstPacket);
-                    Err(self.refuse_stray((s, cx.now_ns), authority, backend, p))
+                    Err(self.egress.refuse_stray(at, authority, backend, p))
                 }
             }
             (_, Authority::Grace { .. } | Authority::Forward) => Err(DropReason::NotOwner),
             (_, Authority::Lease { .. }) if shard.overlay.is_opening(&flow) => {
-                self.opening(cx).park(backend.home, &flow, &First { packet: p, meta, frame })
+                self.opening().park(backend.home, &flow, &First { packet: p, frame })
             }
             (Some((slot, Use::Reopen)), Authority::Lease { .. }) => {
                 let again = shard.replica.table.record(slot).opened();
-                self.attempt(cx, (id, backend), &flow, Some(again), &First { packet: p, meta, frame })
+                self.attempt((id, backend), back, &flow, Some(again), &First { packet: p, frame })
             }
             (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
                 if !opens(p) && !answers_to(shard, p, flow.inside) {
-                    return Err(self.refuse_stray((s, cx.now_ns), authority, backend, p));
+                    return Err(self.egress.refuse_stray(at, authority, backend, p));
                 }
-                self.attempt(cx, (id, backend), &flow, None, &First { packet: p, meta, frame })
+                self.attempt((id, backend), back, &flow, None, &First { packet: p, frame })
             }
         }
     }
 
     /// Opens a mapping, `again` one that is held, or counts the failure and tells the backend of it.
-    fn attempt<W: LeaseWords>(
+    fn attempt(
         &mut self,
-        cx: &Cx<'_, W>,
         backend: (BackendId, &Backend),
+        back: Exit,
         flow: &FlowKey,
         again: Option<Open>,
         first: &First<'_>,
     ) -> Result<Verdict, DropReason> {
-        let opened =
-            policy::decide(backend, again).and_then(|proposal| self.opening(cx).propose(&proposal, flow, first));
-        self.counters.attempted(flow.proto, &opened);
-        let of = (backend.1.vnet, backend.1.home);
-        opened.map_err(|reason| self.refuse_flow(cx, of, reason, first.packet, first.frame))
+        let opened = policy::decide(backend, again).and_then(|proposal| self.opening().propose(&proposal, flow, first));
+        self.egress.counters.attempted(flow.proto, &opened);
+        opened.map_err(|reason| self.egress.refuse_flow(self.cx.at(), back, reason, first.packet, first.frame))
     }
 
-    fn opening<'a, W: LeaseWords>(&'a mut self, cx: &Cx<'a, W>) -> Opening<'a> {
-        Opening { now_ns: cx.now_ns, snapshot: cx.snapshot, shards: &mut self.shards, held: &mut self.held }
+    fn opening(&mut self) -> Opening<'_> {
+        Opening { at: self.cx.at(), shards: self.shards, held: &mut self.egress.held }
     }
 
     /// The mapping of a parked packet is committed: it leaves by the queue that `poll_frame` empties.
-    pub(crate) fn release_parked(&mut self, now_ns: u64, home: ShardId, term: Term, slot: Slot, parked: Parked) {
-        let Some(snapshot) = self.snapshot.take() else {
-            self.held.recycle(parked.frame);
-            self.counters.drop_parked(DropReason::TermLost);
-            return;
+    pub(crate) fn release_parked(&mut self, home: ShardId, term: Term, slot: Slot, parked: Parked) {
+        let Parked { frame: mut bytes, meta, packet: p, .. } = parked;
+        let (at, authority) = (self.cx.at(), Authority::Lease { shard: home, term });
+        let Some(shard) = self.shards.replica_mut(home) else {
+            return self.egress.drop_waiting(bytes, DropReason::TermLost);
         };
-        let Parked { mut frame, meta, packet, .. } = parked;
-        let authority = Authority::Lease { shard: home, term };
-        let Some(vnet) = self.replica(home).map(|shard| shard.replica.table.record(slot).vnet) else {
-            self.held.recycle(frame);
-            self.counters.drop_parked(DropReason::TermLost);
-            self.snapshot = Some(snapshot);
-            return;
-        };
-        let key = Key::of_first(Link::Inside(vnet), &packet);
-        let result = match self.replica_mut(home) {
-            Some(shard) => {
-                shard.note_out(&snapshot, now_ns, authority, slot, &packet);
-                let record = shard.replica.table.record(slot);
-                let public = (record.frontend, record.public_port);
-                self.rewrite_out(&snapshot, now_ns, authority, (vnet, public), &packet, &meta, &mut frame)
-            }
-            None => Err(DropReason::TermLost),
-        };
-        self.decide(&snapshot, authority, slot);
+        shard.note_out(at.snapshot, at.now_ns, authority, slot, &p);
+        let record = shard.replica.table.record(slot);
+        let source = Source { vnet: record.vnet, frontend: record.frontend, port: record.public_port };
+        let key = Key::of_first(Link::Inside(source.vnet), &p);
+        let result = self.rewrite_out(authority, source, &p, &mut Frame { meta: &meta, bytes: &mut bytes });
+        self.decide(authority, slot);
         match result {
-            Ok((to, hop)) => self.send_later(now_ns, to, hop, meta, frame),
+            Ok((exit, hop)) => self.egress.send_later(at.now_ns, exit, hop, meta, bytes),
             Err(reason) => {
-                self.tell_ended(&snapshot, (now_ns, vnet, authority), reason, &packet, &frame);
-                self.held.recycle(frame);
-                self.counters.drop_parked(reason);
+                self.tell_ended(authority, source, reason, &p, &bytes);
+                self.egress.drop_waiting(bytes, reason);
                 if let Some(key) = key {
-                    self.fragments.decide(&key, Fate::Refused(reason));
+                    self.datagrams.decide(&key, Fate::Refused(reason));
                 }
             }
         }
-        self.settle_fragments(&snapshot, now_ns, key);
-        self.snapshot = Some(snapshot);
+        self.settle_fragments(key);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "hot path: passing a struct by reference would only hide them")]
     fn send_out(
         &mut self,
-        s: &Snapshot,
-        now_ns: u64,
         authority: Authority,
-        (vnet, public): (VnetId, (FrontendId, u16)),
+        source: Source,
         p: &IpPacket,
-        meta: &FrameMeta,
-        frame: &mut [u8],
+        frame: &mut Frame<'_>,
     ) -> Result<Verdict, DropReason> {
-        match self.rewrite_out(s, now_ns, authority, (vnet, public), p, meta, frame) {
-            Ok(((link, authority), hop)) => self.conclude(s, now_ns, link, authority, hop, meta, frame),
+        match self.rewrite_out(authority, source, p, frame) {
+            Ok((exit, hop)) => self.egress.conclude(self.cx.at(), exit, hop, frame),
             Err(reason) => {
-                self.tell_ended(s, (now_ns, vnet, authority), reason, p, frame);
+                self.tell_ended(authority, source, reason, p, frame.bytes);
                 Err(reason)
             }
         }
@@ -171,55 +158,46 @@ impl Worker {
 
     /// Tells a backend that nobody answers for the next hop of its packet, which `rewrite_out` has not changed (RFC 1812
     /// 4.3.3.1).
-    fn tell_ended(
-        &mut self,
-        s: &Snapshot,
-        (now_ns, vnet, authority): (u64, VnetId, Authority),
-        reason: DropReason,
-        p: &IpPacket,
-        frame: &[u8],
-    ) {
+    fn tell_ended(&mut self, authority: Authority, source: Source, reason: DropReason, p: &IpPacket, frame: &[u8]) {
         if reason == DropReason::NoNeighbour {
-            self.notify((s, now_ns), (Link::Inside(vnet), authority), Notice::HostUnreachable, p, frame);
+            let back = Exit { link: Link::Inside(source.vnet), authority };
+            self.egress.notify(self.cx.at(), back, Notice::HostUnreachable, p, frame);
         }
     }
 
     /// Returns where it goes, by what right, and who takes it: outside, or back inside if it is for an address of ours. What
     /// cannot go is not changed.
-    #[expect(clippy::too_many_arguments, reason = "hot path: passing a struct by reference would only hide them")]
     fn rewrite_out(
         &mut self,
-        s: &Snapshot,
-        now_ns: u64,
         authority: Authority,
-        (vnet, (frontend, port)): (VnetId, (FrontendId, u16)),
+        Source { vnet, frontend, port }: Source,
         p: &IpPacket,
-        meta: &FrameMeta,
-        frame: &mut [u8],
-    ) -> Result<((Link, Authority), Hop), DropReason> {
+        frame: &mut Frame<'_>,
+    ) -> Result<(Exit, Hop), DropReason> {
+        let (s, at) = (self.cx.snapshot, self.cx.at());
         let public = s.frontends.get(&frontend).ok_or(DropReason::NoOutboundPath)?;
         let own = own_address(s, p.dst);
-        let right = own.and_then(|to| self.right_for(authority, to.1));
-        let (to, hop, receiver) = match (own, right) {
-            (None, _) => ((Link::Outside, authority), next_hop(s, p.dst)?, None),
-            (Some(_), None) => ((Link::Outside, authority), p.dst, None),
+        let right = own.and_then(|to| self.shards.right_for(authority, to.1));
+        let outside = Exit { link: Link::Outside, authority };
+        let (exit, hop, receiver): (Exit, Ipv4Addr, Option<InsideEnd>) = match (own, right) {
+            (None, _) => (outside, next_hop(s, p.dst)?, None),
+            (Some(_), None) => (outside, p.dst, None),
             (Some(to), Some(right)) => {
                 let sender = InsideEnd { vnet, ip: p.src, port: p.src_port };
-                let receiver = self.turn((s, now_ns), right, to, (sender, (public.ip, port)), p)?;
-                ((receiver.link(), right), receiver.ip, Some(receiver))
+                let receiver = self.turn(right, to, (sender, (public.ip, port)), p)?;
+                (Exit { link: receiver.link(), authority: right }, receiver.ip, Some(receiver))
             }
         };
-        let way = self.find_hop(s, now_ns, to.0, to.1, hop)?;
-        let id = put_source(&mut self.identifications, (frame, meta), p, (public.ip, port));
+        let way = self.egress.find_hop(at, exit, hop)?;
+        let id = put_source(&mut self.egress.identifications, frame, p, (public.ip, port));
         if let Some(key) = Key::of_first(Link::Inside(vnet), p) {
-            let (source, (link, authority)) = (Some(public.ip), to);
-            let destination = receiver.map(|to| to.ip);
-            self.fragments.decide(&key, Fate::Known(Way { source, destination, id, link, hop, authority }));
+            let way = Way { source: Some(public.ip), destination: receiver.map(|to| to.ip), id, hop, exit };
+            self.datagrams.decide(&key, Fate::Known(way));
         }
         if let Some(to) = receiver {
-            rewrite_destination(frame, meta, p, to.ip, to.port);
+            rewrite_destination(frame.bytes, frame.meta, p, to.ip, to.port);
         }
-        finish(s, (frame, meta), p);
-        Ok((to, way.put(frame)))
+        finish(s, frame, p);
+        Ok((exit, way.put(frame.bytes)))
     }
 }

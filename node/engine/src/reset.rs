@@ -3,36 +3,31 @@
 //! and only with sequence numbers that are known to lie in the receiver's window. Best effort, like any reset: what finds no
 //! room is not sent.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 
 use crate::addresses::next_hop;
+use crate::context::{At, Exit};
+use crate::egress::Egress;
 use crate::event::Authority;
 use crate::flow::{Record, Slot};
-use crate::held::{Origin, Outgoing};
 use crate::ids::{Link, ShardId, Term};
-use crate::judge::Hop;
 use crate::nat::tcp::Direction;
 use crate::record::{CloseReason, Proto};
+use crate::shard::Shard;
 use crate::snapshot::{OnReclaim, Snapshot, TcpReset};
-use crate::wire::{FrameMeta, build_reset};
-use crate::worker::Worker;
+use crate::wire::build_reset;
 
-impl Worker {
+impl Egress {
     /// The close of a mapping of this owner's is committed.
-    pub(crate) fn reset_ends(&mut self, now_ns: u64, home: ShardId, term: Term, slot: Slot, reason: CloseReason) {
-        let Some(snapshot) = self.snapshot.clone() else { return };
-        self.reset_both(&snapshot, now_ns, (home, term), slot, reason);
-    }
-
-    fn reset_both(
+    pub(crate) fn reset_both(
         &mut self,
-        s: &Snapshot,
-        now_ns: u64,
+        at: At<'_>,
         (home, term): (ShardId, Term),
+        shard: &Shard,
         slot: Slot,
         reason: CloseReason,
     ) -> Option<()> {
-        let shard = self.replica(home)?;
+        let s = at.snapshot;
         let record = shard.replica.table.record(slot);
         let wanted = match reason {
             CloseReason::Idle => s.backends.get(&record.backend).is_some_and(|b| b.tcp_reset_on_idle == TcpReset::On),
@@ -54,43 +49,13 @@ impl Worker {
         let authority = Authority::Lease { shard: home, term };
         if let (Some(seq), Ok(hop)) = (out, next_hop(s, *remote.ip())) {
             let mut frame = build_reset(public, remote, seq, back);
-            self.send_own(s, now_ns, (Link::Outside, hop), authority, &mut frame);
+            self.send_own(at, Exit { link: Link::Outside, authority }, hop, &mut frame);
         }
         if let Some(seq) = back {
             let mut frame = build_reset(remote, inside, seq, out);
-            self.send_own(s, now_ns, (network, *inside.ip()), authority, &mut frame);
+            self.send_own(at, Exit { link: network, authority }, *inside.ip(), &mut frame);
         }
         Some(())
-    }
-
-    /// Sends a frame of the worker's own to a neighbour, at once or when that one has answered.
-    pub(crate) fn send_own(
-        &mut self,
-        s: &Snapshot,
-        since_ns: u64,
-        to: (Link, Ipv4Addr),
-        authority: Authority,
-        bytes: &mut [u8],
-    ) {
-        let Ok(hop) = self.address(s, since_ns, to.0, authority, to.1, bytes) else { return };
-        let (link, meta) = (to.0, FrameMeta::default());
-        match hop {
-            Hop::Ready => {
-                let Some(mut frame) = self.held.own_buffer() else { return };
-                frame.extend_from_slice(bytes);
-                self.held.push(Outgoing { frame, meta, link, authority, origin: Origin::Own, since_ns });
-            }
-            Hop::Wait(ip) => {
-                // It waits like a frame that came in, and counts like one.
-                let Some(frame) = self.held.copy(&s.params, bytes) else { return };
-                self.counters.originated += 1;
-                self.counters.parked += 1;
-                let outgoing = Outgoing { frame, meta, link, authority, origin: Origin::Received, since_ns };
-                if let Err(reason) = self.wait_for((link, ip), outgoing) {
-                    self.counters.drop_parked(reason);
-                }
-            }
-        }
     }
 }
 

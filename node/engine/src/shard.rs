@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use words::time::MS;
 
-use crate::announcement::{Announcement, Step};
+use crate::announcement::{Announcement, Confirmed, Step};
 use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
 use crate::drains::Drains;
@@ -125,10 +125,11 @@ impl ShardEntry {
         }
     }
 
-    /// What of the shard's addresses is to be announced now, if it serves.
-    pub(crate) fn announce_step(&mut self, now_ns: u64) -> Option<Step> {
+    /// What of the shard's addresses is to be announced now, if it serves, and whether a reply has come to its vMAC.
+    pub(crate) fn announce_step(&mut self, now_ns: u64) -> Option<(Step, Confirmed)> {
         let lead = self.replica.as_mut()?.leadership.as_mut()?;
-        lead.announcement.as_mut()?.step(now_ns, &self.addresses)
+        let announcement = lead.announcement.as_mut()?;
+        Some((announcement.step(now_ns, &self.addresses)?, announcement.confirmed))
     }
 
     /// Its frontend of this address.

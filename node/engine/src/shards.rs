@@ -1,6 +1,6 @@
 //! All shards that a worker knows something of, found by number without a search: there are few, and packets ask often.
 
-use crate::ids::ShardId;
+use crate::ids::{Incarnation, NodeId, ShardId};
 use crate::shard::{Shard, ShardEntry};
 use crate::snapshot::Snapshot;
 
@@ -8,8 +8,11 @@ use crate::snapshot::Snapshot;
 const NONE: u16 = u16::MAX;
 
 /// See the module. Entries stay once they are there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shards {
+    /// Whose leases are its own.
+    pub(crate) me: Incarnation,
+    pub(crate) node: NodeId,
     /// In the order of their numbers.
     entries: Vec<(ShardId, ShardEntry)>,
     /// Where the entry of each number stands.
@@ -17,6 +20,10 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
+    pub(crate) const fn new(me: Incarnation, node: NodeId) -> Self {
+        Self { me, node, entries: Vec::new(), places: Vec::new() }
+    }
+
     fn place(&self, shard: ShardId) -> Option<usize> {
         let place = *self.places.get(usize::from(shard.0))?;
         (place != NONE).then_some(usize::from(place))
@@ -85,7 +92,7 @@ mod tests {
 
     #[test]
     fn entries_are_found_by_number_whatever_came_first() {
-        let mut shards = Shards::default();
+        let mut shards = Shards::new(Incarnation(1), NodeId(1));
         assert!(shards.get(ShardId(3)).is_none());
         for n in [7, 3, 900, 0, u16::MAX, 5] {
             shards.entry(ShardId(n)).last_owned_ns = Some(n.into());

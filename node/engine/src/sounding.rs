@@ -4,57 +4,26 @@
 //! Decides nothing about shards: it tells by network whether anybody answers, so that a member that hears nothing and the
 //! others that do can be told apart. Switched on by [`Worker::sound`].
 
+use crate::context::{At, Exit};
+use crate::egress::Egress;
 use crate::event::{Authority, DropReason, Verdict};
-use crate::held::{Origin, Outgoing};
 use crate::ids::{Link, Mac};
-use crate::judge::Cx;
-use crate::lease::LeaseWords;
-use crate::snapshot::Snapshot;
-use crate::soundings::{ASK_EVERY_NS, Heard, News, NextHop, Passing, ROUNDS_OF_PEERS};
-use crate::wire::{FrameMeta, Sounding, SoundingOp, build_sounding};
-use crate::worker::Worker;
+use crate::soundings::{ASK_EVERY_NS, News, ROUNDS_OF_PEERS};
+use crate::wire::{Sounding, SoundingOp, build_sounding};
 
-impl Worker {
-    /// From now on the data networks are sounded.
-    pub fn sound(&mut self) {
-        self.soundings.get_or_insert_default().set_links(self.links.all());
-    }
-
-    /// What a data network carries; nothing is known before [`Worker::sound`], nor where there is no interface.
-    #[must_use]
-    pub fn passing(&self, link: Link) -> Passing {
-        self.heard(link).map_or(Passing::Unproved, |heard| heard.passing)
-    }
-
-    /// The same with when and by whom.
-    #[must_use]
-    pub fn heard(&self, link: Link) -> Option<&Heard> {
-        self.soundings.as_ref()?.of(link)
-    }
-
-    /// The next hop, as long as this node owns a shard and has one configured.
-    #[must_use]
-    pub fn next_hop(&self) -> Option<NextHop> {
-        self.soundings.as_ref().and_then(|soundings| soundings.next_hop)
-    }
-
+impl Egress {
     /// A member's question or answer.
-    pub(crate) fn handle_sounding<W: LeaseWords>(
-        &mut self,
-        cx: &Cx<'_, W>,
-        link: Link,
-        s: &Sounding,
-    ) -> Result<Verdict, DropReason> {
-        let own = cx.snapshot.me.as_ref().and_then(|me| me.mac_on(link)).filter(|own| *own == s.eth_dst);
-        let peer = cx.snapshot.peers.iter().find(|peer| peer.mac_on(link) == Some(s.eth_src));
+    pub(crate) fn handle_sounding(&mut self, at: At<'_>, link: Link, s: &Sounding) -> Result<Verdict, DropReason> {
+        let own = at.snapshot.me.as_ref().and_then(|me| me.mac_on(link)).filter(|own| *own == s.eth_dst);
+        let peer = at.snapshot.peers.iter().find(|peer| peer.mac_on(link) == Some(s.eth_src));
         let (Some(own), Some(peer)) = (own, peer) else { return Err(DropReason::NotForUs) };
         match s.op {
-            SoundingOp::Question => self.send_sounding(cx.now_ns, link, own, s.eth_src, SoundingOp::Answer),
+            SoundingOp::Question => self.send_sounding(at.now_ns, link, own, s.eth_src, SoundingOp::Answer),
             SoundingOp::Answer => {
                 let node = peer.node;
-                self.answered(link, cx.now_ns);
+                self.answered(link, at.now_ns);
                 if let Some(heard) = self.soundings.as_mut().and_then(|soundings| soundings.of_mut(link)) {
-                    heard.peers.insert(node, cx.now_ns);
+                    heard.peers.insert(node, at.now_ns);
                 }
             }
         }
@@ -79,10 +48,10 @@ impl Worker {
     }
 
     /// Asks everybody, if it is time to.
-    pub(crate) fn sounding_timers(&mut self, now_ns: u64, s: &Snapshot, words: &impl LeaseWords) {
+    pub(crate) fn sounding_timers(&mut self, at: At<'_>, authority: Option<Authority>) {
+        let At { now_ns, snapshot: s } = at;
         let Some(soundings) = self.soundings.as_mut().filter(|soundings| now_ns >= soundings.next_ns) else { return };
         soundings.next_ns = now_ns + ASK_EVERY_NS;
-        let authority = self.any_right(now_ns, words);
         let hop = s.outside.next_hop.filter(|_| authority.is_some());
         let Some(soundings) = &mut self.soundings else { return };
         let hop_is_due = soundings.watch_next_hop(now_ns, hop, &self.neighbours);
@@ -104,16 +73,14 @@ impl Worker {
                 && (peers_silent || hop_is_due)
                 && let (Some(hop), Some(authority)) = (hop, authority)
             {
-                self.ask(now_ns, s, link, authority, hop, Mac::BROADCAST);
+                self.ask(at, Exit { link, authority }, hop, Mac::BROADCAST);
             }
         }
     }
 
     fn send_sounding(&mut self, now_ns: u64, link: Link, eth_src: Mac, eth_dst: Mac, op: SoundingOp) {
-        let Some(mut frame) = self.held.own_buffer() else { return };
-        frame.extend_from_slice(&build_sounding(&Sounding { op, node: self.node, eth_src, eth_dst }));
-        let (meta, authority) = (FrameMeta::default(), Authority::Forward);
-        self.held.push(Outgoing { frame, meta, link, authority, origin: Origin::Own, since_ns: now_ns });
+        let frame = build_sounding(&Sounding { op, node: self.node, eth_src, eth_dst });
+        self.queue_own(now_ns, Exit { link, authority: Authority::Forward }, &frame);
     }
 }
 
@@ -123,7 +90,12 @@ mod tests {
 
     use super::*;
     use crate::ids::{Incarnation, LeaseWord, NodeId, ShardId, VnetId};
+    use crate::lease::LeaseWords;
     use crate::snapshot::NodeLinks;
+    use crate::snapshot::Snapshot;
+    use crate::soundings::Passing;
+    use crate::wire::FrameMeta;
+    use crate::worker::Worker;
 
     use words::time::MS;
 

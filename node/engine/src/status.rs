@@ -6,13 +6,13 @@ use std::net::Ipv4Addr;
 pub use crate::announcement::Confirmed;
 use crate::apply::ApplyCounts;
 use crate::event::NotServing;
-use crate::flow::{Record, Slot, State};
+use crate::flow::{Record, State};
 use crate::ids::{BackendId, ControlIndex, FrontendId, LogIndex, NodeId, PortBlock, ShardId, Term};
 use crate::ports::BlockUse;
 use crate::record::{Endpoint, HoldClass, InsideKey, Proto};
-use crate::sessions::{Session, SessionFate, Sessions};
 use crate::shard::Shard;
-use crate::worker::Worker;
+use crate::shards::Shards;
+use crate::snapshot::Snapshot;
 
 /// State of a mapping as this node sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,14 +116,14 @@ pub struct ShardStatus {
     pub counts: ApplyCounts,
 }
 
-/// Where a listing of mappings goes on ([`Worker::list_flows`]); the default is its beginning.
+/// Where a listing of mappings goes on ([`View::list_flows`]); the default is its beginning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FlowCursor {
     shard: ShardId,
     position: u32,
 }
 
-/// A listing of the use of ports, made in steps ([`Worker::list_ports`]).
+/// A listing of the use of ports, made in steps ([`View::list_ports`]).
 #[derive(Debug)]
 pub struct PortsListing {
     backends: std::vec::IntoIter<BackendId>,
@@ -131,34 +131,16 @@ pub struct PortsListing {
     pub views: Vec<PortsView>,
 }
 
-impl Worker {
-    /// Tells of mappings from now on, by `poll_session`.
-    pub fn log_sessions(&mut self) {
-        self.sessions = Some(Sessions::new());
-    }
+/// A worker's shards as they are now, for those who ask.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub(crate) shards: &'a Shards,
+    pub(crate) snapshot: Option<&'a Snapshot>,
+}
 
-    /// The next event of a mapping. Call until `None`, after each batch.
-    pub fn poll_session(&mut self) -> Option<Session> {
-        self.sessions.as_mut()?.pop()
-    }
-
-    /// How many events found no room.
-    #[must_use]
-    pub fn sessions_lost(&self) -> u64 {
-        self.sessions.as_ref().map_or(0, Sessions::lost)
-    }
-
-    /// Takes note of what became of a mapping of this owner's.
-    pub(crate) fn note_session(&mut self, now_ns: u64, shard: ShardId, slot: Slot, fate: SessionFate) {
-        let (Some(sessions), Some(snapshot)) = (&mut self.sessions, &self.snapshot) else { return };
-        let Some(record) = self.shards.replica(shard).map(|s| s.replica.table.record(slot)) else { return };
-        if let Some(frontend) = snapshot.frontends.get(&record.frontend) {
-            sessions.note(now_ns, fate, frontend.ip, record);
-        }
-    }
-
+impl View<'_> {
     /// Mappings of one shard or of all, at most `limit`: committed ones by slot, then those on their way. Its cost grows with
-    /// the table: [`Worker::list_flows`] is for those who must not wait.
+    /// the table: [`View::list_flows`] is for those who must not wait.
     #[must_use]
     pub fn dump_flows(&self, now_ns: u64, only: Option<ShardId>, limit: usize) -> Vec<FlowView> {
         let mut all = Vec::new();
@@ -182,7 +164,7 @@ impl Worker {
         into: &mut Vec<FlowView>,
     ) -> Option<FlowCursor> {
         let mut left = slots;
-        for (id, shard) in self.replicas() {
+        for (id, shard) in self.shards.replicas() {
             if only.is_some_and(|o| o != id) || id < from.shard {
                 continue;
             }
@@ -216,6 +198,10 @@ impl Worker {
         None
     }
 
+    fn address_of(&self, frontend: FrontendId) -> Option<Ipv4Addr> {
+        self.snapshot?.frontends.get(&frontend).map(|f| f.ip)
+    }
+
     fn view(&self, now_ns: u64, shard: ShardId, record: &Record) -> FlowView {
         FlowView {
             shard,
@@ -245,21 +231,21 @@ impl Worker {
     /// Begins a listing of the use of leases, of all backends that there are now.
     #[must_use]
     pub fn begin_ports(&self) -> PortsListing {
-        let mut backends: Vec<_> = self.snapshot().map(|s| s.backends.keys().collect()).unwrap_or_default();
+        let mut backends: Vec<_> = self.snapshot.map(|s| s.backends.keys().collect()).unwrap_or_default();
         backends.sort_unstable();
         PortsListing { backends: backends.into_iter(), views: Vec::new() }
     }
 
     /// One step of it: looks at about `ports` ports, at least one backend's. Whether the listing is over.
     pub fn list_ports(&self, listing: &mut PortsListing, ports: u32) -> bool {
-        let Some(snapshot) = self.snapshot() else { return true };
+        let Some(snapshot) = self.snapshot else { return true };
         let mut left = ports;
         while left > 0 {
             let Some(id) = listing.backends.next() else { return true };
             // A backend without ports costs something too.
             left = left.saturating_sub(16);
             let Some(backend) = snapshot.backends.get(&id) else { continue };
-            let Some(shard) = self.replica(backend.home) else { continue };
+            let Some(shard) = self.shards.replica(backend.home) else { continue };
             let usage = shard.replica.table.usage();
             let blocks = backend.lease.iter().map(|b| (*b, usage.block(b))).collect();
             let flows = shard.replica.table.flows_of(id);
@@ -273,7 +259,7 @@ impl Worker {
     /// Counts the live mappings on each of `blocks` of a shard, in order, until about `ports` ports have been looked at, at
     /// least one block's. `None` if this worker has no whole table of the shard.
     pub fn count_flows(&self, shard: ShardId, blocks: &[PortBlock], ports: u32, counts: &mut Vec<u32>) -> Option<()> {
-        let usage = self.replica(shard).filter(|s| s.replica.is_whole())?.replica.table.usage();
+        let usage = self.shards.replica(shard).filter(|s| s.replica.is_whole())?.replica.table.usage();
         let mut left = ports;
         for block in blocks {
             if left == 0 {
@@ -289,14 +275,14 @@ impl Worker {
     /// All replicas of this worker, in the order of their shards.
     #[must_use]
     pub fn shard_status(&self) -> Vec<ShardStatus> {
-        self.replicas().map(|(id, shard)| self.status_of(id, shard)).collect()
+        self.shards.replicas().map(|(id, shard)| self.status_of(id, shard)).collect()
     }
 
     /// Hash of a replica's replicated state (I22); costs the same for every table. Nothing while a scan is replayed: its
     /// records may stem from entries that are still to come (F10).
     #[must_use]
     pub fn state_hash(&self, shard: ShardId) -> Option<u64> {
-        self.replica(shard).filter(|s| s.replica.is_whole()).map(|s| s.replica.state_hash())
+        self.shards.replica(shard).filter(|s| s.replica.is_whole()).map(|s| s.replica.state_hash())
     }
 
     fn status_of(&self, id: ShardId, shard: &Shard) -> ShardStatus {
@@ -308,7 +294,7 @@ impl Worker {
             control_index: shard.replica.meta.control_index,
             leading: shard.leadership.as_ref().map(|l| l.term),
             serving: shard.leadership.as_ref().and_then(|l| l.serving),
-            owner: self.owner_of(id),
+            owner: self.shards.get(id).and_then(|entry| entry.owner),
             live: table.live(),
             held: table.held(),
             free: table.free_slots(),

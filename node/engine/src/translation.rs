@@ -6,14 +6,14 @@
 use std::net::Ipv4Addr;
 
 use crate::addresses::{check_destination, next_hop, own_address};
+use crate::context::Frame;
 use crate::flow::{Answers, Record, Translation};
 use crate::ids::Link;
-use crate::judge::clamp;
 use crate::nat::identification::Identifications;
 use crate::nat::timeouts::is_short;
 use crate::neigh::NeighbourCache;
 use crate::snapshot::Snapshot;
-use crate::wire::{FrameMeta, IpPacket, decrement_ttl, may_fragment, rewrite_source, set_identification};
+use crate::wire::{IpPacket, TcpFlags, clamp_mss, decrement_ttl, may_fragment, rewrite_source, set_identification};
 
 /// What the snapshot says about a live mapping; `None` if its packets have to be judged one by one: the backend is gone or
 /// moved, or the remote is an address of ours.
@@ -43,21 +43,28 @@ pub(crate) fn translation_of(
 /// Puts the public end on a packet that goes out. Returns its new identification, if it needs one (R20).
 pub(crate) fn put_source(
     identifications: &mut Identifications,
-    (frame, meta): (&mut [u8], &FrameMeta),
+    frame: &mut Frame<'_>,
     p: &IpPacket,
     (ip, port): (Ipv4Addr, u16),
 ) -> Option<u16> {
-    rewrite_source(frame, meta, p, ip, port);
-    if p.fragment.is_none() && !may_fragment(frame, p.l3) {
+    rewrite_source(frame.bytes, frame.meta, p, ip, port);
+    if p.fragment.is_none() && !may_fragment(frame.bytes, p.l3) {
         return None;
     }
-    let id = identifications.next(ip, meta, p);
-    set_identification(frame, p.l3, id);
+    let id = identifications.next(ip, frame.meta, p);
+    set_identification(frame.bytes, p.l3, id);
     Some(id)
 }
 
 /// What every translated packet undergoes besides: its segment size is bounded (R26), a hop is taken off.
-pub(crate) fn finish(s: &Snapshot, (frame, meta): (&mut [u8], &FrameMeta), p: &IpPacket) {
-    clamp(s, frame, meta, p);
-    decrement_ttl(frame, p.l3);
+pub(crate) fn finish(s: &Snapshot, frame: &mut Frame<'_>, p: &IpPacket) {
+    clamp(s, frame, p);
+    decrement_ttl(frame.bytes, p.l3);
+}
+
+/// Lowers the segment size that a SYN offers, if the configuration says so (R26).
+fn clamp(s: &Snapshot, frame: &mut Frame<'_>, p: &IpPacket) {
+    if s.params.mss_max > 0 && p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN)) {
+        clamp_mss(frame.bytes, frame.meta, p, s.params.mss_max);
+    }
 }

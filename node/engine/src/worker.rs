@@ -10,80 +10,56 @@
 //!                      └─ miss ─► overlay + stream ─► Propose ─► (flow group) ─► Committed ─► poll_frame
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::ahead::{Ahead, Known};
 use crate::apply::Effect;
-use crate::chunks::Chunks;
 pub use crate::chunks::Scans;
-use crate::claims::{Claim, Claims};
-use crate::codec::{Encoder, Format};
+use crate::claims::Claim;
+use crate::codec::Format;
+use crate::context::{At, Cx, Frame};
 use crate::counters::Counters;
-use crate::event::{Authority, DropReason, Verdict, WorkerOutput};
+use crate::egress::{self, Egress};
+use crate::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
 use crate::fragments::Fragments;
-use crate::held::{Held, Origin, Waiting};
-use crate::ids::{Incarnation, Link, NodeId, ShardId, Term, VnetId};
-use crate::judge::Cx;
+use crate::group::Group;
+use crate::ids::{Incarnation, Link, NodeId, ShardId, VnetId};
+use crate::judge::Judge;
 use crate::lease::LeaseWords;
-use crate::limits::Limits;
-use crate::links::{Links, Standing};
-use crate::nat::identification::Identifications;
-use crate::neigh::NeighbourCache;
-use crate::record::ScanRecord;
+use crate::links::Standing;
 use crate::revision::Revisions;
-use crate::sessions::Sessions;
-use crate::shard::{LAST_OWNER_NS, Shard, ShardEntry};
+use crate::sessions::{Session, Sessions};
 use crate::shards::Shards;
 use crate::snapshot::Snapshot;
-use crate::soundings::{News, Soundings};
+use crate::soundings::{Heard, News, NextHop, Passing};
+use crate::status::View;
+use crate::telling::Telling;
 use crate::wire::FrameMeta;
 
-/// Neighbours of all links that a worker remembers.
-const NEIGHBOURS_MAX: usize = 65_536;
 /// Own frames that wait to be sent when no shard begins another step of its announcements.
 const ANNOUNCED_PER_TURN: usize = 256;
 /// Chunks of scans that one round of timers allows, so that traffic goes on.
 const CHUNKS_PER_ROUND: u32 = 4;
 
-/// One dataplane worker: an outside interface, and an inside one for each virtual network.
+/// One dataplane worker: an outside interface, and an inside one for each virtual network. Nobody else sees it whole: each
+/// room gets the parts that it needs.
 #[derive(Debug)]
 pub struct Worker {
-    pub(crate) me: Incarnation,
-    pub(crate) node: NodeId,
-    pub(crate) seed: u64,
-    /// Taken out while a frame is judged, so that the judge can borrow both.
-    pub(crate) snapshot: Option<Arc<Snapshot>>,
+    snapshot: Option<Arc<Snapshot>>,
+    revisions: Revisions,
+    shards: Shards,
+    egress: Egress,
+    datagrams: Fragments,
+    telling: Telling,
+    ahead: Ahead,
+    effects: Vec<Effect>,
+    seed: u64,
+    /// The newest format that it reads and writes.
+    newest: Format,
     /// Something that serving depends on changed then.
     judge_at_ns: u64,
     /// When `handle_timers` ran last: what is due in steps is due one step after it.
     timed_at_ns: u64,
-    pub(crate) links: Links,
-    pub(crate) notice_limits: Limits,
-    /// How often each backend is told where its gateway is.
-    pub(crate) corrections: Limits,
-    pub(crate) fragments: Fragments,
-    pub(crate) shards: Shards,
-    pub(crate) revisions: Revisions,
-    pub(crate) neighbours: NeighbourCache,
-    pub(crate) waiting: BTreeMap<(Link, Ipv4Addr), Waiting>,
-    pub(crate) held: Held,
-    pub(crate) identifications: Identifications,
-    pub(crate) counters: Counters,
-    pub(crate) ahead: Ahead,
-    pub(crate) outputs: VecDeque<WorkerOutput>,
-    /// `None`: nobody wants to know.
-    pub(crate) sessions: Option<Sessions>,
-    /// `None`: nobody wants to know.
-    pub(crate) soundings: Option<Soundings>,
-    pub(crate) claims: Claims,
-    /// The newest format that it reads and writes.
-    pub(crate) newest: Format,
-    encoder: Encoder,
-    pub(crate) effects: Vec<Effect>,
-    scratch: Vec<ScanRecord>,
-    pub(crate) chunks: Chunks,
 }
 
 impl Worker {
@@ -91,33 +67,18 @@ impl Worker {
     #[must_use]
     pub fn new(me: Incarnation, node: NodeId, seed: u64) -> Self {
         Self {
-            me,
-            node,
-            seed,
             snapshot: None,
+            revisions: Revisions::new(),
+            shards: Shards::new(me, node),
+            egress: Egress::new(node, seed, seed ^ me.0),
+            datagrams: Fragments::default(),
+            telling: Telling::new(),
+            ahead: Ahead::default(),
+            effects: Vec::new(),
+            seed,
+            newest: Format::NEWEST,
             judge_at_ns: u64::MAX,
             timed_at_ns: 0,
-            links: Links::default(),
-            notice_limits: Limits::new(seed),
-            corrections: Limits::corrections(seed),
-            fragments: Fragments::default(),
-            shards: Shards::default(),
-            revisions: Revisions::new(),
-            neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
-            waiting: BTreeMap::new(),
-            held: Held::default(),
-            identifications: Identifications::new(seed ^ me.0),
-            counters: Counters::default(),
-            ahead: Ahead::default(),
-            outputs: VecDeque::new(),
-            sessions: None,
-            soundings: None,
-            claims: Claims::default(),
-            newest: Format::NEWEST,
-            encoder: Encoder::new(),
-            effects: Vec::new(),
-            scratch: Vec::new(),
-            chunks: Chunks::new(),
         }
     }
 
@@ -136,15 +97,15 @@ impl Worker {
         if self.snapshot.as_ref().is_some_and(|s| s.control_index > snapshot.control_index) {
             return false;
         }
-        self.neighbours.set_version(snapshot.control_index);
+        self.egress.neighbours.set_version(snapshot.control_index);
         self.revisions.load(self.snapshot.as_deref(), &snapshot);
         self.shards.own(now_ns, &snapshot);
-        self.encoder.set_format(snapshot.params.format);
-        self.links.load(&snapshot);
+        self.telling.encoder.set_format(snapshot.params.format);
+        self.egress.links.load(&snapshot);
         for (id, shard) in self.shards.replicas_mut() {
             shard.snapshot_loaded(now_ns, id, &snapshot);
         }
-        self.outputs.push_back(WorkerOutput::SnapshotLoaded { control_index: snapshot.control_index });
+        self.telling.outputs.push_back(WorkerOutput::SnapshotLoaded { control_index: snapshot.control_index });
         self.snapshot = Some(snapshot);
         self.judge_at_ns = now_ns;
         true
@@ -152,11 +113,11 @@ impl Worker {
 
     /// The virtual networks that the inside interfaces carry. Before a snapshot that has them is loaded.
     pub fn set_networks(&mut self, networks: &[VnetId]) {
-        if self.links.set_inside(networks) == News::No {
+        if self.egress.links.set_inside(networks) == News::No {
             return;
         }
-        if let Some(soundings) = &mut self.soundings {
-            soundings.set_links(self.links.all());
+        if let Some(soundings) = &mut self.egress.soundings {
+            soundings.set_links(self.egress.links.all());
         }
         self.revisions.end_all();
     }
@@ -164,21 +125,21 @@ impl Worker {
     /// Whether a data link works; down until told otherwise. `handle_timers` is due at once: it judges serving (F7). Nothing
     /// is known of an interface without a network.
     pub fn set_link(&mut self, now_ns: u64, link: Link, up: bool) {
-        if self.links.set_up(link, up) == News::Yes {
+        if self.egress.links.set_up(link, up) == News::Yes {
             self.judge_at_ns = now_ns;
         }
     }
 
     /// The largest IP packet that the interface of a link takes; that of Ethernet until told otherwise.
     pub fn set_mtu(&mut self, link: Link, mtu: u16) {
-        self.links.set_mtu(link, mtu);
+        self.egress.links.set_mtu(link, mtu);
     }
 
     /// What the data links do for each shard, if it changed since it was told.
     pub fn poll_standing(&mut self) -> Option<Standing> {
-        let soundings = self.soundings.as_ref();
+        let soundings = self.egress.soundings.as_ref();
         let passing = |link| soundings.and_then(|s| s.of(link)).map_or_else(Default::default, |heard| heard.passing);
-        self.links.tell(passing)
+        self.egress.links.tell(passing)
     }
 
     /// Judges one frame, Ethernet header included, and rewrites it in place if it is to be sent.
@@ -190,15 +151,14 @@ impl Worker {
         meta: &FrameMeta,
         frame: &mut [u8],
     ) -> Verdict {
-        self.counters.received += 1;
-        if let Some(soundings) = &mut self.soundings {
+        self.egress.counters.received += 1;
+        if let Some(soundings) = &mut self.egress.soundings {
             soundings.heard_anything(link, now_ns);
         }
-        let Some(snapshot) = self.snapshot.take() else { return self.refuse(DropReason::NotOwner) };
-        let cx = Cx { now_ns, words, snapshot: &snapshot };
-        let verdict = self.judge_frame(&cx, link, meta, frame);
-        self.snapshot = Some(snapshot);
-        verdict
+        let Some(snapshot) = self.snapshot.as_deref() else { return self.egress.refuse(DropReason::NotOwner) };
+        let cx = Cx { now_ns, words, snapshot };
+        let Self { shards, egress, datagrams, revisions, .. } = self;
+        Judge { cx, shards, egress, datagrams, revisions }.judge_frame(link, &mut Frame { meta, bytes: frame })
     }
 
     /// Takes note of a frame that will be handed in soon, as it arrived. Call `fetch` after the last one of a batch.
@@ -212,38 +172,44 @@ impl Worker {
         self.ahead.fetch(&self.shards)
     }
 
+    /// Takes an event of the flow groups. Events of one shard come in order and none is lost.
+    pub fn handle_event(&mut self, now_ns: u64, words: &impl LeaseWords, event: GroupEvent) {
+        let Self { snapshot, revisions, shards, egress, datagrams, telling, effects, seed, newest, .. } = self;
+        let (snapshot, seed, newest) = (snapshot.as_deref(), *seed, *newest);
+        Group { now_ns, words, snapshot, revisions, shards, egress, datagrams, telling, effects, seed, newest }
+            .handle_event(event);
+    }
+
     /// The next entry or report for the flow groups. Call until `None`.
     pub fn poll_output(&mut self, now_ns: u64, words: &impl LeaseWords) -> Option<WorkerOutput> {
-        if let Some(output) = self.outputs.pop_front() {
-            return Some(output);
-        }
-        for (id, s) in self.shards.replicas_mut() {
-            if std::mem::take(&mut s.applied_dirty) && s.replica.is_whole() {
-                let (index, control_index) = (s.replica.meta.applied, s.replica.meta.control_index);
-                return Some(WorkerOutput::Applied { shard: id, epoch: s.epoch, index, control_index });
-            }
-            let Some(snapshot) = &self.snapshot else { continue };
-            // Nothing new leaves without the lease (L4); it waits in the stream.
-            if !s.holds_lease(now_ns, self.me, words.word(id)) {
-                continue;
-            }
-            if let Some((term, stream, sequence, entry)) = s.next_batch(now_ns, snapshot, &mut self.encoder) {
-                return Some(WorkerOutput::Propose { shard: id, term, stream, sequence, entry });
-            }
-        }
-        let loaded = self.snapshot.as_ref()?.control_index;
-        self.chunks.next(&mut self.shards, loaded, &mut self.encoder, &mut self.scratch)
+        self.telling.poll(now_ns, words, &mut self.shards, self.snapshot.as_deref())
     }
 
     /// Whether scans go on from now on; told before each round of timers by who carries their chunks. A joiner on a slow
     /// link would otherwise have a whole table waiting for it in memory.
     pub fn set_scans(&mut self, scans: Scans) {
-        self.chunks.set_scans(scans);
+        self.telling.chunks.set_scans(scans);
     }
 
     /// Chunks hold at most so many records from now on; for tests, since what is right for a wire is one chunk for theirs.
     pub fn set_chunk_records(&mut self, records: usize) {
-        self.chunks.set_records(records);
+        self.telling.chunks.set_records(records);
+    }
+
+    /// Tells of mappings from now on, by `poll_session`.
+    pub fn log_sessions(&mut self) {
+        self.telling.sessions = Some(Sessions::new());
+    }
+
+    /// The next event of a mapping. Call until `None`, after each batch.
+    pub fn poll_session(&mut self) -> Option<Session> {
+        self.telling.sessions.as_mut()?.pop()
+    }
+
+    /// How many events found no room.
+    #[must_use]
+    pub fn sessions_lost(&self) -> u64 {
+        self.telling.sessions.as_ref().map_or(0, Sessions::lost)
     }
 
     /// The next frame that the worker releases or makes itself; call until `None`. `buf` is replaced by the frame. Its
@@ -254,74 +220,59 @@ impl Worker {
         words: &impl LeaseWords,
         buf: &mut Vec<u8>,
     ) -> Option<(Link, FrameMeta, Authority)> {
-        while let Some(mut next) = self.held.pop() {
-            let fits = self.cut(&mut next);
-            match next.origin {
-                Origin::Received => self.counters.parked -= 1,
-                Origin::Own => self.counters.originated += 1,
-            }
-            let may = Self::may_transmit(words, now_ns, next.authority).then_some(()).ok_or(DropReason::LeaseLapsed);
-            if let Err(reason) = fits.and(may) {
-                self.counters.drop(reason);
-                self.held.keep(next.frame);
-                continue;
-            }
-            self.counters.transmitted += 1;
-            std::mem::swap(buf, &mut next.frame);
-            self.held.keep(next.frame);
-            return Some((next.link, next.meta, next.authority));
-        }
-        None
+        self.egress.poll(now_ns, words, buf)
     }
 
     /// Whether a frame of this authority may leave at this moment: the last check before the wire (L4, L5, M1).
     pub fn may_transmit(words: &impl LeaseWords, now_ns: u64, authority: Authority) -> bool {
-        match authority {
-            Authority::Lease { shard, term } => words.word(shard).lease_runs(term, now_ns),
-            Authority::Grace { shard } => words.word(shard).grace_runs(now_ns),
-            Authority::Forward => true,
-        }
+        egress::may_transmit(words, now_ns, authority)
     }
 
     /// A frame that was handed out did not leave after all: the lease lapsed, or the device refused it (I51).
     pub fn not_transmitted(&mut self, reason: DropReason) {
-        self.counters.transmitted -= 1;
-        self.counters.drop(reason);
+        self.egress.counters.transmitted -= 1;
+        self.egress.counters.drop(reason);
     }
 
     /// Everything that time brings, in bounded steps: call when `next_timer_ns` says so; more often does no harm.
     pub fn handle_timers(&mut self, now_ns: u64, words: &impl LeaseWords) {
-        self.chunks.grant(CHUNKS_PER_ROUND);
+        self.telling.chunks.grant(CHUNKS_PER_ROUND);
         self.judge_at_ns = u64::MAX;
         self.timed_at_ns = now_ns;
         self.ahead.judge(&self.shards);
-        self.judge_serving(now_ns, words);
         let ids: Vec<ShardId> = self.shards.ids().collect();
         for id in &ids {
-            while let Some((backend, parked)) = self.replica_mut(*id).and_then(|s| s.overlay.expired(now_ns)) {
-                self.drop_parked(backend, parked, DropReason::OpenRefused);
+            let snapshot = self.snapshot.as_deref();
+            let news = self.shards.judge_serving(now_ns, words, *id, snapshot, &self.egress.links);
+            self.telling.outputs.extend(news);
+        }
+        for id in &ids {
+            while let Some((backend, parked)) = self.shards.replica_mut(*id).and_then(|s| s.overlay.expired(now_ns)) {
+                self.egress.drop_parked(backend, parked, DropReason::OpenRefused);
             }
         }
-        self.expire_fragments(now_ns);
-        let Some(snapshot) = self.snapshot.take() else { return };
+        for waiting in self.datagrams.expire(now_ns) {
+            self.egress.drop_waiting(waiting.frame, DropReason::FragmentTimeout);
+        }
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let cx = Cx { now_ns, words, snapshot: &snapshot };
         for id in ids {
-            if let Some(s) = self.replica_mut(id) {
+            if let Some(s) = self.shards.replica_mut(id) {
                 s.forget_gone(&snapshot);
             }
-            self.owner_timers(now_ns, words, &snapshot, id);
+            self.owner_timers(&cx, id);
         }
-        self.neighbour_timers(now_ns, &snapshot, words);
-        self.sounding_timers(now_ns, &snapshot, words);
-        self.snapshot = Some(snapshot);
+        self.egress.neighbour_timers(&cx, &self.shards);
+        self.egress.sounding_timers(cx.at(), self.shards.any_right(&cx));
     }
 
-    fn owner_timers(&mut self, now_ns: u64, words: &impl LeaseWords, snapshot: &Snapshot, id: ShardId) {
-        let me = self.me;
+    fn owner_timers<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, id: ShardId) {
+        let (me, At { now_ns, snapshot }) = (self.shards.me, cx.at());
         let Some(entry) = self.shards.get_mut(id) else { return };
         let Some(s) = &mut entry.replica else { return };
-        let Some(term) = s.serves(now_ns, me, words.word(id)) else { return };
+        let Some(term) = s.serves(now_ns, me, cx.words.word(id)) else { return };
         entry.last_owned_ns = Some(now_ns);
-        s.lease_end_ns = s.lease_end_ns.max(words.word(id).lease_until_ns);
+        s.lease_end_ns = s.lease_end_ns.max(cx.words.word(id).lease_until_ns);
         s.watch_drains(now_ns, id, snapshot);
         s.judge_flows(snapshot);
         s.sweep_idle(now_ns, snapshot);
@@ -329,114 +280,79 @@ impl Worker {
         s.fence(now_ns, snapshot);
         let epoch = s.epoch;
         for (block, reclaim_index) in s.fences_to_report(now_ns, id, snapshot) {
-            self.outputs.push_back(WorkerOutput::Fenced { shard: id, epoch, block, reclaim_index });
+            self.telling.outputs.push_back(WorkerOutput::Fenced { shard: id, epoch, block, reclaim_index });
         }
         // What a turn announces is bounded; the others' steps stay due.
-        if self.held.own_waiting() < ANNOUNCED_PER_TURN
-            && let Some(step) = entry.announce_step(now_ns)
+        if self.egress.held.own_waiting() < ANNOUNCED_PER_TURN
+            && let Some((step, confirmed)) = entry.announce_step(now_ns)
         {
-            self.announce(now_ns, snapshot, (id, term), &step);
+            self.egress.announce(cx.at(), (id, Authority::Lease { shard: id, term }), &step, confirmed);
         }
     }
 
     /// When `handle_timers` has something to do next, perhaps in the past; `u64::MAX` if nothing is due.
     #[must_use]
     pub fn next_timer_ns(&self) -> u64 {
-        let shards = self.replicas().filter_map(|(_, s)| s.next_timer_ns(self.timed_at_ns)).min();
-        let neighbours = self.next_neighbour_ns();
+        let shards = self.shards.replicas().filter_map(|(_, s)| s.next_timer_ns(self.timed_at_ns)).min();
+        let neighbours = self.egress.next_neighbour_ns();
         shards
             .into_iter()
             .chain(neighbours)
-            .chain(self.fragments.next_ns())
-            .chain(self.soundings.as_ref().map(|s| s.next_ns))
+            .chain(self.datagrams.next_ns())
+            .chain(self.egress.soundings.as_ref().map(|s| s.next_ns))
             .min()
             .unwrap_or(u64::MAX)
             .min(self.judge_at_ns)
     }
 
-    fn judge_serving(&mut self, now_ns: u64, words: &impl LeaseWords) {
-        let ids: Vec<ShardId> = self.shards.ids().collect();
-        for id in ids {
-            self.judge_serving_of(now_ns, words, id);
-        }
+    /// Shards, mappings and ports as they are now.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View { shards: &self.shards, snapshot: self.snapshot.as_deref() }
     }
 
-    pub(crate) fn judge_serving_of(&mut self, now_ns: u64, words: &impl LeaseWords, id: ShardId) {
-        let Some(entry) = self.shards.get_mut(id) else { return };
-        let Some(s) = &mut entry.replica else { return };
-        let word = words.word(id);
-        let was = s.leadership.as_ref().is_some_and(|l| l.serving == Some(Ok(())));
-        let changed = s.judge_serving(now_ns, self.me, word, self.snapshot.as_deref(), self.links.carry(id));
-        if was || changed.is_some_and(|(_, state)| state.is_ok()) {
-            entry.last_owned_ns = Some(now_ns);
-        }
-        if let Some((term, state)) = changed {
-            self.outputs.push_back(WorkerOutput::Serving { shard: id, term, state });
-        }
+    /// From now on the data networks are sounded.
+    pub fn sound(&mut self) {
+        self.egress.soundings.get_or_insert_default().set_links(self.egress.links.all());
+    }
+
+    /// What a data network carries; nothing is known before [`Worker::sound`], nor where there is no interface.
+    #[must_use]
+    pub fn passing(&self, link: Link) -> Passing {
+        self.heard(link).map_or(Passing::Unproved, |heard| heard.passing)
+    }
+
+    /// The same with when and by whom.
+    #[must_use]
+    pub fn heard(&self, link: Link) -> Option<&Heard> {
+        self.egress.soundings.as_ref()?.of(link)
+    }
+
+    /// The next hop, as long as this node owns a shard and has one configured.
+    #[must_use]
+    pub fn next_hop(&self) -> Option<NextHop> {
+        self.egress.soundings.as_ref().and_then(|soundings| soundings.next_hop)
     }
 
     /// Who else claimed addresses of the cluster lately.
     pub fn claims(&self) -> impl Iterator<Item = Claim> {
-        self.claims.all()
+        self.egress.claims.all()
     }
 
     /// Counters of this worker.
     #[must_use]
     pub const fn counters(&self) -> &Counters {
-        &self.counters
+        &self.egress.counters
     }
 
     /// Frames dropped so far, by reason.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
-        DropReason::ALL.iter().map(|r| (*r, self.counters.dropped(*r)))
+        DropReason::ALL.iter().map(|r| (*r, self.egress.counters.dropped(*r)))
     }
 
     /// Bytes of received frames that are held now, and whether frames wait to be polled.
     #[must_use]
     pub fn held_bytes(&self) -> (u64, bool) {
-        (self.held.bytes(), self.held.is_ready())
-    }
-
-    pub(crate) fn refuse(&mut self, reason: DropReason) -> Verdict {
-        self.counters.drop(reason);
-        Verdict::Drop(reason)
-    }
-
-    pub(crate) fn entry(&mut self, shard: ShardId) -> &mut ShardEntry {
-        self.shards.entry(shard)
-    }
-
-    pub(crate) fn replica(&self, shard: ShardId) -> Option<&Shard> {
-        self.shards.replica(shard)
-    }
-
-    pub(crate) fn replica_mut(&mut self, shard: ShardId) -> Option<&mut Shard> {
-        self.shards.replica_mut(shard)
-    }
-
-    pub(crate) fn replicas(&self) -> impl Iterator<Item = (ShardId, &Shard)> {
-        self.shards.replicas()
-    }
-
-    pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
-        self.snapshot.as_deref()
-    }
-
-    pub(crate) fn owner_of(&self, shard: ShardId) -> Option<(Term, Option<NodeId>)> {
-        self.shards.get(shard)?.owner
-    }
-
-    pub(crate) fn address_of(&self, frontend: crate::ids::FrontendId) -> Option<Ipv4Addr> {
-        self.snapshot()?.frontends.get(&frontend).map(|f| f.ip)
-    }
-
-    /// Whether this node owns the shard or was its last owner a short while ago (M1).
-    pub(crate) fn is_or_was_owner(&self, now_ns: u64, words: &impl LeaseWords, shard: ShardId) -> bool {
-        let Some(entry) = self.shards.get(shard) else { return false };
-        if entry.last_owned_ns.is_some_and(|at| now_ns < at.saturating_add(LAST_OWNER_NS)) {
-            return true;
-        }
-        let term = entry.replica.as_ref().and_then(|s| s.leadership.as_ref()).map(|l| l.term);
-        term.is_some_and(|term| words.word(shard).lease_runs_for(self.me, term, now_ns))
+        (self.egress.held.bytes(), self.egress.held.is_ready())
     }
 }

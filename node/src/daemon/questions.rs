@@ -83,19 +83,19 @@ fn begin(query: Query, worker: &Worker) -> Option<Work> {
         Query::Flows { shard, vnet, limit, reply } => {
             // Room for all at once: a list that grows is copied as a whole, in one step.
             let of = |status: &ShardStatus| shard.is_none_or(|shard| shard == status.shard);
-            let flows = worker.shard_status().iter().filter(|status| of(status)).map(flows_of).sum();
+            let flows = worker.view().shard_status().iter().filter(|status| of(status)).map(flows_of).sum();
             let found = Vec::with_capacity(limit.min(flows));
             Some(Work::Flows { shard, vnet, limit, at: FlowCursor::default(), found, reply })
         }
-        Query::Ports { reply } => Some(Work::Ports { listing: worker.begin_ports(), reply }),
+        Query::Ports { reply } => Some(Work::Ports { listing: worker.view().begin_ports(), reply }),
         Query::Loads { shard, blocks, reply } => Some(Work::Loads { shard, blocks, counts: Vec::new(), reply }),
         Query::Shards { reply } => {
-            let _ = reply.send(worker.shard_status());
+            let _ = reply.send(worker.view().shard_status());
             None
         }
         Query::Hashes { reply } => {
-            let shards = worker.shard_status().into_iter();
-            let hashes = shards.filter_map(|status| Some((status, worker.state_hash(status.shard)?)));
+            let shards = worker.view().shard_status().into_iter();
+            let hashes = shards.filter_map(|status| Some((status, worker.view().state_hash(status.shard)?)));
             let _ = reply.send(hashes.collect());
             None
         }
@@ -117,9 +117,9 @@ fn step(
     limit: usize,
     found: &mut Vec<FlowView>,
 ) -> Option<FlowCursor> {
-    let Some(vnet) = vnet else { return worker.list_flows(now_ns, shard, at, SLOTS_PER_STEP, limit, found) };
+    let Some(vnet) = vnet else { return worker.view().list_flows(now_ns, shard, at, SLOTS_PER_STEP, limit, found) };
     let mut all = Vec::new();
-    let next = worker.list_flows(now_ns, shard, at, SLOTS_PER_STEP, usize::MAX, &mut all);
+    let next = worker.view().list_flows(now_ns, shard, at, SLOTS_PER_STEP, usize::MAX, &mut all);
     found.extend(all.into_iter().filter(|view| view.inside.vnet == vnet).take(limit - found.len()));
     next.filter(|_| found.len() < limit)
 }
@@ -140,7 +140,7 @@ fn go_on(now_ns: u64, work: Work, worker: &Worker) -> Option<Work> {
             if reply.is_closed() {
                 return None;
             }
-            if worker.list_ports(&mut listing, PORTS_PER_STEP) {
+            if worker.view().list_ports(&mut listing, PORTS_PER_STEP) {
                 let _ = reply.send(listing.views);
                 return None;
             }
@@ -151,7 +151,7 @@ fn go_on(now_ns: u64, work: Work, worker: &Worker) -> Option<Work> {
                 return None;
             }
             let left = blocks.get(counts.len()..).unwrap_or_default();
-            let counted = worker.count_flows(shard, left, PORTS_PER_STEP, &mut counts);
+            let counted = worker.view().count_flows(shard, left, PORTS_PER_STEP, &mut counts);
             if counted.is_none() || counts.len() >= blocks.len() {
                 let _ = reply.send(counted.map(|()| counts));
                 return None;

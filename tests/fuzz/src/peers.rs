@@ -114,7 +114,11 @@ fn entries_of(format: Format, data: &[u8]) {
         joiner.event(GroupEvent::Load { shard: SHARD, epoch: 0, chunk });
     }
     joiner.event(GroupEvent::Loaded { shard: SHARD, base, until });
-    assert_eq!(joiner.worker.state_hash(SHARD), replica.worker.state_hash(SHARD), "a joiner has the same table (I22)");
+    assert_eq!(
+        joiner.worker.view().state_hash(SHARD),
+        replica.worker.view().state_hash(SHARD),
+        "a joiner has the same table (I22)"
+    );
 }
 
 /// A chunk of a table, and then closes and opens of what it brought.

@@ -124,7 +124,7 @@ impl Bed {
     /// All mappings of the owner's, live and held.
     #[must_use]
     pub fn flows(&self) -> Vec<FlowView> {
-        self.worker().dump_flows(self.now_ns, Some(SHARD), FLOWS_MAX)
+        self.worker().view().dump_flows(self.now_ns, Some(SHARD), FLOWS_MAX)
     }
 
     fn words(&self, member: usize) -> OneWord {

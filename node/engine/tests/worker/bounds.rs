@@ -189,7 +189,7 @@ fn a_keepalive_from_outside_keeps_an_established_connection() {
     for minute in 0..6 {
         lab.run(200_000);
         let states: Vec<FlowState> =
-            lab.nodes[0].worker.dump_flows(lab.now, None, 10).iter().map(|f| f.state).collect();
+            lab.nodes[0].worker.view().dump_flows(lab.now, None, 10).iter().map(|f| f.state).collect();
         assert_eq!(states, [FlowState::Live], "round {minute}");
         lab.pass(0, OUTSIDE, tcp(REMOTE, 80, PUBLIC, port, ACK, 500, 101));
     }

@@ -265,7 +265,7 @@ impl Judge {
                 assert!(quiet >= 16 * SEC, "I1, I11: {tuple:?} went from {former:?} to {inside:?} after {quiet} ns");
             }
             let covered = self.lab.nodes.iter().any(|n| {
-                n.worker.dump_flows(self.lab.now, None, 10_000).iter().any(|f| {
+                n.worker.view().dump_flows(self.lab.now, None, 10_000).iter().any(|f| {
                     f.written_at > LogIndex(0)
                         && (f.proto, f.public.2, f.remote.port) == (p.proto, p.src_port, p.dst_port)
                         && f.inside.endpoint.addr.ipv4() == Some(address(inside[0]))
@@ -288,8 +288,8 @@ impl Judge {
     /// Granted = live + held + free on every member (I47): what is counted by port is what its mappings say.
     fn ports_add_up(&self) {
         for node in &self.lab.nodes {
-            let flows = node.worker.dump_flows(self.lab.now, Some(SHARD), 10_000);
-            for (block, counted) in node.worker.dump_ports().iter().flat_map(|view| &view.blocks) {
+            let flows = node.worker.view().dump_flows(self.lab.now, Some(SHARD), 10_000);
+            for (block, counted) in node.worker.view().dump_ports().iter().flat_map(|view| &view.blocks) {
                 let here = flows.iter().filter(|f| f.public.0 == block.frontend && block.contains(f.public.2));
                 let committed: Vec<_> = here.filter(|f| f.state != FlowState::Opening).collect();
                 let is_held = |f: &&&FlowView| matches!(f.state, FlowState::Held(_));

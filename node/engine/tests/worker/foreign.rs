@@ -48,7 +48,7 @@ fn a_table_with_a_chunk_missing_is_nobodys_replica() {
             lab.event(0, GroupEvent::Load { shard: SHARD, epoch: 0, chunk });
         }
         lab.event(0, GroupEvent::Loaded { shard: SHARD, base, until });
-        lab.nodes[0].worker.state_hash(SHARD)
+        lab.nodes[0].worker.view().state_hash(SHARD)
     };
     assert_eq!(load(&[0, 2], false), None, "the second of three is missing");
     assert_eq!(load(&[0], true), None, "not a chunk");
@@ -56,7 +56,7 @@ fn a_table_with_a_chunk_missing_is_nobodys_replica() {
     // Whole as it is, it does not mind a chunk of another scan.
     let chunk = encoder.chunk(chunk_header(1, base), &[record(2048)]);
     lab.event(0, GroupEvent::Load { shard: SHARD, epoch: 0, chunk });
-    assert!(lab.nodes[0].worker.state_hash(SHARD).is_some());
+    assert!(lab.nodes[0].worker.view().state_hash(SHARD).is_some());
     assert_eq!(lab.status(0).live, 3);
 }
 

@@ -160,7 +160,7 @@ fn backends_behind_two_addresses_of_one_shard_reach_each_other() {
     };
     let b = lab.pass(0, INSIDE, packet((B, 6000), (REMOTE, 80)).frame(B, SHARD)).src_port;
     assert!(send(&mut lab, A, 5000, (SECOND, b)).is_empty(), "R6: B has not begun");
-    let flows = lab.nodes[0].worker.dump_flows(lab.now, Some(SHARD), 100);
+    let flows = lab.nodes[0].worker.view().dump_flows(lab.now, Some(SHARD), 100);
     let a = flows.iter().find(|flow| flow.inside.endpoint.port == 5000).expect("A has").public;
     assert_eq!(a.1, Some(PUBLIC));
     let [(link, to_a)] = &send(&mut lab, B, 6000, (PUBLIC, a.2))[..] else { panic!("one packet") };

@@ -22,7 +22,7 @@ fn send(lab: &mut Lab, packet: &Raw) -> Vec<(Link, Vec<u8>)> {
 }
 
 fn public_port(lab: &Lab, ip: Ipv4Addr, remote: Ipv4Addr) -> u16 {
-    let flows = lab.nodes[0].worker.dump_flows(lab.now, Some(SHARD), 100);
+    let flows = lab.nodes[0].worker.view().dump_flows(lab.now, Some(SHARD), 100);
     let of = |a: Ipv4Addr, b: Ipv4Addr| qnat_engine::record::Addr::from(a) == qnat_engine::record::Addr::from(b);
     let flow = flows.iter().find(|f| {
         f.inside.endpoint.addr.ipv4().is_some_and(|i| of(i, ip)) && f.remote.addr.ipv4().is_some_and(|r| of(r, remote))

@@ -49,7 +49,7 @@ fn expect(lab: &mut Lab, link: Link, sent: Vec<u8>, wanted: &Raw) {
 }
 
 fn state(lab: &Lab) -> Vec<FlowState> {
-    lab.nodes[0].worker.dump_flows(lab.now, Some(SHARD), 10).into_iter().map(|f| f.state).collect()
+    lab.nodes[0].worker.view().dump_flows(lab.now, Some(SHARD), 10).into_iter().map(|f| f.state).collect()
 }
 
 /// A flow of each protocol: what A sends, and what of it is seen outside.

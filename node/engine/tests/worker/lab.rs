@@ -445,11 +445,11 @@ impl Lab {
     }
 
     pub(crate) fn status(&self, node: usize) -> qnat_engine::status::ShardStatus {
-        self.nodes[node].worker.shard_status().into_iter().find(|s| s.shard == SHARD).expect("replica")
+        self.nodes[node].worker.view().shard_status().into_iter().find(|s| s.shard == SHARD).expect("replica")
     }
 
     pub(crate) fn hash(&self, node: usize) -> u64 {
-        self.nodes[node].worker.state_hash(SHARD).expect("replica")
+        self.nodes[node].worker.view().state_hash(SHARD).expect("replica")
     }
 
     pub(crate) fn assert_in_step(&self) {

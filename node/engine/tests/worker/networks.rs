@@ -94,7 +94,7 @@ fn one_address_in_two_networks_is_two_backends_at_once_and_each_gets_its_own_ans
             assert_eq!((to, &frame[..6]), (link, &mac_in(link, A).0[..]));
         }
     }
-    let flows = lab.nodes[0].worker.dump_flows(lab.now, None, 10);
+    let flows = lab.nodes[0].worker.view().dump_flows(lab.now, None, 10);
     let mut owners: Vec<_> = flows.iter().map(|f| (f.inside.vnet, f.backend, f.public.2)).collect();
     owners.sort();
     assert_eq!(owners, [(NETWORK, BackendId(1), ports[0]), (OTHER_NETWORK, TWIN, ports[1])]);

@@ -337,7 +337,7 @@ fn a_held_key_reopens_for_its_own_inside_alone() {
     lab.log.push((Term(1), e.entry(header(1), &[open(2048, 1), open(2048, 1)])));
     lab.pump();
     assert_eq!((lab.status(1).live, lab.status(1).held, lab.status(1).counts.opens_refused), (1, 0, 2), "F3");
-    let flow = &lab.nodes[1].worker.dump_flows(lab.now, None, 9)[0];
+    let flow = &lab.nodes[1].worker.view().dump_flows(lab.now, None, 9)[0];
     assert_eq!(flow.inside.endpoint.port, 1);
     lab.assert_in_step();
 }
@@ -364,10 +364,10 @@ fn a_mapping_on_its_way_is_shown_as_such() {
     let mut lab = Lab::new(1);
     lab.hold = Hold::Yes;
     lab.out(0, udp(A, 5000, REMOTE, 53));
-    let flows = lab.nodes[0].worker.dump_flows(lab.now, None, 10);
+    let flows = lab.nodes[0].worker.view().dump_flows(lab.now, None, 10);
     assert_eq!(flows.iter().map(|f| f.state).collect::<Vec<_>>(), [FlowState::Opening]);
     assert_eq!(flows[0].public.1, Some(PUBLIC));
-    assert!(lab.nodes[0].worker.dump_flows(lab.now, None, 0).is_empty());
+    assert!(lab.nodes[0].worker.view().dump_flows(lab.now, None, 0).is_empty());
 }
 
 /// Random churn of opens, reopens, closes and hold ends, several records per entry.
@@ -480,7 +480,7 @@ proptest! {
         lab.nodes.push(joiner);
         let (_, base, until, _) = *chunks.last().unwrap();
         lab.event(1, GroupEvent::Opened { shard: SHARD, epoch: 0, index: base, loads: true });
-        prop_assert_eq!(lab.nodes[1].worker.state_hash(SHARD), None, "an empty table is not the one of its index (I22)");
+        prop_assert_eq!(lab.nodes[1].worker.view().state_hash(SHARD), None, "an empty table is not the one of its index (I22)");
         for (_, _, _, chunk) in chunks {
             lab.event(1, GroupEvent::Load { shard: SHARD, epoch: 0, chunk });
         }

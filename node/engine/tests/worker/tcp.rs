@@ -9,7 +9,7 @@ use qnat_engine::status::FlowState;
 use qnat_engine::wire::{IpPacket, TcpFlags};
 
 fn state(lab: &Lab) -> Vec<FlowState> {
-    lab.nodes[lab.leader].worker.dump_flows(lab.now, Some(SHARD), 1000).into_iter().map(|f| f.state).collect()
+    lab.nodes[lab.leader].worker.view().dump_flows(lab.now, Some(SHARD), 1000).into_iter().map(|f| f.state).collect()
 }
 
 /// A connection of A's port 9 to `REMOTE`; returns the public port. A's next octet is 101, the remote's 501.

@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 fn state(lab: &Lab) -> Vec<FlowState> {
-    lab.nodes[lab.leader].worker.dump_flows(lab.now, Some(SHARD), 1000).into_iter().map(|f| f.state).collect()
+    lab.nodes[lab.leader].worker.view().dump_flows(lab.now, Some(SHARD), 1000).into_iter().map(|f| f.state).collect()
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn flows_to_distinct_remotes_share_a_port_and_flows_to_one_remote_do_not() {
     assert_eq!(lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 54)).src_port, first, "S8, S10");
     assert_eq!(lab.pass(0, INSIDE, udp(A, 5001, Ipv4Addr::new(198, 51, 100, 9), 53)).src_port, first);
     assert_ne!(lab.pass(0, INSIDE, udp(A, 5001, REMOTE, 53)).src_port, first, "S7");
-    let ports = lab.nodes[0].worker.dump_ports();
+    let ports = lab.nodes[0].worker.view().dump_ports();
     assert_eq!((ports[0].leased(), ports[0].used(), ports[0].held()), (64, 2, 0));
 }
 
@@ -463,7 +463,8 @@ fn backends_at_their_limit_leave_a_part_of_the_table_to_all_others() {
     assert_eq!(flood(&mut lab, B), 14, "half of what is left");
     lab.pass(0, INSIDE, udp(A, 1, REMOTE, 4500));
     lab.pass(0, INSIDE, udp(B, 1, REMOTE, 4500));
-    let (live, held) = (lab.nodes[0].worker.shard_status()[0].live, lab.nodes[0].worker.shard_status()[0].held);
+    let (live, held) =
+        (lab.nodes[0].worker.view().shard_status()[0].live, lab.nodes[0].worker.view().shard_status()[0].held);
     assert_eq!((live, held), (42, 0), "a quarter is left for who has little");
 }
 
