@@ -7,6 +7,8 @@ use crate::ids::{Link, Mac, NodeId};
 use crate::snapshot::Snapshot;
 use crate::wire::{FrameMeta, set_ethernet};
 
+/// No packet waits longer for anything (I28).
+pub(crate) const HELD_MAX_NS: u64 = 1_000_000_000;
 /// What everything is judged by.
 #[derive(Debug)]
 pub(crate) struct Cx<'a, W> {

@@ -1,25 +1,25 @@
 //! What the flow groups tell a worker: entries that are committed, who leads, and scans. Everything that a mapping is follows
 //! from here; the worker itself only proposes.
 
-use crate::apply::Effect;
 use crate::codec::Format;
 use crate::context::{At, Cx};
 use crate::egress::Egress;
 use crate::event::{DropReason, GroupEvent, WorkerOutput};
 use crate::flow::Slot;
-use crate::fragments::Fragments;
-use crate::held::Parked;
 use crate::ids::{ControlIndex, LogIndex, ShardId, Term};
 use crate::judge::Judge;
+use crate::judge::fragments::Fragments;
 use crate::lease::LeaseWords;
 use crate::record::CloseReason;
 use crate::revision::Revisions;
-use crate::scan::ScanJob;
-use crate::sessions::SessionFate;
 use crate::shard::Shard;
-use crate::shards::Shards;
+use crate::shard::apply::Effect;
+use crate::shard::overlay::Parked;
+use crate::shard::scan::ScanJob;
+use crate::shard::shards::Shards;
 use crate::snapshot::Snapshot;
-use crate::telling::Telling;
+use crate::tell::sessions::SessionFate;
+use crate::tell::telling::Telling;
 
 /// The parts of the worker that an event of a flow group touches.
 pub(crate) struct Group<'a, W> {
@@ -117,7 +117,8 @@ impl<W: LeaseWords> Group<'_, W> {
     }
 
     fn judge_serving(&mut self, shard: ShardId) {
-        let news = self.shards.judge_serving(self.now_ns, self.words, shard, self.snapshot, &self.egress.links);
+        let carry = self.egress.links.carry(shard);
+        let news = self.shards.judge_serving(self.now_ns, self.words, shard, self.snapshot, carry);
         self.telling.outputs.extend(news);
     }
 

@@ -1,6 +1,6 @@
 //! Hot path. Neighbour cache: which MAC address an on-link IPv4 address has, and when to ask for it (RFC 826,
 //! RFC 1122 2.3.2.1). Sends nothing itself: `lookup` and `poll_refresh` tell what to ask, `learn` takes the answers. Bounded:
-//! it never allocates after `new`. Called by the pipeline, one cache per worker.
+//! it never allocates after `new`. Called by `egress`, one cache per worker.
 //!
 //! Inside, an address belongs to the MAC that is known (I43). Another one that claims it, by ARP or by a packet, is a *rival*:
 //! the known one is asked by unicast, and only when it has left `POLLS_MAX` questions unanswered does the rival follow it.

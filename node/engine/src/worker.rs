@@ -6,34 +6,34 @@
 //! `may_transmit` right before it sends.
 //!
 //! ```text
-//! frame ─► pipeline ─► table hit ─────────────────────────────► Transmit
-//!                      └─ miss ─► overlay + stream ─► Propose ─► (flow group) ─► Committed ─► poll_frame
+//! frame ─► judge ─► table hit ─────────────────────────────► Transmit
+//!                   └─ miss ─► overlay + stream ─► Propose ─► (flow group) ─► Committed ─► poll_frame
 //! ```
 
 use std::sync::Arc;
 
-use crate::ahead::{Ahead, Known};
-use crate::apply::Effect;
-pub use crate::chunks::Scans;
-use crate::claims::Claim;
 use crate::codec::Format;
 use crate::context::{At, Cx, Frame};
-use crate::counters::Counters;
+use crate::egress::claims::Claim;
+use crate::egress::links::Standing;
+use crate::egress::soundings::{Heard, News, NextHop, Passing};
 use crate::egress::{self, Egress};
 use crate::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
-use crate::fragments::Fragments;
 use crate::group::Group;
 use crate::ids::{Incarnation, Link, NodeId, ShardId, VnetId};
 use crate::judge::Judge;
+use crate::judge::ahead::{Ahead, Known};
+use crate::judge::fragments::Fragments;
 use crate::lease::LeaseWords;
-use crate::links::Standing;
 use crate::revision::Revisions;
-use crate::sessions::{Session, Sessions};
-use crate::shards::Shards;
+use crate::shard::apply::Effect;
+pub use crate::shard::chunks::Scans;
+use crate::shard::shards::Shards;
 use crate::snapshot::Snapshot;
-use crate::soundings::{Heard, News, NextHop, Passing};
-use crate::status::View;
-use crate::telling::Telling;
+use crate::tell::counters::Counters;
+use crate::tell::sessions::{Session, Sessions};
+use crate::tell::status::View;
+use crate::tell::telling::Telling;
 use crate::wire::FrameMeta;
 
 /// Own frames that wait to be sent when no shard begins another step of its announcements.
@@ -242,8 +242,8 @@ impl Worker {
         self.ahead.judge(&self.shards);
         let ids: Vec<ShardId> = self.shards.ids().collect();
         for id in &ids {
-            let snapshot = self.snapshot.as_deref();
-            let news = self.shards.judge_serving(now_ns, words, *id, snapshot, &self.egress.links);
+            let (snapshot, carry) = (self.snapshot.as_deref(), self.egress.links.carry(*id));
+            let news = self.shards.judge_serving(now_ns, words, *id, snapshot, carry);
             self.telling.outputs.extend(news);
         }
         for id in &ids {

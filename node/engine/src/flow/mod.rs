@@ -1,6 +1,6 @@
 //! The flow table of one shard: mappings, live and held, with both of their indexes.
 //!
-//! It knows mappings, not packets, and never decides: `apply` writes what the log says, the pipeline reads.
+//! It knows mappings, not packets, and never decides: `apply` writes what the log says, `judge` reads.
 
 mod holds;
 mod index;

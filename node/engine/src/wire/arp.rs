@@ -1,5 +1,5 @@
 //! ARP for IPv4 over Ethernet (RFC 826): parsed into its meaning, and built. Who may be answered or believed is the
-//! pipeline's decision (M1, M2), not this file's.
+//! caller's decision (M1, M2), not this file's.
 
 use std::net::Ipv4Addr;
 

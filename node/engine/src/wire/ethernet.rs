@@ -1,5 +1,5 @@
 //! Hot path. Ethernet II header: parsed, and replaced on the way out. VLAN tags are not taken off: a tagged frame has an
-//! EtherType that nobody here knows. Called by `wire::parse` and the pipeline.
+//! EtherType that nobody here knows. Called by `wire::parse` and `judge`.
 
 use crate::event::DropReason;
 use crate::ids::Mac;

@@ -106,7 +106,7 @@ fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
 }
 
 /// "This network" 0/8, loopback 127/8, multicast 224/4, reserved 240/4 with the limited broadcast (RFC 1812 5.3.7,
-/// RFC 6890). Directed broadcasts need the subnets, so the pipeline judges them.
+/// RFC 6890). Directed broadcasts need the subnets, so `judge` has them.
 fn must_not_be_source(ip: Ipv4Addr) -> bool {
     matches!(ip.octets()[0], 0 | 127 | 224..)
 }

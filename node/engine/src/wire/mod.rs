@@ -2,7 +2,7 @@
 //!
 //! Everything that a frame can be wrong in is refused here, with its `DropReason`, so later stages work on values and not
 //! on octets. Pure, without allocation, and never panics on packet content. Does not judge policy: TTL, destinations,
-//! subnets and who may be answered are the pipeline's. Called by the pipeline and by the slow path's builders.
+//! subnets and who may be answered are `judge`'s. Called by `judge` and by the slow path's builders.
 
 pub use crate::record::Proto;
 

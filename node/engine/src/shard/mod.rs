@@ -1,6 +1,20 @@
 //! One shard on this node: its replica, and, when this node leads, the overlay, the stream and the duties of an owner.
 //!
-//! No packets here: the pipeline asks and proposes. Called by the worker only.
+//! No packets here: `judge` asks and proposes. Called by the worker only.
+
+pub(crate) mod announcement;
+pub(crate) mod apply;
+pub(crate) mod chunks;
+pub(crate) mod drains;
+pub(crate) mod duties;
+pub(crate) mod noting;
+pub(crate) mod overlay;
+pub(crate) mod quota;
+pub(crate) mod rights;
+pub(crate) mod scan;
+pub(crate) mod shards;
+pub(crate) mod standing;
+pub(crate) mod stream;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
@@ -8,19 +22,19 @@ use std::sync::Arc;
 
 use words::time::MS;
 
-use crate::announcement::{Announcement, Confirmed, Step};
-use crate::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::codec::Encoder;
-use crate::drains::Drains;
 use crate::event::{DropReason, NotServing};
 use crate::flow::{FlowKey, Mark, Record, Slot, Table};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, ShardId, Term};
-use crate::overlay::Overlay;
 use crate::ports::{LeaseOrder, in_lease};
-use crate::quota::Rates;
 use crate::record::{Addr, Endpoint, EntryHeader, HOLD_CLASSES, HOLDS_CONFIGURED, InsideKey, Proto, PublicKey};
+use crate::shard::announcement::{Announcement, Confirmed, Step};
+use crate::shard::apply::{ApplyCounts, Replica, SAFETY_MS};
+use crate::shard::drains::Drains;
+use crate::shard::overlay::Overlay;
+use crate::shard::quota::Rates;
+use crate::shard::stream::Stream;
 use crate::snapshot::{Backend, Filtering, Map, Params, Sharing, Snapshot};
-use crate::stream::Stream;
 
 /// A shard that this node owned so recently still has frames sent to its vMAC here (M1).
 pub(crate) const LAST_OWNER_NS: u64 = 60_000_000_000;
@@ -189,7 +203,7 @@ impl Shard {
     }
 
     /// Forgets what was proposed (F1, F8). Returns the packets to drop.
-    pub(crate) fn drop_overlay(&mut self) -> Vec<(BackendId, crate::held::Parked)> {
+    pub(crate) fn drop_overlay(&mut self) -> Vec<(BackendId, overlay::Parked)> {
         let (packets, closing) = self.overlay.clear();
         self.drains.examine_again();
         for slot in closing {

@@ -1,5 +1,5 @@
 //! What one backend may take of its shard (R21): flows, and new flows per second. A quota refuses newcomers only: what has a
-//! mapping is never asked (R22). Local to the owner; called by the pipeline when a packet asks for a mapping.
+//! mapping is never asked (R22). Local to the owner; called by `judge` when a packet asks for a mapping.
 
 use words::time::SECOND_NS;
 

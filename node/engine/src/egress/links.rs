@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::egress::soundings::{News, Passing};
 use crate::ids::{Link, ShardId, ShardSet, VnetId};
 use crate::snapshot::Snapshot;
-use crate::soundings::{News, Passing};
 
 /// What an interface takes until its size is known.
 const MTU_DEFAULT: u16 = 1500;

@@ -9,11 +9,11 @@ use std::net::SocketAddrV4;
 use crate::addresses::{InsideEnd, endpoint, hop_to, is_unicast, subnet_of};
 use crate::context::{At, Exit, Frame};
 use crate::egress::Egress;
+use crate::egress::held::Outgoing;
 use crate::event::{Authority, DropReason};
-use crate::held::Outgoing;
 use crate::ids::Link;
 use crate::record::PublicKey;
-use crate::shards::Shards;
+use crate::shard::shards::Shards;
 use crate::snapshot::{Backend, Refusals, TcpReset};
 use crate::wire::{
     FRAME_MAX, IpPacket, Notice, Parsed, Proto, TcpFlags, build_notice, build_reset, increment_ttl, parse,

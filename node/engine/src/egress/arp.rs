@@ -14,15 +14,16 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use crate::addresses::subnet_of;
-use crate::announcement::{ArpFrame, Confirmed, Place, Step, announcement};
+use crate::context::HELD_MAX_NS;
 use crate::context::{At, Cx, Exit};
 use crate::egress::Egress;
+use crate::egress::held::{Outgoing, Waiting};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::held::{HELD_MAX_NS, Outgoing, Waiting};
 use crate::ids::{Link, Mac, ShardId, VnetId};
 use crate::lease::LeaseWords;
 use crate::neigh::{Lookup, MayAsk, Source};
-use crate::shards::Shards;
+use crate::shard::announcement::{ArpFrame, Confirmed, Place, Step, announcement};
+use crate::shard::shards::Shards;
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{ArpOp, ArpPacket, build_arp, set_ethernet};
 

@@ -3,8 +3,8 @@
 
 use crate::context::{At, Exit, Frame};
 use crate::egress::Egress;
+use crate::egress::held::{Origin, Outgoing};
 use crate::event::DropReason;
-use crate::held::{Origin, Outgoing};
 use crate::ids::Link;
 use crate::wire::{Cut, FrameMeta, Gso, IpPacket, L3, Notice, complete_checksum, may_fragment};
 

@@ -3,15 +3,15 @@
 
 use std::net::Ipv4Addr;
 
-pub use crate::announcement::Confirmed;
-use crate::apply::ApplyCounts;
 use crate::event::NotServing;
 use crate::flow::{Record, State};
 use crate::ids::{BackendId, ControlIndex, FrontendId, LogIndex, NodeId, PortBlock, ShardId, Term};
 use crate::ports::BlockUse;
 use crate::record::{Endpoint, HoldClass, InsideKey, Proto};
 use crate::shard::Shard;
-use crate::shards::Shards;
+pub use crate::shard::announcement::Confirmed;
+use crate::shard::apply::ApplyCounts;
+use crate::shard::shards::Shards;
 use crate::snapshot::Snapshot;
 
 /// State of a mapping as this node sees it.

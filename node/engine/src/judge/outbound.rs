@@ -1,6 +1,6 @@
 //! Hot path. Inside to outside: translation by a mapping, or a new mapping and a packet that waits for its commit.
 //!
-//! Never sends a first packet itself: `release_parked` does, when the log has the mapping (I6). Called by `pipeline`.
+//! Never sends a first packet itself: `release_parked` does, when the log has the mapping (I6). Called by `frame`.
 
 use std::net::Ipv4Addr;
 
@@ -8,14 +8,14 @@ use crate::addresses::{InsideEnd, check_destination, flow_of, next_hop, own_addr
 use crate::context::{Access, Exit, Frame, Hop};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{FlowKey, Slot};
-use crate::fragments::{Fate, Key, Way};
-use crate::held::Parked;
 use crate::ids::{BackendId, FrontendId, Link, ShardId, Term, VnetId};
 use crate::judge::Judge;
+use crate::judge::fragments::{Fate, Key, Way};
+use crate::judge::opening::{First, Opening};
+use crate::judge::policy::{self, Use, answers_to, opens, outbound_use};
 use crate::lease::LeaseWords;
-use crate::opening::{First, Opening};
-use crate::policy::{self, Use, answers_to, opens, outbound_use};
 use crate::record::{Open, Proto};
+use crate::shard::overlay::Parked;
 use crate::snapshot::Backend;
 use crate::translation::{finish, put_source};
 use crate::wire::{IpPacket, Notice, rewrite_destination};

@@ -12,7 +12,7 @@ use crate::flow::{HoldEntry, HoldQueues, Mark, Record, Seen, Slot, State, Table}
 use crate::ids::{BackendId, ControlIndex, LogIndex, PortBlock};
 use crate::meta::Meta;
 use crate::record::{CloseReason, EntryHeader, FlowRecord, HoldClass, Open, PublicKey, ScanRecord};
-use crate::scan::ScanJob;
+use crate::shard::scan::ScanJob;
 
 /// Added to grace and V before anything that a predecessor might still use is given away (F6).
 pub(crate) const SAFETY_MS: u64 = 1_000;

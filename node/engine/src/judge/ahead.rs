@@ -10,7 +10,7 @@ use crate::addresses::endpoint;
 use crate::flow::{FlowKey, Slot, Table};
 use crate::ids::{Link, Mac, ShardId, Side};
 use crate::record::{InsideKey, Proto, PublicKey};
-use crate::shards::Shards;
+use crate::shard::shards::Shards;
 
 /// Frames that are looked ahead for at once: what they touch stays in the cache until they are handled.
 const FRAMES_MAX: usize = 256;

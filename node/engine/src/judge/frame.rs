@@ -7,9 +7,9 @@ use std::net::Ipv4Addr;
 
 use crate::context::Frame;
 use crate::event::{DropReason, Verdict};
-use crate::fragments::{Fate, Key};
 use crate::ids::{Link, Mac};
 use crate::judge::Judge;
+use crate::judge::fragments::{Fate, Key};
 use crate::lease::LeaseWords;
 use crate::wire::{IpPacket, Parsed, parse};
 

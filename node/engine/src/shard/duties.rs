@@ -7,8 +7,8 @@ use words::time::MS;
 use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
 use crate::nat::timeouts::{SHORTEST_NS, silence};
-use crate::policy::may_stand;
 use crate::record::{CloseReason, FlowRecord, HoldClass};
+use crate::shard::standing::may_stand;
 use crate::shard::{Forces, Leadership, Shard, Sweep};
 use crate::snapshot::{Backend, Params, Snapshot};
 

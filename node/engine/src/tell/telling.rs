@@ -3,16 +3,16 @@
 
 use std::collections::VecDeque;
 
-use crate::chunks::Chunks;
 use crate::codec::Encoder;
 use crate::event::WorkerOutput;
 use crate::flow::Slot;
 use crate::ids::ShardId;
 use crate::lease::LeaseWords;
 use crate::record::ScanRecord;
-use crate::sessions::{SessionFate, Sessions};
-use crate::shards::Shards;
+use crate::shard::chunks::Chunks;
+use crate::shard::shards::Shards;
 use crate::snapshot::Snapshot;
+use crate::tell::sessions::{SessionFate, Sessions};
 
 /// See the module.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use crate::event::{Last, WorkerOutput};
 use crate::ids::{ControlIndex, ShardId};
 use crate::record::ScanRecord;
 use crate::shard::Shard;
-use crate::shards::Shards;
+use crate::shard::shards::Shards;
 
 /// Whether chunks of scans find a place in the queues towards their readers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,9 +6,9 @@
 
 use crate::context::{At, Exit};
 use crate::egress::Egress;
+use crate::egress::soundings::{ASK_EVERY_NS, News, ROUNDS_OF_PEERS};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::ids::{Link, Mac};
-use crate::soundings::{ASK_EVERY_NS, News, ROUNDS_OF_PEERS};
 use crate::wire::{Sounding, SoundingOp, build_sounding};
 
 impl Egress {
@@ -89,11 +89,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::egress::soundings::Passing;
     use crate::ids::{Incarnation, LeaseWord, NodeId, ShardId, VnetId};
     use crate::lease::LeaseWords;
     use crate::snapshot::NodeLinks;
     use crate::snapshot::Snapshot;
-    use crate::soundings::Passing;
     use crate::wire::FrameMeta;
     use crate::worker::Worker;
 

@@ -5,13 +5,23 @@ use std::collections::{BTreeSet, VecDeque};
 
 use hashbrown::HashSet;
 
+use crate::context::HELD_MAX_NS;
 use crate::flow::{FlowKey, Slot};
-use crate::held::{HELD_MAX_NS, Parked};
 use crate::ids::{BackendId, ControlIndex, FrontendId, PortBlock};
 use crate::map::Keyed;
 use crate::ports::Claims;
 use crate::record::PublicKey;
 use crate::snapshot::{Map, Sharing};
+use crate::wire::{FrameMeta, IpPacket};
+
+/// A first packet waiting for its commit.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) meta: FrameMeta,
+    pub(crate) packet: IpPacket,
+    pub(crate) arrived_ns: u64,
+}
 
 /// A mapping on its way through the log.
 #[derive(Debug)]

@@ -1,17 +1,17 @@
-//! Who may open a mapping, which packets may go on by one, and whether one may stand: judged here alone. Pure.
+//! Who may open a mapping, and which packets may go on by one: judged here alone. Pure.
 //!
-//! Asked for first packets and for what is not plain (`outbound`, `inbound`, `errors`, `hairpin`), and after each load for what
-//! there is (`duties`). An established mapping's packets ask nobody (`established`).
+//! Asked for first packets and for what is not plain (`outbound`, `inbound`, `errors`, `hairpin`). An established mapping's
+//! packets ask nobody (`established`); whether a mapping may stand is said by `shard::standing`.
 
 use crate::addresses::InsideEnd;
-use crate::drains::Drains;
 use crate::event::DropReason;
-use crate::flow::{Record, Slot, State};
+use crate::flow::{Record, Slot};
 use crate::ids::BackendId;
 use crate::ports::in_lease;
-use crate::record::{CloseReason, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
+use crate::record::{HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
-use crate::snapshot::{Backend, Snapshot};
+use crate::shard::standing::ending;
+use crate::snapshot::Backend;
 use crate::wire::{IcmpKind, IpPacket, TcpFlags};
 
 /// What to do with a packet whose mapping was found.
@@ -53,34 +53,6 @@ pub(crate) fn decide(backend: (BackendId, &Backend), again: Option<Open>) -> Res
         None => (Scenario::Pool, End::Granted),
     };
     Ok(Proposal { backend, scenario, end })
-}
-
-/// Whether a live mapping may stay under this snapshot, or why it closes (D5, N4).
-pub(crate) fn may_stand(record: &Record, snapshot: &Snapshot, drains: &Drains) -> Result<(), CloseReason> {
-    let backend = snapshot.backends.get(&record.backend);
-    let Some(backend) =
-        backend.filter(|b| b.vnet == record.vnet && crate::record::Addr::from(b.ip) == record.inside.addr)
-    else {
-        return Err(CloseReason::Policy);
-    };
-    match record.scenario() {
-        Scenario::Pool | Scenario::Default => {}
-        // A snapshot of this build gives nobody these rights.
-        Scenario::OwnOut | Scenario::OwnIn | Scenario::Rule | Scenario::Private => return Err(CloseReason::Policy),
-    }
-    if in_lease(&backend.lease, record.frontend, record.public_port) {
-        return Ok(());
-    }
-    // Outside its lease: taken back, or a base of a re-creation that lacked the reclaim (N4).
-    if drains.allows(record.frontend, record.public_port) { Ok(()) } else { Err(CloseReason::Reclaim) }
-}
-
-/// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.
-pub(crate) fn ending(record: &Record) -> Option<HoldClass> {
-    match record.state {
-        State::Held(class) => Some(class),
-        State::Live | State::Free => record.closing().map(|reason| HoldClass::of(reason, record.proto)),
-    }
 }
 
 /// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one

@@ -6,10 +6,8 @@ use std::collections::VecDeque;
 use crate::event::Authority;
 use crate::ids::{BackendId, Link};
 use crate::snapshot::{Map, Params};
-use crate::wire::{FrameMeta, IpPacket};
+use crate::wire::FrameMeta;
 
-/// No packet waits longer for anything (I28).
-pub(crate) const HELD_MAX_NS: u64 = 1_000_000_000;
 /// A backend may hold as many bytes as its packets have if each is a full Ethernet frame: a few GSO frames, but not the
 /// bytes of all backends (I40).
 const BYTES_PER_PACKET: u64 = 2048;
@@ -19,15 +17,6 @@ const SPARE_MAX: usize = 256;
 const SPARE_CAPACITY_MAX: usize = 4096;
 /// Frames of the worker's own that may wait to be polled; more are dropped, they repeat.
 const OWN_MAX: usize = 1024;
-
-/// A first packet waiting for its commit.
-#[derive(Debug)]
-pub(crate) struct Parked {
-    pub(crate) frame: Vec<u8>,
-    pub(crate) meta: FrameMeta,
-    pub(crate) packet: IpPacket,
-    pub(crate) arrived_ns: u64,
-}
 
 /// A frame, rewritten, waiting for a neighbour or for `poll_frame`.
 #[derive(Debug)]

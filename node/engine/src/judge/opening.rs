@@ -3,13 +3,14 @@
 //! `policy` says what a packet may open and under which right; this room has it done. Called by `outbound`.
 
 use crate::context::{At, Frame};
+use crate::egress::held::Held;
 use crate::event::{DropReason, Verdict};
 use crate::flow::FlowKey;
-use crate::held::{Held, Parked};
 use crate::ids::{FrontendId, ShardId};
-use crate::policy::{End, Proposal};
+use crate::judge::policy::{End, Proposal};
 use crate::record::{FlowRecord, Open, PublicKey};
-use crate::shards::Shards;
+use crate::shard::overlay::Parked;
+use crate::shard::shards::Shards;
 use crate::wire::IpPacket;
 
 /// A packet that opens a flow.

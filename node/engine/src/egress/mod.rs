@@ -4,23 +4,35 @@
 //! Here: where a frame goes next, and the queue that `poll_frame` empties. `arp` finds neighbours and keeps what waits for
 //! them, `fragmenting` minds what a link takes, `notices` and `reset` tell the ends, `sounding` asks whether frames pass.
 
+mod arp;
+pub mod claims;
+mod fragmenting;
+pub(crate) mod held;
+mod limits;
+pub mod links;
+mod notices;
+mod reset;
+mod sounding;
+pub mod soundings;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use crate::addresses::own_address;
-use crate::claims::Claims;
 use crate::context::{At, Exit, Frame, Hop, NextHop};
-use crate::counters::Counters;
+use crate::egress::claims::Claims;
+use crate::egress::held::{Held, Origin, Outgoing, Waiting};
+use crate::egress::limits::Limits;
+use crate::egress::links::Links;
+use crate::egress::soundings::Soundings;
 use crate::event::{Authority, DropReason, Verdict};
-use crate::held::{Held, Origin, Outgoing, Parked, Waiting};
 use crate::ids::{BackendId, Link, Mac, NodeId};
 use crate::lease::LeaseWords;
-use crate::limits::Limits;
-use crate::links::Links;
 use crate::nat::identification::Identifications;
 use crate::neigh::{Lookup, NeighbourCache};
+use crate::shard::overlay::Parked;
 use crate::snapshot::Snapshot;
-use crate::soundings::Soundings;
+use crate::tell::counters::Counters;
 use crate::wire::{FrameMeta, set_ethernet};
 
 /// Neighbours of all links that a worker remembers.

@@ -1,8 +1,8 @@
 //! The worker's own counters. Plain numbers, one set per worker; the daemon reads and sums them.
 
 use crate::event::{DropReason, Verdict};
-use crate::histogram::Histogram;
 use crate::record::Proto;
+use crate::tell::histogram::Histogram;
 
 /// Mappings of one protocol that this worker, as owner, was asked for. Those still on their way are
 /// `pending - successful - failed_later`.

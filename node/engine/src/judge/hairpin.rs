@@ -11,8 +11,8 @@ use crate::addresses::{InsideEnd, endpoint, own_address};
 use crate::event::{Authority, DropReason};
 use crate::ids::{FrontendId, Link, ShardId};
 use crate::judge::Judge;
+use crate::judge::policy::inbound_use;
 use crate::lease::LeaseWords;
-use crate::policy::inbound_use;
 use crate::record::PublicKey;
 use crate::wire::{IcmpError, IpPacket};
 

@@ -1,14 +1,14 @@
 //! Hot path. Outside to inside: only by a mapping, and only from its remote (R6). Opens nothing and keeps no UDP mapping
-//! alive (R5, I19). Called by `pipeline`.
+//! alive (R5, I19). Called by `frame`.
 
 use crate::addresses::{InsideEnd, endpoint, is_spoofed};
 use crate::context::{Access, Exit, Frame};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::fragments::{Fate, Key, Way};
 use crate::ids::Link;
 use crate::judge::Judge;
+use crate::judge::fragments::{Fate, Key, Way};
+use crate::judge::policy::inbound_use;
 use crate::lease::LeaseWords;
-use crate::policy::inbound_use;
 use crate::record::PublicKey;
 use crate::translation::finish;
 use crate::wire::{IpPacket, rewrite_destination};

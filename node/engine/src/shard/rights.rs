@@ -7,9 +7,8 @@ use crate::context::{Access, Cx};
 use crate::event::{Authority, DropReason, WorkerOutput};
 use crate::ids::ShardId;
 use crate::lease::LeaseWords;
-use crate::links::Links;
 use crate::shard::LAST_OWNER_NS;
-use crate::shards::Shards;
+use crate::shard::shards::Shards;
 use crate::snapshot::Snapshot;
 
 impl Shards {
@@ -78,13 +77,13 @@ impl Shards {
         words: &impl LeaseWords,
         shard: ShardId,
         snapshot: Option<&Snapshot>,
-        links: &Links,
+        links_carry: bool,
     ) -> Option<WorkerOutput> {
         let me = self.me;
         let entry = self.get_mut(shard)?;
         let s = entry.replica.as_mut()?;
         let was = s.leadership.as_ref().is_some_and(|l| l.serving == Some(Ok(())));
-        let changed = s.judge_serving(now_ns, me, words.word(shard), snapshot, links.carry(shard));
+        let changed = s.judge_serving(now_ns, me, words.word(shard), snapshot, links_carry);
         if was || changed.is_some_and(|(_, state)| state.is_ok()) {
             entry.last_owned_ns = Some(now_ns);
         }

@@ -1,11 +1,23 @@
 //! The parts of the worker that judging a frame touches. They are lent for one frame, or for the entries of one turn, and no
 //! way sees more of the worker than this.
 
+pub(crate) mod ahead;
+mod errors;
+mod established;
+pub(crate) mod fragments;
+mod frame;
+mod hairpin;
+mod inbound;
+mod opening;
+mod outbound;
+mod pieces;
+mod policy;
+
 use crate::context::Cx;
 use crate::egress::Egress;
-use crate::fragments::Fragments;
+use crate::judge::fragments::Fragments;
 use crate::revision::Revisions;
-use crate::shards::Shards;
+use crate::shard::shards::Shards;
 
 /// What judging takes: each way is an `impl` of this in a file of its own.
 pub(crate) struct Judge<'a, W> {

@@ -1,12 +1,12 @@
-//! The way of fragments through the pipeline. The first one goes the way of all packets; here is what happens around it,
+//! The way of fragments. The first one goes the way of all packets; here is what happens around it,
 //! and the way of the others. What they are is kept by `fragments`.
 
 use crate::addresses::{check_destination, is_spoofed};
 use crate::context::{Access, Frame, Hop};
 use crate::event::{DropReason, Verdict};
-use crate::fragments::{Fate, Key, Waiting, Way};
 use crate::ids::Link;
 use crate::judge::Judge;
+use crate::judge::fragments::{Fate, Key, Waiting, Way};
 use crate::lease::LeaseWords;
 use crate::wire::{Fragment, decrement_ttl, may_fragment, rewrite_addresses, set_identification};
 
