@@ -36,7 +36,7 @@ pub const ENVELOPE_VERSION: u8 = 2;
 /// Version of the message struct.
 pub const MESSAGE_VERSION: u8 = 1;
 /// Longest message or envelope body: a control snapshot is the largest thing that travels in one.
-pub const MAX_BODY_BYTES: usize = 128 << 20;
+pub const MAX_BODY_BYTES: usize = 256 << 20;
 
 /// Envelope kind: a raft message of the control group.
 pub const KIND_CONTROL_MESSAGE: u8 = 1;

@@ -118,6 +118,7 @@ impl State {
             CommandBody::RetireFrontends { frontends } => self.retire_frontends(command, frontends)?,
             CommandBody::DrainNode { node, incarnation } => self.registry.drain(*node, *incarnation)?,
             CommandBody::ResumeNode { node } => self.registry.resume(*node)?,
+            CommandBody::SetServiceTags(tags) => self.set_service_tags(command, tags)?,
         }
         Ok(Yield::Nothing)
     }

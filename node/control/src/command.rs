@@ -9,6 +9,7 @@ use engine::ids::{ControlIndex, FrontendId, Incarnation, NodeId, PortBlock, Shar
 
 use crate::codec::{self, CodecError, Kind};
 use crate::loads::PortLoad;
+use crate::nsg::service_tags::ServiceTags;
 use crate::registry::Joiner;
 use crate::registry::Registration;
 use crate::resource::Desired;
@@ -184,6 +185,8 @@ pub enum CommandBody {
         /// Hash of all of them in a row.
         hash: PlanHash,
     },
+    /// The platform's prefixes of service tags from now on (D20).
+    SetServiceTags(Box<ServiceTags>),
 }
 
 /// A declared configuration on its way into the state.
@@ -246,7 +249,10 @@ impl CommandBody {
     /// change.
     #[must_use]
     pub const fn settles(&self) -> bool {
-        matches!(self, Self::Configure(_) | Self::ConfigureCommit { .. } | Self::RetireFrontends { .. })
+        matches!(
+            self,
+            Self::Configure(_) | Self::ConfigureCommit { .. } | Self::RetireFrontends { .. } | Self::SetServiceTags(_)
+        )
     }
 
     /// A short name, for logs and events.
@@ -277,6 +283,7 @@ impl CommandBody {
             Self::RetireFrontends { .. } => "retire_frontends",
             Self::DrainNode { .. } => "drain_node",
             Self::ResumeNode { .. } => "resume_node",
+            Self::SetServiceTags(_) => "set_service_tags",
         }
     }
 }

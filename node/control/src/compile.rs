@@ -15,9 +15,11 @@ use engine::snapshot::{
     Subnet, TcpReset,
 };
 
+use engine::nsg::Attachments;
 use words::InsideInterface;
 
 use crate::allocation::{self, Declared};
+use crate::nsg::compiling;
 use crate::places::blocks_on;
 use crate::registry::Node;
 use crate::resource::{Filtering, OnReclaim, Profile, Settings, Sharing};
@@ -66,7 +68,8 @@ impl Compiler {
         let next = match self.last.take() {
             Some(last) if settled <= last.control_index && last.control_index <= state.index => self.next(state, &last),
             last => {
-                let mut next = snapshot(state, self.me);
+                let groups = last.as_ref().map(|last| Arc::clone(&last.security)).unwrap_or_default();
+                let mut next = compiled_with(state, self.me, &groups);
                 if let Some(last) = last {
                     share(&mut next, &last);
                 }
@@ -122,6 +125,9 @@ impl Compiler {
 /// What is as it was before becomes the very same: whoever compares two versions looks at the rest only.
 fn share(next: &mut Snapshot, last: &Snapshot) {
     next.backends.share_with(&last.backends);
+    if next.security == last.security {
+        next.security = Arc::clone(&last.security);
+    }
     if next.backend_by_ip == last.backend_by_ip {
         next.backend_by_ip = Arc::clone(&last.backend_by_ip);
     }
@@ -143,9 +149,15 @@ fn share(next: &mut Snapshot, last: &Snapshot) {
 /// Compiles the state for one node. IP configurations without any shard to live in are left out.
 #[must_use]
 pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
+    compiled_with(state, me, &Attachments::default())
+}
+
+/// The same; `groups` are those of the version before.
+fn compiled_with(state: &State, me: NodeId, groups: &Attachments) -> Snapshot {
     let mut snapshot = Snapshot {
         control_index: state.index,
         params: params(state),
+        security: Arc::new(compiling::attachments(state, groups)),
         networks: Arc::new(Networks(state.vnets.clone())),
         outside: Outside { prefix: state.desired.outside.network, next_hop: state.desired.outside.next_hop },
         ..Snapshot::default()

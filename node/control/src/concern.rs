@@ -148,6 +148,8 @@ pub enum What {
     LevelBelow,
     /// A member does not judge by the newest configuration.
     NotProgrammed,
+    /// A security group does not do what it seems to, or takes away what instances need of the platform.
+    SecurityGroup,
     /// The stop token is held by a life that has ended, or for long.
     StopTokenHeld,
     /// Not one of these.

@@ -34,23 +34,47 @@
 //! mac = "52:54:00:12:34:56"
 //! subnet = "vnet1/default"
 //! pool = "lb1/web"
+//! nic = "nic1"
+//!
+//! [[nic]]
+//! name = "nic1"
+//! subnet = "vnet1/default"
+//! security_group = "nsg1"
+//! application_security_groups = ["WebServers"]
+//!
+//! [[application_security_group]]
+//! name = "WebServers"
+//!
+//! [[security_group]]
+//! name = "nsg1"
+//! [[security_group.rule]]
+//! name = "web"
+//! priority = 100
+//! direction = "inbound"
+//! access = "allow"
+//! protocol = "tcp"
+//! source = "Internet"
+//! destination = "WebServers"
+//! destination_ports = [80, "8000-8080"]
 //!
 //! [outside]
 //! network = "203.0.113.0/24"
 //! next_hop = "203.0.113.254"
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::de::DeTable;
 
 use crate::limits::FILE_LEN_MAX;
+use crate::nsg::model::Nic;
+use crate::nsg::reading::{self, Spelling};
 use crate::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,
     Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
 };
 pub use crate::toml_reader::ConfigError;
-use crate::toml_reader::{Reader, Source};
+use crate::toml_reader::{Reader, Source, choice, named, pair};
 use crate::validate;
 
 /// Reads a configuration. `file` is only used in messages.
@@ -127,9 +151,22 @@ fn read(source: &mut Source<'_>, mut root: Reader<'_, '_>) -> Desired {
     for reader in root.tables(source, "load_balancer") {
         load_balancer(source, reader, &mut desired.load_balancers);
     }
-    for reader in root.tables(source, "instance") {
-        instance(source, reader, &mut desired.instances);
+    for reader in root.tables(source, "nic") {
+        reading::nic(source, reader, &mut desired.nics);
     }
+    let cards = (&Spelling::of(desired.nics.keys()), &desired.nics);
+    for reader in root.tables(source, "instance") {
+        instance(source, reader, cards, &mut desired.instances);
+    }
+    for reader in root.tables(source, "security_group") {
+        reading::security_group(source, reader, &mut desired.security_groups);
+    }
+    let mut members: BTreeMap<String, ()> = BTreeMap::new();
+    for reader in root.tables(source, "application_security_group") {
+        reading::application_security_group(source, reader, &mut members);
+    }
+    desired.application_security_groups = members.into_keys().collect();
+    spell(&mut desired);
     if let Some(reader) = root.table(source, "outside") {
         desired.outside = outside(source, reader);
     }
@@ -140,24 +177,14 @@ fn read(source: &mut Source<'_>, mut root: Reader<'_, '_>) -> Desired {
     desired
 }
 
-/// Reads the name of a table, gives the table its path, and inserts a place for it; `None` if the name is missing or taken.
-fn named<T>(
-    source: &mut Source<'_>,
-    reader: &mut Reader<'_, '_>,
-    kind: &str,
-    taken: &BTreeMap<String, T>,
-) -> Option<String> {
-    let name = reader.string(source, "name")?;
-    if taken.contains_key(&name) {
-        let problem = format!("another {} has this name", kind.rsplit('.').next().unwrap_or(kind));
-        let line = source.line_of(&format!("{kind}.{name}")).map_or(String::new(), |l| format!(" (line {l})"));
-        reader.settle(source, format!("{kind}.{name}"));
-        let here = source.line_of(&reader.at("name"));
-        source.error(here, &reader.at("name"), &name, &format!("{problem}{line}"), "names are unique: choose another");
-        return None;
-    }
-    reader.settle(source, format!("{kind}.{name}"));
-    Some(name)
+/// Names of groups and interfaces compare without case: references are spelled as what they name.
+fn spell(desired: &mut Desired) {
+    let Desired { nics, security_groups, application_security_groups, virtual_networks, instances, .. } = desired;
+    reading::spell(nics, security_groups, application_security_groups);
+    let groups = Spelling::of(security_groups.keys());
+    let subnets = virtual_networks.values_mut().flat_map(|network| network.subnets.values_mut());
+    subnets.flat_map(|subnet| &mut subnet.security_group).for_each(|group| groups.mend(group));
+    instances.values_mut().flat_map(|instance| &mut instance.security_group).for_each(|group| groups.mend(group));
 }
 
 const PREFIX_FORM: &str = "a network such as \"10.0.0.0/16\"";
@@ -171,14 +198,19 @@ fn virtual_network(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &m
     for text in spaces {
         network.address_space.extend(reader.parse::<Prefix>(source, "address_space", &text, PREFIX_FORM));
     }
+    network.peerings = reader.one_or_many(source, "peerings").into_iter().collect::<BTreeSet<_>>();
+    for text in reader.one_or_many(source, "on_premises") {
+        network.on_premises.extend(reader.parse::<Prefix>(source, "on_premises", &text, PREFIX_FORM));
+    }
     let kind = reader.at("subnet");
     for mut subnet in reader.tables(source, "subnet") {
         let name = named(source, &mut subnet, &kind, &network.subnets);
         let prefix = subnet.parsed(source, "prefix", PREFIX_FORM);
         let gateway = subnet.parsed(source, "gateway", ADDRESS_FORM);
+        let security_group = subnet.string_if(source, "security_group");
         subnet.finish(source);
         if let (Some(name), Some(prefix), Some(gateway)) = (name, prefix, gateway) {
-            network.subnets.insert(name, Subnet { prefix, gateway });
+            network.subnets.insert(name, Subnet { prefix, gateway, security_group });
         }
     }
     reader.finish(source);
@@ -249,30 +281,19 @@ fn outbound_rule(
     }
 }
 
-fn choice<T: Copy + Default>(
+fn instance(
     source: &mut Source<'_>,
-    reader: &mut Reader<'_, '_>,
-    field: &'static str,
-    choices: &[(&str, T)],
-) -> T {
-    let Some(text) = reader.string_if(source, field) else { return T::default() };
-    if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
-        return *value;
-    }
-    let known: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-    let line = source.line_of(&reader.at(field));
-    let remedy = format!("write {}", known.join(" or "));
-    source.error(line, &reader.at(field), &text, "is not a known choice", &remedy);
-    T::default()
-}
-
-fn instance(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &mut BTreeMap<String, Instance>) {
+    mut reader: Reader<'_, '_>,
+    nics: (&Spelling, &BTreeMap<String, Nic>),
+    into: &mut BTreeMap<String, Instance>,
+) {
     let name = named(source, &mut reader, "instance", into);
-    let mut instance = Instance::default();
+    let security_group = reader.string_if(source, "security_group");
+    let mut instance = Instance { security_group, ..Instance::default() };
     let mut names: BTreeMap<String, ()> = BTreeMap::new();
     let kind = reader.at("ip_configuration");
     for ip in reader.tables(source, "ip_configuration") {
-        if let Some(ip) = ip_configuration(source, ip, &kind, &names) {
+        if let Some(ip) = ip_configuration(source, ip, (&kind, &names), nics) {
             names.insert(ip.name.clone(), ());
             instance.ip_configurations.push(ip);
         }
@@ -284,14 +305,22 @@ fn instance(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &mut BTre
 fn ip_configuration(
     source: &mut Source<'_>,
     mut reader: Reader<'_, '_>,
-    kind: &str,
-    names: &BTreeMap<String, ()>,
+    (kind, names): (&str, &BTreeMap<String, ()>),
+    (spelling, nics): (&Spelling, &BTreeMap<String, Nic>),
 ) -> Option<IpConfiguration> {
     let name = named(source, &mut reader, kind, names);
     let private_ip = reader.parsed(source, "private_ip", ADDRESS_FORM);
     let mac = reader.parsed_if(source, "mac", MAC_FORM);
-    let subnet = reader.string(source, "subnet");
-    let subnet = subnet.and_then(|text| pair(source, &reader, "subnet", &text, "\"virtual_network/subnet\""));
+    let mut nic = reader.string_if(source, "nic");
+    nic.iter_mut().for_each(|nic| spelling.mend(nic));
+    let subnet = match nic.as_ref().and_then(|nic| nics.get(nic)) {
+        // It is where its interface is.
+        Some(nic) if !reader.has("subnet") => Some((nic.virtual_network.clone(), nic.subnet.clone())),
+        Some(_) | None => {
+            let subnet = reader.string(source, "subnet");
+            subnet.and_then(|text| pair(source, &reader, "subnet", &text, "\"virtual_network/subnet\""))
+        }
+    };
     let pools = reader.one_or_many(source, "pool");
     if pools.len() > 1 {
         let line = source.line_of(&reader.at("pool"));
@@ -308,24 +337,8 @@ fn ip_configuration(
         private_ip: private_ip?,
         mac,
         pool: pool.map(|(load_balancer, pool)| PoolRef { load_balancer, pool }),
+        nic,
     })
-}
-
-fn pair(
-    source: &mut Source<'_>,
-    reader: &Reader<'_, '_>,
-    field: &str,
-    text: &str,
-    form: &str,
-) -> Option<(String, String)> {
-    match text.split_once('/') {
-        Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains('/') => Some((a.into(), b.into())),
-        _ => {
-            let line = source.line_of(&reader.at(field));
-            source.error(line, &reader.at(field), text, "names no parent", &format!("write {form}"));
-            None
-        }
-    }
 }
 
 fn outside(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Outside {

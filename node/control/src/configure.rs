@@ -9,6 +9,7 @@ use engine::ids::{BackendId, FrontendId, Incarnation, NodeId, ShardId, VnetId};
 use crate::allocation::{Backend, Declared, Frontend};
 use crate::command::{Command, Configure};
 use crate::limits::{BACKENDS_MAX, HINTS_MAX};
+use crate::nsg::service_tags::ServiceTags;
 use crate::refusal::{Refusal, count};
 use crate::resource::{Desired, Instance, IpConfiguration};
 use crate::shards::{Load, Shard, lowest_free_id, placement};
@@ -38,6 +39,19 @@ impl State {
         self.declare_backends();
         self.settle(command, &configure.hints);
         self.place_new_shards();
+        Ok(())
+    }
+
+    /// Replaces the prefixes of service tags; rules that name them are compiled anew, so it counts as a walk over everything.
+    pub(crate) fn set_service_tags(&mut self, command: &Command, tags: &ServiceTags) -> Result<(), Refusal> {
+        if tags.issue().is_some() {
+            return Err(Refusal::ServiceTagsInvalid {});
+        }
+        if tags.version <= self.tags.version {
+            return Err(Refusal::ServiceTagsNotNewer { version: tags.version, newest: self.tags.version });
+        }
+        self.tags = tags.clone();
+        self.settle(command, &[]);
         Ok(())
     }
 

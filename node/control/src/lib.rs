@@ -5,7 +5,7 @@
 //! types. [`state::State`] is the whole; [`command::Command`] is what changes it; `apply` says how; [`compile`] turns it
 //! into what workers judge packets by; [`reconcile`] says what the control leader should propose now; [`plan`] says what a
 //! configuration would change; [`view`] is what people and programs see, with each [`concern`]; [`port_log`] says who had which ports when; [`recovery`] is what a cluster continues from
-//! that was lost. Called by `node` and by the simulator.
+//! that was lost; [`nsg`] has security groups. Called by `node` and by the simulator.
 #![forbid(unsafe_code)]
 
 pub mod allocation;
@@ -18,9 +18,11 @@ pub mod concern;
 pub mod config;
 mod configure;
 pub mod holdings;
+mod issues;
 mod lacks;
 pub mod limits;
 pub mod loads;
+pub mod nsg;
 pub mod outcome;
 pub mod parts;
 mod places;

@@ -1,6 +1,10 @@
 //! How long things can get that the limits of `validate` allow: every bound on the way of a configuration, from the file to
 //! the state, comes from here. Constant expressions only; an own test fills them.
 
+use crate::nsg::bounds::{
+    APPLICATION_GROUPS_MAX, MEMBERSHIPS_MAX, NICS_MAX, ON_PREMISES_MAX, PEERINGS_MAX, RULE_VALUES_MAX, RULES_MAX,
+    SECURITY_GROUPS_MAX, TAG_PREFIXES_MAX,
+};
 use crate::tier::{BLOCK_LEN_MIN, PORTS_USABLE};
 use crate::validate::{
     ADDRESS_SPACE_MAX, FRONTENDS_MAX, IP_CONFIGURATIONS_MAX, NAME_LEN_MAX, POOLS_MAX, PUBLIC_IPS_MAX,
@@ -20,8 +24,11 @@ pub const HINTS_MAX: usize = 65_536;
 /// Most backends that are declared or have blocks left.
 pub const BACKENDS_MAX: usize = 2 * IP_CONFIGURATIONS_MAX;
 
-// In octets of the encoding: a name behind its length, a number of at most 32 and 64 bits.
-const NAME: usize = 1 + NAME_LEN_MAX;
+// In octets, of the encoding or as its decoder counts them, whichever are more: it counts eight for each length, and four for
+// which one of a few something is.
+const LEN: usize = 9;
+const KIND: usize = 4;
+const NAME: usize = LEN + NAME_LEN_MAX;
 const U16: usize = 3;
 const U32: usize = 5;
 const U64: usize = 9;
@@ -31,17 +38,29 @@ const MAC: usize = 1 + 6;
 const BLOCK: usize = U32 + 2 * U16;
 
 const POOL_REF: usize = 1 + 2 * NAME;
-const IP_CONFIGURATION: usize = 3 * NAME + ADDRESS + MAC + POOL_REF;
-const INSTANCE: usize = NAME + U32;
-const NETWORK: usize = NAME + 2 * U32 + ADDRESS_SPACE_MAX * PREFIX;
-const SUBNET: usize = NAME + PREFIX + ADDRESS;
-const RESERVED: usize = U32 + RESERVED_PORTS_MAX * U16;
+const SOME_NAME: usize = 1 + NAME;
+const IP_CONFIGURATION: usize = 3 * NAME + ADDRESS + MAC + POOL_REF + SOME_NAME;
+const INSTANCE: usize = NAME + LEN + SOME_NAME;
+const NETWORK: usize = NAME + 4 * LEN + ADDRESS_SPACE_MAX * PREFIX + PEERINGS_MAX * NAME + ON_PREMISES_MAX * PREFIX;
+const SUBNET: usize = NAME + PREFIX + ADDRESS + SOME_NAME;
+const RESERVED: usize = LEN + RESERVED_PORTS_MAX * U16;
 const PUBLIC_IP: usize = NAME + ADDRESS + RESERVED;
 // Each has a frontend of its own.
-const LOAD_BALANCER: usize = NAME + 3 * U32 + NAME;
+const LOAD_BALANCER: usize = NAME + 3 * LEN + NAME;
 const POOL: usize = NAME;
-const RULE: usize = 2 * NAME + U32 + 16;
+const RULE: usize = 2 * NAME + LEN + 2 + 4 * KIND;
 const SETTINGS: usize = 256;
+const NIC: usize = 3 * NAME + SOME_NAME + LEN;
+const SECURITY_GROUP: usize = NAME + KIND + LEN;
+// Source and destination are groups of applications at most, or lists whose values are counted for themselves.
+const SECURITY_RULE: usize = NAME + U16 + 3 * KIND + 2 * (KIND + NAME) + 2 * LEN;
+const SECURITY_VALUE: usize = 2 * U16;
+const SECURITY: usize = NICS_MAX * NIC
+    + MEMBERSHIPS_MAX * NAME
+    + SECURITY_GROUPS_MAX * SECURITY_GROUP
+    + RULES_MAX * SECURITY_RULE
+    + RULE_VALUES_MAX * SECURITY_VALUE
+    + APPLICATION_GROUPS_MAX * NAME;
 
 /// Longest encoding of a declared configuration.
 const DESIRED: usize = IP_CONFIGURATIONS_MAX * (INSTANCE + IP_CONFIGURATION)
@@ -51,6 +70,7 @@ const DESIRED: usize = IP_CONFIGURATIONS_MAX * (INSTANCE + IP_CONFIGURATION)
     + FRONTENDS_MAX * LOAD_BALANCER
     + POOLS_MAX * (POOL + RULE)
     + RULE_FRONTENDS_MAX * NAME
+    + SECURITY
     + SETTINGS;
 
 /// Longest encoding of a configuration on its way into the state, with what is known of live flows.
@@ -71,6 +91,10 @@ const BACKEND: usize = U32 + 2 * NAME + POOL_REF + ADDRESS + MAC + 8 * U32 + 4 *
 const KEY: usize = 2 * 16 + 1 + REFUSAL_LEN_MAX;
 // Nodes, shards and what is kept of them: each of a few hundred octets.
 const REST: usize = 1 << 20;
+/// Longest encoding of the prefixes of service tags.
+const TAGS: usize = TAG_PREFIXES_MAX * PREFIX + 2_048;
+// They are one entry.
+const _: () = assert!(TAGS < PART_LEN_MAX);
 
 /// Longest encoding of the control state.
 pub const STATE_LEN_MAX: usize = DESIRED
@@ -79,6 +103,7 @@ pub const STATE_LEN_MAX: usize = DESIRED
     + BACKENDS_MAX * BACKEND
     + BLOCKS
     + KEYS_MAX * KEY
+    + TAGS
     + REST;
 
 // A report of fences is the longest of all other commands, and a part is longer.
@@ -89,19 +114,30 @@ const fn written(form: &str, names: usize, values: usize) -> usize {
     form.len() + names * NAME_LEN_MAX + values
 }
 
+const SECURITY_RULE_FORM: &str = "[[security_group.rule]]\nname = \"\"\npriority = \ndirection = \"outbound\"\naccess = \"allow\"\n\
+                                  protocol = \"any\"\nsource = []\nsource_ports = []\ndestination = []\ndestination_ports = []\n";
+
 /// Longest file that says as much as the limits allow, and as much again for comments and spaces.
 pub const FILE_LEN_MAX: usize = 2
     * (IP_CONFIGURATIONS_MAX
-        * (written("[[instance]]\nname = \"\"\n", 1, 0)
+        * (written("[[instance]]\nname = \"\"\nsecurity_group = \"\"\n", 2, 0)
             + written(
-                "[[instance.ip_configuration]]\nname = \"\"\nprivate_ip = \"\"\nmac = \"\"\nsubnet = \"/\"\npool = \"/\"\n",
-                5,
+                "[[instance.ip_configuration]]\nname = \"\"\nprivate_ip = \"\"\nmac = \"\"\nsubnet = \"/\"\npool = \"/\"\nnic = \"\"\n",
+                6,
                 15 + 17,
             ))
         + VIRTUAL_NETWORKS_MAX
-            * written("[[virtual_network]]\nname = \"\"\naddress_space = []\n", 1, ADDRESS_SPACE_MAX * 22)
+            * written(
+                "[[virtual_network]]\nname = \"\"\naddress_space = []\npeerings = []\non_premises = []\n",
+                1,
+                (ADDRESS_SPACE_MAX + ON_PREMISES_MAX) * 22 + PEERINGS_MAX * (NAME_LEN_MAX + 4),
+            )
         + SUBNETS_MAX
-            * written("[[virtual_network.subnet]]\nname = \"\"\nprefix = \"\"\ngateway = \"\"\n", 1, 18 + 15)
+            * written(
+                "[[virtual_network.subnet]]\nname = \"\"\nprefix = \"\"\ngateway = \"\"\nsecurity_group = \"\"\n",
+                2,
+                18 + 15,
+            )
         + PUBLIC_IPS_MAX
             * written(
                 "[[public_ip]]\nname = \"\"\naddress = \"\"\nreserved_ports = []\n",
@@ -113,4 +149,15 @@ pub const FILE_LEN_MAX: usize = 2
             * (written("[[load_balancer.pool]]\nname = \"\"\n", 1, 0)
                 + written("[[load_balancer.outbound_rule]]\nname = \"\"\npool = \"\"\nfrontends = []\n", 2, 256))
         + RULE_FRONTENDS_MAX * written("\"\", ", 1, 0)
+        + NICS_MAX
+            * written(
+                "[[nic]]\nname = \"\"\nsubnet = \"/\"\nsecurity_group = \"\"\napplication_security_groups = []\n",
+                4,
+                0,
+            )
+        + MEMBERSHIPS_MAX * written("\"\", ", 1, 0)
+        + APPLICATION_GROUPS_MAX * written("[[application_security_group]]\nname = \"\"\n", 1, 0)
+        + SECURITY_GROUPS_MAX * written("[[security_group]]\nname = \"\"\nmodel = \"resource_manager\"\n", 1, 0)
+        + RULES_MAX * written(SECURITY_RULE_FORM, 3, 4)
+        + RULE_VALUES_MAX * 22
         + 4_096);

@@ -12,6 +12,7 @@ use crate::allocation::{Backend, Declared, Drain};
 use crate::command::{Command, CommandBody, Configure, PlanHash};
 use crate::limits::HINTS_MAX;
 use crate::loads::{Loads, PortLoad};
+use crate::nsg::model::{Model, SecurityGroup};
 use crate::outcome::Outcome;
 use crate::refusal::Refusal;
 use crate::resource::{Desired, PoolRef};
@@ -127,6 +128,22 @@ fn resources(old: &Desired, new: &Desired, into: &mut Vec<Change>) {
     compare("public_ip", &old.public_ips, &new.public_ips, into);
     compare("load_balancer", &old.load_balancers, &new.load_balancers, into);
     compare("instance", &old.instances, &new.instances, into);
+    compare("nic", &old.nics, &new.nics, into);
+    let applications = |desired: &Desired| -> BTreeMap<String, ()> {
+        desired.application_security_groups.iter().map(|name| (name.clone(), ())).collect()
+    };
+    compare("application_security_group", &applications(old), &applications(new), into);
+    let models = |desired: &Desired| -> BTreeMap<String, Model> {
+        desired.security_groups.iter().map(|(name, group)| (name.clone(), group.model)).collect()
+    };
+    compare("security_group", &models(old), &models(new), into);
+    // Rule by rule: a group may have many.
+    let none = SecurityGroup::default();
+    let names: BTreeSet<&String> = old.security_groups.keys().chain(new.security_groups.keys()).collect();
+    for name in names {
+        let [old, new] = [old, new].map(|desired| desired.security_groups.get(name).unwrap_or(&none));
+        compare(&format!("security_group.{name}.rule"), &old.rules, &new.rules, into);
+    }
     let mut whole = |resource: &str, old: &dyn fmt::Debug, new: &dyn fmt::Debug| {
         let detail = differences(&format!("{old:#?}"), &format!("{new:#?}"));
         into.push(Change { kind: ChangeKind::Modify, resource: resource.into(), detail });

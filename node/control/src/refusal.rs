@@ -168,6 +168,13 @@ refusals! {
     115 AttemptOver { attempt: ControlIndex }
         "attempt {attempt} is over: another configuration has taken effect, or it took too long",
         "apply the configuration again: qnat apply -f FILE";
+    /// Prefixes that no file could say.
+    120 ServiceTagsInvalid {}
+        "these are no prefixes of service tags", "give them by a file, which is checked: qnat service-tags -f FILE";
+    /// The platform's files have an order.
+    121 ServiceTagsNotNewer { version: u64, newest: u64 }
+        "version {version} of the service tags is not newer than {newest}, which is there",
+        "raise the version with each file; see: qnat get service-tags";
 
     // Nodes and their lives.
     /// A command for a node that the registry does not have.

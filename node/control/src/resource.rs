@@ -1,4 +1,5 @@
-//! What an operator declares: networks, public addresses, load balancers, instances and settings, by name.
+//! What an operator declares: networks, public addresses, load balancers, instances, security groups (whose types are in `nsg`)
+//! and settings, by name.
 //!
 //! A [`Desired`] is plain data in a normal form (maps sorted by name), so that equal configurations encode equally. It
 //! carries no numeric id: those are assigned when it is applied. Must never depend on the running state. Made by
@@ -13,6 +14,8 @@ use engine::ids::Mac;
 use serde::{Serialize, Serializer};
 pub use words::Prefix;
 
+use crate::nsg::model::{Nic, SecurityGroup};
+
 /// The whole declared configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
 pub struct Desired {
@@ -24,6 +27,12 @@ pub struct Desired {
     pub load_balancers: BTreeMap<String, LoadBalancer>,
     /// Instances by name.
     pub instances: BTreeMap<String, Instance>,
+    /// Network interfaces by name.
+    pub nics: BTreeMap<String, Nic>,
+    /// Security groups by name.
+    pub security_groups: BTreeMap<String, SecurityGroup>,
+    /// Names of application security groups.
+    pub application_security_groups: BTreeSet<String>,
     /// The network of the public addresses.
     pub outside: Outside,
     /// Cluster-wide parameters.
@@ -37,15 +46,29 @@ pub struct VirtualNetwork {
     pub address_space: Vec<Prefix>,
     /// Subnets by name.
     pub subnets: BTreeMap<String, Subnet>,
+    /// Networks whose instances are reached as those of this one are, if they name this one too.
+    pub peerings: BTreeSet<String>,
+    /// Space behind a gateway of this network.
+    pub on_premises: Vec<Prefix>,
+}
+
+impl VirtualNetwork {
+    /// Its address space: as declared, or what its subnets hold.
+    pub fn space(&self) -> impl Iterator<Item = Prefix> + '_ {
+        let subnets = self.subnets.values().map(|subnet| subnet.prefix).filter(|_| self.address_space.is_empty());
+        self.address_space.iter().copied().chain(subnets)
+    }
 }
 
 /// A subnet of a virtual network.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
 pub struct Subnet {
     /// Its addresses.
     pub prefix: Prefix,
     /// The address that qnat answers ARP for.
     pub gateway: Ipv4Addr,
+    /// The security group that judges all in it.
+    pub security_group: Option<String>,
 }
 
 /// A public address.
@@ -155,6 +178,8 @@ pub enum OnReclaim {
 pub struct Instance {
     /// Its addresses, the primary one first.
     pub ip_configurations: Vec<IpConfiguration>,
+    /// A security group of the classic model, which judges all of its interfaces in the place of theirs.
+    pub security_group: Option<String>,
 }
 
 /// One private address of an instance.
@@ -173,6 +198,8 @@ pub struct IpConfiguration {
     pub mac: Option<Mac>,
     /// The pool that it is a member of.
     pub pool: Option<PoolRef>,
+    /// The network interface that it belongs to; without one it has one of its own ([`Nic`]).
+    pub nic: Option<String>,
 }
 
 fn as_text<S: Serializer>(mac: &Option<Mac>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -296,8 +323,26 @@ impl Desired {
     /// Whether it declares anything beside settings and the outside network.
     #[must_use]
     pub fn has_resources(&self) -> bool {
-        let Self { virtual_networks, public_ips, load_balancers, instances, outside: _, settings: _ } = self;
-        !(virtual_networks.is_empty() && public_ips.is_empty() && load_balancers.is_empty() && instances.is_empty())
+        let Self {
+            virtual_networks,
+            public_ips,
+            load_balancers,
+            instances,
+            nics,
+            security_groups,
+            application_security_groups,
+            outside: _,
+            settings: _,
+        } = self;
+        let (routed, balanced) = (virtual_networks.len() + instances.len(), public_ips.len() + load_balancers.len());
+        routed + balanced + nics.len() + security_groups.len() + application_security_groups.len() > 0
+    }
+
+    /// The networks that a network is connected to: each names the other.
+    pub fn connected<'a>(&'a self, network: &'a str) -> impl Iterator<Item = (&'a String, &'a VirtualNetwork)> {
+        let peers = self.virtual_networks.get(network).into_iter().flat_map(|network| &network.peerings);
+        let known = peers.filter_map(|name| self.virtual_networks.get_key_value(name));
+        known.filter(move |(_, peer)| peer.peerings.contains(network))
     }
 
     /// The outbound rule that lets a pool out.

@@ -13,6 +13,7 @@ use crate::allocation::{Allocation, Declared, Settle};
 use crate::codec::{self, CodecError, Kind};
 use crate::command::Key;
 use crate::limits::KEYS_MAX;
+use crate::nsg::service_tags::ServiceTags;
 use crate::outcome::Outcome;
 use crate::parts::Parts;
 use crate::registry::{Founder, Registry};
@@ -32,6 +33,7 @@ pub struct State {
     pub(crate) level: u16,
     pub(crate) stamped_unix_ms: u64,
     pub(crate) desired: Desired,
+    pub(crate) tags: ServiceTags,
     pub(crate) vnets: BTreeMap<String, VnetId>,
     pub(crate) last_vnet: VnetId,
     pub(crate) allocation: Allocation,
@@ -103,6 +105,7 @@ impl State {
             level: words::level::NEWEST,
             stamped_unix_ms: 0,
             desired: Desired::default(),
+            tags: ServiceTags::default(),
             vnets: BTreeMap::new(),
             last_vnet: VnetId(0),
             allocation: Allocation::default(),
@@ -169,6 +172,12 @@ impl State {
     #[must_use]
     pub fn desired(&self) -> &Desired {
         &self.desired
+    }
+
+    /// What the platform's service tags mean.
+    #[must_use]
+    pub fn service_tags(&self) -> &ServiceTags {
+        &self.tags
     }
 
     /// Cluster-wide parameters.

@@ -208,6 +208,46 @@ impl<'t, 'i> Reader<'t, 'i> {
         })
     }
 
+    /// A field that may be a string, a whole number, or a list of these, as text.
+    pub(crate) fn texts(&mut self, source: &mut Source<'_>, field: &'static str, form: &str) -> Vec<String> {
+        let Some(value) = self.value(field) else { return Vec::new() };
+        let one = |item: &DeValue<'_>| match item {
+            DeValue::String(text) => Some(text.to_string()),
+            DeValue::Integer(_) => as_u64(item).map(|number| number.to_string()),
+            DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                None
+            }
+        };
+        let texts = if let DeValue::Array(list) = value.get_ref() {
+            list.iter().map(|item| one(item.get_ref())).collect::<Option<Vec<_>>>()
+        } else {
+            one(value.get_ref()).map(|text| vec![text])
+        };
+        match texts {
+            Some(texts) if !texts.is_empty() => texts,
+            Some(_) | None => {
+                self.wrong(source, field, value, form);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether a field is there.
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.table.contains_key(field)
+    }
+
+    /// Says what is wrong with a field that could be read.
+    pub(crate) fn refuse(&self, source: &mut Source<'_>, field: &str, value: &str, problem: &str, remedy: &str) {
+        let line = self.table.get(field).map_or(self.line, |v| source.line_at(v.span().start));
+        source.error(Some(line), &self.at(field), value, problem, remedy);
+    }
+
+    /// Says that a field is missing.
+    pub(crate) fn missing(&self, source: &mut Source<'_>, field: &str, remedy: &str) {
+        source.error(Some(self.line), &self.at(field), "", "is missing", remedy);
+    }
+
     /// An optional list of whole numbers.
     pub(crate) fn numbers<T: TryFrom<u64>>(
         &mut self,
@@ -276,6 +316,62 @@ impl<'t, 'i> Reader<'t, 'i> {
                 let line = source.line_at(key.span().start);
                 source.error(Some(line), &self.at(field), &shown(value.get_ref()), "is an unknown field", &remedy);
             }
+        }
+    }
+}
+
+/// Reads the name of a table, gives the table its path, and inserts a place for it; `None` if the name is missing or taken.
+pub(crate) fn named<T>(
+    source: &mut Source<'_>,
+    reader: &mut Reader<'_, '_>,
+    kind: &str,
+    taken: &BTreeMap<String, T>,
+) -> Option<String> {
+    let name = reader.string(source, "name")?;
+    if taken.contains_key(&name) {
+        let problem = format!("another {} has this name", kind.rsplit('.').next().unwrap_or(kind));
+        let line = source.line_of(&format!("{kind}.{name}")).map_or(String::new(), |l| format!(" (line {l})"));
+        reader.settle(source, format!("{kind}.{name}"));
+        let here = source.line_of(&reader.at("name"));
+        source.error(here, &reader.at("name"), &name, &format!("{problem}{line}"), "names are unique: choose another");
+        return None;
+    }
+    reader.settle(source, format!("{kind}.{name}"));
+    Some(name)
+}
+
+/// An optional string that is one of a few; each of them stands for a value.
+pub(crate) fn choice<T: Copy + Default>(
+    source: &mut Source<'_>,
+    reader: &mut Reader<'_, '_>,
+    field: &'static str,
+    choices: &[(&str, T)],
+) -> T {
+    let Some(text) = reader.string_if(source, field) else { return T::default() };
+    if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
+        return *value;
+    }
+    let known: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+    let line = source.line_of(&reader.at(field));
+    let remedy = format!("write {}", known.join(" or "));
+    source.error(line, &reader.at(field), &text, "is not a known choice", &remedy);
+    T::default()
+}
+
+/// Two names with a slash between them.
+pub(crate) fn pair(
+    source: &mut Source<'_>,
+    reader: &Reader<'_, '_>,
+    field: &str,
+    text: &str,
+    form: &str,
+) -> Option<(String, String)> {
+    match text.split_once('/') {
+        Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains('/') => Some((a.into(), b.into())),
+        _ => {
+            let line = source.line_of(&reader.at(field));
+            source.error(line, &reader.at(field), text, "names no parent", &format!("write {form}"));
+            None
         }
     }
 }

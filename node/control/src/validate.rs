@@ -10,6 +10,9 @@ use std::net::Ipv4Addr;
 use engine::ids::Mac;
 use engine::snapshot::SHORT_IDLE_PORTS_MAX;
 
+pub use crate::issues::{ISSUES_MAX, Issue, NAME_LEN_MAX};
+use crate::issues::{Judge, names};
+use crate::nsg;
 pub use crate::resource::CLUSTER_SHARDS_MAX;
 use crate::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, PoolRef, Prefix, Profile, Settings, Sharing,
@@ -17,8 +20,6 @@ use crate::resource::{
 };
 use crate::tier;
 
-/// Most issues reported at once.
-pub const ISSUES_MAX: usize = 50;
 /// Most frontends of a cluster, those on their way out too. They share shards: [`CLUSTER_SHARDS_MAX`].
 pub const FRONTENDS_MAX: usize = 1_024;
 // Ids start at 1 and index tables.
@@ -39,25 +40,10 @@ pub const PUBLIC_IPS_MAX: usize = FRONTENDS_MAX + 256;
 pub const RESERVED_PORTS_MAX: usize = 1_024;
 /// Most pools of all load balancers; each has at most one outbound rule.
 pub const POOLS_MAX: usize = 1_024;
-/// Longest name.
-pub const NAME_LEN_MAX: usize = 63;
 /// Smallest segment size that may be asked for: what every IPv4 host takes whole (RFC 9293 3.7.1).
 pub const MSS_FLOOR: u16 = 536;
 /// Most replicas of a shard.
 pub const REPLICAS_MAX: u32 = 7;
-
-/// One thing that is wrong.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Issue {
-    /// The field: `kind.name.field`, as in `instance.b1.ip_configuration.ipconfig1.private_ip`.
-    pub path: String,
-    /// Its value.
-    pub value: String,
-    /// What is wrong with it.
-    pub problem: String,
-    /// What would be right.
-    pub remedy: String,
-}
 
 /// All issues of a configuration, at most [`ISSUES_MAX`]; empty means it can be applied.
 #[must_use]
@@ -69,49 +55,12 @@ pub fn issues(desired: &Desired) -> Vec<Issue> {
     judge.load_balancers(desired);
     judge.instances(desired);
     judge.pools(desired);
+    nsg::checking::check(&mut judge, desired);
     judge.settings(&desired.settings);
-    judge.issues.truncate(ISSUES_MAX);
     judge.issues
 }
 
-/// Collects issues.
-#[derive(Default)]
-struct Judge {
-    issues: Vec<Issue>,
-}
-
 impl Judge {
-    fn say(&mut self, path: &str, value: impl ToString, problem: impl Into<String>, remedy: impl Into<String>) {
-        if self.issues.len() < ISSUES_MAX {
-            self.issues.push(Issue {
-                path: path.into(),
-                value: value.to_string(),
-                problem: problem.into(),
-                remedy: remedy.into(),
-            });
-        }
-    }
-
-    fn name(&mut self, path: &str, name: &str) {
-        let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(legal) {
-            self.say(path, name, "is not a legal name", format!("use 1 to {NAME_LEN_MAX} letters, digits, '-' or '_'"));
-        }
-    }
-
-    fn prefix(&mut self, path: &str, prefix: Prefix, lengths: std::ops::RangeInclusive<u8>) -> bool {
-        if !lengths.contains(&prefix.len) {
-            let (low, high) = (lengths.start(), lengths.end());
-            self.say(path, prefix, "has a prefix length out of range", format!("use /{low} to /{high}"));
-            return false;
-        }
-        if prefix.normal() != prefix {
-            self.say(path, prefix, "has host bits set", format!("write {}", prefix.normal()));
-            return false;
-        }
-        true
-    }
-
     fn networks(&mut self, desired: &Desired) {
         if desired.virtual_networks.len() > VIRTUAL_NETWORKS_MAX {
             let count = desired.virtual_networks.len();
@@ -514,10 +463,4 @@ fn subnets(desired: &Desired) -> impl Iterator<Item = (String, Prefix)> + '_ {
         .virtual_networks
         .iter()
         .flat_map(|(vnet, network)| network.subnets.iter().map(move |(name, s)| (format!("{vnet}/{name}"), s.prefix)))
-}
-
-/// A bounded list of names for a remedy.
-fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
-    let some: Vec<&str> = names.map(String::as_str).take(8).collect();
-    if some.is_empty() { "(none declared)".into() } else { some.join(", ") }
 }

@@ -162,8 +162,9 @@ fn join(desired: &mut Desired, instance: &str, n: u32, pool: &str) {
         private_ip: Ipv4Addr::from_bits(0x0a00_0200 + n),
         mac: None,
         pool: Some(PoolRef { load_balancer: "lb1".into(), pool: pool.into() }),
+        nic: None,
     };
-    desired.instances.insert(instance.into(), Instance { ip_configurations: vec![ip] });
+    desired.instances.insert(instance.into(), Instance { ip_configurations: vec![ip], security_group: None });
 }
 
 #[test]
@@ -283,6 +284,7 @@ fn every_resource_of_the_file_reaches_the_workers() {
         backends,
         backend_by_ip,
         first_backends,
+        security,
         networks,
         subnets,
         outside,
@@ -311,6 +313,7 @@ fn every_resource_of_the_file_reaches_the_workers() {
         );
     }
 
+    assert!(security.is_empty(), "nobody has a group here");
     let vnet = |name: &str| if name == "vnet1" { VnetId(1) } else { VnetId(2) };
     let subnet = |name, network: [u8; 4], len, gateway: [u8; 4]| Subnet {
         vnet: vnet(name),

@@ -13,6 +13,12 @@ use qnat_control::limits::{
     STATE_LEN_MAX,
 };
 use qnat_control::loads::PortLoad;
+use qnat_control::nsg::bounds::{
+    APPLICATION_GROUPS_MAX, GROUPS_PER_NIC_MAX, MEMBERS_PER_GROUP_MAX, MEMBERSHIPS_MAX, NICS_MAX, ON_PREMISES_MAX,
+    PEERINGS_MAX, RULE_PORTS_MAX, RULE_PREFIXES_MAX, RULE_VALUES_MAX, RULES_MAX, RULES_PER_GROUP_MAX,
+    SECURITY_GROUPS_MAX,
+};
+use qnat_control::nsg::model::{Access, Addresses, Direction, Nic, Ports, Protocol, Rule, SecurityGroup};
 use qnat_control::outcome::Outcome;
 use qnat_control::parts::{Cut, ENTRIES_MAX};
 use qnat_control::resource::{
@@ -47,10 +53,15 @@ fn largest(first: u8) -> Desired {
         let each = SUBNETS_MAX / VIRTUAL_NETWORKS_MAX;
         let subnets = (n * each..(n + 1) * each).map(|at| {
             let prefix = subnet(at);
-            (name("s", at), Subnet { prefix, gateway: Ipv4Addr::from_bits(prefix.network.to_bits() + 1) })
+            let gateway = Ipv4Addr::from_bits(prefix.network.to_bits() + 1);
+            (name("s", at), Subnet { prefix, gateway, security_group: Some(name("g", at % SECURITY_GROUPS_MAX)) })
         });
         let whole = Prefix { network: Ipv4Addr::from_bits(inside), len: 8 };
-        let network = VirtualNetwork { address_space: vec![whole; ADDRESS_SPACE_MAX], subnets: subnets.collect() };
+        let network = VirtualNetwork {
+            address_space: vec![whole; ADDRESS_SPACE_MAX],
+            subnets: subnets.collect(),
+            ..VirtualNetwork::default()
+        };
         all.virtual_networks.insert(name("v", n), network);
     }
     for n in 0..PUBLIC_IPS_MAX {
@@ -82,10 +93,77 @@ fn largest(first: u8) -> Desired {
             private_ip: Ipv4Addr::from_bits(base + 2 + u32::try_from(place).expect("few")),
             mac: Some(Mac([0x52, 0x54, 0xff, 0xff, 0xff, 0xff])),
             pool: Some(PoolRef { load_balancer: name("lb", n % FRONTENDS_MAX), pool: name("pool", 0) }),
+            nic: Some(name("n", n)),
         };
-        all.instances.insert(name("i", n), Instance { ip_configurations: vec![ip] });
+        let nic = Nic {
+            virtual_network: ip.virtual_network.clone(),
+            subnet: ip.subnet.clone(),
+            security_group: Some(name("g", n % SECURITY_GROUPS_MAX)),
+            application_security_groups: (0..MEMBERSHIPS_MAX / NICS_MAX).map(|at| application(network, at)).collect(),
+        };
+        all.nics.insert(name("n", n), nic);
+        all.instances.insert(name("i", n), Instance { ip_configurations: vec![ip], security_group: None });
     }
+    add_groups(&mut all);
     all
+}
+
+/// An application security group of a network: each has its own.
+fn application(network: usize, at: usize) -> String {
+    name("a", APPLICATION_GROUPS_MAX / VIRTUAL_NETWORKS_MAX * network + at)
+}
+
+/// All the security groups that there may be, and as many rules and values in them.
+fn add_groups(all: &mut Desired) {
+    all.application_security_groups = (0..APPLICATION_GROUPS_MAX).map(|n| name("a", n)).collect();
+    all.security_groups = (0..SECURITY_GROUPS_MAX).map(|n| (name("g", n), SecurityGroup::default())).collect();
+    for n in 0..RULES_MAX {
+        let (group, at) = (n % SECURITY_GROUPS_MAX, n / SECURITY_GROUPS_MAX);
+        let network = group % VIRTUAL_NETWORKS_MAX;
+        let ports = vec![Ports { first: 60_000, last: 65_000 }; RULE_VALUES_MAX / RULES_MAX / 2];
+        let rule = Rule {
+            priority: 1_000 + u16::try_from(at).expect("few"),
+            direction: Direction::Outbound,
+            access: Access::Allow,
+            protocol: Protocol::Any,
+            source: Addresses::Members(application(network, 0)),
+            source_ports: ports.clone(),
+            destination: Addresses::Members(application(network, 1)),
+            destination_ports: ports,
+        };
+        all.security_groups.get_mut(&name("g", group)).expect("declared").rules.insert(name("rule", n), rule);
+    }
+}
+
+/// What a file says of groups.
+fn groups_of(all: &Desired) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    let mut say = |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("into memory");
+    let listed = |values: Vec<String>| format!("[\"{}\"]", values.join("\", \""));
+    for (name, nic) in &all.nics {
+        let (network, subnet) = (&nic.virtual_network, &nic.subnet);
+        let groups = listed(nic.application_security_groups.iter().cloned().collect());
+        say(format_args!("[[nic]]\nname = \"{name}\"\nsubnet = \"{network}/{subnet}\""));
+        say(format_args!("security_group = \"{}\"", nic.security_group.as_ref().expect("each has one")));
+        say(format_args!("application_security_groups = {groups}"));
+    }
+    for name in &all.application_security_groups {
+        say(format_args!("[[application_security_group]]\nname = \"{name}\""));
+    }
+    for (name, group) in &all.security_groups {
+        say(format_args!("[[security_group]]\nname = \"{name}\"\nmodel = \"{}\"", group.model));
+        for (name, rule) in &group.rules {
+            let words = |field: &Addresses| listed(field.words(group.model));
+            let ports = |ports: &[Ports]| listed(ports.iter().map(ToString::to_string).collect());
+            say(format_args!("[[security_group.rule]]\nname = \"{name}\"\npriority = {}", rule.priority));
+            say(format_args!("direction = \"outbound\"\naccess = \"allow\"\nprotocol = \"any\""));
+            say(format_args!("source = {}\nsource_ports = {}", words(&rule.source), ports(&rule.source_ports)));
+            let to = words(&rule.destination);
+            say(format_args!("destination = {to}\ndestination_ports = {}", ports(&rule.destination_ports)));
+        }
+    }
+    text
 }
 
 /// The file that says it.
@@ -96,10 +174,11 @@ fn file(all: &Desired) -> String {
     for (name, network) in &all.virtual_networks {
         let spaces: Vec<String> = network.address_space.iter().map(|space| format!("\"{space}\"")).collect();
         say(format_args!("[[virtual_network]]\nname = \"{name}\"\naddress_space = [{}]", spaces.join(", ")));
-        for (name, Subnet { prefix, gateway }) in &network.subnets {
+        for (name, Subnet { prefix, gateway, security_group }) in &network.subnets {
             say(format_args!(
                 "[[virtual_network.subnet]]\nname = \"{name}\"\nprefix = \"{prefix}\"\ngateway = \"{gateway}\""
             ));
+            say(format_args!("security_group = \"{}\"", security_group.as_ref().expect("each has one")));
         }
     }
     for (name, PublicIp { address, reserved_ports }) in &all.public_ips {
@@ -131,9 +210,11 @@ fn file(all: &Desired) -> String {
                 ip.name, ip.private_ip
             ));
             say(format_args!("mac = \"{mac}\"\nsubnet = \"{}/{}\"\npool = \"{pool}\"", ip.virtual_network, ip.subnet));
+            say(format_args!("nic = \"{}\"", ip.nic.as_ref().expect("each has one")));
         }
     }
     let next_hop = all.outside.next_hop.expect("there is one");
+    say(format_args!("{}", groups_of(all)));
     say(format_args!("[outside]\nnetwork = \"{}\"\nnext_hop = \"{next_hop}\"", all.outside.network));
     text
 }
@@ -327,21 +408,106 @@ fn what_is_no_part_is_refused() {
     assert!(why(&state.apply(state.index().0 + 1, &long)).contains("is none"));
 }
 
+fn over(change: &dyn Fn(&mut Desired), path: &str, most: usize) {
+    let mut all = desired(1, 1);
+    change(&mut all);
+    let issues = issues(&all);
+    let found = issues.iter().find(|issue| issue.path == path && issue.remedy.contains(&format!("at most {most}")));
+    assert!(found.is_some_and(|issue| issue.problem.contains("too many")), "{path}: {issues:?}");
+}
+
+fn nic(groups: impl IntoIterator<Item = String>) -> Nic {
+    Nic {
+        virtual_network: "vnet1".into(),
+        subnet: "default".into(),
+        security_group: None,
+        application_security_groups: groups.into_iter().collect(),
+    }
+}
+
+/// A rule for addresses and ports, so many of each.
+fn rule(n: usize, prefixes: usize, ports: usize) -> Rule {
+    let prefix = Prefix { network: Ipv4Addr::new(192, 0, 2, 1), len: 32 };
+    Rule {
+        priority: u16::try_from(100 + n % 3_900).expect("small"),
+        direction: Direction::Inbound,
+        access: Access::Deny,
+        protocol: Protocol::Tcp,
+        source: if prefixes == 0 { Addresses::Any } else { Addresses::Prefixes(vec![prefix; prefixes]) },
+        source_ports: Vec::new(),
+        destination: Addresses::Any,
+        destination_ports: vec![Ports { first: 1, last: 2 }; ports],
+    }
+}
+
+/// So many rules, as many in each group as there may be.
+fn groups(rules: usize, prefixes: usize) -> impl Iterator<Item = (String, SecurityGroup)> {
+    (0..rules.div_ceil(RULES_PER_GROUP_MAX)).map(move |n| {
+        let of = n * RULES_PER_GROUP_MAX..rules.min((n + 1) * RULES_PER_GROUP_MAX);
+        let rules = of.map(|n| (name("r", n), rule(n, prefixes, 0))).collect();
+        (name("g", n), SecurityGroup { rules, ..SecurityGroup::default() })
+    })
+}
+
+#[test]
+fn one_group_rule_member_or_value_more_than_a_limit_is_refused_by_its_name() {
+    over(&|all| all.nics.extend((0..=NICS_MAX).map(|n| (name("n", n), nic([])))), "nic", NICS_MAX);
+    let memberships = |all: &mut Desired| {
+        let each = 16;
+        let nics = (0..=MEMBERSHIPS_MAX / each).map(|n| (name("n", n), nic((0..each).map(|at| name("a", at)))));
+        all.nics.extend(nics);
+    };
+    over(&memberships, "nic.application_security_groups", MEMBERSHIPS_MAX);
+    let one = |all: &mut Desired| {
+        all.nics.insert("n".into(), nic((0..=GROUPS_PER_NIC_MAX).map(|n| name("a", n))));
+    };
+    over(&one, "nic.n.application_security_groups", GROUPS_PER_NIC_MAX);
+    let members = |all: &mut Desired| {
+        all.nics.extend((0..=MEMBERS_PER_GROUP_MAX).map(|n| (name("n", n), nic(["asg".into()]))));
+    };
+    over(&members, "application_security_group.asg", MEMBERS_PER_GROUP_MAX);
+    let applications = |all: &mut Desired| {
+        all.application_security_groups = (0..=APPLICATION_GROUPS_MAX).map(|n| name("a", n)).collect()
+    };
+    over(&applications, "application_security_group", APPLICATION_GROUPS_MAX);
+    let many = |all: &mut Desired| {
+        all.security_groups = (0..=SECURITY_GROUPS_MAX).map(|n| (name("g", n), SecurityGroup::default())).collect();
+    };
+    over(&many, "security_group", SECURITY_GROUPS_MAX);
+    over(&|all| all.security_groups.extend(groups(RULES_MAX + 1, 0)), "security_group.rule", RULES_MAX);
+    let each = 250;
+    let values = |all: &mut Desired| all.security_groups.extend(groups(RULE_VALUES_MAX / each + 1, each));
+    over(&values, "security_group.rule", RULE_VALUES_MAX);
+    let of_group = |rules: Vec<Rule>| SecurityGroup {
+        rules: rules.into_iter().enumerate().map(|(n, rule)| (name("r", n), rule)).collect(),
+        ..SecurityGroup::default()
+    };
+    let put = |rules: Vec<Rule>| {
+        move |all: &mut Desired| drop(all.security_groups.insert("g".into(), of_group(rules.clone())))
+    };
+    let rules = (0..=RULES_PER_GROUP_MAX).map(|n| rule(n, 0, 0)).collect();
+    over(&put(rules), "security_group.g.rule", RULES_PER_GROUP_MAX);
+    let source = format!("security_group.g.rule.{}.source", name("r", 0));
+    over(&put(vec![rule(0, RULE_PREFIXES_MAX + 1, 0)]), &source, RULE_PREFIXES_MAX);
+    let ports = format!("security_group.g.rule.{}.destination_ports", name("r", 0));
+    over(&put(vec![rule(0, 0, RULE_PORTS_MAX + 1)]), &ports, RULE_PORTS_MAX);
+    let network = |change: fn(&mut VirtualNetwork)| {
+        move |all: &mut Desired| change(all.virtual_networks.get_mut("vnet1").expect("it is there"))
+    };
+    let peerings = network(|network| network.peerings = (0..=PEERINGS_MAX).map(|n| name("v", n)).collect());
+    over(&peerings, "virtual_network.vnet1.peerings", PEERINGS_MAX);
+    let spaces = network(|network| network.on_premises = vec![network.subnets["default"].prefix; ON_PREMISES_MAX + 1]);
+    over(&spaces, "virtual_network.vnet1.on_premises", ON_PREMISES_MAX);
+}
+
 /// What the lengths of files and entries are derived from.
 #[test]
 fn one_more_than_a_limit_is_refused_by_its_name() {
-    let over = |change: &dyn Fn(&mut Desired), path: &str, most: usize| {
-        let mut all = desired(1, 1);
-        change(&mut all);
-        let issues = issues(&all);
-        let found = issues.iter().find(|issue| issue.path == path && issue.remedy.contains(&format!("at most {most}")));
-        assert!(found.is_some_and(|issue| issue.problem.contains("too many")), "{path}: {issues:?}");
-    };
     over(
         &|all| {
             let network = all.virtual_networks.get_mut("vnet1").expect("it is there");
-            let subnet = network.subnets["default"];
-            network.subnets.extend((0..SUBNETS_MAX).map(|n| (name("s", n), subnet)));
+            let subnet = network.subnets["default"].clone();
+            network.subnets.extend((0..SUBNETS_MAX).map(|n| (name("s", n), subnet.clone())));
         },
         "subnet",
         SUBNETS_MAX,

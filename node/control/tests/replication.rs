@@ -3,21 +3,61 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use engine::ids::{ControlIndex, FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
 use proptest::prelude::*;
 use qnat_control::command::{Command, CommandBody};
 use qnat_control::limits::KEYS_MAX;
 use qnat_control::loads::PortLoad;
+use qnat_control::nsg::model::{Access, Addresses, Direction, Model, Nic, Ports, Protocol, Rule, SecurityGroup};
+use qnat_control::nsg::service_tags::ServiceTags;
+use qnat_control::nsg::tag::{Region, Tag};
 use qnat_control::outcome::{Outcome, Yield};
 use qnat_control::reconcile::{self, Observed};
+use qnat_control::resource::{Desired, Prefix, VirtualNetwork};
 use qnat_control::state::State;
 use qnat_control::{compile, view};
 use support::{Cluster, configure, desired, registration};
 
-/// Bytes of version 9. If this test fails, the layout changed: that needs a new version, not new bytes here.
+/// One of each thing that security groups know.
+fn add_groups(declared: &mut Desired) {
+    let network = declared.virtual_networks.get_mut("vnet1").expect("declared");
+    network.peerings.insert("vnet2".into());
+    network.on_premises.push(Prefix { network: Ipv4Addr::new(192, 168, 0, 0), len: 16 });
+    network.subnets.get_mut("default").expect("declared").security_group = Some("nsg1".into());
+    declared.virtual_networks.insert("vnet2".into(), VirtualNetwork::default());
+    declared.instances.get_mut("b1").expect("declared").security_group = Some("old".into());
+    declared.instances.get_mut("b1").expect("declared").ip_configurations[0].nic = Some("nic1".into());
+    let nic = Nic {
+        virtual_network: "vnet1".into(),
+        subnet: "default".into(),
+        security_group: None,
+        application_security_groups: ["web".to_owned()].into(),
+    };
+    declared.nics.insert("nic1".into(), nic);
+    declared.application_security_groups.insert("web".into());
+    let rule = Rule {
+        priority: 300,
+        direction: Direction::Inbound,
+        access: Access::Deny,
+        protocol: Protocol::Udp,
+        source: Addresses::Tag(Tag::SqlIn(Region::WestUs2)),
+        source_ports: vec![Ports { first: 80, last: 443 }],
+        destination: Addresses::Members("web".into()),
+        destination_ports: Vec::new(),
+    };
+    let prefixes = vec![Prefix { network: Ipv4Addr::new(192, 0, 2, 0), len: 24 }];
+    let other =
+        Rule { source: Addresses::Prefixes(prefixes), destination: Addresses::Any, priority: 301, ..rule.clone() };
+    let rules = [("a".to_owned(), rule), ("b".to_owned(), other)].into();
+    declared.security_groups.insert("nsg1".into(), SecurityGroup { model: Model::ResourceManager, rules });
+    declared.security_groups.insert("old".into(), SecurityGroup { model: Model::Classic, rules: [].into() });
+}
+
+/// Bytes of version 10. If this test fails, the layout changed: that needs a new version, not new bytes here.
 #[test]
-fn the_layout_of_version_9_is_frozen() {
+fn the_layout_of_version_10_is_frozen() {
     let hex = |command: &Command| -> String {
         command.encode().expect("small").iter().map(|byte| format!("{byte:02x}")).collect()
     };
@@ -32,7 +72,13 @@ fn the_layout_of_version_9_is_frozen() {
     r.inside[0] = words::InsideInterface { network: Some("vnet1".into()), mac: Mac([1, 2, 3, 4, 5, 6]) };
     assert_eq!(hex(&command(CommandBody::RegisterIncarnation(r))), include_str!("golden/register.hex").trim());
     let hints = vec![PortLoad { block, flows: 4 }];
-    assert_eq!(hex(&command(configure(&desired(1, 1), hints))), include_str!("golden/configure.hex").trim());
+    let mut declared = desired(1, 1);
+    add_groups(&mut declared);
+    assert_eq!(hex(&command(configure(&declared, hints))), include_str!("golden/configure.hex").trim());
+    let prefixes = vec![Prefix { network: Ipv4Addr::new(198, 51, 100, 0), len: 24 }];
+    let tags = ServiceTags { version: 3, prefixes: BTreeMap::from([(Tag::StorageIn(Region::EastUs), prefixes)]) };
+    let tags = CommandBody::SetServiceTags(Box::new(tags));
+    assert_eq!(hex(&command(tags)), include_str!("golden/set_service_tags.hex").trim());
 }
 
 #[test]

@@ -51,6 +51,11 @@ impl Revisions {
         for id in after.backends.changed_since(&before.backends) {
             self.of[place(id)] = self.now;
         }
+        if !Arc::ptr_eq(&after.security, &before.security) {
+            for id in after.security.changed_since(&before.security) {
+                self.of[place(id)] = self.now;
+            }
+        }
     }
 }
 
@@ -67,6 +72,8 @@ fn concerns_few(before: &Snapshot, after: &Snapshot) -> bool {
         backends,
         backend_by_ip,
         first_backends: _,
+        // Compared one by one by `load`.
+        security: _,
         networks: _,
         subnets,
         outside,

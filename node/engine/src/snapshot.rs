@@ -11,6 +11,7 @@ use words::Prefix;
 use crate::codec::Format;
 use crate::ids::{BackendId, ControlIndex, FrontendId, Link, Mac, NodeId, PortBlock, ShardId, VnetId};
 pub use crate::map::Map;
+use crate::nsg::Attachments;
 
 /// One version of the configuration, as seen by one node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +36,8 @@ pub struct Snapshot {
     pub backend_by_ip: Arc<Map<(VnetId, Ipv4Addr), BackendId>>,
     /// The backend of the lowest number in each shard, by virtual network.
     pub first_backends: Arc<BTreeMap<(VnetId, ShardId), (BackendId, Ipv4Addr)>>,
+    /// The security groups that judge backends; shared by all versions that have the same.
+    pub security: Arc<Attachments>,
     /// The virtual networks.
     pub networks: Arc<Networks>,
     /// Inside subnets, with their gateway addresses.

@@ -9,6 +9,7 @@ mod cluster;
 mod exit;
 mod founder;
 mod grid;
+mod group_tables;
 mod join;
 mod lab;
 mod lab_founder;
@@ -88,6 +89,14 @@ enum Command {
     Get {
         /// Which.
         kind: ResourceKind,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Give the platform's service tags the prefixes that a file says, in the place of all that they had.
+    ServiceTags {
+        /// The file (TOML), with a version above the one that is there; - for standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
         #[command(flatten)]
         asking: Asking,
     },
@@ -286,6 +295,10 @@ fn perform(command: Command) -> Result<ExitCode> {
             asking.ask(&Request::Apply { file, text, dry_run, allow_empty })
         }
         Command::Get { kind, asking } => asking.ask(&Request::Get { kind }),
+        Command::ServiceTags { file, asking } => {
+            let (file, text) = read_resources(&file)?;
+            asking.ask(&Request::SetServiceTags { file, text })
+        }
         Command::Status { wait: true, timeout, span, asking } => {
             asking.wait(&span.of(Request::Status), Duration::from_secs(timeout))
         }

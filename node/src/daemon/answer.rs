@@ -13,6 +13,7 @@ use control::codec::CodecError;
 use control::command::CommandBody;
 use control::concern::Concern;
 use control::config::Emptiness;
+use control::nsg::rows;
 use control::outcome::Outcome;
 use control::parts::Cut;
 use control::registry::Standing;
@@ -131,6 +132,7 @@ impl Answerer {
                 let emptiness = if allow_empty { Emptiness::Meant } else { Emptiness::Refused };
                 value(self.apply((file, text), dry_run, emptiness).await)
             }
+            Request::SetServiceTags { file, text } => value(self.set_service_tags(&file, &text).await),
             Request::RemoveNode { node, incarnation } => {
                 value(self.remove(NodeId(node), Incarnation(incarnation)).await)
             }
@@ -215,6 +217,10 @@ impl Answerer {
             ResourceKind::Backends => serde_json::to_value(view::backends(state)),
             ResourceKind::Frontends => serde_json::to_value(view::frontends(state)),
             ResourceKind::Pools => serde_json::to_value(view::pools(state)),
+            ResourceKind::SecurityGroups => serde_json::to_value(rows::security_groups(state)),
+            ResourceKind::Nics => serde_json::to_value(rows::nics(state)),
+            ResourceKind::ApplicationSecurityGroups => serde_json::to_value(rows::application_security_groups(state)),
+            ResourceKind::ServiceTags => serde_json::to_value(rows::service_tags(state)),
         };
         Ok(self.of_state(shown).await?.unwrap_or(Value::Null))
     }

@@ -18,6 +18,7 @@ pub mod control_store;
 pub mod data_config;
 pub mod flow_actor;
 pub mod founding;
+mod groups;
 pub mod guard_keeper;
 mod health;
 pub mod joining;

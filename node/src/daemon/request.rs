@@ -49,6 +49,13 @@ pub enum Request {
         #[serde(default)]
         allow_empty: bool,
     },
+    /// The platform's prefixes of service tags from now on (D20).
+    SetServiceTags {
+        /// Name of the file, for messages.
+        file: String,
+        /// Its text (TOML).
+        text: String,
+    },
     /// An operator powered this node off for good: it counts as gone (N4).
     RemoveNode {
         /// The node.
@@ -158,6 +165,14 @@ pub enum ResourceKind {
     Frontends,
     /// Backend pools.
     Pools,
+    /// Security groups with their rules.
+    SecurityGroups,
+    /// Network interfaces, and the groups that judge them.
+    Nics,
+    /// Application security groups and their members.
+    ApplicationSecurityGroups,
+    /// Service tags and their prefixes.
+    ServiceTags,
 }
 
 /// Whether a change is only shown.

@@ -48,6 +48,7 @@ impl Answerer {
             | Request::ResumeNode { .. }
             | Request::SetLevel { .. }
             | Request::RevokeStopToken
+            | Request::SetServiceTags { .. }
             | Request::Shutdown { .. }
             | Request::PortLoads { .. }
             | Request::Hashes

@@ -210,8 +210,8 @@ pub(crate) fn public(n: u32) -> Ipv4Addr {
 pub(crate) fn desired(frontends: u32, backends: u32) -> Desired {
     let mut desired = Desired::default();
     let prefix = Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 16 };
-    let subnet = Subnet { prefix, gateway: Ipv4Addr::new(10, 0, 0, 1) };
-    let network = VirtualNetwork { address_space: vec![], subnets: [("default".to_owned(), subnet)].into() };
+    let subnet = Subnet { prefix, gateway: Ipv4Addr::new(10, 0, 0, 1), security_group: None };
+    let network = VirtualNetwork { subnets: [("default".to_owned(), subnet)].into(), ..VirtualNetwork::default() };
     desired.virtual_networks.insert("vnet1".into(), network);
     let (network, next_hop) = match frontends {
         0..=253 => (Prefix { network: public(0), len: 24 }, public(254)),
@@ -253,6 +253,7 @@ pub(crate) fn add_instance(desired: &mut Desired, n: u32, in_pool: bool) {
         private_ip: Ipv4Addr::from_bits(0x0a00_0100 + n),
         mac: None,
         pool: in_pool.then(|| PoolRef { load_balancer: "lb1".into(), pool: "web".into() }),
+        nic: None,
     };
-    desired.instances.insert(format!("b{n}"), Instance { ip_configurations: vec![ip] });
+    desired.instances.insert(format!("b{n}"), Instance { ip_configurations: vec![ip], security_group: None });
 }

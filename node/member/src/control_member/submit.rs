@@ -146,7 +146,8 @@ impl<S: LogStore> ControlMember<S> {
             | CommandBody::SetMembers { .. }
             | CommandBody::RetireFrontends { .. }
             | CommandBody::DrainNode { .. }
-            | CommandBody::ResumeNode { .. } => None,
+            | CommandBody::ResumeNode { .. }
+            | CommandBody::SetServiceTags(_) => None,
         };
         let asks_to_join = matches!(command.body, CommandBody::JoinControl(_));
         let handed_on = asks_to_join && self.state.registry().members().any(|(id, _)| id == from);

@@ -17,8 +17,8 @@ const FRAME_BYTES_MAX: usize = netio::quic::FRAME_BYTES_MAX;
 pub(super) fn long(backends: u32, mark: char) -> Desired {
     let mut desired = Desired::default();
     let prefix = Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 8 };
-    let subnet = Subnet { prefix, gateway: Ipv4Addr::new(10, 0, 0, 1) };
-    let network = VirtualNetwork { address_space: vec![], subnets: [("default".to_owned(), subnet)].into() };
+    let subnet = Subnet { prefix, gateway: Ipv4Addr::new(10, 0, 0, 1), security_group: None };
+    let network = VirtualNetwork { subnets: [("default".to_owned(), subnet)].into(), ..VirtualNetwork::default() };
     desired.virtual_networks.insert("vnet1".into(), network);
     for n in 0..backends {
         let name = format!("{n:062}{mark}");
@@ -29,8 +29,9 @@ pub(super) fn long(backends: u32, mark: char) -> Desired {
             private_ip: Ipv4Addr::from_bits(0x0a00_0100 + n),
             mac: None,
             pool: None,
+            nic: None,
         };
-        desired.instances.insert(name, Instance { ip_configurations: vec![ip] });
+        desired.instances.insert(name, Instance { ip_configurations: vec![ip], security_group: None });
     }
     desired
 }

@@ -58,6 +58,7 @@ const fn times_ms(what: What) -> (u64, u64) {
         | What::LogIncomplete
         | What::CertificateEnds
         | What::NoPath
+        | What::SecurityGroup
         | What::PortsMissing
         | What::Draining
         | What::VersionsDiffer
