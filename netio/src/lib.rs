@@ -22,6 +22,7 @@ pub mod pulse;
 pub mod quic;
 pub mod session;
 pub mod socket;
+mod socket_filter;
 pub mod superpacket;
 pub mod sync;
 pub mod thread;

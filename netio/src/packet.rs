@@ -9,14 +9,15 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use words::{FrameMeta, INSIDE_MAX};
+use words::{FrameMeta, INSIDE_MAX, Share};
 
 use crate::bell::Doorbell;
 use crate::boottime;
 use crate::frame::{BUFFER_LEN, BufferId};
 use crate::link::{Link, LinkState};
 use crate::port::{Disposition, Interface, IoError, LoopLimits, PortConfig, PortStats, Reception, check};
-use crate::socket::{BufferLimits, EtherType, PacketSocket, TAGGED_LEN};
+use crate::socket::{BufferLimits, EtherType, PacketSocket};
+use crate::socket_filter::TAGGED_LEN;
 use crate::uring::{Completion, Uring};
 use crate::virtio::{self, HEADER_LEN};
 
@@ -121,15 +122,16 @@ struct Port {
 }
 
 impl PacketLoop {
-    /// Opens the interfaces, in the calling thread's network namespace. Call it on the worker's own thread.
+    /// Opens the interfaces, in the calling thread's network namespace. Call it on the worker's own thread. Of several workers
+    /// each has a loop, which receives what belongs to its share.
     ///
     /// # Errors
     /// See `IoError`.
     pub fn new(
-        outside: &PortConfig,
-        inside: &[PortConfig],
+        (outside, inside): (&PortConfig, &[PortConfig]),
         limits: LoopLimits,
         bell: Doorbell,
+        share: Share,
     ) -> Result<Self, IoError> {
         check(limits)?;
         if inside.len() > INSIDE_MAX {
@@ -143,7 +145,8 @@ impl PacketLoop {
                     BufferLimits { receive_bytes: buffers.receive_bytes / 16, send_bytes: buffers.send_bytes / 16 };
             }
             let failed = |op| move |source| IoError::Socket { op, interface: config.link.name.clone(), source };
-            let socket = PacketSocket::open(&config.link, ether_type, buffers).map_err(failed("opening"))?;
+            let socket =
+                PacketSocket::open_shared(&config.link, ether_type, buffers, share).map_err(failed("opening"))?;
             if config.reception == Reception::Promiscuous {
                 socket.set_promiscuous().map_err(failed("promiscuous mode"))?;
             }

@@ -5,12 +5,16 @@
 //!
 //! Frames of a VLAN come in cut: the kernel takes the tag off before such a socket sees them, and no auxiliary data tells of it;
 //! but it counts a frame whose VLAN no device takes as another host's, also if it was sent to this one or to all. Those to a
-//! shard's virtual MAC look like others: the guard drops them on ingress. Used by `packet` only.
+//! shard's virtual MAC look like others: the guard drops them on ingress. What a socket takes of its frames is said by
+//! `socket_filter`. Used by `packet` only.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use words::Share;
+
 use crate::link::Link;
+use crate::socket_filter::program;
 
 /// What a socket receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +64,6 @@ pub struct PacketSocket {
     ifindex: i32,
 }
 
-/// What is left of a frame that came with a VLAN tag: its addresses, less than any frame has.
-pub(crate) const TAGGED_LEN: usize = 12;
-
 /// How long a MAC address in a membership request may be.
 const ADDRESS_MAX: usize = 8;
 
@@ -72,6 +73,14 @@ impl PacketSocket {
     /// # Errors
     /// Without CAP_NET_RAW, or when the interface vanished.
     pub fn open(link: &Link, ether_type: EtherType, limits: BufferLimits) -> io::Result<Self> {
+        Self::open_shared(link, ether_type, limits, Share::WHOLE)
+    }
+
+    /// The same for one of several workers: it takes what belongs to the worker's share.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_shared(link: &Link, ether_type: EtherType, limits: BufferLimits, share: Share) -> io::Result<Self> {
         // Protocol 0 receives nothing until `bind` names one, so no frame comes without its virtio header. Not
         // O_NONBLOCK: io_uring would then answer EAGAIN instead of waiting.
         // SAFETY: no memory is involved.
@@ -85,7 +94,7 @@ impl PacketSocket {
         let socket = Self { fd, ifindex };
         socket.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1_i32)?;
         socket.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
-        socket.cut_tagged(link.mac)?;
+        socket.set_filter(program(link.mac, ether_type, share))?;
         socket.set_buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, limits.receive_bytes)?;
         socket.set_buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, limits.send_bytes)?;
         socket.bind(ether_type)?;
@@ -157,28 +166,7 @@ impl PacketSocket {
         self.fd.as_raw_fd()
     }
 
-    /// Cuts frames with a VLAN tag to their addresses (classic BPF; offsets count from the Ethernet header).
-    fn cut_tagged(&self, mac: [u8; 6]) -> io::Result<()> {
-        const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
-        const OTHER_HOST: u32 = libc::PACKET_OTHERHOST as u32;
-        const GROUP: u32 = 1;
-        const WHOLE: u32 = u32::MAX;
-        let [a, b, c, d, e, f] = mac;
-        let load = |size: u32, at: u32| filter(libc::BPF_LD | size | libc::BPF_ABS, 0, 0, at);
-        let jump =
-            |test: u32, then: u8, other: u8, value: u32| filter(libc::BPF_JMP | test | libc::BPF_K, then, other, value);
-        let mut program = [
-            load(libc::BPF_W, PACKET_TYPE),
-            jump(libc::BPF_JEQ, 0, 7, OTHER_HOST),
-            load(libc::BPF_B, 0),
-            jump(libc::BPF_JSET, 4, 0, GROUP),
-            load(libc::BPF_W, 0),
-            jump(libc::BPF_JEQ, 0, 3, u32::from_be_bytes([a, b, c, d])),
-            load(libc::BPF_H, 4),
-            jump(libc::BPF_JEQ, 0, 1, u32::from(u16::from_be_bytes([e, f]))),
-            filter(libc::BPF_RET | libc::BPF_K, 0, 0, u32::try_from(TAGGED_LEN).expect("a small number")),
-            filter(libc::BPF_RET | libc::BPF_K, 0, 0, WHOLE),
-        ];
+    fn set_filter(&self, mut program: Vec<libc::sock_filter>) -> io::Result<()> {
         let len = u16::try_from(program.len()).expect("a short program");
         self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &libc::sock_fprog { len, filter: program.as_mut_ptr() })
     }
@@ -225,10 +213,6 @@ impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-fn filter(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
-    libc::sock_filter { code: u16::try_from(code).expect("BPF codes are small"), jt, jf, k }
 }
 
 fn socklen<T>() -> libc::socklen_t {

@@ -20,7 +20,7 @@ use qnat_netio::port::{Disposition, Interface, LoopLimits, PortConfig, Reception
 use qnat_netio::socket::BufferLimits;
 use rustix::process::{Pid, Signal, kill_process};
 use words::time::MS;
-use words::{FrameMeta, Incarnation, LeaseWord, ShardId, Term};
+use words::{FrameMeta, Incarnation, LeaseWord, ShardId, Share, Term};
 
 const SHARD: u16 = 0x0103;
 const INSIDE: Interface = Interface::inside(0);
@@ -45,7 +45,8 @@ fn open_on(names: [&str; 2]) -> (PacketLoop, [Link; 2]) {
     };
     let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 64, requests: 64 };
     let packets =
-        PacketLoop::new(&port(&links[1]), &[port(&links[0])], limits, Doorbell::new().expect("bell")).expect("loop");
+        PacketLoop::new((&port(&links[1]), &[port(&links[0])]), limits, Doorbell::new().expect("bell"), Share::WHOLE)
+            .expect("loop");
     (packets, links)
 }
 
@@ -116,7 +117,7 @@ fn one_address_in_two_networks_has_in_each_the_grace_of_its_own_shard() {
         let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 16, requests: 64 };
         let inside = [port(&links[1]), port(&links[2])];
         let bell = Doorbell::new().expect("bell");
-        let mut packets = PacketLoop::new(&port(&links[0]), &inside, limits, bell).expect("loop");
+        let mut packets = PacketLoop::new((&port(&links[0]), &inside), limits, bell, Share::WHOLE).expect("loop");
         let second = Interface::inside(1);
         guard.set_addresses([(INSIDE, BACKEND, SHARD), (second, BACKEND, SHARD + 1)]).expect("addresses");
         let now = boottime::now_ns();

@@ -16,7 +16,7 @@ use qnat_netio::link::{Link, LinkState};
 use qnat_netio::packet::PacketLoop;
 use qnat_netio::port::{Disposition, Interface, LoopLimits, PortConfig, PortStats, Reception};
 use qnat_netio::socket::BufferLimits;
-use words::{ChecksumState, FrameMeta, Gso};
+use words::{ChecksumState, FrameMeta, Gso, Share};
 
 fn open(limits: LoopLimits, bell: Doorbell) -> PacketLoop {
     let port = |name| PortConfig {
@@ -24,7 +24,7 @@ fn open(limits: LoopLimits, bell: Doorbell) -> PacketLoop {
         limits: BufferLimits::default(),
         reception: Reception::Promiscuous,
     };
-    PacketLoop::new(&port("go"), &[port("gi")], limits, bell).expect("packet loop")
+    PacketLoop::new((&port("go"), &[port("gi")]), limits, bell, Share::WHOLE).expect("packet loop")
 }
 
 /// client 10.99.0.1 – gi [gateway] go – server 10.99.0.2, one subnet: the loop is a wire between them.
@@ -374,7 +374,8 @@ fn a_send_that_finds_no_room_is_over_when_the_flush_is() {
         };
         let bell = Doorbell::new().expect("bell");
         let limits = LoopLimits { requests: 32, ..LoopLimits::default() };
-        let mut packets = PacketLoop::new(&port("go"), &[port("gi")], limits, bell).expect("packet loop");
+        let mut packets =
+            PacketLoop::new((&port("go"), &[port("gi")]), limits, bell, Share::WHOLE).expect("packet loop");
         let mut frame = [0; 1000];
         frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0]);
         let room = packets.transmit_room();

@@ -12,7 +12,7 @@ use qnat_netio::packet::PacketLoop;
 use qnat_netio::port::{Disposition, Interface, LoopLimits, PortConfig, Reception};
 use qnat_netio::socket::BufferLimits;
 use qnat_netio::superpacket;
-use words::FrameMeta;
+use words::{FrameMeta, Share};
 
 const VIRTUAL: [u8; 6] = [0x02, 0x51, 0x4e, 0, 0, 7];
 const SENDER: [u8; 6] = [0x52, 0, 0, 0, 0, 9];
@@ -24,7 +24,8 @@ fn open(inside: &Link, outside: &Link) -> PacketLoop {
         reception: Reception::Promiscuous,
     };
     let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 64, requests: 64 };
-    PacketLoop::new(&port(outside), &[port(inside)], limits, Doorbell::new().expect("bell")).expect("loop")
+    PacketLoop::new((&port(outside), &[port(inside)]), limits, Doorbell::new().expect("bell"), Share::WHOLE)
+        .expect("loop")
 }
 
 /// A frame that says what it is: IPv4, or ARP if it goes to all.

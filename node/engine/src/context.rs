@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::event::{Authority, DropReason};
-use crate::ids::{Link, Mac, NodeId};
+use crate::ids::{Link, Mac, NodeId, ShardId};
 use crate::snapshot::Snapshot;
 use crate::wire::{FrameMeta, set_ethernet};
 
@@ -50,10 +50,19 @@ pub(crate) struct Frame<'a> {
 pub(crate) enum Access {
     /// Everything under the lease, or, in grace, repeat committed mappings from the own MAC (L4).
     Here(Authority),
-    /// Another node owns it.
-    Forward(NodeId),
+    /// Somebody else owns it.
+    Forward(Owner),
     /// Nothing.
     Nothing(DropReason),
+}
+
+/// Who judges the packets of a shard instead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    /// Another member.
+    Member(NodeId),
+    /// Another worker of this one: that of the shard.
+    WorkerOf(ShardId),
 }
 
 /// By which interface a frame leaves, and by what right.

@@ -80,7 +80,8 @@ pub enum Authority {
     Lease { shard: ShardId, term: Term },
     /// From the node's own MAC, within the orphan grace.
     Grace { shard: ShardId },
-    /// Untranslated to the owner, from the node's own MAC.
+    /// Untranslated to the owner, from the node's own MAC; or, if it is addressed to a shard's virtual MAC, to the worker of
+    /// this member that has the shard, and never by a link.
     Forward,
 }
 
@@ -180,6 +181,6 @@ drop_reasons! {
     NotFirstPacket = "not_first_packet",
     /// The ring to the flow groups is full.
     Backpressure = "backpressure",
-    /// The transmit queue is full or the device refused the frame.
+    /// The transmit queue, or the lane to another worker, is full, or the device refused the frame.
     TransmitFailed = "transmit_failed",
 }

@@ -35,6 +35,7 @@ use crate::tell::sessions::{Session, Sessions};
 use crate::tell::status::View;
 use crate::tell::telling::Telling;
 use crate::wire::FrameMeta;
+use words::Share;
 
 /// Own frames that wait to be sent when no shard begins another step of its announcements.
 const ANNOUNCED_PER_TURN: usize = 256;
@@ -85,6 +86,13 @@ impl Worker {
     /// Reads no format above this level's, as a build would that knows none (C2). Before anything else.
     pub fn set_level(&mut self, level: u16) {
         self.newest = Format::of_level(level);
+    }
+
+    /// One of several workers of a member: it is told of no replica outside its share. What comes to it for such a shard of
+    /// this member's it hands to that shard's worker, as it would to another member. Before anything else.
+    pub const fn set_share(&mut self, share: Share) {
+        (self.shards.share, self.egress.share) = (share, share);
+        self.egress.held.share_with(share.workers() - 1);
     }
 
     /// Judges by this snapshot from now on; one with a smaller control index than the loaded one is ignored (F2).

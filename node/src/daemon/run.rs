@@ -488,7 +488,7 @@ impl WorkerParts {
                     tracing::info!(priority = ?prefer_current(), "worker");
                 }
                 let inside: Vec<PortConfig> = links.inside.into_iter().map(port).collect();
-                let packets = PacketLoop::new(&port(links.outside), &inside, LoopLimits::default(), bell)?;
+                let packets = PacketLoop::new((&port(links.outside), &inside), LoopLimits::default(), bell, Share::WHOLE)?;
                 let mut worker = Worker::new(me, NodeId(config.node_id), seed()?);
                 worker.set_level(config.level);
                 worker.sound();

@@ -19,6 +19,7 @@ mod ports;
 mod prefix;
 mod random;
 mod shard_set;
+mod share;
 mod side;
 pub mod time;
 
@@ -36,4 +37,5 @@ pub use ports::PortBlock;
 pub use prefix::{NoPrefix, Prefix};
 pub use random::SplitMix;
 pub use shard_set::ShardSet;
+pub use share::{Share, WORKERS_MAX};
 pub use side::Side;

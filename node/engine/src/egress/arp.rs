@@ -47,7 +47,12 @@ impl Egress {
             ArpOp::Request => self.answer(cx, shards, link, p),
             ArpOp::Reply => confirm(shards, p),
         }
-        self.counters.absorbed += 1;
+        // All workers of a member hear it; it counts once.
+        if self.share.is_first() {
+            self.counters.absorbed += 1;
+        } else {
+            self.counters.received -= 1;
+        }
         Verdict::Consumed
     }
 
@@ -68,7 +73,7 @@ impl Egress {
                 (next_hop || s.outside.prefix.contains(p.sender_ip), MayAsk::Yes)
             }
         };
-        if ours && p.sender_mac.shard().is_none() {
+        if ours && p.sender_mac.shard().is_none() && self.share.is_first() {
             self.counters.claims += 1;
             self.claims.note(cx.now_ns, link, p.sender_ip, p.sender_mac);
         }

@@ -50,6 +50,8 @@ pub(crate) struct Waiting {
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     bytes: u64,
+    /// Other workers of this member: the limit of bytes is for all together, each has an even part.
+    others: u16,
     per_backend: Map<BackendId, Share>,
     spare: Vec<Vec<u8>>,
     ready: VecDeque<Outgoing>,
@@ -78,7 +80,7 @@ impl Held {
     /// Copies a frame within the byte limit; `None`: over it.
     pub(crate) fn copy(&mut self, params: &Params, frame: &[u8]) -> Option<Vec<u8>> {
         let bytes = self.bytes + bytes_of(frame);
-        if bytes > u64::from(params.held_bytes_max) {
+        if bytes > u64::from(params.held_bytes_max) / (1 + u64::from(self.others)) {
             return None;
         }
         self.bytes = bytes;
@@ -116,6 +118,11 @@ impl Held {
     pub(crate) fn recycle(&mut self, frame: Vec<u8>) {
         self.bytes -= bytes_of(&frame);
         self.keep(frame);
+    }
+
+    /// The member has so many other workers.
+    pub(crate) const fn share_with(&mut self, others: u16) {
+        self.others = others;
     }
 
     /// Puts a frame into the queue that `poll_frame` empties.

@@ -18,8 +18,10 @@ pub mod soundings;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use words::Share;
+
 use crate::addresses::own_address;
-use crate::context::{At, Exit, Frame, Hop, NextHop};
+use crate::context::{At, Exit, Frame, Hop, NextHop, Owner};
 use crate::egress::claims::Claims;
 use crate::egress::held::{Held, Origin, Outgoing, Waiting};
 use crate::egress::limits::Limits;
@@ -42,6 +44,8 @@ const NEIGHBOURS_MAX: usize = 65_536;
 #[derive(Debug)]
 pub(crate) struct Egress {
     pub(crate) node: NodeId,
+    /// The first worker of several does what is to be done once for the member.
+    pub(crate) share: Share,
     pub(crate) links: Links,
     pub(crate) neighbours: NeighbourCache,
     pub(crate) waiting: BTreeMap<(Link, Ipv4Addr), Waiting>,
@@ -60,6 +64,7 @@ impl Egress {
     pub(crate) fn new(node: NodeId, seed: u64, identifications: u64) -> Self {
         Self {
             node,
+            share: Share::WHOLE,
             links: Links::default(),
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
             waiting: BTreeMap::new(),
@@ -84,14 +89,24 @@ impl Egress {
     }
 
     /// Passes a frame on to the node that owns its shard, from this node's own MAC (M1); what a member passed on goes no further.
+    /// What goes to another worker of this node keeps the sender's address, which that worker looks at, and never leaves by a
+    /// link: see [`Authority::Forward`].
     pub(crate) fn forward(
         &mut self,
         s: &Snapshot,
         link: Link,
-        node: NodeId,
+        owner: Owner,
         eth_src: Mac,
         frame: &mut Frame<'_>,
     ) -> Result<Verdict, DropReason> {
+        let node = match owner {
+            Owner::Member(node) => node,
+            Owner::WorkerOf(shard) => {
+                set_ethernet(frame.bytes, eth_src, Mac::of_shard(shard));
+                self.counters.forwarded += 1;
+                return Ok(Verdict::Transmit { link, authority: Authority::Forward });
+            }
+        };
         if s.peers.iter().any(|peer| peer.mac_on(link) == Some(eth_src)) {
             return Err(DropReason::NoForward);
         }

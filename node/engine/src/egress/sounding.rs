@@ -2,7 +2,8 @@
 //! no peer answers. A carrier says nothing about that: a switch may swallow everything.
 //!
 //! Decides nothing about shards: it tells by network whether anybody answers, so that a member that hears nothing and the
-//! others that do can be told apart. Switched on by [`Worker::sound`].
+//! others that do can be told apart. Of several workers of a member the first asks the peers and hears them; the others look
+//! at the next hop alone, which packets may wait for anywhere. Switched on by [`Worker::sound`].
 
 use crate::context::{At, Exit};
 use crate::egress::Egress;
@@ -62,7 +63,8 @@ impl Egress {
             let Some(heard) = soundings.of_mut(link) else { continue };
             heard.peers.retain(|node, _| s.peers.iter().any(|peer| peer.node == *node));
             let peers_silent = heard.unanswered >= ROUNDS_OF_PEERS;
-            let peers: Vec<Mac> = s.peers.iter().filter_map(|peer| peer.mac_on(link)).collect();
+            let asked = s.peers.iter().filter(|_| self.share.is_first());
+            let peers: Vec<Mac> = asked.filter_map(|peer| peer.mac_on(link)).collect();
             if soundings.ask(link, peers.len()) == News::Yes {
                 self.links.news = News::Yes;
             }

@@ -3,9 +3,9 @@
 
 use words::time::MS;
 
-use crate::context::{Access, Cx};
+use crate::context::{Access, Cx, Owner};
 use crate::event::{Authority, DropReason, WorkerOutput};
-use crate::ids::ShardId;
+use crate::ids::{LeaseWord, ShardId};
 use crate::lease::LeaseWords;
 use crate::shard::LAST_OWNER_NS;
 use crate::shard::shards::Shards;
@@ -16,13 +16,17 @@ impl Shards {
     pub(crate) fn access<W: LeaseWords>(&self, cx: &Cx<'_, W>, shard: ShardId) -> Access {
         let Some(entry) = self.get(shard) else { return Access::Nothing(DropReason::NoForward) };
         let word = cx.words.word(shard);
+        // Another worker's, as long as this life may say anything for the shard.
+        if !self.share.has(shard) && word.incarnation == self.me && word.grace_runs(cx.now_ns) {
+            return Access::Forward(Owner::WorkerOf(shard));
+        }
         if let Some(term) = entry.replica.as_ref().and_then(|r| r.serves(cx.now_ns, self.me, word)) {
             return Access::Here(Authority::Lease { shard, term });
         }
         let led = entry.replica.as_ref().and_then(|r| r.leadership.as_ref()).map(|l| l.term);
         match entry.owner {
             Some((term, Some(node))) if node != self.node && led.is_none_or(|led| led < term) => {
-                return Access::Forward(node);
+                return Access::Forward(Owner::Member(node));
             }
             Some((_, Some(_) | None)) | None => {}
         }
@@ -42,9 +46,16 @@ impl Shards {
         Some(Authority::Lease { shard, term })
     }
 
-    /// The lease of some shard that serves here: for questions that are not one shard's alone.
+    /// The lease of some shard that serves here: for questions that are not one shard's alone. The first worker of a member may use
+    /// the lease of another one's shard: it alone asks for all.
     pub(crate) fn any_right<W: LeaseWords>(&self, cx: &Cx<'_, W>) -> Option<Authority> {
-        self.ids().find_map(|shard| self.right_of(cx, shard))
+        let others = || self.ids().filter(|shard| self.share.is_first() && !self.share.has(*shard));
+        let leased = |shard| {
+            let LeaseWord { term, .. } = cx.words.word(shard);
+            let runs = cx.words.word(shard).lease_runs_for(self.me, term, cx.now_ns);
+            runs.then_some(Authority::Lease { shard, term })
+        };
+        self.ids().find_map(|shard| self.right_of(cx, shard)).or_else(|| others().find_map(leased))
     }
 
     /// The right by which a packet of `authority`'s shard is translated for `target` here, if this node may.

@@ -1,5 +1,7 @@
 //! All shards that a worker knows something of, found by number without a search: there are few, and packets ask often.
 
+use words::Share;
+
 use crate::ids::{Incarnation, NodeId, ShardId};
 use crate::shard::{Shard, ShardEntry};
 use crate::snapshot::Snapshot;
@@ -13,6 +15,8 @@ pub(crate) struct Shards {
     /// Whose leases are its own.
     pub(crate) me: Incarnation,
     pub(crate) node: NodeId,
+    /// Those that it may hold replicas of.
+    pub(crate) share: Share,
     /// In the order of their numbers.
     entries: Vec<(ShardId, ShardEntry)>,
     /// Where the entry of each number stands.
@@ -21,7 +25,7 @@ pub(crate) struct Shards {
 
 impl Shards {
     pub(crate) const fn new(me: Incarnation, node: NodeId) -> Self {
-        Self { me, node, entries: Vec::new(), places: Vec::new() }
+        Self { me, node, share: Share::WHOLE, entries: Vec::new(), places: Vec::new() }
     }
 
     fn place(&self, shard: ShardId) -> Option<usize> {

@@ -96,6 +96,31 @@ impl Counters {
         self.drop(reason);
     }
 
+    /// Counts what another worker of the same member has counted.
+    pub fn add(&mut self, other: &Self) {
+        let Self { received, originated, transmitted, absorbed, parked, forwarded, claims, decided, .. } = other;
+        self.received += received;
+        self.originated += originated;
+        self.transmitted += transmitted;
+        self.absorbed += absorbed;
+        self.parked += parked;
+        self.forwarded += forwarded;
+        self.claims += claims;
+        self.decided += decided;
+        self.hold.add(&other.hold);
+        self.commit.add(&other.commit);
+        for (counts, more) in self.snat.iter_mut().zip(&other.snat) {
+            counts.pending += more.pending;
+            counts.successful += more.successful;
+            counts.failed += more.failed;
+            counts.failed_later += more.failed_later;
+            counts.closed += more.closed;
+        }
+        for (count, more) in self.drops.iter_mut().zip(&other.drops) {
+            *count += more;
+        }
+    }
+
     /// Mappings of one protocol.
     #[must_use]
     pub const fn snat(&self, proto: Proto) -> &SnatCounts {

@@ -20,6 +20,7 @@ mod raw;
 mod refusals;
 mod scans;
 mod sessions;
+mod shares;
 mod sharing;
 mod sizes;
 mod tcp;
