@@ -160,6 +160,28 @@ pub struct PortStats {
     pub no_buffer: u64,
 }
 
+impl PortStats {
+    /// Together with those of another loop on the same interface.
+    #[must_use]
+    pub const fn with(self, other: &Self) -> Self {
+        Self {
+            received: self.received + other.received,
+            received_bytes: self.received_bytes + other.received_bytes,
+            received_tagged: self.received_tagged + other.received_tagged,
+            received_short: self.received_short + other.received_short,
+            kernel_drops: self.kernel_drops + other.kernel_drops,
+            out_of_buffers: self.out_of_buffers + other.out_of_buffers,
+            receive_errors: self.receive_errors + other.receive_errors,
+            transmitted: self.transmitted + other.transmitted,
+            refused_by_check: self.refused_by_check + other.refused_by_check,
+            refused_by_kernel: self.refused_by_kernel + other.refused_by_kernel,
+            link_down: self.link_down + other.link_down,
+            transmit_errors: self.transmit_errors + other.transmit_errors,
+            no_buffer: self.no_buffer + other.no_buffer,
+        }
+    }
+}
+
 /// Refuses limits that cannot be.
 pub(crate) fn check(limits: LoopLimits) -> Result<(), IoError> {
     const MAX: u16 = 16_384;

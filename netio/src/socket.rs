@@ -16,28 +16,7 @@ use words::Share;
 use crate::link::Link;
 use crate::socket_filter::program;
 
-/// What a socket receives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EtherType {
-    /// IPv4.
-    Ipv4,
-    /// ARP.
-    Arp,
-    /// Members' questions to each other, whether the network passes frames (IEEE 802 local experimental 2).
-    Sounding,
-}
-
-impl EtherType {
-    /// The number in the frame, host byte order.
-    #[must_use]
-    pub const fn number(self) -> u16 {
-        match self {
-            Self::Ipv4 => 0x0800,
-            Self::Arp => 0x0806,
-            Self::Sounding => 0x88b6,
-        }
-    }
-}
+pub use crate::socket_filter::EtherType;
 
 /// Kernel buffers of a socket, in bytes. The kernel counts the whole of each packet's memory, not only its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

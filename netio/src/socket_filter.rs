@@ -4,7 +4,28 @@
 
 use words::{Mac, Share};
 
-use crate::socket::EtherType;
+/// What a socket receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EtherType {
+    /// IPv4.
+    Ipv4,
+    /// ARP.
+    Arp,
+    /// Members' questions to each other, whether the network passes frames (IEEE 802 local experimental 2).
+    Sounding,
+}
+
+impl EtherType {
+    /// The number in the frame, host byte order.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Ipv4 => 0x0800,
+            Self::Arp => 0x0806,
+            Self::Sounding => 0x88b6,
+        }
+    }
+}
 
 /// What is left of a frame that came with a VLAN tag: its addresses, less than any frame has.
 pub(crate) const TAGGED_LEN: usize = 12;

@@ -28,6 +28,9 @@ pub struct LabConfig {
     pub virtual_networks: u32,
     /// Public addresses, see [`topology::frontend_address`].
     pub frontends: u32,
+    /// Worker threads of each member.
+    #[serde(default = "one_worker")]
+    pub workers: u16,
     /// Resources to apply in place of the default ones; read by the [`crate::Founder`].
     pub config_file: Option<PathBuf>,
     /// Directory of everything the lab writes, founding included; empty or absent before, removed by [`crate::down`].
@@ -50,6 +53,7 @@ impl LabConfig {
             backends,
             virtual_networks: one(),
             frontends: nodes,
+            workers: one_worker(),
             config_file: None,
             dir,
             binary,
@@ -95,6 +99,8 @@ impl LabConfig {
             "virtual networks: {} is not 1 to {networks_max}",
             self.virtual_networks
         );
+        let workers_max = words::WORKERS_MAX;
+        ensure!((1..=workers_max).contains(&self.workers), "workers: {} is not 1 to {workers_max}", self.workers);
         let frontends_max = topology::FRONTENDS_MAX;
         ensure!(
             (1..=frontends_max).contains(&self.frontends),
@@ -111,6 +117,10 @@ impl LabConfig {
     }
 }
 
-const fn one() -> u32 {
+const fn one_worker() -> u16 {
+    1
+}
+
+fn one() -> u32 {
     1
 }

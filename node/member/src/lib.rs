@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod control_member;
+pub mod crew;
 pub mod flow_member;
 pub mod frame;
 pub mod turn;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use words::level;
+use words::{WORKERS_MAX, level};
 
 use super::lab_founder::LabFounder;
 use super::member::node_id;
@@ -106,6 +106,9 @@ pub(super) struct Up {
     /// Public addresses [default: as many as members].
     #[arg(long)]
     frontends: Option<u32>,
+    /// Worker threads of each member.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(WORKERS_MAX)))]
+    workers: u16,
     /// As a cluster of builds that speak no newer level of the replicated formats than this.
     #[arg(long, default_value_t = level::NEWEST, value_parser = clap::value_parser!(u16).range(i64::from(level::FIRST)..=i64::from(level::NEWEST)))]
     level: u16,
@@ -165,7 +168,8 @@ impl Up {
         let file = self.file.as_ref().map(std::path::absolute).transpose().context("path of the resource file")?;
         let dir = std::path::absolute(&self.place.dir).context("path of the lab")?;
         let frontends = self.frontends.unwrap_or(self.nodes);
-        Ok(LabConfig { frontends, virtual_networks: self.virtual_networks, config_file: file, dir, ..config })
+        let (virtual_networks, workers) = (self.virtual_networks, self.workers);
+        Ok(LabConfig { frontends, virtual_networks, workers, config_file: file, dir, ..config })
     }
 }
 

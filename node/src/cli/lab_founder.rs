@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use words::level;
 
 use super::member::{call_member, default_api};
 use super::views;
@@ -19,6 +18,7 @@ use crate::daemon::data_config::{DataConfig, InsideConfig};
 use crate::daemon::founding::{self, Begin, FounderSpec};
 use crate::daemon::joining::{self, JoinSpec};
 use crate::daemon::request::{DryRun, Request};
+use crate::daemon::workers_config::WorkersConfig;
 use qnat_lab::topology::{INSIDE_GATEWAY, INSIDE_NETWORK, INSIDE_PREFIX, OUTSIDE_PREFIX};
 use qnat_lab::{Founder, LabConfig, LabNode, ProcessState};
 
@@ -55,12 +55,7 @@ impl Founder for LabFounder {
         let founders: Vec<FounderSpec> = nodes.iter().map(spec).collect();
         let begin = Begin::Anew { level: self.level };
         founding::found_cluster(CLUSTER, &founders, &lab.dir.join(CA_DIR), &data(lab), begin)?;
-        for founder in founders.iter().filter(|_| self.level != level::NEWEST) {
-            let file = founder.dir.join("node.toml");
-            let config = NodeConfig { level: self.level, ..NodeConfig::load(&file)? };
-            fs::write(&file, config.to_toml()).with_context(|| file.display().to_string())?;
-        }
-        Ok(())
+        founders.iter().try_for_each(|founder| set(&founder.dir, lab, self.level))
     }
 
     fn join(&self, lab: &LabConfig, node: &LabNode) -> Result<()> {
@@ -79,7 +74,7 @@ impl Founder for LabFounder {
         let certificate = node.dir.join("signed.pem");
         fs::write(&certificate, signed).with_context(|| certificate.display().to_string())?;
         joining::accept(&node.dir, &certificate)?;
-        Ok(())
+        set(&node.dir, lab, self.level)
     }
 
     fn after_start(&self, lab: &LabConfig, nodes: &[LabNode]) -> Result<()> {
@@ -95,6 +90,19 @@ impl Founder for LabFounder {
         wait_until(lab, nodes, "every shard to be served", not_served)?;
         Ok(())
     }
+}
+
+/// Writes into a member's `node.toml` what this lab wants otherwise than founding does.
+fn set(dir: &Path, lab: &LabConfig, level: u16) -> Result<()> {
+    let file = dir.join("node.toml");
+    let workers = WorkersConfig { count: lab.workers, cpus: Vec::new() };
+    // Relative paths stay as they are.
+    let config = NodeConfig { level, workers, ..NodeConfig::parse(Path::new("node.toml"), &read(&file)?)? };
+    fs::write(&file, config.to_toml()).with_context(|| file.display().to_string())
+}
+
+fn read(file: &Path) -> Result<String> {
+    fs::read_to_string(file).with_context(|| file.display().to_string())
 }
 
 /// What keeps the shards from being placed; `None` if nothing does.

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use actix::Addr;
 use base64::Engine as _;
@@ -39,9 +38,9 @@ use super::control_actor::ControlActor;
 use super::flow_actor::FlowActor;
 use super::guard_keeper::GuardDesk;
 use super::machine::Machine;
-use super::messages::{AskControl, AskFlows, AskWorker, ReadState, StopOrder, Submit};
+use super::messages::{AskControl, AskFlows, ReadState, StopOrder, Submit};
 use super::questions::Query;
-use super::reports::{ControlReport, FlowReport, WorkerStats};
+use super::reports::{ControlReport, FlowReport, Posts, WorkerStats};
 use super::request::{Call, Failure, Request, ResourceKind};
 use super::status::{node_rows, shard_rows};
 use super::tape::{Sight, Tape};
@@ -52,8 +51,6 @@ use crate::answers::{
 };
 use crate::nat_log::{Journal, Question, who};
 
-/// How long a dry answer of the worker may take.
-const WORKER_WAIT: Duration = Duration::from_secs(5);
 /// Most flows of one answer.
 const FLOWS_MAX: usize = 100_000;
 
@@ -64,8 +61,8 @@ pub struct Answerer {
     pub control: Addr<ControlActor>,
     /// The flow actor.
     pub flows: Addr<FlowActor>,
-    /// What the worker counts.
-    pub stats: Arc<Mutex<WorkerStats>>,
+    /// What the workers count.
+    pub stats: Posts,
     /// The cluster's name.
     pub cluster: String,
     /// This node.
@@ -249,15 +246,6 @@ impl Answerer {
         }
     }
 
-    pub(super) async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, Failure> {
-        let (reply, answer) = oneshot::channel();
-        self.flows.send(AskWorker(query(reply))).await.map_err(gone)?;
-        match tokio::time::timeout(WORKER_WAIT, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) | Err(_) => Err(Failure::new(503, "the dataplane worker does not run (yet)".to_owned())),
-        }
-    }
-
     pub(super) async fn flow_list(
         &self,
         shard: Option<ShardId>,
@@ -266,14 +254,18 @@ impl Answerer {
     ) -> Result<Flows, Failure> {
         let limit = limit.min(FLOWS_MAX);
         let (networks, vnet) = self.network(vnet)?;
-        let flows = self.ask(|reply| Query::Flows { shard, vnet, limit, reply }).await?;
+        let query = |reply| Query::Flows { shard, vnet, limit, reply };
+        let mut flows = match shard {
+            Some(shard) => self.ask(self.worker_of(shard), query).await?,
+            None => self.ask_all(query).await?,
+        };
+        flows.truncate(limit);
         Ok(Flows { flows: flows.iter().map(|view| flow(view, &networks)).collect() })
     }
 
     /// The virtual networks in use, and the one that is called so.
     pub(super) fn network(&self, name: Option<&str>) -> Result<(Arc<Networks>, Option<VnetId>), Failure> {
-        let stats = self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let networks = Arc::clone(&stats.networks);
+        let networks = self.stats.read().networks;
         let Some(name) = name else { return Ok((networks, None)) };
         match networks.carried(Some(name)) {
             Some(vnet) => Ok((networks, Some(vnet))),
@@ -291,7 +283,7 @@ impl Answerer {
     /// # Errors
     /// If the control half or the worker does not answer.
     pub async fn ports(&self) -> Result<Ports, Failure> {
-        let used = self.ask(|reply| Query::Ports { reply }).await?;
+        let used = self.ask_all(|reply| Query::Ports { reply }).await?;
         let backends = self.of_state(view::backends).await?;
         let row = |backend: BackendView| {
             let usage = used.iter().find(|view| view.backend.0 == backend.backend);
@@ -324,7 +316,8 @@ impl Answerer {
     }
 
     async fn hashes(&self) -> Result<Hashes, Failure> {
-        let hashes = self.ask(|reply| Query::Hashes { reply }).await?;
+        let mut hashes = self.ask_all(|reply| Query::Hashes { reply }).await?;
+        hashes.sort_by_key(|(status, _)| status.shard);
         let row = |(status, hash): &(ShardStatus, u64)| HashRow {
             shard: status.shard.0,
             epoch: status.epoch,
@@ -337,7 +330,7 @@ impl Answerer {
     }
 
     fn stats(&self) -> WorkerStats {
-        self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.stats.read()
     }
 
     pub(super) async fn counters(&self) -> Result<Counted, Failure> {
@@ -389,7 +382,7 @@ impl Answerer {
         let control = self.control().await?;
         let flows = self.flows.send(AskFlows).await.map_err(gone)?;
         let tables = match flows.running {
-            true => self.ask(|reply| Query::Shards { reply }).await.unwrap_or_default(),
+            true => self.ask_all(|reply| Query::Shards { reply }).await.unwrap_or_default(),
             false => Vec::new(),
         };
         let (nodes, shards) = (node_rows(&control), shard_rows(&control, &flows, &tables));

@@ -114,7 +114,7 @@ impl Answerer {
         let block =
             |&(frontend, start, len): &(u32, u16, u16)| PortBlock { frontend: FrontendId(frontend), start, len };
         let blocks = pieces.iter().map(block).collect();
-        let flows = self.ask(|reply| Query::Loads { shard, blocks, reply }).await?;
+        let flows = self.ask(self.worker_of(shard), |reply| Query::Loads { shard, blocks, reply }).await?;
         Ok(PortLoads { flows })
     }
 }

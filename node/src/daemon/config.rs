@@ -8,6 +8,8 @@
 //! node_id = 1
 //! name = "n1"
 //! data_dir = "data"                 # relative paths begin at this file
+//! workers = 2                       # threads that judge packets; left out: one for each processor
+//! worker_cpus = [0, 1]              # where they run; left out: wherever the system likes
 //! level = 1                         # left out: the newest that the build speaks; for tests of a cluster with older builds
 //!
 //! [peers]
@@ -59,6 +61,7 @@ use serde::{Deserialize, Serialize};
 use words::level;
 
 use super::data_config::{DataConfig, RawData, is_interface_name};
+use super::workers_config::WorkersConfig;
 
 /// Where the admin API listens unless told otherwise.
 pub const API_DEFAULT: &str = "127.0.0.1:7880";
@@ -108,6 +111,8 @@ pub struct NodeConfig {
     pub metrics: Option<SocketAddr>,
     /// Its data interfaces.
     pub data: DataConfig,
+    /// The threads that judge packets.
+    pub workers: WorkersConfig,
     /// How its threads are scheduled.
     pub timing: TimingConfig,
     /// The newest level of the replicated formats that it reads and writes (C2): that of its build, unless told to be as an
@@ -203,6 +208,10 @@ struct Raw {
     name: Option<String>,
     data_dir: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
+    workers: Option<u16>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    worker_cpus: Vec<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     level: Option<u16>,
     peers: RawPeers,
     tls: RawTls,
@@ -281,6 +290,8 @@ impl NodeConfig {
             let remedy = format!("{} to {}; left out: the newest", level::FIRST, level::NEWEST);
             return Err(check.error("level", &level.to_string(), "is no level that this build speaks", &remedy));
         }
+        let workers = WorkersConfig::of(raw.workers, raw.worker_cpus)
+            .map_err(|[field, value, problem, remedy]| check.error(&field, &value, &problem, &remedy))?;
         let listen = check.address("peers.listen", &raw.peers.listen)?;
         let api = raw.api.as_ref().map_or(API_DEFAULT, |api| &api.listen);
         let api = check.loopback("api.listen", api)?;
@@ -311,6 +322,7 @@ impl NodeConfig {
             api: ApiConfig { listen: api },
             metrics,
             data,
+            workers,
             timing: raw.timing,
             level,
             nat_log: NatLogConfig { path: raw.nat_log.path.map(|path| base.join(path)), ..raw.nat_log },
@@ -333,6 +345,8 @@ impl NodeConfig {
             node_id: self.node_id,
             name: Some(self.name.clone()),
             data_dir: self.data_dir.clone(),
+            workers: (self.workers != WorkersConfig::default()).then_some(self.workers.count),
+            worker_cpus: self.workers.cpus.clone(),
             level: (self.level != level::NEWEST).then_some(self.level),
             peers: RawPeers { listen: self.peers.listen.to_string(), interface: self.peers.interface.clone() },
             tls: RawTls { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone() },

@@ -95,6 +95,28 @@ fn inside_interfaces_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn workers_are_as_many_as_the_file_says_or_one_for_each_processor_within_bounds() {
+    let with = |text: &str| parse(&GOOD.replacen("node_id = 1", &format!("node_id = 1\n{text}"), 1));
+    assert_eq!(with("").expect("good").workers, WorkersConfig::default());
+    for text in ["workers = 1", "workers = 16", "workers = 2\nworker_cpus = [1, 0]"] {
+        let config = with(text).expect(text);
+        assert_eq!(parse(&config.to_toml()).expect("own text"), config, "{text}");
+    }
+    assert_eq!(
+        with("workers = 3\nworker_cpus = [7]").expect("good").workers,
+        WorkersConfig { count: 3, cpus: vec![7] }
+    );
+    for (text, expected) in [
+        ("workers = 0", "workers = 0: is no number of workers; use 1 to 16"),
+        ("workers = 17", "workers = 17: is no number of workers"),
+        ("workers = 2\nworker_cpus = [0, 1024]", "worker_cpus = 1024: is no processor"),
+    ] {
+        let said = with(text).expect_err(text).to_string();
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
 fn unknown_fields_are_refused_with_their_line() {
     let text = message("[peers]", "colour = \"blue\"\n[peers]");
     assert!(text.starts_with("/etc/qnat/node.toml: line 5: colour = \"blue\": unknown field"), "{text}");

@@ -1,7 +1,7 @@
 //! The flow actor: drives the flow half of the member on a thread of its own with raised priority. It owns the peers'
 //! events, the lease words and the workers' rings. It does no disk I/O and never waits for anything.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,28 +12,24 @@ use engine::event::{GroupEvent, WorkerOutput};
 use engine::ids::NodeId;
 use engine::links::Standing;
 use futures_util::stream::unfold;
-use netio::bell::{Doorbell, Ringer};
+use netio::bell::Doorbell;
 use netio::boottime::now_ns;
 use netio::lease_table::WordsWriter;
 use netio::quic::{Event, Events, Transport};
-use netio::sync::spsc::{Consumer, Producer, PushError};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ask;
-use super::life::end_life;
+use super::lines::Lines;
 use super::messages::{AskFlows, AskWorker, Begin, Duty, JoinFrame, NewView, PeerFrame, StopFlows, ToControl};
 use super::reports::FlowReport;
-use super::room::{Room, Unread};
+use super::room::Room;
 use super::watch::Pulses;
-use super::worker_thread::ToWorker;
 use member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
 use member::frame::{CHANNEL_ASK, CHANNEL_CONTROL};
 use member::turn::{self, FlowEnds, FromWorker};
 use member::view::View;
 
-/// Octets of inputs that a worker may leave unread before its life is ended: it hangs, and F3 forbids to lose one.
-const UNREAD_BYTES_MAX: usize = 512 << 20;
 /// Octets of peers' frames that the control actor may leave unread: some of the largest, so that one always finds room.
 const CONTROL_BYTES_MAX: usize = 64 << 20;
 /// Reports that it may leave unread before those that come again are left out.
@@ -41,22 +37,7 @@ const DUTIES_MAX: usize = 4096;
 /// Chunks of scans that wait for one peer's stream; the worker makes none while this many wait for all together.
 const BULK_QUEUE: usize = 128;
 
-/// The workers' ends.
-#[derive(Debug)]
-pub struct WorkerEnds {
-    /// To the worker.
-    pub inputs: Producer<ToWorker>,
-    /// Octets on their way to it.
-    pub unread: Unread,
-    /// Wakes the worker.
-    pub ringer: Ringer,
-    /// From the worker.
-    pub outputs: Consumer<FromWorker>,
-    /// Chunks of scans that wait for their streams: the worker makes no more while there are many.
-    pub bulk_waiting: Arc<AtomicUsize>,
-}
-
-/// Starts the worker's thread for a life.
+/// Starts the workers' threads for a life.
 pub type WorkerSpawner = Box<dyn FnOnce(engine::ids::Incarnation) + Send>;
 
 /// See the module.
@@ -69,10 +50,8 @@ pub struct FlowActor {
     control: ToControl,
     member: Option<FlowMember>,
     view: Option<Arc<View>>,
-    worker: WorkerEnds,
-    backlog: VecDeque<ToWorker>,
-    /// The worker was told something.
-    told: bool,
+    workers: Lines,
+    bulk_waiting: Arc<AtomicUsize>,
     bulk: BTreeMap<NodeId, mpsc::Sender<(u32, Bytes)>>,
     asked: mpsc::Sender<(u32, Bytes)>,
     seed: u64,
@@ -100,9 +79,11 @@ pub struct FlowParts {
     pub words: WordsWriter,
     /// The control actor.
     pub control: ToControl,
-    /// The worker.
-    pub worker: WorkerEnds,
-    /// Starts it.
+    /// To the workers.
+    pub workers: Lines,
+    /// Chunks of scans that wait for their streams: the workers make no more while there are many.
+    pub bulk_waiting: Arc<AtomicUsize>,
+    /// Starts them.
     pub spawn: WorkerSpawner,
     /// Questions of other members, and their answers.
     pub asked: mpsc::Sender<(u32, Bytes)>,
@@ -114,7 +95,7 @@ pub struct FlowParts {
 
 impl std::fmt::Debug for FlowParts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FlowParts").field("worker", &self.worker).finish_non_exhaustive()
+        f.debug_struct("FlowParts").field("workers", &self.workers).finish_non_exhaustive()
     }
 }
 
@@ -124,7 +105,8 @@ impl FlowActor {
     /// # Errors
     /// If the doorbell cannot be watched.
     pub fn new(parts: FlowParts) -> std::io::Result<Self> {
-        let FlowParts { transport, events, bell, words, control, worker, spawn, asked, seed, pulses } = parts;
+        let FlowParts { transport, events, bell, words, control, workers, bulk_waiting, .. } = parts;
+        let FlowParts { spawn, asked, seed, pulses, .. } = parts;
         Ok(Self {
             spawn: Some(spawn),
             transport,
@@ -134,9 +116,8 @@ impl FlowActor {
             control,
             member: None,
             view: None,
-            worker,
-            backlog: VecDeque::new(),
-            told: false,
+            workers,
+            bulk_waiting,
             bulk: BTreeMap::new(),
             asked,
             seed,
@@ -154,10 +135,9 @@ impl FlowActor {
                 turn::flow_turn(&mut member, self);
                 self.member = Some(member);
             }
-            let told = std::mem::take(&mut self.told);
-            self.feed_worker(told);
+            self.workers.feed();
             self.asleep.get_ref().prepare_sleep();
-            if self.worker.outputs.is_empty() {
+            if self.workers.are_silent() {
                 return;
             }
             self.asleep.get_ref().awake();
@@ -183,34 +163,8 @@ impl FlowActor {
         }
     }
 
-    fn feed_worker(&mut self, told: bool) {
-        let mut pushed = false;
-        while let Some(next) = self.backlog.pop_front() {
-            match self.worker.inputs.push(next) {
-                Ok(()) => pushed = true,
-                Err(PushError::Full(back)) => {
-                    self.backlog.push_front(back);
-                    break;
-                }
-                Err(PushError::Closed(_)) => break,
-            }
-        }
-        if pushed || told {
-            self.worker.ringer.ring();
-        }
-    }
-
-    /// Queues an input for the worker.
-    fn hand(&mut self, input: ToWorker) {
-        let unread = self.worker.unread.add(input.octets());
-        if unread > UNREAD_BYTES_MAX {
-            end_life(&format!("the worker does not read its events: {unread} octets wait, {UNREAD_BYTES_MAX} may"));
-        }
-        self.backlog.push_back(input);
-    }
-
     fn send_bulk(&mut self, to: NodeId, channel: u32, frame: Bytes) {
-        let (transport, waiting) = (self.transport.clone(), Arc::clone(&self.worker.bulk_waiting));
+        let (transport, waiting) = (self.transport.clone(), Arc::clone(&self.bulk_waiting));
         let queue = self.bulk.entry(to).or_insert_with(|| {
             let (sender, mut receiver) = mpsc::channel::<(u32, Bytes)>(BULK_QUEUE);
             actix::spawn(async move {
@@ -226,10 +180,10 @@ impl FlowActor {
             });
             sender
         });
-        self.worker.bulk_waiting.fetch_add(1, Ordering::Relaxed);
+        self.bulk_waiting.fetch_add(1, Ordering::Relaxed);
         // A chunk without room loses its transfer, which is begun anew.
         if queue.try_send((channel, frame)).is_err() {
-            self.worker.bulk_waiting.fetch_sub(1, Ordering::Relaxed);
+            self.bulk_waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -246,7 +200,7 @@ impl FlowActor {
     fn schedule(&mut self, ctx: &mut Context<Self>) {
         let now = now_ns();
         self.pulses.flow.beat(now);
-        let turned_ns = self.pulses.worker.last_ns();
+        let turned_ns = self.pulses.workers_turned_ns();
         if let Some(member) = &mut self.member {
             member.worker_turned(now, turned_ns);
             member.tick(now);
@@ -264,11 +218,11 @@ impl FlowEnds for FlowActor {
     }
 
     fn worker_turned_ns(&mut self) -> u64 {
-        self.pulses.worker.last_ns()
+        self.pulses.workers_turned_ns()
     }
 
     fn said(&mut self) -> Option<FromWorker> {
-        let said = self.worker.outputs.pop()?;
+        let said = self.workers.said()?;
         if let FromWorker::Output(output) = &said {
             log_output(output);
         }
@@ -283,9 +237,8 @@ impl FlowEnds for FlowActor {
             FlowOut::SendBulk { to, channel, frame } => self.send_bulk(to, channel, frame),
             FlowOut::Word { shard, word } => self.words.set(shard, word),
             FlowOut::Worker(input) => {
-                self.told = true;
                 log_input(&input);
-                self.hand(ToWorker::Input(input));
+                self.workers.hand(input);
             }
             FlowOut::Control(duty) => self.duty(duty),
         }
@@ -395,9 +348,9 @@ impl Handler<StopFlows> for FlowActor {
 impl Handler<AskWorker> for FlowActor {
     type Result = ();
 
-    fn handle(&mut self, AskWorker(query): AskWorker, _: &mut Self::Context) {
-        self.hand(ToWorker::Query(query));
-        self.feed_worker(true);
+    fn handle(&mut self, AskWorker { worker, query }: AskWorker, _: &mut Self::Context) {
+        self.workers.ask(worker, query);
+        self.workers.feed();
     }
 }
 

@@ -25,6 +25,7 @@ use super::config::{
 use super::control_store::{open_control_store, random};
 use super::data_config::DataConfig;
 use super::recovery::Genesis;
+use super::workers_config::WorkersConfig;
 
 /// One founder, and where its files go.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -160,6 +161,7 @@ pub(super) fn node_config(
         tls: TlsConfig { ca: "tls/ca.pem".into(), cert: "tls/node.pem".into(), key: "tls/node.key".into() },
         api: ApiConfig { listen: api },
         data: data.clone(),
+        workers: WorkersConfig::default(),
         timing: TimingConfig::default(),
         level: level::NEWEST,
         metrics: None,

@@ -17,7 +17,7 @@ impl Answerer {
     pub(super) async fn health(&self) -> Health {
         let control = tokio::time::timeout(TURN_MAX, self.control()).await;
         let flows = tokio::time::timeout(TURN_MAX, self.flows.send(AskFlows)).await;
-        let worker = tokio::time::timeout(TURN_MAX, self.ask(|reply| Query::Shards { reply })).await;
+        let worker = tokio::time::timeout(TURN_MAX, self.ask_all(|reply| Query::Shards { reply })).await;
         let mut stalled = Vec::new();
         let (control, flows) = (control.ok().and_then(Result::ok), flows.ok().and_then(Result::ok));
         if control.is_none() {
@@ -28,7 +28,7 @@ impl Answerer {
         }
         let begun = flows.as_ref().is_some_and(|flows| flows.running);
         if begun && !worker.is_ok_and(|answer| answer.is_ok()) {
-            stalled.push("the worker does not turn: no packet passes".to_owned());
+            stalled.push("a worker does not turn: no packet of its shards passes".to_owned());
         }
         let (Some(control), Some(flows)) = (control, flows) else {
             return Health { node: self.node, problems: stalled, ..Health::default() };

@@ -122,10 +122,15 @@ pub struct Begin {
 #[rtype(result = "()")]
 pub struct StopFlows(pub oneshot::Sender<u32>);
 
-/// A question to the worker.
+/// A question to a worker.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct AskWorker(pub Query);
+pub struct AskWorker {
+    /// Its number.
+    pub worker: u16,
+    /// The question.
+    pub query: Query,
+}
 
 /// A question about the flow groups.
 #[derive(Debug, Message)]

@@ -124,7 +124,7 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
     let (mut refused, mut limited) = (0, 0);
     for round in 0_u32.. {
         ticker.tick().await;
-        let worker = answerer.stats.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let worker = answerer.stats.read();
         let engine = worker.engine;
         publish_worker(&engine);
         publish_log(answerer.journal.counts(), worker.sessions_lost);

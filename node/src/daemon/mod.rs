@@ -1,7 +1,7 @@
 //! The running member: threads, actors and how they are wired.
 //!
 //! `run` starts everything. The flow actor has a thread with raised priority, the control actor one that may wait for the
-//! disk, the worker one that never meets an actor but through rings; strangers at the peer port, the egress guard's upkeep
+//! disk, each worker one that never meets an actor but through rings; strangers at the peer port, the egress guard's upkeep
 //! and the address-translation log have ordinary ones. The API and its answers live on the main thread.
 
 pub mod answer;
@@ -9,6 +9,7 @@ mod applying;
 pub mod ask;
 pub mod backup;
 mod bindings;
+mod chance;
 pub mod clerk;
 mod clock;
 pub mod concerns;
@@ -21,8 +22,12 @@ pub mod founding;
 mod groups;
 pub mod guard_keeper;
 mod health;
+mod inquiry;
+mod interfaces;
 pub mod joining;
+mod lanes;
 mod life;
+pub mod lines;
 mod machine;
 pub mod member_lock;
 pub mod messages;
@@ -40,6 +45,8 @@ mod tape;
 mod together;
 pub mod watch;
 pub mod worker_thread;
+mod workers;
+pub mod workers_config;
 
 pub use life::{EXIT_AGAIN, Ending};
 pub use run::run;

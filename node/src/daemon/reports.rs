@@ -1,7 +1,7 @@
 //! What the threads of a member say of themselves, for `status`, metrics and concerns.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::prelude::*;
 use control::state::State;
@@ -139,6 +139,42 @@ impl LinkLife {
     }
 }
 
+/// Where each worker of a member posts what it has counted; clones are ends of the same.
+#[derive(Clone, Debug)]
+pub struct Posts(Vec<Arc<Mutex<WorkerStats>>>);
+
+impl Posts {
+    /// For so many workers.
+    #[must_use]
+    pub fn new(workers: u16) -> Self {
+        Self((0..workers).map(|_| Arc::default()).collect())
+    }
+
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(&self) -> u16 {
+        u16::try_from(self.0.len()).expect("few workers")
+    }
+
+    /// A worker's newest.
+    ///
+    /// # Panics
+    /// If there is no worker of that number.
+    pub fn put(&self, worker: u16, stats: WorkerStats) {
+        // A reader that panicked has left whole numbers behind.
+        *self.0[usize::from(worker)].lock().unwrap_or_else(PoisonError::into_inner) = stats;
+    }
+
+    /// All of them as one.
+    #[must_use]
+    pub fn read(&self) -> WorkerStats {
+        let read = |one: &Arc<Mutex<WorkerStats>>| one.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all = self.0.iter().map(read);
+        let first = all.next().unwrap_or_default();
+        all.fold(first, WorkerStats::with)
+    }
+}
+
 /// What a worker has counted, published a few times a second.
 #[derive(Clone, Debug, Default)]
 pub struct WorkerStats {
@@ -156,4 +192,68 @@ pub struct WorkerStats {
     pub next_hop: Option<NextHop>,
     /// When this was told (CLOCK_BOOTTIME).
     pub at_ns: u64,
+}
+
+impl WorkerStats {
+    /// Together with what another worker of the same member has counted. What the first one says of links, networks and claims
+    /// stands; what each has seen of an interface is counted.
+    fn with(mut self, other: Self) -> Self {
+        self.engine.add(&other.engine);
+        self.sessions_lost += other.sessions_lost;
+        for (life, more) in self.links.iter_mut().zip(&other.links) {
+            life.heard.heard_ns = life.heard.heard_ns.max(more.heard.heard_ns);
+            life.refused_macs += more.refused_macs;
+            life.counts = life.counts.with(&more.counts);
+        }
+        let silent = |hop: &NextHop| hop.silent_since_ns.is_some();
+        // Whose packets have waited for it in vain knows best.
+        if self.next_hop.is_none() || other.next_hop.as_ref().is_some_and(silent) {
+            self.next_hop = other.next_hop.or(self.next_hop);
+        }
+        // As old as the oldest: who does not post does not turn.
+        self.at_ns = self.at_ns.min(other.at_ns);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::event::DropReason;
+
+    use super::*;
+
+    fn stats(at_ns: u64, received: u64, heard_ns: u64) -> WorkerStats {
+        let mut link = LinkLife::unheard("outside", Link::Outside, LinkState::Up);
+        link.heard.heard_ns = heard_ns;
+        link.counts = PortStats { received, no_buffer: 1, ..PortStats::default() };
+        let mut engine = Counters::default();
+        (engine.received, engine.absorbed) = (received, received);
+        WorkerStats { engine, links: vec![link], at_ns, sessions_lost: 1, ..WorkerStats::default() }
+    }
+
+    #[test]
+    fn what_workers_count_is_summed_and_the_first_speaks_for_the_links() {
+        let posts = Posts::new(2);
+        assert!(posts.read().links.is_empty(), "before the first look");
+        posts.put(0, stats(9, 5, 30));
+        posts.put(1, stats(7, 6, 40));
+        let all = posts.read();
+        assert_eq!((all.engine.received, all.sessions_lost, all.at_ns), (11, 2, 7));
+        assert!(all.engine.is_balanced() && all.engine.dropped(DropReason::NoLink) == 0);
+        let [link] = &all.links[..] else { panic!("{:?}", all.links) };
+        assert_eq!((link.counts.received, link.counts.no_buffer, link.heard.heard_ns), (11, 2, 40));
+    }
+
+    #[test]
+    fn a_next_hop_is_silent_if_any_worker_has_waited_for_it_in_vain() {
+        let hop = |silent_since_ns| {
+            let ip = std::net::Ipv4Addr::new(203, 0, 113, 1);
+            WorkerStats { next_hop: Some(NextHop { ip, heard_ns: 1, silent_since_ns }), ..WorkerStats::default() }
+        };
+        let silent = |all: WorkerStats| all.next_hop.and_then(|hop| hop.silent_since_ns);
+        assert_eq!(silent(hop(None).with(hop(Some(4)))), Some(4));
+        assert_eq!(silent(hop(Some(4)).with(hop(None))), Some(4));
+        assert_eq!(silent(WorkerStats::default().with(hop(Some(4)))), Some(4));
+        assert_eq!(silent(hop(None).with(WorkerStats::default())), None);
+    }
 }

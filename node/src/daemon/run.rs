@@ -2,8 +2,6 @@
 //!
 //! Order matters at the start: the guard is attached and every lease word is zero before this life registers (K3).
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Arbiter, AsyncContext as _, System};
@@ -11,18 +9,12 @@ use anyhow::{Context, Result, anyhow, ensure};
 use consensus::control::ControlTiming;
 use control::concern::{Concern, Subject, What};
 use engine::ids::{Mac, NodeId};
-use engine::worker::Worker;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use netio::bell::Doorbell;
 use netio::guard::Guard;
-use netio::lease_table::{WordsReader, WordsWriter};
-use netio::link::Link;
-use netio::packet::PacketLoop;
-use netio::port::{LoopLimits, PortConfig, Reception};
+use netio::lease_table::WordsWriter;
 use netio::pulse::Pulse;
 use netio::quic::{Identity as TlsIdentity, Transport, TransportConfig};
-use netio::socket::BufferLimits;
-use netio::superpacket;
 use netio::sync::spsc::ring;
 use netio::thread::{prefer_current, raise_current};
 use tokio::sync::{mpsc, oneshot};
@@ -30,31 +22,29 @@ use tokio::sync::{mpsc, oneshot};
 use super::answer::Answerer;
 use super::ask::Peers;
 use super::bindings::Bindings;
+use super::chance::seed;
 use super::clerk::Clerk;
 use super::clock::now;
 use super::concerns::{Alarms, Losses, Memory};
 use super::config::NodeConfig;
 use super::control_actor::ControlActor;
 use super::data_config::Guard as GuardMode;
-use super::flow_actor::{FlowActor, FlowParts, WorkerEnds, WorkerSpawner};
+use super::flow_actor::{FlowActor, FlowParts};
 use super::guard_keeper::{GuardDesk, GuardKeeper};
-use super::life::{ENDING, Ending, end_life};
+use super::interfaces::Interfaces;
+use super::life::{ENDING, Ending};
 use super::machine;
 use super::member_lock::MemberLock;
 use super::messages::{Meet, StopOrder, ToControl};
 use super::metrics::{MetricsPage, publish_metrics};
-use super::questions::Questions;
-use super::reports::WorkerStats;
-use super::room::Unread;
+use super::reports::Posts;
 use super::stopping::{first_order, stop_gracefully};
 use super::tape::Tape;
 use super::watch::Pulses;
-use super::worker_thread::{Ends, LinkWatch, SLEEP_MAX, ToWorker, Turn, WorkerThread};
+use super::workers;
 use crate::nat_log::{Journal, JournalParts, SessionRing};
 use member::control_member::{ControlMember, Identity};
 
-/// Events between a worker and the flow actor.
-const RING: usize = 1 << 16;
 /// Mappings on their way to the address-translation log.
 const SESSION_RING: usize = 1 << 14;
 /// Frames of questions between members that wait to be looked at.
@@ -87,24 +77,25 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
     System::new().block_on(async move {
         let (shutdown, mut stop) = mpsc::channel(1);
         let (asked, frames) = mpsc::channel(ASKED_MAX);
-        let stats = Arc::new(Mutex::new(WorkerStats::default()));
+        let stats = Posts::new(config.workers.count);
         let flow_arbiter = Arbiter::with_tokio_rt(flow_runtime);
         let (transport, events) = start_transport(config, &flow_arbiter).await?;
         let (journal, sessions) = start_journal(config)?;
-        let pulses = Pulses::default();
+        let pulses = Pulses::new(config.workers.count);
         let clerk = Clerk::start(pulses.clerk.clone()).context("a thread for walks over the control state")?;
         let halves = ((pulses.control.clone(), keeper.desk()), clerk);
         let control = start_control(config, &links, &transport, journal.clone(), halves)?;
         let bell = Doorbell::new()?;
-        let (worker, spawn) =
-            wire_worker(config, (links, writer.reader()), &bell, (Arc::clone(&stats), sessions), &pulses)?;
+        let (workers, bulk_waiting, spawn) =
+            workers::wire(config, (links, writer.reader()), &bell, (stats.clone(), sessions), &pulses)?;
         let parts = FlowParts {
             transport: transport.clone(),
             events,
             bell,
             words: writer,
             control: to_control(&control),
-            worker,
+            workers,
+            bulk_waiting,
             spawn,
             asked,
             seed: seed()?,
@@ -228,45 +219,6 @@ async fn until_it_fails(alarms: Alarms, node: u32, serve: impl Future<Output = s
         tracing::error!(%error, "a listener does not run");
         let (me, remedy) = (Subject::Member { node }, "choose another address in node.toml and restart it");
         alarms.raise(Concern::warning(me, What::Other, error.to_string(), remedy));
-    }
-}
-
-/// The data interfaces, found.
-struct Interfaces {
-    outside: Link,
-    /// In the order of `node.toml`.
-    inside: Vec<Link>,
-}
-
-impl Interfaces {
-    fn named(config: &NodeConfig) -> Result<Self> {
-        let link = |name: &str| {
-            Link::named(name)
-                .with_context(|| format!("data interface {name}: set [data] inside and outside to existing interfaces"))
-        };
-        let inside = config.data.inside.iter().map(|one| link(&one.interface)).collect::<Result<_>>()?;
-        Ok(Self { outside: link(&config.data.outside)?, inside })
-    }
-
-    /// They merge no more than a buffer of the packet loop holds.
-    fn limit_merging(&self) {
-        std::iter::once(&self.outside).chain(&self.inside).for_each(limit_merging);
-    }
-}
-
-fn limit_merging(link: &Link) {
-    {
-        match superpacket::limit(link) {
-            Ok(None) => {}
-            Ok(Some(was)) => {
-                let (interface, now) = (&link.name, superpacket::LIMIT);
-                tracing::warn!(interface, was, now, "gro_ipv4_max_size lowered: longer packets could not be received");
-            }
-            Err(error) => {
-                let interface = &link.name;
-                tracing::warn!(interface, %error, "gro_ipv4_max_size could not be looked at; it must not exceed 65536");
-            }
-        }
     }
 }
 
@@ -404,10 +356,11 @@ fn start_control(
     }))
 }
 
-/// The address-translation log, and the worker's end of it if mappings are wanted.
-fn start_journal(config: &NodeConfig) -> Result<(Journal, Option<SessionRing>)> {
+/// The address-translation log, and the workers' ends of it if mappings are wanted.
+fn start_journal(config: &NodeConfig) -> Result<(Journal, Vec<SessionRing>)> {
     let path = config.nat_log_path();
-    let (to_log, sessions) = config.nat_log.sessions.then(|| ring(SESSION_RING)).unzip();
+    let wanted = if config.nat_log.sessions { config.workers.count } else { 0 };
+    let (to_log, sessions) = (0..wanted).map(|_| ring(SESSION_RING)).unzip();
     let parts = JournalParts {
         path: path.clone(),
         kept: config.nat_log.kept,
@@ -418,114 +371,4 @@ fn start_journal(config: &NodeConfig) -> Result<(Journal, Option<SessionRing>)> 
     };
     let journal = Journal::start(parts).with_context(|| format!("nat_log.path: {}", path.display()))?;
     Ok((journal, to_log))
-}
-
-/// 64 bits from the operating system.
-fn seed() -> Result<u64> {
-    let mut bytes = [0; 8];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
-    }
-    Ok(u64::from_ne_bytes(bytes))
-}
-
-/// The rings and bells between worker and flow actor: the actor's ends, and what starts the worker at the others.
-fn wire_worker(
-    config: &NodeConfig,
-    (links, reader): (Interfaces, WordsReader),
-    bell: &Doorbell,
-    (stats, sessions): (Arc<Mutex<WorkerStats>>, Option<SessionRing>),
-    pulses: &Pulses,
-) -> Result<(WorkerEnds, WorkerSpawner)> {
-    let worker_bell = Doorbell::new()?;
-    let (inputs, from_flows) = ring(RING);
-    let (to_flows, outputs) = ring(RING);
-    let unread = Unread::default();
-    let ringer = worker_bell.ringer();
-    let ends = WorkerEnds { inputs, unread: unread.clone(), ringer, outputs, bulk_waiting: Arc::default() };
-    let parts = WorkerParts {
-        config: config.clone(),
-        links,
-        reader,
-        inputs: from_flows,
-        unread,
-        outputs: to_flows,
-        ringer: bell.ringer(),
-        bulk_waiting: Arc::clone(&ends.bulk_waiting),
-        bell: worker_bell,
-        stats,
-        sessions,
-        pulse: pulses.worker.clone(),
-    };
-    Ok((ends, parts.spawner()))
-}
-
-struct WorkerParts {
-    config: NodeConfig,
-    links: Interfaces,
-    reader: WordsReader,
-    inputs: netio::sync::spsc::Consumer<ToWorker>,
-    unread: Unread,
-    outputs: netio::sync::spsc::Producer<member::turn::FromWorker>,
-    ringer: netio::bell::Ringer,
-    bulk_waiting: Arc<AtomicUsize>,
-    bell: Doorbell,
-    stats: Arc<Mutex<WorkerStats>>,
-    sessions: Option<SessionRing>,
-    pulse: Pulse,
-}
-
-impl WorkerParts {
-    /// The worker starts when this life has its number.
-    fn spawner(self) -> WorkerSpawner {
-        Box::new(move |me| {
-            let Self { config, links, reader, inputs, unread, outputs, .. } = self;
-            let Self { ringer, bulk_waiting, bell, stats, sessions, pulse, .. } = self;
-            let port = |link| PortConfig { link, limits: BufferLimits::default(), reception: Reception::Filtered };
-            let body = move || -> Result<()> {
-                if config.timing.raise_priority {
-                    tracing::info!(priority = ?prefer_current(), "worker");
-                }
-                let inside: Vec<PortConfig> = links.inside.into_iter().map(port).collect();
-                let packets = PacketLoop::new((&port(links.outside), &inside), LoopLimits::default(), bell, Share::WHOLE)?;
-                let mut worker = Worker::new(me, NodeId(config.node_id), seed()?);
-                worker.set_level(config.level);
-                worker.sound();
-                if sessions.is_some() {
-                    worker.log_sessions();
-                }
-                let sessions_lost = 0;
-                let ends = Ends {
-                    packets,
-                    words: reader,
-                    inputs,
-                    unread,
-                    outputs,
-                    ringer,
-                    bulk_waiting,
-                    sessions,
-                    sessions_lost,
-                    questions: Questions::default(),
-                    stats,
-                    pulse,
-                    sleep_max: SLEEP_MAX,
-                    watch: LinkWatch::new(inside.len() + 1),
-                    bindings: Bindings::new(&config.data.inside),
-                    turn: Turn::default(),
-                };
-                WorkerThread { worker, ends }.run()?;
-                Ok(())
-            };
-            let thread = std::thread::Builder::new().name("worker-0".to_owned());
-            let spawned = thread.spawn(move || {
-                if let Err(error) = body() {
-                    end_life(&format!("the worker ended: {error:#}"));
-                }
-            });
-            if let Err(error) = spawned {
-                end_life(&format!("no thread for the worker: {error}"));
-            }
-        })
-    }
 }

@@ -22,10 +22,10 @@ const DISK_BOUND_NS: u64 = 10_000_000_000;
 const WALK_BOUND_NS: u64 = 60_000_000_000;
 
 /// The signs of life of a member's threads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Pulses {
-    /// The worker.
-    pub worker: Pulse,
+    /// The workers, in the order of their numbers.
+    pub workers: Vec<Pulse>,
     /// The flow actor's thread.
     pub flow: Pulse,
     /// The control actor's thread.
@@ -37,22 +37,44 @@ pub struct Pulses {
 }
 
 impl Pulses {
+    /// Of a member with so many workers.
+    #[must_use]
+    pub fn new(workers: u16) -> Self {
+        let pulse = Pulse::default;
+        let workers = (0..workers).map(|_| pulse()).collect();
+        Self { workers, flow: pulse(), control: pulse(), clerk: pulse(), main: pulse() }
+    }
+
+    /// When the loop of the worker that is last passed last: no lease of this member lasts beyond that + V (L1), whosever shard
+    /// it is; 0 before all have begun.
+    #[must_use]
+    pub fn workers_turned_ns(&self) -> u64 {
+        self.workers.iter().map(Pulse::last_ns).min().unwrap_or(0)
+    }
+
     fn watched(&self) -> Vec<Watched> {
-        let one =
-            |name, pulse: &Pulse, bound_ns| Watched { name, pulse: pulse.clone(), bound_ns, last_ns: 0, still: 0 };
-        vec![
-            one("worker", &self.worker, BOUND_NS),
+        let one = |name: &str, pulse: &Pulse, bound_ns| Watched {
+            name: name.to_owned(),
+            pulse: pulse.clone(),
+            bound_ns,
+            last_ns: 0,
+            still: 0,
+        };
+        let workers = self.workers.iter().enumerate();
+        let workers = workers.map(|(number, pulse)| one(&format!("worker-{number}"), pulse, BOUND_NS));
+        let others = [
             one("flow", &self.flow, BOUND_NS),
             one("control", &self.control, DISK_BOUND_NS),
             one("clerk", &self.clerk, WALK_BOUND_NS),
             one("main", &self.main, DISK_BOUND_NS),
-        ]
+        ];
+        workers.chain(others).collect()
     }
 }
 
 #[derive(Debug)]
 struct Watched {
-    name: &'static str,
+    name: String,
     pulse: Pulse,
     bound_ns: u64,
     last_ns: u64,
@@ -127,23 +149,34 @@ mod tests {
 
     #[test]
     fn a_thread_that_makes_no_turn_for_a_second_ends_the_life_and_is_named() {
-        let pulses = Pulses::default();
+        let pulses = Pulses::new(2);
         let mut watch = Watch::new(&pulses, 0);
-        pulses.worker.beat(1);
+        pulses.workers[1].beat(1);
         let (ms, why) = looks(&mut watch, (50, 3_000), |now| pulses.flow.beat(now)).expect("it hangs");
         assert_eq!(ms, 1_050);
-        assert!(why.contains("worker thread"), "{why}");
+        assert!(why.contains("the worker-1 thread"), "{why}");
+    }
+
+    #[test]
+    fn the_worker_that_is_last_bounds_the_leases_and_nothing_is_leased_before_all_have_begun() {
+        let pulses = Pulses::new(2);
+        pulses.workers[0].beat(5);
+        assert_eq!(pulses.workers_turned_ns(), 0);
+        pulses.workers[1].beat(3);
+        assert_eq!(pulses.workers_turned_ns(), 3);
+        pulses.workers[1].beat(9);
+        assert_eq!(pulses.workers_turned_ns(), 5);
     }
 
     #[test]
     fn threads_that_turn_or_have_not_begun_are_left_alone() {
-        let pulses = Pulses::default();
+        let pulses = Pulses::new(2);
         let mut watch = Watch::new(&pulses, 0);
         let found = looks(&mut watch, (50, 60_000), |now| {
             pulses.flow.beat(now);
             // Just in time.
             if now % (1_000 * MS) == 0 {
-                pulses.worker.beat(now);
+                pulses.workers[1].beat(now);
             }
         });
         assert_eq!(found, None);
@@ -151,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_waits_for_a_disk_has_longer() {
-        let pulses = Pulses::default();
+        let pulses = Pulses::new(2);
         let mut watch = Watch::new(&pulses, 0);
         pulses.control.beat(1);
         let (ms, why) = looks(&mut watch, (50, 60_000), |_| {}).expect("it hangs");
@@ -161,16 +194,16 @@ mod tests {
 
     #[test]
     fn a_process_that_was_stopped_as_a_whole_goes_on_when_it_thaws() {
-        let pulses = Pulses::default();
+        let pulses = Pulses::new(2);
         let mut watch = Watch::new(&pulses, 0);
-        pulses.worker.beat(1);
+        pulses.workers[1].beat(1);
         assert_eq!(looks(&mut watch, (50, 950), |_| {}), None);
         // SIGSTOP for ten seconds; the watch wakes first.
         assert_eq!(watch.look(11_000 * MS), None);
-        pulses.worker.beat(11_001 * MS);
+        pulses.workers[1].beat(11_001 * MS);
         assert_eq!(looks(&mut watch, (11_050, 11_950), |_| {}), None);
         // A machine that gives it a processor now and then only.
-        pulses.worker.beat(11_951 * MS);
+        pulses.workers[1].beat(11_951 * MS);
         let mut at = 12_000;
         for _ in 0..100 {
             at += 200;

@@ -2,8 +2,8 @@
 //! the flow actor. It never touches Raft, tokio or a file, and it blocks when there is nothing to do.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::claims::{CLAIMS_MAX, Claim};
@@ -20,16 +20,19 @@ use netio::packet::{FrameHandler, PacketLoop};
 use netio::port::{Disposition, Interface, IoError};
 use netio::pulse::Pulse;
 use netio::sync::spsc::{Consumer, Producer, PushError};
-use words::{FrameMeta, LeaseWords, Link, Mac, ShardId, Side};
+use words::{FrameMeta, LeaseWords, Link, Mac, ShardId, Share, Side};
 
 use super::bindings::Bindings;
+use super::lanes::{Handed, Lanes, Way};
 use super::questions::{Query, Questions};
-use super::reports::{LinkLife, WorkerStats};
+use super::reports::{LinkLife, Posts, WorkerStats};
 use super::room::Unread;
 use crate::nat_log::SessionRing;
 use member::flow_member::WorkerInput;
 use member::turn::{self, FromWorker, WorkerEnds};
 
+/// Frames of other workers that one turn takes.
+const HANDED_PER_TURN: usize = 256;
 /// Chunks of scans that may wait for a slow joiner.
 const BULK_WAITING_MAX: usize = 64;
 /// Longest sleep, a third of V by default: each turn is a sign of life, and without one for V this node serves nothing.
@@ -70,8 +73,12 @@ pub struct WorkerThread {
 /// Between what the turns of a worker's thread move.
 #[derive(Debug)]
 pub struct Ends {
+    /// Which of the member's shards are this worker's.
+    pub share: Share,
     /// Frames.
     pub packets: PacketLoop,
+    /// Frames from and to the member's other workers.
+    pub lanes: Lanes,
     /// Lease words.
     pub words: WordsReader,
     /// From the flow actor.
@@ -91,7 +98,7 @@ pub struct Ends {
     /// What it is asked.
     pub questions: Questions,
     /// Where statistics go.
-    pub stats: Arc<Mutex<WorkerStats>>,
+    pub stats: Posts,
     /// Stamped at each turn: what it is stamped with bounds the leases (L1).
     pub pulse: Pulse,
     /// Longest sleep under the loaded configuration.
@@ -169,7 +176,7 @@ impl WorkerEnds for Ends {
     fn will_load(&mut self, snapshot: &Snapshot, worker: &mut Worker) {
         worker.set_networks(&self.bindings.load(&snapshot.networks));
         self.turn.networks = Arc::clone(&snapshot.networks);
-        for shard in snapshot.shards.keys().copied() {
+        for shard in snapshot.shards.keys().copied().filter(|shard| self.share.has(*shard)) {
             if self.turn.known_macs.contains(&shard) {
                 continue;
             }
@@ -201,7 +208,7 @@ impl WorkerEnds for Ends {
                 }
             }
             let passing = link.map_or(Passing::Unproved, |link| worker.passing(link));
-            if self.watch.changed(now, interface, (state, passing)) {
+            if self.watch.changed(now, interface, (state, passing)) && self.share.is_first() {
                 let name = &self.packets.link(interface).name;
                 tracing::info!(link = name, state = state.label(), passing = passing.label(), "data link");
             }
@@ -214,8 +221,9 @@ impl WorkerEnds for Ends {
 
     fn receive(&mut self, now_ns: u64, worker: &mut Worker) {
         let arrivals = turn::Arrivals { worker, words: &self.words, now_ns };
-        let (authorities, bindings) = (&mut self.turn.authorities, &self.bindings);
-        self.packets.receive_batches(&mut Arrivals { arrivals, authorities, bindings });
+        let (authorities, bindings, lanes) = (&mut self.turn.authorities, &self.bindings, &mut self.lanes);
+        self.packets.receive_batches(&mut Arrivals { arrivals, authorities, bindings, lanes });
+        self.receive_handed(now_ns, worker);
     }
 
     fn scans(&self) -> Scans {
@@ -258,6 +266,10 @@ impl WorkerEnds for Ends {
 
     fn send(&mut self, worker: &mut Worker, (link, meta, authority): (Link, FrameMeta, Authority), frame: &[u8]) {
         let Some(interface) = self.bindings.interface(link) else { return worker.not_transmitted(DropReason::NoLink) };
+        if let Way::Worker(other) = self.lanes.way(&self.words, now_ns(), authority, frame) {
+            let taken = self.lanes.hand(other, interface, meta, frame);
+            return note_refused(worker, taken);
+        }
         let tag = tag(&mut self.turn.authorities, authority);
         let taken = self.packets.transmit(interface, meta, tag, frame);
         note_refused(worker, taken);
@@ -265,6 +277,28 @@ impl WorkerEnds for Ends {
 }
 
 impl Ends {
+    /// Frames of other workers, as far as there are buffers to send them by; the others wait.
+    fn receive_handed(&mut self, now_ns: u64, worker: &mut Worker) {
+        for _ in 0..HANDED_PER_TURN {
+            if self.packets.transmit_room() == 0 {
+                return;
+            }
+            let Some((place, Handed { interface, meta, mut frame })) = self.lanes.take() else { return };
+            if let Some(link) = self.bindings.link(interface) {
+                let verdict = turn::Arrivals { worker, words: &self.words, now_ns }.judge(link, &meta, &mut frame);
+                match verdict {
+                    // Its configuration is another one than the sender's; nothing is given up twice.
+                    Verdict::Transmit { authority: Authority::Forward, .. } if is_for_a_shard(&frame) => {
+                        worker.not_transmitted(DropReason::NoForward);
+                    }
+                    Verdict::Transmit { link, authority } => self.send(worker, (link, meta, authority), &frame),
+                    Verdict::Consumed | Verdict::Drop(_) => {}
+                }
+            }
+            self.lanes.give_back(place, frame);
+        }
+    }
+
     fn wait(&mut self, worker: &Worker) -> Result<(), IoError> {
         let due = Duration::from_nanos(worker.next_timer_ns().saturating_sub(now_ns()));
         let soon = Duration::from_millis(1);
@@ -272,8 +306,8 @@ impl Ends {
         // Frames that found no buffer yet find one as soon as a send has ended.
         let timeout = if worker.held_bytes().1 { soon.min(timeout) } else { timeout };
         let timeout = if self.questions.is_idle() { timeout } else { Duration::ZERO };
-        let inputs = &mut self.inputs;
-        self.packets.wait(timeout, || !inputs.is_empty())
+        let (inputs, lanes) = (&mut self.inputs, &mut self.lanes);
+        self.packets.wait(timeout, || !inputs.is_empty() || !lanes.is_empty())
     }
 
     /// The last check before the wire repeats the authority (L4); the kernel's guard repeats it once more (L5).
@@ -281,6 +315,7 @@ impl Ends {
         let (words, authorities) = (&self.words, &mut self.turn.authorities);
         self.packets.flush(&mut |tag| may_leave(worker, words, now_ns(), authorities, tag))?;
         authorities.clear();
+        self.lanes.ring();
         Ok(())
     }
 
@@ -321,8 +356,7 @@ impl Ends {
             next_hop: worker.next_hop(),
             at_ns: now,
         };
-        // A reader that panicked has left whole numbers behind.
-        *self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = stats;
+        self.stats.put(self.share.worker(), stats);
     }
 }
 
@@ -379,6 +413,7 @@ struct Arrivals<'a> {
     arrivals: turn::Arrivals<'a, WordsReader>,
     authorities: &'a mut Vec<Authority>,
     bindings: &'a Bindings,
+    lanes: &'a mut Lanes,
 }
 
 impl FrameHandler for Arrivals<'_> {
@@ -397,7 +432,14 @@ impl FrameHandler for Arrivals<'_> {
         let Some(link) = self.bindings.link(interface) else { return Disposition::Done };
         match self.arrivals.judge(link, meta, frame) {
             Verdict::Transmit { link, authority } => match self.bindings.interface(link) {
-                Some(interface) => Disposition::Transmit { interface, tag: tag(self.authorities, authority) },
+                Some(interface) => match self.lanes.way(self.arrivals.words, self.arrivals.now_ns, authority, frame) {
+                    Way::Wire => Disposition::Transmit { interface, tag: tag(self.authorities, authority) },
+                    Way::Worker(other) => {
+                        let taken = self.lanes.hand(other, interface, *meta, frame);
+                        note_refused(self.arrivals.worker, taken);
+                        Disposition::Done
+                    }
+                },
                 None => {
                     self.arrivals.worker.not_transmitted(DropReason::NoLink);
                     Disposition::Done
@@ -408,7 +450,11 @@ impl FrameHandler for Arrivals<'_> {
     }
 }
 
-/// A frame that the device did not take is counted, and not as sent (I51).
+fn is_for_a_shard(frame: &[u8]) -> bool {
+    frame.first_chunk().is_some_and(|to| Mac(*to).shard().is_some())
+}
+
+/// A frame that the device, or another worker's lane, did not take is counted, and not as sent (I51).
 fn note_refused(worker: &mut Worker, taken: bool) {
     if !taken {
         worker.not_transmitted(DropReason::TransmitFailed);

@@ -49,8 +49,8 @@ pub struct JournalParts {
     pub name: String,
     /// Whether the remote ends of mappings are kept.
     pub destinations: bool,
-    /// Mappings, if they are wanted.
-    pub sessions: Option<Consumer<Session>>,
+    /// Mappings, of each worker, if they are wanted.
+    pub sessions: Vec<Consumer<Session>>,
 }
 
 /// What has been written, and what could not be.
@@ -177,7 +177,7 @@ struct Writer {
     book: Book,
     host: String,
     destinations: bool,
-    sessions: Option<Consumer<Session>>,
+    sessions: Vec<Consumer<Session>>,
     counts: Arc<Counts>,
     /// Lines are missing in the file: the next one begins with all that stands.
     gap: bool,
@@ -192,7 +192,7 @@ impl Writer {
     }
 
     fn run(mut self, batches: &Receiver<PortBatch>) {
-        let patience = if self.sessions.is_some() { LOOK_EVERY } else { Duration::MAX };
+        let patience = if self.sessions.is_empty() { Duration::MAX } else { LOOK_EVERY };
         loop {
             let next = match patience {
                 Duration::MAX => batches.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -260,16 +260,19 @@ impl Writer {
         self.sync();
     }
 
+    /// Some of each worker's in turn, until there are none.
     fn write_sessions(&mut self, boot_ns: u64, unix_ms: u64) {
         loop {
             let mut lines = Vec::new();
-            let Some(ring) = &mut self.sessions else { return };
             let (book, destinations) = (&self.book, self.destinations);
-            let fetched = ring.pop_batch(SESSIONS_AT_ONCE, |session| {
-                let age_ms = boot_ns.saturating_sub(session.at_ns) / MS;
-                let body = session_line(&session, book, destinations).map(Body::Session);
-                lines.extend(body.map(|body| Line { unix_ms: unix_ms.saturating_sub(age_ms), body }));
-            });
+            let mut fetched = 0;
+            for ring in &mut self.sessions {
+                fetched += ring.pop_batch(SESSIONS_AT_ONCE, |session| {
+                    let age_ms = boot_ns.saturating_sub(session.at_ns) / MS;
+                    let body = session_line(&session, book, destinations).map(Body::Session);
+                    lines.extend(body.map(|body| Line { unix_ms: unix_ms.saturating_sub(age_ms), body }));
+                });
+            }
             if fetched == 0 {
                 return;
             }

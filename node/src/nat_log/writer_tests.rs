@@ -24,7 +24,7 @@ impl Bed {
         Self::with(1 << 20, false, None)
     }
 
-    fn with(size_max: u64, destinations: bool, sessions: Option<Consumer<Session>>) -> Self {
+    fn with(size_max: u64, destinations: bool, sessions: impl IntoIterator<Item = Consumer<Session>>) -> Self {
         let dir = TempDir::new().expect("a directory");
         let writer = open(&dir, size_max, destinations, sessions);
         Self { dir, writer }
@@ -54,9 +54,21 @@ impl Bed {
     }
 }
 
-fn open(dir: &TempDir, size_max: u64, destinations: bool, sessions: Option<Consumer<Session>>) -> Writer {
+fn open(
+    dir: &TempDir,
+    size_max: u64,
+    destinations: bool,
+    sessions: impl IntoIterator<Item = Consumer<Session>>,
+) -> Writer {
     let path = dir.path().join("nat.log");
-    let parts = JournalParts { path, kept: KEPT, size_max, name: "node 1".into(), destinations, sessions };
+    let parts = JournalParts {
+        path,
+        kept: KEPT,
+        size_max,
+        name: "node 1".into(),
+        destinations,
+        sessions: sessions.into_iter().collect(),
+    };
     Writer::open(parts, Arc::default()).expect("opens")
 }
 
@@ -257,7 +269,7 @@ fn a_log_whose_disk_hangs_holds_up_nobody_counts_what_is_lost_and_says_since_whe
         size_max: 1 << 20,
         name: "n1".into(),
         destinations: false,
-        sessions: None,
+        sessions: Vec::new(),
     };
     // The thread does not run: it hangs at its first write.
     let (journal, writer, incoming) = Journal::open(parts).expect("opens");
@@ -301,8 +313,14 @@ fn a_log_whose_disk_hangs_holds_up_nobody_counts_what_is_lost_and_says_since_whe
 fn a_slow_disk_is_waited_for_and_nothing_is_lost() {
     let dir = TempDir::new().expect("a directory");
     let path = dir.path().join("nat.log");
-    let parts =
-        JournalParts { path, kept: KEPT, size_max: 1 << 20, name: "n1".into(), destinations: false, sessions: None };
+    let parts = JournalParts {
+        path,
+        kept: KEPT,
+        size_max: 1 << 20,
+        name: "n1".into(),
+        destinations: false,
+        sessions: Vec::new(),
+    };
     let journal = Journal::start(parts).expect("starts");
     journal.note(batch(1, PortScope::All, vec![]));
     // Each is synced: more of them come than there is room for.

@@ -1,0 +1,120 @@
+//! The flow actor's ends of the workers' rings: what is queued for each worker, and what all of them say. Never waits, and loses
+//! nothing: what finds no room waits here, in order.
+
+use std::collections::VecDeque;
+
+use netio::bell::Ringer;
+use netio::sync::spsc::{Consumer, Producer, PushError};
+
+use super::life::end_life;
+use super::questions::Query;
+use super::room::Unread;
+use super::worker_thread::ToWorker;
+use member::crew::{Crew, Taker};
+use member::flow_member::WorkerInput;
+use member::turn::FromWorker;
+
+/// Octets of inputs that a worker may leave unread before its life is ended: it hangs, and F3 forbids to lose one.
+const UNREAD_BYTES_MAX: usize = 512 << 20;
+
+/// The ends of one worker's rings.
+#[derive(Debug)]
+pub struct WorkerEnds {
+    /// To the worker.
+    pub inputs: Producer<ToWorker>,
+    /// Octets on their way to it.
+    pub unread: Unread,
+    /// Wakes the worker.
+    pub ringer: Ringer,
+    /// From the worker.
+    pub outputs: Consumer<FromWorker>,
+}
+
+#[derive(Debug)]
+struct Line {
+    ends: WorkerEnds,
+    backlog: VecDeque<ToWorker>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Lines {
+    crew: Crew,
+    lines: Vec<Line>,
+}
+
+impl Lines {
+    /// To each worker, in the order of their numbers.
+    #[must_use]
+    pub fn new(ends: Vec<WorkerEnds>) -> Self {
+        let crew = Crew::new(u16::try_from(ends.len()).expect("few workers"));
+        Self { crew, lines: ends.into_iter().map(|ends| Line { ends, backlog: VecDeque::new() }).collect() }
+    }
+
+    /// Queues an input for whom it concerns.
+    pub fn hand(&mut self, input: WorkerInput) {
+        match self.crew.taker(&input) {
+            Taker::One(worker) => self.lines[usize::from(worker)].hand(ToWorker::Input(input)),
+            Taker::All => self.lines.iter_mut().for_each(|line| line.hand(ToWorker::Input(input.clone()))),
+        }
+    }
+
+    /// Puts a question to the worker of this number.
+    pub fn ask(&mut self, worker: u16, query: Query) {
+        // Nobody answers for one that is not there.
+        if let Some(line) = self.lines.get_mut(usize::from(worker)) {
+            line.hand(ToWorker::Query(query));
+        }
+    }
+
+    /// Pushes what finds room, and wakes whoever was told something.
+    pub fn feed(&mut self) {
+        self.lines.iter_mut().for_each(Line::feed);
+    }
+
+    /// What a worker said next.
+    pub fn said(&mut self) -> Option<FromWorker> {
+        for (worker, line) in (0..).zip(&mut self.lines) {
+            while let Some(said) = line.ends.outputs.pop() {
+                if let Some(said) = self.crew.heard(worker, said) {
+                    return Some(said);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether nobody has said anything more.
+    pub fn are_silent(&mut self) -> bool {
+        self.lines.iter_mut().all(|line| line.ends.outputs.is_empty())
+    }
+}
+
+impl Line {
+    fn hand(&mut self, input: ToWorker) {
+        let unread = self.ends.unread.add(input.octets());
+        if unread > UNREAD_BYTES_MAX {
+            end_life(&format!("a worker does not read its events: {unread} octets wait, {UNREAD_BYTES_MAX} may"));
+        }
+        self.backlog.push_back(input);
+    }
+
+    fn feed(&mut self) {
+        let mut pushed = false;
+        while let Some(next) = self.backlog.pop_front() {
+            match self.ends.inputs.push(next) {
+                Ok(()) => pushed = true,
+                Err(PushError::Full(back)) => {
+                    self.backlog.push_front(back);
+                    // It has something to read, and has perhaps not been woken for it.
+                    pushed = true;
+                    break;
+                }
+                Err(PushError::Closed(_)) => break,
+            }
+        }
+        if pushed {
+            self.ends.ringer.ring();
+        }
+    }
+}
