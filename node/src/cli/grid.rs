@@ -1,4 +1,4 @@
-//! Tables of any JSON: rows and columns, and each value by its shape.
+//! Tables: rows and columns, and each value by its shape; and any JSON as lines.
 
 use comfy_table::{ContentArrangement, Table, TableComponent, presets};
 use serde_json::Value;
@@ -10,8 +10,8 @@ const WIDTH: u16 = 160;
 /// Of a longer list a table shows the beginning; programs read all of it.
 const LIST_MAX: usize = 8;
 
-/// A column: its title, and the path of its value in a row, as a JSON pointer.
-pub(super) type Column = (&'static str, &'static str);
+/// A column: its title, and its value in a row.
+pub(super) type Column<T> = (&'static str, fn(&T) -> Value);
 
 /// Counters and the like: rows if it is a list of objects, else one line for each value with its path.
 pub(super) fn anything(answer: &Value) -> String {
@@ -44,22 +44,15 @@ fn flatten(value: &Value, path: String, lines: &mut Vec<Vec<String>>) {
     }
 }
 
-/// The rows of a list; none if it is no list.
-pub(super) fn rows_of(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-/// The rows of a list as a table, or what to say if there are none.
-pub(super) fn listing(rows: &Value, columns: &[Column], if_none: &str) -> String {
-    let rows = rows_of(rows);
+/// Rows as a table, or what to say if there are none.
+pub(super) fn listing<T>(rows: &[T], columns: &[Column<T>], if_none: &str) -> String {
     if rows.is_empty() { format!("{if_none}\n") } else { table(rows, columns) }
 }
 
 /// Rows as a table.
-pub(super) fn table(rows: &[Value], columns: &[Column]) -> String {
+pub(super) fn table<T>(rows: &[T], columns: &[Column<T>]) -> String {
     let titles: Vec<String> = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
-    let cells = |row: &Value| columns.iter().map(|(_, path)| row.pointer(path).map_or(NOTHING.into(), cell)).collect();
-    draw(&titles, rows.iter().map(cells))
+    draw(&titles, rows.iter().map(|row| columns.iter().map(|(_, value)| cell(&value(row))).collect()))
 }
 
 /// Cells as a table.

@@ -1,83 +1,81 @@
 //! Tables of security groups and of what belongs to them.
 
-use control::nsg::rows::{RuleProperties, RuleRow, SecurityGroupRow};
-use serde_json::{Value, json};
+use control::nsg::rows::{ApplicationGroupRow, NicRow, Reference, RuleProperties, RuleRow, SecurityGroupRow, TagRow};
+use serde_json::json;
 
 use super::grid::{Column, table};
 
-/// Rules of groups, one by one.
-pub(super) const RULES: &[Column] = &[
-    ("group", "/group"),
-    ("direction", "/direction"),
-    ("priority", "/priority"),
-    ("rule", "/name"),
-    ("access", "/access"),
-    ("protocol", "/protocol"),
-    ("source", "/source"),
-    ("ports", "/source_ports"),
-    ("destination", "/destination"),
-    ("ports", "/destination_ports"),
-    ("never, because of", "/shadowed_by"),
+/// A rule, and the name of the group that it is of.
+type Of = (String, RuleRow);
+
+const RULES: &[Column<Of>] = &[
+    ("group", |(group, _)| json!(group)),
+    ("direction", |(_, rule)| json!(rule.properties.direction)),
+    ("priority", |(_, rule)| json!(rule.properties.priority)),
+    ("rule", |(_, rule)| json!(rule.name)),
+    ("access", |(_, rule)| json!(rule.properties.access)),
+    ("protocol", |(_, rule)| json!(rule.properties.protocol)),
+    ("source", |(_, rule)| json!(sources(&rule.properties))),
+    ("ports", |(_, rule)| json!(all(&rule.properties.source_port_range, &rule.properties.source_port_ranges, &[]))),
+    ("destination", |(_, rule)| json!(destinations(&rule.properties))),
+    ("ports", |(_, rule)| {
+        json!(all(&rule.properties.destination_port_range, &rule.properties.destination_port_ranges, &[]))
+    }),
+    ("never, because of", |(_, rule)| json!(rule.shadowed_by)),
 ];
-pub(super) const NICS: &[Column] = &[
-    ("nic", "/nic"),
-    ("instance", "/instance"),
-    ("subnet", "/subnet"),
-    ("addresses", "/addresses"),
-    ("security group", "/security_group"),
-    ("subnet's", "/subnet_security_group"),
-    ("member of", "/application_security_groups"),
+pub(super) const NICS: &[Column<NicRow>] = &[
+    ("nic", |row| json!(row.nic)),
+    ("instance", |row| json!(row.instance)),
+    ("subnet", |row| json!(row.subnet)),
+    ("addresses", |row| json!(row.addresses)),
+    ("security group", |row| json!(row.security_group)),
+    ("subnet's", |row| json!(row.subnet_security_group)),
+    ("member of", |row| json!(row.application_security_groups)),
 ];
-pub(super) const APPLICATION_GROUPS: &[Column] =
-    &[("group", "/application_security_group"), ("network", "/virtual_network"), ("nics", "/nics")];
-pub(super) const TAGS: &[Column] = &[
-    ("tag", "/tag"),
-    ("classic", "/classic"),
-    ("network", "/virtual_network"),
-    ("version", "/version"),
-    ("prefixes", "/prefixes"),
+pub(super) const APPLICATION_GROUPS: &[Column<ApplicationGroupRow>] = &[
+    ("group", |row| json!(row.application_security_group)),
+    ("network", |row| json!(row.virtual_network)),
+    ("nics", |row| json!(row.nics)),
+];
+pub(super) const TAGS: &[Column<TagRow>] = &[
+    ("tag", |row| json!(row.tag)),
+    ("classic", |row| json!(row.classic)),
+    ("network", |row| json!(row.virtual_network)),
+    ("version", |row| json!(row.version)),
+    ("prefixes", |row| json!(row.prefixes)),
 ];
 
+/// One value or several, and groups by their names.
+fn all(one: &Option<String>, many: &[String], groups: &[Reference]) -> Vec<String> {
+    one.iter().chain(many).cloned().chain(groups.iter().map(|group| group.id.clone())).collect()
+}
+
+fn sources(of: &RuleProperties) -> Vec<String> {
+    all(&of.source_address_prefix, &of.source_address_prefixes, &of.source_application_security_groups)
+}
+
+fn destinations(of: &RuleProperties) -> Vec<String> {
+    all(&of.destination_address_prefix, &of.destination_address_prefixes, &of.destination_application_security_groups)
+}
+
 /// All groups, rule by rule in the order in which they are judged, and what each group is attached to.
-pub(super) fn security_groups(answer: &Value) -> String {
-    let Ok(groups) = serde_json::from_value::<Vec<SecurityGroupRow>>(answer.clone()) else {
-        return format!("groups of another version:\n{answer}\n");
-    };
+pub(super) fn security_groups(groups: &[SecurityGroupRow]) -> String {
     if groups.is_empty() {
         return "none\n".to_owned();
     }
-    let mut rows = Vec::new();
+    let mut rows: Vec<Of> = Vec::new();
     let mut attached = String::new();
-    for group in &groups {
+    for group in groups {
         let properties = &group.properties;
         let mut all: Vec<&RuleRow> =
             properties.security_rules.iter().chain(&properties.default_security_rules).collect();
-        // By direction; within one, rules of users come before the default ones by their priority.
-        all.sort_by(|a, b| {
-            let key = |row: &RuleRow| (row.properties.direction.clone(), row.properties.priority);
-            key(a).cmp(&key(b))
-        });
-        rows.extend(all.into_iter().map(|rule| rule_cells(&group.name, rule)));
+        // Within a direction rules of users come before the default ones by their priority.
+        all.sort_by_key(|rule| (rule.properties.direction.clone(), rule.properties.priority));
+        rows.extend(all.into_iter().map(|rule| (group.name.clone(), rule.clone())));
         let places = properties.subnets.iter().chain(&properties.network_interfaces).chain(&properties.instances);
         let places: Vec<&str> = places.map(|place| place.id.as_str()).collect();
         let at = if places.is_empty() { "nothing".to_owned() } else { places.join(", ") };
         attached += &format!("{} ({}): attached to {at}\n", group.name, group.model);
     }
     table(&rows, RULES) + "\n" + &attached
-}
-
-fn rule_cells(group: &str, rule: &RuleRow) -> Value {
-    let RuleProperties { protocol, access, priority, direction, .. } = &rule.properties;
-    let of = &rule.properties;
-    let one_or_many = |one: &Option<String>, many: &[String]| one.iter().chain(many).cloned().collect::<Vec<String>>();
-    let mut source = one_or_many(&of.source_address_prefix, &of.source_address_prefixes);
-    source.extend(of.source_application_security_groups.iter().map(|group| group.id.clone()));
-    let mut destination = one_or_many(&of.destination_address_prefix, &of.destination_address_prefixes);
-    destination.extend(of.destination_application_security_groups.iter().map(|group| group.id.clone()));
-    json!({
-        "group": group, "name": rule.name, "direction": direction, "priority": priority, "access": access,
-        "protocol": protocol, "source": source, "destination": destination, "shadowed_by": rule.shadowed_by,
-        "source_ports": one_or_many(&of.source_port_range, &of.source_port_ranges),
-        "destination_ports": one_or_many(&of.destination_port_range, &of.destination_port_ranges),
-    })
 }

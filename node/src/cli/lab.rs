@@ -184,8 +184,11 @@ pub(super) fn perform(command: LabCommand) -> Result<ExitCode> {
     match command {
         LabCommand::Up(up) => start(&up)?,
         LabCommand::Status { place, output } => {
-            let status = serde_json::to_value(qnat_lab::status(&place.dir)?)?;
-            print(&if output == Output::Json { json(&status) } else { tables::lab_status(&status) })?;
+            let status = qnat_lab::status(&place.dir)?;
+            print(&match output {
+                Output::Json => json(&serde_json::to_value(&status)?),
+                Output::Table => tables::lab_status(&status),
+            })?;
         }
         LabCommand::Exec { host, place, command } => {
             let code = qnat_lab::exec(&place.dir, host, &command)?;

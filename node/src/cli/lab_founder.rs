@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 
 use super::member::{call_member, default_api};
 use super::views;
+use crate::answers::{ShardRow, Status};
 use crate::client::ClientError;
 use crate::daemon::config::NodeConfig;
 use crate::daemon::data_config::{DataConfig, InsideConfig};
@@ -106,29 +106,23 @@ fn read(file: &Path) -> Result<String> {
 }
 
 /// What keeps the shards from being placed; `None` if nothing does.
-fn not_registered(status: &Value, nodes: &[LabNode]) -> Option<String> {
-    let rows = status["nodes"].as_array();
-    let registered = |id: u32| {
-        rows.into_iter()
-            .flatten()
-            .any(|row| row["node"] == id && row["incarnation"].as_u64().is_some_and(|life| life > 0))
-    };
+fn not_registered(status: &Status, nodes: &[LabNode]) -> Option<String> {
+    let registered = |id: u32| status.nodes.iter().any(|row| row.node == id && row.incarnation.is_some());
     let missing: Vec<&str> = nodes.iter().filter(|node| !registered(node.id)).map(|node| node.name.as_str()).collect();
     if !missing.is_empty() {
         return Some(format!("not registered: {}", missing.join(", ")));
     }
-    let led = status["cluster"]["control_leader"].as_u64().is_some_and(|leader| leader > 0);
-    (!led).then(|| "the control group has no leader".to_owned())
+    status.cluster.control_leader.is_none().then(|| "the control group has no leader".to_owned())
 }
 
 /// Which shards do not forward, and why; `None` if all do.
-fn not_served(status: &Value) -> Option<String> {
-    let shards = status["shards"].as_array().filter(|shards| !shards.is_empty());
-    let Some(shards) = shards else { return Some("no shard is there yet".to_owned()) };
-    let idle = shards.iter().filter(|shard| !super::tables::is_served(shard));
-    let idle: Vec<String> = idle
-        .map(|shard| format!("shard {}: {}", shard["shard"], shard["serving"].as_str().unwrap_or("no owner yet")))
-        .collect();
+fn not_served(status: &Status) -> Option<String> {
+    if status.shards.is_empty() {
+        return Some("no shard is there yet".to_owned());
+    }
+    let idle = status.shards.iter().filter(|shard| shard.owner.is_none() || !shard.serves());
+    let said = |shard: &ShardRow| if shard.serves() { "no owner yet".to_owned() } else { shard.serving.clone() };
+    let idle: Vec<String> = idle.map(|shard| format!("shard {}: {}", shard.shard, said(shard))).collect();
     (!idle.is_empty()).then(|| idle.join("; "))
 }
 
@@ -137,7 +131,7 @@ fn wait_until(
     lab: &LabConfig,
     nodes: &[LabNode],
     goal: &str,
-    missing: impl Fn(&Value) -> Option<String>,
+    missing: impl Fn(&Status) -> Option<String>,
 ) -> Result<()> {
     let began = Instant::now();
     for node in nodes.iter().cycle() {
@@ -239,9 +233,13 @@ fn default_resources(lab: &LabConfig) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+
+    fn told(status: Value) -> Status {
+        serde_json::from_value(status).expect("a status")
+    }
 
     #[test]
     fn the_default_resources_are_a_valid_configuration_at_every_size() {
@@ -260,23 +258,27 @@ mod tests {
     fn a_status_with_a_gap_says_which_one() {
         let lab = LabConfig::new(3, 0).expect("config");
         let nodes = lab.lab_nodes();
-        let row = |node: u32, incarnation: Value| json!({"node": node, "incarnation": incarnation});
-        let status = json!({"cluster": {"control_leader": 1}, "nodes": [row(1, json!(5)), row(2, json!(null)), row(3, json!(7))]});
-        assert_eq!(not_registered(&status, &nodes).as_deref(), Some("not registered: n2"));
-        let mut status = json!({"cluster": {}, "nodes": [row(1, json!(5)), row(2, json!(6)), row(3, json!(7))]});
-        assert_eq!(not_registered(&status, &nodes).as_deref(), Some("the control group has no leader"));
-        status["cluster"]["control_leader"] = json!(2);
+        let row = |node: u32, incarnation: Option<u64>| json!({"node": node, "incarnation": incarnation, "standing": "member"});
+        let status = |leader: Option<u32>, second: Option<u64>| {
+            let nodes = [row(1, Some(5)), row(2, second), row(3, Some(7))];
+            told(json!({"cluster": {"control_leader": leader}, "nodes": nodes}))
+        };
+        let gap = not_registered(&status(Some(1), None), &nodes);
+        assert_eq!(gap.as_deref(), Some("not registered: n2"));
+        let leaderless = not_registered(&status(None, Some(6)), &nodes);
+        assert_eq!(leaderless.as_deref(), Some("the control group has no leader"));
+        let status = status(Some(2), Some(6));
         assert_eq!(not_registered(&status, &nodes), None);
     }
 
     #[test]
     fn serving_means_an_owner_and_yes() {
-        let status =
-            |owner: Value, serving: &str| json!({"shards": [{"shard": 1, "owner": owner, "serving": serving}]});
-        assert_eq!(not_served(&status(json!(2), "yes")), None);
-        assert_eq!(not_served(&status(json!(2), "no lease")).as_deref(), Some("shard 1: no lease"));
-        assert!(not_served(&status(json!(null), "yes")).is_some());
-        assert!(not_served(&json!({"shards": []})).is_some());
-        assert!(not_served(&json!({})).is_some());
+        let status = |owner: Option<u32>, serving: &str| {
+            told(json!({"shards": [{"shard": 1, "owner": owner, "serving": serving, "origin": "founded"}]}))
+        };
+        assert_eq!(not_served(&status(Some(2), "yes")), None);
+        assert_eq!(not_served(&status(Some(2), "no: no lease")).as_deref(), Some("shard 1: no: no lease"));
+        assert_eq!(not_served(&status(None, "yes")).as_deref(), Some("shard 1: no owner yet"));
+        assert!(not_served(&Status::default()).is_some());
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn watch(dir: &Path, header: &str) -> Result<()> {
     let terminal = std::io::stdout().is_terminal();
     let mut last = String::new();
     qnat_lab::watch(dir, |status| {
-        let picture = picture(dir, status)?;
+        let picture = picture(dir, status);
         if picture == last {
             return Ok(());
         }
@@ -34,11 +34,11 @@ pub(super) fn watch(dir: &Path, header: &str) -> Result<()> {
     })
 }
 
-fn picture(dir: &Path, status: &LabStatus) -> Result<String> {
-    let mut text = tables::lab_processes(&serde_json::to_value(status)?);
+fn picture(dir: &Path, status: &LabStatus) -> String {
+    let mut text = tables::lab_processes(status);
     match views::merged_status(dir, status, LOOK_TIMEOUT) {
         Some(cluster) => text += &tables::owners(&cluster),
         None => text += "\nno member answers\n",
     }
-    Ok(text)
+    text
 }

@@ -1,24 +1,32 @@
-//! Answers as tables for people. Reads the JSON leniently: what is missing shows as `-`, for a member may be older or
-//! newer than this command line.
+//! Answers as tables for people. Each is read as what a member answers ([`crate::answers`]), where what is missing has its
+//! default; what cannot be read so, from a member of another version, is shown as it is.
 
 use control::concern::{Concern, is_wrong};
+use control::plan::Change;
+use control::view::{BackendView, FrontendView, NodeView, PoolView, ShardView};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::grid::{Column, NOTHING, anything, cell, listing, rows_of, table, unwrapped};
+use super::grid::{Column, anything, cell, listing, table, unwrapped};
 use super::group_tables;
+use crate::answers::{
+    Applied, BackendPorts, CountedTogether, Done, EventRow, Events, FlowRow, Flows, Holder, NodeRow, Ports, Session,
+    ShardRow, Status, Who,
+};
 use crate::daemon::request::{DryRun, Request, ResourceKind};
 use crate::nat_log::time_text;
+use qnat_lab::{LabStatus, NodeStatus, ProcessState};
 
 /// The answer to `request`.
 pub(super) fn render(request: &Request, answer: &Value) -> String {
     match request {
-        Request::Status => status(answer),
-        Request::Flows { limit, .. } => flows(answer, *limit),
-        Request::Events { .. } => events(answer),
-        Request::Ports => listing(&answer["backends"], PORTS, "no backend has a lease"),
-        Request::Get { kind } => resources(*kind, answer),
-        Request::Apply { dry_run, .. } => applied(answer, *dry_run),
-        Request::Together { of } if **of == Request::Counters => counters_of_all(answer),
+        Request::Status => read(answer, status),
+        Request::Flows { limit, .. } => read(answer, |told: &Flows| flows(&told.flows, *limit)),
+        Request::Events { .. } => read(answer, events),
+        Request::Ports => read(answer, |told: &Ports| listing(&told.backends, PORTS, "no backend has a lease")),
+        Request::Get { kind } => resources(*kind, unwrapped(answer)),
+        Request::Apply { dry_run, .. } => read(answer, |told| applied(told, *dry_run)),
+        Request::Together { of } if **of == Request::Counters => read(answer, counters_of_all),
         Request::Together { of } => render(of, answer),
         Request::PortLoads { .. }
         | Request::Loaded
@@ -26,7 +34,7 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
         | Request::Counters
         | Request::Hashes
         | Request::State => anything(answer),
-        Request::Who { .. } => held_by(answer),
+        Request::Who { .. } => read(answer, held_by),
         Request::RemoveNode { node, incarnation } => {
             done(answer, &format!("node n{node}, incarnation {incarnation}, counts as gone"))
         }
@@ -42,317 +50,293 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
     }
 }
 
-const NODES: &[Column] =
-    &[("node", "/name"), ("id", "/node"), ("incarnation", "/incarnation"), ("state", "/alive"), ("control", "/role")];
-const SHARDS: &[Column] = &[
-    ("shard", "/shard"),
-    ("frontends", "/frontends"),
-    ("epoch", "/epoch"),
-    ("owner", "/owner"),
-    ("term", "/raft_term"),
-    ("members", "/members"),
-    ("redundancy", "/redundancy"),
-    ("serving", "/serving"),
-    ("live", "/live"),
-    ("held", "/held"),
-    ("pending", "/pending"),
-    ("lease ms", "/lease_ms"),
-];
-const FLOWS: &[Column] = &[
-    ("proto", "/proto"),
-    ("network", "/network"),
-    ("inside", "/inside"),
-    ("public", "/public"),
-    ("remote", "/remote"),
-    ("state", "/state"),
-    ("idle", "/idle"),
-    ("shard", "/shard"),
-    ("owner", "/owner"),
-];
-const PORTS: &[Column] = &[
-    ("backend", "/backend"),
-    ("network", "/network"),
-    ("ip", "/ip"),
-    ("shard", "/shard"),
-    ("frontend", "/frontend"),
-    ("lease", "/lease"),
-    ("allocated", "/allocated"),
-    ("used", "/used"),
-    ("held", "/held"),
-    ("why", "/why"),
-];
-const HOLDERS: &[Column] = &[
-    ("backend", "/backend"),
-    ("address", "/inside"),
-    ("network", "/network"),
-    ("ports", "/ports"),
-    ("since", "/since"),
-    ("draining since", "/draining_since"),
-    ("until", "/until"),
-];
-const SESSIONS: &[Column] = &[
-    ("proto", "/proto"),
-    ("network", "/network"),
-    ("inside", "/inside"),
-    ("remote", "/remote"),
-    ("opened", "/opened"),
-    ("closed", "/closed"),
-];
-const EVENTS: &[Column] =
-    &[("time", "/time"), ("noted by", "/by"), ("event", "/event"), ("about", "/about"), ("what", "/text")];
-const CHANGES: &[Column] = &[("change", "/kind"), ("resource", "/resource"), ("detail", "/detail")];
-const CONCERNS: &[Column] =
-    &[("", "/severity"), ("about", "/about"), ("concern", "/why"), ("since", "/since"), ("what helps", "/remedy")];
+/// What `show` makes of the answer, or the answer as it is if it cannot be read.
+fn read<T: DeserializeOwned>(answer: &Value, show: impl FnOnce(&T) -> String) -> String {
+    match T::deserialize(answer) {
+        Ok(told) => show(&told),
+        Err(error) => format!("an answer of another version ({error}):\n{}", anything(answer)),
+    }
+}
 
-const fn resource_columns(kind: ResourceKind) -> &'static [Column] {
+/// `n2`.
+fn node(id: u32) -> String {
+    format!("n{id}")
+}
+
+const FLOWS: &[Column<FlowRow>] = &[
+    ("proto", |row| json!(row.proto)),
+    ("network", |row| json!(row.network)),
+    ("inside", |row| json!(row.inside)),
+    ("public", |row| json!(row.public)),
+    ("remote", |row| json!(row.remote)),
+    ("state", |row| json!(row.state)),
+    ("idle", |row| duration(row.idle_ms).into()),
+    ("shard", |row| json!(row.shard)),
+];
+const PORTS: &[Column<BackendPorts>] = &[
+    ("backend", |row| json!(row.backend)),
+    ("network", |row| json!(row.network)),
+    ("ip", |row| json!(row.ip)),
+    ("shard", |row| json!(row.shard)),
+    ("frontend", |row| json!(row.frontend)),
+    ("lease", |row| json!(row.lease)),
+    ("allocated", |row| json!(row.allocated)),
+    ("used", |row| json!(row.used)),
+    ("held", |row| json!(row.held)),
+    ("why", |row| json!(row.why)),
+];
+const HOLDERS: &[Column<Holder>] = &[
+    ("backend", |row| json!(row.backend)),
+    ("address", |row| json!(row.inside)),
+    ("network", |row| json!(row.network)),
+    ("ports", |row| json!(row.ports)),
+    ("since", |row| json!(row.since)),
+    ("draining since", |row| json!(row.draining_since)),
+    ("until", |row| json!(row.until)),
+];
+const SESSIONS: &[Column<Session>] = &[
+    ("proto", |row| json!(row.proto)),
+    ("network", |row| json!(row.network)),
+    ("inside", |row| json!(row.inside)),
+    ("remote", |row| json!(row.remote)),
+    ("opened", |row| json!(row.opened)),
+    ("closed", |row| json!(row.closed)),
+];
+const EVENTS: &[Column<EventRow>] = &[
+    ("time", |row| time_text(row.unix_ms).into()),
+    ("noted by", |row| node(row.node).into()),
+    ("event", |row| json!(row.event)),
+    ("about", |row| json!(row.about)),
+    ("what", |row| json!(row.text)),
+];
+const CHANGES: &[Column<Change>] =
+    &[("change", |row| json!(row.kind)), ("resource", |row| json!(row.resource)), ("detail", |row| json!(row.detail))];
+const CONCERNS: &[Column<Concern>] = &[
+    ("", |row| json!(row.severity)),
+    ("about", |row| row.subject.to_string().into()),
+    ("concern", |row| json!(row.why)),
+    ("since", |row| json!(row.since_unix_ms.map(time_text))),
+    ("what helps", |row| json!(row.remedy)),
+];
+const NODE_VIEWS: &[Column<NodeView>] = &[
+    ("node", |row| json!(row.node)),
+    ("standing", |row| json!(row.standing)),
+    ("incarnation", |row| json!(row.incarnation)),
+    ("peers", |row| json!(row.peer_addr)),
+    ("api", |row| json!(row.api_addr)),
+    ("inside", |row| json!(row.inside)),
+    ("outside mac", |row| json!(row.outside_mac)),
+    ("level", |row| json!(row.level)),
+    ("prefers", |row| json!(row.preferred_shards)),
+    ("replicates", |row| json!(row.replicated_shards)),
+];
+const SHARD_VIEWS: &[Column<ShardView>] = &[
+    ("shard", |row| json!(row.shard)),
+    ("mac", |row| json!(row.virtual_mac)),
+    ("frontends", |row| json!(row.frontends)),
+    ("epoch", |row| json!(row.epoch)),
+    ("members", |row| json!(row.members)),
+    ("leaving", |row| json!(row.leaving)),
+    ("origin", |row| json!(row.origin)),
+    ("why", |row| json!(row.why)),
+    ("what helps", |row| json!(row.remedy)),
+];
+const BACKEND_VIEWS: &[Column<BackendView>] = &[
+    ("backend", |row| json!(row.backend)),
+    ("name", |row| json!(row.name)),
+    ("address", |row| json!(row.private_ip)),
+    ("pool", |row| json!(row.pool)),
+    ("frontend", |row| json!(row.frontend)),
+    ("home", |row| json!(row.home_shard)),
+    ("granted", |row| json!(row.ports_granted)),
+    ("leased", |row| json!(row.ports_leased)),
+    ("lease", |row| json!(row.lease)),
+    ("draining", |row| json!(row.draining)),
+    ("why", |row| json!(row.why)),
+    ("what helps", |row| json!(row.remedy)),
+];
+const FRONTEND_VIEWS: &[Column<FrontendView>] = &[
+    ("frontend", |row| json!(row.frontend)),
+    ("address", |row| json!(row.address)),
+    ("name", |row| json!(row.name)),
+    ("shard", |row| json!(row.shard)),
+    ("backends", |row| json!(row.backends)),
+    ("leased", |row| json!(row.ports_leased)),
+    ("draining", |row| json!(row.ports_draining)),
+    ("usable", |row| json!(row.ports_usable)),
+    ("retiring", |row| json!(row.retiring)),
+];
+const POOL_VIEWS: &[Column<PoolView>] = &[
+    ("pool", |row| json!(row.pool)),
+    ("instances", |row| json!(row.instances)),
+    ("backends", |row| json!(row.backends)),
+    ("ports each", |row| json!(row.ports_per_backend)),
+    ("outbound rule", |row| json!(row.outbound_rule)),
+    ("frontends", |row| json!(row.frontends)),
+];
+
+fn resources(kind: ResourceKind, answer: &Value) -> String {
+    fn all<T: DeserializeOwned>(answer: &Value, columns: &[Column<T>]) -> String {
+        if answer.is_null() {
+            listing::<T>(&[], columns, "none")
+        } else {
+            read(answer, |rows: &Vec<T>| listing(rows, columns, "none"))
+        }
+    }
     match kind {
-        ResourceKind::Nodes => &[
-            ("node", "/node"),
-            ("standing", "/standing"),
-            ("incarnation", "/incarnation"),
-            ("peers", "/peer_addr"),
-            ("api", "/api_addr"),
-            ("inside", "/inside"),
-            ("outside mac", "/outside_mac"),
-            ("level", "/level"),
-            ("prefers", "/preferred_shards"),
-            ("replicates", "/replicated_shards"),
-        ],
-        ResourceKind::Shards => &[
-            ("shard", "/shard"),
-            ("mac", "/virtual_mac"),
-            ("frontends", "/frontends"),
-            ("epoch", "/epoch"),
-            ("members", "/members"),
-            ("leaving", "/leaving"),
-            ("origin", "/origin"),
-            ("why", "/why"),
-            ("what helps", "/remedy"),
-        ],
-        ResourceKind::Backends => &[
-            ("backend", "/backend"),
-            ("name", "/name"),
-            ("address", "/private_ip"),
-            ("pool", "/pool"),
-            ("frontend", "/frontend"),
-            ("home", "/home_shard"),
-            ("granted", "/ports_granted"),
-            ("leased", "/ports_leased"),
-            ("lease", "/lease"),
-            ("draining", "/draining"),
-            ("why", "/why"),
-            ("what helps", "/remedy"),
-        ],
-        ResourceKind::Frontends => &[
-            ("frontend", "/frontend"),
-            ("address", "/address"),
-            ("name", "/name"),
-            ("shard", "/shard"),
-            ("backends", "/backends"),
-            ("leased", "/ports_leased"),
-            ("draining", "/ports_draining"),
-            ("usable", "/ports_usable"),
-            ("retiring", "/retiring"),
-        ],
-        ResourceKind::Pools => &[
-            ("pool", "/pool"),
-            ("instances", "/instances"),
-            ("backends", "/backends"),
-            ("ports each", "/ports_per_backend"),
-            ("outbound rule", "/outbound_rule"),
-            ("frontends", "/frontends"),
-        ],
-        ResourceKind::SecurityGroups => group_tables::RULES,
-        ResourceKind::Nics => group_tables::NICS,
-        ResourceKind::ApplicationSecurityGroups => group_tables::APPLICATION_GROUPS,
-        ResourceKind::ServiceTags => group_tables::TAGS,
+        ResourceKind::Nodes => all(answer, NODE_VIEWS),
+        ResourceKind::Shards => all(answer, SHARD_VIEWS),
+        ResourceKind::Backends => all(answer, BACKEND_VIEWS),
+        ResourceKind::Frontends => all(answer, FRONTEND_VIEWS),
+        ResourceKind::Pools => all(answer, POOL_VIEWS),
+        ResourceKind::SecurityGroups => read(answer, |groups: &Vec<_>| group_tables::security_groups(groups)),
+        ResourceKind::Nics => all(answer, group_tables::NICS),
+        ResourceKind::ApplicationSecurityGroups => all(answer, group_tables::APPLICATION_GROUPS),
+        ResourceKind::ServiceTags => all(answer, group_tables::TAGS),
     }
 }
 
 /// Who had a port, and which of its mappings are known.
-fn held_by(answer: &Value) -> String {
-    let holder = &answer["holder"];
-    let mut text = match (holder.is_null(), &answer["reaches_back"]) {
-        (false, _) => table(std::slice::from_ref(holder), HOLDERS),
-        (true, _) if answer["public"] == false => {
-            format!(
-                "{} is no public address of this cluster (see `qnat get frontends`), and no log names it\n",
-                cell(&answer["ip"])
-            )
+fn held_by(who: &Who) -> String {
+    let mut text = match (&who.holder, &who.reaches_back) {
+        (Some(holder), _) => table(std::slice::from_ref(holder), HOLDERS),
+        (None, _) if !who.public => {
+            let ip = who.ip;
+            format!("{ip} is no public address of this cluster (see `qnat get frontends`), and no log names it\n")
         }
-        (true, Value::Null) => "nobody; the logs are empty\n".to_owned(),
-        (true, reaches_back) => format!("nobody, as far as the logs reach back: {}\n", cell(reaches_back)),
+        (None, None) => "nobody; the logs are empty\n".to_owned(),
+        (None, Some(reaches_back)) => {
+            format!("nobody, as far as the logs reach back: {}\n", cell(&json!(reaches_back)))
+        }
     };
-    if !rows_of(&answer["sessions"]).is_empty() {
-        text += &table(rows_of(&answer["sessions"]), SESSIONS);
+    if !who.sessions.is_empty() {
+        text += &table(&who.sessions, SESSIONS);
     }
-    let silent: Vec<String> = rows_of(&answer["silent"]).iter().map(|node| format!("n{}", cell(node))).collect();
-    if !silent.is_empty() {
-        text += &format!("{} did not answer: mappings that are in their logs alone are missing\n", silent.join(", "));
+    if !who.silent.is_empty() {
+        let silent = names(&who.silent);
+        text += &format!("{silent} did not answer: mappings that are in their logs alone are missing\n");
     }
     text
 }
 
+fn names(nodes: &[u32]) -> String {
+    nodes.iter().map(|id| node(*id)).collect::<Vec<_>>().join(", ")
+}
+
 /// The newest events, the newest first.
-fn events(answer: &Value) -> String {
-    let row = |event: &Value| {
-        let mut row = event.clone();
-        row["time"] = event["unix_ms"].as_u64().map(time_text).into();
-        row["by"] = name_of(answer, &event["node"]).into();
-        row
-    };
-    let rows: Vec<Value> = rows_of(&answer["events"]).iter().map(row).collect();
-    if rows.is_empty() { "no events yet\n".to_owned() } else { table(&rows, EVENTS) }
+fn events(told: &Events) -> String {
+    listing(&told.events, EVENTS, "no events yet")
 }
 
 /// Counters of each member, one below the other.
-fn counters_of_all(answer: &Value) -> String {
-    let member = |member: &Value| format!("n{}\n{}\n", cell(&member["node"]), anything(&member["counted"]));
-    let mut text: String = rows_of(&answer["members"]).iter().map(member).collect();
-    for node in rows_of(&answer["silent"]) {
-        text += &format!("n{} did not answer\n", cell(node));
+fn counters_of_all(told: &CountedTogether) -> String {
+    let counted = |member: &crate::answers::MemberCounts| {
+        let counters = serde_json::to_value(&member.counted).unwrap_or_default();
+        format!("{}\n{}\n", node(member.node), anything(&counters))
+    };
+    let mut text: String = told.members.iter().map(counted).collect();
+    for silent in &told.silent {
+        text += &format!("{} did not answer\n", node(*silent));
     }
     if text.is_empty() { "nothing\n".to_owned() } else { text }
 }
 
-fn resources(kind: ResourceKind, answer: &Value) -> String {
-    if kind == ResourceKind::SecurityGroups {
-        return group_tables::security_groups(unwrapped(answer));
-    }
-    listing(unwrapped(answer), resource_columns(kind), "none")
-}
-
-/// A truth value in words of its own; other values as they are.
-fn said(value: &Value, yes: &str, no: &str) -> String {
-    value.as_bool().map_or_else(|| cell(value), |is| if is { yes } else { no }.to_owned())
-}
-
-/// Whether a shard of a status has an owner that forwards.
-pub(super) fn is_served(shard: &Value) -> bool {
-    !shard["owner"].is_null() && (shard["serving"] == "yes" || shard["serving"] == true)
-}
-
-fn status(answer: &Value) -> String {
-    let (cluster, me) = (&answer["cluster"], &answer["me"]);
+fn status(told: &Status) -> String {
+    let (cluster, me) = (&told.cluster, &told.me);
+    let or_nothing = |number: Option<u64>| cell(&json!(number));
     let mut text = format!(
         "cluster {}{}, level {}, control index {}, led by {} in term {}\n",
-        cluster["name"].as_str().map_or_else(String::new, |name| format!("{name} ")),
-        cell(&cluster["id"]),
-        cell(&cluster["level"]),
-        cell(&cluster["control_index"]),
-        name_of(answer, &cluster["control_leader"]),
-        cell(&cluster["control_term"]),
+        if cluster.name.is_empty() { String::new() } else { format!("{} ", cell(&json!(cluster.name))) },
+        cell(&json!(cluster.id)),
+        cluster.level,
+        cluster.control_index,
+        name_of(told, cluster.control_leader),
+        cluster.control_term,
     );
     text += &format!(
         "seen by {}, incarnation {}, egress guard {}, links {}\n",
-        name_of(answer, &me["node"]),
-        cell(&me["incarnation"]),
-        cell(&me["guard"]),
-        said(&me["links_up"], "up", "DOWN"),
+        name_of(told, Some(me.node)),
+        or_nothing(me.incarnation),
+        cell(&json!(me.guard)),
+        if me.links_up { "up" } else { "DOWN" },
     );
-    if let Some(spare) = cluster["failures_tolerated"].as_u64() {
-        let members = if spare == 1 { "member" } else { "members" };
-        text += &match spare {
-            0 => "can lose NO member\n".to_owned(),
-            _ => format!("can lose {spare} {members}\n"),
-        };
-    }
-    if !answer["stop_token"].is_null() {
-        text += &format!("stop token: {}\n", stop_token(answer));
-    }
-    text += "\n";
-    text += &table(&node_rows(answer), NODES);
-    text += "\n";
-    text += &shard_table(answer);
-    text + &concerns(answer)
-}
-
-fn stop_token(answer: &Value) -> String {
-    let token = &answer["stop_token"];
-    let holder = if token["holder"].is_null() { token } else { &token["holder"] };
-    let restarted =
-        if token["restarted"] == true { ", which has started anew since: `qnat stop-token revoke`" } else { "" };
-    format!("held by {}{restarted}", name_of(answer, holder))
-}
-
-fn node_rows(answer: &Value) -> Vec<Value> {
-    let leader = &answer["cluster"]["control_leader"];
-    let row = |node: &Value| {
-        let mut row = node.clone();
-        row["alive"] = said(&node["alive"], "alive", "NOT SEEN").into();
-        let role = match (&node["control_voter"], &node["control_loaded"]) {
-            _ if !leader.is_null() && node["node"] == *leader => "leader",
-            (Value::Bool(true), Value::Bool(false)) => "voter, loading",
-            (Value::Bool(true), _) => "voter",
-            (Value::Bool(false), _) => "learner",
-            _ => NOTHING,
-        };
-        row["role"] = role.into();
-        row
+    text += &match cluster.failures_tolerated {
+        None => String::new(),
+        Some(0) => "can lose NO member\n".to_owned(),
+        Some(1) => "can lose 1 member\n".to_owned(),
+        Some(spare) => format!("can lose {spare} members\n"),
     };
-    rows_of(&answer["nodes"]).iter().map(row).collect()
+    if let Some(token) = told.stop_token {
+        let restarted = if token.restarted { ", which has started anew since: `qnat stop-token revoke`" } else { "" };
+        text += &format!("stop token: held by {}{restarted}\n", name_of(told, Some(token.holder)));
+    }
+    text + "\n" + &node_table(told) + "\n" + &shard_table(told) + &concerns(&told.concerns)
 }
 
-fn shard_table(answer: &Value) -> String {
-    let row = |shard: &Value| {
-        let mut row = shard.clone();
-        row["owner"] = name_of(answer, &shard["owner"]).into();
-        let members: Vec<String> = rows_of(&shard["members"]).iter().map(|member| name_of(answer, member)).collect();
-        row["members"] = members.join(" ").into();
-        row
+fn node_table(told: &Status) -> String {
+    let leader = told.cluster.control_leader;
+    let columns: &[Column<(NodeRow, bool)>] = &[
+        ("node", |(row, _)| json!(row.name)),
+        ("id", |(row, _)| json!(row.node)),
+        ("incarnation", |(row, _)| json!(row.incarnation)),
+        ("state", |(row, _)| if row.alive { "alive" } else { "NOT SEEN" }.into()),
+        ("control", |(row, leads)| match (leads, row.control_voter) {
+            (true, _) => "leader".into(),
+            (false, true) => "voter".into(),
+            (false, false) => "learner".into(),
+        }),
+    ];
+    let rows: Vec<(NodeRow, bool)> = told.nodes.iter().map(|row| (row.clone(), leader == Some(row.node))).collect();
+    table(&rows, columns)
+}
+
+/// A row of the shards' table: the shard, and what the members of the status are called.
+type NamedShard = (ShardRow, String, String);
+
+fn shard_table(told: &Status) -> String {
+    let columns: &[Column<NamedShard>] = &[
+        ("shard", |(row, ..)| json!(row.shard)),
+        ("frontends", |(row, ..)| json!(row.frontends)),
+        ("epoch", |(row, ..)| json!(row.epoch)),
+        ("owner", |(_, owner, _)| json!(owner)),
+        ("term", |(row, ..)| json!(row.raft_term)),
+        ("members", |(.., members)| json!(members)),
+        ("redundancy", |(row, ..)| json!(row.redundancy)),
+        ("serving", |(row, ..)| json!(row.serving)),
+        ("live", |(row, ..)| json!(row.live)),
+        ("held", |(row, ..)| json!(row.held)),
+        ("pending", |(row, ..)| json!(row.pending)),
+        ("lease ms", |(row, ..)| json!(row.lease_ms)),
+    ];
+    let named = |row: &ShardRow| {
+        let members: Vec<String> = row.members.iter().map(|member| name_of(told, *member)).collect();
+        (row.clone(), name_of(told, row.owner), members.join(" "))
     };
-    let rows: Vec<Value> = rows_of(&answer["shards"]).iter().map(row).collect();
-    if rows.is_empty() {
-        "no shards: apply a configuration with public addresses\n".to_owned()
-    } else {
-        table(&rows, SHARDS)
-    }
+    let rows: Vec<NamedShard> = told.shards.iter().map(named).collect();
+    listing(&rows, columns, "no shards: apply a configuration with public addresses")
 }
 
 /// What is wrong, the gravest first.
-fn concerns(answer: &Value) -> String {
-    let concerns: Vec<Concern> =
-        rows_of(&answer["concerns"]).iter().filter_map(|row| serde_json::from_value(row.clone()).ok()).collect();
-    if concerns.len() < rows_of(&answer["concerns"]).len() {
-        return format!("\nconcerns of another version:\n{}\n", cell(&answer["concerns"]));
-    }
-    let row = |concern: &Concern| {
-        json!({"severity": concern.severity, "about": concern.subject.to_string(), "why": concern.why,
-               "since": concern.since_unix_ms.map(time_text), "remedy": concern.remedy})
-    };
-    let rows: Vec<Value> = concerns.iter().map(row).collect();
-    let said = if is_wrong(&concerns) { "" } else { "nothing is wrong\n" };
-    if rows.is_empty() { format!("\n{said}") } else { format!("\n{said}{}", table(&rows, CONCERNS)) }
+fn concerns(concerns: &[Concern]) -> String {
+    let said = if is_wrong(concerns) { "" } else { "nothing is wrong\n" };
+    if concerns.is_empty() { format!("\n{said}") } else { format!("\n{said}{}", table(concerns, CONCERNS)) }
 }
 
 /// Shards and concerns only, for the live picture.
-pub(super) fn owners(answer: &Value) -> String {
-    format!("\n{}{}", shard_table(answer), concerns(answer))
+pub(super) fn owners(told: &Status) -> String {
+    format!("\n{}{}", shard_table(told), concerns(&told.concerns))
 }
 
 /// `n2`, or what the cluster calls the node.
-fn name_of(answer: &Value, node: &Value) -> String {
-    let Some(id) = node.as_u64() else { return cell(node) };
-    let known = rows_of(&answer["nodes"]).iter().find(|row| row["node"] == *node);
-    known.and_then(|row| row["name"].as_str()).map_or_else(|| format!("n{id}"), str::to_owned)
+fn name_of(told: &Status, id: Option<u32>) -> String {
+    let Some(id) = id else { return cell(&Value::Null) };
+    let known = told.nodes.iter().find(|row| row.node == id).filter(|row| !row.name.is_empty());
+    known.map_or_else(|| node(id), |row| cell(&json!(row.name)))
 }
 
-fn flows(answer: &Value, limit: usize) -> String {
-    let rows = rows_of(&answer["flows"]);
-    let row = |flow: &Value| {
-        let mut row = flow.clone();
-        row["idle"] = flow["idle_ms"].as_u64().map_or(Value::Null, |ms| duration(ms).into());
-        row
-    };
-    let shown: Vec<Value> = rows.iter().map(row).collect();
-    if shown.is_empty() {
-        return "no flows\n".to_owned();
-    }
-    let mut text = table(&shown, FLOWS);
-    if shown.len() >= limit {
-        text += &format!("{limit} flows are shown, there may be more: --limit\n");
-    }
-    text
+fn flows(rows: &[FlowRow], limit: usize) -> String {
+    let text = listing(rows, FLOWS, "no flows");
+    if rows.len() >= limit { text + &format!("{limit} flows are shown, there may be more: --limit\n") } else { text }
 }
 
 fn duration(ms: u64) -> String {
@@ -363,81 +347,81 @@ fn duration(ms: u64) -> String {
     }
 }
 
-fn applied(answer: &Value, dry_run: DryRun) -> String {
-    let changes = rows_of(&answer["changes"]);
+fn applied(told: &Applied, dry_run: DryRun) -> String {
+    let changes = &told.changes;
     let mut text = if changes.is_empty() { String::new() } else { table(changes, CHANGES) };
-    if let Some(why) = answer["refused"]["why"].as_str() {
-        return text + &format!("it would be refused: {why}; {}\n", cell(&answer["refused"]["remedy"]));
+    if let Some(refused) = &told.refused {
+        return text + &format!("it would be refused: {}; {}\n", refused.why, refused.remedy);
     }
-    if let Some(flows) = answer["flows_taken"].as_u64() {
+    if let Some(flows) = told.flows_taken {
         text += &format!("{flows} live flows are on the ports that go back\n");
     }
-    let uncounted: Vec<String> = rows_of(&answer["uncounted_shards"]).iter().map(cell).collect();
-    if !uncounted.is_empty() {
-        let shards = uncounted.join(", ");
+    if !told.uncounted_shards.is_empty() {
+        let shards: Vec<String> = told.uncounted_shards.iter().map(ToString::to_string).collect();
+        let shards = shards.join(", ");
         text += &format!("the flows of shard {shards} were not counted: the upper halves of its blocks go\n");
     }
-    text += &match (dry_run, answer["committed"].as_u64()) {
+    text += &match (dry_run, told.committed) {
         (DryRun::Yes, _) if changes.is_empty() => "nothing would change\n".to_owned(),
         (DryRun::Yes, _) => "dry run: nothing was changed\n".to_owned(),
         (DryRun::No, Some(index)) => format!("committed at index {index}\n"),
         (DryRun::No, None) => "nothing to change\n".to_owned(),
     };
-    let programmed = &answer["programmed"];
-    if let (DryRun::No, Some(on), Some(of)) = (dry_run, programmed["on"].as_u64(), programmed["of"].as_u64()) {
-        let missing: Vec<String> = rows_of(&programmed["missing"]).iter().map(|node| name_of(answer, node)).collect();
-        let missing = if missing.is_empty() { String::new() } else { format!(", not yet on {}", missing.join(", ")) };
-        text += &format!("programmed on {on} of {of} nodes{missing}\n");
+    if let (DryRun::No, Some(programmed)) = (dry_run, &told.programmed) {
+        let missing = match &programmed.missing[..] {
+            [] => String::new(),
+            missing => format!(", not yet on {}", names(missing)),
+        };
+        text += &format!("programmed on {} of {} nodes{missing}\n", programmed.on, programmed.of);
     }
     text
 }
 
 fn done(answer: &Value, what: &str) -> String {
-    match answer["committed"].as_u64() {
+    read(answer, |told: &Done| match told.committed {
         Some(index) => format!("{what}; committed at index {index}\n"),
         None => format!("{what}\n"),
-    }
+    })
 }
 
 /// `qnat lab status`.
-pub(super) fn lab_status(status: &Value) -> String {
-    let config = &status["config"];
+pub(super) fn lab_status(status: &LabStatus) -> String {
+    let config = &status.config;
     let mut text = format!(
         "{} members, {} backends, {} public addresses, in {}\n\n",
-        cell(&config["nodes"]),
-        cell(&config["backends"]),
-        cell(&config["frontends"]),
-        cell(&config["dir"]),
+        config.nodes,
+        config.backends,
+        config.frontends,
+        config.dir.display(),
     );
     text += &lab_processes(status);
-    let missing = rows_of(&status["namespaces_missing"]);
-    if !missing.is_empty() {
-        text += &format!("namespaces gone: {}; take the lab down\n", cell(&status["namespaces_missing"]));
+    if !status.namespaces_missing.is_empty() {
+        text += &format!("namespaces gone: {}; take the lab down\n", status.namespaces_missing.join(", "));
     }
     text
 }
 
 /// The lab's processes and faults.
-pub(super) fn lab_processes(status: &Value) -> String {
-    const COLUMNS: &[Column] = &[
-        ("host", "/node/name"),
-        ("peers", "/node/peer_address"),
-        ("process", "/state"),
-        ("pid", "/process/pid"),
-        ("log", "/node/log_path"),
+pub(super) fn lab_processes(status: &LabStatus) -> String {
+    const COLUMNS: &[Column<NodeStatus>] = &[
+        ("host", |row| json!(row.node.name)),
+        ("peers", |row| json!(row.node.peer_address)),
+        ("process", |row| json!(row.state)),
+        ("pid", |row| json!(row.process.map(|process| process.pid))),
+        ("log", |row| json!(row.node.log_path)),
     ];
-    let mut text = table(rows_of(&status["nodes"]), COLUMNS);
-    if status["inet"] != "running" {
-        text += &format!("the internet's server is {}\n", cell(&status["inet"]));
+    let mut text = table(&status.nodes, COLUMNS);
+    if status.inet != ProcessState::Running {
+        text += &format!("the internet's server is {}\n", cell(&json!(status.inet)));
     }
-    for cut in rows_of(&status["cuts"]) {
-        let from = cut["from"].as_u64().map_or("everyone".to_owned(), |id| format!("n{id}"));
+    for cut in &status.cuts {
+        let from = cut.from.map_or_else(|| "everyone".to_owned(), node);
         text += &format!(
             "fault: n{} loses {}% of its frames with {from} ({}, networks: {})\n",
-            cell(&cut["node"]),
-            cell(&cut["loss_percent"]),
-            cell(&cut["direction"]),
-            cell(&cut["scope"]),
+            cut.node,
+            cut.loss_percent,
+            cell(&json!(cut.direction)),
+            cell(&json!(cut.scope)),
         );
     }
     text

@@ -45,7 +45,7 @@ impl Target {
         if *request == Request::Status.together()
             && let Some(merged) = views::merged_status(&self.lab_dir, &status, MERGE_TIMEOUT)
         {
-            return Ok(merged);
+            return Ok(serde_json::to_value(merged)?);
         }
         let running = status.nodes.iter().filter(|node| node.state == ProcessState::Running);
         let mut last = None;

@@ -11,7 +11,7 @@ use crate::daemon::request::Request;
 use qnat_lab::{LabStatus, ProcessState};
 
 /// What the running members of the lab in `dir` together say, as far as they answer within `timeout`; `None` if none does.
-pub(super) fn merged_status(dir: &Path, lab: &LabStatus, timeout: Duration) -> Option<Value> {
+pub(super) fn merged_status(dir: &Path, lab: &LabStatus, timeout: Duration) -> Option<Status> {
     let running = lab.nodes.iter().filter(|node| node.state == ProcessState::Running);
     let said: Vec<(u32, Option<Status>)> = std::thread::scope(|scope| {
         let ask = |id: u32| move || call_member(dir, id, default_api(), &Request::Status, timeout).ok();
@@ -21,5 +21,5 @@ pub(super) fn merged_status(dir: &Path, lab: &LabStatus, timeout: Duration) -> O
     });
     let silent: Vec<u32> = said.iter().filter(|(_, said)| said.is_none()).map(|(id, _)| *id).collect();
     let answers: Vec<Status> = said.into_iter().filter_map(|(_, said)| said).collect();
-    serde_json::to_value(merge(&answers, &silent)?).ok()
+    merge(&answers, &silent)
 }
