@@ -141,6 +141,8 @@ drop_reasons! {
     MartianDestination = "martian_destination",
     /// Destination is private: of the backend's own network, or of private space that nothing routes (S1).
     PrivateDestination = "private_destination",
+    /// A security group denies the flow (S26).
+    SecurityRule = "security_rule",
     /// IP source-route and similar options.
     IpOptions = "ip_options",
     /// TCP flags that no stack sends.

@@ -99,6 +99,7 @@ mod tests {
     use super::*;
     use crate::backend::Backend;
     use crate::ids::{ControlIndex, FrontendId, ShardId, VnetId};
+    use crate::nsg::{Attachment, List, RuleSet, Rules};
     use crate::snapshot::Frontend;
 
     fn snapshot(backends: u32) -> Snapshot {
@@ -131,6 +132,15 @@ mod tests {
         let moved = |s: &mut Snapshot| s.backends.get_mut(&BackendId(2)).expect("there").home = ShardId(7);
         assert_eq!(left(moved), [true, true, false, true]);
         assert_eq!(left(|s| drop(s.backends.remove(&BackendId(1)))), [true, false, true, true]);
+        let judged = |s: &mut Snapshot| {
+            let rules = |group: &str| {
+                let list = || List::new(Arc::new(Rules::new(&[])), 7, Arc::default(), Box::default());
+                Some(Arc::new(RuleSet { group: group.into(), inbound: list(), outbound: list() }))
+            };
+            let of = |id| (BackendId(id), Arc::new(Attachment::new(None, rules("g")).expect("a group")));
+            s.security = Arc::new([of(1), of(3)].into_iter().collect());
+        };
+        assert_eq!(left(judged), [true, false, true, false], "whose groups changed");
         let shared = BackendId(1 + u32::try_from(PLACES).expect("small"));
         assert_eq!(
             left(|s| drop(s.backends.insert(shared, Backend::numbered(1)))),

@@ -73,7 +73,7 @@ impl<W: LeaseWords> Judge<'_, W> {
             if record.backend != id {
                 return Err(DropReason::NoMapping);
             }
-            inbound_use(record, backend)?;
+            inbound_use(s, record, backend)?;
             (record.frontend, record.public_port)
         } else {
             // RFC 5508, REQ-5: an endpoint's mapping is there for everybody whom its filter lets in.
@@ -104,7 +104,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         let table = &self.shards.replica(home).ok_or(DropReason::NoForward)?.replica.table;
         let record = table.record(table.find_public(&key).ok_or(DropReason::NoMapping)?);
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
-        let to = inbound_use(record, backend)?;
+        let to = inbound_use(s, record, backend)?;
         may_error_go_on(self.egress.mtu(to.link())?, e, frame)?;
         rewrite_error_destination(frame.bytes, frame.meta, e, to.ip, to.port);
         decrement_ttl(frame.bytes, e.l3);

@@ -11,7 +11,7 @@ use crate::addresses::{InsideEnd, endpoint, own_address};
 use crate::event::{Authority, DropReason};
 use crate::ids::{FrontendId, Link, ShardId};
 use crate::judge::Judge;
-use crate::judge::policy::inbound_use;
+use crate::judge::policy::{inbound_use, stranger_use};
 use crate::lease::LeaseWords;
 use crate::record::PublicKey;
 use crate::wire::{IcmpError, IpPacket};
@@ -43,9 +43,9 @@ impl<W: LeaseWords> Judge<'_, W> {
             Some(slot) => {
                 let record = shard.replica.table.record(slot);
                 let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
-                inbound_use(record, backend)?
+                inbound_use(s, record, backend)?
             }
-            None => shard.endpoint_of(s, &key).and_then(InsideEnd::of).ok_or(DropReason::NoMapping)?,
+            None => stranger_use(s, shard, &key)?,
         };
         // Nobody reaches himself through a gateway ("land").
         if receiver == sender {
@@ -68,7 +68,8 @@ impl<W: LeaseWords> Judge<'_, W> {
         let key = PublicKey { proto: e.quote.proto, frontend: to, port: e.quote.src_port, remote };
         let table = &self.shards.replica(home).ok_or(DropReason::NoMapping)?.replica.table;
         let record = table.record(table.find_public(&key).ok_or(DropReason::NoMapping)?);
-        let backend = self.cx.snapshot.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
-        inbound_use(record, backend)
+        let s = self.cx.snapshot;
+        let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
+        inbound_use(s, record, backend)
     }
 }

@@ -16,6 +16,7 @@ use crate::judge::policy::{self, Use, answers_to, opens, outbound_use};
 use crate::lease::LeaseWords;
 use crate::record::{Open, Proto};
 use crate::shard::overlay::Parked;
+use crate::shard::standing::groups_allow;
 use crate::snapshot::Backend;
 use crate::translation::{finish, put_source};
 use crate::wire::{IpPacket, Notice, rewrite_destination};
@@ -61,7 +62,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         let flow = flow_of(vnet, p);
         let shard = self.shards.replica_mut(backend.home).ok_or(DropReason::NoForward)?;
         let found = shard.replica.table.find_inside(&flow);
-        let verdict = found.map(|slot| (slot, outbound_use(shard, (slot, at.now_ns), p, id, backend)));
+        let verdict = found.map(|slot| (slot, outbound_use(at, shard, slot, p, (id, backend))));
         match (verdict, authority) {
             (Some((slot, Use::Translate)), _) => {
                 shard.note_out(s, at.now_ns, authority, slot, p);
@@ -75,8 +76,10 @@ impl<W: LeaseWords> Judge<'_, W> {
                 if shard.overlay.is_opening(&flow) {
                     self.opening().park(backend.home, &flow, &First { packet: p, frame })
                 } else {
-                    debug_assert_eq!(reason, DropReason::NotFirstPacket);
-                    Err(self.egress.refuse_stray(at, authority, backend, p))
+                    Err(match reason {
+                        DropReason::NotFirstPacket => self.egress.refuse_stray(at, authority, backend, p),
+                        _ => self.egress.refuse_flow(at, back, reason, p, frame),
+                    })
                 }
             }
             (_, Authority::Grace { .. } | Authority::Forward) => Err(DropReason::NotOwner),
@@ -105,8 +108,12 @@ impl<W: LeaseWords> Judge<'_, W> {
         again: Option<Open>,
         first: &First<'_>,
     ) -> Result<Verdict, DropReason> {
-        let opened = policy::decide(backend, again).and_then(|proposal| self.opening().propose(&proposal, flow, first));
-        self.egress.counters.attempted(flow.proto, &opened);
+        let opened = policy::decide(self.cx.snapshot, backend, flow, again)
+            .and_then(|proposal| self.opening().propose(&proposal, flow, first));
+        // What a group denies asks for no port (S43).
+        if opened != Err(DropReason::SecurityRule) {
+            self.egress.counters.attempted(flow.proto, &opened);
+        }
         opened.map_err(|reason| self.egress.refuse_flow(self.cx.at(), back, reason, first.packet, first.frame))
     }
 
@@ -121,6 +128,11 @@ impl<W: LeaseWords> Judge<'_, W> {
         let Some(shard) = self.shards.replica_mut(home) else {
             return self.egress.drop_waiting(bytes, DropReason::TermLost);
         };
+        let record = shard.replica.table.record(slot);
+        if !groups_allow(at.snapshot, record.backend, &record.flow()) {
+            // Denied while it waited; `duties` ends the mapping.
+            return self.egress.drop_waiting(bytes, DropReason::SecurityRule);
+        }
         shard.note_out(at.snapshot, at.now_ns, authority, slot, &p);
         let record = shard.replica.table.record(slot);
         let source = Source { vnet: record.vnet, frontend: record.frontend, port: record.public_port };

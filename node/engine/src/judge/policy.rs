@@ -4,14 +4,15 @@
 //! packets ask nobody (`established`); whether a mapping may stand is said by `shard::standing`.
 
 use crate::addresses::InsideEnd;
+use crate::context::At;
 use crate::event::DropReason;
-use crate::flow::{Record, Slot};
+use crate::flow::{FlowKey, Record, Slot};
 use crate::ids::BackendId;
 use crate::ports::in_lease;
 use crate::record::{HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
-use crate::shard::standing::ending;
-use crate::snapshot::Backend;
+use crate::shard::standing::{ending, groups_admit, groups_allow};
+use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{IcmpKind, IpPacket, TcpFlags};
 
 /// What to do with a packet whose mapping was found.
@@ -44,7 +45,15 @@ pub(crate) enum End {
 }
 
 /// Under which right a backend's first packet leaves, and by which end; `again`: what it leaves by is held for it.
-pub(crate) fn decide(backend: (BackendId, &Backend), again: Option<Open>) -> Result<Proposal<'_>, DropReason> {
+pub(crate) fn decide<'a>(
+    s: &Snapshot,
+    backend: (BackendId, &'a Backend),
+    flow: &FlowKey,
+    again: Option<Open>,
+) -> Result<Proposal<'a>, DropReason> {
+    if !groups_allow(s, backend.0, flow) {
+        return Err(DropReason::SecurityRule);
+    }
     if backend.1.lease.is_empty() {
         return Err(DropReason::NoOutboundPath);
     }
@@ -57,7 +66,10 @@ pub(crate) fn decide(backend: (BackendId, &Backend), again: Option<Open>) -> Res
 
 /// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
 /// that ended by itself, late packets (D6).
-pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<InsideEnd, DropReason> {
+pub(crate) fn inbound_use(s: &Snapshot, record: &Record, backend: &Backend) -> Result<InsideEnd, DropReason> {
+    if !groups_allow(s, record.backend, &record.flow()) {
+        return Err(DropReason::SecurityRule);
+    }
     let passes = match ending(record) {
         None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
         Some(HoldClass::IdleDatagram | HoldClass::IdleDatagramRfc | HoldClass::IdleStream) => {
@@ -67,6 +79,16 @@ pub(crate) fn inbound_use(record: &Record, backend: &Backend) -> Result<InsideEn
     let own = |end: &InsideEnd| (end.vnet, end.ip) == (backend.vnet, backend.ip);
     let end = InsideEnd::of(record.inside_key()).filter(own).ok_or(DropReason::NoMapping)?;
     if passes { Ok(end) } else { Err(DropReason::NoMapping) }
+}
+
+/// The inside end that an inbound packet reaches without a mapping of its own, if the groups let its sender begin a flow
+/// (S24, S26): they see the instance's own address and port.
+pub(crate) fn stranger_use(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<InsideEnd, DropReason> {
+    let inside = shard.endpoint_of(s, key).ok_or(DropReason::NoMapping)?;
+    let end = InsideEnd::of(inside).ok_or(DropReason::NoMapping)?;
+    let id = s.backend_by_ip.get(&(end.vnet, end.ip)).ok_or(DropReason::NoMapping)?;
+    let flow = FlowKey { proto: key.proto, inside, remote: key.remote };
+    if groups_admit(s, *id, &flow) { Ok(end) } else { Err(DropReason::SecurityRule) }
 }
 
 /// Whether the packet may open a flow: a SYN, a datagram, an echo request.
@@ -86,13 +108,16 @@ pub(crate) fn answers_to(shard: &Shard, p: &IpPacket, inside: InsideKey) -> bool
 
 /// What a packet of a backend may do by the mapping that was found for it.
 pub(crate) fn outbound_use(
+    at: At<'_>,
     shard: &Shard,
-    (slot, now_ns): (Slot, u64),
+    slot: Slot,
     p: &IpPacket,
-    id: BackendId,
-    backend: &Backend,
+    (id, backend): (BackendId, &Backend),
 ) -> Use {
     let record = shard.replica.table.record(slot);
+    if !groups_allow(at.snapshot, id, &record.flow()) {
+        return Use::Refuse(DropReason::SecurityRule);
+    }
     let Some(class) = ending(record) else {
         // An address that went to another backend: the old one's flows are about to close.
         return if record.backend == id { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
@@ -102,7 +127,7 @@ pub(crate) fn outbound_use(
     if opens(p) {
         return if leased { Use::Reopen } else { Use::Fresh };
     }
-    let late = shard.takes_late(record, now_ns);
+    let late = shard.takes_late(record, at.now_ns);
     if ended_itself && record.backend == id {
         return if late { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
     }

@@ -213,11 +213,17 @@ impl Attachments {
         self.0.get(&backend).map(Arc::as_ref)
     }
 
+    /// The number of what judges an IP configuration; see [`Attachment::revision`].
+    #[inline]
+    #[must_use]
+    pub fn revision(&self, backend: BackendId) -> u64 {
+        self.of(backend).map_or(0, Attachment::revision)
+    }
+
     /// Those whose verdicts can be others than they were. Costs a step for each that has a group; nothing if both are the same.
     pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = BackendId> + 'a {
-        let revision = |of: &Self, id: BackendId| of.of(id).map_or(0, Attachment::revision);
         let apart =
-            move |(id, now): (&BackendId, &Arc<Attachment>)| (revision(before, *id) != now.revision).then_some(*id);
+            move |(id, now): (&BackendId, &Arc<Attachment>)| (before.revision(*id) != now.revision).then_some(*id);
         let gone = before.0.keys().filter(|id| !self.0.contains_key(*id)).copied();
         self.0.iter().filter_map(apart).chain(gone)
     }

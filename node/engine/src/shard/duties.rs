@@ -2,6 +2,8 @@
 //! blocks are fenced. All in bounded steps and only through the stream; nothing here writes the table. Called by the
 //! worker's timers.
 
+use std::sync::Arc;
+
 use words::time::MS;
 
 use crate::flow::{Mark, Record, Slot};
@@ -81,10 +83,11 @@ impl Shard {
         }
     }
 
-    /// Judges a part of the flows under the loaded snapshot, after each load and takeover: what has lost its backend or
-    /// its port closes (D5, N4). Returns whether more remain.
+    /// Judges a part of the flows under the loaded snapshot, after each load and takeover: what has lost its backend, its
+    /// port or its groups' consent closes (D5, D19, N4). Returns whether more remain.
     pub(crate) fn judge_flows(&mut self, snapshot: &Snapshot) -> bool {
         let Some(mut position) = self.leadership.as_ref().and_then(|l| l.judge) else { return false };
+        let judged = self.leadership.as_ref().and_then(|lead| lead.groups.clone());
         let mut left = SWEEP_MAX / 2;
         let slots = self.replica.table.slots();
         while position < slots && left > 0 {
@@ -94,7 +97,7 @@ impl Shard {
                 let record = self.replica.table.record(slot);
                 if record.is_live()
                     && record.closing().is_none()
-                    && let Err(reason) = may_stand(record, snapshot, &self.drains)
+                    && let Err(reason) = may_stand(record, snapshot, &self.drains, judged.as_deref())
                     && !self.close(snapshot.control_index, slot, reason)
                 {
                     break;
@@ -105,6 +108,9 @@ impl Shard {
         let more = position < slots;
         if let Some(lead) = &mut self.leadership {
             lead.judge = more.then_some(position);
+            if !more {
+                lead.groups = Some(Arc::clone(&snapshot.security));
+            }
         }
         more
     }
@@ -147,7 +153,7 @@ impl Shard {
     /// Judges everything again: an entry was applied that was judged under an older snapshot.
     pub(crate) fn judge_again(&mut self) {
         if let Some(lead) = &mut self.leadership {
-            lead.judge = Some(0);
+            lead.judge_all();
         }
     }
 

@@ -26,6 +26,7 @@ use crate::codec::Encoder;
 use crate::event::{DropReason, NotServing};
 use crate::flow::{FlowKey, Mark, Record, Slot, Table};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, ShardId, Term};
+use crate::nsg::Attachments;
 use crate::ports::{LeaseOrder, in_lease};
 use crate::record::{Addr, Endpoint, EntryHeader, HOLD_CLASSES, HOLDS_CONFIGURED, InsideKey, Proto, PublicKey};
 use crate::shard::announcement::{Announcement, Confirmed, Step};
@@ -78,8 +79,17 @@ pub(crate) struct Leadership {
     pub(crate) holds_due_ns: Option<u64>,
     pub(crate) sweep: Sweep,
     pub(crate) judge: Option<u32>,
+    /// The security groups under which all flows were judged.
+    pub(crate) groups: Option<Arc<Attachments>>,
     pub(crate) report_ns: u64,
     pub(crate) announcement: Option<Announcement>,
+}
+
+impl Leadership {
+    /// Every flow is to be judged anew.
+    pub(crate) fn judge_all(&mut self) {
+        (self.judge, self.groups) = (Some(0), None);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -189,6 +199,7 @@ impl Shard {
             holds_due_ns: None,
             sweep: Sweep { position: 0, at_ns: now_ns, behind: false },
             judge: None,
+            groups: None,
             report_ns: now_ns,
             announcement: None,
         });
@@ -215,7 +226,7 @@ impl Shard {
         if let Some(lead) = &mut self.leadership {
             lead.proposed_ended = self.replica.meta.holds_ended;
             lead.proposed_forces = None;
-            lead.judge = Some(0);
+            lead.judge_all();
         }
         packets
     }
@@ -273,7 +284,7 @@ impl Shard {
             let wait = self.replica.grace_wait_ns(now_ns, vote_ms, SAFETY_MS);
             self.replica.frees_after_ns = self.replica.frees_after_ns.max(wait);
         }
-        lead.judge = Some(0);
+        lead.judge_all();
         lead.sweep.at_ns = now_ns;
         lead.announcement = Some(Announcement::begin(now_ns, self.replica.meta.grace_peak_ms));
     }

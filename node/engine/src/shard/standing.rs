@@ -1,14 +1,23 @@
 //! Whether a mapping may stand, and how it is held when it ends: said here alone. Pure. Asked after each load for what there is
-//! (`duties`), and by `judge::policy` for packets of mappings that live no longer.
+//! (`duties`), and by `judge::policy` for first packets, for those of mappings that live no longer, and for one packet of each
+//! flow after a change that concerns it.
 
-use crate::flow::{Record, State};
+use crate::flow::{FlowKey, Record, State};
+use crate::ids::BackendId;
+use crate::nsg::{Access, Attachments, Direction, Tuple, verdict};
 use crate::ports::in_lease;
-use crate::record::{Addr, CloseReason, HoldClass, Scenario};
+use crate::record::{Addr, CloseReason, Endpoint, HoldClass, Proto, Scenario};
 use crate::shard::drains::Drains;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Backend, Filtering, Sharing, Snapshot};
 
-/// Whether a live mapping may stay under this snapshot, or why it closes (D5, N4).
-pub(crate) fn may_stand(record: &Record, snapshot: &Snapshot, drains: &Drains) -> Result<(), CloseReason> {
+/// Whether a live mapping may stay under this snapshot, or why it closes (D5, D19, N4). `judged`: the groups under which it was
+/// asked before; what they said stands where they have not changed.
+pub(crate) fn may_stand(
+    record: &Record,
+    snapshot: &Snapshot,
+    drains: &Drains,
+    judged: Option<&Attachments>,
+) -> Result<(), CloseReason> {
     let backend = snapshot.backends.get(&record.backend);
     let Some(backend) = backend.filter(|b| b.vnet == record.vnet && Addr::from(b.ip) == record.inside.addr) else {
         return Err(CloseReason::Policy);
@@ -17,6 +26,11 @@ pub(crate) fn may_stand(record: &Record, snapshot: &Snapshot, drains: &Drains) -
         Scenario::Pool | Scenario::Default => {}
         // A snapshot of this build gives nobody these rights.
         Scenario::OwnOut | Scenario::OwnIn | Scenario::Rule | Scenario::Private => return Err(CloseReason::Policy),
+    }
+    let known =
+        judged.is_some_and(|judged| judged.revision(record.backend) == snapshot.security.revision(record.backend));
+    if !known && !groups_allow(snapshot, record.backend, &record.flow()) {
+        return Err(CloseReason::Policy);
     }
     if in_lease(&backend.lease, record.frontend, record.public_port) {
         return Ok(());
@@ -31,4 +45,34 @@ pub(crate) fn ending(record: &Record) -> Option<HoldClass> {
         State::Held(class) => Some(class),
         State::Live | State::Free => record.closing().map(|reason| HoldClass::of(reason, record.proto)),
     }
+}
+
+/// Whether the security groups of a backend let it have this flow (S26): as one that leaves, or, where its ports are open to
+/// whoever asks, as the answer to one that came in, since an answer needs no rule (S30).
+pub(crate) fn groups_allow(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool {
+    let Some(attachment) = s.security.of(id) else { return true };
+    let leaves = tuple(flow.proto, flow.inside.endpoint, flow.remote);
+    leaves.is_some_and(|tuple| verdict(Direction::Outbound, Some(attachment), &tuple).access == Access::Allow)
+        || (takes_strangers(s, id) && groups_admit(s, id, flow))
+}
+
+/// Whether they let the remote begin it.
+pub(crate) fn groups_admit(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool {
+    let Some(attachment) = s.security.of(id) else { return true };
+    let comes = tuple(flow.proto, flow.remote, flow.inside.endpoint);
+    comes.is_some_and(|tuple| verdict(Direction::Inbound, Some(attachment), &tuple).access == Access::Allow)
+}
+
+/// Whether somebody may begin a flow to a port of a backend's (R3, R6).
+fn takes_strangers(s: &Snapshot, id: BackendId) -> bool {
+    let open = |b: &Backend| b.sharing == Sharing::Endpoint && b.filtering != Filtering::Tuple;
+    s.backends.get(&id).is_some_and(open)
+}
+
+/// `None`: not of IPv4, which no rule speaks of.
+fn tuple(proto: Proto, from: Endpoint, to: Endpoint) -> Option<Tuple> {
+    let (source, destination) = (from.addr.ipv4()?.to_bits(), to.addr.ipv4()?.to_bits());
+    // What identifies a query is no port.
+    let [source_port, destination_port] = if proto == Proto::Icmp { [0; 2] } else { [from.port, to.port] };
+    Some(Tuple { protocol: proto as u8, source, source_port, destination, destination_port })
 }

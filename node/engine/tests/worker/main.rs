@@ -8,6 +8,7 @@ mod foreign;
 mod fragments;
 mod frontends;
 mod grace;
+mod groups;
 mod hairpin;
 mod icmp;
 mod lab;
