@@ -28,12 +28,6 @@ pub(crate) fn cluster_concerns(state: &State) -> Vec<Concern> {
         let why = format!("{have} of at most {most} {what} are in use");
         found.push(Concern::notice(Subject::Cluster, What::LimitNear, why, "plan a second cluster"));
     }
-    let groups = state.desired.security_groups.len();
-    if groups > 0 {
-        let why = format!("{groups} security groups are declared, and this version judges no packet by them");
-        let remedy = "filter at the instances meanwhile; what the groups will say: `qnat get security-groups`";
-        found.push(Concern::warning(Subject::Cluster, What::SecurityGroup, why, remedy));
-    }
     if let Some(token) = &state.stop_token
         && state.registry.newest(token.holder) != Some(token.incarnation)
     {

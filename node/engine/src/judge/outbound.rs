@@ -76,9 +76,10 @@ impl<W: LeaseWords> Judge<'_, W> {
                 if shard.overlay.is_opening(&flow) {
                     self.opening().park(backend.home, &flow, &First { packet: p, frame })
                 } else {
-                    Err(match reason {
-                        DropReason::NotFirstPacket => self.egress.refuse_stray(at, authority, backend, p),
-                        _ => self.egress.refuse_flow(at, back, reason, p, frame),
+                    Err(if reason == DropReason::SecurityRule {
+                        self.egress.refuse_flow(at, back, reason, p, frame)
+                    } else {
+                        self.egress.refuse_stray(at, authority, backend, p)
                     })
                 }
             }
