@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 
 use engine::event::DropReason;
-use engine::ids::{Mac, Side};
+use engine::ids::{Link, Mac, Side};
 use engine::wire::{
     ChecksumState, FrameMeta, Gso, Parsed, clamp_mss, decrement_ttl, parse, rewrite_destination,
     rewrite_error_destination, rewrite_error_source, rewrite_source,
 };
-use qnat_reference::bed::{BACKENDS, Bed, Left, PUBLIC, SHARD, UPSTREAM, lease_of, mac_of};
+use qnat_reference::bed::{BACKENDS, Bed, Left, PUBLIC, SHARD, UPSTREAM, lease_of, link_of, mac_of};
 use qnat_reference::judge::check;
 use qnat_reference::packet::{
     ETH, ICMP, Reassembly, TCP, UDP, checksum, examine, icmp, ipv4, mend, shape, sum, tcp, udp,
@@ -87,24 +87,24 @@ pub fn quote(data: &[u8]) {
         let right = checksum(sum(&body[..header], 0));
         body[10..12].copy_from_slice(&right.to_be_bytes());
     }
-    let macs = (mac_of(UPSTREAM), Mac::of_shard(SHARD).0);
+    let macs = (mac_of(Link::Outside, UPSTREAM), Mac::of_shard(SHARD).0);
     let message = icmp(kind, code & 0x7f, rest, &body);
     accepted(&mut ipv4(macs, REMOTE, PUBLIC, ICMP, &message), &FrameMeta::default());
     let mut bed = Bed::default();
-    send(&mut bed, Side::Inside, &ping_and_datagram(0));
-    send(&mut bed, Side::Inside, &ping_and_datagram(1));
+    send(&mut bed, link_of(0), &ping_and_datagram(0));
+    send(&mut bed, link_of(0), &ping_and_datagram(1));
     for (side, host, source, destination) in
         [(Side::Outside, UPSTREAM, REMOTE, PUBLIC), (Side::Inside, BACKENDS[0], BACKENDS[0], REMOTE)]
     {
-        let frame = ipv4((mac_of(host), Mac::of_shard(SHARD).0), source, destination, ICMP, &message);
-        judge(&send(&mut bed, side, &frame));
+        let frame = ipv4((mac_of(link(side), host), Mac::of_shard(SHARD).0), source, destination, ICMP, &message);
+        judge(&send(&mut bed, link(side), &frame));
     }
 }
 
 /// Something for a quote to be about.
 fn ping_and_datagram(which: u8) -> Vec<u8> {
     let payload = if which == 0 { icmp(8, 0, [0x13, 0x88, 0, 1], &[]) } else { udp(5000, 53, &[1; 8]) };
-    let macs = (mac_of(BACKENDS[0]), Mac::of_shard(SHARD).0);
+    let macs = (mac_of(link_of(0), BACKENDS[0]), Mac::of_shard(SHARD).0);
     ipv4(macs, BACKENDS[0], REMOTE, if which == 0 { ICMP } else { UDP }, &payload)
 }
 
@@ -125,14 +125,14 @@ pub fn fragments(data: &[u8]) {
         let proto = [UDP, TCP, ICMP, head][usize::from(head >> 1 & 3)];
         let mut payload = udp(5000, 53, &[]);
         payload.resize(usize::from(length) + 8, length);
-        let mut frame = ipv4((mac_of(host), Mac::of_shard(SHARD).0), source, destination, proto, &payload);
+        let mut frame = ipv4((mac_of(link(side), host), Mac::of_shard(SHARD).0), source, destination, proto, &payload);
         frame[ETH + 4..ETH + 6].copy_from_slice(&[0x77, head >> 4]);
         frame[ETH + 6..ETH + 8].copy_from_slice(&(place & 0x3fff).to_be_bytes());
         mend(&mut frame);
-        let left = send(&mut bed, side, &frame);
+        let left = send(&mut bed, link(side), &frame);
         judge(&left);
         for one in left.iter().filter(|one| !one.is_arp()) {
-            let taken = receivers[usize::from(one.side == Side::Inside)].take(&one.frame);
+            let taken = receivers[usize::from(one.link.is_inside())].take(&one.frame);
             taken.unwrap_or_else(|why| panic!("{why}: {one:02x?}"));
         }
         if place & 0x4000 != 0 {
@@ -150,9 +150,9 @@ pub fn tcp_options(data: &[u8]) {
     let mut options = choices.take(40).to_vec();
     options.resize(options.len().next_multiple_of(4), 0);
     let segment = tcp((5000, 443), (1, 0), flags, &options, choices.take(64));
-    let frame = ipv4((mac_of(BACKENDS[0]), Mac::of_shard(SHARD).0), BACKENDS[0], REMOTE, TCP, &segment);
+    let frame = ipv4((mac_of(link_of(0), BACKENDS[0]), Mac::of_shard(SHARD).0), BACKENDS[0], REMOTE, TCP, &segment);
     accepted(&mut frame.clone(), &FrameMeta::default());
-    judge(&send(&mut Bed::default(), Side::Inside, &frame));
+    judge(&send(&mut Bed::default(), link_of(0), &frame));
 }
 
 /// Frames and steps of time through an engine with mappings: sound ones with a few bytes changed, mended or not, and raw ones.
@@ -160,7 +160,8 @@ pub fn pipeline(data: &[u8]) {
     let (mut choices, mut bed) = (Choices(data), Bed::default());
     for backend in 0..2 {
         for kind in 0..3 {
-            judge(&send(&mut bed, Side::Inside, &host_frame(Side::Inside, backend, kind, 5000, 0x02)));
+            let (link, frame) = host_frame(Side::Inside, backend, kind, 5000, 0x02);
+            judge(&send(&mut bed, link, &frame));
         }
     }
     for _ in 0..STEPS_MAX {
@@ -176,7 +177,7 @@ pub fn pipeline(data: &[u8]) {
             step @ 32..48 => {
                 let side = if step & 1 == 0 { Side::Inside } else { Side::Outside };
                 let length = usize::from(choices.byte());
-                judge(&send(&mut bed, side, choices.take(length)));
+                judge(&send(&mut bed, link(side), choices.take(length)));
             }
             step => {
                 let side = if step & 1 == 0 { Side::Inside } else { Side::Outside };
@@ -185,7 +186,7 @@ pub fn pipeline(data: &[u8]) {
                     Side::Inside => 5000 + u16::from(near % 8),
                     Side::Outside => lease_of(0).start + u16::from(near % 96),
                 };
-                let mut frame = host_frame(side, step >> 1 & 3, step >> 3 & 3, near, choices.byte());
+                let (link, mut frame) = host_frame(side, step >> 1 & 3, step >> 3 & 3, near, choices.byte());
                 for _ in 0..step >> 6 {
                     let at = usize::from(choices.byte()) % frame.len();
                     frame[at] = choices.byte();
@@ -193,18 +194,18 @@ pub fn pipeline(data: &[u8]) {
                 if choices.byte() & 1 == 1 {
                     mend(&mut frame);
                 }
-                judge(&send(&mut bed, side, &frame));
+                judge(&send(&mut bed, link, &frame));
             }
         }
     }
 }
 
-/// A frame of a host: a datagram, a segment with these flags, an echo, or an error.
-fn host_frame(side: Side, backend: u8, kind: u8, near: u16, flags: u8) -> Vec<u8> {
-    let backend = BACKENDS[usize::from(backend) % BACKENDS.len()];
-    let (host, source, destination, ports) = match side {
-        Side::Inside => (backend, backend, REMOTE, (near, 443)),
-        Side::Outside => (UPSTREAM, REMOTE, PUBLIC, (443, near)),
+/// A frame of a host, and the link that it arrives by: a datagram, a segment with these flags, an echo, or an error.
+fn host_frame(side: Side, place: u8, kind: u8, near: u16, flags: u8) -> (Link, Vec<u8>) {
+    let place = usize::from(place) % BACKENDS.len();
+    let (link, host, source, destination, ports) = match side {
+        Side::Inside => (link_of(place), BACKENDS[place], BACKENDS[place], REMOTE, (near, 443)),
+        Side::Outside => (Link::Outside, UPSTREAM, REMOTE, PUBLIC, (443, near)),
     };
     let [high, low] = near.to_be_bytes();
     let (proto, payload) = match kind % 4 {
@@ -216,12 +217,20 @@ fn host_frame(side: Side, backend: u8, kind: u8, near: u16, flags: u8) -> Vec<u8
             (ICMP, icmp(3, 4, [0, 0, 5, 0], &quoted[ETH..]))
         }
     };
-    ipv4((mac_of(host), Mac::of_shard(SHARD).0), source, destination, proto, &payload)
+    (link, ipv4((mac_of(link, host), Mac::of_shard(SHARD).0), source, destination, proto, &payload))
+}
+
+/// The link of the first network, or the outside one.
+const fn link(side: Side) -> Link {
+    match side {
+        Side::Inside => link_of(0),
+        Side::Outside => Link::Outside,
+    }
 }
 
 /// A frame goes in; what it may make the engine remember is bounded.
-fn send(bed: &mut Bed, side: Side, frame: &[u8]) -> Vec<Left> {
-    let left = bounded(frame, 16, || bed.inject(side, frame));
+fn send(bed: &mut Bed, link: Link, frame: &[u8]) -> Vec<Left> {
+    let left = bounded(frame, 16, || bed.inject(link, frame));
     assert!(bed.worker().counters().is_balanced(), "every frame is accounted for");
     left
 }

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use engine::ids::Link;
 use words::time::SECOND_NS;
 
 use crate::flow::Cost;
@@ -51,14 +52,14 @@ const SAID_MAX: usize = 70;
 
 /// What the gateway has said lately.
 #[derive(Debug, Default)]
-pub struct Notices(Vec<(u64, Ipv4Addr)>);
+pub struct Notices(Vec<(u64, (Link, Ipv4Addr))>);
 
 impl Notices {
     /// Judges whether a notice to `receiver` had to be said, or had better not been.
     ///
     /// # Errors
     /// Says which.
-    pub fn judge(&mut self, now_ns: u64, receiver: Ipv4Addr, said: bool) -> Result<(), String> {
+    pub fn judge(&mut self, now_ns: u64, receiver: (Link, Ipv4Addr), said: bool) -> Result<(), String> {
         self.0.retain(|(at, _)| at + SECOND_NS > now_ns);
         let to_him = self.0.iter().filter(|(_, to)| *to == receiver).count();
         if said {
@@ -66,7 +67,7 @@ impl Notices {
         }
         match said {
             false if self.0.len() < SAID_AT_ONCE => Err("nobody was told what became of it".into()),
-            true if to_him >= SAID_MAX => Err(format!("{to_him} notices in a second to {receiver}")),
+            true if to_him >= SAID_MAX => Err(format!("{to_him} notices in a second to {receiver:?}")),
             _ => Ok(()),
         }
     }

@@ -8,14 +8,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use engine::LeaseWords;
 use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
-use engine::ids::{Incarnation, LeaseWord, Link, LogIndex, NodeId, ShardId, Side, Term, VnetId};
+use engine::ids::{Incarnation, LeaseWord, Link, LogIndex, NodeId, ShardId, Side, Term};
 use engine::status::FlowView;
 use engine::wire::FrameMeta;
 use engine::worker::Worker;
 use words::time::SECOND_NS;
 
 use crate::packet::{ETH, be16};
-pub use crate::world::{BACKENDS, GATEWAY, PORTS_EACH, PUBLIC, SHARD, UPSTREAM, World, lease_of, mac_of};
+pub use crate::world::{
+    BACKENDS, GATEWAY, NETWORKS, PORTS_EACH, PUBLIC, SHARD, UPSTREAM, World, lease_of, link_of, mac_of, network_of,
+    place_of,
+};
 
 /// More than a run opens.
 const FLOWS_MAX: usize = 100_000;
@@ -34,7 +37,7 @@ impl LeaseWords for OneWord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Left {
     /// On which interface.
-    pub side: Side,
+    pub link: Link,
     /// The whole frame.
     pub frame: Vec<u8>,
     /// By what right.
@@ -42,6 +45,12 @@ pub struct Left {
 }
 
 impl Left {
+    /// On which side.
+    #[must_use]
+    pub const fn side(&self) -> Side {
+        self.link.side()
+    }
+
     /// Whether it is a question or announcement about addresses rather than a packet.
     #[must_use]
     pub fn is_arp(&self) -> bool {
@@ -60,15 +69,8 @@ pub struct Bed {
     index: u64,
 }
 
-/// The only virtual network.
-pub(crate) const NETWORK: VnetId = VnetId(0);
-
-const fn link_of(side: Side) -> Link {
-    match side {
-        Side::Inside => Link::Inside(NETWORK),
-        Side::Outside => Link::Outside,
-    }
-}
+/// A member's links.
+const LINKS: [Link; 3] = [Link::Inside(NETWORKS[0]), Link::Inside(NETWORKS[1]), Link::Outside];
 
 impl Default for Bed {
     fn default() -> Self {
@@ -83,11 +85,11 @@ impl Bed {
         let workers = [1, 2].map(|n| Worker::new(Incarnation(6 + u64::from(n)), NodeId(n), 76 + u64::from(n)));
         let mut bed = Self { workers, owner: 1, now_ns: 1_000 * SECOND_NS, term: Term(0), index: 1 };
         for (worker, number) in bed.workers.iter_mut().zip(1..) {
-            worker.set_networks(&[NETWORK]);
+            worker.set_networks(&NETWORKS);
             assert!(worker.load_snapshot(bed.now_ns, Arc::new(world.snapshot(number))), "the first one");
-            for (side, mtu) in Side::ALL.into_iter().zip(world.mtu) {
-                worker.set_link(bed.now_ns, link_of(side), true);
-                worker.set_mtu(link_of(side), mtu);
+            for link in LINKS {
+                worker.set_link(bed.now_ns, link, true);
+                worker.set_mtu(link, world.mtu_of(link));
             }
         }
         bed.tell_all(&GroupEvent::Opened { shard: SHARD, epoch: 0, index: LogIndex(1), loads: false });
@@ -107,10 +109,10 @@ impl Bed {
         self.tell(self.owner, GroupEvent::Leading { shard: SHARD, term: self.term });
         self.commit(Bytes::new());
         let mut left = self.pass_time(0);
-        for ip in BACKENDS {
-            self.greet(Side::Inside, ip);
+        for (place, ip) in BACKENDS.into_iter().enumerate() {
+            self.greet(link_of(place), ip);
         }
-        self.greet(Side::Outside, UPSTREAM);
+        self.greet(Link::Outside, UPSTREAM);
         self.drain(&mut left);
         left
     }
@@ -154,8 +156,9 @@ impl Bed {
     }
 
     /// A host says who it is, as it does when it asks for the gateway.
-    fn greet(&mut self, side: Side, ip: Ipv4Addr) {
-        let _nothing_leaves = self.inject(side, &arp(1, [0xff; 6], ip, Ipv4Addr::new(192, 0, 2, 1)));
+    fn greet(&mut self, link: Link, ip: Ipv4Addr) {
+        let question = arp(1, [0xff; 6], (mac_of(link, ip), ip), Ipv4Addr::new(192, 0, 2, 1));
+        let _nothing_leaves = self.inject(link, &question);
     }
 
     /// The hosts answer for themselves.
@@ -165,32 +168,31 @@ impl Bed {
             return;
         }
         let asked = Ipv4Addr::new(frame[ETH + 24], frame[ETH + 25], frame[ETH + 26], frame[ETH + 27]);
-        let lives_here = match question.side {
-            Side::Inside => BACKENDS.contains(&asked),
-            Side::Outside => asked == UPSTREAM,
+        let lives_here = match question.link {
+            Link::Inside(network) => place_of(network, asked).is_some(),
+            Link::Outside => asked == UPSTREAM,
         };
         if lives_here {
             let asker: [u8; 6] = frame[6..12].try_into().expect("six bytes");
-            let mut reply = arp(2, asker, asked, Ipv4Addr::new(192, 0, 2, 1));
-            self.hand_in(question.side, &mut reply);
+            let mut reply = arp(2, asker, (mac_of(question.link, asked), asked), Ipv4Addr::new(192, 0, 2, 1));
+            self.hand_in(question.link, &mut reply);
         }
     }
 
-    fn hand_in(&mut self, side: Side, frame: &mut [u8]) -> Verdict {
+    fn hand_in(&mut self, link: Link, frame: &mut [u8]) -> Verdict {
         let words = self.words(self.owner);
-        self.workers[self.owner].handle_frame(self.now_ns, &words, link_of(side), &FrameMeta::default(), frame)
+        self.workers[self.owner].handle_frame(self.now_ns, &words, link, &FrameMeta::default(), frame)
     }
 
     /// Hands in a frame. Returns all that left for it, in order.
-    pub fn inject(&mut self, side: Side, frame: &[u8]) -> Vec<Left> {
+    pub fn inject(&mut self, link: Link, frame: &[u8]) -> Vec<Left> {
         let mut frame = frame.to_vec();
-        let verdict = self.hand_in(side, &mut frame);
+        let verdict = self.hand_in(link, &mut frame);
         let mut left = Vec::new();
         if let Verdict::Transmit { link, authority } = verdict {
-            let side = link.side();
             let words = self.words(self.owner);
             if Worker::may_transmit(&words, self.now_ns, authority) {
-                left.push(Left { side, frame, authority });
+                left.push(Left { link, frame, authority });
             } else {
                 self.workers[self.owner].not_transmitted(DropReason::LeaseLapsed);
             }
@@ -217,7 +219,7 @@ impl Bed {
             let words = self.words(self.owner);
             let worker = &mut self.workers[self.owner];
             if let Some((link, _, authority)) = worker.poll_frame(self.now_ns, &words, &mut frame) {
-                let one = Left { side: link.side(), frame: frame.clone(), authority };
+                let one = Left { link, frame: frame.clone(), authority };
                 self.answer(&one);
                 left.push(one);
             } else if let Some(output) = worker.poll_output(self.now_ns, &words) {
@@ -237,11 +239,11 @@ impl Bed {
 }
 
 /// A question (1) or an answer (2) of the host at `ip`.
-fn arp(operation: u8, to: [u8; 6], ip: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+fn arp(operation: u8, to: [u8; 6], (mac, ip): ([u8; 6], Ipv4Addr), target: Ipv4Addr) -> Vec<u8> {
     let mut frame = to.to_vec();
-    frame.extend(mac_of(ip));
+    frame.extend(mac);
     frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
-    frame.extend(mac_of(ip));
+    frame.extend(mac);
     frame.extend(ip.octets());
     frame.extend(if operation == 1 { [0; 6] } else { to });
     frame.extend(target.octets());

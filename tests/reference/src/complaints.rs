@@ -1,13 +1,13 @@
 //! ICMP errors, naively (R16, R17): found by what they quote, built anew around it. They change nothing (R9, I18).
 
-use engine::ids::Side;
+use engine::ids::{Link, Side};
 
 use crate::bed::Left;
 use crate::expect::{Judged, Outcome, expect};
 use crate::flow::Flow;
 use crate::model::Model;
-use crate::sent::{Complaint, ROUTER, to_host};
-use crate::world::{BACKENDS, PUBLIC, UPSTREAM};
+use crate::sent::{Complaint, ROUTER, to_backend, to_upstream};
+use crate::world::{BACKENDS, PUBLIC, link_of};
 
 /// Larger than any error.
 const MTU: u16 = u16::MAX;
@@ -35,8 +35,8 @@ impl Model {
         }
         let inside = BACKENDS[flow.inside.0];
         let quoted = (true, ((inside, flow.inside.1), (p.remote, p.service)));
-        let wanted = complaint.translated(to_host(inside), (ROUTER, inside), quoted);
-        expect(left, Side::Inside, &wanted, MTU, false)?;
+        let wanted = complaint.translated(to_backend(flow.inside.0), (ROUTER, inside), quoted);
+        expect(left, link_of(flow.inside.0), &wanted, MTU, false)?;
         Ok(Outcome::Error)
     }
 
@@ -56,8 +56,8 @@ impl Model {
                 return missing(surely);
             }
             let quoted = (false, ((p.remote, p.service), (PUBLIC, port)));
-            let wanted = complaint.translated(to_host(UPSTREAM), (PUBLIC, p.remote), quoted);
-            expect(left, Side::Outside, &wanted, MTU, false)?;
+            let wanted = complaint.translated(to_upstream(), (PUBLIC, p.remote), quoted);
+            expect(left, Link::Outside, &wanted, MTU, false)?;
             return Ok(Outcome::Error);
         }
         let sent_it = |flow: &&Flow| (flow.proto, flow.port, flow.remote) == (p.proto, p.service, (PUBLIC, port));
@@ -67,8 +67,8 @@ impl Model {
         }
         let ip = BACKENDS[sender.inside.0];
         let quoted = (false, ((ip, sender.inside.1), (PUBLIC, port)));
-        let wanted = complaint.translated(to_host(ip), (PUBLIC, ip), quoted);
-        expect(left, Side::Inside, &wanted, MTU, false)?;
+        let wanted = complaint.translated(to_backend(sender.inside.0), (PUBLIC, ip), quoted);
+        expect(left, link_of(sender.inside.0), &wanted, MTU, false)?;
         Ok(Outcome::ErrorTurned)
     }
 }

@@ -1,11 +1,11 @@
 //! What should have left, octet by octet, against what did.
 
-use engine::ids::Side;
+use engine::ids::{Link, Side};
 
 use crate::bed::Left;
 use crate::packet::{ETH, ICMP, be16, cut, icmp, ipv4, mend};
-use crate::sent::{Packet, to_host};
-use crate::world::{BACKENDS, GATEWAY, PUBLIC, UPSTREAM};
+use crate::sent::{Packet, to_backend, to_upstream};
+use crate::world::{BACKENDS, GATEWAY, PUBLIC};
 
 /// Octets of a gateway's own ICMP error at most (RFC 1812 4.3.2.3), less its headers.
 const QUOTE_MAX: usize = 576 - 28;
@@ -57,6 +57,8 @@ pub enum Outcome {
     Tiny,
     /// One whose datagram does not leave.
     Lost,
+    /// It came by another network than its source is of.
+    Astray,
 }
 
 /// What a judge says: what became of the packet, or what should have.
@@ -64,7 +66,7 @@ pub type Judged = Result<Outcome, String>;
 
 /// Compares what left with the frame that should have, which is cut if it is longer than the link takes. `fresh`: its IP
 /// identification is the translator's own to choose (R20).
-pub(crate) fn expect(left: &[Left], side: Side, wanted: &[u8], mtu: u16, fresh: bool) -> Result<(), String> {
+pub(crate) fn expect(left: &[Left], link: Link, wanted: &[u8], mtu: u16, fresh: bool) -> Result<(), String> {
     let mut wanted = wanted.to_vec();
     if let (true, Some(first)) = (fresh, left.first()) {
         wanted[ETH + 4..ETH + 6].copy_from_slice(&first.frame[ETH + 4..ETH + 6]);
@@ -79,12 +81,12 @@ pub(crate) fn expect(left: &[Left], side: Side, wanted: &[u8], mtu: u16, fresh: 
     }
     let all = cut(&wanted, mtu);
     let same =
-        left.len() == all.len() && left.iter().zip(&all).all(|(left, one)| left.side == side && left.frame == *one);
+        left.len() == all.len() && left.iter().zip(&all).all(|(left, one)| left.link == link && left.frame == *one);
     if same {
         return Ok(());
     }
-    let left: Vec<String> = left.iter().map(|left| format!("{:?} {:02x?}", left.side, left.frame)).collect();
-    Err(format!("left {left:?}, wanted {side:?} {all:02x?}"))
+    let left: Vec<String> = left.iter().map(|left| format!("{:?} {:02x?}", left.link, left.frame)).collect();
+    Err(format!("left {left:?}, wanted {link:?} {all:02x?}"))
 }
 
 /// The public port that a frame which left shows.
@@ -97,7 +99,7 @@ pub(crate) fn public_port(left: &Left) -> Result<u16, String> {
 /// What the gateway says about a packet that ends here.
 #[derive(Debug)]
 pub(crate) struct Notice {
-    side: Side,
+    link: Link,
     frame: Vec<u8>,
 }
 
@@ -114,14 +116,14 @@ pub(crate) fn notice(p: &Packet, side: Side, mtu: u16) -> Option<Notice> {
     let about = p.frame(side);
     let quote = &about[ETH..about.len().min(ETH + QUOTE_MAX)];
     let (macs, from, to) = match side {
-        Side::Inside => (to_host(BACKENDS[p.backend]), GATEWAY, BACKENDS[p.backend]),
-        Side::Outside => (to_host(UPSTREAM), PUBLIC, p.remote),
+        Side::Inside => (to_backend(p.backend), GATEWAY, BACKENDS[p.backend]),
+        Side::Outside => (to_upstream(), PUBLIC, p.remote),
     };
     let mut frame = ipv4(macs, from, to, ICMP, &icmp(kind, code, rest, quote));
     // Internetwork control (RFC 1812 4.3.2.5).
     frame[ETH + 1] = 0xc0;
     mend(&mut frame);
-    Some(Notice { side, frame })
+    Some(Notice { link: p.link(side), frame })
 }
 
 impl Notice {
@@ -130,7 +132,7 @@ impl Notice {
         if left.is_empty() {
             return Ok(Outcome::Untold);
         }
-        expect(left, self.side, &self.frame, u16::MAX, true)?;
+        expect(left, self.link, &self.frame, u16::MAX, true)?;
         Ok(Outcome::Told)
     }
 }

@@ -3,12 +3,12 @@
 
 use std::net::Ipv4Addr;
 
-use engine::ids::{Mac, Side};
+use engine::ids::{Link, Mac, Side};
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use crate::bed::{BACKENDS, GATEWAY, PUBLIC, SHARD, UPSTREAM, lease_of, mac_of};
+use crate::bed::{BACKENDS, GATEWAY, NETWORKS, PUBLIC, SHARD, UPSTREAM, lease_of, mac_of};
 use crate::packet::{ETH, ICMP, TCP, UDP, fragments, icmp, ipv4, mend, tcp, udp};
 
 /// Draws frames.
@@ -16,7 +16,7 @@ use crate::packet::{ETH, ICMP, TCP, UDP, fragments, icmp, ipv4, mend, tcp, udp};
 pub struct Hostile {
     rng: ChaCha8Rng,
     /// Fragments on their way, among the other frames.
-    fragments: Vec<(Side, Vec<u8>)>,
+    fragments: Vec<(Link, Vec<u8>)>,
     datagrams: u16,
 }
 
@@ -43,26 +43,28 @@ impl Hostile {
     }
 
     /// The next frame, and where it arrives.
-    pub fn frame(&mut self) -> (Side, Vec<u8>) {
+    pub fn frame(&mut self) -> (Link, Vec<u8>) {
         if !self.fragments.is_empty() && self.rng.random_bool(0.6) {
             let place = if self.rng.random_bool(0.8) { 0 } else { self.rng.random_range(0..self.fragments.len()) };
             return self.fragments.remove(place);
         }
-        let side = if self.rng.random_bool(0.5) { Side::Inside } else { Side::Outside };
+        // Addresses are drawn apart from networks: half of what comes from inside is under a name of the other one.
+        let network = NETWORKS[usize::from(self.rng.random_bool(0.3))];
+        let link = if self.rng.random_bool(0.5) { Link::Inside(network) } else { Link::Outside };
         if self.rng.random_bool(0.05) {
-            self.split(side);
+            self.split(link);
         }
-        let mut frame = self.sound(side);
+        let mut frame = self.sound(link);
         if self.rng.random_bool(0.5) {
             self.break_it(&mut frame);
         }
-        (side, frame)
+        (link, frame)
     }
 
     /// A datagram in fragments, all of them or some missing, some twice, and one perhaps over others.
-    fn split(&mut self, side: Side) {
+    fn split(&mut self, link: Link) {
         let data = vec![self.rng.random(); self.rng.random_range(WHOLE_MIN..4000)];
-        let mut whole = self.sound_with(side, &data);
+        let mut whole = self.sound_with(link, &data);
         if whole.len() < ETH + WHOLE_MIN {
             // An ICMP error: those are short.
             return;
@@ -86,7 +88,7 @@ impl Hostile {
             4 => all.rotate_left(1),
             _ => {}
         }
-        self.fragments.extend(all.into_iter().map(|frame| (side, frame)));
+        self.fragments.extend(all.into_iter().map(|frame| (link, frame)));
     }
 
     fn port(&mut self, side: Side) -> u16 {
@@ -98,13 +100,14 @@ impl Hostile {
     }
 
     /// A frame as a host would send it.
-    fn sound(&mut self, side: Side) -> Vec<u8> {
+    fn sound(&mut self, link: Link) -> Vec<u8> {
         let mut data = vec![0; self.rng.random_range(0..64)];
         self.rng.fill(&mut data[..]);
-        self.sound_with(side, &data)
+        self.sound_with(link, &data)
     }
 
-    fn sound_with(&mut self, side: Side, data: &[u8]) -> Vec<u8> {
+    fn sound_with(&mut self, link: Link, data: &[u8]) -> Vec<u8> {
+        let side = link.side();
         let remote = *REMOTES.choose(&mut self.rng).expect("some");
         let backend = *BACKENDS.choose(&mut self.rng).expect("some");
         let service = *[53_u16, 80, 443, 7].choose(&mut self.rng).expect("some");
@@ -119,7 +122,7 @@ impl Hostile {
             2 => (ICMP, self.echo(side, near, data)),
             _ => (ICMP, self.error(side, source, destination, ports)),
         };
-        ipv4((mac_of(host), Mac::of_shard(SHARD).0), source, destination, proto, &payload)
+        ipv4((mac_of(link, host), Mac::of_shard(SHARD).0), source, destination, proto, &payload)
     }
 
     fn segment(&mut self, ports: (u16, u16), data: &[u8]) -> Vec<u8> {

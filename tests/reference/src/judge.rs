@@ -1,12 +1,13 @@
 //! What must hold of every frame that leaves, whatever came in: where it goes, under whose name, and its checksums. By the
 //! naive code of `packet`, and without knowing what was sent.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use engine::event::Authority;
-use engine::ids::{Mac, Side};
+use engine::ids::{Link, Mac, Side};
 
-use crate::bed::{BACKENDS, GATEWAY, Left, PUBLIC, SHARD, lease_of};
+use crate::bed::{BACKENDS, GATEWAY, Left, PUBLIC, SHARD, lease_of, mac_of, place_of};
 use crate::hostile::WHOLE_MIN;
 use crate::packet::{ETH, ICMP, Reassembly, TCP, UDP, addresses, be16, checksum, examine, sum};
 
@@ -27,10 +28,10 @@ pub fn check(left: &Left) -> Result<(), String> {
     let names_inside = |bytes: &[u8]| bytes.windows(4).any(|w| BACKENDS.iter().any(|ip| ip.octets() == w));
     let quotes = shape.fragment.0 == 0 && shape.proto == ICMP && matches!(payload.first(), Some(3 | 4 | 5 | 11 | 12));
     if quotes {
-        check_quote(left.side, destination, &payload[8..])?;
+        check_quote(left.side(), destination, &payload[8..])?;
     }
-    match left.side {
-        Side::Outside => {
+    match left.link {
+        Link::Outside => {
             if source != PUBLIC || is_inside(destination) {
                 return Err(format!("{source} to {destination} left outside"));
             }
@@ -47,18 +48,22 @@ pub fn check(left: &Left) -> Result<(), String> {
                 return Err(format!("port {port} is in nobody's lease"));
             }
         }
-        Side::Inside => {
-            if !BACKENDS.contains(&destination) || (is_inside(source) && source != GATEWAY) {
-                return Err(format!("{source} to {destination} left inside"));
+        Link::Inside(network) => {
+            let lives_there = place_of(network, destination).is_some();
+            if !lives_there || (is_inside(source) && source != GATEWAY) {
+                return Err(format!("{source} to {destination} left by {:?}", left.link));
+            }
+            if left.frame[..6] != mac_of(left.link, destination) {
+                return Err(format!("what is for {destination} went to another host of {:?}", left.link));
             }
         }
     }
     Ok(())
 }
 
-/// The hosts of both sides, who put fragments together.
+/// The hosts of each link, who put fragments together.
 #[derive(Debug, Default)]
-pub struct Receivers([Reassembly; 2]);
+pub struct Receivers(BTreeMap<Link, Reassembly>);
 
 /// What a frame completed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,7 +84,7 @@ impl Receivers {
         if left.is_arp() || be16(&left.frame, ETH + 4) == 0x1234 {
             return Ok(Whole::No);
         }
-        let Some(whole) = self.0[usize::from(left.side == Side::Inside)].take(&left.frame)? else {
+        let Some(whole) = self.0.entry(left.link).or_default().take(&left.frame)? else {
             return Ok(Whole::No);
         };
         if whole.len() == left.frame.len() || whole.len() < ETH + WHOLE_MIN {

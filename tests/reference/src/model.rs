@@ -4,7 +4,7 @@
 
 use std::net::Ipv4Addr;
 
-use engine::ids::Side;
+use engine::ids::{Link, Side, VnetId};
 use engine::snapshot::{Filtering, Sharing};
 
 use crate::allowance::{Notices, Rate};
@@ -15,8 +15,8 @@ use crate::flow::{Cost, Flow};
 use crate::packet::{ICMP, TCP};
 use crate::pieces::Datagrams;
 use crate::ports::{self, Shown};
-use crate::sent::{Packet, to_host};
-use crate::world::{BACKENDS, PUBLIC, Rule, UPSTREAM, World};
+use crate::sent::{Packet, to_backend, to_upstream};
+use crate::world::{BACKENDS, PUBLIC, Rule, World, link_of, network_of, place_of};
 
 /// What one member knows that the other does not.
 #[derive(Debug)]
@@ -113,6 +113,27 @@ impl Model {
         Some(Packet { remote: PUBLIC, service: flow.port, ..*p })
     }
 
+    /// Judges what the engine did with a packet of a backend that came by a network which has no backend of its address:
+    /// whoever sent it is not the one that it claims to be (D14, S1).
+    ///
+    /// # Errors
+    /// If something left.
+    pub fn judge_astray(&mut self, now_ns: u64, left: &[Left]) -> Judged {
+        self.forget(now_ns);
+        if left.is_empty() {
+            Ok(Outcome::Astray)
+        } else {
+            Err("a packet passed under the name of another network".into())
+        }
+    }
+
+    /// The other network, if it has no backend of the address of the one at `place`.
+    #[must_use]
+    pub fn stranger_in(place: usize) -> Option<VnetId> {
+        let others = crate::world::NETWORKS.into_iter().filter(|network| *network != network_of(place));
+        others.into_iter().find(|network| place_of(*network, BACKENDS[place]).is_none())
+    }
+
     /// Judges what the engine did with a packet of a backend, and takes note of it. `table`: the port that its mapping has,
     /// as the engine says; looked at only if nothing left that could show it.
     ///
@@ -130,10 +151,9 @@ impl Model {
         if turned && p.proto == ICMP {
             return if left.is_empty() { Ok(Outcome::Refused) } else { Err("a public address answered".into()) };
         }
-        let backend = BACKENDS[p.backend];
         let mtu = self.world.mtu[usize::from(!turned)];
         if let Some(notice) = notice(p, Side::Inside, mtu) {
-            self.local().notices.judge(now_ns, backend, !left.is_empty())?;
+            self.local().notices.judge(now_ns, (p.link(Side::Inside), BACKENDS[p.backend]), !left.is_empty())?;
             return notice.judge(left);
         }
         let known = self.flows.iter().position(|flow| flow.is_of(p) && flow.inside == (p.backend, p.near));
@@ -160,8 +180,8 @@ impl Model {
             return self.judge_turned(now_ns, p, port, left);
         }
         let ends = ((PUBLIC, port), (p.remote, p.service));
-        let wanted = p.translated(true, to_host(UPSTREAM), ends, self.world.mss_max);
-        expect(left, Side::Outside, &wanted, mtu, !p.whole || p.first.is_some())?;
+        let wanted = p.translated(true, to_upstream(), ends, self.world.mss_max);
+        expect(left, Link::Outside, &wanted, mtu, !p.whole || p.first.is_some())?;
         Ok(if opened { Outcome::Opened } else { Outcome::Out })
     }
 
@@ -282,7 +302,7 @@ impl Model {
         }
         let mtu = self.world.mtu[0];
         if let Some(notice) = notice(p, Side::Outside, mtu) {
-            let said = self.local().notices.judge(now_ns, p.remote, !left.is_empty());
+            let said = self.local().notices.judge(now_ns, (Link::Outside, p.remote), !left.is_empty());
             if receivers.surely {
                 said?;
             }
@@ -294,9 +314,9 @@ impl Model {
         let turned_to = self.reached(now_ns, p, &receivers);
         let wanted = |end: &(usize, u16)| {
             let ends = (from, (BACKENDS[end.0], end.1));
-            p.translated(false, to_host(BACKENDS[end.0]), ends, self.world.mss_max)
+            p.translated(false, to_backend(end.0), ends, self.world.mss_max)
         };
-        one_of(&receivers.ends, |end| expect(left, Side::Inside, &wanted(end), mtu, false))?;
+        one_of(&receivers.ends, |end| expect(left, link_of(end.0), &wanted(end), mtu, false))?;
         Ok(turned_to)
     }
 
@@ -338,10 +358,10 @@ impl Model {
         self.reached(now_ns, &seen, &receivers);
         let wanted = |end: &(usize, u16)| {
             let ends = ((PUBLIC, port), (BACKENDS[end.0], end.1));
-            p.translated(true, to_host(BACKENDS[end.0]), ends, self.world.mss_max)
+            p.translated(true, to_backend(end.0), ends, self.world.mss_max)
         };
         let fresh = !p.whole || p.first.is_some();
-        one_of(&ends, |end| expect(left, Side::Inside, &wanted(end), self.world.mtu[0], fresh))?;
+        one_of(&ends, |end| expect(left, link_of(end.0), &wanted(end), self.world.mtu[0], fresh))?;
         Ok(Outcome::Turned)
     }
 

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use engine::ids::Side;
+use engine::ids::{Link, Side};
 
 use crate::bed::Left;
 use crate::expect::{Judged, Outcome, expect};
@@ -15,8 +15,8 @@ use crate::world::PUBLIC;
 /// How long the parts of a datagram are waited for.
 const PATIENCE_NS: u64 = 2_000_000_000;
 
-/// Side, addresses, protocol, identification.
-type Key = (Side, (Ipv4Addr, Ipv4Addr), u8, u16);
+/// Link, addresses, protocol, identification.
+type Key = (Link, (Ipv4Addr, Ipv4Addr), u8, u16);
 
 /// Where a fragment lies, and whether it is the last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,8 +29,8 @@ struct Part {
 #[derive(Clone, Debug)]
 enum Fate {
     Open,
-    /// They go as this frame went: the first one's, on that side.
-    Like(Side, Vec<u8>),
+    /// They go as this frame went: the first one's, by that link.
+    Like(Link, Vec<u8>),
     /// They would have gone like the first, which the member sent when it was owner before.
     Stale,
     Refused,
@@ -49,8 +49,8 @@ struct Datagram {
 #[derive(Debug, Default)]
 pub(crate) struct Datagrams(Vec<Datagram>);
 
-fn key_of(side: Side, frame: &[u8]) -> Key {
-    (side, addresses(frame), frame[ETH + 9], be16(frame, ETH + 4))
+fn key_of(link: Link, frame: &[u8]) -> Key {
+    (link, addresses(frame), frame[ETH + 9], be16(frame, ETH + 4))
 }
 
 fn part_of(frame: &[u8]) -> Part {
@@ -113,11 +113,11 @@ impl Datagrams {
 }
 
 /// A later fragment as it leaves behind the first one, `first`.
-fn follow(side: Side, first: &[u8], frame: &[u8]) -> Vec<u8> {
+fn follow(from: Link, first: &[u8], frame: &[u8]) -> Vec<u8> {
     let mut out = frame.to_vec();
     out[..12].copy_from_slice(&first[..12]);
     out[ETH + 12..ETH + 20].copy_from_slice(&first[ETH + 12..ETH + 20]);
-    if side == Side::Inside {
+    if from.is_inside() {
         // R20: the identification is the translator's own, and one for all.
         out[ETH + 4..ETH + 6].copy_from_slice(&first[ETH + 4..ETH + 6]);
     }
@@ -131,7 +131,7 @@ impl Model {
     ///
     /// # Errors
     /// What the engine should have done instead.
-    pub fn judge_later(&mut self, now_ns: u64, side: Side, frame: &[u8], left: &[Left]) -> Judged {
+    pub fn judge_later(&mut self, now_ns: u64, from: Link, frame: &[u8], left: &[Left]) -> Judged {
         let world = self.world;
         let datagrams = &mut self.local().datagrams;
         datagrams.forget(now_ns);
@@ -149,7 +149,7 @@ impl Model {
         if frame[ETH + 8] <= 1 {
             return nothing(Outcome::Lost);
         }
-        let datagram = datagrams.of(now_ns, key_of(side, frame));
+        let datagram = datagrams.of(now_ns, key_of(from, frame));
         if let Some(outcome) = datagram.note(part) {
             return nothing(outcome);
         }
@@ -160,8 +160,7 @@ impl Model {
             }
             Fate::Refused | Fate::Stale => nothing(Outcome::Lost),
             Fate::Like(to, first) => {
-                let mtu = world.mtu[usize::from(*to == Side::Outside)];
-                expect(left, *to, &follow(side, first, frame), mtu, false)?;
+                expect(left, *to, &follow(from, first, frame), world.mtu_of(*to), false)?;
                 Ok(Outcome::Followed)
             }
         }
@@ -190,7 +189,8 @@ impl Model {
         if usize::from(first) < p.header() {
             return if left.is_empty() { Ok(Outcome::Tiny) } else { Err("a header in pieces left".into()) };
         }
-        let key = key_of(side, &frame);
+        let from = p.link(side);
+        let key = key_of(from, &frame);
         // Public addresses answer no pings, so that nothing is kept of them (R7).
         if side == Side::Inside && (p.proto, p.remote) == (ICMP, PUBLIC) {
             datagrams.0.iter_mut().filter(|d| d.key == key).for_each(Datagram::refuse);
@@ -199,8 +199,8 @@ impl Model {
         if let Some(outcome) = datagrams.of(now_ns, key).note(part_of(&frame)) {
             return if left.is_empty() { Ok(outcome) } else { Err(format!("{outcome:?}, but it left")) };
         }
-        let to = if side == Side::Outside || p.remote == PUBLIC { Side::Inside } else { Side::Outside };
-        let mtu = world.mtu[usize::from(to == Side::Outside)];
+        let inwards = side == Side::Outside || p.remote == PUBLIC;
+        let mtu = world.mtu[usize::from(!inwards)];
         let own = left.len().min(crate::packet::cut(&frame, mtu).len());
         let outcome = self.judge_one(now_ns, side, p, table, &left[..own])?;
         let datagram = self.local().datagrams.of(now_ns, key);
@@ -209,10 +209,11 @@ impl Model {
             datagram.refuse();
             return if left.len() == own { Ok(outcome) } else { Err("fragments left without their first".into()) };
         }
+        let to = left[0].link;
         datagram.fate = Fate::Like(to, left[0].frame.clone());
         let mut rest = &left[own..];
         for waiting in std::mem::take(&mut datagram.waiting) {
-            let wanted = follow(side, &left[0].frame, &waiting);
+            let wanted = follow(from, &left[0].frame, &waiting);
             let (these, others) = rest.split_at(rest.len().min(crate::packet::cut(&wanted, mtu).len()));
             expect(these, to, &wanted, mtu, false)?;
             rest = others;

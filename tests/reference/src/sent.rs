@@ -4,11 +4,11 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use engine::ids::{Mac, Side};
+use engine::ids::{Link, Mac, Side};
 
 use crate::connection::Segment;
 use crate::packet::{ETH, ICMP, TCP, UDP, icmp, ipv4, mend, piece, tcp, udp};
-use crate::world::{BACKENDS, PUBLIC, SHARD, UPSTREAM, mac_of};
+use crate::world::{BACKENDS, PUBLIC, SHARD, UPSTREAM, link_of, mac_of};
 
 /// A router on the way to every remote.
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 33);
@@ -19,16 +19,28 @@ pub type End = (Ipv4Addr, u16);
 /// Ethernet source and destination.
 pub type Macs = ([u8; 6], [u8; 6]);
 
-/// Ethernet addresses of what the shard's owner sends to a host.
+/// Ethernet addresses of what the shard's owner sends to a host on a link.
 #[must_use]
-pub fn to_host(ip: Ipv4Addr) -> Macs {
-    (Mac::of_shard(SHARD).0, mac_of(ip))
+pub fn to_host(link: Link, ip: Ipv4Addr) -> Macs {
+    (Mac::of_shard(SHARD).0, mac_of(link, ip))
 }
 
-/// Those of what a host sends to it.
+/// The same to the backend at this place.
 #[must_use]
-pub fn from_host(ip: Ipv4Addr) -> Macs {
-    (mac_of(ip), Mac::of_shard(SHARD).0)
+pub fn to_backend(place: usize) -> Macs {
+    to_host(link_of(place), BACKENDS[place])
+}
+
+/// The same to the router towards the internet.
+#[must_use]
+pub fn to_upstream() -> Macs {
+    to_host(Link::Outside, UPSTREAM)
+}
+
+/// The other way round.
+#[must_use]
+pub const fn turned((ours, theirs): Macs) -> Macs {
+    (theirs, ours)
 }
 
 /// A packet as a host means it.
@@ -149,6 +161,15 @@ impl Packet {
         }
     }
 
+    /// The link that it arrives by on `side`.
+    #[must_use]
+    pub const fn link(&self, side: Side) -> Link {
+        match side {
+            Side::Inside => link_of(self.backend),
+            Side::Outside => Link::Outside,
+        }
+    }
+
     /// The frame that arrives on `side`.
     #[must_use]
     pub fn frame(&self, side: Side) -> Vec<u8> {
@@ -156,9 +177,9 @@ impl Packet {
         match side {
             Side::Inside => {
                 let backend = BACKENDS[self.backend];
-                self.build(true, from_host(backend), ((backend, self.near), far), self.ttl, 0)
+                self.build(true, turned(to_backend(self.backend)), ((backend, self.near), far), self.ttl, 0)
             }
-            Side::Outside => self.build(false, from_host(UPSTREAM), (far, (PUBLIC, self.near)), self.ttl, 0),
+            Side::Outside => self.build(false, turned(to_upstream()), (far, (PUBLIC, self.near)), self.ttl, 0),
         }
     }
 
@@ -214,11 +235,11 @@ impl Complaint {
         match side {
             Side::Inside => {
                 let quoted = (false, (far, (backend, self.about.near)));
-                self.build(from_host(backend), (backend, self.about.remote), quoted, 64)
+                self.build(turned(to_backend(self.about.backend)), (backend, self.about.remote), quoted, 64)
             }
             Side::Outside => {
                 let quoted = (true, ((PUBLIC, self.about.near), far));
-                self.build(from_host(UPSTREAM), (ROUTER, PUBLIC), quoted, 64)
+                self.build(turned(to_upstream()), (ROUTER, PUBLIC), quoted, 64)
             }
         }
     }

@@ -4,9 +4,7 @@
 use std::net::Ipv4Addr;
 use words::Prefix;
 
-use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, PortBlock, ShardId};
-
-use crate::bed::NETWORK;
+use engine::ids::{BackendId, ControlIndex, FrontendId, Link, Mac, NodeId, PortBlock, ShardId, Side, VnetId};
 use engine::snapshot::{
     Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, Sharing, Snapshot, Subnet, TcpReset,
 };
@@ -17,9 +15,11 @@ pub const SHARD: ShardId = ShardId(1);
 pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The router towards the internet.
 pub const UPSTREAM: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-/// The backends' addresses; the last has no lease.
+/// The virtual networks, with one subnet and one gateway address (D14).
+pub const NETWORKS: [VnetId; 2] = [VnetId(0), VnetId(1)];
+/// The backends' addresses: two backends of each network, the first of which have one address. The last has no lease.
 pub const BACKENDS: [Ipv4Addr; 4] =
-    [Ipv4Addr::new(10, 0, 0, 4), Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(10, 0, 0, 6), Ipv4Addr::new(10, 0, 0, 7)];
+    [Ipv4Addr::new(10, 0, 0, 4), Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(10, 0, 0, 4), Ipv4Addr::new(10, 0, 0, 7)];
 /// Ports that each of the backends with a lease has; few, so that they run out.
 pub const PORTS_EACH: u16 = 32;
 /// The gateway's address inside.
@@ -27,11 +27,29 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
 const FIRST_PORT: u16 = 2048;
 
-/// The MAC address of a host of the bed.
+/// The network of the backend at `place` in `BACKENDS`.
 #[must_use]
-pub fn mac_of(ip: Ipv4Addr) -> [u8; 6] {
+pub const fn network_of(place: usize) -> VnetId {
+    NETWORKS[place / 2]
+}
+
+/// The link by which it is reached.
+#[must_use]
+pub const fn link_of(place: usize) -> Link {
+    Link::Inside(network_of(place))
+}
+
+/// The backend of this address in a network.
+#[must_use]
+pub fn place_of(network: VnetId, ip: Ipv4Addr) -> Option<usize> {
+    (0..BACKENDS.len()).find(|place| (network_of(*place), BACKENDS[*place]) == (network, ip))
+}
+
+/// The MAC address of the host at `ip` on a link. Hosts of one address in two networks have different ones.
+#[must_use]
+pub fn mac_of(link: Link, ip: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = ip.octets();
-    [0x52, 0, a, b, c, d]
+    [0x52, if link == Link::Inside(NETWORKS[1]) { 0x10 } else { 0 }, a, b, c, d]
 }
 
 /// The ports that the backend at `place` in `BACKENDS` was granted.
@@ -86,14 +104,25 @@ impl Default for World {
 }
 
 impl World {
+    /// What a link takes; both networks take the same.
+    #[must_use]
+    pub const fn mtu_of(&self, link: Link) -> u16 {
+        match link.side() {
+            Side::Inside => self.mtu[0],
+            Side::Outside => self.mtu[1],
+        }
+    }
+
     /// The snapshot that the member with this number loads; there are two members.
     #[must_use]
     pub fn snapshot(&self, member: u8) -> Snapshot {
         let links = |n: u8| NodeLinks {
             node: NodeId(u32::from(n)),
-            inside: vec![(NETWORK, Mac([0x52, 1, 0, 0, 0, n]))],
+            inside: vec![(NETWORKS[0], Mac([0x52, 1, 0, 0, 0, n])), (NETWORKS[1], Mac([0x52, 3, 0, 0, 0, n]))],
             outside: Mac([0x52, 2, 0, 0, 0, n]),
         };
+        let prefix = Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 24 };
+        let subnet = |vnet| Subnet { vnet, prefix, gateway: GATEWAY };
         let frontend = FrontendId(1);
         let mut s = Snapshot {
             control_index: ControlIndex(10),
@@ -106,11 +135,7 @@ impl World {
             },
             me: Some(links(member)),
             peers: vec![links(3 - member)],
-            subnets: vec![Subnet {
-                vnet: NETWORK,
-                prefix: Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 24 },
-                gateway: GATEWAY,
-            }],
+            subnets: NETWORKS.map(subnet).to_vec(),
             outside: Outside {
                 prefix: Prefix { network: Ipv4Addr::new(203, 0, 113, 0), len: 24 },
                 next_hop: Some(UPSTREAM),
@@ -125,7 +150,7 @@ impl World {
             let id = BackendId(u32::try_from(place).expect("few") + 1);
             let Rule { profile, sharing, filtering } = self.rules[place];
             let backend = Backend {
-                vnet: NETWORK,
+                vnet: network_of(place),
                 ip,
                 mac: None,
                 home: SHARD,

@@ -2,7 +2,6 @@
 //! `QNAT_PACKETS` sets how many frames are drawn; a failure names its seed.
 
 use engine::event::DropReason;
-use engine::ids::Side;
 use qnat_reference::bed::{Bed, Left};
 use qnat_reference::hostile::Hostile;
 use qnat_reference::judge::{Receivers, Whole, check};
@@ -36,18 +35,18 @@ fn whatever_arrives_nothing_wrong_leaves() {
         for number in 0..FRAMES_EACH {
             let pause = hostile.pause_ns();
             let mut left = if pause > 0 { bed.pass_time(pause) } else { Vec::new() };
-            let (side, frame) = hostile.frame();
-            left.extend(bed.inject(side, &frame));
+            let (link, frame) = hostile.frame();
+            left.extend(bed.inject(link, &frame));
             for one in &left {
                 let checked = check(one).and_then(|()| receivers.take(one));
                 if let Ok(Whole::Datagram) = checked {
-                    datagrams[usize::from(one.side == Side::Inside)] += 1;
+                    datagrams[usize::from(one.link.is_inside())] += 1;
                 }
                 if let Err(why) = checked {
-                    panic!("seed {seed}, frame {number}, in {side:?} {frame:02x?}, out {one:02x?}: {why}");
+                    panic!("seed {seed}, frame {number}, in {link:?} {frame:02x?}, out {one:02x?}: {why}");
                 }
-                out[usize::from(one.side == Side::Inside)] += 1;
-                errors[usize::from(one.side == Side::Inside)] += u64::from(is_error(one));
+                out[usize::from(one.link.is_inside())] += 1;
+                errors[usize::from(one.link.is_inside())] += u64::from(is_error(one));
             }
             assert!(bed.worker().counters().is_balanced(), "I51: seed {seed}, frame {number}");
             frames += 1;
@@ -70,8 +69,8 @@ fn the_same_seed_gives_the_same_packets() {
         for _ in 0..500 {
             let pause = hostile.pause_ns();
             all.extend(bed.pass_time(pause));
-            let (side, frame) = hostile.frame();
-            all.extend(bed.inject(side, &frame));
+            let (link, frame) = hostile.frame();
+            all.extend(bed.inject(link, &frame));
         }
         all
     };

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use engine::ids::Side;
+use engine::ids::{Link, Side};
 use engine::status::FlowView;
 use proptest::prelude::*;
-use qnat_reference::bed::{BACKENDS, Bed, Left};
+use qnat_reference::bed::{BACKENDS, Bed, Left, network_of, place_of};
 use qnat_reference::expect::Outcome;
 use qnat_reference::model::Model;
 use qnat_reference::packet::{ETH, piece};
@@ -73,6 +73,10 @@ impl Run<'_> {
                 (Side::Outside, to.map(aside))
             }
             Step::Turn(nth, packet) => (Side::Inside, self.model.to_public(nth.index(1 << 20), packet)),
+            Step::Astray(nth, packet) => {
+                let of_flow = nth.and_then(|nth| self.model.of_flow(Side::Inside, nth.index(1 << 20), packet));
+                return self.astray(&of_flow.unwrap_or(*packet));
+            }
             Step::Complaint(side, complaint) => return self.complain(*side, complaint),
             Step::ComplaintOf(side, nth, complaint) => {
                 let about = self.model.of_flow(*side, nth.index(1 << 20), &complaint.about);
@@ -113,14 +117,14 @@ impl Run<'_> {
         }
     }
 
-    fn inject(&mut self, side: Side, frame: &[u8]) -> Vec<Left> {
-        let mut left = self.bed.inject(side, frame);
+    fn inject(&mut self, link: Link, frame: &[u8]) -> Vec<Left> {
+        let mut left = self.bed.inject(link, frame);
         left.retain(|one| !one.is_arp());
         left
     }
 
     fn send(&mut self, side: Side, packet: &Packet) -> Result<(), String> {
-        let left = self.inject(side, &packet.frame(side));
+        let left = self.inject(packet.link(side), &packet.frame(side));
         let bed = &self.bed;
         let table = || bed.flows().iter().find(|flow| is_of(flow, packet)).map(|flow| flow.public.2);
         let outcome = self.model.judge(bed.now_ns, side, packet, table, &left)?;
@@ -129,8 +133,17 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// A backend's packet comes by the other network, if that has nobody of its address.
+    fn astray(&mut self, packet: &Packet) -> Result<(), String> {
+        let Some(network) = Model::stranger_in(packet.backend) else { return Ok(()) };
+        let left = self.inject(Link::Inside(network), &packet.frame(Side::Inside));
+        let outcome = self.model.judge_astray(self.bed.now_ns, &left)?;
+        self.count(outcome);
+        Ok(())
+    }
+
     fn complain(&mut self, side: Side, complaint: &Complaint) -> Result<(), String> {
-        let left = self.inject(side, &complaint.frame(side));
+        let left = self.inject(complaint.about.link(side), &complaint.frame(side));
         let outcome = self.model.judge_complaint(self.bed.now_ns, side, complaint, &left)?;
         self.count(outcome);
         Ok(())
@@ -163,8 +176,9 @@ impl Run<'_> {
             return self.send(one.side, &first);
         }
         let frame = piece(&whole, start, end);
-        let left = self.inject(one.side, &frame);
-        let outcome = self.model.judge_later(self.bed.now_ns, one.side, &frame, &left)?;
+        let link = one.packet.link(one.side);
+        let left = self.inject(link, &frame);
+        let outcome = self.model.judge_later(self.bed.now_ns, link, &frame, &left)?;
         self.count(outcome);
         Ok(())
     }
@@ -193,7 +207,7 @@ impl Run<'_> {
 
     /// The engine's own list of its flows.
     fn table(&mut self) -> Result<(), String> {
-        let place = |flow: &FlowView| BACKENDS.iter().position(|ip| flow.inside.endpoint.addr.ipv4() == Some(*ip));
+        let place = |flow: &FlowView| place_of(flow.inside.vnet, flow.inside.endpoint.addr.ipv4()?);
         let flows = self.bed.flows();
         let rows = flows.iter().map(|flow| {
             let inside = (place(flow).expect("one of them"), flow.inside.endpoint.port);
@@ -214,6 +228,7 @@ fn nothing_left(left: &[Left]) -> Result<(), String> {
 
 fn is_of(flow: &FlowView, p: &Packet) -> bool {
     flow.proto as u8 == p.proto
+        && flow.inside.vnet == network_of(p.backend)
         && flow.inside.endpoint.addr.ipv4() == Some(BACKENDS[p.backend])
         && flow.inside.endpoint.port == p.near
         && (flow.remote.addr.ipv4(), flow.remote.port) == (Some(p.remote), p.service)
@@ -243,5 +258,6 @@ fn name(outcome: Outcome) -> &'static str {
         Outcome::Overlap => "Overlap",
         Outcome::Tiny => "Tiny",
         Outcome::Lost => "Lost",
+        Outcome::Astray => "Astray",
     }
 }

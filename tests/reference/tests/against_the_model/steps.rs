@@ -27,6 +27,8 @@ pub(crate) enum Step {
     Aside(Index, Packet, bool),
     /// To the public end of one of them, from a backend.
     Turn(Index, Packet),
+    /// A backend's packet, or one of a flow, comes by the other network.
+    Astray(Option<Index>, Packet),
     /// An error about a packet that anybody may have sent, or about one of a flow.
     Complaint(Side, Complaint),
     ComplaintOf(Side, Index, Complaint),
@@ -183,6 +185,8 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         90 => (any::<Index>(), from_remote()).prop_map(|(nth, p)| Step::Of(Side::Outside, nth, p)),
         40 => (any::<Index>(), outside(), any::<bool>()).prop_map(|(nth, p, far)| Step::Aside(nth, p, far)),
         60 => (any::<Index>(), inside()).prop_map(|(nth, p)| Step::Turn(nth, p)),
+        20 => (prop_oneof![1 => Just(None), 2 => any::<Index>().prop_map(Some)], inside())
+            .prop_map(|(nth, p)| Step::Astray(nth, p)),
         20 => complaint(inside()).prop_map(|c| Step::Complaint(Side::Inside, c)),
         20 => complaint(outside()).prop_map(|c| Step::Complaint(Side::Outside, c)),
         40 => (side(), any::<Index>(), complaint(prop_oneof![packet(Just(0)), from_backend()]))
