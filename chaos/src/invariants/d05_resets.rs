@@ -9,7 +9,7 @@ use control::state::State;
 use engine::LeaseWords;
 use engine::codec::{Format, decode_entry};
 use engine::event::GroupEvent;
-use engine::ids::{NodeId, ShardId, Side, Term};
+use engine::ids::{Link, NodeId, ShardId, Term};
 use engine::record::{CloseReason, FlowRecord, Proto};
 use engine::wire::{IpPacket, TcpFlags};
 
@@ -27,10 +27,10 @@ type Outer = (End, End);
 /// What each owner has seen, and what it owes.
 #[derive(Debug, Default)]
 pub struct Resets {
-    /// Connections whose numbers are known to the owner in its term, and the backend's end of each.
-    known: BTreeMap<(NodeId, ShardId, Term, Outer), End>,
-    /// Who owes a reset on which side from which end to which, as the owner of which shard, and since when.
-    owed: BTreeMap<(NodeId, Side, End, End), (ShardId, u64)>,
+    /// Connections whose numbers are known to the owner in its term, and the backend's end of each, with its link.
+    known: BTreeMap<(NodeId, ShardId, Term, Outer), (Link, End)>,
+    /// Who owes a reset by which link from which end to which, as the owner of which shard, and since when.
+    owed: BTreeMap<(NodeId, Link, End, End), (ShardId, u64)>,
     /// How many were owed and left.
     pub paid: u64,
 }
@@ -40,7 +40,7 @@ impl Resets {
     pub fn passed(
         &mut self,
         (node, shard, term): (NodeId, ShardId, Term),
-        inside: End,
+        inside: (Link, End),
         packet: &IpPacket,
         flags: TcpFlags,
     ) {
@@ -79,17 +79,17 @@ impl Resets {
                 continue;
             }
             let known = self.known.remove(&(node, *shard, *term, outer));
-            if let (Some(inside), CloseReason::Reclaim) = (known, reason) {
-                self.owed.insert((node, Side::Outside, outer.0, outer.1), (*shard, now_ns));
-                self.owed.insert((node, Side::Inside, outer.1, inside), (*shard, now_ns));
+            if let (Some((link, inside)), CloseReason::Reclaim) = (known, reason) {
+                self.owed.insert((node, Link::Outside, outer.0, outer.1), (*shard, now_ns));
+                self.owed.insert((node, link, outer.1, inside), (*shard, now_ns));
             }
         }
     }
 
     /// A reset of a member's own leaves.
-    pub fn left(&mut self, node: NodeId, side: Side, packet: &IpPacket) {
+    pub fn left(&mut self, node: NodeId, link: Link, packet: &IpPacket) {
         let ends = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
-        self.paid += u64::from(self.owed.remove(&(node, side, ends.0, ends.1)).is_some());
+        self.paid += u64::from(self.owed.remove(&(node, link, ends.0, ends.1)).is_some());
     }
 
     /// Nothing has been wrong since `calm_since_ns`.
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_reset_that_is_owed_in_calm_leaves_in_time() {
         let ends = ((Ipv4Addr::new(203, 0, 113, 1), 1_024), (Ipv4Addr::new(198, 51, 100, 7), 80));
-        let owed = || BTreeMap::from([((NodeId(1), Side::Outside, ends.0, ends.1), (ShardId(1), 100))]);
+        let owed = || BTreeMap::from([((NodeId(1), Link::Outside, ends.0, ends.1), (ShardId(1), 100))]);
         let mut resets = Resets { owed: owed(), ..Resets::default() };
         assert!(resets.check(100, 100 + WITHIN_NS).is_ok());
         assert!(resets.check(100, 101 + WITHIN_NS).is_err());

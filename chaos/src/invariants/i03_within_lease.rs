@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use control::state::State;
+use engine::ids::VnetId;
 
 use super::{Check, ensure};
 
@@ -11,13 +12,17 @@ use super::{Check, ensure};
 ///
 /// # Errors
 /// If the port is not, or no longer, the backend's.
-pub fn check(newest: &State, inside: Ipv4Addr, public: (Ipv4Addr, u16)) -> Check {
+pub fn check(newest: &State, (network, inside): (VnetId, Ipv4Addr), public: (Ipv4Addr, u16)) -> Check {
     let allocation = newest.allocation();
     let at = allocation.frontends.iter().find(|(_, frontend)| frontend.ip == public.0).map(|(id, _)| *id);
     let holds = |block: &engine::ids::PortBlock| Some(block.frontend) == at && block.contains(public.1);
-    let leased = allocation.backends.iter().filter(|(_, backend)| backend.ip == inside).any(|(id, backend)| {
-        let draining = allocation.drains.iter().any(|(block, drain)| drain.backend == *id && holds(block));
-        backend.lease.iter().any(holds) || draining
-    });
-    ensure(leased, "I3", || format!("{inside} left as {}:{} at control index {}", public.0, public.1, newest.index()))
+    let leased = allocation.backends.iter().filter(|(_, backend)| (backend.vnet, backend.ip) == (network, inside)).any(
+        |(id, backend)| {
+            let draining = allocation.drains.iter().any(|(block, drain)| drain.backend == *id && holds(block));
+            backend.lease.iter().any(holds) || draining
+        },
+    );
+    ensure(leased, "I3", || {
+        format!("{inside} of network {network} left as {}:{} at control index {}", public.0, public.1, newest.index())
+    })
 }

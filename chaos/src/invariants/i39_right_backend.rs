@@ -2,12 +2,17 @@
 
 use std::net::Ipv4Addr;
 
+use engine::ids::Link;
+
 use super::{Check, ensure};
 
-/// A reply to `asked` was delivered to `got`.
+/// An address and a port.
+type End = (Ipv4Addr, u16);
+
+/// A reply to `asked` was delivered to `got`: by which link, and to whom there.
 ///
 /// # Errors
 /// If they differ.
-pub fn check(asked: (Ipv4Addr, u16), got: (Ipv4Addr, u16)) -> Check {
-    ensure(asked == got, "I39", || format!("the answer to {}:{} went to {}:{}", asked.0, asked.1, got.0, got.1))
+pub fn check(asked: (Link, End), got: (Link, End)) -> Check {
+    ensure(asked == got, "I39", || format!("the answer to {asked:?} went to {got:?}"))
 }

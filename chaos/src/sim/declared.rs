@@ -7,6 +7,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::net::Ipv4Addr;
 
+use super::addresses::{Host, NETWORKS};
+
 /// Frontends and backends that send, in most runs and at most.
 const FRONTENDS: (usize, usize) = (3, 6);
 const BACKENDS: (u8, u8) = (6, 24);
@@ -103,8 +105,10 @@ impl Declared {
         self.on_reclaim == OnReclaim::Reset
     }
 
-    pub(super) fn backend_ip(backend: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 0, 1, backend)
+    /// The networks take turns, so that every two backends have one address.
+    pub(super) fn host(backend: u8) -> Host {
+        let (turn, place) = ((backend - 1) % 2, (backend - 1) / 2);
+        Host { network: NETWORKS[usize::from(turn)].1, ip: Ipv4Addr::new(10, 0, 1, place + 1) }
     }
 
     pub(super) fn command(&self) -> CommandBody {
@@ -116,10 +120,13 @@ impl Declared {
     }
 
     fn text(&self) -> String {
-        let mut text = String::from(
-            "[outside]\nnetwork = \"203.0.113.0/24\"\n[[virtual_network]]\nname = \"v\"\n[[virtual_network.subnet]]\n\
-             name = \"d\"\nprefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n",
-        );
+        let mut text = String::from("[outside]\nnetwork = \"203.0.113.0/24\"\n");
+        for (name, _) in NETWORKS {
+            text += &format!(
+                "[[virtual_network]]\nname = \"{name}\"\n[[virtual_network.subnet]]\nname = \"d\"\n\
+                 prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n"
+            );
+        }
         let frontends: Vec<usize> =
             (0..self.frontends.len()).filter(|at| self.frontends[*at]).map(|at| at + 1).collect();
         for n in &frontends {
@@ -136,12 +143,14 @@ impl Declared {
              [[load_balancer.outbound_rule]]\nname = \"o\"\npool = \"w\"\non_reclaim = \"{on_reclaim}\"\n",
             names.join(", ")
         );
-        let active = self.senders().filter(|n| self.has(*n)).map(|n| (format!("b{n}"), Self::backend_ip(n)));
-        let fillers = (0..self.fillers.0).map(|n| (format!("f{n}"), Ipv4Addr::new(10, 0, 2, n.to_le_bytes()[0])));
-        for (name, ip) in active.chain(fillers) {
+        let active = self.senders().filter(|n| self.has(*n)).map(|n| (format!("b{n}"), Self::host(n)));
+        let filler = |n: u16| Host { network: NETWORKS[0].1, ip: Ipv4Addr::new(10, 0, 2, n.to_le_bytes()[0]) };
+        let fillers = (0..self.fillers.0).map(|n| (format!("f{n}"), filler(n)));
+        for (name, Host { network, ip }) in active.chain(fillers) {
+            let network = if network == NETWORKS[0].1 { NETWORKS[0].0 } else { NETWORKS[1].0 };
             text += &format!(
                 "[[instance]]\nname = \"{name}\"\n[[instance.ip_configuration]]\nname = \"i\"\nprivate_ip = \"{ip}\"\n\
-                 subnet = \"v/d\"\npool = \"lb/w\"\n"
+                 subnet = \"{network}/d\"\npool = \"lb/w\"\n"
             );
         }
         text += &format!(

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use engine::event::Authority;
-use engine::ids::{NodeId, Side};
+use engine::ids::{Link, NodeId};
 
 /// What arrives at a node.
 pub(super) enum Arrival {
@@ -12,7 +12,7 @@ pub(super) enum Arrival {
         bytes: Bytes,
     },
     Frame {
-        side: Side,
+        link: Link,
         frame: Vec<u8>,
     },
     /// A frame that the worker has judged and that waits in front of the wire.
@@ -21,7 +21,7 @@ pub(super) enum Arrival {
 
 /// A judged frame.
 pub(super) struct Leaving {
-    pub(super) side: Side,
+    pub(super) link: Link,
     pub(super) authority: Authority,
     pub(super) frame: Vec<u8>,
     /// It waited: its mapping was looked up when it was judged. What the network delivers late, it delivers late.

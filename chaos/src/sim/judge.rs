@@ -6,7 +6,7 @@ use control::shards::Origin;
 use control::state::State;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent};
-use engine::ids::{Incarnation, NodeId, ShardId, Side, Term, VnetId};
+use engine::ids::{Incarnation, Link, NodeId, ShardId, Term};
 use engine::record::{Addr, Endpoint, InsideKey, PublicKey};
 use engine::status::FlowView;
 use engine::wire::IpPacket;
@@ -180,28 +180,29 @@ impl Judge {
         &self,
         (node, now_ns): (&Node, u64),
         newest: &State,
-        (side, authority): (Side, Authority),
+        (link, authority): (Link, Authority),
         packet: &IpPacket,
         tag: &Tag,
     ) -> Check {
         if let Authority::Grace { shard } = authority {
             i08_vmac::orphan(shard, node.id, node.words.word(shard), now_ns)?;
         }
-        match side {
-            Side::Outside => self.outside(newest, packet, tag),
-            Side::Inside => {
+        match link {
+            Link::Outside => self.outside(newest, packet, tag),
+            Link::Inside(_) => {
                 let world_ns = now_ns.saturating_sub(node.local(0).ns);
                 if world_ns.saturating_sub(tag.sent_ns) > ANSWER_AGE_MAX_NS {
                     return Ok(());
                 }
-                i39_right_backend::check((tag.ip, tag.port), (packet.dst, packet.dst_port))
+                let (asked, got) = ((tag.host.ip, tag.port), (packet.dst, packet.dst_port));
+                i39_right_backend::check((tag.host.link(), asked), (link, got))
             }
         }
     }
 
     fn outside(&self, newest: &State, packet: &IpPacket, tag: &Tag) -> Check {
         i13_i14_clean_frames::outside(packet)?;
-        i03_within_lease::check(newest, tag.ip, (packet.src, packet.src_port))?;
+        i03_within_lease::check(newest, (tag.host.network, tag.host.ip), (packet.src, packet.src_port))?;
         let frontends = &newest.allocation().frontends;
         let frontend = frontends.iter().find(|(_, frontend)| frontend.ip == packet.src);
         // I3 has found it.
@@ -213,7 +214,7 @@ impl Judge {
             port: packet.src_port,
             remote: end(packet.dst, packet.dst_port),
         };
-        let inside = InsideKey { vnet: VnetId(1), endpoint: end(tag.ip, tag.port) };
+        let inside = InsideKey { vnet: tag.host.network, endpoint: end(tag.host.ip, tag.port) };
         i06_i10_i11_covered::check(&self.committed, frontend.shard, &public, inside)
     }
 
@@ -288,7 +289,7 @@ impl Judge {
             if let (engine::status::FlowState::Live, Some(public), Some(inside)) =
                 (flow.state, flow.public.1, flow.inside.endpoint.addr.ipv4())
             {
-                i03_within_lease::check(newest, inside, (public, flow.public.2))?;
+                i03_within_lease::check(newest, (flow.inside.vnet, inside), (public, flow.public.2))?;
             }
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! What is asked of a simulated cluster: flows of backends, and an operator who changes the configuration under them.
 
-use engine::ids::{Mac, Side};
+use engine::ids::{Link, Mac};
 use engine::wire::{IpPacket, Proto};
 use rand::Rng;
 
+use super::addresses::Host;
 use super::declared::Declared;
 use super::params::MS;
 use super::traffic::{Flow, Tag};
@@ -39,12 +40,13 @@ impl World {
     fn learn_homes(&mut self) {
         let state = self.newest();
         let backends = state.allocation().backends.values();
-        let homes: Vec<_> = backends.filter_map(|b| Some((b.ip, Mac::of_shard(b.home?)))).collect();
+        let homes: Vec<_> =
+            backends.filter_map(|b| Some((Host { network: b.vnet, ip: b.ip }, Mac::of_shard(b.home?)))).collect();
         self.homes.extend(homes);
     }
 
     fn begin_flow(&mut self) {
-        let ip = Declared::backend_ip(self.load.random_range(self.declared.senders()));
+        let host = Declared::host(self.load.random_range(self.declared.senders()));
         let proto = match self.load.random_range(0..10) {
             0..=4 => Proto::Tcp,
             5..=7 => Proto::Udp,
@@ -53,27 +55,28 @@ impl World {
         let port = 20_000 + self.load.random_range(0..PORTS);
         let packets = self.load.random_range(1..12);
         let resets = self.load.random_bool(0.1);
-        if self.flows.iter().any(|flow| (flow.proto, flow.ip, flow.port) == (proto, ip, port)) {
+        if self.flows.iter().any(|flow| (flow.proto, flow.host, flow.port) == (proto, host, port)) {
             return;
         }
-        self.flows.push(Flow::new(proto, ip, port, packets, resets));
+        self.flows.push(Flow::new(proto, host, port, packets, resets));
         self.send_flow(self.flows.len() - 1);
     }
 
     fn send_flow(&mut self, at: usize) {
         let flow = &mut self.flows[at];
-        let Some(gateway) = self.homes.get(&flow.ip).copied() else { return };
+        let Some(gateway) = self.homes.get(&flow.host).copied() else { return };
         let (tag, frame) = flow.next(self.now_ns, gateway);
+        let link = flow.host.link();
         self.sent.insert(tag);
         if flow.over {
             self.flows.swap_remove(at);
         }
-        self.switched(Side::Inside, gateway, frame);
+        self.switched(link, gateway, frame);
     }
 
     /// A backend gets an answer.
     pub(super) fn heard(&mut self, packet: &IpPacket, tag: &Tag) {
-        let is = |flow: &Flow| (flow.proto, flow.ip, flow.port) == (packet.proto, tag.ip, tag.port);
+        let is = |flow: &Flow| (flow.proto, flow.host, flow.port) == (packet.proto, tag.host, tag.port);
         for flow in self.calm.iter_mut().filter(|flow| is(flow)) {
             flow.heard(packet);
         }
@@ -86,9 +89,9 @@ impl World {
     }
 
     /// A backend hears that a connection is over.
-    pub(super) fn was_reset(&mut self, packet: &IpPacket) {
-        let end = (Proto::Tcp, packet.dst, packet.dst_port);
-        self.flows.retain(|flow| (flow.proto, flow.ip, flow.port) != end);
+    pub(super) fn was_reset(&mut self, link: Link, packet: &IpPacket) {
+        let end = (Proto::Tcp, link, packet.dst, packet.dst_port);
+        self.flows.retain(|flow| (flow.proto, flow.host.link(), flow.host.ip, flow.port) != end);
     }
 
     /// The pool goes to the other tier and back while nothing is wrong: one of the two takes ports back, and who has to reset
@@ -114,8 +117,9 @@ impl World {
     /// Flows that must pass, because nothing is amiss any more.
     pub(super) fn begin_calm_flows(&mut self, count: usize) {
         let leased = |backend: &u8| {
-            let ip = Declared::backend_ip(*backend);
-            self.newest().allocation().backends.values().any(|b| b.ip == ip && !b.lease.is_empty())
+            let Host { network, ip } = Declared::host(*backend);
+            let is = |b: &control::allocation::Backend| (b.vnet, b.ip) == (network, ip);
+            self.newest().allocation().backends.values().any(|b| is(b) && !b.lease.is_empty())
         };
         // Only where flows may stay on a block that is taken back, somebody may have to wait for it.
         let expires = self.declared.expires();
@@ -124,7 +128,7 @@ impl World {
         let declared: Vec<u8> = declared.collect();
         for (backend, port) in declared.into_iter().cycle().zip(CALM_PORT..).take(count) {
             let proto = if port % 2 == 0 { Proto::Udp } else { Proto::Icmp };
-            self.calm.push(Flow::new(proto, Declared::backend_ip(backend), port, u32::MAX, false));
+            self.calm.push(Flow::new(proto, Declared::host(backend), port, u32::MAX, false));
         }
     }
 
@@ -135,10 +139,11 @@ impl World {
         }
         for at in 0..self.calm.len() {
             let flow = &mut self.calm[at];
-            let Some(gateway) = self.homes.get(&flow.ip).copied().filter(|_| !flow.answered) else { continue };
+            let Some(gateway) = self.homes.get(&flow.host).copied().filter(|_| !flow.answered) else { continue };
+            let link = flow.host.link();
             let (tag, frame) = flow.next(self.now_ns, gateway);
             self.sent.insert(tag);
-            self.switched(Side::Inside, gateway, frame);
+            self.switched(link, gateway, frame);
         }
     }
 

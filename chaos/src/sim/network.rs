@@ -1,5 +1,5 @@
-//! The networks of a simulated world: between members streams that are usually in order, and a learning switch on either
-//! side of the data path.
+//! The networks of a simulated world: between members streams that are usually in order, and a learning switch on each
+//! link of the data path.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -7,18 +7,18 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use consensus::flow::frame::Frame;
 use engine::event::Authority;
-use engine::ids::{Incarnation, Mac, NodeId, Side};
-use engine::wire::{FrameMeta, IpPacket, Parsed, TcpFlags, parse};
+use engine::ids::{Incarnation, Link, Mac, NodeId};
+use engine::wire::{ArpPacket, FrameMeta, IpPacket, Parsed, TcpFlags, parse};
 use engine::worker::Worker;
 use member::frame::{CHANNEL_CONTROL, CHANNEL_JOIN, flow_frame, split_flow_frame};
 use raft::eraftpb::MessageType;
 use rand::Rng;
 
-use super::addresses::macs;
+use super::addresses::{Host, mac_on};
 use super::flight::{Arrival, Judged, Leaving};
 use super::node::Deed;
 use super::params::MS;
-use super::traffic::{REMOTE, TTL, Tag, answer, arp_answer, backend_mac, data};
+use super::traffic::{REMOTE, TTL, Tag, answer, arp_answer, data};
 use super::world::{World, newest as newest_of, said};
 use crate::invariants::{i08_vmac, i13_i14_clean_frames, i15_i16_untouched};
 
@@ -64,7 +64,7 @@ impl World {
             let Some(node) = self.nodes.get_mut(&to) else { continue };
             match arrival {
                 Arrival::Peer { from, channel, bytes } => node.peer(now_ns, from, channel, bytes),
-                Arrival::Frame { side, frame } => node.frame(now_ns, side, frame),
+                Arrival::Frame { link, frame } => node.frame(now_ns, link, frame),
                 Arrival::Leaving(leaving) => self.leave(to, &leaving)?,
             }
             touched.insert(to);
@@ -88,14 +88,14 @@ impl World {
             match deed {
                 Deed::Map(view) => self.judge.map(&view),
                 Deed::Send { to, channel, bytes } => self.send(id, to, channel, bytes),
-                Deed::Frame { side, authority, frame } => {
+                Deed::Frame { link, authority, frame } => {
                     // Some frames are judged now and handed to the wire later, perhaps after a pause (L5).
                     let late = match self.network.random_range(0..1_000) {
                         0..20 => self.network.random_range(0..20 * MS),
                         20..24 => self.network.random_range(0..LATE_NS),
                         _ => 0,
                     };
-                    let mut leaving = Leaving { side, authority, frame, judged: Judged::Now };
+                    let mut leaving = Leaving { link, authority, frame, judged: Judged::Now };
                     if late == 0 {
                         self.leave(id, &leaving)?;
                     } else {
@@ -181,7 +181,7 @@ impl World {
 
     /// A frame passes the last check (L5), the switch and its receiver.
     fn leave(&mut self, id: NodeId, leaving: &Leaving) -> Result<(), String> {
-        let Leaving { side, authority, ref frame, judged } = *leaving;
+        let Leaving { link, authority, ref frame, judged } = *leaving;
         let node = &self.nodes[&id];
         let local_ns = node.local(self.now_ns).ns;
         if !node.links_up || node.swallowed || !Worker::may_transmit(&node.words, local_ns, authority) {
@@ -193,33 +193,26 @@ impl World {
             self.judge.vmac(shard, node, local_ns).map_err(said)?;
             self.judge.promised(shard, node, authority, self.now_ns).map_err(said)?;
         }
-        self.switch.insert((side, src), id);
+        self.switch.insert((link, src), id);
         if let Ok(Parsed::Arp(arp)) = parse(frame, &FrameMeta::default()) {
-            let answer = match side {
-                Side::Outside => arp_answer(&arp, REMOTE.0, REMOTE.1),
-                Side::Inside => arp_answer(&arp, arp.target_ip, backend_mac(arp.target_ip)),
-            };
-            if let Some(answer) = answer {
-                self.switched(side, arp.sender_mac, answer);
-            }
+            self.asked(link, &arp);
             return Ok(());
         }
         if matches!(authority, Authority::Forward) {
-            let mac = |id: NodeId| if side == Side::Inside { macs(id).0 } else { macs(id).1 };
-            let members: Vec<Mac> = self.ids().map(mac).collect();
-            i08_vmac::forwarded(id, mac(id), &members, (src, dst)).map_err(said)?;
-            self.switched(side, dst, frame.clone());
+            let members: Vec<Mac> = self.ids().map(|id| mac_on(link, id)).collect();
+            i08_vmac::forwarded(id, mac_on(link, id), &members, (src, dst)).map_err(said)?;
+            self.switched(link, dst, frame.clone());
             return Ok(());
         }
         let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
         if is_own_reset(&packet) {
             self.outcome.resets += 1;
-            self.judge.resets.left(id, side, &packet);
+            self.judge.resets.left(id, link, &packet);
             if !self.declared.resets() || !matches!(authority, Authority::Lease { .. }) {
                 return Err(format!("D5: nobody asked for a reset, {authority:?}"));
             }
-            if side == Side::Inside {
-                self.was_reset(&packet);
+            if link.is_inside() {
+                self.was_reset(link, &packet);
             }
             return Ok(());
         }
@@ -233,26 +226,38 @@ impl World {
         if judged == Judged::Now || matches!(authority, Authority::Grace { .. }) {
             self.look_at(id, leaving)?;
         }
-        if let (Side::Outside, Authority::Lease { shard, term }, Some(tcp)) = (side, authority, packet.tcp)
+        if let (Link::Outside, Authority::Lease { shard, term }, Some(tcp)) = (link, authority, packet.tcp)
             && judged == Judged::Now
         {
-            self.judge.resets.passed((id, shard, term), (tag.ip, tag.port), &packet, tcp.flags);
+            let inside = (tag.host.link(), (tag.host.ip, tag.port));
+            self.judge.resets.passed((id, shard, term), inside, &packet, tcp.flags);
         }
-        match side {
-            Side::Outside => {
+        match link {
+            Link::Outside => {
                 self.outcome.emitted += 1;
                 if let Some(answer) = answer(&packet, &tag, src) {
-                    self.switched(Side::Outside, src, answer);
+                    self.switched(Link::Outside, src, answer);
                 }
             }
-            Side::Inside => self.heard(&packet, &tag),
+            Link::Inside(_) => self.heard(&packet, &tag),
         }
         Ok(())
     }
 
+    /// Somebody asks for an address: whoever has it on that link answers.
+    fn asked(&mut self, link: Link, arp: &ArpPacket) {
+        let answer = match link {
+            Link::Outside => arp_answer(arp, REMOTE.0, REMOTE.1),
+            Link::Inside(network) => arp_answer(arp, arp.target_ip, Host { network, ip: arp.target_ip }.mac()),
+        };
+        if let Some(answer) = answer {
+            self.switched(link, arp.sender_mac, answer);
+        }
+    }
+
     /// The invariants of a translated packet, at this moment.
     fn look_at(&self, id: NodeId, leaving: &Leaving) -> Result<(), String> {
-        let Leaving { side, authority, ref frame, .. } = *leaving;
+        let Leaving { link, authority, ref frame, .. } = *leaving;
         let node = &self.nodes[&id];
         let at = (node, node.local(self.now_ns).ns);
         if matches!(authority, Authority::Forward) || !Worker::may_transmit(&node.words, at.1, authority) {
@@ -260,26 +265,23 @@ impl World {
         }
         let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
         let Some(tag) = Tag::of(frame, &packet).filter(|_| !is_own_reset(&packet)) else { return Ok(()) };
-        self.judge.translated(at, self.newest(), (side, authority), &packet, &tag).map_err(said)
+        self.judge.translated(at, self.newest(), (link, authority), &packet, &tag).map_err(said)
     }
 
     /// The switch: to the learned port, else to everybody.
-    pub(super) fn switched(&mut self, side: Side, mac: Mac, frame: Vec<u8>) {
+    pub(super) fn switched(&mut self, link: Link, mac: Mac, frame: Vec<u8>) {
         let mut at = self.now_ns + self.network.random_range(20_000..100_000);
         if self.network.random_bool(self.params.data_overtaken) {
             at += self.network.random_range(0..2 * MS);
         }
         let again = self.network.random_bool(self.params.data_doubled);
         let again = again.then(|| at + self.network.random_range(0..50 * MS));
-        let known = self.switch.get(&(side, mac)).copied();
-        let own = self.ids().find(|id| {
-            let (inside, outside) = macs(*id);
-            mac == if side == Side::Inside { inside } else { outside }
-        });
+        let known = self.switch.get(&(link, mac)).copied();
+        let own = self.ids().find(|id| mac == mac_on(link, *id));
         let to: Vec<NodeId> = own.or(known).map_or_else(|| self.ids().collect(), |id| vec![id]);
         for id in to {
             for at in [Some(at), again].into_iter().flatten() {
-                self.post(id, at, self.life(id), Arrival::Frame { side, frame: frame.clone() });
+                self.post(id, at, self.life(id), Arrival::Frame { link, frame: frame.clone() });
             }
         }
     }

@@ -13,7 +13,7 @@ use consensus::control::storage::memory::MemoryStore;
 use control::command::CommandBody;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent};
-use engine::ids::{Incarnation, LeaseWord, Link, NodeId, ShardId, Side, VnetId};
+use engine::ids::{Incarnation, LeaseWord, Link, NodeId, ShardId, VnetId};
 use engine::worker::Worker;
 use member::control_member::{ControlMember, ControlOut, Identity, Job, Now};
 use member::flow_member::{ControlDuty, FlowMember, WorkerInput};
@@ -25,7 +25,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use words::InsideInterface;
 
-use super::addresses::{address, macs};
+use super::addresses::{NETWORKS, address, mac_on};
 use super::ambush::Ambush;
 use super::disk::Disk;
 use super::params::{Clock, MS, Rare};
@@ -53,7 +53,7 @@ pub(super) enum Deed {
         bytes: Bytes,
     },
     Frame {
-        side: Side,
+        link: Link,
         authority: Authority,
         frame: Vec<u8>,
     },
@@ -92,8 +92,8 @@ pub(super) struct Node {
     pub(super) links_up: bool,
     /// The data networks swallow what this machine sends and gets, though its links are up.
     pub(super) swallowed: bool,
-    /// The virtual network that its inside interface leads to, by the configuration in use.
-    network: Option<VnetId>,
+    /// The virtual networks that its inside interfaces lead to, by the configuration in use.
+    networks: Vec<VnetId>,
     /// When the worker's loop passed last, by this machine's clock.
     turned_ns: u64,
     clock: Clock,
@@ -113,7 +113,7 @@ pub(super) struct Node {
     flow_in: Ring<ToFlow>,
     inputs: Ring<WorkerInput>,
     outputs: Ring<FromWorker>,
-    frames: Ring<(Side, Vec<u8>)>,
+    frames: Ring<(Link, Vec<u8>)>,
     next_control_ns: u64,
     next_flow_ns: u64,
     seed: u64,
@@ -138,13 +138,16 @@ impl Node {
     pub(super) fn start(start: Start, now_ns: u64) -> Result<Self, String> {
         let Start { id, nodes, store, seed, clock, rare, level, schedule } = start;
         let disk = Disk::new(store);
-        let (mac, outside_mac) = macs(id);
+        let inside = |(name, network): (&str, VnetId)| InsideInterface {
+            network: Some(name.to_owned()),
+            mac: mac_on(Link::Inside(network), id),
+        };
         let me = Identity {
             node: id,
             peer_addr: address(id),
             api_addr: SocketAddr::from(([127, 0, 0, 1], 7880)),
-            inside: vec![InsideInterface { network: None, mac }],
-            outside_mac,
+            inside: NETWORKS.map(inside).to_vec(),
+            outside_mac: mac_on(Link::Outside, id),
             level,
             key: [1; 32],
             peers: (1..=nodes).map(NodeId).collect(),
@@ -161,7 +164,7 @@ impl Node {
             words: Words::default(),
             links_up: true,
             swallowed: false,
-            network: None,
+            networks: Vec::new(),
             turned_ns: 0,
             clock,
             disk,
@@ -238,20 +241,20 @@ impl Node {
         }
     }
 
-    /// The data link on a side; none inside before there is a configuration.
-    fn link(&self, side: Side) -> Option<Link> {
-        match side {
-            Side::Inside => self.network.map(Link::Inside),
-            Side::Outside => Some(Link::Outside),
+    /// Whether the link leads anywhere: inside ones do not before there is a configuration.
+    fn leads(&self, link: Link) -> bool {
+        match link {
+            Link::Inside(network) => self.networks.contains(&network),
+            Link::Outside => true,
         }
     }
 
-    pub(super) fn frame(&mut self, now_ns: u64, side: Side, frame: Vec<u8>) {
+    pub(super) fn frame(&mut self, now_ns: u64, link: Link, frame: Vec<u8>) {
         if !self.links_up || self.swallowed {
             return;
         }
         if self.frames.len() < self.rare.limits.frames {
-            self.frames.push(now_ns, (side, frame));
+            self.frames.push(now_ns, (link, frame));
         } else {
             self.deeds.push(Deed::Full("frames for the worker"));
         }

@@ -3,9 +3,11 @@
 
 use std::net::Ipv4Addr;
 
-use engine::ids::Mac;
+use engine::ids::{Mac, VnetId};
 use engine::wire::checksum;
 use engine::wire::{ArpOp, ArpPacket, IcmpKind, IpPacket, Proto, TcpFlags, build_arp};
+
+use super::addresses::Host;
 
 /// The remote that answers everything.
 pub(super) const REMOTE: (Ipv4Addr, Mac) = (Ipv4Addr::new(203, 0, 113, 10), Mac([2, 0, 0, 0, 0, 9]));
@@ -14,16 +16,10 @@ pub(super) const TTL: u8 = 64;
 const PORT: u16 = 7;
 const PAYLOAD: usize = 16;
 
-/// MAC of a backend.
-pub(super) fn backend_mac(ip: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = ip.octets();
-    Mac([2, 1, a, b, c, d])
-}
-
 /// What a packet says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Tag {
-    pub(super) ip: Ipv4Addr,
+    pub(super) host: Host,
     pub(super) port: u16,
     pub(super) sent_ns: u64,
 }
@@ -31,7 +27,8 @@ pub(super) struct Tag {
 impl Tag {
     pub(super) fn encode(&self) -> [u8; PAYLOAD] {
         let mut out = [0; PAYLOAD];
-        out[..4].copy_from_slice(&self.ip.octets());
+        out[..4].copy_from_slice(&self.host.ip.octets());
+        out[6] = self.host.network.0.to_le_bytes()[0];
         out[4..6].copy_from_slice(&self.port.to_be_bytes());
         out[8..].copy_from_slice(&self.sent_ns.to_be_bytes());
         out
@@ -41,7 +38,7 @@ impl Tag {
     pub(super) fn of(frame: &[u8], packet: &IpPacket) -> Option<Self> {
         let tag = data(frame, packet)?;
         Some(Self {
-            ip: Ipv4Addr::new(tag[0], tag[1], tag[2], tag[3]),
+            host: Host { network: VnetId(tag[6].into()), ip: Ipv4Addr::new(tag[0], tag[1], tag[2], tag[3]) },
             port: u16::from_be_bytes([tag[4], tag[5]]),
             sent_ns: u64::from_be_bytes(tag[8..].try_into().ok()?),
         })
@@ -137,7 +134,7 @@ pub(super) fn answer(packet: &IpPacket, tag: &Tag, to: Mac) -> Option<Vec<u8>> {
 #[derive(Clone, Debug)]
 pub(super) struct Flow {
     pub(super) proto: Proto,
-    pub(super) ip: Ipv4Addr,
+    pub(super) host: Host,
     pub(super) port: u16,
     pub(super) answered: bool,
     pub(super) over: bool,
@@ -156,15 +153,15 @@ enum Phase {
 }
 
 impl Flow {
-    pub(super) fn new(proto: Proto, ip: Ipv4Addr, port: u16, packets: u32, resets: bool) -> Self {
+    pub(super) fn new(proto: Proto, host: Host, port: u16, packets: u32, resets: bool) -> Self {
         let seq = u32::from(port) << 8;
         let phase = Phase::Opening;
-        Self { proto, ip, port, answered: false, over: false, left: packets, resets, seq, ack: 0, phase }
+        Self { proto, host, port, answered: false, over: false, left: packets, resets, seq, ack: 0, phase }
     }
 
     /// The next packet, to the gateway, and what it says of itself.
     pub(super) fn next(&mut self, now_ns: u64, gateway: Mac) -> (Tag, Vec<u8>) {
-        let tag = Tag { ip: self.ip, port: self.port, sent_ns: now_ns };
+        let tag = Tag { host: self.host, port: self.port, sent_ns: now_ns };
         let (sport, dport) = (self.port, PORT);
         let transport = match self.proto {
             Proto::Udp => Transport::Udp { sport, dport },
@@ -190,7 +187,7 @@ impl Flow {
         if self.proto != Proto::Tcp && self.left == 0 {
             self.over = true;
         }
-        (tag, frame((backend_mac(self.ip), gateway), (self.ip, REMOTE.0), transport, &tag))
+        (tag, frame((self.host.mac(), gateway), (self.host.ip, REMOTE.0), transport, &tag))
     }
 
     /// An answer arrived.

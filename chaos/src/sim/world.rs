@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::net::Ipv4Addr;
 
 use bytes::Bytes;
 use consensus::control::storage::memory::MemoryStore;
@@ -12,12 +11,12 @@ use consensus::flow::{GroupStatus, Role};
 use control::registry::{FOUNDER_RAFT_ID, Founder};
 use control::shards::Origin;
 use control::state::State;
-use engine::ids::{Mac, NodeId, ShardId, Side};
+use engine::ids::{Link, Mac, NodeId, ShardId};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use words::level;
 
-use super::addresses::address;
+use super::addresses::{Host, address};
 use super::declared::Declared;
 use super::flight::Arrival;
 use super::healing::Healing;
@@ -94,8 +93,8 @@ pub(super) struct World {
     pub(super) lives: BTreeMap<NodeId, u64>,
     pub(super) streams: BTreeMap<(NodeId, NodeId, u32), u64>,
     pub(super) sequence: u64,
-    pub(super) switch: BTreeMap<(Side, Mac), NodeId>,
-    pub(super) homes: BTreeMap<Ipv4Addr, Mac>,
+    pub(super) switch: BTreeMap<(Link, Mac), NodeId>,
+    pub(super) homes: BTreeMap<Host, Mac>,
     pub(super) network: ChaCha8Rng,
     pub(super) chance: ChaCha8Rng,
     pub(super) load: ChaCha8Rng,

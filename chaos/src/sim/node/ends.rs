@@ -9,9 +9,10 @@ use engine::snapshot::Snapshot;
 use engine::worker::{Scans, Worker};
 use member::flow_member::{ControlDuty, FlowMember, FlowOut, WorkerInput};
 use member::turn::{self, BATCH, FlowEnds, FromWorker, WorkerEnds};
-use words::{FrameMeta, Link, Side};
+use words::{FrameMeta, Link};
 
 use super::{Deed, MS, Node, Thread, ToFlow, Words};
+use crate::sim::addresses::{LINKS, NETWORKS};
 
 /// How often the daemon's flow actor ticks.
 const FLOW_TICK_NS: u64 = MS;
@@ -50,12 +51,13 @@ impl WorkerEnds for WorkerTurn<'_> {
     }
 
     fn will_load(&mut self, snapshot: &Snapshot, worker: &mut Worker) {
-        self.node.network = snapshot.networks.carried(None);
-        worker.set_networks(self.node.network.as_slice());
+        self.node.networks =
+            NETWORKS.into_iter().filter_map(|(name, _)| snapshot.networks.carried(Some(name))).collect();
+        worker.set_networks(&self.node.networks);
     }
 
     fn look_at_links(&mut self, now_ns: u64, worker: &mut Worker) {
-        for link in Side::ALL.into_iter().filter_map(|side| self.node.link(side)) {
+        for link in LINKS.into_iter().filter(|link| self.node.leads(*link)) {
             worker.set_link(now_ns, link, self.node.links_up);
         }
     }
@@ -75,18 +77,19 @@ impl WorkerEnds for WorkerTurn<'_> {
             self.frames -= batch.len();
             self.busy = true;
             let mut arrivals = turn::Arrivals { worker, words: &node.words, now_ns };
-            for (side, frame) in &batch {
-                if let Some(link) = node.link(*side) {
-                    arrivals.look_ahead(link, frame);
+            for (link, frame) in &batch {
+                if node.leads(*link) {
+                    arrivals.look_ahead(*link, frame);
                 }
             }
             arrivals.fetch();
-            for (side, mut frame) in batch.drain(..) {
-                let Some(link) = node.link(side) else { continue };
+            for (link, mut frame) in batch.drain(..) {
+                if !node.leads(link) {
+                    continue;
+                }
                 let verdict = arrivals.judge(link, &FrameMeta::default(), &mut frame);
                 if let Verdict::Transmit { link, authority } = verdict {
-                    let side = link.side();
-                    node.deeds.push(Deed::Frame { side, authority, frame });
+                    node.deeds.push(Deed::Frame { link, authority, frame });
                 }
             }
         }
@@ -137,7 +140,7 @@ impl WorkerEnds for WorkerTurn<'_> {
 
     fn send(&mut self, _: &mut Worker, (link, _, authority): (Link, FrameMeta, Authority), frame: &[u8]) {
         self.node.released.1 += 1;
-        self.node.deeds.push(Deed::Frame { side: link.side(), authority, frame: frame.to_vec() });
+        self.node.deeds.push(Deed::Frame { link, authority, frame: frame.to_vec() });
     }
 }
 
