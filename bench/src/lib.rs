@@ -13,3 +13,4 @@ pub mod numbers;
 pub mod printing;
 pub mod report;
 pub mod steps;
+pub mod workers;

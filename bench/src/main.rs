@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use qnat_bench::report::{Stored, finish};
-use qnat_bench::{control, engine, flows, hold, malformed, report};
+use qnat_bench::{control, engine, flows, hold, malformed, report, workers};
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Measurements of qnat as a user runs it; needs root, nft and the qnat executable")]
@@ -23,6 +23,8 @@ enum Command {
     Malformed(malformed::Args),
     /// The engine alone: packets of known flows, new flows, memory. Needs no root.
     Engine(engine::Args),
+    /// What a second worker is worth to the engines alone. Needs no root.
+    Workers(workers::Args),
     /// What the control thread does at once in the largest cluster. Needs no root.
     Control(control::Args),
     /// Tables of stored results.
@@ -35,6 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Flows(args) => finish(&Stored::Flows(flows::run(&args)?), &args.printing)?,
         Command::Malformed(args) => finish(&Stored::Malformed(malformed::run(&args)?), &args.printing)?,
         Command::Engine(args) => finish(&Stored::Engine(engine::run(&args)?), &args.printing)?,
+        Command::Workers(args) => finish(&Stored::Workers(workers::run(&args)?), &args.printing)?,
         Command::Control(args) => control::run(&args)?,
         Command::Report(args) => report::run(&args)?,
     }

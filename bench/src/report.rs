@@ -15,6 +15,7 @@ use crate::malformed::{Fate, MalformedResult};
 use crate::numbers::{Percentile, Spread, loss_free};
 use crate::printing::{Output, Printing};
 use crate::steps::{Step, column};
+use crate::workers::{self, WorkersResult};
 
 /// Loss below which a rate counts as carried.
 const LOSS: f64 = 0.005;
@@ -39,6 +40,8 @@ pub enum Stored {
     Malformed(MalformedResult),
     /// Of `engine`.
     Engine(EngineResult),
+    /// Of `workers`.
+    Workers(WorkersResult),
 }
 
 /// Offered and delivered per second over all rounds: the medians of the two may be of different rounds.
@@ -77,6 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn table(result: &Stored) -> String {
     match result {
         Stored::Engine(result) => engine::table(result),
+        Stored::Workers(result) => workers::table(result),
         Stored::Hold(hold) => hold_table(hold),
         Stored::Flows(flows) => flows_table(flows),
         Stored::Malformed(set) => malformed_table(set),

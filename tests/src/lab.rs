@@ -74,7 +74,12 @@ impl Lab {
     #[must_use]
     pub fn up_as(members: u32, options: &[&str]) -> Self {
         let lab = Self { _alone: Alone::wait() };
-        ok(&[&["lab", "up", "--nodes", &members.to_string(), "--backends", "4", "--detach"], options].concat());
+        let members = members.to_string();
+        let up = ["lab", "up", "--nodes", &members, "--backends", "4", "--detach"];
+        // Checks that say nothing of workers hold for any number of them: QNAT_TEST_WORKERS=2 runs them with two.
+        let workers = std::env::var("QNAT_TEST_WORKERS").ok().filter(|_| !options.contains(&"--workers"));
+        let workers: Vec<&str> = workers.iter().flat_map(|workers| ["--workers", workers]).collect();
+        ok(&[&up, options, &workers].concat());
         lab
     }
 

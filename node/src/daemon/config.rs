@@ -56,7 +56,6 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use words::level;
 
@@ -359,16 +358,6 @@ impl NodeConfig {
         };
         toml::to_string(&raw).expect("plain tables are always representable")
     }
-}
-
-/// SHA-256 of the public key in the member's certificate.
-///
-/// # Errors
-/// If the certificate cannot be read.
-pub fn own_key(config: &NodeConfig) -> anyhow::Result<[u8; 32]> {
-    let place = || config.tls.cert.display().to_string();
-    let pem = fs::read_to_string(&config.tls.cert).with_context(place)?;
-    netio::ca::key_hash_of_pem(&pem).with_context(place)
 }
 
 /// The checks, with the name of the file at hand.

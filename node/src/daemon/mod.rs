@@ -33,6 +33,7 @@ pub mod member_lock;
 pub mod messages;
 pub mod metrics;
 mod noting;
+mod own_key;
 pub mod questions;
 pub mod recovery;
 pub mod reports;

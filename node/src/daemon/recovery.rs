@@ -78,7 +78,7 @@ impl Base {
 /// If anything cannot be written; the old store is then in its place.
 pub fn recover(config: &NodeConfig, base: Base) -> Result<(ClusterId, PathBuf)> {
     let cluster = ClusterId(random()?);
-    let key = super::config::own_key(config)?;
+    let key = super::own_key::own_key(config)?;
     let (node, peer_addr, api_addr) = (NodeId(config.node_id), config.peers.listen, config.api.listen);
     let founder = Founder { node, peer_addr, api_addr, key };
     let old = base.cluster;

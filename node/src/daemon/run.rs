@@ -339,7 +339,7 @@ fn start_control(
         inside,
         outside_mac: Mac(links.outside.mac),
         level: config.level,
-        key: super::config::own_key(config)?,
+        key: super::own_key::own_key(config)?,
         peers: config.peer.iter().map(|peer| NodeId(peer.id)).collect(),
     };
     let member = ControlMember::new(me, store, ControlTiming::default(), seed()?, now())?;
