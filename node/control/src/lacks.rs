@@ -5,6 +5,7 @@ use engine::ids::{Incarnation, NodeId, ShardId};
 
 use crate::allocation::{Backend, Declared};
 use crate::concern::{Concern, Severity, Subject, What};
+use crate::nsg::warnings;
 use crate::places::blocks_on;
 use crate::resource::Outside;
 use crate::shards::{Origin, Shard};
@@ -28,6 +29,7 @@ pub(crate) fn cluster_concerns(state: &State) -> Vec<Concern> {
         let why = format!("{have} of at most {most} {what} are in use");
         found.push(Concern::notice(Subject::Cluster, What::LimitNear, why, "plan a second cluster"));
     }
+    found.extend(warnings::warnings(state));
     if let Some(token) = &state.stop_token
         && state.registry.newest(token.holder) != Some(token.incarnation)
     {

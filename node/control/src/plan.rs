@@ -10,9 +10,11 @@ use engine::ids::{BackendId, PortBlock, ShardId};
 
 use crate::allocation::{Backend, Declared, Drain};
 use crate::command::{Command, CommandBody, Configure, PlanHash};
+use crate::concern::Concern;
 use crate::limits::HINTS_MAX;
 use crate::loads::{Loads, PortLoad};
 use crate::nsg::model::{Model, SecurityGroup};
+use crate::nsg::warnings::warnings;
 use crate::outcome::Outcome;
 use crate::refusal::Refusal;
 use crate::resource::{Desired, PoolRef};
@@ -61,6 +63,8 @@ pub struct Plan {
     pub uncounted: BTreeSet<ShardId>,
     /// Live flows on the ports that it takes, as far as they were counted.
     pub flows_taken: u64,
+    /// Security groups that do not do what they seem to, or take away what instances need.
+    pub warnings: Vec<Concern>,
 }
 
 impl fmt::Display for ChangeKind {
@@ -101,7 +105,8 @@ pub fn diff_with(state: &State, desired: &Desired, hints: &[PortLoad]) -> Plan {
     let outcome = after.apply(state.index.0.saturating_add(1), &command);
     if let Outcome::Refused(refusal) = outcome {
         let (pieces, uncounted) = (BTreeMap::new(), BTreeSet::new());
-        return Plan { changes: Vec::new(), hash, refused: Some(refusal), pieces, uncounted, flows_taken: 0 };
+        let (changes, warnings) = (Vec::new(), Vec::new());
+        return Plan { changes, hash, refused: Some(refusal), pieces, uncounted, flows_taken: 0, warnings };
     }
     let mut changes = Vec::new();
     resources(&state.desired, desired, &mut changes);
@@ -110,7 +115,8 @@ pub fn diff_with(state: &State, desired: &Desired, hints: &[PortLoad]) -> Plan {
     let (pieces, uncounted) = pieces(state, &after);
     let loads = Loads::new(hints);
     let flows_taken = taken(state, &after).map(|(block, _)| loads.flows(*block)).sum();
-    Plan { changes, hash, refused: None, pieces, uncounted, flows_taken }
+    let warnings = warnings(&after);
+    Plan { changes, hash, refused: None, pieces, uncounted, flows_taken, warnings }
 }
 
 /// Hash over the blocks and the configuration of the state, and the wanted configuration (C5); not over live flows.

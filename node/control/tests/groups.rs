@@ -5,12 +5,14 @@ mod support;
 
 use qnat_control::command::CommandBody;
 use qnat_control::config::parse;
+use qnat_control::nsg::answers::{self, FlowProtocol, FlowQuestion};
 use qnat_control::nsg::model::{Addresses, Direction, Model, Ports, Protocol};
 use qnat_control::nsg::rows;
 use qnat_control::nsg::service_tags::ServiceTags;
 use qnat_control::nsg::shadow::shadowed;
 use qnat_control::nsg::tag::{Region, Tag};
 use qnat_control::resource::{Desired, Prefix};
+use qnat_control::{plan, view};
 use support::Cluster;
 
 /// Two networks, an instance in each, and what a test adds.
@@ -400,4 +402,122 @@ fn service_tags_change_by_one_entry_of_a_newer_version() {
     assert_eq!(shown(&cluster, "Storage.EastUS"), ["198.51.100.0/24"]);
     cluster.applied(tags(3, "192.0.2.0/24"));
     assert_eq!(shown(&cluster, "Storage.EastUS"), ["192.0.2.0/24"]);
+}
+
+/// The subnet's group denies 8443 outbound, the interface's 443; b1's address is load-balanced.
+fn judged() -> Cluster {
+    let out = |name: &str, port: u16| {
+        any_rule(&format!(
+            "name = \"{name}\"\npriority = 100\ndirection = \"outbound\"\naccess = \"deny\"\nprotocol = \"tcp\"\ndestination_ports = {port}"
+        ))
+    };
+    let probes = any_rule(
+        "name = \"no_probes\"\npriority = 200\ndirection = \"inbound\"\naccess = \"deny\"\nsource = \"AzureLoadBalancer\"",
+    );
+    let web = rule("web", 100, "source = \"Storage\"\ndestination = \"WebServers\"");
+    let text = NETWORKS.replacen("gateway = \"10.0.0.1\"", "gateway = \"10.0.0.1\"\nsecurity_group = \"net\"", 1);
+    let text = text.replacen("nic = \"NIC1\"", "nic = \"NIC1\"\npool = \"lb/p\"", 1);
+    let text = text.replacen("name = \"vnet2\"", "name = \"vnet2\"\npeerings = \"vnet1\"", 1);
+    let net = format!("[[security_group]]\nname = \"net\"\n{}", out("no_8443", 8443));
+    let balancer = "[[public_ip]]\nname = \"pip\"\naddress = \"203.0.113.1\"\n[[load_balancer]]\nname = \"lb\"\nfrontends = [\"pip\"]\n\
+                    [[load_balancer.pool]]\nname = \"p\"\n[outside]\nnetwork = \"203.0.113.0/24\"\n";
+    let text = format!("{text}{}{web}{probes}{net}{balancer}", out("no_443", 443));
+    let desired = parse("net.toml", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let mut cluster = Cluster::running(1);
+    assert!(cluster.configure(&desired).is_applied());
+    cluster
+}
+
+fn asked(nic: &str, direction: Direction, local: &str, remote: &str) -> FlowQuestion {
+    let end = |text: &str| text.parse().expect("an address and a port");
+    FlowQuestion { nic: nic.into(), direction, protocol: FlowProtocol::Tcp, local: end(local), remote: end(remote) }
+}
+
+#[test]
+fn a_packet_that_nobody_sent_is_judged_by_both_groups_and_the_deciding_rule_is_named() {
+    let cluster = judged();
+    let say = |direction, local: &str, remote: &str| {
+        let told = answers::ip_flow(&cluster.state, &asked("NIC1", direction, local, remote)).expect("an answer");
+        let group = told.network_security_group.expect("a group");
+        format!("{} {} {group} {}", told.access, told.rule_name, told.association.expect("a place"))
+    };
+    let out = |port: u16| say(Direction::Outbound, "10.0.1.1:50000", &format!("198.51.100.1:{port}"));
+    assert_eq!(out(443), "Deny securityRules/no_443 nsg1 networkInterface");
+    assert_eq!(out(8443), "Deny securityRules/no_8443 net subnet");
+    assert_eq!(out(80), "Allow defaultSecurityRules/AllowInternetOutBound net subnet");
+    let inwards = say(Direction::Inbound, "10.0.1.1:80", "198.51.100.1:50000");
+    assert_eq!(inwards, "Deny defaultSecurityRules/DenyAllInbound net subnet");
+    let probe = say(Direction::Inbound, "10.0.1.1:80", "168.63.129.16:50000");
+    assert_eq!(probe, "Deny securityRules/no_probes nsg1 networkInterface");
+    let told = answers::ip_flow(&cluster.state, &asked("nic1", Direction::Outbound, "10.0.1.1:5", "10.0.1.2:443"));
+    let shown = serde_json::to_value(told.expect("an answer")).expect("plain data");
+    for (field, value) in [
+        ("targetResourceId", "nic1"),
+        ("direction", "Outbound"),
+        ("protocol", "TCP"),
+        ("localIPAddress", "10.0.1.1"),
+        ("remoteIPAddress", "10.0.1.2"),
+        ("access", "Deny"),
+        ("ruleName", "securityRules/no_443"),
+    ] {
+        assert_eq!(shown[field], value, "{field}");
+    }
+    let refused = |nic, local| {
+        let asked = asked(nic, Direction::Inbound, local, "198.51.100.1:1");
+        answers::ip_flow(&cluster.state, &asked).expect_err("refused").to_string()
+    };
+    assert_eq!(refused("nic9", "10.0.1.1:80"), "nic nic9 does not exist; use one of: qnat get nics");
+    assert!(refused("nic1", "10.0.9.9:80").contains("10.0.9.9 is no address of nic nic1, which has 10.0.1.1"));
+}
+
+#[test]
+fn effective_rules_are_those_of_both_groups_with_what_tags_and_groups_stand_for() {
+    let cluster = judged();
+    let told = answers::effective_rules(&cluster.state, "nic1").expect("an answer");
+    let shown = serde_json::to_value(&told).expect("plain data");
+    let groups = shown["value"].as_array().expect("a list");
+    assert_eq!((groups.len(), &groups[0]["networkSecurityGroup"]["id"]), (2, &"net".into()));
+    assert_eq!(groups[0]["association"]["subnet"]["id"], "vnet1/default");
+    assert_eq!(groups[1]["association"]["networkInterface"]["id"], "nic1");
+    let rules = groups[1]["effectiveSecurityRules"].as_array().expect("a list");
+    let names: Vec<&str> = rules.iter().map(|rule| rule["name"].as_str().expect("a name")).collect();
+    let wanted = [
+        "securityRules/web",
+        "securityRules/no_probes",
+        "defaultSecurityRules/AllowVNetInBound",
+        "defaultSecurityRules/AllowAzureLoadBalancerInBound",
+        "defaultSecurityRules/DenyAllInbound",
+        "securityRules/no_443",
+        "defaultSecurityRules/AllowVnetOutBound",
+        "defaultSecurityRules/AllowInternetOutBound",
+        "defaultSecurityRules/DenyAllOutBound",
+    ];
+    assert_eq!(names, wanted);
+    assert_eq!(rules[0]["expandedDestinationAddressPrefix"], serde_json::json!(["10.0.1.1/32"]));
+    assert_eq!(rules[1]["expandedSourceAddressPrefix"], serde_json::json!(["168.63.129.16/32"]));
+    assert_eq!(rules[2]["expandedSourceAddressPrefix"], serde_json::json!(["10.0.0.0/16"]));
+    assert_eq!(rules[2]["priority"], 65_000);
+    assert!(answers::effective_rules(&cluster.state, "none").is_err());
+}
+
+#[test]
+fn a_group_that_breaks_what_instances_need_is_warned_about_in_the_plan_and_in_the_status() {
+    let cluster = judged();
+    let told: Vec<String> = view::status(&cluster.state).concerns.into_iter().map(|concern| concern.why).collect();
+    let plan = plan::diff(&Cluster::running(1).state, cluster.state.desired());
+    let planned: Vec<String> = plan.warnings.into_iter().map(|concern| concern.why).collect();
+    for wanted in [
+        "rule no_probes of security group nsg1 denies AzureLoadBalancer, where health probes come from, to 1 load-balanced addresses, as \
+         b1/ipconfig1",
+        "rule web of security group nsg1 names Storage, which has no prefixes: it takes nothing",
+        "virtual network vnet2 is peered with vnet1, which does not name it: they are not connected",
+    ] {
+        assert!(told.iter().any(|why| why == wanted), "{wanted:?} is not told: {told:#?}");
+        assert!(planned.iter().any(|why| why == wanted), "{wanted:?} is not in the plan: {planned:#?}");
+    }
+    // Without a member of a pool behind it nobody misses the probes.
+    let mut alone = cluster.state.desired().clone();
+    alone.instances.get_mut("b1").expect("declared").ip_configurations[0].pool = None;
+    let plan = plan::diff(&Cluster::running(1).state, &alone);
+    assert!(plan.warnings.iter().all(|concern| !concern.why.contains("AzureLoadBalancer")), "{:?}", plan.warnings);
 }

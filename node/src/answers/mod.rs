@@ -39,6 +39,8 @@ pub struct Applied {
     pub programmed: Option<Programmed>,
     /// Live flows on the ports that it takes back, as far as they were counted; none if it takes none.
     pub flows_taken: Option<u64>,
+    /// What security groups do that may not be meant, and what helps, one line each.
+    pub warnings: Vec<String>,
     /// Shards whose flows were not counted: nobody who knows them answered in time, or there were too many blocks. Of their
     /// blocks the upper halves go.
     pub uncounted_shards: Vec<u16>,

@@ -1,5 +1,6 @@
 //! Tables of security groups and of what belongs to them.
 
+use control::nsg::answers::{EffectiveRule, EffectiveRules, IpFlow};
 use control::nsg::rows::{ApplicationGroupRow, NicRow, Reference, RuleProperties, RuleRow, SecurityGroupRow, TagRow};
 use serde_json::json;
 
@@ -78,4 +79,52 @@ pub(super) fn security_groups(groups: &[SecurityGroupRow]) -> String {
         attached += &format!("{} ({}): attached to {at}\n", group.name, group.model);
     }
     table(&rows, RULES) + "\n" + &attached
+}
+
+/// A rule that judges an interface, and the name of its group.
+type Effective = (String, EffectiveRule);
+
+const EFFECTIVE: &[Column<Effective>] = &[
+    ("group", |(group, _)| json!(group)),
+    ("direction", |(_, rule)| json!(rule.properties.direction)),
+    ("priority", |(_, rule)| json!(rule.properties.priority)),
+    ("rule", |(_, rule)| json!(rule.name)),
+    ("access", |(_, rule)| json!(rule.properties.access)),
+    ("protocol", |(_, rule)| json!(rule.properties.protocol)),
+    ("source", |(_, rule)| json!(sources(&rule.properties))),
+    ("which is", |(_, rule)| json!(rule.expanded_source_address_prefix)),
+    ("destination", |(_, rule)| json!(destinations(&rule.properties))),
+    ("which is", |(_, rule)| json!(rule.expanded_destination_address_prefix)),
+    ("ports", |(_, rule)| {
+        json!(all(&rule.properties.destination_port_range, &rule.properties.destination_port_ranges, &[]))
+    }),
+];
+
+/// The rules of both groups, the subnet's first.
+pub(super) fn effective_rules(told: &EffectiveRules) -> String {
+    let rows: Vec<Effective> = told
+        .value
+        .iter()
+        .flat_map(|group| {
+            let rules = group.effective_security_rules.iter().cloned();
+            rules.map(|rule| (group.network_security_group.id.clone(), rule))
+        })
+        .collect();
+    if rows.is_empty() {
+        return "no security group judges it: everything is allowed\n".to_owned();
+    }
+    table(&rows, EFFECTIVE)
+}
+
+/// The verdict on a packet, and who decided.
+pub(super) fn ip_flow(told: &IpFlow) -> String {
+    let by = match (&told.network_security_group, told.rule_name.as_str()) {
+        (None, _) => "no security group judges it".to_owned(),
+        (Some(group), rule) => {
+            let priority = told.priority.map_or_else(String::new, |priority| format!(", priority {priority}"));
+            let place = told.association.as_deref().unwrap_or("nothing");
+            format!("by {rule}{priority}, of security group {group} of the {place}")
+        }
+    };
+    format!("{}: {by}\n", told.access)
 }

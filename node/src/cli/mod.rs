@@ -29,6 +29,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
+use control::nsg::answers::{FlowProtocol, FlowQuestion};
+use control::nsg::model::Direction;
 
 use asking::{Asking, Span};
 
@@ -89,6 +91,18 @@ enum Command {
     Get {
         /// Which.
         kind: ResourceKind,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Ask what would become of a packet, without sending it.
+    Verify {
+        #[command(subcommand)]
+        command: VerifyCommand,
+    },
+    /// The rules that judge a network interface: its subnet's security group and its own, with what tags and groups stand for.
+    EffectiveRules {
+        /// The network interface; instance/ip_configuration of one that is not declared.
+        nic: String,
         #[command(flatten)]
         asking: Asking,
     },
@@ -218,6 +232,42 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+enum VerifyCommand {
+    /// Whether security groups let the first packet of a flow pass, and which rule decides.
+    IpFlow {
+        /// The network interface; instance/ip_configuration of one that is not declared.
+        #[arg(long)]
+        nic: String,
+        /// To the interface or from it.
+        #[arg(long)]
+        direction: Way,
+        /// The protocol.
+        #[arg(long)]
+        protocol: Transport,
+        /// The interface's end, as 10.0.1.1:80.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        local: std::net::SocketAddrV4,
+        /// The other end.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        remote: std::net::SocketAddrV4,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Way {
+    Inbound,
+    Outbound,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Transport {
+    Tcp,
+    Udp,
+}
+
+#[derive(Debug, Subcommand)]
 enum StopTokenCommand {
     /// Take it back from whoever holds it.
     Revoke {
@@ -295,6 +345,18 @@ fn perform(command: Command) -> Result<ExitCode> {
             asking.ask(&Request::Apply { file, text, dry_run, allow_empty })
         }
         Command::Get { kind, asking } => asking.ask(&Request::Get { kind }),
+        Command::Verify { command: VerifyCommand::IpFlow { nic, direction, protocol, local, remote, asking } } => {
+            let direction = match direction {
+                Way::Inbound => Direction::Inbound,
+                Way::Outbound => Direction::Outbound,
+            };
+            let protocol = match protocol {
+                Transport::Tcp => FlowProtocol::Tcp,
+                Transport::Udp => FlowProtocol::Udp,
+            };
+            asking.ask(&Request::IpFlow { of: FlowQuestion { nic, direction, protocol, local, remote } })
+        }
+        Command::EffectiveRules { nic, asking } => asking.ask(&Request::EffectiveRules { nic }),
         Command::ServiceTags { file, asking } => {
             let (file, text) = read_resources(&file)?;
             asking.ask(&Request::SetServiceTags { file, text })

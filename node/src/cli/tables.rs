@@ -44,6 +44,8 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
         ),
         Request::ResumeNode { node } => done(answer, &format!("node n{node} stays")),
         Request::SetLevel { level } => done(answer, &format!("the cluster is at level {level}")),
+        Request::IpFlow { .. } => read(answer, group_tables::ip_flow),
+        Request::EffectiveRules { .. } => read(answer, group_tables::effective_rules),
         Request::SetServiceTags { .. } => done(answer, "service tags have these prefixes: `qnat get service-tags`"),
         Request::RevokeStopToken => done(answer, "the stop token is free"),
         Request::Shutdown { .. } => done(answer, "the member hands over as soon as it has the stop token, and ends"),
@@ -353,6 +355,7 @@ fn applied(told: &Applied, dry_run: DryRun) -> String {
     if let Some(refused) = &told.refused {
         return text + &format!("it would be refused: {}; {}\n", refused.why, refused.remedy);
     }
+    text += &told.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>();
     if let Some(flows) = told.flows_taken {
         text += &format!("{flows} live flows are on the ports that go back\n");
     }

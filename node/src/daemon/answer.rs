@@ -129,6 +129,8 @@ impl Answerer {
                 let emptiness = if allow_empty { Emptiness::Meant } else { Emptiness::Refused };
                 value(self.apply((file, text), dry_run, emptiness).await)
             }
+            Request::IpFlow { of } => value(self.ip_flow(of).await),
+            Request::EffectiveRules { nic } => value(self.effective_rules(nic).await),
             Request::SetServiceTags { file, text } => value(self.set_service_tags(&file, &text).await),
             Request::RemoveNode { node, incarnation } => {
                 value(self.remove(NodeId(node), Incarnation(incarnation)).await)

@@ -130,6 +130,7 @@ fn planned(state: &State, desired: Box<Desired>, hints: Vec<PortLoad>, dry_run: 
     let answer = Applied {
         changes: plan.changes,
         refused: plan.refused.map(told),
+        warnings: plan.warnings.iter().map(|concern| format!("{}; {}", concern.why, concern.remedy)).collect(),
         flows_taken: (!plan.pieces.is_empty()).then_some(plan.flows_taken),
         uncounted_shards: plan.uncounted.iter().map(|shard| shard.0).collect(),
         ..Applied::default()

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use control::Refusal;
+use control::nsg::answers::FlowQuestion;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -48,6 +49,16 @@ pub enum Request {
         /// It may declare no resource at all, which removes everything.
         #[serde(default)]
         allow_empty: bool,
+    },
+    /// What security groups say of the first packet of a flow (S34).
+    IpFlow {
+        /// The flow.
+        of: FlowQuestion,
+    },
+    /// The rules that judge a network interface (S34).
+    EffectiveRules {
+        /// Its name.
+        nic: String,
     },
     /// The platform's prefixes of service tags from now on (D20).
     SetServiceTags {

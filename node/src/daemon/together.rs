@@ -49,6 +49,8 @@ impl Answerer {
             | Request::SetLevel { .. }
             | Request::RevokeStopToken
             | Request::SetServiceTags { .. }
+            | Request::IpFlow { .. }
+            | Request::EffectiveRules { .. }
             | Request::Shutdown { .. }
             | Request::PortLoads { .. }
             | Request::Hashes

@@ -1,9 +1,11 @@
 //! Security groups on the control side: what is declared (`model`, `deployment`, `tag`), read from a file (`reading`), judged (`checking`,
 //! `bounds`), what stands by itself (`defaults`, `service_tags`), what it means in a network (`scope`), what it is compiled to
-//! (`compiling`), and what people see of it (`rows`, `shadow`).
+//! (`compiling`), and what people see of it (`rows`, `shadow`,
+//! `answers`, `warnings`).
 //!
 //! Pure. The words are those of the product that users know; the packet path has ranges instead (`engine::nsg`).
 
+pub mod answers;
 pub mod bounds;
 pub(crate) mod checking;
 pub(crate) mod compiling;
@@ -17,3 +19,4 @@ mod scope;
 pub mod service_tags;
 pub mod shadow;
 pub mod tag;
+pub(crate) mod warnings;
