@@ -1,9 +1,10 @@
-//! A configuration near the longest that the limits allow, on a whole cluster. Only in the longer profile: a debug build takes
+//! A configuration near the longest that the limits allow, and as many addresses and shards, on a whole cluster. Only in the longer profile: a debug build takes
 //! a minute or two to read and print 32,768 backends again and again. Needs root.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use qnat_tests::conversation::Conversation;
 use qnat_tests::lab::{Lab, json, ok, rows, try_json, wait_until};
 use qnat_tests::resources::Changes;
 use qnat_tests::shared::{self, Check};
@@ -19,8 +20,15 @@ const SMALL: usize = 4;
 const POOL: usize = 1_000;
 
 fn main() -> ExitCode {
-    shared::run(vec![Check::long("the_largest_configuration_reaches_members_that_restart_and_that_are_wiped", largest)])
+    shared::run(vec![
+        Check::long("the_largest_configuration_reaches_members_that_restart_and_that_are_wiped", largest),
+        Check::long("all_addresses_of_the_lab_in_all_shards_are_served_and_outlive_an_owner", all_addresses),
+    ])
 }
+
+/// Public addresses beside the internet's two, and the shards that they are in: as many as a cluster has.
+const ADDRESSES: usize = 252;
+const SHARDS: usize = 64;
 
 /// A name of the greatest length.
 fn name(kind: &str, n: usize) -> String {
@@ -85,4 +93,38 @@ fn largest(lab: &Lab) {
     for node in ["n1", "n2", "n3"] {
         wait_for(node, SMALL);
     }
+}
+
+/// Every address that the outside network has room for.
+fn all_addresses(lab: &Lab) {
+    let free: Vec<u32> = (4..=254).filter(|n| !matches!(n, 10 | 11)).collect();
+    let more: String =
+        free.iter().map(|n| format!("[[public_ip]]\nname = \"pip{n}\"\naddress = \"203.0.113.{n}\"\n")).collect();
+    let names: Vec<String> = (1..=3).chain(free).map(|n| format!("\"pip{n}\"")).collect();
+    assert_eq!(names.len(), ADDRESSES);
+    let text = Changes { more: &more, ..Changes::default() }.text();
+    let few = "frontends = [\"pip1\", \"pip2\", \"pip3\"]";
+    assert!(text.contains(few), "{text}");
+    let file = NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), text.replace(few, &format!("frontends = [{}]", names.join(", ")))).expect("written");
+    ok(&["apply", "-f", file.path().to_str().expect("a plain path")]);
+    let all_served = || {
+        let status = lab.status();
+        let served = rows(&status["shards"]).filter(|row| row["serving"] == "yes" && !row["owner"].is_null());
+        served.count() == SHARDS
+    };
+    wait_until("all shards to be served", PATIENCE, all_served);
+    let addresses: usize = rows(&lab.status()["shards"]).map(|row| rows(&row["frontends"]).count()).sum();
+    assert_eq!(addresses, ADDRESSES);
+    let mut talk = Conversation::begin(lab, "b1");
+    let killed = lab.kill_owner_of("b1");
+    lab.wait_for_successor("b1", killed);
+    assert!(talk.goes_on(), "the connection outlives its owner");
+    wait_until("all shards to be served again", PATIENCE, all_served);
+    lab.restart_the_dead();
+    wait_until("all shards to have all replicas", PATIENCE, || {
+        let status = lab.status();
+        rows(&status["shards"]).filter(|row| row["redundancy"]["have"] == 3).count() == SHARDS
+    });
+    Changes::default().apply();
 }
