@@ -31,7 +31,7 @@ pub const SHARD: ShardId = ShardId(1);
 /// Its public address.
 pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The largest pool.
-const BACKENDS: u32 = 1000;
+pub(super) const BACKENDS: u32 = 1000;
 /// What each backend of the largest pool is granted.
 const PORTS_EACH: u16 = 32;
 const FIRST_PORT: u16 = 1024;
@@ -123,10 +123,21 @@ impl Bed {
     /// If the engine does not serve.
     #[must_use]
     pub fn new(flows: u32, proto: Proto) -> Self {
+        Self::with(flows, proto, |_| ())
+    }
+
+    /// The same under a configuration that differs.
+    ///
+    /// # Panics
+    /// If the engine does not serve.
+    #[must_use]
+    pub fn with(flows: u32, proto: Proto, change: impl FnOnce(&mut Snapshot)) -> Self {
+        let mut snapshot = snapshot(flows + ROOM);
+        change(&mut snapshot);
         let mut worker = Worker::new(ME, NodeId(1), 7);
         worker.set_networks(&[NETWORK]);
         let mut bed = Self { worker, now_ns: START_NS, apply_ns: Vec::new(), index: 1 };
-        assert!(bed.worker.load_snapshot(bed.now_ns, Arc::new(snapshot(flows + ROOM))), "the first one");
+        assert!(bed.worker.load_snapshot(bed.now_ns, Arc::new(snapshot)), "the first one");
         for link in [INSIDE, Link::Outside] {
             bed.worker.set_mtu(link, 1500);
             bed.worker.set_link(bed.now_ns, link, true);

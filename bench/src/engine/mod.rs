@@ -5,6 +5,7 @@
 pub mod bed;
 pub mod frames;
 pub mod idle;
+pub mod rules;
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use words::SplitMix;
 use self::bed::{Always, Bed, Tuple};
 use self::frames::{Batch, Size, Way};
 use self::idle::Idle;
+use self::rules::RuleRow;
 use crate::machine::{self, Machine};
 use crate::numbers::Spread;
 use crate::printing::Printing;
@@ -38,6 +40,9 @@ pub struct Args {
     /// How often each is measured.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// Rules of a security group, each with 10,000 flows; 0: without any.
+    #[arg(long, value_delimiter = ',', default_value = "0,10,100,1000,10000")]
+    rules: Vec<usize>,
     /// What becomes of the result.
     #[command(flatten)]
     pub printing: Printing,
@@ -58,6 +63,9 @@ pub struct EngineResult {
     pub packets: Vec<PacketRow>,
     /// Tables by their flows.
     pub tables: Vec<TableRow>,
+    /// Security groups by their rules.
+    #[serde(default)]
+    pub rules: Vec<RuleRow>,
 }
 
 /// Packets of known flows, drawn at random.
@@ -108,6 +116,7 @@ pub fn run(args: &Args) -> Result<EngineResult> {
             packets.extend(packet_rows(&mut bed, *flows, proto, args.rounds)?);
         }
     }
+    let rules: Result<_> = args.rules.iter().map(|rules| rules::row(*rules, args.rounds)).collect();
     let after = machine::stolen()?;
     let result = EngineResult {
         machine: Machine::here()?,
@@ -116,6 +125,7 @@ pub fn run(args: &Args) -> Result<EngineResult> {
         rounds: args.rounds,
         packets,
         tables,
+        rules: rules?,
     };
     Ok(result)
 }
@@ -131,18 +141,9 @@ fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<V
     // Round by round, so that what the machine does meanwhile falls on all of them.
     for _ in 0..rounds {
         for (_, _, batch, values) in &mut kinds {
-            let (mut times, mut ahead) = (Vec::with_capacity(BATCHES), Vec::with_capacity(BATCHES));
-            for _ in 0..BATCHES {
-                batch.fill(proto, (0..BATCH).map(|_| Tuple::of(draw.below(flows))));
-                let begun = Instant::now();
-                look_ahead(bed, batch);
-                ahead.push(begun.elapsed());
-                let sent = translate(bed, batch);
-                times.push(begun.elapsed());
-                anyhow::ensure!(sent == BATCH, "a known flow's packet did not pass");
-            }
-            values.0.push(per_frame(times)?);
-            values.1.push(per_frame(ahead)?);
+            let (ns, ahead_ns) = known(bed, batch, (flows, proto), &mut draw)?;
+            values.0.push(ns);
+            values.1.push(ahead_ns);
         }
     }
     let rows = kinds.into_iter().map(|(size, way, _, values)| {
@@ -150,6 +151,37 @@ fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<V
         Ok(PacketRow { flows, proto: format!("{proto:?}").to_uppercase(), size, way, ns: ns?, ahead_ns: ahead_ns? })
     });
     rows.collect()
+}
+
+/// One round of packets of known flows drawn at random: nanoseconds per packet, and of these what it takes to look ahead.
+fn known(bed: &mut Bed, batch: &mut Batch, (flows, proto): (u32, Proto), draw: &mut Draw) -> Result<(f64, f64)> {
+    let (mut times, mut ahead) = (Vec::with_capacity(BATCHES), Vec::with_capacity(BATCHES));
+    for _ in 0..BATCHES {
+        batch.fill(proto, (0..BATCH).map(|_| Tuple::of(draw.below(flows))));
+        let begun = Instant::now();
+        look_ahead(bed, batch);
+        ahead.push(begun.elapsed());
+        let sent = translate(bed, batch);
+        times.push(begun.elapsed());
+        anyhow::ensure!(sent == BATCH, "a known flow's packet did not pass");
+    }
+    Ok((per_frame(times)?, per_frame(ahead)?))
+}
+
+/// One round of new flows, from the `next`th on: nanoseconds per flow.
+fn new_flows(bed: &mut Bed, batch: &mut Batch, next: &mut u32) -> Result<f64> {
+    let mut times = Vec::with_capacity(NEW_BATCHES);
+    for _ in 0..NEW_BATCHES {
+        batch.fill(Proto::Udp, (0..).map(|n| Tuple::of(*next + n)));
+        *next += u32::try_from(BATCH).context("small")?;
+        let begun = Instant::now();
+        look_ahead(bed, batch);
+        let passed = translate(bed, batch);
+        let left = bed.drain();
+        times.push(begun.elapsed());
+        anyhow::ensure!((passed, left) == (0, u32::try_from(BATCH)?), "a new flow's packet waits for its commit");
+    }
+    per_frame(times)
 }
 
 /// Lets the engine look at a batch, as the worker's thread does before it hands it over.
@@ -183,18 +215,7 @@ fn table_row(flows: u32, rounds: u32) -> Result<TableRow> {
     let mut batch = Batch::new(BATCH, Proto::Udp, Size::Small, Way::Out);
     let (mut values, mut next) = (Vec::new(), flows);
     for _ in 0..rounds {
-        let mut times = Vec::with_capacity(NEW_BATCHES);
-        for _ in 0..NEW_BATCHES {
-            batch.fill(Proto::Udp, (0..).map(|n| Tuple::of(next + n)));
-            next += u32::try_from(BATCH).context("small")?;
-            let begun = Instant::now();
-            look_ahead(&mut bed, &batch);
-            let passed = translate(&mut bed, &mut batch);
-            let left = bed.drain();
-            times.push(begun.elapsed());
-            anyhow::ensure!((passed, left) == (0, u32::try_from(BATCH)?), "a new flow's packet waits for its commit");
-        }
-        values.push(per_frame(times)?);
+        values.push(new_flows(&mut bed, &mut batch, &mut next)?);
     }
     let new_flow_ns = Spread::of(values).context("at least one round")?;
     Ok(TableRow { flows, octets, resident, new_flow_ns, longest_apply_us, idle })
@@ -262,9 +283,10 @@ pub fn table(result: &EngineResult) -> String {
     line("longest entry of 64 while it fills, µs", &|row| format!("{:.0}", row.longest_apply_us));
     line("all idle at once: longest round of timers, µs", &|row| format!("{:.0}", row.idle.longest_timers_us));
     line("all idle at once: longest entry, µs", &|row| format!("{:.0}", row.idle.longest_entry_us));
+    let rules = rules::table(&result.rules);
     let machine = &result.machine;
     format!(
-        "{packets}\n\n{tables}\n\n{} rounds, medians (least–greatest); batches of {BATCH}, flows at random. {}, {} cores, kernel {}, \
+        "{packets}\n\n{tables}\n\n{rules}{} rounds, medians (least–greatest); batches of {BATCH}, flows at random. {}, {} cores, kernel {}, \
          {:.2} % of the time stolen by the host, at {} s since 1970, commit {}.",
         result.rounds,
         result.processor,
