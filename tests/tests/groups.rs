@@ -110,16 +110,7 @@ fn rules_take_what_they_say_and_nothing_else() {
 
 fn add_addresses(lab: &Lab) {
     for ip in OTHERS {
-        let _added = lab.exec(
-            "inet",
-            &[
-                "bash",
-                "-c",
-                &format!(
-                    "ip address add {ip}/32 dev $(ip -o route show 203.0.113.0/24 | sed 's/.*dev \\([^ ]*\\).*/\\1/')"
-                ),
-            ],
-        );
+        let _added = lab.exec("inet", &["ip", "address", "add", &format!("{ip}/32"), "dev", "eth0"]);
     }
 }
 
@@ -135,6 +126,19 @@ fn both_groups(lab: &Lab) {
     let ends = [(INET, 80), (INET, 443), (INET, 8443)];
     assert_eq!(reached(lab, "b1", &ends), set(&[(INET, 80)]));
     assert_eq!(reached(lab, "b2", &ends), set(&[(INET, 80), (INET, 443)]), "b2 has the subnet's alone");
+    for (port, verdict) in [
+        (80, ["Allow", "defaultSecurityRules/AllowInternetOutBound"]),
+        (443, ["Deny", "securityRules/https"]),
+        (8443, ["Deny", "securityRules/alt"]),
+    ] {
+        let (local, remote) = (format!("{B1}:40000"), format!("{INET}:{port}"));
+        let of =
+            ["--nic", "nic1", "--direction", "outbound", "--protocol", "tcp", "--local", &local, "--remote", &remote];
+        let said = json(&[&["verify", "ip-flow", "-o", "json"], &of[..]].concat());
+        assert_eq!([said["access"].as_str(), said["ruleName"].as_str()], verdict.map(Some), "{said:#}");
+    }
+    let effective = json(&["effective-rules", "nic1", "-o", "json"]).to_string();
+    assert!(["card", "subnet", "https", "alt"].iter().all(|name| effective.contains(name)), "{effective}");
 }
 
 fn protocols_and_priorities(lab: &Lab) {
