@@ -6,6 +6,7 @@ use std::time::Duration;
 use qnat_tests::conversation::Conversation;
 use qnat_tests::lab::{INET, Lab, json, ok, rows, run, wait_until};
 use qnat_tests::resources::{self, Changes, file_of};
+use serde_json::Value;
 
 /// Where the internet answers besides, for rules that tell addresses apart.
 const OTHERS: [&str; 4] = ["203.0.113.20", "203.0.113.21", "203.0.113.70", "203.0.113.90"];
@@ -61,6 +62,11 @@ fn denied() -> u64 {
     rows(&all["members"]).filter_map(|row| row["counted"]["drops"]["security_rule"].as_u64()).sum()
 }
 
+/// What is said of a SYN of b1's.
+fn explain(ip: &str, port: u16) -> Value {
+    json(&["explain", B1, &format!("{ip}:{port}"), "-o", "json"])
+}
+
 /// What `qnat apply` says against a configuration.
 fn refusal(text: &str) -> String {
     let file = file_of(text);
@@ -75,6 +81,15 @@ fn an_interface_that_may_not_reach_the_internet_leaves_nothing_there_and_its_con
     let lab = Lab::up();
     let mut talks = ["b1", "b2"].map(|host| Conversation::begin(&lab, host));
     assert!(talks.iter_mut().all(Conversation::goes_on));
+    let flows = json(&["flows", "-o", "json"]);
+    let flow = rows(&flows["flows"])
+        .find(|row| row["proto"] == "tcp" && row["inside"].as_str().is_some_and(|end| end.starts_with(B1)));
+    let flow = flow.expect("b1's connection");
+    let inside = flow["inside"].as_str().expect("an end");
+    let said = json(&["explain", inside, &format!("{INET}:7"), "-o", "json"]);
+    assert_eq!((&said["verdict"], &said["translated"]), (&"passes".into(), &flow["public"]), "{said:#}");
+    let back = json(&["explain", &format!("{INET}:7"), flow["public"].as_str().expect("an end"), "-o", "json"]);
+    assert_eq!((&back["verdict"], &back["translated"]), (&"passes".into(), &flow["inside"]), "{back:#}");
     let no_internet = group("closed", &[&rule("internet", 100, "deny", "destination = \"Internet\"")]);
     resources::apply(&with(&no_internet, Some("closed"), None));
     assert!(!talks[0].goes_on(), "the next packet asks");
@@ -88,6 +103,10 @@ fn an_interface_that_may_not_reach_the_internet_leaves_nothing_there_and_its_con
         assert!(lab.live_mappings(B1, 80).is_empty() && lab.live_mappings(B1, 7).is_empty());
         assert_eq!(lab.ports_of("b1")["used"].as_u64(), Some(0), "S43");
         assert!(pings(&lab, "b1", "10.0.1.2"), "the network goes on");
+        let said = explain(INET, 80);
+        let rule = &said["networkSecurityGroupResult"]["evaluatedNetworkSecurityGroups"][0]["matchedRule"];
+        assert_eq!((&said["reason"], &rule["ruleName"]), (&"security_rule".into(), &"UserRule_internet".into()));
+        assert_eq!(said["node"].as_u64(), Some(lab.owner_of("b1")), "the owner says so: {said:#}");
     };
     nothing_leaves();
     let killed = lab.kill_owner_of("b1");
@@ -178,7 +197,14 @@ fn several_values(lab: &Lab) {
     let ends: Vec<(&str, u16)> = [a, b, in_net, apart].iter().flat_map(|ip| ports.map(|port| (*ip, port))).collect();
     let wanted =
         ends.iter().filter(|(ip, port)| *ip != apart && ![81, 9_999, 10_006].contains(port)).copied().collect();
+    let said = |(ip, port): &&(&str, u16)| {
+        let said = explain(ip, *port);
+        assert!(["opens", "dropped"].contains(&said["verdict"].as_str().expect("a verdict")), "{said:#}");
+        said["verdict"] == "opens"
+    };
+    let foretold: BTreeSet<_> = ends.iter().filter(said).copied().collect();
     assert_eq!(reached(lab, "b1", &ends), wanted);
+    assert_eq!(foretold, wanted, "what is said is what happens");
 }
 
 /// The platform's file says what tags are, and a new one takes effect whole.

@@ -41,6 +41,7 @@ pub mod wire;
 pub mod worker;
 
 pub use egress::{claims, links, soundings};
+pub use judge::explain;
 pub use lease::LeaseWords;
 pub use shard::apply::ApplyCounts;
 pub use tell::{counters, histogram, sessions, status};

@@ -5,6 +5,7 @@
 
 mod counters;
 mod events;
+mod explain;
 mod flows;
 mod health;
 mod merge;
@@ -18,6 +19,7 @@ pub use counters::{
     Counted, CountedTogether, GuardCounts, HistogramCounts, LinkCounts, LogCounts, MemberCounts, PeerCounts, SnatCounts,
 };
 pub use events::{EventKind, EventRow, Events, merge_events};
+pub use explain::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
 pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, PortLoads, Ports};
 pub use health::Health;
 pub use merge::{clock_apart, merge};

@@ -7,6 +7,7 @@
 mod asking;
 mod cluster;
 mod exit;
+mod explained;
 mod founder;
 mod grid;
 mod group_tables;
@@ -35,7 +36,7 @@ use control::nsg::model::Direction;
 use asking::{Asking, Span};
 
 use crate::client::ClientError;
-use crate::daemon::request::{DryRun, Request, ResourceKind};
+use crate::daemon::request::{DryRun, ExplainProtocol, Request, ResourceKind};
 use crate::daemon::{self, Ending, config::NodeConfig};
 use exit::{EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE};
 
@@ -98,6 +99,25 @@ enum Command {
     Verify {
         #[command(subcommand)]
         command: VerifyCommand,
+    },
+    /// What becomes of a packet, or of those of a flow that is there, and why: asked of whoever would judge it.
+    Explain {
+        /// Where it comes from: an address, with a port or without.
+        #[arg(value_name = "SRC[:PORT]")]
+        source: explained::End,
+        /// Where it goes.
+        #[arg(value_name = "DST[:PORT]")]
+        destination: explained::End,
+        /// Its protocol; a SYN, a datagram or an echo request.
+        #[arg(default_value = "tcp")]
+        protocol: ExplainProtocol,
+        /// The virtual network of its source, where several have the address.
+        #[arg(long, value_name = "NAME")]
+        vnet: Option<String>,
+        #[command(flatten)]
+        span: Span,
+        #[command(flatten)]
+        asking: Asking,
     },
     /// The rules that judge a network interface: its subnet's security group and its own, with what tags and groups stand for.
     EffectiveRules {
@@ -355,6 +375,10 @@ fn perform(command: Command) -> Result<ExitCode> {
                 Transport::Udp => FlowProtocol::Udp,
             };
             asking.ask(&Request::IpFlow { of: FlowQuestion { nic, direction, protocol, local, remote } })
+        }
+        Command::Explain { source, destination, protocol, vnet, span, asking } => {
+            let request = explained::request(source, destination, protocol, vnet).map_err(anyhow::Error::msg)?;
+            asking.ask(&span.of(request))
         }
         Command::EffectiveRules { nic, asking } => asking.ask(&Request::EffectiveRules { nic }),
         Command::ServiceTags { file, asking } => {

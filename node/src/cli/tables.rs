@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::grid::{Column, anything, cell, listing, table, unwrapped};
-use super::group_tables;
+use super::{explained, group_tables};
 use crate::answers::{
     Applied, BackendPorts, CountedTogether, Done, EventRow, Events, FlowRow, Flows, Holder, NodeRow, Ports, Session,
     ShardRow, Status, Who,
@@ -44,6 +44,7 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
         ),
         Request::ResumeNode { node } => done(answer, &format!("node n{node} stays")),
         Request::SetLevel { level } => done(answer, &format!("the cluster is at level {level}")),
+        Request::Explain { .. } => read(answer, explained::explained),
         Request::IpFlow { .. } => read(answer, group_tables::ip_flow),
         Request::EffectiveRules { .. } => read(answer, group_tables::effective_rules),
         Request::SetServiceTags { .. } => done(answer, "service tags have these prefixes: `qnat get service-tags`"),

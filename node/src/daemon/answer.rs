@@ -35,6 +35,7 @@ use super::ask::Peers;
 use super::clock::now;
 use super::concerns::{Alarms, Facts, Losses, Memory, collect};
 use super::control_actor::ControlActor;
+use super::explaining::Asked;
 use super::flow_actor::FlowActor;
 use super::guard_keeper::GuardDesk;
 use super::machine::Machine;
@@ -124,6 +125,9 @@ impl Answerer {
             }
             Request::Ports => value(self.ports().await),
             Request::PortLoads { shard, pieces } => value(self.port_loads(ShardId(shard), &pieces).await),
+            Request::Explain { protocol, source, destination, vnet } => {
+                value(self.explain(&Asked { protocol, source, destination, vnet }).await)
+            }
             Request::Get { kind } => self.resources(kind).await,
             Request::Apply { file, text, dry_run, allow_empty } => {
                 let emptiness = if allow_empty { Emptiness::Meant } else { Emptiness::Refused };
@@ -506,7 +510,7 @@ pub(super) fn gone(error: impl std::fmt::Display) -> Failure {
     Failure::new(503, format!("the node is stopping: {error}"))
 }
 
-fn flow(view: &FlowView, networks: &Networks) -> FlowRow {
+pub(super) fn flow(view: &FlowView, networks: &Networks) -> FlowRow {
     let (frontend, ip, port) = view.public;
     let public = ip.map_or_else(|| format!("frontend {frontend}"), |ip: Ipv4Addr| ip.to_string());
     let state = match view.state {

@@ -17,6 +17,7 @@ pub mod config;
 pub mod control_actor;
 pub mod control_store;
 pub mod data_config;
+mod explaining;
 pub mod flow_actor;
 pub mod founding;
 mod groups;

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use engine::explain::{Explanation, Question};
 use engine::ids::{PortBlock, ShardId, VnetId};
 use engine::status::{FlowCursor, FlowView, PortsListing, PortsView, ShardStatus};
 use engine::worker::Worker;
@@ -24,6 +25,8 @@ pub enum Query {
     Loads { shard: ShardId, blocks: Vec<PortBlock>, reply: oneshot::Sender<Option<Vec<u32>>> },
     /// State hashes by shard.
     Hashes { reply: oneshot::Sender<Vec<(ShardStatus, u64)>> },
+    /// What becomes of a packet; nothing before a configuration is loaded.
+    Explain { question: Question, reply: oneshot::Sender<Vec<Explanation>> },
     /// Shards.
     Shards { reply: oneshot::Sender<Vec<ShardStatus>> },
 }
@@ -72,13 +75,13 @@ impl Questions {
 
     /// One step.
     pub fn step(&mut self, now_ns: u64, worker: &Worker) {
-        let work = self.work.take().or_else(|| self.waiting.pop_front().and_then(|query| begin(query, worker)));
+        let work = self.work.take().or_else(|| self.waiting.pop_front().and_then(|query| begin(now_ns, query, worker)));
         self.work = work.and_then(|work| go_on(now_ns, work, worker));
     }
 }
 
 /// Answers at once what costs the same for every table. A caller that has gone away wants no answer.
-fn begin(query: Query, worker: &Worker) -> Option<Work> {
+fn begin(now_ns: u64, query: Query, worker: &Worker) -> Option<Work> {
     match query {
         Query::Flows { shard, vnet, limit, reply } => {
             // Room for all at once: a list that grows is copied as a whole, in one step.
@@ -89,6 +92,10 @@ fn begin(query: Query, worker: &Worker) -> Option<Work> {
         }
         Query::Ports { reply } => Some(Work::Ports { listing: worker.view().begin_ports(), reply }),
         Query::Loads { shard, blocks, reply } => Some(Work::Loads { shard, blocks, counts: Vec::new(), reply }),
+        Query::Explain { question, reply } => {
+            let _ = reply.send(worker.view().explain(now_ns, &question).into_iter().collect());
+            None
+        }
         Query::Shards { reply } => {
             let _ = reply.send(worker.view().shard_status());
             None

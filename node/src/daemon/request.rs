@@ -1,10 +1,11 @@
 //! What the admin API asks of the running node. One message per request; the answer is JSON, so that tables and
 //! programs see the same data.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use control::Refusal;
 use control::nsg::answers::FlowQuestion;
+use engine::record::Proto;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -32,6 +33,18 @@ pub enum Request {
         shard: u16,
         /// Frontend, first port and length of each.
         pieces: Vec<(u32, u16, u16)>,
+    },
+    /// What becomes of a packet, or of those of a flow that is there, and why.
+    Explain {
+        /// Its protocol.
+        protocol: ExplainProtocol,
+        /// Its source.
+        source: SocketAddrV4,
+        /// Its destination.
+        destination: SocketAddrV4,
+        /// The virtual network of its source, by name.
+        #[serde(default)]
+        vnet: Option<String>,
     },
     /// Resources by kind.
     Get {
@@ -152,6 +165,7 @@ impl Request {
             Self::Status
                 | Self::Flows { .. }
                 | Self::Ports
+                | Self::Explain { .. }
                 | Self::PortLoads { .. }
                 | Self::Counters
                 | Self::Hashes
@@ -159,6 +173,28 @@ impl Request {
                 | Self::Who { .. }
                 | Self::Events { .. }
         )
+    }
+}
+
+/// Protocols of packets that can be asked about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum ExplainProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// An echo request.
+    Icmp,
+}
+
+impl ExplainProtocol {
+    pub(super) const fn proto(self) -> Proto {
+        match self {
+            Self::Tcp => Proto::Tcp,
+            Self::Udp => Proto::Udp,
+            Self::Icmp => Proto::Icmp,
+        }
     }
 }
 

@@ -9,11 +9,14 @@ use std::net::Ipv4Addr;
 
 use crate::addresses::{InsideEnd, endpoint, own_address};
 use crate::event::{Authority, DropReason};
+use crate::flow::Slot;
 use crate::ids::{FrontendId, Link, ShardId};
 use crate::judge::Judge;
 use crate::judge::policy::{inbound_use, stranger_use};
 use crate::lease::LeaseWords;
 use crate::record::PublicKey;
+use crate::shard::Shard;
+use crate::snapshot::Snapshot;
 use crate::wire::{IcmpError, IpPacket};
 
 impl<W: LeaseWords> Judge<'_, W> {
@@ -38,19 +41,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         let s = self.cx.snapshot;
         let key = PublicKey { proto: p.proto, frontend: to, port: p.dst_port, remote: endpoint(from.0, from.1) };
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoMapping)?;
-        let slot = shard.replica.table.find_public(&key);
-        let receiver = match slot {
-            Some(slot) => {
-                let record = shard.replica.table.record(slot);
-                let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
-                inbound_use(s, record, backend)?
-            }
-            None => stranger_use(s, shard, &key)?,
-        };
-        // Nobody reaches himself through a gateway ("land").
-        if receiver == sender {
-            return Err(DropReason::NoMapping);
-        }
+        let (slot, receiver) = receiver(s, shard, &key, sender)?;
         if let Some(slot) = slot {
             shard.note_in(s, self.cx.now_ns, authority, slot, p);
         }
@@ -72,4 +63,24 @@ impl<W: LeaseWords> Judge<'_, W> {
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         inbound_use(s, record, backend)
     }
+}
+
+/// Who gets a packet of `sender` for the public end of `key`, and by which mapping, if by one of its own.
+pub(crate) fn receiver(
+    s: &Snapshot,
+    shard: &Shard,
+    key: &PublicKey,
+    sender: InsideEnd,
+) -> Result<(Option<Slot>, InsideEnd), DropReason> {
+    let slot = shard.replica.table.find_public(key);
+    let receiver = match slot {
+        Some(slot) => {
+            let record = shard.replica.table.record(slot);
+            let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
+            inbound_use(s, record, backend)?
+        }
+        None => stranger_use(s, shard, key)?,
+    };
+    // Nobody reaches himself through a gateway ("land").
+    if receiver == sender { Err(DropReason::NoMapping) } else { Ok((slot, receiver)) }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod ahead;
 mod errors;
 mod established;
+pub mod explain;
 pub(crate) mod fragments;
 mod frame;
 mod hairpin;

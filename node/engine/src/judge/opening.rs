@@ -9,8 +9,10 @@ use crate::flow::FlowKey;
 use crate::ids::{FrontendId, ShardId};
 use crate::judge::policy::{End, Proposal};
 use crate::record::{FlowRecord, Open, PublicKey};
+use crate::shard::Shard;
 use crate::shard::overlay::Parked;
 use crate::shard::shards::Shards;
+use crate::snapshot::{Backend, Snapshot};
 use crate::wire::IpPacket;
 
 /// A packet that opens a flow.
@@ -57,12 +59,7 @@ impl Opening<'_> {
                 shard.admits(now_ns, &s.params, id)?;
                 let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
                 let picked = shard.pick_port(&s.params, (id, backend), flow.inside, key);
-                let (frontend, port) = picked.ok_or(DropReason::PortsExhausted)?;
-                // A shard is closed (M3); a lease elsewhere would never see its return traffic.
-                if s.frontends.get(&frontend).is_none_or(|f| f.shard != backend.home) {
-                    return Err(DropReason::NoOutboundPath);
-                }
-                PublicKey { frontend, port, ..key }
+                granted(s, backend, key, picked)?
             }
         };
         let frame = self.held.park(&s.params, id, first.frame.bytes).ok_or(DropReason::HoldLimit)?;
@@ -74,4 +71,36 @@ impl Opening<'_> {
         shard.stream.push(s.control_index, FlowRecord::Open(open));
         Ok(Verdict::Consumed)
     }
+}
+
+/// What `propose` would open it by, if the stream takes it and the packet finds room; changes nothing.
+pub(crate) fn public_end(
+    at: At<'_>,
+    shard: &Shard,
+    proposal: &Proposal<'_>,
+    flow: &FlowKey,
+) -> Result<PublicKey, DropReason> {
+    let (s, (id, backend)) = (at.snapshot, proposal.backend);
+    match proposal.end {
+        End::Again(public) => Ok(public),
+        End::Granted => {
+            shard.admits(at.now_ns, &s.params, id)?;
+            let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
+            granted(s, backend, key, shard.peek_port(&s.params, (id, backend), flow.inside, key))
+        }
+    }
+}
+
+/// The end that was picked, if there was one. A shard is closed (M3); a lease elsewhere would never see its return traffic.
+fn granted(
+    s: &Snapshot,
+    backend: &Backend,
+    key: PublicKey,
+    picked: Option<(FrontendId, u16)>,
+) -> Result<PublicKey, DropReason> {
+    let (frontend, port) = picked.ok_or(DropReason::PortsExhausted)?;
+    if s.frontends.get(&frontend).is_none_or(|f| f.shard != backend.home) {
+        return Err(DropReason::NoOutboundPath);
+    }
+    Ok(PublicKey { frontend, port, ..key })
 }

@@ -8,16 +8,15 @@ use crate::addresses::{InsideEnd, check_destination, flow_of, next_hop, own_addr
 use crate::context::{Access, Exit, Frame, Hop};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{FlowKey, Slot};
-use crate::ids::{BackendId, FrontendId, Link, ShardId, Term, VnetId};
+use crate::ids::{FrontendId, Link, ShardId, Term, VnetId};
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key, Way};
 use crate::judge::opening::{First, Opening};
-use crate::judge::policy::{self, Use, answers_to, opens, outbound_use};
+use crate::judge::policy::{self, Plan, Proposal, Role};
 use crate::lease::LeaseWords;
-use crate::record::{Open, Proto};
+use crate::record::Proto;
 use crate::shard::overlay::Parked;
 use crate::shard::standing::groups_allow;
-use crate::snapshot::Backend;
 use crate::translation::{finish, put_source};
 use crate::wire::{IpPacket, Notice, rewrite_destination};
 
@@ -61,10 +60,8 @@ impl<W: LeaseWords> Judge<'_, W> {
         }
         let flow = flow_of(vnet, p);
         let shard = self.shards.replica_mut(backend.home).ok_or(DropReason::NoForward)?;
-        let found = shard.replica.table.find_inside(&flow);
-        let verdict = found.map(|slot| (slot, outbound_use(at, shard, slot, p, (id, backend))));
-        match (verdict, authority) {
-            (Some((slot, Use::Translate)), _) => {
+        match policy::plan(at, shard, authority, (id, backend), &flow, Role::of(p)) {
+            Plan::Translate(slot) => {
                 shard.note_out(s, at.now_ns, authority, slot, p);
                 let record = shard.replica.table.record(slot);
                 let source = Source { vnet, frontend: record.frontend, port: record.public_port };
@@ -72,49 +69,28 @@ impl<W: LeaseWords> Judge<'_, W> {
                 self.decide(authority, slot);
                 sent
             }
-            (Some((_, Use::Refuse(reason))), _) => {
-                if shard.overlay.is_opening(&flow) {
-                    self.opening().park(backend.home, &flow, &First { packet: p, frame })
-                } else {
-                    Err(if reason == DropReason::SecurityRule {
-                        self.egress.refuse_flow(at, back, reason, p, frame)
-                    } else {
-                        self.egress.refuse_stray(at, authority, backend, p)
-                    })
+            Plan::Park => self.opening().park(backend.home, &flow, &First { packet: p, frame }),
+            Plan::Open(proposal) => self.open(&proposal, back, &flow, &First { packet: p, frame }),
+            Plan::Stray => Err(self.egress.refuse_stray(at, authority, backend, p)),
+            Plan::Refuse(reason) => {
+                if reason == DropReason::NoOutboundPath {
+                    self.egress.counters.snat_mut(flow.proto).failed += 1;
                 }
-            }
-            (_, Authority::Grace { .. } | Authority::Forward) => Err(DropReason::NotOwner),
-            (_, Authority::Lease { .. }) if shard.overlay.is_opening(&flow) => {
-                self.opening().park(backend.home, &flow, &First { packet: p, frame })
-            }
-            (Some((slot, Use::Reopen)), Authority::Lease { .. }) => {
-                let again = shard.replica.table.record(slot).opened();
-                self.attempt((id, backend), back, &flow, Some(again), &First { packet: p, frame })
-            }
-            (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
-                if !opens(p) && !answers_to(shard, p, flow.inside) {
-                    return Err(self.egress.refuse_stray(at, authority, backend, p));
-                }
-                self.attempt((id, backend), back, &flow, None, &First { packet: p, frame })
+                Err(self.egress.refuse_flow(at, back, reason, p, frame))
             }
         }
     }
 
-    /// Opens a mapping, `again` one that is held, or counts the failure and tells the backend of it.
-    fn attempt(
+    /// Opens a mapping, or counts the failure and tells the backend of it.
+    fn open(
         &mut self,
-        backend: (BackendId, &Backend),
+        proposal: &Proposal<'_>,
         back: Exit,
         flow: &FlowKey,
-        again: Option<Open>,
         first: &First<'_>,
     ) -> Result<Verdict, DropReason> {
-        let opened = policy::decide(self.cx.snapshot, backend, flow, again)
-            .and_then(|proposal| self.opening().propose(&proposal, flow, first));
-        // What a group denies asks for no port (S43).
-        if opened != Err(DropReason::SecurityRule) {
-            self.egress.counters.attempted(flow.proto, &opened);
-        }
+        let opened = self.opening().propose(proposal, flow, first);
+        self.egress.counters.attempted(flow.proto, &opened);
         opened.map_err(|reason| self.egress.refuse_flow(self.cx.at(), back, reason, first.packet, first.frame))
     }
 

@@ -5,19 +5,93 @@
 
 use crate::addresses::InsideEnd;
 use crate::context::At;
-use crate::event::DropReason;
+use crate::event::{Authority, DropReason};
 use crate::flow::{FlowKey, Record, Slot};
 use crate::ids::BackendId;
 use crate::ports::in_lease;
-use crate::record::{HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
+use crate::record::{HoldClass, Open, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
 use crate::shard::standing::{ending, groups_admit, groups_allow};
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{IcmpKind, IpPacket, TcpFlags};
 
+/// What a packet is to its flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// It may open one: a SYN, a datagram, an echo request.
+    First,
+    /// It answers a SYN.
+    Answer,
+    /// It ends a connection: FIN or RST.
+    Last,
+    /// None of these.
+    Other,
+}
+
+impl Role {
+    pub(crate) fn of(p: &IpPacket) -> Self {
+        let Some(tcp) = &p.tcp else {
+            let opens = p.icmp.map_or(p.proto == Proto::Udp, |kind| kind == IcmpKind::EchoRequest);
+            return if opens { Self::First } else { Self::Other };
+        };
+        match (tcp.flags.contains(TcpFlags::SYN), tcp.flags.contains(TcpFlags::ACK)) {
+            (true, false) => Self::First,
+            (true, true) => Self::Answer,
+            (false, _) if tcp.flags.intersects(TcpFlags(TcpFlags::FIN.0 | TcpFlags::RST.0)) => Self::Last,
+            (false, _) => Self::Other,
+        }
+    }
+}
+
+/// What to do with a packet of a backend.
+pub(crate) enum Plan<'a> {
+    /// Translate it by this mapping.
+    Translate(Slot),
+    /// It waits with the first one of a mapping that opens.
+    Park,
+    /// It opens a mapping.
+    Open(Proposal<'a>),
+    /// It belongs to no flow.
+    Stray,
+    /// It may not pass.
+    Refuse(DropReason),
+}
+
+/// What becomes of a packet of a backend that is to be judged here by `authority`; the one answer for packets and for whoever
+/// asks what would happen (`tell::explain`).
+pub(crate) fn plan<'a>(
+    at: At<'_>,
+    shard: &Shard,
+    authority: Authority,
+    backend: (BackendId, &'a Backend),
+    flow: &FlowKey,
+    role: Role,
+) -> Plan<'a> {
+    let table = &shard.replica.table;
+    let found = table.find_inside(flow).map(|slot| (slot, outbound_use(at, shard, slot, role, backend)));
+    let opening = shard.overlay.is_opening(flow);
+    let again = match (found, authority) {
+        (Some((slot, Use::Translate)), _) => return Plan::Translate(slot),
+        (Some((_, Use::Refuse(_))), _) if opening => return Plan::Park,
+        (Some((_, Use::Refuse(DropReason::NotFirstPacket))), _) => return Plan::Stray,
+        (Some((_, Use::Refuse(reason))), _) => return Plan::Refuse(reason),
+        (_, Authority::Grace { .. } | Authority::Forward) => return Plan::Refuse(DropReason::NotOwner),
+        (_, Authority::Lease { .. }) if opening => return Plan::Park,
+        (Some((slot, Use::Reopen)), Authority::Lease { .. }) => Some(table.record(slot).opened()),
+        (None | Some((_, Use::Fresh)), Authority::Lease { .. }) => {
+            let may = role == Role::First || (role == Role::Answer && answers(shard, flow));
+            if !may {
+                return Plan::Stray;
+            }
+            None
+        }
+    };
+    decide(at.snapshot, backend, flow, again).map_or_else(Plan::Refuse, Plan::Open)
+}
+
 /// What to do with a packet whose mapping was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Use {
+enum Use {
     /// Translate by it.
     Translate,
     /// The flow goes on: open the same mapping again (F3, D6).
@@ -45,7 +119,7 @@ pub(crate) enum End {
 }
 
 /// Under which right a backend's first packet leaves, and by which end; `again`: what it leaves by is held for it.
-pub(crate) fn decide<'a>(
+fn decide<'a>(
     s: &Snapshot,
     backend: (BackendId, &'a Backend),
     flow: &FlowKey,
@@ -91,29 +165,13 @@ pub(crate) fn stranger_use(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Resu
     if groups_admit(s, *id, &flow) { Ok(end) } else { Err(DropReason::SecurityRule) }
 }
 
-/// Whether the packet may open a flow: a SYN, a datagram, an echo request.
-pub(crate) fn opens(p: &IpPacket) -> bool {
-    match (&p.tcp, p.icmp) {
-        (Some(tcp), _) => tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK),
-        (None, Some(kind)) => kind == IcmpKind::EchoRequest,
-        (None, None) => p.proto == Proto::Udp,
-    }
-}
-
-/// Whether the packet answers a SYN that may have come in by its endpoint's mapping alone (R6).
-pub(crate) fn answers_to(shard: &Shard, p: &IpPacket, inside: InsideKey) -> bool {
-    let answers = p.tcp.as_ref().is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN | TcpFlags::ACK));
-    answers && shard.replica.table.claims().port_of(p.proto, inside).is_some()
+/// Whether a SYN may have come in by its endpoint's mapping alone, so that its answer opens one (R6).
+fn answers(shard: &Shard, flow: &FlowKey) -> bool {
+    shard.replica.table.claims().port_of(flow.proto, flow.inside).is_some()
 }
 
 /// What a packet of a backend may do by the mapping that was found for it.
-pub(crate) fn outbound_use(
-    at: At<'_>,
-    shard: &Shard,
-    slot: Slot,
-    p: &IpPacket,
-    (id, backend): (BackendId, &Backend),
-) -> Use {
+fn outbound_use(at: At<'_>, shard: &Shard, slot: Slot, role: Role, (id, backend): (BackendId, &Backend)) -> Use {
     let record = shard.replica.table.record(slot);
     if !groups_allow(at.snapshot, id, &record.flow()) {
         return Use::Refuse(DropReason::SecurityRule);
@@ -124,15 +182,14 @@ pub(crate) fn outbound_use(
     };
     let leased = record.backend == id && in_lease(&backend.lease, record.frontend, record.public_port);
     let ended_itself = matches!(class, HoldClass::Fin | HoldClass::Rst | HoldClass::Service);
-    if opens(p) {
+    if role == Role::First {
         return if leased { Use::Reopen } else { Use::Fresh };
     }
     let late = shard.takes_late(record, at.now_ns);
     if ended_itself && record.backend == id {
         return if late { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
     }
-    let leaving = p.tcp.as_ref().is_some_and(|t| t.flags.intersects(TcpFlags(TcpFlags::FIN.0 | TcpFlags::RST.0)));
-    match (leased, leaving) {
+    match (leased, role == Role::Last) {
         (true, true) if late => Use::Translate,
         (true, false) => Use::Reopen,
         (true, true) | (false, _) => Use::Refuse(DropReason::NotFirstPacket),

@@ -171,6 +171,19 @@ impl Attachment {
         self.revision
     }
 
+    /// What each group says of a packet, in their order, up to the first that denies it.
+    pub fn decisions(&self, direction: Direction, tuple: &Tuple) -> impl Iterator<Item = (Access, Decision<'_>)> {
+        let mut last = Access::Allow;
+        self.sets(direction).map_while(move |(place, set)| {
+            if last == Access::Deny {
+                return None;
+            }
+            let (access, rule) = set.list(direction).judge(tuple);
+            last = access;
+            Some((access, Decision { place, group: &set.group, rule }))
+        })
+    }
+
     /// The groups, in the order in which they judge.
     pub fn sets(&self, direction: Direction) -> impl Iterator<Item = (Place, &Arc<RuleSet>)> {
         let (subnet, card) = ((Place::Subnet, self.subnet.as_ref()), (Place::Card, self.card.as_ref()));
@@ -186,16 +199,11 @@ impl Attachment {
 #[inline]
 #[must_use]
 pub fn verdict<'a>(direction: Direction, attachment: Option<&'a Attachment>, tuple: &Tuple) -> Verdict<'a> {
-    let mut verdict = Verdict { access: Access::Allow, decision: None };
-    let Some(attachment) = attachment else { return verdict };
-    for (place, set) in attachment.sets(direction) {
-        let (access, rule) = set.list(direction).judge(tuple);
-        verdict = Verdict { access, decision: Some(Decision { place, group: &set.group, rule }) };
-        if access == Access::Deny {
-            break;
-        }
+    let last = attachment.and_then(|attachment| attachment.decisions(direction, tuple).last());
+    match last {
+        Some((access, decision)) => Verdict { access, decision: Some(decision) },
+        None => Verdict { access: Access::Allow, decision: None },
     }
-    verdict
 }
 
 /// The attachments of all IP configurations; those without a group are not here.

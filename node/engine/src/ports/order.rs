@@ -92,6 +92,14 @@ impl LeaseOrder {
         None
     }
 
+    /// What `pick` would return; changes nothing.
+    #[must_use]
+    pub fn peek(&self, tag: u64, occupied: impl Fn(FrontendId, u16) -> bool) -> Option<(FrontendId, u16)> {
+        let next = self.cursors.iter().find(|c| c.tag == tag && c.next > 0).map_or(0, |c| c.next);
+        let mut free = self.order.iter().skip(next).filter(|c| !occupied(c.frontend, c.port));
+        free.next().map(|c| (c.frontend, c.port))
+    }
+
     /// The public key became free: its remote's cursor goes back to it, so that the order stays dense.
     pub fn freed(&mut self, tag: u64, key: &PublicKey) {
         let Some(cursor) = self.cursors.iter().position(|c| c.tag == tag && c.next > 0) else { return };

@@ -9,6 +9,7 @@ pub(crate) mod drains;
 pub(crate) mod duties;
 pub(crate) mod noting;
 pub(crate) mod overlay;
+pub(crate) mod picking;
 pub(crate) mod quota;
 pub(crate) mod rights;
 pub(crate) mod scan;
@@ -24,18 +25,18 @@ use words::time::MS;
 
 use crate::codec::Encoder;
 use crate::event::{DropReason, NotServing};
-use crate::flow::{FlowKey, Mark, Record, Slot, Table};
+use crate::flow::{FlowKey, Mark, Record, Slot};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, ShardId, Term};
 use crate::nsg::Attachments;
 use crate::ports::{LeaseOrder, in_lease};
-use crate::record::{Addr, Endpoint, EntryHeader, HOLD_CLASSES, HOLDS_CONFIGURED, InsideKey, Proto, PublicKey};
+use crate::record::{EntryHeader, HOLD_CLASSES, HOLDS_CONFIGURED, InsideKey, Proto, PublicKey};
 use crate::shard::announcement::{Announcement, Confirmed, Step};
 use crate::shard::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::shard::drains::Drains;
 use crate::shard::overlay::Overlay;
 use crate::shard::quota::Rates;
 use crate::shard::stream::Stream;
-use crate::snapshot::{Backend, Filtering, Map, Params, Sharing, Snapshot};
+use crate::snapshot::{Filtering, Map, Params, Sharing, Snapshot};
 
 /// A shard that this node owned so recently still has frames sent to its vMAC here (M1).
 pub(crate) const LAST_OWNER_NS: u64 = 60_000_000_000;
@@ -307,45 +308,6 @@ impl Shard {
         }
     }
 
-    /// The first port of the lease's order that is free towards the remote as the backend's rule has it (D9, S8, S9, S12),
-    /// or the one that the inside endpoint has already (R3).
-    pub(crate) fn pick_port(
-        &mut self,
-        params: &Params,
-        (id, backend): (BackendId, &Backend),
-        inside: InsideKey,
-        key: PublicKey,
-    ) -> Option<(FrontendId, u16)> {
-        let (lease, sharing) = (&backend.lease, backend.sharing);
-        let (table, overlay) = (&self.replica.table, &self.overlay);
-        let is_taken = |key: &PublicKey| table.find_public(key).is_some() || overlay.is_reserved(key);
-        if sharing == Sharing::Endpoint {
-            let port =
-                table.claims().port_of(key.proto, inside).or_else(|| overlay.claims().port_of(key.proto, inside));
-            if let Some((frontend, port)) = port.filter(|(frontend, port)| in_lease(lease, *frontend, *port)) {
-                return (!is_taken(&PublicKey { frontend, port, ..key })).then_some((frontend, port));
-            }
-        }
-        let order = self.orders.entry(id).or_insert_with(|| LeaseOrder::new(params.key, id, lease));
-        if !order.is_of(lease) {
-            *order = LeaseOrder::new(params.key, id, lease);
-        }
-        order.pick(scope(table, sharing, &key), |frontend, port| {
-            let key = PublicKey { frontend, port, ..key };
-            is_taken(&key) || table.claims().forbid(sharing, &key) || overlay.claims().forbid(sharing, &key)
-        })
-    }
-
-    /// A public key became free again.
-    pub(crate) fn port_freed(&mut self, backend: BackendId, key: &PublicKey) {
-        let table = &self.replica.table;
-        if let Some(order) = self.orders.get_mut(&backend) {
-            for sharing in [Sharing::Tuple, Sharing::Address, Sharing::Endpoint] {
-                order.freed(scope(table, sharing, key), key);
-            }
-        }
-    }
-
     /// The inside end of an inbound packet that has no mapping of its own, if the port belongs to an inside endpoint whose
     /// rule lets it pass (R3, R6). It changes nothing: the answer opens the mapping (I19).
     pub(crate) fn endpoint_of(&self, snapshot: &Snapshot, key: &PublicKey) -> Option<InsideKey> {
@@ -468,14 +430,4 @@ impl Shard {
     pub(crate) fn charge(&mut self, now_ns: u64, params: &Params, backend: BackendId) {
         self.rates.take(now_ns, params, backend);
     }
-}
-
-/// Among which mappings a port is sought: those to the same tuple, to the same address, or all.
-fn scope(table: &Table, sharing: Sharing, key: &PublicKey) -> u64 {
-    let remote = match sharing {
-        Sharing::Tuple => key.remote,
-        Sharing::Address => Endpoint { port: 0, ..key.remote },
-        Sharing::Endpoint => Endpoint { addr: Addr::NONE, port: 0 },
-    };
-    table.remote_tag(&PublicKey { remote, ..*key })
 }

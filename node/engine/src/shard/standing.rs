@@ -70,7 +70,7 @@ fn takes_strangers(s: &Snapshot, id: BackendId) -> bool {
 }
 
 /// `None`: not of IPv4, which no rule speaks of.
-fn tuple(proto: Proto, from: Endpoint, to: Endpoint) -> Option<Tuple> {
+pub(crate) fn tuple(proto: Proto, from: Endpoint, to: Endpoint) -> Option<Tuple> {
     let (source, destination) = (from.addr.ipv4()?.to_bits(), to.addr.ipv4()?.to_bits());
     // What identifies a query is no port.
     let [source_port, destination_port] = if proto == Proto::Icmp { [0; 2] } else { [from.port, to.port] };

@@ -202,7 +202,7 @@ impl View<'_> {
         self.snapshot?.frontends.get(&frontend).map(|f| f.ip)
     }
 
-    fn view(&self, now_ns: u64, shard: ShardId, record: &Record) -> FlowView {
+    pub(crate) fn view(&self, now_ns: u64, shard: ShardId, record: &Record) -> FlowView {
         FlowView {
             shard,
             backend: record.backend,

@@ -17,7 +17,7 @@ use qnat_engine::status::FlowState;
 const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
 const DENIED: Verdict = Verdict::Drop(DropReason::SecurityRule);
 
-fn rule(access: Access) -> Rule {
+pub(crate) fn rule(access: Access) -> Rule {
     let any = Vec::new;
     Rule {
         protocol: Protocol::Any,
@@ -29,7 +29,7 @@ fn rule(access: Access) -> Rule {
     }
 }
 
-fn to(access: Access, ip: Ipv4Addr) -> Rule {
+pub(crate) fn to(access: Access, ip: Ipv4Addr) -> Rule {
     Rule { destinations: vec![Range::one(ip.to_bits())], ..rule(access) }
 }
 
@@ -45,19 +45,19 @@ fn list(rules: &[Rule]) -> List {
     List::new(Arc::new(Rules::new(rules)), hash.finish(), (0..rules.len()).map(label).collect(), label_of)
 }
 
-fn group(inbound: &[Rule], outbound: &[Rule]) -> Option<Arc<RuleSet>> {
+pub(crate) fn group(inbound: &[Rule], outbound: &[Rule]) -> Option<Arc<RuleSet>> {
     Some(Arc::new(RuleSet { group: "g".into(), inbound: list(inbound), outbound: list(outbound) }))
 }
 
-type Groups = [Option<Arc<RuleSet>>; 2];
+pub(crate) type Groups = [Option<Arc<RuleSet>>; 2];
 
 /// The subnet's group and the interface's of A.
-fn of_a(s: &mut Snapshot, [subnet, card]: Groups) {
+pub(crate) fn of_a(s: &mut Snapshot, [subnet, card]: Groups) {
     s.security = Arc::new(Attachment::new(subnet, card).map(|all| (BackendId(1), Arc::new(all))).into_iter().collect());
 }
 
 /// A group of the interface with these rules for what leaves, before one that allows all; nothing comes in.
-fn leaving(rules: &[Rule]) -> Groups {
+pub(crate) fn leaving(rules: &[Rule]) -> Groups {
     let rules: Vec<Rule> = rules.iter().cloned().chain([rule(Access::Allow)]).collect();
     [None, group(&[rule(Access::Deny)], &rules)]
 }

@@ -3,6 +3,7 @@
 mod access;
 mod bounds;
 mod established;
+mod explain;
 mod faults;
 mod foreign;
 mod fragments;

@@ -1,0 +1,87 @@
+//! What becomes of a packet, and why.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::FlowRow;
+
+/// The explanation of one packet, by the member that judges it.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Explained {
+    /// Who says so.
+    pub node: u32,
+    /// The configuration that it judges by.
+    pub control_index: u64,
+    /// `Outbound`: from a backend; `Inbound`: from outside.
+    pub direction: String,
+    /// `tcp`, `udp` or `icmp`.
+    pub protocol: String,
+    /// Address and port; of a ping the identifier.
+    pub source: String,
+    /// Address and port.
+    pub destination: String,
+    /// Whose packet it is: instance/ip_configuration.
+    pub backend: Option<String>,
+    /// The shard that judges it.
+    pub shard: Option<u16>,
+    /// Who owns that.
+    pub owner: Option<u32>,
+    /// In which term.
+    pub term: Option<u64>,
+    /// What security groups say.
+    #[serde(rename = "networkSecurityGroupResult")]
+    pub groups: GroupResult,
+    /// The mapping that it belongs to.
+    pub mapping: Option<FlowRow>,
+    /// Who takes it outside.
+    pub next_hop: Option<Ipv4Addr>,
+    /// `passes`: by a mapping; `opens`: one, and then passes; `waits`: for one that opens; `dropped`; `not_served`: nobody who
+    /// owns its shard answered.
+    pub verdict: String,
+    /// Why it is dropped, as `qnat counters` counts it.
+    pub reason: Option<String>,
+    /// The right under which it leaves.
+    pub scenario: Option<String>,
+    /// What it leaves as, or who gets it inside.
+    pub translated: Option<String>,
+    /// Who gets it, if it is for a public address of the same member's.
+    pub turned_to: Option<String>,
+    /// Why nobody gets it there.
+    pub turned_away: Option<String>,
+}
+
+/// All groups together.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GroupResult {
+    /// `Allow` or `Deny`.
+    pub security_rule_access_result: String,
+    /// Those that were asked, in their order.
+    pub evaluated_network_security_groups: Vec<EvaluatedGroup>,
+}
+
+/// A group that was asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct EvaluatedGroup {
+    /// Its name.
+    pub network_security_group_id: String,
+    /// `subnet` or `networkInterface`.
+    pub applied_to: String,
+    /// The rule that decided.
+    pub matched_rule: MatchedRule,
+}
+
+/// The rule that decided.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct MatchedRule {
+    /// `UserRule_NAME` or `DefaultRule_NAME`.
+    pub rule_name: String,
+    /// Its priority.
+    pub priority: u16,
+    /// `Allow` or `Deny`.
+    pub action: String,
+}

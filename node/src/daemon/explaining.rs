@@ -1,0 +1,161 @@
+//! Explains packets: the worker that would judge it says what becomes of it; of a shard that others own, its owner.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use control::view;
+use engine::explain::{Explanation, Judged, Outcome, Question};
+use engine::ids::VnetId;
+use engine::nsg::{Access, Direction, Origin, Place};
+
+use super::answer::{Answerer, flow};
+use super::questions::Query;
+use super::request::{ExplainProtocol, Failure, Request};
+use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
+
+/// A packet that somebody asks about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Asked {
+    /// Its protocol.
+    pub protocol: ExplainProtocol,
+    /// Its source.
+    pub source: SocketAddrV4,
+    /// Its destination.
+    pub destination: SocketAddrV4,
+    /// The virtual network of its source, by name.
+    pub vnet: Option<String>,
+}
+
+impl Answerer {
+    /// By this member's workers.
+    pub(super) async fn explain(&self, asked: &Asked) -> Result<Explained, Failure> {
+        let (networks, named) = self.network(asked.vnet.as_deref())?;
+        let vnet = match named.or_else(|| networks.carried(None)) {
+            Some(vnet) => vnet,
+            None => self.network_of(*asked.source.ip(), &networks.0.keys().cloned().collect::<Vec<_>>()).await?,
+        };
+        let end = |end: SocketAddrV4| (*end.ip(), end.port());
+        let (source, destination) = (end(asked.source), end(asked.destination));
+        let question = Question { vnet, proto: asked.protocol.proto(), source, destination };
+        let told = self.ask_all(|reply| Query::Explain { question, reply }).await?;
+        let served = told.iter().position(|told| told.outcome != Outcome::NotHere).unwrap_or(0);
+        let Some(told) = told.into_iter().nth(served) else {
+            return Err(Failure::new(503, "this member has no configuration yet".to_owned()));
+        };
+        let id = told.backend.map(|id| id.0);
+        let name = match id {
+            Some(id) => self.of_state(move |state| name_of(state, id)).await?,
+            None => None,
+        };
+        Ok(Explained {
+            node: self.node,
+            backend: name,
+            mapping: told.mapping.map(|view| flow(&view, &networks)),
+            ..row(asked, &told)
+        })
+    }
+
+    /// By whoever owns its shard.
+    pub(super) async fn explain_together(&self, asked: Asked) -> Result<Explained, Failure> {
+        let own = self.explain(&asked).await?;
+        let Some(owner) = own.owner.filter(|owner| own.verdict == NOT_SERVED && *owner != self.node) else {
+            return Ok(own);
+        };
+        let Asked { protocol, source, destination, vnet } = asked;
+        let request = Request::Explain { protocol, source, destination, vnet };
+        Ok(self.peers.ask::<Explained>(owner, &request).await.unwrap_or(own))
+    }
+
+    /// The only network in which the address is a backend's; that of a packet from outside does not matter.
+    async fn network_of(&self, ip: Ipv4Addr, names: &[String]) -> Result<VnetId, Failure> {
+        let has = self.of_state(move |state| {
+            let of = view::backends(state).into_iter().filter(|backend| backend.private_ip == ip);
+            of.map(|backend| backend.virtual_network).collect::<Vec<String>>()
+        });
+        let has = has.await?;
+        let name = match &has[..] {
+            [] => names.first(),
+            [only] => Some(only),
+            _ => {
+                let problem = format!("{ip} is a backend in {}: say which by --vnet", has.join(" and in "));
+                return Err(Failure::new(409, problem));
+            }
+        };
+        let nobody = || Failure::new(503, "no virtual network is declared".to_owned());
+        self.network(name.map(String::as_str))?.1.ok_or_else(nobody)
+    }
+}
+
+const NOT_SERVED: &str = "not_served";
+
+fn name_of(state: &control::state::State, id: u32) -> Option<String> {
+    view::backends(state).into_iter().find(|backend| backend.backend == id).map(|backend| backend.name)
+}
+
+/// All but names and the mapping.
+fn row(asked: &Asked, told: &Explanation) -> Explained {
+    let end = |(ip, port): (Ipv4Addr, u16)| format!("{ip}:{port}");
+    let (verdict, reason, scenario, translated) = match told.outcome {
+        Outcome::Passes(ip, port) => ("passes", None, None, Some(end((ip, port)))),
+        Outcome::Opens(scenario, ip, port) => ("opens", None, Some(scenario), Some(end((ip, port)))),
+        Outcome::Waits => ("waits", None, None, None),
+        Outcome::Dropped(reason) => ("dropped", Some(reason), None, None),
+        Outcome::NotHere => (NOT_SERVED, None, None, None),
+    };
+    Explained {
+        control_index: told.control_index.0,
+        direction: format!("{}", Word(told.direction)),
+        protocol: asked.protocol.proto().label().to_owned(),
+        source: asked.source.to_string(),
+        destination: asked.destination.to_string(),
+        shard: told.shard.map(|shard| shard.0),
+        owner: told.owner.and_then(|(_, node)| node).map(|node| node.0),
+        term: told.owner.map(|(term, _)| term.0),
+        groups: groups(&told.groups),
+        next_hop: told.next_hop,
+        verdict: verdict.to_owned(),
+        reason: reason.map(|reason| reason.label().to_owned()),
+        scenario: scenario.map(|scenario| scenario.label().to_owned()),
+        translated,
+        turned_to: told.turned.and_then(Result::ok).map(end),
+        turned_away: told.turned.and_then(Result::err).map(|reason| reason.label().to_owned()),
+        ..Explained::default()
+    }
+}
+
+struct Word(Direction);
+
+impl std::fmt::Display for Word {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Direction::Inbound => "Inbound",
+            Direction::Outbound => "Outbound",
+        })
+    }
+}
+
+fn groups(all: &[Judged]) -> GroupResult {
+    let access = |access: Access| match access {
+        Access::Allow => "Allow".to_owned(),
+        Access::Deny => "Deny".to_owned(),
+    };
+    let one = |judged: &Judged| {
+        let (name, priority) = match &judged.rule {
+            Some((name, priority, Origin::User)) => (format!("UserRule_{name}"), *priority),
+            Some((name, priority, Origin::Default)) => (format!("DefaultRule_{name}"), *priority),
+            None => (String::new(), 0),
+        };
+        let applied_to = match judged.place {
+            Place::Subnet => "subnet",
+            Place::Card => "networkInterface",
+        };
+        EvaluatedGroup {
+            network_security_group_id: judged.group.clone(),
+            applied_to: applied_to.to_owned(),
+            matched_rule: MatchedRule { rule_name: name, priority, action: access(judged.access) },
+        }
+    };
+    GroupResult {
+        security_rule_access_result: access(all.last().map_or(Access::Allow, |last| last.access)),
+        evaluated_network_security_groups: all.iter().map(one).collect(),
+    }
+}
