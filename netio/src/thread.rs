@@ -1,5 +1,5 @@
-//! Priority and placement of threads. Raft, peers and liveness keep their CPU at full data load (DESIGN: actors and
-//! threads); what the system refuses is reported, never fatal: the node runs on, and its status says so.
+//! Priority and placement of threads. Raft, peers and liveness keep their CPU at full data load (ARCHITECTURE.md,
+//! "Threads"); what the system refuses is reported, never fatal: the node runs on, and its status says so.
 
 use std::io;
 

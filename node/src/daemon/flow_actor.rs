@@ -263,7 +263,7 @@ impl Actor for FlowActor {
     }
 }
 
-/// The worker has said something.
+/// A worker has said something.
 struct Rung;
 
 impl StreamHandler<Rung> for FlowActor {

@@ -1,4 +1,5 @@
-//! Who may open a mapping, and which packets may go on by one: judged here alone. Pure.
+//! Who may open a mapping, and which packets may go on by one: judged here, and the groups once more when a parked packet leaves
+//! (`outbound::release_parked`). Pure.
 //!
 //! Asked for first packets and for what is not plain (`outbound`, `inbound`, `errors`, `hairpin`). An established mapping's
 //! packets ask nobody (`established`); whether a mapping may stand is said by `shard::standing`.
@@ -58,7 +59,7 @@ pub(crate) enum Plan<'a> {
 }
 
 /// What becomes of a packet of a backend that is to be judged here by `authority`; the one answer for packets and for whoever
-/// asks what would happen (`tell::explain`).
+/// asks what would happen (`explain`).
 pub(crate) fn plan<'a>(
     at: At<'_>,
     shard: &Shard,

@@ -100,7 +100,7 @@ impl LeaseOrder {
         free.next().map(|c| (c.frontend, c.port))
     }
 
-    /// The public key became free: its remote's cursor goes back to it, so that the order stays dense.
+    /// The public key became free: its remote's cursor goes back to it, so that the order stays dense. Ranked as `new` ranks.
     pub fn freed(&mut self, tag: u64, key: &PublicKey) {
         let Some(cursor) = self.cursors.iter().position(|c| c.tag == tag && c.next > 0) else { return };
         let mut rank = [0u8; 8];
