@@ -6,7 +6,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use engine::record::Proto;
 use qnat_bench::engine::bed::{Bed, Tuple};
 use qnat_bench::engine::frames::{Batch, Size, Way};
-use qnat_bench::engine::{BATCH, Draw, look_ahead, translate};
+use qnat_bench::engine::rounds::{BATCH, Draw, look_ahead, translate};
 
 fn known_flows(criterion: &mut Criterion) {
     for flows in [10_000, 1_000_000, 10_000_000] {

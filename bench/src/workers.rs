@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::bed::{Bed, Tuple};
 use crate::engine::frames::{Batch, Size, Way};
-use crate::engine::{BATCH, Draw, look_ahead, translate};
+use crate::engine::rounds::{BATCH, Draw, look_ahead, translate};
 use crate::machine::{self, Machine, cpu_ns};
 use crate::numbers::Spread;
 use crate::printing::Printing;

@@ -5,31 +5,22 @@
 pub mod bed;
 pub mod frames;
 pub mod idle;
+pub mod rounds;
 pub mod rules;
-
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
-use engine::event::Verdict;
 use engine::record::Proto;
 use serde::{Deserialize, Serialize};
-use words::SplitMix;
 
-use self::bed::{Always, Bed, Tuple};
+use self::bed::Bed;
 use self::frames::{Batch, Size, Way};
 use self::idle::Idle;
+use self::rounds::{BATCH, Draw, known, new_flows, whole};
 use self::rules::RuleRow;
 use crate::machine::{self, Machine};
 use crate::numbers::Spread;
 use crate::printing::Printing;
-
-/// Frames that a worker handles at once, about.
-pub const BATCH: usize = 64;
-/// Batches of one round.
-const BATCHES: usize = 2_000;
-/// New flows of one round, in batches.
-const NEW_BATCHES: usize = 100;
 
 /// Arguments of `qnat-bench engine`.
 #[derive(Debug, clap::Args)]
@@ -153,56 +144,6 @@ fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<V
     rows.collect()
 }
 
-/// One round of packets of known flows drawn at random: nanoseconds per packet, and of these what it takes to look ahead.
-fn known(bed: &mut Bed, batch: &mut Batch, (flows, proto): (u32, Proto), draw: &mut Draw) -> Result<(f64, f64)> {
-    let (mut times, mut ahead) = (Vec::with_capacity(BATCHES), Vec::with_capacity(BATCHES));
-    for _ in 0..BATCHES {
-        batch.fill(proto, (0..BATCH).map(|_| Tuple::of(draw.below(flows))));
-        let begun = Instant::now();
-        look_ahead(bed, batch);
-        ahead.push(begun.elapsed());
-        let sent = translate(bed, batch);
-        times.push(begun.elapsed());
-        anyhow::ensure!(sent == BATCH, "a known flow's packet did not pass");
-    }
-    Ok((per_frame(times)?, per_frame(ahead)?))
-}
-
-/// One round of new flows, from the `next`th on: nanoseconds per flow.
-fn new_flows(bed: &mut Bed, batch: &mut Batch, next: &mut u32) -> Result<f64> {
-    let mut times = Vec::with_capacity(NEW_BATCHES);
-    for _ in 0..NEW_BATCHES {
-        batch.fill(Proto::Udp, (0..).map(|n| Tuple::of(*next + n)));
-        *next += u32::try_from(BATCH).context("small")?;
-        let begun = Instant::now();
-        look_ahead(bed, batch);
-        let passed = translate(bed, batch);
-        let left = bed.drain();
-        times.push(begun.elapsed());
-        anyhow::ensure!((passed, left) == (0, u32::try_from(BATCH)?), "a new flow's packet waits for its commit");
-    }
-    per_frame(times)
-}
-
-/// Lets the engine look at a batch, as the worker's thread does before it hands it over.
-pub fn look_ahead(bed: &mut Bed, batch: &Batch) {
-    for (link, frame) in &batch.frames {
-        bed.worker.look_ahead(*link, frame);
-    }
-    bed.worker.fetch();
-}
-
-/// Hands a batch to the engine. Returns how many frames are to be sent.
-pub fn translate(bed: &mut Bed, batch: &mut Batch) -> usize {
-    let Batch { frames, meta } = batch;
-    let mut sent = 0;
-    for (link, frame) in frames {
-        let verdict = bed.worker.handle_frame(bed.now_ns, &Always, *link, meta, frame);
-        sent += usize::from(matches!(verdict, Verdict::Transmit { .. }));
-    }
-    sent
-}
-
 fn table_row(flows: u32, rounds: u32) -> Result<TableRow> {
     let resident_before = machine::resident()?;
     let mut bed = Bed::new(flows, Proto::Udp);
@@ -219,32 +160,6 @@ fn table_row(flows: u32, rounds: u32) -> Result<TableRow> {
     }
     let new_flow_ns = Spread::of(values).context("at least one round")?;
     Ok(TableRow { flows, octets, resident, new_flow_ns, longest_apply_us, idle })
-}
-
-/// Nanoseconds per frame of the middle one of a round's batches: whatever else runs on the machine interrupts a few of them.
-fn per_frame(times: Vec<Duration>) -> Result<f64> {
-    let batch = Spread::of(times.into_iter().map(|time| time.as_secs_f64())).context("at least one batch")?;
-    Ok(batch.median * 1e9 / BATCH as f64)
-}
-
-/// Numbers at random, the same in every run.
-#[derive(Debug)]
-pub struct Draw(SplitMix);
-
-impl Draw {
-    /// Those of a seed.
-    #[must_use]
-    pub const fn new(seed: u64) -> Self {
-        Self(SplitMix::new(seed))
-    }
-
-    /// A number below `end`.
-    ///
-    /// # Panics
-    /// Never.
-    pub fn below(&mut self, end: u32) -> u32 {
-        u32::try_from(((self.0.draw() >> 32) * u64::from(end)) >> 32).expect("below a u32")
-    }
 }
 
 /// As Markdown.
@@ -296,8 +211,4 @@ pub fn table(result: &EngineResult) -> String {
         machine.unix_seconds,
         machine.commit
     )
-}
-
-fn whole(s: &Spread) -> String {
-    format!("{:.0} ({:.0}–{:.0})", s.median, s.min, s.max)
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bed::{BACKENDS, Bed};
 use super::frames::{Batch, Size, Way};
-use super::{BATCH, Draw, known, new_flows, whole};
+use super::rounds::{BATCH, Draw, known, new_flows, whole};
 use crate::numbers::Spread;
 
 /// A group by its rules.

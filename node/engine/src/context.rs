@@ -95,3 +95,10 @@ pub(crate) enum Hop {
     /// Its neighbour has to answer first.
     Wait(Ipv4Addr),
 }
+
+/// Whether something has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum News {
+    No,
+    Yes,
+}

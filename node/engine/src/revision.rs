@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::context::News;
 use crate::ids::BackendId;
 use crate::snapshot::Snapshot;
 
@@ -13,6 +14,8 @@ use crate::snapshot::Snapshot;
 const PLACES: usize = 1 << 16;
 /// Parts of backends that a load compares one by one; if more have changed, all decide again.
 const PARTS_MAX: usize = 32;
+/// Backends with groups that it compares one by one; if there are more, all decide again when any group has changed.
+const GROUPED_MAX: usize = 2048;
 
 /// See the module.
 #[derive(Debug)]
@@ -44,18 +47,31 @@ impl Revisions {
         self.all = self.now;
     }
 
-    /// `after` takes the place of `before`.
-    pub(crate) fn load(&mut self, before: Option<&Snapshot>, after: &Snapshot) {
-        let Some(before) = before.filter(|before| concerns_few(before, after)) else { return self.end_all() };
+    /// `after` takes the place of `before`. Returns whether somebody's ports may be open to others than before.
+    pub(crate) fn load(&mut self, before: Option<&Snapshot>, after: &Snapshot) -> News {
+        let Some(before) = before.filter(|before| concerns_few(before, after)) else {
+            self.end_all();
+            return News::Yes;
+        };
         self.now += 1;
+        let mut opened = News::No;
         for id in after.backends.changed_since(&before.backends) {
             self.of[place(id)] = self.now;
-        }
-        if !Arc::ptr_eq(&after.security, &before.security) {
-            for id in after.security.changed_since(&before.security) {
-                self.of[place(id)] = self.now;
+            let open = |s: &Snapshot| s.backends.get(&id).map(|b| (b.sharing, b.filtering));
+            if open(before) != open(after) {
+                opened = News::Yes;
             }
         }
+        if !Arc::ptr_eq(&after.security, &before.security) {
+            if after.security.len().max(before.security.len()) > GROUPED_MAX {
+                self.all = self.now;
+            } else {
+                for id in after.security.changed_since(&before.security) {
+                    self.of[place(id)] = self.now;
+                }
+            }
+        }
+        opened
     }
 }
 

@@ -13,10 +13,11 @@
 use std::sync::Arc;
 
 use crate::codec::Format;
+use crate::context::News;
 use crate::context::{At, Cx, Frame};
 use crate::egress::claims::Claim;
 use crate::egress::links::Standing;
-use crate::egress::soundings::{Heard, News, NextHop, Passing};
+use crate::egress::soundings::{Heard, NextHop, Passing};
 use crate::egress::{self, Egress};
 use crate::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
 use crate::group::Group;
@@ -28,6 +29,7 @@ use crate::lease::LeaseWords;
 use crate::revision::Revisions;
 use crate::shard::apply::Effect;
 pub use crate::shard::chunks::Scans;
+use crate::shard::duties::JUDGED_PER_TURN;
 use crate::shard::shards::Shards;
 use crate::snapshot::Snapshot;
 use crate::tell::counters::Counters;
@@ -106,12 +108,12 @@ impl Worker {
             return false;
         }
         self.egress.neighbours.set_version(snapshot.control_index);
-        self.revisions.load(self.snapshot.as_deref(), &snapshot);
+        let opened = self.revisions.load(self.snapshot.as_deref(), &snapshot);
         self.shards.own(now_ns, &snapshot);
         self.telling.encoder.set_format(snapshot.params.format);
         self.egress.links.load(&snapshot);
         for (id, shard) in self.shards.replicas_mut() {
-            shard.snapshot_loaded(now_ns, id, &snapshot);
+            shard.snapshot_loaded(now_ns, id, &snapshot, opened);
         }
         self.telling.outputs.push_back(WorkerOutput::SnapshotLoaded { control_index: snapshot.control_index });
         self.snapshot = Some(snapshot);
@@ -264,17 +266,19 @@ impl Worker {
         }
         let Some(snapshot) = self.snapshot.clone() else { return };
         let cx = Cx { now_ns, words, snapshot: &snapshot };
+        let judging = self.shards.replicas().filter(|(_, s)| s.is_judging()).count();
+        let judged = (JUDGED_PER_TURN.0 / (judging as u64).max(1)).max(JUDGED_PER_TURN.1);
         for id in ids {
             if let Some(s) = self.shards.replica_mut(id) {
                 s.forget_gone(&snapshot);
             }
-            self.owner_timers(&cx, id);
+            self.owner_timers(&cx, id, judged);
         }
         self.egress.neighbour_timers(&cx, &self.shards);
         self.egress.sounding_timers(cx.at(), self.shards.any_right(&cx));
     }
 
-    fn owner_timers<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, id: ShardId) {
+    fn owner_timers<W: LeaseWords>(&mut self, cx: &Cx<'_, W>, id: ShardId, judged: u64) {
         let (me, At { now_ns, snapshot }) = (self.shards.me, cx.at());
         let Some(entry) = self.shards.get_mut(id) else { return };
         let Some(s) = &mut entry.replica else { return };
@@ -282,7 +286,7 @@ impl Worker {
         entry.last_owned_ns = Some(now_ns);
         s.lease_end_ns = s.lease_end_ns.max(cx.words.word(id).lease_until_ns);
         s.watch_drains(now_ns, id, snapshot);
-        s.judge_flows(snapshot);
+        s.judge_flows(snapshot, judged);
         s.sweep_idle(now_ns, snapshot);
         s.end_holds(now_ns, snapshot);
         s.fence(now_ns, snapshot);

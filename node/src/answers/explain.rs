@@ -37,7 +37,8 @@ pub struct Explained {
     pub mapping: Option<FlowRow>,
     /// Who takes it outside.
     pub next_hop: Option<Ipv4Addr>,
-    /// `passes`: by a mapping; `opens`: one, and then passes; `waits`: for one that opens; `dropped`; `not_served`: nobody who
+    /// `passes`: by a mapping; `opens`: one, and then passes; `opens_if_free`: the same, if one of
+    /// very many ports is free; `waits`: for one that opens; `dropped`; `not_served`: nobody who
     /// owns its shard answered.
     pub verdict: String,
     /// Why it is dropped, as `qnat counters` counts it.

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::str::FromStr;
 
 use crate::answers::{EvaluatedGroup, Explained};
-use crate::daemon::request::{ExplainProtocol, Request};
+use crate::daemon::request::{ExplainProtocol, PacketQuestion, Request};
 
 /// The port of a source that none is given for: any that the instance might choose.
 const SOURCE_PORT: u16 = 50_000;
@@ -45,7 +45,8 @@ pub(super) fn request(
         (_, None) => return Err(format!("which port of {0}? Say {0}:80, or icmp for a ping", destination.ip)),
     };
     let source = SocketAddrV4::new(source.ip, source.port.unwrap_or(SOURCE_PORT));
-    Ok(Request::Explain { protocol, source, destination: SocketAddrV4::new(destination.ip, port), vnet })
+    let destination = SocketAddrV4::new(destination.ip, port);
+    Ok(Request::Explain { of: PacketQuestion { protocol, source, destination, vnet } })
 }
 
 /// As text.
@@ -93,6 +94,7 @@ fn headline(told: &Explained) -> String {
         ("passes", "Inbound") => format!("passes to {translated}"),
         ("passes", _) => format!("leaves as {translated}"),
         ("opens", _) => format!("opens a mapping, and leaves as {translated} once a majority has it"),
+        ("opens_if_free", _) => "opens a mapping if a port of its grant is free; many are not".to_owned(),
         ("waits", _) => "waits for its mapping, which is on its way".to_owned(),
         ("dropped", _) => format!("dropped, {}", told.reason.as_deref().unwrap_or("for no reason")),
         (other, _) => format!("{other}: no owner of its shard answered"),
@@ -122,7 +124,9 @@ mod tests {
         assert!(end("b1").is_err() && end("10.0.1.1:70000").is_err());
         let ask = |to: &str, protocol| request(end("10.0.1.1").expect("one"), end(to).expect("one"), protocol, None);
         assert!(ask("192.0.2.1", ExplainProtocol::Tcp).is_err_and(|why| why.contains("192.0.2.1:80")));
-        let Ok(Request::Explain { source, destination, .. }) = ask("192.0.2.1", ExplainProtocol::Icmp) else {
+        let Ok(Request::Explain { of: PacketQuestion { source, destination, .. } }) =
+            ask("192.0.2.1", ExplainProtocol::Icmp)
+        else {
             panic!()
         };
         assert_eq!((source.port(), destination.port()), (SOURCE_PORT, 0));

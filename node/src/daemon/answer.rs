@@ -35,7 +35,6 @@ use super::ask::Peers;
 use super::clock::now;
 use super::concerns::{Alarms, Facts, Losses, Memory, collect};
 use super::control_actor::ControlActor;
-use super::explaining::Asked;
 use super::flow_actor::FlowActor;
 use super::guard_keeper::GuardDesk;
 use super::machine::Machine;
@@ -125,9 +124,7 @@ impl Answerer {
             }
             Request::Ports => value(self.ports().await),
             Request::PortLoads { shard, pieces } => value(self.port_loads(ShardId(shard), &pieces).await),
-            Request::Explain { protocol, source, destination, vnet } => {
-                value(self.explain(&Asked { protocol, source, destination, vnet }).await)
-            }
+            Request::Explain { of } => value(self.explain(&of).await),
             Request::Get { kind } => self.resources(kind).await,
             Request::Apply { file, text, dry_run, allow_empty } => {
                 let emptiness = if allow_empty { Emptiness::Meant } else { Emptiness::Refused };

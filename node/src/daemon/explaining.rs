@@ -9,25 +9,12 @@ use engine::nsg::{Access, Direction, Origin, Place};
 
 use super::answer::{Answerer, flow};
 use super::questions::Query;
-use super::request::{ExplainProtocol, Failure, Request};
+use super::request::{Failure, PacketQuestion, Request};
 use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
-
-/// A packet that somebody asks about.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Asked {
-    /// Its protocol.
-    pub protocol: ExplainProtocol,
-    /// Its source.
-    pub source: SocketAddrV4,
-    /// Its destination.
-    pub destination: SocketAddrV4,
-    /// The virtual network of its source, by name.
-    pub vnet: Option<String>,
-}
 
 impl Answerer {
     /// By this member's workers.
-    pub(super) async fn explain(&self, asked: &Asked) -> Result<Explained, Failure> {
+    pub(super) async fn explain(&self, asked: &PacketQuestion) -> Result<Explained, Failure> {
         let (networks, named) = self.network(asked.vnet.as_deref())?;
         let vnet = match named.or_else(|| networks.carried(None)) {
             Some(vnet) => vnet,
@@ -55,13 +42,12 @@ impl Answerer {
     }
 
     /// By whoever owns its shard.
-    pub(super) async fn explain_together(&self, asked: Asked) -> Result<Explained, Failure> {
+    pub(super) async fn explain_together(&self, asked: PacketQuestion) -> Result<Explained, Failure> {
         let own = self.explain(&asked).await?;
         let Some(owner) = own.owner.filter(|owner| own.verdict == NOT_SERVED && *owner != self.node) else {
             return Ok(own);
         };
-        let Asked { protocol, source, destination, vnet } = asked;
-        let request = Request::Explain { protocol, source, destination, vnet };
+        let request = Request::Explain { of: asked };
         Ok(self.peers.ask::<Explained>(owner, &request).await.unwrap_or(own))
     }
 
@@ -92,11 +78,12 @@ fn name_of(state: &control::state::State, id: u32) -> Option<String> {
 }
 
 /// All but names and the mapping.
-fn row(asked: &Asked, told: &Explanation) -> Explained {
+fn row(asked: &PacketQuestion, told: &Explanation) -> Explained {
     let end = |(ip, port): (Ipv4Addr, u16)| format!("{ip}:{port}");
     let (verdict, reason, scenario, translated) = match told.outcome {
         Outcome::Passes(ip, port) => ("passes", None, None, Some(end((ip, port)))),
         Outcome::Opens(scenario, ip, port) => ("opens", None, Some(scenario), Some(end((ip, port)))),
+        Outcome::OpensIfFree(scenario) => ("opens_if_free", None, Some(scenario), None),
         Outcome::Waits => ("waits", None, None, None),
         Outcome::Dropped(reason) => ("dropped", Some(reason), None, None),
         Outcome::NotHere => (NOT_SERVED, None, None, None),

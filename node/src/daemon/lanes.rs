@@ -11,6 +11,12 @@ use words::{FrameMeta, Incarnation, LeaseWords, Mac, Share};
 /// Frames on their way from one worker to another.
 const LANE: usize = 512;
 
+/// A frame that has been on its way for longer than a vote takes is as one that got lost on the wire: its sender's right to it may
+/// have ended.
+const AGE_MAX_NS: u64 = 50_000_000;
+/// A larger buffer is not kept: few frames are merged segments.
+const SPARE_CAPACITY_MAX: usize = 4096;
+
 /// A frame from another worker.
 #[derive(Debug)]
 pub struct Handed {
@@ -20,6 +26,8 @@ pub struct Handed {
     pub meta: FrameMeta,
     /// It, from the Ethernet header on.
     pub frame: Vec<u8>,
+    /// When its sender looked at its right to send it.
+    at_ns: u64,
 }
 
 /// To another worker.
@@ -106,7 +114,7 @@ impl Lanes {
     }
 
     /// Hands a frame over; whether there was a place for it.
-    pub fn hand(&mut self, worker: u16, interface: Interface, meta: FrameMeta, bytes: &[u8]) -> bool {
+    pub fn hand(&mut self, at_ns: u64, worker: u16, (interface, meta): (Interface, FrameMeta), bytes: &[u8]) -> bool {
         let Some(Some(outlet)) = self.outlets.get_mut(usize::from(worker)) else { return false };
         if outlet.frames.room() == 0 {
             return false;
@@ -114,7 +122,7 @@ impl Lanes {
         let mut frame = outlet.spare.pop().unwrap_or_default();
         frame.clear();
         frame.extend_from_slice(bytes);
-        outlet.handed = outlet.frames.push(Handed { interface, meta, frame }).is_ok() || outlet.handed;
+        outlet.handed = outlet.frames.push(Handed { interface, meta, frame, at_ns }).is_ok() || outlet.handed;
         true
     }
 
@@ -127,10 +135,15 @@ impl Lanes {
     }
 
     /// The next frame from another worker, and where its buffer belongs.
-    pub fn take(&mut self) -> Option<(usize, Handed)> {
+    pub fn take(&mut self, now_ns: u64) -> Option<(usize, Handed)> {
         let count = self.inlets.len();
-        for place in (0..count).map(|step| (self.next + step) % count) {
-            if let Some(handed) = self.inlets[place].frames.pop() {
+        let begin = self.next;
+        for place in (0..count).map(|step| (begin + step) % count) {
+            while let Some(handed) = self.inlets[place].frames.pop() {
+                if now_ns.saturating_sub(handed.at_ns) > AGE_MAX_NS {
+                    self.give_back(place, handed.frame);
+                    continue;
+                }
                 self.next = place + 1;
                 return Some((place, handed));
             }
@@ -140,8 +153,10 @@ impl Lanes {
 
     /// Gives a buffer back.
     pub fn give_back(&mut self, place: usize, frame: Vec<u8>) {
-        // Without a place it is freed.
-        let _full = self.inlets[place].spare.push(frame);
+        if frame.capacity() <= SPARE_CAPACITY_MAX {
+            // Without a place it is freed.
+            let _full = self.inlets[place].spare.push(frame);
+        }
     }
 
     /// Whether nothing waits.
@@ -217,23 +232,23 @@ mod tests {
         let numbered = |n: usize| n.to_be_bytes().to_vec();
         bells[1].prepare_sleep();
         for n in 0..LANE {
-            assert!(lanes[0].hand(1, interface, meta, &numbered(n)));
+            assert!(lanes[0].hand(NOW, 1, (interface, meta), &numbered(n)));
         }
-        assert!(!lanes[0].hand(1, interface, meta, &numbered(LANE)), "it is full");
+        assert!(!lanes[0].hand(NOW, 1, (interface, meta), &numbered(LANE)), "it is full");
         assert!(!bells[1].clear(), "not before it is told to");
         lanes[0].ring();
         assert!(bells[1].clear());
         assert!(lanes[0].is_empty() && !lanes[1].is_empty());
         let mut buffers = Vec::new();
         for n in 0..LANE {
-            let (place, handed) = lanes[1].take().expect("one more");
+            let (place, handed) = lanes[1].take(NOW).expect("one more");
             assert_eq!((handed.interface, &handed.frame), (interface, &numbered(n)));
             buffers.push(handed.frame.as_ptr());
             lanes[1].give_back(place, handed.frame);
         }
-        assert!(lanes[1].take().is_none() && lanes[1].is_empty());
-        assert!(lanes[0].hand(1, interface, meta, &numbered(1)));
-        let (_, again) = lanes[1].take().expect("there is room again");
+        assert!(lanes[1].take(NOW).is_none() && lanes[1].is_empty());
+        assert!(lanes[0].hand(NOW, 1, (interface, meta), &numbered(1)));
+        let (_, again) = lanes[1].take(NOW).expect("there is room again");
         assert_eq!(again.frame.as_ptr(), buffers[0], "no memory is asked for");
     }
 
@@ -241,14 +256,28 @@ mod tests {
     fn a_worker_takes_turns_between_those_that_hand_it_frames() {
         let (_bells, mut lanes) = mesh(3);
         for from in [0, 0, 1, 1] {
-            assert!(lanes[from].hand(
-                2,
-                Interface::OUTSIDE,
-                FrameMeta::default(),
-                &[u8::try_from(from).expect("small")]
-            ));
+            let (way, frame) = ((Interface::OUTSIDE, FrameMeta::default()), [u8::try_from(from).expect("small")]);
+            assert!(lanes[from].hand(NOW, 2, way, &frame));
         }
-        let order: Vec<u8> = std::iter::from_fn(|| lanes[2].take().map(|(_, handed)| handed.frame[0])).collect();
+        let order: Vec<u8> = std::iter::from_fn(|| lanes[2].take(NOW).map(|(_, handed)| handed.frame[0])).collect();
         assert_eq!(order, [0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_frame_that_a_stopped_process_left_on_its_way_goes_no_further_and_a_large_buffer_is_not_kept() {
+        let (_bells, mut lanes) = mesh(2);
+        let way = (Interface::OUTSIDE, FrameMeta::default());
+        assert!(lanes[0].hand(NOW, 1, way, &[1]) && lanes[0].hand(NOW + AGE_MAX_NS, 1, way, &[2]));
+        let (_, handed) = lanes[1].take(NOW + AGE_MAX_NS + 1).expect("the younger one");
+        assert_eq!(handed.frame, [2], "its sender's lease may have ended since");
+        assert!(lanes[0].hand(NOW, 1, way, &vec![0; 65_000]));
+        let (place, handed) = lanes[1].take(NOW).expect("it");
+        lanes[1].give_back(place, handed.frame);
+        assert!(
+            lanes[0].outlets[1]
+                .as_mut()
+                .is_some_and(|outlet| outlet.spare.pop().is_some_and(|one| one.capacity() < 100))
+        );
+        assert!(lanes[0].outlets[1].as_mut().is_some_and(|outlet| outlet.spare.pop().is_none()));
     }
 }

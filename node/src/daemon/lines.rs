@@ -41,6 +41,8 @@ struct Line {
 pub struct Lines {
     crew: Crew,
     lines: Vec<Line>,
+    /// Where the next look begins.
+    next: usize,
 }
 
 impl Lines {
@@ -48,7 +50,8 @@ impl Lines {
     #[must_use]
     pub fn new(ends: Vec<WorkerEnds>) -> Self {
         let crew = Crew::new(u16::try_from(ends.len()).expect("few workers"));
-        Self { crew, lines: ends.into_iter().map(|ends| Line { ends, backlog: VecDeque::new() }).collect() }
+        let lines = ends.into_iter().map(|ends| Line { ends, backlog: VecDeque::new() }).collect();
+        Self { crew, lines, next: 0 }
     }
 
     /// Queues an input for whom it concerns.
@@ -74,9 +77,14 @@ impl Lines {
 
     /// What a worker said next.
     pub fn said(&mut self) -> Option<FromWorker> {
-        for (worker, line) in (0..).zip(&mut self.lines) {
-            while let Some(said) = line.ends.outputs.pop() {
+        // Behind the one that spoke last: none keeps the others from being heard.
+        let count = self.lines.len();
+        let begin = self.next;
+        for place in (0..count).map(|step| (begin + step) % count) {
+            let worker = u16::try_from(place).expect("few workers");
+            while let Some(said) = self.lines[place].ends.outputs.pop() {
                 if let Some(said) = self.crew.heard(worker, said) {
+                    self.next = place + 1;
                     return Some(said);
                 }
             }

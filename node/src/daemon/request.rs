@@ -36,15 +36,8 @@ pub enum Request {
     },
     /// What becomes of a packet, or of those of a flow that is there, and why.
     Explain {
-        /// Its protocol.
-        protocol: ExplainProtocol,
-        /// Its source.
-        source: SocketAddrV4,
-        /// Its destination.
-        destination: SocketAddrV4,
-        /// The virtual network of its source, by name.
-        #[serde(default)]
-        vnet: Option<String>,
+        /// The packet.
+        of: PacketQuestion,
     },
     /// Resources by kind.
     Get {
@@ -174,6 +167,20 @@ impl Request {
                 | Self::Events { .. }
         )
     }
+}
+
+/// A packet that somebody asks about.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PacketQuestion {
+    /// Its protocol.
+    pub protocol: ExplainProtocol,
+    /// Its source; of a ping the port is the identifier.
+    pub source: SocketAddrV4,
+    /// Its destination.
+    pub destination: SocketAddrV4,
+    /// The virtual network of its source, by name.
+    #[serde(default)]
+    pub vnet: Option<String>,
 }
 
 /// Protocols of packets that can be asked about.

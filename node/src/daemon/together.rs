@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::answer::{Answerer, gone, value};
 use super::clock::now;
-use super::explaining::Asked;
 use super::reports::ControlReport;
 use super::request::{Failure, Request};
 use crate::answers::{
@@ -39,9 +38,7 @@ impl Answerer {
             Request::Status => value(self.status_together().await),
             Request::Flows { shard, vnet, limit } => value(self.flows_together(shard, vnet, limit).await),
             Request::Ports => value(self.ports_together().await),
-            Request::Explain { protocol, source, destination, vnet } => {
-                value(self.explain_together(Asked { protocol, source, destination, vnet }).await)
-            }
+            Request::Explain { of } => value(self.explain_together(of).await),
             Request::Counters => value(self.counters_together().await),
             Request::Events { limit } => value(self.events_together(limit).await),
             Request::Who { ip, port, at_unix_ms } => value(self.who_together(Question { ip, port, at_unix_ms }).await),

@@ -266,8 +266,9 @@ impl WorkerEnds for Ends {
 
     fn send(&mut self, worker: &mut Worker, (link, meta, authority): (Link, FrameMeta, Authority), frame: &[u8]) {
         let Some(interface) = self.bindings.interface(link) else { return worker.not_transmitted(DropReason::NoLink) };
-        if let Way::Worker(other) = self.lanes.way(&self.words, now_ns(), authority, frame) {
-            let taken = self.lanes.hand(other, interface, meta, frame);
+        let now_ns = now_ns();
+        if let Way::Worker(other) = self.lanes.way(&self.words, now_ns, authority, frame) {
+            let taken = self.lanes.hand(now_ns, other, (interface, meta), frame);
             return note_refused(worker, taken);
         }
         let tag = tag(&mut self.turn.authorities, authority);
@@ -283,7 +284,7 @@ impl Ends {
             if self.packets.transmit_room() == 0 {
                 return;
             }
-            let Some((place, Handed { interface, meta, mut frame })) = self.lanes.take() else { return };
+            let Some((place, Handed { interface, meta, mut frame, .. })) = self.lanes.take(now_ns) else { return };
             if let Some(link) = self.bindings.link(interface) {
                 let verdict = turn::Arrivals { worker, words: &self.words, now_ns }.judge(link, &meta, &mut frame);
                 match verdict {
@@ -435,7 +436,7 @@ impl FrameHandler for Arrivals<'_> {
                 Some(interface) => match self.lanes.way(self.arrivals.words, self.arrivals.now_ns, authority, frame) {
                     Way::Wire => Disposition::Transmit { interface, tag: tag(self.authorities, authority) },
                     Way::Worker(other) => {
-                        let taken = self.lanes.hand(other, interface, *meta, frame);
+                        let taken = self.lanes.hand(self.arrivals.now_ns, other, (interface, *meta), frame);
                         note_refused(self.arrivals.worker, taken);
                         Disposition::Done
                     }

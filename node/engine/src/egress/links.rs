@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::egress::soundings::{News, Passing};
+use crate::context::News;
+use crate::egress::soundings::Passing;
 use crate::ids::{Link, ShardId, ShardSet, VnetId};
 use crate::snapshot::Snapshot;
 

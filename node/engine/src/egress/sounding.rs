@@ -5,9 +5,10 @@
 //! others that do can be told apart. Of several workers of a member the first asks the peers and hears them; the others look
 //! at the next hop alone, which packets may wait for anywhere. Switched on by [`Worker::sound`].
 
+use crate::context::News;
 use crate::context::{At, Exit};
 use crate::egress::Egress;
-use crate::egress::soundings::{ASK_EVERY_NS, News, ROUNDS_OF_PEERS};
+use crate::egress::soundings::{ASK_EVERY_NS, ROUNDS_OF_PEERS};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::ids::{Link, Mac};
 use crate::wire::{Sounding, SoundingOp, build_sounding};

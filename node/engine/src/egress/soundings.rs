@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use crate::context::News;
 use crate::ids::{Link, NodeId};
 use crate::neigh::NeighbourCache;
 
@@ -19,13 +20,6 @@ pub(crate) const ROUNDS_OF_PEERS: u32 = 1;
 /// A silent next hop is asked once in so many rounds, whoever else answers: else nobody without packets for it would see it
 /// come back.
 const ROUNDS_TO_NEXT_HOP: u32 = 5;
-
-/// Whether something has changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum News {
-    No,
-    Yes,
-}
 
 /// What a data network carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -12,6 +12,7 @@ use crate::judge::Judge;
 use crate::judge::policy::inbound_use;
 use crate::lease::LeaseWords;
 use crate::record::{InsideKey, PublicKey};
+use crate::shard::standing::groups_allow;
 use crate::snapshot::Backend;
 use crate::wire::{IcmpError, IcmpKind, decrement_ttl, may_fragment, rewrite_error_destination, rewrite_error_source};
 
@@ -76,7 +77,10 @@ impl<W: LeaseWords> Judge<'_, W> {
             inbound_use(s, record, backend)?;
             (record.frontend, record.public_port)
         } else {
-            // RFC 5508, REQ-5: an endpoint's mapping is there for everybody whom its filter lets in.
+            // RFC 5508, REQ-5: an endpoint's mapping is there for everybody whom its filter lets in, and the groups.
+            if !groups_allow(s, id, flow) {
+                return Err(DropReason::SecurityRule);
+            }
             shard.public_of(s, flow).ok_or(DropReason::NoMapping)?
         };
         let public = s.frontends.get(&frontend).ok_or(DropReason::NoMapping)?;

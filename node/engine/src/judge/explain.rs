@@ -6,11 +6,11 @@
 
 use std::net::Ipv4Addr;
 
-use crate::addresses::{InsideEnd, check_destination, endpoint, next_hop, own_address};
+use crate::addresses::{InsideEnd, check_destination, endpoint, is_spoofed, next_hop, own_address};
 use crate::context::At;
 use crate::event::{Authority, DropReason};
 use crate::flow::FlowKey;
-use crate::ids::{BackendId, ControlIndex, FrontendId, NodeId, ShardId, Term, VnetId};
+use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, ShardId, Term, VnetId};
 use crate::judge::hairpin::receiver;
 use crate::judge::opening::public_end;
 use crate::judge::policy::{Plan, Role, inbound_use, plan, stranger_use};
@@ -80,6 +80,8 @@ pub enum Outcome {
     Passes(Ipv4Addr, u16),
     /// It opens a mapping, and leaves with this source once a majority has it.
     Opens(Scenario, Ipv4Addr, u16),
+    /// It opens a mapping if its backend has a port left; to look for one would take too long.
+    OpensIfFree(Scenario),
     /// It waits with the first packet of a mapping that opens.
     Waits,
     /// It ends here.
@@ -146,13 +148,17 @@ impl View<'_> {
                 Ok(Outcome::Passes(public_ip(s, record.frontend)?, record.public_port))
             }
             Plan::Park => Ok(Outcome::Waits),
-            Plan::Open(proposal) => {
-                let public = public_end(at, shard, &proposal, &flow)?;
-                Ok(Outcome::Opens(proposal.scenario, public_ip(s, public.frontend)?, public.port))
-            }
+            Plan::Open(proposal) => match public_end(at, shard, &proposal, &flow)? {
+                Some(public) => Ok(Outcome::Opens(proposal.scenario, public_ip(s, public.frontend)?, public.port)),
+                None => Ok(Outcome::OpensIfFree(proposal.scenario)),
+            },
             Plan::Stray => Err(DropReason::NotFirstPacket),
             Plan::Refuse(reason) => Err(reason),
         }?;
+        // Allowed as an answer: the rule that decides is one for what comes.
+        if told.groups.last().is_some_and(|last| last.access == Access::Deny) {
+            told.groups = judged(s, id, Direction::Inbound, (q.proto, flow.remote, flow.inside.endpoint));
+        }
         if let (Outcome::Passes(ip, port) | Outcome::Opens(_, ip, port), Some(to)) = (outcome, ours) {
             let sender = InsideEnd { vnet: q.vnet, ip: q.source.0, port: q.source.1 };
             told.turned = self.turned(at, authority, to, q, (sender, endpoint(ip, port)));
@@ -178,6 +184,11 @@ impl View<'_> {
         let s = at.snapshot;
         told.direction = Direction::Inbound;
         let (frontend, home) = own_address(s, q.destination.0).ok_or(DropReason::NotForUs)?;
+        // As from where it would come if it were what it claims to be.
+        let sender = own_address(s, q.source.0).map_or(Mac::default(), |(_, shard)| Mac::of_shard(shard));
+        if is_spoofed(s, q.source.0, sender) {
+            return Err(DropReason::SpoofedSource);
+        }
         self.place(home, told);
         let Some((shard, _)) = self.serving(home) else { return Ok(Outcome::NotHere) };
         let remote = endpoint(q.source.0, q.source.1);
@@ -187,7 +198,12 @@ impl View<'_> {
                 let record = shard.replica.table.record(slot);
                 told.backend = Some(record.backend);
                 told.mapping = Some(self.view(at.now_ns, home, record));
-                inbound_use(s, record, s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?)
+                let end = inbound_use(s, record, s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?);
+                if end == Err(DropReason::SecurityRule) {
+                    let ends = (record.proto, record.inside, record.remote);
+                    told.groups = judged(s, record.backend, Direction::Outbound, ends);
+                }
+                end
             }
             None => {
                 if let Some(inside) = shard.endpoint_of(s, &key)

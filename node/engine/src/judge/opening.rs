@@ -73,20 +73,22 @@ impl Opening<'_> {
     }
 }
 
-/// What `propose` would open it by, if the stream takes it and the packet finds room; changes nothing.
+/// What `propose` would open it by, if the stream takes it and the packet finds room; changes nothing. `None`: by a free port, if
+/// there is one; it would take too long to say.
 pub(crate) fn public_end(
     at: At<'_>,
     shard: &Shard,
     proposal: &Proposal<'_>,
     flow: &FlowKey,
-) -> Result<PublicKey, DropReason> {
+) -> Result<Option<PublicKey>, DropReason> {
     let (s, (id, backend)) = (at.snapshot, proposal.backend);
     match proposal.end {
-        End::Again(public) => Ok(public),
+        End::Again(public) => Ok(Some(public)),
         End::Granted => {
             shard.admits(at.now_ns, &s.params, id)?;
             let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
-            granted(s, backend, key, shard.peek_port(&s.params, (id, backend), flow.inside, key))
+            let Ok(picked) = shard.peek_port(&s.params, (id, backend), flow.inside, key) else { return Ok(None) };
+            granted(s, backend, key, picked).map(Some)
         }
     }
 }

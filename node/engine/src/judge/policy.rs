@@ -12,7 +12,7 @@ use crate::ids::BackendId;
 use crate::ports::in_lease;
 use crate::record::{HoldClass, Open, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
-use crate::shard::standing::{ending, groups_admit, groups_allow};
+use crate::shard::standing::{ending, groups_admit, groups_allow, groups_permit};
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{IcmpKind, IpPacket, TcpFlags};
 
@@ -87,7 +87,13 @@ pub(crate) fn plan<'a>(
             None
         }
     };
-    decide(at.snapshot, backend, flow, again).map_or_else(Plan::Refuse, Plan::Open)
+    // A SYN answers nothing, and nobody can have begun what the endpoint's mapping lets nobody begin.
+    let may_answer = (flow.proto != Proto::Tcp || role != Role::First) && shard.public_of(at.snapshot, flow).is_some();
+    let allowed = if may_answer { groups_allow } else { groups_permit };
+    if !allowed(at.snapshot, backend.0, flow) {
+        return Plan::Refuse(DropReason::SecurityRule);
+    }
+    decide(backend, again).map_or_else(Plan::Refuse, Plan::Open)
 }
 
 /// What to do with a packet whose mapping was found.
@@ -120,15 +126,7 @@ pub(crate) enum End {
 }
 
 /// Under which right a backend's first packet leaves, and by which end; `again`: what it leaves by is held for it.
-fn decide<'a>(
-    s: &Snapshot,
-    backend: (BackendId, &'a Backend),
-    flow: &FlowKey,
-    again: Option<Open>,
-) -> Result<Proposal<'a>, DropReason> {
-    if !groups_allow(s, backend.0, flow) {
-        return Err(DropReason::SecurityRule);
-    }
+fn decide(backend: (BackendId, &Backend), again: Option<Open>) -> Result<Proposal<'_>, DropReason> {
     if backend.1.lease.is_empty() {
         return Err(DropReason::NoOutboundPath);
     }

@@ -5,7 +5,7 @@ mod order;
 mod usage;
 
 pub use claims::Claims;
-pub use order::LeaseOrder;
+pub use order::{LeaseOrder, PEEKS_MAX, PeekTooLong};
 pub use usage::{BlockUse, PortUsage};
 
 use crate::ids::{FrontendId, PortBlock};

@@ -37,6 +37,13 @@ pub struct LeaseOrder {
     victim: usize,
 }
 
+/// Ports that one `peek` looks at.
+pub const PEEKS_MAX: usize = 4096;
+
+/// A free port, if there is one, is further away than `peek` looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeekTooLong;
+
 impl LeaseOrder {
     /// Orders `lease` under the cluster's key.
     #[must_use]
@@ -92,12 +99,23 @@ impl LeaseOrder {
         None
     }
 
-    /// What `pick` would return; changes nothing.
-    #[must_use]
-    pub fn peek(&self, tag: u64, occupied: impl Fn(FrontendId, u16) -> bool) -> Option<(FrontendId, u16)> {
+    /// What `pick` would return; changes nothing. It remembers nothing either, so it looks at [`PEEKS_MAX`] ports at most.
+    ///
+    /// # Errors
+    /// If those are occupied, and there are more.
+    pub fn peek(
+        &self,
+        tag: u64,
+        occupied: impl Fn(FrontendId, u16) -> bool,
+    ) -> Result<Option<(FrontendId, u16)>, PeekTooLong> {
         let next = self.cursors.iter().find(|c| c.tag == tag && c.next > 0).map_or(0, |c| c.next);
-        let mut free = self.order.iter().skip(next).filter(|c| !occupied(c.frontend, c.port));
-        free.next().map(|c| (c.frontend, c.port))
+        let left = self.order.get(next..).unwrap_or_default();
+        let free = left.iter().take(PEEKS_MAX).find(|c| !occupied(c.frontend, c.port));
+        match free {
+            Some(candidate) => Ok(Some((candidate.frontend, candidate.port))),
+            None if left.len() <= PEEKS_MAX => Ok(None),
+            None => Err(PeekTooLong),
+        }
     }
 
     /// The public key became free: its remote's cursor goes back to it, so that the order stays dense. Ranked as `new` ranks.

@@ -10,7 +10,7 @@ use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
 use crate::nat::timeouts::{SHORTEST_NS, silence};
 use crate::record::{CloseReason, FlowRecord, HoldClass};
-use crate::shard::standing::may_stand;
+use crate::shard::standing::{Asked, may_stand};
 use crate::shard::{Forces, Leadership, Shard, Sweep};
 use crate::snapshot::{Backend, Params, Snapshot};
 
@@ -18,6 +18,10 @@ use crate::snapshot::{Backend, Params, Snapshot};
 const SWEEP_NS: u64 = 1_000_000_000;
 /// Slots that one call may visit, so that packets need not wait long; ten million take a second and a quarter.
 const SWEEP_MAX: u64 = 16_384;
+/// As many slots cost as much as asking security groups about one flow.
+const VERDICT_SLOTS: u64 = 8;
+/// Slots that a turn judges under a newer snapshot, in all shards; and in each at least.
+pub(crate) const JUDGED_PER_TURN: (u64, u64) = (SWEEP_MAX / 2, 256);
 /// Backends that one call of `forget_gone` looks at.
 const FORGET_STEP: usize = 256;
 /// Frontends of which all is forgotten in one step.
@@ -85,19 +89,28 @@ impl Shard {
 
     /// Judges a part of the flows under the loaded snapshot, after each load and takeover: what has lost its backend, its
     /// port or its groups' consent closes (D5, D19, N4). Returns whether more remain.
-    pub(crate) fn judge_flows(&mut self, snapshot: &Snapshot) -> bool {
+    pub(crate) fn judge_flows(&mut self, snapshot: &Snapshot, slots_max: u64) -> bool {
         let Some(mut position) = self.leadership.as_ref().and_then(|l| l.judge) else { return false };
         let judged = self.leadership.as_ref().and_then(|lead| lead.groups.clone());
-        let mut left = SWEEP_MAX / 2;
+        let mut left = slots_max;
         let slots = self.replica.table.slots();
         while position < slots && left > 0 {
-            left -= 1;
+            left = left.saturating_sub(1);
             if let Some(slot) = self.replica.table.occupied(position) {
                 self.claim(slot, snapshot);
                 let record = self.replica.table.record(slot);
+                let now = snapshot.security.revision(record.backend);
+                let asked = match &judged {
+                    _ if now == 0 => Asked::Yes,
+                    Some(judged) if judged.revision(record.backend) == now => Asked::Yes,
+                    Some(_) | None => {
+                        left = left.saturating_sub(VERDICT_SLOTS);
+                        Asked::No
+                    }
+                };
                 if record.is_live()
                     && record.closing().is_none()
-                    && let Err(reason) = may_stand(record, snapshot, &self.drains, judged.as_deref())
+                    && let Err(reason) = may_stand(record, snapshot, &self.drains, asked)
                     && !self.close(snapshot.control_index, slot, reason)
                 {
                     break;
@@ -151,6 +164,10 @@ impl Shard {
     }
 
     /// Judges everything again: an entry was applied that was judged under an older snapshot.
+    pub(crate) fn is_judging(&self) -> bool {
+        self.leadership.as_ref().is_some_and(|lead| lead.judge.is_some())
+    }
+
     pub(crate) fn judge_again(&mut self) {
         if let Some(lead) = &mut self.leadership {
             lead.judge_all();

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use words::time::MS;
 
 use crate::codec::Encoder;
+use crate::context::News;
 use crate::event::{DropReason, NotServing};
 use crate::flow::{FlowKey, Mark, Record, Slot};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, ShardId, Term};
@@ -291,7 +292,7 @@ impl Shard {
     }
 
     /// A newer snapshot is in force: flows are judged again, and orders of changed leases are made anew when needed.
-    pub(crate) fn snapshot_loaded(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot) {
+    pub(crate) fn snapshot_loaded(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot, opened: News) {
         let none = Arc::default();
         let draining = snapshot.shards.get(&home).map_or(&none, |s| &s.draining);
         self.drains.note(now_ns, draining);
@@ -304,6 +305,10 @@ impl Shard {
             self.unlooked.extend(self.rates.backends().chain(self.orders.keys().copied()));
         }
         if let Some(lead) = &mut self.leadership {
+            // What was judged under the groups before stands only if all was, and if the ports were open to the same.
+            if lead.judge.is_some() || opened == News::Yes {
+                lead.groups = None;
+            }
             lead.judge = Some(0);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::flow::Table;
 use crate::ids::{BackendId, FrontendId};
-use crate::ports::{LeaseOrder, in_lease};
+use crate::ports::{LeaseOrder, PEEKS_MAX, PeekTooLong, in_lease};
 use crate::record::{Addr, Endpoint, InsideKey, PublicKey};
 use crate::shard::Shard;
 use crate::shard::overlay::Overlay;
@@ -40,15 +40,19 @@ impl Shard {
         (id, backend): (BackendId, &Backend),
         inside: InsideKey,
         key: PublicKey,
-    ) -> Option<(FrontendId, u16)> {
+    ) -> Result<Option<(FrontendId, u16)>, PeekTooLong> {
         let (lease, sharing) = (&backend.lease, backend.sharing);
         let (table, overlay) = (&self.replica.table, &self.overlay);
         if let Some((frontend, port)) = self.port_of_endpoint(backend, inside, &key) {
-            return (!is_taken(table, overlay, &PublicKey { frontend, port, ..key })).then_some((frontend, port));
+            let free = !is_taken(table, overlay, &PublicKey { frontend, port, ..key });
+            return Ok(free.then_some((frontend, port)));
         }
         let made;
         let order = match self.orders.get(&id).filter(|order| order.is_of(lease)) {
             Some(order) => order,
+            None if lease.iter().map(|block| usize::from(block.len)).sum::<usize>() > PEEKS_MAX => {
+                return Err(PeekTooLong);
+            }
             None => {
                 made = LeaseOrder::new(params.key, id, lease);
                 &made

@@ -4,19 +4,25 @@
 
 use crate::flow::{FlowKey, Record, State};
 use crate::ids::BackendId;
-use crate::nsg::{Access, Attachments, Direction, Tuple, verdict};
+use crate::nsg::{Access, Direction, Tuple, verdict};
 use crate::ports::in_lease;
 use crate::record::{Addr, CloseReason, Endpoint, HoldClass, Proto, Scenario};
 use crate::shard::drains::Drains;
 use crate::snapshot::{Backend, Filtering, Sharing, Snapshot};
 
-/// Whether a live mapping may stay under this snapshot, or why it closes (D5, D19, N4). `judged`: the groups under which it was
-/// asked before; what they said stands where they have not changed.
+/// Whether the groups of a mapping's backend were asked about it before, and have not changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asked {
+    Yes,
+    No,
+}
+
+/// Whether a live mapping may stay under this snapshot, or why it closes (D5, D19, N4).
 pub(crate) fn may_stand(
     record: &Record,
     snapshot: &Snapshot,
     drains: &Drains,
-    judged: Option<&Attachments>,
+    asked: Asked,
 ) -> Result<(), CloseReason> {
     let backend = snapshot.backends.get(&record.backend);
     let Some(backend) = backend.filter(|b| b.vnet == record.vnet && Addr::from(b.ip) == record.inside.addr) else {
@@ -27,9 +33,7 @@ pub(crate) fn may_stand(
         // A snapshot of this build gives nobody these rights.
         Scenario::OwnOut | Scenario::OwnIn | Scenario::Rule | Scenario::Private => return Err(CloseReason::Policy),
     }
-    let known =
-        judged.is_some_and(|judged| judged.revision(record.backend) == snapshot.security.revision(record.backend));
-    if !known && !groups_allow(snapshot, record.backend, &record.flow()) {
+    if asked == Asked::No && !groups_allow(snapshot, record.backend, &record.flow()) {
         return Err(CloseReason::Policy);
     }
     if in_lease(&backend.lease, record.frontend, record.public_port) {
@@ -50,10 +54,14 @@ pub(crate) fn ending(record: &Record) -> Option<HoldClass> {
 /// Whether the security groups of a backend let it have this flow (S26): as one that leaves, or, where its ports are open to
 /// whoever asks, as the answer to one that came in, since an answer needs no rule (S30).
 pub(crate) fn groups_allow(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool {
+    groups_permit(s, id, flow) || (takes_strangers(s, id) && groups_admit(s, id, flow))
+}
+
+/// Whether they let it begin the flow.
+pub(crate) fn groups_permit(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool {
     let Some(attachment) = s.security.of(id) else { return true };
     let leaves = tuple(flow.proto, flow.inside.endpoint, flow.remote);
     leaves.is_some_and(|tuple| verdict(Direction::Outbound, Some(attachment), &tuple).access == Access::Allow)
-        || (takes_strangers(s, id) && groups_admit(s, id, flow))
 }
 
 /// Whether they let the remote begin it.

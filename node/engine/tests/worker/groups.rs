@@ -210,3 +210,67 @@ fn a_stranger_begins_a_flow_only_where_a_rule_lets_it_in_and_its_answer_needs_no
     lab.pass(0, OUTSIDE, syn());
     assert_eq!(lab.out(0, tcp(A, 81, REMOTE, 6000, SYN, 1, 0)), DENIED, "no answer to anything");
 }
+
+#[test]
+fn where_strangers_are_let_in_a_backend_still_begins_nothing_that_its_rules_deny() {
+    let mut lab = Lab::new(1);
+    let with = |lab: &mut Lab, filtering: Filtering| {
+        let index = lab.loaded(0) + 1;
+        lab.load(index, |s| {
+            let a = s.backends.get_mut(&BackendId(1)).expect("A");
+            (a.sharing, a.filtering, a.profile) = (Sharing::Endpoint, filtering, Profile::Rfc);
+            let outbound = [to(Access::Allow, OTHER), rule(Access::Deny)];
+            of_a(s, [None, group(&[rule(Access::Allow)], &outbound)]);
+        });
+    };
+    with(&mut lab, Filtering::Open);
+    assert_eq!(lab.out(0, udp(A, 5000, REMOTE, 53)), DENIED, "nobody can have sent anything to it");
+    let public = lab.pass(0, INSIDE, udp(A, 5000, OTHER, 53)).src_port;
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
+    lab.pass(0, INSIDE, tcp(A, 5001, OTHER, 80, SYN, 1, 0));
+    assert_eq!(lab.out(0, tcp(A, 5001, REMOTE, 80, SYN, 1, 0)), DENIED, "a SYN answers nobody");
+    // What stands as an answer ends when nobody may ask any more.
+    with(&mut lab, Filtering::Tuple);
+    assert_eq!(lab.out(0, udp(A, 5000, REMOTE, 53)), DENIED);
+    lab.run(50);
+    assert_eq!(live(&lab, 0), [(OTHER, 5000), (OTHER, 5001)]);
+    lab.pass(0, OUTSIDE, udp_in(OTHER, 53, PUBLIC, public));
+}
+
+#[test]
+fn an_error_about_a_stranger_whom_the_groups_refuse_does_not_leave() {
+    let mut lab = Lab::new(1);
+    let with = |lab: &mut Lab, inbound: Access| {
+        let index = lab.loaded(0) + 1;
+        lab.load(index, |s| {
+            let a = s.backends.get_mut(&BackendId(1)).expect("A");
+            (a.sharing, a.filtering, a.profile) = (Sharing::Endpoint, Filtering::Open, Profile::Rfc);
+            of_a(s, [None, group(&[rule(inbound)], &[to(Access::Allow, OTHER), rule(Access::Deny)])]);
+        });
+    };
+    let error = || {
+        let about = udp_raw((REMOTE, 7), (A, 5000), b"x");
+        icmp_raw(A, REMOTE, [3, 3], [0; 4], &about.bytes()).frame(A, SHARD)
+    };
+    with(&mut lab, Access::Deny);
+    lab.pass(0, INSIDE, udp(A, 5000, OTHER, 53));
+    assert_eq!(lab.out(0, error()), DENIED);
+    with(&mut lab, Access::Allow);
+    assert!(matches!(lab.out(0, error()), Verdict::Transmit { .. }), "as the port's mapping is open to it");
+}
+
+#[test]
+fn a_change_that_is_taken_back_before_all_were_judged_leaves_nothing_that_it_let_in() {
+    let mut lab = Lab::new(1);
+    load(&mut lab, &leaving(&[to(Access::Deny, REMOTE)]));
+    let swing = |lab: &mut Lab, groups: Groups| {
+        let index = lab.loaded(0) + 1;
+        lab.load_on(0, index, |s| of_a(s, groups.clone()));
+    };
+    // No timer runs meanwhile.
+    swing(&mut lab, leaving(&[]));
+    lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
+    swing(&mut lab, leaving(&[to(Access::Deny, REMOTE)]));
+    lab.run(50);
+    assert!(live(&lab, 0).is_empty(), "{:?}", live(&lab, 0));
+}
