@@ -3,9 +3,9 @@
 use std::process::Command;
 
 use engine::record::Proto;
-use qnat_bench::engine::rounds::BATCH;
 use qnat_bench::engine::bed::{Bed, Tuple};
 use qnat_bench::engine::frames::{Batch, Size, Way};
+use qnat_bench::engine::rounds::BATCH;
 use qnat_bench::report::Stored;
 
 /// More than fit into a cache.

@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::addresses::{InsideEnd, check_destination, endpoint, is_spoofed, next_hop, own_address};
+use crate::addresses::{InsideEnd, check_destination, endpoint, is_spoofed, next_hop, own_address, subnet_of};
 use crate::context::At;
 use crate::event::{Authority, DropReason};
 use crate::flow::FlowKey;
@@ -110,6 +110,8 @@ impl View<'_> {
         };
         let outcome = match s.backend_by_ip.get(&(question.vnet, question.source.0)) {
             Some(id) => self.explain_out(at, question, *id, &mut told),
+            // Nobody's address of an inside network.
+            None if subnet_of(s, question.vnet, question.source.0).is_some() => Err(DropReason::SpoofedSource),
             None => self.explain_in(at, question, &mut told),
         };
         told.outcome = outcome.unwrap_or_else(Outcome::Dropped);

@@ -169,6 +169,8 @@ fn what_comes_from_outside_is_explained_as_well() {
     assert_eq!(other.outcome, Outcome::Dropped(DropReason::NoMapping));
     assert_eq!(ask(&lab, Proto::Udp, (REMOTE, 53), (REMOTES[1], 9)).outcome, Outcome::Dropped(DropReason::NotForUs));
     assert_eq!(ask(&lab, Proto::Udp, (REMOTE, 53), (PUBLIC_2, 9)).outcome, Outcome::NotHere);
+    let nobody = ask(&lab, Proto::Udp, (Ipv4Addr::new(10, 0, 0, 99), 9), (REMOTE, 53));
+    assert_eq!(nobody.outcome, Outcome::Dropped(DropReason::SpoofedSource));
     // Where ports are open to strangers, the rules are asked, by the instance's own address and port.
     let open = |lab: &mut Lab, inbound| {
         let index = lab.loaded(0) + 1;
