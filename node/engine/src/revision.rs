@@ -157,6 +157,14 @@ mod tests {
             s.security = Arc::new([of(1), of(3)].into_iter().collect());
         };
         assert_eq!(left(judged), [true, false, true, false], "whose groups changed");
+        let many = |s: &mut Snapshot, count: usize| {
+            judged(s);
+            let of = s.security.iter().next().map(|(_, of)| Arc::clone(of)).expect("one");
+            let ids = (1..=u32::try_from(count).expect("few")).map(BackendId);
+            s.security = Arc::new(ids.map(|id| (id, Arc::clone(&of))).collect());
+        };
+        assert_eq!(left(|s| many(s, GROUPED_MAX)), [true, false, false, false], "one by one");
+        assert_eq!(left(|s| many(s, GROUPED_MAX + 1)), [false; 4], "too many to look through");
         let shared = BackendId(1 + u32::try_from(PLACES).expect("small"));
         assert_eq!(
             left(|s| drop(s.backends.insert(shared, Backend::numbered(1)))),

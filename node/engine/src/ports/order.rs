@@ -233,4 +233,24 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_peek_says_what_pick_would_and_gives_up_where_that_would_take_long() {
+        let block = |len| PortBlock { frontend: FrontendId(1), start: 1024, len };
+        let most = u16::try_from(PEEKS_MAX).expect("small");
+        let mut order = LeaseOrder::new([1, 2], BackendId(1), &[block(most)]);
+        let third = order.order[2];
+        let first_two = |_: FrontendId, port: u16| order.order[..2].iter().any(|c| c.port == port);
+        assert_eq!(order.peek(7, first_two), Ok(Some((third.frontend, third.port))));
+        assert_eq!(order.peek(7, |_, _| true), Ok(None), "all of them were looked at");
+        let taken: Vec<u16> = order.order[..2].iter().map(|c| c.port).collect();
+        assert_eq!(order.pick(7, |_, port| taken.contains(&port)), Some((third.frontend, third.port)));
+        assert_eq!(
+            order.peek(7, |_, port| taken.contains(&port)),
+            Ok(Some((third.frontend, third.port))),
+            "from there on"
+        );
+        let more = LeaseOrder::new([1, 2], BackendId(1), &[block(most + 1)]);
+        assert_eq!(more.peek(7, |_, _| true), Err(PeekTooLong));
+    }
 }

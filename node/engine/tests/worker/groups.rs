@@ -274,3 +274,27 @@ fn a_change_that_is_taken_back_before_all_were_judged_leaves_nothing_that_it_let
     lab.run(50);
     assert!(live(&lab, 0).is_empty(), "{:?}", live(&lab, 0));
 }
+
+#[test]
+fn a_turn_asks_groups_about_so_many_flows_only_and_the_rest_is_asked_about_in_the_next_ones() {
+    const FLOWS: u32 = 3_000;
+    let mut lab = Lab::new(1);
+    load(&mut lab, &leaving(&[]));
+    let remote = |n: u32| Ipv4Addr::from(0xc000_0000 + n);
+    for n in 0..FLOWS {
+        lab.out(0, udp(A, 5000, remote(n), 53));
+    }
+    lab.run(50);
+    assert_eq!(live(&lab, 0).len(), FLOWS as usize);
+    let index = lab.loaded(0) + 1;
+    lab.load_on(0, index, |s| of_a(s, [None, group(&[], &[rule(Access::Deny)])]));
+    let mut turns = Vec::new();
+    while !live(&lab, 0).is_empty() {
+        let before = live(&lab, 0).len();
+        lab.advance(1);
+        turns.push(before - live(&lab, 0).len());
+        assert!(turns.len() < 100, "{turns:?}");
+    }
+    let longest = turns.iter().max().copied();
+    assert!(longest.is_some_and(|longest| (500..=8_192 / 9 + 1).contains(&longest)), "{turns:?}");
+}
