@@ -13,47 +13,8 @@
  * longer see its tag. Those to other addresses may be a VLAN device's on the same interface; what none takes the sockets
  * refuse.
  *
- * Self-contained on purpose: the few kernel types below are stable ABI, so the build needs clang and no headers. The map
- * layouts are asserted against Rust's in src/guard.rs and src/sync/word.rs.
+ * The map layouts are asserted against Rust's in src/guard.rs and src/sync/word.rs.
  */
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-
-/* linux/bpf.h: the context of a classifier, as far as it is used here. */
-struct __sk_buff {
-	u32 len;
-	u32 pkt_type;
-	u32 mark;
-	u32 queue_mapping;
-	u32 protocol;
-	u32 vlan_present;
-	u32 vlan_tci;
-	u32 vlan_proto;
-	u32 priority;
-	u32 ingress_ifindex;
-	u32 ifindex;
-	u32 tc_index;
-	u32 cb[5];
-	u32 hash;
-	u32 tc_classid;
-	u32 data;
-	u32 data_end;
-};
-
-enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6 };
-enum { F_NO_PREALLOC = 1, F_MMAPABLE = 1 << 10 };
-enum { TC_NEXT = -1, TC_SHOT = 2 };
-
-static void *(*map_lookup)(void *map, const void *key) = (void *)1;
-static long (*skb_pull_data)(struct __sk_buff *skb, u32 len) = (void *)39;
-static u64 (*ktime_get_boot_ns)(void) = (void *)125;
-
-#define SEC(name) __attribute__((section(name), used))
-#define UINT(name, value) int(*name)[value]
-#define TYPE(name, type) type *name
-
 #define SHARDS 1024
 #define DEVICES 16
 #define PEERS 1024
@@ -148,14 +109,9 @@ static __attribute__((always_inline)) int done(enum reason reason)
 	return reason <= PASS_GRACE ? TC_NEXT : TC_SHOT;
 }
 
-static __attribute__((always_inline)) int within(volatile u64 *until)
+static __attribute__((always_inline)) int within(const volatile u64 *until)
 {
 	return ktime_get_boot_ns() < *until;
-}
-
-static __attribute__((always_inline)) int is_virtual(const u8 *mac)
-{
-	return mac[0] == 0x02 && mac[1] == 0x51 && mac[2] == 0x4e && mac[3] == 0x00;
 }
 
 SEC("classifier") int qnat_tagged(struct __sk_buff *skb)
@@ -225,5 +181,3 @@ SEC("classifier") int qnat_guard(struct __sk_buff *skb)
 	word = map_lookup(&words, &key);
 	return done(word && within(&word->grace_until_ns) ? PASS_GRACE : DROP_GRACE);
 }
-
-char license_text[] SEC("license") = "Dual MIT/GPL";

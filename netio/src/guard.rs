@@ -14,19 +14,21 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
-use aya::{Ebpf, EbpfError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use words::SHARDS_MAX;
 
+use crate::fast::{self, FastFates, FastSize, FastTable};
 use crate::filters;
+pub use crate::guard_counters::GuardCounters;
 use crate::lease_table::{WordsWriter, over_map};
 use crate::link::Link;
 use crate::port::Interface;
 
 #[cfg(qnat_bpf)]
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/qnat.o"));
 #[cfg(not(qnat_bpf))]
 static OBJECT: &[u8] = &[];
 
@@ -35,14 +37,26 @@ const PROGRAM: &str = "qnat_guard";
 /// The one that looks at what comes in.
 const TAGGED: &str = "qnat_tagged";
 
+/// The one that carries what comes in on, behind it; only where there is room for flows.
+const FAST: &str = "qnat_fast";
+
 /// What stands where.
-const HOOKS: [(&str, TcAttachType); 2] = [(PROGRAM, TcAttachType::Egress), (TAGGED, TcAttachType::Ingress)];
+const HOOKS: [Hook; 3] = [
+    Hook { program: PROGRAM, side: TcAttachType::Egress, priority: 1 },
+    Hook { program: TAGGED, side: TcAttachType::Ingress, priority: 1 },
+    Hook { program: FAST, side: TcAttachType::Ingress, priority: 2 },
+];
 
 /// Bytes of `struct word`, as `sync::word` has it too.
 const WORD_LEN: u32 = 32;
 
-/// The filter's place on the egress hook: first, so that no other filter redirects a frame past it.
-const FIRST: NlOptions = NlOptions { priority: 1, handle: 1 };
+/// Where a program stands.
+struct Hook {
+    program: &'static str,
+    side: TcAttachType,
+    /// The guard first, so that no other filter redirects a frame past it.
+    priority: u16,
+}
 
 /// Whether this build contains the guard (clang was there).
 #[must_use]
@@ -83,37 +97,6 @@ pub enum GuardError {
     },
 }
 
-/// Frames by the guard's judgement, since it was attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GuardCounters {
-    /// From a vMAC within the lease.
-    pub pass_lease: u64,
-    /// To a peer's MAC.
-    pub pass_forward: u64,
-    /// A sounding to a peer's MAC.
-    pub pass_sounding: u64,
-    /// From the own MAC within the grace.
-    pub pass_grace: u64,
-    /// From a vMAC outside of the lease.
-    pub drop_lease: u64,
-    /// From the own MAC after the grace.
-    pub drop_grace: u64,
-    /// From the own MAC with an address of no shard: would leave untranslated (R28).
-    pub drop_address: u64,
-    /// ARP of the node's own stack: it has no address here (M1).
-    pub drop_arp: u64,
-    /// Neither ARP nor plain IPv4.
-    pub drop_protocol: u64,
-    /// Source MAC neither virtual nor the device's.
-    pub drop_source: u64,
-    /// Too short to be judged.
-    pub drop_short: u64,
-    /// On an interface that the guard does not know.
-    pub drop_device: u64,
-    /// Received for a virtual MAC with the tag of a VLAN.
-    pub drop_tagged: u64,
-}
-
 /// An interface that the guard stands on.
 struct Place {
     interface: Interface,
@@ -134,8 +117,10 @@ pub struct Standing {
 pub struct Guard {
     // Holds the program and its attachments.
     ebpf: Ebpf,
-    /// The numbers of the programs, in the order of `HOOKS`.
-    programs: [u32; HOOKS.len()],
+    /// The numbers of the programs, in the order of `HOOKS`; the last one's only with a fast path.
+    programs: Vec<u32>,
+    fates: PerCpuArray<MapData, u64>,
+    fast_devices: Array<MapData, [u8; 12]>,
     places: Vec<Place>,
     devices: HashMap<MapData, u32, [u8; 12]>,
     counters: PerCpuArray<MapData, u64>,
@@ -164,6 +149,20 @@ impl Guard {
     /// # Errors
     /// See `GuardError`; the interfaces are then as they were, perhaps with an empty clsact qdisc more.
     pub fn attach(outside: &Link, inside: &[Link]) -> Result<(Self, WordsWriter), GuardError> {
+        let (guard, words, _) = Self::attach_with(outside, inside, None)?;
+        Ok((guard, words))
+    }
+
+    /// The same with a fast path that has so much room, and its parts, one for each worker: empty as it begins (K3). Without
+    /// `room` there is none, also none that a predecessor left.
+    ///
+    /// # Errors
+    /// As `attach`.
+    pub fn attach_with(
+        outside: &Link,
+        inside: &[Link],
+        room: Option<FastSize>,
+    ) -> Result<(Self, WordsWriter, Vec<FastTable>), GuardError> {
         if !available() {
             return Err(GuardError::NotBuilt);
         }
@@ -172,23 +171,8 @@ impl Guard {
         if let Some(twice) = links().find(|link| !known.insert(link.ifindex)) {
             return Err(GuardError::SameInterface(twice.name.clone()));
         }
-        let mut ebpf = Ebpf::load(OBJECT)?;
-        let words = match ebpf.map("words") {
-            Some(Map::Array(map)) => {
-                // The program and this crate must mean the same table.
-                let info = map.info()?;
-                if info.max_entries() != u32::from(SHARDS_MAX) || info.value_size() != WORD_LEN {
-                    return Err(GuardError::Missing("map words of the expected layout"));
-                }
-                over_map(map.fd().as_fd())
-            }
-            _ => return Err(GuardError::Missing("map words")),
-        };
-        let (words, _) = words.map_err(|source| GuardError::Io {
-            op: "mapping the lease words",
-            interface: outside.name.clone(),
-            source,
-        })?;
+        let mut ebpf = load(room)?;
+        let words = lease_words(&ebpf, outside)?;
 
         let mut devices: HashMap<_, u32, [u8; 12]> = HashMap::try_from(take(&mut ebpf, "devices")?)?;
         for (interface, link) in Interface::all(inside.len()).zip(links()) {
@@ -198,37 +182,59 @@ impl Guard {
         let addr_shard = HashMap::try_from(take(&mut ebpf, "addr_shard")?)?;
         let peer_macs = HashMap::try_from(take(&mut ebpf, "peer_macs")?)?;
 
-        let mut programs = [0; HOOKS.len()];
-        for (id, (name, _)) in programs.iter_mut().zip(HOOKS) {
-            let program = program(&mut ebpf, name)?;
+        let parts = match room {
+            Some(room) => fast_parts(&ebpf, room, links().map(|link| link.ifindex).collect())?,
+            None => Vec::new(),
+        };
+        let fates = PerCpuArray::try_from(take(&mut ebpf, "fast_fates")?)?;
+        let mut fast_devices = Array::try_from(take(&mut ebpf, "fast_devices")?)?;
+        for (interface, link) in Interface::all(inside.len()).zip(links()) {
+            fast_devices.set(network(interface), fast::device(link.ifindex, link.mac), 0)?;
+        }
+
+        let mut programs = Vec::new();
+        for hook in HOOKS.iter().take(if room.is_some() { HOOKS.len() } else { HOOKS.len() - 1 }) {
+            let program = program(&mut ebpf, hook.program)?;
             program.load()?;
-            *id = program.info()?.id();
+            programs.push(program.info()?.id());
         }
         let places = Interface::all(inside.len()).zip(links());
         let place =
             |(interface, link): (Interface, &Link)| Place { interface, link: link.clone(), attachments: Vec::new() };
         let places = places.map(place).collect();
         let (addresses, peers) = (BTreeMap::new(), BTreeSet::new());
-        let mut guard = Self { ebpf, programs, places, devices, counters, addr_shard, peer_macs, addresses, peers };
+        let mut guard = Self {
+            ebpf,
+            programs,
+            fates,
+            fast_devices,
+            places,
+            devices,
+            counters,
+            addr_shard,
+            peer_macs,
+            addresses,
+            peers,
+        };
         for place in 0..guard.places.len() {
             guard.put(place)?;
         }
-        Ok((guard, words))
+        Ok((guard, words, parts))
     }
 
     /// Attaches the filters to one of their places, in place of what is left of earlier ones.
     fn put(&mut self, place: usize) -> Result<(), GuardError> {
-        let Self { ebpf, places, .. } = self;
+        let Self { ebpf, places, programs, .. } = self;
         let place = &mut places[place];
         for (name, gone) in place.attachments.drain(..) {
             // It may be gone already; this makes the program forget it.
             let _gone = program(ebpf, name)?.detach(gone);
         }
         prepare(&place.link)?;
-        for (name, hook) in HOOKS {
-            let options = TcAttachOptions::Netlink(FIRST);
-            let attachment = program(ebpf, name)?.attach_with_options(&place.link.name, hook, options)?;
-            place.attachments.push((name, attachment));
+        for (hook, _) in HOOKS.iter().zip(programs) {
+            let options = TcAttachOptions::Netlink(NlOptions { priority: hook.priority, handle: 1 });
+            let attachment = program(ebpf, hook.program)?.attach_with_options(&place.link.name, hook.side, options)?;
+            place.attachments.push((hook.program, attachment));
         }
         Ok(())
     }
@@ -255,11 +261,12 @@ impl Guard {
         let link = Link::named(&interface).map_err(|error| io("looking at it", error))?;
         if link != place.link {
             self.devices.insert(link.ifindex, device(place.interface, link.mac), 0)?;
+            self.fast_devices.set(network(place.interface), fast::device(link.ifindex, link.mac), 0)?;
             place.link = link;
         }
         let mut stood = true;
-        for (program, (_, hook)) in self.programs.iter().zip(HOOKS) {
-            let programs = filters::programs_at(place.link.ifindex, hook);
+        for (program, hook) in self.programs.iter().zip(&HOOKS) {
+            let programs = filters::programs_at(place.link.ifindex, hook.side);
             stood &= programs.map_err(|error| io("listing the filters", error))?.contains(program);
         }
         if !stood {
@@ -320,28 +327,15 @@ impl Guard {
     /// # Errors
     /// When the kernel refuses the look-up.
     pub fn counters(&self) -> Result<GuardCounters, GuardError> {
-        let mut sums = [0_u64; size_of::<GuardCounters>() / size_of::<u64>()];
-        for (index, sum) in (0_u32..).zip(&mut sums) {
-            *sum = self.counters.get(&index, 0)?.iter().sum();
-        }
-        // The order of `enum reason` in the program.
-        let mut sums = sums.into_iter();
-        let mut next = || sums.next().unwrap_or_default();
-        Ok(GuardCounters {
-            pass_lease: next(),
-            pass_forward: next(),
-            pass_sounding: next(),
-            pass_grace: next(),
-            drop_lease: next(),
-            drop_grace: next(),
-            drop_address: next(),
-            drop_arp: next(),
-            drop_protocol: next(),
-            drop_source: next(),
-            drop_short: next(),
-            drop_device: next(),
-            drop_tagged: next(),
-        })
+        Ok(GuardCounters::of(sums(&self.counters)?))
+    }
+
+    /// What became of the frames that the fast path looked at, summed over the CPUs.
+    ///
+    /// # Errors
+    /// When the kernel refuses the look-up.
+    pub fn fates(&self) -> Result<FastFates, GuardError> {
+        Ok(FastFates::of(sums(&self.fates)?))
     }
 }
 
@@ -351,8 +345,8 @@ impl Guard {
 /// # Errors
 /// When the interface does not exist or privilege is missing.
 pub fn remove_leftover(link: &Link) -> Result<(), GuardError> {
-    for (name, hook) in HOOKS {
-        match qdisc_detach_program(&link.name, hook, name) {
+    for hook in HOOKS {
+        match qdisc_detach_program(&link.name, hook.side, hook.program) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // No clsact there, so no filter either.
@@ -363,6 +357,57 @@ pub fn remove_leftover(link: &Link) -> Result<(), GuardError> {
         }
     }
     Ok(())
+}
+
+/// The object, with as much room for flows as is wanted.
+fn load(room: Option<FastSize>) -> Result<Ebpf, GuardError> {
+    let mut loader = EbpfLoader::new();
+    if let Some(FastSize { workers, flows }) = room {
+        let all = u32::from(workers) * flows;
+        // A key for each direction.
+        loader.set_max_entries("fast_keys", 2 * all);
+        loader.set_max_entries("fast_records", all);
+        loader.set_max_entries("fast_revisions", u32::from(workers) * fast::FAST_PLACES);
+    }
+    Ok(loader.load(OBJECT)?)
+}
+
+/// The lease words in this process's memory, all zero.
+fn lease_words(ebpf: &Ebpf, outside: &Link) -> Result<WordsWriter, GuardError> {
+    let Some(Map::Array(map)) = ebpf.map("words") else { return Err(GuardError::Missing("map words")) };
+    // The program and this crate must mean the same table.
+    let info = map.info()?;
+    if info.max_entries() != u32::from(SHARDS_MAX) || info.value_size() != WORD_LEN {
+        return Err(GuardError::Missing("map words of the expected layout"));
+    }
+    let (words, _) = over_map(map.fd().as_fd()).map_err(|source| GuardError::Io {
+        op: "mapping the lease words",
+        interface: outside.name.clone(),
+        source,
+    })?;
+    Ok(words)
+}
+
+fn fast_parts(ebpf: &Ebpf, room: FastSize, ifindexes: Vec<u32>) -> Result<Vec<FastTable>, GuardError> {
+    let map = |name: &'static str| match ebpf.map(name) {
+        Some(Map::Array(map) | Map::HashMap(map)) => Ok(map),
+        _ => Err(GuardError::Missing(name)),
+    };
+    let maps = fast::Maps {
+        keys: map("fast_keys")?,
+        records: map("fast_records")?,
+        revisions: map("fast_revisions")?,
+        all: map("fast_all")?,
+    };
+    if maps.records.info()?.value_size() != fast::RECORD_LEN {
+        return Err(GuardError::Missing("map fast_records of the expected layout"));
+    }
+    Ok(fast::parts(&maps, room, ifindexes)?)
+}
+
+/// The words of a map that each CPU has for itself.
+fn sums(map: &PerCpuArray<MapData, u64>) -> Result<Vec<u64>, GuardError> {
+    (0..map.len()).map(|index| Ok(map.get(&index, 0)?.iter().sum())).collect()
 }
 
 fn prepare(link: &Link) -> Result<(), GuardError> {

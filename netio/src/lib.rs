@@ -8,9 +8,11 @@
 pub mod bell;
 pub mod boottime;
 pub mod ca;
+pub mod fast;
 mod filters;
 pub mod frame;
 pub mod guard;
+mod guard_counters;
 pub mod lease_table;
 pub mod link;
 pub mod memory;
