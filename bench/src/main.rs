@@ -3,8 +3,13 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 use qnat_bench::report::{Stored, finish};
 use qnat_bench::{control, engine, flows, hold, malformed, report, workers};
+
+/// As the member has it: where a large table lies, in small pages or huge ones, decides what a packet costs.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Measurements of qnat as a user runs it; needs root, nft and the qnat executable")]

@@ -98,6 +98,10 @@ pub struct TableRow {
 /// # Errors
 /// If `/proc` cannot be read, or the result cannot be written.
 pub fn run(args: &Args) -> Result<EngineResult> {
+    // As a member does: memory that it gave back, it would wait for again.
+    if let Err(error) = netio::memory::lock_all() {
+        eprintln!("memory is not locked, so entries may take longer: {error}");
+    }
     let before = machine::stolen()?;
     let (mut packets, mut tables) = (Vec::new(), Vec::new());
     for flows in &args.flows {

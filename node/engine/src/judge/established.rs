@@ -1,23 +1,30 @@
 //! Hot path. The packets of established mappings: what was decided about them is applied, and nothing is searched for but the
 //! mapping. Whatever is odd is left to `outbound` and `inbound`, which judge at length and decide for the next ones.
 
-use crate::addresses::{InsideEnd, endpoint, flow_of};
+use std::net::Ipv4Addr;
+
+use crate::addresses::{endpoint, flow_of};
 use crate::context::{Exit, Frame, Hop};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{Answers, Slot, Translation};
 use crate::ids::{Link, Mac, ShardId, Term};
 use crate::judge::Judge;
 use crate::lease::LeaseWords;
+use crate::neigh::Place;
 use crate::record::PublicKey;
 use crate::translation::{finish, put_source, translation_of};
 use crate::wire::{IpPacket, rewrite_destination, set_ethernet};
 
-/// A packet's mapping, found, with what was decided about it.
+/// A packet's mapping, found, with what is to be done to the packet. No more than that: it lies in registers.
 struct Hit {
     slot: Slot,
     term: Term,
-    translation: Translation,
-    inside: InsideEnd,
+    /// The end that the packet is given: its source going out, its destination coming in.
+    end: (Ipv4Addr, u16),
+    /// Where it leaves, and whose neighbour entry that takes.
+    to: Link,
+    hop: Ipv4Addr,
+    place: Place,
 }
 
 impl<W: LeaseWords> Judge<'_, W> {
@@ -33,21 +40,18 @@ impl<W: LeaseWords> Judge<'_, W> {
             return None;
         }
         let hit = self.hit(shard, link, p)?;
-        let (to, place, hop) = match link {
-            Link::Inside(_) => (Link::Outside, hit.translation.outside, hit.translation.hop),
-            Link::Outside => (hit.inside.link(), hit.translation.inside, hit.inside.ip),
-        };
-        if p.wire_len(frame.meta) > self.egress.links.mtu(to)? {
+        if p.wire_len(frame.meta) > self.egress.links.mtu(hit.to)? {
             return None;
         }
-        let neighbour = self.egress.neighbours.fresh(self.cx.now_ns, place, to, hop)?;
+        let neighbour = self.egress.neighbours.fresh(self.cx.now_ns, hit.place, hit.to, hit.hop)?;
         self.apply(shard, link, &hit, p, frame)?;
         set_ethernet(frame.bytes, Mac::of_shard(shard), neighbour);
         let authority = Authority::Lease { shard, term: hit.term };
-        Some(self.egress.conclude(self.cx.at(), Exit { link: to, authority }, Hop::Ready, frame))
+        Some(self.egress.conclude(self.cx.at(), Exit { link: hit.to, authority }, Hop::Ready, frame))
     }
 
     /// The mapping of a packet that was sent to a shard which is served here.
+    #[inline]
     fn hit(&self, shard: ShardId, link: Link, p: &IpPacket) -> Option<Hit> {
         let entry = self.shards.get(shard)?;
         let served = entry.replica.as_deref()?;
@@ -61,18 +65,29 @@ impl<W: LeaseWords> Judge<'_, W> {
                 table.find_public(&PublicKey { proto: p.proto, frontend, port: p.dst_port, remote })?
             }
         };
-        let (record, translation) = (table.record(slot), *table.translation(slot)?);
+        let (record, translation) = (table.record(slot), table.translation(slot)?);
         let lives = record.is_live() && record.closing().is_none();
         if !lives || !self.revisions.holds(record.backend, translation.made) {
             return None;
         }
-        let known = match link {
-            Link::Inside(_) => self.egress.neighbours.is_at(translation.inside, link, p.src, p.eth_src),
-            // The first answer decides how long the mapping lives on.
-            Link::Outside => translation.answers == Answers::Nothing || record.tcp.is_answered(),
-        };
-        let inside = InsideEnd::of(record.inside_key())?;
-        known.then_some(Hit { slot, term, translation, inside })
+        match link {
+            Link::Inside(_) => {
+                if !self.egress.neighbours.is_at(translation.inside, link, p.src, p.eth_src) {
+                    return None;
+                }
+                let end = (translation.public, record.public_port);
+                Some(Hit { slot, term, end, to: Link::Outside, hop: translation.hop, place: translation.outside })
+            }
+            Link::Outside => {
+                // The first answer decides how long the mapping lives on.
+                if translation.answers != Answers::Nothing && !record.tcp.is_answered() {
+                    return None;
+                }
+                let ip = record.inside.addr.ipv4()?;
+                let (end, to) = ((ip, record.inside.port), Link::Inside(record.vnet));
+                Some(Hit { slot, term, end, to, hop: ip, place: translation.inside })
+            }
+        }
     }
 
     fn apply(&mut self, shard: ShardId, link: Link, hit: &Hit, p: &IpPacket, frame: &mut Frame<'_>) -> Option<()> {
@@ -82,12 +97,11 @@ impl<W: LeaseWords> Judge<'_, W> {
         match link {
             Link::Inside(_) => {
                 served.note_out(s, now_ns, authority, hit.slot, p);
-                let public = (hit.translation.public, served.replica.table.record(hit.slot).public_port);
-                put_source(&mut self.egress.identifications, frame, p, public);
+                put_source(&mut self.egress.identifications, frame, p, hit.end);
             }
             Link::Outside => {
                 served.note_in(s, now_ns, authority, hit.slot, p);
-                rewrite_destination(frame.bytes, frame.meta, p, hit.inside.ip, hit.inside.port);
+                rewrite_destination(frame.bytes, frame.meta, p, hit.end.0, hit.end.1);
             }
         }
         finish(s, frame, p);

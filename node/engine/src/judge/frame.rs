@@ -15,16 +15,17 @@ use crate::wire::{IpPacket, Parsed, parse};
 
 impl<W: LeaseWords> Judge<'_, W> {
     pub(crate) fn judge_frame(&mut self, link: Link, frame: &mut Frame<'_>) -> Verdict {
-        let result = match parse(frame.bytes, frame.meta) {
-            Ok(Parsed::Arp(p)) => return self.egress.handle_arp(&self.cx, self.shards, link, &p),
+        // Borrowed, not moved: a copy would wait for what `parse` has just written in smaller pieces.
+        let result = match &parse(frame.bytes, frame.meta) {
+            Ok(Parsed::Arp(p)) => return self.egress.handle_arp(&self.cx, self.shards, link, p),
             Ok(Parsed::Sounding(s)) => {
-                let handled = self.egress.handle_sounding(self.cx.at(), link, &s);
+                let handled = self.egress.handle_sounding(self.cx.at(), link, s);
                 return handled.unwrap_or_else(|reason| self.egress.refuse(reason));
             }
-            Ok(Parsed::Ip(p)) => self.judge_packet(link, &p, frame),
-            Ok(Parsed::Fragment(f)) => self.judge_fragment(link, &f, frame),
-            Ok(Parsed::Error(e)) => self.judge_error(link, &e, frame),
-            Err(reason) => Err(reason),
+            Ok(Parsed::Ip(p)) => self.judge_packet(link, p, frame),
+            Ok(Parsed::Fragment(f)) => self.judge_fragment(link, f, frame),
+            Ok(Parsed::Error(e)) => self.judge_error(link, e, frame),
+            Err(reason) => Err(*reason),
         };
         match result {
             Ok(verdict) => {

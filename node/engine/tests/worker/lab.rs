@@ -239,6 +239,13 @@ impl Lab {
 
     /// `node` becomes leader with a lease; everybody knows.
     pub(crate) fn elect(&mut self, node: usize) {
+        self.begin_term(node);
+        self.log.push((Term(self.term), Bytes::new()));
+        self.pump();
+    }
+
+    /// The same, but nothing of the log comes to the new leader yet, its own first entry neither.
+    pub(crate) fn begin_term(&mut self, node: usize) {
         self.lapse();
         self.waiting.clear();
         self.term += 1;
@@ -256,8 +263,6 @@ impl Lab {
         }
         self.lease(node, 3600 * SEC);
         self.event(node, GroupEvent::Leading { shard: SHARD, term });
-        self.log.push((term, Bytes::new()));
-        self.pump();
     }
 
     /// The leader hears nothing any more and its lease ends: it knows no successor. `next` takes over.

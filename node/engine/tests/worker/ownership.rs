@@ -64,6 +64,26 @@ fn what_the_successor_commits_comes_back_through_apply() {
 }
 
 #[test]
+fn a_leader_serves_nothing_before_its_predecessors_entries_are_applied() {
+    let mut lab = Lab::new(2);
+    lab.hold = Hold::Yes;
+    lab.out(0, udp(A, 5000, REMOTE, 53));
+    // A majority has the entry, so the packet may have left; the successor has not applied it.
+    let committed = lab.waiting.clone();
+    lab.hold = Hold::No;
+    lab.begin_term(1);
+    assert!(matches!(lab.out(1, udp(A, 5000, REMOTE, 53)), Verdict::Drop(_)), "F7: it would open a second mapping");
+    lab.run(10);
+    assert_eq!((lab.status(1).live, lab.waiting.len()), (0, 0));
+    lab.log.extend(committed);
+    lab.log.push((Term(2), Bytes::new()));
+    lab.pump();
+    lab.pass(1, INSIDE, udp(A, 5000, REMOTE, 53));
+    assert_eq!(lab.status(1).live, 1, "I10");
+    lab.assert_in_step();
+}
+
+#[test]
 fn a_refused_stream_restarts_behind_a_barrier() {
     let mut lab = Lab::new(2);
     lab.hold = Hold::Yes;
