@@ -117,6 +117,64 @@ fn an_interface_that_may_not_reach_the_internet_leaves_nothing_there_and_its_con
     assert_eq!(reached(&lab, "b1", &[(INET, 80)]), set(&[(INET, 80)]), "allowed again");
 }
 
+/// Sends a datagram from each of these ports of b1's to another of the internet's.
+fn open_flows(lab: &Lab, sources: std::ops::Range<u16>) {
+    let script = "import socket, sys\n\
+                  for port in range(int(sys.argv[1]), int(sys.argv[2])):\n \
+                  s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n \
+                  s.bind(('', port))\n \
+                  s.sendto(b'x', (sys.argv[3], 7 + port % 2))\n";
+    let _sent = lab.exec("b1", &["python3", "-c", script, &sources.start.to_string(), &sources.end.to_string(), INET]);
+}
+
+/// What `qnat apply` answers.
+fn applied(text: &str, options: &[&str]) -> Value {
+    let file = file_of(text);
+    json(&[&["apply", "-o", "json", "-f", file.path().to_str().expect("a plain path")], options].concat())
+}
+
+#[test]
+fn an_apply_says_how_many_flows_it_ends_before_and_after_and_it_is_so() {
+    let lab = Lab::up();
+    open_flows(&lab, 20_000..20_200);
+    let of_b1 = || {
+        let flows = json(&["flows", "--limit", "100000", "-o", "json"]);
+        let live = |row: &&Value| {
+            row["state"] == "live" && row["inside"].as_str().is_some_and(|end| end.starts_with("10.0.1.1:"))
+        };
+        rows(&flows["flows"]).filter(live).count()
+    };
+    wait_until("the flows to open", Duration::from_secs(10), || of_b1() == 200);
+    let text =
+        with(&group("g", &[&rule("even", 100, "deny", "protocol = \"udp\"\ndestination_ports = 7")]), Some("g"), None);
+    let foretold = applied(&text, &["--dry-run"]);
+    assert_eq!(foretold["flows_cut"]["flows"].as_u64(), Some(100), "{foretold:#}");
+    let listed: Vec<&Value> = rows(&foretold["flows_cut"]["listed"]).collect();
+    let forbidden = |row: &&Value| row["remote"] == format!("{INET}:7").as_str() && row["proto"] == "udp";
+    assert!(!listed.is_empty() && listed.iter().all(forbidden), "{foretold:#}");
+    assert_eq!(of_b1(), 200, "a dry run ends nothing");
+    let done = applied(&text, &[]);
+    let cut = &done["flows_cut"];
+    assert_eq!((cut["flows"].as_u64(), rows(&cut["uncounted_shards"]).count()), (Some(100), 0), "{done:#}");
+    assert_eq!(of_b1(), 100, "those that it said, and no others");
+    let shards = lab.status();
+    let told: u64 = rows(&shards["shards"]).filter_map(|row| row["cut"].as_u64()).sum();
+    assert_eq!(told, 100, "{shards:#}");
+    wait_until("an event", Duration::from_secs(5), || {
+        let events = json(&["events", "-o", "json"]);
+        rows(&events["events"]).any(|row| {
+            row["event"] == "flows_cut" && row["text"].as_str().is_some_and(|text| text.contains("ended 100 flows"))
+        })
+    });
+    assert_eq!(applied(&text, &["--dry-run"])["flows_cut"], Value::Null, "it changes nothing");
+    let owner = lab.kill_owner_of("b1");
+    lab.wait_for_successor("b1", owner);
+    let all = with(&group("g", &[&rule("all", 100, "deny", "")]), Some("g"), None);
+    let foretold = applied(&all, &["--dry-run"])["flows_cut"]["flows"].as_u64();
+    assert_eq!((foretold, applied(&all, &[])["flows_cut"]["flows"].as_u64()), (Some(100), Some(100)), "by a successor");
+    assert_eq!(of_b1(), 0);
+}
+
 #[test]
 fn rules_take_what_they_say_and_nothing_else() {
     let lab = Lab::up();

@@ -13,6 +13,7 @@ use crate::command::{Command, CommandBody, Configure, PlanHash};
 use crate::concern::Concern;
 use crate::limits::HINTS_MAX;
 use crate::loads::{Loads, PortLoad};
+use crate::nsg::cutting::{Cutting, cutting};
 use crate::nsg::model::{Model, SecurityGroup};
 use crate::nsg::warnings::warnings;
 use crate::outcome::Outcome;
@@ -48,7 +49,7 @@ pub struct Change {
 }
 
 /// What a configuration would do.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Plan {
     /// The changes, resources first, then leases.
     pub changes: Vec<Change>,
@@ -65,6 +66,8 @@ pub struct Plan {
     pub flows_taken: u64,
     /// Security groups that do not do what they seem to, or take away what instances need.
     pub warnings: Vec<Concern>,
+    /// Whose live flows it may end, by other groups or because they go (D19).
+    pub cutting: Option<Cutting>,
 }
 
 impl fmt::Display for ChangeKind {
@@ -106,7 +109,8 @@ pub fn diff_with(state: &State, desired: &Desired, hints: &[PortLoad]) -> Plan {
     if let Outcome::Refused(refusal) = outcome {
         let (pieces, uncounted) = (BTreeMap::new(), BTreeSet::new());
         let (changes, warnings) = (Vec::new(), Vec::new());
-        return Plan { changes, hash, refused: Some(refusal), pieces, uncounted, flows_taken: 0, warnings };
+        let refused = Some(refusal);
+        return Plan { changes, hash, refused, pieces, uncounted, flows_taken: 0, warnings, cutting: None };
     }
     let mut changes = Vec::new();
     resources(&state.desired, desired, &mut changes);
@@ -116,7 +120,8 @@ pub fn diff_with(state: &State, desired: &Desired, hints: &[PortLoad]) -> Plan {
     let loads = Loads::new(hints);
     let flows_taken = taken(state, &after).map(|(block, _)| loads.flows(*block)).sum();
     let warnings = warnings(&after);
-    Plan { changes, hash, refused: None, pieces, uncounted, flows_taken, warnings }
+    let cutting = cutting(state, &after);
+    Plan { changes, hash, refused: None, pieces, uncounted, flows_taken, warnings, cutting }
 }
 
 /// Hash over the blocks and the configuration of the state, and the wanted configuration (C5); not over live flows.

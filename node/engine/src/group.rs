@@ -162,7 +162,7 @@ impl<W: LeaseWords> Group<'_, W> {
             }
             Effect::Closed { slot, reason } => {
                 let Some(s) = self.shards.replica_mut(id) else { return };
-                s.overlay.closed(slot);
+                s.overlay.closed(slot, reason);
                 if mine {
                     let proto = s.replica.table.record(slot).proto;
                     self.egress.counters.snat_mut(proto).closed += 1;

@@ -44,4 +44,4 @@ pub use egress::{claims, links, soundings};
 pub use judge::explain;
 pub use lease::LeaseWords;
 pub use shard::apply::ApplyCounts;
-pub use tell::{counters, histogram, sessions, status};
+pub use tell::{counters, cuts, histogram, sessions, status};

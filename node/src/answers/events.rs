@@ -37,6 +37,8 @@ pub enum EventKind {
     Owner,
     /// The worker judges by another version of the control state.
     Loaded,
+    /// A change ended flows that it forbids (D19).
+    FlowsCut,
     /// Something is not as it should be.
     ConcernBegan,
     /// It is again.

@@ -4,6 +4,7 @@
 //! a field that is missing has its default, one that is not known is passed over. Nothing here decides anything.
 
 mod counters;
+mod cuts;
 mod events;
 mod explain;
 mod flows;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use counters::{
     Counted, CountedTogether, GuardCounts, HistogramCounts, LinkCounts, LogCounts, MemberCounts, PeerCounts, SnatCounts,
 };
+pub use cuts::{Cuts, FlowsCut, LiveFlow, LiveFlows, ShardCut};
 pub use events::{EventKind, EventRow, Events, merge_events};
 pub use explain::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
 pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, PortLoads, Ports};
@@ -41,6 +43,9 @@ pub struct Applied {
     pub programmed: Option<Programmed>,
     /// Live flows on the ports that it takes back, as far as they were counted; none if it takes none.
     pub flows_taken: Option<u64>,
+    /// Live flows that lose their right by it, foretold for a dry run, else as their owners' logs have it (D19); none if it
+    /// can take nobody's.
+    pub flows_cut: Option<FlowsCut>,
     /// What security groups do that may not be meant, and what helps, one line each.
     pub warnings: Vec<String>,
     /// Shards whose flows were not counted: nobody who knows them answered in time, or there were too many blocks. Of their
@@ -77,6 +82,8 @@ pub struct Programmed {
 pub struct Done {
     /// The control index under which it is committed.
     pub committed: Option<u64>,
+    /// Flows that it ended, of an order that may end some.
+    pub flows_cut: Option<FlowsCut>,
 }
 
 /// By which configuration a member judges packets.

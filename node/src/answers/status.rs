@@ -141,6 +141,9 @@ pub struct ShardRow {
     /// Held mappings in it.
     #[serde(default)]
     pub held: Option<u32>,
+    /// Mappings that changes ended since the answering member's table began (D19).
+    #[serde(default)]
+    pub cut: Option<u64>,
     /// Mappings on their way through the log.
     #[serde(default)]
     pub pending: Option<usize>,

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::grid::{Column, anything, cell, listing, table, unwrapped};
 use super::{explained, group_tables};
 use crate::answers::{
-    Applied, BackendPorts, CountedTogether, Done, EventRow, Events, FlowRow, Flows, Holder, NodeRow, Ports, Session,
-    ShardRow, Status, Who,
+    Applied, BackendPorts, CountedTogether, Done, EventRow, Events, FlowRow, Flows, FlowsCut, Holder, NodeRow, Ports,
+    Session, ShardRow, Status, Who,
 };
 use crate::daemon::request::{DryRun, Request, ResourceKind};
 use crate::nat_log::time_text;
@@ -29,6 +29,8 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
         Request::Together { of } if **of == Request::Counters => read(answer, counters_of_all),
         Request::Together { of } => render(of, answer),
         Request::PortLoads { .. }
+        | Request::LiveOf { .. }
+        | Request::Cuts { .. }
         | Request::Loaded
         | Request::Health
         | Request::Counters
@@ -75,6 +77,13 @@ const FLOWS: &[Column<FlowRow>] = &[
     ("state", |row| json!(row.state)),
     ("idle", |row| duration(row.idle_ms).into()),
     ("shard", |row| json!(row.shard)),
+];
+const CUT: &[Column<FlowRow>] = &[
+    ("proto", |row| json!(row.proto)),
+    ("network", |row| json!(row.network)),
+    ("inside", |row| json!(row.inside)),
+    ("public", |row| json!(row.public)),
+    ("remote", |row| json!(row.remote)),
 ];
 const PORTS: &[Column<BackendPorts>] = &[
     ("backend", |row| json!(row.backend)),
@@ -308,6 +317,7 @@ fn shard_table(told: &Status) -> String {
         ("serving", |(row, ..)| json!(row.serving)),
         ("live", |(row, ..)| json!(row.live)),
         ("held", |(row, ..)| json!(row.held)),
+        ("cut", |(row, ..)| json!(row.cut)),
         ("pending", |(row, ..)| json!(row.pending)),
         ("lease ms", |(row, ..)| json!(row.lease_ms)),
     ];
@@ -360,6 +370,7 @@ fn applied(told: &Applied, dry_run: DryRun) -> String {
     if let Some(flows) = told.flows_taken {
         text += &format!("{flows} live flows are on the ports that go back\n");
     }
+    text += &told.flows_cut.as_ref().map(|cut| flows_cut(cut, dry_run)).unwrap_or_default();
     if !told.uncounted_shards.is_empty() {
         let shards: Vec<String> = told.uncounted_shards.iter().map(ToString::to_string).collect();
         let shards = shards.join(", ");
@@ -381,10 +392,29 @@ fn applied(told: &Applied, dry_run: DryRun) -> String {
     text
 }
 
+/// Flows that lose their right by a change, or have lost it.
+fn flows_cut(cut: &FlowsCut, dry_run: DryRun) -> String {
+    let mut text = match dry_run {
+        DryRun::Yes => format!("{} live flows would end\n", cut.flows),
+        DryRun::No => format!("{} live flows ended\n", cut.flows),
+    };
+    if !cut.listed.is_empty() {
+        text += &table(&cut.listed, CUT);
+    }
+    if !cut.uncounted_shards.is_empty() {
+        let shards: Vec<String> = cut.uncounted_shards.iter().map(ToString::to_string).collect();
+        text += &format!("of shard {} not all were counted: there may be more\n", shards.join(", "));
+    }
+    text
+}
+
 fn done(answer: &Value, what: &str) -> String {
-    read(answer, |told: &Done| match told.committed {
-        Some(index) => format!("{what}; committed at index {index}\n"),
-        None => format!("{what}\n"),
+    read(answer, |told: &Done| {
+        let cut = told.flows_cut.as_ref().map(|cut| flows_cut(cut, DryRun::No)).unwrap_or_default();
+        match told.committed {
+            Some(index) => format!("{cut}{what}; committed at index {index}\n"),
+            None => format!("{what}\n"),
+        }
     })
 }
 

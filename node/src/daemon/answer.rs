@@ -21,7 +21,7 @@ use control::view::{self, BackendView};
 use engine::counters::Counters;
 use engine::event::DropReason;
 use engine::histogram::Histogram;
-use engine::ids::{Incarnation, NodeId, ShardId, Side, VnetId};
+use engine::ids::{BackendId, ControlIndex, Incarnation, NodeId, ShardId, Side, VnetId};
 use engine::record::Proto;
 use engine::snapshot::Networks;
 use engine::status::{FlowState, FlowView, PortsView, ShardStatus};
@@ -124,6 +124,11 @@ impl Answerer {
             }
             Request::Ports => value(self.ports().await),
             Request::PortLoads { shard, pieces } => value(self.port_loads(ShardId(shard), &pieces).await),
+            Request::LiveOf { shard, backends, from } => {
+                let backends = backends.into_iter().map(BackendId).collect();
+                value(self.live_of(ShardId(shard), backends, from).await)
+            }
+            Request::Cuts { since } => value(self.cuts(ControlIndex(since)).await),
             Request::Explain { of } => value(self.explain(&of).await),
             Request::Get { kind } => self.resources(kind).await,
             Request::Apply { file, text, dry_run, allow_empty } => {
@@ -243,7 +248,7 @@ impl Answerer {
         let (reply, outcome) = oneshot::channel();
         self.control.send(Submit { command, reply }).await.map_err(gone)?;
         match outcome.await.map_err(gone)? {
-            Ok(Outcome::Applied { index, .. }) => Ok(Done { committed: Some(index.0) }),
+            Ok(Outcome::Applied { index, .. }) => Ok(Done { committed: Some(index.0), flows_cut: None }),
             Ok(Outcome::Refused(refusal)) => Err(Failure::refused(409, &refusal)),
             Err(error) => Err(Failure::new(503, error.to_string())),
         }

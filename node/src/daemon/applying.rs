@@ -9,6 +9,7 @@ use control::codec::CodecError;
 use control::command::Configure;
 use control::config::{self, Emptiness};
 use control::loads::PortLoad;
+use control::nsg::cutting::Cutting;
 use control::parts::Cut;
 use control::plan;
 use control::resource::Desired;
@@ -34,6 +35,8 @@ struct Planned {
     answer: Applied,
     /// Where live flows decide what goes.
     pieces: BTreeMap<ShardId, Vec<PortBlock>>,
+    /// Whose live flows it may end.
+    cutting: Option<Cutting>,
 }
 
 impl Answerer {
@@ -56,13 +59,20 @@ impl Answerer {
             planned = plan(Box::new(planned.configure.desired), hints).await?;
             planned.answer.uncounted_shards.extend(uncounted);
         }
-        let Planned { configure, mut answer, .. } = planned;
+        let Planned { configure, mut answer, cutting, .. } = planned;
+        if let (Some(cutting), DryRun::Yes) = (&cutting, dry_run) {
+            answer.flows_cut = Some(self.foretell_cut(cutting).await?);
+        }
         if dry_run == DryRun::No {
             let cut = tokio::task::spawn_blocking(|| Cut::of(configure)).await.map_err(gone)?;
             let too_long = |error: CodecError| Failure::new(422, error.to_string());
             let index = self.commit_cut(cut.map_err(too_long)?).await?.committed.unwrap_or(0);
             answer.committed = Some(index);
             answer.programmed = Some(self.programmed(index).await);
+            if let Some(cutting) = cutting {
+                let shards = cutting.backends.keys().map(|shard| shard.0).collect();
+                answer.flows_cut = Some(self.measure_cut(index, shards).await);
+            }
         }
         Ok(answer)
     }
@@ -136,5 +146,5 @@ fn planned(state: &State, desired: Box<Desired>, hints: Vec<PortLoad>, dry_run: 
         ..Applied::default()
     };
     let configure = Box::new(Configure { desired: *desired, base_hash: Some(plan.hash), hints });
-    Ok(Planned { configure, answer, pieces: plan.pieces })
+    Ok(Planned { configure, answer, pieces: plan.pieces, cutting: plan.cutting })
 }

@@ -1,5 +1,7 @@
 //! What is asked of security groups and what the platform says of its services. Called by the answerer.
 
+use std::collections::BTreeSet;
+
 use control::command::CommandBody;
 use control::nsg::answers::{self, EffectiveRules, FlowQuestion, IpFlow, Unanswered};
 use control::nsg::service_tags::ServiceTags;
@@ -27,6 +29,11 @@ impl Answerer {
     pub(super) async fn set_service_tags(&self, file: &str, text: &str) -> Result<Done, Failure> {
         let tags = ServiceTags::parse(file, text)
             .map_err(|errors| Failure::all(422, errors.iter().map(ToString::to_string).collect()))?;
-        self.commit(CommandBody::SetServiceTags(Box::new(tags))).await
+        let mut done = self.commit(CommandBody::SetServiceTags(Box::new(tags))).await?;
+        if let Some(index) = done.committed {
+            self.programmed(index).await;
+            done.flows_cut = Some(self.measure_cut(index, BTreeSet::new()).await);
+        }
+        Ok(done)
     }
 }

@@ -16,6 +16,7 @@ pub mod concerns;
 pub mod config;
 pub mod control_actor;
 pub mod control_store;
+mod cutting;
 pub mod data_config;
 mod explaining;
 pub mod flow_actor;

@@ -1,10 +1,11 @@
 //! Questions to the worker, answered between two batches in steps that never take long: packets wait for each. A question
 //! whose asker has gone away is dropped. Called by the worker's thread.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
+use engine::cuts::Cut;
 use engine::explain::{Explanation, Question};
-use engine::ids::{PortBlock, ShardId, VnetId};
+use engine::ids::{BackendId, ControlIndex, PortBlock, ShardId, VnetId};
 use engine::status::{FlowCursor, FlowView, PortsListing, PortsView, ShardStatus};
 use engine::worker::Worker;
 use tokio::sync::oneshot;
@@ -23,12 +24,32 @@ pub enum Query {
     Ports { reply: oneshot::Sender<Vec<PortsView>> },
     /// Live mappings on pieces of port space, in their order; nothing without a whole table of the shard (D4).
     Loads { shard: ShardId, blocks: Vec<PortBlock>, reply: oneshot::Sender<Option<Vec<u32>>> },
+    /// A page of the live mappings of some backends in a shard, or of all, and where the next page begins.
+    LiveOf { of: LiveOf, reply: oneshot::Sender<LivePage> },
+    /// What changes from this configuration on have ended, in each shard that this worker owns (D19).
+    Cuts { since: ControlIndex, reply: oneshot::Sender<Vec<(ShardId, Cut)>> },
     /// State hashes by shard.
     Hashes { reply: oneshot::Sender<Vec<(ShardStatus, u64)>> },
     /// What becomes of a packet; nothing before a configuration is loaded.
     Explain { question: Question, reply: oneshot::Sender<Vec<Explanation>> },
     /// Shards.
     Shards { reply: oneshot::Sender<Vec<ShardStatus>> },
+}
+
+/// Live mappings, and where the listing goes on if it is not over.
+pub type LivePage = (Vec<FlowView>, Option<u32>);
+
+/// Which live mappings are listed: of these backends in this shard, or of all if none is named, from a slot on, at most so many.
+#[derive(Debug)]
+pub struct LiveOf {
+    /// The shard.
+    pub shard: ShardId,
+    /// Whose.
+    pub backends: BTreeSet<BackendId>,
+    /// Where the listing begins or goes on.
+    pub from: u32,
+    /// The most.
+    pub limit: usize,
 }
 
 /// A question that is being answered.
@@ -51,6 +72,11 @@ enum Work {
         blocks: Vec<PortBlock>,
         counts: Vec<u32>,
         reply: oneshot::Sender<Option<Vec<u32>>>,
+    },
+    LiveOf {
+        of: LiveOf,
+        found: Vec<FlowView>,
+        reply: oneshot::Sender<LivePage>,
     },
 }
 
@@ -92,6 +118,16 @@ fn begin(now_ns: u64, query: Query, worker: &Worker) -> Option<Work> {
         }
         Query::Ports { reply } => Some(Work::Ports { listing: worker.view().begin_ports(), reply }),
         Query::Loads { shard, blocks, reply } => Some(Work::Loads { shard, blocks, counts: Vec::new(), reply }),
+        Query::LiveOf { of, reply } => {
+            let found = Vec::with_capacity(of.limit);
+            Some(Work::LiveOf { of, found, reply })
+        }
+        Query::Cuts { since, reply } => {
+            let shards = worker.view().shard_status().into_iter().map(|status| status.shard);
+            let cuts = shards.filter_map(|shard| Some((shard, worker.view().cut(shard, since)?)));
+            let _ = reply.send(cuts.collect());
+            None
+        }
         Query::Explain { question, reply } => {
             let _ = reply.send(worker.view().explain(now_ns, &question).into_iter().collect());
             None
@@ -164,6 +200,23 @@ fn go_on(now_ns: u64, work: Work, worker: &Worker) -> Option<Work> {
                 return None;
             }
             Some(Work::Loads { shard, blocks, counts, reply })
+        }
+        Work::LiveOf { mut of, mut found, reply } => {
+            if reply.is_closed() {
+                return None;
+            }
+            let whose = (of.shard, &of.backends);
+            let next = worker.view().list_of(now_ns, whose, of.from, (SLOTS_PER_STEP, of.limit), &mut found);
+            match next {
+                Some(next) if found.len() < of.limit => {
+                    of.from = next;
+                    Some(Work::LiveOf { of, found, reply })
+                }
+                next => {
+                    let _ = reply.send((found, next));
+                    None
+                }
+            }
         }
     }
 }
@@ -255,6 +308,9 @@ mod tests {
         let piece = |start| PortBlock { frontend: FrontendId(1), start, len: 8 };
         let blocks: Vec<PortBlock> = (0..8000).map(|n| piece(8 * n)).collect();
         questions.ask(Query::Loads { shard: SHARD, blocks, reply: loads });
+        let (live, mut paged) = oneshot::channel();
+        let all = LiveOf { shard: SHARD, backends: BTreeSet::from([BackendId(1)]), from: 0, limit: FLOWS as usize };
+        questions.ask(Query::LiveOf { of: all, reply: live });
         let (nowhere, mut uncounted) = oneshot::channel();
         questions.ask(Query::Loads { shard: ShardId(2), blocks: vec![piece(0)], reply: nowhere });
         let mut steps: Vec<Duration> = Vec::new();
@@ -268,6 +324,8 @@ mod tests {
         assert!(used.try_recv().expect("answered").is_empty());
         let counted = counted.try_recv().expect("answered").expect("the table is whole");
         assert_eq!((counted.len(), counted[2000 / 8], counted.iter().sum::<u32>()), (8000, FLOWS, FLOWS));
+        let (live, next) = paged.try_recv().expect("answered");
+        assert_eq!((live.len(), next), (FLOWS as usize, None));
         assert_eq!(uncounted.try_recv().expect("answered"), None, "no table of that shard");
         assert!(steps.len() >= (FLOWS / SLOTS_PER_STEP) as usize, "{} steps", steps.len());
         steps

@@ -34,6 +34,20 @@ pub enum Request {
         /// Frontend, first port and length of each.
         pieces: Vec<(u32, u16, u16)>,
     },
+    /// A page of live flows, of some backends or of all, for whoever judges them by another configuration (D19).
+    LiveOf {
+        /// The shard.
+        shard: u16,
+        /// Numbers of the backends; none: all.
+        backends: Vec<u32>,
+        /// Where the page begins.
+        from: u32,
+    },
+    /// How many flows changes have ended, in the shards that this member owns (D19).
+    Cuts {
+        /// Changes from this control index on.
+        since: u64,
+    },
     /// What becomes of a packet, or of those of a flow that is there, and why.
     Explain {
         /// The packet.
@@ -160,6 +174,8 @@ impl Request {
                 | Self::Ports
                 | Self::Explain { .. }
                 | Self::PortLoads { .. }
+                | Self::LiveOf { .. }
+                | Self::Cuts { .. }
                 | Self::Counters
                 | Self::Hashes
                 | Self::Loaded

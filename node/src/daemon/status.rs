@@ -64,6 +64,7 @@ fn shard_row(view: &ShardView, report: &FlowReport, tables: &[ShardStatus], live
         applied: table.map(|table| table.applied.0),
         live: table.map(|table| table.live),
         held: table.map(|table| table.held),
+        cut: table.map(|table| table.cut),
         pending: table.map(|table| table.pending),
         lease_ms: group.map(|group| group.lease_until_ns.saturating_sub(report.now_ns) / 1_000_000),
         origin: view.origin,

@@ -17,6 +17,7 @@ pub struct Tape(Arc<Mutex<Noted>>);
 struct Noted {
     events: VecDeque<EventRow>,
     owners: BTreeMap<u16, Option<u32>>,
+    cut: BTreeMap<u16, u64>,
     life: Option<u64>,
     loaded: u64,
 }
@@ -67,6 +68,13 @@ impl Tape {
             noted.push(row(EventKind::Loaded, format!("n{}", sight.node), format!("control index {}", sight.loaded)));
         }
         for shard in sight.shards {
+            let cut = shard.cut.unwrap_or(0);
+            let known = noted.cut.insert(shard.shard, cut).unwrap_or(0);
+            // All replicas count; its owner tells.
+            if shard.serves() && cut > known {
+                let text = format!("a change ended {} flows, by control index {}", cut - known, sight.loaded);
+                noted.push(row(EventKind::FlowsCut, format!("shard {}", shard.shard), text));
+            }
             let before = noted.owners.insert(shard.shard, shard.owner);
             if before.flatten() == shard.owner {
                 continue;
@@ -102,6 +110,12 @@ mod tests {
             tape.newest(9).iter().map(|row| row.event).collect::<Vec<_>>(),
             [EventKind::Owner, EventKind::Loaded, EventKind::Started]
         );
+        shards[0].cut = Some(12);
+        look(3, &shards);
+        look(4, &shards);
+        let newest = &tape.newest(1)[0];
+        assert_eq!((newest.event, newest.unix_ms), (EventKind::FlowsCut, 3));
+        assert_eq!(newest.text, "a change ended 12 flows, by control index 40");
         shards[0].owner = None;
         look(3, &shards);
         assert_eq!(tape.newest(1)[0].text, "nobody, before it n1");

@@ -54,6 +54,8 @@ impl Answerer {
             | Request::EffectiveRules { .. }
             | Request::Shutdown { .. }
             | Request::PortLoads { .. }
+            | Request::LiveOf { .. }
+            | Request::Cuts { .. }
             | Request::Hashes
             | Request::State
             | Request::Loaded

@@ -1,6 +1,6 @@
 //! Security groups on the control side: what is declared (`model`, `deployment`, `tag`), read from a file (`reading`), judged (`checking`,
 //! `bounds`), what stands by itself (`defaults`, `service_tags`), what it means in a network (`scope`), what it is compiled to
-//! (`compiling`), and what people see of it (`rows`, `shadow`,
+//! (`compiling`), whose flows a change may end (`cutting`), and what people see of it (`rows`, `shadow`,
 //! `answers`, `warnings`).
 //!
 //! Pure. The words are those of the product that users know; the packet path has ranges instead (`engine::nsg`).
@@ -9,6 +9,7 @@ pub mod answers;
 pub mod bounds;
 pub(crate) mod checking;
 pub(crate) mod compiling;
+pub mod cutting;
 pub mod defaults;
 mod deployment;
 pub mod model;

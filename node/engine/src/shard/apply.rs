@@ -12,6 +12,7 @@ use crate::flow::{HoldEntry, HoldQueues, Mark, Record, Seen, Slot, State, Table}
 use crate::ids::{BackendId, ControlIndex, LogIndex, PortBlock};
 use crate::meta::Meta;
 use crate::record::{CloseReason, EntryHeader, FlowRecord, HoldClass, Open, PublicKey, ScanRecord};
+use crate::shard::cuts::Cuts;
 use crate::shard::scan::ScanJob;
 
 /// Added to grace and V before anything that a predecessor might still use is given away (F6).
@@ -65,6 +66,8 @@ pub(crate) struct Replica {
     pub(crate) holds: HoldQueues,
     pub(crate) phase: Phase,
     pub(crate) counts: ApplyCounts,
+    /// Local: mappings that a change ended (D19).
+    pub(crate) cuts: Cuts,
     /// The newest format of entries and chunks that this member reads (C2).
     pub(crate) newest: Format,
     /// Local: no hold ends before (F6, a lowered value).
@@ -89,6 +92,7 @@ impl Replica {
             holds: HoldQueues::default(),
             phase: if loads { Phase::Receiving { sequence: 0 } } else { Phase::Whole },
             counts: ApplyCounts::default(),
+            cuts: Cuts::default(),
             newest: Format::NEWEST,
             frees_after_ns: 0,
             fenced: BTreeSet::new(),
@@ -252,6 +256,9 @@ impl Replica {
         }
         let class = HoldClass::of(reason, public.proto);
         self.table.close(slot, class, index, now_ns);
+        if reason == CloseReason::Policy {
+            self.cuts.add(self.meta.control_index);
+        }
         if self.phase == Phase::Whole {
             self.holds.push(class, HoldEntry { index, since_ns: now_ns, slot });
         }

@@ -182,7 +182,7 @@ impl Shard {
         let record = self.replica.table.record_mut(slot);
         record.mark = Mark::Closing(reason);
         let public = record.public();
-        self.overlay.close(slot);
+        self.overlay.close(slot, reason);
         self.stream.push(control_index, FlowRecord::Close { public, reason });
         true
     }

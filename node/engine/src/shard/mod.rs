@@ -5,6 +5,7 @@
 pub(crate) mod announcement;
 pub(crate) mod apply;
 pub(crate) mod chunks;
+pub(crate) mod cuts;
 pub(crate) mod drains;
 pub(crate) mod duties;
 pub(crate) mod noting;

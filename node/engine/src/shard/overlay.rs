@@ -10,7 +10,7 @@ use crate::flow::{FlowKey, Slot};
 use crate::ids::{BackendId, ControlIndex, FrontendId, PortBlock};
 use crate::map::Keyed;
 use crate::ports::Claims;
-use crate::record::PublicKey;
+use crate::record::{CloseReason, PublicKey};
 use crate::snapshot::{Map, Sharing};
 use crate::wire::{FrameMeta, IpPacket};
 
@@ -42,6 +42,8 @@ pub(crate) struct Overlay {
     claims: Claims,
     deadlines: VecDeque<(u64, FlowKey)>,
     closing: HashSet<Slot, Keyed>,
+    /// Those of them that a change ends (D19).
+    cuts: u32,
     fences: BTreeSet<(PortBlock, ControlIndex)>,
 }
 
@@ -131,12 +133,21 @@ impl Overlay {
         self.deadlines.front().map(|(at, _)| *at)
     }
 
-    pub(crate) fn close(&mut self, slot: Slot) {
-        self.closing.insert(slot);
+    pub(crate) fn close(&mut self, slot: Slot, reason: CloseReason) {
+        if self.closing.insert(slot) && reason == CloseReason::Policy {
+            self.cuts += 1;
+        }
     }
 
-    pub(crate) fn closed(&mut self, slot: Slot) {
-        self.closing.remove(&slot);
+    pub(crate) fn closed(&mut self, slot: Slot, reason: CloseReason) {
+        if self.closing.remove(&slot) && reason == CloseReason::Policy {
+            self.cuts = self.cuts.saturating_sub(1);
+        }
+    }
+
+    /// Ends on their way through the log that a change asked for.
+    pub(crate) const fn cuts(&self) -> u32 {
+        self.cuts
     }
 
     /// Takes note of a proposed fence; `false` if it is under way already.
@@ -156,6 +167,7 @@ impl Overlay {
         self.claims = Claims::default();
         self.deadlines.clear();
         self.fences.clear();
+        self.cuts = 0;
         let packets =
             self.pending.drain().flat_map(|(_, p)| p.parked.into_iter().map(move |q| (p.backend, q))).collect();
         (packets, self.closing.drain().collect())

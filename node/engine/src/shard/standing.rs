@@ -6,7 +6,7 @@ use crate::flow::{FlowKey, Record, State};
 use crate::ids::BackendId;
 use crate::nsg::{Access, Direction, Tuple, verdict};
 use crate::ports::in_lease;
-use crate::record::{Addr, CloseReason, Endpoint, HoldClass, Proto, Scenario};
+use crate::record::{Addr, CloseReason, Endpoint, HoldClass, InsideKey, Proto, Scenario};
 use crate::shard::drains::Drains;
 use crate::snapshot::{Backend, Filtering, Sharing, Snapshot};
 
@@ -24,10 +24,7 @@ pub(crate) fn may_stand(
     drains: &Drains,
     asked: Asked,
 ) -> Result<(), CloseReason> {
-    let backend = snapshot.backends.get(&record.backend);
-    let Some(backend) = backend.filter(|b| b.vnet == record.vnet && Addr::from(b.ip) == record.inside.addr) else {
-        return Err(CloseReason::Policy);
-    };
+    let Some(backend) = whose(snapshot, record.backend, &record.flow()) else { return Err(CloseReason::Policy) };
     match record.scenario() {
         Scenario::Pool | Scenario::Default => {}
         // A snapshot of this build gives nobody these rights.
@@ -41,6 +38,18 @@ pub(crate) fn may_stand(
     }
     // Outside its lease: taken back, or a base of a re-creation that lacked the reclaim (N4).
     if drains.allows(record.frontend, record.public_port) { Ok(()) } else { Err(CloseReason::Reclaim) }
+}
+
+/// The backend of a mapping, if it is still where the mapping begins.
+fn whose<'a>(s: &'a Snapshot, id: BackendId, flow: &FlowKey) -> Option<&'a Backend> {
+    let InsideKey { vnet, endpoint } = flow.inside;
+    s.backends.get(&id).filter(|b| b.vnet == vnet && Addr::from(b.ip) == endpoint.addr)
+}
+
+/// Whether a mapping that stands would go on to do so under another configuration, as far as it is no question of ports: what
+/// `may_stand` will say, foretold (D19).
+pub(crate) fn keeps_right(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool {
+    whose(s, id, flow).is_some() && groups_allow(s, id, flow)
 }
 
 /// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.

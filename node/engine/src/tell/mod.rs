@@ -2,6 +2,7 @@
 //! who ask.
 
 pub mod counters;
+pub mod cuts;
 pub mod histogram;
 pub mod sessions;
 pub mod status;

@@ -112,6 +112,8 @@ pub struct ShardStatus {
     pub pending: usize,
     /// Whether a reply proved the takeover (M2).
     pub announced: Confirmed,
+    /// Mappings that a change ended (D19) since this replica began.
+    pub cut: u64,
     /// What apply refused.
     pub counts: ApplyCounts,
 }
@@ -305,6 +307,7 @@ impl View<'_> {
                 .as_ref()
                 .and_then(|l| l.announcement.as_ref())
                 .map_or(Confirmed::No, |announcement| announcement.confirmed),
+            cut: shard.replica.cuts.all(),
             counts: shard.counts(),
         }
     }

@@ -14,7 +14,7 @@ use qnat_engine::record::Proto;
 use qnat_engine::snapshot::{Filtering, Profile, Refusals, Sharing, Snapshot};
 use qnat_engine::status::FlowState;
 
-const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
+pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
 const DENIED: Verdict = Verdict::Drop(DropReason::SecurityRule);
 
 pub(crate) fn rule(access: Access) -> Rule {

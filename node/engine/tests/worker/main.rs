@@ -2,6 +2,7 @@
 
 mod access;
 mod bounds;
+mod cuts;
 mod established;
 mod explain;
 mod faults;

@@ -1,0 +1,53 @@
+//! Whose live flows a change may end (D19): IP configurations that go, and those of which groups, tags, members or the openness of
+//! ports say something else than before. Which of their flows do end, `engine::cuts` says for each by the snapshot that the change
+//! will come to: the very judge of packets (D21). Called by `plan`, off the control thread.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use engine::ids::{BackendId, NodeId, ShardId};
+use engine::nsg::Attachments;
+use engine::snapshot::Snapshot;
+
+use super::compiling;
+use crate::allocation::{Backend, Declared};
+use crate::compile;
+use crate::state::State;
+
+/// What a change may end.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Cutting {
+    /// Whose flows, by the shard that has them.
+    pub backends: BTreeMap<ShardId, BTreeSet<BackendId>>,
+    /// What packets would be judged by.
+    pub after: Snapshot,
+}
+
+/// `None` if it can end no flow.
+pub(crate) fn cutting(before: &State, after: &State) -> Option<Cutting> {
+    let changed = changed(before, after);
+    let mut backends: BTreeMap<ShardId, BTreeSet<BackendId>> = BTreeMap::new();
+    for id in changed {
+        let Some(home) = before.allocation.backends.get(&id).and_then(|backend| backend.home) else { continue };
+        backends.entry(home).or_default().insert(id);
+    }
+    // Whose snapshot it is makes no difference to the groups.
+    (!backends.is_empty()).then(|| Cutting { backends, after: compile::snapshot(after, NodeId(0)) })
+}
+
+fn changed(before: &State, after: &State) -> BTreeSet<BackendId> {
+    let declared = |backend: &&Backend| backend.declared == Declared::Yes;
+    let stays = |(id, old): &(&BackendId, &Backend)| {
+        let new = after.allocation.backends.get(id).filter(declared);
+        new.is_some_and(|new| (new.vnet, new.ip, new.home) == (old.vnet, old.ip, old.home))
+    };
+    let were = before.allocation.backends.iter().filter(|(_, backend)| declared(backend));
+    let mut found: BTreeSet<BackendId> = were.filter(|one| !stays(one)).map(|(id, _)| *id).collect();
+    let groups = compiling::attachments(before, &Attachments::default());
+    let wanted = compiling::attachments(after, &groups);
+    found.extend(wanted.changed_since(&groups));
+    // Where ports are open to strangers an inbound rule may be what a flow stands by.
+    if before.desired.load_balancers != after.desired.load_balancers {
+        found.extend(wanted.iter().map(|(id, _)| id));
+    }
+    found
+}
