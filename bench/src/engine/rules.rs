@@ -103,7 +103,7 @@ fn attachment(rules: usize) -> Attachment {
         destination_ports: any(),
         access: Access::Allow,
     });
-    let label = Label { name: "rule".into(), priority: 100, origin: Origin::User };
+    let label = Label { key: 1, name: "rule".into(), priority: 100, origin: Origin::User };
     let list = List::new(Arc::new(Rules::new(&all)), 1, [label].into(), vec![0; all.len()].into());
     let set = RuleSet { group: "group".into(), inbound: list.clone(), outbound: list };
     Attachment::new(None, Some(Arc::new(set))).expect("a group")

@@ -1,4 +1,4 @@
-//! Flows that a change ends, foretold or measured (D19).
+//! Flows that a change ends, foretold or measured (D19), and what rules have decided.
 
 use std::net::SocketAddrV4;
 
@@ -49,6 +49,16 @@ pub struct LiveFlow {
     /// Its remote.
     #[serde(rename = "r")]
     pub remote: SocketAddrV4,
+}
+
+/// How often rules have decided, as a member has counted.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RuleHits {
+    /// In the order of the keys that were named.
+    pub hits: Vec<u64>,
+    /// Hits that found no room.
+    pub lost: u64,
 }
 
 /// What changes have ended in the shards that the answering member owns.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use counters::{
     Counted, CountedTogether, GuardCounts, HistogramCounts, LinkCounts, LogCounts, MemberCounts, PeerCounts, SnatCounts,
 };
-pub use cuts::{Cuts, FlowsCut, LiveFlow, LiveFlows, ShardCut};
+pub use cuts::{Cuts, FlowsCut, LiveFlow, LiveFlows, RuleHits, ShardCut};
 pub use events::{EventKind, EventRow, Events, merge_events};
 pub use explain::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
 pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, PortLoads, Ports};

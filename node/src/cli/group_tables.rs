@@ -98,6 +98,7 @@ const EFFECTIVE: &[Column<Effective>] = &[
     ("ports", |(_, rule)| {
         json!(all(&rule.properties.destination_port_range, &rule.properties.destination_port_ranges, &[]))
     }),
+    ("hits", |(_, rule)| json!(rule.hits)),
 ];
 
 /// The rules of both groups, the subnet's first.
@@ -113,7 +114,15 @@ pub(super) fn effective_rules(told: &EffectiveRules) -> String {
     if rows.is_empty() {
         return "no security group judges it: everything is allowed\n".to_owned();
     }
-    table(&rows, EFFECTIVE)
+    let mut text = table(&rows, EFFECTIVE);
+    if !told.silent.is_empty() {
+        let silent: Vec<String> = told.silent.iter().map(|node| format!("n{node}")).collect();
+        text += &format!("{} did not answer: hits that they have counted are missing\n", silent.join(", "));
+    }
+    if let Some(lost) = told.hits_lost {
+        text += &format!("{lost} hits found no room and stand with no rule\n");
+    }
+    text
 }
 
 /// The verdict on a packet, and who decided.

@@ -31,6 +31,7 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
         Request::PortLoads { .. }
         | Request::LiveOf { .. }
         | Request::Cuts { .. }
+        | Request::Hits { .. }
         | Request::Loaded
         | Request::Health
         | Request::Counters

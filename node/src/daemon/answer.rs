@@ -128,6 +128,7 @@ impl Answerer {
                 let backends = backends.into_iter().map(BackendId).collect();
                 value(self.live_of(ShardId(shard), backends, from).await)
             }
+            Request::Hits { keys } => value(self.hits(keys).await),
             Request::Cuts { since } => value(self.cuts(ControlIndex(since)).await),
             Request::Explain { of } => value(self.explain(&of).await),
             Request::Get { kind } => self.resources(kind).await,

@@ -28,6 +28,8 @@ pub enum Query {
     LiveOf { of: LiveOf, reply: oneshot::Sender<LivePage> },
     /// What changes from this configuration on have ended, in each shard that this worker owns (D19).
     Cuts { since: ControlIndex, reply: oneshot::Sender<Vec<(ShardId, Cut)>> },
+    /// How often rules of these keys have decided in all shards of this worker, in their order, and what was not counted.
+    Hits { keys: Vec<u64>, reply: oneshot::Sender<(Vec<u64>, u64)> },
     /// State hashes by shard.
     Hashes { reply: oneshot::Sender<Vec<(ShardStatus, u64)>> },
     /// What becomes of a packet; nothing before a configuration is loaded.
@@ -78,6 +80,13 @@ enum Work {
         found: Vec<FlowView>,
         reply: oneshot::Sender<LivePage>,
     },
+    Hits {
+        keys: Vec<u64>,
+        shards: Vec<ShardId>,
+        sums: Vec<u64>,
+        lost: u64,
+        reply: oneshot::Sender<(Vec<u64>, u64)>,
+    },
 }
 
 /// See the module. The API asks only so many questions at a time, so the queue is short.
@@ -121,6 +130,11 @@ fn begin(now_ns: u64, query: Query, worker: &Worker) -> Option<Work> {
         Query::LiveOf { of, reply } => {
             let found = Vec::with_capacity(of.limit);
             Some(Work::LiveOf { of, found, reply })
+        }
+        Query::Hits { keys, reply } => {
+            let shards = worker.view().shard_status().into_iter().map(|status| status.shard).collect();
+            let sums = vec![0; keys.len()];
+            Some(Work::Hits { keys, shards, sums, lost: 0, reply })
         }
         Query::Cuts { since, reply } => {
             let shards = worker.view().shard_status().into_iter().map(|status| status.shard);
@@ -200,6 +214,17 @@ fn go_on(now_ns: u64, work: Work, worker: &Worker) -> Option<Work> {
                 return None;
             }
             Some(Work::Loads { shard, blocks, counts, reply })
+        }
+        Work::Hits { keys, mut shards, mut sums, mut lost, reply } => {
+            if reply.is_closed() {
+                return None;
+            }
+            let Some(shard) = shards.pop() else {
+                let _ = reply.send((sums, lost));
+                return None;
+            };
+            lost += worker.view().add_hits(shard, &keys, &mut sums);
+            Some(Work::Hits { keys, shards, sums, lost, reply })
         }
         Work::LiveOf { mut of, mut found, reply } => {
             if reply.is_closed() {

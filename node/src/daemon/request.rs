@@ -43,6 +43,11 @@ pub enum Request {
         /// Where the page begins.
         from: u32,
     },
+    /// How often rules have decided, as this member has counted.
+    Hits {
+        /// Their keys.
+        keys: Vec<u64>,
+    },
     /// How many flows changes have ended, in the shards that this member owns (D19).
     Cuts {
         /// Changes from this control index on.
@@ -176,6 +181,7 @@ impl Request {
                 | Self::PortLoads { .. }
                 | Self::LiveOf { .. }
                 | Self::Cuts { .. }
+                | Self::Hits { .. }
                 | Self::Counters
                 | Self::Hashes
                 | Self::Loaded

@@ -56,6 +56,7 @@ impl Answerer {
             | Request::PortLoads { .. }
             | Request::LiveOf { .. }
             | Request::Cuts { .. }
+            | Request::Hits { .. }
             | Request::Hashes
             | Request::State
             | Request::Loaded

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use engine::nsg::{self, Attachment, Origin, Tuple, verdict};
 use serde::{Deserialize, Serialize};
 
-use super::compiling::{attachment_of, groups_of, ordered};
+use super::compiling::{attachment_of, groups_of, ordered, way};
 use super::model::{Addresses, Direction, Model, Rule, SecurityGroup};
 use super::ranges;
 use super::rows::{Reference, RuleProperties, direction_word};
@@ -88,6 +88,12 @@ pub struct IpFlow {
 pub struct EffectiveRules {
     /// The subnet's group and the interface's, in the order in which they judge what comes in.
     pub value: Vec<EffectiveGroup>,
+    /// Members that did not say how often rules have decided.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<u32>,
+    /// Hits of these or other rules that members had no room to tell apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hits_lost: Option<u64>,
 }
 
 /// Those of one group.
@@ -118,6 +124,13 @@ pub struct Association {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EffectiveRule {
+    /// What its hits are found by.
+    #[serde(skip)]
+    pub key: u64,
+    /// How often it has decided, wherever its group is attached: about first packets, and about flows that a change had judged
+    /// again. As far as members have counted since they hold their shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hits: Option<u64>,
     /// `securityRules/NAME` or `defaultSecurityRules/NAME`.
     pub name: String,
     /// What it says.
@@ -261,25 +274,31 @@ pub fn effective_rules(state: &State, nic: &str) -> Result<EffectiveRules, Unans
         Some(EffectiveGroup {
             network_security_group: Reference { id: name?.to_owned() },
             association,
-            effective_security_rules: effective(&scope, group),
+            effective_security_rules: effective(&scope, (name?, group)),
         })
     };
-    Ok(EffectiveRules { value: places.into_iter().filter_map(of_group).collect() })
+    Ok(EffectiveRules { value: places.into_iter().filter_map(of_group).collect(), ..EffectiveRules::default() })
 }
 
-fn effective(scope: &Scope<'_>, group: &SecurityGroup) -> Vec<EffectiveRule> {
+fn effective(scope: &Scope<'_>, (of, group): (&str, &SecurityGroup)) -> Vec<EffectiveRule> {
     let directions = [Direction::Inbound, Direction::Outbound].into_iter();
     let all = directions.flat_map(|direction| ordered(group, direction));
-    all.map(|(name, rule, origin)| effective_rule(scope, group.model, (&name, &rule, origin))).collect()
+    all.map(|(name, rule, origin)| effective_rule(scope, (of, group.model), (&name, &rule, origin))).collect()
 }
 
-fn effective_rule(scope: &Scope<'_>, model: Model, (name, rule, origin): (&str, &Rule, Origin)) -> EffectiveRule {
+fn effective_rule(
+    scope: &Scope<'_>,
+    (group, model): (&str, Model),
+    (name, rule, origin): (&str, &Rule, Origin),
+) -> EffectiveRule {
     let expanded = |addresses: &Addresses, end| -> Vec<String> {
         let is_word = matches!(addresses, Addresses::Tag(_) | Addresses::Members(_));
         let ranges = scope.resolve(addresses, end).filter(|_| is_word).unwrap_or_default();
         ranges::prefixes(&ranges).iter().map(ToString::to_string).collect()
     };
     EffectiveRule {
+        key: nsg::rule_key(group, way(rule.direction), name),
+        hits: None,
         name: rule_name(name, origin),
         expanded_source_address_prefix: expanded(&rule.source, End::Source),
         expanded_destination_address_prefix: expanded(&rule.destination, End::Destination),

@@ -144,7 +144,7 @@ impl<'a> GroupCompiler<'a> {
         let declared = self.desired.security_groups.get(group)?;
         let (desired, tags, members) = (self.desired, self.tags, self.members);
         let scope = self.scopes.entry(network).or_insert_with(|| Scope::of(desired, network, tags, members));
-        let list = |known: &mut Known, direction| compiled(scope, declared, direction, &mut known.rules);
+        let list = |known: &mut Known, direction| compiled(scope, (group, declared), direction, &mut known.rules);
         let inbound = list(&mut self.known, Direction::Inbound);
         let outbound = list(&mut self.known, Direction::Outbound);
         let new = RuleSet { group: group.into(), inbound, outbound };
@@ -164,14 +164,22 @@ pub(crate) fn ordered(group: &SecurityGroup, direction: Direction) -> Vec<(Strin
     users.chain(defaults.map(|default| (default.name.to_owned(), default.rule, Origin::Default))).collect()
 }
 
+pub(crate) const fn way(direction: Direction) -> nsg::Direction {
+    match direction {
+        Direction::Inbound => nsg::Direction::Inbound,
+        Direction::Outbound => nsg::Direction::Outbound,
+    }
+}
+
 fn compiled(
     scope: &Scope<'_>,
-    group: &SecurityGroup,
+    (name_of_group, group): (&str, &SecurityGroup),
     direction: Direction,
     known: &mut BTreeMap<u64, Arc<Rules>>,
 ) -> List {
     let ordered = ordered(group, direction);
     let label = |(name, rule, origin): &(String, Rule, Origin)| Label {
+        key: nsg::rule_key(name_of_group, way(direction), name),
         name: name.as_str().into(),
         priority: rule.priority,
         origin: *origin,

@@ -7,7 +7,7 @@ use crate::event::{Authority, DropReason, Verdict};
 use crate::ids::Link;
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key, Way};
-use crate::judge::policy::{inbound_use, stranger_use};
+use crate::judge::policy::{inbound_use, note_stranger_hits, stranger_use};
 use crate::lease::LeaseWords;
 use crate::record::PublicKey;
 use crate::translation::finish;
@@ -31,7 +31,9 @@ impl<W: LeaseWords> Judge<'_, W> {
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
         let Some(slot) = shard.replica.table.find_public(&key) else {
-            let to = stranger_use(s, shard, &key)?;
+            let to = stranger_use(s, shard, &key);
+            note_stranger_hits(s, shard, &key);
+            let to = to?;
             self.egress.may_go_on(at, from, self.egress.mtu(to.link())?, p, frame)?;
             return self.send_in(authority, to, p, frame);
         };

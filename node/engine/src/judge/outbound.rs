@@ -16,7 +16,7 @@ use crate::judge::policy::{self, Plan, Proposal, Role};
 use crate::lease::LeaseWords;
 use crate::record::Proto;
 use crate::shard::overlay::Parked;
-use crate::shard::standing::groups_allow;
+use crate::shard::standing::{groups_allow, note_hits};
 use crate::translation::{finish, put_source};
 use crate::wire::{IpPacket, Notice, rewrite_destination};
 
@@ -60,7 +60,11 @@ impl<W: LeaseWords> Judge<'_, W> {
         }
         let flow = flow_of(vnet, p);
         let shard = self.shards.replica_mut(backend.home).ok_or(DropReason::NoForward)?;
-        match policy::plan(at, shard, authority, (id, backend), &flow, Role::of(p)) {
+        let plan = policy::plan(at, shard, authority, (id, backend), &flow, Role::of(p));
+        if matches!(plan, Plan::Open(_) | Plan::Refuse(DropReason::SecurityRule)) {
+            note_hits(&mut shard.hits, s, id, &flow);
+        }
+        match plan {
             Plan::Translate(slot) => {
                 shard.note_out(s, at.now_ns, authority, slot, p);
                 let record = shard.replica.table.record(slot);

@@ -12,7 +12,7 @@ use crate::ids::BackendId;
 use crate::ports::in_lease;
 use crate::record::{HoldClass, Open, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
-use crate::shard::standing::{ending, groups_admit, groups_allow, groups_permit};
+use crate::shard::standing::{ending, groups_admit, groups_allow, groups_permit, note_stranger};
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{IcmpKind, IpPacket, TcpFlags};
 
@@ -157,11 +157,25 @@ pub(crate) fn inbound_use(s: &Snapshot, record: &Record, backend: &Backend) -> R
 /// The inside end that an inbound packet reaches without a mapping of its own, if the groups let its sender begin a flow
 /// (S24, S26): they see the instance's own address and port.
 pub(crate) fn stranger_use(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<InsideEnd, DropReason> {
-    let inside = shard.endpoint_of(s, key).ok_or(DropReason::NoMapping)?;
-    let end = InsideEnd::of(inside).ok_or(DropReason::NoMapping)?;
-    let id = s.backend_by_ip.get(&(end.vnet, end.ip)).ok_or(DropReason::NoMapping)?;
-    let flow = FlowKey { proto: key.proto, inside, remote: key.remote };
-    if groups_admit(s, *id, &flow) { Ok(end) } else { Err(DropReason::SecurityRule) }
+    let (id, end, flow) = stranger(s, shard, key).ok_or(DropReason::NoMapping)?;
+    if groups_admit(s, id, &flow) { Ok(end) } else { Err(DropReason::SecurityRule) }
+}
+
+/// Counts what the groups decide about such a packet.
+pub(crate) fn note_stranger_hits(s: &Snapshot, shard: &mut Shard, key: &PublicKey) {
+    if !s.security.is_empty()
+        && let Some((id, _, flow)) = stranger(s, shard, key)
+    {
+        note_stranger(&mut shard.hits, s, id, &flow);
+    }
+}
+
+/// Whom it would reach, and as which flow.
+fn stranger(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Option<(BackendId, InsideEnd, FlowKey)> {
+    let inside = shard.endpoint_of(s, key)?;
+    let end = InsideEnd::of(inside)?;
+    let id = *s.backend_by_ip.get(&(end.vnet, end.ip))?;
+    Some((id, end, FlowKey { proto: key.proto, inside, remote: key.remote }))
 }
 
 /// Whether a SYN may have come in by its endpoint's mapping alone, so that its answer opens one (R6).

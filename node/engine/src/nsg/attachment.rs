@@ -41,6 +41,8 @@ pub enum Origin {
 /// What a rule is called.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Label {
+    /// What its hits are found by; by group, way and name (`rule_key`).
+    pub key: u64,
     /// Its name, unique in its group.
     pub name: Box<str>,
     /// Its priority.

@@ -6,10 +6,13 @@
 
 mod attachment;
 mod field;
+mod hits;
 mod rules;
 
 pub use attachment::{
     Attachment, Attachments, Decision, Direction, Label, List, Origin, Place, RuleSet, Verdict, verdict,
 };
 pub use field::Range;
+pub(crate) use hits::Hits;
+pub use hits::rule_key;
 pub use rules::{Access, Protocol, RULES_MAX, Rule, Rules, Tuple};

@@ -10,7 +10,7 @@ use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
 use crate::nat::timeouts::{SHORTEST_NS, silence};
 use crate::record::{CloseReason, FlowRecord, HoldClass};
-use crate::shard::standing::{Asked, may_stand};
+use crate::shard::standing::{Asked, may_stand, note_hits};
 use crate::shard::{Forces, Leadership, Shard, Sweep};
 use crate::snapshot::{Backend, Params, Snapshot};
 
@@ -108,8 +108,11 @@ impl Shard {
                         Asked::No
                     }
                 };
-                if record.is_live()
-                    && record.closing().is_none()
+                let lives = record.is_live() && record.closing().is_none();
+                if lives && asked == Asked::No {
+                    note_hits(&mut self.hits, snapshot, record.backend, &record.flow());
+                }
+                if lives
                     && let Err(reason) = may_stand(record, snapshot, &self.drains, asked)
                     && !self.close(snapshot.control_index, slot, reason)
                 {

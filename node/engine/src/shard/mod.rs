@@ -29,7 +29,7 @@ use crate::context::News;
 use crate::event::{DropReason, NotServing};
 use crate::flow::{FlowKey, Mark, Record, Slot};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, ShardId, Term};
-use crate::nsg::Attachments;
+use crate::nsg::{Attachments, Hits};
 use crate::ports::{LeaseOrder, in_lease};
 use crate::record::{EntryHeader, HOLD_CLASSES, HOLDS_CONFIGURED, InsideKey, Proto, PublicKey};
 use crate::shard::announcement::{Announcement, Confirmed, Step};
@@ -118,6 +118,8 @@ pub(crate) struct Shard {
     pub(crate) gone: VecDeque<FrontendId>,
     pub(crate) rates: Rates,
     pub(crate) drains: Drains,
+    /// What rules have decided here.
+    pub(crate) hits: Hits,
     /// The newest end of a lease that this node held, for the grace of the last committed header (F6, L4).
     pub(crate) lease_end_ns: u64,
     pub(crate) applied_dirty: bool,
@@ -180,6 +182,7 @@ impl Shard {
             gone: VecDeque::new(),
             rates: Rates::default(),
             drains: Drains::default(),
+            hits: Hits::default(),
             lease_end_ns: 0,
             applied_dirty: true,
         }

@@ -4,7 +4,7 @@
 
 use crate::flow::{FlowKey, Record, State};
 use crate::ids::BackendId;
-use crate::nsg::{Access, Direction, Tuple, verdict};
+use crate::nsg::{Access, Direction, Hits, Tuple, verdict};
 use crate::ports::in_lease;
 use crate::record::{Addr, CloseReason, Endpoint, HoldClass, InsideKey, Proto, Scenario};
 use crate::shard::drains::Drains;
@@ -71,6 +71,28 @@ pub(crate) fn groups_permit(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool
     let Some(attachment) = s.security.of(id) else { return true };
     let leaves = tuple(flow.proto, flow.inside.endpoint, flow.remote);
     leaves.is_some_and(|tuple| verdict(Direction::Outbound, Some(attachment), &tuple).access == Access::Allow)
+}
+
+/// Counts which rules decide about a flow of a backend's: those that let it leave or deny it, or, of one that stands as an
+/// answer, those that let it come.
+pub(crate) fn note_hits(hits: &mut Hits, s: &Snapshot, id: BackendId, flow: &FlowKey) {
+    let Some(attachment) = s.security.of(id) else { return };
+    let answers = takes_strangers(s, id) && !groups_permit(s, id, flow) && groups_admit(s, id, flow);
+    if answers {
+        return note_stranger(hits, s, id, flow);
+    }
+    if let Some(tuple) = tuple(flow.proto, flow.inside.endpoint, flow.remote) {
+        hits.note(Direction::Outbound, attachment, &tuple);
+    }
+}
+
+/// The same of a packet that its remote begins with.
+pub(crate) fn note_stranger(hits: &mut Hits, s: &Snapshot, id: BackendId, flow: &FlowKey) {
+    if let Some(attachment) = s.security.of(id)
+        && let Some(tuple) = tuple(flow.proto, flow.remote, flow.inside.endpoint)
+    {
+        hits.note(Direction::Inbound, attachment, &tuple);
+    }
 }
 
 /// Whether they let the remote begin it.

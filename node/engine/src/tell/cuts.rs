@@ -1,5 +1,5 @@
-//! Which live mappings a change would end, and how many one has ended (D19): for `qnat apply`. Built on demand, in bounded steps;
-//! never on the packet path.
+//! Which live mappings a change would end, and how many one has ended (D19), for `qnat apply`; how often rules have decided. Built
+//! on demand, in bounded steps; never on the packet path.
 
 use std::collections::BTreeSet;
 
@@ -61,6 +61,18 @@ impl View<'_> {
             }
         }
         (end < table.slots()).then_some(end)
+    }
+}
+
+impl View<'_> {
+    /// Adds to `into` how often the rules of these keys ([`crate::nsg::rule_key`]) have decided in a shard, in their order.
+    /// Returns how many hits found no room there.
+    pub fn add_hits(&self, shard: ShardId, keys: &[u64], into: &mut [u64]) -> u64 {
+        let Some(replica) = self.shards.replica(shard) else { return 0 };
+        for (key, sum) in keys.iter().zip(into) {
+            *sum += replica.hits.of(*key);
+        }
+        replica.hits.lost()
     }
 }
 

@@ -9,7 +9,9 @@ use crate::lab::*;
 use crate::raw::*;
 use qnat_engine::event::{DropReason, Verdict};
 use qnat_engine::ids::*;
-use qnat_engine::nsg::{Access, Attachment, Label, List, Origin, Protocol, Range, Rule, RuleSet, Rules};
+use qnat_engine::nsg::{
+    Access, Attachment, Direction, Label, List, Origin, Protocol, Range, Rule, RuleSet, Rules, rule_key,
+};
 use qnat_engine::record::Proto;
 use qnat_engine::snapshot::{Filtering, Profile, Refusals, Sharing, Snapshot};
 use qnat_engine::status::FlowState;
@@ -33,20 +35,33 @@ pub(crate) fn to(access: Access, ip: Ipv4Addr) -> Rule {
     Rule { destinations: vec![Range::one(ip.to_bits())], ..rule(access) }
 }
 
+pub(crate) fn from(access: Access, ip: Ipv4Addr) -> Rule {
+    Rule { sources: vec![Range::one(ip.to_bits())], ..rule(access) }
+}
+
 fn port(access: Access, port: u16) -> Rule {
     Rule { protocol: Protocol::Tcp, destination_ports: vec![Range::one(port.into())], ..rule(access) }
 }
 
-fn list(rules: &[Rule]) -> List {
+fn list(way: Direction, rules: &[Rule]) -> List {
     let mut hash = DefaultHasher::new();
     format!("{rules:?}").hash(&mut hash);
-    let label = |n: usize| Label { name: format!("r{n}").into(), priority: 100, origin: Origin::User };
+    let label = |n: usize| Label {
+        key: rule_key("g", way, &format!("r{n}")),
+        name: format!("r{n}").into(),
+        priority: 100,
+        origin: Origin::User,
+    };
     let label_of = (0..rules.len()).map(|n| u16::try_from(n).expect("few")).collect();
     List::new(Arc::new(Rules::new(rules)), hash.finish(), (0..rules.len()).map(label).collect(), label_of)
 }
 
 pub(crate) fn group(inbound: &[Rule], outbound: &[Rule]) -> Option<Arc<RuleSet>> {
-    Some(Arc::new(RuleSet { group: "g".into(), inbound: list(inbound), outbound: list(outbound) }))
+    Some(Arc::new(RuleSet {
+        group: "g".into(),
+        inbound: list(Direction::Inbound, inbound),
+        outbound: list(Direction::Outbound, outbound),
+    }))
 }
 
 pub(crate) type Groups = [Option<Arc<RuleSet>>; 2];

@@ -12,6 +12,7 @@ mod frontends;
 mod grace;
 mod groups;
 mod hairpin;
+mod hits;
 mod icmp;
 mod lab;
 mod neighbours;
