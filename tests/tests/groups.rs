@@ -158,8 +158,8 @@ fn an_apply_says_how_many_flows_it_ends_before_and_after_and_it_is_so() {
     assert_eq!((cut["flows"].as_u64(), rows(&cut["uncounted_shards"]).count()), (Some(100), 0), "{done:#}");
     assert_eq!(of_b1(), 100, "those that it said, and no others");
     let effective = json(&["effective-rules", "nic1", "-o", "json"]);
-    let all = rows(&effective["value"]).flat_map(|group| rows(&group["effectiveSecurityRules"]));
-    let hits = |name: &str| all.clone().find(|rule| rule["name"] == name).and_then(|rule| rule["hits"].as_u64());
+    let all: Vec<&Value> = rows(&effective["value"]).flat_map(|group| rows(&group["effectiveSecurityRules"])).collect();
+    let hits = |name: &str| all.iter().find(|rule| rule["name"] == name).and_then(|rule| rule["hits"].as_u64());
     assert_eq!(hits("securityRules/even"), Some(100), "{effective:#}");
     assert_eq!(hits("defaultSecurityRules/AllowInternetOutBound"), Some(100), "the others were asked about too");
     let shards = lab.status();

@@ -109,6 +109,7 @@ fn shard_row(members: u32) -> ShardRow {
         voters: Some((1..=members).collect()),
         applied: None,
         live: None,
+        cut: Some(0),
         held: None,
         pending: None,
         lease_ms: None,
