@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use self::bed::Bed;
 use self::frames::{Batch, Size, Way};
 use self::idle::Idle;
-use self::rounds::{BATCH, Draw, known, new_flows, whole};
+use self::rounds::{BATCH, Draw, decide_all, known, new_flows, whole};
 use self::rules::RuleRow;
 use crate::machine::{self, Machine};
 use crate::numbers::Spread;
@@ -133,6 +133,7 @@ fn packet_rows(bed: &mut Bed, flows: u32, proto: Proto, rounds: u32) -> Result<V
         }
     }
     let mut draw = Draw::new(1);
+    decide_all(bed, &mut Batch::new(BATCH, proto, Size::Small, Way::Out), (flows, proto))?;
     // Round by round, so that what the machine does meanwhile falls on all of them.
     for _ in 0..rounds {
         for (_, _, batch, values) in &mut kinds {
