@@ -13,10 +13,11 @@ use words::SplitMix;
 
 use crate::buddy::{FreeBlocks, buddy_of, coalesce, halves};
 pub use crate::holdings::{Backend, Declared, Drain, Frontend};
+use crate::inbound::reach::Shores;
 use crate::loads::{Loads, PortLoad};
 use crate::places::{Places, blocks_on};
 use crate::refusal::Refusal;
-use crate::resource::{Desired, LoadBalancer, OnReclaim, OutboundRule, PoolRef};
+use crate::resource::{Desired, OnReclaim, Outbound, PoolRef};
 use crate::tier;
 use crate::validate::Census;
 
@@ -55,18 +56,19 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    /// `ports` on the frontends of `rule`, ascending by id.
+    /// `ports` on the frontends by which a pool gets out, ascending by id; of one shard alone, if it is reached there (M3).
     pub(crate) fn of(
         desired: &Desired,
-        balancer: &LoadBalancer,
-        rule: &OutboundRule,
+        outbound: &Outbound<'_>,
         ports: u16,
         declared: &BTreeMap<Ipv4Addr, FrontendId>,
+        within: impl Fn(FrontendId) -> bool,
     ) -> Self {
-        let publics = balancer.frontends_of(rule).iter().filter_map(|name| desired.public_ips.get(name));
-        let mut frontends: Vec<FrontendId> = publics.filter_map(|ip| declared.get(&ip.address).copied()).collect();
+        let publics = outbound.frontends.iter().filter_map(|name| desired.public_ips.get(*name));
+        let known = publics.filter_map(|ip| declared.get(&ip.address).copied());
+        let mut frontends: Vec<FrontendId> = known.filter(|frontend| within(*frontend)).collect();
         frontends.sort_unstable();
-        Self { ports, frontends, on_reclaim: rule.on_reclaim }
+        Self { ports, frontends, on_reclaim: outbound.on_reclaim() }
     }
 }
 
@@ -85,7 +87,8 @@ impl Allocation {
 
     /// Brings leases to what the configuration grants. Deterministic; backends are served in order of their ids.
     pub(crate) fn settle(&mut self, with: &Settle<'_>) {
-        let grants = self.grants(with.desired);
+        let shores = Shores::of(with.desired, &self.frontends);
+        let grants = self.grants(with.desired, &shores);
         let loads = Loads::new(with.hints);
         let ids: Vec<BackendId> = self.backends.keys().copied().collect();
         let none = Grant { ports: 0, frontends: Vec::new(), on_reclaim: OnReclaim::Expire };
@@ -99,6 +102,7 @@ impl Allocation {
             let stays = backend.frontend.is_some_and(|f| grant.frontends.binary_search(&f).is_ok());
             let target = if stays { grant.ports } else { 0 };
             let on_reclaim = if grant.ports > 0 { grant.on_reclaim } else { OnReclaim::Expire };
+            self.withdraw_ruled(*id, on_reclaim, with.index);
             self.shrink(*id, target, on_reclaim, &loads, with.index);
             let granted = grant.ports;
             self.backend_mut(*id).grant = granted;
@@ -135,7 +139,7 @@ impl Allocation {
         for frontend in frontends {
             self.note_if_idle(frontend, with.stamped_unix_ms);
         }
-        self.assign_homes();
+        self.assign_homes(&shores);
     }
 
     /// A fence of the block was committed: its ports are free, if it still drains under exactly that index (F5). Returns
@@ -195,24 +199,31 @@ impl Allocation {
     }
 
     /// What each pool of the configuration grants.
-    fn grants(&self, desired: &Desired) -> BTreeMap<PoolRef, Grant> {
+    fn grants(&self, desired: &Desired, shores: &Shores<'_>) -> BTreeMap<PoolRef, Grant> {
         let declared = self.frontends_by_address();
         let census = Census::of(desired);
         let mut grants = BTreeMap::new();
         for (name, balancer) in &desired.load_balancers {
-            for rule in balancer.outbound_rules.values() {
-                let pool = PoolRef { load_balancer: name.clone(), pool: rule.pool.clone() };
+            for pool in &balancer.pools {
+                let Some(outbound) = balancer.outbound_of(pool) else { continue };
+                let pool = PoolRef { load_balancer: name.clone(), pool: pool.clone() };
                 let ports = tier::ports_per_backend(census.of_pool(&pool).0).unwrap_or(0);
-                grants.insert(pool, Grant::of(desired, balancer, rule, ports, &declared));
+                let within = self.within(shores.of_pool(&pool));
+                grants.insert(pool, Grant::of(desired, &outbound, ports, &declared, within));
             }
         }
         grants
     }
 
+    /// Whether a frontend may be of use to those who live in this shard, if they have to.
+    pub(crate) fn within(&self, shard: Option<ShardId>) -> impl Fn(FrontendId) -> bool + '_ {
+        move |frontend| shard.is_none_or(|shard| self.frontends[&frontend].shard == shard)
+    }
+
     /// What is free on a frontend.
     pub(crate) fn free_on(&self, frontend: FrontendId) -> FreeBlocks {
         let used: Vec<PortBlock> = self.blocks_of(frontend).map(|(block, _)| block).collect();
-        FreeBlocks::new(frontend, &used, &self.frontends[&frontend].reserved)
+        FreeBlocks::new(frontend, &used, &self.frontends[&frontend].barred())
     }
 
     /// Starts to drain what the lease has above `target` (S14): a half of each block, the one with fewer live flows, the
@@ -252,6 +263,27 @@ impl Allocation {
         }
         for block in drained {
             self.drains.insert(block, Drain { backend: id, reclaim_index: index, on_reclaim });
+        }
+        coalesce(&mut lease);
+        self.backend_mut(id).lease = lease;
+    }
+
+    /// Starts to drain the smallest pieces of a lease that hold ports of inbound rules (W3); `grow` makes up for them.
+    fn withdraw_ruled(&mut self, id: BackendId, on_reclaim: OnReclaim, index: ControlIndex) {
+        let backend = &self.backends[&id];
+        let Some(frontend) = backend.frontend.map(|frontend| &self.frontends[&frontend]) else { return };
+        if !backend.lease.iter().any(|block| frontend.rules_within(*block)) {
+            return;
+        }
+        let (mut left, mut lease) = (backend.lease.clone(), Vec::new());
+        while let Some(block) = left.pop() {
+            if !frontend.rules_within(block) {
+                lease.push(block);
+            } else if block.len > PIECE_LEN_MIN {
+                left.extend(<[PortBlock; 2]>::from(halves(block)));
+            } else {
+                self.drains.insert(block, Drain { backend: id, reclaim_index: index, on_reclaim });
+            }
         }
         coalesce(&mut lease);
         self.backend_mut(id).lease = lease;
@@ -316,7 +348,11 @@ impl Allocation {
         let sum = |lease: &[PortBlock]| lease.iter().map(|block| block.len).sum::<u16>();
         let frontend = self.backends[&id].frontend.expect("only bound backends grow");
         let own: Vec<PortBlock> = match self.places.drains(id) {
-            true => self.drains.range(blocks_on(frontend)).filter(|(_, d)| d.backend == id).map(|(b, _)| *b).collect(),
+            true => {
+                let barred = |block: &PortBlock| self.frontends[&frontend].rules_within(*block);
+                let own = self.drains.range(blocks_on(frontend)).filter(|(b, d)| d.backend == id && !barred(b));
+                own.map(|(block, _)| *block).collect()
+            }
             false => Vec::new(),
         };
         for block in own.into_iter().rev() {
@@ -373,8 +409,19 @@ impl Allocation {
         }
     }
 
-    /// Every IP configuration has a home shard, also without a frontend (M3): the one with the fewest.
-    fn assign_homes(&mut self) {
+    /// Sends a backend home to the shard in which rules lead to it, once nothing of it is left elsewhere (M3).
+    pub(crate) fn send_home(&mut self, id: BackendId, shores: &Shores<'_>) {
+        let Some(backend) = self.backends.get_mut(&id) else { return };
+        if let (None, Some(shard)) = (backend.frontend, shores.of_backend(backend)) {
+            backend.home = Some(shard);
+        }
+    }
+
+    /// Every IP configuration has a home shard, also without a frontend (M3): where rules lead to it, else the one with the
+    /// fewest.
+    fn assign_homes(&mut self, shores: &Shores<'_>) {
+        let ids: Vec<BackendId> = self.backends.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.send_home(id, shores));
         let declared = self.frontends.values().filter(|f| f.declared == Declared::Yes);
         let mut homes: BTreeMap<ShardId, u32> = declared.map(|f| (f.shard, 0)).collect();
         for home in self.backends.values().filter_map(|b| b.home) {

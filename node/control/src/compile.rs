@@ -19,6 +19,7 @@ use engine::nsg::Attachments;
 use words::InsideInterface;
 
 use crate::allocation::{self, Declared};
+use crate::inbound;
 use crate::nsg::compiling;
 use crate::places::blocks_on;
 use crate::registry::Node;
@@ -66,7 +67,13 @@ impl Compiler {
     pub fn snapshot(&mut self, state: &State) -> Arc<Snapshot> {
         let settled = state.allocation.places.settled();
         let next = match self.last.take() {
-            Some(last) if settled <= last.control_index && last.control_index <= state.index => self.next(state, &last),
+            Some(last)
+                if settled <= last.control_index
+                    && last.control_index <= state.index
+                    && !rules_may_change(state, &last) =>
+            {
+                self.next(state, &last)
+            }
             last => {
                 let groups = last.as_ref().map(|last| Arc::clone(&last.security)).unwrap_or_default();
                 let mut next = compiled_with(state, self.me, &groups);
@@ -122,11 +129,20 @@ impl Compiler {
     }
 }
 
+/// Whether a rule waits for a port, or a member on its way to the rule's shard, and a block was freed: both may be there now. A
+/// rare time, in which all is compiled anew.
+fn rules_may_change(state: &State, last: &Snapshot) -> bool {
+    last.rules.waiting && state.allocation.places.changed_since(last.control_index).next().is_some()
+}
+
 /// What is as it was before becomes the very same: whoever compares two versions looks at the rest only.
 fn share(next: &mut Snapshot, last: &Snapshot) {
     next.backends.share_with(&last.backends);
     if next.security == last.security {
         next.security = Arc::clone(&last.security);
+    }
+    if next.rules == last.rules {
+        next.rules = Arc::clone(&last.rules);
     }
     if next.backend_by_ip == last.backend_by_ip {
         next.backend_by_ip = Arc::clone(&last.backend_by_ip);
@@ -158,6 +174,7 @@ fn compiled_with(state: &State, me: NodeId, groups: &Attachments) -> Snapshot {
         control_index: state.index,
         params: params(state),
         security: Arc::new(compiling::attachments(state, groups)),
+        rules: Arc::new(inbound::compiling::rules(state)),
         networks: Arc::new(Networks(state.vnets.clone())),
         outside: Outside { prefix: state.desired.outside.network, next_hop: state.desired.outside.next_hop },
         ..Snapshot::default()

@@ -25,6 +25,19 @@
 //! name = "out"
 //! pool = "web"
 //! idle_timeout_minutes = 4
+//! [[load_balancer.load_balancing_rule]]
+//! name = "http"
+//! frontend = "pip1"
+//! protocol = "tcp"
+//! frontend_port = 80
+//! pool = "web"
+//! backend_port = 8080
+//! [[load_balancer.inbound_nat_rule]]
+//! name = "ssh-b1"
+//! frontend = "pip1"
+//! frontend_port = 2201
+//! ip_configuration = "b1/ipconfig1"
+//! backend_port = 22
 //!
 //! [[instance]]
 //! name = "b1"
@@ -66,6 +79,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::de::DeTable;
 
+use crate::inbound::reading::{Table, rule};
 use crate::limits::FILE_LEN_MAX;
 use crate::nsg::model::Nic;
 use crate::nsg::reading::{self, Spelling};
@@ -242,6 +256,14 @@ fn load_balancer(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &mut
     let kind = reader.at("outbound_rule");
     for rule in reader.tables(source, "outbound_rule") {
         outbound_rule(source, rule, &kind, &mut balancer.outbound_rules);
+    }
+    let kind = reader.at("load_balancing_rule");
+    for table in reader.tables(source, "load_balancing_rule") {
+        rule(source, table, (&kind, Table::LoadBalancing), &mut balancer.load_balancing_rules);
+    }
+    let kind = reader.at("inbound_nat_rule");
+    for table in reader.tables(source, "inbound_nat_rule") {
+        rule(source, table, (&kind, Table::InboundNat), &mut balancer.inbound_nat_rules);
     }
     reader.finish(source);
     into.extend(name.map(|name| (name, balancer)));

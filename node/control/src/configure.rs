@@ -8,6 +8,7 @@ use engine::ids::{BackendId, FrontendId, Incarnation, NodeId, ShardId, VnetId};
 
 use crate::allocation::{Backend, Declared, Frontend};
 use crate::command::{Command, Configure};
+use crate::inbound::reach::{Reach, Taken, taken};
 use crate::limits::{BACKENDS_MAX, HINTS_MAX};
 use crate::nsg::service_tags::ServiceTags;
 use crate::refusal::{Refusal, count};
@@ -74,11 +75,32 @@ impl State {
                 return Err(Refusal::ReservedPortInUse { port, address: public.address, backend });
             }
         }
+        self.refuse_rules(desired, &known)?;
         self.refuse_too_many_backends(desired)?;
         let wanted = frontend_addresses(desired);
         let leaving = self.allocation.frontends.values().filter(|f| !wanted.contains_key(&f.ip)).count();
         if wanted.len() + leaving > validate::FRONTENDS_MAX {
             return Err(Refusal::TooManyFrontends { declared: count(wanted.len()), leaving: count(leaving) });
+        }
+        Ok(())
+    }
+
+    /// A frontend stays in its shard (M3), and one with grants takes no rule for all ports.
+    fn refuse_rules(&self, desired: &Desired, known: &BTreeMap<Ipv4Addr, FrontendId>) -> Result<(), Refusal> {
+        for kin in Reach::of(desired).kin() {
+            let shard = |ip: &Ipv4Addr| known.get(ip).map(|id| (*ip, self.allocation.frontends[id].shard));
+            let mut there = kin.iter().filter_map(shard);
+            if let Some((one, first)) = there.next()
+                && let Some((other, _)) = there.find(|(_, shard)| *shard != first)
+            {
+                return Err(Refusal::RulesLinkShards { one, other });
+            }
+        }
+        for (name, _) in taken(desired).into_iter().filter(|(_, taken)| taken.whole) {
+            let public = desired.public_ips.get(name).and_then(|ip| known.get_key_value(&ip.address));
+            if let Some((address, _)) = public.filter(|(_, id)| self.allocation.in_use(**id)) {
+                return Err(Refusal::AllPortsOfGranting { address: *address });
+            }
         }
         Ok(())
     }
@@ -115,21 +137,28 @@ impl State {
         let mut wanted = frontend_addresses(&self.desired);
         for frontend in self.allocation.frontends.values_mut() {
             match wanted.remove(&frontend.ip) {
-                Some(reserved) => {
+                Some(ports) => {
                     frontend.declared = Declared::Yes;
-                    frontend.reserved = reserved;
+                    (frontend.reserved, frontend.ruled) = (ports.reserved, ports.ruled);
                 }
                 None => frontend.declared = Declared::No,
             }
         }
         let mut crowds = self.crowds();
-        for (ip, reserved) in wanted {
-            let shard = self.shard_of_a_new_frontend(&mut crowds);
+        let kin = Reach::of(&self.desired).kin();
+        for (ip, Ports { reserved, ruled }) in wanted {
+            let shard = self.shard_of_kin(&kin, ip).unwrap_or_else(|| self.shard_of_a_new_frontend(&mut crowds));
             let id = FrontendId(self.allocation.last_frontend.0 + 1);
             self.allocation.last_frontend = id;
-            let frontend = Frontend { ip, shard, reserved, declared: Declared::Yes, idle_since_unix_ms: None };
+            let frontend = Frontend { ip, shard, reserved, ruled, declared: Declared::Yes, idle_since_unix_ms: None };
             self.allocation.frontends.insert(id, frontend);
         }
+    }
+
+    /// The shard of those by which the same backends are reached, if one of them is there already.
+    fn shard_of_kin(&self, kin: &[BTreeSet<Ipv4Addr>], ip: Ipv4Addr) -> Option<ShardId> {
+        let set = kin.iter().find(|set| set.contains(&ip))?;
+        self.allocation.frontends.values().find(|frontend| set.contains(&frontend.ip)).map(|frontend| frontend.shard)
     }
 
     /// How many frontends each shard has, and to how many backends it is home.
@@ -213,9 +242,20 @@ impl State {
     }
 }
 
-/// Addresses that are a frontend of some load balancer, with their reserved ports.
-fn frontend_addresses(desired: &Desired) -> BTreeMap<Ipv4Addr, BTreeSet<u16>> {
+/// Ports of a frontend that are no backend's.
+struct Ports {
+    reserved: BTreeSet<u16>,
+    ruled: BTreeSet<u16>,
+}
+
+/// Addresses that are a frontend of some load balancer, with the ports that nobody is given.
+fn frontend_addresses(desired: &Desired) -> BTreeMap<Ipv4Addr, Ports> {
+    let mut taken = taken(desired);
     let names = desired.load_balancers.values().flat_map(|balancer| &balancer.frontends);
-    let publics = names.filter_map(|name| desired.public_ips.get(name));
-    publics.map(|public| (public.address, public.reserved_ports.clone())).collect()
+    let ports = |name: &String| {
+        let public = desired.public_ips.get(name)?;
+        let Taken { ports: ruled, .. } = taken.remove(name.as_str()).unwrap_or_default();
+        Some((public.address, Ports { reserved: public.reserved_ports.clone(), ruled }))
+    };
+    names.filter_map(ports).collect()
 }

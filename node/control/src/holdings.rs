@@ -20,10 +20,24 @@ pub struct Frontend {
     pub shard: ShardId,
     /// Ports never handed out (D8).
     pub reserved: BTreeSet<u16>,
+    /// Ports from 1024 on that inbound rules have: withdrawn from leases, and never handed out (W3).
+    pub ruled: BTreeSet<u16>,
     /// Whether the configuration still wants it.
     pub declared: Declared,
     /// Since when, by the clock of proposers, it is neither declared nor used by a lease or a draining block.
     pub idle_since_unix_ms: Option<u64>,
+}
+
+impl Frontend {
+    /// Ports that nobody may be given.
+    pub(crate) fn barred(&self) -> BTreeSet<u16> {
+        self.reserved.union(&self.ruled).copied().collect()
+    }
+
+    /// Whether a block holds a port of an inbound rule.
+    pub(crate) fn rules_within(&self, block: PortBlock) -> bool {
+        self.ruled.range(block.start..=block.start + (block.len - 1)).next().is_some()
+    }
 }
 
 /// Whether the present configuration holds a resource.

@@ -115,9 +115,10 @@ pub(crate) fn backend_concern(state: &State, backend: &Backend, drains: bool) ->
         let remedy = "put it into a pool that has an outbound rule";
         return Some(Concern::warning(subject(), What::NoPath, "no outbound path: it is in no pool", remedy));
     };
-    if state.desired.rule_of(pool).is_none() {
-        let why = "no outbound path: its pool has no outbound rule";
-        return Some(Concern::warning(subject(), What::NoPath, why, "add an outbound rule for the pool"));
+    if state.desired.outbound_of(pool).is_none() {
+        let why = "no outbound path: no rule links its pool to a frontend that has ports to grant";
+        let remedy = "add a load-balancing rule or an outbound rule for the pool";
+        return Some(Concern::warning(subject(), What::NoPath, why, remedy));
     }
     if backend.ports() >= backend.grant {
         return None;

@@ -18,6 +18,7 @@ pub mod concern;
 pub mod config;
 mod configure;
 pub mod holdings;
+pub mod inbound;
 mod issues;
 mod lacks;
 pub mod limits;

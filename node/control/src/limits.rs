@@ -1,6 +1,7 @@
 //! How long things can get that the limits of `validate` allow: every bound on the way of a configuration, from the file to
 //! the state, comes from here. Constant expressions only; an own test fills them.
 
+use crate::inbound::bounds::INBOUND_RULES_MAX;
 use crate::nsg::bounds::{
     APPLICATION_GROUPS_MAX, MEMBERSHIPS_MAX, NICS_MAX, ON_PREMISES_MAX, PEERINGS_MAX, RULE_VALUES_MAX, RULES_MAX,
     SECURITY_GROUPS_MAX, TAG_PREFIXES_MAX,
@@ -46,9 +47,10 @@ const SUBNET: usize = NAME + PREFIX + ADDRESS + SOME_NAME;
 const RESERVED: usize = LEN + RESERVED_PORTS_MAX * U16;
 const PUBLIC_IP: usize = NAME + ADDRESS + RESERVED;
 // Each has a frontend of its own.
-const LOAD_BALANCER: usize = NAME + 3 * LEN + NAME;
+const LOAD_BALANCER: usize = NAME + 5 * LEN + NAME;
 const POOL: usize = NAME;
 const RULE: usize = 2 * NAME + LEN + 2 + 4 * KIND;
+const INBOUND_RULE: usize = 4 * NAME + 3 * KIND + 2 * U16 + 2;
 const SETTINGS: usize = 256;
 const NIC: usize = 3 * NAME + SOME_NAME + LEN;
 const SECURITY_GROUP: usize = NAME + KIND + LEN;
@@ -70,6 +72,7 @@ const DESIRED: usize = IP_CONFIGURATIONS_MAX * (INSTANCE + IP_CONFIGURATION)
     + FRONTENDS_MAX * LOAD_BALANCER
     + POOLS_MAX * (POOL + RULE)
     + RULE_FRONTENDS_MAX * NAME
+    + INBOUND_RULES_MAX * INBOUND_RULE
     + SECURITY
     + SETTINGS;
 
@@ -85,7 +88,7 @@ pub const COMMAND_LEN_MAX: usize = PART_LEN_MAX + 256;
 // Each is leased or drains.
 const BLOCKS: usize = FRONTENDS_MAX * (PORTS_USABLE / BLOCK_LEN_MIN) as usize * (BLOCK + U32 + U64 + 1);
 // Itself, and when its blocks changed.
-const FRONTEND: usize = U32 + ADDRESS + U16 + RESERVED + 2 + U64 + U32 + U64;
+const FRONTEND: usize = U32 + ADDRESS + U16 + RESERVED + LEN + 2 + U64 + U32 + U64;
 // Itself, and where it is.
 const BACKEND: usize = U32 + 2 * NAME + POOL_REF + ADDRESS + MAC + 8 * U32 + 4 * U32;
 const KEY: usize = 2 * 16 + 1 + REFUSAL_LEN_MAX;
@@ -100,6 +103,7 @@ const _: () = assert!(TAGS < PART_LEN_MAX);
 pub const STATE_LEN_MAX: usize = DESIRED
     + CONFIGURATION_LEN_MAX
     + FRONTENDS_MAX * FRONTEND
+    + INBOUND_RULES_MAX * U16
     + BACKENDS_MAX * BACKEND
     + BLOCKS
     + KEYS_MAX * KEY
@@ -116,6 +120,10 @@ const fn written(form: &str, names: usize, values: usize) -> usize {
 
 const SECURITY_RULE_FORM: &str = "[[security_group.rule]]\nname = \"\"\npriority = \ndirection = \"outbound\"\naccess = \"allow\"\n\
                                   protocol = \"any\"\nsource = []\nsource_ports = []\ndestination = []\ndestination_ports = []\n";
+
+const INBOUND_RULE_FORM: &str = "[[load_balancer.load_balancing_rule]]\nname = \"\"\nfrontend = \"\"\nprotocol = \"tcp\"\nfrontend_port = \n\
+                                 pool = \"\"\nbackend_port = \ndistribution = \"source-ip-protocol\"\nidle_timeout_minutes = 100\n\
+                                 enable_tcp_reset = true\nip_configuration = \"/\"\n";
 
 /// Longest file that says as much as the limits allow, and as much again for comments and spaces.
 pub const FILE_LEN_MAX: usize = 2
@@ -148,6 +156,7 @@ pub const FILE_LEN_MAX: usize = 2
         + POOLS_MAX
             * (written("[[load_balancer.pool]]\nname = \"\"\n", 1, 0)
                 + written("[[load_balancer.outbound_rule]]\nname = \"\"\npool = \"\"\nfrontends = []\n", 2, 256))
+        + INBOUND_RULES_MAX * written(INBOUND_RULE_FORM, 4, 12)
         + RULE_FRONTENDS_MAX * written("\"\", ", 1, 0)
         + NICS_MAX
             * written(

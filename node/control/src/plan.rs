@@ -18,7 +18,7 @@ use crate::nsg::model::{Model, SecurityGroup};
 use crate::nsg::warnings::warnings;
 use crate::outcome::Outcome;
 use crate::refusal::Refusal;
-use crate::resource::{Desired, PoolRef};
+use crate::resource::{Desired, LoadBalancer, PoolRef};
 use crate::state::State;
 use crate::tier;
 use crate::validate::Census;
@@ -137,7 +137,23 @@ pub fn hash(state: &State, desired: &Desired) -> PlanHash {
 fn resources(old: &Desired, new: &Desired, into: &mut Vec<Change>) {
     compare("virtual_network", &old.virtual_networks, &new.virtual_networks, into);
     compare("public_ip", &old.public_ips, &new.public_ips, into);
-    compare("load_balancer", &old.load_balancers, &new.load_balancers, into);
+    let bare = |desired: &Desired| -> BTreeMap<String, LoadBalancer> {
+        let without = |balancer: &LoadBalancer| LoadBalancer {
+            load_balancing_rules: BTreeMap::new(),
+            inbound_nat_rules: BTreeMap::new(),
+            ..balancer.clone()
+        };
+        desired.load_balancers.iter().map(|(name, balancer)| (name.clone(), without(balancer))).collect()
+    };
+    compare("load_balancer", &bare(old), &bare(new), into);
+    let none = LoadBalancer::default();
+    let names: BTreeSet<&String> = old.load_balancers.keys().chain(new.load_balancers.keys()).collect();
+    for name in names {
+        let [old, new] = [old, new].map(|desired| desired.load_balancers.get(name).unwrap_or(&none));
+        let at = |table: &str| format!("load_balancer.{name}.{table}");
+        compare(&at("load_balancing_rule"), &old.load_balancing_rules, &new.load_balancing_rules, into);
+        compare(&at("inbound_nat_rule"), &old.inbound_nat_rules, &new.inbound_nat_rules, into);
+    }
     compare("instance", &old.instances, &new.instances, into);
     compare("nic", &old.nics, &new.nics, into);
     let applications = |desired: &Desired| -> BTreeMap<String, ()> {

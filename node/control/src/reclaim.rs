@@ -9,6 +9,7 @@ use std::rc::Rc;
 use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId};
 
 use crate::allocation::{Allocation, Declared, Grant, Settle, Tally};
+use crate::inbound::reach::Shores;
 use crate::refusal::Refusal;
 use crate::resource::PoolRef;
 
@@ -41,7 +42,9 @@ impl Allocation {
         for id in &freed {
             self.unbind_if_drained(*id);
         }
-        self.serve_waiting(with, &freed, &mut touched);
+        let shores = Shores::of(with.desired, &self.frontends);
+        self.serve_waiting(with, &shores, &freed, &mut touched);
+        freed.iter().for_each(|id| self.send_home(*id, &shores));
         for frontend in touched {
             self.places.touch(frontend, with.index);
             self.note_if_idle(frontend, with.stamped_unix_ms);
@@ -51,7 +54,13 @@ impl Allocation {
 
     /// Backends that wait get what has become free: those whose own blocks have drained may be bound anew, the others are
     /// served only by the frontends that were touched, since nothing has changed elsewhere.
-    fn serve_waiting(&mut self, with: &Settle<'_>, freed: &BTreeSet<BackendId>, touched: &mut BTreeSet<FrontendId>) {
+    fn serve_waiting(
+        &mut self,
+        with: &Settle<'_>,
+        shores: &Shores<'_>,
+        freed: &BTreeSet<BackendId>,
+        touched: &mut BTreeSet<FrontendId>,
+    ) {
         if self.places.waiting().next().is_none() {
             return;
         }
@@ -63,8 +72,9 @@ impl Allocation {
             let backend = &self.backends[&id];
             let Some(pool) = &backend.pool else { continue };
             let grant = grants.entry(pool).or_insert_with(|| {
-                let (balancer, rule) = with.desired.rule_of(pool)?;
-                Some(Rc::new(Grant::of(with.desired, balancer, rule, backend.grant, &declared)))
+                let outbound = with.desired.outbound_of(pool)?;
+                let within = self.within(shores.of_pool(pool));
+                Some(Rc::new(Grant::of(with.desired, &outbound, backend.grant, &declared, within)))
             });
             let Some(grant) = grant else { continue };
             let near = match backend.frontend {

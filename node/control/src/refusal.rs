@@ -147,6 +147,14 @@ refusals! {
     106 TooManyBackends { declared: u64, leaving: u64 }
         "{declared} IP configurations and {leaving} that are on their way out are too many",
         "at most {BACKENDS_MAX}; wait until the old ones have drained: qnat get backends";
+    /// A frontend stays in its shard (M3).
+    107 RulesLinkShards { one: Ipv4Addr, other: Ipv4Addr }
+        "inbound rules lead from {one} and from {other} to the same backends, and these frontends are in different shards",
+        "use frontends of one shard, see qnat get frontends, or declare new ones together with the rules";
+    /// Its ports are somebody's.
+    108 AllPortsOfGranting { address: Ipv4Addr }
+        "a rule for all ports cannot have {address}: some of its ports are granted, or still drain",
+        "take it out of outbound and other rules first, and wait until it has drained: qnat get frontends";
     /// Empty, too long, or one too many.
     110 NoPart { number: u32, len: u64 }
         "part {number} of {len} bytes is none", "at most {PARTS_MAX} parts of 1 to {PART_LEN_MAX} bytes";

@@ -14,6 +14,7 @@ use engine::ids::Mac;
 use serde::{Serialize, Serializer};
 pub use words::Prefix;
 
+use crate::inbound::model::{InboundRule, Target};
 use crate::nsg::model::{Nic, SecurityGroup};
 
 /// The whole declared configuration.
@@ -89,6 +90,27 @@ pub struct LoadBalancer {
     pub pools: BTreeSet<String>,
     /// Outbound rules by name.
     pub outbound_rules: BTreeMap<String, OutboundRule>,
+    /// Load-balancing rules by name.
+    pub load_balancing_rules: BTreeMap<String, InboundRule>,
+    /// Inbound NAT rules by name.
+    pub inbound_nat_rules: BTreeMap<String, InboundRule>,
+}
+
+/// How the members of a pool get out: by these frontends, as an outbound rule says, or, without one, as is usual (S3, D27).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outbound<'a> {
+    /// Names of frontends that have ports to grant.
+    pub frontends: Vec<&'a String>,
+    /// The rule.
+    pub rule: Option<(&'a String, &'a OutboundRule)>,
+}
+
+impl Outbound<'_> {
+    /// What happens to flows on reclaimed ports.
+    #[must_use]
+    pub fn on_reclaim(&self) -> OnReclaim {
+        self.rule.map_or(OnReclaim::default(), |(_, rule)| rule.on_reclaim)
+    }
 }
 
 impl LoadBalancer {
@@ -96,6 +118,27 @@ impl LoadBalancer {
     #[must_use]
     pub fn rule_of(&self, pool: &str) -> Option<&OutboundRule> {
         self.outbound_rules.values().find(|rule| rule.pool == pool)
+    }
+
+    /// All inbound rules with their table and name.
+    pub fn inbound(&self) -> impl Iterator<Item = ((&'static str, &String), &InboundRule)> {
+        let balancing = self.load_balancing_rules.iter().map(|(name, rule)| (("load_balancing_rule", name), rule));
+        balancing.chain(self.inbound_nat_rules.iter().map(|(name, rule)| (("inbound_nat_rule", name), rule)))
+    }
+
+    /// How the members of a pool get out; `None`: not by this load balancer, since no rule links it to a frontend. A
+    /// load-balancing rule is enough, an outbound rule refines it (S3).
+    #[must_use]
+    pub fn outbound_of(&self, pool: &str) -> Option<Outbound<'_>> {
+        if let Some((name, rule)) = self.outbound_rules.iter().find(|(_, rule)| rule.pool == pool) {
+            return Some(Outbound { frontends: self.frontends_of(rule).iter().collect(), rule: Some((name, rule)) });
+        }
+        let leads = |rule: &&InboundRule| matches!(&rule.target, Target::Pool(to) if to == pool);
+        let rules = self.load_balancing_rules.values().filter(leads);
+        let granting: BTreeSet<&String> =
+            rules.filter(|rule| !rule.is_for_all_ports()).map(|rule| &rule.frontend).collect();
+        let frontends: Vec<&String> = granting.into_iter().collect();
+        (!frontends.is_empty()).then_some(Outbound { frontends, rule: None })
     }
 
     /// The frontends that a rule may use: its own list, or all of the load balancer.
@@ -345,7 +388,13 @@ impl Desired {
         known.filter(move |(_, peer)| peer.peerings.contains(network))
     }
 
-    /// The outbound rule that lets a pool out.
+    /// How the members of a pool get out.
+    #[must_use]
+    pub fn outbound_of(&self, pool: &PoolRef) -> Option<Outbound<'_>> {
+        self.load_balancers.get(&pool.load_balancer)?.outbound_of(&pool.pool)
+    }
+
+    /// The outbound rule of a pool.
     #[must_use]
     pub fn rule_of(&self, pool: &PoolRef) -> Option<(&LoadBalancer, &OutboundRule)> {
         let balancer = self.load_balancers.get(&pool.load_balancer)?;

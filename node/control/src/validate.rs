@@ -10,15 +10,16 @@ use std::net::Ipv4Addr;
 use engine::ids::Mac;
 use engine::snapshot::SHORT_IDLE_PORTS_MAX;
 
+use crate::inbound::reach::{Taken, taken};
 pub use crate::issues::{ISSUES_MAX, Issue, NAME_LEN_MAX};
 use crate::issues::{Judge, names};
-use crate::nsg;
 pub use crate::resource::CLUSTER_SHARDS_MAX;
 use crate::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, PoolRef, Prefix, Profile, Settings, Sharing,
     VirtualNetwork,
 };
 use crate::tier;
+use crate::{inbound, nsg};
 
 /// Most frontends of a cluster, those on their way out too. They share shards: [`CLUSTER_SHARDS_MAX`].
 pub const FRONTENDS_MAX: usize = 1_024;
@@ -55,6 +56,7 @@ pub fn issues(desired: &Desired) -> Vec<Issue> {
     judge.load_balancers(desired);
     judge.instances(desired);
     judge.pools(desired);
+    inbound::checking::check(&mut judge, desired);
     nsg::checking::check(&mut judge, desired);
     judge.settings(&desired.settings);
     judge.issues
@@ -350,7 +352,7 @@ impl Judge {
 
     /// D2: pool size; and whether the preallocations can fit at all, by pool and by load balancer.
     fn pools(&mut self, desired: &Desired) {
-        let census = Census::of(desired);
+        let (census, taken) = (Census::of(desired), taken(desired));
         for (name, balancer) in &desired.load_balancers {
             let mut wanted_in_all = 0usize;
             // Of all its frontends, by the length of blocks.
@@ -364,19 +366,20 @@ impl Judge {
                     self.say(&path, pool, problem, "split it into several pools");
                     continue;
                 };
-                let Some(rule) = balancer.rule_of(pool) else { continue };
+                let Some(outbound) = balancer.outbound_of(pool) else { continue };
                 let wanted = addresses * usize::from(ports);
                 wanted_in_all += wanted;
-                let there = match rule.frontends.is_empty() {
-                    true => *of_all.entry(ports).or_insert_with(|| capacity(desired, &balancer.frontends, ports)),
-                    false => capacity(desired, &rule.frontends, ports),
+                let all = || balancer.frontends.iter();
+                let there = match outbound.rule.is_some_and(|(_, rule)| rule.frontends.is_empty()) {
+                    true => *of_all.entry(ports).or_insert_with(|| capacity(desired, &taken, all(), ports)),
+                    false => capacity(desired, &taken, outbound.frontends.iter().copied(), ports),
                 };
                 if wanted > there {
                     let problem = format!("needs {wanted} ports, the frontends of its outbound rule have {there}");
-                    self.say(&path, pool, problem, "add a frontend to the outbound rule");
+                    self.say(&path, pool, problem, "add a frontend to its outbound rule");
                 }
             }
-            let there = capacity(desired, &balancer.frontends, tier::BLOCK_LEN_MIN);
+            let there = capacity(desired, &taken, balancer.frontends.iter(), tier::BLOCK_LEN_MIN);
             if wanted_in_all > there {
                 let path = format!("load_balancer.{name}.frontends");
                 let problem = format!("its pools need {wanted_in_all} ports, its frontends have {there}");
@@ -442,16 +445,21 @@ impl Census {
 }
 
 /// Ports of these frontends that can be cut into blocks of `len`.
-fn capacity(desired: &Desired, frontends: &[String], len: u16) -> usize {
-    let unit = usize::from(len);
-    frontends
-        .iter()
-        .filter_map(|name| desired.public_ips.get(name))
-        .map(|public| {
-            let spoiled: BTreeSet<u16> = public.reserved_ports.iter().map(|port| port / len).collect();
-            (usize::from(tier::PORTS_USABLE) / unit).saturating_sub(spoiled.len()) * unit
-        })
-        .sum()
+fn capacity<'a>(
+    desired: &Desired,
+    taken: &BTreeMap<&str, Taken>,
+    frontends: impl Iterator<Item = &'a String>,
+    len: u16,
+) -> usize {
+    let (unit, none) = (usize::from(len), Taken::default());
+    let of = |name: &String| {
+        let (public, taken) = (desired.public_ips.get(name)?, taken.get(name.as_str()).unwrap_or(&none));
+        let barred = public.reserved_ports.iter().chain(&taken.ports);
+        let spoiled: BTreeSet<u16> = barred.map(|port| port / len).collect();
+        let left = (usize::from(tier::PORTS_USABLE) / unit).saturating_sub(spoiled.len()) * unit;
+        Some(if taken.whole { 0 } else { left })
+    };
+    frontends.filter_map(of).sum()
 }
 
 fn is_host(prefix: Prefix, ip: Ipv4Addr) -> bool {

@@ -346,15 +346,15 @@ pub fn pools(state: &State) -> Vec<PoolView> {
     for (name, balancer) in &state.desired.load_balancers {
         for pool in &balancer.pools {
             let reference = crate::resource::PoolRef { load_balancer: name.clone(), pool: pool.clone() };
-            let rule = balancer.outbound_rules.iter().find(|(_, rule)| rule.pool == *pool);
+            let outbound = balancer.outbound_of(pool);
             let (instances, backends) = census.of_pool(&reference);
             views.push(PoolView {
                 pool: reference.to_string(),
                 instances,
                 backends,
-                ports_per_backend: rule.and_then(|_| tier::ports_per_backend(instances)).unwrap_or(0),
-                outbound_rule: rule.map(|(name, _)| name.clone()),
-                frontends: rule.map(|(_, rule)| balancer.frontends_of(rule).to_vec()).unwrap_or_default(),
+                ports_per_backend: outbound.as_ref().and_then(|_| tier::ports_per_backend(instances)).unwrap_or(0),
+                outbound_rule: outbound.as_ref().and_then(|outbound| outbound.rule).map(|(name, _)| name.clone()),
+                frontends: outbound.map_or_else(Vec::new, |out| out.frontends.into_iter().cloned().collect()),
             });
         }
     }

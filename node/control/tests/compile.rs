@@ -285,10 +285,12 @@ fn every_resource_of_the_file_reaches_the_workers() {
         backend_by_ip,
         first_backends,
         security,
+        rules,
         networks,
         subnets,
         outside,
     } = compiled(&cluster);
+    assert!(rules.is_empty());
     assert_eq!(control_index.0, index);
     assert_eq!(
         ["vnet1", "vnet2", "gone"].map(|name| networks.carried(Some(name))),

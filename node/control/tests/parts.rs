@@ -79,7 +79,8 @@ fn largest(first: u8) -> Desired {
             (name("r", at), OutboundRule { pool: pool.clone(), frontends: frontends.clone(), ..rule.clone() })
         });
         let outbound_rules = rules.collect();
-        all.load_balancers.insert(name("lb", n), LoadBalancer { frontends, pools, outbound_rules });
+        all.load_balancers
+            .insert(name("lb", n), LoadBalancer { frontends, pools, outbound_rules, ..LoadBalancer::default() });
     }
     // 32 in one pool of each load balancer: 1,024 ports for each.
     for n in 0..IP_CONFIGURATIONS_MAX {

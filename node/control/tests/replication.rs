@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use engine::ids::{ControlIndex, FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
 use proptest::prelude::*;
 use qnat_control::command::{Command, CommandBody};
+use qnat_control::inbound::model::{Distribution, InboundRule, RuleProtocol, Target};
 use qnat_control::limits::KEYS_MAX;
 use qnat_control::loads::PortLoad;
 use qnat_control::nsg::model::{Access, Addresses, Direction, Model, Nic, Ports, Protocol, Rule, SecurityGroup};
@@ -55,9 +56,28 @@ fn add_groups(declared: &mut Desired) {
     declared.security_groups.insert("old".into(), SecurityGroup { model: Model::Classic, rules: [].into() });
 }
 
-/// Bytes of version 10. If this test fails, the layout changed: that needs a new version, not new bytes here.
+fn add_rules(declared: &mut Desired) {
+    let balancer = declared.load_balancers.get_mut("lb1").expect("declared");
+    let rule = InboundRule {
+        frontend: "pip1".into(),
+        protocol: RuleProtocol::Udp,
+        frontend_port: 5_000,
+        target: Target::Pool("web".into()),
+        backend_port: 53,
+        distribution: Distribution::Source,
+        idle_timeout_minutes: 15,
+        enable_tcp_reset: true,
+    };
+    let target = Target::IpConfiguration { instance: "b1".into(), ip_configuration: "ipconfig1".into() };
+    let nat =
+        InboundRule { protocol: RuleProtocol::All, distribution: Distribution::Connection, target, ..rule.clone() };
+    balancer.load_balancing_rules.insert("dns".into(), rule);
+    balancer.inbound_nat_rules.insert("nat".into(), nat);
+}
+
+/// Bytes of version 11. If this test fails, the layout changed: that needs a new version, not new bytes here.
 #[test]
-fn the_layout_of_version_10_is_frozen() {
+fn the_layout_of_version_11_is_frozen() {
     let hex = |command: &Command| -> String {
         command.encode().expect("small").iter().map(|byte| format!("{byte:02x}")).collect()
     };
@@ -74,6 +94,7 @@ fn the_layout_of_version_10_is_frozen() {
     let hints = vec![PortLoad { block, flows: 4 }];
     let mut declared = desired(1, 1);
     add_groups(&mut declared);
+    add_rules(&mut declared);
     assert_eq!(hex(&command(configure(&declared, hints))), include_str!("golden/configure.hex").trim());
     let prefixes = vec![Prefix { network: Ipv4Addr::new(198, 51, 100, 0), len: 24 }];
     let tags = ServiceTags { version: 3, prefixes: BTreeMap::from([(Tag::StorageIn(Region::EastUs), prefixes)]) };

@@ -24,6 +24,7 @@ fn of_pools(pools: u32, members: u32, frontends: u32) -> Desired {
             frontends: names,
             pools: ["web".to_owned()].into(),
             outbound_rules: [("out".to_owned(), rule.clone())].into(),
+            ..LoadBalancer::default()
         };
         all.load_balancers.insert(format!("lb{pool}"), balancer);
     }

@@ -151,6 +151,8 @@ drop_reasons! {
     NoMapping = "no_mapping",
     /// The backend has no outbound path.
     NoOutboundPath = "no_outbound_path",
+    /// A rule leads to nobody: its pool is empty, or all of it is down (S22).
+    NoBackend = "no_backend",
     /// All ports of the lease are in use towards this remote (S12).
     PortsExhausted = "ports_exhausted",
     /// Held-packet limit of the backend or of the worker.

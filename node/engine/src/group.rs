@@ -174,6 +174,7 @@ impl<W: LeaseWords> Group<'_, W> {
                 self.claim(id, slot);
                 self.note_session(id, slot, SessionFate::Opened);
                 let Some(s) = self.shards.replica_mut(id) else { return };
+                s.half_open.remove(&public);
                 let Some((flow, pending)) = s.overlay.resolve(&public) else { return };
                 assert!(s.replica.table.record(slot).flow() == flow, "only this stream opens mappings in this term");
                 self.egress.counters.hold.record(self.now_ns.saturating_sub(pending.since_ns));

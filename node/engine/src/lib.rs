@@ -33,6 +33,7 @@ pub mod nsg;
 pub mod ports;
 pub mod record;
 mod revision;
+pub mod rules;
 mod shard;
 pub mod snapshot;
 mod tell;

@@ -177,6 +177,16 @@ impl Scenario {
         }
     }
 
+    /// The class that a mapping falls into when it closes (D6). What a remote begins keeps its tuple no longer than it must: no
+    /// other port waits for it, and the same client may come back by it (W3).
+    #[must_use]
+    pub const fn hold_class(self, reason: CloseReason, proto: Proto) -> HoldClass {
+        match self.class() {
+            CommitClass::BeforeAnswered => HoldClass::Service,
+            CommitClass::BeforeFirst | CommitClass::BehindFirst | CommitClass::Private => HoldClass::of(reason, proto),
+        }
+    }
+
     /// Its name in answers.
     #[must_use]
     pub const fn label(self) -> &'static str {

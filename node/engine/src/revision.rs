@@ -90,6 +90,7 @@ fn concerns_few(before: &Snapshot, after: &Snapshot) -> bool {
         first_backends: _,
         // Compared one by one by `load`.
         security: _,
+        rules,
         networks: _,
         subnets,
         outside,
@@ -99,6 +100,7 @@ fn concerns_few(before: &Snapshot, after: &Snapshot) -> bool {
         && Arc::ptr_eq(frontends, &before.frontends)
         && Arc::ptr_eq(frontend_by_ip, &before.frontend_by_ip)
         && Arc::ptr_eq(backend_by_ip, &before.backend_by_ip)
+        && Arc::ptr_eq(rules, &before.rules)
         && *subnets == before.subnets
         && *outside == before.outside
         && backends.parts_apart_from(&before.backends) <= PARTS_MAX

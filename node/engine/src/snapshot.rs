@@ -12,6 +12,7 @@ use crate::codec::Format;
 use crate::ids::{BackendId, ControlIndex, FrontendId, Link, Mac, NodeId, PortBlock, ShardId, VnetId};
 pub use crate::map::Map;
 use crate::nsg::Attachments;
+use crate::rules::Rules;
 
 /// One version of the configuration, as seen by one node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub first_backends: Arc<BTreeMap<(VnetId, ShardId), (BackendId, Ipv4Addr)>>,
     /// The security groups that judge backends; shared by all versions that have the same.
     pub security: Arc<Attachments>,
+    /// What comes in without a mapping; shared by all versions that have the same.
+    pub rules: Arc<Rules>,
     /// The virtual networks.
     pub networks: Arc<Networks>,
     /// Inside subnets, with their gateway addresses.

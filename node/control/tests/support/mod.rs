@@ -235,6 +235,7 @@ pub(crate) fn desired(frontends: u32, backends: u32) -> Desired {
         frontends: (1..=frontends).map(|n| format!("pip{n}")).collect(),
         pools: ["web".to_owned()].into(),
         outbound_rules: [("out".to_owned(), rule)].into(),
+        ..LoadBalancer::default()
     };
     if frontends > 0 {
         desired.load_balancers.insert("lb1".into(), balancer);

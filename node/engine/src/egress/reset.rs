@@ -12,7 +12,7 @@ use crate::event::Authority;
 use crate::flow::{Record, Slot};
 use crate::ids::{Link, ShardId, Term};
 use crate::nat::tcp::Direction;
-use crate::record::{CloseReason, Proto};
+use crate::record::{CloseReason, Proto, Scenario};
 use crate::shard::Shard;
 use crate::snapshot::{OnReclaim, Snapshot, TcpReset};
 use crate::wire::build_reset;
@@ -30,7 +30,7 @@ impl Egress {
         let s = at.snapshot;
         let record = shard.replica.table.record(slot);
         let wanted = match reason {
-            CloseReason::Idle => s.backends.get(&record.backend).is_some_and(|b| b.tcp_reset_on_idle == TcpReset::On),
+            CloseReason::Idle => reset_on_idle(s, record) == TcpReset::On,
             CloseReason::Reclaim => is_reset_on_reclaim(s, home, record),
             CloseReason::Fin | CloseReason::Rst | CloseReason::Policy | CloseReason::Service | CloseReason::IdleRfc => {
                 false
@@ -56,6 +56,16 @@ impl Egress {
             self.send_own(at, Exit { link: network, authority }, *inside.ip(), &mut frame);
         }
         Some(())
+    }
+}
+
+/// What the rule of a mapping says, or, of one that its backend began, the backend's.
+fn reset_on_idle(s: &Snapshot, record: &Record) -> TcpReset {
+    match record.scenario() {
+        Scenario::Rule => s.rules.of(&record.public()).map_or(TcpReset::Off, |rule| rule.tcp_reset_on_idle),
+        Scenario::Pool | Scenario::Default | Scenario::OwnOut | Scenario::OwnIn | Scenario::Private => {
+            s.backends.get(&record.backend).map_or(TcpReset::Off, |backend| backend.tcp_reset_on_idle)
+        }
     }
 }
 

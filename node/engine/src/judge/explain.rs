@@ -13,7 +13,7 @@ use crate::flow::FlowKey;
 use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, ShardId, Term, VnetId};
 use crate::judge::hairpin::receiver;
 use crate::judge::opening::public_end;
-use crate::judge::policy::{Plan, Role, inbound_use, plan, stranger_use};
+use crate::judge::policy::{Entry, Plan, Role, chosen, enter, inbound_use, plan};
 use crate::nsg::{Access, Decision, Direction, Origin, Place};
 use crate::record::{Endpoint, InsideKey, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
@@ -149,6 +149,7 @@ impl View<'_> {
                 let record = shard.replica.table.record(slot);
                 Ok(Outcome::Passes(public_ip(s, record.frontend)?, record.public_port))
             }
+            Plan::Answer(open) => Ok(Outcome::Passes(public_ip(s, open.public.frontend)?, open.public.port)),
             Plan::Park => Ok(Outcome::Waits),
             Plan::Open(proposal) => match public_end(at, shard, &proposal, &flow)? {
                 Some(public) => Ok(Outcome::Opens(proposal.scenario, public_ip(s, public.frontend)?, public.port)),
@@ -192,7 +193,7 @@ impl View<'_> {
             return Err(DropReason::SpoofedSource);
         }
         self.place(home, told);
-        let Some((shard, _)) = self.serving(home) else { return Ok(Outcome::NotHere) };
+        let Some((shard, authority)) = self.serving(home) else { return Ok(Outcome::NotHere) };
         let remote = endpoint(q.source.0, q.source.1);
         let key = PublicKey { proto: q.proto, frontend, port: q.destination.1, remote };
         let end = match shard.replica.table.find_public(&key) {
@@ -208,14 +209,20 @@ impl View<'_> {
                 end
             }
             None => {
-                if let Some(inside) = shard.endpoint_of(s, &key)
+                let led = chosen(s, shard, &key).ok().map(|open| open.inside);
+                if let Some(inside) = led.or_else(|| shard.endpoint_of(s, &key))
                     && let Some(end) = InsideEnd::of(inside)
                     && let Some(id) = s.backend_by_ip.get(&(end.vnet, end.ip))
                 {
                     told.backend = Some(*id);
                     told.groups = judged(s, *id, Direction::Inbound, (q.proto, remote, inside.endpoint));
                 }
-                stranger_use(s, shard, &key)
+                match enter(at, shard, authority, &key, Role::First)? {
+                    Entry::Stranger(to) => Ok(to),
+                    Entry::Half { open, .. } | Entry::Park(open) | Entry::Open { open, .. } => {
+                        InsideEnd::of(open.inside).ok_or(DropReason::NoMapping)
+                    }
+                }
             }
         }?;
         Ok(Outcome::Passes(end.ip, end.port))

@@ -7,7 +7,7 @@ use crate::event::{Authority, DropReason, Verdict};
 use crate::ids::Link;
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key, Way};
-use crate::judge::policy::{inbound_use, note_stranger_hits, stranger_use};
+use crate::judge::policy::{begins_anew, inbound_use};
 use crate::lease::LeaseWords;
 use crate::record::PublicKey;
 use crate::translation::finish;
@@ -30,12 +30,9 @@ impl<W: LeaseWords> Judge<'_, W> {
         let from = Exit { link: Link::Outside, authority };
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
-        let Some(slot) = shard.replica.table.find_public(&key) else {
-            let to = stranger_use(s, shard, &key);
-            note_stranger_hits(s, shard, &key);
-            let to = to?;
-            self.egress.may_go_on(at, from, self.egress.mtu(to.link())?, p, frame)?;
-            return self.send_in(authority, to, p, frame);
+        let found = shard.replica.table.find_public(&key);
+        let Some(slot) = found.filter(|slot| !begins_anew(at, shard, *slot, &key, p)) else {
+            return self.enter(authority, (home, &key), p, frame);
         };
         let record = shard.replica.table.record(slot);
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
@@ -47,7 +44,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         sent
     }
 
-    fn send_in(
+    pub(crate) fn send_in(
         &mut self,
         authority: Authority,
         to: InsideEnd,

@@ -2,6 +2,7 @@
 //! way sees more of the worker than this.
 
 pub(crate) mod ahead;
+mod entering;
 mod errors;
 mod established;
 pub mod explain;

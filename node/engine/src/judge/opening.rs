@@ -6,17 +6,18 @@ use crate::context::{At, Frame};
 use crate::egress::held::Held;
 use crate::event::{DropReason, Verdict};
 use crate::flow::FlowKey;
-use crate::ids::{FrontendId, ShardId};
+use crate::ids::{FrontendId, Link, ShardId};
 use crate::judge::policy::{End, Proposal};
-use crate::record::{FlowRecord, Open, PublicKey};
-use crate::shard::Shard;
+use crate::record::{FlowRecord, Open, PublicKey, Scenario};
 use crate::shard::overlay::Parked;
 use crate::shard::shards::Shards;
+use crate::shard::{Shard, sharing_of};
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::IpPacket;
 
-/// A packet that opens a flow.
+/// A packet that opens a flow, and by which link it came.
 pub(crate) struct First<'a> {
+    pub(crate) from: Link,
     pub(crate) packet: &'a IpPacket,
     pub(crate) frame: &'a Frame<'a>,
 }
@@ -36,7 +37,7 @@ impl Opening<'_> {
         let frame =
             self.held.park(&self.at.snapshot.params, backend, first.frame.bytes).ok_or(DropReason::HoldLimit)?;
         let (meta, packet) = (*first.frame.meta, *first.packet);
-        shard.overlay.park(flow, Parked { frame, meta, packet, arrived_ns: self.at.now_ns });
+        shard.overlay.park(flow, Parked { frame, meta, packet, from: first.from, arrived_ns: self.at.now_ns });
         Ok(Verdict::Consumed)
     }
 
@@ -55,6 +56,10 @@ impl Opening<'_> {
         }
         let public = match proposal.end {
             End::Again(public) => public,
+            End::Ruled(public) => {
+                shard.has_room(&s.params, id)?;
+                public
+            }
             End::Granted => {
                 shard.admits(now_ns, &s.params, id)?;
                 let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
@@ -64,9 +69,11 @@ impl Opening<'_> {
         };
         let frame = self.held.park(&s.params, id, first.frame.bytes).ok_or(DropReason::HoldLimit)?;
         let (meta, packet) = (*first.frame.meta, *first.packet);
-        shard.charge(now_ns, &s.params, id);
-        shard.overlay.open(*flow, public, (id, backend.sharing), now_ns);
-        shard.overlay.park(flow, Parked { frame, meta, packet, arrived_ns: self.at.now_ns });
+        if proposal.scenario != Scenario::Rule {
+            shard.charge(now_ns, &s.params, id);
+        }
+        shard.overlay.open(*flow, public, (id, sharing_of(proposal.scenario, backend.sharing)), now_ns);
+        shard.overlay.park(flow, Parked { frame, meta, packet, from: first.from, arrived_ns: self.at.now_ns });
         let open = Open { public, inside: flow.inside, backend: id, scenario: proposal.scenario };
         shard.stream.push(s.control_index, FlowRecord::Open(open));
         Ok(Verdict::Consumed)
@@ -83,7 +90,7 @@ pub(crate) fn public_end(
 ) -> Result<Option<PublicKey>, DropReason> {
     let (s, (id, backend)) = (at.snapshot, proposal.backend);
     match proposal.end {
-        End::Again(public) => Ok(Some(public)),
+        End::Again(public) | End::Ruled(public) => Ok(Some(public)),
         End::Granted => {
             shard.admits(at.now_ns, &s.params, id)?;
             let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };

@@ -16,9 +16,9 @@ use crate::judge::policy::{self, Plan, Proposal, Role};
 use crate::lease::LeaseWords;
 use crate::record::Proto;
 use crate::shard::overlay::Parked;
-use crate::shard::standing::{groups_allow, note_hits};
+use crate::shard::standing::{groups_let, note_hits};
 use crate::translation::{finish, put_source};
-use crate::wire::{IpPacket, Notice, rewrite_destination};
+use crate::wire::{IpPacket, Notice, TcpFlags, rewrite_destination};
 
 /// Where a translated packet comes from: its network, and the public end of its mapping.
 #[derive(Clone, Copy)]
@@ -61,7 +61,9 @@ impl<W: LeaseWords> Judge<'_, W> {
         let flow = flow_of(vnet, p);
         let shard = self.shards.replica_mut(backend.home).ok_or(DropReason::NoForward)?;
         let plan = policy::plan(at, shard, authority, (id, backend), &flow, Role::of(p));
-        if matches!(plan, Plan::Open(_) | Plan::Refuse(DropReason::SecurityRule)) {
+        if matches!(&plan, Plan::Open(proposal) if proposal.is_begun_here())
+            || matches!(plan, Plan::Refuse(DropReason::SecurityRule))
+        {
             note_hits(&mut shard.hits, s, id, &flow);
         }
         match plan {
@@ -73,8 +75,16 @@ impl<W: LeaseWords> Judge<'_, W> {
                 self.decide(authority, slot);
                 sent
             }
-            Plan::Park => self.opening().park(backend.home, &flow, &First { packet: p, frame }),
-            Plan::Open(proposal) => self.open(&proposal, back, &flow, &First { packet: p, frame }),
+            Plan::Answer(open) => {
+                shard.half_open.put(at.now_ns, open, true);
+                if p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::RST)) {
+                    shard.half_open.remove(&open.public);
+                }
+                let source = Source { vnet, frontend: open.public.frontend, port: open.public.port };
+                self.send_out(authority, source, p, frame)
+            }
+            Plan::Park => self.opening().park(backend.home, &flow, &First { packet: p, frame, from: link }),
+            Plan::Open(proposal) => self.open(&proposal, back, &flow, &First { packet: p, frame, from: link }),
             Plan::Stray => Err(self.egress.refuse_stray(at, authority, backend, p)),
             Plan::Refuse(reason) => {
                 if reason == DropReason::NoOutboundPath {
@@ -98,19 +108,22 @@ impl<W: LeaseWords> Judge<'_, W> {
         opened.map_err(|reason| self.egress.refuse_flow(self.cx.at(), back, reason, first.packet, first.frame))
     }
 
-    fn opening(&mut self) -> Opening<'_> {
+    pub(crate) fn opening(&mut self) -> Opening<'_> {
         Opening { at: self.cx.at(), shards: self.shards, held: &mut self.egress.held }
     }
 
     /// The mapping of a parked packet is committed: it leaves by the queue that `poll_frame` empties.
     pub(crate) fn release_parked(&mut self, home: ShardId, term: Term, slot: Slot, parked: Parked) {
-        let Parked { frame: mut bytes, meta, packet: p, .. } = parked;
         let (at, authority) = (self.cx.at(), Authority::Lease { shard: home, term });
+        if parked.from == Link::Outside {
+            return self.release_inward(home, authority, slot, parked);
+        }
+        let Parked { frame: mut bytes, meta, packet: p, .. } = parked;
         let Some(shard) = self.shards.replica_mut(home) else {
             return self.egress.drop_waiting(bytes, DropReason::TermLost);
         };
         let record = shard.replica.table.record(slot);
-        if !groups_allow(at.snapshot, record.backend, &record.flow()) {
+        if !groups_let(at.snapshot, record) {
             // Denied while it waited; `duties` ends the mapping.
             return self.egress.drop_waiting(bytes, DropReason::SecurityRule);
         }

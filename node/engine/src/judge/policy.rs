@@ -8,11 +8,12 @@ use crate::addresses::InsideEnd;
 use crate::context::At;
 use crate::event::{Authority, DropReason};
 use crate::flow::{FlowKey, Record, Slot};
-use crate::ids::BackendId;
+use crate::ids::{BackendId, VnetId};
 use crate::ports::in_lease;
-use crate::record::{HoldClass, Open, Proto, PublicKey, Scenario};
+use crate::record::{Addr, Endpoint, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
-use crate::shard::standing::{ending, groups_admit, groups_allow, groups_permit, note_stranger};
+use crate::shard::half_open::flow_of;
+use crate::shard::standing::{ending, groups_admit, groups_allow, groups_let, groups_permit, leads_to, note_stranger};
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{IcmpKind, IpPacket, TcpFlags};
 
@@ -50,6 +51,8 @@ pub(crate) enum Plan<'a> {
     Translate(Slot),
     /// It waits with the first one of a mapping that opens.
     Park,
+    /// It answers what came in by a rule, and the handshake is not complete: it leaves as that.
+    Answer(Open),
     /// It opens a mapping.
     Open(Proposal<'a>),
     /// It belongs to no flow.
@@ -69,6 +72,10 @@ pub(crate) fn plan<'a>(
     role: Role,
 ) -> Plan<'a> {
     let table = &shard.replica.table;
+    let live = table.find_inside(flow).is_some_and(|slot| ending(table.record(slot)).is_none());
+    if !live && let Some(plan) = answer(at, shard, authority, backend, flow, role) {
+        return plan;
+    }
     let found = table.find_inside(flow).map(|slot| (slot, outbound_use(at, shard, slot, role, backend)));
     let opening = shard.overlay.is_opening(flow);
     let again = match (found, authority) {
@@ -121,8 +128,22 @@ pub(crate) struct Proposal<'a> {
 pub(crate) enum End {
     /// As it was held.
     Again(PublicKey),
+    /// That of the rule by which the flow came in.
+    Ruled(PublicKey),
     /// A port of the backend's grant that is free towards the remote.
     Granted,
+}
+
+impl<'a> Proposal<'a> {
+    /// A mapping that came in by a rule.
+    pub(crate) const fn of_rule(backend: (BackendId, &'a Backend), public: PublicKey) -> Self {
+        Self { backend, scenario: Scenario::Rule, end: End::Ruled(public) }
+    }
+
+    /// Whether its backend begins the flow.
+    pub(crate) fn is_begun_here(&self) -> bool {
+        self.scenario != Scenario::Rule
+    }
 }
 
 /// Under which right a backend's first packet leaves, and by which end; `again`: what it leaves by is held for it.
@@ -140,8 +161,11 @@ fn decide(backend: (BackendId, &Backend), again: Option<Open>) -> Result<Proposa
 /// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
 /// that ended by itself, late packets (D6).
 pub(crate) fn inbound_use(s: &Snapshot, record: &Record, backend: &Backend) -> Result<InsideEnd, DropReason> {
-    if !groups_allow(s, record.backend, &record.flow()) {
+    if !groups_let(s, record) {
         return Err(DropReason::SecurityRule);
+    }
+    if record.scenario() == Scenario::Rule && !leads_to(s, record) {
+        return Err(DropReason::NoMapping);
     }
     let passes = match ending(record) {
         None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
@@ -163,9 +187,11 @@ pub(crate) fn stranger_use(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Resu
 
 /// Counts what the groups decide about such a packet.
 pub(crate) fn note_stranger_hits(s: &Snapshot, shard: &mut Shard, key: &PublicKey) {
-    if !s.security.is_empty()
-        && let Some((id, _, flow)) = stranger(s, shard, key)
-    {
+    if s.security.is_empty() {
+        return;
+    }
+    let led = chosen(s, shard, key).ok().map(|open| (open.backend, flow_of(&open)));
+    if let Some((id, flow)) = led.or_else(|| stranger(s, shard, key).map(|(id, _, flow)| (id, flow))) {
         note_stranger(&mut shard.hits, s, id, &flow);
     }
 }
@@ -186,13 +212,21 @@ fn answers(shard: &Shard, flow: &FlowKey) -> bool {
 /// What a packet of a backend may do by the mapping that was found for it.
 fn outbound_use(at: At<'_>, shard: &Shard, slot: Slot, role: Role, (id, backend): (BackendId, &Backend)) -> Use {
     let record = shard.replica.table.record(slot);
-    if !groups_allow(at.snapshot, id, &record.flow()) {
+    if !groups_let(at.snapshot, record) {
         return Use::Refuse(DropReason::SecurityRule);
     }
     let Some(class) = ending(record) else {
         // An address that went to another backend: the old one's flows are about to close.
         return if record.backend == id { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
     };
+    if record.scenario() == Scenario::Rule {
+        let late = role != Role::First && record.backend == id && leads_to(at.snapshot, record);
+        return match (late, role) {
+            (true, _) => Use::Translate,
+            (false, Role::First) => Use::Fresh,
+            (false, Role::Answer | Role::Last | Role::Other) => Use::Refuse(DropReason::NotFirstPacket),
+        };
+    }
     let leased = record.backend == id && in_lease(&backend.lease, record.frontend, record.public_port);
     let ended_itself = matches!(class, HoldClass::Fin | HoldClass::Rst | HoldClass::Service);
     if role == Role::First {
@@ -207,4 +241,153 @@ fn outbound_use(at: At<'_>, shard: &Shard, slot: Slot, role: Role, (id, backend)
         (true, false) => Use::Reopen,
         (true, true) | (false, _) => Use::Refuse(DropReason::NotFirstPacket),
     }
+}
+
+/// What becomes of a packet from outside that no live mapping is for.
+pub(crate) enum Entry {
+    /// It reaches an open port of a backend's (R6).
+    Stranger(InsideEnd),
+    /// It passes, and nothing is committed: a handshake that is not complete, a datagram that nobody has answered. Whether that is
+    /// known already.
+    Half { open: Open, known: bool },
+    /// It waits with the one that completed the handshake.
+    Park(Open),
+    /// It completes the handshake, or seems to be of a connection that an earlier owner let in.
+    Open { open: Open, adopted: bool },
+}
+
+impl Entry {
+    /// Where its receiver is.
+    pub(crate) const fn vnet(&self) -> VnetId {
+        match self {
+            Self::Stranger(to) => to.vnet,
+            Self::Half { open, .. } | Self::Park(open) | Self::Open { open, .. } => open.inside.vnet,
+        }
+    }
+}
+
+/// Whether a packet for an ended mapping is judged as if there were none: one that begins a flow by a rule anew, or goes on with
+/// one that was.
+pub(crate) fn begins_anew(at: At<'_>, shard: &Shard, slot: Slot, key: &PublicKey, p: &IpPacket) -> bool {
+    let record = shard.replica.table.record(slot);
+    record.scenario() == Scenario::Rule
+        && ending(record).is_some()
+        && (Role::of(p) == Role::First
+            || shard.half_open.of(key, at.now_ns).is_some()
+            || shard.overlay.is_reserved(key))
+}
+
+/// What becomes of a packet from outside for a public end without a live mapping (W3).
+pub(crate) fn enter(
+    at: At<'_>,
+    shard: &Shard,
+    authority: Authority,
+    key: &PublicKey,
+    role: Role,
+) -> Result<Entry, DropReason> {
+    let s = at.snapshot;
+    if s.rules.of(key).is_none() {
+        return stranger_use(s, shard, key).map(Entry::Stranger);
+    }
+    if !matches!(authority, Authority::Lease { .. }) {
+        return Err(DropReason::NotOwner);
+    }
+    let half = shard.half_open.of(key, at.now_ns).filter(|half| may_get(s, &half.open));
+    let open = match half {
+        Some(half) => half.open,
+        None => chosen(s, shard, key)?,
+    };
+    if !groups_admit(s, open.backend, &flow_of(&open)) {
+        return Err(DropReason::SecurityRule);
+    }
+    if shard.overlay.is_reserved(key) {
+        return Ok(Entry::Park(open));
+    }
+    let tcp = key.proto == Proto::Tcp;
+    match (role, half) {
+        (Role::First, half) => Ok(Entry::Half { open, known: half.is_some() }),
+        (Role::Other | Role::Last, Some(half)) if tcp && half.answered => Ok(Entry::Open { open, adopted: false }),
+        (Role::Last, Some(_)) => Ok(Entry::Half { open, known: true }),
+        (Role::Other, None) if tcp && shard.may_adopt(at.now_ns) && shard.half_open.may_adopt(key.frontend) => {
+            Ok(Entry::Open { open, adopted: true })
+        }
+        (Role::Answer | Role::Last | Role::Other, _) => Err(DropReason::NoMapping),
+    }
+}
+
+/// Whether the rule of a flow that is not proved still leads where it went.
+fn may_get(s: &Snapshot, open: &Open) -> bool {
+    let rule = s.rules.of(&open.public).filter(|rule| rule.has(open.backend));
+    let port = rule.map(|rule| rule.inside_port(open.public.port));
+    port == Some(open.inside.endpoint.port) && s.backends.get(&open.backend).is_some_and(|b| is_at(b, open.inside))
+}
+
+fn is_at(backend: &Backend, inside: InsideKey) -> bool {
+    (backend.vnet, Addr::from(backend.ip)) == (inside.vnet, inside.endpoint.addr)
+}
+
+/// The mapping that a client's flow will have: its member by the rule's hash, or, while an ended one holds the tuple, the same as
+/// before, or none.
+pub(crate) fn chosen(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<Open, DropReason> {
+    let rule = s.rules.of(key).ok_or(DropReason::NoMapping)?;
+    let table = &shard.replica.table;
+    if let Some(held) = table.find_public(key).map(|slot| table.record(slot).opened()) {
+        let same = held.scenario == Scenario::Rule && may_get(s, &held);
+        return if same { Ok(held) } else { Err(DropReason::NoMapping) };
+    }
+    let backend = rule.choose(s.params.key, key, |_| true).ok_or(DropReason::NoBackend)?;
+    let to = s.backends.get(&backend).ok_or(DropReason::NoBackend)?;
+    let endpoint = Endpoint { addr: Addr::from(to.ip), port: rule.inside_port(key.port) };
+    let inside = InsideKey { vnet: to.vnet, endpoint };
+    let open = Open { public: *key, inside, backend, scenario: Scenario::Rule };
+    // The instance has opened exactly this flow itself: what answers by it would be told apart from nothing.
+    let taken = table.find_inside(&flow_of(&open)).is_some_and(|slot| ending(table.record(slot)).is_none());
+    if taken || shard.overlay.is_opening(&flow_of(&open)) { Err(DropReason::NoMapping) } else { Ok(open) }
+}
+
+/// What a backend's packet does that answers what came in by a rule; `None`: it is no such answer.
+fn answer<'a>(
+    at: At<'_>,
+    shard: &Shard,
+    authority: Authority,
+    (id, backend): (BackendId, &'a Backend),
+    flow: &FlowKey,
+    role: Role,
+) -> Option<Plan<'a>> {
+    let s = at.snapshot;
+    if s.rules.is_empty() || shard.overlay.is_opening(flow) {
+        return None;
+    }
+    let half = shard.half_open.of_flow(flow, at.now_ns).filter(|half| may_get(s, &half.open));
+    let open = match half {
+        Some(half) => half.open,
+        None => let_in_before(at, shard, id, flow, role)?,
+    };
+    if !matches!(authority, Authority::Lease { .. }) {
+        return Some(Plan::Refuse(DropReason::NotOwner));
+    }
+    if !groups_admit(s, id, flow) {
+        return Some(Plan::Refuse(DropReason::SecurityRule));
+    }
+    match (flow.proto, role) {
+        (Proto::Udp, _) => Some(Plan::Open(Proposal::of_rule((id, backend), open.public))),
+        (Proto::Tcp, Role::Answer | Role::Last) => Some(Plan::Answer(open)),
+        (Proto::Tcp, Role::Other) => Some(Plan::Stray),
+        (Proto::Tcp, Role::First) | (Proto::Icmp, _) => None,
+    }
+}
+
+/// The mapping of a flow that a rule let in, though nothing is known of it here: its first packet gave way to a flood, or came to an
+/// owner before. Exactly one rule leads to its port, and chooses the backend for this client (W3).
+fn let_in_before(at: At<'_>, shard: &Shard, id: BackendId, flow: &FlowKey, role: Role) -> Option<Open> {
+    let repeated = flow.proto == Proto::Tcp && role == Role::Answer;
+    let answered = flow.proto == Proto::Udp && shard.may_adopt(at.now_ns);
+    if !repeated && !answered {
+        return None;
+    }
+    let s = at.snapshot;
+    let (rule, port) = s.rules.to(flow.proto, flow.inside.endpoint.port, id)?;
+    let key = PublicKey { proto: flow.proto, frontend: rule.frontend, port, remote: flow.remote };
+    let open = chosen(s, shard, &key).ok()?;
+    (open.backend == id && open.inside == flow.inside).then_some(open)
 }

@@ -5,7 +5,8 @@ use words::time::SECOND_NS;
 
 use super::tcp::{Phase, Track};
 use crate::flow::{Record, Seen};
-use crate::record::{CloseReason, Proto};
+use crate::record::{CloseReason, Proto, Scenario};
+use crate::rules::Rules;
 use crate::snapshot::{Backend, Params, Profile};
 
 /// Silence after a believed reset, profile `azure` (R18).
@@ -27,13 +28,31 @@ const FINISHED_NS: u64 = 2 * SECOND_NS;
 /// glance.
 pub(crate) const SHORTEST_NS: u64 = FINISHED_NS;
 
+/// What a rule says about the life of a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Terms {
+    profile: Profile,
+    idle_timeout_ms: u32,
+}
+
+impl Terms {
+    /// Of a mapping of `backend`: by the rule that it came in by, else as the backend's flows live.
+    pub(crate) fn of(record: &Record, backend: &Backend, rules: &Rules) -> Self {
+        match rules.of(&record.public()).filter(|_| record.scenario() == Scenario::Rule) {
+            Some(rule) => Self { profile: Profile::Azure, idle_timeout_ms: rule.idle_timeout_ms },
+            None => Self { profile: backend.profile, idle_timeout_ms: backend.idle_timeout_ms },
+        }
+    }
+}
+
 /// The silence that ends the mapping, and the reason that is then given, by what is `known` of it in this term.
-pub(crate) fn silence(record: &Record, known: Track, backend: &Backend, params: &Params) -> (u64, CloseReason) {
-    let idle_ns = u64::from(backend.idle_timeout_ms) * MS;
+pub(crate) fn silence(record: &Record, known: Track, terms: Terms, params: &Params) -> (u64, CloseReason) {
+    let Terms { profile, idle_timeout_ms } = terms;
+    let idle_ns = u64::from(idle_timeout_ms) * MS;
     match record.proto {
-        Proto::Tcp => tcp(known.phase(), backend.profile, idle_ns),
+        Proto::Tcp => tcp(known.phase(), profile, idle_ns),
         Proto::Udp => {
-            let (idle_ns, ended) = match backend.profile {
+            let (idle_ns, ended) = match profile {
                 Profile::Azure => (idle_ns, CloseReason::Idle),
                 Profile::Rfc => (UDP_RFC_NS, CloseReason::IdleRfc),
             };
@@ -43,7 +62,7 @@ pub(crate) fn silence(record: &Record, known: Track, backend: &Backend, params: 
                 (false, _) => (idle_ns, ended),
             }
         }
-        Proto::Icmp => match backend.profile {
+        Proto::Icmp => match profile {
             Profile::Azure => (idle_ns, CloseReason::Idle),
             Profile::Rfc => (QUERY_RFC_NS, CloseReason::Idle),
         },
@@ -65,8 +84,8 @@ fn tcp(phase: Phase, profile: Profile, idle_ns: u64) -> (u64, CloseReason) {
 
 /// A datagram came from the remote of a mapping that awaits it. It never makes a mapping live longer (R5); the first answer of
 /// a well-known service makes it live shorter (D26, RFC 4787 REQ-5c).
-pub(crate) fn note_answer(record: &mut Record, backend: &Backend, params: &Params, now_ns: u64) {
-    let end = record.last_seen.ns().saturating_add(silence(record, record.tcp, backend, params).0);
+pub(crate) fn note_answer(record: &mut Record, terms: Terms, params: &Params, now_ns: u64) {
+    let end = record.last_seen.ns().saturating_add(silence(record, record.tcp, terms, params).0);
     if now_ns.saturating_add(ANSWERED_NS) < end {
         record.tcp.answer();
         record.last_seen = Seen::at(now_ns);
@@ -80,5 +99,6 @@ pub(crate) fn awaits_answer(record: &Record, params: &Params) -> bool {
 
 /// Whether its remote end is a service whose mappings end soon after the reply (D26).
 pub(crate) fn is_short(record: &Record, params: &Params) -> bool {
-    record.proto == Proto::Udp && record.remote.port != 0 && params.short_idle_ports.contains(&record.remote.port)
+    let asked = record.proto == Proto::Udp && record.scenario() != Scenario::Rule;
+    asked && record.remote.port != 0 && params.short_idle_ports.contains(&record.remote.port)
 }

@@ -254,7 +254,7 @@ impl Replica {
             self.counts.closes_stray += 1;
             return;
         }
-        let class = HoldClass::of(reason, public.proto);
+        let class = found.scenario().hold_class(reason, public.proto);
         self.table.close(slot, class, index, now_ns);
         if reason == CloseReason::Policy {
             self.cuts.add(self.meta.control_index);

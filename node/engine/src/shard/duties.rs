@@ -8,11 +8,11 @@ use words::time::MS;
 
 use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
-use crate::nat::timeouts::{SHORTEST_NS, silence};
+use crate::nat::timeouts::{SHORTEST_NS, Terms, silence};
 use crate::record::{CloseReason, FlowRecord, HoldClass};
-use crate::shard::standing::{Asked, may_stand, note_hits};
+use crate::shard::standing::{Asked, may_stand, note_again};
 use crate::shard::{Forces, Leadership, Shard, Sweep};
-use crate::snapshot::{Backend, Params, Snapshot};
+use crate::snapshot::{Backend, Snapshot};
 
 /// Idle sweeps visit every slot in this time, so idle expiry is at most that late (I48).
 const SWEEP_NS: u64 = 1_000_000_000;
@@ -37,10 +37,13 @@ impl Shard {
         lead: &Leadership,
         record: &Record,
         position: u32,
-        (backend, params): (&Backend, &Params),
+        (backend, snapshot): (&Backend, &Snapshot),
         now_ns: u64,
     ) -> Option<CloseReason> {
-        let (silence, reason) = silence(record, record.tcp.known_in(lead.term), backend, params);
+        let (silence, reason) = {
+            let terms = Terms::of(record, backend, &snapshot.rules);
+            silence(record, record.tcp.known_in(lead.term), terms, &snapshot.params)
+        };
         let takeover = lead.takeover_ns.unwrap_or(now_ns);
         let end = if record.last_seen.ns() > takeover {
             record.last_seen.ns().saturating_add(silence)
@@ -75,7 +78,7 @@ impl Shard {
             let (Some(lead), Some(backend)) = (&self.leadership, snapshot.backends.get(&record.backend)) else {
                 continue;
             };
-            let end = Self::idle_end(lead, record, position, (backend, &snapshot.params), now_ns);
+            let end = Self::idle_end(lead, record, position, (backend, snapshot), now_ns);
             if let Some(reason) = end
                 && !self.close(snapshot.control_index, slot, reason)
             {
@@ -110,7 +113,7 @@ impl Shard {
                 };
                 let lives = record.is_live() && record.closing().is_none();
                 if lives && asked == Asked::No {
-                    note_hits(&mut self.hits, snapshot, record.backend, &record.flow());
+                    note_again(&mut self.hits, snapshot, record);
                 }
                 if lives
                     && let Err(reason) = may_stand(record, snapshot, &self.drains, asked)

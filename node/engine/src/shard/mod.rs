@@ -8,6 +8,7 @@ pub(crate) mod chunks;
 pub(crate) mod cuts;
 pub(crate) mod drains;
 pub(crate) mod duties;
+pub(crate) mod half_open;
 pub(crate) mod noting;
 pub(crate) mod overlay;
 pub(crate) mod picking;
@@ -31,10 +32,11 @@ use crate::flow::{FlowKey, Mark, Record, Slot};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, ShardId, Term};
 use crate::nsg::{Attachments, Hits};
 use crate::ports::{LeaseOrder, in_lease};
-use crate::record::{EntryHeader, HOLD_CLASSES, HOLDS_CONFIGURED, InsideKey, Proto, PublicKey};
+use crate::record::{EntryHeader, HOLD_CLASSES, HOLDS_CONFIGURED, InsideKey, Proto, PublicKey, Scenario};
 use crate::shard::announcement::{Announcement, Confirmed, Step};
 use crate::shard::apply::{ApplyCounts, Replica, SAFETY_MS};
 use crate::shard::drains::Drains;
+use crate::shard::half_open::HalfOpen;
 use crate::shard::overlay::Overlay;
 use crate::shard::quota::Rates;
 use crate::shard::stream::Stream;
@@ -42,6 +44,17 @@ use crate::snapshot::{Filtering, Map, Params, Sharing, Snapshot};
 
 /// A shard that this node owned so recently still has frames sent to its vMAC here (M1).
 pub(crate) const LAST_OWNER_NS: u64 = 60_000_000_000;
+
+/// So long after a takeover a packet in mid-stream may be one of a connection that the owner before let in (W3).
+const ADOPTION_NS: u64 = 75_000_000_000;
+
+/// What a mapping takes besides its tuple: only a granted port is anybody's beyond it.
+pub(crate) const fn sharing_of(scenario: Scenario, granted: Sharing) -> Sharing {
+    match scenario {
+        Scenario::Pool | Scenario::Default => granted,
+        Scenario::OwnOut | Scenario::OwnIn | Scenario::Rule | Scenario::Private => Sharing::Tuple,
+    }
+}
 
 /// Orphan grace and holds as headers carry them (F6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,6 +123,8 @@ pub(crate) struct Shard {
     pub(crate) replica: Replica,
     pub(crate) leadership: Option<Leadership>,
     pub(crate) overlay: Overlay,
+    /// What came in by rules and is not proved (W3).
+    pub(crate) half_open: HalfOpen,
     pub(crate) stream: Stream,
     pub(crate) orders: Map<BackendId, LeaseOrder>,
     /// Backends of `rates` and `orders` that may be gone since a snapshot was loaded, and were not looked at yet.
@@ -176,6 +191,7 @@ impl Shard {
             replica: Replica::new(seed, index, loads),
             leadership: None,
             overlay: Overlay::default(),
+            half_open: HalfOpen::default(),
             stream: Stream::default(),
             orders: Map::default(),
             unlooked: Vec::new(),
@@ -194,6 +210,7 @@ impl Shard {
 
     pub(crate) fn lead(&mut self, now_ns: u64, term: Term) {
         self.stream.begin();
+        self.half_open = HalfOpen::default();
         self.leadership = Some(Leadership {
             term,
             since_ns: now_ns,
@@ -353,8 +370,16 @@ impl Shard {
 
     /// Keeps what the mapping claims in step with its backend's rule.
     pub(crate) fn claim(&mut self, slot: Slot, snapshot: &Snapshot) {
-        let backend = snapshot.backends.get(&self.replica.table.record(slot).backend);
-        self.replica.table.claim(slot, backend.map_or(Sharing::Tuple, |b| b.sharing));
+        let record = self.replica.table.record(slot);
+        let sharing = snapshot.backends.get(&record.backend).map_or(Sharing::Tuple, |b| b.sharing);
+        self.replica.table.claim(slot, sharing_of(record.scenario(), sharing));
+    }
+
+    /// Whether a client may still hold a connection, or wait for an answer, that an owner before this one let in and did not
+    /// commit (W3): long enough for what retransmits.
+    pub(crate) fn may_adopt(&self, now_ns: u64) -> bool {
+        let takeover = self.leadership.as_ref().and_then(|lead| lead.takeover_ns);
+        takeover.is_some_and(|at| now_ns < at.saturating_add(ADOPTION_NS))
     }
 
     /// The next batch to propose in this term.
@@ -418,6 +443,12 @@ impl Shard {
 
     /// Whether a backend may open one more flow: below its limit, and with no more flows than the table has room left.
     pub(crate) fn admits(&self, now_ns: u64, params: &Params, backend: BackendId) -> Result<(), DropReason> {
+        self.has_room(params, backend)?;
+        if self.rates.is_empty(now_ns, params, backend) { Err(DropReason::RateLimit) } else { Ok(()) }
+    }
+
+    /// The same for a flow that a remote begins: how many come in a second is not the backend's doing.
+    pub(crate) fn has_room(&self, params: &Params, backend: BackendId) -> Result<(), DropReason> {
         let (table, overlay) = (&self.replica.table, &self.overlay);
         let all = u64::from(table.live()) + u64::from(table.held()) + overlay.len() as u64;
         let own = u64::from(table.flows_of(backend)) + u64::from(overlay.opens_of(backend));
@@ -428,8 +459,6 @@ impl Shard {
             // What is left of the table is for those who have less of it (I40): however few or many fill it, a part stays
             // free for everybody else, without a share that is fixed in advance and unused.
             Err(DropReason::FlowLimit)
-        } else if self.rates.is_empty(now_ns, params, backend) {
-            Err(DropReason::RateLimit)
         } else {
             Ok(())
         }

@@ -4,8 +4,8 @@
 use crate::event::Authority;
 use crate::flow::{Record, Seen, Slot, State};
 use crate::nat::tcp::{Direction, Progress};
-use crate::nat::timeouts::{awaits_answer, note_answer};
-use crate::record::CloseReason;
+use crate::nat::timeouts::{Terms, awaits_answer, note_answer};
+use crate::record::{CloseReason, Scenario};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::wire::IpPacket;
@@ -20,6 +20,10 @@ impl Shard {
     /// somebody else may have the port towards the same remote (I11).
     pub(crate) fn takes_late(&self, record: &Record, now_ns: u64) -> bool {
         let State::Held(class) = record.state else { return true };
+        // Nobody but its own client and rule can have the tuple.
+        if record.scenario() == Scenario::Rule {
+            return true;
+        }
         let takeover_ns = self.leadership.as_ref().and_then(|lead| lead.takeover_ns).unwrap_or(0);
         let hold_ns = u64::from(self.replica.meta.hold_ms[class.index()]) * MS;
         let began_ns = record.last_seen.ns().max(takeover_ns);
@@ -34,16 +38,20 @@ impl Shard {
         self.went_on(s, now_ns, authority, slot, progress);
     }
 
-    /// A packet came in by it: a segment of its connection, or a datagram, which keeps nothing alive (R5, I19).
+    /// A packet came in by it: a segment of its connection, or a datagram, which keeps nothing alive (R5, I19) but what a rule
+    /// lets anybody begin anew.
     pub(crate) fn note_in(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, slot: Slot, p: &IpPacket) {
         let record = self.watched(slot);
         if let Some(tcp) = &p.tcp {
             let progress = record.tcp.observe(Direction::In, tcp);
             self.went_on(s, now_ns, authority, slot, progress);
+        } else if record.scenario() == Scenario::Rule {
+            self.went_on(s, now_ns, authority, slot, Progress::Open);
         } else if awaits_answer(record, &s.params)
             && let Some(backend) = s.backends.get(&record.backend)
         {
-            note_answer(record, backend, &s.params, now_ns);
+            let terms = Terms::of(record, backend, &s.rules);
+            note_answer(record, terms, &s.params, now_ns);
         }
     }
 

@@ -7,7 +7,7 @@ use hashbrown::HashSet;
 
 use crate::context::HELD_MAX_NS;
 use crate::flow::{FlowKey, Slot};
-use crate::ids::{BackendId, ControlIndex, FrontendId, PortBlock};
+use crate::ids::{BackendId, ControlIndex, FrontendId, Link, PortBlock};
 use crate::map::Keyed;
 use crate::ports::Claims;
 use crate::record::{CloseReason, PublicKey};
@@ -20,6 +20,8 @@ pub(crate) struct Parked {
     pub(crate) frame: Vec<u8>,
     pub(crate) meta: FrameMeta,
     pub(crate) packet: IpPacket,
+    /// By which link it came.
+    pub(crate) from: Link,
     pub(crate) arrived_ns: u64,
 }
 

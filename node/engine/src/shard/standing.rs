@@ -7,6 +7,7 @@ use crate::ids::BackendId;
 use crate::nsg::{Access, Direction, Hits, Tuple, verdict};
 use crate::ports::in_lease;
 use crate::record::{Addr, CloseReason, Endpoint, HoldClass, InsideKey, Proto, Scenario};
+use crate::rules::Rule;
 use crate::shard::drains::Drains;
 use crate::snapshot::{Backend, Filtering, Sharing, Snapshot};
 
@@ -28,7 +29,11 @@ pub(crate) fn may_stand(
     match record.scenario() {
         Scenario::Pool | Scenario::Default => {}
         // A snapshot of this build gives nobody these rights.
-        Scenario::OwnOut | Scenario::OwnIn | Scenario::Rule | Scenario::Private => return Err(CloseReason::Policy),
+        Scenario::OwnOut | Scenario::OwnIn | Scenario::Private => return Err(CloseReason::Policy),
+        Scenario::Rule => {
+            let stands = leads_to(snapshot, record) && (asked == Asked::Yes || groups_let(snapshot, record));
+            return if stands { Ok(()) } else { Err(CloseReason::Policy) };
+        }
     }
     if asked == Asked::No && !groups_allow(snapshot, record.backend, &record.flow()) {
         return Err(CloseReason::Policy);
@@ -49,14 +54,33 @@ fn whose<'a>(s: &'a Snapshot, id: BackendId, flow: &FlowKey) -> Option<&'a Backe
 /// Whether a mapping that stands would go on to do so under another configuration, as far as it is no question of ports: what
 /// `may_stand` will say, foretold (D19).
 pub(crate) fn keeps_right(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool {
-    whose(s, id, flow).is_some() && groups_allow(s, id, flow)
+    let comes = || s.rules.to(flow.proto, flow.inside.endpoint.port, id).is_some() && groups_admit(s, id, flow);
+    whose(s, id, flow).is_some() && (groups_allow(s, id, flow) || comes())
 }
 
 /// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.
 pub(crate) fn ending(record: &Record) -> Option<HoldClass> {
     match record.state {
         State::Held(class) => Some(class),
-        State::Live | State::Free => record.closing().map(|reason| HoldClass::of(reason, record.proto)),
+        State::Live | State::Free => record.closing().map(|reason| record.scenario().hold_class(reason, record.proto)),
+    }
+}
+
+/// Whether a rule leads to a mapping's inside end by its public one.
+pub(crate) fn leads_to(s: &Snapshot, record: &Record) -> bool {
+    let public = record.public();
+    let leads = |rule: &Rule| rule.has(record.backend) && rule.inside_port(public.port) == record.inside.port;
+    s.rules.of(&public).is_some_and(leads)
+}
+
+/// Whether the security groups let a mapping's packets pass: asked about the direction in which it was begun, since what answers
+/// needs no rule (S30).
+pub(crate) fn groups_let(s: &Snapshot, record: &Record) -> bool {
+    match record.scenario() {
+        Scenario::Rule | Scenario::OwnIn => groups_admit(s, record.backend, &record.flow()),
+        Scenario::Pool | Scenario::Default | Scenario::OwnOut | Scenario::Private => {
+            groups_allow(s, record.backend, &record.flow())
+        }
     }
 }
 
@@ -83,6 +107,16 @@ pub(crate) fn note_hits(hits: &mut Hits, s: &Snapshot, id: BackendId, flow: &Flo
     }
     if let Some(tuple) = tuple(flow.proto, flow.inside.endpoint, flow.remote) {
         hits.note(Direction::Outbound, attachment, &tuple);
+    }
+}
+
+/// The same of a mapping that is judged again, by the direction in which it was begun.
+pub(crate) fn note_again(hits: &mut Hits, s: &Snapshot, record: &Record) {
+    match record.scenario() {
+        Scenario::Rule | Scenario::OwnIn => note_stranger(hits, s, record.backend, &record.flow()),
+        Scenario::Pool | Scenario::Default | Scenario::OwnOut | Scenario::Private => {
+            note_hits(hits, s, record.backend, &record.flow());
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod groups;
 mod hairpin;
 mod hits;
 mod icmp;
+mod inward;
 mod lab;
 mod neighbours;
 mod networks;

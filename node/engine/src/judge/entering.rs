@@ -1,0 +1,105 @@
+//! What comes in by a rule, without a mapping (W3): a client's first packets go to the member that its hash chooses, and the
+//! packet that completes a handshake waits until the log has the mapping.
+//!
+//! Never a mapping for a packet that anybody may write in a stranger's name: of a connection the backend must have answered, of
+//! datagrams the answer opens it. `policy::enter` decides; called by `inbound`.
+
+use crate::addresses::InsideEnd;
+use crate::context::{Exit, Frame};
+use crate::event::{Authority, DropReason, Verdict};
+use crate::flow::Slot;
+use crate::ids::{Link, ShardId};
+use crate::judge::Judge;
+use crate::judge::opening::First;
+use crate::judge::policy::{self, Entry, Proposal, Role, inbound_use};
+use crate::lease::LeaseWords;
+use crate::record::PublicKey;
+use crate::shard::half_open::flow_of;
+use crate::shard::overlay::Parked;
+use crate::translation::finish;
+use crate::wire::{IpPacket, TcpFlags, rewrite_destination};
+
+impl<W: LeaseWords> Judge<'_, W> {
+    /// A packet from outside that no live mapping is for.
+    pub(crate) fn enter(
+        &mut self,
+        authority: Authority,
+        (home, key): (ShardId, &PublicKey),
+        p: &IpPacket,
+        frame: &mut Frame<'_>,
+    ) -> Result<Verdict, DropReason> {
+        let at = self.cx.at();
+        let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
+        let (role, known) = (Role::of(p), shard.half_open.of(key, at.now_ns).is_some());
+        let entry = policy::enter(at, shard, authority, key, role);
+        if at.snapshot.rules.of(key).is_none() || (role == Role::First && !known) {
+            policy::note_stranger_hits(at.snapshot, shard, key);
+        }
+        let entry = entry?;
+        let from = Exit { link: Link::Outside, authority };
+        let mtu = self.egress.mtu(Link::Inside(entry.vnet()))?;
+        self.egress.may_go_on(at, from, mtu, p, frame)?;
+        let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
+        match entry {
+            Entry::Stranger(to) => self.send_in(authority, to, p, frame),
+            Entry::Half { open, known } => {
+                if p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::RST)) {
+                    shard.half_open.remove(key);
+                } else if !known {
+                    shard.half_open.put(at.now_ns, open, false);
+                }
+                let to = InsideEnd::of(open.inside).ok_or(DropReason::NoMapping)?;
+                self.send_in(authority, to, p, frame)
+            }
+            Entry::Park(open) => {
+                self.opening().park(home, &flow_of(&open), &First { packet: p, frame, from: Link::Outside })
+            }
+            Entry::Open { open, adopted } => {
+                let backend = at.snapshot.backends.get(&open.backend).ok_or(DropReason::NoMapping)?;
+                if adopted {
+                    shard.half_open.adopted(key.frontend);
+                }
+                let proposal = Proposal::of_rule((open.backend, backend), open.public);
+                let opened = self.opening().propose(
+                    &proposal,
+                    &flow_of(&open),
+                    &First { packet: p, frame, from: Link::Outside },
+                );
+                self.egress.counters.attempted(p.proto, &opened);
+                opened
+            }
+        }
+    }
+
+    /// The mapping of a packet that came in and waited is committed.
+    pub(crate) fn release_inward(&mut self, home: ShardId, authority: Authority, slot: Slot, parked: Parked) {
+        let Parked { frame: mut bytes, meta, packet: p, .. } = parked;
+        let result = self.rewrite_in(home, authority, slot, &p, &mut Frame { meta: &meta, bytes: &mut bytes });
+        self.decide(authority, slot);
+        match result {
+            Ok((exit, hop)) => self.egress.send_later(self.cx.now_ns, exit, hop, meta, bytes),
+            Err(reason) => self.egress.drop_waiting(bytes, reason),
+        }
+    }
+
+    fn rewrite_in(
+        &mut self,
+        home: ShardId,
+        authority: Authority,
+        slot: Slot,
+        p: &IpPacket,
+        frame: &mut Frame<'_>,
+    ) -> Result<(Exit, crate::context::Hop), DropReason> {
+        let at = self.cx.at();
+        let shard = self.shards.replica_mut(home).ok_or(DropReason::TermLost)?;
+        let record = shard.replica.table.record(slot);
+        let backend = at.snapshot.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
+        let to = inbound_use(at.snapshot, record, backend)?;
+        shard.note_in(at.snapshot, at.now_ns, authority, slot, p);
+        let exit = Exit { link: to.link(), authority };
+        let way = self.egress.find_hop(at, exit, to.ip)?;
+        rewrite_destination(frame.bytes, frame.meta, p, to.ip, to.port);
+        finish(at.snapshot, frame, p);
+        Ok((exit, way.put(frame.bytes)))
+    }
+}
