@@ -5,6 +5,7 @@
 //! (buffers that the kernel writes into), `uring` (the ring that shares them with it), `packet` (the safe loop on top).
 //! Nothing here knows NAT, Raft or a clock other than CLOCK_BOOTTIME; of the workspace only `words` is imported.
 
+pub mod awake;
 pub mod bell;
 pub mod boottime;
 pub mod ca;

@@ -285,6 +285,23 @@ fn comes_back(arguments: &[&str]) {
     all_is_well();
 }
 
+/// Members whose processes that keep processors from halting are there.
+fn kept_awake() -> usize {
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let command = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+    entries.map(command).filter(|line| line.ends_with("qnat\0spin\0")).count()
+}
+
+#[test]
+fn a_member_of_a_small_virtual_machine_keeps_it_awake_until_it_ends() {
+    let processors = netio::thread::allowed_cpus().expect("ours").len();
+    let worth_it = usize::from(netio::awake::is_virtual() && processors <= 8);
+    let _lab = Lab::up();
+    assert_eq!(kept_awake(), 3 * worth_it);
+    ok(&["lab", "kill", "n2"]);
+    wait_until("nobody to spin for a dead member", Duration::from_secs(5), || kept_awake() == 2 * worth_it);
+}
+
 #[test]
 fn a_restarted_member_is_a_new_incarnation_and_gets_its_share_back() {
     comes_back(&[]);

@@ -64,6 +64,9 @@ enum Command {
         #[arg(long)]
         again: bool,
     },
+    /// Keep processors from halting until standard input ends: what a member begins for itself.
+    #[command(hide = true)]
+    Spin,
     /// Found a cluster, sign who shall join it, back it up, continue it when it was lost.
     Cluster {
         #[command(subcommand)]
@@ -356,6 +359,10 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Node { config, again } => {
             let ending = if again { Ending::Again } else { Ending::Exit };
             daemon::run(&NodeConfig::load(&config)?, ending).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Spin => {
+            netio::awake::spin_until_told()?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Cluster { command } => cluster::perform(&command),
         Command::Lab { command } => lab::perform(command),

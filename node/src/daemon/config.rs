@@ -42,6 +42,7 @@
 //!
 //! [timing]
 //! raise_priority = true
+//! keep_awake = "auto"               # or "always", "never": processors that never halt; see README
 //!
 //! [nat_log]                         # who had which public port when
 //! path = "data/nat.log"
@@ -167,12 +168,26 @@ pub struct TimingConfig {
     /// The threads of the flow and control groups run with real-time priority, the others that they share locks with and the
     /// worker before ordinary ones, if the machine permits.
     pub raise_priority: bool,
+    /// Whether the processors that it may use are kept from halting.
+    pub keep_awake: KeepAwake,
 }
 
 impl Default for TimingConfig {
     fn default() -> Self {
-        Self { raise_priority: true }
+        Self { raise_priority: true, keep_awake: KeepAwake::Auto }
     }
+}
+
+/// When processors are kept from halting (`netio::awake`): a host may give one that halted back too late for a lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepAwake {
+    /// In a virtual machine with few processors.
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
 }
 
 /// `[nat_log]`: the address-translation log (R24).

@@ -9,6 +9,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use bytes::Bytes;
 use engine::event::{GroupEvent, WorkerOutput};
+use engine::histogram::Histogram;
 use engine::ids::NodeId;
 use engine::links::Standing;
 use futures_util::stream::unfold;
@@ -57,6 +58,9 @@ pub struct FlowActor {
     seed: u64,
     stopped: Option<oneshot::Sender<u32>>,
     pulses: Pulses,
+    /// When its next turn is due (CLOCK_BOOTTIME), and by how much turns came late.
+    due_ns: u64,
+    late: Histogram,
     control_room: Room,
     duty_room: Room,
 }
@@ -123,6 +127,8 @@ impl FlowActor {
             seed,
             stopped: None,
             pulses,
+            due_ns: now_ns(),
+            late: Histogram::default(),
             control_room: Room::of(CONTROL_BYTES_MAX),
             duty_room: Room::of(DUTIES_MAX),
         })
@@ -199,6 +205,7 @@ impl FlowActor {
 
     fn schedule(&mut self, ctx: &mut Context<Self>) {
         let now = now_ns();
+        self.late.record(now.saturating_sub(self.due_ns));
         self.pulses.flow.beat(now);
         let turned_ns = self.pulses.workers_turned_ns();
         if let Some(member) = &mut self.member {
@@ -207,7 +214,9 @@ impl FlowActor {
         }
         self.settle();
         let due = self.member.as_ref().map_or(now + 5_000_000, |member| member.groups().next_due_ns());
-        let wait = Duration::from_nanos(due.saturating_sub(now_ns())).max(Duration::from_micros(200));
+        let now = now_ns();
+        let wait = Duration::from_nanos(due.saturating_sub(now)).max(Duration::from_micros(200));
+        self.due_ns = now + u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
         ctx.run_later(wait, Self::schedule);
     }
 }
@@ -363,7 +372,7 @@ impl Handler<AskFlows> for FlowActor {
         let linked = linked.copied().collect();
         let transport = self.transport.stats();
         let Some(member) = &self.member else {
-            return FlowReport { linked, transport, now_ns: now, ..FlowReport::default() };
+            return FlowReport { linked, transport, late: self.late, now_ns: now, ..FlowReport::default() };
         };
         FlowReport {
             running: true,
@@ -372,6 +381,7 @@ impl Handler<AskFlows> for FlowActor {
             report: member.report(),
             node_of: member.view().node_of.clone(),
             failovers: *member.failovers(),
+            late: self.late,
             leader_changes: member.leader_changes(),
             frame_drops: member.groups().drops().iter().map(|(why, count)| (why.label().to_owned(), *count)).collect(),
             transport,

@@ -139,6 +139,8 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
         histogram_text(&mut text, "qnat_raft_commit_seconds", commit, &engine.commit);
         let failover = "From the last word of a shard's former leader to serving here.";
         histogram_text(&mut text, "qnat_failover_seconds", failover, &report.failovers);
+        let late = "How much later than due the thread ran that holds leases: it was kept from running.";
+        histogram_text(&mut text, "qnat_flow_thread_late_seconds", late, &report.late);
         *page.histograms.lock().unwrap_or_else(PoisonError::into_inner) = text;
         if round % PORTS_EVERY == 0
             && let Ok(ports) = answerer.ports().await

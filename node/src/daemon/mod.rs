@@ -7,6 +7,7 @@
 pub mod answer;
 mod applying;
 pub mod ask;
+pub mod awake;
 pub mod backup;
 mod bindings;
 mod chance;

@@ -93,6 +93,8 @@ pub struct FlowReport {
     pub node_of: BTreeMap<engine::ids::Incarnation, NodeId>,
     /// Takeovers of this node by the silence before them.
     pub failovers: engine::histogram::Histogram,
+    /// By how much the flow thread's turns came later than they were due.
+    pub late: engine::histogram::Histogram,
     /// How often the owner of each shard changed, as this node was told.
     pub leader_changes: BTreeMap<engine::ids::ShardId, u64>,
     /// Frames of peers that were dropped, by reason.

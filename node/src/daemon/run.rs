@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::answer::Answerer;
 use super::ask::Peers;
+use super::awake::keep_awake;
 use super::bindings::Bindings;
 use super::chance::seed;
 use super::clerk::Clerk;
@@ -70,6 +71,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
     share_the_kernels_clock()?;
     let _exclusive = MemberLock::take(config)?;
     let memory_unlocked = lock_memory();
+    let _awake = keep_awake(config.timing.keep_awake);
     let links = Interfaces::named(config)?;
     links.limit_merging();
     let (keeper, writer) = keep_guard(config, &links)?;
