@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{HashMap, MapData, MapError};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+pub use words::{FastBoth, FastSeen};
 use words::{Incarnation, ShardId, Term};
 
 use crate::port::Interface;
@@ -85,28 +86,6 @@ pub struct FastEntry {
     pub hop: FastSide,
     /// TCP: behind the last octet of the backend that is known, and the newest that it acknowledged.
     pub tcp: (u32, u32),
-}
-
-/// What passed one way by an entry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FastSeen {
-    /// Frames; a super-packet is one.
-    pub packets: u64,
-    /// Octets of IP.
-    pub octets: u64,
-    /// When the last one passed; 0: none.
-    pub last_ns: u64,
-    /// TCP, of the backend's way: behind its last octet, and the newest that it acknowledged.
-    pub tcp: (u32, u32),
-}
-
-/// Both ways.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FastBoth {
-    /// From the backend.
-    pub out: FastSeen,
-    /// From the remote.
-    pub incoming: FastSeen,
 }
 
 /// What became of the frames to a virtual MAC that the fast path looked at, since it was attached.

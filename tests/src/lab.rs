@@ -79,7 +79,10 @@ impl Lab {
         // Checks that say nothing of workers hold for any number of them: QNAT_TEST_WORKERS=2 runs them with two.
         let workers = std::env::var("QNAT_TEST_WORKERS").ok().filter(|_| !options.contains(&"--workers"));
         let workers: Vec<&str> = workers.iter().flat_map(|workers| ["--workers", workers]).collect();
-        ok(&[&up, options, &workers].concat());
+        // So with the kernel's fast path: QNAT_TEST_CACHE=eager has every mapping go there that may.
+        let cache = std::env::var("QNAT_TEST_CACHE").ok().filter(|_| !options.contains(&"--cache"));
+        let cache: Vec<&str> = cache.iter().flat_map(|cache| ["--cache", cache]).collect();
+        ok(&[&up, options, &workers, &cache].concat());
         lab
     }
 
@@ -92,7 +95,9 @@ impl Lab {
         let lab = Self { _alone: Alone::wait() };
         let file = crate::resources::file_of(resources);
         let path = file.path().to_str().expect("a plain path");
-        ok(&["lab", "up", "--nodes", "3", "--backends", "4", "--file", path, "--detach"]);
+        let cache = std::env::var("QNAT_TEST_CACHE").ok();
+        let cache: Vec<&str> = cache.iter().flat_map(|cache| ["--cache", cache]).collect();
+        ok(&[&["lab", "up", "--nodes", "3", "--backends", "4", "--file", path, "--detach"], &cache[..]].concat());
         lab
     }
 

@@ -1,12 +1,13 @@
 //! What the flow groups tell a worker: entries that are committed, who leads, and scans. Everything that a mapping is follows
 //! from here; the worker itself only proposes.
 
+use crate::cache::Cache;
 use crate::codec::Format;
 use crate::context::{At, Cx};
 use crate::egress::Egress;
 use crate::event::{DropReason, GroupEvent, WorkerOutput};
 use crate::flow::Slot;
-use crate::ids::{ControlIndex, LogIndex, ShardId, Term};
+use crate::ids::{ControlIndex, LogIndex, NodeId, ShardId, Term};
 use crate::judge::Judge;
 use crate::judge::fragments::Fragments;
 use crate::lease::LeaseWords;
@@ -27,6 +28,7 @@ pub(crate) struct Group<'a, W> {
     pub(crate) words: &'a W,
     pub(crate) snapshot: Option<&'a Snapshot>,
     pub(crate) revisions: &'a Revisions,
+    pub(crate) cache: &'a mut Cache,
     pub(crate) shards: &'a mut Shards,
     pub(crate) egress: &'a mut Egress,
     pub(crate) datagrams: &'a mut Fragments,
@@ -74,12 +76,7 @@ impl<W: LeaseWords> Group<'_, W> {
                     s.replica.scan = None;
                 }
             }
-            GroupEvent::Owner { shard, term, node } => {
-                let entry = self.shards.entry(shard);
-                if entry.owner.is_none_or(|(known, _)| known <= term) {
-                    entry.owner = Some((term, node));
-                }
-            }
+            GroupEvent::Owner { shard, term, node } => self.owns(shard, term, node),
             GroupEvent::Refused { shard, term, stream } => {
                 if self.shards.replica(shard).is_some_and(|s| s.is_leading_in(term) && s.stream.number() == stream) {
                     self.lose_overlay(shard);
@@ -109,6 +106,15 @@ impl<W: LeaseWords> Group<'_, W> {
         }
     }
 
+    fn owns(&mut self, shard: ShardId, term: Term, node: Option<NodeId>) {
+        let entry = self.shards.entry(shard);
+        if entry.owner.is_none_or(|(known, _)| known <= term) {
+            entry.owner = Some((term, node));
+            // What somebody else owns is forwarded.
+            self.cache.upset();
+        }
+    }
+
     fn scan(&mut self, shard: ShardId, transfer: u64) {
         if let Some(s) = self.shards.replica_mut(shard) {
             s.replica.scan = Some(ScanJob::new(transfer, s.replica.meta, &s.replica.table));
@@ -119,6 +125,7 @@ impl<W: LeaseWords> Group<'_, W> {
     fn judge_serving(&mut self, shard: ShardId) {
         let carry = self.egress.links.carry(shard);
         let news = self.shards.judge_serving(self.now_ns, self.words, shard, self.snapshot, carry);
+        self.cache.heard(news.as_ref());
         self.telling.outputs.extend(news);
     }
 
@@ -219,8 +226,8 @@ impl<W: LeaseWords> Group<'_, W> {
             return self.egress.drop_waiting(parked.frame, DropReason::TermLost);
         };
         let cx = Cx { now_ns: self.now_ns, words: self.words, snapshot };
-        let Self { shards, egress, datagrams, revisions, .. } = self;
-        Judge { cx, shards, egress, datagrams, revisions }.release_parked(home, term, slot, parked);
+        let Self { shards, egress, datagrams, revisions, cache, .. } = self;
+        Judge { cx, shards, egress, datagrams, revisions, cache }.release_parked(home, term, slot, parked);
     }
 
     /// F1, F8: what was proposed and is not applied is given up with its packets.
@@ -236,6 +243,7 @@ impl<W: LeaseWords> Group<'_, W> {
 
     fn forget_replica(&mut self, shard: ShardId) {
         self.lose_overlay(shard);
+        self.cache.upset();
         self.shards.entry(shard).replica = None;
     }
 }

@@ -8,7 +8,7 @@
 //! `errors` those that quote others, `pieces` those in fragments). `egress` is the one way out: next hops, neighbours, frames
 //! that wait, notices. `group` takes what the flow groups tell, and `shard` keeps it (`apply` writes what the log says into the
 //! `flow` table, `overlay` has what is proposed, `stream` in which batches, `scan` copies it to a joiner) and does an owner's
-//! duties. `tell` counts and lists. `addresses` says where an address is, `context` by what all of them judge.
+//! duties. `fast` is the trait by which the kernel carries packets, `cache` its books. `tell` counts and lists. `addresses` says where an address is, `context` by what all of them judge.
 //!
 //! No two files import each other, also by way of others: `cargo run -p qnat-tests --bin house` draws it, and a test holds it.
 #![forbid(unsafe_code)]
@@ -16,10 +16,12 @@
 mod addresses;
 mod backend;
 pub mod backends;
+mod cache;
 pub mod codec;
 mod context;
 mod egress;
 pub mod event;
+pub mod fast;
 pub mod flow;
 mod group;
 pub mod ids;

@@ -29,6 +29,10 @@ pub const REFRESH_INTERVAL_NS: u64 = 1_000_000_000;
 pub const POLLS_MAX: u8 = 3;
 /// Stale entries that wait to be asked about at once; more are put off to their next use.
 const REFRESHES_MAX: usize = 64;
+/// How old an answer may get, where no worker sees the packets, before it is asked for again.
+const KEPT_NS: u64 = FRESH_NS / 3 * 2;
+/// Addresses remembered that have another MAC than before; if more have, all may.
+const MOVED_MAX: usize = 16;
 
 /// What is known about a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +159,8 @@ pub struct NeighbourCache {
     /// Next slot that eviction looks at.
     hand: usize,
     refreshes: Vec<Refresh>,
+    /// Addresses that have another MAC than before.
+    moved: Vec<(Link, Ipv4Addr)>,
     version: ControlIndex,
 }
 
@@ -173,6 +179,7 @@ impl NeighbourCache {
             cap,
             hand: 0,
             refreshes: Vec::with_capacity(REFRESHES_MAX),
+            moved: Vec::with_capacity(MOVED_MAX),
             version: ControlIndex(0),
         }
     }
@@ -221,6 +228,9 @@ impl NeighbourCache {
         match self.index.get(&(link, ip)) {
             Some(&slot) => {
                 let entry = &mut self.entries[slot];
+                if entry.last_known().is_some_and(|before| before != mac) {
+                    note_moved(&mut self.moved, entry.key);
+                }
                 if let State::Known(before) = entry.state {
                     // So that a flood of rivals asks no more often.
                     known.asked_ns = before.asked_ns;
@@ -268,6 +278,36 @@ impl NeighbourCache {
         }
     }
 
+    /// Whether what [`NeighbourCache::fresh`] said stands still. Of an address that is in `use` it is asked for again before it
+    /// is stale, as far as questions are free.
+    pub fn is_kept(&mut self, now_ns: u64, place: Place, (link, ip): (Link, Ipv4Addr), used: bool) -> bool {
+        let Some(entry) = self.entries.get_mut(place.0 as usize).filter(|entry| entry.key == (link, ip)) else {
+            return false;
+        };
+        let State::Known(known) = &mut entry.state else { return false };
+        let age_ns = now_ns.saturating_sub(known.learned_ns);
+        if used {
+            entry.used = Used::Yes;
+        }
+        let asks = used && age_ns >= KEPT_NS && known.polls < POLLS_MAX;
+        if asks && known.asked_before(now_ns, REFRESH_INTERVAL_NS) && self.refreshes.len() < REFRESHES_MAX {
+            (known.polls, known.asked_ns) = (known.polls + 1, Some(now_ns));
+            self.refreshes.push(Refresh { link, ip, mac: known.mac });
+        }
+        age_ns < FRESH_NS
+    }
+
+    /// Addresses that have another MAC than before, since this was asked; the last one stands for any if it is unspecified.
+    pub fn moved(&mut self) -> impl Iterator<Item = (Link, Ipv4Addr)> + '_ {
+        self.moved.drain(..)
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        !self.moved.is_empty()
+    }
+
     /// Whether `ip` was asked for as often as it is worth, and nobody has answered since.
     #[must_use]
     pub fn is_silent(&self, link: Link, ip: Ipv4Addr) -> bool {
@@ -290,6 +330,7 @@ impl NeighbourCache {
                 }
                 if known.polls >= POLLS_MAX {
                     entry.state = State::Known(Known::learned(mac, now_ns));
+                    note_moved(&mut self.moved, entry.key);
                     return Source::Own;
                 }
                 if self.refreshes.len() < REFRESHES_MAX {
@@ -386,6 +427,13 @@ impl NeighbourCache {
             }
             entry.used = Used::No;
         }
+    }
+}
+
+fn note_moved(moved: &mut Vec<(Link, Ipv4Addr)>, key: (Link, Ipv4Addr)) {
+    match moved.len() {
+        ..MOVED_MAX => moved.push(key),
+        _ => moved[MOVED_MAX - 1] = (Link::Outside, Ipv4Addr::UNSPECIFIED),
     }
 }
 

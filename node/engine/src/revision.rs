@@ -23,11 +23,20 @@ pub(crate) struct Revisions {
     now: u64,
     all: u64,
     of: Box<[u64]>,
+    /// What was raised since the fast path was told.
+    raised: Raised,
+}
+
+/// Whose numbers were raised.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Raised {
+    pub(crate) all: bool,
+    pub(crate) of: Vec<BackendId>,
 }
 
 impl Revisions {
     pub(crate) fn new() -> Self {
-        Self { now: 1, all: 1, of: vec![0; PLACES].into() }
+        Self { now: 1, all: 1, of: vec![0; PLACES].into(), raised: Raised::default() }
     }
 
     /// The number that a decision of this moment has; never 0.
@@ -44,7 +53,33 @@ impl Revisions {
     /// Nothing that was decided stands any more.
     pub(crate) fn end_all(&mut self) {
         self.now += 1;
+        self.raise_all();
+    }
+
+    /// What was decided stands for workers; the number that a decision of this moment has from now on is a greater one.
+    pub(crate) const fn advance(&mut self) -> u64 {
+        self.now += 1;
+        self.now
+    }
+
+    /// The same for one, whose numbers are raised to it: for workers too.
+    pub(crate) fn renew(&mut self, id: BackendId) {
+        self.of[place(id)] = self.now;
+    }
+
+    /// Whose numbers were raised to `now` since this was asked.
+    pub(crate) fn take_raised(&mut self) -> Raised {
+        std::mem::take(&mut self.raised)
+    }
+
+    fn raise_all(&mut self) {
         self.all = self.now;
+        self.raised.all = true;
+    }
+
+    fn raise(&mut self, id: BackendId) {
+        self.of[place(id)] = self.now;
+        self.raised.of.push(id);
     }
 
     /// `after` takes the place of `before`. Returns whether somebody's ports may be open to others than before.
@@ -56,7 +91,7 @@ impl Revisions {
         self.now += 1;
         let mut opened = News::No;
         for id in after.backends.changed_since(&before.backends) {
-            self.of[place(id)] = self.now;
+            self.raise(id);
             let open = |s: &Snapshot| s.backends.get(&id).map(|b| (b.sharing, b.filtering));
             if open(before) != open(after) {
                 opened = News::Yes;
@@ -64,10 +99,10 @@ impl Revisions {
         }
         if !Arc::ptr_eq(&after.security, &before.security) {
             if after.security.len().max(before.security.len()) > GROUPED_MAX {
-                self.all = self.now;
+                self.raise_all();
             } else {
                 for id in after.security.changed_since(&before.security) {
-                    self.of[place(id)] = self.now;
+                    self.raise(id);
                 }
             }
         }

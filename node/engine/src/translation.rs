@@ -37,6 +37,8 @@ pub(crate) fn translation_of(
         inside: neighbours.place(Link::Inside(record.vnet), inside),
         outside: neighbours.place(Link::Outside, hop),
         answers: if is_short(record, &s.params) { Answers::Shorten } else { Answers::Nothing },
+        passed: [0; 2],
+        fast: 0,
     })
 }
 

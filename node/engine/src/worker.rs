@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use crate::cache::Cache;
 use crate::codec::Format;
 use crate::context::News;
 use crate::context::{At, Cx, Frame};
@@ -20,6 +21,7 @@ use crate::egress::links::Standing;
 use crate::egress::soundings::{Heard, NextHop, Passing};
 use crate::egress::{self, Egress};
 use crate::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
+use crate::fast::{FastCounts, FastMode, FastTable};
 use crate::group::Group;
 use crate::ids::{Incarnation, Link, NodeId, ShardId, VnetId};
 use crate::judge::Judge;
@@ -50,6 +52,7 @@ const CHUNKS_PER_ROUND: u32 = 4;
 pub struct Worker {
     snapshot: Option<Arc<Snapshot>>,
     revisions: Revisions,
+    cache: Cache,
     shards: Shards,
     egress: Egress,
     datagrams: Fragments,
@@ -72,6 +75,7 @@ impl Worker {
         Self {
             snapshot: None,
             revisions: Revisions::new(),
+            cache: Cache::default(),
             shards: Shards::new(me, node),
             egress: Egress::new(node, seed, seed ^ me.0),
             datagrams: Fragments::default(),
@@ -109,6 +113,10 @@ impl Worker {
         }
         self.egress.neighbours.set_version(snapshot.control_index);
         let opened = self.revisions.load(self.snapshot.as_deref(), &snapshot);
+        if self.snapshot.as_ref().is_some_and(|before| before.params.orphan_grace_ms != snapshot.params.orphan_grace_ms)
+        {
+            self.cache.upset();
+        }
         self.shards.own(now_ns, &snapshot);
         self.telling.encoder.set_format(snapshot.params.format);
         self.egress.links.load(&snapshot);
@@ -118,6 +126,7 @@ impl Worker {
         self.telling.outputs.push_back(WorkerOutput::SnapshotLoaded { control_index: snapshot.control_index });
         self.snapshot = Some(snapshot);
         self.judge_at_ns = now_ns;
+        self.tell_fast();
         true
     }
 
@@ -130,6 +139,7 @@ impl Worker {
             soundings.set_links(self.egress.links.all());
         }
         self.revisions.end_all();
+        self.tell_fast();
     }
 
     /// Whether a data link works; down until told otherwise. `handle_timers` is due at once: it judges serving (F7). Nothing
@@ -142,7 +152,10 @@ impl Worker {
 
     /// The largest IP packet that the interface of a link takes; that of Ethernet until told otherwise.
     pub fn set_mtu(&mut self, link: Link, mtu: u16) {
-        self.egress.links.set_mtu(link, mtu);
+        if self.egress.links.set_mtu(link, mtu) == News::Yes {
+            self.cache.upset();
+            self.tell_fast();
+        }
     }
 
     /// What the data links do for each shard, if it changed since it was told.
@@ -150,6 +163,67 @@ impl Worker {
         let soundings = self.egress.soundings.as_ref();
         let passing = |link| soundings.and_then(|s| s.of(link)).map_or_else(Default::default, |heard| heard.passing);
         self.egress.links.tell(passing)
+    }
+
+    /// The kernel carries packets of mappings from now on; this is the worker's part of that. Before anything else.
+    pub fn set_fast(&mut self, table: Box<dyn FastTable>, mode: FastMode) {
+        self.cache.begin(table, mode);
+    }
+
+    /// Which mappings are handed over to it.
+    pub fn set_fast_mode(&mut self, mode: FastMode) {
+        self.cache.set_mode(mode);
+        self.tell_fast();
+    }
+
+    /// Hands mappings over to the fast path, and looks through what it carries, in bounded steps. Once a turn, before frames are
+    /// handed in: those of a mapping that were handed in before it was handed over have left by then, as far as they ever
+    /// will (I56).
+    pub fn handle_fast(&mut self, now_ns: u64, words: &impl LeaseWords) {
+        if !self.cache.is_there() {
+            return;
+        }
+        self.cache.clear(now_ns);
+        let Some(snapshot) = self.snapshot.as_deref() else { return };
+        let cx = Cx { now_ns, words, snapshot };
+        let Self { shards, egress, datagrams, revisions, cache, .. } = self;
+        let mut judge = Judge { cx, shards, egress, datagrams, revisions, cache };
+        judge.look_through();
+        if judge.cache.is_clear() {
+            judge.install_wanted();
+        }
+    }
+
+    /// The books of the fast path.
+    #[must_use]
+    pub const fn fast_counts(&self) -> FastCounts {
+        self.cache.counts()
+    }
+
+    /// What no longer stands is told to the kernel at once (K2): by one store each.
+    fn tell_fast(&mut self) {
+        let Self { revisions, cache, egress, snapshot, .. } = self;
+        let raised = revisions.take_raised();
+        let mut all = raised.all | cache.take_upset();
+        if !all && raised.of.is_empty() && !egress.neighbours.has_moved() {
+            return;
+        }
+        let mut of = raised.of;
+        for (link, ip) in egress.neighbours.moved() {
+            let by_ip = |vnet| snapshot.as_ref()?.backend_by_ip.get(&(vnet, ip)).copied();
+            match link {
+                Link::Inside(vnet) => of.extend(by_ip(vnet)),
+                Link::Outside => all = true,
+            }
+        }
+        let now = revisions.advance();
+        if all {
+            cache.raise_all(now);
+        }
+        for backend in of {
+            revisions.renew(backend);
+            cache.raise(backend, now);
+        }
     }
 
     /// Judges one frame, Ethernet header included, and rewrites it in place if it is to be sent.
@@ -167,8 +241,11 @@ impl Worker {
         }
         let Some(snapshot) = self.snapshot.as_deref() else { return self.egress.refuse(DropReason::NotOwner) };
         let cx = Cx { now_ns, words, snapshot };
-        let Self { shards, egress, datagrams, revisions, .. } = self;
-        Judge { cx, shards, egress, datagrams, revisions }.judge_frame(link, &mut Frame { meta, bytes: frame })
+        let Self { shards, egress, datagrams, revisions, cache, .. } = self;
+        let verdict = Judge { cx, shards, egress, datagrams, revisions, cache }
+            .judge_frame(link, &mut Frame { meta, bytes: frame });
+        self.tell_fast();
+        verdict
     }
 
     /// Takes note of a frame that will be handed in soon, as it arrived. Call `fetch` after the last one of a batch.
@@ -184,10 +261,11 @@ impl Worker {
 
     /// Takes an event of the flow groups. Events of one shard come in order and none is lost.
     pub fn handle_event(&mut self, now_ns: u64, words: &impl LeaseWords, event: GroupEvent) {
-        let Self { snapshot, revisions, shards, egress, datagrams, telling, effects, seed, newest, .. } = self;
+        let Self { snapshot, revisions, cache, shards, egress, datagrams, telling, effects, seed, newest, .. } = self;
         let (snapshot, seed, newest) = (snapshot.as_deref(), *seed, *newest);
-        Group { now_ns, words, snapshot, revisions, shards, egress, datagrams, telling, effects, seed, newest }
+        Group { now_ns, words, snapshot, revisions, cache, shards, egress, datagrams, telling, effects, seed, newest }
             .handle_event(event);
+        self.tell_fast();
     }
 
     /// The next entry or report for the flow groups. Call until `None`.
@@ -254,6 +332,7 @@ impl Worker {
         for id in &ids {
             let (snapshot, carry) = (self.snapshot.as_deref(), self.egress.links.carry(*id));
             let news = self.shards.judge_serving(now_ns, words, *id, snapshot, carry);
+            self.cache.heard(news.as_ref());
             self.telling.outputs.extend(news);
         }
         for id in &ids {
@@ -264,6 +343,7 @@ impl Worker {
         for waiting in self.datagrams.expire(now_ns) {
             self.egress.drop_waiting(waiting.frame, DropReason::FragmentTimeout);
         }
+        self.tell_fast();
         let Some(snapshot) = self.snapshot.clone() else { return };
         let cx = Cx { now_ns, words, snapshot: &snapshot };
         let judging = self.shards.replicas().filter(|(_, s)| s.is_judging()).count();
@@ -286,8 +366,8 @@ impl Worker {
         entry.last_owned_ns = Some(now_ns);
         s.lease_end_ns = s.lease_end_ns.max(cx.words.word(id).lease_until_ns);
         s.watch_drains(now_ns, id, snapshot);
-        s.judge_flows(snapshot, judged);
-        s.sweep_idle(now_ns, snapshot);
+        s.judge_flows(snapshot, judged, &mut self.cache);
+        s.sweep_idle(now_ns, snapshot, &mut self.cache);
         s.end_holds(now_ns, snapshot);
         s.fence(now_ns, snapshot);
         let epoch = s.epoch;

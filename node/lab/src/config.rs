@@ -31,6 +31,9 @@ pub struct LabConfig {
     /// Worker threads of each member.
     #[serde(default = "one_worker")]
     pub workers: u16,
+    /// How the members' kernel fast path starts; see `data.cache` of node.toml, whose default it has if it is left out.
+    #[serde(default)]
+    pub cache: Option<String>,
     /// Resources to apply in place of the default ones; read by the [`crate::Founder`].
     pub config_file: Option<PathBuf>,
     /// Directory of everything the lab writes, founding included; empty or absent before, removed by [`crate::down`].
@@ -54,6 +57,7 @@ impl LabConfig {
             virtual_networks: one(),
             frontends: nodes,
             workers: one_worker(),
+            cache: None,
             config_file: None,
             dir,
             binary,

@@ -78,6 +78,7 @@ pub fn worker_turn(worker: &mut Worker, buffer: &mut Vec<u8>, ends: &mut impl Wo
     if let Some(standing) = worker.poll_standing() {
         ends.links(standing);
     }
+    worker.handle_fast(now_ns, ends.words());
     // What waited leaves before what comes in now (I56).
     release(now_ns, worker, buffer, ends);
     ends.receive(now_ns, worker);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::FastPath;
 use serde::{Deserialize, Serialize};
 
 /// What a member has counted in this life.
@@ -48,6 +49,8 @@ pub struct Counted {
     pub guard: Option<GuardCounts>,
     /// How often that guard was missing and was put back.
     pub guard_put_back: u64,
+    /// The kernel's fast path.
+    pub fast: FastPath,
     /// Who else came to the peer port.
     pub peers: PeerCounts,
     /// All data links that shards need are up.

@@ -37,6 +37,8 @@ pub struct FlowRow {
     pub idle_ms: u64,
     /// The entry that wrote it last; 0 while opening.
     pub written_at: u64,
+    /// Whether the owner's kernel carries its packets.
+    pub carried: bool,
 }
 
 /// Leases and their use.

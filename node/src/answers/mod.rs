@@ -7,6 +7,7 @@ mod counters;
 mod cuts;
 mod events;
 mod explain;
+mod fast;
 mod flows;
 mod health;
 mod merge;
@@ -22,6 +23,7 @@ pub use counters::{
 pub use cuts::{Cuts, FlowsCut, LiveFlow, LiveFlows, RuleHits, ShardCut};
 pub use events::{EventKind, EventRow, Events, merge_events};
 pub use explain::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
+pub use fast::FastPath;
 pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, PortLoads, Ports};
 pub use health::Health;
 pub use merge::{clock_apart, merge};

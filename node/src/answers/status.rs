@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use super::FastPath;
 use control::concern::Concern;
 use control::registry::Standing;
 use control::view::{OriginView, StopTokenView};
@@ -58,6 +59,8 @@ pub struct MeRow {
     pub incarnation: Option<u64>,
     /// Whether the kernel's egress guard is attached, or why not.
     pub guard: String,
+    /// The kernel's fast path.
+    pub fast: FastPath,
     /// Both data links are up.
     pub links_up: bool,
     /// The flow groups run.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use words::{WORKERS_MAX, level};
 
@@ -12,6 +13,7 @@ use super::lab_founder::LabFounder;
 use super::member::node_id;
 use super::output::{Output, json, print};
 use super::{live, tables};
+use crate::daemon::data_config::Cache;
 use qnat_lab::{Cut, Direction, Host, LabConfig, Scope, Wipe};
 
 /// Below `qnat lab`.
@@ -109,6 +111,9 @@ pub(super) struct Up {
     /// Worker threads of each member.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(WORKERS_MAX)))]
     workers: u16,
+    /// How the kernel's fast path of each member starts [default: as node.toml's].
+    #[arg(long, value_enum)]
+    cache: Option<Cache>,
     /// As a cluster of builds that speak no newer level of the replicated formats than this.
     #[arg(long, default_value_t = level::NEWEST, value_parser = clap::value_parser!(u16).range(i64::from(level::FIRST)..=i64::from(level::NEWEST)))]
     level: u16,
@@ -169,7 +174,8 @@ impl Up {
         let dir = std::path::absolute(&self.place.dir).context("path of the lab")?;
         let frontends = self.frontends.unwrap_or(self.nodes);
         let (virtual_networks, workers) = (self.virtual_networks, self.workers);
-        Ok(LabConfig { frontends, virtual_networks, workers, config_file: file, dir, ..config })
+        let cache = self.cache.and_then(|cache| Some(cache.to_possible_value()?.get_name().to_owned()));
+        Ok(LabConfig { frontends, virtual_networks, workers, cache, config_file: file, dir, ..config })
     }
 }
 

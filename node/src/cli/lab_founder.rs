@@ -7,14 +7,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::member::{call_member, default_api};
 use super::views;
 use crate::answers::{ShardRow, Status};
 use crate::client::ClientError;
 use crate::daemon::config::NodeConfig;
-use crate::daemon::data_config::{DataConfig, InsideConfig};
+use clap::ValueEnum as _;
+
+use crate::daemon::data_config::{Cache, DataConfig, InsideConfig};
 use crate::daemon::founding::{self, Begin, FounderSpec};
 use crate::daemon::joining::{self, JoinSpec};
 use crate::daemon::request::{DryRun, Request};
@@ -97,7 +99,10 @@ fn set(dir: &Path, lab: &LabConfig, level: u16) -> Result<()> {
     let file = dir.join("node.toml");
     let workers = WorkersConfig { count: lab.workers, cpus: Vec::new() };
     // Relative paths stay as they are.
-    let config = NodeConfig { level, workers, ..NodeConfig::parse(Path::new("node.toml"), &read(&file)?)? };
+    let mut config = NodeConfig { level, workers, ..NodeConfig::parse(Path::new("node.toml"), &read(&file)?)? };
+    if let Some(cache) = &lab.cache {
+        config.data.cache = Cache::from_str(cache, true).map_err(|why| anyhow!("cache {cache}: {why}"))?;
+    }
     fs::write(&file, config.to_toml()).with_context(|| file.display().to_string())
 }
 

@@ -36,6 +36,7 @@ use control::nsg::model::Direction;
 use asking::{Asking, Span};
 
 use crate::client::ClientError;
+use crate::daemon::data_config::Cache;
 use crate::daemon::request::{DryRun, ExplainProtocol, Request, ResourceKind};
 use crate::daemon::{self, Ending, config::NodeConfig};
 use exit::{EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE};
@@ -178,6 +179,14 @@ enum Command {
         /// Of every member.
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// How the kernel's fast path of the asked member stands; or turn it on or off, until that member restarts (`[data] cache`
+    /// of its node.toml says how it starts).
+    Cache {
+        /// From now on.
+        turn: Option<Cache>,
         #[command(flatten)]
         asking: Asking,
     },
@@ -414,6 +423,7 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Join { command } => join::perform(&command),
         Command::Who { span, ip, port, at, asking } => asking.ask(&span.of(Request::Who { ip, port, at_unix_ms: at })),
         Command::StopToken { command: StopTokenCommand::Revoke { asking } } => asking.ask(&Request::RevokeStopToken),
+        Command::Cache { turn, asking } => asking.ask(&Request::Cache { turn }),
         Command::Stop { now, asking } => asking.ask(&Request::Shutdown { now }),
     }
 }

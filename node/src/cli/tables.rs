@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::grid::{Column, anything, cell, listing, table, unwrapped};
 use super::{explained, group_tables};
+use crate::answers::FastPath;
 use crate::answers::{
     Applied, BackendPorts, CountedTogether, Done, EventRow, Events, FlowRow, Flows, FlowsCut, Holder, NodeRow, Ports,
     Session, ShardRow, Status, Who,
@@ -23,6 +24,7 @@ pub(super) fn render(request: &Request, answer: &Value) -> String {
         Request::Status => read(answer, status),
         Request::Flows { limit, .. } => read(answer, |told: &Flows| flows(&told.flows, *limit)),
         Request::Events { .. } => read(answer, events),
+        Request::Cache { .. } => read(answer, fast_path),
         Request::Ports => read(answer, |told: &Ports| listing(&told.backends, PORTS, "no backend has a lease")),
         Request::Get { kind } => resources(*kind, unwrapped(answer)),
         Request::Apply { dry_run, .. } => read(answer, |told| applied(told, *dry_run)),
@@ -64,6 +66,33 @@ fn read<T: DeserializeOwned>(answer: &Value, show: impl FnOnce(&T) -> String) ->
     }
 }
 
+/// Each data interface with the path that packets take from there.
+fn paths(fast: &FastPath) -> String {
+    let paths: Vec<String> = fast.interfaces.iter().map(|(name, path)| format!("{name} by {path}")).collect();
+    if paths.is_empty() { "not known".to_owned() } else { paths.join(", ") }
+}
+
+fn fast_path(fast: &FastPath) -> String {
+    let mut text = format!(
+        "fast path {}: {}\ncarries {} mappings of at most {}; {} handed over so far, {} taken back ({} cold), {} not taken\n\
+         frames: {} sent by the kernel ({} in grace), {} dropped, left to workers: ",
+        fast.mode,
+        paths(fast),
+        fast.entries,
+        fast.room,
+        fast.installed,
+        fast.ended,
+        fast.cold,
+        fast.not_taken,
+        fast.sent,
+        fast.sent_in_grace,
+        fast.dropped,
+    );
+    let left: Vec<String> = fast.left.iter().map(|(why, count)| format!("{count} {why}")).collect();
+    text += &if left.is_empty() { "none".to_owned() } else { left.join(", ") };
+    text
+}
+
 /// `n2`.
 fn node(id: u32) -> String {
     format!("n{id}")
@@ -77,6 +106,7 @@ const FLOWS: &[Column<FlowRow>] = &[
     ("remote", |row| json!(row.remote)),
     ("state", |row| json!(row.state)),
     ("idle", |row| duration(row.idle_ms).into()),
+    ("by", |row| json!(if row.carried { "kernel" } else { "worker" })),
     ("shard", |row| json!(row.shard)),
 ];
 const CUT: &[Column<FlowRow>] = &[
@@ -273,6 +303,7 @@ fn status(told: &Status) -> String {
         cell(&json!(me.guard)),
         if me.links_up { "up" } else { "DOWN" },
     );
+    text += &format!("packets of mappings in use: {}\n", paths(&me.fast));
     text += &match cluster.failures_tolerated {
         None => String::new(),
         Some(0) => "can lose NO member\n".to_owned(),

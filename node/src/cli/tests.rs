@@ -58,6 +58,8 @@ fn documented_commands_parse() {
         "cluster sign --ca ca --request node.csr --out n4.pem",
         "join request --dir n4 --cluster prod --node 4=198.18.0.4:7800 --member 1=198.18.0.1:7800 --member n2=198.18.0.2:7800",
         "join accept --dir n4 --certificate n4.pem",
+        "cache",
+        "cache on --node n2",
         "stop-token revoke",
         "stop --node n1",
     ] {
@@ -89,6 +91,7 @@ fn wrong_lines_are_refused_as_usage() {
         "join request --dir n4 --cluster prod --node 4=198.18.0.4:7800 --member 1",
         "who --ip 203.0.113.1",
         "who --ip 203.0.113.1 --port 1234 --at yesterday",
+        "cache maybe",
         "stop-token",
     ] {
         let error = parse(line).expect_err(line);

@@ -35,6 +35,7 @@ use super::ask::Peers;
 use super::clock::now;
 use super::concerns::{Alarms, Facts, Losses, Memory, collect};
 use super::control_actor::ControlActor;
+use super::fast_path::{FastSwitch, fast_path};
 use super::flow_actor::FlowActor;
 use super::guard_keeper::GuardDesk;
 use super::machine::Machine;
@@ -69,6 +70,8 @@ pub struct Answerer {
     pub node: u32,
     /// How the kernel's guard stands.
     pub guard: GuardDesk,
+    /// What turns the kernel's fast path on and off.
+    pub switch: FastSwitch,
     /// The address-translation log.
     pub journal: Journal,
     /// What it has lost.
@@ -159,6 +162,12 @@ impl Answerer {
             Request::Hashes => value(self.hashes().await),
             Request::Events { limit } => value(Ok(Events { events: self.tape.newest(limit), silent: Vec::new() })),
             Request::Loaded => value(self.loaded().await),
+            Request::Cache { turn } => {
+                if let Some(turn) = turn {
+                    self.switch.set(turn.mode());
+                }
+                value(Ok(fast_path(self.switch.get(), &self.stats(), &self.guard.state())))
+            }
             Request::Health => value(Ok(self.health().await)),
             Request::Together { .. } => {
                 let problem =
@@ -371,6 +380,7 @@ impl Answerer {
             frame_drops: report.frame_drops.into_iter().collect::<BTreeMap<_, _>>(),
             guard: state.counters.as_ref().map(guard),
             guard_put_back: state.put_back,
+            fast: fast_path(self.switch.get(), &stats, &state),
             peers: PeerCounts {
                 refused: peers.refused,
                 turned_away: peers.turned_away,
@@ -427,6 +437,7 @@ impl Answerer {
 
     pub(super) async fn status(&self) -> Result<Status, Failure> {
         let Seen { control, flows, nodes, shards, concerns } = self.look().await?;
+        let guard = self.guard.state();
         Ok(Status {
             cluster: ClusterRow {
                 name: self.cluster.clone(),
@@ -440,7 +451,8 @@ impl Answerer {
             me: MeRow {
                 node: self.node,
                 incarnation: control.incarnation.map(|life| life.0),
-                guard: self.guard.state().standing,
+                guard: guard.standing.clone(),
+                fast: fast_path(self.switch.get(), &self.stats(), &guard),
                 links_up: flows.report.has_all_links(),
                 running: flows.running,
                 control_loaded: flows.report.control_loaded,
@@ -533,5 +545,6 @@ pub(super) fn flow(view: &FlowView, networks: &Networks) -> FlowRow {
         state,
         idle_ms: view.idle_ms,
         written_at: view.written_at.0,
+        carried: view.carried,
     }
 }

@@ -35,6 +35,8 @@
 //! [data]
 //! outside = "outside"
 //! guard = "auto"                    # or "required", "off"
+//! cache = "off"                     # or "on": the kernel carries packets of mappings in use; "eager": all, for tests
+//! cache_flows = 65536               # how many it has room for; 0: none
 //!
 //! [[data.inside]]                   # one for each virtual network; short, for the only one: inside = "inside"
 //! interface = "inside"

@@ -1,7 +1,7 @@
 //! Messages of `node.toml`: each names file, field, value and remedy.
 
 use super::*;
-use crate::daemon::data_config::{Guard, InsideConfig};
+use crate::daemon::data_config::{Cache, Guard, InsideConfig};
 
 const GOOD: &str = r#"
 cluster = "prod"
@@ -72,6 +72,22 @@ fn each_virtual_network_has_an_inside_interface_and_the_only_one_may_be_written_
         assert_eq!(config.data.inside, inside, "{text}");
         assert_eq!(parse(&config.to_toml()).expect("own text"), config, "{}", config.to_toml());
     }
+}
+
+#[test]
+fn the_fast_path_is_off_unless_it_is_wanted_and_its_room_has_a_bound() {
+    let data = |text: &str| parse(&GOOD.replacen("guard = \"required\"", text, 1)).map(|config| config.data);
+    let usual = data("guard = \"auto\"").expect("good");
+    assert_eq!((usual.cache, usual.cache_flows), (Cache::Off, 65_536));
+    let wanted = data("cache = \"on\"\ncache_flows = 1048576").expect("good");
+    assert_eq!((wanted.cache, wanted.cache_flows), (Cache::On, 1 << 20));
+    assert_eq!(data("cache_flows = 0").expect("good").cache_flows, 0, "none");
+    let too_many = message("guard = \"required\"", "cache_flows = 1048577");
+    assert!(
+        too_many.contains("data.cache_flows = 1048577: is too many; use 0 (no fast path) to 1048576"),
+        "{too_many}"
+    );
+    assert!(message("guard = \"required\"", "cache = \"maybe\"").contains("maybe"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use engine::fast::FastMode;
 use serde::{Deserialize, Serialize};
 use words::INSIDE_MAX;
 
@@ -10,6 +11,10 @@ use words::INSIDE_MAX;
 const INTERFACE_NAME_MAX: usize = 15;
 /// The inside interface, unless told otherwise.
 const INSIDE_DEFAULT: &str = "inside";
+/// Mappings that the kernel has room for, unless told otherwise: some 25 MB.
+const CACHE_FLOWS: u32 = 65_536;
+/// More are not worth it: beyond, memory is slower than a worker.
+const CACHE_FLOWS_MAX: u32 = 1 << 20;
 
 /// `[data]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +25,10 @@ pub struct DataConfig {
     pub outside: String,
     /// The BPF egress guard.
     pub guard: Guard,
+    /// Whether the kernel carries mappings, at the start.
+    pub cache: Cache,
+    /// How many, in all.
+    pub cache_flows: u32,
 }
 
 /// One `[[data.inside]]`.
@@ -36,7 +45,7 @@ pub struct InsideConfig {
 impl Default for DataConfig {
     fn default() -> Self {
         let inside = vec![InsideConfig { interface: INSIDE_DEFAULT.to_owned(), virtual_network: None }];
-        Self { inside, outside: "outside".to_owned(), guard: Guard::Auto }
+        Self { inside, outside: "outside".to_owned(), guard: Guard::Auto, cache: Cache::Off, cache_flows: CACHE_FLOWS }
     }
 }
 
@@ -51,6 +60,31 @@ pub enum Guard {
     Required,
     /// Do not attach it.
     Off,
+}
+
+/// Whether the kernel's fast path carries the packets of mappings that stand; `qnat cache` changes it while the member runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Cache {
+    /// Every packet passes a worker.
+    #[default]
+    Off,
+    /// Mappings in use are handed over.
+    On,
+    /// All are, at once: for tests.
+    Eager,
+}
+
+impl Cache {
+    /// As the engine calls it.
+    #[must_use]
+    pub const fn mode(self) -> FastMode {
+        match self {
+            Self::Off => FastMode::Off,
+            Self::On => FastMode::On,
+            Self::Eager => FastMode::Eager,
+        }
+    }
 }
 
 /// What is wrong with it.
@@ -89,6 +123,8 @@ pub(super) struct RawData {
     #[serde(skip_serializing_if = "Option::is_none")]
     virtual_network: Option<String>,
     guard: Guard,
+    cache: Cache,
+    cache_flows: u32,
     inside: RawInside,
 }
 
@@ -148,6 +184,10 @@ impl RawData {
             let (count, remedy) = (inside.len().to_string(), format!("list 1 to {INSIDE_MAX} of them"));
             return Err(wrong("data.inside", &count, "is no number of inside interfaces", &remedy));
         }
+        if self.cache_flows > CACHE_FLOWS_MAX {
+            let remedy = format!("use 0 (no fast path) to {CACHE_FLOWS_MAX}");
+            return Err(wrong("data.cache_flows", &self.cache_flows.to_string(), "is too many", &remedy));
+        }
         interface("data.outside", &self.outside)?;
         for (at, one) in inside.iter().enumerate() {
             interface(&field(at, "interface"), &one.interface)?;
@@ -178,19 +218,26 @@ impl RawData {
                 None => {}
             }
         }
-        Ok(DataConfig { inside, outside: self.outside, guard: self.guard })
+        let Self { outside, guard, cache, cache_flows, .. } = self;
+        Ok(DataConfig { inside, outside, guard, cache, cache_flows })
     }
 
     pub(super) fn of(data: &DataConfig) -> Self {
         let (outside, guard) = (data.outside.clone(), data.guard);
+        let (cache, cache_flows) = (data.cache, data.cache_flows);
         match &data.inside[..] {
             [InsideConfig { interface, virtual_network }] => Self {
                 outside,
                 virtual_network: virtual_network.clone(),
                 guard,
+                cache,
+                cache_flows,
                 inside: RawInside::One(interface.clone()),
             },
-            many => Self { outside, virtual_network: None, guard, inside: RawInside::Many(many.to_vec()) },
+            many => {
+                let inside = RawInside::Many(many.to_vec());
+                Self { outside, virtual_network: None, guard, cache, cache_flows, inside }
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use engine::snapshot::Snapshot;
+use netio::fast::FastFates;
 use netio::guard::{Guard, GuardCounters, GuardError};
 use netio::port::Interface;
 use words::Link;
@@ -29,6 +30,8 @@ pub struct GuardState {
     pub put_back: u64,
     /// Its counters, if it is there.
     pub counters: Option<GuardCounters>,
+    /// What became of the frames that the fast path looked at, if it is there.
+    pub fates: Option<FastFates>,
     /// The version of the configuration whose addresses it has.
     pub control_index: u64,
 }
@@ -165,4 +168,5 @@ fn look(guard: &mut Guard, shared: &Shared) {
     }
     state.put_back += found.put_back.len() as u64;
     state.counters = guard.counters().ok();
+    state.fates = guard.fates().ok();
 }

@@ -20,6 +20,7 @@ pub mod control_store;
 mod cutting;
 pub mod data_config;
 mod explaining;
+mod fast_path;
 pub mod flow_actor;
 pub mod founding;
 mod groups;

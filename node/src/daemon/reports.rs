@@ -8,6 +8,7 @@ use control::state::State;
 use control::view;
 use engine::claims::Claim;
 use engine::counters::Counters;
+use engine::fast::FastCounts;
 use engine::ids::{Incarnation, NodeId};
 use engine::snapshot::Networks;
 use engine::soundings::{Heard, NextHop};
@@ -182,6 +183,8 @@ impl Posts {
 pub struct WorkerStats {
     /// The engine's counters.
     pub engine: Counters,
+    /// The books of its part of the fast path; all zero without one.
+    pub fast: FastCounts,
     /// Events of mappings that the log had no room for.
     pub sessions_lost: u64,
     /// The data links, outside first; empty before the first look.
@@ -201,6 +204,7 @@ impl WorkerStats {
     /// stands; what each has seen of an interface is counted.
     fn with(mut self, other: Self) -> Self {
         self.engine.add(&other.engine);
+        self.fast = self.fast.with(&other.fast);
         self.sessions_lost += other.sessions_lost;
         for (life, more) in self.links.iter_mut().zip(&other.links) {
             life.heard.heard_ns = life.heard.heard_ns.max(more.heard.heard_ns);

@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use super::data_config::Cache;
 use control::Refusal;
 use control::nsg::answers::FlowQuestion;
 use engine::record::Proto;
@@ -134,6 +135,11 @@ pub enum Request {
     Events {
         /// At most so many, the newest.
         limit: usize,
+    },
+    /// How the kernel's fast path of this member stands; turned on or off first, if that is wanted, until it restarts.
+    Cache {
+        /// Which way.
+        turn: Option<Cache>,
     },
     /// By which configuration this member judges packets.
     Loaded,

@@ -11,6 +11,7 @@ use control::concern::{Concern, Subject, What};
 use engine::ids::{Mac, NodeId};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use netio::bell::Doorbell;
+use netio::fast::{FastSize, FastTable};
 use netio::guard::Guard;
 use netio::lease_table::WordsWriter;
 use netio::pulse::Pulse;
@@ -30,6 +31,7 @@ use super::concerns::{Alarms, Losses, Memory};
 use super::config::NodeConfig;
 use super::control_actor::ControlActor;
 use super::data_config::Guard as GuardMode;
+use super::fast_path::FastSwitch;
 use super::flow_actor::{FlowActor, FlowParts};
 use super::guard_keeper::{GuardDesk, GuardKeeper};
 use super::interfaces::Interfaces;
@@ -42,7 +44,7 @@ use super::reports::Posts;
 use super::stopping::{first_order, stop_gracefully};
 use super::tape::Tape;
 use super::watch::Pulses;
-use super::workers;
+use super::workers::{self, Fast};
 use crate::nat_log::{Journal, JournalParts, SessionRing};
 use member::control_member::{ControlMember, Identity};
 
@@ -74,7 +76,8 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
     let _awake = keep_awake(config.timing.keep_awake);
     let links = Interfaces::named(config)?;
     links.limit_merging();
-    let (keeper, writer) = keep_guard(config, &links)?;
+    let (keeper, writer, fast) = keep_guard(config, &links)?;
+    let switch = fast.1.clone();
     let metrics = MetricsPage::new(PrometheusBuilder::new().install_recorder().context("metrics recorder")?);
     System::new().block_on(async move {
         let (shutdown, mut stop) = mpsc::channel(1);
@@ -89,7 +92,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
         let control = start_control(config, &links, &transport, journal.clone(), halves)?;
         let bell = Doorbell::new()?;
         let (workers, bulk_waiting, spawn) =
-            workers::wire(config, (links, writer.reader()), &bell, (stats.clone(), sessions), &pulses)?;
+            workers::wire(config, (links, writer.reader()), &bell, (stats.clone(), sessions), fast, &pulses)?;
         let parts = FlowParts {
             transport: transport.clone(),
             events,
@@ -112,6 +115,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
             cluster: config.cluster.clone(),
             node: config.node_id,
             guard: keeper.desk(),
+            switch,
             journal,
             log_losses: Losses::default(),
             machine: machine::watch(config).context("no thread to look at the machine")?,
@@ -224,27 +228,34 @@ async fn until_it_fails(alarms: Alarms, node: u32, serve: impl Future<Output = s
     }
 }
 
-fn keep_guard(config: &NodeConfig, links: &Interfaces) -> Result<(GuardKeeper, WordsWriter)> {
-    let (guard, standing, mut writer) = guard(config, links)?;
+fn keep_guard(config: &NodeConfig, links: &Interfaces) -> Result<(GuardKeeper, WordsWriter, Fast)> {
+    let (guard, standing, mut writer, parts) = guard(config, links)?;
     writer.zero_all();
     let keeper = GuardKeeper::start(guard, standing, Bindings::new(&config.data.inside));
-    Ok((keeper.context("a thread for the egress guard")?, writer))
+    let fast = (parts, FastSwitch::new(config.data.cache.mode()));
+    Ok((keeper.context("a thread for the egress guard")?, writer, fast))
 }
 
-fn guard(config: &NodeConfig, links: &Interfaces) -> Result<(Option<Guard>, String, WordsWriter)> {
+type Attached = (Option<Guard>, String, WordsWriter, Vec<FastTable>);
+
+fn guard(config: &NodeConfig, links: &Interfaces) -> Result<Attached> {
+    let room = (config.data.cache_flows > 0).then(|| {
+        let workers = config.workers.count;
+        FastSize { workers, flows: config.data.cache_flows.div_ceil(workers.into()) }
+    });
     let attached = match config.data.guard {
         GuardMode::Off => Err(anyhow!("switched off in the configuration")),
         GuardMode::Auto | GuardMode::Required => {
-            Guard::attach(&links.outside, &links.inside).map_err(anyhow::Error::from)
+            Guard::attach_with(&links.outside, &links.inside, room).map_err(anyhow::Error::from)
         }
     };
     match attached {
-        Ok((guard, words)) => Ok((Some(guard), "attached".to_owned(), words)),
+        Ok((guard, words, parts)) => Ok((Some(guard), "attached".to_owned(), words, parts)),
         Err(error) if config.data.guard == GuardMode::Required => Err(error.context("the egress guard is required")),
         Err(error) => {
-            tracing::warn!(%error, "no egress guard in the kernel: the worker's own check remains");
+            tracing::warn!(%error, "no egress guard and no fast path in the kernel: the worker's own check remains, and every packet passes a worker");
             let (words, _) = netio::lease_table::anonymous()?;
-            Ok((None, format!("absent: {error}"), words))
+            Ok((None, format!("absent: {error}"), words, Vec::new()))
         }
     }
 }

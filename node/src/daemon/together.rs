@@ -60,6 +60,7 @@ impl Answerer {
             | Request::Hashes
             | Request::State
             | Request::Loaded
+            | Request::Cache { .. }
             | Request::Health
             | Request::Together { .. }) => self.alone(other).await,
         }

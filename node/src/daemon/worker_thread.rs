@@ -23,6 +23,7 @@ use netio::sync::spsc::{Consumer, Producer, PushError};
 use words::{FrameMeta, LeaseWords, Link, Mac, ShardId, Share, Side};
 
 use super::bindings::Bindings;
+use super::fast_path::FastEnd;
 use super::lanes::{Handed, Lanes, Way};
 use super::questions::{Query, Questions};
 use super::reports::{LinkLife, Posts, WorkerStats};
@@ -107,6 +108,8 @@ pub struct Ends {
     pub watch: LinkWatch,
     /// Which link each interface is.
     pub bindings: Bindings,
+    /// Its part of the kernel's fast path, if there is one.
+    pub fast: Option<FastEnd>,
     /// What goes from turn to turn.
     pub turn: Turn,
 }
@@ -175,6 +178,9 @@ impl WorkerEnds for Ends {
 
     fn will_load(&mut self, snapshot: &Snapshot, worker: &mut Worker) {
         worker.set_networks(&self.bindings.load(&snapshot.networks));
+        if let Some(fast) = &self.fast {
+            fast.bind(&self.bindings);
+        }
         self.turn.networks = Arc::clone(&snapshot.networks);
         for shard in snapshot.shards.keys().copied().filter(|shard| self.share.has(*shard)) {
             if self.turn.known_macs.contains(&shard) {
@@ -193,6 +199,9 @@ impl WorkerEnds for Ends {
 
     fn look_at_links(&mut self, now: u64, worker: &mut Worker) {
         self.packets.look_at_links(now);
+        if let Some(mode) = self.fast.as_mut().and_then(FastEnd::turned) {
+            worker.set_fast_mode(mode);
+        }
         for interface in self.packets.interfaces() {
             let (state, link) = (self.packets.link_state(interface), self.bindings.link(interface));
             if state == LinkState::Anew {
@@ -350,6 +359,7 @@ impl Ends {
         let links = self.packets.interfaces().map(|interface| self.link_life(worker, interface)).collect();
         let stats = WorkerStats {
             engine: *worker.counters(),
+            fast: worker.fast_counts(),
             sessions_lost: self.sessions_lost + worker.sessions_lost(),
             links,
             networks: Arc::clone(&self.turn.networks),

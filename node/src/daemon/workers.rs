@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use engine::ids::{Incarnation, NodeId};
 use engine::worker::Worker;
 use netio::bell::{Doorbell, Ringer};
+use netio::fast::FastTable;
 use netio::lease_table::WordsReader;
 use netio::packet::PacketLoop;
 use netio::port::{LoopLimits, PortConfig, Reception};
@@ -20,6 +21,7 @@ use words::Share;
 use super::bindings::Bindings;
 use super::chance::seed;
 use super::config::NodeConfig;
+use super::fast_path::{FastEnd, FastSwitch};
 use super::flow_actor::WorkerSpawner;
 use super::interfaces::Interfaces;
 use super::lanes::Lanes;
@@ -48,7 +50,11 @@ struct Common {
     ringer: Ringer,
     bulk_waiting: Arc<AtomicUsize>,
     stats: Posts,
+    switch: FastSwitch,
 }
+
+/// The kernel's fast path: a part for each worker, or none, and what turns it on and off.
+pub(super) type Fast = (Vec<FastTable>, FastSwitch);
 
 /// What each has for itself.
 struct Parts {
@@ -59,6 +65,7 @@ struct Parts {
     bell: Doorbell,
     sessions: Option<SessionRing>,
     pulse: Pulse,
+    fast: Option<FastTable>,
 }
 
 /// The rings and bells between workers and flow actor: the actor's ends, the count of chunks that wait there, and what starts the
@@ -68,6 +75,7 @@ pub(super) fn wire(
     (links, words): (Interfaces, WordsReader),
     bell: &Doorbell,
     (stats, sessions): (Posts, Vec<SessionRing>),
+    (parts, switch): Fast,
     pulses: &Pulses,
 ) -> Result<(Lines, Arc<AtomicUsize>, WorkerSpawner)> {
     let bulk_waiting = Arc::<AtomicUsize>::default();
@@ -78,9 +86,10 @@ pub(super) fn wire(
         ringer: bell.ringer(),
         bulk_waiting: Arc::clone(&bulk_waiting),
         stats,
+        switch,
     };
     let (mut ends, mut all) = (Vec::new(), Vec::new());
-    let mut sessions = sessions.into_iter();
+    let (mut sessions, mut parts) = (sessions.into_iter(), parts.into_iter());
     for (share, pulse) in Share::all(config.workers.count).zip(&pulses.workers) {
         let bell = Doorbell::new()?;
         let (inputs, from_flows) = ring(RING);
@@ -88,7 +97,16 @@ pub(super) fn wire(
         let unread = Unread::default();
         ends.push(WorkerEnds { inputs, unread: unread.clone(), ringer: bell.ringer(), outputs });
         let (inputs, outputs) = (from_flows, to_flows);
-        all.push(Parts { share, inputs, unread, outputs, bell, sessions: sessions.next(), pulse: pulse.clone() });
+        all.push(Parts {
+            share,
+            inputs,
+            unread,
+            outputs,
+            bell,
+            sessions: sessions.next(),
+            pulse: pulse.clone(),
+            fast: parts.next(),
+        });
     }
     Ok((Lines::new(ends), bulk_waiting, Box::new(move |me| spawn(&common, me, all))))
 }
@@ -113,8 +131,8 @@ fn spawn(common: &Common, me: Incarnation, all: Vec<Parts>) {
 impl Common {
     /// On the worker's thread, until the flow actor is gone.
     fn run(self, me: Incarnation, parts: Parts, lanes: Lanes) -> Result<()> {
-        let Self { config, links, words, ringer, bulk_waiting, stats } = self;
-        let Parts { share, inputs, unread, outputs, bell, sessions, pulse } = parts;
+        let Self { config, links, words, ringer, bulk_waiting, stats, switch } = self;
+        let Parts { share, inputs, unread, outputs, bell, sessions, pulse, fast } = parts;
         if let Some(cpu) = config.workers.cpu(share.worker()) {
             pin_current(cpu).with_context(|| format!("worker_cpus: processor {cpu}"))?;
         }
@@ -131,6 +149,12 @@ impl Common {
         if sessions.is_some() {
             worker.log_sessions();
         }
+        let bindings = Bindings::new(&config.data.inside);
+        let fast = fast.map(|part| {
+            let (end, table) = FastEnd::new(switch, bindings.clone(), part);
+            worker.set_fast(table, end.mode());
+            end
+        });
         let ends = Ends {
             share,
             packets,
@@ -148,7 +172,8 @@ impl Common {
             pulse,
             sleep_max: SLEEP_MAX,
             watch: LinkWatch::new(inside.len() + 1),
-            bindings: Bindings::new(&config.data.inside),
+            bindings,
+            fast,
             turn: Turn::default(),
         };
         WorkerThread { worker, ends }.run()?;

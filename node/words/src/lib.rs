@@ -7,6 +7,7 @@
 
 mod address;
 pub mod envelope;
+mod fast;
 mod frame;
 mod group_event;
 mod ids;
@@ -24,6 +25,7 @@ mod side;
 pub mod time;
 
 pub use address::{Addr, Endpoint};
+pub use fast::{FastBoth, FastSeen};
 pub use frame::{ChecksumState, FrameMeta, Gso};
 pub use group_event::GroupEvent;
 pub use ids::{

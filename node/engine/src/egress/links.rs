@@ -166,10 +166,10 @@ impl Links {
         News::Yes
     }
 
-    pub(crate) fn set_mtu(&mut self, link: Link, mtu: u16) {
-        if let Some(own) = self.own_mut(link) {
-            own.mtu = mtu.max(MTU_MIN);
-        }
+    pub(crate) fn set_mtu(&mut self, link: Link, mtu: u16) -> News {
+        let Some(own) = self.own_mut(link) else { return News::No };
+        let before = std::mem::replace(&mut own.mtu, mtu.max(MTU_MIN));
+        if before == own.mtu { News::No } else { News::Yes }
     }
 
     /// What is new since it was told.

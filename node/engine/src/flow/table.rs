@@ -190,6 +190,13 @@ impl Table {
         Some(&self.pages[page][at].translation).filter(|translation| translation.made > 0)
     }
 
+    /// The same, to change what is local of it.
+    #[inline]
+    pub(crate) fn translation_mut(&mut self, slot: Slot) -> &mut Translation {
+        let (page, at) = split(slot.0);
+        &mut self.pages[page][at].translation
+    }
+
     /// It was decided.
     pub(crate) fn translate(&mut self, slot: Slot, translation: Translation) {
         let (page, at) = split(slot.0);

@@ -19,6 +19,10 @@ pub(crate) struct Translation {
     pub(crate) outside: Place,
     /// What an answer of the remote does to the mapping.
     pub(crate) answers: Answers,
+    /// Packets that a worker has translated by it, of each side, until it was handed over; they end at 255.
+    pub(crate) passed: [u8; 2],
+    /// One more than the number of the fast path's entry that carries it; 0: none does.
+    pub(crate) fast: u32,
 }
 
 const _: () = assert!(size_of::<Translation>() <= 64, "a cache line beside the record");
@@ -40,5 +44,7 @@ impl Translation {
         inside: Place::NOWHERE,
         outside: Place::NOWHERE,
         answers: Answers::Nothing,
+        passed: [0; 2],
+        fast: 0,
     };
 }

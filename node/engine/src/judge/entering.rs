@@ -95,7 +95,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         let record = shard.replica.table.record(slot);
         let backend = at.snapshot.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let to = inbound_use(at.snapshot, record, backend)?;
-        shard.note_in(at.snapshot, at.now_ns, authority, slot, p);
+        shard.note_in(self.cache, at, authority, slot, p);
         let exit = Exit { link: to.link(), authority };
         let way = self.egress.find_hop(at, exit, to.ip)?;
         rewrite_destination(frame.bytes, frame.meta, p, to.ip, to.port);

@@ -7,13 +7,13 @@ use crate::addresses::{endpoint, flow_of};
 use crate::context::{Exit, Frame, Hop};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{Answers, Slot, Translation};
-use crate::ids::{Link, Mac, ShardId, Term};
+use crate::ids::{Link, Mac, ShardId, Side, Term};
 use crate::judge::Judge;
 use crate::lease::LeaseWords;
 use crate::neigh::Place;
 use crate::record::PublicKey;
 use crate::translation::{finish, put_source, translation_of};
-use crate::wire::{IpPacket, rewrite_destination, set_ethernet};
+use crate::wire::{IpPacket, may_fragment, rewrite_destination, set_ethernet};
 
 /// A packet's mapping, found, with what is to be done to the packet. No more than that: it lies in registers.
 struct Hit {
@@ -91,16 +91,23 @@ impl<W: LeaseWords> Judge<'_, W> {
     }
 
     fn apply(&mut self, shard: ShardId, link: Link, hit: &Hit, p: &IpPacket, frame: &mut Frame<'_>) -> Option<()> {
-        let (s, now_ns) = (self.cx.snapshot, self.cx.now_ns);
+        let (s, at) = (self.cx.snapshot, self.cx.at());
         let served = self.shards.replica_mut(shard)?;
         let authority = Authority::Lease { shard, term: hit.term };
         match link {
             Link::Inside(_) => {
-                served.note_out(s, now_ns, authority, hit.slot, p);
+                served.note_out(self.cache, at, authority, hit.slot, p);
+                // What may be cut is given its identification here (R20).
+                if !may_fragment(frame.bytes, p.l3) {
+                    let translation = served.replica.table.translation_mut(hit.slot);
+                    self.cache.note(shard, hit.slot, translation, Side::Inside);
+                }
                 put_source(&mut self.egress.identifications, frame, p, hit.end);
             }
             Link::Outside => {
-                served.note_in(s, now_ns, authority, hit.slot, p);
+                served.note_in(self.cache, at, authority, hit.slot, p);
+                let translation = served.replica.table.translation_mut(hit.slot);
+                self.cache.note(shard, hit.slot, translation, Side::Outside);
                 rewrite_destination(frame.bytes, frame.meta, p, hit.end.0, hit.end.1);
             }
         }
@@ -120,10 +127,13 @@ impl<W: LeaseWords> Judge<'_, W> {
         let (made, s) = (self.revisions.now(), self.cx.snapshot);
         let Some(next) = translation_of(made, record, s, &self.egress.neighbours) else { return };
         let stands = before.filter(|before| self.revisions.holds(record.backend, before.made));
-        if stands.is_some_and(|before| Translation { made: next.made, ..*before } == next) {
+        let same = |before: &Translation| Translation { made: next.made, passed: [0; 2], fast: 0, ..*before } == next;
+        if stands.is_some_and(same) {
             return;
         }
+        self.cache.end(table, slot);
         table.translate(slot, next);
+        self.cache.note(shard, slot, table.translation_mut(slot), Side::Inside);
         self.egress.counters.decided += 1;
     }
 }

@@ -43,7 +43,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoMapping)?;
         let (slot, receiver) = receiver(s, shard, &key, sender)?;
         if let Some(slot) = slot {
-            shard.note_in(s, self.cx.now_ns, authority, slot, p);
+            shard.note_in(self.cache, self.cx.at(), authority, slot, p);
         }
         Ok(receiver)
     }

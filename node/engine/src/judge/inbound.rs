@@ -38,7 +38,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         let to = inbound_use(s, record, backend)?;
         self.egress.may_go_on(at, from, self.egress.mtu(to.link())?, p, frame)?;
-        shard.note_in(s, at.now_ns, authority, slot, p);
+        shard.note_in(self.cache, at, authority, slot, p);
         let sent = self.send_in(authority, to, p, frame);
         self.decide(authority, slot);
         sent

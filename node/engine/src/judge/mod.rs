@@ -2,6 +2,7 @@
 //! way sees more of the worker than this.
 
 pub(crate) mod ahead;
+mod caching;
 mod entering;
 mod errors;
 mod established;
@@ -15,6 +16,7 @@ mod outbound;
 mod pieces;
 mod policy;
 
+use crate::cache::Cache;
 use crate::context::Cx;
 use crate::egress::Egress;
 use crate::judge::fragments::Fragments;
@@ -28,4 +30,5 @@ pub(crate) struct Judge<'a, W> {
     pub(crate) egress: &'a mut Egress,
     pub(crate) datagrams: &'a mut Fragments,
     pub(crate) revisions: &'a Revisions,
+    pub(crate) cache: &'a mut Cache,
 }

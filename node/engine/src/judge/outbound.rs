@@ -68,7 +68,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         }
         match plan {
             Plan::Translate(slot) => {
-                shard.note_out(s, at.now_ns, authority, slot, p);
+                shard.note_out(self.cache, at, authority, slot, p);
                 let record = shard.replica.table.record(slot);
                 let source = Source { vnet, frontend: record.frontend, port: record.public_port };
                 let sent = self.send_out(authority, source, p, frame);
@@ -127,7 +127,7 @@ impl<W: LeaseWords> Judge<'_, W> {
             // Denied while it waited; `duties` ends the mapping.
             return self.egress.drop_waiting(bytes, DropReason::SecurityRule);
         }
-        shard.note_out(at.snapshot, at.now_ns, authority, slot, &p);
+        shard.note_out(self.cache, at, authority, slot, &p);
         let record = shard.replica.table.record(slot);
         let source = Source { vnet: record.vnet, frontend: record.frontend, port: record.public_port };
         let key = Key::of_first(Link::Inside(source.vnet), &p);

@@ -127,6 +127,30 @@ impl Track {
         if self.has(KNOWN[side]) { Some(self.next[side]) } else { None }
     }
 
+    /// What the kernel has to know to go on with the numbers of an established connection: what is behind the backend's last
+    /// octet, and its newest acknowledgment. `None`: it is not established, or not all is known.
+    #[must_use]
+    pub fn settled(&self) -> Option<(u32, u32)> {
+        let known = self.has(KNOWN[0]) && self.has(KNOWN[1]) && self.has(ACKED[1]);
+        (known && self.phase() == Phase::Established).then_some((self.next[0], self.acked[1]))
+    }
+
+    /// The backend has come this far meanwhile, as the kernel saw it: as if it had been observed.
+    pub fn catch_up(&mut self, (next, acked): (u32, u32)) {
+        if self.settled().is_none() {
+            return;
+        }
+        if is_after(next, self.next[0]) {
+            self.next[0] = next;
+        }
+        if is_after(acked, self.acked[1]) {
+            self.acked[1] = acked;
+        }
+        if is_after(acked, self.next[1]) {
+            self.next[1] = acked;
+        }
+    }
+
     /// A datagram flow was asked again: it waits for an answer.
     pub const fn ask(&mut self) {
         self.bits &= !ANSWERED;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use words::time::MS;
 
+use crate::cache::Cache;
 use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
 use crate::nat::timeouts::{SHORTEST_NS, Terms, silence};
@@ -56,7 +57,7 @@ impl Shard {
     }
 
     /// Walks a part of the slab, paced so that a whole round takes `SWEEP_NS`, and closes idle flows.
-    pub(crate) fn sweep_idle(&mut self, now_ns: u64, snapshot: &Snapshot) {
+    pub(crate) fn sweep_idle(&mut self, now_ns: u64, snapshot: &Snapshot, cache: &mut Cache) {
         let slots = u64::from(self.replica.table.slots());
         let Some(lead) = &self.leadership else { return };
         let elapsed = now_ns.saturating_sub(lead.sweep.at_ns);
@@ -78,7 +79,13 @@ impl Shard {
             let (Some(lead), Some(backend)) = (&self.leadership, snapshot.backends.get(&record.backend)) else {
                 continue;
             };
-            let end = Self::idle_end(lead, record, position, (backend, snapshot), now_ns);
+            let mut end = Self::idle_end(lead, record, position, (backend, snapshot), now_ns);
+            if end.is_some() {
+                // Whatever passed in the kernel until now counts (K1).
+                cache.end(&mut self.replica.table, slot);
+                let record = self.replica.table.record(slot);
+                end = Self::idle_end(lead, record, position, (backend, snapshot), now_ns);
+            }
             if let Some(reason) = end
                 && !self.close(snapshot.control_index, slot, reason)
             {
@@ -92,7 +99,7 @@ impl Shard {
 
     /// Judges a part of the flows under the loaded snapshot, after each load and takeover: what has lost its backend, its
     /// port or its groups' consent closes (D5, D19, N4). Returns whether more remain.
-    pub(crate) fn judge_flows(&mut self, snapshot: &Snapshot, slots_max: u64) -> bool {
+    pub(crate) fn judge_flows(&mut self, snapshot: &Snapshot, slots_max: u64, cache: &mut Cache) -> bool {
         let Some(mut position) = self.leadership.as_ref().and_then(|l| l.judge) else { return false };
         let judged = self.leadership.as_ref().and_then(|lead| lead.groups.clone());
         let mut left = slots_max;
@@ -115,11 +122,11 @@ impl Shard {
                 if lives && asked == Asked::No {
                     note_again(&mut self.hits, snapshot, record);
                 }
-                if lives
-                    && let Err(reason) = may_stand(record, snapshot, &self.drains, asked)
-                    && !self.close(snapshot.control_index, slot, reason)
-                {
-                    break;
+                if lives && let Err(reason) = may_stand(record, snapshot, &self.drains, asked) {
+                    cache.end(&mut self.replica.table, slot);
+                    if !self.close(snapshot.control_index, slot, reason) {
+                        break;
+                    }
                 }
             }
             position += 1;

@@ -1,13 +1,14 @@
 //! Takes note of packets that pass by a mapping: how far its connection is, and when it was used last. Whoever translated the
 //! packet asks, at length or by what was decided. Hot path.
 
+use crate::cache::Cache;
+use crate::context::At;
 use crate::event::Authority;
 use crate::flow::{Record, Seen, Slot, State};
 use crate::nat::tcp::{Direction, Progress};
 use crate::nat::timeouts::{Terms, awaits_answer, note_answer};
-use crate::record::{CloseReason, Scenario};
+use crate::record::{CloseReason, Proto, Scenario};
 use crate::shard::Shard;
-use crate::snapshot::Snapshot;
 use crate::wire::IpPacket;
 use words::time::MS;
 
@@ -31,40 +32,49 @@ impl Shard {
     }
 
     /// A packet went out by the mapping.
-    pub(crate) fn note_out(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, slot: Slot, p: &IpPacket) {
+    pub(crate) fn note_out(&mut self, cache: &mut Cache, at: At<'_>, by: Authority, slot: Slot, p: &IpPacket) {
+        // What the kernel saw comes before what a worker sees now.
+        cache.absorb(&mut self.replica.table, slot);
         let record = self.watched(slot);
         record.tcp.ask();
         let progress = p.tcp.as_ref().map_or(Progress::Open, |tcp| record.tcp.observe(Direction::Out, tcp));
-        self.went_on(s, now_ns, authority, slot, progress);
+        self.went_on(cache, at, by, slot, progress);
     }
 
     /// A packet came in by it: a segment of its connection, or a datagram, which keeps nothing alive (R5, I19) but what a rule
     /// lets anybody begin anew.
-    pub(crate) fn note_in(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, slot: Slot, p: &IpPacket) {
+    pub(crate) fn note_in(&mut self, cache: &mut Cache, at: At<'_>, by: Authority, slot: Slot, p: &IpPacket) {
+        let s = at.snapshot;
+        cache.absorb(&mut self.replica.table, slot);
         let record = self.watched(slot);
         if let Some(tcp) = &p.tcp {
             let progress = record.tcp.observe(Direction::In, tcp);
-            self.went_on(s, now_ns, authority, slot, progress);
+            self.went_on(cache, at, by, slot, progress);
         } else if record.scenario() == Scenario::Rule {
-            self.went_on(s, now_ns, authority, slot, Progress::Open);
+            self.went_on(cache, at, by, slot, Progress::Open);
         } else if awaits_answer(record, &s.params)
             && let Some(backend) = s.backends.get(&record.backend)
         {
             let terms = Terms::of(record, backend, &s.rules);
-            note_answer(record, terms, &s.params, now_ns);
+            note_answer(record, terms, &s.params, at.now_ns);
         }
     }
 
-    fn went_on(&mut self, s: &Snapshot, now_ns: u64, authority: Authority, slot: Slot, progress: Progress) {
+    fn went_on(&mut self, cache: &mut Cache, at: At<'_>, by: Authority, slot: Slot, progress: Progress) {
         let record = self.replica.table.record_mut(slot);
         if progress != Progress::Ignored && record.is_live() {
-            record.last_seen = Seen::at(now_ns);
+            record.last_seen = Seen::at(at.now_ns);
         }
+        if record.proto == Proto::Tcp && record.tcp.settled().is_none() {
+            // From here on each packet may matter.
+            cache.end(&mut self.replica.table, slot);
+        }
+        let record = self.replica.table.record(slot);
         let ends = progress == Progress::Finished && record.is_live() && record.closing().is_none();
-        if ends && matches!(authority, Authority::Lease { .. }) {
+        if ends && matches!(by, Authority::Lease { .. }) {
             // Both FINs were seen: it closes and is held (D6); late packets still pass. A stream that takes nothing now sees the
             // next packet's FIN bits again, or the idle sweep.
-            self.close(s.control_index, slot, CloseReason::Fin);
+            self.close(at.snapshot.control_index, slot, CloseReason::Fin);
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct FlowView {
     pub written_at: LogIndex,
     /// Milliseconds since the last packet that counted, as far as this node knows.
     pub idle_ms: u64,
+    /// Whether the kernel's fast path carries it.
+    pub carried: bool,
 }
 
 /// Ports of one backend.
@@ -181,7 +183,8 @@ impl View<'_> {
                 }
                 left -= 1;
                 if let Some(slot) = table.occupied(position) {
-                    into.push(self.view(now_ns, id, table.record(slot)));
+                    let carried = table.translation(slot).is_some_and(|translation| translation.fast != 0);
+                    into.push(FlowView { carried, ..self.view(now_ns, id, table.record(slot)) });
                 }
             }
             let opening = shard.overlay.opening().into_iter().map(|(flow, pending)| FlowView {
@@ -194,6 +197,7 @@ impl View<'_> {
                 state: FlowState::Opening,
                 written_at: LogIndex(0),
                 idle_ms: now_ns.saturating_sub(pending.since_ns) / 1_000_000,
+                carried: false,
             });
             into.extend(opening.take(limit - into.len()));
         }
@@ -219,6 +223,7 @@ impl View<'_> {
             },
             written_at: record.written_at,
             idle_ms: now_ns.saturating_sub(record.last_seen.ns()) / 1_000_000,
+            carried: false,
         }
     }
 

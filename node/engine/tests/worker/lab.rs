@@ -394,6 +394,7 @@ impl Lab {
         self.now += ms * MS;
         for i in 0..self.nodes.len() {
             let n = &mut self.nodes[i];
+            n.worker.handle_fast(self.now, &n.words);
             n.worker.handle_timers(self.now, &n.words);
         }
         self.pump();

@@ -5,6 +5,7 @@ mod bounds;
 mod cuts;
 mod established;
 mod explain;
+mod fast;
 mod faults;
 mod foreign;
 mod fragments;

@@ -1,0 +1,288 @@
+//! The books of the fast path: which mappings it carries, under which number, and which numbers rest. It hands over nothing by
+//! itself: `judge::caching` does. What passed there is brought into the records from here, so that whoever asks a record
+//! (its idle end, its connection) hears of packets that no worker has seen (K1).
+
+use std::collections::VecDeque;
+
+use crate::event::WorkerOutput;
+use crate::fast::{FastCounts, FastEntry, FastMode, FastTable};
+use crate::flow::{Seen, Slot, Table, Translation};
+use crate::ids::{BackendId, ShardId, Side};
+use crate::record::{Proto, Scenario};
+use words::time::SECOND_NS;
+
+/// Packets each way before a mapping is worth an entry: short flows never pay for it.
+const WORTH: u8 = 4;
+/// Mappings that wait to be handed over.
+const WANTED_MAX: usize = 256;
+/// Mappings handed over in one turn: each is two calls into the kernel.
+pub(crate) const CALLS_PER_TURN: usize = 32;
+/// Entries removed in one.
+const REMOVED_PER_TURN: usize = 256;
+/// A number rests so long before it is used again. A packet that was on its way by it is gone by then, and what finds it was
+/// removed.
+const REST_NS: u64 = 2 * SECOND_NS;
+/// All entries are looked at in this time.
+const ROUND_NS: u64 = SECOND_NS;
+/// Entries that one turn looks at.
+const LOOKED_AT_MAX: u64 = 4_096;
+/// Rounds without a packet after which an entry is cold.
+const COLD: u8 = 2;
+
+/// A mapping that the kernel carries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Carried {
+    pub(crate) shard: ShardId,
+    pub(crate) slot: Slot,
+    /// The revision at which it was handed over.
+    made: u64,
+    packets: u64,
+    /// Rounds since a packet passed.
+    quiet: u8,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    table: Option<Box<dyn FastTable>>,
+    mode: FastMode,
+    /// By number.
+    carried: Vec<Option<Carried>>,
+    free: Vec<u32>,
+    /// Killed since the last turn.
+    killed: Vec<u32>,
+    /// Killed and not removed yet; removed, and free from then on.
+    dead: VecDeque<u32>,
+    resting: VecDeque<(u64, u32)>,
+    wanted: Vec<(ShardId, Slot)>,
+    hand: usize,
+    looked_ns: u64,
+    counts: FastCounts,
+    /// Something changed for which no entry stands.
+    upset: bool,
+    /// What was handed over before this revision no longer stands.
+    since: u64,
+}
+
+/// Whether an entry was used since it was looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Use {
+    Used,
+    Quiet,
+    /// Long enough, and room is short.
+    Cold,
+}
+
+impl Cache {
+    /// From now on there is a fast path.
+    pub(crate) fn begin(&mut self, table: Box<dyn FastTable>, mode: FastMode) {
+        let flows = table.flows();
+        self.carried = vec![None; usize::try_from(flows).unwrap_or(0)];
+        self.free = (0..flows).rev().collect();
+        self.counts.room = flows.into();
+        self.table = Some(table);
+        self.mode = mode;
+    }
+
+    pub(crate) fn set_mode(&mut self, mode: FastMode) {
+        if mode == FastMode::Off && self.mode != mode {
+            self.upset = true;
+            self.wanted.clear();
+        }
+        self.mode = mode;
+    }
+
+    pub(crate) const fn mode(&self) -> FastMode {
+        self.mode
+    }
+
+    pub(crate) const fn counts(&self) -> FastCounts {
+        self.counts
+    }
+
+    /// No entry stands any more: who owns a shard, what a link takes, or what has to be carried has changed.
+    pub(crate) const fn upset(&mut self) {
+        self.upset = true;
+    }
+
+    /// A shard says of its serving: the kernel carries nothing for one that does not serve, though its lease may run.
+    pub(crate) fn heard(&mut self, news: Option<&WorkerOutput>) {
+        if let Some(WorkerOutput::Serving { state: Err(_), .. }) = news {
+            self.upset = true;
+        }
+    }
+
+    /// Whether that happened since this was asked.
+    pub(crate) const fn take_upset(&mut self) -> bool {
+        std::mem::replace(&mut self.upset, false)
+    }
+
+    /// What was handed over before `made` no longer stands, whoever's it is.
+    pub(crate) fn raise_all(&mut self, made: u64) {
+        self.since = made;
+        if let Some(kernel) = self.table.as_deref_mut() {
+            kernel.raise_all(made);
+        }
+    }
+
+    /// Whether an entry was handed over after that.
+    pub(crate) const fn stands(&self, carried: &Carried) -> bool {
+        carried.made >= self.since
+    }
+
+    /// What was handed over of a backend before `made` no longer stands.
+    pub(crate) fn raise(&mut self, backend: BackendId, made: u64) {
+        if let Some(kernel) = self.table.as_deref_mut() {
+            kernel.raise(backend, made);
+        }
+    }
+
+    /// A worker has translated a packet of a mapping that came in on `side`.
+    #[inline]
+    pub(crate) fn note(&mut self, shard: ShardId, slot: Slot, translation: &mut Translation, side: Side) {
+        if self.mode == FastMode::Off || translation.fast != 0 {
+            return;
+        }
+        let passed = &mut translation.passed[side.index()];
+        *passed = passed.saturating_add(1);
+        let worth = self.mode == FastMode::Eager || translation.passed.iter().all(|passed| *passed >= WORTH);
+        if worth && self.wanted.len() < WANTED_MAX {
+            // Others come first, should it be refused.
+            translation.passed = [0; 2];
+            self.wanted.push((shard, slot));
+        }
+    }
+
+    /// The next mapping to hand over.
+    pub(crate) fn next_wanted(&mut self) -> Option<(ShardId, Slot)> {
+        self.wanted.pop()
+    }
+
+    /// Hands a mapping over.
+    pub(crate) fn install(&mut self, table: &mut Table, slot: Slot, entry: &FastEntry) {
+        let (Some(kernel), Some(number)) = (self.table.as_deref_mut(), self.free.pop()) else {
+            self.counts.refused += 1;
+            return;
+        };
+        if !kernel.install(number, entry) {
+            self.counts.refused += 1;
+            self.free.push(number);
+            return;
+        }
+        self.carried[number as usize] =
+            Some(Carried { shard: entry.shard, slot, made: entry.made, packets: 0, quiet: 0 });
+        table.translation_mut(slot).fast = number + 1;
+        self.counts.installed += 1;
+        self.counts.entries += 1;
+    }
+
+    /// Brings what passed in the kernel into the record of a mapping. Nothing if no entry carries it.
+    #[inline]
+    pub(crate) fn absorb(&self, table: &mut Table, slot: Slot) {
+        let fast = table.translation_mut(slot).fast;
+        if let (Some(number), Some(kernel)) = (fast.checked_sub(1), self.table.as_deref()) {
+            absorb(kernel, number, table, slot);
+        }
+    }
+
+    /// Takes a mapping back, with what passed until then (K1). Nothing if no entry carries it.
+    #[inline]
+    pub(crate) fn end(&mut self, table: &mut Table, slot: Slot) {
+        let fast = std::mem::take(&mut table.translation_mut(slot).fast);
+        let Some(number) = fast.checked_sub(1) else { return };
+        let own = self.carried.get(number as usize).copied().flatten();
+        if own.is_some_and(|own| own.slot == slot) {
+            self.forget(number);
+            if let Some(kernel) = self.table.as_deref() {
+                absorb(kernel, number, table, slot);
+            }
+        }
+    }
+
+    /// Takes an entry back of which no mapping knows any more.
+    pub(crate) fn forget(&mut self, number: u32) {
+        if let Some(kernel) = self.table.as_deref_mut() {
+            kernel.kill(number);
+        }
+        if self.carried[number as usize].take().is_some() {
+            self.counts.entries -= 1;
+            self.counts.ended += 1;
+            self.killed.push(number);
+        }
+    }
+
+    /// The numbers of entries that are due to be looked at.
+    pub(crate) fn due(&mut self, now_ns: u64) -> impl Iterator<Item = u32> + use<> {
+        let all = self.carried.len();
+        let elapsed = now_ns.saturating_sub(self.looked_ns);
+        let share = (all as u64).saturating_mul(elapsed) / ROUND_NS;
+        let count = share.min(LOOKED_AT_MAX).min(all as u64);
+        let (from, count) = (self.hand, usize::try_from(count).expect("not more than there are"));
+        if count > 0 {
+            self.looked_ns = now_ns;
+            self.hand = (from + count) % all;
+        }
+        (from..from + count).map(move |at| u32::try_from(at % all).expect("a number"))
+    }
+
+    pub(crate) fn carried(&self, number: u32) -> Option<Carried> {
+        self.carried.get(number as usize).copied().flatten()
+    }
+
+    /// Whether an entry was used since this was asked.
+    pub(crate) fn usage(&mut self, number: u32) -> Use {
+        let scarce = self.free.len() * 8 < self.carried.len();
+        let packets = self.table.as_deref().map_or(0, |kernel| kernel.seen(number).packets());
+        let Some(Some(own)) = self.carried.get_mut(number as usize) else { return Use::Quiet };
+        if packets != own.packets {
+            (own.packets, own.quiet) = (packets, 0);
+            return Use::Used;
+        }
+        own.quiet = own.quiet.saturating_add(1);
+        if own.quiet >= COLD && scarce {
+            self.counts.cold += 1;
+            return Use::Cold;
+        }
+        Use::Quiet
+    }
+
+    /// Whether all that was killed is removed. Before, nothing is handed over: what finds an old entry of a mapping would be
+    /// taken from its new one.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.killed.is_empty() && self.dead.is_empty()
+    }
+
+    /// Whether there is a fast path at all.
+    pub(crate) const fn is_there(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// Removes what was killed, and has numbers that have rested serve again: some of them in each turn.
+    pub(crate) fn clear(&mut self, now_ns: u64) {
+        self.dead.extend(self.killed.drain(..));
+        for _ in 0..REMOVED_PER_TURN {
+            let (Some(number), Some(kernel)) = (self.dead.pop_front(), self.table.as_deref_mut()) else { break };
+            kernel.remove(number);
+            self.resting.push_back((now_ns.saturating_add(REST_NS), number));
+        }
+        while let Some((_, number)) = self.resting.pop_front_if(|(until_ns, _)| now_ns >= *until_ns) {
+            self.free.push(number);
+        }
+    }
+}
+
+fn absorb(kernel: &dyn FastTable, number: u32, table: &mut Table, slot: Slot) {
+    let seen = kernel.seen(number);
+    let record = table.record_mut(slot);
+    // A datagram of the remote keeps nothing alive (R5, I19) but what a rule lets anybody begin anew.
+    let both = record.proto == Proto::Tcp || record.scenario() == Scenario::Rule;
+    let last_ns = if both { seen.out.last_ns.max(seen.incoming.last_ns) } else { seen.out.last_ns };
+    if record.is_live() {
+        record.last_seen = record.last_seen.max(Seen::at(last_ns));
+    }
+    if record.proto == Proto::Tcp {
+        let mut track = record.tcp;
+        track.catch_up(seen.out.tcp);
+        record.tcp = track;
+    }
+}
