@@ -18,7 +18,7 @@ use engine::record::{
     Addr, Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, InsideKey, Open, Proto, PublicKey, Scenario,
 };
 use engine::snapshot::{
-    Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, Sharing, Snapshot, Subnet, TcpReset,
+    Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, Sharing, Snapshot, Subnet, TcpReset, Ways,
 };
 use engine::wire::{ArpOp, FrameMeta, build_arp};
 use engine::worker::Worker;
@@ -263,6 +263,7 @@ fn snapshot(flows: u32) -> Snapshot {
             mac: None,
             home: SHARD,
             lease: vec![PortBlock { frontend, start, len: PORTS_EACH }],
+            ways: Ways::default(),
             idle_timeout_ms: 240_000,
             tcp_reset_on_idle: TcpReset::Off,
             profile: Profile::Azure,

@@ -137,6 +137,7 @@ impl Declared {
             OnReclaim::Expire => "expire",
             OnReclaim::Drain => "drain",
             OnReclaim::Reset => "reset",
+            OnReclaim::Keep => unreachable!("no rule says so"),
         };
         text += &format!(
             "[[load_balancer]]\nname = \"lb\"\nfrontends = [{}]\n[[load_balancer.pool]]\nname = \"w\"\n\

@@ -9,15 +9,16 @@ use std::net::Ipv4Addr;
 
 use bincode::{Decode, Encode};
 use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId};
+use engine::snapshot::OnReclaim;
 use words::SplitMix;
 
 use crate::buddy::{FreeBlocks, buddy_of, coalesce, halves};
-pub use crate::holdings::{Backend, Declared, Drain, Frontend};
+pub use crate::holdings::{Backend, Declared, Drain, Frontend, Purpose};
 use crate::inbound::reach::Shores;
 use crate::loads::{Loads, PortLoad};
 use crate::places::{Places, blocks_on};
 use crate::refusal::Refusal;
-use crate::resource::{Desired, OnReclaim, Outbound, PoolRef};
+use crate::resource::{self, Desired, Outbound, PoolRef};
 use crate::tier;
 use crate::validate::Census;
 
@@ -68,7 +69,12 @@ impl Grant {
         let known = publics.filter_map(|ip| declared.get(&ip.address).copied());
         let mut frontends: Vec<FrontendId> = known.filter(|frontend| within(*frontend)).collect();
         frontends.sort_unstable();
-        Self { ports, frontends, on_reclaim: outbound.on_reclaim() }
+        let on_reclaim = match outbound.on_reclaim() {
+            resource::OnReclaim::Expire => OnReclaim::Expire,
+            resource::OnReclaim::Drain => OnReclaim::Drain,
+            resource::OnReclaim::Reset => OnReclaim::Reset,
+        };
+        Self { ports, frontends, on_reclaim }
     }
 }
 
@@ -87,6 +93,7 @@ impl Allocation {
 
     /// Brings leases to what the configuration grants. Deterministic; backends are served in order of their ids.
     pub(crate) fn settle(&mut self, with: &Settle<'_>) {
+        self.part_with_addresses(with);
         let shores = Shores::of(with.desired, &self.frontends);
         let grants = self.grants(with.desired, &shores);
         let loads = Loads::new(with.hints);
@@ -135,11 +142,12 @@ impl Allocation {
                 self.places.judge(*id, backend);
             }
         }
+        self.assign_homes(&shores);
         let frontends: Vec<FrontendId> = self.frontends.keys().copied().collect();
         for frontend in frontends {
+            self.give_address(frontend);
             self.note_if_idle(frontend, with.stamped_unix_ms);
         }
-        self.assign_homes(&shores);
     }
 
     /// A fence of the block was committed: its ports are free, if it still drains under exactly that index (F5). Returns
@@ -170,8 +178,7 @@ impl Allocation {
     /// Whether some lease or draining block is on the frontend.
     #[must_use]
     pub fn in_use(&self, frontend: FrontendId) -> bool {
-        // Whose block drains there is bound there until it has drained.
-        self.places.bound_count(frontend) > 0
+        self.places.bound_count(frontend) > 0 || self.drains.range(blocks_on(frontend)).next().is_some()
     }
 
     /// Who leases or drains one of these ports of a frontend.
@@ -182,8 +189,8 @@ impl Allocation {
 
     /// Leased blocks on a frontend, then draining ones, with whose they are.
     fn blocks_of(&self, frontend: FrontendId) -> impl Iterator<Item = (PortBlock, BackendId)> + '_ {
-        let lease = |id: BackendId| self.backends[&id].lease.iter().map(move |block| (*block, id));
-        let leased = self.places.bound_to(frontend).flat_map(lease);
+        let own = move |id: BackendId| self.backends[&id].blocks_on(frontend).map(move |block| (block, id));
+        let leased = self.places.bound_to(frontend).flat_map(own);
         leased.chain(self.drains.range(blocks_on(frontend)).map(|(block, drain)| (*block, drain.backend)))
     }
 
@@ -192,7 +199,7 @@ impl Allocation {
         self.frontends.iter().filter(|(_, f)| f.declared == Declared::Yes).map(|(id, f)| (f.ip, *id)).collect()
     }
 
-    fn backend_mut(&mut self, id: BackendId) -> &mut Backend {
+    pub(crate) fn backend_mut(&mut self, id: BackendId) -> &mut Backend {
         self.backends
             .get_mut(&id)
             .expect("ids are taken from the map, and only unbind_drained removes, before the rest")
@@ -291,17 +298,19 @@ impl Allocation {
 
     /// A backend is free to bind anew only when nothing of it is left on its old frontend (M3); an undeclared one goes.
     fn unbind_drained(&mut self) {
-        let draining: BTreeSet<BackendId> = self.drains.values().map(|drain| drain.backend).collect();
+        let draining: BTreeSet<(BackendId, FrontendId)> =
+            self.drains.iter().map(|(block, drain)| (drain.backend, block.frontend)).collect();
+        let drains = |id: BackendId| draining.range((id, FrontendId(0))..).next().is_some_and(|(of, _)| *of == id);
         let shards: BTreeSet<ShardId> = self.frontends.values().map(|f| f.shard).collect();
         for (id, backend) in &mut self.backends {
-            if backend.lease.is_empty() && !draining.contains(id) {
+            if backend.lease.is_empty() && backend.frontend.is_some_and(|f| !draining.contains(&(*id, f))) {
                 backend.frontend = None;
             }
             if backend.home.is_some_and(|home| !shards.contains(&home)) {
                 backend.home = None;
             }
         }
-        self.backends.retain(|_, b| b.declared == Declared::Yes || b.frontend.is_some());
+        self.backends.retain(|id, b| b.declared == Declared::Yes || b.frontend.is_some() || drains(*id));
     }
 
     /// Binds a backend to the frontend with the fewest bound backends among those with room; a tie is drawn (D1). What is
@@ -309,7 +318,9 @@ impl Allocation {
     pub(crate) fn bind(&mut self, id: BackendId, grant: &Grant, tally: &mut Tally, draw: u64) {
         let Tally { free, bound } = tally;
         let mut by_count: BTreeMap<u32, Vec<FrontendId>> = BTreeMap::new();
-        for frontend in &grant.frontends {
+        let tied = self.tied_to(id, &self.backends[&id]);
+        let near = |id: &&FrontendId| tied.is_none_or(|shard| self.frontends[*id].shard == shard);
+        for frontend in grant.frontends.iter().filter(near) {
             by_count.entry(bound.get(frontend).copied().unwrap_or(0)).or_default().push(*frontend);
         }
         let drawn = SplitMix::mix(draw ^ u64::from(id.0));
@@ -411,9 +422,9 @@ impl Allocation {
 
     /// Sends a backend home to the shard in which rules lead to it, once nothing of it is left elsewhere (M3).
     pub(crate) fn send_home(&mut self, id: BackendId, shores: &Shores<'_>) {
-        let Some(backend) = self.backends.get_mut(&id) else { return };
-        if let (None, Some(shard)) = (backend.frontend, shores.of_backend(backend)) {
-            backend.home = Some(shard);
+        let Some(backend) = self.backends.get(&id).filter(|backend| self.is_free(id, backend)) else { return };
+        if let Some(shard) = shores.of_backend(backend) {
+            self.backend_mut(id).home = Some(shard);
         }
     }
 

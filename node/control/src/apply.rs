@@ -168,6 +168,11 @@ impl State {
     pub(crate) fn settle(&mut self, command: &Command, hints: &[PortLoad]) {
         let with = settle_with(self.index, self.stamped_unix_ms, &self.desired, command, hints);
         self.allocation.settle(&with);
+        if self.add_own_addresses() {
+            let with = settle_with(self.index, self.stamped_unix_ms, &self.desired, command, hints);
+            self.allocation.settle(&with);
+        }
+        self.place_new_shards();
     }
 
     /// Who may stop: one node at a time, and only if every shard has its full redundancy, by the map, by the configuration

@@ -12,7 +12,7 @@ use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, NodeId, ShardId, VnetId};
 use engine::snapshot::{
     Backend, Draining, Frontend, Networks, NodeLinks, Outside, Params, Refusals, SHORT_IDLE_PORTS_MAX, Snapshot,
-    Subnet, TcpReset,
+    Subnet, TcpReset, Ways,
 };
 
 use engine::nsg::Attachments;
@@ -23,7 +23,7 @@ use crate::inbound;
 use crate::nsg::compiling;
 use crate::places::blocks_on;
 use crate::registry::Node;
-use crate::resource::{Filtering, OnReclaim, Profile, Settings, Sharing};
+use crate::resource::{Filtering, Profile, Settings, Sharing};
 use crate::state::State;
 
 /// Compiles one version after the other for one node, and shares with the one before what no entry between them touched.
@@ -274,11 +274,7 @@ fn draining(state: &State, addresses: &[(Ipv4Addr, FrontendId)]) -> Arc<[Drainin
     let draining = drains.map(|(block, drain)| Draining {
         block: *block,
         reclaim_index: drain.reclaim_index,
-        on_reclaim: match drain.on_reclaim {
-            OnReclaim::Expire => engine::snapshot::OnReclaim::Expire,
-            OnReclaim::Drain => engine::snapshot::OnReclaim::Drain,
-            OnReclaim::Reset => engine::snapshot::OnReclaim::Reset,
-        },
+        on_reclaim: drain.on_reclaim,
     });
     draining.collect()
 }
@@ -291,6 +287,7 @@ fn compiled(state: &State, backend: &allocation::Backend, home: ShardId) -> Back
         mac: backend.mac,
         home,
         lease: backend.lease.clone(),
+        ways: Ways { own: backend.own, ..Ways::default() },
         idle_timeout_ms: rule.map_or(4, |rule| u32::from(rule.idle_timeout_minutes)) * 60_000,
         tcp_reset_on_idle: match rule {
             Some(rule) if rule.enable_tcp_reset => TcpReset::On,

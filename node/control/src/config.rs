@@ -15,6 +15,9 @@
 //! [[public_ip]]
 //! name = "pip1"
 //! address = "203.0.113.1"
+//! [[public_ip]]
+//! name = "pip2"
+//! address = "203.0.113.2"
 //!
 //! [[load_balancer]]
 //! name = "lb1"
@@ -47,6 +50,7 @@
 //! mac = "52:54:00:12:34:56"
 //! subnet = "vnet1/default"
 //! pool = "lb1/web"
+//! public_ip = "pip2"
 //! nic = "nic1"
 //!
 //! [[nic]]
@@ -350,6 +354,7 @@ fn ip_configuration(
         source.error(line, &reader.at("pool"), &pools.join(", "), "several pools want the same backend", remedy);
     }
     let pool = pools.first().and_then(|text| pair(source, &reader, "pool", text, "\"load_balancer/pool\""));
+    let public_ip = reader.string_if(source, "public_ip");
     reader.finish(source);
     let (virtual_network, subnet) = subnet?;
     Some(IpConfiguration {
@@ -359,6 +364,7 @@ fn ip_configuration(
         private_ip: private_ip?,
         mac,
         pool: pool.map(|(load_balancer, pool)| PoolRef { load_balancer, pool }),
+        public_ip,
         nic,
     })
 }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use engine::ids::{BackendId, FrontendId, Incarnation, NodeId, ShardId, VnetId};
+use words::level;
 
-use crate::allocation::{Backend, Declared, Frontend};
+use crate::allocation::{Backend, Declared, Frontend, Purpose};
 use crate::command::{Command, Configure};
 use crate::inbound::reach::{Reach, Taken, taken};
 use crate::limits::{BACKENDS_MAX, HINTS_MAX};
@@ -36,10 +37,9 @@ impl State {
         self.parts = None;
         self.desired = desired.clone();
         self.name_networks();
-        self.declare_frontends();
         self.declare_backends();
+        self.declare_frontends();
         self.settle(command, &configure.hints);
-        self.place_new_shards();
         Ok(())
     }
 
@@ -77,7 +77,9 @@ impl State {
         }
         self.refuse_rules(desired, &known)?;
         self.refuse_too_many_backends(desired)?;
-        let wanted = frontend_addresses(desired);
+        self.refuse_own_addresses(desired)?;
+        let mut wanted = frontend_addresses(desired);
+        wanted.extend(desired.own_addresses().map(|(public, _)| (public.address, Ports::default())));
         let leaving = self.allocation.frontends.values().filter(|f| !wanted.contains_key(&f.ip)).count();
         if wanted.len() + leaving > validate::FRONTENDS_MAX {
             return Err(Refusal::TooManyFrontends { declared: count(wanted.len()), leaving: count(leaving) });
@@ -123,6 +125,35 @@ impl State {
         Ok(())
     }
 
+    /// What is an IP configuration's own has to be in the shard where its pool's ports are (M3).
+    fn refuse_own_addresses(&self, desired: &Desired) -> Result<(), Refusal> {
+        let mut own = desired.own_addresses().peekable();
+        if own.peek().is_some() && self.level < level::OWN_ADDRESSES {
+            return Err(Refusal::LevelTooLow { level: self.level, needs: level::OWN_ADDRESSES });
+        }
+        let reach = Reach::of(desired);
+        let shards: BTreeMap<Ipv4Addr, ShardId> = self.allocation.frontends.values().map(|f| (f.ip, f.shard)).collect();
+        let homes: BTreeMap<(VnetId, Ipv4Addr), (BackendId, ShardId)> = self
+            .allocation
+            .backends
+            .iter()
+            .filter_map(|(id, b)| Some(((b.vnet, b.ip), (*id, self.allocation.frontends[&b.own?].shard))))
+            .collect();
+        for (public, ip) in own {
+            let place = self.vnets.get(&ip.virtual_network).and_then(|vnet| homes.get(&(*vnet, ip.private_ip)));
+            let (Some((backend, home)), Some(pool)) = (place, &ip.pool) else { continue };
+            let Some(outbound) = desired.outbound_of(pool) else { continue };
+            let there = |ip: &Ipv4Addr| shards.get(ip) == Some(home);
+            let publics = outbound.frontends.iter().filter_map(|name| desired.public_ips.get(*name));
+            let reached = reach.of_pool(pool).is_none_or(|all| all.iter().all(there));
+            let apart = !reached || !publics.into_iter().any(|frontend| there(&frontend.address));
+            if there(&public.address) && apart {
+                return Err(Refusal::OwnAddressElsewhere { backend: *backend, address: public.address });
+            }
+        }
+        Ok(())
+    }
+
     fn name_networks(&mut self) {
         self.vnets.retain(|name, _| self.desired.virtual_networks.contains_key(name));
         for name in self.desired.virtual_networks.keys() {
@@ -139,19 +170,18 @@ impl State {
             match wanted.remove(&frontend.ip) {
                 Some(ports) => {
                     frontend.declared = Declared::Yes;
+                    frontend.purpose = Purpose::Shared;
                     (frontend.reserved, frontend.ruled) = (ports.reserved, ports.ruled);
                 }
                 None => frontend.declared = Declared::No,
             }
         }
+        self.allocation.declare_own();
         let mut crowds = self.crowds();
         let kin = Reach::of(&self.desired).kin();
-        for (ip, Ports { reserved, ruled }) in wanted {
+        for (ip, ports) in wanted {
             let shard = self.shard_of_kin(&kin, ip).unwrap_or_else(|| self.shard_of_a_new_frontend(&mut crowds));
-            let id = FrontendId(self.allocation.last_frontend.0 + 1);
-            self.allocation.last_frontend = id;
-            let frontend = Frontend { ip, shard, reserved, ruled, declared: Declared::Yes, idle_since_unix_ms: None };
-            self.allocation.frontends.insert(id, frontend);
+            self.add_frontend(ip, shard, Purpose::Shared, ports);
         }
     }
 
@@ -159,6 +189,30 @@ impl State {
     fn shard_of_kin(&self, kin: &[BTreeSet<Ipv4Addr>], ip: Ipv4Addr) -> Option<ShardId> {
         let set = kin.iter().find(|set| set.contains(&ip))?;
         self.allocation.frontends.values().find(|frontend| set.contains(&frontend.ip)).map(|frontend| frontend.shard)
+    }
+
+    fn add_frontend(&mut self, ip: Ipv4Addr, shard: ShardId, purpose: Purpose, ports: Ports) {
+        let id = FrontendId(self.allocation.last_frontend.0 + 1);
+        self.allocation.last_frontend = id;
+        let Ports { reserved, ruled } = ports;
+        let (declared, idle_since_unix_ms) = (Declared::Yes, None);
+        let frontend = Frontend { ip, shard, purpose, reserved, ruled, declared, idle_since_unix_ms };
+        self.allocation.frontends.insert(id, frontend);
+    }
+
+    /// Own addresses that are nowhere yet come to the home shards of their backends (M3). Returns whether there were any.
+    pub(crate) fn add_own_addresses(&mut self) -> bool {
+        let there: BTreeSet<Ipv4Addr> = self.allocation.frontends.values().map(|frontend| frontend.ip).collect();
+        let backends = self.allocation.backends.iter().filter(|(_, backend)| backend.declared == Declared::Yes);
+        let new = backends.filter_map(|(id, backend)| Some((*id, backend.public?, backend.home)));
+        let new: Vec<_> = new.filter(|(_, ip, _)| !there.contains(ip)).collect();
+        let mut crowds = self.crowds();
+        for (id, ip, home) in &new {
+            let shard = home.unwrap_or_else(|| self.shard_of_a_new_frontend(&mut crowds));
+            self.allocation.backend_mut(*id).home = Some(shard);
+            self.add_frontend(*ip, shard, Purpose::Own(*id), Ports::default());
+        }
+        !new.is_empty()
     }
 
     /// How many frontends each shard has, and to how many backends it is home.
@@ -213,6 +267,8 @@ impl State {
                 instance: String::new(),
                 ip_configuration: String::new(),
                 pool: None,
+                public: None,
+                own: None,
                 declared: Declared::Yes,
                 home: None,
                 frontend: None,
@@ -224,11 +280,13 @@ impl State {
             backend.instance = instance;
             backend.ip_configuration = ip.name;
             backend.pool = ip.pool;
+            let public = ip.public_ip.and_then(|name| self.desired.public_ips.get(&name));
+            backend.public = public.map(|public| public.address);
         }
     }
 
     /// Founds new shards on the nodes that are registered; `reconcile` extends them to later ones.
-    fn place_new_shards(&mut self) {
+    pub(crate) fn place_new_shards(&mut self) {
         let nodes: BTreeSet<NodeId> = self.registry.eligible().map(|(node, _)| node).collect();
         let replicas = self.replicas_wanted();
         let mut load = Load::of(&self.registry, self.shards.values());
@@ -243,6 +301,7 @@ impl State {
 }
 
 /// Ports of a frontend that are no backend's.
+#[derive(Default)]
 struct Ports {
     reserved: BTreeSet<u16>,
     ruled: BTreeSet<u16>,

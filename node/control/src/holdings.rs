@@ -7,7 +7,9 @@ use std::net::Ipv4Addr;
 use bincode::{Decode, Encode};
 use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, PortBlock, ShardId, VnetId};
 
-use crate::resource::{OnReclaim, PoolRef};
+use engine::snapshot::OnReclaim;
+
+use crate::resource::PoolRef;
 
 /// A public address that flows are translated to.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -18,6 +20,8 @@ pub struct Frontend {
     /// `settings.shards_max`; else it joins the one with the fewest frontends, of these the one that is home to the fewest
     /// backends, of these the one of the lowest id. Frontends on their way out count.
     pub shard: ShardId,
+    /// What it is for, or was when it was declared last.
+    pub purpose: Purpose,
     /// Ports never handed out (D8).
     pub reserved: BTreeSet<u16>,
     /// Ports from 1024 on that inbound rules have: withdrawn from leases, and never handed out (W3).
@@ -38,6 +42,15 @@ impl Frontend {
     pub(crate) fn rules_within(&self, block: PortBlock) -> bool {
         self.ruled.range(block.start..=block.start + (block.len - 1)).next().is_some()
     }
+}
+
+/// What a public address is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Purpose {
+    /// A load balancer's: its ports are granted to many.
+    Shared,
+    /// One backend's own (S2).
+    Own(BackendId),
 }
 
 /// Whether the present configuration holds a resource.
@@ -68,6 +81,10 @@ pub struct Backend {
     pub declared: Declared,
     /// Its home shard (M3); `None` only while there is no frontend at all.
     pub home: Option<ShardId>,
+    /// The public address that is to be its own.
+    pub public: Option<Ipv4Addr>,
+    /// The same, once it has it: nobody else's flows are left there.
+    pub own: Option<FrontendId>,
     /// The frontend that it is bound to (D1).
     pub frontend: Option<FrontendId>,
     /// Its lease, sorted, without draining blocks.
@@ -81,6 +98,12 @@ impl Backend {
     #[must_use]
     pub fn ports(&self) -> u16 {
         self.lease.iter().map(|block| block.len).sum()
+    }
+
+    /// All that is its own on a frontend now: blocks of its lease, or the whole address.
+    pub fn blocks_on(&self, frontend: FrontendId) -> impl Iterator<Item = PortBlock> + '_ {
+        let own = self.own.into_iter().filter(move |own| *own == frontend).flat_map(PortBlock::whole);
+        self.lease.iter().copied().filter(move |block| block.frontend == frontend).chain(own)
     }
 }
 

@@ -111,6 +111,15 @@ pub(crate) fn backend_concern(state: &State, backend: &Backend, drains: bool) ->
     if backend.declared == Declared::No {
         return Some(Concern::notice(subject(), What::Draining, "removed; its blocks are draining", wait));
     }
+    if let Some(address) = backend.public.filter(|_| backend.own.is_none()) {
+        let why = format!(
+            "its public address {address} is not free yet: flows of its former user, or of another shard, end there"
+        );
+        return Some(Concern::warning(subject(), What::PortsMissing, why, "wait; see qnat get frontends"));
+    }
+    if backend.own.is_some() && backend.ports() >= backend.grant {
+        return None;
+    }
     let Some(pool) = &backend.pool else {
         let remedy = "put it into a pool that has an outbound rule";
         return Some(Concern::warning(subject(), What::NoPath, "no outbound path: it is in no pool", remedy));

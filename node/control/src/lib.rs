@@ -25,6 +25,7 @@ pub mod limits;
 pub mod loads;
 pub mod nsg;
 pub mod outcome;
+mod own;
 pub mod parts;
 mod places;
 pub mod plan;

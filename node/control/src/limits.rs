@@ -40,7 +40,7 @@ const BLOCK: usize = U32 + 2 * U16;
 
 const POOL_REF: usize = 1 + 2 * NAME;
 const SOME_NAME: usize = 1 + NAME;
-const IP_CONFIGURATION: usize = 3 * NAME + ADDRESS + MAC + POOL_REF + SOME_NAME;
+const IP_CONFIGURATION: usize = 3 * NAME + ADDRESS + MAC + POOL_REF + 2 * SOME_NAME;
 const INSTANCE: usize = NAME + LEN + SOME_NAME;
 const NETWORK: usize = NAME + 4 * LEN + ADDRESS_SPACE_MAX * PREFIX + PEERINGS_MAX * NAME + ON_PREMISES_MAX * PREFIX;
 const SUBNET: usize = NAME + PREFIX + ADDRESS + SOME_NAME;
@@ -88,9 +88,9 @@ pub const COMMAND_LEN_MAX: usize = PART_LEN_MAX + 256;
 // Each is leased or drains.
 const BLOCKS: usize = FRONTENDS_MAX * (PORTS_USABLE / BLOCK_LEN_MIN) as usize * (BLOCK + U32 + U64 + 1);
 // Itself, and when its blocks changed.
-const FRONTEND: usize = U32 + ADDRESS + U16 + RESERVED + LEN + 2 + U64 + U32 + U64;
+const FRONTEND: usize = U32 + ADDRESS + U16 + KIND + U32 + RESERVED + LEN + 2 + U64 + U32 + U64;
 // Itself, and where it is.
-const BACKEND: usize = U32 + 2 * NAME + POOL_REF + ADDRESS + MAC + 8 * U32 + 4 * U32;
+const BACKEND: usize = U32 + 2 * NAME + POOL_REF + 2 * (1 + ADDRESS) + MAC + 9 * U32 + 4 * U32;
 const KEY: usize = 2 * 16 + 1 + REFUSAL_LEN_MAX;
 // Nodes, shards and what is kept of them: each of a few hundred octets.
 const REST: usize = 1 << 20;
@@ -130,8 +130,8 @@ pub const FILE_LEN_MAX: usize = 2
     * (IP_CONFIGURATIONS_MAX
         * (written("[[instance]]\nname = \"\"\nsecurity_group = \"\"\n", 2, 0)
             + written(
-                "[[instance.ip_configuration]]\nname = \"\"\nprivate_ip = \"\"\nmac = \"\"\nsubnet = \"/\"\npool = \"/\"\nnic = \"\"\n",
-                6,
+                "[[instance.ip_configuration]]\nname = \"\"\nprivate_ip = \"\"\nmac = \"\"\nsubnet = \"/\"\npool = \"/\"\npublic_ip = \"\"\nnic = \"\"\n",
+                7,
                 15 + 17,
             ))
         + VIRTUAL_NETWORKS_MAX

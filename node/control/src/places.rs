@@ -14,7 +14,7 @@ use crate::holdings::{Backend, Declared, Drain, Frontend};
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub(crate) struct Places {
-    /// Backends that are bound to each frontend; without empty sets.
+    /// Backends that are bound to each frontend, or whose own it is; without empty sets.
     bound: BTreeMap<FrontendId, BTreeSet<BackendId>>,
     /// How many blocks of each backend drain; without zeros.
     draining: BTreeMap<BackendId, u32>,
@@ -36,7 +36,7 @@ impl Places {
     ) -> Self {
         let mut places = Self { settled: index, ..Self::default() };
         for (id, backend) in backends {
-            if let Some(frontend) = backend.frontend {
+            for frontend in backend.frontend.into_iter().chain(backend.own) {
                 places.bind(*id, frontend);
             }
             places.judge(*id, backend);

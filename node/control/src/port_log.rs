@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 
 use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, VnetId};
 
+use crate::holdings::Backend;
 use crate::places::blocks_on;
 use crate::state::State;
 
@@ -128,7 +129,8 @@ impl PortLog {
     fn learn(&mut self, state: &State, frontend: FrontendId) {
         let names: BTreeMap<VnetId, &String> = state.vnets.iter().map(|(name, vnet)| (*vnet, name)).collect();
         self.frontends.insert(frontend, state.allocation.frontends[&frontend].ip);
-        for id in state.allocation.places.bound_to(frontend) {
+        let drains = state.allocation.drains.range(blocks_on(frontend)).map(|(_, drain)| drain.backend);
+        for id in state.allocation.places.bound_to(frontend).chain(drains) {
             let backend = &state.allocation.backends[&id];
             let network = names.get(&backend.vnet).map(|name| (*name).clone()).unwrap_or_default();
             let name = format!("{}/{}", backend.instance, backend.ip_configuration);
@@ -139,8 +141,8 @@ impl PortLog {
     /// Forgets those of `lost` that have no block any more, and frontends without one.
     fn forget(&mut self, state: &State, lost: &BTreeSet<BackendId>) {
         for id in lost {
-            // Whoever has a block is bound to its frontend.
-            if state.allocation.backends.get(id).is_none_or(|backend| backend.frontend.is_none()) {
+            let has_none = |b: &Backend| b.lease.is_empty() && b.own.is_none() && !state.allocation.places.drains(*id);
+            if state.allocation.backends.get(id).is_none_or(has_none) {
                 self.backends.remove(id);
             }
         }
@@ -178,7 +180,7 @@ type Range = (FrontendId, u16, u16);
 fn blocks_of(state: &State, frontend: FrontendId) -> BTreeMap<PortBlock, Tenure> {
     let leased = state.allocation.places.bound_to(frontend).flat_map(|id| {
         let tenure = Tenure { backend: id, fate: PortFate::Granted };
-        state.allocation.backends[&id].lease.iter().map(move |block| (*block, tenure))
+        state.allocation.backends[&id].blocks_on(frontend).map(move |block| (block, tenure))
     });
     let drains = state.allocation.drains.range(blocks_on(frontend));
     let draining = drains.map(|(block, d)| (*block, Tenure { backend: d.backend, fate: PortFate::Draining }));

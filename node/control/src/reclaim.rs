@@ -10,6 +10,7 @@ use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId};
 
 use crate::allocation::{Allocation, Declared, Grant, Settle, Tally};
 use crate::inbound::reach::Shores;
+use crate::places::blocks_on;
 use crate::refusal::Refusal;
 use crate::resource::PoolRef;
 
@@ -41,6 +42,9 @@ impl Allocation {
         }
         for id in &freed {
             self.unbind_if_drained(*id);
+        }
+        for frontend in &touched {
+            self.give_address(*frontend);
         }
         let shores = Shores::of(with.desired, &self.frontends);
         self.serve_waiting(with, &shores, &freed, &mut touched);
@@ -112,13 +116,14 @@ impl Allocation {
     /// A backend is free to bind anew only when nothing of it is left on its old frontend (M3); an undeclared one goes.
     fn unbind_if_drained(&mut self, id: BackendId) {
         let backend = self.backends.get_mut(&id).expect("the owner of a draining block exists");
-        if !backend.lease.is_empty() || self.places.drains(id) {
-            return;
-        }
-        if let Some(frontend) = backend.frontend.take() {
+        if let Some(frontend) = backend.frontend
+            && backend.lease.is_empty()
+            && !self.drains.range(blocks_on(frontend)).any(|(_, drain)| drain.backend == id)
+        {
+            backend.frontend = None;
             self.places.unbind(id, frontend);
         }
-        if backend.declared == Declared::No {
+        if backend.declared == Declared::No && !self.places.drains(id) {
             self.backends.remove(&id);
             self.places.forget(id);
         }

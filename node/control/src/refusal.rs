@@ -155,6 +155,10 @@ refusals! {
     108 AllPortsOfGranting { address: Ipv4Addr }
         "a rule for all ports cannot have {address}: some of its ports are granted, or still drain",
         "take it out of outbound and other rules first, and wait until it has drained: qnat get frontends";
+    /// It would need two homes.
+    109 OwnAddressElsewhere { backend: BackendId, address: Ipv4Addr }
+        "backend {backend} has {address} as its own, and its pool's frontends are in other shards",
+        "apply it without its public_ip first, and with it once qnat get frontends no longer lists {address}";
     /// Empty, too long, or one too many.
     110 NoPart { number: u32, len: u64 }
         "part {number} of {len} bytes is none", "at most {PARTS_MAX} parts of 1 to {PART_LEN_MAX} bytes";
@@ -176,6 +180,9 @@ refusals! {
     115 AttemptOver { attempt: ControlIndex }
         "attempt {attempt} is over: another configuration has taken effect, or it took too long",
         "apply the configuration again: qnat apply -f FILE";
+    /// A member could not read what the cluster would write.
+    116 LevelTooLow { level: u16, needs: u16 }
+        "the cluster is at level {level}, and this configuration needs level {needs}", "raise it: qnat cluster level {needs}";
     /// Prefixes that no file could say.
     120 ServiceTagsInvalid {}
         "these are no prefixes of service tags", "give them by a file, which is checked: qnat service-tags -f FILE";

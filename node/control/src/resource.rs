@@ -241,6 +241,8 @@ pub struct IpConfiguration {
     pub mac: Option<Mac>,
     /// The pool that it is a member of.
     pub pool: Option<PoolRef>,
+    /// Name of the public address that is its own (S2); no load balancer has it.
+    pub public_ip: Option<String>,
     /// The network interface that it belongs to; without one it has one of its own ([`Nic`]).
     pub nic: Option<String>,
 }
@@ -363,6 +365,12 @@ impl Settings {
 }
 
 impl Desired {
+    /// The public addresses that are one IP configuration's own, and whose.
+    pub fn own_addresses(&self) -> impl Iterator<Item = (&PublicIp, &IpConfiguration)> {
+        let all = self.instances.values().flat_map(|instance| &instance.ip_configurations);
+        all.filter_map(|ip| Some((self.public_ips.get(ip.public_ip.as_ref()?)?, ip)))
+    }
+
     /// Whether it declares anything beside settings and the outside network.
     #[must_use]
     pub fn has_resources(&self) -> bool {

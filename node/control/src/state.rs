@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bincode::{Decode, Encode};
-use engine::ids::{ControlIndex, FrontendId, Incarnation, NodeId, SHARDS_MAX, ShardId, VnetId};
+use engine::ids::{ControlIndex, FrontendId, Incarnation, NodeId, PortBlock, SHARDS_MAX, ShardId, VnetId};
 
-use crate::allocation::{Allocation, Declared, Settle};
+use crate::allocation::{Allocation, Backend, Declared, Settle};
 use crate::codec::{self, CodecError, Kind};
 use crate::command::Key;
 use crate::limits::KEYS_MAX;
@@ -279,7 +279,10 @@ impl State {
     }
 
     fn check_blocks(&self) -> Result<(), Broken> {
-        let leased = self.allocation.backends.iter().flat_map(|(id, b)| b.lease.iter().map(move |block| (*block, *id)));
+        let whole = |b: &Backend| b.own.into_iter().flat_map(PortBlock::whole);
+        let backends = self.allocation.backends.iter();
+        let leased =
+            backends.flat_map(|(id, b)| b.lease.iter().copied().chain(whole(b)).map(move |block| (block, *id)));
         let draining = self.allocation.drains.iter().map(|(block, drain)| (*block, drain.backend));
         let mut blocks: Vec<_> = leased.chain(draining).collect();
         blocks.sort_unstable();
@@ -287,16 +290,17 @@ impl State {
         for (block, backend) in blocks {
             let (start, end) = (u32::from(block.start), u32::from(block.start) + u32::from(block.len));
             let broken = |invariant, what: &str| broken(invariant, format!("{block:?} of backend {backend} {what}"));
+            let own = PortBlock::whole(block.frontend).contains(&block);
             if !block.len.is_power_of_two() || block.start % block.len != 0 {
                 return broken("D3", "is no aligned power of two");
             }
-            if start < tier::PORT_MIN.into() || end > 1 << 16 || block.len > tier::BLOCK_LEN_MAX {
+            if !own && (start < tier::PORT_MIN.into() || end > 1 << 16 || block.len > tier::BLOCK_LEN_MAX) {
                 return broken("I5", "leaves 1024..=65535, or is too long");
             }
             let Some(frontend) = self.allocation.frontends.get(&block.frontend) else {
                 return broken("I3", "is on a frontend that does not exist");
             };
-            if frontend.reserved.iter().any(|port| block.contains(*port)) {
+            if !own && frontend.reserved.iter().any(|port| block.contains(*port)) {
                 return broken("I5", "holds a reserved port");
             }
             if last.is_some_and(|(f, until)| f == block.frontend && until > start) {
@@ -316,13 +320,14 @@ impl State {
             if backend.ports() > backend.grant {
                 return broken("S12", "leases more than its grant");
             }
-            match backend.frontend.map(|f| self.allocation.frontends.get(&f).map(|f| f.shard)) {
-                Some(shard) if shard.is_none() || shard != backend.home => {
-                    return broken("M3", "is bound outside its home shard");
+            for frontend in backend.frontend.into_iter().chain(backend.own) {
+                let shard = self.allocation.frontends.get(&frontend).map(|f| f.shard);
+                if shard.is_none() || shard != backend.home {
+                    return broken("M3", "has ports outside its home shard");
                 }
-                Some(_) => {}
-                None if backend.declared == Declared::No => return broken("M3", "has nothing left and still exists"),
-                None => {}
+            }
+            if backend.declared == Declared::No && self.allocation.is_free(*id, backend) {
+                return broken("M3", "has nothing left and still exists");
             }
             if backend.home.is_some_and(|home| !self.shards.contains_key(&home)) {
                 return broken("M3", "has a home that does not exist");
@@ -330,7 +335,8 @@ impl State {
         }
         for (block, drain) in &self.allocation.drains {
             let owner = self.allocation.backends.get(&drain.backend);
-            if owner.is_none_or(|b| b.frontend != Some(block.frontend)) || drain.reclaim_index > self.index {
+            let home = self.allocation.frontends.get(&block.frontend).map(|f| f.shard);
+            if owner.is_none_or(|b| b.home != home) || drain.reclaim_index > self.index {
                 return broken("F5", format!("{block:?} drains for nobody, or from the future"));
             }
         }

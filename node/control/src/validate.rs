@@ -55,6 +55,7 @@ pub fn issues(desired: &Desired) -> Vec<Issue> {
     judge.public_ips(desired);
     judge.load_balancers(desired);
     judge.instances(desired);
+    judge.own_addresses(desired);
     judge.pools(desired);
     inbound::checking::check(&mut judge, desired);
     nsg::checking::check(&mut judge, desired);
@@ -347,6 +348,47 @@ impl Judge {
                 |(lb, b): (&String, &LoadBalancer)| b.pools.iter().map(|p| format!("{lb}/{p}")).collect::<Vec<_>>();
             let known = names(desired.load_balancers.iter().flat_map(all).collect::<Vec<_>>().iter());
             self.say(&format!("{path}.pool"), pool, "is no pool", format!("use one of: {known}"));
+        }
+    }
+
+    /// S2: an own address is of one IP configuration, and of no load balancer.
+    fn own_addresses(&mut self, desired: &Desired) {
+        let balanced: BTreeMap<&String, &String> = desired
+            .load_balancers
+            .iter()
+            .flat_map(|(name, balancer)| balancer.frontends.iter().map(move |frontend| (frontend, name)))
+            .collect();
+        let mut users: BTreeMap<&str, String> = BTreeMap::new();
+        for (instance, ip) in
+            desired.instances.iter().flat_map(|(name, i)| i.ip_configurations.iter().map(move |ip| (name, ip)))
+        {
+            let Some(name) = &ip.public_ip else { continue };
+            let owner = format!("instance.{instance}.ip_configuration.{}", ip.name);
+            let field = format!("{owner}.public_ip");
+            match desired.public_ips.get(name) {
+                None => {
+                    let known = names(desired.public_ips.keys().filter(|name| !balanced.contains_key(name)));
+                    self.say(&field, name, "is no public_ip", format!("declare it, or use one of: {known}"));
+                }
+                Some(public) if !public.reserved_ports.is_empty() => {
+                    let remedy = "leave them out, or give the instance another public_ip";
+                    self.say(&field, name, "has reserved_ports, and an own address has all its ports", remedy);
+                }
+                Some(_) => {}
+            }
+            if let Some(balancer) = balanced.get(name) {
+                let problem = format!("is a frontend of load_balancer.{balancer}");
+                self.say(&field, name, problem, "give the instance a public_ip that no load balancer has");
+            }
+            if let Some(other) = users.insert(name, owner) {
+                let problem = format!("is already the address of {other}");
+                self.say(&field, name, problem, "a public_ip is one ip_configuration's own");
+            }
+        }
+        let all = balanced.len() + users.len();
+        if all > FRONTENDS_MAX {
+            let problem = "too many public addresses in use, of load balancers and of instances";
+            self.say("public_ip", all, problem, format!("at most {FRONTENDS_MAX}"));
         }
     }
 

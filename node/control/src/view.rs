@@ -11,7 +11,7 @@ use engine::snapshot::Networks;
 use serde::{Deserialize, Serialize};
 use words::InsideInterface;
 
-use crate::allocation::{Backend, Declared};
+use crate::allocation::{Backend, Declared, Purpose};
 use crate::apply::whole;
 use crate::concern::{Concern, Subject, What};
 pub use crate::lacks::remove_command;
@@ -140,8 +140,11 @@ pub struct BackendView {
     pub private_ip: Ipv4Addr,
     /// Its pool.
     pub pool: Option<String>,
-    /// Its public address.
+    /// The public address that its ports are on.
     pub frontend: Option<Ipv4Addr>,
+    /// The public address that is its own.
+    #[serde(default)]
+    pub public_ip: Option<Ipv4Addr>,
     /// Its home shard.
     pub home_shard: Option<u16>,
     /// Ports that its tier grants.
@@ -167,6 +170,9 @@ pub struct FrontendView {
     pub address: Ipv4Addr,
     /// Its name, while it is declared.
     pub name: Option<String>,
+    /// What it is for.
+    #[serde(default)]
+    pub purpose: PurposeView,
     /// Its shard.
     pub shard: u16,
     /// Backends bound to it.
@@ -181,6 +187,17 @@ pub struct FrontendView {
     pub reserved_ports: Vec<u16>,
     /// It is no longer declared and waits for its blocks and holds to end.
     pub retiring: bool,
+}
+
+/// What a public address is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PurposeView {
+    /// A load balancer's.
+    #[default]
+    Shared,
+    /// One IP configuration's own.
+    Own,
 }
 
 /// `qnat get pools`.
@@ -299,6 +316,7 @@ pub fn backends(state: &State) -> Vec<BackendView> {
             private_ip: backend.ip,
             pool: backend.pool.as_ref().map(ToString::to_string),
             frontend: backend.frontend.and_then(ip_of),
+            public_ip: backend.own.and_then(ip_of),
             home_shard: backend.home.map(|shard| shard.0),
             ports_granted: backend.grant,
             ports_leased: backend.ports(),
@@ -326,11 +344,18 @@ pub fn frontends(state: &State) -> Vec<FrontendView> {
             frontend: id.0,
             address: frontend.ip,
             name: names.get(&frontend.ip).map(|name| (*name).clone()),
+            purpose: match frontend.purpose {
+                Purpose::Shared => PurposeView::Shared,
+                Purpose::Own(_) => PurposeView::Own,
+            },
             shard: frontend.shard.0,
             backends: bound().count(),
-            ports_leased: bound().map(|b| u32::from(b.ports())).sum(),
+            ports_leased: bound().flat_map(|b| b.blocks_on(*id)).map(|block| u32::from(block.len)).sum(),
             ports_draining: draining.map(|block| u32::from(block.len)).sum(),
-            ports_usable: u32::from(tier::PORTS_USABLE).saturating_sub(spoiled),
+            ports_usable: match frontend.purpose {
+                Purpose::Shared => u32::from(tier::PORTS_USABLE).saturating_sub(spoiled),
+                Purpose::Own(_) => 1 << 16,
+            },
             reserved_ports: frontend.reserved.iter().copied().collect(),
             retiring: frontend.declared == Declared::No,
         }

@@ -11,7 +11,7 @@ use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, Mac, NodeId, PortBlock, VnetId};
 use engine::snapshot::{
     Backend, Filtering, NodeLinks, OnReclaim, Outside, Params, Profile, Refusals, ShardConfig, Sharing, Snapshot,
-    Subnet, TcpReset,
+    Subnet, TcpReset, Ways,
 };
 use qnat_control::allocation::Allocation;
 use qnat_control::command::CommandBody;
@@ -162,6 +162,7 @@ fn join(desired: &mut Desired, instance: &str, n: u32, pool: &str) {
         private_ip: Ipv4Addr::from_bits(0x0a00_0200 + n),
         mac: None,
         pool: Some(PoolRef { load_balancer: "lb1".into(), pool: pool.into() }),
+        public_ip: None,
         nic: None,
     };
     desired.instances.insert(instance.into(), Instance { ip_configurations: vec![ip], security_group: None });
@@ -350,6 +351,7 @@ fn every_field_of_a_rule_reaches_the_backends_of_its_pool() {
         mac: Some(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x5f])),
         home: snapshot.frontends[&two].shard,
         lease: vec![],
+        ways: Ways::default(),
         idle_timeout_ms: 17 * 60_000,
         tcp_reset_on_idle: TcpReset::On,
         profile: Profile::Azure,

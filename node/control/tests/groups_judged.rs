@@ -161,6 +161,7 @@ fn add_instances(draw: &mut Draw, all: &mut Desired) {
                 private_ip: Ipv4Addr::from_bits(base + offset),
                 mac: None,
                 pool: None,
+                public_ip: None,
                 nic: declared.then_some(nic.clone()),
             };
             all.instances.insert(nic, Instance { ip_configurations: vec![ip], security_group: None });

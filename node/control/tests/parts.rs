@@ -94,6 +94,7 @@ fn largest(first: u8) -> Desired {
             private_ip: Ipv4Addr::from_bits(base + 2 + u32::try_from(place).expect("few")),
             mac: Some(Mac([0x52, 0x54, 0xff, 0xff, 0xff, 0xff])),
             pool: Some(PoolRef { load_balancer: name("lb", n % FRONTENDS_MAX), pool: name("pool", 0) }),
+            public_ip: None,
             nic: Some(name("n", n)),
         };
         let nic = Nic {

@@ -2,7 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use crate::ids::{Mac, PortBlock, ShardId, VnetId};
+use crate::ids::{FrontendId, Mac, PortBlock, ShardId, VnetId};
+use crate::record::Scenario;
 
 /// An IP configuration that may open flows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +16,11 @@ pub struct Backend {
     pub mac: Option<Mac>,
     /// Its home shard (M3): decides the vMAC that answers its ARP and where its flows are translated.
     pub home: ShardId,
-    /// Its lease: the blocks that it may open flows on, without draining ones. Empty means no outbound path.
+    /// Its lease: the blocks that it may open flows on, without draining ones. Empty and without an address of its own it has
+    /// no outbound path.
     pub lease: Vec<PortBlock>,
+    /// What else decides by which way its flows leave.
+    pub ways: Ways,
     /// Idle timeout of its flows (S13).
     pub idle_timeout_ms: u32,
     /// TCP resets to both sides at idle timeout.
@@ -27,6 +31,44 @@ pub struct Backend {
     pub sharing: Sharing,
     /// Who may answer.
     pub filtering: Filtering,
+}
+
+/// The ways out that a backend has besides the ports of its lease (S5, D12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ways {
+    /// The public address that is its own (S2): all new flows leave by it.
+    pub own: Option<FrontendId>,
+    /// Under which right the ports of its lease are used: `Pool` or `Default`.
+    pub granted: Scenario,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self { own: None, granted: Scenario::Pool }
+    }
+}
+
+/// Whether a port belongs to the lease.
+pub(crate) fn in_lease(lease: &[PortBlock], frontend: FrontendId, port: u16) -> bool {
+    lease.iter().any(|b| b.frontend == frontend && b.contains(port))
+}
+
+impl Backend {
+    /// Whether flows of it may stand on a public port under a right.
+    #[must_use]
+    pub fn has(&self, scenario: Scenario, frontend: FrontendId, port: u16) -> bool {
+        match scenario {
+            Scenario::Pool | Scenario::Default => in_lease(&self.lease, frontend, port),
+            Scenario::OwnOut | Scenario::OwnIn => self.ways.own == Some(frontend),
+            Scenario::Rule | Scenario::Private => false,
+        }
+    }
+
+    /// Under which right its new flows leave: an address of its own is before its pool, and that before what the system chose (S5,
+    /// D29).
+    pub(crate) const fn way_out(&self) -> Scenario {
+        if self.ways.own.is_some() { Scenario::OwnOut } else { self.ways.granted }
+    }
 }
 
 /// Which flows of a backend may have one public port (S8, S9, R3).
@@ -88,6 +130,7 @@ impl Backend {
             mac: None,
             home: ShardId(1),
             lease: Vec::new(),
+            ways: Ways::default(),
             idle_timeout_ms: 240_000,
             tcp_reset_on_idle: TcpReset::Off,
             profile: Profile::Azure,

@@ -5,7 +5,7 @@ use crate::cache::Cache;
 use crate::codec::Format;
 use crate::context::{At, Cx};
 use crate::egress::Egress;
-use crate::event::{DropReason, GroupEvent, WorkerOutput};
+use crate::event::{Authority, DropReason, GroupEvent, WorkerOutput};
 use crate::flow::Slot;
 use crate::ids::{ControlIndex, LogIndex, NodeId, ShardId, Term};
 use crate::judge::Judge;
@@ -21,6 +21,7 @@ use crate::shard::shards::Shards;
 use crate::snapshot::Snapshot;
 use crate::tell::sessions::SessionFate;
 use crate::tell::telling::Telling;
+use crate::wire::IpPacket;
 
 /// The parts of the worker that an event of a flow group touches.
 pub(crate) struct Group<'a, W> {
@@ -184,8 +185,12 @@ impl<W: LeaseWords> Group<'_, W> {
                 s.half_open.remove(&public);
                 let Some((flow, pending)) = s.overlay.resolve(&public) else { return };
                 assert!(s.replica.table.record(slot).flow() == flow, "only this stream opens mappings in this term");
-                self.egress.counters.hold.record(self.now_ns.saturating_sub(pending.since_ns));
                 self.egress.counters.snat_mut(flow.proto).successful += 1;
+                match &pending.left {
+                    // It is taken note of only now: before, there was nothing to note it in (W2).
+                    Some(first) => self.note_left(id, term, slot, first),
+                    None => self.egress.counters.hold.record(self.now_ns.saturating_sub(pending.since_ns)),
+                }
                 for parked in pending.parked {
                     self.egress.held.unpark(pending.backend, &parked.frame);
                     self.release_parked(id, term, slot, parked);
@@ -201,6 +206,14 @@ impl<W: LeaseWords> Group<'_, W> {
             }
             Effect::Opened { slot, .. } => self.claim(id, slot),
             Effect::OpenRefused { .. } => {}
+        }
+    }
+
+    /// The first packet of a mapping left before its commit.
+    fn note_left(&mut self, home: ShardId, term: Term, slot: Slot, first: &IpPacket) {
+        if let (Some(shard), Some(snapshot)) = (self.shards.replica_mut(home), self.snapshot) {
+            let at = At { now_ns: self.now_ns, snapshot };
+            shard.note_out(self.cache, at, Authority::Lease { shard: home, term }, slot, first);
         }
     }
 

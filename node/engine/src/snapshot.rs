@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-pub use crate::backend::{Backend, Filtering, Profile, Sharing, TcpReset};
+pub use crate::backend::{Backend, Filtering, Profile, Sharing, TcpReset, Ways};
 pub use crate::backends::Backends;
 use words::Prefix;
 
@@ -219,7 +219,7 @@ pub struct Draining {
 }
 
 /// What happens to live flows on a draining block (D5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum OnReclaim {
     /// Mappings close silently, at once.
     Expire,
@@ -227,6 +227,8 @@ pub enum OnReclaim {
     Drain,
     /// Mappings close at once, and both ends of a connection hear of it.
     Reset,
+    /// They end by themselves, whenever that is: their backend has another way out now (D12).
+    Keep,
 }
 
 /// How long a block may wait for its flows (D5).

@@ -7,7 +7,7 @@ use words::Prefix;
 
 use engine::event::GroupEvent;
 use engine::snapshot::{
-    Backend, Filtering, Frontend, NodeLinks, Outside, Profile, Sharing, Snapshot, Subnet, TcpReset,
+    Backend, Filtering, Frontend, NodeLinks, Outside, Profile, Sharing, Snapshot, Subnet, TcpReset, Ways,
 };
 use engine::wire::{ArpOp, build_arp};
 use words::{BackendId, ControlIndex, FrontendId, Incarnation, LeaseWord, LogIndex, NodeId, PortBlock, Term, VnetId};
@@ -64,6 +64,7 @@ fn snapshot() -> Snapshot {
         mac: None,
         home: SHARD,
         lease: vec![PortBlock { frontend, start: 2048, len: 32 }],
+        ways: Ways::default(),
         idle_timeout_ms: 240_000,
         tcp_reset_on_idle: TcpReset::Off,
         profile: Profile::Azure,

@@ -5,3 +5,5 @@
 pub const FIRST: u16 = 1;
 /// The newest that this build reads and writes. Level 2: entries of flow logs say under which right a mapping stands.
 pub const NEWEST: u16 = 2;
+/// From which on an address may be one instance's own, since the log says so of its mappings.
+pub const OWN_ADDRESSES: u16 = 2;

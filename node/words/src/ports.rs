@@ -21,4 +21,11 @@ impl PortBlock {
     pub fn contains(&self, port: u16) -> bool {
         port >= self.start && port - self.start < self.len
     }
+
+    /// All ports of an address that is one backend's own; two, since a length has sixteen bits.
+    #[must_use]
+    pub const fn whole(frontend: FrontendId) -> [Self; 2] {
+        const HALF: u16 = 1 << 15;
+        [Self { frontend, start: 0, len: HALF }, Self { frontend, start: HALF, len: HALF }]
+    }
 }

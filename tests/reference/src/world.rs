@@ -6,7 +6,7 @@ use words::Prefix;
 
 use engine::ids::{BackendId, ControlIndex, FrontendId, Link, Mac, NodeId, PortBlock, ShardId, Side, VnetId};
 use engine::snapshot::{
-    Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, Sharing, Snapshot, Subnet, TcpReset,
+    Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, Sharing, Snapshot, Subnet, TcpReset, Ways,
 };
 
 /// The one shard.
@@ -155,6 +155,7 @@ impl World {
                 mac: None,
                 home: SHARD,
                 lease,
+                ways: Ways::default(),
                 idle_timeout_ms: 240_000,
                 tcp_reset_on_idle: TcpReset::Off,
                 profile,

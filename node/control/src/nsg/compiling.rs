@@ -302,6 +302,7 @@ mod tests {
             private_ip: Ipv4Addr::UNSPECIFIED,
             mac: None,
             pool: None,
+            public_ip: None,
             nic: None,
         };
         let ips: Vec<IpConfiguration> = all.virtual_networks["v"].subnets.keys().map(ip).collect();

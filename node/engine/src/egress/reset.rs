@@ -63,7 +63,8 @@ impl Egress {
 fn reset_on_idle(s: &Snapshot, record: &Record) -> TcpReset {
     match record.scenario() {
         Scenario::Rule => s.rules.of(&record.public()).map_or(TcpReset::Off, |rule| rule.tcp_reset_on_idle),
-        Scenario::Pool | Scenario::Default | Scenario::OwnOut | Scenario::OwnIn | Scenario::Private => {
+        Scenario::OwnOut | Scenario::OwnIn => TcpReset::Off,
+        Scenario::Pool | Scenario::Default | Scenario::Private => {
             s.backends.get(&record.backend).map_or(TcpReset::Off, |backend| backend.tcp_reset_on_idle)
         }
     }

@@ -7,17 +7,14 @@
 use crate::addresses::InsideEnd;
 use crate::context::{Exit, Frame};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::Slot;
 use crate::ids::{Link, ShardId};
 use crate::judge::Judge;
 use crate::judge::opening::First;
-use crate::judge::policy::{self, Entry, Proposal, Role, inbound_use};
+use crate::judge::policy::{self, Entry, Proposal, Role};
 use crate::lease::LeaseWords;
 use crate::record::PublicKey;
 use crate::shard::half_open::flow_of;
-use crate::shard::overlay::Parked;
-use crate::translation::finish;
-use crate::wire::{IpPacket, TcpFlags, rewrite_destination};
+use crate::wire::{IpPacket, TcpFlags};
 
 impl<W: LeaseWords> Judge<'_, W> {
     /// A packet from outside that no live mapping is for.
@@ -66,40 +63,8 @@ impl<W: LeaseWords> Judge<'_, W> {
                     &First { packet: p, frame, from: Link::Outside },
                 );
                 self.egress.counters.attempted(p.proto, &opened);
-                opened
+                opened.map(|_| Verdict::Consumed)
             }
         }
-    }
-
-    /// The mapping of a packet that came in and waited is committed.
-    pub(crate) fn release_inward(&mut self, home: ShardId, authority: Authority, slot: Slot, parked: Parked) {
-        let Parked { frame: mut bytes, meta, packet: p, .. } = parked;
-        let result = self.rewrite_in(home, authority, slot, &p, &mut Frame { meta: &meta, bytes: &mut bytes });
-        self.decide(authority, slot);
-        match result {
-            Ok((exit, hop)) => self.egress.send_later(self.cx.now_ns, exit, hop, meta, bytes),
-            Err(reason) => self.egress.drop_waiting(bytes, reason),
-        }
-    }
-
-    fn rewrite_in(
-        &mut self,
-        home: ShardId,
-        authority: Authority,
-        slot: Slot,
-        p: &IpPacket,
-        frame: &mut Frame<'_>,
-    ) -> Result<(Exit, crate::context::Hop), DropReason> {
-        let at = self.cx.at();
-        let shard = self.shards.replica_mut(home).ok_or(DropReason::TermLost)?;
-        let record = shard.replica.table.record(slot);
-        let backend = at.snapshot.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
-        let to = inbound_use(at.snapshot, record, backend)?;
-        shard.note_in(self.cache, at, authority, slot, p);
-        let exit = Exit { link: to.link(), authority };
-        let way = self.egress.find_hop(at, exit, to.ip)?;
-        rewrite_destination(frame.bytes, frame.meta, p, to.ip, to.port);
-        finish(at.snapshot, frame, p);
-        Ok((exit, way.put(frame.bytes)))
     }
 }

@@ -2,14 +2,17 @@
 //! alive (R5, I19). Called by `frame`.
 
 use crate::addresses::{InsideEnd, endpoint, is_spoofed};
-use crate::context::{Access, Exit, Frame};
+use crate::context::{Access, Exit, Frame, Hop};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::ids::Link;
+use crate::flow::Slot;
+use crate::ids::{Link, ShardId};
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key, Way};
+use crate::judge::opening::First;
 use crate::judge::policy::{begins_anew, inbound_use};
 use crate::lease::LeaseWords;
 use crate::record::PublicKey;
+use crate::shard::overlay::Parked;
 use crate::translation::finish;
 use crate::wire::{IpPacket, rewrite_destination};
 
@@ -32,6 +35,11 @@ impl<W: LeaseWords> Judge<'_, W> {
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
         let found = shard.replica.table.find_public(&key);
         let Some(slot) = found.filter(|slot| !begins_anew(at, shard, *slot, &key, p)) else {
+            if let Some(flow) = shard.overlay.answered(&key) {
+                let mtu = self.egress.mtu(Link::Inside(flow.inside.vnet))?;
+                self.egress.may_go_on(at, from, mtu, p, frame)?;
+                return self.opening().park(home, &flow, &First { packet: p, frame, from: Link::Outside });
+            }
             return self.enter(authority, (home, &key), p, frame);
         };
         let record = shard.replica.table.record(slot);
@@ -51,6 +59,47 @@ impl<W: LeaseWords> Judge<'_, W> {
         p: &IpPacket,
         frame: &mut Frame<'_>,
     ) -> Result<Verdict, DropReason> {
+        let (exit, hop) = self.rewrite_in(authority, to, p, frame)?;
+        self.egress.conclude(self.cx.at(), exit, hop, frame)
+    }
+
+    /// The mapping that a packet from outside has waited for is committed (W2, W3): it goes in by the queue that `poll_frame` empties.
+    pub(crate) fn release_inward(&mut self, home: ShardId, authority: Authority, slot: Slot, parked: Parked) {
+        let Parked { frame: mut bytes, meta, packet: p, .. } = parked;
+        let at = self.cx.at();
+        let s = at.snapshot;
+        let Some(shard) = self.shards.replica_mut(home) else {
+            return self.egress.drop_waiting(bytes, DropReason::TermLost);
+        };
+        let record = shard.replica.table.record(slot);
+        let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping);
+        let to = backend.and_then(|backend| inbound_use(s, record, backend));
+        if to.is_ok() {
+            shard.note_in(self.cache, at, authority, slot, &p);
+        }
+        let sent = to.and_then(|to| self.rewrite_in(authority, to, &p, &mut Frame { meta: &meta, bytes: &mut bytes }));
+        self.decide(authority, slot);
+        let key = Key::of_first(Link::Outside, &p);
+        match sent {
+            Ok((exit, hop)) => self.egress.send_later(at.now_ns, exit, hop, meta, bytes),
+            Err(reason) => {
+                self.egress.drop_waiting(bytes, reason);
+                if let Some(key) = key {
+                    self.datagrams.decide(&key, Fate::Refused(reason));
+                }
+            }
+        }
+        self.settle_fragments(key);
+    }
+
+    /// Returns where it goes, by what right, and who takes it.
+    fn rewrite_in(
+        &mut self,
+        authority: Authority,
+        to: InsideEnd,
+        p: &IpPacket,
+        frame: &mut Frame<'_>,
+    ) -> Result<(Exit, Hop), DropReason> {
         let (at, exit) = (self.cx.at(), Exit { link: to.link(), authority });
         rewrite_destination(frame.bytes, frame.meta, p, to.ip, to.port);
         finish(at.snapshot, frame, p);
@@ -58,6 +107,6 @@ impl<W: LeaseWords> Judge<'_, W> {
             let way = Way { source: None, destination: Some(to.ip), id: None, hop: to.ip, exit };
             self.datagrams.decide(&key, Fate::Known(way));
         }
-        self.egress.send(at, exit, to.ip, frame)
+        self.egress.address(at, exit, to.ip, frame.bytes).map(|hop| (exit, hop))
     }
 }

@@ -1,6 +1,8 @@
-//! First packets: a mapping goes into the stream, and its packets are parked until the log has it (I6).
+//! First packets: a mapping goes into the stream, and its packets are parked until the log has it (I6). By an address of its own a
+//! flow's first packet leaves at once: that nobody else has its public end is in the control log already. All others of the flow
+//! wait, both ways, so that nothing is answered or goes on that a successor would not know (W2).
 //!
-//! `policy` says what a packet may open and under which right; this room has it done. Called by `outbound`.
+//! `policy` says what a packet may open and under which right; this room has it done. Called by `outbound` and `inbound`.
 
 use crate::context::{At, Frame};
 use crate::egress::held::Held;
@@ -8,8 +10,9 @@ use crate::event::{DropReason, Verdict};
 use crate::flow::FlowKey;
 use crate::ids::{FrontendId, Link, ShardId};
 use crate::judge::policy::{End, Proposal};
-use crate::record::{FlowRecord, Open, PublicKey, Scenario};
+use crate::record::{CommitClass, FlowRecord, Open, PublicKey, Scenario};
 use crate::shard::overlay::Parked;
+use crate::shard::picking::is_taken;
 use crate::shard::shards::Shards;
 use crate::shard::{Shard, sharing_of};
 use crate::snapshot::{Backend, Snapshot};
@@ -20,6 +23,14 @@ pub(crate) struct First<'a> {
     pub(crate) from: Link,
     pub(crate) packet: &'a IpPacket,
     pub(crate) frame: &'a Frame<'a>,
+}
+
+/// What becomes of a first packet.
+pub(crate) enum Opened {
+    /// It waits for the commit.
+    Parked,
+    /// It leaves now, by this public end.
+    Leaves(PublicKey),
 }
 
 /// What a mapping that opens touches.
@@ -41,13 +52,13 @@ impl Opening<'_> {
         Ok(Verdict::Consumed)
     }
 
-    /// Puts a mapping into the stream, and parks its first packet.
+    /// Puts a mapping into the stream, and parks its first packet unless that may leave before.
     pub(crate) fn propose(
         &mut self,
         proposal: &Proposal<'_>,
         flow: &FlowKey,
         first: &First<'_>,
-    ) -> Result<Verdict, DropReason> {
+    ) -> Result<Opened, DropReason> {
         let At { now_ns, snapshot: s } = self.at;
         let (id, backend) = proposal.backend;
         let shard = self.shards.replica_mut(backend.home).ok_or(DropReason::NotOwner)?;
@@ -66,17 +77,29 @@ impl Opening<'_> {
                 let picked = shard.pick_port(&s.params, (id, backend), flow.inside, key);
                 granted(s, backend, key, picked)?
             }
+            End::Kept(public) => {
+                shard.admits(now_ns, &s.params, id)?;
+                kept(s, shard, backend, public)?
+            }
         };
-        let frame = self.held.park(&s.params, id, first.frame.bytes).ok_or(DropReason::HoldLimit)?;
-        let (meta, packet) = (*first.frame.meta, *first.packet);
-        if proposal.scenario != Scenario::Rule {
+        let scenario = proposal.scenario;
+        let leaves = scenario.class() == CommitClass::BehindFirst;
+        let frame = match leaves {
+            true => None,
+            false => Some(self.held.park(&s.params, id, first.frame.bytes).ok_or(DropReason::HoldLimit)?),
+        };
+        let (from, meta, packet) = (first.from, *first.frame.meta, *first.packet);
+        if scenario != Scenario::Rule {
             shard.charge(now_ns, &s.params, id);
         }
-        shard.overlay.open(*flow, public, (id, sharing_of(proposal.scenario, backend.sharing)), now_ns);
-        shard.overlay.park(flow, Parked { frame, meta, packet, from: first.from, arrived_ns: self.at.now_ns });
-        let open = Open { public, inside: flow.inside, backend: id, scenario: proposal.scenario };
+        shard.overlay.open(*flow, public, (id, sharing_of(scenario, backend.sharing)), now_ns);
+        match frame {
+            Some(frame) => shard.overlay.park(flow, Parked { frame, meta, packet, from, arrived_ns: now_ns }),
+            None => shard.overlay.leave(flow, packet),
+        }
+        let open = Open { public, inside: flow.inside, backend: id, scenario };
         shard.stream.push(s.control_index, FlowRecord::Open(open));
-        Ok(Verdict::Consumed)
+        Ok(if leaves { Opened::Leaves(public) } else { Opened::Parked })
     }
 }
 
@@ -97,6 +120,10 @@ pub(crate) fn public_end(
             let Ok(picked) = shard.peek_port(&s.params, (id, backend), flow.inside, key) else { return Ok(None) };
             granted(s, backend, key, picked).map(Some)
         }
+        End::Kept(public) => {
+            shard.admits(at.now_ns, &s.params, id)?;
+            kept(s, shard, backend, public).map(Some)
+        }
     }
 }
 
@@ -108,8 +135,19 @@ fn granted(
     picked: Option<(FrontendId, u16)>,
 ) -> Result<PublicKey, DropReason> {
     let (frontend, port) = picked.ok_or(DropReason::PortsExhausted)?;
-    if s.frontends.get(&frontend).is_none_or(|f| f.shard != backend.home) {
-        return Err(DropReason::NoOutboundPath);
+    at_home(s, backend, PublicKey { frontend, port, ..key })
+}
+
+/// The end at an address of the backend's own. What is left there of somebody else's, as after a disaster (N4), is not
+/// opened twice.
+fn kept(s: &Snapshot, shard: &Shard, backend: &Backend, public: PublicKey) -> Result<PublicKey, DropReason> {
+    if is_taken(&shard.replica.table, &shard.overlay, &public) {
+        return Err(DropReason::OpenRefused);
     }
-    Ok(PublicKey { frontend, port, ..key })
+    at_home(s, backend, public)
+}
+
+fn at_home(s: &Snapshot, backend: &Backend, public: PublicKey) -> Result<PublicKey, DropReason> {
+    let home = s.frontends.get(&public.frontend).is_some_and(|f| f.shard == backend.home);
+    if home { Ok(public) } else { Err(DropReason::NoOutboundPath) }
 }

@@ -11,7 +11,7 @@ use crate::flow::{FlowKey, Slot};
 use crate::ids::{FrontendId, Link, ShardId, Term, VnetId};
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key, Way};
-use crate::judge::opening::{First, Opening};
+use crate::judge::opening::{First, Opened, Opening};
 use crate::judge::policy::{self, Plan, Proposal, Role};
 use crate::lease::LeaseWords;
 use crate::record::Proto;
@@ -84,7 +84,7 @@ impl<W: LeaseWords> Judge<'_, W> {
                 self.send_out(authority, source, p, frame)
             }
             Plan::Park => self.opening().park(backend.home, &flow, &First { packet: p, frame, from: link }),
-            Plan::Open(proposal) => self.open(&proposal, back, &flow, &First { packet: p, frame, from: link }),
+            Plan::Open(proposal) => self.open(&proposal, back, &flow, p, frame),
             Plan::Stray => Err(self.egress.refuse_stray(at, authority, backend, p)),
             Plan::Refuse(reason) => {
                 if reason == DropReason::NoOutboundPath {
@@ -101,11 +101,19 @@ impl<W: LeaseWords> Judge<'_, W> {
         proposal: &Proposal<'_>,
         back: Exit,
         flow: &FlowKey,
-        first: &First<'_>,
+        p: &IpPacket,
+        frame: &mut Frame<'_>,
     ) -> Result<Verdict, DropReason> {
-        let opened = self.opening().propose(proposal, flow, first);
+        let opened = self.opening().propose(proposal, flow, &First { packet: p, frame, from: back.link });
         self.egress.counters.attempted(flow.proto, &opened);
-        opened.map_err(|reason| self.egress.refuse_flow(self.cx.at(), back, reason, first.packet, first.frame))
+        match opened {
+            Ok(Opened::Parked) => Ok(Verdict::Consumed),
+            Ok(Opened::Leaves(public)) => {
+                let source = Source { vnet: flow.inside.vnet, frontend: public.frontend, port: public.port };
+                self.send_out(back.authority, source, p, frame)
+            }
+            Err(reason) => Err(self.egress.refuse_flow(self.cx.at(), back, reason, p, frame)),
+        }
     }
 
     pub(crate) fn opening(&mut self) -> Opening<'_> {

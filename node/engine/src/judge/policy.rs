@@ -9,7 +9,6 @@ use crate::context::At;
 use crate::event::{Authority, DropReason};
 use crate::flow::{FlowKey, Record, Slot};
 use crate::ids::{BackendId, VnetId};
-use crate::ports::in_lease;
 use crate::record::{Addr, Endpoint, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
 use crate::shard::half_open::flow_of;
@@ -100,7 +99,7 @@ pub(crate) fn plan<'a>(
     if !allowed(at.snapshot, backend.0, flow) {
         return Plan::Refuse(DropReason::SecurityRule);
     }
-    decide(backend, again).map_or_else(Plan::Refuse, Plan::Open)
+    decide(backend, flow, again).map_or_else(Plan::Refuse, Plan::Open)
 }
 
 /// What to do with a packet whose mapping was found.
@@ -132,6 +131,8 @@ pub(crate) enum End {
     Ruled(PublicKey),
     /// A port of the backend's grant that is free towards the remote.
     Granted,
+    /// The inside port at an address that is the backend's own.
+    Kept(PublicKey),
 }
 
 impl<'a> Proposal<'a> {
@@ -147,13 +148,19 @@ impl<'a> Proposal<'a> {
 }
 
 /// Under which right a backend's first packet leaves, and by which end; `again`: what it leaves by is held for it.
-fn decide(backend: (BackendId, &Backend), again: Option<Open>) -> Result<Proposal<'_>, DropReason> {
-    if backend.1.lease.is_empty() {
-        return Err(DropReason::NoOutboundPath);
-    }
-    let (scenario, end) = match again {
-        Some(held) => (held.scenario, End::Again(held.public)),
-        None => (Scenario::Pool, End::Granted),
+fn decide<'a>(
+    backend: (BackendId, &'a Backend),
+    flow: &FlowKey,
+    again: Option<Open>,
+) -> Result<Proposal<'a>, DropReason> {
+    let (scenario, end) = match (again, backend.1.ways.own) {
+        (Some(held), _) => (held.scenario, End::Again(held.public)),
+        (None, Some(frontend)) => {
+            let (proto, port, remote) = (flow.proto, flow.inside.endpoint.port, flow.remote);
+            (Scenario::OwnOut, End::Kept(PublicKey { proto, frontend, port, remote }))
+        }
+        (None, None) if backend.1.lease.is_empty() => return Err(DropReason::NoOutboundPath),
+        (None, None) => (backend.1.ways.granted, End::Granted),
     };
     Ok(Proposal { backend, scenario, end })
 }
@@ -170,7 +177,7 @@ pub(crate) fn inbound_use(s: &Snapshot, record: &Record, backend: &Backend) -> R
     let passes = match ending(record) {
         None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
         Some(HoldClass::IdleDatagram | HoldClass::IdleDatagramRfc | HoldClass::IdleStream) => {
-            in_lease(&backend.lease, record.frontend, record.public_port)
+            backend.has(record.scenario(), record.frontend, record.public_port)
         }
     };
     let own = |end: &InsideEnd| (end.vnet, end.ip) == (backend.vnet, backend.ip);
@@ -227,10 +234,10 @@ fn outbound_use(at: At<'_>, shard: &Shard, slot: Slot, role: Role, (id, backend)
             (false, Role::Answer | Role::Last | Role::Other) => Use::Refuse(DropReason::NotFirstPacket),
         };
     }
-    let leased = record.backend == id && in_lease(&backend.lease, record.frontend, record.public_port);
+    let leased = record.backend == id && backend.has(record.scenario(), record.frontend, record.public_port);
     let ended_itself = matches!(class, HoldClass::Fin | HoldClass::Rst | HoldClass::Service);
     if role == Role::First {
-        return if leased { Use::Reopen } else { Use::Fresh };
+        return if leased && record.scenario() == backend.way_out() { Use::Reopen } else { Use::Fresh };
     }
     let late = shard.takes_late(record, at.now_ns);
     if ended_itself && record.backend == id {

@@ -28,6 +28,9 @@ const FINISHED_NS: u64 = 2 * SECOND_NS;
 /// glance.
 pub(crate) const SHORTEST_NS: u64 = FINISHED_NS;
 
+/// Where no rule says another one (S2).
+const IDLE_TIMEOUT_MS: u32 = 240_000;
+
 /// What a rule says about the life of a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Terms {
@@ -38,9 +41,16 @@ pub(crate) struct Terms {
 impl Terms {
     /// Of a mapping of `backend`: by the rule that it came in by, else as the backend's flows live.
     pub(crate) fn of(record: &Record, backend: &Backend, rules: &Rules) -> Self {
-        match rules.of(&record.public()).filter(|_| record.scenario() == Scenario::Rule) {
-            Some(rule) => Self { profile: Profile::Azure, idle_timeout_ms: rule.idle_timeout_ms },
-            None => Self { profile: backend.profile, idle_timeout_ms: backend.idle_timeout_ms },
+        let rule = rules.of(&record.public()).filter(|_| record.scenario() == Scenario::Rule);
+        match (rule, record.scenario()) {
+            (Some(rule), _) => Self { profile: Profile::Azure, idle_timeout_ms: rule.idle_timeout_ms },
+            // An outbound rule speaks of its pool's ports only.
+            (None, Scenario::OwnOut | Scenario::OwnIn) => {
+                Self { profile: Profile::Azure, idle_timeout_ms: IDLE_TIMEOUT_MS }
+            }
+            (None, Scenario::Pool | Scenario::Default | Scenario::Rule | Scenario::Private) => {
+                Self { profile: backend.profile, idle_timeout_ms: backend.idle_timeout_ms }
+            }
         }
     }
 }

@@ -63,14 +63,17 @@ impl PortUsage {
     #[must_use]
     pub fn block(&self, block: &PortBlock) -> BlockUse {
         let mut sum = BlockUse::default();
-        for port in (block.start..=u16::MAX).take(usize::from(block.len)) {
-            let Some(page) = self.pages.get(&(block.frontend, port >> PAGE_BITS)) else { continue };
-            let at = usize::from(port) % PAGE;
-            let (live, held) = (page.live[at], page.held[at]);
-            sum.used += u32::from(live > 0);
-            sum.held += u32::from(live == 0 && held > 0);
-            sum.live_flows += u64::from(live);
-            sum.held_flows += u64::from(held);
+        let (start, len) = (usize::from(block.start), usize::from(block.len));
+        for number in start / PAGE..(start + len).div_ceil(PAGE) {
+            let at = u16::try_from(number).ok().and_then(|number| self.pages.get(&(block.frontend, number)));
+            let Some(page) = at else { continue };
+            let ports = start.max(number * PAGE) - number * PAGE..(start + len - number * PAGE).min(PAGE);
+            for (live, held) in page.live[ports.clone()].iter().zip(&page.held[ports]) {
+                sum.used += u32::from(*live > 0);
+                sum.held += u32::from(*live == 0 && *held > 0);
+                sum.live_flows += u64::from(*live);
+                sum.held_flows += u64::from(*held);
+            }
         }
         sum
     }

@@ -78,7 +78,11 @@ impl Drains {
     pub(crate) fn allows(&self, frontend: FrontendId, port: u16) -> bool {
         let before = self.blocks.range(..=(frontend, port)).next_back().map(|(_, drain)| drain);
         let block = before.filter(|d| d.draining.block.frontend == frontend && d.draining.block.contains(port));
-        block.is_some_and(|d| d.draining.on_reclaim == OnReclaim::Drain && d.wait != Wait::Over)
+        block.is_some_and(|d| match d.draining.on_reclaim {
+            OnReclaim::Keep => true,
+            OnReclaim::Drain => d.wait != Wait::Over,
+            OnReclaim::Expire | OnReclaim::Reset => false,
+        })
     }
 
     /// All blocks are looked at again: fences that were proposed may be lost (F4, F8).

@@ -25,13 +25,14 @@ use std::sync::Arc;
 
 use words::time::MS;
 
+use crate::backend::in_lease;
 use crate::codec::Encoder;
 use crate::context::News;
 use crate::event::{DropReason, NotServing};
 use crate::flow::{FlowKey, Mark, Record, Slot};
 use crate::ids::{BackendId, FrontendId, Incarnation, LogIndex, NodeId, ShardId, Term};
 use crate::nsg::{Attachments, Hits};
-use crate::ports::{LeaseOrder, in_lease};
+use crate::ports::LeaseOrder;
 use crate::record::{EntryHeader, HOLD_CLASSES, HOLDS_CONFIGURED, InsideKey, Proto, PublicKey, Scenario};
 use crate::shard::announcement::{Announcement, Confirmed, Step};
 use crate::shard::apply::{ApplyCounts, Replica, SAFETY_MS};
@@ -346,7 +347,8 @@ impl Shard {
             Filtering::Address => claims.reaches(key),
             Filtering::Open => true,
         };
-        let leased = in_lease(&backend.lease, key.frontend, key.port);
+        // What answers would leave by an address of its own.
+        let leased = backend.ways.own.is_none() && in_lease(&backend.lease, key.frontend, key.port);
         // An echo reply has no port that could be another one.
         (passes && leased && key.proto != Proto::Icmp && backend.sharing == Sharing::Endpoint).then_some(inside)
     }

@@ -14,7 +14,7 @@ use crate::record::{CloseReason, PublicKey};
 use crate::snapshot::{Map, Sharing};
 use crate::wire::{FrameMeta, IpPacket};
 
-/// A first packet waiting for its commit.
+/// A packet waiting for the commit of its mapping.
 #[derive(Debug)]
 pub(crate) struct Parked {
     pub(crate) frame: Vec<u8>,
@@ -32,6 +32,8 @@ pub(crate) struct Pending {
     pub(crate) backend: BackendId,
     claim: Sharing,
     pub(crate) since_ns: u64,
+    /// The first packet, if it has left already (W2).
+    pub(crate) left: Option<IpPacket>,
     pub(crate) parked: VecDeque<Parked>,
 }
 
@@ -85,11 +87,22 @@ impl Overlay {
         now_ns: u64,
     ) {
         let claim = if self.claims.add(sharing, &public, flow.inside) { sharing } else { Sharing::Tuple };
-        let pending = Pending { public, backend, claim, since_ns: now_ns, parked: VecDeque::new() };
+        let pending = Pending { public, backend, claim, since_ns: now_ns, left: None, parked: VecDeque::new() };
         let former = self.pending.insert(flow, pending);
         assert!(former.is_none(), "a flow opens once at a time");
         self.by_public.insert(public, flow);
         *self.per_backend.entry(backend).or_default() += 1;
+    }
+
+    /// The first packet of an opening flow leaves before its commit (W2).
+    pub(crate) fn leave(&mut self, flow: &FlowKey, first: IpPacket) {
+        self.pending.get_mut(flow).expect("the caller has opened it").left = Some(first);
+    }
+
+    /// The flow whose first packet has left, so that its remote may answer by this public end before the commit (W2).
+    pub(crate) fn answered(&self, public: &PublicKey) -> Option<FlowKey> {
+        let flow = self.by_public.get(public)?;
+        self.pending.get(flow).filter(|pending| pending.left.is_some()).map(|_| *flow)
     }
 
     /// The backend whose limits a packet of this opening flow counts against.

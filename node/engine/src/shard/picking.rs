@@ -1,8 +1,9 @@
 //! By which public port a new mapping leaves: the first free one of the backend's order, or the one that its endpoint has.
 
+use crate::backend::in_lease;
 use crate::flow::Table;
 use crate::ids::{BackendId, FrontendId};
-use crate::ports::{LeaseOrder, PEEKS_MAX, PeekTooLong, in_lease};
+use crate::ports::{LeaseOrder, PEEKS_MAX, PeekTooLong};
 use crate::record::{Addr, Endpoint, InsideKey, PublicKey};
 use crate::shard::Shard;
 use crate::shard::overlay::Overlay;
@@ -85,7 +86,7 @@ impl Shard {
 }
 
 /// Whether a mapping has exactly this public end, or is about to.
-fn is_taken(table: &Table, overlay: &Overlay, key: &PublicKey) -> bool {
+pub(crate) fn is_taken(table: &Table, overlay: &Overlay, key: &PublicKey) -> bool {
     table.find_public(key).is_some() || overlay.is_reserved(key)
 }
 

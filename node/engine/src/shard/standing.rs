@@ -5,7 +5,6 @@
 use crate::flow::{FlowKey, Record, State};
 use crate::ids::BackendId;
 use crate::nsg::{Access, Direction, Hits, Tuple, verdict};
-use crate::ports::in_lease;
 use crate::record::{Addr, CloseReason, Endpoint, HoldClass, InsideKey, Proto, Scenario};
 use crate::rules::Rule;
 use crate::shard::drains::Drains;
@@ -27,9 +26,9 @@ pub(crate) fn may_stand(
 ) -> Result<(), CloseReason> {
     let Some(backend) = whose(snapshot, record.backend, &record.flow()) else { return Err(CloseReason::Policy) };
     match record.scenario() {
-        Scenario::Pool | Scenario::Default => {}
+        Scenario::Pool | Scenario::Default | Scenario::OwnOut => {}
         // A snapshot of this build gives nobody these rights.
-        Scenario::OwnOut | Scenario::OwnIn | Scenario::Private => return Err(CloseReason::Policy),
+        Scenario::OwnIn | Scenario::Private => return Err(CloseReason::Policy),
         Scenario::Rule => {
             let stands = leads_to(snapshot, record) && (asked == Asked::Yes || groups_let(snapshot, record));
             return if stands { Ok(()) } else { Err(CloseReason::Policy) };
@@ -38,10 +37,10 @@ pub(crate) fn may_stand(
     if asked == Asked::No && !groups_allow(snapshot, record.backend, &record.flow()) {
         return Err(CloseReason::Policy);
     }
-    if in_lease(&backend.lease, record.frontend, record.public_port) {
+    if backend.has(record.scenario(), record.frontend, record.public_port) {
         return Ok(());
     }
-    // Outside its lease: taken back, or a base of a re-creation that lacked the reclaim (N4).
+    // No longer its own: taken back, or a base of a re-creation that lacked the reclaim (N4).
     if drains.allows(record.frontend, record.public_port) { Ok(()) } else { Err(CloseReason::Reclaim) }
 }
 

@@ -1,6 +1,6 @@
 //! The worker's own counters. Plain numbers, one set per worker; the daemon reads and sums them.
 
-use crate::event::{DropReason, Verdict};
+use crate::event::DropReason;
 use crate::record::Proto;
 use crate::tell::histogram::Histogram;
 
@@ -132,7 +132,7 @@ impl Counters {
     }
 
     /// A packet asked for a mapping.
-    pub(crate) const fn attempted(&mut self, proto: Proto, opened: &Result<Verdict, DropReason>) {
+    pub(crate) const fn attempted<T>(&mut self, proto: Proto, opened: &Result<T, DropReason>) {
         let counts = self.snat_mut(proto);
         match opened {
             Ok(_) => counts.pending += 1,

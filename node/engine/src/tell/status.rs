@@ -254,7 +254,8 @@ impl View<'_> {
             let Some(backend) = snapshot.backends.get(&id) else { continue };
             let Some(shard) = self.shards.replica(backend.home) else { continue };
             let usage = shard.replica.table.usage();
-            let blocks = backend.lease.iter().map(|b| (*b, usage.block(b))).collect();
+            let own = backend.ways.own.into_iter().flat_map(PortBlock::whole);
+            let blocks = backend.lease.iter().copied().chain(own).map(|b| (b, usage.block(&b))).collect();
             let flows = shard.replica.table.flows_of(id);
             let view = PortsView { backend: id, shard: backend.home, blocks, flows };
             left = left.saturating_sub(view.leased());

@@ -96,6 +96,7 @@ pub(crate) fn snapshot(index: u64, me: u32, nodes: u32) -> Snapshot {
             mac: None,
             home,
             lease,
+            ways: Ways::default(),
             idle_timeout_ms: 240_000,
             tcp_reset_on_idle: TcpReset::Off,
             profile: Profile::default(),

@@ -20,6 +20,7 @@ mod lab;
 mod neighbours;
 mod networks;
 mod order;
+mod own;
 mod ownership;
 mod payload;
 mod raw;

@@ -29,6 +29,7 @@ pub(super) fn long(backends: u32, mark: char) -> Desired {
             private_ip: Ipv4Addr::from_bits(0x0a00_0100 + n),
             mac: None,
             pool: None,
+            public_ip: None,
             nic: None,
         };
         desired.instances.insert(name, Instance { ip_configurations: vec![ip], security_group: None });

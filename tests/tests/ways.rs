@@ -1,0 +1,193 @@
+//! By which way an instance's flows leave, over real packets: an address of its own, its pool. Needs root.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use qnat_ends::End;
+use qnat_reference::packet::{ETH, TCP, UDP, addresses, be16, examine, ipv4, tcp, udp};
+use qnat_tests::conversation::Conversation;
+use qnat_tests::lab::{Lab, json, rows, wait_until};
+use qnat_tests::resources::{self, Changes};
+use qnat_tests::{checks, shared};
+
+const REMOTE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
+const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 50);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const PATIENCE: Duration = Duration::from_secs(30);
+const SYN: u8 = 2;
+
+fn main() -> ExitCode {
+    shared::run(checks![
+        two_thousand_flows_leave_by_the_own_address_with_the_ports_they_chose_and_a_killed_owner_loses_none,
+        connections_keep_their_address_when_an_own_one_is_given_and_taken_with_the_owner_killed_between,
+        an_instance_in_no_pool_goes_out_by_its_own_address,
+    ])
+}
+
+/// The lab's resources with an address of its own for an instance.
+fn with_own(backend: &str, address: Ipv4Addr) -> String {
+    let more = format!("[[public_ip]]\nname = \"own\"\naddress = \"{address}\"\n");
+    let text = Changes { more: &more, ..Changes::default() }.text();
+    let of = format!("private_ip = \"10.0.1.{}\"\n", &backend[1..]);
+    assert!(text.contains(&of), "{text}");
+    text.replace(&of, &format!("{of}public_ip = \"own\"\n"))
+}
+
+fn out_of_the_pool(text: &str, backend: &str) -> String {
+    let at = text.find(&format!("name = \"{backend}\"")).expect("the instance");
+    let (before, after) = text.split_at(at);
+    format!("{before}{}", after.replacen("pool = \"lb1/pool1\"\n", "", 1))
+}
+
+/// Waits until a backend has an address of its own.
+fn wait_for_own(backend: &str, address: Ipv4Addr) {
+    let name = format!("{backend}/ipconfig1");
+    wait_until("its own address", PATIENCE, || {
+        let all = json(&["get", "backends", "-o", "json"]);
+        rows(&all).any(|row| row["name"] == name.as_str() && row["public_ip"] == address.to_string().as_str())
+    });
+}
+
+/// An end of a backend's, and its gateway's Ethernet address.
+fn end_of(backend: &str) -> (End, [u8; 6]) {
+    let end = End::open(&format!("qnat-{backend}"), "eth0").expect("a raw socket inside");
+    end.hello(REMOTE).expect("a way out");
+    let gateway = end.neighbour(GATEWAY).expect("the gateway answers");
+    (end, gateway)
+}
+
+/// A frame's ports, source first.
+fn ports(frame: &[u8]) -> (u16, u16) {
+    (be16(frame, ETH + 20), be16(frame, ETH + 22))
+}
+
+/// Sends frames, those that were not seen twice, and returns what is `wanted` of all that arrived, by `key`.
+fn across<K: Ord>(
+    (from, to): (&End, &End),
+    frames: &[Vec<u8>],
+    key: impl Fn(&[u8]) -> Option<K>,
+    sent: impl Fn(&[u8]) -> K,
+) -> BTreeMap<K, Vec<u8>> {
+    let mut seen = BTreeMap::new();
+    to.drain().expect("a socket");
+    for _ in 0..4 {
+        let left: Vec<&Vec<u8>> = frames.iter().filter(|frame| !seen.contains_key(&sent(frame))).collect();
+        if left.is_empty() {
+            break;
+        }
+        for some in left.chunks(100) {
+            some.iter().for_each(|frame| from.send(frame).expect("sent"));
+            for frame in to.receive(Duration::from_millis(60)).expect("a socket") {
+                if let Some(key) = key(&frame) {
+                    examine(&frame).expect("checksums");
+                    seen.insert(key, frame);
+                }
+            }
+        }
+        for frame in to.receive(Duration::from_millis(500)).expect("a socket") {
+            seen.extend(key(&frame).map(|key| (key, frame)));
+        }
+    }
+    seen
+}
+
+fn two_thousand_flows_leave_by_the_own_address_with_the_ports_they_chose_and_a_killed_owner_loses_none(lab: &Lab) {
+    const FIRST: u16 = 20_000;
+    const FLOWS: u16 = 2_000;
+    let inside = Ipv4Addr::new(10, 0, 1, 1);
+    resources::apply(&with_own("b1", OWN));
+    wait_for_own("b1", OWN);
+    let (b1, gateway) = end_of("b1");
+    let inet = End::open("qnat-inet", "eth0").expect("a raw socket outside");
+    let _silent = (b1.silence().expect("nft"), inet.silence().expect("nft"));
+    let port_of = |frame: &[u8]| ports(frame).0;
+    let is = |proto: u8, frame: &[u8]| frame.len() > ETH + 24 && frame[ETH + 9] == proto;
+    for (proto, remote_port) in [(UDP, 4500), (TCP, 443)] {
+        let frames: Vec<Vec<u8>> = (FIRST..FIRST + FLOWS)
+            .map(|port| {
+                let payload = match proto {
+                    UDP => udp(port, remote_port, b"out"),
+                    _ => tcp((port, remote_port), (1, 0), SYN, &[], &[]),
+                };
+                ipv4((b1.mac, gateway), inside, REMOTE, proto, &payload)
+            })
+            .collect();
+        let out = |frame: &[u8]| {
+            let ours = is(proto, frame) && addresses(frame).1 == REMOTE && ports(frame).1 == remote_port;
+            ours.then(|| (addresses(frame).0, port_of(frame)))
+        };
+        let seen = across((&b1, &inet), &frames, out, |frame| (OWN, port_of(frame)));
+        let all: Vec<(Ipv4Addr, u16)> = (FIRST..FIRST + FLOWS).map(|port| (OWN, port)).collect();
+        assert_eq!(seen.keys().copied().collect::<Vec<_>>(), all, "S2: exactly those, none under a frontend");
+        if proto == TCP {
+            continue;
+        }
+        // Answers reach it, before and after a takeover.
+        let shard: [u8; 6] = seen.values().next().expect("some")[6..12].try_into().expect("six octets");
+        let answers: Vec<Vec<u8>> = (FIRST..FIRST + FLOWS)
+            .map(|port| ipv4((inet.mac, shard), REMOTE, OWN, UDP, &udp(remote_port, port, b"back")))
+            .collect();
+        let back = |frame: &[u8]| (is(UDP, frame) && addresses(frame) == (REMOTE, inside)).then(|| ports(frame).1);
+        let answered = |frame: &[u8]| ports(frame).1;
+        assert_eq!(across((&inet, &b1), &answers, back, answered).len(), usize::from(FLOWS));
+        let killed = lab.kill_owner_of("b1");
+        lab.wait_for_successor("b1", killed);
+        assert_eq!(across((&inet, &b1), &answers, back, answered).len(), usize::from(FLOWS), "I25: none is lost");
+        assert_eq!(across((&b1, &inet), &frames, out, |frame| (OWN, port_of(frame))).len(), usize::from(FLOWS));
+        lab.restart_the_dead();
+    }
+}
+
+/// Public ends of a backend's connections to the echo server.
+fn ends(lab: &Lab, backend: &str) -> Vec<String> {
+    lab.live_mappings(&backend.replace('b', "10.0.1."), 7)
+}
+
+fn is_under(ends: &[String], address: Ipv4Addr) -> usize {
+    ends.iter().filter(|end| end.starts_with(&format!("{address}:"))).count()
+}
+
+fn connections_keep_their_address_when_an_own_one_is_given_and_taken_with_the_owner_killed_between(lab: &Lab) {
+    let own = Ipv4Addr::new(203, 0, 113, 51);
+    let mut pooled = Conversation::begin(lab, "b2");
+    assert!(pooled.goes_on());
+    let before = ends(lab, "b2");
+    assert_eq!(before.len(), 1);
+    resources::apply(&with_own("b2", own));
+    wait_for_own("b2", own);
+    assert!(pooled.goes_on());
+    assert_eq!(ends(lab, "b2"), before, "D12");
+    let mut by_own = Conversation::begin(lab, "b2");
+    assert!(by_own.goes_on());
+    assert_eq!(is_under(&ends(lab, "b2"), own), 1, "S5: a new one leaves by its own address, at once");
+    let killed = lab.kill_owner_of("b2");
+    for talk in [&mut pooled, &mut by_own] {
+        wait_until(&format!("both to go on without n{killed}"), PATIENCE, || talk.goes_on());
+    }
+    lab.restart_the_dead();
+    resources::apply(&Changes::default().text());
+    assert!(by_own.goes_on() && pooled.goes_on(), "D12");
+    let mut again = Conversation::begin(lab, "b2");
+    assert!(again.goes_on());
+    let now = ends(lab, "b2");
+    assert_eq!((now.len(), is_under(&now, own)), (3, 1), "new ones leave by the pool again: {now:?}");
+    let frontends = json(&["get", "frontends", "-o", "json"]);
+    let row = rows(&frontends).find(|row| row["address"] == own.to_string().as_str()).expect("it retires");
+    assert_eq!((row["retiring"].as_bool(), row["ports_draining"].as_u64()), (Some(true), Some(1 << 16)), "{row}");
+}
+
+fn an_instance_in_no_pool_goes_out_by_its_own_address(lab: &Lab) {
+    let own = Ipv4Addr::new(203, 0, 113, 52);
+    resources::apply(&out_of_the_pool(&with_own("b4", own), "b4"));
+    wait_for_own("b4", own);
+    let mut talk = Conversation::begin(lab, "b4");
+    assert!(talk.goes_on());
+    let public = ends(lab, "b4");
+    assert_eq!((public.len(), is_under(&public, own)), (1, 1), "{public:?}");
+    let told = json(&["explain", "10.0.1.4", "203.0.113.10:7", "-o", "json"]);
+    assert!(told.to_string().contains(&own.to_string()), "{told}");
+    let pings = lab.exec("b4", &["ping", "-c", "3", "-i", "0.2", "-W", "2", "203.0.113.10"]);
+    assert!(pings.contains(" 0% packet loss"), "{pings}");
+}
