@@ -239,6 +239,23 @@ impl Egress {
         self.held.push(Outgoing { frame, meta, link, authority, origin: Origin::Own, since_ns: now_ns });
     }
 
+    /// A frame that waited, and was judged once more as another one that came in: it leaves, waits again as a copy, or ends.
+    pub(crate) fn settle_turned(
+        &mut self,
+        since_ns: u64,
+        turned: Result<Verdict, DropReason>,
+        meta: FrameMeta,
+        frame: Vec<u8>,
+    ) {
+        match turned {
+            Ok(Verdict::Transmit { link, authority }) => {
+                self.send_later(since_ns, Exit { link, authority }, Hop::Ready, meta, frame);
+            }
+            Ok(Verdict::Consumed) => self.held.recycle(frame),
+            Ok(Verdict::Drop(reason)) | Err(reason) => self.drop_waiting(frame, reason),
+        }
+    }
+
     /// A packet that waited for its commit ends here.
     pub(crate) fn drop_parked(&mut self, backend: BackendId, parked: Parked, reason: DropReason) {
         self.held.unpark(backend, &parked.frame);

@@ -8,15 +8,17 @@
 use std::net::Ipv4Addr;
 
 use crate::addresses::{InsideEnd, endpoint, own_address};
-use crate::event::{Authority, DropReason};
+use crate::context::Frame;
+use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::Slot;
 use crate::ids::{FrontendId, Link, ShardId};
 use crate::judge::Judge;
-use crate::judge::policy::{inbound_use, stranger_use};
+use crate::judge::policy::{inbound_use, led_use, stranger_use};
 use crate::lease::LeaseWords;
 use crate::record::PublicKey;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+use crate::translation::put_source;
 use crate::wire::{IcmpError, IpPacket};
 
 impl<W: LeaseWords> Judge<'_, W> {
@@ -48,6 +50,35 @@ impl<W: LeaseWords> Judge<'_, W> {
         Ok(receiver)
     }
 
+    /// Where a packet by `from`, a public end of ours, goes on that is for the port of a rule of ours and judged here: it comes
+    /// in there as from outside.
+    pub(crate) fn led_back(&self, authority: Authority, from: (FrontendId, u16), p: &IpPacket) -> Option<LedBack> {
+        let s = self.cx.snapshot;
+        let (frontend, home) = own_address(s, p.dst).filter(|_| !s.rules.is_empty())?;
+        let public = s.frontends.get(&from.0)?.ip;
+        let key = PublicKey { proto: p.proto, frontend, port: p.dst_port, remote: endpoint(public, from.1) };
+        s.rules.of(&key)?;
+        Some(LedBack { authority: self.shards.right_for(authority, home)?, home, key })
+    }
+
+    /// Sends it there: under the sender's own public end, by the rule's hash, and committed like a client's (W3). In fragments
+    /// nothing goes there.
+    pub(crate) fn turn_to_rule(
+        &mut self,
+        to: &LedBack,
+        from: (FrontendId, u16),
+        p: &IpPacket,
+        frame: &mut Frame<'_>,
+    ) -> Result<Verdict, DropReason> {
+        if p.fragment.is_some() {
+            return Err(DropReason::NoMapping);
+        }
+        let public = self.cx.snapshot.frontends.get(&from.0).ok_or(DropReason::NoOutboundPath)?;
+        put_source(&mut self.egress.identifications, frame, p, (public.ip, from.1));
+        let turned = IpPacket { src: public.ip, src_port: from.1, ..*p };
+        self.arrive(to.authority, (to.home, &to.key), &turned, frame)
+    }
+
     /// Who gets an error that comes from `from`, a public end of ours, to the public address `to`.
     pub(crate) fn turn_error(
         &self,
@@ -65,6 +96,13 @@ impl<W: LeaseWords> Judge<'_, W> {
     }
 }
 
+/// A public end with a rule that a backend's packet is for, and by what right it is judged there.
+pub(crate) struct LedBack {
+    authority: Authority,
+    home: ShardId,
+    key: PublicKey,
+}
+
 /// Who gets a packet of `sender` for the public end of `key`, and by which mapping, if by one of its own.
 pub(crate) fn receiver(
     s: &Snapshot,
@@ -79,6 +117,7 @@ pub(crate) fn receiver(
             let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
             inbound_use(s, record, backend)?
         }
+        None if s.rules.of(key).is_some() => led_use(s, shard, key)?,
         None => stranger_use(s, shard, key)?,
     };
     // Nobody reaches himself through a gateway ("land").

@@ -18,7 +18,7 @@ use crate::wire::{IpPacket, rewrite_destination};
 
 impl<W: LeaseWords> Judge<'_, W> {
     pub(crate) fn inbound(&mut self, p: &IpPacket, frame: &mut Frame<'_>) -> Result<Verdict, DropReason> {
-        let (s, at) = (self.cx.snapshot, self.cx.at());
+        let s = self.cx.snapshot;
         let id = *s.frontend_by_ip.get(&p.dst).ok_or(DropReason::NotForUs)?;
         if is_spoofed(s, p.src, p.eth_src) {
             return Err(DropReason::SpoofedSource);
@@ -29,18 +29,30 @@ impl<W: LeaseWords> Judge<'_, W> {
             Access::Forward(node) => return self.egress.forward(s, Link::Outside, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        self.datagrams.note_first(at.now_ns, Link::Outside, p)?;
-        let from = Exit { link: Link::Outside, authority };
+        self.datagrams.note_first(self.cx.now_ns, Link::Outside, p)?;
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
+        self.arrive(authority, (home, &key), p, frame)
+    }
+
+    /// A packet for a public end of a shard that is judged here: from outside, or turned back by `hairpin`.
+    pub(crate) fn arrive(
+        &mut self,
+        authority: Authority,
+        (home, key): (ShardId, &PublicKey),
+        p: &IpPacket,
+        frame: &mut Frame<'_>,
+    ) -> Result<Verdict, DropReason> {
+        let (s, at) = (self.cx.snapshot, self.cx.at());
+        let from = Exit { link: Link::Outside, authority };
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
-        let found = shard.replica.table.find_public(&key);
-        let Some(slot) = found.filter(|slot| !begins_anew(at, shard, *slot, &key, p)) else {
-            if let Some(flow) = shard.overlay.answered(&key) {
+        let found = shard.replica.table.find_public(key);
+        let Some(slot) = found.filter(|slot| !begins_anew(at, shard, *slot, key, p)) else {
+            if let Some(flow) = shard.overlay.answered(key) {
                 let mtu = self.egress.mtu(Link::Inside(flow.inside.vnet))?;
                 self.egress.may_go_on(at, from, mtu, p, frame)?;
                 return self.opening().park(home, &flow, &First { packet: p, frame, from: Link::Outside });
             }
-            return self.enter(authority, (home, &key), p, frame);
+            return self.enter(authority, (home, key), p, frame);
         };
         let record = shard.replica.table.record(slot);
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;

@@ -28,6 +28,12 @@ struct Source {
     port: u16,
 }
 
+impl Source {
+    const fn end(self) -> (FrontendId, u16) {
+        (self.frontend, self.port)
+    }
+}
+
 impl<W: LeaseWords> Judge<'_, W> {
     pub(crate) fn outbound(
         &mut self,
@@ -138,6 +144,11 @@ impl<W: LeaseWords> Judge<'_, W> {
         shard.note_out(self.cache, at, authority, slot, &p);
         let record = shard.replica.table.record(slot);
         let source = Source { vnet: record.vnet, frontend: record.frontend, port: record.public_port };
+        if let Some(back) = self.led_back(authority, source.end(), &p) {
+            let mut frame = Frame { meta: &meta, bytes: &mut bytes };
+            let turned = self.turn_to_rule(&back, source.end(), &p, &mut frame);
+            return self.egress.settle_turned(at.now_ns, turned, meta, bytes);
+        }
         let key = Key::of_first(Link::Inside(source.vnet), &p);
         let result = self.rewrite_out(authority, source, &p, &mut Frame { meta: &meta, bytes: &mut bytes });
         self.decide(authority, slot);
@@ -161,6 +172,9 @@ impl<W: LeaseWords> Judge<'_, W> {
         p: &IpPacket,
         frame: &mut Frame<'_>,
     ) -> Result<Verdict, DropReason> {
+        if let Some(back) = self.led_back(authority, source.end(), p) {
+            return self.turn_to_rule(&back, source.end(), p, frame);
+        }
         match self.rewrite_out(authority, source, p, frame) {
             Ok((exit, hop)) => self.egress.conclude(self.cx.at(), exit, hop, frame),
             Err(reason) => {

@@ -352,6 +352,15 @@ pub(crate) fn chosen(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<Ope
     if taken || shard.overlay.is_opening(&flow_of(&open)) { Err(DropReason::NoMapping) } else { Ok(open) }
 }
 
+/// The inside end that a client's first packet reaches by a rule, if the groups let it.
+pub(crate) fn led_use(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<InsideEnd, DropReason> {
+    let open = chosen(s, shard, key)?;
+    if !groups_admit(s, open.backend, &flow_of(&open)) {
+        return Err(DropReason::SecurityRule);
+    }
+    InsideEnd::of(open.inside).ok_or(DropReason::NoMapping)
+}
+
 /// What a backend's packet does that answers what came in by a rule; `None`: it is no such answer.
 fn answer<'a>(
     at: At<'_>,

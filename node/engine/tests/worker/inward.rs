@@ -287,3 +287,28 @@ fn a_backend_goes_out_by_its_grant_as_before_and_a_rule_lasts_as_long_as_it_says
     lab.run(3_000);
     assert!(flows(&lab).iter().all(|flow| flow.public.2 != 80 || flow.state != FlowState::Live));
 }
+
+#[test]
+fn a_member_reaches_the_frontend_of_its_own_pool_another_member_or_itself() {
+    for (members, receiver) in [(&[2][..], B), (&[1][..], A)] {
+        let mut lab = Lab::new(3);
+        load(&mut lab, &both(members));
+        let syn = lab.pass(0, INSIDE, tcp(A, 9, PUBLIC, 80, SYN, 100, 0));
+        assert_eq!((syn.src, syn.dst, syn.dst_port), (PUBLIC, receiver, 8080), "under its own public end");
+        let answer = lab.pass(0, INSIDE, tcp(receiver, 8080, PUBLIC, syn.src_port, SYN | ACK, 500, 101));
+        assert_eq!((answer.src, answer.src_port, answer.dst, answer.dst_port), (PUBLIC, 80, A, 9));
+        assert_eq!(flows(&lab).len(), 1, "its own, so far");
+        let ack = lab.pass(0, INSIDE, tcp(A, 9, PUBLIC, 80, ACK, 101, 501));
+        assert_eq!((ack.dst, ack.dst_port, ack.src_port), (receiver, 8080, syn.src_port));
+        assert_eq!(flows(&lab).len(), 2, "committed before that went in");
+        assert_eq!(lab.pass(0, INSIDE, tcp(receiver, 8080, PUBLIC, syn.src_port, ACK, 501, 101)).dst, A);
+        let asked = lab.pass(0, INSIDE, udp(A, 77, PUBLIC, 53));
+        assert_eq!((asked.dst, asked.dst_port), (receiver, 5353));
+        let told = lab.pass(0, INSIDE, udp(receiver, 5353, PUBLIC, asked.src_port));
+        assert_eq!((told.src_port, told.dst, told.dst_port), (53, A, 77));
+        lab.elect(1);
+        lab.run(20);
+        assert_eq!(lab.pass(1, INSIDE, tcp(A, 9, PUBLIC, 80, ACK, 101, 501)).dst, receiver);
+        lab.assert_in_step();
+    }
+}
