@@ -5,7 +5,8 @@
  *   source is a shard's virtual MAC   -> passes only within that shard's lease (M1)
  *   source is the device's own MAC    -> IPv4 to a peer's data MAC: a Forward, passes (M1)
  *                                        IPv4 else: a repetition in grace (L4); its shard is found by the address that it
- *                                        was translated by, and it passes only within that shard's grace
+ *                                        was translated by, and it passes only within that shard's grace;
+ *                                        between two hosts of one network it is that of the lower address (M3)
  *                                        a sounding to a peer's data MAC: passes, so that members know whether the network does
  *   anything else                     -> dropped: nothing leaves untranslated (R28)
  *
@@ -127,7 +128,7 @@ SEC("classifier") int qnat_tagged(struct __sk_buff *skb)
 SEC("classifier") int qnat_guard(struct __sk_buff *skb)
 {
 	u8 *data, *end;
-	u32 key, *shard, wanted;
+	u32 key, *shard, *sender, wanted;
 	u16 ethertype;
 	struct word *word;
 	struct device *device;
@@ -177,6 +178,21 @@ SEC("classifier") int qnat_guard(struct __sk_buff *skb)
 	shard = map_lookup(&addr_shard, &address);
 	if (!shard)
 		return done(DROP_ADDRESS);
+	if (device->network) {
+		u32 receiver = address.ip;
+
+		/* Between two of a network: the shard is that of the lower address (M3). */
+		__builtin_memcpy(&address.ip, data + 26, 4);
+		sender = map_lookup(&addr_shard, &address);
+		if (sender && __builtin_bswap32(address.ip) < __builtin_bswap32(receiver))
+			shard = sender;
+		/* Between two networks nobody repeats anything: whose the pair is cannot be told here. */
+		for (u32 network = 1; !sender && network < DEVICES; network++) {
+			address.network = network;
+			if (map_lookup(&addr_shard, &address))
+				return done(DROP_ADDRESS);
+		}
+	}
 	key = *shard;
 	word = map_lookup(&words, &key);
 	return done(word && within(&word->grace_until_ns) ? PASS_GRACE : DROP_GRACE);

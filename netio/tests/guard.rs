@@ -134,6 +134,45 @@ fn one_address_in_two_networks_has_in_each_the_grace_of_its_own_shard() {
     });
 }
 
+/// What passes between two hosts is repeated by the right of the lower one's shard (M3), whoever sends, and between two networks
+/// not at all.
+#[test]
+fn private_traffic_is_repeated_in_the_grace_of_the_lower_one_s_shard_alone() {
+    require_root!();
+    let (inner, outer) = gateway();
+    inner.veth("gj", &outer, "oj");
+    inner.run(|| {
+        let links = ["go", "gi", "gj"].map(|name| Link::named(name).expect("link"));
+        let (mut guard, mut words) = Guard::attach(&links[0], &links[1..]).expect("guard");
+        let port = |link: &Link| PortConfig {
+            link: link.clone(),
+            limits: BufferLimits::default(),
+            reception: Reception::Filtered,
+        };
+        let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 16, requests: 64 };
+        let inside = [port(&links[1]), port(&links[2])];
+        let bell = Doorbell::new().expect("bell");
+        let mut packets = PacketLoop::new((&port(&links[0]), &inside), limits, bell, Share::WHOLE).expect("loop");
+        // The lower one by its number, not by its octets as a little-endian machine reads them.
+        let (low, high, far) = (Ipv4Addr::new(10, 0, 1, 9), Ipv4Addr::new(10, 0, 2, 1), Ipv4Addr::new(10, 7, 0, 1));
+        let all = [(INSIDE, low, SHARD), (INSIDE, high, SHARD + 1), (Interface::inside(1), far, SHARD + 1)];
+        guard.set_addresses(all).expect("addresses");
+        let now = boottime::now_ns();
+        let between = |from, to| frame(HOST, links[1].mac, 0x0800, from, to);
+        words.set(ShardId(SHARD + 1), held(1, now, now + 5_000 * MS));
+        assert!(!passes(&mut packets, INSIDE, &between(low, high)), "the receiver's shard is not the pair's");
+        assert!(!passes(&mut packets, INSIDE, &between(high, low)));
+        assert!(passes(&mut packets, INSIDE, &between(FAR, high)), "from outside it is the receiver's");
+        assert!(!passes(&mut packets, INSIDE, &between(far, high)), "from another network");
+        words.set(ShardId(SHARD + 1), held(1, now, now));
+        words.set(ShardId(SHARD), held(1, now, now + 5_000 * MS));
+        assert!(passes(&mut packets, INSIDE, &between(low, high)));
+        assert!(passes(&mut packets, INSIDE, &between(high, low)));
+        assert!(!passes(&mut packets, INSIDE, &between(FAR, high)));
+        drop(guard);
+    });
+}
+
 #[test]
 fn each_frame_leaves_only_by_its_right_and_in_its_time() {
     require_root!();

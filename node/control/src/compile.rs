@@ -11,7 +11,7 @@ use std::sync::Arc;
 use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, NodeId, ShardId, VnetId};
 use engine::snapshot::{
-    Backend, Draining, Frontend, Networks, NodeLinks, Outside, Params, Refusals, SHORT_IDLE_PORTS_MAX, Snapshot,
+    Backend, Draining, Frontend, Networks, NodeLinks, Outside, Params, Private, Refusals, SHORT_IDLE_PORTS_MAX, Snapshot,
     Subnet, TcpReset, Ways,
 };
 
@@ -95,6 +95,9 @@ impl Compiler {
     /// No entry since `last` settled everything: but for the nodes, only the blocks of some frontends have changed.
     fn next(&mut self, state: &State, last: &Snapshot) -> Snapshot {
         let mut next = Snapshot { control_index: state.index, params: params(state), ..last.clone() };
+        if next.params.format != last.params.format {
+            next.private = Arc::new(private(state));
+        }
         put_nodes(&mut next, state, self.me);
         let allocation = &state.allocation;
         let mut homes: BTreeMap<(VnetId, ShardId), BackendId> = BTreeMap::new();
@@ -175,6 +178,7 @@ fn compiled_with(state: &State, me: NodeId, groups: &Attachments) -> Snapshot {
         params: params(state),
         security: Arc::new(compiling::attachments(state, groups)),
         rules: Arc::new(inbound::compiling::rules(state)),
+        private: Arc::new(private(state)),
         networks: Arc::new(Networks(state.vnets.clone())),
         outside: Outside { prefix: state.desired.outside.network, next_hop: state.desired.outside.next_hop },
         ..Snapshot::default()
@@ -211,6 +215,24 @@ fn find_first(snapshot: &mut Snapshot, state: &State, (vnet, home): (VnetId, Sha
     };
     if let Some((id, backend)) = later.find(|(_, backend)| lives_there(backend)) {
         firsts.insert((vnet, home), (*id, backend.ip));
+    }
+}
+
+/// What private traffic depends on. Only a configuration, or a level, changes it: a walk over its networks.
+fn private(state: &State) -> Private {
+    let (desired, vnets) = (state.desired(), &state.vnets);
+    let connected = desired.virtual_networks.keys().filter_map(|name| {
+        let with: Vec<VnetId> = desired.connected(name).filter_map(|(peer, _)| vnets.get(peer).copied()).collect();
+        (!with.is_empty()).then(|| Some((*vnets.get(name)?, with)))?
+    });
+    let isolated = desired.virtual_networks.iter().flat_map(|(name, network)| {
+        let subnets = network.subnets.values().filter(|subnet| subnet.isolated);
+        subnets.filter_map(|subnet| Some((*vnets.get(name)?, subnet.prefix)))
+    });
+    Private {
+        routed: Format::of_level(state.level) != Format::First,
+        connected: connected.collect(),
+        isolated: isolated.collect(),
     }
 }
 

@@ -226,9 +226,10 @@ fn virtual_network(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &m
         let prefix = subnet.parsed(source, "prefix", PREFIX_FORM);
         let gateway = subnet.parsed(source, "gateway", ADDRESS_FORM);
         let security_group = subnet.string_if(source, "security_group");
+        let isolated = subnet.truth(source, "isolated");
         subnet.finish(source);
         if let (Some(name), Some(prefix), Some(gateway)) = (name, prefix, gateway) {
-            network.subnets.insert(name, Subnet { prefix, gateway, security_group });
+            network.subnets.insert(name, Subnet { prefix, gateway, security_group, isolated });
         }
     }
     reader.finish(source);

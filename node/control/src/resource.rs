@@ -70,6 +70,8 @@ pub struct Subnet {
     pub gateway: Ipv4Addr,
     /// The security group that judges all in it.
     pub security_group: Option<String>,
+    /// Its hosts reach nobody but the gateway, which answers in the name of the others (S41).
+    pub isolated: bool,
 }
 
 /// A public address.

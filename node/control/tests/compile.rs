@@ -289,6 +289,7 @@ fn every_resource_of_the_file_reaches_the_workers() {
         rules,
         networks,
         subnets,
+        private,
         outside,
     } = compiled(&cluster);
     assert!(rules.is_empty());
@@ -316,6 +317,7 @@ fn every_resource_of_the_file_reaches_the_workers() {
         );
     }
 
+    assert!(private.connected.is_empty() && private.isolated.is_empty());
     assert!(security.is_empty(), "nobody has a group here");
     let vnet = |name: &str| if name == "vnet1" { VnetId(1) } else { VnetId(2) };
     let subnet = |name, network: [u8; 4], len, gateway: [u8; 4]| Subnet {

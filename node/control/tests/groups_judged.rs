@@ -96,6 +96,7 @@ fn world(draw: &mut Draw) -> (Desired, ServiceTags) {
             prefix: Prefix { network: Ipv4Addr::from_bits(base + (at << 8)), len: 24 },
             gateway: Ipv4Addr::from_bits(base + (at << 8) + 1),
             security_group: None,
+            isolated: false,
         };
         let network = VirtualNetwork {
             address_space: if draw.chance(2) { vec![prefix(space)] } else { Vec::new() },

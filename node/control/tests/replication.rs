@@ -75,9 +75,9 @@ fn add_rules(declared: &mut Desired) {
     balancer.inbound_nat_rules.insert("nat".into(), nat);
 }
 
-/// Bytes of version 11. If this test fails, the layout changed: that needs a new version, not new bytes here.
+/// Bytes of version 12. If this test fails, the layout changed: that needs a new version, not new bytes here.
 #[test]
-fn the_layout_of_version_11_is_frozen() {
+fn the_layout_of_version_12_is_frozen() {
     let hex = |command: &Command| -> String {
         command.encode().expect("small").iter().map(|byte| format!("{byte:02x}")).collect()
     };

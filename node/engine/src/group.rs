@@ -11,7 +11,7 @@ use crate::ids::{ControlIndex, LogIndex, NodeId, ShardId, Term};
 use crate::judge::Judge;
 use crate::judge::fragments::Fragments;
 use crate::lease::LeaseWords;
-use crate::record::CloseReason;
+use crate::record::{CloseReason, is_untranslated};
 use crate::revision::Revisions;
 use crate::shard::Shard;
 use crate::shard::apply::Effect;
@@ -172,8 +172,10 @@ impl<W: LeaseWords> Group<'_, W> {
                 let Some(s) = self.shards.replica_mut(id) else { return };
                 s.overlay.closed(slot, reason);
                 if mine {
-                    let proto = s.replica.table.record(slot).proto;
-                    self.egress.counters.snat_mut(proto).closed += 1;
+                    let record = s.replica.table.record(slot);
+                    if !is_untranslated(record.frontend) {
+                        self.egress.counters.snat_mut(record.proto).closed += 1;
+                    }
                     self.note_session(id, slot, SessionFate::Closed);
                     self.reset_both(id, term, slot, reason);
                 }
@@ -185,10 +187,13 @@ impl<W: LeaseWords> Group<'_, W> {
                 s.half_open.remove(&public);
                 let Some((flow, pending)) = s.overlay.resolve(&public) else { return };
                 assert!(s.replica.table.record(slot).flow() == flow, "only this stream opens mappings in this term");
-                self.egress.counters.snat_mut(flow.proto).successful += 1;
+                if !is_untranslated(public.frontend) {
+                    self.egress.counters.snat_mut(flow.proto).successful += 1;
+                }
                 match &pending.left {
                     // It is taken note of only now: before, there was nothing to note it in (W2).
                     Some(first) => self.note_left(id, term, slot, first),
+                    None if is_untranslated(public.frontend) => {}
                     None => self.egress.counters.hold.record(self.now_ns.saturating_sub(pending.since_ns)),
                 }
                 for parked in pending.parked {
@@ -199,7 +204,9 @@ impl<W: LeaseWords> Group<'_, W> {
             Effect::OpenRefused { public } if mine => {
                 let Some(s) = self.shards.replica_mut(id) else { return };
                 let Some((flow, pending)) = s.overlay.resolve(&public) else { return };
-                self.egress.counters.snat_mut(flow.proto).failed_later += 1;
+                if !is_untranslated(public.frontend) {
+                    self.egress.counters.snat_mut(flow.proto).failed_later += 1;
+                }
                 for parked in pending.parked {
                     self.egress.drop_parked(pending.backend, parked, DropReason::OpenRefused);
                 }
@@ -246,7 +253,7 @@ impl<W: LeaseWords> Group<'_, W> {
     /// F1, F8: what was proposed and is not applied is given up with its packets.
     fn lose_overlay(&mut self, shard: ShardId) {
         let Some(s) = self.shards.replica_mut(shard) else { return };
-        for (flow, _) in s.overlay.opening() {
+        for (flow, _) in s.overlay.opening().into_iter().filter(|(_, open)| !is_untranslated(open.public.frontend)) {
             self.egress.counters.snat_mut(flow.proto).failed_later += 1;
         }
         for (backend, parked) in s.drop_overlay() {

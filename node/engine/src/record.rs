@@ -241,6 +241,21 @@ pub struct PublicKey {
     pub remote: Endpoint,
 }
 
+const UNTRANSLATED: u32 = 1 << 31;
+
+/// What stands for a frontend in the public key of a mapping whose backend keeps its own address (S41); no public address has such a
+/// number.
+#[must_use]
+pub const fn untranslated(BackendId(id): BackendId) -> FrontendId {
+    FrontendId(id | UNTRANSLATED)
+}
+
+/// Whether a mapping's public end is its inside end.
+#[must_use]
+pub const fn is_untranslated(frontend: FrontendId) -> bool {
+    frontend.0 & UNTRANSLATED != 0
+}
+
 /// The inside of a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, bincode::Encode, bincode::Decode)]
 pub struct InsideKey {

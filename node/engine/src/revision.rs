@@ -126,6 +126,7 @@ fn concerns_few(before: &Snapshot, after: &Snapshot) -> bool {
         // Compared one by one by `load`.
         security: _,
         rules,
+        private,
         networks: _,
         subnets,
         outside,
@@ -138,6 +139,7 @@ fn concerns_few(before: &Snapshot, after: &Snapshot) -> bool {
         && Arc::ptr_eq(rules, &before.rules)
         && *subnets == before.subnets
         && *outside == before.outside
+        && *private == before.private
         && backends.parts_apart_from(&before.backends) <= PARTS_MAX
 }
 

@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub security: Arc<Attachments>,
     /// What comes in without a mapping; shared by all versions that have the same.
     pub rules: Arc<Rules>,
+    /// What private traffic depends on besides.
+    pub private: Arc<Private>,
     /// The virtual networks.
     pub networks: Arc<Networks>,
     /// Inside subnets, with their gateway addresses.
@@ -241,6 +243,17 @@ pub struct Frontend {
     pub ip: Ipv4Addr,
     /// The shard that it belongs to.
     pub shard: ShardId,
+}
+
+/// What private traffic (S41) depends on besides groups and addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Private {
+    /// Whether it is routed at all: the log has had a place for it since level 2 (C2).
+    pub routed: bool,
+    /// The networks that each is connected to.
+    pub connected: BTreeMap<VnetId, Vec<VnetId>>,
+    /// Subnets whose hosts reach nobody but the gateway.
+    pub isolated: Vec<(VnetId, Prefix)>,
 }
 
 /// An inside subnet.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::cache::Cache;
 use crate::codec::Format;
+use crate::consent::groups_came;
 use crate::context::News;
 use crate::context::{At, Cx, Frame};
 use crate::egress::claims::Claim;
@@ -112,6 +113,7 @@ impl Worker {
             return false;
         }
         self.egress.neighbours.set_version(snapshot.control_index);
+        let judged = groups_came(self.snapshot.as_deref(), &snapshot);
         let opened = self.revisions.load(self.snapshot.as_deref(), &snapshot);
         if self.snapshot.as_ref().is_some_and(|before| before.params.orphan_grace_ms != snapshot.params.orphan_grace_ms)
         {
@@ -121,7 +123,7 @@ impl Worker {
         self.telling.encoder.set_format(snapshot.params.format);
         self.egress.links.load(&snapshot);
         for (id, shard) in self.shards.replicas_mut() {
-            shard.snapshot_loaded(now_ns, id, &snapshot, opened);
+            shard.snapshot_loaded(now_ns, id, &snapshot, (opened, judged));
         }
         self.telling.outputs.push_back(WorkerOutput::SnapshotLoaded { control_index: snapshot.control_index });
         self.snapshot = Some(snapshot);

@@ -34,6 +34,9 @@ pub struct LabConfig {
     /// How the members' kernel fast path starts; see `data.cache` of node.toml, whose default it has if it is left out.
     #[serde(default)]
     pub cache: Option<String>,
+    /// Backends reach nobody but the members.
+    #[serde(default)]
+    pub isolated: bool,
     /// Resources to apply in place of the default ones; read by the [`crate::Founder`].
     pub config_file: Option<PathBuf>,
     /// Directory of everything the lab writes, founding included; empty or absent before, removed by [`crate::down`].
@@ -58,6 +61,7 @@ impl LabConfig {
             frontends: nodes,
             workers: one_worker(),
             cache: None,
+            isolated: false,
             config_file: None,
             dir,
             binary,

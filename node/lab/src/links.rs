@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use anyhow::{Context, Result};
 use netio::netns;
 use rtnetlink::packet_route::link::{BridgeStpState, InfoData, InfoVeth};
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::config::LabConfig;
 use super::topology::{
@@ -37,6 +37,9 @@ pub(super) fn build(config: &LabConfig) -> Result<()> {
         let network = if network == 1 { Network::Inside } else { Network::Inside2 };
         build_host(Host::Backend(k), network, &[(address, INSIDE_PREFIX)], Some(INSIDE_GATEWAY))
             .with_context(|| format!("backend b{k}"))?;
+        if config.isolated {
+            isolate(Host::Backend(k), network).with_context(|| format!("backend b{k}"))?;
+        }
     }
     let inet = INET_ADDRESSES.map(|address| (address, OUTSIDE_PREFIX));
     build_host(Host::Inet, Network::Outside, &inet, None).with_context(|| INET.to_owned())
@@ -150,6 +153,15 @@ fn plug(host: Host, network: Network, interface: &str) -> Result<()> {
             .up()
             .build();
         netlink.link().add(pair).execute().await.with_context(|| format!("veth to {host} on {}", network.name()))
+    })
+}
+
+/// From now on the bridge passes nothing between `host` and others that are isolated.
+fn isolate(host: Host, network: Network) -> Result<()> {
+    in_namespace(FABRIC, |netlink| async move {
+        let port = fabric_port(host, network);
+        let message = LinkBridgePort::new(index_of(&port)?).isolated(true).build();
+        netlink.link().set_port(message).execute().await.with_context(|| format!("isolating {port}"))
     })
 }
 

@@ -34,6 +34,9 @@ pub struct LiveFlow {
     /// Its protocol's number.
     #[serde(rename = "p")]
     pub proto: u8,
+    /// Whether it is private traffic.
+    #[serde(rename = "s", default, skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
     /// Number of its backend.
     #[serde(rename = "b")]
     pub backend: u32,

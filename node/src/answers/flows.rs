@@ -31,6 +31,8 @@ pub struct FlowRow {
     pub public: String,
     /// The remote end.
     pub remote: String,
+    /// By which right it leaves: `pool`, or `private` between two instances, nothing translated.
+    pub scenario: String,
     /// `opening`, `live`, `closing` or `held (CLASS)`.
     pub state: String,
     /// Milliseconds since the last packet that counted, as far as the answering member knows.

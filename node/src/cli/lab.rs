@@ -108,6 +108,9 @@ pub(super) struct Up {
     /// Public addresses [default: as many as members].
     #[arg(long)]
     frontends: Option<u32>,
+    /// Backends reach each other through the gateway alone: the bridge's ports are isolated.
+    #[arg(long)]
+    isolated: bool,
     /// Worker threads of each member.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(WORKERS_MAX)))]
     workers: u16,
@@ -175,7 +178,8 @@ impl Up {
         let frontends = self.frontends.unwrap_or(self.nodes);
         let (virtual_networks, workers) = (self.virtual_networks, self.workers);
         let cache = self.cache.and_then(|cache| Some(cache.to_possible_value()?.get_name().to_owned()));
-        Ok(LabConfig { frontends, virtual_networks, workers, cache, config_file: file, dir, ..config })
+        let isolated = self.isolated;
+        Ok(LabConfig { frontends, virtual_networks, workers, cache, isolated, config_file: file, dir, ..config })
     }
 }
 

@@ -208,7 +208,8 @@ fn default_resources(lab: &LabConfig) -> String {
     let network = |n: u32| {
         format!(
             "[[virtual_network]]\nname = \"vnet{n}\"\n[[virtual_network.subnet]]\nname = \"default\"\n\
-             prefix = \"{INSIDE_NETWORK}/{INSIDE_PREFIX}\"\ngateway = \"{INSIDE_GATEWAY}\"\n"
+             prefix = \"{INSIDE_NETWORK}/{INSIDE_PREFIX}\"\ngateway = \"{INSIDE_GATEWAY}\"\n{}",
+            if lab.isolated { "isolated = true\n" } else { "" }
         )
     };
     let mut text: String = (1..=lab.virtual_networks).map(network).collect();

@@ -542,6 +542,7 @@ pub(super) fn flow(view: &FlowView, networks: &Networks) -> FlowRow {
         inside: format!("{}:{}", view.inside.endpoint.addr, view.inside.endpoint.port),
         public: format!("{public}:{port}"),
         remote: format!("{}:{}", view.remote.addr, view.remote.port),
+        scenario: view.scenario.label().to_owned(),
         state,
         idle_ms: view.idle_ms,
         written_at: view.written_at.0,

@@ -10,7 +10,7 @@ use control::nsg::cutting::Cutting;
 use engine::cuts::keeps_right;
 use engine::flow::FlowKey;
 use engine::ids::{BackendId, ControlIndex, ShardId, VnetId};
-use engine::record::{Addr, Endpoint, InsideKey, Proto};
+use engine::record::{Addr, Endpoint, InsideKey, Proto, Scenario};
 use engine::snapshot::Snapshot;
 use engine::status::FlowView;
 use futures_util::future::join_all;
@@ -78,7 +78,8 @@ impl Answerer {
             };
             for flow in &page.flows {
                 let Some(key) = key(flow) else { continue };
-                if keeps_right(after, BackendId(flow.backend), &key) {
+                let scenario = if flow.private { Scenario::Private } else { Scenario::Pool };
+                if keeps_right(after, BackendId(flow.backend), &key, scenario) {
                     continue;
                 }
                 flows += 1;
@@ -150,6 +151,7 @@ fn live(view: &FlowView) -> Option<LiveFlow> {
     let (_, ip, port) = view.public;
     Some(LiveFlow {
         proto: view.proto as u8,
+        private: view.scenario == Scenario::Private,
         backend: view.backend.0,
         vnet: view.inside.vnet.0,
         inside: end(view.inside.endpoint)?,
@@ -175,6 +177,7 @@ fn row(shard: ShardId, flow: &LiveFlow, proto: Proto, s: &Snapshot) -> FlowRow {
         inside: flow.inside.to_string(),
         public: flow.public.to_string(),
         remote: flow.remote.to_string(),
+        scenario: if flow.private { Scenario::Private } else { Scenario::Pool }.label().to_owned(),
         state: "live".to_owned(),
         ..FlowRow::default()
     }

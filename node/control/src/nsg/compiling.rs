@@ -261,6 +261,7 @@ mod tests {
                 prefix: Prefix { network: Ipv4Addr::from_bits(base), len: 24 },
                 gateway: Ipv4Addr::from_bits(base + 1),
                 security_group: Some(format!("g{n}")),
+                isolated: false,
             };
             network.subnets.insert(format!("s{n}"), subnet);
             let rule = |at: usize| {

@@ -16,7 +16,7 @@ use crate::state::State;
 /// What a change may end.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Cutting {
-    /// Whose flows, by the shard that has them.
+    /// Whose flows, by the shard that has them; all of the shard's if nobody is named.
     pub backends: BTreeMap<ShardId, BTreeSet<BackendId>>,
     /// What packets would be judged by.
     pub after: Snapshot,
@@ -30,8 +30,16 @@ pub(crate) fn cutting(before: &State, after: &State) -> Option<Cutting> {
         let Some(home) = before.allocation.backends.get(&id).and_then(|backend| backend.home) else { continue };
         backends.entry(home).or_default().insert(id);
     }
+    if backends.is_empty() {
+        return None;
+    }
     // Whose snapshot it is makes no difference to the groups.
-    (!backends.is_empty()).then(|| Cutting { backends, after: compile::snapshot(after, NodeId(0)) })
+    let after = compile::snapshot(after, NodeId(0));
+    if after.private.routed && (!after.private.isolated.is_empty() || !after.private.connected.is_empty()) {
+        // A private flow stands under the number of whoever began it, in the shard of the lower one: all are asked for.
+        backends = before.shards.keys().map(|shard| (*shard, BTreeSet::new())).collect();
+    }
+    Some(Cutting { backends, after })
 }
 
 fn changed(before: &State, after: &State) -> BTreeSet<BackendId> {

@@ -22,6 +22,7 @@ use crate::event::{Authority, DropReason, Verdict};
 use crate::ids::{Link, Mac, ShardId, VnetId};
 use crate::lease::LeaseWords;
 use crate::neigh::{Lookup, MayAsk, Source};
+use crate::private::answered_for;
 use crate::shard::announcement::{ArpFrame, Confirmed, Place, Step, announcement};
 use crate::shard::shards::Shards;
 use crate::snapshot::{Backend, Snapshot};
@@ -161,12 +162,16 @@ impl Egress {
         let shard = match link {
             Link::Inside(vnet) => {
                 let gateway = s.subnets.iter().find(|n| n.vnet == vnet && n.gateway == p.target_ip);
-                gateway.filter(|_| p.sender_ip != p.target_ip).and_then(|subnet| {
-                    // Who is no backend (yet), or only looks whether the address is taken (RFC 5227), hears it once: from the
-                    // first shard's owner.
-                    let stranger = p.sender_ip.is_unspecified() || subnet.prefix.contains(p.sender_ip);
-                    let first = first_shard(s, vnet).filter(|_| stranger);
-                    backend_at(vnet, s, p.sender_ip).map(|b| b.home).or(first)
+                // M3: in the name of a host that does not hear the question.
+                let neighbour = answered_for(s, vnet, p.sender_ip, p.target_ip);
+                neighbour.or_else(|| {
+                    gateway.filter(|_| p.sender_ip != p.target_ip).and_then(|subnet| {
+                        // Who is no backend (yet), or only looks whether the address is taken (RFC 5227), hears it once: from the
+                        // first shard's owner.
+                        let stranger = p.sender_ip.is_unspecified() || subnet.prefix.contains(p.sender_ip);
+                        let first = first_shard(s, vnet).filter(|_| stranger);
+                        backend_at(vnet, s, p.sender_ip).map(|b| b.home).or(first)
+                    })
                 })
             }
             Link::Outside => {

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use crate::addresses::{check_destination, endpoint, hop_to, is_spoofed, own_address};
+use crate::consent::groups_allow;
 use crate::context::{Access, Exit, Frame};
 use crate::event::{DropReason, Verdict};
 use crate::flow::FlowKey;
@@ -11,8 +12,8 @@ use crate::ids::{BackendId, Link, VnetId};
 use crate::judge::Judge;
 use crate::judge::policy::inbound_use;
 use crate::lease::LeaseWords;
+use crate::private::pair_of;
 use crate::record::{InsideKey, PublicKey};
-use crate::shard::standing::groups_allow;
 use crate::snapshot::Backend;
 use crate::wire::{IcmpError, IcmpKind, decrement_ttl, may_fragment, rewrite_error_destination, rewrite_error_source};
 
@@ -35,10 +36,17 @@ impl<W: LeaseWords> Judge<'_, W> {
         let (s, at) = (self.cx.snapshot, self.cx.at());
         let id = *s.backend_by_ip.get(&(vnet, e.src)).ok_or(DropReason::SpoofedSource)?;
         let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
-        check_destination(s, vnet, e.dst)?;
+        let pair = pair_of(s, (vnet, e.src), e.dst);
+        if pair.is_none() {
+            check_destination(s, vnet, e.dst)?;
+        }
         // Nobody complains about packets to somebody else: they would end a neighbour's connections.
-        if e.quote.dst != e.src || e.quote.icmp == Some(IcmpKind::EchoRequest) {
+        if e.quote.dst != e.src || (pair.is_none() && e.quote.icmp == Some(IcmpKind::EchoRequest)) {
             return Err(DropReason::IcmpQuote);
+        }
+        if let Some(pair) = pair {
+            may_error_go_on(self.egress.mtu(pair.to.link())?, e, frame)?;
+            return self.private_error(&pair, e, frame);
         }
         let authority = match self.shards.access(&self.cx, backend.home) {
             Access::Here(authority) => authority,

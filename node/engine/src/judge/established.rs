@@ -11,7 +11,7 @@ use crate::ids::{Link, Mac, ShardId, Side, Term};
 use crate::judge::Judge;
 use crate::lease::LeaseWords;
 use crate::neigh::Place;
-use crate::record::PublicKey;
+use crate::record::{PublicKey, Scenario};
 use crate::translation::{finish, put_source, translation_of};
 use crate::wire::{IpPacket, may_fragment, rewrite_destination, set_ethernet};
 
@@ -66,7 +66,7 @@ impl<W: LeaseWords> Judge<'_, W> {
             }
         };
         let (record, translation) = (table.record(slot), table.translation(slot)?);
-        let lives = record.is_live() && record.closing().is_none();
+        let lives = record.is_live() && record.closing().is_none() && record.scenario() != Scenario::Private;
         if !lives || !self.revisions.holds(record.backend, translation.made) {
             return None;
         }

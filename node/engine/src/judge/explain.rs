@@ -7,6 +7,7 @@
 use std::net::Ipv4Addr;
 
 use crate::addresses::{InsideEnd, check_destination, endpoint, is_spoofed, next_hop, own_address, subnet_of};
+use crate::consent::tuple;
 use crate::context::At;
 use crate::event::{Authority, DropReason};
 use crate::flow::FlowKey;
@@ -14,10 +15,11 @@ use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, ShardId, Term
 use crate::judge::hairpin::receiver;
 use crate::judge::opening::public_end;
 use crate::judge::policy::{Entry, Plan, Role, chosen, enter, inbound_use, plan};
+use crate::judge::private;
 use crate::nsg::{Access, Decision, Direction, Origin, Place};
+use crate::private::{Ends, Pair, pair_of};
 use crate::record::{Endpoint, InsideKey, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
-use crate::shard::standing::tuple;
 use crate::snapshot::Snapshot;
 use crate::tell::status::{FlowView, View};
 
@@ -132,6 +134,9 @@ impl View<'_> {
         let inside = InsideKey { vnet: q.vnet, endpoint: endpoint(q.source.0, q.source.1) };
         let flow = FlowKey { proto: q.proto, inside, remote: endpoint(q.destination.0, q.destination.1) };
         told.groups = judged(s, id, Direction::Outbound, (q.proto, flow.inside.endpoint, flow.remote));
+        if let Some(pair) = pair_of(s, (q.vnet, q.source.0), q.destination.0) {
+            return self.explain_private(at, &pair, q, told);
+        }
         let Some((shard, authority)) = self.serving(backend.home) else { return Ok(Outcome::NotHere) };
         let slot = shard.replica.table.find_inside(&flow);
         told.mapping = slot.map(|slot| self.view(at.now_ns, backend.home, shard.replica.table.record(slot)));
@@ -167,6 +172,35 @@ impl View<'_> {
             told.turned = self.turned(at, authority, to, q, (sender, endpoint(ip, port)));
         }
         Ok(outcome)
+    }
+
+    fn explain_private(
+        &self,
+        at: At<'_>,
+        pair: &Pair<'_>,
+        q: &Question,
+        told: &mut Explanation,
+    ) -> Result<Outcome, DropReason> {
+        let s = at.snapshot;
+        self.place(pair.home, told);
+        let ends = Ends { proto: q.proto, from_port: q.source.1, to_port: q.destination.1 };
+        let comes = pair.back().flow(ends.back());
+        if told.groups.last().is_none_or(|last| last.access == Access::Allow) {
+            let theirs = judged(s, pair.to.id, Direction::Inbound, (q.proto, comes.remote, comes.inside.endpoint));
+            told.groups.extend(theirs);
+        }
+        let Some((shard, authority)) = self.serving(pair.home) else { return Ok(Outcome::NotHere) };
+        told.next_hop = Some(pair.to.backend.ip);
+        match private::plan(at, (shard, None), authority, pair, ends, Role::First) {
+            private::Plan::Pass => Ok(Outcome::Passes(q.source.0, q.source.1)),
+            private::Plan::Flow(slot, _) => {
+                told.mapping = Some(self.view(at.now_ns, pair.home, shard.replica.table.record(slot)));
+                Ok(Outcome::Passes(q.source.0, q.source.1))
+            }
+            private::Plan::Open(open) => Ok(Outcome::Opens(open.scenario, q.source.0, q.source.1)),
+            private::Plan::Park(_) => Ok(Outcome::Waits),
+            private::Plan::Refuse(reason) => Err(reason),
+        }
     }
 
     fn turned(

@@ -15,6 +15,7 @@ mod opening;
 mod outbound;
 mod pieces;
 mod policy;
+pub(crate) mod private;
 
 use crate::cache::Cache;
 use crate::context::Cx;

@@ -5,6 +5,7 @@
 use std::net::Ipv4Addr;
 
 use crate::addresses::{InsideEnd, check_destination, flow_of, next_hop, own_address};
+use crate::consent::note_hits;
 use crate::context::{Access, Exit, Frame, Hop};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{FlowKey, Slot};
@@ -14,9 +15,11 @@ use crate::judge::fragments::{Fate, Key, Way};
 use crate::judge::opening::{First, Opened, Opening};
 use crate::judge::policy::{self, Plan, Proposal, Role};
 use crate::lease::LeaseWords;
-use crate::record::Proto;
+use crate::private::pair_of;
+use crate::record::{Proto, Scenario};
+use crate::shard::Shard;
 use crate::shard::overlay::Parked;
-use crate::shard::standing::{groups_let, note_hits};
+use crate::shard::standing::groups_let;
 use crate::translation::{finish, put_source};
 use crate::wire::{IpPacket, Notice, TcpFlags, rewrite_destination};
 
@@ -44,6 +47,9 @@ impl<W: LeaseWords> Judge<'_, W> {
         let (s, at, link) = (self.cx.snapshot, self.cx.at(), Link::Inside(vnet));
         let id = *s.backend_by_ip.get(&(vnet, p.src)).ok_or(DropReason::SpoofedSource)?;
         let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
+        if let Some(pair) = pair_of(s, (vnet, p.src), p.dst) {
+            return self.private(&pair, p, frame);
+        }
         let authority = match self.shards.access(&self.cx, backend.home) {
             Access::Here(authority) => authority,
             Access::Forward(node) => return self.egress.forward(s, link, node, p.eth_src, frame),
@@ -131,6 +137,10 @@ impl<W: LeaseWords> Judge<'_, W> {
         let (at, authority) = (self.cx.at(), Authority::Lease { shard: home, term });
         if parked.from == Link::Outside {
             return self.release_inward(home, authority, slot, parked);
+        }
+        let opened = |shard: &Shard| shard.replica.table.record(slot).scenario();
+        if self.shards.replica(home).map(opened) == Some(Scenario::Private) {
+            return self.release_private(authority, home, slot, parked);
         }
         let Parked { frame: mut bytes, meta, packet: p, .. } = parked;
         let Some(shard) = self.shards.replica_mut(home) else {

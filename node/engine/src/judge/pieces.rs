@@ -8,6 +8,7 @@ use crate::ids::Link;
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key, Waiting, Way};
 use crate::lease::LeaseWords;
+use crate::private::pair_of;
 use crate::wire::{Fragment, decrement_ttl, may_fragment, rewrite_addresses, set_identification};
 
 impl<W: LeaseWords> Judge<'_, W> {
@@ -23,8 +24,12 @@ impl<W: LeaseWords> Judge<'_, W> {
         let home = match link {
             Link::Inside(vnet) => {
                 let id = s.backend_by_ip.get(&(vnet, f.src)).ok_or(DropReason::SpoofedSource)?;
-                check_destination(s, vnet, f.dst)?;
-                s.backends.get(id).ok_or(DropReason::SpoofedSource)?.home
+                if let Some(pair) = pair_of(s, (vnet, f.src), f.dst) {
+                    pair.home
+                } else {
+                    check_destination(s, vnet, f.dst)?;
+                    s.backends.get(id).ok_or(DropReason::SpoofedSource)?.home
+                }
             }
             Link::Outside => {
                 let id = s.frontend_by_ip.get(&f.dst).ok_or(DropReason::NotForUs)?;

@@ -5,6 +5,7 @@
 //! packets ask nobody (`established`); whether a mapping may stand is said by `shard::standing`.
 
 use crate::addresses::InsideEnd;
+use crate::consent::{groups_admit, groups_allow, groups_permit, note_stranger};
 use crate::context::At;
 use crate::event::{Authority, DropReason};
 use crate::flow::{FlowKey, Record, Slot};
@@ -12,7 +13,7 @@ use crate::ids::{BackendId, VnetId};
 use crate::record::{Addr, Endpoint, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
 use crate::shard::half_open::flow_of;
-use crate::shard::standing::{ending, groups_admit, groups_allow, groups_let, groups_permit, leads_to, note_stranger};
+use crate::shard::standing::{ending, groups_let, leads_to};
 use crate::snapshot::{Backend, Snapshot};
 use crate::wire::{IcmpKind, IpPacket, TcpFlags};
 

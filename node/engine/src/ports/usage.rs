@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 
 use crate::ids::{FrontendId, PortBlock};
 use crate::map::Keyed;
+use crate::record::is_untranslated;
 
 const PAGE_BITS: u16 = 8;
 const PAGE: usize = 1 << PAGE_BITS;
@@ -125,16 +126,25 @@ impl PortUsage {
     }
 
     pub(crate) fn open(&mut self, frontend: FrontendId, port: u16) {
+        if is_untranslated(frontend) {
+            return;
+        }
         self.count_one_more(frontend, port);
         self.page(frontend, port).live[usize::from(port) % PAGE] += 1;
     }
 
     pub(crate) fn hold_new(&mut self, frontend: FrontendId, port: u16) {
+        if is_untranslated(frontend) {
+            return;
+        }
         self.count_one_more(frontend, port);
         self.page(frontend, port).held[usize::from(port) % PAGE] += 1;
     }
 
     pub(crate) fn close(&mut self, frontend: FrontendId, port: u16) {
+        if is_untranslated(frontend) {
+            return;
+        }
         let page = self.page(frontend, port);
         let at = usize::from(port) % PAGE;
         page.live[at] = page.live[at].checked_sub(1).expect("a live mapping was counted");
@@ -142,6 +152,9 @@ impl PortUsage {
     }
 
     pub(crate) fn reopen(&mut self, frontend: FrontendId, port: u16) {
+        if is_untranslated(frontend) {
+            return;
+        }
         // Neither one less nor one more: its block is never empty in between.
         let page = self.page(frontend, port);
         let at = usize::from(port) % PAGE;
@@ -150,6 +163,9 @@ impl PortUsage {
     }
 
     pub(crate) fn release(&mut self, frontend: FrontendId, port: u16) {
+        if is_untranslated(frontend) {
+            return;
+        }
         self.count_one_less(frontend, port);
         let held = &mut self.page(frontend, port).held[usize::from(port) % PAGE];
         *held = held.checked_sub(1).expect("a held mapping was counted");

@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::flow::{Mark, Record, Slot};
 use crate::ids::{ControlIndex, PortBlock, ShardId};
 use crate::nat::timeouts::{SHORTEST_NS, Terms, silence};
-use crate::record::{CloseReason, FlowRecord, HoldClass};
+use crate::record::{CloseReason, FlowRecord, HoldClass, Scenario};
 use crate::shard::standing::{Asked, may_stand, note_again};
 use crate::shard::{Forces, Leadership, Shard, Sweep};
 use crate::snapshot::{Backend, Snapshot};
@@ -111,6 +111,8 @@ impl Shard {
                 let record = self.replica.table.record(slot);
                 let now = snapshot.security.revision(record.backend);
                 let asked = match &judged {
+                    // Two backends' groups: asked each time.
+                    _ if record.scenario() == Scenario::Private => Asked::No,
                     _ if now == 0 => Asked::Yes,
                     Some(judged) if judged.revision(record.backend) == now => Asked::Yes,
                     Some(_) | None => {
@@ -119,7 +121,7 @@ impl Shard {
                     }
                 };
                 let lives = record.is_live() && record.closing().is_none();
-                if lives && asked == Asked::No {
+                if lives && asked == Asked::No && record.scenario() != Scenario::Private {
                     note_again(&mut self.hits, snapshot, record);
                 }
                 if lives && let Err(reason) = may_stand(record, snapshot, &self.drains, asked) {

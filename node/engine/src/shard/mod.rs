@@ -57,6 +57,10 @@ pub(crate) const fn sharing_of(scenario: Scenario, granted: Sharing) -> Sharing 
     }
 }
 
+/// How long after the first group of an instance has come, or the owner before has gone, private connections that the log does not
+/// know are taken up in mid-stream (W4). Shorter than what a change ends is held, which is never taken up so.
+const ADOPTS_NS: u64 = 60_000_000_000;
+
 /// Orphan grace and holds as headers carry them (F6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Forces {
@@ -99,6 +103,8 @@ pub(crate) struct Leadership {
     /// The security groups under which all flows were judged.
     pub(crate) groups: Option<Arc<Attachments>>,
     pub(crate) report_ns: u64,
+    /// Until then private connections are taken up in mid-stream (W4).
+    pub(crate) adopts_until_ns: u64,
     pub(crate) announcement: Option<Announcement>,
 }
 
@@ -225,6 +231,7 @@ impl Shard {
             judge: None,
             groups: None,
             report_ns: now_ns,
+            adopts_until_ns: now_ns.saturating_add(ADOPTS_NS),
             announcement: None,
         });
     }
@@ -314,7 +321,13 @@ impl Shard {
     }
 
     /// A newer snapshot is in force: flows are judged again, and orders of changed leases are made anew when needed.
-    pub(crate) fn snapshot_loaded(&mut self, now_ns: u64, home: ShardId, snapshot: &Snapshot, opened: News) {
+    pub(crate) fn snapshot_loaded(
+        &mut self,
+        now_ns: u64,
+        home: ShardId,
+        snapshot: &Snapshot,
+        (opened, judged): (News, News),
+    ) {
         let none = Arc::default();
         let draining = snapshot.shards.get(&home).map_or(&none, |s| &s.draining);
         self.drains.note(now_ns, draining);
@@ -332,6 +345,9 @@ impl Shard {
                 lead.groups = None;
             }
             lead.judge = Some(0);
+            if judged == News::Yes {
+                lead.adopts_until_ns = now_ns.saturating_add(ADOPTS_NS);
+            }
         }
     }
 

@@ -2,13 +2,15 @@
 //! (`duties`), and by `judge::policy` for first packets, for those of mappings that live no longer, and for one packet of each
 //! flow after a change that concerns it.
 
+use crate::consent::{groups_admit, groups_allow, note_hits, note_stranger};
 use crate::flow::{FlowKey, Record, State};
 use crate::ids::BackendId;
-use crate::nsg::{Access, Direction, Hits, Tuple, verdict};
-use crate::record::{Addr, CloseReason, Endpoint, HoldClass, InsideKey, Proto, Scenario};
+use crate::nsg::Hits;
+use crate::private;
+use crate::record::{Addr, CloseReason, HoldClass, InsideKey, Scenario};
 use crate::rules::Rule;
 use crate::shard::drains::Drains;
-use crate::snapshot::{Backend, Filtering, Sharing, Snapshot};
+use crate::snapshot::{Backend, Snapshot};
 
 /// Whether the groups of a mapping's backend were asked about it before, and have not changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,8 +29,12 @@ pub(crate) fn may_stand(
     let Some(backend) = whose(snapshot, record.backend, &record.flow()) else { return Err(CloseReason::Policy) };
     match record.scenario() {
         Scenario::Pool | Scenario::Default | Scenario::OwnOut => {}
+        Scenario::Private => {
+            let stands = private::stands(snapshot, record.backend, &record.flow());
+            return if stands { Ok(()) } else { Err(CloseReason::Policy) };
+        }
         // A snapshot of this build gives nobody these rights.
-        Scenario::OwnIn | Scenario::Private => return Err(CloseReason::Policy),
+        Scenario::OwnIn => return Err(CloseReason::Policy),
         Scenario::Rule => {
             let stands = leads_to(snapshot, record) && (asked == Asked::Yes || groups_let(snapshot, record));
             return if stands { Ok(()) } else { Err(CloseReason::Policy) };
@@ -52,7 +58,10 @@ fn whose<'a>(s: &'a Snapshot, id: BackendId, flow: &FlowKey) -> Option<&'a Backe
 
 /// Whether a mapping that stands would go on to do so under another configuration, as far as it is no question of ports: what
 /// `may_stand` will say, foretold (D19).
-pub(crate) fn keeps_right(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool {
+pub(crate) fn keeps_right(s: &Snapshot, id: BackendId, flow: &FlowKey, scenario: Scenario) -> bool {
+    if scenario == Scenario::Private {
+        return private::stands(s, id, flow);
+    }
     let comes = || s.rules.to(flow.proto, flow.inside.endpoint.port, id).is_some() && groups_admit(s, id, flow);
     whose(s, id, flow).is_some() && (groups_allow(s, id, flow) || comes())
 }
@@ -83,33 +92,7 @@ pub(crate) fn groups_let(s: &Snapshot, record: &Record) -> bool {
     }
 }
 
-/// Whether the security groups of a backend let it have this flow (S26): as one that leaves, or, where its ports are open to
-/// whoever asks, as the answer to one that came in, since an answer needs no rule (S30).
-pub(crate) fn groups_allow(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool {
-    groups_permit(s, id, flow) || (takes_strangers(s, id) && groups_admit(s, id, flow))
-}
-
-/// Whether they let it begin the flow.
-pub(crate) fn groups_permit(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool {
-    let Some(attachment) = s.security.of(id) else { return true };
-    let leaves = tuple(flow.proto, flow.inside.endpoint, flow.remote);
-    leaves.is_some_and(|tuple| verdict(Direction::Outbound, Some(attachment), &tuple).access == Access::Allow)
-}
-
-/// Counts which rules decide about a flow of a backend's: those that let it leave or deny it, or, of one that stands as an
-/// answer, those that let it come.
-pub(crate) fn note_hits(hits: &mut Hits, s: &Snapshot, id: BackendId, flow: &FlowKey) {
-    let Some(attachment) = s.security.of(id) else { return };
-    let answers = takes_strangers(s, id) && !groups_permit(s, id, flow) && groups_admit(s, id, flow);
-    if answers {
-        return note_stranger(hits, s, id, flow);
-    }
-    if let Some(tuple) = tuple(flow.proto, flow.inside.endpoint, flow.remote) {
-        hits.note(Direction::Outbound, attachment, &tuple);
-    }
-}
-
-/// The same of a mapping that is judged again, by the direction in which it was begun.
+/// Counts which rules decide about a mapping that is judged again, by the direction in which it was begun.
 pub(crate) fn note_again(hits: &mut Hits, s: &Snapshot, record: &Record) {
     match record.scenario() {
         Scenario::Rule | Scenario::OwnIn => note_stranger(hits, s, record.backend, &record.flow()),
@@ -117,34 +100,4 @@ pub(crate) fn note_again(hits: &mut Hits, s: &Snapshot, record: &Record) {
             note_hits(hits, s, record.backend, &record.flow());
         }
     }
-}
-
-/// The same of a packet that its remote begins with.
-pub(crate) fn note_stranger(hits: &mut Hits, s: &Snapshot, id: BackendId, flow: &FlowKey) {
-    if let Some(attachment) = s.security.of(id)
-        && let Some(tuple) = tuple(flow.proto, flow.remote, flow.inside.endpoint)
-    {
-        hits.note(Direction::Inbound, attachment, &tuple);
-    }
-}
-
-/// Whether they let the remote begin it.
-pub(crate) fn groups_admit(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool {
-    let Some(attachment) = s.security.of(id) else { return true };
-    let comes = tuple(flow.proto, flow.remote, flow.inside.endpoint);
-    comes.is_some_and(|tuple| verdict(Direction::Inbound, Some(attachment), &tuple).access == Access::Allow)
-}
-
-/// Whether somebody may begin a flow to a port of a backend's (R3, R6).
-fn takes_strangers(s: &Snapshot, id: BackendId) -> bool {
-    let open = |b: &Backend| b.sharing == Sharing::Endpoint && b.filtering != Filtering::Tuple;
-    s.backends.get(&id).is_some_and(open)
-}
-
-/// `None`: not of IPv4, which no rule speaks of.
-pub(crate) fn tuple(proto: Proto, from: Endpoint, to: Endpoint) -> Option<Tuple> {
-    let (source, destination) = (from.addr.ipv4()?.to_bits(), to.addr.ipv4()?.to_bits());
-    // What identifies a query is no port.
-    let [source_port, destination_port] = if proto == Proto::Icmp { [0; 2] } else { [from.port, to.port] };
-    Some(Tuple { protocol: proto as u8, source, source_port, destination, destination_port })
 }

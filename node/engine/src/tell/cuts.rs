@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::flow::FlowKey;
 use crate::ids::{BackendId, ControlIndex, ShardId};
+use crate::record::Scenario;
 use crate::shard::standing;
 use crate::snapshot::Snapshot;
 use crate::tell::status::{FlowView, View};
@@ -20,8 +21,8 @@ pub struct Cut {
 
 /// Whether a mapping of `backend` keeps its right under `snapshot`, as the packet path judges it; its ports apart.
 #[must_use]
-pub fn keeps_right(snapshot: &Snapshot, backend: BackendId, flow: &FlowKey) -> bool {
-    standing::keeps_right(snapshot, backend, flow)
+pub fn keeps_right(snapshot: &Snapshot, backend: BackendId, flow: &FlowKey, scenario: Scenario) -> bool {
+    standing::keeps_right(snapshot, backend, flow, scenario)
 }
 
 impl View<'_> {

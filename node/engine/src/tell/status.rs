@@ -7,7 +7,7 @@ use crate::event::NotServing;
 use crate::flow::{Record, State};
 use crate::ids::{BackendId, ControlIndex, FrontendId, LogIndex, NodeId, PortBlock, ShardId, Term};
 use crate::ports::BlockUse;
-use crate::record::{Endpoint, HoldClass, InsideKey, Proto};
+use crate::record::{Endpoint, HoldClass, InsideKey, Proto, PublicKey, Scenario, is_untranslated};
 use crate::shard::Shard;
 pub use crate::shard::announcement::Confirmed;
 use crate::shard::apply::ApplyCounts;
@@ -42,6 +42,8 @@ pub struct FlowView {
     pub public: (FrontendId, Option<Ipv4Addr>, u16),
     /// The remote end.
     pub remote: Endpoint,
+    /// By which right.
+    pub scenario: Scenario,
     /// State.
     pub state: FlowState,
     /// The entry that wrote it last; 0 while opening.
@@ -192,8 +194,10 @@ impl View<'_> {
                 backend: pending.backend,
                 proto: flow.proto,
                 inside: flow.inside,
-                public: (pending.public.frontend, self.address_of(pending.public.frontend), pending.public.port),
+                public: self.public_of(&pending.public, flow.inside),
                 remote: flow.remote,
+                // No other right has a place in the stream yet.
+                scenario: if is_untranslated(pending.public.frontend) { Scenario::Private } else { Scenario::Pool },
                 state: FlowState::Opening,
                 written_at: LogIndex(0),
                 idle_ms: now_ns.saturating_sub(pending.since_ns) / 1_000_000,
@@ -204,8 +208,13 @@ impl View<'_> {
         None
     }
 
-    fn address_of(&self, frontend: FrontendId) -> Option<Ipv4Addr> {
-        self.snapshot?.frontends.get(&frontend).map(|f| f.ip)
+    fn public_of(&self, key: &PublicKey, inside: InsideKey) -> (FrontendId, Option<Ipv4Addr>, u16) {
+        let ip = if is_untranslated(key.frontend) {
+            inside.endpoint.addr.ipv4()
+        } else {
+            self.snapshot.and_then(|s| s.frontends.get(&key.frontend)).map(|f| f.ip)
+        };
+        (key.frontend, ip, key.port)
     }
 
     pub(crate) fn view(&self, now_ns: u64, shard: ShardId, record: &Record) -> FlowView {
@@ -214,8 +223,9 @@ impl View<'_> {
             backend: record.backend,
             proto: record.proto,
             inside: record.inside_key(),
-            public: (record.frontend, self.address_of(record.frontend), record.public_port),
+            public: self.public_of(&record.public(), record.inside_key()),
             remote: record.remote,
+            scenario: record.scenario(),
             state: match record.state {
                 State::Held(class) => FlowState::Held(class),
                 State::Live | State::Free if record.closing().is_some() => FlowState::Closing,

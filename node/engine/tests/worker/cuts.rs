@@ -33,7 +33,7 @@ fn foretold(lab: &Lab, slots: u32, limit: usize) -> u64 {
         let mut found = Vec::new();
         from = lab.nodes[0].worker.view().list_of(lab.now, (SHARD, &of_a), at, (slots, limit), &mut found);
         assert!(found.len() <= limit && found.iter().all(|view| view.backend == BackendId(1)));
-        count += found.iter().filter(|view| !keeps_right(&after, view.backend, &flow_of(view))).count();
+        count += found.iter().filter(|view| !keeps_right(&after, view.backend, &flow_of(view), view.scenario)).count();
     }
     u64::try_from(count).expect("few")
 }

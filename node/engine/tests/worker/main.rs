@@ -23,6 +23,7 @@ mod order;
 mod own;
 mod ownership;
 mod payload;
+mod private;
 mod raw;
 mod refusals;
 mod scans;
