@@ -200,14 +200,14 @@ impl<W: LeaseWords> Judge<'_, W> {
 
     /// A packet passes by its mapping. Datagrams keep it alive either way: nobody here is a stranger.
     fn note_private(&mut self, authority: Authority, (pair, slot, course): (&Pair<'_>, Slot, Course), p: &IpPacket) {
-        let (s, now_ns) = (self.cx.snapshot, self.cx.now_ns);
+        let at = self.cx.at();
         let Some(shard) = self.shards.replica_mut(pair.home) else { return };
         match course {
-            Course::Forth => shard.note_out(s, now_ns, authority, slot, p),
+            Course::Forth => shard.note_out(self.cache, at, authority, slot, p),
             Course::Back => {
-                shard.note_in(s, now_ns, authority, slot, p);
+                shard.note_in(self.cache, at, authority, slot, p);
                 if p.tcp.is_none() {
-                    shard.replica.table.record_mut(slot).last_seen = Seen::at(now_ns);
+                    shard.replica.table.record_mut(slot).last_seen = Seen::at(at.now_ns);
                 }
             }
         }
