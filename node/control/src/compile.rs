@@ -11,8 +11,8 @@ use std::sync::Arc;
 use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, NodeId, ShardId, VnetId};
 use engine::snapshot::{
-    Backend, Draining, Frontend, Networks, NodeLinks, Outside, Params, Private, Refusals, SHORT_IDLE_PORTS_MAX, Snapshot,
-    Subnet, TcpReset, Ways,
+    Backend, Draining, Frontend, Networks, NodeLinks, Outside, Params, Private, Refusals, SHORT_IDLE_PORTS_MAX,
+    Snapshot, Subnet, TcpReset, Ways,
 };
 
 use engine::nsg::Attachments;
