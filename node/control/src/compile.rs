@@ -229,10 +229,16 @@ fn private(state: &State) -> Private {
         let subnets = network.subnets.values().filter(|subnet| subnet.isolated);
         subnets.filter_map(|subnet| Some((*vnets.get(name)?, subnet.prefix)))
     });
+    let spaces = desired.virtual_networks.iter().filter_map(|(name, network)| {
+        let reached = desired.connected(name).map(|(_, peer)| peer).chain([network]);
+        let spaces = reached.flat_map(|network| network.space()).chain(network.on_premises.iter().copied());
+        Some((*vnets.get(name)?, spaces.collect()))
+    });
     Private {
         routed: Format::of_level(state.level) != Format::First,
         connected: connected.collect(),
         isolated: isolated.collect(),
+        spaces: spaces.collect(),
     }
 }
 

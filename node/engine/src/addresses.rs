@@ -21,7 +21,8 @@ pub(crate) fn check_destination(s: &Snapshot, vnet: VnetId, dst: Ipv4Addr) -> Re
         return Err(DropReason::MartianDestination);
     }
     // Who declares a private network as the outside one means it.
-    let unrouted = is_private(dst) && !s.outside.prefix.contains(dst);
+    let private = || s.private.spaces.get(&vnet).is_some_and(|spaces| spaces.iter().any(|space| space.contains(dst)));
+    let unrouted = (is_private(dst) || private()) && !s.outside.prefix.contains(dst);
     if unrouted || subnet_of(s, vnet, dst).is_some() { Err(DropReason::PrivateDestination) } else { Ok(()) }
 }
 

@@ -211,6 +211,17 @@ impl Cache {
         }
     }
 
+    /// A shard's table goes: another one may stand in its place before its entries are looked through, with other slots.
+    pub(crate) fn forget_shard(&mut self, shard: ShardId) {
+        self.upset = true;
+        self.wanted.retain(|(of, _)| *of != shard);
+        let of_it = |carried: &Option<Carried>| carried.is_some_and(|carried| carried.shard == shard);
+        let numbers = (0_u32..).zip(&self.carried).filter(|(_, carried)| of_it(carried)).map(|(number, _)| number);
+        for number in numbers.collect::<Vec<_>>() {
+            self.forget(number);
+        }
+    }
+
     /// The numbers of entries that are due to be looked at.
     pub(crate) fn due(&mut self, now_ns: u64) -> impl Iterator<Item = u32> + use<> {
         let all = self.carried.len();

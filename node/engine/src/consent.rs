@@ -8,6 +8,7 @@ use crate::flow::FlowKey;
 use crate::ids::BackendId;
 use crate::nsg::{Access, Attachment, Direction, Hits, Tuple, verdict};
 use crate::record::{Endpoint, Proto};
+use crate::revision::PARTS_MAX;
 use crate::snapshot::{Backend, Filtering, Sharing, Snapshot};
 
 /// Whether the security groups of a backend let it have this flow (S26): as one that leaves, or, where its ports are open to
@@ -85,10 +86,20 @@ pub(crate) fn tuple(proto: Proto, from: Endpoint, to: Endpoint) -> Option<Tuple>
     Some(Tuple { protocol: proto as u8, source, source_port, destination, destination_port })
 }
 
-/// Whether groups judge somebody whom none judged before: connections of his are older than any mapping.
-pub(crate) fn groups_came(before: Option<&Snapshot>, after: &Snapshot) -> News {
+/// Whether private connections may be older than what their shard knows of them: groups judge somebody whom none judged before, or
+/// somebody lives in another shard than before.
+pub(crate) fn connections_came(before: Option<&Snapshot>, after: &Snapshot) -> News {
     let Some(before) = before else { return News::Yes };
+    if after.security.is_empty() {
+        return News::No;
+    }
     let same = Arc::ptr_eq(&before.security, &after.security);
-    let came = !same && after.security.iter().any(|(id, _)| before.security.of(id).is_none());
+    let groups = || !same && after.security.iter().any(|(id, _)| before.security.of(id).is_none());
+    let moved = |id| match (before.backends.get(&id), after.backends.get(&id)) {
+        (Some(then), Some(now)) => then.home != now.home,
+        (None, _) | (_, None) => false,
+    };
+    let many = after.backends.parts_apart_from(&before.backends) > PARTS_MAX;
+    let came = groups() || many || after.backends.changed_since(&before.backends).any(moved);
     if came { News::Yes } else { News::No }
 }

@@ -263,7 +263,7 @@ impl<W: LeaseWords> Group<'_, W> {
 
     fn forget_replica(&mut self, shard: ShardId) {
         self.lose_overlay(shard);
-        self.cache.upset();
+        self.cache.forget_shard(shard);
         self.shards.entry(shard).replica = None;
     }
 }

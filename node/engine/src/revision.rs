@@ -13,7 +13,7 @@ use crate::snapshot::Snapshot;
 /// and decide again with each other.
 const PLACES: usize = 1 << 16;
 /// Parts of backends that a load compares one by one; if more have changed, all decide again.
-const PARTS_MAX: usize = 32;
+pub(crate) const PARTS_MAX: usize = 32;
 /// Backends with groups that it compares one by one; if there are more, all decide again when any group has changed.
 const GROUPED_MAX: usize = 2048;
 

@@ -254,6 +254,9 @@ pub struct Private {
     pub connected: BTreeMap<VnetId, Vec<VnetId>>,
     /// Subnets whose hosts reach nobody but the gateway.
     pub isolated: Vec<(VnetId, Prefix)>,
+    /// What is private to each network, whether anybody declared has it or not: its own space, that of the networks which it is
+    /// connected to, and what is on premises.
+    pub spaces: BTreeMap<VnetId, Vec<Prefix>>,
 }
 
 /// An inside subnet.

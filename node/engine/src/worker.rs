@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::cache::Cache;
 use crate::codec::Format;
-use crate::consent::groups_came;
+use crate::consent::connections_came;
 use crate::context::News;
 use crate::context::{At, Cx, Frame};
 use crate::egress::claims::Claim;
@@ -113,7 +113,7 @@ impl Worker {
             return false;
         }
         self.egress.neighbours.set_version(snapshot.control_index);
-        let judged = groups_came(self.snapshot.as_deref(), &snapshot);
+        let judged = connections_came(self.snapshot.as_deref(), &snapshot);
         let opened = self.revisions.load(self.snapshot.as_deref(), &snapshot);
         if self.snapshot.as_ref().is_some_and(|before| before.params.orphan_grace_ms != snapshot.params.orphan_grace_ms)
         {

@@ -1,8 +1,8 @@
 //! What comes in by a rule, without a mapping (W3): a client's first packets go to the member that its hash chooses, and the
 //! packet that completes a handshake waits until the log has the mapping.
 //!
-//! Never a mapping for a packet that anybody may write in a stranger's name: of a connection the backend must have answered, of
-//! datagrams the answer opens it. `policy::enter` decides; called by `inbound`.
+//! Never a mapping for a packet that anybody may write in a stranger's name: a connection is proved by
+//! whoever acknowledges its backend's answer, a datagram by the answer. `policy::enter` decides; called by `inbound`.
 
 use crate::addresses::InsideEnd;
 use crate::context::{Exit, Frame};
@@ -28,7 +28,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         let at = self.cx.at();
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
         let (role, known) = (Role::of(p), shard.half_open.of(key, at.now_ns).is_some());
-        let entry = policy::enter(at, shard, authority, key, role);
+        let entry = policy::enter(at, shard, authority, key, (role, p.tcp));
         if at.snapshot.rules.of(key).is_none() || (role == Role::First && !known) {
             policy::note_stranger_hits(at.snapshot, shard, key);
         }
@@ -43,7 +43,7 @@ impl<W: LeaseWords> Judge<'_, W> {
                 if p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::RST)) {
                     shard.half_open.remove(key);
                 } else if !known {
-                    shard.half_open.put(at.now_ns, open, false);
+                    shard.half_open.put(at.now_ns, open, None);
                 }
                 let to = InsideEnd::of(open.inside).ok_or(DropReason::NoMapping)?;
                 self.send_in(authority, to, p, frame)

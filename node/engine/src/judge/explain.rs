@@ -251,7 +251,7 @@ impl View<'_> {
                     told.backend = Some(*id);
                     told.groups = judged(s, *id, Direction::Inbound, (q.proto, remote, inside.endpoint));
                 }
-                match enter(at, shard, authority, &key, Role::First)? {
+                match enter(at, shard, authority, &key, (Role::First, None))? {
                     Entry::Stranger(to) => Ok(to),
                     Entry::Half { open, .. } | Entry::Park(open) | Entry::Open { open, .. } => {
                         InsideEnd::of(open.inside).ok_or(DropReason::NoMapping)

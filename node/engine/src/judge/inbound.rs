@@ -90,7 +90,10 @@ impl<W: LeaseWords> Judge<'_, W> {
             shard.note_in(self.cache, at, authority, slot, &p);
         }
         let sent = to.and_then(|to| self.rewrite_in(authority, to, &p, &mut Frame { meta: &meta, bytes: &mut bytes }));
-        self.decide(authority, slot);
+        if sent.is_ok() {
+            // What may not pass decides nothing for the next ones.
+            self.decide(authority, slot);
+        }
         let key = Key::of_first(Link::Outside, &p);
         match sent {
             Ok((exit, hop)) => self.egress.send_later(at.now_ns, exit, hop, meta, bytes),

@@ -65,6 +65,8 @@ impl Opening<'_> {
         if !shard.stream.is_open() {
             return Err(DropReason::Backpressure);
         }
+        // The other end may have begun the same flow since this packet's was chosen.
+        opens_once(shard, flow, None)?;
         let public = match proposal.end {
             End::Again(public) => public,
             End::Ruled(public) => {
@@ -82,6 +84,7 @@ impl Opening<'_> {
                 kept(s, shard, backend, public)?
             }
         };
+        opens_once(shard, flow, Some(&public))?;
         let scenario = proposal.scenario;
         let leaves = scenario.class() == CommitClass::BehindFirst;
         let frame = match leaves {
@@ -112,8 +115,9 @@ pub(crate) fn public_end(
     flow: &FlowKey,
 ) -> Result<Option<PublicKey>, DropReason> {
     let (s, (id, backend)) = (at.snapshot, proposal.backend);
+    opens_once(shard, flow, None)?;
     match proposal.end {
-        End::Again(public) | End::Ruled(public) => Ok(Some(public)),
+        End::Again(public) | End::Ruled(public) => opens_once(shard, flow, Some(&public)).map(|()| Some(public)),
         End::Granted => {
             shard.admits(at.now_ns, &s.params, id)?;
             let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
@@ -125,6 +129,12 @@ pub(crate) fn public_end(
             kept(s, shard, backend, public).map(Some)
         }
     }
+}
+
+/// A flow opens once at a time, and a public end is opened for one flow.
+fn opens_once(shard: &Shard, flow: &FlowKey, public: Option<&PublicKey>) -> Result<(), DropReason> {
+    let taken = shard.overlay.is_opening(flow) || public.is_some_and(|public| shard.overlay.is_reserved(public));
+    if taken { Err(DropReason::OpenRefused) } else { Ok(()) }
 }
 
 /// The end that was picked, if there was one. A shard is closed (M3); a lease elsewhere would never see its return traffic.

@@ -18,6 +18,7 @@ use crate::lease::LeaseWords;
 use crate::private::pair_of;
 use crate::record::{Proto, Scenario};
 use crate::shard::Shard;
+use crate::shard::half_open::Proof;
 use crate::shard::overlay::Parked;
 use crate::shard::standing::groups_let;
 use crate::translation::{finish, put_source};
@@ -88,9 +89,11 @@ impl<W: LeaseWords> Judge<'_, W> {
                 sent
             }
             Plan::Answer(open) => {
-                shard.half_open.put(at.now_ns, open, true);
-                if p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::RST)) {
-                    shard.half_open.remove(&open.public);
+                let reset = p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::RST));
+                match p.tcp.filter(|tcp| tcp.flags.contains(TcpFlags::SYN)) {
+                    Some(answer) => shard.half_open.put(at.now_ns, open, Some(Proof::of(&answer))),
+                    None if reset => shard.half_open.remove(&open.public),
+                    None => {}
                 }
                 let source = Source { vnet, frontend: open.public.frontend, port: open.public.port };
                 self.send_out(authority, source, p, frame)

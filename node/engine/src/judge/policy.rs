@@ -15,7 +15,7 @@ use crate::shard::Shard;
 use crate::shard::half_open::flow_of;
 use crate::shard::standing::{ending, groups_let, leads_to};
 use crate::snapshot::{Backend, Snapshot};
-use crate::wire::{IcmpKind, IpPacket, TcpFlags};
+use crate::wire::{IcmpKind, IpPacket, TcpFields, TcpFlags};
 
 /// What a packet is to its flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -224,8 +224,9 @@ fn outbound_use(at: At<'_>, shard: &Shard, slot: Slot, role: Role, (id, backend)
         return Use::Refuse(DropReason::SecurityRule);
     }
     let Some(class) = ending(record) else {
-        // An address that went to another backend: the old one's flows are about to close.
-        return if record.backend == id { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
+        // An address that went to another backend, or a rule that leads here no more: their flows are about to close.
+        let stays = record.backend == id && (record.scenario() != Scenario::Rule || leads_to(at.snapshot, record));
+        return if stays { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
     };
     if record.scenario() == Scenario::Rule {
         let late = role != Role::First && record.backend == id && leads_to(at.snapshot, record);
@@ -291,7 +292,7 @@ pub(crate) fn enter(
     shard: &Shard,
     authority: Authority,
     key: &PublicKey,
-    role: Role,
+    (role, tcp): (Role, Option<TcpFields>),
 ) -> Result<Entry, DropReason> {
     let s = at.snapshot;
     if s.rules.of(key).is_none() {
@@ -311,12 +312,18 @@ pub(crate) fn enter(
     if shard.overlay.is_reserved(key) {
         return Ok(Entry::Park(open));
     }
-    let tcp = key.proto == Proto::Tcp;
+    if began_itself(shard, &open) {
+        return Err(DropReason::NoMapping);
+    }
     match (role, half) {
         (Role::First, half) => Ok(Entry::Half { open, known: half.is_some() }),
-        (Role::Other | Role::Last, Some(half)) if tcp && half.answered => Ok(Entry::Open { open, adopted: false }),
+        (Role::Other | Role::Last, Some(half)) if tcp.is_some_and(|tcp| half.is_proved_by(&tcp)) => {
+            Ok(Entry::Open { open, adopted: false })
+        }
         (Role::Last, Some(_)) => Ok(Entry::Half { open, known: true }),
-        (Role::Other, None) if tcp && shard.may_adopt(at.now_ns) && shard.half_open.may_adopt(key.frontend) => {
+        (Role::Other, None)
+            if tcp.is_some() && shard.may_adopt(at.now_ns) && shard.half_open.may_adopt(key.frontend) =>
+        {
             Ok(Entry::Open { open, adopted: true })
         }
         (Role::Answer | Role::Last | Role::Other, _) => Err(DropReason::NoMapping),
@@ -348,9 +355,14 @@ pub(crate) fn chosen(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<Ope
     let endpoint = Endpoint { addr: Addr::from(to.ip), port: rule.inside_port(key.port) };
     let inside = InsideKey { vnet: to.vnet, endpoint };
     let open = Open { public: *key, inside, backend, scenario: Scenario::Rule };
-    // The instance has opened exactly this flow itself: what answers by it would be told apart from nothing.
-    let taken = table.find_inside(&flow_of(&open)).is_some_and(|slot| ending(table.record(slot)).is_none());
-    if taken || shard.overlay.is_opening(&flow_of(&open)) { Err(DropReason::NoMapping) } else { Ok(open) }
+    if began_itself(shard, &open) { Err(DropReason::NoMapping) } else { Ok(open) }
+}
+
+/// Whether the instance has opened exactly this flow itself: what answers by it would be told apart from nothing.
+fn began_itself(shard: &Shard, open: &Open) -> bool {
+    let (table, flow) = (&shard.replica.table, flow_of(open));
+    let lives = table.find_inside(&flow).is_some_and(|slot| ending(table.record(slot)).is_none());
+    lives || shard.overlay.is_opening(&flow)
 }
 
 /// The inside end that a client's first packet reaches by a rule, if the groups let it.
@@ -394,12 +406,11 @@ fn answer<'a>(
     }
 }
 
-/// The mapping of a flow that a rule let in, though nothing is known of it here: its first packet gave way to a flood, or came to an
-/// owner before. Exactly one rule leads to its port, and chooses the backend for this client (W3).
+/// The mapping of a connection that a rule let in, though nothing is known of it here: its first packet came to an owner before,
+/// and its answer is repeated. Exactly one rule leads to its port, and chooses the backend for this client (W3). Not so a datagram:
+/// nothing tells it from one that the backend begins, and the client's next one says that it is none.
 fn let_in_before(at: At<'_>, shard: &Shard, id: BackendId, flow: &FlowKey, role: Role) -> Option<Open> {
-    let repeated = flow.proto == Proto::Tcp && role == Role::Answer;
-    let answered = flow.proto == Proto::Udp && shard.may_adopt(at.now_ns);
-    if !repeated && !answered {
+    if flow.proto != Proto::Tcp || role != Role::Answer || !shard.may_adopt(at.now_ns) {
         return None;
     }
     let s = at.snapshot;

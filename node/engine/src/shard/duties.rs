@@ -112,7 +112,10 @@ impl Shard {
                 let now = snapshot.security.revision(record.backend);
                 let asked = match &judged {
                     // Two backends' groups: asked each time.
-                    _ if record.scenario() == Scenario::Private => Asked::No,
+                    _ if record.scenario() == Scenario::Private => {
+                        left = left.saturating_sub(2 * VERDICT_SLOTS);
+                        Asked::No
+                    }
                     _ if now == 0 => Asked::Yes,
                     Some(judged) if judged.revision(record.backend) == now => Asked::Yes,
                     Some(_) | None => {

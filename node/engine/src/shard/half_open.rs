@@ -12,6 +12,7 @@ use crate::flow::FlowKey;
 use crate::ids::FrontendId;
 use crate::record::{Open, PublicKey};
 use crate::snapshot::Map;
+use crate::wire::{TcpFields, TcpFlags};
 
 /// Flows of one frontend that wait for a proof.
 pub(crate) const HALF_OPEN_MAX: usize = 16_384;
@@ -23,10 +24,35 @@ const PATIENCE_NS: u64 = 75 * SECOND_NS;
 pub(crate) struct Half {
     /// The mapping that it will have.
     pub(crate) open: Open,
-    /// Its backend has answered.
-    pub(crate) answered: bool,
+    /// Its backend has answered, and what proves that the client heard it.
+    proof: Option<Proof>,
     number: u64,
     since_ns: u64,
+}
+
+impl Half {
+    /// Whether a segment is of somebody who has heard the backend's answer: it acknowledges it. Who only writes in a client's name
+    /// does not know its number; a host that never asked resets what it hears.
+    pub(crate) fn is_proved_by(&self, tcp: &TcpFields) -> bool {
+        let heard = |proof: Proof| tcp.ack.wrapping_sub(proof.first) <= proof.data;
+        let speaks = tcp.flags.contains(TcpFlags::ACK) && !tcp.flags.contains(TcpFlags::RST);
+        speaks && self.proof.is_some_and(heard)
+    }
+}
+
+/// The acknowledgment numbers that a backend's SYN-ACK asks for (RFC 9293 3.5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Proof {
+    /// Of the SYN.
+    first: u32,
+    /// Octets that came with it (RFC 7413).
+    data: u32,
+}
+
+impl Proof {
+    pub(crate) const fn of(answer: &TcpFields) -> Self {
+        Self { first: answer.seq.wrapping_add(1), data: answer.payload_len }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -62,14 +88,14 @@ impl HalfOpen {
     }
 
     /// One more, or another one in the place of one with this public end.
-    pub(crate) fn put(&mut self, now_ns: u64, open: Open, answered: bool) {
+    pub(crate) fn put(&mut self, now_ns: u64, open: Open, proof: Option<Proof>) {
         let key = open.public;
         self.remove(&key);
         self.next += 1;
         let number = self.next;
         let of = self.frontends.entry(key.frontend).or_default();
         of.order.push_back((number, key));
-        of.flows.insert(key, Half { open, answered, number, since_ns: now_ns });
+        of.flows.insert(key, Half { open, proof, number, since_ns: now_ns });
         self.by_flow.insert(flow_of(&open), key);
         while let Some((number, oldest)) = of.order.front().copied() {
             let known = of.flows.get(&oldest).filter(|half| half.number == number).copied();
@@ -147,9 +173,9 @@ mod tests {
     #[test]
     fn a_flood_makes_the_oldest_of_its_own_frontend_give_way() {
         let mut all = HalfOpen::default();
-        all.put(0, open(2, 7), false);
+        all.put(0, open(2, 7), None);
         let flood = u32::try_from(HALF_OPEN_MAX).expect("small") + 10;
-        (0..flood).for_each(|client| all.put(1, open(1, client), false));
+        (0..flood).for_each(|client| all.put(1, open(1, client), None));
         assert_eq!((all.len(FrontendId(1)), all.len(FrontendId(2))), (HALF_OPEN_MAX, 1));
         assert!(all.of(&open(2, 7).public, 1).is_some());
         assert!(all.of(&open(1, 9).public, 1).is_none() && all.of_flow(&flow_of(&open(1, 9)), 1).is_none());
@@ -160,9 +186,9 @@ mod tests {
     #[test]
     fn what_comes_and_goes_leaves_nothing_behind() {
         let mut all = HalfOpen::default();
-        all.put(0, open(1, 1), false);
+        all.put(0, open(1, 1), None);
         for round in 0..5 * u64::try_from(HALF_OPEN_MAX).expect("small") {
-            all.put(round, open(1, 2), true);
+            all.put(round, open(1, 2), None);
             all.remove(&open(1, 2).public);
         }
         let of = &all.frontends[&FrontendId(1)];
@@ -170,7 +196,7 @@ mod tests {
         assert_eq!((of.flows.len(), all.by_flow.len()), (1, 1));
         assert!(all.of(&open(1, 1).public, PATIENCE_NS - 1).is_some());
         assert!(all.of(&open(1, 1).public, PATIENCE_NS).is_none(), "nobody proved it");
-        all.put(PATIENCE_NS, open(1, 3), false);
+        all.put(PATIENCE_NS, open(1, 3), None);
         assert_eq!(all.len(FrontendId(1)), 1);
     }
 }

@@ -367,3 +367,18 @@ fn neighbours_of_what_the_kernel_carries_are_asked_in_time() {
     use_it(&mut lab, 31, &mut packets);
     assert!(kernel.get().live.is_empty(), "nobody answers: the worker's from now on");
 }
+
+#[test]
+fn a_replica_that_is_made_anew_is_not_looked_through_for_what_its_former_one_had() {
+    let (mut lab, kernel) = with(8, FastMode::Eager);
+    let public = connect(&mut lab, 5000);
+    talk(&mut lab, 5000, public, 5);
+    turn(&mut lab, &kernel, 10);
+    let (_, entry) = kernel.only();
+    lab.event(0, GroupEvent::Dropped { shard: SHARD });
+    lab.event(0, GroupEvent::Opened { shard: SHARD, epoch: 1, index: LogIndex(1), loads: true });
+    assert!(kernel.get().live.is_empty(), "its table is gone");
+    turn(&mut lab, &kernel, 2_000);
+    assert!(!kernel.passes(&entry));
+    assert_eq!(lab.nodes[0].worker.fast_counts().entries, 0);
+}

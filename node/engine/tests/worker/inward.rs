@@ -312,3 +312,72 @@ fn a_member_reaches_the_frontend_of_its_own_pool_another_member_or_itself() {
         lab.assert_in_step();
     }
 }
+
+#[test]
+fn only_who_has_heard_the_backends_answer_completes_a_handshake() {
+    let mut lab = lab(1);
+    lab.run(76_000);
+    let before = lab.log.len();
+    let to = half(&mut lab, 7001);
+    for wrong in [0, 500, 502, 500_000] {
+        let blind = lab.frame(0, OUTSIDE, tcp(CLIENT, 7001, PUBLIC, 80, ACK, 101, wrong));
+        assert_eq!(blind, Verdict::Drop(DropReason::NoMapping), "{wrong}");
+    }
+    assert_eq!(lab.pass(0, OUTSIDE, tcp(CLIENT, 7001, PUBLIC, 80, ACK, 101, 501)).dst, to);
+    assert_eq!(lab.log.len(), before + 1);
+    // A host that never asked resets what it hears: that goes in, and nothing is written.
+    let to = half(&mut lab, 7002);
+    assert_eq!(lab.pass(0, OUTSIDE, tcp(CLIENT, 7002, PUBLIC, 80, RST, 501, 0)).dst, to);
+    let late = lab.frame(0, OUTSIDE, tcp(CLIENT, 7002, PUBLIC, 80, ACK, 101, 501));
+    assert_eq!((late, lab.log.len()), (Verdict::Drop(DropReason::NoMapping), before + 1));
+}
+
+#[test]
+fn a_flow_that_its_backend_begins_while_it_comes_in_is_opened_once() {
+    for committed in [false, true] {
+        let mut lab = lab(1);
+        let to = half(&mut lab, 7001);
+        lab.hold = Hold::Yes;
+        assert_eq!(lab.out(0, tcp(to, 8080, CLIENT, 7001, SYN, 900, 0)), Verdict::Consumed, "a flow of its own");
+        if committed {
+            lab.commit_waiting();
+        }
+        let ack = lab.frame(0, OUTSIDE, tcp(CLIENT, 7001, PUBLIC, 80, ACK, 101, 501));
+        assert_eq!(ack, Verdict::Drop(DropReason::NoMapping));
+        lab.commit_waiting();
+        assert_eq!(flows(&lab).len(), 1, "one mapping for one flow");
+        lab.assert_in_step();
+    }
+}
+
+#[test]
+fn after_a_takeover_a_datagram_of_a_backend_is_its_own_until_the_client_speaks() {
+    let mut lab = lab(2);
+    let index = lab.loaded(0) + 1;
+    let (deny, all) = ([access(nsg::Access::Deny)], [access(nsg::Access::Allow)]);
+    lab.load(index, |s| {
+        put(s, &both(&[1]));
+        of_a(s, [None, group(&all, &deny)]);
+    });
+    lab.elect(1);
+    lab.run(20);
+    let begun = lab.out(1, udp(A, 5353, CLIENT, 4000));
+    assert_eq!(begun, Verdict::Drop(DropReason::SecurityRule), "S43: nobody asked");
+    assert!(flows(&lab).is_empty());
+}
+
+#[test]
+fn a_rule_that_is_gone_ends_its_connections_packets_both_ways_at_once() {
+    let mut lab = lab(1);
+    let to = connect(&mut lab, 7001);
+    // The stream takes nothing, so that the mapping cannot be closed yet.
+    lab.hold = Hold::Refuse;
+    lab.out(0, udp(A, 6000, REMOTE, 443));
+    lab.run(5);
+    load(&mut lab, &[]);
+    assert_eq!(flows(&lab)[0].state, FlowState::Live);
+    let said = lab.frame(0, INSIDE, tcp(to, 8080, CLIENT, 7001, ACK, 501, 101));
+    assert!(matches!(said, Verdict::Drop(_)), "{said:?}");
+    let asked = lab.frame(0, OUTSIDE, tcp(CLIENT, 7001, PUBLIC, 80, ACK, 101, 501));
+    assert!(matches!(asked, Verdict::Drop(_)), "{asked:?}");
+}

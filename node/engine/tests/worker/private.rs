@@ -14,13 +14,14 @@ use qnat_engine::nsg::{Access, Attachment};
 use qnat_engine::record::{Proto, Scenario};
 use qnat_engine::snapshot::{Private, Snapshot};
 use qnat_engine::wire::ArpOp;
+use words::Prefix;
 
 const DENIED: Verdict = Verdict::Drop(DropReason::SecurityRule);
 
 /// Hosts of the subnet reach nobody but the gateway.
 fn isolated(s: &mut Snapshot) {
     let isolated = s.subnets.iter().map(|subnet| (subnet.vnet, subnet.prefix)).collect();
-    s.private = Arc::new(Private { routed: true, connected: BTreeMap::new(), isolated });
+    s.private = Arc::new(Private { routed: true, isolated, ..Private::default() });
 }
 
 /// These groups judge A and B.
@@ -185,6 +186,25 @@ fn in_mid_stream_a_connection_is_taken_up_if_either_side_may_begin_it() {
 }
 
 #[test]
+fn who_comes_to_live_in_another_shard_keeps_private_connections() {
+    let mut lab = lab(1, [closed(), open()]);
+    let home = |lab: &mut Lab, shard| {
+        let index = lab.loaded(0) + 1;
+        lab.load(index, |s| {
+            isolated(s);
+            judged(s, [closed(), open()]);
+            s.backends.get_mut(&BackendId(1)).expect("A").home = shard;
+        });
+    };
+    home(&mut lab, OTHER);
+    lab.run(61_000);
+    home(&mut lab, SHARD);
+    assert_eq!(lab.pass(0, INSIDE, tcp(B, 80, A, 5000, ACK, 9, 2)).dst, A, "begun where A lived before");
+    lab.run(61_000);
+    assert_eq!(lab.out(0, tcp(B, 80, A, 5001, ACK, 9, 2)), DENIED);
+}
+
+#[test]
 fn an_error_goes_to_whose_packet_it_is_about_and_needs_a_flow() {
     let mut lab = lab(1, [closed(), open()]);
     let error = |port| {
@@ -205,6 +225,17 @@ fn every_other_private_destination_is_dropped_with_its_own_reason() {
     for nobody in [Ipv4Addr::new(10, 0, 0, 200), Ipv4Addr::new(192, 168, 1, 1), Ipv4Addr::new(100, 64, 0, 1)] {
         assert_eq!(lab.out(0, udp(A, 5000, nobody, 53)), Verdict::Drop(DropReason::PrivateDestination), "{nobody}");
     }
+    // Nor is what the networks have that it is connected to, whatever range that is.
+    let theirs = Ipv4Addr::new(20, 0, 0, 9);
+    assert_ne!(lab.out(0, udp(A, 5000, theirs, 53)), Verdict::Drop(DropReason::PrivateDestination));
+    let index = lab.loaded(0) + 1;
+    lab.load(index, |s| {
+        isolated(s);
+        let space = Prefix { network: Ipv4Addr::new(20, 0, 0, 0), len: 16 };
+        Arc::make_mut(&mut s.private).spaces = BTreeMap::from([(NETWORK, vec![space])]);
+    });
+    assert_eq!(lab.out(0, udp(A, 5001, theirs, 53)), Verdict::Drop(DropReason::PrivateDestination));
+    lab.sent.clear();
     // Whose hosts hear each other needs no gateway; below level 2 nothing is routed.
     for routed in [true, false] {
         let index = lab.loaded(0) + 1;
@@ -308,7 +339,7 @@ fn connected_networks_reach_each_other_and_others_do_not() {
             let backend = s.backends.get(&BackendId(2)).expect("B").clone();
             s.put_backend(BackendId(9), qnat_engine::snapshot::Backend { vnet: PEER, ip: far, ..backend });
             let with = if connected { vec![(NETWORK, vec![PEER]), (PEER, vec![NETWORK])] } else { Vec::new() };
-            s.private = Arc::new(Private { routed: true, connected: with.into_iter().collect(), isolated: Vec::new() });
+            s.private = Arc::new(Private { routed: true, connected: with.into_iter().collect(), ..Private::default() });
         });
         let verdict = lab.out(0, udp(A, 5000, far, 53));
         // Its packets go out by the other network's interface, which this member has not.

@@ -45,7 +45,9 @@ pub(in crate::daemon) fn judge_flows(ports: &Ports, node: u32, most: u32, refuse
 /// Judges the use of ports. `refused`: flows were refused for want of a port since the last time.
 pub(in crate::daemon) fn judge(ports: &Ports, node: u32, refused: u64) -> Vec<Concern> {
     let share = |row: &BackendPorts| row.used.unwrap_or(0) * 100 / u32::from(row.allocated).max(1);
-    let mut high: Vec<&BackendPorts> = ports.backends.iter().filter(|row| share(row) > HIGH_PERCENT).collect();
+    // Who has none, as behind an address of its own, may still have flows on ports that it had.
+    let is_high = |row: &&BackendPorts| row.allocated > 0 && share(row) > HIGH_PERCENT;
+    let mut high: Vec<&BackendPorts> = ports.backends.iter().filter(is_high).collect();
     high.sort_by_key(|row| (std::cmp::Reverse(share(row)), row.id));
     let remedy =
         "more frontends or a smaller pool give it more ports; `qnat flows` shows the remotes that it spends them on";
@@ -107,6 +109,9 @@ mod tests {
         assert_eq!(found(&[0, 64], 3), [(Severity::Critical, "backend b2/ip".to_owned())]);
         // Ports are shared towards different remotes: those towards one can end before all are used.
         assert_eq!(found(&[1, 2], 3), [(Severity::Warning, "n1".to_owned())]);
+        // Flows go on by ports that it had.
+        let left = Ports { backends: vec![BackendPorts { used: Some(1), allocated: 0, ..backend(1, 1) }] };
+        assert_eq!(judge(&left, 1, 0), []);
         let many = found(&[64; 30], 0);
         assert_eq!((many.len(), many[NAMED_MAX].1.as_str()), (NAMED_MAX + 1, "n1"));
     }
