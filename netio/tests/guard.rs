@@ -101,6 +101,19 @@ fn gateway() -> (Namespace, Namespace) {
     (inner, outer)
 }
 
+/// Sends by an outside and two inside interfaces.
+fn loop_of(links: &[Link; 3]) -> PacketLoop {
+    let port = |link: &Link| PortConfig {
+        link: link.clone(),
+        limits: BufferLimits::default(),
+        reception: Reception::Filtered,
+    };
+    let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 16, requests: 64 };
+    let [outside, inside @ ..] = links.each_ref().map(port);
+    let bell = Doorbell::new().expect("bell");
+    PacketLoop::new((&outside, &inside), limits, bell, Share::WHOLE).expect("loop")
+}
+
 #[test]
 fn one_address_in_two_networks_has_in_each_the_grace_of_its_own_shard() {
     require_root!();
@@ -109,15 +122,7 @@ fn one_address_in_two_networks_has_in_each_the_grace_of_its_own_shard() {
     inner.run(|| {
         let links = ["go", "gi", "gj"].map(|name| Link::named(name).expect("link"));
         let (mut guard, mut words) = Guard::attach(&links[0], &links[1..]).expect("guard");
-        let port = |link: &Link| PortConfig {
-            link: link.clone(),
-            limits: BufferLimits::default(),
-            reception: Reception::Filtered,
-        };
-        let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 16, requests: 64 };
-        let inside = [port(&links[1]), port(&links[2])];
-        let bell = Doorbell::new().expect("bell");
-        let mut packets = PacketLoop::new((&port(&links[0]), &inside), limits, bell, Share::WHOLE).expect("loop");
+        let mut packets = loop_of(&links);
         let second = Interface::inside(1);
         guard.set_addresses([(INSIDE, BACKEND, SHARD), (second, BACKEND, SHARD + 1)]).expect("addresses");
         let now = boottime::now_ns();
@@ -144,15 +149,7 @@ fn private_traffic_is_repeated_in_the_grace_of_the_lower_one_s_shard_alone() {
     inner.run(|| {
         let links = ["go", "gi", "gj"].map(|name| Link::named(name).expect("link"));
         let (mut guard, mut words) = Guard::attach(&links[0], &links[1..]).expect("guard");
-        let port = |link: &Link| PortConfig {
-            link: link.clone(),
-            limits: BufferLimits::default(),
-            reception: Reception::Filtered,
-        };
-        let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 16, requests: 64 };
-        let inside = [port(&links[1]), port(&links[2])];
-        let bell = Doorbell::new().expect("bell");
-        let mut packets = PacketLoop::new((&port(&links[0]), &inside), limits, bell, Share::WHOLE).expect("loop");
+        let mut packets = loop_of(&links);
         // The lower one by its number, not by its octets as a little-endian machine reads them.
         let (low, high, far) = (Ipv4Addr::new(10, 0, 1, 9), Ipv4Addr::new(10, 0, 2, 1), Ipv4Addr::new(10, 7, 0, 1));
         let all = [(INSIDE, low, SHARD), (INSIDE, high, SHARD + 1), (Interface::inside(1), far, SHARD + 1)];
