@@ -21,9 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const PRIORITY: i32 = 99;
 /// From which length on a stall is counted, in ms: the lease with the default timers, and twice as long.
 const LONG_MS: [u64; 2] = [40, 80];
-/// From which length on a stall is noted with its time, in ms: what is left of a lease, at worst, when the next heartbeat is due.
-const NOTED_MS: u64 = 25;
-/// How many of these are noted with their times; the rest are only counted.
+/// How many long stalls are noted with their times; the rest are only counted.
 const NOTED_MAX: usize = 1_000;
 
 /// Arguments of `stalls`.
@@ -48,7 +46,7 @@ pub struct Seen {
     pub at_least_80_ms: u64,
 }
 
-/// One stall of at least 25 ms.
+/// One stall of at least 40 ms.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Stall {
     /// When it ended, in ms since 1970.
@@ -97,7 +95,7 @@ impl Stalls {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            if late >= Duration::from_millis(NOTED_MS) {
+            if late >= Duration::from_millis(LONG_MS[0]) {
                 self.note(cpu, late)?;
             }
             last = now;

@@ -100,8 +100,7 @@ impl Phase {
         (self.new_flows_lost + self.datagrams_lost).saturating_sub(self.dropped_at_ends)
     }
 
-    /// Whether the machine itself made an election in it, or had a lease lapse, which takes a shorter stall, and members say that all
-    /// that was lost was lost by that.
+    /// Whether the machine itself made an election in it, or a lease lapse by which members say that so much was lost.
     fn is_disturbed(&self) -> bool {
         let lapsed: u64 = self
             .losses
