@@ -17,8 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::machine;
 use crate::numbers::Buckets;
 
-/// Members.
-pub(crate) const NODES: u32 = 3;
+const NODES: u32 = 3;
 const API: &str = "127.0.0.1:7880";
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const WHOLE_WITHIN: Duration = Duration::from_secs(60);

@@ -11,7 +11,6 @@ mod flood_verdict;
 mod flows;
 mod interrupt;
 mod judge;
-mod losses;
 mod members;
 mod output;
 mod peer_flood;

@@ -10,20 +10,19 @@ use std::sync::Arc;
 
 use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, NodeId, ShardId, VnetId};
-use engine::record::Scenario;
 use engine::snapshot::{
     Backend, Draining, Frontend, Networks, NodeLinks, Outside, Params, Private, Refusals, SHORT_IDLE_PORTS_MAX,
-    Snapshot, Subnet, TcpReset, Ways, Without,
+    Snapshot, Subnet, TcpReset, Ways,
 };
 
 use engine::nsg::Attachments;
 use words::InsideInterface;
 
-use crate::allocation::{self, Declared, Purpose};
-use crate::default_outbound::ways::Granting;
+use crate::allocation::{self, Declared};
 use crate::inbound;
 use crate::nsg::compiling;
 use crate::places::blocks_on;
+use crate::probing;
 use crate::registry::Node;
 use crate::resource::{Filtering, Profile, Settings, Sharing};
 use crate::state::State;
@@ -97,6 +96,7 @@ impl Compiler {
     /// No entry since `last` settled everything: but for the nodes, only the blocks of some frontends have changed.
     fn next(&mut self, state: &State, last: &Snapshot) -> Snapshot {
         let mut next = Snapshot { control_index: state.index, params: params(state), ..last.clone() };
+        next.probes = probing::compiling::renewed(state, &last.probes, last.control_index);
         if next.params.format != last.params.format {
             next.private = Arc::new(private(state));
         }
@@ -149,6 +149,9 @@ fn share(next: &mut Snapshot, last: &Snapshot) {
     if next.rules == last.rules {
         next.rules = Arc::clone(&last.rules);
     }
+    if next.probes == last.probes {
+        next.probes = Arc::clone(&last.probes);
+    }
     if next.backend_by_ip == last.backend_by_ip {
         next.backend_by_ip = Arc::clone(&last.backend_by_ip);
     }
@@ -175,11 +178,13 @@ pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
 
 /// The same; `groups` are those of the version before.
 fn compiled_with(state: &State, me: NodeId, groups: &Attachments) -> Snapshot {
+    let (rules, probes) = inbound::compiling::rules(state);
     let mut snapshot = Snapshot {
         control_index: state.index,
         params: params(state),
         security: Arc::new(compiling::attachments(state, groups)),
-        rules: Arc::new(inbound::compiling::rules(state)),
+        rules: Arc::new(rules),
+        probes: Arc::new(probes),
         private: Arc::new(private(state)),
         networks: Arc::new(Networks(state.vnets.clone())),
         outside: Outside { prefix: state.desired.outside.network, next_hop: state.desired.outside.next_hop },
@@ -309,23 +314,6 @@ fn draining(state: &State, addresses: &[(Ipv4Addr, FrontendId)]) -> Arc<[Drainin
     draining.collect()
 }
 
-/// By which ways its flows leave: under which right its lease is used, and what is said if it has none.
-fn ways(state: &State, backend: &allocation::Backend) -> Ways {
-    let granted = backend.frontend.filter(|_| !backend.lease.is_empty());
-    let purpose = granted.and_then(|id| state.allocation.frontends.get(&id)).map(|frontend| frontend.purpose);
-    Ways {
-        own: backend.own,
-        granted: match purpose {
-            Some(Purpose::System) => Scenario::Default,
-            Some(Purpose::Shared | Purpose::Own(_)) | None => Scenario::Pool,
-        },
-        without: match backend.granting {
-            Granting::Barred => Without::Barred,
-            Granting::Pool | Granting::Default | Granting::Nothing => Without::NoPath,
-        },
-    }
-}
-
 fn compiled(state: &State, backend: &allocation::Backend, home: ShardId) -> Backend {
     let rule = backend.pool.as_ref().and_then(|pool| state.desired.rule_of(pool)).map(|(_, rule)| rule);
     Backend {
@@ -334,7 +322,7 @@ fn compiled(state: &State, backend: &allocation::Backend, home: ShardId) -> Back
         mac: backend.mac,
         home,
         lease: backend.lease.clone(),
-        ways: ways(state, backend),
+        ways: Ways { own: backend.own, ..Ways::default() },
         idle_timeout_ms: rule.map_or(4, |rule| u32::from(rule.idle_timeout_minutes)) * 60_000,
         tcp_reset_on_idle: match rule {
             Some(rule) if rule.enable_tcp_reset => TcpReset::On,

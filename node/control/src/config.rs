@@ -35,6 +35,14 @@
 //! frontend_port = 80
 //! pool = "web"
 //! backend_port = 8080
+//! probe = "alive"
+//! [[load_balancer.probe]]
+//! name = "alive"
+//! protocol = "http"
+//! port = 8080
+//! request_path = "/healthz"
+//! interval_seconds = 5
+//! number_of_probes = 2
 //! [[load_balancer.inbound_nat_rule]]
 //! name = "ssh-b1"
 //! frontend = "pip1"
@@ -42,12 +50,8 @@
 //! ip_configuration = "b1/ipconfig1"
 //! backend_port = 22
 //!
-//! [[availability_set]]
-//! name = "as1"
-//!
 //! [[instance]]
 //! name = "b1"
-//! availability_set = "as1"
 //! [[instance.ip_configuration]]
 //! name = "ipconfig1"
 //! private_ip = "10.0.1.1"
@@ -78,9 +82,6 @@
 //! destination = "WebServers"
 //! destination_ports = [80, "8000-8080"]
 //!
-//! [default_outbound]
-//! addresses = ["203.0.113.240/29"]
-//!
 //! [outside]
 //! network = "203.0.113.0/24"
 //! next_hop = "203.0.113.254"
@@ -90,11 +91,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::de::DeTable;
 
-use crate::default_outbound;
 use crate::inbound::reading::{Table, rule};
 use crate::limits::FILE_LEN_MAX;
 use crate::nsg::model::Nic;
 use crate::nsg::reading::{self, Spelling};
+use crate::probing::reading::probe;
 use crate::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,
     Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
@@ -192,10 +193,6 @@ fn read(source: &mut Source<'_>, mut root: Reader<'_, '_>) -> Desired {
         reading::application_security_group(source, reader, &mut members);
     }
     desired.application_security_groups = members.into_keys().collect();
-    desired.availability_sets = default_outbound::reading::availability_sets(source, &mut root);
-    if let Some(reader) = root.table(source, "default_outbound") {
-        desired.default_outbound = default_outbound::reading::default_outbound(source, reader);
-    }
     spell(&mut desired);
     if let Some(reader) = root.table(source, "outside") {
         desired.outside = outside(source, reader);
@@ -239,11 +236,9 @@ fn virtual_network(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &m
         let gateway = subnet.parsed(source, "gateway", ADDRESS_FORM);
         let security_group = subnet.string_if(source, "security_group");
         let isolated = subnet.truth(source, "isolated");
-        let default_outbound_access = subnet.truth_or(source, "default_outbound_access", true);
         subnet.finish(source);
         if let (Some(name), Some(prefix), Some(gateway)) = (name, prefix, gateway) {
-            let subnet = Subnet { prefix, gateway, security_group, isolated, default_outbound_access };
-            network.subnets.insert(name, subnet);
+            network.subnets.insert(name, Subnet { prefix, gateway, security_group, isolated });
         }
     }
     reader.finish(source);
@@ -275,6 +270,10 @@ fn load_balancer(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &mut
     let kind = reader.at("outbound_rule");
     for rule in reader.tables(source, "outbound_rule") {
         outbound_rule(source, rule, &kind, &mut balancer.outbound_rules);
+    }
+    let kind = reader.at("probe");
+    for table in reader.tables(source, "probe") {
+        probe(source, table, &kind, &mut balancer.probes);
     }
     let kind = reader.at("load_balancing_rule");
     for table in reader.tables(source, "load_balancing_rule") {
@@ -330,8 +329,7 @@ fn instance(
 ) {
     let name = named(source, &mut reader, "instance", into);
     let security_group = reader.string_if(source, "security_group");
-    let availability_set = reader.string_if(source, "availability_set");
-    let mut instance = Instance { security_group, availability_set, ..Instance::default() };
+    let mut instance = Instance { security_group, ..Instance::default() };
     let mut names: BTreeMap<String, ()> = BTreeMap::new();
     let kind = reader.at("ip_configuration");
     for ip in reader.tables(source, "ip_configuration") {

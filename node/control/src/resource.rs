@@ -14,9 +14,9 @@ use engine::ids::Mac;
 use serde::{Serialize, Serializer};
 pub use words::Prefix;
 
-pub use crate::default_outbound::model::DefaultOutbound;
 use crate::inbound::model::{InboundRule, Target};
 use crate::nsg::model::{Nic, SecurityGroup};
+use crate::probing::model::Probe;
 
 /// The whole declared configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
@@ -35,10 +35,6 @@ pub struct Desired {
     pub security_groups: BTreeMap<String, SecurityGroup>,
     /// Names of application security groups.
     pub application_security_groups: BTreeSet<String>,
-    /// Names of availability sets.
-    pub availability_sets: BTreeSet<String>,
-    /// The addresses of those who have no other way out.
-    pub default_outbound: DefaultOutbound,
     /// The network of the public addresses.
     pub outside: Outside,
     /// Cluster-wide parameters.
@@ -77,8 +73,6 @@ pub struct Subnet {
     pub security_group: Option<String>,
     /// Its hosts reach nobody but the gateway, which answers in the name of the others (S41).
     pub isolated: bool,
-    /// Whether its instances may leave by a system address if they have nothing else (D11).
-    pub default_outbound_access: bool,
 }
 
 /// A public address.
@@ -103,6 +97,8 @@ pub struct LoadBalancer {
     pub load_balancing_rules: BTreeMap<String, InboundRule>,
     /// Inbound NAT rules by name.
     pub inbound_nat_rules: BTreeMap<String, InboundRule>,
+    /// Health probes by name.
+    pub probes: BTreeMap<String, Probe>,
 }
 
 /// How the members of a pool get out: by these frontends, as an outbound rule says, or, without one, as is usual (S3, D27).
@@ -133,6 +129,13 @@ impl LoadBalancer {
     pub fn inbound(&self) -> impl Iterator<Item = ((&'static str, &String), &InboundRule)> {
         let balancing = self.load_balancing_rules.iter().map(|(name, rule)| (("load_balancing_rule", name), rule));
         balancing.chain(self.inbound_nat_rules.iter().map(|(name, rule)| (("inbound_nat_rule", name), rule)))
+    }
+
+    /// The names of the probes that ask the members of a pool: those of the rules that lead to it.
+    #[must_use]
+    pub fn probes_of(&self, pool: &str) -> BTreeSet<&str> {
+        let leads = |rule: &&InboundRule| matches!(&rule.target, Target::Pool(to) if to == pool);
+        self.load_balancing_rules.values().filter(leads).filter_map(|rule| rule.probe.as_deref()).collect()
     }
 
     /// How the members of a pool get out; `None`: not by this load balancer, since no rule links it to a frontend. A
@@ -232,8 +235,6 @@ pub struct Instance {
     pub ip_configurations: Vec<IpConfiguration>,
     /// A security group of the classic model, which judges all of its interfaces in the place of theirs.
     pub security_group: Option<String>,
-    /// Name of the availability set that it is in: it shares a system address with the others of it (S4).
-    pub availability_set: Option<String>,
 }
 
 /// One private address of an instance.
@@ -393,14 +394,11 @@ impl Desired {
             nics,
             security_groups,
             application_security_groups,
-            availability_sets,
-            default_outbound: _,
             outside: _,
             settings: _,
         } = self;
         let (routed, balanced) = (virtual_networks.len() + instances.len(), public_ips.len() + load_balancers.len());
-        let named = application_security_groups.len() + availability_sets.len();
-        routed + balanced + nics.len() + security_groups.len() + named > 0
+        routed + balanced + nics.len() + security_groups.len() + application_security_groups.len() > 0
     }
 
     /// The networks that a network is connected to: each names the other.

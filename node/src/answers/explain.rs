@@ -33,6 +33,8 @@ pub struct Explained {
     /// What security groups say.
     #[serde(rename = "networkSecurityGroupResult")]
     pub groups: GroupResult,
+    /// Members of the pool that it comes to who get no new flows, and why, the first few.
+    pub passed_over: Vec<PassedOver>,
     /// The mapping that it belongs to.
     pub mapping: Option<FlowRow>,
     /// Who takes it outside.
@@ -43,10 +45,6 @@ pub struct Explained {
     pub verdict: String,
     /// Why it is dropped, as `qnat counters` counts it.
     pub reason: Option<String>,
-    /// If its backend has no way out: what the configuration says of that.
-    pub why: Option<String>,
-    /// And what helps.
-    pub remedy: Option<String>,
     /// The right under which it leaves.
     pub scenario: Option<String>,
     /// What it leaves as, or who gets it inside.
@@ -55,6 +53,16 @@ pub struct Explained {
     pub turned_to: Option<String>,
     /// Why nobody gets it there.
     pub turned_away: Option<String>,
+}
+
+/// A member of a pool that gets no new flows.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PassedOver {
+    /// Which: instance/ip_configuration.
+    pub backend: String,
+    /// Why.
+    pub why: String,
 }
 
 /// All groups together.

@@ -2,14 +2,13 @@
 //! default; what cannot be read so, from a member of another version, is shown as it is.
 
 use control::concern::{Concern, is_wrong};
-use control::default_outbound::rows::DefaultOutboundView;
 use control::plan::Change;
 use control::view::{BackendView, FrontendView, NodeView, PoolView, ShardView};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::grid::{Column, anything, cell, listing, table, unwrapped};
-use super::{explained, group_tables};
+use super::{explained, group_tables, probe_tables};
 use crate::answers::FastPath;
 use crate::answers::{
     Applied, BackendPorts, CountedTogether, Done, EventRow, Events, FlowRow, Flows, FlowsCut, Holder, NodeRow, Ports,
@@ -124,7 +123,6 @@ const PORTS: &[Column<BackendPorts>] = &[
     ("ip", |row| json!(row.ip)),
     ("shard", |row| json!(row.shard)),
     ("frontend", |row| json!(row.frontend)),
-    ("way out", |row| json!(row.way_out)),
     ("lease", |row| json!(row.lease)),
     ("allocated", |row| json!(row.allocated)),
     ("used", |row| json!(row.used)),
@@ -194,7 +192,6 @@ const BACKEND_VIEWS: &[Column<BackendView>] = &[
     ("pool", |row| json!(row.pool)),
     ("frontend", |row| json!(row.frontend)),
     ("own", |row| json!(row.public_ip)),
-    ("way out", |row| json!(row.way_out)),
     ("home", |row| json!(row.home_shard)),
     ("granted", |row| json!(row.ports_granted)),
     ("leased", |row| json!(row.ports_leased)),
@@ -223,13 +220,6 @@ const POOL_VIEWS: &[Column<PoolView>] = &[
     ("outbound rule", |row| json!(row.outbound_rule)),
     ("frontends", |row| json!(row.frontends)),
 ];
-const DEFAULT_OUTBOUND: &[Column<DefaultOutboundView>] = &[
-    ("availability set", |row| json!(row.availability_set)),
-    ("address", |row| json!(row.address)),
-    ("ports each", |row| json!(row.ports_per_backend)),
-    ("backends", |row| json!(row.backends)),
-    ("note", |row| json!(row.note)),
-];
 
 fn resources(kind: ResourceKind, answer: &Value) -> String {
     fn all<T: DeserializeOwned>(answer: &Value, columns: &[Column<T>]) -> String {
@@ -245,7 +235,7 @@ fn resources(kind: ResourceKind, answer: &Value) -> String {
         ResourceKind::Backends => all(answer, BACKEND_VIEWS),
         ResourceKind::Frontends => all(answer, FRONTEND_VIEWS),
         ResourceKind::Pools => all(answer, POOL_VIEWS),
-        ResourceKind::DefaultOutbound => all(answer, DEFAULT_OUTBOUND),
+        ResourceKind::Probes => all(answer, probe_tables::PROBES),
         ResourceKind::SecurityGroups => read(answer, |groups: &Vec<_>| group_tables::security_groups(groups)),
         ResourceKind::Nics => all(answer, group_tables::NICS),
         ResourceKind::ApplicationSecurityGroups => all(answer, group_tables::APPLICATION_GROUPS),

@@ -12,10 +12,10 @@ use control::codec::CodecError;
 use control::command::CommandBody;
 use control::concern::Concern;
 use control::config::Emptiness;
-use control::default_outbound::rows::default_outbound;
 use control::nsg::rows;
 use control::outcome::Outcome;
 use control::parts::Cut;
+use control::probing;
 use control::registry::Standing;
 use control::state::State;
 use control::view::{self, BackendView};
@@ -41,6 +41,7 @@ use super::flow_actor::FlowActor;
 use super::guard_keeper::GuardDesk;
 use super::machine::Machine;
 use super::messages::{AskControl, AskFlows, ReadState, StopOrder, Submit};
+use super::prober::ProbeDesk;
 use super::questions::Query;
 use super::reports::{ControlReport, FlowReport, Posts, WorkerStats};
 use super::request::{Call, Failure, Request, ResourceKind};
@@ -73,6 +74,8 @@ pub struct Answerer {
     pub guard: GuardDesk,
     /// What turns the kernel's fast path on and off.
     pub switch: FastSwitch,
+    /// What the prober counts.
+    pub probes: ProbeDesk,
     /// The address-translation log.
     pub journal: Journal,
     /// What it has lost.
@@ -233,7 +236,7 @@ impl Answerer {
             ResourceKind::Backends => serde_json::to_value(view::backends(state)),
             ResourceKind::Frontends => serde_json::to_value(view::frontends(state)),
             ResourceKind::Pools => serde_json::to_value(view::pools(state)),
-            ResourceKind::DefaultOutbound => serde_json::to_value(default_outbound(state)),
+            ResourceKind::Probes => serde_json::to_value(probing::rows::probes(state)),
             ResourceKind::SecurityGroups => serde_json::to_value(rows::security_groups(state)),
             ResourceKind::Nics => serde_json::to_value(rows::nics(state)),
             ResourceKind::ApplicationSecurityGroups => serde_json::to_value(rows::application_security_groups(state)),
@@ -316,7 +319,6 @@ impl Answerer {
                 network: backend.virtual_network,
                 ip: Some(backend.private_ip),
                 frontend: backend.frontend,
-                way_out: backend.way_out,
                 shard: backend.home_shard,
                 lease: backend.lease,
                 draining: backend.draining,

@@ -2,16 +2,17 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use control::state::State;
 use control::view;
-use engine::event::DropReason;
 use engine::explain::{Explanation, Judged, Outcome, Question};
 use engine::ids::VnetId;
 use engine::nsg::{Access, Direction, Origin, Place};
+use engine::probes::Health;
 
 use super::answer::{Answerer, flow};
 use super::questions::Query;
 use super::request::{Failure, PacketQuestion, Request};
-use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
+use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule, PassedOver};
 
 impl Answerer {
     /// By this member's workers.
@@ -29,19 +30,17 @@ impl Answerer {
         let Some(told) = told.into_iter().nth(served) else {
             return Err(Failure::new(503, "this member has no configuration yet".to_owned()));
         };
+        let down = told.passed_over.clone();
         let id = told.backend.map(|id| id.0);
-        let (name, why, remedy) = match id {
-            Some(id) => self.of_state(move |state| told_of(state, id)).await?.unwrap_or_default(),
-            None => Default::default(),
+        let named = move |state: &State| {
+            let passed_over = down.iter().map(|(id, health)| passed_over(name_of(state, id.0), *health));
+            (id.and_then(|id| name_of(state, id)), passed_over.collect::<Vec<_>>())
         };
-        let has_no_way = told.outcome == Outcome::Dropped(DropReason::NoOutboundPath)
-            || told.outcome == Outcome::Dropped(DropReason::DefaultOutboundOff);
-        let said = |text: String| Some(text).filter(|text| has_no_way && !text.is_empty());
+        let (name, passed_over) = self.of_state(named).await?;
         Ok(Explained {
             node: self.node,
-            backend: Some(name).filter(|name| !name.is_empty()),
-            why: said(why),
-            remedy: said(remedy),
+            backend: name,
+            passed_over,
             mapping: told.mapping.map(|view| flow(&view, &networks)),
             ..row(asked, &told)
         })
@@ -79,10 +78,16 @@ impl Answerer {
 
 const NOT_SERVED: &str = "not_served";
 
-/// A backend's name, why it lacks ports, and what helps.
-fn told_of(state: &control::state::State, id: u32) -> Option<(String, String, String)> {
-    let backend = view::backends(state).into_iter().find(|backend| backend.backend == id)?;
-    Some((backend.name, backend.why, backend.remedy))
+fn passed_over(name: Option<String>, health: Option<Health>) -> PassedOver {
+    let why = match health {
+        Some(Health::Down(failing)) => failing.text(),
+        Some(Health::Up) | None => "it has not passed its probe yet".to_owned(),
+    };
+    PassedOver { backend: name.unwrap_or_default(), why }
+}
+
+fn name_of(state: &State, id: u32) -> Option<String> {
+    view::backends(state).into_iter().find(|backend| backend.backend == id).map(|backend| backend.name)
 }
 
 /// All but names and the mapping.

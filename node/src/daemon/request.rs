@@ -247,8 +247,8 @@ pub enum ResourceKind {
     Frontends,
     /// Backend pools.
     Pools,
-    /// Who goes out by system addresses.
-    DefaultOutbound,
+    /// Health probes, with what they have found of whom.
+    Probes,
     /// Security groups with their rules.
     SecurityGroups,
     /// Network interfaces, and the groups that judge them.

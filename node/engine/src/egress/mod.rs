@@ -6,9 +6,9 @@
 
 mod arp;
 pub mod claims;
+pub mod delivered;
 mod fragmenting;
 pub(crate) mod held;
-pub(crate) mod lapsed;
 mod limits;
 pub mod links;
 mod notices;
@@ -24,8 +24,8 @@ use words::Share;
 use crate::addresses::own_address;
 use crate::context::{At, Exit, Frame, Hop, NextHop, Owner};
 use crate::egress::claims::Claims;
+use crate::egress::delivered::Delivered;
 use crate::egress::held::{Held, Origin, Outgoing, Waiting};
-use crate::egress::lapsed::LapsedFrames;
 use crate::egress::limits::Limits;
 use crate::egress::links::Links;
 use crate::egress::soundings::Soundings;
@@ -52,7 +52,6 @@ pub(crate) struct Egress {
     pub(crate) neighbours: NeighbourCache,
     pub(crate) waiting: BTreeMap<(Link, Ipv4Addr), Waiting>,
     pub(crate) held: Held,
-    pub(crate) lapsed: LapsedFrames,
     pub(crate) identifications: Identifications,
     pub(crate) notices: Limits,
     /// How often each backend is told where its gateway is.
@@ -60,6 +59,7 @@ pub(crate) struct Egress {
     /// `None`: nobody wants to know.
     pub(crate) soundings: Option<Soundings>,
     pub(crate) claims: Claims,
+    pub(crate) delivered: Delivered,
     pub(crate) counters: Counters,
 }
 
@@ -72,12 +72,12 @@ impl Egress {
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
             waiting: BTreeMap::new(),
             held: Held::default(),
-            lapsed: LapsedFrames::default(),
             identifications: Identifications::new(identifications),
             notices: Limits::new(seed),
             corrections: Limits::corrections(seed),
             soundings: None,
             claims: Claims::default(),
+            delivered: Delivered::default(),
             counters: Counters::default(),
         }
     }

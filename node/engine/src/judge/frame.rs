@@ -11,6 +11,7 @@ use crate::ids::{Link, Mac};
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key};
 use crate::lease::LeaseWords;
+use crate::probes::SOURCE;
 use crate::wire::{IpPacket, Parsed, parse};
 
 impl<W: LeaseWords> Judge<'_, W> {
@@ -41,17 +42,13 @@ impl<W: LeaseWords> Judge<'_, W> {
         }
     }
 
-    pub(crate) fn judge_packet(
-        &mut self,
-        link: Link,
-        p: &IpPacket,
-        frame: &mut Frame<'_>,
-    ) -> Result<Verdict, DropReason> {
+    fn judge_packet(&mut self, link: Link, p: &IpPacket, frame: &mut Frame<'_>) -> Result<Verdict, DropReason> {
         if let Some(result) = self.established(link, p, frame) {
             return result;
         }
         self.accept(link, (p.eth_src, p.eth_dst), p.src)?;
         let result = match link {
+            Link::Inside(vnet) if p.dst == SOURCE => self.take_answer(vnet, p, frame),
             Link::Inside(vnet) => self.outbound(vnet, p, frame),
             Link::Outside => self.inbound(p, frame),
         };

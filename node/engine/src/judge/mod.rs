@@ -11,12 +11,12 @@ pub(crate) mod fragments;
 mod frame;
 mod hairpin;
 mod inbound;
-mod lapsed;
 mod opening;
 mod outbound;
 mod pieces;
 mod policy;
 pub(crate) mod private;
+mod probing;
 
 use crate::cache::Cache;
 use crate::context::Cx;

@@ -101,9 +101,8 @@ impl<W: LeaseWords> Judge<'_, W> {
             Plan::Park => self.opening().park(backend.home, &flow, &First { packet: p, frame, from: link }),
             Plan::Open(proposal) => self.open(&proposal, back, &flow, p, frame),
             Plan::Stray => Err(self.egress.refuse_stray(at, authority, backend, p)),
-            Plan::Refuse(DropReason::NotOwner) => self.await_lease(backend.home, link, p, frame),
             Plan::Refuse(reason) => {
-                if matches!(reason, DropReason::NoOutboundPath | DropReason::DefaultOutboundOff) {
+                if reason == DropReason::NoOutboundPath {
                     self.egress.counters.snat_mut(flow.proto).failed += 1;
                 }
                 Err(self.egress.refuse_flow(at, back, reason, p, frame))

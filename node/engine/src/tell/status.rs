@@ -3,7 +3,6 @@
 
 use std::net::Ipv4Addr;
 
-use crate::cache::Cache;
 use crate::event::NotServing;
 use crate::flow::{Record, State};
 use crate::ids::{BackendId, ControlIndex, FrontendId, LogIndex, NodeId, PortBlock, ShardId, Term};
@@ -142,7 +141,6 @@ pub struct PortsListing {
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     pub(crate) shards: &'a Shards,
-    pub(crate) cache: &'a Cache,
     pub(crate) snapshot: Option<&'a Snapshot>,
 }
 
@@ -187,8 +185,7 @@ impl View<'_> {
                 }
                 left -= 1;
                 if let Some(slot) = table.occupied(position) {
-                    let fast = table.translation(slot).map_or(0, |translation| translation.fast);
-                    let carried = self.cache.is_used(fast);
+                    let carried = table.translation(slot).is_some_and(|translation| translation.fast != 0);
                     into.push(FlowView { carried, ..self.view(now_ns, id, table.record(slot)) });
                 }
             }
