@@ -35,14 +35,6 @@
 //! frontend_port = 80
 //! pool = "web"
 //! backend_port = 8080
-//! probe = "alive"
-//! [[load_balancer.probe]]
-//! name = "alive"
-//! protocol = "http"
-//! port = 8080
-//! request_path = "/healthz"
-//! interval_seconds = 5
-//! number_of_probes = 2
 //! [[load_balancer.inbound_nat_rule]]
 //! name = "ssh-b1"
 //! frontend = "pip1"
@@ -95,7 +87,6 @@ use crate::inbound::reading::{Table, rule};
 use crate::limits::FILE_LEN_MAX;
 use crate::nsg::model::Nic;
 use crate::nsg::reading::{self, Spelling};
-use crate::probing::reading::probe;
 use crate::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,
     Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
@@ -150,6 +141,9 @@ pub enum Emptiness {
     Meant,
 }
 
+/// What is wrong with a file that declares no resource.
+pub const DECLARES_NOTHING: &str = "declares no resource: applied, it would remove everything";
+
 /// Reads a configuration that takes the place of all that is; see [`parse`].
 ///
 /// # Errors
@@ -159,9 +153,8 @@ pub fn parse_whole(file: &str, text: &str, emptiness: Emptiness) -> Result<Desir
     if emptiness == Emptiness::Refused && !desired.has_resources() {
         let mut source = Source::new(file, text);
         let value = format!("{} bytes", text.len());
-        let problem = "declares no resource: applied, it would remove everything";
-        let remedy = "declare what shall be; if everything shall go, say so: qnat apply -f FILE --allow-empty";
-        source.error(None, "file", &value, problem, remedy);
+        let remedy = "declare what shall be; if everything shall go, say so: qnat apply -f FILE --yes";
+        source.error(None, "file", &value, DECLARES_NOTHING, remedy);
         return Err(source.errors);
     }
     Ok(desired)
@@ -270,10 +263,6 @@ fn load_balancer(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &mut
     let kind = reader.at("outbound_rule");
     for rule in reader.tables(source, "outbound_rule") {
         outbound_rule(source, rule, &kind, &mut balancer.outbound_rules);
-    }
-    let kind = reader.at("probe");
-    for table in reader.tables(source, "probe") {
-        probe(source, table, &kind, &mut balancer.probes);
     }
     let kind = reader.at("load_balancing_rule");
     for table in reader.tables(source, "load_balancing_rule") {

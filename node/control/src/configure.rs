@@ -40,7 +40,6 @@ impl State {
         self.declare_backends();
         self.declare_frontends();
         self.settle(command, &configure.hints);
-        self.forget_health();
         Ok(())
     }
 

@@ -16,7 +16,6 @@ use crate::limits::KEYS_MAX;
 use crate::nsg::service_tags::ServiceTags;
 use crate::outcome::Outcome;
 use crate::parts::Parts;
-use crate::probing::health::Healths;
 use crate::registry::{Founder, Registry};
 use crate::resource::{Desired, Settings};
 use crate::shards::{Origin, Shard};
@@ -38,7 +37,6 @@ pub struct State {
     pub(crate) vnets: BTreeMap<String, VnetId>,
     pub(crate) last_vnet: VnetId,
     pub(crate) allocation: Allocation,
-    pub(crate) healths: Healths,
     pub(crate) shards: BTreeMap<ShardId, Shard>,
     /// Ids that were used and are free, with the last epoch that each had: the next shard of that id goes on from it.
     pub(crate) free_shards: BTreeMap<ShardId, u32>,
@@ -111,7 +109,6 @@ impl State {
             vnets: BTreeMap::new(),
             last_vnet: VnetId(0),
             allocation: Allocation::default(),
-            healths: Healths::default(),
             shards: BTreeMap::new(),
             free_shards: BTreeMap::new(),
             control_applied: registry.members().map(|(_, node)| node.raft_id).collect(),
@@ -142,6 +139,17 @@ impl State {
     /// See [`CodecError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         codec::decode(Kind::State, bytes)
+    }
+
+    /// Without what is nobody else's business: the key by which ports are ordered and clients distributed, hashes of members' keys,
+    /// and what is remembered of commands. Packets are judged by it as by the whole, but for what the key decides.
+    #[must_use]
+    pub fn without_secrets(&self) -> Self {
+        let mut open = self.clone();
+        open.key = [0; 2];
+        open.registry.forget_keys();
+        (open.keys, open.parts) = (Keys::default(), None);
+        open
     }
 
     /// A hash over the whole state: equal on all replicas at the same index (I22).
@@ -193,12 +201,6 @@ impl State {
     #[must_use]
     pub fn allocation(&self) -> &Allocation {
         &self.allocation
-    }
-
-    /// What probes have found.
-    #[must_use]
-    pub fn healths(&self) -> &Healths {
-        &self.healths
     }
 
     /// The shard map.

@@ -126,8 +126,6 @@ fn concerns_few(before: &Snapshot, after: &Snapshot) -> bool {
         // Compared one by one by `load`.
         security: _,
         rules,
-        // Who gets new flows: what is decided of others stands (D16).
-        probes: _,
         private,
         networks: _,
         subnets,

@@ -33,15 +33,13 @@ pub struct Explained {
     /// What security groups say.
     #[serde(rename = "networkSecurityGroupResult")]
     pub groups: GroupResult,
-    /// Members of the pool that it comes to who get no new flows, and why, the first few.
-    pub passed_over: Vec<PassedOver>,
     /// The mapping that it belongs to.
     pub mapping: Option<FlowRow>,
     /// Who takes it outside.
     pub next_hop: Option<Ipv4Addr>,
     /// `passes`: by a mapping; `opens`: one, and then passes; `opens_if_free`: the same, if one of
     /// very many ports is free; `waits`: for one that opens; `dropped`; `not_served`: nobody who
-    /// owns its shard answered.
+    /// owns its shard answered; `not_told`: it depends on what no dump has.
     pub verdict: String,
     /// Why it is dropped, as `qnat counters` counts it.
     pub reason: Option<String>,
@@ -53,16 +51,9 @@ pub struct Explained {
     pub turned_to: Option<String>,
     /// Why nobody gets it there.
     pub turned_away: Option<String>,
-}
-
-/// A member of a pool that gets no new flows.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PassedOver {
-    /// Which: instance/ip_configuration.
-    pub backend: String,
-    /// Why.
-    pub why: String,
+    /// Out of a dump: the fields that depend on what no dump has. Of `translated` the address may be known without its port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_in_dump: Vec<String>,
 }
 
 /// All groups together.

@@ -7,12 +7,11 @@ use control::view;
 use engine::explain::{Explanation, Judged, Outcome, Question};
 use engine::ids::VnetId;
 use engine::nsg::{Access, Direction, Origin, Place};
-use engine::probes::Health;
 
 use super::answer::{Answerer, flow};
 use super::questions::Query;
 use super::request::{Failure, PacketQuestion, Request};
-use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule, PassedOver};
+use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
 
 impl Answerer {
     /// By this member's workers.
@@ -30,17 +29,14 @@ impl Answerer {
         let Some(told) = told.into_iter().nth(served) else {
             return Err(Failure::new(503, "this member has no configuration yet".to_owned()));
         };
-        let down = told.passed_over.clone();
         let id = told.backend.map(|id| id.0);
-        let named = move |state: &State| {
-            let passed_over = down.iter().map(|(id, health)| passed_over(name_of(state, id.0), *health));
-            (id.and_then(|id| name_of(state, id)), passed_over.collect::<Vec<_>>())
+        let name = match id {
+            Some(id) => self.of_state(move |state| name_of(state, id)).await?,
+            None => None,
         };
-        let (name, passed_over) = self.of_state(named).await?;
         Ok(Explained {
             node: self.node,
             backend: name,
-            passed_over,
             mapping: told.mapping.map(|view| flow(&view, &networks)),
             ..row(asked, &told)
         })
@@ -58,40 +54,42 @@ impl Answerer {
 
     /// The only network in which the address is a backend's; that of a packet from outside does not matter.
     async fn network_of(&self, ip: Ipv4Addr, names: &[String]) -> Result<VnetId, Failure> {
-        let has = self.of_state(move |state| {
-            let of = view::backends(state).into_iter().filter(|backend| backend.private_ip == ip);
-            of.map(|backend| backend.virtual_network).collect::<Vec<String>>()
-        });
-        let has = has.await?;
-        let name = match &has[..] {
-            [] => names.first(),
-            [only] => Some(only),
-            _ => {
-                let problem = format!("{ip} is a backend in {}: say which by --vnet", has.join(" and in "));
-                return Err(Failure::new(409, problem));
-            }
-        };
+        let has = self.of_state(move |state| networks_of(state, ip)).await?;
+        let name = only_network(ip, &has, names)?;
         let nobody = || Failure::new(503, "no virtual network is declared".to_owned());
         self.network(name.map(String::as_str))?.1.ok_or_else(nobody)
     }
 }
 
-const NOT_SERVED: &str = "not_served";
-
-fn passed_over(name: Option<String>, health: Option<Health>) -> PassedOver {
-    let why = match health {
-        Some(Health::Down(failing)) => failing.text(),
-        Some(Health::Up) | None => "it has not passed its probe yet".to_owned(),
-    };
-    PassedOver { backend: name.unwrap_or_default(), why }
+/// The networks in which an address is a backend's.
+pub(crate) fn networks_of(state: &State, ip: Ipv4Addr) -> Vec<String> {
+    let of = view::backends(state).into_iter().filter(|backend| backend.private_ip == ip);
+    of.map(|backend| backend.virtual_network).collect()
 }
 
-fn name_of(state: &State, id: u32) -> Option<String> {
+/// Which network is meant where none is named: that in which the address is a backend's, or any if it is nobody's.
+pub(crate) fn only_network<'a>(
+    ip: Ipv4Addr,
+    has: &'a [String],
+    names: &'a [String],
+) -> Result<Option<&'a String>, Failure> {
+    match has {
+        [] => Ok(names.first()),
+        [only] => Ok(Some(only)),
+        _ => Err(Failure::new(409, format!("{ip} is a backend in {}: say which by --vnet", has.join(" and in ")))),
+    }
+}
+
+/// The verdict of whoever does not serve the shard.
+pub(crate) const NOT_SERVED: &str = "not_served";
+
+/// What a backend is called.
+pub(crate) fn name_of(state: &State, id: u32) -> Option<String> {
     view::backends(state).into_iter().find(|backend| backend.backend == id).map(|backend| backend.name)
 }
 
 /// All but names and the mapping.
-fn row(asked: &PacketQuestion, told: &Explanation) -> Explained {
+pub(crate) fn row(asked: &PacketQuestion, told: &Explanation) -> Explained {
     let end = |(ip, port): (Ipv4Addr, u16)| format!("{ip}:{port}");
     let (verdict, reason, scenario, translated) = match told.outcome {
         Outcome::Passes(ip, port) => ("passes", None, None, Some(end((ip, port)))),

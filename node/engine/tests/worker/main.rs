@@ -24,7 +24,6 @@ mod own;
 mod ownership;
 mod payload;
 mod private;
-mod probes;
 mod raw;
 mod refusals;
 mod scans;

@@ -147,8 +147,7 @@ impl<S: LogStore> ControlMember<S> {
             | CommandBody::RetireFrontends { .. }
             | CommandBody::DrainNode { .. }
             | CommandBody::ResumeNode { .. }
-            | CommandBody::SetServiceTags(_)
-            | CommandBody::HealthChanged(_) => None,
+            | CommandBody::SetServiceTags(_) => None,
         };
         let asks_to_join = matches!(command.body, CommandBody::JoinControl(_));
         let handed_on = asks_to_join && self.state.registry().members().any(|(id, _)| id == from);
