@@ -6,4 +6,3 @@ pub mod cli;
 pub mod client;
 pub mod daemon;
 pub mod nat_log;
-pub mod replay;

@@ -26,6 +26,7 @@ pub mod i32_commit_survives;
 pub mod i38_new_life;
 pub mod i39_right_backend;
 pub mod i53_available;
+pub mod w2_behind_first;
 
 use std::fmt;
 

@@ -6,8 +6,10 @@ use engine::snapshot::OnReclaim;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::net::Ipv4Addr;
+use words::level;
 
 use super::addresses::{Host, NETWORKS};
+use super::owned::Owned;
 
 /// Frontends and backends that send, in most runs and at most.
 const FRONTENDS: (usize, usize) = (3, 6);
@@ -29,6 +31,9 @@ pub(super) struct Declared {
     on_reclaim: OnReclaim,
     grace_ms: u32,
     hold_ms: u32,
+    owned: Owned,
+    /// The cluster's level has own addresses (C2).
+    may_own: bool,
 }
 
 impl Declared {
@@ -50,6 +55,8 @@ impl Declared {
             },
             grace_ms: rng.random_range(0..=1_200),
             hold_ms: rng.random_range(0..=2_500),
+            owned: Owned::draw(rng, backends),
+            may_own: false,
         }
     }
 
@@ -62,6 +69,9 @@ impl Declared {
 
     /// One change.
     pub(super) fn change(&mut self, rng: &mut ChaCha8Rng) {
+        if !self.owned.is_empty() && rng.random_bool(0.4) {
+            return self.owned.change(rng);
+        }
         match rng.random_range(0..10) {
             0..=3 => self.change_tier(),
             4 | 5 => {
@@ -80,6 +90,16 @@ impl Declared {
         }
     }
 
+    /// The cluster is at this level: what needs a higher one would be refused.
+    pub(super) fn suit(&mut self, level: u16) {
+        self.may_own = level >= level::OWN_ADDRESSES;
+    }
+
+    /// What may be refused is left out.
+    pub(super) fn give_way(&mut self) {
+        self.may_own = false;
+    }
+
     /// The pool goes to the other tier: each backend gets ports, or gives some back.
     pub(super) fn change_tier(&mut self) {
         self.fillers = (self.fillers.1, self.fillers.0);
@@ -93,6 +113,11 @@ impl Declared {
     /// Whether a backend is declared.
     pub(super) fn has(&self, backend: u8) -> bool {
         self.backends[usize::from(backend - 1)]
+    }
+
+    /// Whether a backend is in the pool.
+    pub(super) fn is_pooled(&self, backend: u8) -> bool {
+        self.owned.is_pooled(backend)
     }
 
     /// Whether a block that is taken back closes its flows at once.
@@ -132,6 +157,9 @@ impl Declared {
         for n in &frontends {
             text += &format!("[[public_ip]]\nname = \"p{n}\"\naddress = \"203.0.113.{n}\"\n");
         }
+        if self.may_own {
+            text += &self.owned.addresses();
+        }
         let names: Vec<String> = frontends.iter().map(|n| format!("\"p{n}\"")).collect();
         let on_reclaim = match self.on_reclaim {
             OnReclaim::Expire => "expire",
@@ -144,16 +172,7 @@ impl Declared {
              [[load_balancer.outbound_rule]]\nname = \"o\"\npool = \"w\"\non_reclaim = \"{on_reclaim}\"\n",
             names.join(", ")
         );
-        let active = self.senders().filter(|n| self.has(*n)).map(|n| (format!("b{n}"), Self::host(n)));
-        let filler = |n: u16| Host { network: NETWORKS[0].1, ip: Ipv4Addr::new(10, 0, 2, n.to_le_bytes()[0]) };
-        let fillers = (0..self.fillers.0).map(|n| (format!("f{n}"), filler(n)));
-        for (name, Host { network, ip }) in active.chain(fillers) {
-            let network = if network == NETWORKS[0].1 { NETWORKS[0].0 } else { NETWORKS[1].0 };
-            text += &format!(
-                "[[instance]]\nname = \"{name}\"\n[[instance.ip_configuration]]\nname = \"i\"\nprivate_ip = \"{ip}\"\n\
-                 subnet = \"{network}/d\"\npool = \"lb/w\"\n"
-            );
-        }
+        text += &self.instances();
         text += &format!(
             "[settings]\norphan_grace_ms = {}\nhold_ms = [{h}, {h}, {h}, {h}, {h}]\nrecreate_quarantine_ms = 1500\n\
              shards_max = {}\n",
@@ -161,6 +180,27 @@ impl Declared {
             self.shards_max,
             h = self.hold_ms
         );
+        text
+    }
+
+    fn instances(&self) -> String {
+        const POOL: &str = "pool = \"lb/w\"\n";
+        let active = self.senders().filter(|n| self.has(*n));
+        let active = active.map(|n| {
+            let pool = if self.is_pooled(n) { POOL } else { "" };
+            let own = if self.may_own { self.owned.field(n) } else { String::new() };
+            (format!("b{n}"), Self::host(n), format!("{pool}{own}"))
+        });
+        let filler = |n: u16| Host { network: NETWORKS[0].1, ip: Ipv4Addr::new(10, 0, 2, n.to_le_bytes()[0]) };
+        let fillers = (0..self.fillers.0).map(|n| (format!("f{n}"), filler(n), POOL.to_owned()));
+        let mut text = String::new();
+        for (name, Host { network, ip }, ways) in active.chain(fillers) {
+            let network = if network == NETWORKS[0].1 { NETWORKS[0].0 } else { NETWORKS[1].0 };
+            text += &format!(
+                "[[instance]]\nname = \"{name}\"\n[[instance.ip_configuration]]\nname = \"i\"\nprivate_ip = \"{ip}\"\n\
+                 subnet = \"{network}/d\"\n{ways}"
+            );
+        }
         text
     }
 }

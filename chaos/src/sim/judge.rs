@@ -1,7 +1,9 @@
 //! The invariants of one run, fed with everything that happens in it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
+use control::allocation::Purpose;
 use control::shards::Origin;
 use control::state::State;
 use engine::LeaseWords;
@@ -19,7 +21,7 @@ use crate::invariants::committed::Committed;
 use crate::invariants::{
     Check, d05_resets, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered, i08_promised,
     i08_vmac, i13_i14_clean_frames, i22_equal_tables, i23_one_leader, i31_redundancy, i38_new_life, i39_right_backend,
-    i53_available,
+    i53_available, w2_behind_first,
 };
 
 /// V of the default settings, which no run changes.
@@ -29,6 +31,9 @@ const LEASE_NS: u64 = VOTE_MS * 1_000_000 / 5 * 4;
 /// An answer that was under way for longer may find its port in other hands: no hold is shorter than V and 1 s.
 const ANSWER_AGE_MAX_NS: u64 = 1_000_000_000;
 
+/// How packets are counted that leave by an own address before their mapping is committed (W2).
+pub(super) const BEFORE_COMMIT: &str = "first packets before their commit";
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Judge {
@@ -36,6 +41,8 @@ pub(super) struct Judge {
     vmac: i08_vmac::VmacTerms,
     pub(super) promises: i08_promised::Promises,
     pub(super) resets: d05_resets::Resets,
+    own: i03_within_lease::OwnAddresses,
+    firsts: w2_behind_first::Firsts,
     leaders: i23_one_leader::Leaders,
     hashes: i22_equal_tables::Hashes,
     redundancy: i31_redundancy::Redundancy,
@@ -43,6 +50,8 @@ pub(super) struct Judge {
     available: i53_available::Availability,
     /// Epoch and index of each node's replica, as its events say.
     at: BTreeMap<(NodeId, ShardId), (u32, u64)>,
+    /// Mappings by their right, and what left before its commit.
+    pub(super) ways: BTreeMap<&'static str, u64>,
     pub(super) elections: u64,
     pub(super) recreations: u64,
     /// Joins, reloads, and replicas that were given up.
@@ -60,12 +69,15 @@ impl Judge {
             vmac: i08_vmac::VmacTerms::default(),
             promises: i08_promised::Promises::of(LEASE_NS),
             resets: d05_resets::Resets::default(),
+            own: i03_within_lease::OwnAddresses::default(),
+            firsts: w2_behind_first::Firsts::default(),
             leaders: i23_one_leader::Leaders::default(),
             hashes: i22_equal_tables::Hashes::default(),
             redundancy: i31_redundancy::Redundancy::default(),
             lives: i38_new_life::Lives::default(),
             available: i53_available::Availability::default(),
             at: BTreeMap::new(),
+            ways: BTreeMap::new(),
             elections: 0,
             recreations: 0,
             transfers: (0, 0, 0),
@@ -130,7 +142,12 @@ impl Judge {
             GroupEvent::Committed { shard, index, term, entry } => {
                 let at = self.at.entry((node, *shard)).or_default();
                 at.1 = index.0;
-                self.committed.applied(now_ns, (*shard, at.0), index.0, *term, entry)
+                self.committed.applied(now_ns, (*shard, at.0), index.0, *term, entry)?;
+                self.opened(*shard)
+            }
+            GroupEvent::Refused { shard, .. } => {
+                self.firsts.again(node, *shard);
+                Ok(())
             }
             GroupEvent::Leading { shard, term } => {
                 self.elections += 1;
@@ -143,11 +160,20 @@ impl Judge {
             }
             GroupEvent::Following { .. }
             | GroupEvent::Owner { .. }
-            | GroupEvent::Refused { .. }
             | GroupEvent::Scan { .. }
             | GroupEvent::ScanOver { .. }
             | GroupEvent::Load { .. } => Ok(()),
         }
+    }
+
+    /// What the last entry opened is looked at, by the state under which it was judged.
+    fn opened(&mut self, shard: ShardId) -> Check {
+        for (judged, open) in self.committed.take_fresh() {
+            *self.ways.entry(open.scenario.label()).or_insert(0) += 1;
+            self.firsts.decided(shard, &open.public);
+            self.own.check(judged, &open)?;
+        }
+        Ok(())
     }
 
     /// A frame from a virtual MAC leaves `node`.
@@ -175,9 +201,14 @@ impl Judge {
         }
     }
 
+    /// Some node has applied this control state.
+    pub(super) fn applied(&mut self, state: &State) {
+        self.own.note(state);
+    }
+
     /// A translated packet leaves.
     pub(super) fn translated(
-        &self,
+        &mut self,
         (node, now_ns): (&Node, u64),
         newest: &State,
         (link, authority): (Link, Authority),
@@ -188,26 +219,35 @@ impl Judge {
             i08_vmac::orphan(shard, node.id, node.words.word(shard), now_ns)?;
         }
         match link {
-            Link::Outside => self.outside(newest, packet, tag),
-            Link::Inside(_) => {
+            Link::Outside => self.outside((node.id, authority), newest, packet, tag),
+            Link::Inside(vnet) => {
                 let world_ns = now_ns.saturating_sub(node.local(0).ns);
                 if world_ns.saturating_sub(tag.sent_ns) > ANSWER_AGE_MAX_NS {
                     return Ok(());
                 }
                 let (asked, got) = ((tag.host.ip, tag.port), (packet.dst, packet.dst_port));
-                i39_right_backend::check((tag.host.link(), asked), (link, got))
+                i39_right_backend::check((tag.host.link(), asked), (link, got))?;
+                let inside = InsideKey { vnet, endpoint: end(packet.dst, packet.dst_port) };
+                let flow = (packet.proto, inside, end(packet.src, packet.src_port));
+                i06_i10_i11_covered::inwards(&self.committed, flow)
             }
         }
     }
 
-    fn outside(&self, newest: &State, packet: &IpPacket, tag: &Tag) -> Check {
+    fn outside(
+        &mut self,
+        (node, authority): (NodeId, Authority),
+        newest: &State,
+        packet: &IpPacket,
+        tag: &Tag,
+    ) -> Check {
         i13_i14_clean_frames::outside(packet)?;
-        i03_within_lease::check(newest, (tag.host.network, tag.host.ip), (packet.src, packet.src_port))?;
+        let from = (tag.host.network, tag.host.ip, tag.port);
+        i03_within_lease::check(newest, from, (packet.src, packet.src_port))?;
         let frontends = &newest.allocation().frontends;
         let frontend = frontends.iter().find(|(_, frontend)| frontend.ip == packet.src);
         // I3 has found it.
         let Some((id, frontend)) = frontend else { return Ok(()) };
-        let end = |ip, port| Endpoint { addr: Addr::from(ip), port };
         let public = PublicKey {
             proto: packet.proto,
             frontend: *id,
@@ -215,7 +255,17 @@ impl Judge {
             remote: end(packet.dst, packet.dst_port),
         };
         let inside = InsideKey { vnet: tag.host.network, endpoint: end(tag.host.ip, tag.port) };
-        i06_i10_i11_covered::check(&self.committed, frontend.shard, &public, inside)
+        let shard = frontend.shard;
+        let covered = i06_i10_i11_covered::check(&self.committed, shard, &public, inside);
+        match (frontend.purpose, authority) {
+            (Purpose::Own(_), Authority::Lease { term, .. })
+                if covered.is_err() && self.committed.standing(shard, &public).is_none() =>
+            {
+                *self.ways.entry(BEFORE_COMMIT).or_insert(0) += 1;
+                self.firsts.left((node, shard, term), (public, inside), packet, tag.sent_ns)
+            }
+            _ => covered,
+        }
     }
 
     /// A map that some member acts upon, for I31.
@@ -289,11 +339,16 @@ impl Judge {
             if let (engine::status::FlowState::Live, Some(public), Some(inside)) =
                 (flow.state, flow.public.1, flow.inside.endpoint.addr.ipv4())
             {
-                i03_within_lease::check(newest, (flow.inside.vnet, inside), (public, flow.public.2))?;
+                let from = (flow.inside.vnet, inside, flow.inside.endpoint.port);
+                i03_within_lease::check(newest, from, (public, flow.public.2))?;
             }
         }
         Ok(())
     }
+}
+
+fn end(ip: Ipv4Addr, port: u16) -> Endpoint {
+    Endpoint { addr: Addr::from(ip), port }
 }
 
 /// Whether this node is the shard's owner at this moment, by its own word.

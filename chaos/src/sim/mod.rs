@@ -14,6 +14,7 @@ mod load;
 mod network;
 mod node;
 mod operator;
+mod owned;
 mod params;
 mod ring;
 mod stops;
@@ -116,6 +117,7 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
     let faults = tally(outcomes.iter().map(|outcome| &outcome.faults));
     writeln!(out, "faults: {}: {faults:?}", faults.values().sum::<u64>())?;
     writeln!(out, "queues that were full: {:?}", tally(outcomes.iter().map(|outcome| &outcome.full)))?;
+    writeln!(out, "mappings by right: {:?}", tally(outcomes.iter().map(|outcome| &outcome.ways)))?;
     writeln!(
         out,
         "{} joins, {} reloads, {} stops, {} moves and removals of replicas, {} disk errors, {} demanded resets",
@@ -171,5 +173,8 @@ mod tests {
         }
         let demanded = outcomes.iter().map(|outcome| outcome.resets_owed).sum::<u64>();
         assert!(demanded > 20, "{demanded} resets were demanded, and left");
+        let ways = super::tally(outcomes.iter().map(|outcome| &outcome.ways));
+        let left = ways.get(super::judge::BEFORE_COMMIT).copied().unwrap_or(0);
+        assert!(left > 100, "{left} first packets left before their commit, by own addresses: {ways:?}");
     }
 }

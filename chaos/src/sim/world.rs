@@ -80,6 +80,8 @@ pub struct Outcome {
     pub faults: BTreeMap<&'static str, u64>,
     /// How often each queue was full.
     pub full: BTreeMap<&'static str, u64>,
+    /// Mappings by their right, and packets that left before their commit.
+    pub ways: BTreeMap<&'static str, u64>,
 }
 
 pub(super) struct World {
@@ -122,6 +124,7 @@ pub fn run_seed(seed: u64, kind: Kind) -> Outcome {
     world.outcome.elections = world.judge.elections;
     world.outcome.recreations = world.judge.recreations;
     world.outcome.resets_owed = world.judge.resets.paid;
+    world.outcome.ways = std::mem::take(&mut world.judge.ways);
     (world.outcome.joins, world.outcome.reloads, world.outcome.moved) = world.judge.transfers;
     world.outcome.violation = result.err().map(|why| format!("at {} ms: {why}", world.now_ns / MS));
     world.outcome
@@ -145,6 +148,7 @@ impl World {
             faults: BTreeMap::new(),
             resets_owed: 0,
             full: BTreeMap::new(),
+            ways: BTreeMap::new(),
         };
         let mut load = stream(seed, Stream::Load);
         let declared = Declared::draw(&mut load);
@@ -214,7 +218,7 @@ impl World {
             }
         }
         let healed_ns = self.now_ns;
-        while self.declared.expires() && !self.newest().allocation().drains.is_empty() {
+        while self.declared.expires() && i29_ports_return::waiting(self.newest()).next().is_some() {
             let waited_ms = (self.now_ns - healed_ns) / MS;
             i29_ports_return::check(self.newest(), waited_ms, RETURN_NS / MS).map_err(said)?;
             self.step()?;

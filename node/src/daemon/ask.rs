@@ -284,8 +284,7 @@ mod tests {
                     file: String::new(),
                     text: String::new(),
                     dry_run: DryRun::No,
-                    yes: false,
-                    plan: None,
+                    allow_empty: false,
                 };
                 for order in [Request::Shutdown { now: true }, Request::RevokeStopToken, apply, Request::Ports] {
                     let began = Instant::now();

@@ -2,7 +2,6 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use control::state::State;
 use control::view;
 use engine::explain::{Explanation, Judged, Outcome, Question};
 use engine::ids::VnetId;
@@ -54,42 +53,32 @@ impl Answerer {
 
     /// The only network in which the address is a backend's; that of a packet from outside does not matter.
     async fn network_of(&self, ip: Ipv4Addr, names: &[String]) -> Result<VnetId, Failure> {
-        let has = self.of_state(move |state| networks_of(state, ip)).await?;
-        let name = only_network(ip, &has, names)?;
+        let has = self.of_state(move |state| {
+            let of = view::backends(state).into_iter().filter(|backend| backend.private_ip == ip);
+            of.map(|backend| backend.virtual_network).collect::<Vec<String>>()
+        });
+        let has = has.await?;
+        let name = match &has[..] {
+            [] => names.first(),
+            [only] => Some(only),
+            _ => {
+                let problem = format!("{ip} is a backend in {}: say which by --vnet", has.join(" and in "));
+                return Err(Failure::new(409, problem));
+            }
+        };
         let nobody = || Failure::new(503, "no virtual network is declared".to_owned());
         self.network(name.map(String::as_str))?.1.ok_or_else(nobody)
     }
 }
 
-/// The networks in which an address is a backend's.
-pub(crate) fn networks_of(state: &State, ip: Ipv4Addr) -> Vec<String> {
-    let of = view::backends(state).into_iter().filter(|backend| backend.private_ip == ip);
-    of.map(|backend| backend.virtual_network).collect()
-}
+const NOT_SERVED: &str = "not_served";
 
-/// Which network is meant where none is named: that in which the address is a backend's, or any if it is nobody's.
-pub(crate) fn only_network<'a>(
-    ip: Ipv4Addr,
-    has: &'a [String],
-    names: &'a [String],
-) -> Result<Option<&'a String>, Failure> {
-    match has {
-        [] => Ok(names.first()),
-        [only] => Ok(Some(only)),
-        _ => Err(Failure::new(409, format!("{ip} is a backend in {}: say which by --vnet", has.join(" and in ")))),
-    }
-}
-
-/// The verdict of whoever does not serve the shard.
-pub(crate) const NOT_SERVED: &str = "not_served";
-
-/// What a backend is called.
-pub(crate) fn name_of(state: &State, id: u32) -> Option<String> {
+fn name_of(state: &control::state::State, id: u32) -> Option<String> {
     view::backends(state).into_iter().find(|backend| backend.backend == id).map(|backend| backend.name)
 }
 
 /// All but names and the mapping.
-pub(crate) fn row(asked: &PacketQuestion, told: &Explanation) -> Explained {
+fn row(asked: &PacketQuestion, told: &Explanation) -> Explained {
     let end = |(ip, port): (Ipv4Addr, u16)| format!("{ip}:{port}");
     let (verdict, reason, scenario, translated) = match told.outcome {
         Outcome::Passes(ip, port) => ("passes", None, None, Some(end((ip, port)))),
