@@ -1,5 +1,5 @@
-//! I3: every external port in use lies in its backend's committed preallocation, or in a block that drains from it. At an
-//! address of an instance's own only that instance has any, and keeps the port that it sends from (S2).
+//! I3: every external port in use lies in its backend's committed preallocation, or in a block that drains from it. At an address
+//! of an instance's own only that instance has any, and keeps the port that it sends from (S2).
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -16,7 +16,11 @@ use super::{Check, ensure};
 ///
 /// # Errors
 /// If the port is not, or no longer, the backend's.
-pub fn check(newest: &State, (network, inside, port): (VnetId, Ipv4Addr, u16), public: (Ipv4Addr, u16)) -> Check {
+pub fn check(
+    newest: &State,
+    (network, inside, port): (VnetId, Ipv4Addr, u16),
+    public: (Ipv4Addr, u16),
+) -> Check {
     let allocation = newest.allocation();
     let frontend = allocation.frontends.iter().find(|(_, frontend)| frontend.ip == public.0);
     let at = frontend.map(|(id, _)| *id);
@@ -65,30 +69,5 @@ impl OwnAddresses {
         ensure(its && open.inside.endpoint.port == open.public.port, "I3", || {
             format!("{open:?} was opened at control index {judged}; own addresses were {before:?} and {after:?}")
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use engine::record::{Addr, Endpoint, InsideKey, Proto, PublicKey};
-
-    use super::*;
-
-    #[test]
-    fn an_own_address_opens_for_whom_it_was_when_the_entry_was_judged_and_keeps_the_port() {
-        let whose = |backend| BTreeMap::from([(FrontendId(7), BackendId(backend))]);
-        let own = OwnAddresses(BTreeMap::from([(ControlIndex(5), whose(1)), (ControlIndex(9), whose(2))]));
-        let open = |backend, port| {
-            let end = |last, port| Endpoint { addr: Addr::from(Ipv4Addr::new(10, 0, 0, last)), port };
-            let public = PublicKey { proto: Proto::Udp, frontend: FrontendId(7), port, remote: end(9, 7) };
-            let inside = InsideKey { vnet: VnetId(1), endpoint: end(1, 20_000) };
-            Open { public, inside, backend: BackendId(backend), scenario: Scenario::OwnOut }
-        };
-        let check = |judged, open| own.check(ControlIndex(judged), &open).is_ok();
-        assert!(check(5, open(1, 20_000)) && !check(5, open(2, 20_000)));
-        assert!(check(7, open(1, 20_000)) && check(7, open(2, 20_000)), "in between, as either says");
-        assert!(check(9, open(2, 20_000)) && !check(10, open(1, 20_000)), "it was taken");
-        assert!(!check(5, open(1, 20_001)), "another port");
-        assert!(check(10, Open { scenario: Scenario::Pool, ..open(1, 20_001) }), "by a grant");
     }
 }

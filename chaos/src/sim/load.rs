@@ -116,8 +116,8 @@ impl World {
 
     /// Flows that must pass, because nothing is amiss any more.
     pub(super) fn begin_calm_flows(&mut self, count: usize) {
-        // Where flows may stay on what is taken back, somebody may have to wait for it: as long as a block or an address of its
-        // own drains, an instance stays in that shard.
+        // Where flows may stay on what is taken back, somebody may have to wait for it: as long as a block or an address of its own
+        // drains, an instance stays in that shard.
         let expires = self.declared.expires();
         let allocation = self.newest().allocation();
         let has_a_way = |backend: &u8| {
@@ -175,12 +175,13 @@ impl World {
                 self.wanted = Some(wanted);
                 return;
             }
-            // An address may be refused for where its backend is at the moment (M3): the operator leaves it then.
+            // Addresses and rules may be refused for what is where at the moment (M3): the operator leaves it then.
             if control::plan::diff(self.newest(), &wanted.desired()).refused.is_some() {
                 self.count("reconfiguration refused");
                 return;
             }
-            let (command, now_ns) = (wanted.command(), self.now_ns);
+            let command = wanted.command();
+            let now_ns = self.now_ns;
             if let Some(leader) = self.nodes.values_mut().find(|node| node.control.leading()) {
                 leader.submit(now_ns, command);
                 self.declared = wanted;

@@ -35,6 +35,10 @@ impl Owned {
         all
     }
 
+    pub(super) fn none(backends: u8) -> Self {
+        Self { of: Vec::new(), alone: vec![false; usize::from(backends)] }
+    }
+
     /// Whether there is any address to change something about.
     pub(super) fn is_empty(&self) -> bool {
         self.of.is_empty()
