@@ -21,7 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const PRIORITY: i32 = 99;
 /// From which length on a stall is counted, in ms: the lease with the default timers, and twice as long.
 const LONG_MS: [u64; 2] = [40, 80];
-/// How many long stalls are noted with their times; the rest are only counted.
+/// From which length on a stall is noted with its time, in ms: what is left of a lease, at worst, when the next heartbeat is due.
+const NOTED_MS: u64 = 25;
+/// How many of these are noted with their times; the rest are only counted.
 const NOTED_MAX: usize = 1_000;
 
 /// Arguments of `stalls`.
@@ -46,7 +48,7 @@ pub struct Seen {
     pub at_least_80_ms: u64,
 }
 
-/// One stall of at least 40 ms.
+/// One stall of at least 25 ms.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Stall {
     /// When it ended, in ms since 1970.
@@ -95,7 +97,7 @@ impl Stalls {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            if late >= Duration::from_millis(LONG_MS[0]) {
+            if late >= Duration::from_millis(NOTED_MS) {
                 self.note(cpu, late)?;
             }
             last = now;

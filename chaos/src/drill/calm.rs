@@ -106,12 +106,15 @@ fn grown(known: &BTreeMap<u32, BTreeMap<u64, u64>>, seen: &BTreeMap<u32, BTreeMa
     grown
 }
 
+/// A shorter stall makes no election: the lease with the default timers.
+const LEASE_MS: u64 = 40;
+
 /// The cause of each move, in their order.
 pub(super) fn causes(moves: &[Move], stalls: &[Stall]) -> Vec<Cause> {
     // Where a shard was that a stall has taken from there.
     let mut homes: BTreeMap<u64, u32> = BTreeMap::new();
     let cause = |one: &Move| {
-        let stood_still = stalls.iter().any(|stall| {
+        let stood_still = stalls.iter().filter(|stall| stall.ms >= LEASE_MS).any(|stall| {
             let began = stall.ended_unix_ms.saturating_sub(stall.ms);
             began <= one.until_unix_ms && stall.ended_unix_ms + EXPLAINS_MS >= one.after_unix_ms
         });
@@ -189,6 +192,7 @@ mod tests {
         let caused = |at, stalls: &[Stall]| causes(&[one(at, 1, 2)], stalls)[0];
         assert_eq!(caused(10_000, &[]), Cause::Unexplained);
         assert_eq!(caused(10_000, &[stall(10_000)]), Cause::Stall);
+        assert_eq!(caused(10_000, &[Stall { ms: 39, ..stall(10_000) }]), Cause::Unexplained, "shorter than a lease");
         assert_eq!(caused(10_000, &[stall(8_800)]), Cause::Stall, "a second before the look before it");
         assert_eq!(caused(10_000, &[stall(8_799)]), Cause::Unexplained);
         assert_eq!(caused(10_000, &[stall(10_050)]), Cause::Stall, "it had begun");

@@ -225,16 +225,4 @@ impl Cluster {
     pub(super) fn counted(&self, node: u32) -> Result<Counted> {
         self.ask(node, &Request::Counters)
     }
-
-    /// Frames that running members dropped since they started, by reason.
-    pub(super) fn drops(&self) -> BTreeMap<String, u64> {
-        let mut all = BTreeMap::new();
-        for node in self.running() {
-            let Ok(counted) = self.counted(node) else { continue };
-            for (why, count) in counted.drops {
-                *all.entry(why).or_default() += count;
-            }
-        }
-        all
-    }
 }

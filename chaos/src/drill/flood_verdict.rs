@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::calm::{self, Cause, Move};
+use super::losses::Losses;
 use super::output::Judged;
 use crate::stalls::Stall;
 
@@ -13,6 +14,9 @@ use crate::stalls::Stall;
 pub(super) const PER_SECOND: u32 = 3_000;
 /// What is on its way or waits at the port when a flood ends is over after this.
 pub(super) const AFTER: Duration = Duration::from_millis(1_500);
+
+/// What members say of a packet that a lapsed lease has cost.
+const LAPSES: [&str; 2] = [" drop lease_lapsed", " drop not_owner"];
 
 /// New flows may be held for so many times what they are without a flood.
 const HOLD_TIMES_MAX: f64 = 2.0;
@@ -46,6 +50,8 @@ pub(super) struct Phase {
     pub(super) datagrams_lost: u64,
     /// Of both, those that the ends themselves lost since nobody read them in time.
     pub(super) dropped_at_ends: u64,
+    /// What members and the kernel dropped.
+    pub(super) losses: Losses,
     pub(super) longest_silence_ms: f64,
     pub(super) exchanges: usize,
     pub(super) exchanges_failed: usize,
@@ -59,7 +65,7 @@ pub(super) struct FloodVerdict {
     per_second: u32,
     phases: Vec<Phase>,
     moves: Vec<Move>,
-    /// Losses of phases in which a stall of the machine made an election: they say nothing about the flood.
+    /// Losses of phases in which a stall of the machine cost a lease: they say nothing about the flood.
     excused: Vec<String>,
     pass: bool,
     reasons: Vec<String>,
@@ -94,9 +100,17 @@ impl Phase {
         (self.new_flows_lost + self.datagrams_lost).saturating_sub(self.dropped_at_ends)
     }
 
-    /// Whether the machine itself made an election in it.
-    const fn is_disturbed(&self) -> bool {
-        self.elections > self.elections_unexplained
+    /// Whether the machine itself made an election in it, or had a lease lapse, which takes a shorter stall, and members say that all
+    /// that was lost was lost by that.
+    fn is_disturbed(&self) -> bool {
+        let lapsed: u64 = self
+            .losses
+            .iter()
+            .filter(|(at, _)| LAPSES.iter().any(|why| at.ends_with(why)))
+            .map(|(_, count)| count)
+            .sum();
+        let is_lapse = self.longest_stall_ms > 0 && self.exchanges_failed == 0 && self.lost() <= lapsed;
+        self.elections > self.elections_unexplained || is_lapse
     }
 }
 
@@ -230,6 +244,7 @@ mod tests {
             datagrams: 30_000,
             datagrams_lost: 0,
             dropped_at_ends: 0,
+            losses: Losses::new(),
             longest_silence_ms: 2.0,
             exchanges: 100,
             exchanges_failed: 0,
@@ -273,5 +288,20 @@ mod tests {
         let verdict = judged(phases, Vec::new());
         assert!(verdict.pass, "{:?}", verdict.reasons);
         assert_eq!(verdict.excused, ["flood from peers: 7 datagrams lost on the way"]);
+    }
+
+    #[test]
+    fn what_is_lost_in_a_lapse_that_the_machine_made_is_told_apart_if_members_say_so() {
+        let reasons = |stall, lapsed, lost, failed| {
+            wrong("peers", |one| {
+                (one.longest_stall_ms, one.datagrams_lost, one.exchanges_failed) = (stall, lost, failed);
+                one.losses = Losses::from([("n1 drop not_owner".into(), lapsed), ("n1 drop no_port".into(), 9)]);
+            })
+            .len()
+        };
+        assert_eq!(reasons(61, 3, 3, 0), 0);
+        assert_eq!(reasons(0, 3, 3, 0), 1, "nothing stood still");
+        assert_eq!(reasons(61, 3, 4, 0), 1, "one more than they say");
+        assert_eq!(reasons(61, 3, 0, 1), 1, "a connection is never lost by it");
     }
 }

@@ -29,23 +29,6 @@ pub(super) fn in_backend<T: Send>(dir: &Path, backend: u32, work: impl FnOnce() 
     qnat_lab::in_host(dir, Host::Backend(backend), work)?
 }
 
-/// Datagrams that the ends themselves lost so far, backends and internet, since nobody read them in time.
-pub(super) fn dropped_at_ends(dir: &Path, backends: u32) -> Result<u64> {
-    let ends = (1..=backends).map(Host::Backend).chain([Host::Inet]);
-    let dropped = ends.map(|host| qnat_lab::in_host(dir, host, receive_buffer_errors)?);
-    dropped.sum()
-}
-
-/// `RcvbufErrors` of UDP in the calling thread's namespace.
-fn receive_buffer_errors() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").context("/proc/thread-self/net/snmp")?;
-    let mut udp = text.lines().filter(|line| line.starts_with("Udp:"));
-    let (names, values) = (udp.next().context("no line of UDP")?, udp.next().context("no counts of UDP")?);
-    let mut counts = names.split_whitespace().zip(values.split_whitespace());
-    let (_, count) = counts.find(|(name, _)| *name == "RcvbufErrors").context("no RcvbufErrors")?;
-    Ok(count.parse()?)
-}
-
 /// A stream of datagrams over one mapping.
 pub(super) struct StreamCount {
     pub(super) sent: u64,
@@ -149,7 +132,11 @@ pub(super) fn new_flows(over: &AtomicBool, every: Duration) -> Result<FlowCount>
             count.opened += 1;
             match socket.recv(&mut [0; 16]) {
                 Ok(_) => count.trips_ms.push(sent.elapsed().as_secs_f64() * 1e3),
-                Err(_late_or_refused) => count.lost += 1,
+                Err(late_or_refused) => {
+                    let (from, to) = (socket.local_addr()?, echo(remote));
+                    eprintln!("new flow {from} -> {to}, {:.1} s ago: {late_or_refused}", sent.elapsed().as_secs_f64());
+                    count.lost += 1;
+                }
             }
         }
         next += every;

@@ -11,6 +11,7 @@ mod flood_verdict;
 mod flows;
 mod interrupt;
 mod judge;
+mod losses;
 mod members;
 mod output;
 mod peer_flood;

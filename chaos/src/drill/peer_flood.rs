@@ -20,6 +20,7 @@ use super::capture::{Capture, Frame, Side, UDP};
 use super::cluster::{Cluster, NODES};
 use super::flood_verdict::{AFTER, FloodVerdict, PER_SECOND, Phase, judged};
 use super::flows::{self, in_backend, joined};
+use super::losses;
 use super::run;
 use super::strangers::Source;
 use crate::stalls::{Stalls, unix_ms};
@@ -167,7 +168,7 @@ impl<'a> Scene<'a> {
 
     fn phase(&mut self, flood: &'static str, lasts: Duration, source: Option<&Source>) -> Result<Phase> {
         let (before, began_unix_ms) = (self.counted()?, unix_ms()?);
-        let dropped = flows::dropped_at_ends(self.cluster.dir(), self.scale.backends)?;
+        let lost = losses::all(self.cluster, self.scale.backends)?;
         let (over, dir, every) = (&AtomicBool::new(false), self.cluster.dir(), self.new_every);
         let (idle, friends) = (&mut self.idle, 1..self.hostile);
         let (streams, flows, handshakes, exchanges) = std::thread::scope(|scope| {
@@ -188,7 +189,7 @@ impl<'a> Scene<'a> {
             Ok::<_, anyhow::Error>((joined(streams)?, joined(flows)?, handshakes, exchanges))
         })?;
         std::thread::sleep(AFTER);
-        let after = self.counted()?;
+        let (after, lost) = (self.counted()?, losses::grown(&lost, losses::all(self.cluster, self.scale.backends)?));
         let holds = |of: &[usize]| hold_p99_ms(of.iter().map(|&at| (&before[at].hold, &after[at].hold)));
         let flooded = usize::try_from(self.flooded - 1)?;
         let (new_flow_p99_ms, _) = flows::trips(&flows);
@@ -210,7 +211,8 @@ impl<'a> Scene<'a> {
             new_flow_p99_ms,
             datagrams: streams.iter().map(|one| one.sent).sum(),
             datagrams_lost: streams.iter().map(|one| one.sent - one.answered).sum(),
-            dropped_at_ends: flows::dropped_at_ends(dir, self.scale.backends)? - dropped,
+            dropped_at_ends: losses::at_ends(&lost),
+            losses: lost,
             longest_silence_ms: streams.iter().map(|one| one.silence.as_secs_f64() * 1e3).fold(0.0, f64::max),
             exchanges: exchanges.0,
             exchanges_failed: exchanges.1,

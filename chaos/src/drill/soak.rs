@@ -16,6 +16,7 @@ use super::calm::{self, Explained};
 use super::canary::{self, Download, Idle};
 use super::cluster::Cluster;
 use super::flows::{self, ANSWER_TIMEOUT, in_backend, joined};
+use super::losses::{self, Losses};
 use super::{Output, interrupt};
 use crate::stalls::Stalls;
 
@@ -92,8 +93,8 @@ struct Findings {
     exchanges_failed: usize,
     downloads: usize,
     downloads_right: usize,
-    /// Frames that members dropped, by reason.
-    drops: BTreeMap<String, u64>,
+    /// What members and the kernel dropped.
+    losses: Losses,
     pass: bool,
     reasons: Vec<String>,
 }
@@ -146,12 +147,12 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
         first.entry(backend.shard).or_insert(backend.number);
     }
     let mut idle = canary::open_idle(cluster.dir(), &all, args.connections.into())?;
-    let (owners, elections, drops) = (cluster.owners(), cluster.elections(), cluster.drops());
-    let (stolen, dropped) = (stolen_ms()?, flows::dropped_at_ends(cluster.dir(), args.backends)?);
+    let (owners, elections) = (cluster.owners(), cluster.elections());
+    let (stolen, lost) = (stolen_ms()?, losses::all(cluster, args.backends)?);
     let (begun, lasts) = (Instant::now(), Duration::from_secs(args.minutes * 60));
     let mut minutes = Vec::new();
     let stalls = Stalls::default();
-    let counted = || grown(&elections, cluster.elections()).values().sum();
+    let counted = || losses::grown(&elections, cluster.elections()).values().sum();
     let over = AtomicBool::new(false);
     let (dir, cpus) = (cluster.dir(), netio::thread::allowed_cpus()?);
     let (streams, flows, downloads, exchanges, moves) = std::thread::scope(|scope| {
@@ -170,6 +171,7 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
         let moves = joined(vec![moves])?.concat();
         Ok::<_, anyhow::Error>((joined(streams)?, joined(flows)?, joined(downloads)?, exchanges?, moves))
     })?;
+    let lost = losses::grown(&lost, losses::all(cluster, args.backends)?);
     let (healthy_minutes, elections_while_healthy) = healthy(&minutes);
     let now = cluster.owners();
     let (new_flow_p99_ms, new_flow_max_ms) = flows::trips(&flows);
@@ -187,7 +189,7 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
         owners_changed: owners.iter().filter(|(shard, owner)| now.get(shard) != Some(owner)).count(),
         datagrams: streams.iter().map(|one| one.sent).sum(),
         datagrams_lost: streams.iter().map(|one| one.sent - one.answered).sum(),
-        dropped_at_ends: flows::dropped_at_ends(dir, args.backends)? - dropped,
+        dropped_at_ends: losses::at_ends(&lost),
         longest_silence_ms: longest_ms(|one| one.silence),
         longest_silence_over: streams.iter().max_by_key(|one| one.silence).and_then(|one| {
             let since = one.silence_over?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
@@ -202,7 +204,7 @@ fn soak(cluster: &Cluster, args: &SoakArgs) -> Result<Findings> {
         exchanges_failed: exchanges.1,
         downloads: downloads.iter().map(|one| one.0).sum(),
         downloads_right: downloads.iter().map(|one| one.1).sum(),
-        drops: grown(&drops, cluster.drops()),
+        losses: lost,
         pass: false,
         reasons: Vec::new(),
     };
@@ -233,15 +235,6 @@ fn exchange(
         }
     }
     Ok(exchanges)
-}
-
-/// By how much counts have grown, those that have.
-fn grown<K: Ord>(before: &BTreeMap<K, u64>, now: BTreeMap<K, u64>) -> BTreeMap<K, u64> {
-    let by = now.into_iter().map(|(what, count)| {
-        let more = count.saturating_sub(before.get(&what).copied().unwrap_or(0));
-        (what, more)
-    });
-    by.filter(|(_, more)| *more > 0).collect()
 }
 
 /// Milliseconds stolen since the machine started (`steal` of /proc/stat, in hundredths of a second).
@@ -327,7 +320,7 @@ mod tests {
             exchanges_failed: 0,
             downloads: 50,
             downloads_right: 50,
-            drops: BTreeMap::new(),
+            losses: Losses::new(),
             pass: false,
             reasons: Vec::new(),
         }

@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::str::FromStr;
 
+use engine::record::{CommitClass, Scenario};
+
 use crate::answers::{EvaluatedGroup, Explained};
 use crate::daemon::request::{ExplainProtocol, PacketQuestion, Request};
 
@@ -93,6 +95,9 @@ fn headline(told: &Explained) -> String {
     let passed = match (told.verdict.as_str(), told.direction.as_str()) {
         ("passes", "Inbound") => format!("passes to {translated}"),
         ("passes", _) => format!("leaves as {translated}"),
+        ("opens", _) if leaves_before_its_mapping(told) => {
+            format!("leaves as {translated} at once, and opens a mapping, which the flow's next packets wait for")
+        }
         ("opens", _) => format!("opens a mapping, and leaves as {translated} once a majority has it"),
         ("opens_if_free", _) => "opens a mapping if a port of its grant is free; many are not".to_owned(),
         ("waits", _) => "waits for its mapping, which is on its way".to_owned(),
@@ -106,6 +111,12 @@ fn headline(told: &Explained) -> String {
     }
 }
 
+/// Whether the right lets the first packet leave before a majority has the mapping.
+fn leaves_before_its_mapping(told: &Explained) -> bool {
+    let right = Scenario::ALL.into_iter().find(|scenario| told.scenario.as_deref() == Some(scenario.label()));
+    matches!(right.map(Scenario::class), Some(CommitClass::BehindFirst | CommitClass::Private))
+}
+
 fn judged(group: &EvaluatedGroup) -> String {
     let rule = &group.matched_rule;
     let place = if group.applied_to == "subnet" { "subnet" } else { "interface" };
@@ -116,6 +127,24 @@ fn judged(group: &EvaluatedGroup) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whether_a_first_packet_waits_for_its_mapping_is_said_by_its_right() {
+        let told = |scenario: Scenario| Explained {
+            verdict: "opens".into(),
+            direction: "Outbound".into(),
+            scenario: Some(scenario.label().into()),
+            translated: Some("192.0.2.1:5".into()),
+            ..Explained::default()
+        };
+        for (scenario, waits) in
+            [(Scenario::Pool, true), (Scenario::Default, true), (Scenario::OwnOut, false), (Scenario::Private, false)]
+        {
+            let text = headline(&told(scenario));
+            assert_eq!(text.contains("once a majority has it"), waits, "{text}");
+            assert_eq!(text.contains("at once, and opens"), !waits, "{text}");
+        }
+    }
 
     #[test]
     fn an_end_has_a_port_or_not_and_only_pings_need_none_at_the_destination() {
