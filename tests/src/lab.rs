@@ -13,6 +13,8 @@ use crate::running::Running;
 
 /// The lab's web server.
 pub const INET: &str = "203.0.113.10";
+/// Until a lab that is up has come to rest.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -83,6 +85,7 @@ impl Lab {
         let cache = std::env::var("QNAT_TEST_CACHE").ok().filter(|_| !options.contains(&"--cache"));
         let cache: Vec<&str> = cache.iter().flat_map(|cache| ["--cache", cache]).collect();
         ok(&[&up, options, &workers, &cache].concat());
+        lab.wait_until_whole(PATIENCE);
         lab
     }
 
@@ -92,13 +95,8 @@ impl Lab {
     /// If it does not come up.
     #[must_use]
     pub fn up_by(resources: &str) -> Self {
-        let lab = Self { _alone: Alone::wait() };
         let file = crate::resources::file_of(resources);
-        let path = file.path().to_str().expect("a plain path");
-        let cache = std::env::var("QNAT_TEST_CACHE").ok();
-        let cache: Vec<&str> = cache.iter().flat_map(|cache| ["--cache", cache]).collect();
-        ok(&[&["lab", "up", "--nodes", "3", "--backends", "4", "--file", path, "--detach"], &cache[..]].concat());
-        lab
+        Self::up_as(3, &["--file", file.path().to_str().expect("a plain path")])
     }
 
     /// A command on a host that must succeed; its standard output.
@@ -232,16 +230,30 @@ impl Lab {
         public
     }
 
-    /// Waits until every shard is served by its preferred owner with all replicas.
+    /// Waits until every shard is served by its preferred owner with all replicas, and no member is preferred by two more
+    /// than another: from then on shards move only if something happens.
     pub fn wait_until_whole(&self, bound: Duration) {
         wait_until("all shards whole and with their preferred owners", bound, || {
-            let status = try_json(&["status", "-o", "json"]).unwrap_or_default();
-            let whole = |row: &Value| {
-                row["serving"] == "yes" && row["redundancy"]["have"] == 3 && row["owner"] == row["members"][0]
-            };
-            rows(&status["shards"]).count() == 3 && rows(&status["shards"]).all(whole)
+            try_json(&["status", "-o", "json"]).is_some_and(|status| is_whole(&status))
         });
     }
+
+    /// How many shards a member owns.
+    #[must_use]
+    pub fn owned_by(&self, node: u64) -> usize {
+        rows(&self.status()["shards"]).filter(|row| row["owner"] == node).count()
+    }
+}
+
+fn is_whole(status: &Value) -> bool {
+    let members: Vec<u64> = rows(&status["nodes"]).filter_map(|row| row["node"].as_u64()).collect();
+    let replicas = members.len().min(3);
+    let whole = |row: &Value| {
+        row["serving"] == "yes" && row["redundancy"]["have"] == replicas && row["owner"] == row["members"][0]
+    };
+    let owned = |node: &u64| rows(&status["shards"]).filter(|row| row["owner"] == *node).count();
+    let shares = || members.iter().map(owned);
+    rows(&status["shards"]).all(whole) && shares().max() <= shares().min().map(|least| least + 1)
 }
 
 impl Drop for Lab {

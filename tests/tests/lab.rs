@@ -280,8 +280,8 @@ fn comes_back(arguments: &[&str]) {
     ok(&[&["lab", "restart", name.as_str()], arguments].concat());
     wait_until("a new incarnation", Duration::from_secs(30), || incarnation(&lab, node) > life);
     lab.wait_until_whole(Duration::from_secs(60));
-    assert_eq!(lab.owner_of("b1"), node, "it has its share again");
-    wait_until("the connection to go on with its old owner", Duration::from_secs(20), || conversation.goes_on());
+    assert_eq!(lab.owned_by(node), 1, "it has its share again");
+    wait_until("the connection to go on with its owner", Duration::from_secs(20), || conversation.goes_on());
     all_is_well();
 }
 

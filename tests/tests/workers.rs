@@ -53,14 +53,6 @@ fn all_go_on(
     }
 }
 
-fn all_whole() {
-    wait_until("full redundancy", PATIENCE * 2, || {
-        let status = try_json(&["status", "-o", "json"]).unwrap_or_default();
-        let whole = |row: &Value| row["serving"] == "yes" && row["redundancy"]["have"] == 3;
-        rows(&status["shards"]).count() == 4 && rows(&status["shards"]).all(whole)
-    });
-}
-
 /// What is told of the four connections, whoever is asked.
 fn answers_agree(lab: &Lab) {
     let listed = |arguments: &[&str]| {
@@ -90,7 +82,7 @@ fn shards_of_both_workers_are_served_and_counted_and_survive_their_owner() {
     let owner = lab.kill_owner_of("b1");
     all_go_on(&lab, &mut talks, &public, &format!("without n{owner}"));
     lab.restart_the_dead();
-    all_whole();
+    lab.wait_until_whole(PATIENCE * 2);
     all_go_on(&lab, &mut talks, &public, "with it");
     answers_agree(&lab);
 }
@@ -111,7 +103,7 @@ fn a_member_with_one_worker_that_hangs_gives_all_its_shards_away_and_begins_anew
         try_json(&["status", "-o", "json"]).is_some_and(|status| life(&status).is_some_and(|now| now != before))
     });
     qnat_lab::release(dir, 1).expect("released");
-    all_whole();
+    lab.wait_until_whole(PATIENCE * 2);
     all_go_on(&lab, &mut talks, &public, "under the new life");
 }
 
