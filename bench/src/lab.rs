@@ -17,7 +17,8 @@ use serde::de::DeserializeOwned;
 use crate::machine;
 use crate::numbers::Buckets;
 
-const NODES: u32 = 3;
+/// Members.
+pub(crate) const NODES: u32 = 3;
 const API: &str = "127.0.0.1:7880";
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const WHOLE_WITHIN: Duration = Duration::from_secs(60);

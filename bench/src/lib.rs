@@ -1,5 +1,6 @@
 //! Measurements of qnat as a user runs it, beside the kernel's own NAT. Never part of the product.
 
+pub mod beside;
 pub mod control;
 pub mod engine;
 pub mod flows;
@@ -13,4 +14,5 @@ pub mod numbers;
 pub mod printing;
 pub mod report;
 pub mod steps;
+pub mod ways;
 pub mod workers;

@@ -37,6 +37,13 @@ impl Machine {
             commit: git(&["rev-parse", "--short", "HEAD"]) + changed,
         })
     }
+
+    /// Where and when, as a line under a table.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let Self { kernel, cores, unix_seconds, commit } = self;
+        format!("kernel {kernel}, {cores} cores, at {unix_seconds} s since 1970, commit {commit}")
+    }
 }
 
 /// Processor time of this thread in nanoseconds.
@@ -85,6 +92,39 @@ pub fn stolen() -> Result<(f64, f64)> {
     let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|text| text.parse().ok()).collect();
     // What guests of this machine use is part of the first two.
     Ok((*fields.get(7).context("stolen time")?, fields.iter().take(8).sum()))
+}
+
+/// What one processor has done since the machine began.
+#[derive(Clone, Copy, Debug)]
+pub struct CoreTimes {
+    /// Seconds that were neither idle nor spent by threads of a low priority.
+    pub busy: f64,
+    /// Seconds that the host took.
+    pub stolen: f64,
+}
+
+/// Of each processor.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn cores() -> Result<Vec<CoreTimes>> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let lines = text.lines().skip(1).take_while(|line| line.starts_with("cpu"));
+    let core = |line: &str| {
+        let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|text| text.parse().ok()).collect();
+        let seconds = |at: usize| fields.get(at).map(|ticks| ticks / ticks_per_second()).context("processor times");
+        Ok(CoreTimes { busy: seconds(0)? + seconds(2)? + seconds(5)? + seconds(6)?, stolen: seconds(7)? })
+    };
+    lines.map(core).collect()
+}
+
+/// How many tasks ran or wanted to, on average over a minute.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn load_average() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split_whitespace().next().context("load average")?.parse()?)
 }
 
 /// Memory of this process that is resident, in octets.

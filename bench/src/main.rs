@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
 use qnat_bench::report::{Stored, finish};
-use qnat_bench::{control, engine, flows, hold, malformed, report, workers};
+use qnat_bench::ways::Work;
+use qnat_bench::{control, engine, flows, hold, malformed, report, ways, workers};
 
 /// As the member has it: where a large table lies, in small pages or huge ones, decides what a packet costs.
 #[global_allocator]
@@ -24,6 +25,12 @@ enum Command {
     Hold(hold::Args),
     /// New flows per second, beside the kernel's masquerade.
     Flows(flows::Args),
+    /// TCP streams that stand, with the kernel's fast path and without, beside the kernel's masquerade.
+    Bulk(ways::Args),
+    /// Round trips of datagrams, the same.
+    Rtt(ways::Args),
+    /// Small datagrams, the same.
+    Pps(ways::Args),
     /// Malformed and hostile packets, beside the kernel's masquerade.
     Malformed(malformed::Args),
     /// The engine alone: packets of known flows, new flows, memory. Needs no root.
@@ -40,6 +47,9 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Hold(args) => finish(&Stored::Hold(hold::run(&args)?), &args.printing)?,
         Command::Flows(args) => finish(&Stored::Flows(flows::run(&args)?), &args.printing)?,
+        Command::Bulk(args) => finish(&Stored::Bulk(ways::run(Work::Bulk, &args)?), &args.printing)?,
+        Command::Rtt(args) => finish(&Stored::Rtt(ways::run(Work::Rtt, &args)?), &args.printing)?,
+        Command::Pps(args) => finish(&Stored::Pps(ways::run(Work::Pps, &args)?), &args.printing)?,
         Command::Malformed(args) => finish(&Stored::Malformed(malformed::run(&args)?), &args.printing)?,
         Command::Engine(args) => finish(&Stored::Engine(engine::run(&args)?), &args.printing)?,
         Command::Workers(args) => finish(&Stored::Workers(workers::run(&args)?), &args.printing)?,

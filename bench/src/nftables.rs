@@ -21,6 +21,8 @@ pub const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 const GATEWAY: &str = "qbench-gateway";
 const SWITCH: &str = "qbench-switch";
 const ALL: [&str; 4] = [CLIENT, GATEWAY, SERVER, SWITCH];
+/// Ports of the flows that stand.
+pub(crate) const FLOOD: std::ops::Range<u16> = FLOOD_PORTS;
 /// Only the initial namespace has it, and all others obey it.
 const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const CONNTRACK_WANTED: u64 = 4 << 20;
@@ -76,9 +78,7 @@ impl Masquerade {
         ip(SERVER, &["address", "add", &format!("{SERVER_ADDRESS}/24"), "dev", "out"])?;
         ip(CLIENT, &["route", "add", "default", "via", "10.0.0.1"])?;
         netns::run_in(GATEWAY, || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
-        netns::run_in(GATEWAY, || {
-            nft("table ip nat { chain post { type nat hook postrouting priority 100; oifname \"out\" masquerade; }\n}")
-        })??;
+        netns::run_in(GATEWAY, || masquerade("out"))??;
         netns::run_in(SERVER, sink)??;
         // There only now that something is tracked.
         let before = std::fs::read_to_string(CONNTRACK_MAX).with_context(|| CONNTRACK_MAX.to_owned())?;
@@ -102,6 +102,26 @@ pub fn sink() -> Result<()> {
     ))
 }
 
+/// The same of the small datagrams of flows that stand: others to the same ports, which have to be answered, pass.
+///
+/// # Errors
+/// If `nft` does.
+pub(crate) fn small_sink() -> Result<()> {
+    let (first, last) = (FLOOD.start, FLOOD.end - 1);
+    // With the header of UDP, 8 octets.
+    nft(&format!(
+        "table ip qbench {{ counter delivered {{ }}\n chain sink {{ type filter hook prerouting priority -300; \
+         udp dport {first}-{last} udp length 26 counter name delivered drop; }}\n}}"
+    ))
+}
+
+/// Has this namespace translate what leaves by an interface.
+pub(crate) fn masquerade(interface: &str) -> Result<()> {
+    nft(&format!(
+        "table ip nat {{ chain post {{ type nat hook postrouting priority 100; oifname \"{interface}\" masquerade; }}\n}}"
+    ))
+}
+
 /// Datagrams that the sink of this namespace has seen.
 ///
 /// # Errors
@@ -120,7 +140,8 @@ fn nft(rules: &str) -> Result<()> {
     Ok(())
 }
 
-fn ip(namespace: &str, arguments: &[&str]) -> Result<()> {
+/// Runs `ip` in a namespace.
+pub(crate) fn ip(namespace: &str, arguments: &[&str]) -> Result<()> {
     let output = Command::new("ip").args(["-n", namespace]).args(arguments).output().context("ip")?;
     ensure!(output.status.success(), "ip -n {namespace} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())

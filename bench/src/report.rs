@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::engine::{self, EngineResult};
 use crate::flows::FlowsResult;
 use crate::hold::HoldResult;
-use crate::machine::Machine;
 use crate::malformed::{Fate, MalformedResult};
 use crate::numbers::{Percentile, Spread, loss_free};
 use crate::printing::{Output, Printing};
 use crate::steps::{Step, column};
+use crate::ways::{WaysResult, tables as ways};
 use crate::workers::{self, WorkersResult};
 
 /// Loss below which a rate counts as carried.
@@ -26,6 +26,9 @@ pub struct Args {
     /// Stored results.
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    /// The rows that the README has of results of `bulk`, `rtt` and `pps`.
+    #[arg(long)]
+    rows: bool,
 }
 
 /// A result as it is stored.
@@ -36,6 +39,12 @@ pub enum Stored {
     Hold(HoldResult),
     /// Of `flows`.
     Flows(FlowsResult),
+    /// Of `bulk`.
+    Bulk(WaysResult),
+    /// Of `rtt`.
+    Rtt(WaysResult),
+    /// Of `pps`.
+    Pps(WaysResult),
     /// Of `malformed`.
     Malformed(MalformedResult),
     /// Of `engine`.
@@ -72,7 +81,19 @@ pub fn run(args: &Args) -> Result<()> {
         let name = || path.display().to_string();
         let text = std::fs::read_to_string(path).with_context(name)?;
         let result: Stored = serde_json::from_str(&text).with_context(name)?;
-        writeln!(std::io::stdout(), "{}\n", table(&result)).context("standard output")?;
+        let ways = match &result {
+            Stored::Bulk(ways) | Stored::Rtt(ways) | Stored::Pps(ways) if args.rows => Some(ways),
+            Stored::Hold(_)
+            | Stored::Flows(_)
+            | Stored::Bulk(_)
+            | Stored::Rtt(_)
+            | Stored::Pps(_)
+            | Stored::Malformed(_)
+            | Stored::Engine(_)
+            | Stored::Workers(_) => None,
+        };
+        let text = ways.map_or_else(|| table(&result) + "\n", |ways| ways::readme_rows(ways).join("\n"));
+        writeln!(std::io::stdout(), "{text}").context("standard output")?;
     }
     Ok(())
 }
@@ -83,6 +104,7 @@ fn table(result: &Stored) -> String {
         Stored::Workers(result) => workers::table(result),
         Stored::Hold(hold) => hold_table(hold),
         Stored::Flows(flows) => flows_table(flows),
+        Stored::Bulk(result) | Stored::Rtt(result) | Stored::Pps(result) => ways::table(result),
         Stored::Malformed(set) => malformed_table(set),
     }
 }
@@ -98,7 +120,7 @@ fn malformed_table(set: &MalformedResult) -> String {
         let reason = row.reason.clone().unwrap_or_default();
         table.add_row([row.packet.clone(), row.sent.clone(), word(row.kernel).into(), word(row.qnat).into(), reason]);
     }
-    let mut text = format!("{}\n\n{table}\n", place(&set.machine));
+    let mut text = format!("{}\n\n{table}\n", set.machine.place());
     let of = |name: &str, fate_of: fn(&crate::malformed::Row) -> Fate| {
         let count = |sound, fate| set.count(fate_of, sound, fate);
         let (sound, bad) =
@@ -119,11 +141,6 @@ fn markdown(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN).set_header(header.to_vec());
     table
-}
-
-fn place(machine: &Machine) -> String {
-    let Machine { kernel, cores, unix_seconds, commit } = machine;
-    format!("kernel {kernel}, {cores} cores, at {unix_seconds} s since 1970, commit {commit}")
 }
 
 fn hold_table(hold: &HoldResult) -> String {
@@ -150,7 +167,7 @@ fn hold_table(hold: &HoldResult) -> String {
         hold.lost,
         hold.elections,
         hold.hold_mean_us,
-        place(&hold.machine)
+        hold.machine.place()
     )
 }
 
@@ -201,6 +218,34 @@ fn flows_table(flows: &FlowsResult) -> String {
         flows.seconds,
         LOSS * 100.0,
         loss_free(&curve, LOSS),
-        place(&flows.machine)
+        flows.machine.place()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_readme_has_the_rows_of_the_stored_results_and_no_others() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let readme = std::fs::read_to_string(root.join("README.md")).expect("the README");
+        for name in ["bulk", "rtt", "pps"] {
+            // Who has not measured claims nothing.
+            let stored = std::fs::read_to_string(root.join(format!("bench/results/{name}.json"))).ok();
+            let rows = stored.map_or_else(Vec::new, |stored| {
+                let (Stored::Bulk(result) | Stored::Rtt(result) | Stored::Pps(result)) =
+                    serde_json::from_str(&stored).expect("a result")
+                else {
+                    panic!("{name} is another measurement's")
+                };
+                ways::readme_rows(&result)
+            });
+            let command = format!("| `qnat-bench {name}` |");
+            let there: Vec<&str> = readme.lines().filter(|line| line.contains(&command)).collect();
+            assert_eq!(there, rows, "qnat-bench report --rows bench/results/{name}.json writes them");
+        }
+    }
 }

@@ -2,7 +2,8 @@
  * The fast path: carries the packets of mappings that a worker has decided about, without waking it. An entry is what was
  * decided (a Translation of the engine) with what it stands by: incarnation, term, revisions. It never decides anything, and
  * what is odd, unknown or outdated goes on to the worker's socket as if it were not here. At clsact ingress of the data
- * interfaces, behind the look at tags; what it sends passes the egress guard as the worker's frames do (L5).
+ * interfaces, behind the look at tags; what it sends passes the egress guard as the worker's frames do (L5), or, to the far end of
+ * a pair, this program's own last look at lease and record alone.
  *
  * One record for both directions of a flow, found by a key of each: {ifindex, addresses, ports, protocol} -> {record and
  * direction, generation}. The worker installs a record dead, then its keys, then makes it live by one store of its first word,
@@ -19,7 +20,8 @@
 struct fast_device {
 	u32 ifindex;
 	u8 mac[6];
-	u8 pad[2];
+	u8 peer; /* what leaves by it may be handed to the other end of its pair */
+	u8 pad;
 };
 
 struct fast_key {
@@ -108,8 +110,10 @@ struct {
 } fast_all SEC(".maps");
 
 enum fast_fate {
-	FAST_SENT,
-	FAST_GRACE, /* sent from the own MAC */
+	FAST_OUT, /* sent, by direction */
+	FAST_IN,
+	FAST_GRACE_OUT, /* sent from the own MAC */
+	FAST_GRACE_IN,
 	FAST_UNKNOWN, /* no entry */
 	FAST_ODD, /* a fragment, options, a SYN, FIN or RST, a last hop, ... */
 	FAST_DEAD, /* the entry is no longer, or not yet, what its key says */
@@ -121,20 +125,31 @@ enum fast_fate {
 	FAST_FATES
 };
 
+struct fast_count {
+	u64 packets;
+	u64 octets; /* of IP; of what was sent alone */
+};
+
 struct {
 	UINT(type, MAP_PERCPU_ARRAY);
 	UINT(max_entries, FAST_FATES);
 	TYPE(key, u32);
-	TYPE(value, u64);
+	TYPE(value, struct fast_count);
 } fast_fates SEC(".maps");
+
+static __attribute__((always_inline)) void fast_tally(u32 fate, u32 octets)
+{
+	struct fast_count *count = map_lookup(&fast_fates, &fate);
+
+	if (!count)
+		return;
+	count->packets += 1;
+	count->octets += octets;
+}
 
 static __attribute__((always_inline)) int fast_done(enum fast_fate fate)
 {
-	u32 key = fate;
-	u64 *count = map_lookup(&fast_fates, &key);
-
-	if (count)
-		*count += 1;
+	fast_tally(fate, 0);
 	return fate == FAST_DROPPED ? TC_SHOT : TC_NEXT;
 }
 
@@ -183,7 +198,7 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 	struct fast_seen *seen;
 	struct word *word;
 	u32 index, total, header, wire, generation, old_ip, new_ip, sequence = 0, acked = 0;
-	u32 in, grace, tcp, wanted;
+	u32 in, grace, tcp, wanted, peer;
 	u64 *revision, now;
 	u16 old_port, new_port, ttl, sum;
 
@@ -321,8 +336,6 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 		return fast_done(FAST_DROPPED);
 
 	seen = in ? &record->in : &record->out;
-	__sync_fetch_and_add(&seen->packets, 1);
-	__sync_fetch_and_add(&seen->octets, total);
 	*(volatile u64 *)&seen->last_ns = now;
 	if (tcp && !in) {
 		/* Of the backend alone: in the remote's name anybody may write. */
@@ -331,10 +344,17 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 		if ((int)(acked - seen->acked) > 0)
 			*(volatile u32 *)&seen->acked = acked;
 	}
+	/* Behind all that is read of an entry that is taken back, before the look at whether it was: each of these is a barrier. */
+	__sync_fetch_and_add(&seen->packets, 1);
+	__sync_fetch_and_add(&seen->octets, total);
 
+	/* Past the guard, which looks at more in grace; and it came to an address that is none of the device's own. */
+	peer = to->peer && !grace && !skb_change_type(skb, PACKET_HOST);
+	if (peer)
+		now = ktime_get_boot_ns();
 	/* The last look: it is still the record's, and the shard still ours. */
 	if (*(volatile u32 *)&record->generation != generation || now >= until(word, record, grace))
 		return fast_done(FAST_DROPPED);
-	fast_done(grace ? FAST_GRACE : FAST_SENT);
-	return redirect(to->ifindex, 0);
+	fast_tally((grace ? FAST_GRACE_OUT : FAST_OUT) + in, total);
+	return peer ? redirect_peer(to->ifindex, 0) : redirect(to->ifindex, 0);
 }

@@ -46,14 +46,17 @@ struct __sk_buff {
 enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6 };
 enum { F_NO_PREALLOC = 1, F_MMAPABLE = 1 << 10 };
 enum { TC_NEXT = -1, TC_SHOT = 2 };
+enum { PACKET_HOST = 0 };
 /* linux/bpf.h: what follows in the flags of l4_csum_replace. */
 enum { F_PSEUDO_HDR = 0x10, F_MARK_MANGLED_0 = 0x20 };
 
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static long (*l4_csum_replace)(struct __sk_buff *skb, u32 offset, u64 from, u64 to, u64 flags) = (void *)11;
 static long (*redirect)(u32 ifindex, u64 flags) = (void *)23;
+static long (*skb_change_type)(struct __sk_buff *skb, u32 type) = (void *)32;
 static long (*skb_pull_data)(struct __sk_buff *skb, u32 len) = (void *)39;
 static u64 (*ktime_get_boot_ns)(void) = (void *)125;
+static long (*redirect_peer)(u32 ifindex, u64 flags) = (void *)155;
 
 #define SEC(name) __attribute__((section(name), used))
 #define UINT(name, value) int(*name)[value]

@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 pub use words::{FastBoth, FastSeen};
 use words::{Incarnation, ShardId, Term};
@@ -113,24 +113,49 @@ pub struct FastFates {
     pub dropped: u64,
 }
 
-impl FastFates {
-    /// In the order of `enum fast_fate` in the program.
-    pub(crate) fn of(sums: Vec<u64>) -> Self {
-        let mut sums = sums.into_iter();
-        let mut next = || sums.next().unwrap_or_default();
-        Self {
-            sent: next(),
-            grace: next(),
-            unknown: next(),
-            odd: next(),
-            dead: next(),
-            revised: next(),
-            stranger: next(),
-            long: next(),
-            lease: next(),
-            dropped: next(),
-        }
-    }
+/// What was sent in one direction, since it was attached, in grace too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FastCarried {
+    /// Frames; merged ones count once.
+    pub packets: u64,
+    /// Octets of IP.
+    pub octets: u64,
+}
+
+/// `struct fast_count` by `enum fast_fate`, for each processor.
+pub(crate) type Fates = PerCpuArray<MapData, [u64; 2]>;
+
+/// Sums of one fate over the processors.
+fn fate(map: &Fates, at: u32) -> Result<FastCarried, MapError> {
+    let of_each = map.get(&at, 0)?;
+    let sum = |which: usize| of_each.iter().map(|counts| counts[which]).sum();
+    Ok(FastCarried { packets: sum(0), octets: sum(1) })
+}
+
+/// Everything that became of frames.
+pub(crate) fn fates(map: &Fates) -> Result<FastFates, MapError> {
+    let of = |at| Ok::<u64, MapError>(fate(map, at)?.packets);
+    Ok(FastFates {
+        sent: of(0)? + of(1)?,
+        grace: of(2)? + of(3)?,
+        unknown: of(4)?,
+        odd: of(5)?,
+        dead: of(6)?,
+        revised: of(7)?,
+        stranger: of(8)?,
+        long: of(9)?,
+        lease: of(10)?,
+        dropped: of(11)?,
+    })
+}
+
+/// What was sent out, and in.
+pub(crate) fn carried(map: &Fates) -> Result<[FastCarried; 2], MapError> {
+    let both = |first: u32| -> Result<FastCarried, MapError> {
+        let (leased, grace) = (fate(map, first)?, fate(map, first + 2)?);
+        Ok(FastCarried { packets: leased.packets + grace.packets, octets: leased.octets + grace.octets })
+    };
+    Ok([both(0)?, both(1)?])
 }
 
 /// A map of the kernel's in this process's memory, as words; unmapped with its last user.
@@ -241,10 +266,10 @@ pub(crate) fn parts(maps: &Maps<'_>, size: FastSize, ifindexes: Vec<u32>) -> Res
         .collect()
 }
 
-/// `struct fast_device`.
-pub(crate) fn device(ifindex: u32, mac: [u8; 6]) -> [u8; 12] {
+/// `struct fast_device`; `peer`: what leaves by it may be handed to the other end of its pair.
+pub(crate) fn device(ifindex: u32, mac: [u8; 6], peer: bool) -> [u8; 12] {
     let ([a, b, c, d], [m0, m1, m2, m3, m4, m5]) = (ifindex.to_ne_bytes(), mac);
-    [a, b, c, d, m0, m1, m2, m3, m4, m5, 0, 0]
+    [a, b, c, d, m0, m1, m2, m3, m4, m5, peer.into(), 0]
 }
 
 impl FastTable {

@@ -20,7 +20,8 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use words::SHARDS_MAX;
 
-use crate::fast::{self, FastFates, FastSize, FastTable};
+use crate::far_end;
+use crate::fast::{self, FastCarried, FastFates, FastSize, FastTable};
 use crate::filters;
 pub use crate::guard_counters::GuardCounters;
 use crate::lease_table::{WordsWriter, over_map};
@@ -101,6 +102,8 @@ pub enum GuardError {
 struct Place {
     interface: Interface,
     link: Link,
+    /// What leaves by it may be handed to its far end.
+    far_end: bool,
     attachments: Vec<(&'static str, SchedClassifierLinkId)>,
 }
 
@@ -119,7 +122,7 @@ pub struct Guard {
     ebpf: Ebpf,
     /// The numbers of the programs, in the order of `HOOKS`; the last one's only with a fast path.
     programs: Vec<u32>,
-    fates: PerCpuArray<MapData, u64>,
+    fates: fast::Fates,
     fast_devices: Array<MapData, [u8; 12]>,
     places: Vec<Place>,
     devices: HashMap<MapData, u32, [u8; 12]>,
@@ -187,10 +190,7 @@ impl Guard {
             None => Vec::new(),
         };
         let fates = PerCpuArray::try_from(take(&mut ebpf, "fast_fates")?)?;
-        let mut fast_devices = Array::try_from(take(&mut ebpf, "fast_devices")?)?;
-        for (interface, link) in Interface::all(inside.len()).zip(links()) {
-            fast_devices.set(network(interface), fast::device(link.ifindex, link.mac), 0)?;
-        }
+        let fast_devices = Array::try_from(take(&mut ebpf, "fast_devices")?)?;
 
         let mut programs = Vec::new();
         for hook in HOOKS.iter().take(if room.is_some() { HOOKS.len() } else { HOOKS.len() - 1 }) {
@@ -199,8 +199,12 @@ impl Guard {
             programs.push(program.info()?.id());
         }
         let places = Interface::all(inside.len()).zip(links());
-        let place =
-            |(interface, link): (Interface, &Link)| Place { interface, link: link.clone(), attachments: Vec::new() };
+        let place = |(interface, link): (Interface, &Link)| Place {
+            interface,
+            link: link.clone(),
+            far_end: false,
+            attachments: Vec::new(),
+        };
         let places = places.map(place).collect();
         let (addresses, peers) = (BTreeMap::new(), BTreeSet::new());
         let mut guard = Self {
@@ -218,6 +222,8 @@ impl Guard {
         };
         for place in 0..guard.places.len() {
             guard.put(place)?;
+            guard.look_beyond(place);
+            guard.tell_device(place)?;
         }
         Ok((guard, words, parts))
     }
@@ -261,9 +267,11 @@ impl Guard {
         let link = Link::named(&interface).map_err(|error| io("looking at it", error))?;
         if link != place.link {
             self.devices.insert(link.ifindex, device(place.interface, link.mac), 0)?;
-            self.fast_devices.set(network(place.interface), fast::device(link.ifindex, link.mac), 0)?;
             place.link = link;
+            place.far_end = false;
+            self.tell_device(at)?;
         }
+        let place = &mut self.places[at];
         let mut stood = true;
         for (program, hook) in self.programs.iter().zip(&HOOKS) {
             let programs = filters::programs_at(place.link.ifindex, hook.side);
@@ -272,7 +280,31 @@ impl Guard {
         if !stood {
             self.put(at)?;
         }
+        if self.look_beyond(at) {
+            self.tell_device(at)?;
+        }
         Ok(stood)
+    }
+
+    /// Looks whether what leaves by an interface may be handed to its far end; whether that has changed.
+    fn look_beyond(&mut self, at: usize) -> bool {
+        let Some(guard) = self.programs.first() else { return false };
+        let place = &mut self.places[at];
+        // Who does not know takes the longer way.
+        let may = far_end::is_reachable(place.link.ifindex, *guard).unwrap_or(false);
+        std::mem::replace(&mut place.far_end, may) != may
+    }
+
+    /// Tells the fast path what it has to know of an interface.
+    fn tell_device(&mut self, at: usize) -> Result<(), GuardError> {
+        let Place { interface, link, far_end, .. } = &self.places[at];
+        Ok(self.fast_devices.set(network(*interface), fast::device(link.ifindex, link.mac, *far_end), 0)?)
+    }
+
+    /// The interfaces by which the fast path hands frames straight to the far end of a pair, past the guard.
+    #[must_use]
+    pub fn far_ends(&self) -> Vec<String> {
+        self.places.iter().filter(|place| place.far_end).map(|place| place.link.name.clone()).collect()
     }
 
     /// Replaces the set of addresses whose repetition the grace may allow: outside the frontends, inside the backends,
@@ -335,7 +367,15 @@ impl Guard {
     /// # Errors
     /// When the kernel refuses the look-up.
     pub fn fates(&self) -> Result<FastFates, GuardError> {
-        Ok(FastFates::of(sums(&self.fates)?))
+        Ok(fast::fates(&self.fates)?)
+    }
+
+    /// What the fast path sent out, and in.
+    ///
+    /// # Errors
+    /// When the kernel refuses the look-up.
+    pub fn carried(&self) -> Result<[FastCarried; 2], GuardError> {
+        Ok(fast::carried(&self.fates)?)
     }
 }
 

@@ -24,6 +24,13 @@ fn count(cache: &Value, what: &str) -> u64 {
     cache[what].as_u64().unwrap_or_else(|| panic!("{what} of {cache}"))
 }
 
+/// What the member publishes under a name.
+fn metric(name: &str) -> u64 {
+    let page = ok(&["lab", "exec", "n1", "--", "curl", "-s", "http://127.0.0.1:7880/metrics"]);
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    value.unwrap_or_else(|| panic!("{name}: {page}"))
+}
+
 /// Whether the only connection of b1 is carried.
 fn is_carried() -> bool {
     let flows = json(&["flows", "-o", "json"]);
@@ -64,6 +71,17 @@ fn the_switch_is_turned_while_it_goes_on(talk: &mut Conversation) {
     assert!(count(&after, "sent") >= count(&before, "sent") + 40, "by the kernel: {before} {after}");
     assert!(ok(&["flows"]).lines().any(|line| line.contains(B1) && line.contains("kernel")));
     assert!(ok(&["status"]).contains(" by kernel"));
+    let by_direction = ["out", "incoming"].map(|way| count(&after[way], "packets"));
+    assert!(by_direction.iter().all(|packets| *packets >= 20), "{after}");
+    assert_eq!(by_direction.iter().sum::<u64>(), count(&after, "sent"), "{after}");
+    wait_until("the metrics to say so", PATIENCE, || {
+        let packets = ["out", "in"].map(|way| metric(&format!("qnat_fast_path_packets_total{{direction=\"{way}\"}}")));
+        let octets = ["out", "in"].map(|way| metric(&format!("qnat_fast_path_octets_total{{direction=\"{way}\"}}")));
+        // Headers of IP and TCP at least.
+        let plausible = packets.iter().zip(octets).all(|(packets, octets)| octets >= packets * 40);
+        plausible && packets.iter().sum::<u64>() >= count(&after, "sent") && metric("qnat_fast_path_entries") >= 1
+    });
+    assert!(metric("qnat_fast_path_misses_total{reason=\"odd\"}") > 0, "its SYN");
     let drops = json(&["counters", "--node", "n1", "-o", "json"]);
     assert!(drops["balanced"] == true && count(&drops["fast"], "sent") >= count(&after, "sent"), "I51: {drops}");
 

@@ -125,6 +125,11 @@ impl Cache {
         }
     }
 
+    /// Whether the kernel uses the entry of a translation that names it so (`Translation::fast`).
+    pub(crate) fn is_used(&self, fast: u32) -> bool {
+        fast.checked_sub(1).and_then(|number| self.carried(number)).is_some_and(|own| self.stands(&own))
+    }
+
     /// Whether an entry was handed over after that.
     pub(crate) const fn stands(&self, carried: &Carried) -> bool {
         carried.made >= self.since
@@ -140,8 +145,18 @@ impl Cache {
     /// A worker has translated a packet of a mapping that came in on `side`.
     #[inline]
     pub(crate) fn note(&mut self, shard: ShardId, slot: Slot, translation: &mut Translation, side: Side) {
-        if self.mode == FastMode::Off || translation.fast != 0 {
+        if self.mode == FastMode::Off {
             return;
+        }
+        if let Some(number) = translation.fast.checked_sub(1) {
+            if self.is_used(translation.fast) {
+                return;
+            }
+            // All that passed by it was brought into the record with this packet; it is in use, so it is handed over anew.
+            if self.carried(number).is_some_and(|own| own.shard == shard && own.slot == slot) {
+                self.forget(number);
+            }
+            (translation.fast, translation.passed) = (0, [WORTH; 2]);
         }
         let passed = &mut translation.passed[side.index()];
         *passed = passed.saturating_add(1);

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use engine::fast::{FastBoth, FastCounts, FastEntry, FastMode, FastSide, FastTable};
 use engine::ids::BackendId;
 use engine::record::Proto;
-use netio::fast;
+use netio::fast::{self, FastCarried, FastFates};
 
 use super::bindings::Bindings;
 use super::guard_keeper::GuardState;
 use super::reports::{GUARD_ATTACHED, WorkerStats};
-use crate::answers::FastPath;
+use crate::answers::{Carried, FastPath};
 
 /// Which mappings are handed over to the kernel; turned by `qnat cache`, read by each worker once a turn.
 #[derive(Clone, Debug)]
@@ -158,6 +158,9 @@ impl FastTable for Part {
     }
 }
 
+/// Of an interface where it stands and is on.
+const KERNEL: &str = "kernel";
+
 /// How the fast path stands, for answers.
 pub(super) fn fast_path(mode: FastMode, worker: &WorkerStats, guard: &GuardState) -> FastPath {
     let FastCounts { entries, room, installed, ended, cold, refused } = worker.fast;
@@ -169,20 +172,16 @@ pub(super) fn fast_path(mode: FastMode, worker: &WorkerStats, guard: &GuardState
     } else if mode == FastMode::Off {
         "worker: switched off, see `qnat cache on`".to_owned()
     } else {
-        "kernel".to_owned()
+        KERNEL.to_owned()
     };
-    let left = [
-        ("unknown", fates.unknown),
-        ("odd", fates.odd),
-        ("dead", fates.dead),
-        ("revised", fates.revised),
-        ("stranger", fates.stranger),
-        ("long", fates.long),
-        ("lease", fates.lease),
-    ];
+    let interface = |name: &String| {
+        let beyond = path == KERNEL && guard.far_ends.contains(name);
+        if beyond { format!("{path}, far end") } else { path.clone() }
+    };
+    let [out, incoming] = guard.carried.map(|FastCarried { packets, octets }| Carried { packets, octets });
     FastPath {
         mode: label(mode).to_owned(),
-        interfaces: worker.links.iter().map(|link| (link.name.clone(), path.clone())).collect(),
+        interfaces: worker.links.iter().map(|link| (link.name.clone(), interface(&link.name))).collect(),
         entries,
         room,
         installed,
@@ -190,9 +189,79 @@ pub(super) fn fast_path(mode: FastMode, worker: &WorkerStats, guard: &GuardState
         cold,
         not_taken: refused,
         sent: fates.sent + fates.grace,
+        out,
+        incoming,
         sent_in_grace: fates.grace,
         dropped: fates.dropped,
-        left: left.into_iter().filter(|(_, count)| *count > 0).map(|(why, count)| (why.to_owned(), count)).collect(),
+        left: left(&fates)
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(why, count)| (why.to_owned(), count))
+            .collect(),
+    }
+}
+
+/// Frames that it left to the workers, by reason.
+const fn left(fates: &FastFates) -> [(&'static str, u64); 7] {
+    [
+        ("unknown", fates.unknown),
+        ("odd", fates.odd),
+        ("dead", fates.dead),
+        ("revised", fates.revised),
+        ("stranger", fates.stranger),
+        ("long", fates.long),
+        ("lease", fates.lease),
+    ]
+}
+
+/// Says what its metrics mean.
+pub(super) fn describe() {
+    metrics::describe_gauge!("qnat_fast_path_entries", "Mappings that the kernel carries.");
+    metrics::describe_gauge!("qnat_fast_path_room", "As many as it has room for.");
+    metrics::describe_counter!("qnat_fast_path_installed_total", "Mappings handed over to the kernel.");
+    metrics::describe_counter!("qnat_fast_path_refused_total", "Mappings that it did not take, or had no room for.");
+    metrics::describe_counter!(
+        "qnat_fast_path_ended_total",
+        "Mappings taken back from it. cold: nobody had used them lately, and others wanted room; other: all else."
+    );
+    metrics::describe_counter!(
+        "qnat_fast_path_packets_total",
+        "Frames that the kernel translated and sent, which no worker saw. Merged ones count once."
+    );
+    metrics::describe_counter!("qnat_fast_path_octets_total", "Octets of IP of those.");
+    metrics::describe_counter!(
+        "qnat_fast_path_grace_packets_total",
+        "Part of those: after a lost lease, from the own MAC."
+    );
+    metrics::describe_counter!(
+        "qnat_fast_path_misses_total",
+        "Frames to a virtual MAC that the kernel left to a worker, by reason."
+    );
+    metrics::describe_counter!(
+        "qnat_fast_path_drops_total",
+        "Frames whose mapping or lease ended while the kernel translated them."
+    );
+}
+
+/// Publishes them.
+pub(super) fn publish(counts: &FastCounts, guard: &GuardState) {
+    let FastCounts { entries, room, installed, ended, cold, refused } = *counts;
+    metrics::gauge!("qnat_fast_path_entries").set(entries as f64);
+    metrics::gauge!("qnat_fast_path_room").set(room as f64);
+    metrics::counter!("qnat_fast_path_installed_total").absolute(installed);
+    metrics::counter!("qnat_fast_path_refused_total").absolute(refused);
+    for (why, count) in [("cold", cold), ("other", ended.saturating_sub(cold))] {
+        metrics::counter!("qnat_fast_path_ended_total", "reason" => why).absolute(count);
+    }
+    let Some(fates) = &guard.fates else { return };
+    for (direction, carried) in ["out", "in"].into_iter().zip(guard.carried) {
+        metrics::counter!("qnat_fast_path_packets_total", "direction" => direction).absolute(carried.packets);
+        metrics::counter!("qnat_fast_path_octets_total", "direction" => direction).absolute(carried.octets);
+    }
+    metrics::counter!("qnat_fast_path_grace_packets_total").absolute(fates.grace);
+    metrics::counter!("qnat_fast_path_drops_total").absolute(fates.dropped);
+    for (reason, count) in left(fates) {
+        metrics::counter!("qnat_fast_path_misses_total", "reason" => reason).absolute(count);
     }
 }
 

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use engine::snapshot::Snapshot;
-use netio::fast::FastFates;
+use netio::fast::{FastCarried, FastFates};
 use netio::guard::{Guard, GuardCounters, GuardError};
 use netio::port::Interface;
 use words::Link;
@@ -32,6 +32,10 @@ pub struct GuardState {
     pub counters: Option<GuardCounters>,
     /// What became of the frames that the fast path looked at, if it is there.
     pub fates: Option<FastFates>,
+    /// What that sent out, and in.
+    pub carried: [FastCarried; 2],
+    /// The interfaces by which it hands frames straight to the far end of a pair.
+    pub far_ends: Vec<String>,
     /// The version of the configuration whose addresses it has.
     pub control_index: u64,
 }
@@ -169,4 +173,6 @@ fn look(guard: &mut Guard, shared: &Shared) {
     state.put_back += found.put_back.len() as u64;
     state.counters = guard.counters().ok();
     state.fates = guard.fates().ok();
+    state.carried = guard.carried().unwrap_or_default();
+    state.far_ends = guard.far_ends();
 }

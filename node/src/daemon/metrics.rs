@@ -16,10 +16,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use netio::link::LinkState;
 
 use super::answer::Answerer;
-use super::concerns;
 use super::guard_keeper::GuardState;
 use super::messages::AskFlows;
 use super::reports::{FlowReport, GUARD_ATTACHED, LinkLife, WorkerStats};
+use super::{concerns, fast_path};
 use crate::answers::Ports;
 use crate::nat_log::JournalCounts;
 
@@ -40,6 +40,7 @@ impl MetricsPage {
     #[must_use]
     pub fn new(handle: PrometheusHandle) -> Self {
         describe();
+        fast_path::describe();
         Self { handle, histograms: Arc::default() }
     }
 
@@ -130,7 +131,9 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
         publish_log(answerer.journal.counts(), worker.sessions_lost);
         let Ok(report) = answerer.flows.send(AskFlows).await else { return };
         publish_groups(&report);
-        publish_links(&worker, report.report.has_all_links(), &answerer.guard.state());
+        let guard = answerer.guard.state();
+        publish_links(&worker, report.report.has_all_links(), &guard);
+        fast_path::publish(&worker.fast, &guard);
         publish_soundings(&worker, super::clock::now().unix_ms);
         let mut text = String::new();
         let held = "How long first packets were held for the commit of their mapping.";

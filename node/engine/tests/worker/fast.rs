@@ -219,6 +219,33 @@ fn a_mapping_that_the_kernel_has_used_is_not_idle() {
 }
 
 #[test]
+fn a_packet_just_before_the_idle_end_keeps_its_mapping_although_no_look_at_its_entry_saw_it() {
+    // Once a second each entry is looked at: some of these packets come between that and the end.
+    for phase in 0..10 {
+        let (mut lab, kernel) = with(1_000, FastMode::Eager);
+        turn(&mut lab, &kernel, 1_000 + 100 * phase);
+        lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 443));
+        let first_ns = lab.now;
+        let until = |lab: &mut Lab, end_ns: u64| {
+            while lab.now < end_ns {
+                let ms = (end_ns - lab.now).min(10 * SEC) / MS;
+                turn(lab, &kernel, ms);
+                lab.learn(0, INSIDE, A);
+                lab.learn(0, OUTSIDE, UPSTREAM);
+            }
+        };
+        until(&mut lab, first_ns + 240 * SEC - 20 * MS);
+        let (number, _) = kernel.only();
+        let out = FastSeen { packets: 1, octets: 36, last_ns: lab.now, ..FastSeen::default() };
+        kernel.get().seen.insert(number, FastBoth { out, incoming: FastSeen::default() });
+        until(&mut lab, first_ns + 470 * SEC);
+        assert_eq!(state(&lab).0, FlowState::Live, "K1, {phase}: 230 s after its last packet");
+        until(&mut lab, first_ns + 490 * SEC);
+        assert_eq!(lab.status(0).live, 0, "idle for 250 s");
+    }
+}
+
+#[test]
 fn ends_of_connections_are_judged_by_what_the_kernel_saw() {
     let (mut lab, kernel) = with(8, FastMode::Eager);
     let public = connect(&mut lab, 5000);
@@ -295,6 +322,24 @@ fn what_changes_for_a_mapping_ends_its_entry_at_once_and_no_other() {
 }
 
 #[test]
+fn an_entry_that_no_longer_stands_is_replaced_as_soon_as_a_packet_comes_to_the_worker() {
+    let (mut lab, kernel) = with(8, FastMode::On);
+    let public = connect(&mut lab, 5000);
+    talk(&mut lab, 5000, public, 4);
+    turn(&mut lab, &kernel, 10);
+    let (_, entry) = kernel.only();
+    assert!(kernel.passes(&entry) && state(&lab).1);
+    lab.nodes[0].worker.set_fast_mode(FastMode::Off);
+    lab.nodes[0].worker.set_fast_mode(FastMode::On);
+    assert!(!kernel.passes(&entry) && !state(&lab).1, "switched off in between: nobody says that it is carried");
+    talk(&mut lab, 5000, public, 1);
+    turn(&mut lab, &kernel, 10);
+    let (_, entry) = kernel.only();
+    assert!(kernel.passes(&entry), "K2: not only when all entries are looked through");
+    assert_eq!(state(&lab), (FlowState::Live, true));
+}
+
+#[test]
 fn nothing_is_carried_for_a_shard_that_is_not_served_here() {
     let (mut lab, kernel) = with(8, FastMode::Eager);
     let again = |lab: &mut Lab, port: u16| {
@@ -344,6 +389,24 @@ fn numbers_rest_and_where_room_is_short_the_cold_go() {
     lab.pass(0, INSIDE, udp(A, 5005, REMOTE, 443));
     turn(&mut lab, &kernel, 10);
     assert!(lab.nodes[0].worker.fast_counts().refused > refused, "the kernel did not take it");
+}
+
+#[test]
+fn a_number_is_not_used_again_while_a_packet_may_be_on_its_way_by_it() {
+    let (mut lab, kernel) = with(1, FastMode::Eager);
+    let public = connect(&mut lab, 5000);
+    turn(&mut lab, &kernel, 10);
+    kernel.only();
+    lab.pass(0, OUTSIDE, tcp(REMOTE, 443, PUBLIC, public, RST, 501, 0));
+    let removed_ns = lab.now;
+    // Somebody wants the only number all the time; the table refuses one that has not rested.
+    while kernel.get().live.is_empty() {
+        assert!(lab.now < removed_ns + 3 * SEC, "after its rest it serves again");
+        lab.pass(0, INSIDE, udp(A, 5001, REMOTE, 443));
+        turn(&mut lab, &kernel, 10);
+    }
+    assert!(lab.now >= removed_ns + 2 * SEC, "K2: it rested for two seconds");
+    assert_eq!(kernel.only().1.inside.1, 5001);
 }
 
 #[test]

@@ -1,23 +1,19 @@
 //! The fast path in the kernel, judged by what arrives at the other end of the wire and by what it says it did.
 
+mod far_end;
+#[path = "../net/mod.rs"]
 mod net;
+mod path;
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
-use net::Namespace;
-use qnat_netio::bell::Doorbell;
+use path::{Ends, Path};
 use qnat_netio::boottime::now_ns;
-use qnat_netio::fast::{FAST_PLACES, FastEntry, FastFates, FastProto, FastSide, FastSize, FastTable};
-use qnat_netio::guard::Guard;
-use qnat_netio::lease_table::WordsWriter;
-use qnat_netio::link::Link;
-use qnat_netio::packet::PacketLoop;
-use qnat_netio::port::{Disposition, Interface, LoopLimits, PortConfig, Reception};
-use qnat_netio::socket::BufferLimits;
+use qnat_netio::fast::{FAST_PLACES, FastEntry, FastFates, FastProto, FastSide};
+use qnat_netio::port::Interface;
 use words::time::MS;
-use words::{ChecksumState, FrameMeta, Gso, Incarnation, LeaseWord, ShardId, Share, Term};
+use words::{ChecksumState, FrameMeta, Gso, Incarnation, LeaseWord, ShardId, Term};
 
 const SHARD: ShardId = ShardId(0x0103);
 const VMAC: [u8; 6] = [0x02, 0x51, 0x4e, 0x00, 0x01, 0x03];
@@ -30,122 +26,6 @@ const INSIDE: Interface = Interface::inside(0);
 const OUTSIDE: Interface = Interface::OUTSIDE;
 const WORKERS: u16 = 2;
 const FLOWS: u32 = 4;
-
-/// The gateway's kernel with the fast path between two interfaces, and the far ends of both.
-struct Path {
-    inner: Namespace,
-    outer: Namespace,
-    own: [[u8; 6]; 2],
-    parts: Option<Parts>,
-}
-
-/// What the gateway's process has of it.
-struct Parts {
-    guard: Guard,
-    words: WordsWriter,
-    tables: Vec<FastTable>,
-}
-
-impl Path {
-    fn new() -> Self {
-        let (inner, outer) = (Namespace::new("g"), Namespace::new("o"));
-        inner.veth("gi", &outer, "oi");
-        inner.veth("go", &outer, "oo");
-        let (own, parts) = inner.run(|| {
-            let links = ["go", "gi"].map(|name| Link::named(name).expect("link"));
-            let size = FastSize { workers: WORKERS, flows: FLOWS };
-            let (guard, words, tables) = Guard::attach_with(&links[0], &links[1..], Some(size)).expect("guard");
-            (links.map(|link| link.mac), Parts { guard, words, tables })
-        });
-        Self { inner, outer, own, parts: Some(parts) }
-    }
-
-    /// Runs `f` at the far ends with the gateway's parts, then takes the fast path away.
-    fn run(mut self, f: impl FnOnce(&mut Ends, [[u8; 6]; 2]) + Send + 'static) {
-        let (parts, own) = (self.parts.take().expect("once"), self.own);
-        let parts = self.outer.run(move || {
-            let mut ends = Ends { packets: far_ends(), parts };
-            f(&mut ends, own);
-            ends.parts
-        });
-        self.inner.run(move || drop(parts));
-    }
-}
-
-fn far_ends() -> PacketLoop {
-    let port = |name| PortConfig {
-        link: Link::named(name).expect("link"),
-        limits: BufferLimits::default(),
-        reception: Reception::Promiscuous,
-    };
-    let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 64, requests: 64 };
-    PacketLoop::new((&port("oo"), &[port("oi")]), limits, Doorbell::new().expect("bell"), Share::WHOLE).expect("loop")
-}
-
-struct Ends {
-    packets: PacketLoop,
-    parts: Parts,
-}
-
-impl Ends {
-    fn fates(&self) -> FastFates {
-        self.parts.guard.fates().expect("counters")
-    }
-
-    /// What arrives at the other far end of a frame, and what the fast path counted meanwhile.
-    fn pass(&mut self, from: Interface, meta: FrameMeta, frame: &[u8]) -> (Option<Vec<u8>>, FastFates) {
-        let before = self.fates();
-        let sent = self.packets.stats(from).transmitted;
-        assert!(self.packets.transmit(from, meta, 0, frame), "a free buffer");
-        self.packets.flush(&mut |_| true).expect("flush");
-        let (mut arrived, end) = (None, Instant::now() + Duration::from_secs(5));
-        // A veth hands it over before the send completes, but for the far end's own turn of its processor.
-        let mut quiet = 0;
-        while Instant::now() < end && arrived.is_none() && quiet < 3 {
-            self.packets.wait(Duration::from_millis(10), || false).expect("wait");
-            self.packets.receive(&mut |interface, _, bytes| {
-                if interface != from {
-                    arrived = Some(bytes.to_vec());
-                }
-                Disposition::Done
-            });
-            if self.packets.stats(from).transmitted > sent && self.fates() != before {
-                quiet += 1;
-            }
-        }
-        (arrived, difference(self.fates(), before))
-    }
-
-    /// The same of a whole frame, which must not arrive, but be the worker's for the reason that `fate` counts.
-    fn misses(&mut self, what: &str, from: Interface, frame: &[u8], fate: impl Fn(&mut FastFates) -> &mut u64) {
-        let (arrived, counted) = self.pass(from, FrameMeta::default(), frame);
-        let mut expected = FastFates::default();
-        *fate(&mut expected) += 1;
-        assert_eq!((arrived, counted), (None, expected), "{what}");
-    }
-
-    /// The same of one that must arrive.
-    fn hits(&mut self, what: &str, from: Interface, frame: &[u8]) -> Vec<u8> {
-        let (arrived, counted) = self.pass(from, FrameMeta::default(), frame);
-        assert_eq!(counted, FastFates { sent: 1, ..FastFates::default() }, "{what}");
-        arrived.unwrap_or_else(|| panic!("{what}: it was sent, and did not arrive"))
-    }
-}
-
-fn difference(now: FastFates, before: FastFates) -> FastFates {
-    FastFates {
-        sent: now.sent - before.sent,
-        grace: now.grace - before.grace,
-        unknown: now.unknown - before.unknown,
-        odd: now.odd - before.odd,
-        dead: now.dead - before.dead,
-        revised: now.revised - before.revised,
-        stranger: now.stranger - before.stranger,
-        long: now.long - before.long,
-        lease: now.lease - before.lease,
-        dropped: now.dropped - before.dropped,
-    }
-}
 
 fn held(lease_until_ns: u64, grace_until_ns: u64) -> LeaseWord {
     LeaseWord { incarnation: Incarnation(9), term: Term(1 << 32 | 7), lease_until_ns, grace_until_ns }

@@ -1,0 +1,296 @@
+//! `qnat-bench bulk`, `rtt`, `pps`: packets of flows that stand, through the cluster with the kernel's fast path, without it,
+//! and through a masquerade of the kernel's that hangs on the same bridges; one after the other in each round, in turning order.
+//!
+//! It shows only what the lab shows: both ends, the switches and the gateways share the processors.
+
+mod sample;
+pub mod tables;
+mod traffic;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use netio::netns;
+use qnat::answers::{Counted, FastPath};
+use qnat::daemon::data_config::Cache;
+use qnat::daemon::request::Request;
+use qnat_lab::Host;
+use qnat_lab::topology::INET;
+use serde::{Deserialize, Serialize};
+
+use crate::beside::{BY_CLUSTER, BY_MASQUERADE, Beside};
+use crate::lab::{Lab, NODES};
+use crate::machine::{self, Machine};
+use crate::nftables;
+use crate::printing::Printing;
+use sample::summary;
+pub use sample::{Figure, Row, Sample, Unit, Way};
+use traffic::{Direction, Ends};
+
+/// The client.
+const CLIENT: Host = Host::Backend(1);
+/// How long the members may take to do what the switch says.
+const TURNED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Arguments of `qnat-bench bulk`, `rtt` and `pps`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The executable under test.
+    #[arg(long, default_value = "target/release/qnat")]
+    binary: PathBuf,
+    /// How long each way is measured in a round, under each load.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// How often all of it.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
+    rounds: u32,
+    /// What the cluster is held against.
+    #[arg(long, value_enum, default_value = "nftables")]
+    peer: Peer,
+    /// What becomes of the result.
+    #[command(flatten)]
+    pub printing: Printing,
+}
+
+/// What the cluster is held against.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Peer {
+    /// The kernel's masquerade, on the same bridges.
+    Nftables,
+    /// Nothing: with the fast path against without it.
+    None,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// TCP streams, Gbit/s.
+    Bulk,
+    /// One datagram after the other, microseconds.
+    Rtt,
+    /// Small datagrams, thousands a second.
+    Pps,
+}
+
+/// What was measured.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct WaysResult {
+    /// Where and when.
+    pub machine: Machine,
+    /// What.
+    pub work: Work,
+    /// Seconds of a sample.
+    pub seconds: u64,
+    /// How many tasks ran or wanted to in the minute before, at the beginning and at the end: who else used the machine.
+    pub load_average: (f64, f64),
+    /// Changes of owners meanwhile; each takes flows out of the kernel.
+    pub elections: u64,
+    /// Medians and spreads by load and unit.
+    pub summary: Vec<Row>,
+    /// Each round.
+    pub rounds: Vec<Vec<Sample>>,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+enum Load {
+    Streams(usize, Direction),
+    Trips,
+    Datagrams(usize),
+}
+
+impl Work {
+    fn loads(self) -> Vec<(String, Load)> {
+        let streams = |count, direction, word: &str| {
+            let plural = if count == 1 { "" } else { "s" };
+            (format!("TCP, {count} stream{plural} {word}"), Load::Streams(count, direction))
+        };
+        let datagrams = |count| {
+            let plural = if count == 1 { "" } else { "s" };
+            (format!("UDP, 60 octets, {count} flow{plural}"), Load::Datagrams(count))
+        };
+        match self {
+            Self::Bulk => vec![
+                streams(1, Direction::Up, "up"),
+                streams(1, Direction::Down, "down"),
+                streams(8, Direction::Up, "up"),
+                streams(8, Direction::Down, "down"),
+            ],
+            Self::Rtt => vec![("UDP, 1 octet there and back".to_owned(), Load::Trips)],
+            Self::Pps => vec![datagrams(1), datagrams(100)],
+        }
+    }
+}
+
+/// Measures.
+///
+/// # Errors
+/// If the lab, the masquerade beside it or a flow does not come up.
+pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
+    let lab = Lab::up(&args.binary, 2)?;
+    let ways = match args.peer {
+        Peer::Nftables => vec![Way::Cache, Way::Worker, Way::Nftables],
+        Peer::None => vec![Way::Cache, Way::Worker],
+    };
+    let _beside = ways.contains(&Way::Nftables).then(|| Beside::up(CLIENT)).transpose()?;
+    netns::run_in(INET, nftables::small_sink)??;
+    let bench = Bench { lab, lasting: Duration::from_secs(args.seconds) };
+    let began = machine::load_average()?;
+    let before = bench.lab.counted()?;
+    let mut rounds = Vec::new();
+    for round in 0..args.rounds {
+        let mut samples = Vec::new();
+        for (name, load) in work.loads() {
+            for at in 0..ways.len() {
+                let way = ways[(at + round as usize) % ways.len()];
+                let sample = bench.sample(way, &name, load)?;
+                eprintln!("round {} of {}: {sample}", round + 1, args.rounds);
+                samples.push(sample);
+            }
+        }
+        rounds.push(samples);
+    }
+    Ok(WaysResult {
+        machine: Machine::here()?,
+        work,
+        seconds: args.seconds,
+        load_average: (began, machine::load_average()?),
+        elections: bench.lab.counted()?.since(&before).elections,
+        summary: summary(&rounds),
+        rounds,
+    })
+}
+
+struct Bench {
+    lab: Lab,
+    lasting: Duration,
+}
+
+/// What surrounds the time that counts.
+struct Meter {
+    cores: Vec<f64>,
+    stolen: f64,
+    carried: Option<f64>,
+    seconds: f64,
+}
+
+impl Bench {
+    fn sample(&self, way: Way, name: &str, load: Load) -> Result<Sample> {
+        match way {
+            Way::Cache => self.turn(Cache::On)?,
+            Way::Worker => self.turn(Cache::Off)?,
+            Way::Nftables => {}
+        }
+        let namespace = CLIENT.namespace();
+        let remote = if way == Way::Nftables { BY_MASQUERADE } else { BY_CLUSTER };
+        let ends = Ends { client: &namespace, server: INET, remote };
+        let mut meter = Meter { cores: Vec::new(), stolen: 0.0, carried: None, seconds: 0.0 };
+        let mut measured = |work: &mut dyn FnMut()| {
+            meter = self.metered(way, work)?;
+            Ok(())
+        };
+        let figures = match load {
+            Load::Streams(count, direction) => {
+                let value = ends.streams(count, direction, &mut measured, self.lasting)?;
+                vec![Figure { unit: Unit::Gbit, value }]
+            }
+            Load::Trips => {
+                let times = ends.trips(&mut measured, self.lasting)?;
+                vec![
+                    Figure { unit: Unit::MicrosP50, value: times.p50_us },
+                    Figure { unit: Unit::MicrosP99, value: times.p99_us },
+                ]
+            }
+            Load::Datagrams(count) => self.datagrams(way, &ends, count, &mut meter)?,
+        };
+        let Meter { cores, stolen, carried, .. } = meter;
+        Ok(Sample { way, load: name.to_owned(), figures, cores, stolen, carried })
+    }
+
+    fn datagrams(&self, way: Way, ends: &Ends<'_>, count: usize, meter: &mut Meter) -> Result<Vec<Figure>> {
+        let flows = ends.flows(count)?;
+        if way == Way::Cache {
+            let began = Instant::now();
+            while self.fast()?.iter().map(|fast| fast.entries).sum::<u64>() < count as u64 {
+                if began.elapsed() > TURNED_WITHIN {
+                    bail!("the kernel does not carry the {count} flows");
+                }
+                flows.greet()?;
+            }
+        }
+        let delivered = || netns::run_in(INET, nftables::delivered)?;
+        let before = delivered()?;
+        let mut sent = Ok(0);
+        *meter = self.metered(way, &mut || {
+            sent = flows.flood(self.lasting);
+            // The last datagrams may still be on their way.
+            std::thread::sleep(Duration::from_millis(20));
+        })?;
+        let thousands = |count: u64| count as f64 / meter.seconds / 1e3;
+        Ok(vec![
+            Figure { unit: Unit::Kpps, value: thousands(delivered()? - before) },
+            Figure { unit: Unit::KppsOffered, value: thousands(sent?) },
+        ])
+    }
+
+    fn metered(&self, way: Way, work: &mut dyn FnMut()) -> Result<Meter> {
+        let frames = self.frames()?;
+        let (cores, began) = (machine::cores()?, Instant::now());
+        work();
+        let seconds = began.elapsed().as_secs_f64();
+        let now = machine::cores()?;
+        let used = || now.iter().zip(&cores);
+        let (carried, all) = self.frames_since(frames)?;
+        Ok(Meter {
+            cores: used().map(|(now, then)| (now.busy - then.busy) / seconds).collect(),
+            stolen: used().map(|(now, then)| now.stolen - then.stolen).sum::<f64>() / seconds / now.len() as f64,
+            carried: (way != Way::Nftables).then(|| carried as f64 / all.max(1) as f64),
+            seconds,
+        })
+    }
+
+    /// Frames that the kernel carried, and that it or workers got.
+    fn frames(&self) -> Result<(u64, u64)> {
+        let mut sums = (0, 0);
+        for node in 1..=NODES {
+            let counted: Counted = self.lab.ask(node, &Request::Counters)?;
+            sums.0 += counted.fast.sent;
+            sums.1 += counted.fast.sent + counted.received;
+        }
+        Ok(sums)
+    }
+
+    /// The same since then; members read the kernel's counters twice a second.
+    fn frames_since(&self, then: (u64, u64)) -> Result<(u64, u64)> {
+        std::thread::sleep(Duration::from_millis(600));
+        let now = self.frames()?;
+        Ok((now.0 - then.0, now.1 - then.1))
+    }
+
+    fn fast(&self) -> Result<Vec<FastPath>> {
+        (1..=NODES).map(|node| self.lab.ask(node, &Request::Cache { turn: None })).collect()
+    }
+
+    /// Turns the fast path of all members, and waits until nothing is in the kernel that should not be.
+    fn turn(&self, to: Cache) -> Result<()> {
+        for node in 1..=NODES {
+            let _stands: FastPath = self.lab.ask(node, &Request::Cache { turn: Some(to) })?;
+        }
+        let began = Instant::now();
+        while to == Cache::Off && self.fast()?.iter().any(|fast| fast.entries > 0) {
+            if began.elapsed() > TURNED_WITHIN {
+                bail!("members go on to have flows in the kernel");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let wrong = self
+            .fast()?
+            .into_iter()
+            .flat_map(|fast| fast.interfaces)
+            .find(|(_, path)| to == Cache::On && !path.starts_with("kernel"));
+        wrong.map_or(Ok(()), |(interface, path)| Err(anyhow::anyhow!("{interface}: {path}"))).context("no fast path")
+    }
+}
