@@ -244,8 +244,9 @@ impl Worker {
         let Some(snapshot) = self.snapshot.as_deref() else { return self.egress.refuse(DropReason::NotOwner) };
         let cx = Cx { now_ns, words, snapshot };
         let Self { shards, egress, datagrams, revisions, cache, .. } = self;
-        let verdict = Judge { cx, shards, egress, datagrams, revisions, cache }
-            .judge_frame(link, &mut Frame { meta, bytes: frame });
+        let mut judge = Judge { cx, shards, egress, datagrams, revisions, cache };
+        judge.resume_lapsed();
+        let verdict = judge.judge_frame(link, &mut Frame { meta, bytes: frame });
         self.tell_fast();
         verdict
     }
@@ -356,6 +357,8 @@ impl Worker {
             }
             self.owner_timers(&cx, id, judged);
         }
+        let Self { shards, egress, datagrams, revisions, cache, .. } = self;
+        Judge { cx, shards, egress, datagrams, revisions, cache }.lapsed_timers();
         self.egress.neighbour_timers(&cx, &self.shards);
         self.egress.sounding_timers(cx.at(), self.shards.any_right(&cx));
     }
@@ -392,6 +395,7 @@ impl Worker {
         shards
             .into_iter()
             .chain(neighbours)
+            .chain(self.egress.lapsed.next_ns(self.timed_at_ns))
             .chain(self.datagrams.next_ns())
             .chain(self.egress.soundings.as_ref().map(|s| s.next_ns))
             .min()
@@ -402,7 +406,7 @@ impl Worker {
     /// Shards, mappings and ports as they are now.
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        View { shards: &self.shards, snapshot: self.snapshot.as_deref() }
+        View { shards: &self.shards, cache: &self.cache, snapshot: self.snapshot.as_deref() }
     }
 
     /// From now on the data networks are sounded.

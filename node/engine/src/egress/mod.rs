@@ -8,6 +8,7 @@ mod arp;
 pub mod claims;
 mod fragmenting;
 pub(crate) mod held;
+pub(crate) mod lapsed;
 mod limits;
 pub mod links;
 mod notices;
@@ -24,6 +25,7 @@ use crate::addresses::own_address;
 use crate::context::{At, Exit, Frame, Hop, NextHop, Owner};
 use crate::egress::claims::Claims;
 use crate::egress::held::{Held, Origin, Outgoing, Waiting};
+use crate::egress::lapsed::LapsedFrames;
 use crate::egress::limits::Limits;
 use crate::egress::links::Links;
 use crate::egress::soundings::Soundings;
@@ -50,6 +52,7 @@ pub(crate) struct Egress {
     pub(crate) neighbours: NeighbourCache,
     pub(crate) waiting: BTreeMap<(Link, Ipv4Addr), Waiting>,
     pub(crate) held: Held,
+    pub(crate) lapsed: LapsedFrames,
     pub(crate) identifications: Identifications,
     pub(crate) notices: Limits,
     /// How often each backend is told where its gateway is.
@@ -69,6 +72,7 @@ impl Egress {
             neighbours: NeighbourCache::new(NEIGHBOURS_MAX, seed),
             waiting: BTreeMap::new(),
             held: Held::default(),
+            lapsed: LapsedFrames::default(),
             identifications: Identifications::new(identifications),
             notices: Limits::new(seed),
             corrections: Limits::corrections(seed),

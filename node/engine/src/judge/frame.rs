@@ -41,7 +41,12 @@ impl<W: LeaseWords> Judge<'_, W> {
         }
     }
 
-    fn judge_packet(&mut self, link: Link, p: &IpPacket, frame: &mut Frame<'_>) -> Result<Verdict, DropReason> {
+    pub(crate) fn judge_packet(
+        &mut self,
+        link: Link,
+        p: &IpPacket,
+        frame: &mut Frame<'_>,
+    ) -> Result<Verdict, DropReason> {
         if let Some(result) = self.established(link, p, frame) {
             return result;
         }

@@ -31,7 +31,10 @@ impl<W: LeaseWords> Judge<'_, W> {
         };
         self.datagrams.note_first(self.cx.now_ns, Link::Outside, p)?;
         let key = PublicKey { proto: p.proto, frontend: id, port: p.dst_port, remote: endpoint(p.src, p.src_port) };
-        self.arrive(authority, (home, &key), p, frame)
+        match self.arrive(authority, (home, &key), p, frame) {
+            Err(DropReason::NotOwner) => self.await_lease(home, Link::Outside, p, frame),
+            other => other,
+        }
     }
 
     /// A packet for a public end of a shard that is judged here: from outside, or turned back by `hairpin`.

@@ -11,6 +11,7 @@ pub(crate) mod fragments;
 mod frame;
 mod hairpin;
 mod inbound;
+mod lapsed;
 mod opening;
 mod outbound;
 mod pieces;

@@ -18,11 +18,10 @@ use crate::lease::LeaseWords;
 use crate::private::pair_of;
 use crate::record::{Proto, Scenario};
 use crate::shard::Shard;
-use crate::shard::half_open::Proof;
 use crate::shard::overlay::Parked;
 use crate::shard::standing::groups_let;
 use crate::translation::{finish, put_source};
-use crate::wire::{IpPacket, Notice, TcpFlags, rewrite_destination};
+use crate::wire::{IpPacket, Notice, rewrite_destination};
 
 /// Where a translated packet comes from: its network, and the public end of its mapping.
 #[derive(Clone, Copy)]
@@ -89,20 +88,16 @@ impl<W: LeaseWords> Judge<'_, W> {
                 sent
             }
             Plan::Answer(open) => {
-                let reset = p.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::RST));
-                match p.tcp.filter(|tcp| tcp.flags.contains(TcpFlags::SYN)) {
-                    Some(answer) => shard.half_open.put(at.now_ns, open, Some(Proof::of(&answer))),
-                    None if reset => shard.half_open.remove(&open.public),
-                    None => {}
-                }
+                shard.half_open.answered(at.now_ns, open, p.tcp.as_ref());
                 let source = Source { vnet, frontend: open.public.frontend, port: open.public.port };
                 self.send_out(authority, source, p, frame)
             }
             Plan::Park => self.opening().park(backend.home, &flow, &First { packet: p, frame, from: link }),
             Plan::Open(proposal) => self.open(&proposal, back, &flow, p, frame),
             Plan::Stray => Err(self.egress.refuse_stray(at, authority, backend, p)),
+            Plan::Refuse(DropReason::NotOwner) => self.await_lease(backend.home, link, p, frame),
             Plan::Refuse(reason) => {
-                if reason == DropReason::NoOutboundPath {
+                if matches!(reason, DropReason::NoOutboundPath | DropReason::DefaultOutboundOff) {
                     self.egress.counters.snat_mut(flow.proto).failed += 1;
                 }
                 Err(self.egress.refuse_flow(at, back, reason, p, frame))

@@ -153,6 +153,7 @@ impl<W: LeaseWords> Judge<'_, W> {
             Plan::Flow(slot, course) => self.note_private(authority, (pair, slot, course), p),
             Plan::Park(flow) => return self.opening().park(pair.home, &flow, &First { packet: p, frame, from: link }),
             Plan::Open(open) => begin(at, shard, open)?,
+            Plan::Refuse(DropReason::NotOwner) => return self.await_lease(pair.home, link, p, frame),
             Plan::Refuse(reason) => return Err(self.egress.refuse_flow(at, back, reason, p, frame)),
         }
         let exit = Exit { link: pair.to.link(), authority };

@@ -111,6 +111,15 @@ impl HalfOpen {
         }
     }
 
+    /// Its backend answers: a connection waits for its proof from then on, unless it is refused.
+    pub(crate) fn answered(&mut self, now_ns: u64, open: Open, answer: Option<&TcpFields>) {
+        match answer {
+            Some(tcp) if tcp.flags.contains(TcpFlags::SYN) => self.put(now_ns, open, Some(Proof::of(tcp))),
+            Some(tcp) if tcp.flags.contains(TcpFlags::RST) => self.remove(&open.public),
+            Some(_) | None => {}
+        }
+    }
+
     /// It waits no longer.
     pub(crate) fn remove(&mut self, key: &PublicKey) {
         let Some(of) = self.frontends.get_mut(&key.frontend) else { return };

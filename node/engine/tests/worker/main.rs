@@ -3,6 +3,7 @@
 mod access;
 mod bounds;
 mod cuts;
+mod default_outbound;
 mod established;
 mod explain;
 mod fast;
@@ -17,6 +18,7 @@ mod hits;
 mod icmp;
 mod inward;
 mod lab;
+mod lapsed;
 mod neighbours;
 mod networks;
 mod order;
