@@ -47,15 +47,30 @@ macro_rules! checks {
 /// Runs the checks that were asked for, one at a time, and takes the lab down.
 #[must_use]
 pub fn run(checks: Vec<Check>) -> ExitCode {
+    run_in(Lab::up, Lab::mend, checks)
+}
+
+/// The same in a lab whose resources these are in place of the default ones.
+#[must_use]
+pub fn run_by(resources: fn() -> String, checks: Vec<Check>) -> ExitCode {
+    run_in(move || Lab::up_by(&resources()), move |lab| lab.mend_by(&resources()), checks)
+}
+
+fn run_in(
+    up: impl Fn() -> Lab + Clone + Send + 'static,
+    mend: impl Fn(&Lab) + Clone + Send + 'static,
+    checks: Vec<Check>,
+) -> ExitCode {
     let shared: Arc<Mutex<Option<Lab>>> = Arc::default();
     let trial = |check: Check| {
         let shared = Arc::clone(&shared);
         let left_out = check.is_long && !is_long();
+        let (up, mend) = (up.clone(), mend.clone());
         let trial = Trial::test(check.name, move || {
             let mut place = shared.lock().unwrap_or_else(PoisonError::into_inner);
             // A check that fails unwinds with the lab, which takes it down.
-            let lab = place.take().map_or_else(Lab::up, |lab| {
-                lab.mend();
+            let lab = place.take().map_or_else(up, |lab| {
+                mend(&lab);
                 lab
             });
             (check.run)(&lab);
@@ -82,7 +97,15 @@ impl Lab {
     /// # Panics
     /// If that takes too long.
     pub fn mend(&self) {
-        Changes::default().apply();
+        self.mend_by(&Changes::default().text());
+    }
+
+    /// The same with these resources.
+    ///
+    /// # Panics
+    /// If that takes too long.
+    pub fn mend_by(&self, resources: &str) {
+        crate::resources::apply(resources);
         self.restart_the_dead();
         self.wait_until_whole(Duration::from_secs(60));
     }

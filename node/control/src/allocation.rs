@@ -13,14 +13,15 @@ use engine::snapshot::OnReclaim;
 use words::SplitMix;
 
 use crate::buddy::{FreeBlocks, buddy_of, coalesce, halves};
+use crate::default_outbound::ways::Sharers;
+use crate::grants::{Grant, Grants, Sizes};
 pub use crate::holdings::{Backend, Declared, Drain, Frontend, Purpose};
 use crate::inbound::reach::Shores;
 use crate::loads::{Loads, PortLoad};
 use crate::places::{Places, blocks_on};
 use crate::refusal::Refusal;
-use crate::resource::{self, Desired, Outbound, PoolRef};
+use crate::resource::Desired;
 use crate::tier;
-use crate::validate::Census;
 
 /// Smallest piece that a lease is cut into or filled up with.
 const PIECE_LEN_MIN: u16 = tier::BLOCK_LEN_MIN;
@@ -34,6 +35,8 @@ pub struct Allocation {
     pub backends: BTreeMap<BackendId, Backend>,
     /// Draining blocks.
     pub drains: BTreeMap<PortBlock, Drain>,
+    /// The system address of each availability set, and of instances in none.
+    pub sets: BTreeMap<Sharers, FrontendId>,
     /// Where all these are.
     pub(crate) places: Places,
     pub(crate) last_frontend: FrontendId,
@@ -47,35 +50,6 @@ pub(crate) struct Settle<'a> {
     pub(crate) draw: u64,
     pub(crate) desired: &'a Desired,
     pub(crate) hints: &'a [PortLoad],
-}
-
-/// What the configuration grants one backend.
-pub(crate) struct Grant {
-    pub(crate) ports: u16,
-    pub(crate) frontends: Vec<FrontendId>,
-    on_reclaim: OnReclaim,
-}
-
-impl Grant {
-    /// `ports` on the frontends by which a pool gets out, ascending by id; of one shard alone, if it is reached there (M3).
-    pub(crate) fn of(
-        desired: &Desired,
-        outbound: &Outbound<'_>,
-        ports: u16,
-        declared: &BTreeMap<Ipv4Addr, FrontendId>,
-        within: impl Fn(FrontendId) -> bool,
-    ) -> Self {
-        let publics = outbound.frontends.iter().filter_map(|name| desired.public_ips.get(*name));
-        let known = publics.filter_map(|ip| declared.get(&ip.address).copied());
-        let mut frontends: Vec<FrontendId> = known.filter(|frontend| within(*frontend)).collect();
-        frontends.sort_unstable();
-        let on_reclaim = match outbound.on_reclaim() {
-            resource::OnReclaim::Expire => OnReclaim::Expire,
-            resource::OnReclaim::Drain => OnReclaim::Drain,
-            resource::OnReclaim::Reset => OnReclaim::Reset,
-        };
-        Self { ports, frontends, on_reclaim }
-    }
 }
 
 /// What one settling has counted: free blocks, and bound backends, by frontend.
@@ -94,26 +68,24 @@ impl Allocation {
     /// Brings leases to what the configuration grants. Deterministic; backends are served in order of their ids.
     pub(crate) fn settle(&mut self, with: &Settle<'_>) {
         self.part_with_addresses(with);
-        let shores = Shores::of(with.desired, &self.frontends);
-        let grants = self.grants(with.desired, &shores);
+        let (sizes, mut grants) = (Sizes::of(with.desired), Grants::new(with.desired, &self.frontends));
         let loads = Loads::new(with.hints);
         let ids: Vec<BackendId> = self.backends.keys().copied().collect();
-        let none = Grant { ports: 0, frontends: Vec::new(), on_reclaim: OnReclaim::Expire };
-        let grant_of = |backend: &Backend| match (&backend.pool, backend.declared) {
-            (Some(pool), Declared::Yes) => grants.get(pool).unwrap_or(&none),
-            _ => &none,
-        };
+        for id in &ids {
+            let ports = sizes.ports(with.desired, &grants, &self.backends[id]);
+            self.backend_mut(*id).grant = ports;
+        }
         for id in &ids {
             let backend = &self.backends[id];
-            let grant = grant_of(backend);
-            let stays = backend.frontend.is_some_and(|f| grant.frontends.binary_search(&f).is_ok());
+            let grant = grants.of(backend);
+            let stays = backend.frontend.is_some_and(|frontend| grant.has(frontend));
             let target = if stays { grant.ports } else { 0 };
-            let on_reclaim = if grant.ports > 0 { grant.on_reclaim } else { OnReclaim::Expire };
-            self.withdraw_ruled(*id, on_reclaim, with.index);
-            self.shrink(*id, target, on_reclaim, &loads, with.index);
-            let granted = grant.ports;
-            self.backend_mut(*id).grant = granted;
+            let fate = self.fate(backend, &grant);
+            self.withdraw_ruled(*id, grant.on_reclaim_if_any(), with.index);
+            self.shrink(*id, target, fate, &loads, with.index);
+            self.leave_right(*id, &grant);
         }
+        self.hasten_unwanted(with.desired);
         self.unbind_drained();
         self.places = self.places_anew(with.index);
         let mut tally = Tally::default();
@@ -121,19 +93,18 @@ impl Allocation {
             tally.free.insert(*frontend, self.free_on(*frontend));
             tally.bound.insert(*frontend, self.places.bound_count(*frontend));
         }
+        self.assign_sets(with.desired, &sizes.sets, &grants);
         for id in &ids {
             let Some(backend) = self.backends.get(id) else { continue };
-            let grant = grant_of(backend);
+            let grant = grants.of(backend);
             if backend.frontend.is_none() && grant.ports > 0 {
-                self.bind(*id, grant, &mut tally, with.draw);
+                self.bind(*id, &grant, &mut tally, with);
             }
         }
         for id in &ids {
             let Some(backend) = self.backends.get(id) else { continue };
-            let grant = grant_of(backend);
-            if backend.frontend.is_some_and(|f| grant.frontends.binary_search(&f).is_ok())
-                && backend.ports() < grant.ports
-            {
+            let grant = grants.of(backend);
+            if backend.frontend.is_some_and(|frontend| grant.has(frontend)) && backend.ports() < grant.ports {
                 self.grow(*id, grant.ports, &mut tally, with.index);
             }
         }
@@ -142,7 +113,8 @@ impl Allocation {
                 self.places.judge(*id, backend);
             }
         }
-        self.assign_homes(&shores);
+        self.hasten_stuck(ids.iter().copied());
+        self.assign_homes(grants.shores());
         let frontends: Vec<FrontendId> = self.frontends.keys().copied().collect();
         for frontend in frontends {
             self.give_address(frontend);
@@ -187,6 +159,12 @@ impl Allocation {
             .find_map(|(block, id)| ports.iter().find(|port| block.contains(**port)).map(|port| (*port, id)))
     }
 
+    /// Blocks of a backend that drain on a frontend.
+    pub(crate) fn drains_of(&self, id: BackendId, frontend: FrontendId) -> impl Iterator<Item = PortBlock> + '_ {
+        let all = self.drains.range(blocks_on(frontend));
+        all.filter(move |(_, drain)| drain.backend == id).map(|(block, _)| *block)
+    }
+
     /// Leased blocks on a frontend, then draining ones, with whose they are.
     fn blocks_of(&self, frontend: FrontendId) -> impl Iterator<Item = (PortBlock, BackendId)> + '_ {
         let own = move |id: BackendId| self.backends[&id].blocks_on(frontend).map(move |block| (block, id));
@@ -203,28 +181,6 @@ impl Allocation {
         self.backends
             .get_mut(&id)
             .expect("ids are taken from the map, and only unbind_drained removes, before the rest")
-    }
-
-    /// What each pool of the configuration grants.
-    fn grants(&self, desired: &Desired, shores: &Shores<'_>) -> BTreeMap<PoolRef, Grant> {
-        let declared = self.frontends_by_address();
-        let census = Census::of(desired);
-        let mut grants = BTreeMap::new();
-        for (name, balancer) in &desired.load_balancers {
-            for pool in &balancer.pools {
-                let Some(outbound) = balancer.outbound_of(pool) else { continue };
-                let pool = PoolRef { load_balancer: name.clone(), pool: pool.clone() };
-                let ports = tier::ports_per_backend(census.of_pool(&pool).0).unwrap_or(0);
-                let within = self.within(shores.of_pool(&pool));
-                grants.insert(pool, Grant::of(desired, &outbound, ports, &declared, within));
-            }
-        }
-        grants
-    }
-
-    /// Whether a frontend may be of use to those who live in this shard, if they have to.
-    pub(crate) fn within(&self, shard: Option<ShardId>) -> impl Fn(FrontendId) -> bool + '_ {
-        move |frontend| shard.is_none_or(|shard| self.frontends[&frontend].shard == shard)
     }
 
     /// What is free on a frontend.
@@ -313,44 +269,73 @@ impl Allocation {
         self.backends.retain(|id, b| b.declared == Declared::Yes || b.frontend.is_some() || drains(*id));
     }
 
-    /// Binds a backend to the frontend with the fewest bound backends among those with room; a tie is drawn (D1). What is
-    /// free on a frontend is looked at only where that decides.
-    pub(crate) fn bind(&mut self, id: BackendId, grant: &Grant, tally: &mut Tally, draw: u64) {
-        let Tally { free, bound } = tally;
-        let mut by_count: BTreeMap<u32, Vec<FrontendId>> = BTreeMap::new();
+    /// Binds a backend to a frontend of its grant: where blocks of its own drain, if they do, since `grow` takes these back; else
+    /// where there is room.
+    pub(crate) fn bind(&mut self, id: BackendId, grant: &Grant, tally: &mut Tally, with: &Settle<'_>) {
         let tied = self.tied_to(id, &self.backends[&id]);
-        let near = |id: &&FrontendId| tied.is_none_or(|shard| self.frontends[*id].shard == shard);
-        for frontend in grant.frontends.iter().filter(near) {
-            by_count.entry(bound.get(frontend).copied().unwrap_or(0)).or_default().push(*frontend);
-        }
-        let drawn = SplitMix::mix(draw ^ u64::from(id.0));
-        let mut with_room = |whole: bool| {
-            by_count.values().find_map(|group| {
-                let among = u64::try_from(group.len()).expect("a list in memory is shorter than 2^64");
-                let from = usize::try_from(drawn % among).expect("below the length of a list");
-                // The first with room, from the drawn one on.
-                let (before, after) = group.split_at(from);
-                after.iter().chain(before).copied().find(|frontend| {
-                    let there = free.entry(*frontend).or_insert_with(|| self.free_on(*frontend));
-                    if whole { there.fits(grant.ports) } else { there.ports() >= grant.ports.into() }
-                })
-            })
-        };
-        let Some(frontend) = with_room(true).or_else(|| with_room(false)) else { return };
-        let pieces = free.get_mut(&frontend).expect("a candidate is a frontend");
+        let near = |frontend: &FrontendId| tied.is_none_or(|shard| self.frontends[frontend].shard == shard);
+        let candidates: Vec<FrontendId> = grant.frontends.iter().copied().filter(near).collect();
+        let drains_on = |frontend: &FrontendId| self.drains_of(id, *frontend).next().is_some();
+        let former = if self.places.drains(id) { candidates.iter().copied().find(drains_on) } else { None };
         let mut lease = Vec::new();
-        take_pieces(pieces, grant.ports, &mut lease);
-        coalesce(&mut lease);
-        if lease.is_empty() {
-            return;
-        }
-        *bound.entry(frontend).or_default() += 1;
+        let frontend = match former {
+            Some(frontend) => {
+                tally.free.entry(frontend).or_insert_with(|| self.free_on(frontend));
+                frontend
+            }
+            None => {
+                let shared = self.address_of_set(&self.backends[&id], grant, with.desired);
+                let shared = shared.filter(|frontend| candidates.contains(frontend));
+                let drawn = SplitMix::mix(with.draw ^ u64::from(id.0));
+                let Some(frontend) = self.with_room(grant.ports, (&candidates, shared), tally, drawn) else { return };
+                let pieces = tally.free.get_mut(&frontend).expect("a candidate was looked at");
+                take_pieces(pieces, grant.ports, &mut lease);
+                coalesce(&mut lease);
+                if lease.is_empty() {
+                    return;
+                }
+                frontend
+            }
+        };
+        *tally.bound.entry(frontend).or_default() += 1;
         self.places.bind(id, frontend);
         let shard = self.frontends[&frontend].shard;
         let backend = self.backend_mut(id);
         backend.frontend = Some(frontend);
         backend.home = Some(shard);
         backend.lease = lease;
+    }
+
+    /// Of these frontends the one that a set shares, if it has room; else that with the fewest bound backends among those
+    /// with room; a tie is drawn (D1). What is free on a frontend is looked at only where that decides.
+    fn with_room(
+        &self,
+        ports: u16,
+        (candidates, shared): (&[FrontendId], Option<FrontendId>),
+        Tally { free, bound }: &mut Tally,
+        drawn: u64,
+    ) -> Option<FrontendId> {
+        let mut by_count: BTreeMap<u32, Vec<FrontendId>> = BTreeMap::new();
+        for frontend in candidates {
+            by_count.entry(bound.get(frontend).copied().unwrap_or(0)).or_default().push(*frontend);
+        }
+        let mut has_room = |frontend: &FrontendId, whole: bool| {
+            let there = free.entry(*frontend).or_insert_with(|| self.free_on(*frontend));
+            if whole { there.fits(ports) } else { there.ports() >= ports.into() }
+        };
+        if let Some(shared) = shared.filter(|frontend| has_room(frontend, false)) {
+            return Some(shared);
+        }
+        let mut find = |whole: bool| {
+            by_count.values().find_map(|group| {
+                let among = u64::try_from(group.len()).expect("a list in memory is shorter than 2^64");
+                let from = usize::try_from(drawn % among).expect("below the length of a list");
+                // The first with room, from the drawn one on.
+                let (before, after) = group.split_at(from);
+                after.iter().chain(before).copied().find(|frontend| has_room(frontend, whole))
+            })
+        };
+        find(true).or_else(|| find(false))
     }
 
     /// Gives a bound backend what it lacks (S15): first its own draining blocks back, then free buddies, then any.
@@ -361,8 +346,7 @@ impl Allocation {
         let own: Vec<PortBlock> = match self.places.drains(id) {
             true => {
                 let barred = |block: &PortBlock| self.frontends[&frontend].rules_within(*block);
-                let own = self.drains.range(blocks_on(frontend)).filter(|(b, d)| d.backend == id && !barred(b));
-                own.map(|(block, _)| *block).collect()
+                self.drains_of(id, frontend).filter(|block| !barred(block)).collect()
             }
             false => Vec::new(),
         };

@@ -10,15 +10,17 @@ use std::sync::Arc;
 
 use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, NodeId, ShardId, VnetId};
+use engine::record::Scenario;
 use engine::snapshot::{
     Backend, Draining, Frontend, Networks, NodeLinks, Outside, Params, Private, Refusals, SHORT_IDLE_PORTS_MAX,
-    Snapshot, Subnet, TcpReset, Ways,
+    Snapshot, Subnet, TcpReset, Ways, Without,
 };
 
 use engine::nsg::Attachments;
 use words::InsideInterface;
 
-use crate::allocation::{self, Declared};
+use crate::allocation::{self, Declared, Purpose};
+use crate::default_outbound::ways::Granting;
 use crate::inbound;
 use crate::nsg::compiling;
 use crate::places::blocks_on;
@@ -307,6 +309,23 @@ fn draining(state: &State, addresses: &[(Ipv4Addr, FrontendId)]) -> Arc<[Drainin
     draining.collect()
 }
 
+/// By which ways its flows leave: under which right its lease is used, and what is said if it has none.
+fn ways(state: &State, backend: &allocation::Backend) -> Ways {
+    let granted = backend.frontend.filter(|_| !backend.lease.is_empty());
+    let purpose = granted.and_then(|id| state.allocation.frontends.get(&id)).map(|frontend| frontend.purpose);
+    Ways {
+        own: backend.own,
+        granted: match purpose {
+            Some(Purpose::System) => Scenario::Default,
+            Some(Purpose::Shared | Purpose::Own(_)) | None => Scenario::Pool,
+        },
+        without: match backend.granting {
+            Granting::Barred => Without::Barred,
+            Granting::Pool | Granting::Default | Granting::Nothing => Without::NoPath,
+        },
+    }
+}
+
 fn compiled(state: &State, backend: &allocation::Backend, home: ShardId) -> Backend {
     let rule = backend.pool.as_ref().and_then(|pool| state.desired.rule_of(pool)).map(|(_, rule)| rule);
     Backend {
@@ -315,7 +334,7 @@ fn compiled(state: &State, backend: &allocation::Backend, home: ShardId) -> Back
         mac: backend.mac,
         home,
         lease: backend.lease.clone(),
-        ways: Ways { own: backend.own, ..Ways::default() },
+        ways: ways(state, backend),
         idle_timeout_ms: rule.map_or(4, |rule| u32::from(rule.idle_timeout_minutes)) * 60_000,
         tcp_reset_on_idle: match rule {
             Some(rule) if rule.enable_tcp_reset => TcpReset::On,

@@ -134,6 +134,8 @@ pub enum What {
     CertificateEnds,
     /// Backends that no packet can leave for: no outside network, no pool, no rule, no frontend.
     NoPath,
+    /// IP configurations go out by addresses that the system chose.
+    DefaultOutbound,
     /// A backend has no ports, or fewer than its grant.
     PortsMissing,
     /// A backend has used up its ports, or nearly.

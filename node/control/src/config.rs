@@ -42,8 +42,12 @@
 //! ip_configuration = "b1/ipconfig1"
 //! backend_port = 22
 //!
+//! [[availability_set]]
+//! name = "as1"
+//!
 //! [[instance]]
 //! name = "b1"
+//! availability_set = "as1"
 //! [[instance.ip_configuration]]
 //! name = "ipconfig1"
 //! private_ip = "10.0.1.1"
@@ -74,6 +78,9 @@
 //! destination = "WebServers"
 //! destination_ports = [80, "8000-8080"]
 //!
+//! [default_outbound]
+//! addresses = ["203.0.113.240/29"]
+//!
 //! [outside]
 //! network = "203.0.113.0/24"
 //! next_hop = "203.0.113.254"
@@ -83,6 +90,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::de::DeTable;
 
+use crate::default_outbound;
 use crate::inbound::reading::{Table, rule};
 use crate::limits::FILE_LEN_MAX;
 use crate::nsg::model::Nic;
@@ -184,6 +192,10 @@ fn read(source: &mut Source<'_>, mut root: Reader<'_, '_>) -> Desired {
         reading::application_security_group(source, reader, &mut members);
     }
     desired.application_security_groups = members.into_keys().collect();
+    desired.availability_sets = default_outbound::reading::availability_sets(source, &mut root);
+    if let Some(reader) = root.table(source, "default_outbound") {
+        desired.default_outbound = default_outbound::reading::default_outbound(source, reader);
+    }
     spell(&mut desired);
     if let Some(reader) = root.table(source, "outside") {
         desired.outside = outside(source, reader);
@@ -227,9 +239,11 @@ fn virtual_network(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &m
         let gateway = subnet.parsed(source, "gateway", ADDRESS_FORM);
         let security_group = subnet.string_if(source, "security_group");
         let isolated = subnet.truth(source, "isolated");
+        let default_outbound_access = subnet.truth_or(source, "default_outbound_access", true);
         subnet.finish(source);
         if let (Some(name), Some(prefix), Some(gateway)) = (name, prefix, gateway) {
-            network.subnets.insert(name, Subnet { prefix, gateway, security_group, isolated });
+            let subnet = Subnet { prefix, gateway, security_group, isolated, default_outbound_access };
+            network.subnets.insert(name, subnet);
         }
     }
     reader.finish(source);
@@ -316,7 +330,8 @@ fn instance(
 ) {
     let name = named(source, &mut reader, "instance", into);
     let security_group = reader.string_if(source, "security_group");
-    let mut instance = Instance { security_group, ..Instance::default() };
+    let availability_set = reader.string_if(source, "availability_set");
+    let mut instance = Instance { security_group, availability_set, ..Instance::default() };
     let mut names: BTreeMap<String, ()> = BTreeMap::new();
     let kind = reader.at("ip_configuration");
     for ip in reader.tables(source, "ip_configuration") {

@@ -9,6 +9,7 @@ use words::level;
 
 use crate::allocation::{Backend, Declared, Frontend, Purpose};
 use crate::command::{Command, Configure};
+use crate::default_outbound::ways::Granting;
 use crate::inbound::reach::{Reach, Taken, taken};
 use crate::limits::{BACKENDS_MAX, HINTS_MAX};
 use crate::nsg::service_tags::ServiceTags;
@@ -78,8 +79,12 @@ impl State {
         self.refuse_rules(desired, &known)?;
         self.refuse_too_many_backends(desired)?;
         self.refuse_own_addresses(desired)?;
+        if !desired.default_outbound.addresses.is_empty() && self.level < level::SYSTEM_ADDRESSES {
+            return Err(Refusal::LevelTooLow { level: self.level, needs: level::SYSTEM_ADDRESSES });
+        }
         let mut wanted = frontend_addresses(desired);
-        wanted.extend(desired.own_addresses().map(|(public, _)| (public.address, Ports::default())));
+        let own = desired.own_addresses().map(|(public, _)| public.address);
+        wanted.extend(own.chain(desired.default_outbound.all()).map(|address| (address, Ports::default())));
         let leaving = self.allocation.frontends.values().filter(|f| !wanted.contains_key(&f.ip)).count();
         if wanted.len() + leaving > validate::FRONTENDS_MAX {
             return Err(Refusal::TooManyFrontends { declared: count(wanted.len()), leaving: count(leaving) });
@@ -166,11 +171,13 @@ impl State {
 
     fn declare_frontends(&mut self) {
         let mut wanted = frontend_addresses(&self.desired);
+        let mut system: BTreeSet<Ipv4Addr> = self.desired.default_outbound.all().collect();
         for frontend in self.allocation.frontends.values_mut() {
-            match wanted.remove(&frontend.ip) {
+            let purpose = if system.remove(&frontend.ip) { Purpose::System } else { Purpose::Shared };
+            match wanted.remove(&frontend.ip).or_else(|| (purpose == Purpose::System).then(Ports::default)) {
                 Some(ports) => {
                     frontend.declared = Declared::Yes;
-                    frontend.purpose = Purpose::Shared;
+                    frontend.purpose = purpose;
                     (frontend.reserved, frontend.ruled) = (ports.reserved, ports.ruled);
                 }
                 None => frontend.declared = Declared::No,
@@ -180,9 +187,42 @@ impl State {
         let mut crowds = self.crowds();
         let kin = Reach::of(&self.desired).kin();
         for (ip, ports) in wanted {
-            let shard = self.shard_of_kin(&kin, ip).unwrap_or_else(|| self.shard_of_a_new_frontend(&mut crowds));
+            let place = self.shard_of_kin(&kin, ip).or_else(|| self.shard_without(Purpose::Shared));
+            let shard = place.unwrap_or_else(|| self.shard_of_a_new_frontend(&mut crowds));
             self.add_frontend(ip, shard, Purpose::Shared, ports);
         }
+        self.add_system_addresses(system);
+    }
+
+    /// Whoever changes between a pool and the system's addresses stays in its shard as long as it has flows (M3): so there are both in
+    /// each, as far as they go round. System addresses begin shards only where there are none.
+    fn add_system_addresses(&mut self, new: BTreeSet<Ipv4Addr>) {
+        let begins = self.shards.is_empty();
+        let mut crowds = self.crowds();
+        for ip in new {
+            let shard = match begins {
+                true => self.shard_of_a_new_frontend(&mut crowds),
+                false => self.shard_with_fewest_system_addresses().expect("there are shards"),
+            };
+            self.add_frontend(ip, shard, Purpose::System, Ports::default());
+        }
+    }
+
+    fn shard_with_fewest_system_addresses(&self) -> Option<ShardId> {
+        let mut counts: BTreeMap<ShardId, usize> = self.shards.keys().map(|id| (*id, 0)).collect();
+        for frontend in self.allocation.frontends.values().filter(|f| f.purpose == Purpose::System) {
+            *counts.entry(frontend.shard).or_default() += 1;
+        }
+        counts.into_iter().min_by_key(|(id, count)| (*count, *id)).map(|(id, _)| id)
+    }
+
+    /// The first shard that has a system address, and no frontend of this purpose.
+    fn shard_without(&self, purpose: Purpose) -> Option<ShardId> {
+        let of = |purpose| -> BTreeSet<ShardId> {
+            let frontends = self.allocation.frontends.values().filter(|f| f.purpose == purpose);
+            frontends.map(|frontend| frontend.shard).collect()
+        };
+        of(Purpose::System).difference(&of(purpose)).next().copied()
     }
 
     /// The shard of those by which the same backends are reached, if one of them is there already.
@@ -255,7 +295,7 @@ impl State {
         };
         let wanted: Vec<(String, IpConfiguration)> = self.desired.instances.iter().flat_map(each).collect();
         for (instance, ip) in wanted {
-            let vnet = self.vnets[&ip.virtual_network];
+            let (vnet, granting) = (self.vnets[&ip.virtual_network], self.desired.granting_of(&ip));
             let id = *by_address.entry((vnet, ip.private_ip)).or_insert_with(|| {
                 self.allocation.last_backend = BackendId(self.allocation.last_backend.0 + 1);
                 self.allocation.last_backend
@@ -267,6 +307,7 @@ impl State {
                 instance: String::new(),
                 ip_configuration: String::new(),
                 pool: None,
+                granting: Granting::Nothing,
                 public: None,
                 own: None,
                 declared: Declared::Yes,
@@ -280,6 +321,7 @@ impl State {
             backend.instance = instance;
             backend.ip_configuration = ip.name;
             backend.pool = ip.pool;
+            backend.granting = granting;
             let public = ip.public_ip.and_then(|name| self.desired.public_ips.get(&name));
             backend.public = public.map(|public| public.address);
         }

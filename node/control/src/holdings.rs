@@ -9,6 +9,7 @@ use engine::ids::{BackendId, ControlIndex, FrontendId, Mac, PortBlock, ShardId, 
 
 use engine::snapshot::OnReclaim;
 
+use crate::default_outbound::ways::Granting;
 use crate::resource::PoolRef;
 
 /// A public address that flows are translated to.
@@ -51,6 +52,8 @@ pub enum Purpose {
     Shared,
     /// One backend's own (S2).
     Own(BackendId),
+    /// The system's, granted to those who have nothing else (S4).
+    System,
 }
 
 /// Whether the present configuration holds a resource.
@@ -77,6 +80,8 @@ pub struct Backend {
     pub ip_configuration: String,
     /// Its pool.
     pub pool: Option<PoolRef>,
+    /// By what it gets ports.
+    pub granting: Granting,
     /// Whether the configuration still wants it.
     pub declared: Declared,
     /// Its home shard (M3); `None` only while there is no frontend at all.

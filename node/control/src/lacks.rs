@@ -5,6 +5,8 @@ use engine::ids::{Incarnation, NodeId, ShardId};
 
 use crate::allocation::{Backend, Declared};
 use crate::concern::{Concern, Severity, Subject, What};
+use crate::default_outbound;
+use crate::default_outbound::ways::Granting;
 use crate::nsg::warnings;
 use crate::places::blocks_on;
 use crate::resource::Outside;
@@ -30,6 +32,7 @@ pub(crate) fn cluster_concerns(state: &State) -> Vec<Concern> {
         found.push(Concern::notice(Subject::Cluster, What::LimitNear, why, "plan a second cluster"));
     }
     found.extend(warnings::warnings(state));
+    found.extend(default_outbound::rows::concern(state));
     if let Some(token) = &state.stop_token
         && state.registry.newest(token.holder) != Some(token.incarnation)
     {
@@ -120,14 +123,10 @@ pub(crate) fn backend_concern(state: &State, backend: &Backend, drains: bool) ->
     if backend.own.is_some() && backend.ports() >= backend.grant {
         return None;
     }
-    let Some(pool) = &backend.pool else {
-        let remedy = "put it into a pool that has an outbound rule";
-        return Some(Concern::warning(subject(), What::NoPath, "no outbound path: it is in no pool", remedy));
-    };
-    if state.desired.outbound_of(pool).is_none() {
-        let why = "no outbound path: no rule links its pool to a frontend that has ports to grant";
-        let remedy = "add a load-balancing rule or an outbound rule for the pool";
-        return Some(Concern::warning(subject(), What::NoPath, why, remedy));
+    if backend.granting != Granting::Pool
+        && let Some(found) = no_way_out(state, backend)
+    {
+        return Some(found);
     }
     if backend.ports() >= backend.grant {
         return None;
@@ -144,7 +143,36 @@ pub(crate) fn backend_concern(state: &State, backend: &Backend, drains: bool) ->
     let short = |why: &str, remedy: &str| Some(Concern::warning(subject(), What::PortsMissing, why, remedy));
     match waiting {
         true => short("its frontends have no room until other blocks have drained", "wait until they have drained"),
+        false if backend.granting == Granting::Default => {
+            let remedy = "add addresses under [default_outbound], as many as there are shards: `qnat apply -f FILE`";
+            short("no system address that it can have has room for it", remedy)
+        }
         false => short("its frontends have no room", "add a frontend to its outbound rule"),
+    }
+}
+
+/// Why a backend that no rule lets out has no ports, and what helps.
+fn no_way_out(state: &State, backend: &Backend) -> Option<Concern> {
+    let subject = Subject::Backend { name: format!("{}/{}", backend.instance, backend.ip_configuration) };
+    let nothing = match &backend.pool {
+        None => "no outbound path: it is in no pool",
+        Some(_) => "no outbound path: no rule links its pool to a frontend that has ports to grant",
+    };
+    let remedy = match &backend.pool {
+        None => "put it into a pool that has an outbound rule",
+        Some(_) => "add a load-balancing rule or an outbound rule for the pool",
+    };
+    match backend.granting {
+        Granting::Barred => {
+            let why = format!("{nothing}, and its subnet has default_outbound_access = false");
+            Some(Concern::notice(subject, What::NoPath, why, remedy))
+        }
+        Granting::Default if state.desired.default_outbound.addresses.is_empty() => {
+            let why = format!("{nothing}, and there are no system addresses");
+            let remedy = format!("{remedy}, or configure [default_outbound] addresses: `qnat apply -f FILE`");
+            Some(Concern::warning(subject, What::NoPath, why, &remedy))
+        }
+        Granting::Default | Granting::Nothing | Granting::Pool => None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! How long things can get that the limits of `validate` allow: every bound on the way of a configuration, from the file to
 //! the state, comes from here. Constant expressions only; an own test fills them.
 
+use crate::default_outbound::checking::AVAILABILITY_SETS_MAX;
+use crate::default_outbound::model::SYSTEM_ADDRESSES_MAX;
 use crate::inbound::bounds::INBOUND_RULES_MAX;
 use crate::nsg::bounds::{
     APPLICATION_GROUPS_MAX, MEMBERSHIPS_MAX, NICS_MAX, ON_PREMISES_MAX, PEERINGS_MAX, RULE_VALUES_MAX, RULES_MAX,
@@ -41,9 +43,9 @@ const BLOCK: usize = U32 + 2 * U16;
 const POOL_REF: usize = 1 + 2 * NAME;
 const SOME_NAME: usize = 1 + NAME;
 const IP_CONFIGURATION: usize = 3 * NAME + ADDRESS + MAC + POOL_REF + 2 * SOME_NAME;
-const INSTANCE: usize = NAME + LEN + SOME_NAME;
+const INSTANCE: usize = NAME + LEN + 2 * SOME_NAME;
 const NETWORK: usize = NAME + 4 * LEN + ADDRESS_SPACE_MAX * PREFIX + PEERINGS_MAX * NAME + ON_PREMISES_MAX * PREFIX;
-const SUBNET: usize = NAME + PREFIX + ADDRESS + SOME_NAME;
+const SUBNET: usize = NAME + PREFIX + ADDRESS + SOME_NAME + 2;
 const RESERVED: usize = LEN + RESERVED_PORTS_MAX * U16;
 const PUBLIC_IP: usize = NAME + ADDRESS + RESERVED;
 // Each has a frontend of its own.
@@ -73,6 +75,9 @@ const DESIRED: usize = IP_CONFIGURATIONS_MAX * (INSTANCE + IP_CONFIGURATION)
     + POOLS_MAX * (POOL + RULE)
     + RULE_FRONTENDS_MAX * NAME
     + INBOUND_RULES_MAX * INBOUND_RULE
+    + AVAILABILITY_SETS_MAX * NAME
+    + SYSTEM_ADDRESSES_MAX * PREFIX
+    + 2 * LEN
     + SECURITY
     + SETTINGS;
 
@@ -90,7 +95,9 @@ const BLOCKS: usize = FRONTENDS_MAX * (PORTS_USABLE / BLOCK_LEN_MIN) as usize * 
 // Itself, and when its blocks changed.
 const FRONTEND: usize = U32 + ADDRESS + U16 + KIND + U32 + RESERVED + LEN + 2 + U64 + U32 + U64;
 // Itself, and where it is.
-const BACKEND: usize = U32 + 2 * NAME + POOL_REF + 2 * (1 + ADDRESS) + MAC + 9 * U32 + 4 * U32;
+const BACKEND: usize = U32 + 2 * NAME + POOL_REF + KIND + 2 * (1 + ADDRESS) + MAC + 9 * U32 + 4 * U32;
+// The system address of an availability set, or of an instance in none.
+const SET: usize = KIND + NAME + U32;
 const KEY: usize = 2 * 16 + 1 + REFUSAL_LEN_MAX;
 // Nodes, shards and what is kept of them: each of a few hundred octets.
 const REST: usize = 1 << 20;
@@ -105,6 +112,7 @@ pub const STATE_LEN_MAX: usize = DESIRED
     + FRONTENDS_MAX * FRONTEND
     + INBOUND_RULES_MAX * U16
     + BACKENDS_MAX * BACKEND
+    + IP_CONFIGURATIONS_MAX * SET
     + BLOCKS
     + KEYS_MAX * KEY
     + TAGS
@@ -128,7 +136,7 @@ const INBOUND_RULE_FORM: &str = "[[load_balancer.load_balancing_rule]]\nname = \
 /// Longest file that says as much as the limits allow, and as much again for comments and spaces.
 pub const FILE_LEN_MAX: usize = 2
     * (IP_CONFIGURATIONS_MAX
-        * (written("[[instance]]\nname = \"\"\nsecurity_group = \"\"\n", 2, 0)
+        * (written("[[instance]]\nname = \"\"\nsecurity_group = \"\"\navailability_set = \"\"\n", 3, 0)
             + written(
                 "[[instance.ip_configuration]]\nname = \"\"\nprivate_ip = \"\"\nmac = \"\"\nsubnet = \"/\"\npool = \"/\"\npublic_ip = \"\"\nnic = \"\"\n",
                 7,
@@ -142,7 +150,8 @@ pub const FILE_LEN_MAX: usize = 2
             )
         + SUBNETS_MAX
             * written(
-                "[[virtual_network.subnet]]\nname = \"\"\nprefix = \"\"\ngateway = \"\"\nsecurity_group = \"\"\n",
+                "[[virtual_network.subnet]]\nname = \"\"\nprefix = \"\"\ngateway = \"\"\nsecurity_group = \"\"\n\
+                 default_outbound_access = false\n",
                 2,
                 18 + 15,
             )
@@ -165,6 +174,8 @@ pub const FILE_LEN_MAX: usize = 2
                 0,
             )
         + MEMBERSHIPS_MAX * written("\"\", ", 1, 0)
+        + AVAILABILITY_SETS_MAX * written("[[availability_set]]\nname = \"\"\n", 1, 0)
+        + SYSTEM_ADDRESSES_MAX * written("\"\", ", 0, 18)
         + APPLICATION_GROUPS_MAX * written("[[application_security_group]]\nname = \"\"\n", 1, 0)
         + SECURITY_GROUPS_MAX * written("[[security_group]]\nname = \"\"\nmodel = \"resource_manager\"\n", 1, 0)
         + RULES_MAX * written(SECURITY_RULE_FORM, 3, 4)

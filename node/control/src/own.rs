@@ -52,8 +52,7 @@ impl Allocation {
         all.find(|f| f.purpose == Purpose::Own(id) && f.declared == Declared::Yes).map(|f| f.shard)
     }
 
-    /// Addresses whose backend is not to have them any more begin to drain, and drains that wait for ever do so no longer than there
-    /// is a reason to.
+    /// Addresses whose backend is not to have them any more begin to drain.
     pub(crate) fn part_with_addresses(&mut self, with: &Settle<'_>) {
         let lost: Vec<(BackendId, FrontendId)> = self
             .backends
@@ -65,19 +64,6 @@ impl Allocation {
             for block in PortBlock::whole(frontend) {
                 let on_reclaim = OnReclaim::Keep;
                 self.drains.insert(block, Drain { backend: id, reclaim_index: with.index, on_reclaim });
-            }
-        }
-        let there: BTreeSet<Ipv4Addr> = with.desired.public_ips.values().map(|public| public.address).collect();
-        for (block, drain) in &mut self.drains {
-            let frontend = &self.frontends[&block.frontend];
-            let nobody_s = match (frontend.purpose, frontend.declared) {
-                (Purpose::Own(_), Declared::Yes) => false,
-                (Purpose::Own(_), Declared::No) => there.contains(&frontend.ip),
-                (Purpose::Shared, declared) => declared == Declared::Yes,
-            };
-            let may_stay = self.backends.get(&drain.backend).is_some_and(|b| b.declared == Declared::Yes) && nobody_s;
-            if drain.on_reclaim == OnReclaim::Keep && !may_stay {
-                drain.on_reclaim = OnReclaim::Drain;
             }
         }
     }

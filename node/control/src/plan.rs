@@ -7,10 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use engine::ids::{BackendId, PortBlock, ShardId};
+use engine::snapshot::OnReclaim;
+use serde::Serialize;
 
-use crate::allocation::{Backend, Declared, Drain};
+use crate::allocation::{Backend, Declared, Drain, Purpose};
 use crate::command::{Command, CommandBody, Configure, PlanHash};
 use crate::concern::Concern;
+use crate::default_outbound::ways::{SetCensus, Sharers};
 use crate::limits::HINTS_MAX;
 use crate::loads::{Loads, PortLoad};
 use crate::nsg::cutting::{Cutting, cutting};
@@ -22,6 +25,9 @@ use crate::resource::{Desired, LoadBalancer, PoolRef};
 use crate::state::State;
 use crate::tier;
 use crate::validate::Census;
+
+/// Fields of each side that a modification names.
+const DIFFERENCES_MAX: usize = 6;
 
 /// What a change does to a resource.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize)]
@@ -115,6 +121,7 @@ pub fn diff_with(state: &State, desired: &Desired, hints: &[PortLoad]) -> Plan {
     let mut changes = Vec::new();
     resources(&state.desired, desired, &mut changes);
     tiers(&state.desired, desired, &mut changes);
+    set_tiers(&state.desired, desired, &mut changes);
     leases(state, &after, &mut changes);
     let (pieces, uncounted) = pieces(state, &after);
     let loads = Loads::new(hints);
@@ -160,6 +167,10 @@ fn resources(old: &Desired, new: &Desired, into: &mut Vec<Change>) {
         desired.application_security_groups.iter().map(|name| (name.clone(), ())).collect()
     };
     compare("application_security_group", &applications(old), &applications(new), into);
+    let sets = |desired: &Desired| -> BTreeMap<String, ()> {
+        desired.availability_sets.iter().map(|name| (name.clone(), ())).collect()
+    };
+    compare("availability_set", &sets(old), &sets(new), into);
     let models = |desired: &Desired| -> BTreeMap<String, Model> {
         desired.security_groups.iter().map(|(name, group)| (name.clone(), group.model)).collect()
     };
@@ -171,19 +182,21 @@ fn resources(old: &Desired, new: &Desired, into: &mut Vec<Change>) {
         let [old, new] = [old, new].map(|desired| desired.security_groups.get(name).unwrap_or(&none));
         compare(&format!("security_group.{name}.rule"), &old.rules, &new.rules, into);
     }
-    let mut whole = |resource: &str, old: &dyn fmt::Debug, new: &dyn fmt::Debug| {
-        let detail = differences(&format!("{old:#?}"), &format!("{new:#?}"));
+    let mut whole = |resource: &str, detail: String| {
         into.push(Change { kind: ChangeKind::Modify, resource: resource.into(), detail });
     };
+    if old.default_outbound != new.default_outbound {
+        whole("default_outbound", differences(&old.default_outbound, &new.default_outbound));
+    }
     if old.outside != new.outside {
-        whole("outside", &old.outside, &new.outside);
+        whole("outside", differences(&old.outside, &new.outside));
     }
     if old.settings != new.settings {
-        whole("settings", &old.settings, &new.settings);
+        whole("settings", differences(&old.settings, &new.settings));
     }
 }
 
-fn compare<T: PartialEq + fmt::Debug>(
+fn compare<T: PartialEq + Serialize>(
     kind: &str,
     old: &BTreeMap<String, T>,
     new: &BTreeMap<String, T>,
@@ -199,26 +212,46 @@ fn compare<T: PartialEq + fmt::Debug>(
         match old.get(name) {
             None => push(ChangeKind::Add, name, String::new()),
             Some(before) if before != value => {
-                push(ChangeKind::Modify, name, differences(&format!("{before:#?}"), &format!("{value:#?}")));
+                push(ChangeKind::Modify, name, differences(before, value));
             }
             Some(_) => {}
         }
     }
 }
 
-/// The lines that only one of two printed values has, on one line, bounded.
-fn differences(old: &str, new: &str) -> String {
-    let lines =
-        |text: &str| -> Vec<String> { text.lines().map(|l| l.trim().trim_end_matches(',').to_owned()).collect() };
-    let (old, new) = (lines(old), lines(new));
-    let plain = |line: &&String| line.chars().any(char::is_alphanumeric);
-    let gone: Vec<&str> = old.iter().filter(|l| !new.contains(l)).filter(plain).take(6).map(String::as_str).collect();
-    let come: Vec<&str> = new.iter().filter(|l| !old.contains(l)).filter(plain).take(6).map(String::as_str).collect();
+/// The fields that only one of two values has, as a file would have them, on one line, bounded.
+fn differences<T: Serialize>(old: &T, new: &T) -> String {
+    let (old, new) = (fields(old), fields(new));
+    let only = |of: &[String], not: &[String]| -> Vec<String> {
+        of.iter().filter(|field| !not.contains(field)).take(DIFFERENCES_MAX).cloned().collect()
+    };
+    let (gone, come) = (only(&old, &new), only(&new, &old));
     match (gone.is_empty(), come.is_empty()) {
-        (false, false) => format!("{} → {}", gone.join(" "), come.join(" ")),
-        (true, false) => format!("now also {}", come.join(" ")),
-        (false, true) => format!("no longer {}", gone.join(" ")),
+        (false, false) => format!("{} → {}", gone.join(", "), come.join(", ")),
+        (true, false) => format!("now also {}", come.join(", ")),
+        (false, true) => format!("no longer {}", gone.join(", ")),
         (true, true) => "order or number of its parts".into(),
+    }
+}
+
+/// What a value says, as `name.name = value`; elements of a list bear the name of the list.
+fn fields(of: &impl Serialize) -> Vec<String> {
+    let mut into = Vec::new();
+    if let Ok(value) = toml::Value::try_from(of) {
+        put_fields("", &value, &mut into);
+    }
+    into
+}
+
+fn put_fields(at: &str, value: &toml::Value, into: &mut Vec<String>) {
+    if let Some(table) = value.as_table() {
+        for (name, value) in table {
+            put_fields(&if at.is_empty() { name.clone() } else { format!("{at}.{name}") }, value, into);
+        }
+    } else if let Some(parts) = value.as_array().filter(|parts| parts.iter().any(toml::Value::is_table)) {
+        parts.iter().for_each(|part| put_fields(at, part, into));
+    } else {
+        into.push(if at.is_empty() { value.to_string() } else { format!("{at} = {value}") });
     }
 }
 
@@ -233,12 +266,31 @@ fn tiers(old: &Desired, new: &Desired, into: &mut Vec<Change>) {
                 && from != to
                 && before > 0
             {
-                into.push(Change {
-                    kind: ChangeKind::Modify,
-                    resource: format!("pool.{reference}"),
-                    detail: format!("{before} → {after} instances: {from} → {to} ports for each backend"),
-                });
+                into.push(tier_change(format!("pool.{reference}"), (before, after), (from, to)));
             }
+        }
+    }
+}
+
+fn tier_change(resource: String, (before, after): (usize, usize), (from, to): (u16, u16)) -> Change {
+    let detail = format!("{before} → {after} instances: {from} → {to} ports for each backend");
+    Change { kind: ChangeKind::Modify, resource, detail }
+}
+
+/// Availability sets of which some go out by a system address, and whose size changes what each gets (D2).
+fn set_tiers(old: &Desired, new: &Desired, into: &mut Vec<Change>) {
+    let (old, census) = (SetCensus::of(old), SetCensus::of(new));
+    for name in &new.availability_sets {
+        let sharers = Sharers::Set(name.clone());
+        let (before, after) = (old.of_sharers(&sharers), census.of_sharers(&sharers));
+        let ports = (tier::ports_per_backend(before.instances), tier::ports_per_backend(after.instances));
+        if let (Some(from), Some(to)) = ports
+            && from != to
+            && before.instances > 0
+            && after.defaulted > 0
+        {
+            let counts = (before.instances, after.instances);
+            into.push(tier_change(format!("availability_set.{name}"), counts, (from, to)));
         }
     }
 }
@@ -253,11 +305,18 @@ fn leases(before: &State, after: &State, into: &mut Vec<Change>) {
         if from == to && drains.is_empty() && !(waits && old.is_none_or(|o| o.grant != new.grant)) {
             continue;
         }
+        let [left, right] = [old.and_then(|old| right(before, old)), right(after, new)];
         let mut detail = match (from, to) {
             (0, 0) => "gets no ports yet".to_owned(),
+            (0, to) if right == Some("a system address") => format!("gets {to} ports of a system address"),
             (0, to) => format!("gets {to} ports of a frontend drawn at apply"),
             (from, to) => format!("{from} → {to} ports"),
         };
+        if let (Some(left), Some(right)) = (left, right)
+            && left != right
+        {
+            detail.push_str(&format!(", new flows by {right} instead of {left}"));
+        }
         if waits {
             detail.push_str(&format!(", waits for {} more", new.grant - to));
         }
@@ -273,9 +332,23 @@ fn leases(before: &State, after: &State, into: &mut Vec<Change>) {
     }
 }
 
+/// By what a backend has its ports, in words.
+fn right(state: &State, backend: &Backend) -> Option<&'static str> {
+    let frontend = backend.frontend.filter(|_| !backend.lease.is_empty());
+    match state.allocation.frontends.get(&frontend?)?.purpose {
+        Purpose::System => Some("a system address"),
+        Purpose::Shared | Purpose::Own(_) => Some("its pool"),
+    }
+}
+
 /// Blocks that begin to drain.
-fn taken<'a>(before: &'a State, after: &'a State) -> impl Iterator<Item = (&'a PortBlock, &'a Drain)> {
+fn begun<'a>(before: &'a State, after: &'a State) -> impl Iterator<Item = (&'a PortBlock, &'a Drain)> {
     after.allocation.drains.iter().filter(|(block, drain)| before.allocation.drains.get(block) != Some(drain))
+}
+
+/// Those whose flows may not stay until they close.
+fn taken<'a>(before: &'a State, after: &'a State) -> impl Iterator<Item = (&'a PortBlock, &'a Drain)> {
+    begun(before, after).filter(|(_, drain)| drain.on_reclaim != OnReclaim::Keep)
 }
 
 /// See `Plan`: the pieces to count flows on, and the shards that have more of them than there may be. How long they are does
@@ -287,6 +360,9 @@ fn pieces(before: &State, after: &State) -> (BTreeMap<ShardId, Vec<PortBlock>>, 
         let kept = after.allocation.backends.get(id).map_or(&[][..], |new| &new.lease);
         for block in old.lease.iter().filter(|block| !kept.iter().any(|kept| lies_in(block, kept))) {
             let Some(frontend) = before.allocation.frontends.get(&block.frontend) else { continue };
+            if after.allocation.drains.get(block).is_some_and(|drain| drain.on_reclaim == OnReclaim::Keep) {
+                continue;
+            }
             let from = after.allocation.drains.range(PortBlock { len: 0, ..*block }..).map(|(drained, _)| drained);
             let parts = from.take_while(|drained| lies_in(drained, block));
             let parts = parts.chain(kept.iter().filter(|kept| lies_in(kept, block)));
@@ -311,11 +387,12 @@ fn lies_in(inner: &PortBlock, outer: &PortBlock) -> bool {
 
 /// Blocks that begin to drain, as `address:first-last`, by backend.
 fn draining(before: &State, after: &State) -> BTreeMap<BackendId, Vec<String>> {
-    let mut begun: BTreeMap<BackendId, Vec<String>> = BTreeMap::new();
-    for (block, drain) in taken(before, after) {
+    let mut by_backend: BTreeMap<BackendId, Vec<String>> = BTreeMap::new();
+    for (block, drain) in begun(before, after) {
         let ip = after.allocation.frontends.get(&block.frontend).map(|f| f.ip.to_string()).unwrap_or_default();
-        let shown = format!("{ip}:{}-{}", block.start, block.start + (block.len - 1));
-        begun.entry(drain.backend).or_default().push(shown);
+        let kept = if drain.on_reclaim == OnReclaim::Keep { ", whose flows stay" } else { "" };
+        let shown = format!("{ip}:{}-{}{kept}", block.start, block.start + (block.len - 1));
+        by_backend.entry(drain.backend).or_default().push(shown);
     }
-    begun
+    by_backend
 }

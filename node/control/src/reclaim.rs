@@ -3,16 +3,15 @@
 //! Comes to the same as `Allocation::settle` would (checked by `State::check`), without its walk over all backends. Called
 //! by `apply` for reports of fences.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, ShardId};
 
-use crate::allocation::{Allocation, Declared, Grant, Settle, Tally};
-use crate::inbound::reach::Shores;
+use crate::allocation::{Allocation, Declared, Settle, Tally};
+use crate::grants::{Grant, Grants};
 use crate::places::blocks_on;
 use crate::refusal::Refusal;
-use crate::resource::PoolRef;
 
 impl Allocation {
     /// Fences of these blocks were committed: the ports of those that still drain under exactly that index are free (F5).
@@ -46,9 +45,9 @@ impl Allocation {
         for frontend in &touched {
             self.give_address(*frontend);
         }
-        let shores = Shores::of(with.desired, &self.frontends);
-        self.serve_waiting(with, &shores, &freed, &mut touched);
-        freed.iter().for_each(|id| self.send_home(*id, &shores));
+        let mut grants = Grants::new(with.desired, &self.frontends);
+        self.serve_waiting(with, &mut grants, &freed, &mut touched);
+        freed.iter().for_each(|id| self.send_home(*id, grants.shores()));
         for frontend in touched {
             self.places.touch(frontend, with.index);
             self.note_if_idle(frontend, with.stamped_unix_ms);
@@ -61,32 +60,23 @@ impl Allocation {
     fn serve_waiting(
         &mut self,
         with: &Settle<'_>,
-        shores: &Shores<'_>,
+        grants: &mut Grants<'_>,
         freed: &BTreeSet<BackendId>,
         touched: &mut BTreeSet<FrontendId>,
     ) {
         if self.places.waiting().next().is_none() {
             return;
         }
-        let declared = self.frontends_by_address();
-        // All of a pool have the same.
-        let mut grants: BTreeMap<&PoolRef, Option<Rc<Grant>>> = BTreeMap::new();
         let mut served: Vec<(BackendId, Rc<Grant>)> = Vec::new();
         for id in self.places.waiting() {
             let backend = &self.backends[&id];
-            let Some(pool) = &backend.pool else { continue };
-            let grant = grants.entry(pool).or_insert_with(|| {
-                let outbound = with.desired.outbound_of(pool)?;
-                let within = self.within(shores.of_pool(pool));
-                Some(Rc::new(Grant::of(with.desired, &outbound, backend.grant, &declared, within)))
-            });
-            let Some(grant) = grant else { continue };
+            let grant = grants.of(backend);
             let near = match backend.frontend {
                 Some(frontend) => touched.contains(&frontend),
                 None => freed.contains(&id) || grant.frontends.iter().any(|frontend| touched.contains(frontend)),
             };
             if near {
-                served.push((id, Rc::clone(grant)));
+                served.push((id, grant));
             }
         }
         let mut tally = Tally::default();
@@ -95,13 +85,13 @@ impl Allocation {
                 for frontend in &grant.frontends {
                     tally.bound.entry(*frontend).or_insert_with(|| self.places.bound_count(*frontend));
                 }
-                self.bind(*id, grant, &mut tally, with.draw);
+                self.bind(*id, grant, &mut tally, with);
                 touched.extend(self.backends[id].frontend);
             }
         }
         for (id, grant) in &served {
             let backend = &self.backends[id];
-            if let Some(frontend) = backend.frontend.filter(|f| grant.frontends.binary_search(f).is_ok())
+            if let Some(frontend) = backend.frontend.filter(|frontend| grant.has(*frontend))
                 && backend.ports() < grant.ports
             {
                 tally.free.entry(frontend).or_insert_with(|| self.free_on(frontend));
@@ -111,6 +101,7 @@ impl Allocation {
         for (id, _) in &served {
             self.places.judge(*id, &self.backends[id]);
         }
+        touched.extend(self.hasten_stuck(served.iter().map(|(id, _)| *id)));
     }
 
     /// A backend is free to bind anew only when nothing of it is left on its old frontend (M3); an undeclared one goes.

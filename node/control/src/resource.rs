@@ -14,6 +14,7 @@ use engine::ids::Mac;
 use serde::{Serialize, Serializer};
 pub use words::Prefix;
 
+pub use crate::default_outbound::model::DefaultOutbound;
 use crate::inbound::model::{InboundRule, Target};
 use crate::nsg::model::{Nic, SecurityGroup};
 
@@ -34,6 +35,10 @@ pub struct Desired {
     pub security_groups: BTreeMap<String, SecurityGroup>,
     /// Names of application security groups.
     pub application_security_groups: BTreeSet<String>,
+    /// Names of availability sets.
+    pub availability_sets: BTreeSet<String>,
+    /// The addresses of those who have no other way out.
+    pub default_outbound: DefaultOutbound,
     /// The network of the public addresses.
     pub outside: Outside,
     /// Cluster-wide parameters.
@@ -72,6 +77,8 @@ pub struct Subnet {
     pub security_group: Option<String>,
     /// Its hosts reach nobody but the gateway, which answers in the name of the others (S41).
     pub isolated: bool,
+    /// Whether its instances may leave by a system address if they have nothing else (D11).
+    pub default_outbound_access: bool,
 }
 
 /// A public address.
@@ -225,6 +232,8 @@ pub struct Instance {
     pub ip_configurations: Vec<IpConfiguration>,
     /// A security group of the classic model, which judges all of its interfaces in the place of theirs.
     pub security_group: Option<String>,
+    /// Name of the availability set that it is in: it shares a system address with the others of it (S4).
+    pub availability_set: Option<String>,
 }
 
 /// One private address of an instance.
@@ -384,11 +393,14 @@ impl Desired {
             nics,
             security_groups,
             application_security_groups,
+            availability_sets,
+            default_outbound: _,
             outside: _,
             settings: _,
         } = self;
         let (routed, balanced) = (virtual_networks.len() + instances.len(), public_ips.len() + load_balancers.len());
-        routed + balanced + nics.len() + security_groups.len() + application_security_groups.len() > 0
+        let named = application_security_groups.len() + availability_sets.len();
+        routed + balanced + nics.len() + security_groups.len() + named > 0
     }
 
     /// The networks that a network is connected to: each names the other.

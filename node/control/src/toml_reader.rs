@@ -187,12 +187,17 @@ impl<'t, 'i> Reader<'t, 'i> {
         })
     }
 
-    /// An optional truth value.
+    /// An optional truth value; false without it.
     pub(crate) fn truth(&mut self, source: &mut Source<'_>, field: &'static str) -> bool {
-        let Some(value) = self.value(field) else { return false };
+        self.truth_or(source, field, false)
+    }
+
+    /// An optional truth value.
+    pub(crate) fn truth_or(&mut self, source: &mut Source<'_>, field: &'static str, default: bool) -> bool {
+        let Some(value) = self.value(field) else { return default };
         value.get_ref().as_bool().unwrap_or_else(|| {
             self.wrong(source, field, value, "true or false");
-            false
+            default
         })
     }
 

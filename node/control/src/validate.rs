@@ -19,7 +19,7 @@ use crate::resource::{
     VirtualNetwork,
 };
 use crate::tier;
-use crate::{inbound, nsg};
+use crate::{default_outbound, inbound, nsg};
 
 /// Most frontends of a cluster, those on their way out too. They share shards: [`CLUSTER_SHARDS_MAX`].
 pub const FRONTENDS_MAX: usize = 1_024;
@@ -57,6 +57,7 @@ pub fn issues(desired: &Desired) -> Vec<Issue> {
     judge.instances(desired);
     judge.own_addresses(desired);
     judge.pools(desired);
+    default_outbound::checking::check(&mut judge, desired);
     inbound::checking::check(&mut judge, desired);
     nsg::checking::check(&mut judge, desired);
     judge.settings(&desired.settings);
@@ -385,9 +386,9 @@ impl Judge {
                 self.say(&field, name, problem, "a public_ip is one ip_configuration's own");
             }
         }
-        let all = balanced.len() + users.len();
+        let all = balanced.len() + users.len() + desired.default_outbound.all().count();
         if all > FRONTENDS_MAX {
-            let problem = "too many public addresses in use, of load balancers and of instances";
+            let problem = "too many public addresses in use, of load balancers, of instances and of the system";
             self.say("public_ip", all, problem, format!("at most {FRONTENDS_MAX}"));
         }
     }

@@ -14,6 +14,7 @@ use words::InsideInterface;
 use crate::allocation::{Backend, Declared, Purpose};
 use crate::apply::whole;
 use crate::concern::{Concern, Subject, What};
+use crate::default_outbound;
 pub use crate::lacks::remove_command;
 use crate::lacks::{backend_concern, cluster_concerns, shard_concern};
 use crate::places::blocks_on;
@@ -145,6 +146,9 @@ pub struct BackendView {
     /// The public address that is its own.
     #[serde(default)]
     pub public_ip: Option<Ipv4Addr>,
+    /// By which right its new flows leave: `pool`, `default` by a system address, `own address`; none: they do not.
+    #[serde(default)]
+    pub way_out: Option<String>,
     /// Its home shard.
     pub home_shard: Option<u16>,
     /// Ports that its tier grants.
@@ -198,6 +202,8 @@ pub enum PurposeView {
     Shared,
     /// One IP configuration's own.
     Own,
+    /// The system's, for those who have no other way out.
+    System,
 }
 
 /// `qnat get pools`.
@@ -317,6 +323,7 @@ pub fn backends(state: &State) -> Vec<BackendView> {
             pool: backend.pool.as_ref().map(ToString::to_string),
             frontend: backend.frontend.and_then(ip_of),
             public_ip: backend.own.and_then(ip_of),
+            way_out: default_outbound::rows::way_out(state, backend).map(|scenario| scenario.label().to_owned()),
             home_shard: backend.home.map(|shard| shard.0),
             ports_granted: backend.grant,
             ports_leased: backend.ports(),
@@ -347,13 +354,14 @@ pub fn frontends(state: &State) -> Vec<FrontendView> {
             purpose: match frontend.purpose {
                 Purpose::Shared => PurposeView::Shared,
                 Purpose::Own(_) => PurposeView::Own,
+                Purpose::System => PurposeView::System,
             },
             shard: frontend.shard.0,
             backends: bound().count(),
             ports_leased: bound().flat_map(|b| b.blocks_on(*id)).map(|block| u32::from(block.len)).sum(),
             ports_draining: draining.map(|block| u32::from(block.len)).sum(),
             ports_usable: match frontend.purpose {
-                Purpose::Shared => u32::from(tier::PORTS_USABLE).saturating_sub(spoiled),
+                Purpose::Shared | Purpose::System => u32::from(tier::PORTS_USABLE).saturating_sub(spoiled),
                 Purpose::Own(_) => 1 << 16,
             },
             reserved_ports: frontend.reserved.iter().copied().collect(),

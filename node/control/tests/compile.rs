@@ -165,7 +165,7 @@ fn join(desired: &mut Desired, instance: &str, n: u32, pool: &str) {
         public_ip: None,
         nic: None,
     };
-    desired.instances.insert(instance.into(), Instance { ip_configurations: vec![ip], security_group: None });
+    desired.instances.insert(instance.into(), Instance { ip_configurations: vec![ip], ..Instance::default() });
 }
 
 #[test]

@@ -97,6 +97,7 @@ fn world(draw: &mut Draw) -> (Desired, ServiceTags) {
             gateway: Ipv4Addr::from_bits(base + (at << 8) + 1),
             security_group: None,
             isolated: false,
+            default_outbound_access: true,
         };
         let network = VirtualNetwork {
             address_space: if draw.chance(2) { vec![prefix(space)] } else { Vec::new() },
@@ -165,7 +166,7 @@ fn add_instances(draw: &mut Draw, all: &mut Desired) {
                 public_ip: None,
                 nic: declared.then_some(nic.clone()),
             };
-            all.instances.insert(nic, Instance { ip_configurations: vec![ip], security_group: None });
+            all.instances.insert(nic, Instance { ip_configurations: vec![ip], ..Instance::default() });
         }
     }
 }

@@ -204,3 +204,21 @@ fn an_address_is_no_own_one_below_its_level() {
     let why = cluster.refused(support::configure(&desired, Vec::new()));
     assert!(why.contains("level 2"), "{why}");
 }
+
+#[test]
+fn a_plan_names_the_fields_that_change_as_a_file_has_them() {
+    let mut cluster = Cluster::running(3);
+    let mut desired = desired(1, 2);
+    declare(&mut desired, OWN);
+    assert!(cluster.configure(&desired).is_applied());
+    let details = |cluster: &Cluster, desired: &Desired| -> Vec<String> {
+        let changes = qnat_control::plan::diff(&cluster.state, desired).changes;
+        changes.into_iter().filter(|one| one.resource.starts_with("instance.")).map(|one| one.detail).collect()
+    };
+    let own = format!("ip_configurations.public_ip = \"own{OWN}\"");
+    give(&mut desired, 2, OWN);
+    assert_eq!(details(&cluster, &desired), [format!("now also {own}")]);
+    assert!(cluster.configure(&desired).is_applied());
+    take(&mut desired, 2);
+    assert_eq!(details(&cluster, &desired), [format!("no longer {own}")]);
+}

@@ -54,10 +54,9 @@ fn largest(first: u8) -> Desired {
         let subnets = (n * each..(n + 1) * each).map(|at| {
             let prefix = subnet(at);
             let gateway = Ipv4Addr::from_bits(prefix.network.to_bits() + 1);
-            (
-                name("s", at),
-                Subnet { prefix, gateway, security_group: Some(name("g", at % SECURITY_GROUPS_MAX)), isolated: false },
-            )
+            let security_group = Some(name("g", at % SECURITY_GROUPS_MAX));
+            let subnet = Subnet { prefix, gateway, security_group, isolated: false, default_outbound_access: true };
+            (name("s", at), subnet)
         });
         let whole = Prefix { network: Ipv4Addr::from_bits(inside), len: 8 };
         let network = VirtualNetwork {
@@ -107,7 +106,7 @@ fn largest(first: u8) -> Desired {
             application_security_groups: (0..MEMBERSHIPS_MAX / NICS_MAX).map(|at| application(network, at)).collect(),
         };
         all.nics.insert(name("n", n), nic);
-        all.instances.insert(name("i", n), Instance { ip_configurations: vec![ip], security_group: None });
+        all.instances.insert(name("i", n), Instance { ip_configurations: vec![ip], ..Instance::default() });
     }
     add_groups(&mut all);
     all
@@ -179,7 +178,9 @@ fn file(all: &Desired) -> String {
     for (name, network) in &all.virtual_networks {
         let spaces: Vec<String> = network.address_space.iter().map(|space| format!("\"{space}\"")).collect();
         say(format_args!("[[virtual_network]]\nname = \"{name}\"\naddress_space = [{}]", spaces.join(", ")));
-        for (name, Subnet { prefix, gateway, security_group, isolated: _ }) in &network.subnets {
+        for (name, Subnet { prefix, gateway, security_group, isolated: _, default_outbound_access: _ }) in
+            &network.subnets
+        {
             say(format_args!(
                 "[[virtual_network.subnet]]\nname = \"{name}\"\nprefix = \"{prefix}\"\ngateway = \"{gateway}\""
             ));

@@ -40,11 +40,23 @@ pub struct Ways {
     pub own: Option<FrontendId>,
     /// Under which right the ports of its lease are used: `Pool` or `Default`.
     pub granted: Scenario,
+    /// Why it has none of these, if it has none.
+    pub without: Without,
+}
+
+/// Why a backend has no way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Without {
+    /// Nothing is granted to it, or not yet.
+    #[default]
+    NoPath,
+    /// Its subnet keeps it from the system's addresses, and it has nothing else (D11).
+    Barred,
 }
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { own: None, granted: Scenario::Pool }
+        Self { own: None, granted: Scenario::Pool, without: Without::NoPath }
     }
 }
 

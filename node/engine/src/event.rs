@@ -151,6 +151,8 @@ drop_reasons! {
     NoMapping = "no_mapping",
     /// The backend has no outbound path.
     NoOutboundPath = "no_outbound_path",
+    /// The backend has no outbound path but the system's addresses, which its subnet does not have (D11).
+    DefaultOutboundOff = "default_outbound_off",
     /// A rule leads to nobody: its pool is empty, or all of it is down (S22).
     NoBackend = "no_backend",
     /// All ports of the lease are in use towards this remote (S12).
@@ -163,7 +165,7 @@ drop_reasons! {
     FlowLimit = "flow_limit",
     /// The backend opens flows faster than it may.
     RateLimit = "rate_limit",
-    /// A mapping must be opened and this node may not (no lease, not serving).
+    /// A mapping must be opened and this node may not: not serving, or without a lease for as long as a packet may wait for it.
     NotOwner = "not_owner",
     /// Owner unknown, or the frame was forwarded once already (M1).
     NoForward = "no_forward",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-pub use crate::backend::{Backend, Filtering, Profile, Sharing, TcpReset, Ways};
+pub use crate::backend::{Backend, Filtering, Profile, Sharing, TcpReset, Ways, Without};
 pub use crate::backends::Backends;
 use words::Prefix;
 

@@ -43,6 +43,10 @@ pub struct Explained {
     pub verdict: String,
     /// Why it is dropped, as `qnat counters` counts it.
     pub reason: Option<String>,
+    /// If its backend has no way out: what the configuration says of that.
+    pub why: Option<String>,
+    /// And what helps.
+    pub remedy: Option<String>,
     /// The right under which it leaves.
     pub scenario: Option<String>,
     /// What it leaves as, or who gets it inside.

@@ -65,6 +65,8 @@ pub struct BackendPorts {
     pub ip: Option<Ipv4Addr>,
     /// Its public address.
     pub frontend: Option<Ipv4Addr>,
+    /// By which right its new flows leave: `pool`, `default` by a system address, `own address`.
+    pub way_out: Option<String>,
     /// Its home shard.
     pub shard: Option<u16>,
     /// The lease.

@@ -23,7 +23,7 @@ pub use counters::{
 pub use cuts::{Cuts, FlowsCut, LiveFlow, LiveFlows, RuleHits, ShardCut};
 pub use events::{EventKind, EventRow, Events, merge_events};
 pub use explain::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
-pub use fast::FastPath;
+pub use fast::{Carried, FastPath};
 pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, PortLoads, Ports};
 pub use health::Health;
 pub use merge::{clock_apart, merge};

@@ -78,6 +78,8 @@ pub(super) fn explained(told: &Explained) -> String {
         }),
     );
     line("right", told.scenario.clone());
+    line("way out", told.why.clone());
+    line("what helps", told.remedy.clone());
     line("next hop", told.next_hop.map(|ip| ip.to_string()));
     line(
         "shard",

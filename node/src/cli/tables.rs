@@ -2,6 +2,7 @@
 //! default; what cannot be read so, from a member of another version, is shown as it is.
 
 use control::concern::{Concern, is_wrong};
+use control::default_outbound::rows::DefaultOutboundView;
 use control::plan::Change;
 use control::view::{BackendView, FrontendView, NodeView, PoolView, ShardView};
 use serde::de::DeserializeOwned;
@@ -123,6 +124,7 @@ const PORTS: &[Column<BackendPorts>] = &[
     ("ip", |row| json!(row.ip)),
     ("shard", |row| json!(row.shard)),
     ("frontend", |row| json!(row.frontend)),
+    ("way out", |row| json!(row.way_out)),
     ("lease", |row| json!(row.lease)),
     ("allocated", |row| json!(row.allocated)),
     ("used", |row| json!(row.used)),
@@ -192,6 +194,7 @@ const BACKEND_VIEWS: &[Column<BackendView>] = &[
     ("pool", |row| json!(row.pool)),
     ("frontend", |row| json!(row.frontend)),
     ("own", |row| json!(row.public_ip)),
+    ("way out", |row| json!(row.way_out)),
     ("home", |row| json!(row.home_shard)),
     ("granted", |row| json!(row.ports_granted)),
     ("leased", |row| json!(row.ports_leased)),
@@ -220,6 +223,13 @@ const POOL_VIEWS: &[Column<PoolView>] = &[
     ("outbound rule", |row| json!(row.outbound_rule)),
     ("frontends", |row| json!(row.frontends)),
 ];
+const DEFAULT_OUTBOUND: &[Column<DefaultOutboundView>] = &[
+    ("availability set", |row| json!(row.availability_set)),
+    ("address", |row| json!(row.address)),
+    ("ports each", |row| json!(row.ports_per_backend)),
+    ("backends", |row| json!(row.backends)),
+    ("note", |row| json!(row.note)),
+];
 
 fn resources(kind: ResourceKind, answer: &Value) -> String {
     fn all<T: DeserializeOwned>(answer: &Value, columns: &[Column<T>]) -> String {
@@ -235,6 +245,7 @@ fn resources(kind: ResourceKind, answer: &Value) -> String {
         ResourceKind::Backends => all(answer, BACKEND_VIEWS),
         ResourceKind::Frontends => all(answer, FRONTEND_VIEWS),
         ResourceKind::Pools => all(answer, POOL_VIEWS),
+        ResourceKind::DefaultOutbound => all(answer, DEFAULT_OUTBOUND),
         ResourceKind::SecurityGroups => read(answer, |groups: &Vec<_>| group_tables::security_groups(groups)),
         ResourceKind::Nics => all(answer, group_tables::NICS),
         ResourceKind::ApplicationSecurityGroups => all(answer, group_tables::APPLICATION_GROUPS),

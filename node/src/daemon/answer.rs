@@ -12,6 +12,7 @@ use control::codec::CodecError;
 use control::command::CommandBody;
 use control::concern::Concern;
 use control::config::Emptiness;
+use control::default_outbound::rows::default_outbound;
 use control::nsg::rows;
 use control::outcome::Outcome;
 use control::parts::Cut;
@@ -232,6 +233,7 @@ impl Answerer {
             ResourceKind::Backends => serde_json::to_value(view::backends(state)),
             ResourceKind::Frontends => serde_json::to_value(view::frontends(state)),
             ResourceKind::Pools => serde_json::to_value(view::pools(state)),
+            ResourceKind::DefaultOutbound => serde_json::to_value(default_outbound(state)),
             ResourceKind::SecurityGroups => serde_json::to_value(rows::security_groups(state)),
             ResourceKind::Nics => serde_json::to_value(rows::nics(state)),
             ResourceKind::ApplicationSecurityGroups => serde_json::to_value(rows::application_security_groups(state)),
@@ -314,6 +316,7 @@ impl Answerer {
                 network: backend.virtual_network,
                 ip: Some(backend.private_ip),
                 frontend: backend.frontend,
+                way_out: backend.way_out,
                 shard: backend.home_shard,
                 lease: backend.lease,
                 draining: backend.draining,

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use control::view;
+use engine::event::DropReason;
 use engine::explain::{Explanation, Judged, Outcome, Question};
 use engine::ids::VnetId;
 use engine::nsg::{Access, Direction, Origin, Place};
@@ -29,13 +30,18 @@ impl Answerer {
             return Err(Failure::new(503, "this member has no configuration yet".to_owned()));
         };
         let id = told.backend.map(|id| id.0);
-        let name = match id {
-            Some(id) => self.of_state(move |state| name_of(state, id)).await?,
-            None => None,
+        let (name, why, remedy) = match id {
+            Some(id) => self.of_state(move |state| told_of(state, id)).await?.unwrap_or_default(),
+            None => Default::default(),
         };
+        let has_no_way = told.outcome == Outcome::Dropped(DropReason::NoOutboundPath)
+            || told.outcome == Outcome::Dropped(DropReason::DefaultOutboundOff);
+        let said = |text: String| Some(text).filter(|text| has_no_way && !text.is_empty());
         Ok(Explained {
             node: self.node,
-            backend: name,
+            backend: Some(name).filter(|name| !name.is_empty()),
+            why: said(why),
+            remedy: said(remedy),
             mapping: told.mapping.map(|view| flow(&view, &networks)),
             ..row(asked, &told)
         })
@@ -73,8 +79,10 @@ impl Answerer {
 
 const NOT_SERVED: &str = "not_served";
 
-fn name_of(state: &control::state::State, id: u32) -> Option<String> {
-    view::backends(state).into_iter().find(|backend| backend.backend == id).map(|backend| backend.name)
+/// A backend's name, why it lacks ports, and what helps.
+fn told_of(state: &control::state::State, id: u32) -> Option<(String, String, String)> {
+    let backend = view::backends(state).into_iter().find(|backend| backend.backend == id)?;
+    Some((backend.name, backend.why, backend.remedy))
 }
 
 /// All but names and the mapping.

@@ -247,6 +247,8 @@ pub enum ResourceKind {
     Frontends,
     /// Backend pools.
     Pools,
+    /// Who goes out by system addresses.
+    DefaultOutbound,
     /// Security groups with their rules.
     SecurityGroups,
     /// Network interfaces, and the groups that judge them.

@@ -7,3 +7,5 @@ pub const FIRST: u16 = 1;
 pub const NEWEST: u16 = 2;
 /// From which on an address may be one instance's own, since the log says so of its mappings.
 pub const OWN_ADDRESSES: u16 = 2;
+/// From which on there may be system addresses, since the log says which mappings are by them.
+pub const SYSTEM_ADDRESSES: u16 = 2;

@@ -108,12 +108,7 @@ impl<'a> Shores<'a> {
         addresses?.iter().find_map(|address| self.shards.get(address)).copied()
     }
 
-    /// The shard in which all members of a pool live, if it has inbound rules.
-    pub(crate) fn of_pool(&self, pool: &PoolRef) -> Option<ShardId> {
-        self.shard(self.reach.of_pool(pool))
-    }
-
-    /// The one in which a backend lives, if rules lead to it.
+    /// The shard in which a backend lives, if rules lead to it: that of all members of its pool.
     pub(crate) fn of_backend(&self, backend: &Backend) -> Option<ShardId> {
         self.shard(self.reach.of_backend(backend))
     }

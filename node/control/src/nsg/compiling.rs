@@ -262,6 +262,7 @@ mod tests {
                 gateway: Ipv4Addr::from_bits(base + 1),
                 security_group: Some(format!("g{n}")),
                 isolated: false,
+                default_outbound_access: true,
             };
             network.subnets.insert(format!("s{n}"), subnet);
             let rule = |at: usize| {

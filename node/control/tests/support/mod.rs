@@ -210,7 +210,13 @@ pub(crate) fn public(n: u32) -> Ipv4Addr {
 pub(crate) fn desired(frontends: u32, backends: u32) -> Desired {
     let mut desired = Desired::default();
     let prefix = Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 16 };
-    let subnet = Subnet { prefix, gateway: Ipv4Addr::new(10, 0, 0, 1), security_group: None, isolated: false };
+    let subnet = Subnet {
+        prefix,
+        gateway: Ipv4Addr::new(10, 0, 0, 1),
+        security_group: None,
+        isolated: false,
+        default_outbound_access: true,
+    };
     let network = VirtualNetwork { subnets: [("default".to_owned(), subnet)].into(), ..VirtualNetwork::default() };
     desired.virtual_networks.insert("vnet1".into(), network);
     let (network, next_hop) = match frontends {
@@ -257,5 +263,5 @@ pub(crate) fn add_instance(desired: &mut Desired, n: u32, in_pool: bool) {
         public_ip: None,
         nic: None,
     };
-    desired.instances.insert(format!("b{n}"), Instance { ip_configurations: vec![ip], security_group: None });
+    desired.instances.insert(format!("b{n}"), Instance { ip_configurations: vec![ip], ..Instance::default() });
 }

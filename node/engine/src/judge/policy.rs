@@ -14,7 +14,7 @@ use crate::record::{Addr, Endpoint, HoldClass, InsideKey, Open, Proto, PublicKey
 use crate::shard::Shard;
 use crate::shard::half_open::flow_of;
 use crate::shard::standing::{ending, groups_let, leads_to};
-use crate::snapshot::{Backend, Snapshot};
+use crate::snapshot::{Backend, Snapshot, Without};
 use crate::wire::{IcmpKind, IpPacket, TcpFields, TcpFlags};
 
 /// What a packet is to its flow.
@@ -160,10 +160,18 @@ fn decide<'a>(
             let (proto, port, remote) = (flow.proto, flow.inside.endpoint.port, flow.remote);
             (Scenario::OwnOut, End::Kept(PublicKey { proto, frontend, port, remote }))
         }
-        (None, None) if backend.1.lease.is_empty() => return Err(DropReason::NoOutboundPath),
+        (None, None) if backend.1.lease.is_empty() => return Err(without(backend.1)),
         (None, None) => (backend.1.ways.granted, End::Granted),
     };
     Ok(Proposal { backend, scenario, end })
+}
+
+/// Why a backend's first packets have no way out.
+const fn without(backend: &Backend) -> DropReason {
+    match backend.ways.without {
+        Without::NoPath => DropReason::NoOutboundPath,
+        Without::Barred => DropReason::DefaultOutboundOff,
+    }
 }
 
 /// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::cache::Cache;
 use crate::event::NotServing;
 use crate::flow::{Record, State};
 use crate::ids::{BackendId, ControlIndex, FrontendId, LogIndex, NodeId, PortBlock, ShardId, Term};
@@ -141,6 +142,7 @@ pub struct PortsListing {
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     pub(crate) shards: &'a Shards,
+    pub(crate) cache: &'a Cache,
     pub(crate) snapshot: Option<&'a Snapshot>,
 }
 
@@ -185,7 +187,8 @@ impl View<'_> {
                 }
                 left -= 1;
                 if let Some(slot) = table.occupied(position) {
-                    let carried = table.translation(slot).is_some_and(|translation| translation.fast != 0);
+                    let fast = table.translation(slot).map_or(0, |translation| translation.fast);
+                    let carried = self.cache.is_used(fast);
                     into.push(FlowView { carried, ..self.view(now_ns, id, table.record(slot)) });
                 }
             }

@@ -46,7 +46,7 @@ fn load(lab: &mut Lab, rules: &[Rule]) {
     lab.load(index, |s| put(s, rules));
 }
 
-fn lab(nodes: u32) -> Lab {
+pub(crate) fn lab(nodes: u32) -> Lab {
     let mut lab = Lab::new(nodes);
     load(&mut lab, &both(&[1, 2]));
     lab

@@ -17,7 +17,13 @@ const FRAME_BYTES_MAX: usize = netio::quic::FRAME_BYTES_MAX;
 pub(super) fn long(backends: u32, mark: char) -> Desired {
     let mut desired = Desired::default();
     let prefix = Prefix { network: Ipv4Addr::new(10, 0, 0, 0), len: 8 };
-    let subnet = Subnet { prefix, gateway: Ipv4Addr::new(10, 0, 0, 1), security_group: None, isolated: false };
+    let subnet = Subnet {
+        prefix,
+        gateway: Ipv4Addr::new(10, 0, 0, 1),
+        security_group: None,
+        isolated: false,
+        default_outbound_access: true,
+    };
     let network = VirtualNetwork { subnets: [("default".to_owned(), subnet)].into(), ..VirtualNetwork::default() };
     desired.virtual_networks.insert("vnet1".into(), network);
     for n in 0..backends {
@@ -32,7 +38,7 @@ pub(super) fn long(backends: u32, mark: char) -> Desired {
             public_ip: None,
             nic: None,
         };
-        desired.instances.insert(name, Instance { ip_configurations: vec![ip], security_group: None });
+        desired.instances.insert(name, Instance { ip_configurations: vec![ip], ..Instance::default() });
     }
     desired
 }

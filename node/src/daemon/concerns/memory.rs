@@ -59,6 +59,7 @@ const fn times_ms(what: What) -> (u64, u64) {
         | What::CertificateEnds
         | What::NoPath
         | What::SecurityGroup
+        | What::DefaultOutbound
         | What::PortsMissing
         | What::Draining
         | What::VersionsDiffer

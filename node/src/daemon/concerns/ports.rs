@@ -2,6 +2,7 @@
 //! events: a warning above three quarters, critical when flows were refused for want of a port, or of a flow.
 
 use control::concern::{Concern, Severity, Subject, What};
+use engine::record::Scenario;
 
 use crate::answers::{BackendPorts, Ports};
 
@@ -9,6 +10,10 @@ use crate::answers::{BackendPorts, Ports};
 const HIGH_PERCENT: u32 = 75;
 /// Backends that are named at most, those with the greatest share first.
 const NAMED_MAX: usize = 20;
+
+/// What helps who goes out by a system address.
+const DEFAULT_REMEDY: &str = "a public_ip of its own, a pool with a rule, or a smaller availability set gives it more ports; `qnat \
+                              flows` shows the remotes that it spends them on";
 
 /// Judges the flows of backends, of which each may have `most`. `refused`: flows of backends that had too many were refused
 /// since the last time.
@@ -58,7 +63,8 @@ pub(in crate::daemon) fn judge(ports: &Ports, node: u32, refused: u64) -> Vec<Co
         let refusals = if full { ", and new flows were refused" } else { "" };
         let why = format!("{} of its {} ports are in use{refusals}", row.used.unwrap_or(0), row.allocated);
         let subject = Subject::Backend { name: row.backend.clone() };
-        found.push(Concern::new(severity, subject, What::PortsExhausted, why, remedy));
+        let helps = if row.way_out.as_deref() == Some(Scenario::Default.label()) { DEFAULT_REMEDY } else { remedy };
+        found.push(Concern::new(severity, subject, What::PortsExhausted, why, helps));
     }
     let me = Subject::Member { node };
     if high.len() > NAMED_MAX {
