@@ -9,6 +9,10 @@ use words::envelope::{self, EnvelopeError};
 
 use crate::limits::{COMMAND_LEN_MAX, CONFIGURATION_LEN_MAX, STATE_LEN_MAX};
 
+/// What the lists of a command may take in memory, all together. Elements that are short as octets take many times as much, and
+/// bincode counts what they take.
+const COMMAND_MEMORY_MAX: usize = 64 * COMMAND_LEN_MAX;
+
 /// The version of all bodies.
 pub const VERSION: u8 = 13;
 
@@ -60,11 +64,11 @@ pub fn encode<T: Encode>(kind: Kind, value: &T) -> Result<Vec<u8>, CodecError> {
 /// Reads a value out of an envelope.
 ///
 /// # Errors
-/// See [`CodecError`]; nothing is allocated beyond the limit of the kind.
+/// See [`CodecError`]; no list is allocated that could not be in so many octets.
 pub fn decode<T: Decode<()>>(kind: Kind, bytes: &[u8]) -> Result<T, CodecError> {
     let body = envelope::open_kind(VERSION, kind as u8, limit_of(kind), bytes)?;
     match kind {
-        Kind::Command => body_of(body, bincode::config::standard().with_limit::<COMMAND_LEN_MAX>()),
+        Kind::Command => body_of(body, bincode::config::standard().with_limit::<COMMAND_MEMORY_MAX>()),
         Kind::State => body_of(body, bincode::config::standard().with_limit::<STATE_LEN_MAX>()),
         Kind::Configuration => body_of(body, bincode::config::standard().with_limit::<CONFIGURATION_LEN_MAX>()),
     }

@@ -559,3 +559,36 @@ fn one_more_than_a_limit_is_refused_by_its_name() {
         IP_CONFIGURATIONS_MAX,
     );
 }
+
+#[test]
+fn whatever_fits_into_one_entry_is_read_from_it() {
+    // In memory each of these takes many times its octets.
+    let spare = |all: &mut Desired, n: usize| add_instance(all, u32::try_from(n).expect("few"), false);
+    let address = |all: &mut Desired, n: usize| {
+        let address = Ipv4Addr::from_bits(u32::try_from(n).expect("few"));
+        all.public_ips.insert(format!("{n:x}"), PublicIp { address, reserved_ports: BTreeSet::new() });
+    };
+    let group = |all: &mut Desired, n: usize| {
+        all.security_groups.insert(format!("{n:x}"), SecurityGroup::default());
+    };
+    let one_of: [&dyn Fn(&mut Desired, usize); 3] = [&spare, &address, &group];
+    for add in one_of {
+        let (mut all, mut read) = (desired(1, 0), 0);
+        for n in 0.. {
+            add(&mut all, n);
+            if n % 256 != 0 {
+                continue;
+            }
+            let body = configure(&all, vec![]);
+            let CommandBody::Configure(whole) = &body else { panic!("a configuration") };
+            if matches!(Cut::of(whole.clone()), Ok(Cut::Parts(..))) {
+                break;
+            }
+            let command = Command { key: [1; 16], stamped_unix_ms: 1, draw: 7, body };
+            let bytes = command.encode().expect("an entry");
+            assert_eq!(Command::decode(&bytes).expect("what was encoded"), command, "{n} elements");
+            read = bytes.len();
+        }
+        assert!(read > PART_LEN_MAX * 8 / 10, "{read}");
+    }
+}
