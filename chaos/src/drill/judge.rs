@@ -63,6 +63,8 @@ pub(super) enum Handover {
 pub(super) struct Emissions {
     pub(super) counts: BTreeMap<&'static str, u64>,
     pub(super) forbidden: u64,
+    /// For people: what was forbidden first.
+    pub(super) first_forbidden: Option<String>,
     /// How often the vMAC's place changed around the fault; once is right.
     pub(super) vmac_moves: u64,
     /// Frames from the vMAC that the owner sent shortly before the fault: without any, the rest proves nothing.
@@ -119,8 +121,8 @@ pub(super) fn places(all: &[Emitted], shard: u16) -> Vec<(u64, u32)> {
     places
 }
 
-/// Judges what the old owner sent after the fault.
-pub(super) fn emissions(all: &[Emitted], before: &[Flow], scene: Scene) -> Emissions {
+/// Judges what the old owner sent after the fault. `known`: mappings that stood when its lease ended.
+pub(super) fn emissions(all: &[Emitted], known: &[Flow], scene: Scene) -> Emissions {
     let vmac = Mac::of_shard(ShardId(scene.shard)).0;
     let mut places = places(all, scene.shard);
     places.retain(|(at, _)| (scene.began_ns - 300_000_000..scene.end_ns).contains(at));
@@ -137,7 +139,7 @@ pub(super) fn emissions(all: &[Emitted], before: &[Flow], scene: Scene) -> Emiss
         ..Emissions::default()
     };
     let Some(owner) = all.iter().find(|emitted| emitted.node == scene.owner) else { return found };
-    let mut known = tuples_of(before);
+    let mut known = tuples_of(known);
     for (side, frames) in [(Network::Inside, &owner.inside), (Network::Outside, &owner.outside)] {
         // What it translated with the vMAC while it was the owner was committed.
         let earlier = frames.iter().filter(|frame| frame.at_ns <= scene.sure_ns && is_translated(frame, side));
@@ -158,7 +160,11 @@ pub(super) fn emissions(all: &[Emitted], before: &[Flow], scene: Scene) -> Emiss
                 ("own MAC, repeated within the grace", false)
             };
             *found.counts.entry(kind).or_default() += 1;
-            found.forbidden += u64::from(forbidden);
+            if forbidden {
+                found.forbidden += 1;
+                let after_ms = (frame.at_ns - scene.sure_ns) / 1_000_000;
+                found.first_forbidden.get_or_insert_with(|| format!("{kind}, {after_ms} ms after it: {:?}", tuple(frame)));
+            }
         }
     }
     found

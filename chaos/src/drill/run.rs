@@ -11,7 +11,7 @@ use super::canary::{self, Download, Idle, Kind, Sent, Stream};
 use super::capture::{Capture, Frame, Side, nanos};
 use super::cluster::{Backend, Cluster, Flow, NODES};
 use super::fault::Fault;
-use super::judge::{self, Emissions, Emitted, Scene};
+use super::judge::{self, Emissions, Emitted, Handover, Scene};
 use super::truth::{self, Asking};
 
 /// Between two datagrams of the old flow, and between two new flows.
@@ -226,7 +226,7 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     let end_ns = judged_until(fault, (began_ns, ended_ns, until_ns_of_owner));
     let handover = fault.handover();
     let scene = Scene { owner, shard: u16::try_from(shard)?, began_ns, sure_ns: nanos(sure)?, end_ns, handover };
-    let emissions = emissions(&emitted, &before, scene)?;
+    let emissions = emissions(&emitted, &stood(&before, &dump, handover), scene)?;
     ensure!(
         !arrived.is_empty() && !dump.is_empty(),
         "nothing arrived outside, or no mapping is known: nothing is proved"
@@ -264,9 +264,16 @@ pub(super) fn once(cluster: &Cluster, fault: Fault, lasts: Duration, run: usize,
     })
 }
 
+/// Mappings that stood when the old owner's lease ended. One that hands over opens some after the fault has begun, and hands
+/// them over with the others: the successor has them.
+fn stood(before: &[Flow], after: &[Flow], handover: Handover) -> Vec<Flow> {
+    let handed_over = if handover == Handover::Graceful { after } else { &[] };
+    before.iter().chain(handed_over).cloned().collect()
+}
+
 /// What owners sent, by captures that saw something of the old one before the fault: else they prove nothing.
-fn emissions(emitted: &[Emitted], before: &[Flow], scene: Scene) -> Result<Emissions> {
-    let found = judge::emissions(emitted, before, scene);
+fn emissions(emitted: &[Emitted], known: &[Flow], scene: Scene) -> Result<Emissions> {
+    let found = judge::emissions(emitted, known, scene);
     if found.owner_sent_before == 0 {
         let seen: Vec<String> = emitted.iter().map(|one| one.summary(scene.began_ns)).collect();
         bail!(

@@ -151,6 +151,7 @@ fn wrongs(outcome: &Outcome) -> Vec<String> {
     expect_none(outcome.wrong_port, "packets with a port outside every lease");
     expect_none(outcome.emissions.forbidden, "forbidden emissions of the old owner");
     expect_none(outcome.emissions.vmac_moves.saturating_sub(1), "moves of the vMAC beside the takeover");
+    wrongs.extend(outcome.emissions.first_forbidden.iter().map(|first| format!("first forbidden: {first}")));
     if outcome.total > outcome.kept {
         wrongs.push(format!("first loss: {}", outcome.first_loss.as_deref().unwrap_or("unknown")));
     }

@@ -571,8 +571,8 @@ fn whatever_fits_into_one_entry_is_read_from_it() {
     let group = |all: &mut Desired, n: usize| {
         all.security_groups.insert(format!("{n:x}"), SecurityGroup::default());
     };
-    let one_of: [&dyn Fn(&mut Desired, usize); 3] = [&spare, &address, &group];
-    for add in one_of {
+    let elements: [fn(&mut Desired, usize); 3] = [spare, address, group];
+    for add in elements {
         let (mut all, mut read) = (desired(1, 0), 0);
         for n in 0.. {
             add(&mut all, n);
