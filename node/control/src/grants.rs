@@ -9,12 +9,12 @@ use std::rc::Rc;
 use engine::ids::{FrontendId, ShardId};
 use engine::snapshot::OnReclaim;
 
+use crate::census::Census;
 use crate::default_outbound::ways::{Granting, SetCensus};
 use crate::holdings::{Backend, Declared, Frontend, Purpose};
 use crate::inbound::reach::Shores;
 use crate::resource::{self, Desired, Outbound, PoolRef};
 use crate::tier;
-use crate::validate::Census;
 
 /// What the configuration grants one backend.
 #[derive(Debug)]

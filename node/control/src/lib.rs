@@ -11,6 +11,7 @@
 pub mod allocation;
 pub mod apply;
 mod buddy;
+mod census;
 pub mod codec;
 pub mod command;
 pub mod compile;

@@ -11,6 +11,7 @@ use engine::snapshot::OnReclaim;
 use serde::Serialize;
 
 use crate::allocation::{Backend, Declared, Drain, Purpose};
+use crate::census::Census;
 use crate::command::{Command, CommandBody, Configure, PlanHash};
 use crate::concern::Concern;
 use crate::default_outbound::ways::{SetCensus, Sharers};
@@ -24,7 +25,6 @@ use crate::refusal::Refusal;
 use crate::resource::{Desired, LoadBalancer, PoolRef};
 use crate::state::State;
 use crate::tier;
-use crate::validate::Census;
 
 /// Fields of each side that a modification names.
 const DIFFERENCES_MAX: usize = 6;

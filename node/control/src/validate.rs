@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use engine::ids::Mac;
 use engine::snapshot::SHORT_IDLE_PORTS_MAX;
 
+use crate::census::Census;
 use crate::inbound::reach::{Taken, taken};
 pub use crate::issues::{ISSUES_MAX, Issue, NAME_LEN_MAX};
 use crate::issues::{Judge, names};
@@ -460,30 +461,6 @@ impl Judge {
             let remedy = format!("list at most {SHORT_IDLE_PORTS_MAX} ports from 1 to 65535");
             self.say("settings.short_idle_ports", format!("{ports:?}"), "is no such list", remedy);
         }
-    }
-}
-
-/// Members of all pools, counted once: instances (they pick the tier, D2) and IP configurations (each has a grant).
-#[derive(Debug, Default)]
-pub(crate) struct Census(BTreeMap<PoolRef, (usize, usize)>);
-
-impl Census {
-    pub(crate) fn of(desired: &Desired) -> Self {
-        let mut counts: BTreeMap<PoolRef, (usize, usize)> = BTreeMap::new();
-        for instance in desired.instances.values() {
-            let mut pools = BTreeSet::new();
-            for pool in instance.ip_configurations.iter().filter_map(|ip| ip.pool.as_ref()) {
-                let count = counts.entry(pool.clone()).or_default();
-                count.1 += 1;
-                count.0 += usize::from(pools.insert(pool));
-            }
-        }
-        Self(counts)
-    }
-
-    /// (instances, IP configurations) of a pool.
-    pub(crate) fn of_pool(&self, pool: &PoolRef) -> (usize, usize) {
-        self.0.get(pool).copied().unwrap_or_default()
     }
 }
 

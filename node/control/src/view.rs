@@ -13,6 +13,7 @@ use words::InsideInterface;
 
 use crate::allocation::{Backend, Declared, Purpose};
 use crate::apply::whole;
+use crate::census::Census;
 use crate::concern::{Concern, Subject, What};
 use crate::default_outbound;
 pub use crate::lacks::remove_command;
@@ -21,7 +22,7 @@ use crate::places::blocks_on;
 use crate::registry::Standing;
 use crate::shards::{Origin, Shard};
 use crate::state::State;
-use crate::{tier, validate};
+use crate::tier;
 
 /// A block of ports, first and last included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -374,7 +375,7 @@ pub fn frontends(state: &State) -> Vec<FrontendView> {
 /// All pools.
 #[must_use]
 pub fn pools(state: &State) -> Vec<PoolView> {
-    let census = validate::Census::of(&state.desired);
+    let census = Census::of(&state.desired);
     let mut views = Vec::new();
     for (name, balancer) in &state.desired.load_balancers {
         for pool in &balancer.pools {

@@ -63,6 +63,7 @@ use serde::{Deserialize, Serialize};
 use words::level;
 
 use super::data_config::{DataConfig, RawData, is_interface_name};
+use super::nat_log_config::NatLogConfig;
 use super::workers_config::WorkersConfig;
 
 /// Where the admin API listens unless told otherwise.
@@ -190,29 +191,6 @@ pub enum KeepAwake {
     Always,
     /// Nowhere.
     Never,
-}
-
-/// `[nat_log]`: the address-translation log (R24).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct NatLogConfig {
-    /// The file; `nat.log` in the data directory unless told otherwise.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-    /// Length from which a new file begins.
-    pub size_max_mib: u32,
-    /// Older files that stay.
-    pub kept: u32,
-    /// Each mapping, by the owner of its shard, besides port blocks.
-    pub sessions: bool,
-    /// Remote ends of mappings too. RFC 6888 section 4 advises against it.
-    pub destinations: bool,
-}
-
-impl Default for NatLogConfig {
-    fn default() -> Self {
-        Self { path: None, size_max_mib: 64, kept: 9, sessions: false, destinations: false }
-    }
 }
 
 /// The file as it is written: addresses are still text, so that each can be refused with its field.
@@ -461,19 +439,7 @@ impl Check<'_> {
     }
 
     fn nat_log(&self, log: &NatLogConfig) -> Result<(), ConfigError> {
-        for (field, value, range) in
-            [("nat_log.size_max_mib", log.size_max_mib, 1..=65_536), ("nat_log.kept", log.kept, 0..=999)]
-        {
-            if !range.contains(&value) {
-                let remedy = format!("use {} to {}", range.start(), range.end());
-                return Err(self.error(field, &value.to_string(), "is out of range", &remedy));
-            }
-        }
-        if log.destinations && !log.sessions {
-            let remedy = "set nat_log.sessions = true too, or leave it out";
-            return Err(self.error("nat_log.destinations", "true", "is about mappings, which are not logged", remedy));
-        }
-        Ok(())
+        log.check().map_err(|[field, value, problem, remedy]| self.error(&field, &value, &problem, &remedy))
     }
 
     fn peers(&self, own: u32, listen: SocketAddr, raw: &[RawPeer]) -> Result<Vec<PeerConfig>, ConfigError> {

@@ -19,11 +19,10 @@ use engine::ids::NodeId;
 use netio::ca::{ClusterCa, IssuedPem};
 use words::level;
 
-use super::config::{
-    API_DEFAULT, ApiConfig, NatLogConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig,
-};
+use super::config::{API_DEFAULT, ApiConfig, NodeConfig, PeerConfig, PeersConfig, TimingConfig, TlsConfig};
 use super::control_store::{open_control_store, random};
 use super::data_config::DataConfig;
+use super::nat_log_config::NatLogConfig;
 use super::recovery::Genesis;
 use super::workers_config::WorkersConfig;
 

@@ -36,6 +36,7 @@ mod machine;
 pub mod member_lock;
 pub mod messages;
 pub mod metrics;
+pub mod nat_log_config;
 mod noting;
 mod own_key;
 pub mod questions;
