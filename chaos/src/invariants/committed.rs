@@ -9,7 +9,8 @@ use bytes::Bytes;
 use engine::codec::{Format, decode_entry};
 use engine::ids::{BackendId, ControlIndex, LogIndex, PortBlock, ShardId, Term};
 use engine::record::{
-    Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario,
+    CloseReason, Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, Open, Proto, PublicKey,
+    Scenario,
 };
 use words::time::MS;
 
@@ -53,6 +54,27 @@ struct Entry {
 
 type Flow = (Proto, InsideKey, Endpoint);
 
+/// What an entry changed in the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fresh {
+    /// A mapping is there; `again`: its flow had it before, and nobody else since.
+    Opened {
+        /// The record.
+        open: Open,
+        /// See above.
+        again: bool,
+    },
+    /// A live mapping is there no longer.
+    Closed {
+        /// Its public end.
+        public: PublicKey,
+        /// What it was.
+        mapping: Mapping,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
 /// What the entries so far make.
 #[derive(Debug, Default)]
 struct Table {
@@ -61,6 +83,8 @@ struct Table {
     mappings: BTreeMap<PublicKey, Mapping>,
     /// The last mapping of a key that nobody has taken since.
     freed: BTreeMap<PublicKey, Mapping>,
+    /// By which public end each flow was opened last.
+    last: BTreeMap<Flow, PublicKey>,
     live: BTreeMap<Flow, PublicKey>,
     holds: [VecDeque<(u64, PublicKey)>; HOLD_CLASSES],
 }
@@ -82,13 +106,15 @@ pub struct Committed {
     /// Epochs that lost a majority of their replicas: their tail may be lost with it (N4).
     lost: BTreeSet<(ShardId, u32)>,
     opened: u64,
+    /// What entries changed since somebody asked last, and the control index of each.
+    fresh: Vec<(ControlIndex, Fresh)>,
 }
 
 impl Committed {
     /// Nothing yet. `vote_ms` is V.
     #[must_use]
     pub fn new(vote_ms: u64) -> Self {
-        Self { vote_ms, shards: BTreeMap::new(), lost: BTreeSet::new(), opened: 0 }
+        Self { vote_ms, shards: BTreeMap::new(), lost: BTreeSet::new(), opened: 0, fresh: Vec::new() }
     }
 
     /// Mappings that were ever opened.
@@ -109,6 +135,43 @@ impl Committed {
     pub fn mapping(&self, shard: ShardId, public: &PublicKey) -> Option<&Mapping> {
         let table = &self.shards.get(&shard)?.table;
         table.mappings.get(public).or_else(|| table.freed.get(public))
+    }
+
+    /// The mapping that has a public key now, live or held.
+    #[must_use]
+    pub fn standing(&self, shard: ShardId, public: &PublicKey) -> Option<&Mapping> {
+        self.shards.get(&shard)?.table.mappings.get(public)
+    }
+
+    /// Whether a flow has a mapping in some shard, as `mapping` has it: what comes in for it may pass.
+    #[must_use]
+    pub fn is_mapped(&self, proto: Proto, inside: InsideKey, remote: Endpoint) -> bool {
+        self.shards.iter().any(|(id, shard)| {
+            let public = shard.table.last.get(&(proto, inside, remote));
+            public.and_then(|public| self.mapping(*id, public)).is_some_and(|mapping| mapping.inside == inside)
+        })
+    }
+
+    /// The live mapping of a flow, in whichever shard: by which public end, and under which right.
+    #[must_use]
+    pub fn end_of(&self, proto: Proto, inside: InsideKey, remote: Endpoint) -> Option<(ShardId, PublicKey, Scenario)> {
+        self.shards.iter().find_map(|(id, shard)| {
+            let public = shard.table.live.get(&(proto, inside, remote))?;
+            Some((*id, *public, shard.table.mappings.get(public)?.scenario))
+        })
+    }
+
+    /// What entries have changed since this was asked last, and the control index that each entry names.
+    pub fn take_fresh(&mut self) -> Vec<(ControlIndex, Fresh)> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// How many live mappings are on a block.
+    #[must_use]
+    pub fn live_on(&self, shard: ShardId, block: &PortBlock) -> usize {
+        let Some(shard) = self.shards.get(&shard) else { return 0 };
+        let on = |public: &&PublicKey| public.frontend == block.frontend && block.contains(public.port);
+        shard.table.live.values().filter(on).count()
     }
 
     /// Any mapping on the block.
@@ -160,7 +223,7 @@ impl Committed {
         s.epoch = epoch;
         s.reopened.insert(base, control_index);
         s.entries.split_off(&(base + 1));
-        self.replay(shard)
+        self.replay(shard, None)
     }
 
     /// A member applied an entry, at `now_ns` by the observer's clock.
@@ -192,19 +255,23 @@ impl Committed {
             s.entries.split_off(&index);
         }
         s.entries.insert(index, Entry { term: term.0, bytes: bytes.clone(), first_ns: now_ns });
-        if excused { self.replay(shard) } else { self.read(shard, index) }
+        if excused { self.replay(shard, Some(index)) } else { self.read(shard, index) }
     }
 
-    /// Makes the table anew.
-    fn replay(&mut self, shard: ShardId) -> Check {
+    /// Makes the table anew; `news`: the entry that was not read before, if there is one.
+    fn replay(&mut self, shard: ShardId, news: Option<u64>) -> Check {
         let Some(s) = self.shards.get_mut(&shard) else { return Ok(()) };
         s.table = Table::default();
         let indexes: Vec<u64> = s.entries.keys().copied().collect();
-        let opened = self.opened;
         for index in indexes {
+            let (opened, fresh) = (self.opened, self.fresh.len());
             self.read(shard, index)?;
+            if Some(index) != news {
+                // What is read again was counted, and told.
+                self.opened = opened;
+                self.fresh.truncate(fresh);
+            }
         }
-        self.opened = opened;
         if let Some(s) = self.shards.get_mut(&shard)
             && let Some(control_index) = s.reopened.values().next_back()
         {
@@ -232,15 +299,17 @@ impl Committed {
             match record {
                 FlowRecord::Open(open) => {
                     let Some(s) = self.shards.get_mut(&shard) else { return Ok(()) };
-                    if s.table.open(shard, *open)? {
+                    if let Some(again) = s.table.open(shard, *open)? {
                         self.opened += 1;
+                        self.fresh.push((header.control_index, Fresh::Opened { open: *open, again }));
                     }
                 }
                 FlowRecord::Close { public, reason } => {
-                    let class = HoldClass::of(*reason, public.proto);
-                    let hold = Hold { class, index, since_ns: entry.first_ns, grace_ms: header.orphan_grace_ms };
-                    if let Some(s) = self.shards.get_mut(&shard) {
-                        s.table.close(public, hold);
+                    let at = (index, entry.first_ns, header.orphan_grace_ms);
+                    let Some(s) = self.shards.get_mut(&shard) else { return Ok(()) };
+                    if let Some(mapping) = s.table.close(public, *reason, at) {
+                        let closed = Fresh::Closed { public: *public, mapping, reason: *reason };
+                        self.fresh.push((header.control_index, closed));
                     }
                 }
                 FlowRecord::Fence { block, .. } => {
@@ -280,30 +349,40 @@ impl Table {
         Ok(())
     }
 
-    /// F3: on a taken key nothing happens, unless its own flow comes back. Returns whether a mapping opened.
+    /// F3: on a taken key nothing happens, unless its own flow comes back. Returns whether it did, if a mapping opened.
     fn open(
         &mut self,
         shard: ShardId,
         Open { public, inside, backend, scenario }: Open,
-    ) -> Result<bool, super::Violation> {
-        if let Some(taken) = self.mappings.get(&public)
-            && (taken.hold.is_none() || (taken.inside, taken.backend, taken.scenario) != (inside, backend, scenario))
-        {
-            return Ok(false);
+    ) -> Result<Option<bool>, super::Violation> {
+        let its_own = |m: &Mapping| (m.inside, m.backend, m.scenario) == (inside, backend, scenario);
+        if self.mappings.get(&public).is_some_and(|taken| taken.hold.is_none() || !its_own(taken)) {
+            return Ok(None);
         }
+        let again = self.mappings.get(&public).or_else(|| self.freed.get(&public)).is_some_and(its_own);
         let other = self.live.insert((public.proto, inside, public.remote), public);
         ensure(other.is_none(), "I10", || {
             format!("shard {shard}: {inside:?} opens {public:?} and has {other:?} already")
         })?;
         self.freed.remove(&public);
+        self.last.insert((public.proto, inside, public.remote), public);
         self.mappings.insert(public, Mapping { inside, backend, scenario, hold: None });
-        Ok(true)
+        Ok(Some(again))
     }
 
-    fn close(&mut self, public: &PublicKey, hold: Hold) {
-        let Some(mapping) = self.mappings.get_mut(public).filter(|mapping| mapping.hold.is_none()) else { return };
-        mapping.hold = Some(hold);
+    /// At this index, at this moment, under this grace. Returns the mapping, if it lived.
+    fn close(
+        &mut self,
+        public: &PublicKey,
+        reason: CloseReason,
+        (index, since_ns, grace_ms): (u64, u64, u32),
+    ) -> Option<Mapping> {
+        let mapping = self.mappings.get_mut(public).filter(|mapping| mapping.hold.is_none())?;
+        let lived = *mapping;
+        let class = mapping.scenario.hold_class(reason, public.proto);
+        mapping.hold = Some(Hold { class, index, since_ns, grace_ms });
         self.live.remove(&(public.proto, mapping.inside, public.remote));
-        self.holds[hold.class.index()].push_back((hold.index, *public));
+        self.holds[class.index()].push_back((index, *public));
+        Some(lived)
     }
 }

@@ -13,6 +13,7 @@ use engine::ids::{Link, NodeId, ShardId, Term};
 use engine::record::{CloseReason, FlowRecord, Proto};
 use engine::wire::{IpPacket, TcpFlags};
 
+use super::rights::Rights;
 use super::{Check, ensure};
 
 /// What a reset may take: frames may wait for a second in front of the wire.
@@ -59,7 +60,7 @@ impl Resets {
         (now_ns, node): (u64, NodeId),
         words: &impl LeaseWords,
         event: &GroupEvent,
-        newest: &State,
+        (newest, rights): (&State, &Rights),
     ) {
         if let GroupEvent::Following { shard } | GroupEvent::Dropped { shard } = event {
             // Who is no owner any more resets nothing.
@@ -79,7 +80,9 @@ impl Resets {
                 continue;
             }
             let known = self.known.remove(&(node, *shard, *term, outer));
-            if let (Some((link, inside)), CloseReason::Reclaim) = (known, reason) {
+            // Who is in the pool no longer has no rule that says so.
+            let ruled = rights.is_ruled(public.frontend, public.port);
+            if let (Some((link, inside)), CloseReason::Reclaim, true) = (known, reason, ruled) {
                 self.owed.insert((node, Link::Outside, outer.0, outer.1), (*shard, now_ns));
                 self.owed.insert((node, link, outer.1, inside), (*shard, now_ns));
             }

@@ -1,10 +1,11 @@
 //! What must hold, one property per file, each a function of what can be observed: frames, dumps, committed entries.
 //!
 //! Pure: no clock, no network. Shared by the simulator, which asks after every event, and by whoever has the same dumps of
-//! a live cluster. `committed` is not a property but the reference that several of them compare with.
+//! a live cluster. `committed` and `rights` are not properties but the references that several of them compare with.
 
 pub mod committed;
 pub mod d05_resets;
+pub mod d12_kept_flows;
 pub mod i01_unique_mappings;
 pub mod i03_within_lease;
 pub mod i04_leases_disjoint;
@@ -26,6 +27,8 @@ pub mod i32_commit_survives;
 pub mod i38_new_life;
 pub mod i39_right_backend;
 pub mod i53_available;
+pub mod rights;
+pub mod w2_behind_first;
 
 use std::fmt;
 

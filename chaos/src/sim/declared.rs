@@ -6,8 +6,10 @@ use engine::snapshot::OnReclaim;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::net::Ipv4Addr;
+use words::level;
 
 use super::addresses::{Host, NETWORKS};
+use super::ways::{Way, Ways};
 
 /// Frontends and backends that send, in most runs and at most.
 const FRONTENDS: (usize, usize) = (3, 6);
@@ -29,6 +31,9 @@ pub(super) struct Declared {
     on_reclaim: OnReclaim,
     grace_ms: u32,
     hold_ms: u32,
+    ways: Ways,
+    /// The cluster's level has own addresses and the system's (C2).
+    has_level: bool,
 }
 
 impl Declared {
@@ -50,6 +55,8 @@ impl Declared {
             },
             grace_ms: rng.random_range(0..=1_200),
             hold_ms: rng.random_range(0..=2_500),
+            ways: Ways::draw(rng, backends),
+            has_level: false,
         }
     }
 
@@ -62,6 +69,9 @@ impl Declared {
 
     /// One change.
     pub(super) fn change(&mut self, rng: &mut ChaCha8Rng) {
+        if !self.ways.is_empty() && rng.random_bool(0.4) {
+            return self.ways.change(rng);
+        }
         match rng.random_range(0..10) {
             0..=3 => self.change_tier(),
             4 | 5 => {
@@ -80,6 +90,16 @@ impl Declared {
         }
     }
 
+    /// The cluster is at this level: what needs a higher one would be refused.
+    pub(super) fn suit(&mut self, level: u16) {
+        self.has_level = level >= level::OWN_ADDRESSES.max(level::SYSTEM_ADDRESSES);
+    }
+
+    /// What may be refused is left out.
+    pub(super) fn give_way(&mut self) {
+        self.ways.disown();
+    }
+
     /// The pool goes to the other tier: each backend gets ports, or gives some back.
     pub(super) fn change_tier(&mut self) {
         self.fillers = (self.fillers.1, self.fillers.0);
@@ -93,6 +113,26 @@ impl Declared {
     /// Whether a backend is declared.
     pub(super) fn has(&self, backend: u8) -> bool {
         self.backends[usize::from(backend - 1)]
+    }
+
+    /// Whether backends may leave by anything but the pool's ports.
+    pub(super) fn has_ways(&self) -> bool {
+        !self.ways().is_empty()
+    }
+
+    /// Each backend joins the pool, or leaves it.
+    pub(super) fn move_all(&mut self) {
+        self.ways.move_all();
+    }
+
+    /// By what a declared backend is to leave, if by anything.
+    pub(super) fn way(&self, backend: u8) -> Option<Way> {
+        self.ways().of(backend, Self::host(backend).network == NETWORKS[1].1)
+    }
+
+    /// Those that the cluster's level has.
+    fn ways(&self) -> Ways {
+        if self.has_level { self.ways.clone() } else { self.ways.pool_alone() }
     }
 
     /// Whether a block that is taken back closes its flows at once.
@@ -121,10 +161,12 @@ impl Declared {
 
     fn text(&self) -> String {
         let mut text = String::from("[outside]\nnetwork = \"203.0.113.0/24\"\n");
-        for (name, _) in NETWORKS {
+        let ways = self.ways();
+        for (name, network) in NETWORKS {
             text += &format!(
                 "[[virtual_network]]\nname = \"{name}\"\n[[virtual_network.subnet]]\nname = \"d\"\n\
-                 prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n"
+                 prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n{}",
+                ways.of_subnet(network == NETWORKS[1].1)
             );
         }
         let frontends: Vec<usize> =
@@ -132,6 +174,7 @@ impl Declared {
         for n in &frontends {
             text += &format!("[[public_ip]]\nname = \"p{n}\"\naddress = \"203.0.113.{n}\"\n");
         }
+        text += &ways.addresses();
         let names: Vec<String> = frontends.iter().map(|n| format!("\"p{n}\"")).collect();
         let on_reclaim = match self.on_reclaim {
             OnReclaim::Expire => "expire",
@@ -144,16 +187,7 @@ impl Declared {
              [[load_balancer.outbound_rule]]\nname = \"o\"\npool = \"w\"\non_reclaim = \"{on_reclaim}\"\n",
             names.join(", ")
         );
-        let active = self.senders().filter(|n| self.has(*n)).map(|n| (format!("b{n}"), Self::host(n)));
-        let filler = |n: u16| Host { network: NETWORKS[0].1, ip: Ipv4Addr::new(10, 0, 2, n.to_le_bytes()[0]) };
-        let fillers = (0..self.fillers.0).map(|n| (format!("f{n}"), filler(n)));
-        for (name, Host { network, ip }) in active.chain(fillers) {
-            let network = if network == NETWORKS[0].1 { NETWORKS[0].0 } else { NETWORKS[1].0 };
-            text += &format!(
-                "[[instance]]\nname = \"{name}\"\n[[instance.ip_configuration]]\nname = \"i\"\nprivate_ip = \"{ip}\"\n\
-                 subnet = \"{network}/d\"\npool = \"lb/w\"\n"
-            );
-        }
+        text += &self.instances(&ways);
         text += &format!(
             "[settings]\norphan_grace_ms = {}\nhold_ms = [{h}, {h}, {h}, {h}, {h}]\nrecreate_quarantine_ms = 1500\n\
              shards_max = {}\n",
@@ -161,6 +195,24 @@ impl Declared {
             self.shards_max,
             h = self.hold_ms
         );
+        text
+    }
+
+    fn instances(&self, ways: &Ways) -> String {
+        const POOL: &str = "pool = \"lb/w\"\n";
+        let active = self.senders().filter(|n| self.has(*n));
+        let active =
+            active.map(|n| (format!("b{n}"), ways.of_instance(n), Self::host(n), ways.of_ip_configuration(n, POOL)));
+        let filler = |n: u16| Host { network: NETWORKS[0].1, ip: Ipv4Addr::new(10, 0, 2, n.to_le_bytes()[0]) };
+        let fillers = (0..self.fillers.0).map(|n| (format!("f{n}"), String::new(), filler(n), POOL.to_owned()));
+        let mut text = String::new();
+        for (name, set, Host { network, ip }, leaves_by) in active.chain(fillers) {
+            let network = if network == NETWORKS[0].1 { NETWORKS[0].0 } else { NETWORKS[1].0 };
+            text += &format!(
+                "[[instance]]\nname = \"{name}\"\n{set}[[instance.ip_configuration]]\nname = \"i\"\n\
+                 private_ip = \"{ip}\"\nsubnet = \"{network}/d\"\n{leaves_by}"
+            );
+        }
         text
     }
 }

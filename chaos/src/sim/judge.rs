@@ -1,13 +1,16 @@
 //! The invariants of one run, fed with everything that happens in it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
+use control::allocation::Purpose;
 use control::shards::Origin;
 use control::state::State;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent};
-use engine::ids::{Incarnation, Link, NodeId, ShardId, Term};
-use engine::record::{Addr, Endpoint, InsideKey, PublicKey};
+use engine::ids::{Incarnation, Link, NodeId, PortBlock, ShardId, Term};
+use engine::record::{Addr, Endpoint, InsideKey, Proto, PublicKey, Scenario};
+use engine::snapshot::OnReclaim;
 use engine::status::FlowView;
 use engine::wire::IpPacket;
 use engine::worker::Worker;
@@ -15,11 +18,12 @@ use member::view::View;
 
 use super::node::Node;
 use super::traffic::Tag;
-use crate::invariants::committed::Committed;
+use crate::invariants::committed::{Committed, Fresh};
+use crate::invariants::rights::{Holding, Known, Rights, Way};
 use crate::invariants::{
-    Check, d05_resets, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered, i08_promised,
-    i08_vmac, i13_i14_clean_frames, i22_equal_tables, i23_one_leader, i31_redundancy, i38_new_life, i39_right_backend,
-    i53_available,
+    Check, d05_resets, d12_kept_flows, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered,
+    i08_promised, i08_vmac, i13_i14_clean_frames, i22_equal_tables, i23_one_leader, i31_redundancy, i38_new_life,
+    i39_right_backend, i53_available, w2_behind_first,
 };
 
 /// V of the default settings, which no run changes.
@@ -29,6 +33,15 @@ const LEASE_NS: u64 = VOTE_MS * 1_000_000 / 5 * 4;
 /// An answer that was under way for longer may find its port in other hands: no hold is shorter than V and 1 s.
 const ANSWER_AGE_MAX_NS: u64 = 1_000_000_000;
 
+/// How packets are counted that leave by an own address before their mapping is committed (W2).
+pub(super) const BEFORE_COMMIT: &str = "first packets before their commit";
+/// And what D12 is about: flows whose backend leaves by another right from now on, their packets since, and their own ends.
+pub(super) const KEPT: &str = "flows kept by backends that leave by another right";
+pub(super) const KEPT_PACKETS: &str = "packets of kept flows";
+pub(super) const KEPT_ENDED: &str = "kept flows that ended by themselves";
+/// And flows that had to go on when all backends moved in calm, and did.
+pub(super) const WENT_ON: &str = "flows that went on through a move in calm";
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Judge {
@@ -36,6 +49,8 @@ pub(super) struct Judge {
     vmac: i08_vmac::VmacTerms,
     pub(super) promises: i08_promised::Promises,
     pub(super) resets: d05_resets::Resets,
+    pub(super) rights: Rights,
+    firsts: w2_behind_first::Firsts,
     leaders: i23_one_leader::Leaders,
     hashes: i22_equal_tables::Hashes,
     redundancy: i31_redundancy::Redundancy,
@@ -43,6 +58,8 @@ pub(super) struct Judge {
     available: i53_available::Availability,
     /// Epoch and index of each node's replica, as its events say.
     at: BTreeMap<(NodeId, ShardId), (u32, u64)>,
+    /// Mappings by their right, what left before its commit, changes of rights, and what becomes of flows then.
+    pub(super) ways: BTreeMap<&'static str, u64>,
     pub(super) elections: u64,
     pub(super) recreations: u64,
     /// Joins, reloads, and replicas that were given up.
@@ -60,12 +77,15 @@ impl Judge {
             vmac: i08_vmac::VmacTerms::default(),
             promises: i08_promised::Promises::of(LEASE_NS),
             resets: d05_resets::Resets::default(),
+            rights: Rights::default(),
+            firsts: w2_behind_first::Firsts::default(),
             leaders: i23_one_leader::Leaders::default(),
             hashes: i22_equal_tables::Hashes::default(),
             redundancy: i31_redundancy::Redundancy::default(),
             lives: i38_new_life::Lives::default(),
             available: i53_available::Availability::default(),
             at: BTreeMap::new(),
+            ways: BTreeMap::new(),
             elections: 0,
             recreations: 0,
             transfers: (0, 0, 0),
@@ -130,7 +150,12 @@ impl Judge {
             GroupEvent::Committed { shard, index, term, entry } => {
                 let at = self.at.entry((node, *shard)).or_default();
                 at.1 = index.0;
-                self.committed.applied(now_ns, (*shard, at.0), index.0, *term, entry)
+                self.committed.applied(now_ns, (*shard, at.0), index.0, *term, entry)?;
+                self.changed(*shard)
+            }
+            GroupEvent::Refused { shard, .. } => {
+                self.firsts.again(node, *shard);
+                Ok(())
             }
             GroupEvent::Leading { shard, term } => {
                 self.elections += 1;
@@ -143,11 +168,51 @@ impl Judge {
             }
             GroupEvent::Following { .. }
             | GroupEvent::Owner { .. }
-            | GroupEvent::Refused { .. }
             | GroupEvent::Scan { .. }
             | GroupEvent::ScanOver { .. }
             | GroupEvent::Load { .. } => Ok(()),
         }
+    }
+
+    /// What the last entry changed is looked at, by the state under which it was judged.
+    fn changed(&mut self, shard: ShardId) -> Check {
+        for (judged, fresh) in self.committed.take_fresh() {
+            match fresh {
+                Fresh::Opened { open, again } => {
+                    self.count(open.scenario.label(), 1);
+                    self.firsts.decided(shard, &open.public);
+                    i03_within_lease::opened(&self.rights, judged, &open, again)?;
+                }
+                Fresh::Closed { public, mapping, reason } => {
+                    let whose = (mapping.backend, mapping.scenario);
+                    d12_kept_flows::closed(&self.rights, judged, whose, &public, reason)?;
+                    let kept = |known: &Known| known.waits_for(mapping.backend, &public);
+                    if self.rights.around(judged).all(kept) {
+                        self.count(KEPT_ENDED, 1);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// By which public end a flow leaves, and under which right.
+    pub(super) fn end_of(
+        &self,
+        proto: Proto,
+        inside: InsideKey,
+        remote: Endpoint,
+    ) -> Option<(ShardId, PublicKey, Scenario)> {
+        self.committed.end_of(proto, inside, remote)
+    }
+
+    /// A flow was kept in calm, and answered.
+    pub(super) fn went_on(&mut self) {
+        self.count(WENT_ON, 1);
+    }
+
+    fn count(&mut self, what: &'static str, by: u64) {
+        *self.ways.entry(what).or_insert(0) += by;
     }
 
     /// A frame from a virtual MAC leaves `node`.
@@ -175,9 +240,34 @@ impl Judge {
         }
     }
 
+    /// Some node has applied this control state.
+    pub(super) fn applied(&mut self, state: &State) -> Check {
+        let Some((before, known)) = self.rights.note(state) else { return Ok(()) };
+        let begun = known.drains.iter().filter(|(_, drain)| drain.reclaim_index == state.index());
+        // A piece of what drained before goes on as that did.
+        let rest = |block: &PortBlock| before.is_some_and(|b| b.draining(block.frontend, block.start).is_some());
+        let mut kept = 0;
+        for (block, drain) in begun.filter(|(block, _)| !rest(block)) {
+            d12_kept_flows::begun(known, block, drain)?;
+            if drain.on_reclaim == OnReclaim::Keep
+                && let Some(frontend) = state.allocation().frontends.get(&block.frontend)
+            {
+                kept += self.committed.live_on(frontend.shard, block);
+            }
+        }
+        for (id, holding) in known.backends.iter().filter(|(_, holding)| holding.declared) {
+            let earlier = before.and_then(|before| before.backends.get(id)).filter(|earlier| earlier.declared);
+            if let Some(what) = earlier.and_then(|earlier| moved(earlier, holding)) {
+                *self.ways.entry(what).or_insert(0) += 1;
+            }
+        }
+        *self.ways.entry(KEPT).or_insert(0) += u64::try_from(kept).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
     /// A translated packet leaves.
     pub(super) fn translated(
-        &self,
+        &mut self,
         (node, now_ns): (&Node, u64),
         newest: &State,
         (link, authority): (Link, Authority),
@@ -188,26 +278,35 @@ impl Judge {
             i08_vmac::orphan(shard, node.id, node.words.word(shard), now_ns)?;
         }
         match link {
-            Link::Outside => self.outside(newest, packet, tag),
-            Link::Inside(_) => {
+            Link::Outside => self.outside((node.id, authority), newest, packet, tag),
+            Link::Inside(vnet) => {
                 let world_ns = now_ns.saturating_sub(node.local(0).ns);
                 if world_ns.saturating_sub(tag.sent_ns) > ANSWER_AGE_MAX_NS {
                     return Ok(());
                 }
                 let (asked, got) = ((tag.host.ip, tag.port), (packet.dst, packet.dst_port));
-                i39_right_backend::check((tag.host.link(), asked), (link, got))
+                i39_right_backend::check((tag.host.link(), asked), (link, got))?;
+                let inside = InsideKey { vnet, endpoint: end(packet.dst, packet.dst_port) };
+                let flow = (packet.proto, inside, end(packet.src, packet.src_port));
+                i06_i10_i11_covered::inwards(&self.committed, flow)
             }
         }
     }
 
-    fn outside(&self, newest: &State, packet: &IpPacket, tag: &Tag) -> Check {
+    fn outside(
+        &mut self,
+        (node, authority): (NodeId, Authority),
+        newest: &State,
+        packet: &IpPacket,
+        tag: &Tag,
+    ) -> Check {
         i13_i14_clean_frames::outside(packet)?;
-        i03_within_lease::check(newest, (tag.host.network, tag.host.ip), (packet.src, packet.src_port))?;
+        let from = (tag.host.network, tag.host.ip, tag.port);
+        i03_within_lease::check(newest, from, (packet.src, packet.src_port))?;
         let frontends = &newest.allocation().frontends;
         let frontend = frontends.iter().find(|(_, frontend)| frontend.ip == packet.src);
         // I3 has found it.
         let Some((id, frontend)) = frontend else { return Ok(()) };
-        let end = |ip, port| Endpoint { addr: Addr::from(ip), port };
         let public = PublicKey {
             proto: packet.proto,
             frontend: *id,
@@ -215,7 +314,20 @@ impl Judge {
             remote: end(packet.dst, packet.dst_port),
         };
         let inside = InsideKey { vnet: tag.host.network, endpoint: end(tag.host.ip, tag.port) };
-        i06_i10_i11_covered::check(&self.committed, frontend.shard, &public, inside)
+        let shard = frontend.shard;
+        if keeps(newest, &public) {
+            self.count(KEPT_PACKETS, 1);
+        }
+        let covered = i06_i10_i11_covered::check(&self.committed, shard, &public, inside);
+        match (frontend.purpose, authority) {
+            (Purpose::Own(_), Authority::Lease { term, .. })
+                if covered.is_err() && self.committed.standing(shard, &public).is_none() =>
+            {
+                self.count(BEFORE_COMMIT, 1);
+                self.firsts.left((node, shard, term), (public, inside), packet, tag.sent_ns)
+            }
+            _ => covered,
+        }
     }
 
     /// A map that some member acts upon, for I31.
@@ -289,11 +401,38 @@ impl Judge {
             if let (engine::status::FlowState::Live, Some(public), Some(inside)) =
                 (flow.state, flow.public.1, flow.inside.endpoint.addr.ipv4())
             {
-                i03_within_lease::check(newest, (flow.inside.vnet, inside), (public, flow.public.2))?;
+                let from = (flow.inside.vnet, inside, flow.inside.endpoint.port);
+                i03_within_lease::check(newest, from, (public, flow.public.2))?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether a public end is on its way back, and waits for its flows until they close.
+fn keeps(newest: &State, public: &PublicKey) -> bool {
+    let drains = newest.allocation().drains.iter();
+    let mut there = drains.filter(|(block, _)| block.frontend == public.frontend && block.contains(public.port));
+    there.any(|(_, drain)| drain.on_reclaim == OnReclaim::Keep)
+}
+
+/// Whether a backend leaves by another right than before, and how that is counted.
+fn moved(earlier: &Holding, later: &Holding) -> Option<&'static str> {
+    if earlier.way != later.way {
+        return Some(match (earlier.way, later.way) {
+            (Way::Pool, Way::Default) => "moves from the pool to the system's addresses",
+            (Way::Default, Way::Pool) => "moves from the system's addresses to the pool",
+            (Way::Default, Way::Own) => "moves from the system's addresses to an own one alone",
+            (Way::Own, Way::Default) => "moves from an own address alone to the system's",
+            (Way::Pool, Way::Own) | (Way::Own, Way::Pool) => "moves between the pool and an own address alone",
+            _ => "moves to or from no way out",
+        });
+    }
+    (earlier.own != later.own).then_some("own addresses given or taken under another right")
+}
+
+fn end(ip: Ipv4Addr, port: u16) -> Endpoint {
+    Endpoint { addr: Addr::from(ip), port }
 }
 
 /// Whether this node is the shard's owner at this moment, by its own word.

@@ -1,5 +1,6 @@
 //! What is asked of a simulated cluster: flows of backends, and an operator who changes the configuration under them.
 
+use control::allocation::{Declared as Is, Frontend, Purpose};
 use engine::ids::{Link, Mac};
 use engine::wire::{IpPacket, Proto};
 use rand::Rng;
@@ -8,14 +9,13 @@ use super::addresses::Host;
 use super::declared::Declared;
 use super::params::MS;
 use super::traffic::{Flow, Tag};
+use super::ways::Way;
 use super::world::{FAULTS_UNTIL_NS, World};
 
 /// Flows that go on at once.
 const FLOWS_MAX: usize = 150;
 /// Ports that backends choose from: few, so that they come back soon.
 const PORTS: u16 = 40;
-/// Calm flows use others.
-const CALM_PORT: u16 = 30_000;
 /// How long a pool stays in a tier in calm: what that takes back is closed, and the resets that it costs are late.
 const TIER_NS: u64 = 2_500 * MS;
 
@@ -115,21 +115,45 @@ impl World {
     }
 
     /// Flows that must pass, because nothing is amiss any more.
-    pub(super) fn begin_calm_flows(&mut self, count: usize) {
-        let leased = |backend: &u8| {
-            let Host { network, ip } = Declared::host(*backend);
-            let is = |b: &control::allocation::Backend| (b.vnet, b.ip) == (network, ip);
-            self.newest().allocation().backends.values().any(|b| is(b) && !b.lease.is_empty())
-        };
-        // Only where flows may stay on a block that is taken back, somebody may have to wait for it.
-        let expires = self.declared.expires();
+    pub(super) fn begin_calm_flows(&mut self, count: usize, first_port: u16) {
         let declared =
-            self.declared.senders().filter(|backend| self.declared.has(*backend) && (expires || leased(backend)));
+            self.declared.senders().filter(|backend| self.declared.has(*backend) && self.must_pass(*backend));
         let declared: Vec<u8> = declared.collect();
-        for (backend, port) in declared.into_iter().cycle().zip(CALM_PORT..).take(count) {
-            let proto = if port % 2 == 0 { Proto::Udp } else { Proto::Icmp };
+        for (backend, port) in declared.into_iter().cycle().zip(first_port..).take(count) {
+            let proto = Proto::ALL[usize::from(port) % Proto::ALL.len()];
             self.calm.push(Flow::new(proto, Declared::host(backend), port, u32::MAX, false));
         }
+    }
+
+    /// Whether a backend's new flows have to pass in calm: it has something to leave by, or nothing that it might have to wait for.
+    fn must_pass(&self, backend: u8) -> bool {
+        let Host { network, ip } = Declared::host(backend);
+        let allocation = self.newest().allocation();
+        let Some(way) = self.declared.way(backend) else { return false };
+        // Where flows may stay on a block that is taken back, somebody may have to wait for it.
+        let expires = self.declared.expires();
+        let Some((id, b)) = allocation.backends.iter().find(|(_, b)| (b.vnet, b.ip) == (network, ip)) else {
+            return expires;
+        };
+        if !b.lease.is_empty() || b.own.is_some() {
+            return true;
+        }
+        // Flows that it keeps tie it to its shard, and there may be nothing of the kind that it is to leave by now (M3).
+        let tied = allocation.drains.values().any(|drain| drain.backend == *id);
+        let near = |f: &&Frontend| f.declared == Is::Yes && Some(f.shard) == b.home;
+        let there = |purpose| allocation.frontends.values().filter(near).any(|f| f.purpose == purpose);
+        expires
+            && match way {
+                Way::Pool => !tied || there(Purpose::Shared),
+                Way::Default => !tied || there(Purpose::System),
+                // Somebody else's flows may be left there, or it retires elsewhere first.
+                Way::Own => {
+                    let own = allocation.frontends.iter().find(|(_, f)| near(f) && f.purpose == Purpose::Own(*id));
+                    own.is_some_and(|(own, _)| {
+                        allocation.drains.iter().all(|(block, d)| block.frontend != *own || d.backend == *id)
+                    })
+                }
+            }
     }
 
     /// Unanswered ones are repeated, as a client does.
@@ -153,6 +177,9 @@ impl World {
         if self.newest().desired() == &self.declared.desired() {
             return None;
         }
+        if control::plan::diff(self.newest(), &self.declared.desired()).refused.is_some() {
+            self.declared.give_way();
+        }
         self.orders(self.declared.command());
         Some("an older configuration is in force".to_owned())
     }
@@ -162,15 +189,22 @@ impl World {
         if self.now_ns < self.next_change_ns {
             return;
         }
-        if let Some(wanted) = self.wanted.take() {
-            let command = wanted.command();
-            let now_ns = self.now_ns;
-            let Some(leader) = self.nodes.values_mut().find(|node| node.control.leading()) else {
+        if let Some(mut wanted) = self.wanted.take() {
+            wanted.suit(self.newest().level());
+            if !self.nodes.values().any(|node| node.control.leading()) {
                 self.wanted = Some(wanted);
                 return;
-            };
-            leader.submit(now_ns, command);
-            self.declared = wanted;
+            }
+            // An address may be refused for where its backend is at the moment (M3): the operator leaves it then.
+            if control::plan::diff(self.newest(), &wanted.desired()).refused.is_some() {
+                self.count("reconfiguration refused");
+                return;
+            }
+            let (command, now_ns) = (wanted.command(), self.now_ns);
+            if let Some(leader) = self.nodes.values_mut().find(|node| node.control.leading()) {
+                leader.submit(now_ns, command);
+                self.declared = wanted;
+            }
         } else if self.params.reconfigures && self.now_ns < FAULTS_UNTIL_NS - 1_000 * MS {
             let mut wanted = self.declared.clone();
             wanted.change(&mut self.load);

@@ -11,6 +11,7 @@ mod flight;
 mod healing;
 mod judge;
 mod load;
+mod moving;
 mod network;
 mod node;
 mod operator;
@@ -18,6 +19,7 @@ mod params;
 mod ring;
 mod stops;
 mod traffic;
+mod ways;
 mod world;
 
 use std::cell::Cell;
@@ -116,6 +118,7 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
     let faults = tally(outcomes.iter().map(|outcome| &outcome.faults));
     writeln!(out, "faults: {}: {faults:?}", faults.values().sum::<u64>())?;
     writeln!(out, "queues that were full: {:?}", tally(outcomes.iter().map(|outcome| &outcome.full)))?;
+    writeln!(out, "mappings by right: {:?}", tally(outcomes.iter().map(|outcome| &outcome.ways)))?;
     writeln!(
         out,
         "{} joins, {} reloads, {} stops, {} moves and removals of replicas, {} disk errors, {} demanded resets",
@@ -151,6 +154,9 @@ fn tally<'a>(runs: impl Iterator<Item = &'a BTreeMap<&'static str, u64>>) -> BTr
 
 #[cfg(test)]
 mod tests {
+    use engine::record::Scenario;
+
+    use super::judge::{BEFORE_COMMIT, KEPT, KEPT_ENDED, KEPT_PACKETS, WENT_ON};
     use super::{Kind, run_seed};
 
     #[test]
@@ -164,12 +170,21 @@ mod tests {
     }
 
     #[test]
-    fn clusters_that_take_ports_back_in_calm_reset_what_stands_on_them() {
+    fn clusters_that_take_ports_back_in_calm_reset_what_stands_on_them_and_who_leaves_by_another_right_keeps_flows() {
         let outcomes: Vec<_> = (20..36).map(|seed| run_seed(seed, Kind::Mixed)).collect();
         for outcome in &outcomes {
             assert_eq!(outcome.violation, None, "seed {}", outcome.seed);
         }
         let demanded = outcomes.iter().map(|outcome| outcome.resets_owed).sum::<u64>();
         assert!(demanded > 20, "{demanded} resets were demanded, and left");
+        let ways = super::tally(outcomes.iter().map(|outcome| &outcome.ways));
+        let count = |what| ways.get(what).copied().unwrap_or(0);
+        assert!(count(BEFORE_COMMIT) > 100, "by own addresses: {ways:?}");
+        assert!(count(Scenario::Default.label()) > 100, "by system addresses: {ways:?}");
+        let kept = [KEPT, KEPT_PACKETS, KEPT_ENDED, WENT_ON].map(count);
+        assert!(
+            kept.iter().all(|count| *count > 50),
+            "flows that backends keep when they leave by another right: {ways:?}"
+        );
     }
 }

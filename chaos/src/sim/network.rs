@@ -80,6 +80,7 @@ impl World {
         let now_ns = self.now_ns;
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let deeds = node.run(now_ns);
+        self.judge.applied(node.control.state()).map_err(said)?;
         // A configuration is what it is also while nothing leaves, and what was promised under it holds after it.
         if deeds.iter().any(|deed| matches!(deed, Deed::Event(_))) {
             self.judge.configurations(node, now_ns);
@@ -112,7 +113,8 @@ impl World {
                     self.judge.event(now_ns, (id, life), newest, &event).map_err(said)?;
                     if self.declared.resets() {
                         let words = &self.nodes[&id].words;
-                        self.judge.resets.event((self.now_ns, id), words, &event, newest);
+                        let judge = &mut self.judge;
+                        judge.resets.event((self.now_ns, id), words, &event, (newest, &judge.rights));
                     }
                 }
                 Deed::Stopped => self.healing.has_stopped(id),
@@ -256,7 +258,7 @@ impl World {
     }
 
     /// The invariants of a translated packet, at this moment.
-    fn look_at(&self, id: NodeId, leaving: &Leaving) -> Result<(), String> {
+    fn look_at(&mut self, id: NodeId, leaving: &Leaving) -> Result<(), String> {
         let Leaving { link, authority, ref frame, .. } = *leaving;
         let node = &self.nodes[&id];
         let at = (node, node.local(self.now_ns).ns);
@@ -265,7 +267,7 @@ impl World {
         }
         let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
         let Some(tag) = Tag::of(frame, &packet).filter(|_| !is_own_reset(&packet)) else { return Ok(()) };
-        self.judge.translated(at, self.newest(), (link, authority), &packet, &tag).map_err(said)
+        self.judge.translated(at, newest_of(&self.nodes), (link, authority), &packet, &tag).map_err(said)
     }
 
     /// The switch: to the learned port, else to everybody.

@@ -13,7 +13,8 @@ use super::addresses::Host;
 pub(super) const REMOTE: (Ipv4Addr, Mac) = (Ipv4Addr::new(203, 0, 113, 10), Mac([2, 0, 0, 0, 0, 9]));
 /// Hops that packets have before them.
 pub(super) const TTL: u8 = 64;
-const PORT: u16 = 7;
+/// And the port at which it does.
+pub(super) const REMOTE_PORT: u16 = 7;
 const PAYLOAD: usize = 16;
 
 /// What a packet says of itself.
@@ -162,7 +163,7 @@ impl Flow {
     /// The next packet, to the gateway, and what it says of itself.
     pub(super) fn next(&mut self, now_ns: u64, gateway: Mac) -> (Tag, Vec<u8>) {
         let tag = Tag { host: self.host, port: self.port, sent_ns: now_ns };
-        let (sport, dport) = (self.port, PORT);
+        let (sport, dport) = (self.port, REMOTE_PORT);
         let transport = match self.proto {
             Proto::Udp => Transport::Udp { sport, dport },
             Proto::Icmp => Transport::Echo { kind: 8, id: sport },

@@ -43,8 +43,9 @@ const RECREATE_NS: u64 = 6_000 * MS;
 /// What the return of ports may take after that: the longest hold, begun anew by a takeover or prolonged by a lowered
 /// value, and 2 s (I29).
 const RETURN_NS: u64 = 8_000 * MS;
-/// New flows that must pass at the end, and how long they may take.
+/// New flows that must pass at the end, the first of their ports, which nobody chose before, and how long they may take.
 const CALM_FLOWS: usize = 24;
+const CALM_PORT: u16 = 30_000;
 const CALM_NS: u64 = 1_000 * MS;
 
 /// What became of a seed.
@@ -80,6 +81,8 @@ pub struct Outcome {
     pub faults: BTreeMap<&'static str, u64>,
     /// How often each queue was full.
     pub full: BTreeMap<&'static str, u64>,
+    /// Mappings by their right, and packets that left before their commit.
+    pub ways: BTreeMap<&'static str, u64>,
 }
 
 pub(super) struct World {
@@ -122,6 +125,7 @@ pub fn run_seed(seed: u64, kind: Kind) -> Outcome {
     world.outcome.elections = world.judge.elections;
     world.outcome.recreations = world.judge.recreations;
     world.outcome.resets_owed = world.judge.resets.paid;
+    world.outcome.ways = std::mem::take(&mut world.judge.ways);
     (world.outcome.joins, world.outcome.reloads, world.outcome.moved) = world.judge.transfers;
     world.outcome.violation = result.err().map(|why| format!("at {} ms: {why}", world.now_ns / MS));
     world.outcome
@@ -145,6 +149,7 @@ impl World {
             faults: BTreeMap::new(),
             resets_owed: 0,
             full: BTreeMap::new(),
+            ways: BTreeMap::new(),
         };
         let mut load = stream(seed, Stream::Load);
         let declared = Declared::draw(&mut load);
@@ -214,7 +219,7 @@ impl World {
             }
         }
         let healed_ns = self.now_ns;
-        while self.declared.expires() && !self.newest().allocation().drains.is_empty() {
+        while self.declared.expires() && i29_ports_return::waiting(self.newest()).next().is_some() {
             let waited_ms = (self.now_ns - healed_ns) / MS;
             i29_ports_return::check(self.newest(), waited_ms, RETURN_NS / MS).map_err(said)?;
             self.step()?;
@@ -225,7 +230,7 @@ impl World {
         while self.now_ns < until && !self.owners_are_preferred() {
             self.step()?;
         }
-        self.begin_calm_flows(CALM_FLOWS);
+        self.begin_calm_flows(CALM_FLOWS, CALM_PORT);
         let at_home = self.owners_are_preferred();
         let (until, elections) = (self.now_ns + CALM_NS, self.judge.elections);
         while self.now_ns < until {
@@ -235,7 +240,8 @@ impl World {
             i30_calm::check(elections, self.judge.elections).map_err(said)?;
         }
         let answered = self.calm.iter().filter(|flow| flow.answered).count();
-        i25_new_flows::check(self.calm.len(), answered).map_err(said)
+        i25_new_flows::check(self.calm.len(), answered).map_err(said)?;
+        self.move_in_calm()
     }
 
     /// A fault that nothing ends would keep the run from ending: what is asked of the cluster meanwhile it does not do.
