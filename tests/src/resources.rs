@@ -78,7 +78,7 @@ pub fn file_of(text: &str) -> NamedTempFile {
 /// If it is refused, or takes long.
 pub fn apply(text: &str) {
     let file = file_of(text);
-    let answer = json(&["apply", "-o", "json", "-f", file.path().to_str().expect("a plain path")]);
+    let answer = json(&["apply", "--yes", "-o", "json", "-f", file.path().to_str().expect("a plain path")]);
     let index = answer["committed"].as_u64();
     let judges_by_it = |node: u32| {
         let status = try_json(&["status", "-o", "json", "--node", &format!("n{node}")]);

@@ -130,7 +130,7 @@ fn open_flows(lab: &Lab, sources: std::ops::Range<u16>) {
 /// What `qnat apply` answers.
 fn applied(text: &str, options: &[&str]) -> Value {
     let file = file_of(text);
-    json(&[&["apply", "-o", "json", "-f", file.path().to_str().expect("a plain path")], options].concat())
+    json(&[&["apply", "--yes", "-o", "json", "-f", file.path().to_str().expect("a plain path")], options].concat())
 }
 
 #[test]

@@ -118,7 +118,12 @@ fn the_half_of_a_lease_with_fewer_flows_goes_when_the_pool_grows() {
         let plan = json(&["apply", "--dry-run", "-o", "json", "-f", file, "--node", &format!("n{node}")]);
         assert_eq!(plan["flows_taken"].as_u64(), u64::try_from(taken).ok(), "as n{node} sees it");
     }
-    assert!(ok(&["apply", "-f", file]).contains(&format!("{taken} live flows are on the ports that go back")));
+    let refused = run(&["apply", "-f", file]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("ports that {taken} live flows are on")) && said.contains("--yes"), "{said}");
+    let done = ok(&["apply", "--yes", "-f", file]);
+    assert!(done.contains(&format!("{taken} live flows are on the ports that go back")), "{done}");
     wait_until("the lease to be the half with more flows", Duration::from_secs(10), || {
         (range("first"), range("last")) == (first + 512, last)
     });
@@ -180,10 +185,10 @@ fn an_empty_input_does_not_take_everything_away() {
         let output = run(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
-        assert!(said.contains("declares no resource") && said.contains("--allow-empty"), "{said}");
+        assert!(said.contains("declares no resource") && said.contains("--yes"), "{said}");
     }
     assert_eq!(before, backends());
-    let shown = ok(&["apply", "-f", path, "--dry-run", "--allow-empty"]);
+    let shown = ok(&["apply", "-f", path, "--dry-run", "--yes"]);
     assert!(shown.contains("instance.b1"), "what would go is shown: {shown}");
     assert_eq!(before, backends());
 }

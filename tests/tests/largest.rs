@@ -76,7 +76,7 @@ fn largest(lab: &Lab) {
     let path = file.path().to_str().expect("a plain path");
     let terms = || ["b1", "b2", "b3", "b4"].map(|backend| lab.term_of(backend));
     let before = terms();
-    let applied = json(&["apply", "-f", path, "-o", "json"]);
+    let applied = json(&["apply", "--yes", "-f", path, "-o", "json"]);
     assert_eq!(applied["programmed"]["on"], 3, "{}", applied["programmed"]);
     for node in ["n1", "n2", "n3"] {
         wait_for(node, IP_CONFIGURATIONS_MAX);
@@ -107,7 +107,7 @@ fn all_addresses(lab: &Lab) {
     assert!(text.contains(few), "{text}");
     let file = NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), text.replace(few, &format!("frontends = [{}]", names.join(", ")))).expect("written");
-    ok(&["apply", "-f", file.path().to_str().expect("a plain path")]);
+    ok(&["apply", "--yes", "-f", file.path().to_str().expect("a plain path")]);
     let all_served = || {
         let status = lab.status();
         let served = rows(&status["shards"]).filter(|row| row["serving"] == "yes" && !row["owner"].is_null());

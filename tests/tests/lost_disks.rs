@@ -128,7 +128,7 @@ fn one_survivor_goes_on_says_what_may_be_missing_and_the_others_join_again() {
     let fewer = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(fewer.path(), format!("{}{SETTINGS}", &text[..b4])).expect("written");
     let file = fewer.path().to_str().expect("a plain path");
-    let applied = lab::json(&["apply", "-o", "json", "-f", file]);
+    let applied = lab::json(&["apply", "--yes", "-o", "json", "-f", file]);
     let committed = applied["committed"].as_u64().expect("an index");
     kill_all_but_n3();
 

@@ -19,7 +19,7 @@ fn who(node: u64, ip: &str, port: u64, at: Option<&str>) -> Value {
 fn apply(resources: &str) {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(resources.as_bytes()).expect("a temporary file");
-    ok(&["apply", "-f", file.path().to_str().expect("a plain path")]);
+    ok(&["apply", "--yes", "-f", file.path().to_str().expect("a plain path")]);
 }
 
 /// A public port of a backend, as the internet sees it.

@@ -117,7 +117,7 @@ fn a_network_without_an_interface_and_an_interface_without_a_network_are_in_the_
     let two = "[outside]\nnetwork = \"203.0.113.0/24\"\n[[virtual_network]]\nname = \"red\"\n\
                [[virtual_network]]\nname = \"blue\"\n[[public_ip]]\nname = \"pip1\"\naddress = \"203.0.113.1\"\n";
     std::fs::write(&file, two).expect("written");
-    ok(&["apply", "-f", file.to_str().expect("a plain path")]);
+    ok(&["apply", "--yes", "-f", file.to_str().expect("a plain path")]);
     wait_until("the concerns", Duration::from_secs(10), || {
         let status = lab.status();
         let said = |what: &str| rows(&status["concerns"]).filter(|row| row["what"] == what).count();

@@ -104,7 +104,7 @@ fn isolated_hosts_reach_each_other_by_the_gateway_as_both_sides_groups_allow_als
         resources::file_of(&with(&(closed + &group("web", "inbound", "allow", "")), Some("closed"), Some("web")));
     let path = file.path().to_str().expect("a plain path");
     let foretold = json(&["apply", "--dry-run", "-o", "json", "-f", path])["flows_cut"]["flows"].as_u64();
-    let done = json(&["apply", "-o", "json", "-f", path])["flows_cut"]["flows"].as_u64();
+    let done = json(&["apply", "--yes", "-o", "json", "-f", path])["flows_cut"]["flows"].as_u64();
     assert!(foretold.is_some_and(|flows| flows > 0) && foretold == done, "{foretold:?} {done:?}");
     assert!(!talk.goes_on() && !pings(&lab, "b1", B2));
     drop(server);

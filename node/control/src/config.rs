@@ -149,6 +149,9 @@ pub enum Emptiness {
     Meant,
 }
 
+/// What is wrong with a file that declares no resource.
+pub const DECLARES_NOTHING: &str = "declares no resource: applied, it would remove everything";
+
 /// Reads a configuration that takes the place of all that is; see [`parse`].
 ///
 /// # Errors
@@ -158,9 +161,8 @@ pub fn parse_whole(file: &str, text: &str, emptiness: Emptiness) -> Result<Desir
     if emptiness == Emptiness::Refused && !desired.has_resources() {
         let mut source = Source::new(file, text);
         let value = format!("{} bytes", text.len());
-        let problem = "declares no resource: applied, it would remove everything";
-        let remedy = "declare what shall be; if everything shall go, say so: qnat apply -f FILE --allow-empty";
-        source.error(None, "file", &value, problem, remedy);
+        let remedy = "declare what shall be; if everything shall go, say so: qnat apply -f FILE --yes";
+        source.error(None, "file", &value, DECLARES_NOTHING, remedy);
         return Err(source.errors);
     }
     Ok(desired)

@@ -312,7 +312,7 @@ fn a_file_without_any_resource_is_refused_unless_that_is_meant() {
         assert_eq!(found.len(), 1, "{found:?}");
         let said = found[0].to_string();
         assert!(said.starts_with("standard input: file = ") && said.contains("would remove everything"), "{said}");
-        assert!(said.contains("--allow-empty"), "{said}");
+        assert!(said.contains("--yes"), "{said}");
         assert_eq!(
             parse_whole("standard input", empty, Emptiness::Meant).as_ref(),
             Ok(&parse("", empty).expect("good"))

@@ -33,6 +33,7 @@ pub mod parts;
 mod places;
 pub mod plan;
 pub mod port_log;
+pub mod printing;
 mod reclaim;
 pub mod reconcile;
 pub mod recovery;

@@ -133,6 +133,15 @@ impl Registry {
         Self { nodes: founders.iter().map(node).collect(), lives: BTreeMap::new() }
     }
 
+    /// Nobody can be told by their key any more.
+    pub(crate) fn forget_keys(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.key = [0; 32];
+            node.join_nonce = None;
+            node.nonces.clear();
+        }
+    }
+
     /// A new cluster continues the old one's state: no life goes on, and only the founders are members (N6).
     pub(crate) fn recover(&mut self, founders: &BTreeMap<NodeId, (Founder, u64)>) {
         for node in self.nodes.values_mut() {

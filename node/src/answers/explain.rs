@@ -39,7 +39,7 @@ pub struct Explained {
     pub next_hop: Option<Ipv4Addr>,
     /// `passes`: by a mapping; `opens`: one, and then passes; `opens_if_free`: the same, if one of
     /// very many ports is free; `waits`: for one that opens; `dropped`; `not_served`: nobody who
-    /// owns its shard answered.
+    /// owns its shard answered; `not_told`: it depends on what no dump has.
     pub verdict: String,
     /// Why it is dropped, as `qnat counters` counts it.
     pub reason: Option<String>,
@@ -55,6 +55,9 @@ pub struct Explained {
     pub turned_to: Option<String>,
     /// Why nobody gets it there.
     pub turned_away: Option<String>,
+    /// Out of a dump: the fields that depend on what no dump has. Of `translated` the address may be known without its port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_in_dump: Vec<String>,
 }
 
 /// All groups together.

@@ -5,6 +5,7 @@
 
 mod counters;
 mod cuts;
+mod dump;
 mod events;
 mod explain;
 mod fast;
@@ -21,6 +22,7 @@ pub use counters::{
     Counted, CountedTogether, GuardCounts, HistogramCounts, LinkCounts, LogCounts, MemberCounts, PeerCounts, SnatCounts,
 };
 pub use cuts::{Cuts, FlowsCut, LiveFlow, LiveFlows, RuleHits, ShardCut};
+pub use dump::{DUMP_FORMAT, Dump, DumpedShard, KeptFlow, Mappings};
 pub use events::{EventKind, EventRow, Events, merge_events};
 pub use explain::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
 pub use fast::{Carried, FastPath};
@@ -48,6 +50,8 @@ pub struct Applied {
     /// Live flows that lose their right by it, foretold for a dry run, else as their owners' logs have it (D19); none if it
     /// can take nobody's.
     pub flows_cut: Option<FlowsCut>,
+    /// Why it wants a yes, one line each, by what is known before it; none: it wants none.
+    pub asks: Vec<String>,
     /// What security groups do that may not be meant, and what helps, one line each.
     pub warnings: Vec<String>,
     /// Shards whose flows were not counted: nobody who knows them answered in time, or there were too many blocks. Of their
@@ -102,6 +106,18 @@ pub struct Loaded {
 pub struct Stopping {
     /// It is on its way.
     pub stopping: bool,
+}
+
+/// The running configuration as a file.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigFile {
+    /// The member that gave it.
+    pub node: u32,
+    /// As of this control index.
+    pub control_index: u64,
+    /// What `qnat apply` takes (TOML).
+    pub file: String,
 }
 
 /// The replicated control state, for a backup (N6).

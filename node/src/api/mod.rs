@@ -205,7 +205,8 @@ async fn hashes(shared: web::Data<Shared>) -> Answer {
 
 async fn resources(shared: web::Data<Shared>, kind: web::Path<String>) -> Answer {
     let Ok(kind) = serde_json::from_value::<ResourceKind>(Value::String(kind.clone())) else {
-        let known = "nodes, shards, backends, frontends, pools, security_groups, nics, application_security_groups or service_tags";
+        let known = "nodes, shards, backends, frontends, pools, default_outbound, security_groups, nics, \
+                     application_security_groups, service_tags or config";
         let problem = format!("kind {kind:?}: use {known}", kind = kind.as_str());
         return Err(Problem(Failure::new(404, problem)));
     };

@@ -63,7 +63,7 @@ fn get(addr: SocketAddr, path: &str, host: &str) -> (u16, String) {
 fn the_client_gets_what_the_node_answers() {
     let addr = start(CALL_TIMEOUT, echo);
     let text = "x".repeat(3 << 20);
-    let apply = Request::Apply { file: "net.toml".into(), text, dry_run: DryRun::Yes, allow_empty: false };
+    let apply = Request::Apply { file: "net.toml".into(), text, dry_run: DryRun::Yes, yes: false, plan: None };
     for request in [Request::Status, Request::Flows { shard: Some(3), vnet: None, limit: 7 }, apply] {
         let answer = client::call::<Value>(addr, &request).expect("answered");
         assert_eq!(serde_json::from_value::<Request>(answer).expect("echoed"), request);
@@ -115,7 +115,7 @@ fn refusals_timeouts_and_oversize_reach_the_client_with_their_reasons() {
     assert!(matches!(&error, ClientError::Refused(failure) if failure.status == 504), "{error:?}");
     assert!(error.is_unreachable());
     let text = "x".repeat(BODY_BYTES_MAX);
-    let apply = Request::Apply { file: "big.toml".into(), text, dry_run: DryRun::No, allow_empty: false };
+    let apply = Request::Apply { file: "big.toml".into(), text, dry_run: DryRun::No, yes: false, plan: None };
     assert!(client::call::<Value>(addr, &apply).is_err(), "a body above the bound was taken");
 }
 

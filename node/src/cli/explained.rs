@@ -88,6 +88,9 @@ pub(super) fn explained(told: &Explained) -> String {
             format!("{shard}, {owner}{}", told.term.map_or_else(String::new, |term| format!(" in term {term}")))
         }),
     );
+    if !told.not_in_dump.is_empty() {
+        line("not in a dump", Some(told.not_in_dump.join(", ")));
+    }
     line("said by", Some(format!("n{}, which judges by configuration {}", told.node, told.control_index)));
     text
 }
@@ -104,6 +107,7 @@ fn headline(told: &Explained) -> String {
         ("opens_if_free", _) => "opens a mapping if a port of its grant is free; many are not".to_owned(),
         ("waits", _) => "waits for its mapping, which is on its way".to_owned(),
         ("dropped", _) => format!("dropped, {}", told.reason.as_deref().unwrap_or("for no reason")),
+        ("not_told", _) => "not told: it depends on a key, and no dump has one".to_owned(),
         (other, _) => format!("{other}: no owner of its shard answered"),
     };
     match (&told.turned_to, &told.turned_away) {

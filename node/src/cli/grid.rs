@@ -1,6 +1,7 @@
 //! Tables: rows and columns, and each value by its shape; and any JSON as lines.
 
 use comfy_table::{ContentArrangement, Table, TableComponent, presets};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// What stands for a missing value.
@@ -119,6 +120,14 @@ fn object(value: &Value) -> String {
 pub(super) fn unwrapped(answer: &Value) -> &Value {
     let only = answer.as_object().filter(|fields| fields.len() == 1);
     only.and_then(|fields| fields.values().next()).unwrap_or(answer)
+}
+
+/// What `show` makes of the answer, or the answer as it is if it cannot be read.
+pub(super) fn read<T: DeserializeOwned>(answer: &Value, show: impl FnOnce(&T) -> String) -> String {
+    match T::deserialize(answer) {
+        Ok(told) => show(&told),
+        Err(error) => format!("an answer of another version ({error}):\n{}", anything(answer)),
+    }
 }
 
 #[cfg(test)]

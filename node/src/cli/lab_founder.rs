@@ -88,7 +88,7 @@ impl Founder for LabFounder {
             None => ("default resources of the lab".to_owned(), default_resources(lab)),
         };
         wait_until(lab, nodes, "all members to register", |status| not_registered(status, nodes))?;
-        apply(lab, nodes, &Request::Apply { file, text, dry_run: DryRun::No, allow_empty: false })?;
+        apply(lab, nodes, &Request::Apply { file, text, dry_run: DryRun::No, yes: false, plan: None })?;
         wait_until(lab, nodes, "every shard to be served", not_served)?;
         Ok(())
     }

@@ -4,8 +4,10 @@
 //!
 //! It must never decide anything about the cluster itself: that is the members' business. Called by `main`.
 
+mod apply;
 mod asking;
 mod cluster;
+mod dump;
 mod exit;
 mod explained;
 mod founder;
@@ -18,26 +20,27 @@ mod live;
 mod member;
 mod output;
 mod recovery;
+mod resource_tables;
 mod tables;
 mod target;
 mod views;
 
 use std::ffi::OsString;
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use control::nsg::answers::{FlowProtocol, FlowQuestion};
 use control::nsg::model::Direction;
 
+use apply::read_resources;
 use asking::{Asking, Span};
 
 use crate::client::ClientError;
 use crate::daemon::data_config::Cache;
-use crate::daemon::request::{DryRun, ExplainProtocol, Request, ResourceKind};
+use crate::daemon::request::{ExplainProtocol, Request, ResourceKind};
 use crate::daemon::{self, Ending, config::NodeConfig};
 use exit::{EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE};
 
@@ -79,19 +82,7 @@ enum Command {
         command: lab::LabCommand,
     },
     /// Make the configuration what a file says.
-    Apply {
-        /// The file (TOML); - for standard input.
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
-        /// Only say what would change.
-        #[arg(long)]
-        dry_run: bool,
-        /// The file may declare no resource at all: applied, it removes everything.
-        #[arg(long)]
-        allow_empty: bool,
-        #[command(flatten)]
-        asking: Asking,
-    },
+    Apply(apply::ApplyArgs),
     /// List resources of a kind.
     Get {
         /// Which.
@@ -118,11 +109,16 @@ enum Command {
         /// The virtual network of its source, where several have the address.
         #[arg(long, value_name = "NAME")]
         vnet: Option<String>,
+        /// Out of a dump, as it would have been then; no member is asked.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["api", "node", "alone"])]
+        from: Option<PathBuf>,
         #[command(flatten)]
         span: Span,
         #[command(flatten)]
         asking: Asking,
     },
+    /// Write what is needed to explain packets elsewhere, or later, into a file: configuration and mappings, no keys.
+    Dump(dump::DumpArgs),
     /// The rules that judge a network interface: its subnet's security group and its own, with what tags and groups stand for.
     EffectiveRules {
         /// The network interface; instance/ip_configuration of one that is not declared.
@@ -375,11 +371,7 @@ fn perform(command: Command) -> Result<ExitCode> {
         }
         Command::Cluster { command } => cluster::perform(&command),
         Command::Lab { command } => lab::perform(command),
-        Command::Apply { file, dry_run, allow_empty, asking } => {
-            let dry_run = if dry_run { DryRun::Yes } else { DryRun::No };
-            let (file, text) = read_resources(&file)?;
-            asking.ask(&Request::Apply { file, text, dry_run, allow_empty })
-        }
+        Command::Apply(args) => apply::perform(&args),
         Command::Get { kind, asking } => asking.ask(&Request::Get { kind }),
         Command::Verify { command: VerifyCommand::IpFlow { nic, direction, protocol, local, remote, asking } } => {
             let direction = match direction {
@@ -392,10 +384,14 @@ fn perform(command: Command) -> Result<ExitCode> {
             };
             asking.ask(&Request::IpFlow { of: FlowQuestion { nic, direction, protocol, local, remote } })
         }
-        Command::Explain { source, destination, protocol, vnet, span, asking } => {
+        Command::Explain { source, destination, protocol, vnet, from, span, asking } => {
             let request = explained::request(source, destination, protocol, vnet).map_err(anyhow::Error::msg)?;
-            asking.ask(&span.of(request))
+            match from {
+                Some(from) => dump::explain(&from, &request, &asking),
+                None => asking.ask(&span.of(request)),
+            }
         }
+        Command::Dump(args) => dump::perform(&args),
         Command::EffectiveRules { nic, asking } => asking.ask(&Request::EffectiveRules { nic }),
         Command::ServiceTags { file, asking } => {
             let (file, text) = read_resources(&file)?;
@@ -430,22 +426,6 @@ fn perform(command: Command) -> Result<ExitCode> {
 
 fn when(text: &str) -> Result<u64, String> {
     crate::nat_log::parse_time(text).ok_or_else(|| "write a time as in 2026-01-31T12:00:00.000Z".to_owned())
-}
-
-/// The name of a file of resources, for messages, and its text.
-fn read_resources(file: &std::path::Path) -> Result<(String, String)> {
-    let bound = u64::try_from(control::limits::FILE_LEN_MAX)?;
-    let mut text = String::new();
-    let (name, source): (String, Box<dyn std::io::Read>) = if file.as_os_str() == "-" {
-        ("standard input".to_owned(), Box::new(std::io::stdin()))
-    } else {
-        let name = file.display().to_string();
-        let opened = std::fs::File::open(file).with_context(|| name.clone())?;
-        (name, Box::new(opened))
-    };
-    source.take(bound + 1).read_to_string(&mut text).with_context(|| name.clone())?;
-    ensure!(u64::try_from(text.len())? <= bound, "{name}: longer than {bound} bytes");
-    Ok((name, text))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Tables of answers, whole and with pieces missing.
 
 use super::*;
+use crate::daemon::request::ResourceKind;
 
 #[test]
 fn the_raft_term_is_shown_and_an_ownerless_shard_counts_whom_it_reaches() {
@@ -62,7 +63,7 @@ fn missing_fields_never_break_a_table() {
         Request::Counters,
         Request::Together { of: Box::new(Request::Counters) },
         Request::Get { kind: ResourceKind::Shards },
-        Request::Apply { file: String::new(), text: String::new(), dry_run: DryRun::No, allow_empty: false },
+        Request::Apply { file: String::new(), text: String::new(), dry_run: DryRun::No, yes: false, plan: None },
         Request::Shutdown { now: false },
     ];
     let row = json!({"unknown": [{}]});
@@ -98,7 +99,7 @@ fn durations_have_a_unit() {
 fn an_apply_says_what_became_of_it() {
     let shown = |answer: &Value, dry_run| {
         let (file, text) = (String::new(), String::new());
-        render(&Request::Apply { file, text, dry_run, allow_empty: false }, answer)
+        render(&Request::Apply { file, text, dry_run, yes: false, plan: None }, answer)
     };
     let change = json!({"kind": "+", "resource": "public_ip pip1", "detail": "203.0.113.1"});
     let answer = json!({"committed": 9, "changes": [change], "programmed": {"on": 2, "of": 3}});

@@ -11,9 +11,6 @@ use base64::prelude::BASE64_STANDARD;
 use control::codec::CodecError;
 use control::command::CommandBody;
 use control::concern::Concern;
-use control::config::Emptiness;
-use control::default_outbound::rows::default_outbound;
-use control::nsg::rows;
 use control::outcome::Outcome;
 use control::parts::Cut;
 use control::registry::Standing;
@@ -35,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::ask::Peers;
 use super::clock::now;
 use super::concerns::{Alarms, Facts, Losses, Memory, collect};
+use super::confirming::Consent;
 use super::control_actor::ControlActor;
 use super::fast_path::{FastSwitch, fast_path};
 use super::flow_actor::FlowActor;
@@ -43,7 +41,7 @@ use super::machine::Machine;
 use super::messages::{AskControl, AskFlows, ReadState, StopOrder, Submit};
 use super::questions::Query;
 use super::reports::{ControlReport, FlowReport, Posts, WorkerStats};
-use super::request::{Call, Failure, Request, ResourceKind};
+use super::request::{Call, Failure, Request};
 use super::status::{node_rows, shard_rows};
 use super::tape::{Sight, Tape};
 use crate::answers::{
@@ -132,13 +130,17 @@ impl Answerer {
                 let backends = backends.into_iter().map(BackendId).collect();
                 value(self.live_of(ShardId(shard), backends, from).await)
             }
+            Request::Mappings { shard, backends, from } => {
+                let backends = backends.into_iter().map(BackendId).collect();
+                value(self.mappings(ShardId(shard), backends, from).await)
+            }
+            Request::Dump { backends } => value(self.dump(&backends).await),
             Request::Hits { keys } => value(self.hits(keys).await),
             Request::Cuts { since } => value(self.cuts(ControlIndex(since)).await),
             Request::Explain { of } => value(self.explain(&of).await),
             Request::Get { kind } => self.resources(kind).await,
-            Request::Apply { file, text, dry_run, allow_empty } => {
-                let emptiness = if allow_empty { Emptiness::Meant } else { Emptiness::Refused };
-                value(self.apply((file, text), dry_run, emptiness).await)
+            Request::Apply { file, text, dry_run, yes, plan } => {
+                value(self.apply((file, text), dry_run, Consent { yes, plan }).await)
             }
             Request::IpFlow { of } => value(self.ip_flow(of).await),
             Request::EffectiveRules { nic } => value(self.effective_rules(nic).await),
@@ -224,22 +226,6 @@ impl Answerer {
     ) -> Result<T, Failure> {
         let state = self.control.send(ReadState).await.map_err(gone)?;
         tokio::task::spawn_blocking(move || walk(&state)).await.map_err(gone)
-    }
-
-    async fn resources(&self, kind: ResourceKind) -> Result<Value, Failure> {
-        let shown = move |state: &State| match kind {
-            ResourceKind::Nodes => serde_json::to_value(view::nodes(state)),
-            ResourceKind::Shards => serde_json::to_value(view::shards(state)),
-            ResourceKind::Backends => serde_json::to_value(view::backends(state)),
-            ResourceKind::Frontends => serde_json::to_value(view::frontends(state)),
-            ResourceKind::Pools => serde_json::to_value(view::pools(state)),
-            ResourceKind::DefaultOutbound => serde_json::to_value(default_outbound(state)),
-            ResourceKind::SecurityGroups => serde_json::to_value(rows::security_groups(state)),
-            ResourceKind::Nics => serde_json::to_value(rows::nics(state)),
-            ResourceKind::ApplicationSecurityGroups => serde_json::to_value(rows::application_security_groups(state)),
-            ResourceKind::ServiceTags => serde_json::to_value(rows::service_tags(state)),
-        };
-        Ok(self.of_state(shown).await?.unwrap_or(Value::Null))
     }
 
     /// By which configuration the worker judges.
@@ -528,7 +514,8 @@ pub(super) fn gone(error: impl std::fmt::Display) -> Failure {
     Failure::new(503, format!("the node is stopping: {error}"))
 }
 
-pub(super) fn flow(view: &FlowView, networks: &Networks) -> FlowRow {
+/// A mapping for people.
+pub(crate) fn flow(view: &FlowView, networks: &Networks) -> FlowRow {
     let (frontend, ip, port) = view.public;
     let public = ip.map_or_else(|| format!("frontend {frontend}"), |ip: Ipv4Addr| ip.to_string());
     let state = match view.state {

@@ -1,13 +1,14 @@
 //! An apply, from the file to the answer. Where it halves blocks of ports, the half with fewer live flows goes (D4): the owners
 //! of the shards are asked for the counts first, and whoever does not answer in time leaves a tie. It must never wait longer
-//! for counts than that, nor decide itself what goes: the counts stand in the command. Called by the answerer.
+//! for counts than that, nor decide itself what goes: the counts stand in the command. What takes something away wants a yes
+//! (`confirming`). Called by the answerer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use control::codec::CodecError;
 use control::command::Configure;
-use control::config::{self, Emptiness};
+use control::config;
 use control::loads::PortLoad;
 use control::nsg::cutting::Cutting;
 use control::parts::Cut;
@@ -18,6 +19,7 @@ use engine::ids::{FrontendId, PortBlock, ShardId};
 use futures_util::future::join_all;
 
 use super::answer::{Answerer, gone};
+use super::confirming::{self, Consent, unreadable};
 use super::questions::Query;
 use super::request::{DryRun, Failure, Request};
 use crate::answers::{Applied, PortLoads, Refusal};
@@ -44,14 +46,12 @@ impl Answerer {
         &self,
         (file, text): (String, String),
         dry_run: DryRun,
-        emptiness: Emptiness,
+        consent: Consent,
     ) -> Result<Applied, Failure> {
         // A large file takes as long to read as many heartbeats of the control group: not on its thread.
+        let emptiness = consent.emptiness();
         let read = tokio::task::spawn_blocking(move || config::parse_whole(&file, &text, emptiness).map(Box::new));
-        let desired = read
-            .await
-            .map_err(gone)?
-            .map_err(|errors| Failure::all(422, errors.iter().map(ToString::to_string).collect()))?;
+        let desired = read.await.map_err(gone)?.map_err(|errors| unreadable(&errors))?;
         let plan = async |desired, hints| self.of_state(move |state| planned(state, desired, hints, dry_run)).await?;
         let mut planned: Planned = plan(desired, Vec::new()).await?;
         if !planned.pieces.is_empty() {
@@ -60,19 +60,22 @@ impl Answerer {
             planned.answer.uncounted_shards.extend(uncounted);
         }
         let Planned { configure, mut answer, cutting, .. } = planned;
-        if let (Some(cutting), DryRun::Yes) = (&cutting, dry_run) {
+        if let Some(cutting) = cutting.as_ref().filter(|_| dry_run == DryRun::Yes || !consent.yes) {
             answer.flows_cut = Some(self.foretell_cut(cutting).await?);
         }
-        if dry_run == DryRun::No {
-            let cut = tokio::task::spawn_blocking(|| Cut::of(configure)).await.map_err(gone)?;
-            let too_long = |error: CodecError| Failure::new(422, error.to_string());
-            let index = self.commit_cut(cut.map_err(too_long)?).await?.committed.unwrap_or(0);
-            answer.committed = Some(index);
-            answer.programmed = Some(self.programmed(index).await);
-            if let Some(cutting) = cutting {
-                let shards = cutting.backends.keys().map(|shard| shard.0).collect();
-                answer.flows_cut = Some(self.measure_cut(index, shards).await);
-            }
+        answer.asks = confirming::reasons(&answer);
+        if dry_run == DryRun::Yes {
+            return Ok(answer);
+        }
+        consent.given(&answer, configure.base_hash)?;
+        let cut = tokio::task::spawn_blocking(|| Cut::of(configure)).await.map_err(gone)?;
+        let too_long = |error: CodecError| Failure::new(422, error.to_string());
+        let index = self.commit_cut(cut.map_err(too_long)?).await?.committed.unwrap_or(0);
+        answer.committed = Some(index);
+        answer.programmed = Some(self.programmed(index).await);
+        if let Some(cutting) = cutting {
+            let shards = cutting.backends.keys().map(|shard| shard.0).collect();
+            answer.flows_cut = Some(self.measure_cut(index, shards).await);
         }
         Ok(answer)
     }

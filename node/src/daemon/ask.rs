@@ -284,7 +284,8 @@ mod tests {
                     file: String::new(),
                     text: String::new(),
                     dry_run: DryRun::No,
-                    allow_empty: false,
+                    yes: false,
+                    plan: None,
                 };
                 for order in [Request::Shutdown { now: true }, Request::RevokeStopToken, apply, Request::Ports] {
                     let began = Instant::now();

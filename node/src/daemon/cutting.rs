@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use control::nsg::cutting::Cutting;
-use engine::cuts::keeps_right;
+use engine::cuts::{Which, keeps_right};
 use engine::flow::FlowKey;
 use engine::ids::{BackendId, ControlIndex, ShardId, VnetId};
 use engine::record::{Addr, Endpoint, InsideKey, Proto, Scenario};
@@ -103,7 +103,7 @@ impl Answerer {
             let problem = format!("{} backends are named; name at most {NAMED_MAX}, or none for all", backends.len());
             return Err(Failure::new(413, problem));
         }
-        let of = LiveOf { shard, backends, from, limit: PAGE };
+        let of = LiveOf { shard, backends, which: Which::Live, from, limit: PAGE };
         let (views, next) = self.ask(self.worker_of(shard), |reply| Query::LiveOf { of, reply }).await?;
         Ok(LiveFlows { flows: views.iter().filter_map(live).collect(), next })
     }

@@ -2,10 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use control::state::State;
 use control::view;
 use engine::event::DropReason;
 use engine::explain::{Explanation, Judged, Outcome, Question};
-use engine::ids::VnetId;
+use engine::ids::{BackendId, VnetId};
 use engine::nsg::{Access, Direction, Origin, Place};
 
 use super::answer::{Answerer, flow};
@@ -29,22 +30,13 @@ impl Answerer {
         let Some(told) = told.into_iter().nth(served) else {
             return Err(Failure::new(503, "this member has no configuration yet".to_owned()));
         };
-        let id = told.backend.map(|id| id.0);
-        let (name, why, remedy) = match id {
-            Some(id) => self.of_state(move |state| told_of(state, id)).await?.unwrap_or_default(),
-            None => Default::default(),
+        let mapping = told.mapping.map(|view| flow(&view, &networks));
+        let row = row(asked, &told);
+        let row = match told.backend {
+            Some(id) => self.of_state(move |state| of_backend(state, id, told.outcome, row)).await?,
+            None => row,
         };
-        let has_no_way = told.outcome == Outcome::Dropped(DropReason::NoOutboundPath)
-            || told.outcome == Outcome::Dropped(DropReason::DefaultOutboundOff);
-        let said = |text: String| Some(text).filter(|text| has_no_way && !text.is_empty());
-        Ok(Explained {
-            node: self.node,
-            backend: Some(name).filter(|name| !name.is_empty()),
-            why: said(why),
-            remedy: said(remedy),
-            mapping: told.mapping.map(|view| flow(&view, &networks)),
-            ..row(asked, &told)
-        })
+        Ok(Explained { node: self.node, mapping, ..row })
     }
 
     /// By whoever owns its shard.
@@ -59,34 +51,46 @@ impl Answerer {
 
     /// The only network in which the address is a backend's; that of a packet from outside does not matter.
     async fn network_of(&self, ip: Ipv4Addr, names: &[String]) -> Result<VnetId, Failure> {
-        let has = self.of_state(move |state| {
-            let of = view::backends(state).into_iter().filter(|backend| backend.private_ip == ip);
-            of.map(|backend| backend.virtual_network).collect::<Vec<String>>()
-        });
-        let has = has.await?;
-        let name = match &has[..] {
-            [] => names.first(),
-            [only] => Some(only),
-            _ => {
-                let problem = format!("{ip} is a backend in {}: say which by --vnet", has.join(" and in "));
-                return Err(Failure::new(409, problem));
-            }
-        };
+        let has = self.of_state(move |state| networks_of(state, ip)).await?;
+        let name = only_network(ip, &has, names)?;
         let nobody = || Failure::new(503, "no virtual network is declared".to_owned());
         self.network(name.map(String::as_str))?.1.ok_or_else(nobody)
     }
 }
 
-const NOT_SERVED: &str = "not_served";
+/// The networks in which an address is a backend's.
+pub(crate) fn networks_of(state: &State, ip: Ipv4Addr) -> Vec<String> {
+    let of = view::backends(state).into_iter().filter(|backend| backend.private_ip == ip);
+    of.map(|backend| backend.virtual_network).collect()
+}
 
-/// A backend's name, why it lacks ports, and what helps.
-fn told_of(state: &control::state::State, id: u32) -> Option<(String, String, String)> {
-    let backend = view::backends(state).into_iter().find(|backend| backend.backend == id)?;
-    Some((backend.name, backend.why, backend.remedy))
+/// Which network is meant where none is named: that in which the address is a backend's, or any if it is nobody's.
+pub(crate) fn only_network<'a>(
+    ip: Ipv4Addr,
+    has: &'a [String],
+    names: &'a [String],
+) -> Result<Option<&'a String>, Failure> {
+    match has {
+        [] => Ok(names.first()),
+        [only] => Ok(Some(only)),
+        _ => Err(Failure::new(409, format!("{ip} is a backend in {}: say which by --vnet", has.join(" and in ")))),
+    }
+}
+
+/// The verdict of whoever does not serve the shard.
+pub(crate) const NOT_SERVED: &str = "not_served";
+
+/// With the backend's name and, where it has no way out, why, and what helps.
+pub(crate) fn of_backend(state: &State, id: BackendId, outcome: Outcome, row: Explained) -> Explained {
+    let Some(backend) = view::backends(state).into_iter().find(|backend| backend.backend == id.0) else { return row };
+    let has_no_way = outcome == Outcome::Dropped(DropReason::NoOutboundPath)
+        || outcome == Outcome::Dropped(DropReason::DefaultOutboundOff);
+    let said = |text: String| Some(text).filter(|text| has_no_way && !text.is_empty());
+    Explained { backend: Some(backend.name), why: said(backend.why), remedy: said(backend.remedy), ..row }
 }
 
 /// All but names and the mapping.
-fn row(asked: &PacketQuestion, told: &Explanation) -> Explained {
+pub(crate) fn row(asked: &PacketQuestion, told: &Explanation) -> Explained {
     let end = |(ip, port): (Ipv4Addr, u16)| format!("{ip}:{port}");
     let (verdict, reason, scenario, translated) = match told.outcome {
         Outcome::Passes(ip, port) => ("passes", None, None, Some(end((ip, port)))),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use engine::cuts::Cut;
+use engine::cuts::{Cut, Which};
 use engine::explain::{Explanation, Question};
 use engine::ids::{BackendId, ControlIndex, PortBlock, ShardId, VnetId};
 use engine::status::{FlowCursor, FlowView, PortsListing, PortsView, ShardStatus};
@@ -24,7 +24,7 @@ pub enum Query {
     Ports { reply: oneshot::Sender<Vec<PortsView>> },
     /// Live mappings on pieces of port space, in their order; nothing without a whole table of the shard (D4).
     Loads { shard: ShardId, blocks: Vec<PortBlock>, reply: oneshot::Sender<Option<Vec<u32>>> },
-    /// A page of the live mappings of some backends in a shard, or of all, and where the next page begins.
+    /// A page of the mappings of some backends in a shard, or of all, and where the next page begins.
     LiveOf { of: LiveOf, reply: oneshot::Sender<LivePage> },
     /// What changes from this configuration on have ended, in each shard that this worker owns (D19).
     Cuts { since: ControlIndex, reply: oneshot::Sender<Vec<(ShardId, Cut)>> },
@@ -41,13 +41,15 @@ pub enum Query {
 /// Live mappings, and where the listing goes on if it is not over.
 pub type LivePage = (Vec<FlowView>, Option<u32>);
 
-/// Which live mappings are listed: of these backends in this shard, or of all if none is named, from a slot on, at most so many.
+/// Which mappings are listed: of these backends in this shard, or of all if none is named, from a slot on, at most so many.
 #[derive(Debug)]
 pub struct LiveOf {
     /// The shard.
     pub shard: ShardId,
     /// Whose.
     pub backends: BTreeSet<BackendId>,
+    /// Live ones alone, or all.
+    pub which: Which,
     /// Where the listing begins or goes on.
     pub from: u32,
     /// The most.
@@ -230,7 +232,7 @@ fn go_on(now_ns: u64, work: Work, worker: &Worker) -> Option<Work> {
             if reply.is_closed() {
                 return None;
             }
-            let whose = (of.shard, &of.backends);
+            let whose = (of.shard, &of.backends, of.which);
             let next = worker.view().list_of(now_ns, whose, of.from, (SLOTS_PER_STEP, of.limit), &mut found);
             match next {
                 Some(next) if found.len() < of.limit => {
@@ -334,7 +336,13 @@ mod tests {
         let blocks: Vec<PortBlock> = (0..8000).map(|n| piece(8 * n)).collect();
         questions.ask(Query::Loads { shard: SHARD, blocks, reply: loads });
         let (live, mut paged) = oneshot::channel();
-        let all = LiveOf { shard: SHARD, backends: BTreeSet::from([BackendId(1)]), from: 0, limit: FLOWS as usize };
+        let all = LiveOf {
+            shard: SHARD,
+            backends: BTreeSet::from([BackendId(1)]),
+            which: Which::Live,
+            from: 0,
+            limit: FLOWS as usize,
+        };
         questions.ask(Query::LiveOf { of: all, reply: live });
         let (nowhere, mut uncounted) = oneshot::channel();
         questions.ask(Query::Loads { shard: ShardId(2), blocks: vec![piece(0)], reply: nowhere });

@@ -44,6 +44,20 @@ pub enum Request {
         /// Where the page begins.
         from: u32,
     },
+    /// A page of a shard's mappings, held ones too, for a dump.
+    Mappings {
+        /// The shard.
+        shard: u16,
+        /// Numbers of the backends; none: all.
+        backends: Vec<u32>,
+        /// Where the page begins.
+        from: u32,
+    },
+    /// What is needed to explain packets elsewhere, or later, as they would be judged now.
+    Dump {
+        /// Only the mappings of these, by instance or instance/ip_configuration; none: all.
+        backends: Vec<String>,
+    },
     /// How often rules have decided, as this member has counted.
     Hits {
         /// Their keys.
@@ -72,9 +86,12 @@ pub enum Request {
         text: String,
         /// Only say what would change.
         dry_run: DryRun,
-        /// It may declare no resource at all, which removes everything.
-        #[serde(default)]
-        allow_empty: bool,
+        /// Also if it ends live flows, removes more resources than it adds, or declares none at all.
+        #[serde(default, alias = "allow_empty")]
+        yes: bool,
+        /// Only if it would still do what somebody was shown: the plan that a failure named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<String>,
     },
     /// What security groups say of the first packet of a flow (S34).
     IpFlow {
@@ -186,6 +203,7 @@ impl Request {
                 | Self::Explain { .. }
                 | Self::PortLoads { .. }
                 | Self::LiveOf { .. }
+                | Self::Mappings { .. }
                 | Self::Cuts { .. }
                 | Self::Hits { .. }
                 | Self::Counters
@@ -224,7 +242,7 @@ pub enum ExplainProtocol {
 }
 
 impl ExplainProtocol {
-    pub(super) const fn proto(self) -> Proto {
+    pub(crate) const fn proto(self) -> Proto {
         match self {
             Self::Tcp => Proto::Tcp,
             Self::Udp => Proto::Udp,
@@ -257,6 +275,8 @@ pub enum ResourceKind {
     ApplicationSecurityGroups,
     /// Service tags and their prefixes.
     ServiceTags,
+    /// The whole running configuration, as a file that `qnat apply` takes back unchanged.
+    Config,
 }
 
 /// Whether a change is only shown.
@@ -279,7 +299,13 @@ pub struct Failure {
     pub code: Option<String>,
     /// What is wrong, one line each.
     pub problems: Vec<String>,
+    /// Of an order that wants a yes: what it would do, as a name for the order that says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
 }
+
+/// What a failure is called whose order would be carried out with a yes.
+pub const NEEDS_YES: &str = "needs_yes";
 
 impl Failure {
     /// A failure with one line.
@@ -290,13 +316,19 @@ impl Failure {
     /// A failure with several lines.
     #[must_use]
     pub const fn all(status: u16, problems: Vec<String>) -> Self {
-        Self { status, code: None, problems }
+        Self { status, code: None, problems, plan: None }
+    }
+
+    /// An order that is carried out if somebody says yes to it.
+    #[must_use]
+    pub fn needs_yes(status: u16, problems: Vec<String>, plan: Option<String>) -> Self {
+        Self { status, code: Some(NEEDS_YES.to_owned()), problems, plan }
     }
 
     /// What the log or its leader says to a command.
     pub fn refused(status: u16, refusal: &Refusal) -> Self {
         let problems = vec![refusal.why(), refusal.remedy()];
-        Self { status, code: Some(refusal.name().to_owned()), problems }
+        Self { status, code: Some(refusal.name().to_owned()), problems, plan: None }
     }
 }
 

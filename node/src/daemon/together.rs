@@ -55,6 +55,8 @@ impl Answerer {
             | Request::Shutdown { .. }
             | Request::PortLoads { .. }
             | Request::LiveOf { .. }
+            | Request::Mappings { .. }
+            | Request::Dump { .. }
             | Request::Cuts { .. }
             | Request::Hits { .. }
             | Request::Hashes

@@ -25,6 +25,15 @@ pub fn keeps_right(snapshot: &Snapshot, backend: BackendId, flow: &FlowKey, scen
     standing::keeps_right(snapshot, backend, flow, scenario)
 }
 
+/// Which mappings are listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// Those that live and are not closing.
+    Live,
+    /// All that the log knows, held ones too.
+    Committed,
+}
+
 impl View<'_> {
     /// What changes from the configuration `since` on have ended in a shard; `None` if this worker does not own it.
     #[must_use]
@@ -36,14 +45,14 @@ impl View<'_> {
         Some(Cut { flows: replica.replica.cuts.since(since), over })
     }
 
-    /// One step of a listing of the live mappings of some backends in a shard, of all if none is named: visits at most `slots`
+    /// One step of a listing of the mappings of some backends in a shard, of all if none is named: visits at most `slots`
     /// slots from `from` on and adds to `into` until `limit` are there. Returns where to go on; `None` when the listing is
     /// over. Its cost grows with `slots` alone.
     #[must_use]
     pub fn list_of(
         &self,
         now_ns: u64,
-        (shard, backends): (ShardId, &BTreeSet<BackendId>),
+        (shard, backends, which): (ShardId, &BTreeSet<BackendId>, Which),
         from: u32,
         (slots, limit): (u32, usize),
         into: &mut Vec<FlowView>,
@@ -57,7 +66,8 @@ impl View<'_> {
             let Some(slot) = table.occupied(position) else { continue };
             let record = table.record(slot);
             let asked = backends.is_empty() || backends.contains(&record.backend);
-            if asked && record.is_live() && record.closing().is_none() {
+            let wanted = which == Which::Committed || (record.is_live() && record.closing().is_none());
+            if asked && wanted {
                 into.push(self.view(now_ns, shard, record));
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::groups::{OTHER, leaving, of_a, to};
 use crate::lab::*;
-use qnat_engine::cuts::{Cut, flow_of, keeps_right};
+use qnat_engine::cuts::{Cut, Which, flow_of, keeps_right};
 use qnat_engine::ids::{BackendId, ControlIndex};
 use qnat_engine::nsg::Access;
 use qnat_engine::snapshot::Snapshot;
@@ -31,7 +31,7 @@ fn foretold(lab: &Lab, slots: u32, limit: usize) -> u64 {
     let (of_a, mut from, mut count) = (BTreeSet::from([BackendId(1)]), Some(0), 0);
     while let Some(at) = from {
         let mut found = Vec::new();
-        from = lab.nodes[0].worker.view().list_of(lab.now, (SHARD, &of_a), at, (slots, limit), &mut found);
+        from = lab.nodes[0].worker.view().list_of(lab.now, (SHARD, &of_a, Which::Live), at, (slots, limit), &mut found);
         assert!(found.len() <= limit && found.iter().all(|view| view.backend == BackendId(1)));
         count += found.iter().filter(|view| !keeps_right(&after, view.backend, &flow_of(view), view.scenario)).count();
     }
