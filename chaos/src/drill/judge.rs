@@ -163,7 +163,9 @@ pub(super) fn emissions(all: &[Emitted], known: &[Flow], scene: Scene) -> Emissi
             if forbidden {
                 found.forbidden += 1;
                 let after_ms = (frame.at_ns - scene.sure_ns) / 1_000_000;
-                found.first_forbidden.get_or_insert_with(|| format!("{kind}, {after_ms} ms after it: {:?}", tuple(frame)));
+                found
+                    .first_forbidden
+                    .get_or_insert_with(|| format!("{kind}, {after_ms} ms after it: {:?}", tuple(frame)));
             }
         }
     }
@@ -228,6 +230,10 @@ mod tests {
     }
 
     fn judged(owner_sends: Vec<Frame>) -> Emissions {
+        judged_by(owner_sends, &[], Handover::Abrupt)
+    }
+
+    fn judged_by(owner_sends: Vec<Frame>, known: &[Flow], handover: Handover) -> Emissions {
         let vmac = Mac::of_shard(ShardId(1)).0;
         let successor = frame(1100, vmac, [203, 0, 113, 1], 1024);
         let all = [
@@ -235,7 +241,7 @@ mod tests {
             Emitted { node: 2, inside: Vec::new(), outside: vec![successor] },
         ];
         let (began_ns, sure_ns, end_ns) = (1_000_000_000, 1_001_000_000, 9_000_000_000);
-        emissions(&all, &[], Scene { owner: 1, shard: 1, began_ns, sure_ns, end_ns, handover: Handover::Abrupt })
+        emissions(&all, known, Scene { owner: 1, shard: 1, began_ns, sure_ns, end_ns, handover })
     }
 
     #[test]
@@ -257,6 +263,26 @@ mod tests {
             assert_eq!(judged(frames).forbidden, 1, "{wrong:?}");
         }
         assert!(judged(vec![frame(900, vmac, public, 1024), frame(1200, vmac, public, 1024)]).vmac_moves > 1);
+    }
+
+    #[test]
+    fn what_an_owner_opened_and_handed_over_it_may_repeat_and_no_other_mapping() {
+        let (vmac, own) = (Mac::of_shard(ShardId(1)).0, mac(Host::Node(1), Network::Outside));
+        let public = [203, 0, 113, 1];
+        let frames =
+            vec![frame(900, vmac, public, 1024), frame(1030, vmac, public, 1025), frame(1200, own, public, 1025)];
+        let opened = Flow {
+            shard: 1,
+            proto: "udp".to_owned(),
+            inside: "10.0.1.1:40000".to_owned(),
+            public: "203.0.113.1:1025".to_owned(),
+            remote: format!("{}:7", INET_ADDRESSES[0]),
+        };
+        let judged = |known: &[Flow]| judged_by(frames.clone(), known, Handover::Graceful);
+        assert_eq!(judged(std::slice::from_ref(&opened)).forbidden, 0);
+        let found = judged(&[Flow { public: "203.0.113.1:1026".to_owned(), ..opened }]);
+        assert_eq!(found.forbidden, 1);
+        assert!(found.first_forbidden.is_some_and(|first| first.contains("199 ms") && first.contains("1025")));
     }
 
     #[test]
