@@ -247,7 +247,12 @@ fn load(worker: &mut Worker, terms: &Terms, of: &DumpedShard) {
     mappings.sort_by_key(|flow| std::cmp::Reverse(flow.idle_ms));
     let mut encoder = Encoder::new();
     let same_time = mappings.chunk_by(|a, b| a.idle_ms == b.idle_ms);
-    for (sequence, some) in (0..).zip(same_time.flat_map(|some| some.chunks(CHUNK_RECORDS_MAX))) {
+    let mut chunks: Vec<&[&KeptFlow]> = same_time.flat_map(|some| some.chunks(CHUNK_RECORDS_MAX)).collect();
+    if chunks.is_empty() {
+        // Of an empty table there is one too: it says where the table stands.
+        chunks.push(&[]);
+    }
+    for (sequence, some) in (0..).zip(chunks) {
         let header = ChunkHeader {
             sequence,
             base,
