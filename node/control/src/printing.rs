@@ -1,4 +1,4 @@
-//! A declared configuration as the file that says it: `config::parse` of what [`print`] writes is that configuration again, for
+//! A declared configuration as the file that says it: `config::parse` of what [`print()`] writes is that configuration again, for
 //! every one that `validate` takes.
 //!
 //! Each number and each choice is written, also where it is what a file that leaves it out would get; what does not restrict, is
