@@ -37,8 +37,6 @@ impl Source {
     }
 
     fn run(&self, per_second: u32, lasts: Duration) -> Result<u64> {
-        // They have machines of their own: members that are preferred here must not keep them from flooding.
-        let _refused_is_ordinary = netio::thread::prefer_current();
         let (config, name) = (stranger()?, ca::node_name(2, "strangers"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let begun = runtime.block_on(async {
