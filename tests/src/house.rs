@@ -4,16 +4,18 @@
 
 mod imports;
 mod runs;
+mod source;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
 use syn::spanned::Spanned as _;
 use syn::visit::{self, Visit};
 
 pub use imports::{Circle, circles};
 pub use runs::{RUN_LINES, Run, repeated};
+use source::is_for_tests;
+pub use source::{Source, sources};
 
 /// Folders of the crates that the product, its bench and its drills are made of.
 pub const CRATES: &[&str] = &[
@@ -27,23 +29,12 @@ pub const CRATES: &[&str] = &[
     "node",
     "bench",
     "chaos",
+    "tests",
+    "tests/reference",
 ];
 
 /// Most lines of a function, its signature and closing brace included.
 pub const FUNCTION_LINES_MAX: usize = 70;
-
-/// A source file of a crate.
-#[derive(Debug)]
-pub struct Source {
-    /// From the crate's `src`.
-    pub path: PathBuf,
-    /// Names of the modules that lead to it; none for the root.
-    pub module: Vec<String>,
-    /// What it says.
-    pub text: String,
-    /// The same, parsed.
-    pub file: syn::File,
-}
 
 /// A function that is too long.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -54,60 +45,6 @@ pub struct Long {
     pub name: String,
     /// Its lines.
     pub lines: usize,
-}
-
-/// The sources of the crate whose `src` this is, without those of its tests.
-///
-/// # Errors
-/// If one cannot be read or parsed, with its name.
-pub fn sources(src: &Path) -> Result<Vec<Source>> {
-    let mut found = Vec::new();
-    let mut folders = vec![src.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
-        for entry in entries {
-            let path = entry?.path();
-            if path.is_dir() {
-                if path.file_name().is_none_or(|name| name != "bin") {
-                    folders.push(path);
-                }
-            } else if is_product(&path) {
-                let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-                let file = syn::parse_file(&text).with_context(|| path.display().to_string())?;
-                let path = path.strip_prefix(src)?.to_owned();
-                found.push(Source { module: module_of(&path), path, text, file });
-            }
-        }
-    }
-    ensure!(!found.is_empty(), "no source in {}", src.display());
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(found)
-}
-
-fn is_product(path: &Path) -> bool {
-    let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    path.extension().is_some_and(|extension| extension == "rs")
-        && !(name == "tests" || name.ends_with("_tests") || name.ends_with("_test"))
-}
-
-fn module_of(path: &Path) -> Vec<String> {
-    let mut module: Vec<String> =
-        path.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
-    if module.last().is_some_and(|last| last == "mod")
-        || matches!(module.as_slice(), [one] if one == "lib" || one == "main")
-    {
-        module.pop();
-    }
-    module
-}
-
-/// Whether an item is there for tests alone.
-fn for_tests(attributes: &[syn::Attribute]) -> bool {
-    attributes.iter().any(|attribute| {
-        attribute.path().is_ident("test")
-            || (attribute.path().is_ident("cfg")
-                && attribute.parse_args::<syn::Path>().is_ok_and(|what| what.is_ident("test")))
-    })
 }
 
 /// Functions of more than [`FUNCTION_LINES_MAX`] lines.
@@ -127,7 +64,7 @@ pub fn long_functions(sources: &[Source]) -> BTreeSet<Long> {
     }
     impl<'ast> Visit<'ast> for Functions<'_> {
         fn visit_item(&mut self, item: &'ast syn::Item) {
-            if !imports::is_for_tests(item) {
+            if !is_for_tests(item) {
                 visit::visit_item(self, item);
             }
         }
@@ -155,7 +92,7 @@ pub fn naming<'a>(sources: &'a [Source], name: &str) -> BTreeSet<&'a Path> {
     struct Names<'a>(&'a str, bool);
     impl<'ast> Visit<'ast> for Names<'_> {
         fn visit_item(&mut self, item: &'ast syn::Item) {
-            if !imports::is_for_tests(item) {
+            if !is_for_tests(item) {
                 visit::visit_item(self, item);
             }
         }
@@ -182,15 +119,7 @@ mod tests {
 
     pub(super) fn source(path: &str, text: &str) -> Source {
         let file = syn::parse_file(text).expect("Rust");
-        Source { path: path.into(), module: module_of(Path::new(path)), text: text.to_owned(), file }
-    }
-
-    #[test]
-    fn files_are_the_modules_that_rust_takes_them_for() {
-        assert_eq!(module_of(Path::new("lib.rs")), Vec::<String>::new());
-        assert_eq!(module_of(Path::new("flow/mod.rs")), ["flow"]);
-        assert_eq!(module_of(Path::new("flow/table.rs")), ["flow", "table"]);
-        assert!(!is_product(Path::new("src/neigh_tests.rs")) && is_product(Path::new("src/neigh.rs")));
+        Source { path: path.into(), module: source::module_of(Path::new(path)), text: text.to_owned(), file }
     }
 
     #[test]

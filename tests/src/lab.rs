@@ -1,22 +1,19 @@
 //! A lab that ends with the value: `qnat lab up`, commands through the binary, `qnat lab down` on drop.
 //! One lab fits on a machine, so [`Lab::up`] lets one test at a time have it. Called by the tests in `tests/`.
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
+pub use crate::command::{binary, json, ok, rows, run, try_json, wait_until};
 use crate::running::Running;
 
 /// The lab's web server.
 pub const INET: &str = "203.0.113.10";
 /// Until a lab that is up has come to rest.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at a condition.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How much of each member's log is shown when a test fails.
 const LOG_LINES: usize = 120;
@@ -246,7 +243,8 @@ impl Lab {
 }
 
 fn is_whole(status: &Value) -> bool {
-    let members: Vec<u64> = rows(&status["nodes"]).filter_map(|row| row["node"].as_u64()).collect();
+    let members = rows(&status["nodes"]).filter(|row| row["standing"] == "member");
+    let members: Vec<u64> = members.filter_map(|row| row["node"].as_u64()).collect();
     let replicas = members.len().min(3);
     let whole = |row: &Value| {
         row["serving"] == "yes" && row["redundancy"]["have"] == replicas && row["owner"] == row["members"][0]
@@ -282,85 +280,4 @@ fn ends_of_logs() -> Vec<(String, String)> {
         Some((row["node"]["name"].as_str()?.to_owned(), end))
     };
     rows(&lab["nodes"]).filter_map(end_of).collect()
-}
-
-/// The rows of a list in an answer; none if it is no list.
-pub fn rows(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
-
-/// Runs `qnat` with these arguments.
-///
-/// # Panics
-/// If it cannot be started.
-#[must_use]
-pub fn run(arguments: &[&str]) -> Output {
-    // Members that `lab up` leaves behind must not keep a pipe of ours open: its output goes to files.
-    let dir = std::env::temp_dir();
-    let unique = format!("qnat-test-{}-{:?}", std::process::id(), std::thread::current().id());
-    let (out, err) = (dir.join(format!("{unique}.out")), dir.join(format!("{unique}.err")));
-    let create = |path: &PathBuf| File::create(path).expect("the temporary directory can be written");
-    let mut command = Command::new(binary());
-    command.args(arguments).stdin(Stdio::null()).stdout(create(&out)).stderr(create(&err));
-    let status = command.status().expect("qnat starts");
-    let read = |path: &PathBuf| std::fs::read(path).expect("just written");
-    let output = Output { status, stdout: read(&out), stderr: read(&err) };
-    for path in [out, err] {
-        std::fs::remove_file(path).expect("just written");
-    }
-    output
-}
-
-/// Runs `qnat`, which must succeed. Returns its standard output.
-///
-/// # Panics
-/// If it fails, with what it said.
-#[expect(clippy::must_use_candidate, reason = "often it is the success that matters, and that is checked here")]
-pub fn ok(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let said = String::from_utf8_lossy(&output.stderr);
-    // 4: it answered, and something is wrong with the cluster, which is what many tests are about.
-    let told_of_wrongs = arguments.first() == Some(&"status") && output.status.code() == Some(4);
-    assert!(output.status.success() || told_of_wrongs, "qnat {arguments:?} ended with {}: {said}", output.status);
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// As [`ok`], parsed.
-///
-/// # Panics
-/// If it fails or is no JSON.
-#[must_use]
-pub fn json(arguments: &[&str]) -> Value {
-    serde_json::from_str(&ok(arguments)).expect("-o json prints JSON")
-}
-
-/// As [`json`], for moments when nobody may be able to answer.
-#[must_use]
-pub fn try_json(arguments: &[&str]) -> Option<Value> {
-    serde_json::from_slice(&run(arguments).stdout).ok()
-}
-
-/// Looks at a condition until it holds.
-///
-/// # Panics
-/// If it does not within the bound.
-pub fn wait_until(what: &str, bound: Duration, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < bound, "waited {bound:?} for {what}");
-        std::thread::sleep(LOOK_EVERY);
-    }
-}
-
-/// `qnat` as built beside this test.
-///
-/// # Panics
-/// If it was not built.
-#[must_use]
-pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a running test has a file");
-    let profile = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps/TEST");
-    let binary = profile.join("qnat");
-    assert!(binary.exists(), "{} is missing: cargo build -p qnat", binary.display());
-    binary
 }

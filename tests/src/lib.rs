@@ -1,6 +1,7 @@
 //! What the black-box tests share: a lab in network namespaces, driven through the `qnat` binary alone, and the table of
 //! what the product is held to. Never links the product itself: a test here sees what a user sees.
 
+pub mod command;
 pub mod conformance;
 pub mod conversation;
 pub mod disk;

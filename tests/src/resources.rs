@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
-use crate::lab::{json, try_json, wait_until};
+use crate::command::{json, try_json, wait_until};
 
 /// What differs from the default resources; empty: nothing.
 #[derive(Clone, Copy, Debug, Default)]

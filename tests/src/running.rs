@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
-use crate::lab::{binary, wait_until};
+use crate::command::{binary, wait_until};
 
 /// One program. What it says, on both outputs, goes to a file that can be read meanwhile.
 #[derive(Debug)]

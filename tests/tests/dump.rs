@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use qnat_tests::conversation::Conversation;
-use qnat_tests::lab::{INET, Lab, json, ok, rows, run, wait_until};
+use qnat_tests::lab::{INET, Lab, json, ok, rows, run};
 use qnat_tests::resources::Changes;
 use serde_json::Value;
 
@@ -144,17 +144,6 @@ fn agrees(asked: &Asked, live: Value, replayed: Value) -> bool {
     !unknown.iter().any(|name| name == "verdict")
 }
 
-/// Waits until every shard is with its preferred owner, and moves no more.
-fn wait_until_home(lab: &Lab) {
-    wait_until("all shards to be at home", Duration::from_secs(60), || {
-        let status = lab.status();
-        let is_home = |row: &Value| {
-            row["serving"] == "yes" && row["redundancy"]["have"] == 3 && row["owner"] == row["members"][0]
-        };
-        rows(&status["shards"]).count() > 0 && rows(&status["shards"]).all(is_home)
-    });
-}
-
 fn dump(path: &Path, more: &[&str]) -> String {
     ok(&[&["dump", "--node", "n1", "--to", path.to_str().expect("a plain path")], more].concat())
 }
@@ -162,7 +151,6 @@ fn dump(path: &Path, more: &[&str]) -> String {
 #[test]
 fn two_hundred_packets_are_explained_out_of_a_dump_as_the_members_explained_them() {
     let lab = Lab::up_by(&declared());
-    wait_until_home(&lab);
     let mut talk = Conversation::begin(&lab, "b3");
     assert!(talk.goes_on());
     open_flows(&lab);
@@ -172,7 +160,7 @@ fn two_hundred_packets_are_explained_out_of_a_dump_as_the_members_explained_them
     let killed = lab.kill_owner_of("b2");
     lab.wait_for_successor("b2", killed);
     lab.restart_the_dead();
-    wait_until_home(&lab);
+    lab.wait_until_whole(Duration::from_secs(60));
     open_flows(&lab);
     let flows = json(&["flows", "--limit", "100000", "-o", "json"]);
     assert!(rows(&flows["flows"]).count() > 100, "{flows:#}");

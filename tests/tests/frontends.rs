@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use qnat_tests::conversation::Conversation;
-use qnat_tests::lab::{INET, Lab, json, rows, try_json, wait_until};
+use qnat_tests::lab::{INET, Lab, json, rows, wait_until};
 use qnat_tests::resources::{self, Changes};
 use serde_json::Value;
 
@@ -65,11 +65,7 @@ fn the_addresses_of_one_shard_change_hands_together_and_one_goes_while_flows_und
         assert_eq!(ends(&lab, backend), public[backend], "under the same public end");
     }
     lab.restart_the_dead();
-    wait_until("full redundancy", PATIENCE * 2, || {
-        let status = try_json(&["status", "-o", "json"]).unwrap_or_default();
-        let whole = |row: &Value| row["serving"] == "yes" && row["redundancy"]["have"] == 3;
-        rows(&status["shards"]).count() == 1 && rows(&status["shards"]).all(whole)
-    });
+    lab.wait_until_whole(PATIENCE * 2);
 
     let (gone, mover) = behind_each.iter().find(|(_, all)| all.len() == 1).expect("four backends, three addresses");
     let (number, mover) = (gone.rsplit('.').next().expect("an address"), mover[0]);

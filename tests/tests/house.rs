@@ -17,6 +17,8 @@ const LEFT: &[(&str, usize, usize, usize)] = &[
     ("node", 0, 0, 0),
     ("bench", 0, 0, 0),
     ("chaos", 0, 0, 0),
+    ("tests", 0, 0, 0),
+    ("tests/reference", 0, 0, 0),
 ];
 /// Files of the engine that write or take its worker: its own.
 const NAMING_WORKER: usize = 1;

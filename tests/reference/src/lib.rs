@@ -3,12 +3,13 @@
 //! of them wrong; `model` is a translator without any cleverness, for what is `sent`.
 //!
 //! The model's parts, one question each: how long (`life`), which port (`ports`), how many (`allowance`), what a connection
-//! has come to (`connection`), one mapping (`flow`), fragments (`pieces`), errors (`complaints`), what should leave (`expect`).
+//! has come to (`connection`), one mapping (`flow`), fragments (`datagrams`, `pieces`), errors (`complaints`), what should leave (`expect`).
 
 pub mod allowance;
 pub mod bed;
 mod complaints;
 pub mod connection;
+mod datagrams;
 pub mod expect;
 pub mod flow;
 pub mod hostile;

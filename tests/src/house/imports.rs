@@ -7,7 +7,7 @@ use petgraph::algo::tarjan_scc;
 use petgraph::graphmap::DiGraphMap;
 use syn::visit::{self, Visit};
 
-use super::{Source, for_tests};
+use super::source::{Source, is_for_tests};
 
 /// Files that import each other, each of them all others in the end.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -16,29 +16,6 @@ pub struct Circle {
     pub files: Vec<PathBuf>,
     /// Which of them names what of which other one.
     pub arrows: Vec<(PathBuf, PathBuf, String)>,
-}
-
-/// Whether an item is there for tests alone.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the parser may learn of more kinds, which have no attribute of ours"
-)]
-pub(super) fn is_for_tests(item: &syn::Item) -> bool {
-    use syn::Item;
-    match item {
-        Item::Const(i) => for_tests(&i.attrs),
-        Item::Enum(i) => for_tests(&i.attrs),
-        Item::Fn(i) => for_tests(&i.attrs),
-        Item::Impl(i) => for_tests(&i.attrs),
-        Item::Macro(i) => for_tests(&i.attrs),
-        Item::Mod(i) => for_tests(&i.attrs),
-        Item::Static(i) => for_tests(&i.attrs),
-        Item::Struct(i) => for_tests(&i.attrs),
-        Item::Trait(i) => for_tests(&i.attrs),
-        Item::Type(i) => for_tests(&i.attrs),
-        Item::Use(i) => for_tests(&i.attrs),
-        _ => false,
-    }
 }
 
 /// The circles of a crate's files, the largest first.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::Source;
+use super::source::Source;
 
 /// Lines of a run that count as one, blank ones and lone brackets left out.
 pub const RUN_LINES: usize = 8;
