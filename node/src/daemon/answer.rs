@@ -1,6 +1,5 @@
 //! Answers requests of the admin API by asking the actors and the worker. What an answer looks like is said by `answers`.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,15 +15,9 @@ use control::parts::Cut;
 use control::registry::Standing;
 use control::state::State;
 use control::view::{self, BackendView};
-use engine::counters::Counters;
-use engine::event::DropReason;
-use engine::histogram::Histogram;
-use engine::ids::{BackendId, ControlIndex, Incarnation, NodeId, ShardId, Side, VnetId};
-use engine::record::Proto;
+use engine::ids::{BackendId, ControlIndex, Incarnation, NodeId, ShardId, VnetId};
 use engine::snapshot::Networks;
 use engine::status::{FlowState, FlowView, PortsView, ShardStatus};
-use netio::guard::GuardCounters;
-use netio::port::PortStats;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -34,6 +27,7 @@ use super::clock::now;
 use super::concerns::{Alarms, Facts, Losses, Memory, collect};
 use super::confirming::Consent;
 use super::control_actor::ControlActor;
+use super::counting::counted;
 use super::fast_path::{FastSwitch, fast_path};
 use super::flow_actor::FlowActor;
 use super::guard_keeper::GuardDesk;
@@ -45,9 +39,8 @@ use super::request::{Call, Failure, Request};
 use super::status::{node_rows, shard_rows};
 use super::tape::{Sight, Tape};
 use crate::answers::{
-    BackendPorts, ClusterRow, Counted, Done, EventRow, Events, FlowRow, Flows, GuardCounts, HashRow, Hashes,
-    HistogramCounts, LinkCounts, Loaded, LogCounts, MeRow, NodeRow, PeerCounts, Ports, ShardRow, SnatCounts,
-    StateBytes, Status, Stopping, Who, failures_tolerated,
+    BackendPorts, ClusterRow, Counted, Done, EventRow, Events, FlowRow, Flows, HashRow, Hashes, Loaded, MeRow, NodeRow,
+    Ports, ShardRow, StateBytes, Status, Stopping, Who, failures_tolerated,
 };
 use crate::nat_log::{Journal, Question, who};
 
@@ -341,49 +334,8 @@ impl Answerer {
     }
 
     pub(super) async fn counters(&self) -> Result<Counted, Failure> {
-        let stats = self.stats();
         let report = self.flows.send(AskFlows).await.map_err(gone)?;
-        let (engine, log) = (&stats.engine, self.journal.counts());
-        let (state, peers) = (self.guard.state(), report.transport);
-        let inside = stats.links.iter().filter(|life| life.side == Side::Inside);
-        let outside = stats.links.iter().find(|life| life.side == Side::Outside);
-        let drops = DropReason::ALL.iter().map(|why| (why.label().to_owned(), engine.dropped(*why)));
-        Ok(Counted {
-            received: engine.received,
-            transmitted: engine.transmitted,
-            originated: engine.originated,
-            absorbed: engine.absorbed,
-            parked: engine.parked,
-            forwarded: engine.forwarded,
-            balanced: engine.is_balanced(),
-            drops: drops.filter(|(_, n)| *n > 0).collect(),
-            hold: histogram(&engine.hold),
-            commit: histogram(&engine.commit),
-            failover: histogram(&report.failovers),
-            leader_changes: report.leader_changes.iter().map(|(s, n)| (s.0.to_string(), *n)).collect(),
-            snat: Proto::ALL.map(|proto| snat(engine, proto)).to_vec(),
-            inside: inside.map(|life| (life.name.clone(), link(&life.counts))).collect(),
-            outside: outside.map(|life| link(&life.counts)).unwrap_or_default(),
-            elections: report.groups.iter().map(|group| group.elections).sum(),
-            elections_by_shard: report.groups.iter().map(|g| (g.group.0.to_string(), g.elections)).collect(),
-            frame_drops: report.frame_drops.into_iter().collect::<BTreeMap<_, _>>(),
-            guard: state.counters.as_ref().map(guard),
-            guard_put_back: state.put_back,
-            fast: fast_path(self.switch.get(), &stats, &state),
-            peers: PeerCounts {
-                refused: peers.refused,
-                turned_away: peers.turned_away,
-                retried: peers.retried,
-                sieved: peers.sieved,
-            },
-            links_up: report.report.has_all_links(),
-            nat_log: LogCounts {
-                written: log.written,
-                failed: log.failed,
-                dropped: log.dropped,
-                sessions_lost: stats.sessions_lost,
-            },
-        })
+        Ok(counted(&self.stats(), report, &self.guard.state(), &self.journal.counts(), self.switch.get()))
     }
 
     async fn look(&self) -> Result<Seen, Failure> {
@@ -460,54 +412,6 @@ impl Answerer {
 /// An answer as JSON.
 pub(super) fn value(answer: Result<impl Serialize, Failure>) -> Result<Value, Failure> {
     serde_json::to_value(answer?).map_err(|error| Failure::new(500, format!("the answer is no JSON: {error}")))
-}
-
-fn histogram(histogram: &Histogram) -> HistogramCounts {
-    let buckets = histogram.buckets().filter(|(_, count)| *count > 0).collect();
-    HistogramCounts { count: histogram.count(), sum_ns: histogram.sum_ns(), buckets_ns: buckets }
-}
-
-fn snat(engine: &Counters, proto: Proto) -> SnatCounts {
-    let counts = engine.snat(proto);
-    SnatCounts {
-        proto: proto.label().to_owned(),
-        pending: counts.pending,
-        successful: counts.successful,
-        failed: counts.failed + counts.failed_later,
-        closed: counts.closed,
-    }
-}
-
-fn link(stats: &PortStats) -> LinkCounts {
-    LinkCounts {
-        received: stats.received,
-        received_bytes: stats.received_bytes,
-        received_short: stats.received_short,
-        kernel_drops: stats.kernel_drops,
-        out_of_buffers: stats.out_of_buffers,
-        receive_errors: stats.receive_errors,
-        transmitted: stats.transmitted,
-        refused_by_check: stats.refused_by_check,
-        refused_by_kernel: stats.refused_by_kernel,
-        link_down: stats.link_down,
-        transmit_errors: stats.transmit_errors,
-        no_buffer: stats.no_buffer,
-    }
-}
-
-fn guard(counters: &GuardCounters) -> GuardCounts {
-    GuardCounts {
-        pass_lease: counters.pass_lease,
-        pass_forward: counters.pass_forward,
-        pass_grace: counters.pass_grace,
-        drop_lease: counters.drop_lease,
-        drop_grace: counters.drop_grace,
-        drop_address: counters.drop_address,
-        drop_arp: counters.drop_arp,
-        drop_protocol: counters.drop_protocol,
-        drop_source: counters.drop_source,
-        drop_short: counters.drop_short,
-    }
 }
 
 pub(super) fn gone(error: impl std::fmt::Display) -> Failure {

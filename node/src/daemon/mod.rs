@@ -18,6 +18,7 @@ pub mod config;
 mod confirming;
 pub mod control_actor;
 pub mod control_store;
+mod counting;
 mod cutting;
 pub mod data_config;
 mod dumping;
