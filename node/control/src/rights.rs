@@ -24,6 +24,8 @@ impl Allocation {
                 OnReclaim::Keep
             }
             (Declared::Yes, Some(Purpose::Shared), Granting::Default) if grant.ports > 0 => OnReclaim::Keep,
+            // It has an address of its own instead.
+            (Declared::Yes, Some(Purpose::Shared), Granting::Nothing) => OnReclaim::Keep,
             // The address is not the system's any more.
             (Declared::Yes, Some(Purpose::System), Granting::Default) if !self.has(backend, grant) => OnReclaim::Drain,
             _ => grant.on_reclaim_if_any(),

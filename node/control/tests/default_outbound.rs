@@ -186,6 +186,27 @@ fn an_own_address_comes_before_and_the_system_s_is_back_when_it_goes() {
 }
 
 #[test]
+fn who_leaves_its_pool_for_an_address_of_its_own_keeps_what_flows_stand_on() {
+    let mut cluster = Cluster::running(3);
+    let pooled = with_system(desired(1, 2), 1);
+    let mut own = pooled.clone();
+    leave_pool(&mut own, 2);
+    own.public_ips.insert("own".into(), PublicIp { address: public(100), reserved_ports: [].into() });
+    first_ip(&mut own, 2).public_ip = Some("own".into());
+    assert!(cluster.configure(&pooled).is_applied());
+    let (frontend, lease) = (address(&cluster, 2).expect("of the pool"), cluster.lease_of("b2"));
+    let plan = qnat_control::plan::diff(&cluster.state, &own);
+    assert!(plan.pieces.is_empty() && plan.flows_taken == 0, "D12: the plan takes none");
+    assert!(cluster.configure(&own).is_applied());
+    assert_eq!(right(&cluster, 2), Some(Scenario::OwnOut), "at once");
+    assert_eq!(drains(&cluster, 2), [(frontend, 1024, OnReclaim::Keep)], "D12");
+    assert!(cluster.configure(&pooled).is_applied());
+    assert_eq!((right(&cluster, 2), cluster.lease_of("b2")), (Some(Scenario::Pool), lease), "the same again");
+    cluster.drain_all();
+    assert_eq!(backend(&cluster, 2).ports(), 1024);
+}
+
+#[test]
 fn a_subnet_may_have_no_default_way_out_and_what_is_there_goes_on() {
     let mut cluster = Cluster::running(3);
     let mut open = with_system(desired(1, 2), 1);

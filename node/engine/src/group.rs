@@ -253,7 +253,9 @@ impl<W: LeaseWords> Group<'_, W> {
     /// F1, F8: what was proposed and is not applied is given up with its packets.
     fn lose_overlay(&mut self, shard: ShardId) {
         let Some(s) = self.shards.replica_mut(shard) else { return };
-        for (flow, _) in s.overlay.opening().into_iter().filter(|(_, pending)| !is_untranslated(pending.open.public.frontend)) {
+        for (flow, _) in
+            s.overlay.opening().into_iter().filter(|(_, pending)| !is_untranslated(pending.open.public.frontend))
+        {
             self.egress.counters.snat_mut(flow.proto).failed_later += 1;
         }
         for (backend, parked) in s.drop_overlay() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::groups::{from, group, of_a, rule};
 use crate::lab::*;
 use crate::own::{OTHER_REMOTE, OWN, OWN_ID, give, take};
+use crate::raw::*;
 use etherparse::PacketBuilder;
 use qnat_engine::event::{DropReason, Verdict};
 use qnat_engine::ids::*;
@@ -199,7 +200,9 @@ fn groups_decide_who_may_begin_and_an_answer_needs_no_rule() {
         of_a(s, [None, group(&allow, &deny)]);
     });
     connect(&mut lab, 7001);
-    for frame in [tcp(OTHER_REMOTE, 7001, OWN, 22, SYN, 100, 0), udp_in(OTHER_REMOTE, 7, OWN, 53), ping_in(OTHER_REMOTE, OWN, 5)] {
+    for frame in
+        [tcp(OTHER_REMOTE, 7001, OWN, 22, SYN, 100, 0), udp_in(OTHER_REMOTE, 7, OWN, 53), ping_in(OTHER_REMOTE, OWN, 5)]
+    {
         assert_eq!(lab.frame(0, OUTSIDE, frame), Verdict::Drop(DropReason::SecurityRule));
     }
     let out = lab.out(0, tcp(A, 5000, REMOTE, 443, SYN, 1, 0));
@@ -267,7 +270,10 @@ fn what_the_instance_says_of_a_port_that_nobody_listens_on_reaches_who_asked() {
     let before = lab.log.len();
     lab.pass(0, OUTSIDE, udp_in(REMOTE, 33_434, OWN, 33_435));
     let mut quoted = Vec::new();
-    PacketBuilder::ipv4(REMOTE.octets(), A.octets(), 63).udp(33_434, 33_435).write(&mut quoted, b"answer").expect("fits");
+    PacketBuilder::ipv4(REMOTE.octets(), A.octets(), 63)
+        .udp(33_434, 33_435)
+        .write(&mut quoted, b"answer")
+        .expect("fits");
     let mut frame = Vec::new();
     let unreachable = etherparse::Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
     let step = PacketBuilder::ethernet2(mac_of(A).0, Mac::of_shard(SHARD).0)
@@ -281,4 +287,27 @@ fn what_the_instance_says_of_a_port_that_nobody_listens_on_reaches_who_asked() {
     let last = other.len() - 14;
     other[last] ^= 1;
     assert!(matches!(lab.out(0, other), Verdict::Drop(_)), "about a datagram that nobody sent");
+}
+
+#[test]
+fn fragments_of_what_is_there_are_turned_back_to_an_own_address_and_begin_nothing() {
+    let mut lab = with_own(1);
+    lab.learn(0, INSIDE, B);
+    let whole = udp_raw((B, 5000), (OWN, 53), &[8; 1000]);
+    let parts = |id: u16| {
+        let part = |fragment, payload: &[u8]| Raw { id, fragment, payload: payload.to_vec(), ..whole.clone() };
+        [part(MORE_FRAGMENTS, &whole.payload[..504]), part(63, &whole.payload[504..])].map(|raw| raw.frame(B, SHARD))
+    };
+    lab.pass(0, INSIDE, udp(B, 5000, OTHER_REMOTE, 53));
+    lab.sent.clear();
+    for frame in parts(1) {
+        lab.out(0, frame);
+    }
+    lab.run(5);
+    assert!(lab.sent.iter().all(Sent::is_arp), "nothing begins in fragments");
+    let asked = lab.pass(0, INSIDE, udp(B, 5000, OWN, 53));
+    lab.pass(0, INSIDE, udp(A, 53, PUBLIC, asked.src_port));
+    for frame in parts(2) {
+        assert!(matches!(lab.out(0, frame), Verdict::Transmit { link: INSIDE, .. }));
+    }
 }
