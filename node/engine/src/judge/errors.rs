@@ -10,7 +10,7 @@ use crate::event::{DropReason, Verdict};
 use crate::flow::FlowKey;
 use crate::ids::{BackendId, Link, VnetId};
 use crate::judge::Judge;
-use crate::judge::policy::inbound_use;
+use crate::judge::policy::{half_of, inbound_use};
 use crate::lease::LeaseWords;
 use crate::private::pair_of;
 use crate::record::{InsideKey, PublicKey};
@@ -84,10 +84,9 @@ impl<W: LeaseWords> Judge<'_, W> {
             }
             inbound_use(s, record, backend)?;
             (record.frontend, record.public_port)
-        } else if let Some(half) = shard.half_open.of_flow(flow, self.cx.now_ns).filter(|half| half.open.backend == id)
-        {
+        } else if let Some(open) = half_of(self.cx.at(), shard, id, flow) {
             // What it answers to a datagram that nobody waits for; a connection says so itself.
-            (half.open.public.frontend, half.open.public.port)
+            (open.public.frontend, open.public.port)
         } else {
             // RFC 5508, REQ-5: an endpoint's mapping is there for everybody whom its filter lets in, and the groups.
             if !groups_allow(s, id, flow) {

@@ -402,6 +402,12 @@ pub(crate) fn led_use(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<In
     InsideEnd::of(open.inside).ok_or(DropReason::NoMapping)
 }
 
+/// What a remote has begun with a backend and nothing proves yet, if it may still get there.
+pub(crate) fn half_of(at: At<'_>, shard: &Shard, id: BackendId, flow: &FlowKey) -> Option<Open> {
+    let open = shard.half_open.of_flow(flow, at.now_ns)?.open;
+    (open.backend == id && may_get(at.snapshot, &open) && groups_admit(at.snapshot, id, flow)).then_some(open)
+}
+
 /// What a backend's packet does that answers what a remote began; `None`: it is no such answer.
 fn answer<'a>(
     at: At<'_>,

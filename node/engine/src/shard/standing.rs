@@ -57,14 +57,13 @@ fn whose<'a>(s: &'a Snapshot, id: BackendId, flow: &FlowKey) -> Option<&'a Backe
 /// Whether a mapping that stands would go on to do so under another configuration, as far as it is no question of ports: what
 /// `may_stand` will say, foretold (D19).
 pub(crate) fn keeps_right(s: &Snapshot, id: BackendId, flow: &FlowKey, scenario: Scenario) -> bool {
-    let comes = || groups_admit(s, id, flow);
     if scenario != Scenario::Private && whose(s, id, flow).is_none() {
         return false;
     }
     match scenario {
         Scenario::Private => private::stands(s, id, flow),
-        Scenario::OwnIn => comes(),
-        Scenario::Rule => comes() && s.rules.to(flow.proto, flow.inside.endpoint.port, id).is_some(),
+        Scenario::OwnIn => groups_admit(s, id, flow),
+        Scenario::Rule => groups_admit(s, id, flow) && s.rules.to(flow.proto, flow.inside.endpoint.port, id).is_some(),
         Scenario::Pool | Scenario::Default | Scenario::OwnOut => groups_allow(s, id, flow),
     }
 }
