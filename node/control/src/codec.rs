@@ -10,7 +10,7 @@ use words::envelope::{self, EnvelopeError};
 use crate::limits::{COMMAND_LEN_MAX, CONFIGURATION_LEN_MAX, STATE_LEN_MAX};
 
 /// The version of all bodies.
-pub const VERSION: u8 = 12;
+pub const VERSION: u8 = 13;
 
 /// What the body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

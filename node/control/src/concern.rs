@@ -134,6 +134,10 @@ pub enum What {
     CertificateEnds,
     /// Backends that no packet can leave for: no outside network, no pool, no rule, no frontend.
     NoPath,
+    /// No member of a pool passes a probe: new flows by its rules are refused.
+    NoHealthyBackends,
+    /// Some members of a pool do not pass a probe: they get no new flows.
+    BackendsDown,
     /// A backend has no ports, or fewer than its grant.
     PortsMissing,
     /// A backend has used up its ports, or nearly.

@@ -7,6 +7,7 @@ use crate::allocation::{Backend, Declared};
 use crate::concern::{Concern, Severity, Subject, What};
 use crate::nsg::warnings;
 use crate::places::blocks_on;
+use crate::probing::rows;
 use crate::resource::Outside;
 use crate::shards::{Origin, Shard};
 use crate::state::State;
@@ -30,6 +31,7 @@ pub(crate) fn cluster_concerns(state: &State) -> Vec<Concern> {
         found.push(Concern::notice(Subject::Cluster, What::LimitNear, why, "plan a second cluster"));
     }
     found.extend(warnings::warnings(state));
+    found.extend(rows::concerns(state));
     if let Some(token) = &state.stop_token
         && state.registry.newest(token.holder) != Some(token.incarnation)
     {

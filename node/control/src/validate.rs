@@ -19,7 +19,7 @@ use crate::resource::{
     VirtualNetwork,
 };
 use crate::tier;
-use crate::{inbound, nsg};
+use crate::{inbound, nsg, probing};
 
 /// Most frontends of a cluster, those on their way out too. They share shards: [`CLUSTER_SHARDS_MAX`].
 pub const FRONTENDS_MAX: usize = 1_024;
@@ -58,6 +58,7 @@ pub fn issues(desired: &Desired) -> Vec<Issue> {
     judge.own_addresses(desired);
     judge.pools(desired);
     inbound::checking::check(&mut judge, desired);
+    probing::checking::check(&mut judge, desired);
     nsg::checking::check(&mut judge, desired);
     judge.settings(&desired.settings);
     judge.issues

@@ -33,6 +33,8 @@ pub struct Explained {
     /// What security groups say.
     #[serde(rename = "networkSecurityGroupResult")]
     pub groups: GroupResult,
+    /// Members of the pool that it comes to who get no new flows, and why, the first few.
+    pub passed_over: Vec<PassedOver>,
     /// The mapping that it belongs to.
     pub mapping: Option<FlowRow>,
     /// Who takes it outside.
@@ -51,6 +53,16 @@ pub struct Explained {
     pub turned_to: Option<String>,
     /// Why nobody gets it there.
     pub turned_away: Option<String>,
+}
+
+/// A member of a pool that gets no new flows.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PassedOver {
+    /// Which: instance/ip_configuration.
+    pub backend: String,
+    /// Why.
+    pub why: String,
 }
 
 /// All groups together.

@@ -17,6 +17,7 @@ mod lab_founder;
 mod live;
 mod member;
 mod output;
+mod probe_tables;
 mod recovery;
 mod tables;
 mod target;

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::grid::{Column, anything, cell, listing, table, unwrapped};
-use super::{explained, group_tables};
+use super::{explained, group_tables, probe_tables};
 use crate::answers::FastPath;
 use crate::answers::{
     Applied, BackendPorts, CountedTogether, Done, EventRow, Events, FlowRow, Flows, FlowsCut, Holder, NodeRow, Ports,
@@ -235,6 +235,7 @@ fn resources(kind: ResourceKind, answer: &Value) -> String {
         ResourceKind::Backends => all(answer, BACKEND_VIEWS),
         ResourceKind::Frontends => all(answer, FRONTEND_VIEWS),
         ResourceKind::Pools => all(answer, POOL_VIEWS),
+        ResourceKind::Probes => all(answer, probe_tables::PROBES),
         ResourceKind::SecurityGroups => read(answer, |groups: &Vec<_>| group_tables::security_groups(groups)),
         ResourceKind::Nics => all(answer, group_tables::NICS),
         ResourceKind::ApplicationSecurityGroups => all(answer, group_tables::APPLICATION_GROUPS),

@@ -15,6 +15,7 @@ use control::config::Emptiness;
 use control::nsg::rows;
 use control::outcome::Outcome;
 use control::parts::Cut;
+use control::probing;
 use control::registry::Standing;
 use control::state::State;
 use control::view::{self, BackendView};
@@ -40,6 +41,7 @@ use super::flow_actor::FlowActor;
 use super::guard_keeper::GuardDesk;
 use super::machine::Machine;
 use super::messages::{AskControl, AskFlows, ReadState, StopOrder, Submit};
+use super::prober::ProbeDesk;
 use super::questions::Query;
 use super::reports::{ControlReport, FlowReport, Posts, WorkerStats};
 use super::request::{Call, Failure, Request, ResourceKind};
@@ -72,6 +74,8 @@ pub struct Answerer {
     pub guard: GuardDesk,
     /// What turns the kernel's fast path on and off.
     pub switch: FastSwitch,
+    /// What the prober counts.
+    pub probes: ProbeDesk,
     /// The address-translation log.
     pub journal: Journal,
     /// What it has lost.
@@ -232,6 +236,7 @@ impl Answerer {
             ResourceKind::Backends => serde_json::to_value(view::backends(state)),
             ResourceKind::Frontends => serde_json::to_value(view::frontends(state)),
             ResourceKind::Pools => serde_json::to_value(view::pools(state)),
+            ResourceKind::Probes => serde_json::to_value(probing::rows::probes(state)),
             ResourceKind::SecurityGroups => serde_json::to_value(rows::security_groups(state)),
             ResourceKind::Nics => serde_json::to_value(rows::nics(state)),
             ResourceKind::ApplicationSecurityGroups => serde_json::to_value(rows::application_security_groups(state)),

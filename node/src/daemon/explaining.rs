@@ -2,15 +2,17 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use control::state::State;
 use control::view;
 use engine::explain::{Explanation, Judged, Outcome, Question};
 use engine::ids::VnetId;
 use engine::nsg::{Access, Direction, Origin, Place};
+use engine::probes::Health;
 
 use super::answer::{Answerer, flow};
 use super::questions::Query;
 use super::request::{Failure, PacketQuestion, Request};
-use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
+use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule, PassedOver};
 
 impl Answerer {
     /// By this member's workers.
@@ -28,14 +30,17 @@ impl Answerer {
         let Some(told) = told.into_iter().nth(served) else {
             return Err(Failure::new(503, "this member has no configuration yet".to_owned()));
         };
+        let down = told.passed_over.clone();
         let id = told.backend.map(|id| id.0);
-        let name = match id {
-            Some(id) => self.of_state(move |state| name_of(state, id)).await?,
-            None => None,
+        let named = move |state: &State| {
+            let passed_over = down.iter().map(|(id, health)| passed_over(name_of(state, id.0), *health));
+            (id.and_then(|id| name_of(state, id)), passed_over.collect::<Vec<_>>())
         };
+        let (name, passed_over) = self.of_state(named).await?;
         Ok(Explained {
             node: self.node,
             backend: name,
+            passed_over,
             mapping: told.mapping.map(|view| flow(&view, &networks)),
             ..row(asked, &told)
         })
@@ -73,7 +78,15 @@ impl Answerer {
 
 const NOT_SERVED: &str = "not_served";
 
-fn name_of(state: &control::state::State, id: u32) -> Option<String> {
+fn passed_over(name: Option<String>, health: Option<Health>) -> PassedOver {
+    let why = match health {
+        Some(Health::Down(failing)) => failing.text(),
+        Some(Health::Up) | None => "it has not passed its probe yet".to_owned(),
+    };
+    PassedOver { backend: name.unwrap_or_default(), why }
+}
+
+fn name_of(state: &State, id: u32) -> Option<String> {
     view::backends(state).into_iter().find(|backend| backend.backend == id).map(|backend| backend.name)
 }
 

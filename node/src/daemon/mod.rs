@@ -38,6 +38,8 @@ pub mod messages;
 pub mod metrics;
 mod noting;
 mod own_key;
+pub mod probe_ends;
+pub mod prober;
 pub mod questions;
 pub mod recovery;
 pub mod reports;

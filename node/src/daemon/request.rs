@@ -247,6 +247,8 @@ pub enum ResourceKind {
     Frontends,
     /// Backend pools.
     Pools,
+    /// Health probes, with what they have found of whom.
+    Probes,
     /// Security groups with their rules.
     SecurityGroups,
     /// Network interfaces, and the groups that judge them.

@@ -6,6 +6,7 @@
 
 mod arp;
 pub mod claims;
+pub mod delivered;
 mod fragmenting;
 pub(crate) mod held;
 mod limits;
@@ -23,6 +24,7 @@ use words::Share;
 use crate::addresses::own_address;
 use crate::context::{At, Exit, Frame, Hop, NextHop, Owner};
 use crate::egress::claims::Claims;
+use crate::egress::delivered::Delivered;
 use crate::egress::held::{Held, Origin, Outgoing, Waiting};
 use crate::egress::limits::Limits;
 use crate::egress::links::Links;
@@ -57,6 +59,7 @@ pub(crate) struct Egress {
     /// `None`: nobody wants to know.
     pub(crate) soundings: Option<Soundings>,
     pub(crate) claims: Claims,
+    pub(crate) delivered: Delivered,
     pub(crate) counters: Counters,
 }
 
@@ -74,6 +77,7 @@ impl Egress {
             corrections: Limits::corrections(seed),
             soundings: None,
             claims: Claims::default(),
+            delivered: Delivered::default(),
             counters: Counters::default(),
         }
     }

@@ -24,6 +24,7 @@ mod own;
 mod ownership;
 mod payload;
 mod private;
+mod probes;
 mod raw;
 mod refusals;
 mod scans;
