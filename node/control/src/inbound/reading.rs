@@ -31,6 +31,7 @@ pub(crate) fn rule(
     let protocol = choice(source, &mut reader, "protocol", &PROTOCOLS);
     let frontend_port = reader.number(source, "frontend_port", 0);
     let backend_port = reader.number(source, "backend_port", frontend_port);
+    let probe = reader.string_if(source, "probe");
     let (target, distribution) = match table {
         Table::LoadBalancing => {
             let pool = reader.string(source, "pool").map(Target::Pool);
@@ -48,6 +49,7 @@ pub(crate) fn rule(
             frontend_port,
             target,
             backend_port,
+            probe,
             distribution,
             idle_timeout_minutes,
             enable_tcp_reset,

@@ -12,7 +12,7 @@ use crate::flow::{FlowKey, Record, Slot};
 use crate::ids::{BackendId, VnetId};
 use crate::record::{Addr, Endpoint, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
-use crate::shard::half_open::flow_of;
+use crate::shard::half_open::{Half, flow_of};
 use crate::shard::standing::{ending, groups_let, leads_to};
 use crate::snapshot::{Backend, Snapshot, Without};
 use crate::wire::{IcmpKind, IpPacket, TcpFields, TcpFlags};
@@ -309,7 +309,10 @@ pub(crate) fn enter(
     if !matches!(authority, Authority::Lease { .. }) {
         return Err(DropReason::NotOwner);
     }
-    let half = shard.half_open.of(key, at.now_ns).filter(|half| may_get(s, &half.open));
+    // What its backend has not answered goes to another one, if that one is down now.
+    let opens = shard.overlay.is_reserved(key);
+    let stays = |half: &Half| may_get(s, &half.open) && (opens || half.is_answered() || is_up(s, &half.open));
+    let half = shard.half_open.of(key, at.now_ns).filter(stays);
     let open = match half {
         Some(half) => half.open,
         None => chosen(s, shard, key)?,
@@ -317,7 +320,7 @@ pub(crate) fn enter(
     if !groups_admit(s, open.backend, &flow_of(&open)) {
         return Err(DropReason::SecurityRule);
     }
-    if shard.overlay.is_reserved(key) {
+    if opens {
         return Ok(Entry::Park(open));
     }
     if began_itself(shard, &open) {
@@ -345,6 +348,11 @@ fn may_get(s: &Snapshot, open: &Open) -> bool {
     port == Some(open.inside.endpoint.port) && s.backends.get(&open.backend).is_some_and(|b| is_at(b, open.inside))
 }
 
+/// Whether its backend gets new flows by the rule (S22).
+fn is_up(s: &Snapshot, open: &Open) -> bool {
+    s.rules.of(&open.public).is_some_and(|rule| s.probes.is_up(rule.probe, open.backend))
+}
+
 fn is_at(backend: &Backend, inside: InsideKey) -> bool {
     (backend.vnet, Addr::from(backend.ip)) == (inside.vnet, inside.endpoint.addr)
 }
@@ -355,10 +363,11 @@ pub(crate) fn chosen(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<Ope
     let rule = s.rules.of(key).ok_or(DropReason::NoMapping)?;
     let table = &shard.replica.table;
     if let Some(held) = table.find_public(key).map(|slot| table.record(slot).opened()) {
-        let same = held.scenario == Scenario::Rule && may_get(s, &held);
+        let same = held.scenario == Scenario::Rule && may_get(s, &held) && is_up(s, &held);
         return if same { Ok(held) } else { Err(DropReason::NoMapping) };
     }
-    let backend = rule.choose(s.params.key, key, |_| true).ok_or(DropReason::NoBackend)?;
+    let up = |backend| s.probes.is_up(rule.probe, backend);
+    let backend = rule.choose(s.params.key, key, up).ok_or(DropReason::NoBackend)?;
     let to = s.backends.get(&backend).ok_or(DropReason::NoBackend)?;
     let endpoint = Endpoint { addr: Addr::from(to.ip), port: rule.inside_port(key.port) };
     let inside = InsideKey { vnet: to.vnet, endpoint };

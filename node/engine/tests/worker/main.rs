@@ -26,6 +26,7 @@ mod own;
 mod ownership;
 mod payload;
 mod private;
+mod probes;
 mod raw;
 mod refusals;
 mod scans;
