@@ -413,13 +413,14 @@ fn known_fields(table: &str) -> BTreeSet<String> {
     fields.split(", ").filter(|field| !below(field)).map(ToOwned::to_owned).collect()
 }
 
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 19] = [
     "virtual_network",
     "virtual_network.subnet",
     "public_ip",
     "load_balancer",
     "load_balancer.pool",
     "load_balancer.outbound_rule",
+    "load_balancer.probe",
     "load_balancer.load_balancing_rule",
     "load_balancer.inbound_nat_rule",
     "availability_set",
