@@ -20,7 +20,7 @@ use qnat_control::probing::model::{Probe, ProbeProtocol, ProbeRef};
 use qnat_control::probing::rows::{HealthView, ProbeView, probes};
 use qnat_control::resource::{Desired, LoadBalancer};
 use qnat_control::state::State;
-use qnat_control::view;
+use qnat_control::{validate, view};
 use support::{Cluster, desired};
 
 const DOWN: Health = Health::Down(Failing::Status(503));
@@ -264,7 +264,14 @@ fn probes_are_read_whole_and_refused_by_field_value_and_remedy() {
             "probe = \"dead\"",
             "is no probe of this load balancer; declare it, or use one of: alive",
         ),
-        ("backend_port = 22", "backend_port = 22\nprobe = \"alive\"", "is for load-balancing rules; leave it out"),
+        ("backend_port = 22", "backend_port = 22\nprobe = \"alive\"", "inbound_nat_rule.ssh.probe"),
+        ("port = 8080\nrequest", "port = 65536\nrequest", "load_balancer.lb1.probe.alive.port = 65536: "),
+        ("number_of_probes = 3", "number_of_probes = 0", "number_of_probes = 0: is out of range; use 1 to 20"),
+        (
+            "[[load_balancer.load_balancing_rule]]",
+            "[[load_balancer.probe]]\nname = \"alive\"\nport = 81\n[[load_balancer.load_balancing_rule]]",
+            "load_balancer.lb1.probe.alive",
+        ),
         ("protocol = \"http\"", "protocol = \"icmp\"", "write \"tcp\" or \"http\" or \"https\""),
     ];
     for (from, to, said) in cases {
@@ -272,6 +279,22 @@ fn probes_are_read_whole_and_refused_by_field_value_and_remedy() {
         let errors = parse("net.toml", &FILE.replacen(from, to, 1)).expect_err(to);
         assert!(errors.iter().any(|error| error.to_string().contains(said)), "{to}: {errors:?}");
     }
+}
+
+#[test]
+fn an_inbound_nat_rule_has_no_probe() {
+    let mut bad = wanted(1);
+    let lb = balancer(&mut bad);
+    let target = Target::IpConfiguration { instance: "b1".into(), ip_configuration: "ipconfig1".into() };
+    let rule = InboundRule { target, frontend_port: 2201, ..lb.load_balancing_rules["web"].clone() };
+    lb.inbound_nat_rules.insert("ssh".into(), rule);
+    let issues = validate::issues(&bad);
+    assert_eq!(issues.len(), 1, "{issues:?}");
+    assert_eq!(
+        issues[0].to_string(),
+        "load_balancer.lb1.inbound_nat_rule.ssh.probe = alive: is for load-balancing rules; leave it out: one instance \
+         has nobody to stand in for it"
+    );
 }
 
 #[test]

@@ -49,16 +49,10 @@ pub struct Attempt {
     handle: SocketHandle,
     speech: super::speech::Speech,
     unsent: Vec<u8>,
-    connected: Connected,
+    is_connected: bool,
     stage: Stage,
     until_ns: u64,
     poll_ns: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Connected {
-    NotYet,
-    Yes,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,7 +103,7 @@ impl Attempt {
             handle,
             speech: super::speech::Speech::new(question.ask, question.to),
             unsent: Vec::new(),
-            connected: Connected::NotYet,
+            is_connected: false,
             stage: Stage::Asking,
             until_ns: now_ns.saturating_add(question.timeout_ns),
             poll_ns: now_ns,
@@ -180,7 +174,7 @@ impl Attempt {
 
     fn progress(&mut self) -> Option<Ended> {
         let state = self.socket().state();
-        if self.connected == Connected::NotYet {
+        if !self.is_connected {
             match state {
                 State::Closed => return Some(Err(Failing::Refused)),
                 State::SynSent | State::Listen | State::SynReceived => return None,
@@ -190,7 +184,7 @@ impl Attempt {
                 | State::FinWait2
                 | State::Closing
                 | State::LastAck
-                | State::TimeWait => self.connected = Connected::Yes,
+                | State::TimeWait => self.is_connected = true,
             }
         }
         let talked = self.talk();
