@@ -25,8 +25,8 @@ const SLACK: Duration = Duration::from_millis(1_500);
 /// By so much the change itself may have come before it is waited for.
 const EARLY: Duration = Duration::from_millis(300);
 
-/// `http` asks port 8081; `tcp` asks 8080, where the connections of the rule at port 81 go. Both rules lead to the four
-/// backends.
+/// `http` asks port 8081, for the rule at port 80; `tcp` asks 8082, where the connections of the rule at port 81 go. Both rules
+/// lead to the four backends.
 fn resources(more: &str) -> String {
     let rule = format!(
         "[[load_balancer.probe]]\nname = \"http\"\nprotocol = \"http\"\nport = 8081\nrequest_path = \"/healthz\"\n\

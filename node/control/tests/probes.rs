@@ -307,3 +307,38 @@ fn a_plan_names_the_probe_that_changes() {
     assert_eq!(changes.len(), 1, "{changes:?}");
     assert_eq!(changes[0].resource, "load_balancer.lb1.probe.alive");
 }
+
+/// The tables of the README, those that are about security groups included, with its optional fields of probes.
+fn readme() -> String {
+    let text = include_str!("../../../README.md");
+    let blocks = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut file: String = blocks
+        .filter(|block| block.starts_with("[[virtual_network") || block.starts_with("[[security_group"))
+        .collect();
+    for field in ["probe", "request_path", "interval_seconds", "number_of_probes"] {
+        let (optional, given) = (format!("\n# {field} = "), format!("\n{field} = "));
+        assert_eq!(file.matches(&optional).count(), 1, "{field}");
+        file = file.replace(&optional, &given);
+    }
+    file
+}
+
+#[test]
+fn the_readme_shows_a_configuration_that_can_be_applied() {
+    let wanted = parse("README.md", &readme()).expect("good");
+    let lb = &wanted.load_balancers["lb1"];
+    assert_eq!(lb.load_balancing_rules["http"].probe.as_deref(), Some("alive"));
+    assert_eq!(
+        lb.probes["alive"],
+        Probe {
+            protocol: ProbeProtocol::Http,
+            port: 80,
+            request_path: "/".into(),
+            interval_seconds: 15,
+            number_of_probes: 2
+        }
+    );
+    let mut cluster = Cluster::running(3);
+    assert!(cluster.configure(&wanted).is_applied());
+    assert_eq!(probes(&cluster.state).len(), 1, "b1 is to be asked");
+}

@@ -97,12 +97,7 @@ pub(crate) fn with_names(state: &State, told: &Explanation, row: Explained) -> E
     let has_no_way = told.outcome == Outcome::Dropped(DropReason::NoOutboundPath)
         || told.outcome == Outcome::Dropped(DropReason::DefaultOutboundOff);
     let said = |text: &String| Some(text.clone()).filter(|text| has_no_way && !text.is_empty());
-    Explained {
-        backend: Some(backend.name.clone()),
-        why: said(&backend.why),
-        remedy: said(&backend.remedy),
-        ..row
-    }
+    Explained { backend: Some(backend.name.clone()), why: said(&backend.why), remedy: said(&backend.remedy), ..row }
 }
 
 /// All but names and the mapping.

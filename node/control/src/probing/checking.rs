@@ -47,7 +47,8 @@ fn fields(judge: &mut Judge, path: &str, probe: &Probe) {
             judge.say(&field, &probe.request_path, "is of no use with tcp", remedy);
         }
         ProbeProtocol::Http | ProbeProtocol::Https if !is_path(&probe.request_path) => {
-            let remedy = format!("begin it with /, as \"/healthz?full=1\", with at most {PATH_LEN_MAX} characters of a URL");
+            let remedy =
+                format!("begin it with /, as \"/healthz?full=1\", with at most {PATH_LEN_MAX} characters of a URL");
             judge.say(&field, &probe.request_path, "is no path", remedy);
         }
         ProbeProtocol::Tcp | ProbeProtocol::Http | ProbeProtocol::Https => {}
