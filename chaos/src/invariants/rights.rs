@@ -95,10 +95,10 @@ impl Known {
         let purpose = self.frontends.get(&public.frontend);
         let leased = || holding.lease.iter().any(|b| b.frontend == public.frontend && b.contains(public.port));
         match scenario {
-            Scenario::OwnOut => holding.own == Some(public.frontend),
+            Scenario::OwnOut | Scenario::OwnIn => holding.own == Some(public.frontend),
             Scenario::Pool => purpose == Some(&Purpose::Shared) && leased(),
             Scenario::Default => purpose == Some(&Purpose::System) && leased(),
-            Scenario::OwnIn | Scenario::Rule | Scenario::Private => false,
+            Scenario::Rule | Scenario::Private => false,
         }
     }
 

@@ -20,7 +20,8 @@ use qnat_control::probing::model::{Probe, ProbeProtocol, ProbeRef};
 use qnat_control::probing::rows::{HealthView, ProbeView, probes};
 use qnat_control::resource::{Desired, LoadBalancer};
 use qnat_control::state::State;
-use qnat_control::{validate, view};
+use qnat_control::validate::{Issue, issues};
+use qnat_control::view;
 use support::{Cluster, desired};
 
 const DOWN: Health = Health::Down(Failing::Status(503));
@@ -288,13 +289,12 @@ fn an_inbound_nat_rule_has_no_probe() {
     let target = Target::IpConfiguration { instance: "b1".into(), ip_configuration: "ipconfig1".into() };
     let rule = InboundRule { target, frontend_port: 2201, ..lb.load_balancing_rules["web"].clone() };
     lb.inbound_nat_rules.insert("ssh".into(), rule);
-    let issues = validate::issues(&bad);
+    let issues = issues(&bad);
     assert_eq!(issues.len(), 1, "{issues:?}");
-    assert_eq!(
-        issues[0].to_string(),
-        "load_balancer.lb1.inbound_nat_rule.ssh.probe = alive: is for load-balancing rules; leave it out: one instance \
-         has nobody to stand in for it"
-    );
+    let Issue { path, value, problem, remedy } = &issues[0];
+    assert_eq!((path.as_str(), value.as_str()), ("load_balancer.lb1.inbound_nat_rule.ssh.probe", "alive"));
+    assert_eq!(problem, "is for load-balancing rules");
+    assert_eq!(remedy, "leave it out: one instance has nobody to stand in for it");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::event::WorkerOutput;
 use crate::fast::{FastCounts, FastEntry, FastMode, FastTable};
 use crate::flow::{Seen, Slot, Table, Translation};
 use crate::ids::{BackendId, ShardId, Side};
-use crate::record::{Proto, Scenario};
+use crate::record::Proto;
 use words::time::SECOND_NS;
 
 /// Packets each way before a mapping is worth an entry: short flows never pay for it.
@@ -300,8 +300,8 @@ impl Cache {
 fn absorb(kernel: &dyn FastTable, number: u32, table: &mut Table, slot: Slot) {
     let seen = kernel.seen(number);
     let record = table.record_mut(slot);
-    // A datagram of the remote keeps nothing alive (R5, I19) but what a rule lets anybody begin anew.
-    let both = record.proto == Proto::Tcp || record.scenario() == Scenario::Rule;
+    // A datagram of the remote keeps nothing alive (R5, I19) but what anybody may begin anew.
+    let both = record.proto == Proto::Tcp || record.scenario().comes_in();
     let last_ns = if both { seen.out.last_ns.max(seen.incoming.last_ns) } else { seen.out.last_ns };
     if record.is_live() {
         record.last_seen = record.last_seen.max(Seen::at(last_ns));

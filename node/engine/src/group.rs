@@ -197,7 +197,7 @@ impl<W: LeaseWords> Group<'_, W> {
                     None => self.egress.counters.hold.record(self.now_ns.saturating_sub(pending.since_ns)),
                 }
                 for parked in pending.parked {
-                    self.egress.held.unpark(pending.backend, &parked.frame);
+                    self.egress.held.unpark(pending.open.backend, &parked.frame);
                     self.release_parked(id, term, slot, parked);
                 }
             }
@@ -208,7 +208,7 @@ impl<W: LeaseWords> Group<'_, W> {
                     self.egress.counters.snat_mut(flow.proto).failed_later += 1;
                 }
                 for parked in pending.parked {
-                    self.egress.drop_parked(pending.backend, parked, DropReason::OpenRefused);
+                    self.egress.drop_parked(pending.open.backend, parked, DropReason::OpenRefused);
                 }
             }
             Effect::Opened { slot, .. } => self.claim(id, slot),
@@ -253,7 +253,9 @@ impl<W: LeaseWords> Group<'_, W> {
     /// F1, F8: what was proposed and is not applied is given up with its packets.
     fn lose_overlay(&mut self, shard: ShardId) {
         let Some(s) = self.shards.replica_mut(shard) else { return };
-        for (flow, _) in s.overlay.opening().into_iter().filter(|(_, open)| !is_untranslated(open.public.frontend)) {
+        for (flow, _) in
+            s.overlay.opening().into_iter().filter(|(_, pending)| !is_untranslated(pending.open.public.frontend))
+        {
             self.egress.counters.snat_mut(flow.proto).failed_later += 1;
         }
         for (backend, parked) in s.drop_overlay() {

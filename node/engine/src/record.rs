@@ -177,6 +177,12 @@ impl Scenario {
         }
     }
 
+    /// Whether its flows are begun by remotes.
+    #[must_use]
+    pub const fn comes_in(self) -> bool {
+        matches!(self, Self::OwnIn | Self::Rule)
+    }
+
     /// The class that a mapping falls into when it closes (D6). What a remote begins keeps its tuple no longer than it must: no
     /// other port waits for it, and the same client may come back by it (W3).
     #[must_use]

@@ -1,4 +1,5 @@
-//! Inbound rules as workers have them: which port of a frontend leads to whom, and which member of a pool gets a client.
+//! What leads inwards, as workers have it: which port of a frontend leads to whom by a rule, which member of a pool gets a client,
+//! and whose alone an address is.
 //!
 //! Pure; a value of the snapshot, so any member of the cluster chooses alike (W3). Made by `control::inbound`, asked by `judge`
 //! for packets without a mapping, and by `shard::standing` whether a mapping may stand.
@@ -19,6 +20,8 @@ pub struct Rules {
     by_public: Map<(FrontendId, Proto, u16), Arc<Rule>>,
     /// By the port of the backend that they lead to; 0: to every one.
     by_inside: Map<(Proto, u16), Vec<Arc<Rule>>>,
+    /// Addresses that are one backend's own: all that comes there is for it (S23).
+    own: Map<FrontendId, BackendId>,
     /// Some rule waits for its port, or a member for its way to the rule's shard.
     pub waiting: bool,
 }
@@ -60,7 +63,21 @@ pub enum Distribution {
     Source,
 }
 
+/// What leads inwards from a public end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inward<'a> {
+    /// A rule.
+    Rule(&'a Rule),
+    /// The address is this backend's own, or will be once nobody else has anything there: `Backend::has` says that.
+    Own(BackendId),
+}
+
 impl Rules {
+    /// All that comes to an address is for one backend, to whatever port.
+    pub fn put_own(&mut self, frontend: FrontendId, backend: BackendId) {
+        self.own.insert(frontend, backend);
+    }
+
     /// Adds a rule.
     pub fn put(&mut self, rule: Rule) {
         let rule = Arc::new(rule);
@@ -68,10 +85,23 @@ impl Rules {
         self.by_public.insert((rule.frontend, rule.proto, rule.port), rule);
     }
 
-    /// Whether there is none.
+    /// Whether nothing leads inwards.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.by_public.is_empty()
+        self.by_public.is_empty() && self.own.is_empty()
+    }
+
+    /// What leads inwards from a public end, of whatever protocol.
+    #[must_use]
+    pub fn inward(&self, key: &PublicKey) -> Option<Inward<'_>> {
+        let own = || self.own.get(&key.frontend).copied().map(Inward::Own);
+        self.of(key).map(Inward::Rule).or_else(own)
+    }
+
+    /// Whether an address is one backend's own.
+    #[must_use]
+    pub fn is_own(&self, frontend: FrontendId) -> bool {
+        self.own.contains_key(&frontend)
     }
 
     /// The rule of a public end.

@@ -1,6 +1,6 @@
-//! From declared inbound rules to what workers judge packets by.
+//! From declared inbound rules, and from addresses that are one backend's own, to what workers judge packets by.
 //!
-//! A rule is left out while its port is a grant's, or still drains; a member, while it lives in another shard (M3). Pure.
+//! Whether such an address is its backend's already, or still, the backend says. A rule is left out while its port is a grant's, or still drains; a member, while it lives in another shard (M3). Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use engine::snapshot::TcpReset;
 
 use super::model::{self, InboundRule, RuleProtocol, Target};
 use super::reach::rules as declared;
-use crate::allocation::Declared;
+use crate::allocation::{Declared, Purpose};
 use crate::places::blocks_on;
 use crate::probing::compiling::Asked;
 use crate::resource::PoolRef;
@@ -45,9 +45,18 @@ impl<'a> Members<'a> {
 
 /// The rules of a state, and their probes.
 pub(crate) fn rules(state: &State) -> (Rules, Probes) {
+    let mut rules = Rules::default();
     // Of a mapping that came in, a cluster of the first level could not say so (C2).
-    if Format::of_level(state.level) == Format::First || declared(&state.desired).next().is_none() {
-        return (Rules::default(), Probes::default());
+    if Format::of_level(state.level) == Format::First {
+        return (rules, Probes::default());
+    }
+    for (id, frontend) in &state.allocation.frontends {
+        if let Purpose::Own(backend) = frontend.purpose {
+            rules.put_own(*id, backend);
+        }
+    }
+    if declared(&state.desired).next().is_none() {
+        return (rules, Probes::default());
     }
     let mut asked = Asked::of(state);
     let frontends = state.allocation.frontends_by_address();
@@ -75,7 +84,6 @@ pub(crate) fn rules(state: &State) -> (Rules, Probes) {
         let probe = asked.ask(balancer, rule.probe.as_ref(), &here);
         compiled.push((format!("{balancer}/{name}"), frontend, (rule, probe), Arc::<[BackendId]>::from(here)));
     }
-    let mut rules = Rules::default();
     rules.waiting = waiting;
     for (name, frontend, (rule, probe), members) in compiled {
         let protos: &[Proto] = match rule.protocol {

@@ -1,5 +1,5 @@
-//! What comes in by a rule, without a mapping (W3): a client's first packets go to the member that its hash chooses, and the
-//! packet that completes a handshake waits until the log has the mapping.
+//! What comes in by a rule, or to an address that is one backend's own, without a mapping (W3, S23): a client's first packets go
+//! to the member that the rule's hash chooses, or to that backend, and the packet that completes a handshake waits until the log has the mapping.
 //!
 //! Never a mapping for a packet that anybody may write in a stranger's name: a connection is proved by
 //! whoever acknowledges its backend's answer, a datagram by the answer. `policy::enter` decides; called by `inbound`.
@@ -29,7 +29,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
         let (role, known) = (Role::of(p), shard.half_open.of(key, at.now_ns).is_some());
         let entry = policy::enter(at, shard, authority, key, (role, p.tcp));
-        if at.snapshot.rules.of(key).is_none() || (role == Role::First && !known) {
+        if at.snapshot.rules.inward(key).is_none() || (role == Role::First && !known) {
             policy::note_stranger_hits(at.snapshot, shard, key);
         }
         let entry = entry?;
@@ -56,7 +56,7 @@ impl<W: LeaseWords> Judge<'_, W> {
                 if adopted {
                     shard.half_open.adopted(key.frontend);
                 }
-                let proposal = Proposal::of_rule((open.backend, backend), open.public);
+                let proposal = Proposal::of_inward(backend, &open);
                 let opened = self.opening().propose(
                     &proposal,
                     &flow_of(&open),

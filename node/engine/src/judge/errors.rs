@@ -84,6 +84,10 @@ impl<W: LeaseWords> Judge<'_, W> {
             }
             inbound_use(s, record, backend)?;
             (record.frontend, record.public_port)
+        } else if let Some(half) = shard.half_open.of_flow(flow, self.cx.now_ns).filter(|half| half.open.backend == id)
+        {
+            // What it answers to a datagram that nobody waits for; a connection says so itself.
+            (half.open.public.frontend, half.open.public.port)
         } else {
             // RFC 5508, REQ-5: an endpoint's mapping is there for everybody whom its filter lets in, and the groups.
             if !groups_allow(s, id, flow) {

@@ -14,7 +14,7 @@ use crate::flow::FlowKey;
 use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, ShardId, Term, VnetId};
 use crate::judge::hairpin::receiver;
 use crate::judge::opening::public_end;
-use crate::judge::policy::{Entry, Plan, Role, chosen, enter, inbound_use, plan};
+use crate::judge::policy::{Entry, Plan, Role, chosen, enter, inbound_use, is_vain, plan};
 use crate::judge::private;
 use crate::nsg::{Access, Decision, Direction, Origin, Place};
 use crate::private::{Ends, Pair, pair_of};
@@ -23,6 +23,7 @@ use crate::record::{Endpoint, InsideKey, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::tell::status::{FlowView, View};
+use crate::wire::IcmpKind;
 
 /// Members of a pool that are named as down at most.
 const PASSED_OVER_MAX: usize = 16;
@@ -153,7 +154,7 @@ impl View<'_> {
         let dst = q.destination.0;
         check_destination(s, q.vnet, dst)?;
         let ours = own_address(s, dst);
-        if q.proto == Proto::Icmp && ours.is_some() {
+        if is_vain(s, dst, (q.proto == Proto::Icmp).then_some(IcmpKind::EchoRequest)) {
             return Err(DropReason::NoMapping);
         }
         if ours.is_none() {

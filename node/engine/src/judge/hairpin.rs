@@ -50,19 +50,22 @@ impl<W: LeaseWords> Judge<'_, W> {
         Ok(receiver)
     }
 
-    /// Where a packet by `from`, a public end of ours, goes on that is for the port of a rule of ours and judged here: it comes
-    /// in there as from outside.
+    /// Where a packet by `from`, a public end of ours, goes on that is for the port of a rule of ours, or for an address that is
+    /// one backend's own, and judged here: it comes in there as from outside.
     pub(crate) fn led_back(&self, authority: Authority, from: (FrontendId, u16), p: &IpPacket) -> Option<LedBack> {
         let s = self.cx.snapshot;
         let (frontend, home) = own_address(s, p.dst).filter(|_| !s.rules.is_empty())?;
         let public = s.frontends.get(&from.0)?.ip;
         let key = PublicKey { proto: p.proto, frontend, port: p.dst_port, remote: endpoint(public, from.1) };
-        s.rules.of(&key)?;
-        Some(LedBack { authority: self.shards.right_for(authority, home)?, home, key })
+        s.rules.inward(&key)?;
+        let authority = self.shards.right_for(authority, home)?;
+        // Those of a flow that is there go by its mapping.
+        let goes_on = || self.shards.replica(home).is_some_and(|shard| shard.replica.table.find_public(&key).is_some());
+        (p.fragment.is_none() || !goes_on()).then_some(LedBack { authority, home, key })
     }
 
-    /// Sends it there: under the sender's own public end, by the rule's hash, and committed like a client's (W3). In fragments
-    /// nothing goes there.
+    /// Sends it there: under the sender's own public end, by the rule's hash, and committed like a client's (W3). Nothing begins in
+    /// fragments there.
     pub(crate) fn turn_to_rule(
         &mut self,
         to: &LedBack,
@@ -117,7 +120,7 @@ pub(crate) fn receiver(
             let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
             inbound_use(s, record, backend)?
         }
-        None if s.rules.of(key).is_some() => led_use(s, shard, key)?,
+        None if s.rules.inward(key).is_some() => led_use(s, shard, key)?,
         None => stranger_use(s, shard, key)?,
     };
     // Nobody reaches himself through a gateway ("land").

@@ -10,7 +10,7 @@ use crate::event::{DropReason, Verdict};
 use crate::flow::FlowKey;
 use crate::ids::{FrontendId, Link, ShardId};
 use crate::judge::policy::{End, Proposal};
-use crate::record::{CommitClass, FlowRecord, Open, PublicKey, Scenario};
+use crate::record::{CommitClass, FlowRecord, Open, PublicKey};
 use crate::shard::overlay::Parked;
 use crate::shard::picking::is_taken;
 use crate::shard::shards::Shards;
@@ -69,7 +69,7 @@ impl Opening<'_> {
         opens_once(shard, flow, None)?;
         let public = match proposal.end {
             End::Again(public) => public,
-            End::Ruled(public) => {
+            End::Came(public) => {
                 shard.has_room(&s.params, id)?;
                 public
             }
@@ -92,15 +92,15 @@ impl Opening<'_> {
             false => Some(self.held.park(&s.params, id, first.frame.bytes).ok_or(DropReason::HoldLimit)?),
         };
         let (from, meta, packet) = (first.from, *first.frame.meta, *first.packet);
-        if scenario != Scenario::Rule {
+        if !scenario.comes_in() {
             shard.charge(now_ns, &s.params, id);
         }
-        shard.overlay.open(*flow, public, (id, sharing_of(scenario, backend.sharing)), now_ns);
+        let open = Open { public, inside: flow.inside, backend: id, scenario };
+        shard.overlay.open(&open, sharing_of(scenario, backend.sharing), now_ns);
         match frame {
             Some(frame) => shard.overlay.park(flow, Parked { frame, meta, packet, from, arrived_ns: now_ns }),
             None => shard.overlay.leave(flow, packet),
         }
-        let open = Open { public, inside: flow.inside, backend: id, scenario };
         shard.stream.push(s.control_index, FlowRecord::Open(open));
         Ok(if leaves { Opened::Leaves(public) } else { Opened::Parked })
     }
@@ -117,7 +117,7 @@ pub(crate) fn public_end(
     let (s, (id, backend)) = (at.snapshot, proposal.backend);
     opens_once(shard, flow, None)?;
     match proposal.end {
-        End::Again(public) | End::Ruled(public) => opens_once(shard, flow, Some(&public)).map(|()| Some(public)),
+        End::Again(public) | End::Came(public) => opens_once(shard, flow, Some(&public)).map(|()| Some(public)),
         End::Granted => {
             shard.admits(at.now_ns, &s.params, id)?;
             let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };

@@ -16,7 +16,7 @@ use crate::judge::opening::{First, Opened, Opening};
 use crate::judge::policy::{self, Plan, Proposal, Role};
 use crate::lease::LeaseWords;
 use crate::private::pair_of;
-use crate::record::{Proto, Scenario};
+use crate::record::Scenario;
 use crate::shard::Shard;
 use crate::shard::overlay::Parked;
 use crate::shard::standing::groups_let;
@@ -57,8 +57,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         };
         let back = Exit { link, authority };
         check_destination(s, vnet, p.dst).map_err(|reason| self.egress.refuse_flow(at, back, reason, p, frame))?;
-        // Public addresses answer no pings, so there is nothing to open (R7).
-        if p.proto == Proto::Icmp && s.frontend_by_ip.contains_key(&p.dst) {
+        if policy::is_vain(s, p.dst, p.icmp) {
             return Err(DropReason::NoMapping);
         }
         self.datagrams.note_first(at.now_ns, link, p)?;

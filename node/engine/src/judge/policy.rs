@@ -4,6 +4,8 @@
 //! Asked for first packets and for what is not plain (`outbound`, `inbound`, `errors`, `hairpin`). An established mapping's
 //! packets ask nobody (`established`); whether a mapping may stand is said by `shard::standing`.
 
+use std::net::Ipv4Addr;
+
 use crate::addresses::InsideEnd;
 use crate::consent::{groups_admit, groups_allow, groups_permit, note_stranger};
 use crate::context::At;
@@ -11,9 +13,10 @@ use crate::event::{Authority, DropReason};
 use crate::flow::{FlowKey, Record, Slot};
 use crate::ids::{BackendId, VnetId};
 use crate::record::{Addr, Endpoint, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
+use crate::rules::Inward;
 use crate::shard::Shard;
 use crate::shard::half_open::{Half, flow_of};
-use crate::shard::standing::{ending, groups_let, leads_to};
+use crate::shard::standing::{ending, groups_let, leads, leads_to};
 use crate::snapshot::{Backend, Snapshot, Without};
 use crate::wire::{IcmpKind, IpPacket, TcpFields, TcpFlags};
 
@@ -103,6 +106,12 @@ pub(crate) fn plan<'a>(
     decide(backend, flow, again).map_or_else(Plan::Refuse, Plan::Open)
 }
 
+/// Whether a backend asks in vain for an echo: a public address answers none (R7), unless it is one backend's own.
+pub(crate) fn is_vain(s: &Snapshot, dst: Ipv4Addr, icmp: Option<IcmpKind>) -> bool {
+    let ours = || s.frontend_by_ip.get(&dst).is_some_and(|id| !s.rules.is_own(*id));
+    icmp == Some(IcmpKind::EchoRequest) && ours()
+}
+
 /// What to do with a packet whose mapping was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Use {
@@ -128,8 +137,8 @@ pub(crate) struct Proposal<'a> {
 pub(crate) enum End {
     /// As it was held.
     Again(PublicKey),
-    /// That of the rule by which the flow came in.
-    Ruled(PublicKey),
+    /// That by which the flow came in.
+    Came(PublicKey),
     /// A port of the backend's grant that is free towards the remote.
     Granted,
     /// The inside port at an address that is the backend's own.
@@ -137,14 +146,14 @@ pub(crate) enum End {
 }
 
 impl<'a> Proposal<'a> {
-    /// A mapping that came in by a rule.
-    pub(crate) const fn of_rule(backend: (BackendId, &'a Backend), public: PublicKey) -> Self {
-        Self { backend, scenario: Scenario::Rule, end: End::Ruled(public) }
+    /// A mapping that a remote began.
+    pub(crate) const fn of_inward(backend: &'a Backend, open: &Open) -> Self {
+        Self { backend: (open.backend, backend), scenario: open.scenario, end: End::Came(open.public) }
     }
 
     /// Whether its backend begins the flow.
-    pub(crate) fn is_begun_here(&self) -> bool {
-        self.scenario != Scenario::Rule
+    pub(crate) const fn is_begun_here(&self) -> bool {
+        !matches!(self.end, End::Came(_))
     }
 }
 
@@ -236,12 +245,14 @@ fn outbound_use(at: At<'_>, shard: &Shard, slot: Slot, role: Role, (id, backend)
         let stays = record.backend == id && (record.scenario() != Scenario::Rule || leads_to(at.snapshot, record));
         return if stays { Use::Translate } else { Use::Refuse(DropReason::NotFirstPacket) };
     };
-    if record.scenario() == Scenario::Rule {
-        let late = role != Role::First && record.backend == id && leads_to(at.snapshot, record);
-        return match (late, role) {
-            (true, _) => Use::Translate,
-            (false, Role::First) => Use::Fresh,
-            (false, Role::Answer | Role::Last | Role::Other) => Use::Refuse(DropReason::NotFirstPacket),
+    if record.scenario().comes_in() {
+        let leads = record.backend == id && leads_to(at.snapshot, record);
+        return match (role, record.scenario()) {
+            // Its own port of the same number is this one.
+            (Role::First, Scenario::OwnIn) if leads => Use::Reopen,
+            (Role::First, _) => Use::Fresh,
+            (Role::Answer | Role::Last | Role::Other, _) if leads => Use::Translate,
+            (Role::Answer | Role::Last | Role::Other, _) => Use::Refuse(DropReason::NotFirstPacket),
         };
     }
     let leased = record.backend == id && backend.has(record.scenario(), record.frontend, record.public_port);
@@ -283,15 +294,22 @@ impl Entry {
     }
 }
 
-/// Whether a packet for an ended mapping is judged as if there were none: one that begins a flow by a rule anew, or goes on with
+/// Whether a packet for an ended mapping is judged as if there were none: one that begins anew what remotes begin, or goes on with
 /// one that was.
 pub(crate) fn begins_anew(at: At<'_>, shard: &Shard, slot: Slot, key: &PublicKey, p: &IpPacket) -> bool {
     let record = shard.replica.table.record(slot);
-    record.scenario() == Scenario::Rule
-        && ending(record).is_some()
-        && (Role::of(p) == Role::First
-            || shard.half_open.of(key, at.now_ns).is_some()
-            || shard.overlay.is_reserved(key))
+    if ending(record).is_none() {
+        return false;
+    }
+    let is_first = Role::of(p) == Role::First;
+    match record.scenario() {
+        Scenario::Rule | Scenario::OwnIn => {
+            is_first || shard.half_open.of(key, at.now_ns).is_some() || shard.overlay.is_reserved(key)
+        }
+        // What the backend began is over: a connection that is begun from the other side is another one.
+        Scenario::OwnOut => is_first && p.proto == Proto::Tcp,
+        Scenario::Pool | Scenario::Default | Scenario::Private => false,
+    }
 }
 
 /// What becomes of a packet from outside for a public end without a live mapping (W3).
@@ -303,7 +321,7 @@ pub(crate) fn enter(
     (role, tcp): (Role, Option<TcpFields>),
 ) -> Result<Entry, DropReason> {
     let s = at.snapshot;
-    if s.rules.of(key).is_none() {
+    if s.rules.inward(key).is_none() {
         return stranger_use(s, shard, key).map(Entry::Stranger);
     }
     if !matches!(authority, Authority::Lease { .. }) {
@@ -341,38 +359,41 @@ pub(crate) fn enter(
     }
 }
 
-/// Whether the rule of a flow that is not proved still leads where it went.
+/// Whether a flow that is not proved would still get where it went.
 fn may_get(s: &Snapshot, open: &Open) -> bool {
-    let rule = s.rules.of(&open.public).filter(|rule| rule.has(open.backend));
-    let port = rule.map(|rule| rule.inside_port(open.public.port));
-    port == Some(open.inside.endpoint.port) && s.backends.get(&open.backend).is_some_and(|b| is_at(b, open.inside))
+    leads(s, open) && s.backends.get(&open.backend).is_some_and(|b| is_at(b, open.inside))
 }
 
-/// Whether its backend gets new flows by the rule (S22).
+/// Whether its backend gets new flows by the rule (S22); nobody probes for an address that is one backend's own.
 fn is_up(s: &Snapshot, open: &Open) -> bool {
-    s.rules.of(&open.public).is_some_and(|rule| s.probes.is_up(rule.probe, open.backend))
+    s.probes.is_up(s.rules.of(&open.public).and_then(|rule| rule.probe), open.backend)
 }
 
 fn is_at(backend: &Backend, inside: InsideKey) -> bool {
     (backend.vnet, Addr::from(backend.ip)) == (inside.vnet, inside.endpoint.addr)
 }
 
-/// The mapping that a client's flow will have: its member by the rule's hash, or, while an ended one holds the tuple, the same as
-/// before, or none.
+/// The mapping that a client's flow will have: its member by the rule's hash, or whose alone the address is; while an ended one
+/// holds the tuple, the same as before, or none.
 pub(crate) fn chosen(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<Open, DropReason> {
-    let rule = s.rules.of(key).ok_or(DropReason::NoMapping)?;
+    let inward = s.rules.inward(key).ok_or(DropReason::NoMapping)?;
     let table = &shard.replica.table;
     if let Some(held) = table.find_public(key).map(|slot| table.record(slot).opened()) {
-        let same = held.scenario == Scenario::Rule && may_get(s, &held) && is_up(s, &held);
+        let same = may_get(s, &held) && is_up(s, &held);
         return if same { Ok(held) } else { Err(DropReason::NoMapping) };
     }
-    let up = |backend| s.probes.is_up(rule.probe, backend);
-    let backend = rule.choose(s.params.key, key, up).ok_or(DropReason::NoBackend)?;
+    let (scenario, backend, port) = match inward {
+        Inward::Rule(rule) => {
+            let up = |backend| s.probes.is_up(rule.probe, backend);
+            let member = rule.choose(s.params.key, key, up).ok_or(DropReason::NoBackend)?;
+            (Scenario::Rule, member, rule.inside_port(key.port))
+        }
+        Inward::Own(owner) => (Scenario::OwnIn, owner, key.port),
+    };
     let to = s.backends.get(&backend).ok_or(DropReason::NoBackend)?;
-    let endpoint = Endpoint { addr: Addr::from(to.ip), port: rule.inside_port(key.port) };
-    let inside = InsideKey { vnet: to.vnet, endpoint };
-    let open = Open { public: *key, inside, backend, scenario: Scenario::Rule };
-    if began_itself(shard, &open) { Err(DropReason::NoMapping) } else { Ok(open) }
+    let inside = InsideKey { vnet: to.vnet, endpoint: Endpoint { addr: Addr::from(to.ip), port } };
+    let open = Open { public: *key, inside, backend, scenario };
+    if leads(s, &open) && !began_itself(shard, &open) { Ok(open) } else { Err(DropReason::NoMapping) }
 }
 
 /// Whether the instance has opened exactly this flow itself: what answers by it would be told apart from nothing.
@@ -382,7 +403,7 @@ fn began_itself(shard: &Shard, open: &Open) -> bool {
     lives || shard.overlay.is_opening(&flow)
 }
 
-/// The inside end that a client's first packet reaches by a rule, if the groups let it.
+/// The inside end that a remote's first packet reaches by a rule or at an own address, if the groups let it.
 pub(crate) fn led_use(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<InsideEnd, DropReason> {
     let open = chosen(s, shard, key)?;
     if !groups_admit(s, open.backend, &flow_of(&open)) {
@@ -391,7 +412,7 @@ pub(crate) fn led_use(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<In
     InsideEnd::of(open.inside).ok_or(DropReason::NoMapping)
 }
 
-/// What a backend's packet does that answers what came in by a rule; `None`: it is no such answer.
+/// What a backend's packet does that answers what a remote began; `None`: it is no such answer.
 fn answer<'a>(
     at: At<'_>,
     shard: &Shard,
@@ -407,7 +428,7 @@ fn answer<'a>(
     let half = shard.half_open.of_flow(flow, at.now_ns).filter(|half| may_get(s, &half.open));
     let open = match half {
         Some(half) => half.open,
-        None => let_in_before(at, shard, id, flow, role)?,
+        None => let_in_before(at, shard, (id, backend), flow, role)?,
     };
     if !matches!(authority, Authority::Lease { .. }) {
         return Some(Plan::Refuse(DropReason::NotOwner));
@@ -416,23 +437,35 @@ fn answer<'a>(
         return Some(Plan::Refuse(DropReason::SecurityRule));
     }
     match (flow.proto, role) {
-        (Proto::Udp, _) => Some(Plan::Open(Proposal::of_rule((id, backend), open.public))),
+        (Proto::Udp, _) | (Proto::Icmp, Role::Other) => Some(Plan::Open(Proposal::of_inward(backend, &open))),
         (Proto::Tcp, Role::Answer | Role::Last) => Some(Plan::Answer(open)),
         (Proto::Tcp, Role::Other) => Some(Plan::Stray),
         (Proto::Tcp, Role::First) | (Proto::Icmp, _) => None,
     }
 }
 
-/// The mapping of a connection that a rule let in, though nothing is known of it here: its first packet came to an owner before,
-/// and its answer is repeated. Exactly one rule leads to its port, and chooses the backend for this client (W3). Not so a datagram:
-/// nothing tells it from one that the backend begins, and the client's next one says that it is none.
-fn let_in_before(at: At<'_>, shard: &Shard, id: BackendId, flow: &FlowKey, role: Role) -> Option<Open> {
+/// The mapping of a connection that was let in, though nothing is known of it here: its first packet came to an owner before,
+/// and its answer is repeated. Exactly one rule leads to its port, and chooses the backend for this client (W3), or it has an
+/// address of its own and no rule does. Not so a datagram: nothing tells it from one that the backend begins, and the client's next
+/// one says that it is none.
+fn let_in_before(
+    at: At<'_>,
+    shard: &Shard,
+    (id, backend): (BackendId, &Backend),
+    flow: &FlowKey,
+    role: Role,
+) -> Option<Open> {
     if flow.proto != Proto::Tcp || role != Role::Answer || !shard.may_adopt(at.now_ns) {
         return None;
     }
-    let s = at.snapshot;
-    let (rule, port) = s.rules.to(flow.proto, flow.inside.endpoint.port, id)?;
-    let key = PublicKey { proto: flow.proto, frontend: rule.frontend, port, remote: flow.remote };
+    let (s, inside) = (at.snapshot, flow.inside.endpoint.port);
+    let ruled = s.rules.to(flow.proto, inside, id).map(|(rule, port)| (rule.frontend, port));
+    let own = backend.ways.own.map(|frontend| (frontend, inside));
+    let (frontend, port) = match (ruled, own) {
+        (Some(only), None) | (None, Some(only)) => only,
+        (Some(_), Some(_)) | (None, None) => return None,
+    };
+    let key = PublicKey { proto: flow.proto, frontend, port, remote: flow.remote };
     let open = chosen(s, shard, &key).ok()?;
     (open.backend == id && open.inside == flow.inside).then_some(open)
 }

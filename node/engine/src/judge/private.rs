@@ -269,8 +269,7 @@ fn begin(at: At<'_>, shard: &mut Shard, open: Open) -> Result<(), DropReason> {
     }
     shard.admits(now_ns, &s.params, open.backend)?;
     shard.charge(now_ns, &s.params, open.backend);
-    let flow = FlowKey { proto: open.public.proto, inside: open.inside, remote: open.public.remote };
-    shard.overlay.open(flow, open.public, (open.backend, Sharing::Tuple), now_ns);
+    shard.overlay.open(&open, Sharing::Tuple, now_ns);
     shard.stream.push(s.control_index, FlowRecord::Open(open));
     Ok(())
 }

@@ -109,6 +109,6 @@ pub(crate) fn awaits_answer(record: &Record, params: &Params) -> bool {
 
 /// Whether its remote end is a service whose mappings end soon after the reply (D26).
 pub(crate) fn is_short(record: &Record, params: &Params) -> bool {
-    let asked = record.proto == Proto::Udp && record.scenario() != Scenario::Rule;
+    let asked = record.proto == Proto::Udp && !record.scenario().comes_in();
     asked && record.remote.port != 0 && params.short_idle_ports.contains(&record.remote.port)
 }

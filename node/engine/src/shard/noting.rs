@@ -7,7 +7,7 @@ use crate::event::Authority;
 use crate::flow::{Record, Seen, Slot, State};
 use crate::nat::tcp::{Direction, Progress};
 use crate::nat::timeouts::{Terms, awaits_answer, note_answer};
-use crate::record::{CloseReason, Proto, Scenario};
+use crate::record::{CloseReason, Proto};
 use crate::shard::Shard;
 use crate::wire::IpPacket;
 use words::time::MS;
@@ -21,8 +21,8 @@ impl Shard {
     /// somebody else may have the port towards the same remote (I11).
     pub(crate) fn takes_late(&self, record: &Record, now_ns: u64) -> bool {
         let State::Held(class) = record.state else { return true };
-        // Nobody but its own client and rule can have the tuple.
-        if record.scenario() == Scenario::Rule {
+        // Nobody but its own client can have the tuple.
+        if record.scenario().comes_in() {
             return true;
         }
         let takeover_ns = self.leadership.as_ref().and_then(|lead| lead.takeover_ns).unwrap_or(0);
@@ -41,8 +41,8 @@ impl Shard {
         self.went_on(cache, at, by, slot, progress);
     }
 
-    /// A packet came in by it: a segment of its connection, or a datagram, which keeps nothing alive (R5, I19) but what a rule
-    /// lets anybody begin anew.
+    /// A packet came in by it: a segment of its connection, or a datagram, which keeps nothing alive (R5, I19) but what
+    /// anybody may begin anew.
     pub(crate) fn note_in(&mut self, cache: &mut Cache, at: At<'_>, by: Authority, slot: Slot, p: &IpPacket) {
         let s = at.snapshot;
         cache.absorb(&mut self.replica.table, slot);
@@ -50,7 +50,7 @@ impl Shard {
         if let Some(tcp) = &p.tcp {
             let progress = record.tcp.observe(Direction::In, tcp);
             self.went_on(cache, at, by, slot, progress);
-        } else if record.scenario() == Scenario::Rule {
+        } else if record.scenario().comes_in() {
             self.went_on(cache, at, by, slot, Progress::Open);
         } else if awaits_answer(record, &s.params)
             && let Some(backend) = s.backends.get(&record.backend)

@@ -10,7 +10,8 @@ use crate::flow::{FlowKey, Slot};
 use crate::ids::{BackendId, ControlIndex, FrontendId, Link, PortBlock};
 use crate::map::Keyed;
 use crate::ports::Claims;
-use crate::record::{CloseReason, PublicKey};
+use crate::record::{CloseReason, Open, PublicKey};
+use crate::shard::half_open::flow_of;
 use crate::snapshot::{Map, Sharing};
 use crate::wire::{FrameMeta, IpPacket};
 
@@ -28,8 +29,7 @@ pub(crate) struct Parked {
 /// A mapping on its way through the log.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    pub(crate) public: PublicKey,
-    pub(crate) backend: BackendId,
+    pub(crate) open: Open,
     claim: Sharing,
     pub(crate) since_ns: u64,
     /// The first packet, if it has left already (W2).
@@ -79,15 +79,10 @@ impl Overlay {
         &self.claims
     }
 
-    pub(crate) fn open(
-        &mut self,
-        flow: FlowKey,
-        public: PublicKey,
-        (backend, sharing): (BackendId, Sharing),
-        now_ns: u64,
-    ) {
+    pub(crate) fn open(&mut self, open: &Open, sharing: Sharing, now_ns: u64) {
+        let (flow, Open { public, backend, .. }) = (flow_of(open), *open);
         let claim = if self.claims.add(sharing, &public, flow.inside) { sharing } else { Sharing::Tuple };
-        let pending = Pending { public, backend, claim, since_ns: now_ns, left: None, parked: VecDeque::new() };
+        let pending = Pending { open: *open, claim, since_ns: now_ns, left: None, parked: VecDeque::new() };
         let former = self.pending.insert(flow, pending);
         assert!(former.is_none(), "a flow opens once at a time");
         self.by_public.insert(public, flow);
@@ -107,7 +102,7 @@ impl Overlay {
 
     /// The backend whose limits a packet of this opening flow counts against.
     pub(crate) fn backend(&self, flow: &FlowKey) -> Option<BackendId> {
-        self.pending.get(flow).map(|p| p.backend)
+        self.pending.get(flow).map(|p| p.open.backend)
     }
 
     pub(crate) fn park(&mut self, flow: &FlowKey, parked: Parked) {
@@ -120,10 +115,10 @@ impl Overlay {
         let flow = self.by_public.remove(public)?;
         let pending = self.pending.remove(&flow)?;
         self.claims.remove(pending.claim, public);
-        let opens = self.per_backend.get_mut(&pending.backend).expect("counted when it was proposed");
+        let opens = self.per_backend.get_mut(&pending.open.backend).expect("counted when it was proposed");
         *opens -= 1;
         if *opens == 0 {
-            self.per_backend.remove(&pending.backend);
+            self.per_backend.remove(&pending.open.backend);
         }
         Some((flow, pending))
     }
@@ -138,7 +133,7 @@ impl Overlay {
             if let Some(pending) = self.pending.get_mut(&flow)
                 && pending.parked.front().is_some_and(|p| p.arrived_ns.saturating_add(HELD_MAX_NS) <= now_ns)
             {
-                return pending.parked.pop_front().map(|p| (pending.backend, p));
+                return pending.parked.pop_front().map(|p| (pending.open.backend, p));
             }
         }
         None
@@ -184,14 +179,14 @@ impl Overlay {
         self.fences.clear();
         self.cuts = 0;
         let packets =
-            self.pending.drain().flat_map(|(_, p)| p.parked.into_iter().map(move |q| (p.backend, q))).collect();
+            self.pending.drain().flat_map(|(_, p)| p.parked.into_iter().map(move |q| (p.open.backend, q))).collect();
         (packets, self.closing.drain().collect())
     }
 
     /// All opening mappings, in the order of their public keys.
     pub(crate) fn opening(&self) -> Vec<(FlowKey, &Pending)> {
         let mut all: Vec<_> = self.pending.iter().map(|(flow, p)| (*flow, p)).collect();
-        all.sort_unstable_by_key(|(_, p)| p.public);
+        all.sort_unstable_by_key(|(_, p)| p.open.public);
         all
     }
 }

@@ -7,8 +7,8 @@ use crate::flow::{FlowKey, Record, State};
 use crate::ids::BackendId;
 use crate::nsg::Hits;
 use crate::private;
-use crate::record::{Addr, CloseReason, HoldClass, InsideKey, Scenario};
-use crate::rules::Rule;
+use crate::record::{Addr, CloseReason, HoldClass, InsideKey, Open, Scenario};
+use crate::rules::Inward;
 use crate::shard::drains::Drains;
 use crate::snapshot::{Backend, Snapshot};
 
@@ -28,19 +28,17 @@ pub(crate) fn may_stand(
 ) -> Result<(), CloseReason> {
     let Some(backend) = whose(snapshot, record.backend, &record.flow()) else { return Err(CloseReason::Policy) };
     match record.scenario() {
-        Scenario::Pool | Scenario::Default | Scenario::OwnOut => {}
+        Scenario::Pool | Scenario::Default | Scenario::OwnOut | Scenario::OwnIn => {}
         Scenario::Private => {
             let stands = private::stands(snapshot, record.backend, &record.flow());
             return if stands { Ok(()) } else { Err(CloseReason::Policy) };
         }
-        // A snapshot of this build gives nobody these rights.
-        Scenario::OwnIn => return Err(CloseReason::Policy),
         Scenario::Rule => {
             let stands = leads_to(snapshot, record) && (asked == Asked::Yes || groups_let(snapshot, record));
             return if stands { Ok(()) } else { Err(CloseReason::Policy) };
         }
     }
-    if asked == Asked::No && !groups_allow(snapshot, record.backend, &record.flow()) {
+    if asked == Asked::No && !groups_let(snapshot, record) {
         return Err(CloseReason::Policy);
     }
     if backend.has(record.scenario(), record.frontend, record.public_port) {
@@ -59,11 +57,16 @@ fn whose<'a>(s: &'a Snapshot, id: BackendId, flow: &FlowKey) -> Option<&'a Backe
 /// Whether a mapping that stands would go on to do so under another configuration, as far as it is no question of ports: what
 /// `may_stand` will say, foretold (D19).
 pub(crate) fn keeps_right(s: &Snapshot, id: BackendId, flow: &FlowKey, scenario: Scenario) -> bool {
-    if scenario == Scenario::Private {
-        return private::stands(s, id, flow);
+    let comes = || groups_admit(s, id, flow);
+    if scenario != Scenario::Private && whose(s, id, flow).is_none() {
+        return false;
     }
-    let comes = || s.rules.to(flow.proto, flow.inside.endpoint.port, id).is_some() && groups_admit(s, id, flow);
-    whose(s, id, flow).is_some() && (groups_allow(s, id, flow) || comes())
+    match scenario {
+        Scenario::Private => private::stands(s, id, flow),
+        Scenario::OwnIn => comes(),
+        Scenario::Rule => comes() && s.rules.to(flow.proto, flow.inside.endpoint.port, id).is_some(),
+        Scenario::Pool | Scenario::Default | Scenario::OwnOut => groups_allow(s, id, flow),
+    }
 }
 
 /// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.
@@ -74,11 +77,24 @@ pub(crate) fn ending(record: &Record) -> Option<HoldClass> {
     }
 }
 
-/// Whether a rule leads to a mapping's inside end by its public one.
+/// Whether what a remote began would get where it went, by the rules and addresses that there are now.
 pub(crate) fn leads_to(s: &Snapshot, record: &Record) -> bool {
-    let public = record.public();
-    let leads = |rule: &Rule| rule.has(record.backend) && rule.inside_port(public.port) == record.inside.port;
-    s.rules.of(&public).is_some_and(leads)
+    leads(s, &record.opened())
+}
+
+/// The same of a mapping that there may not be yet.
+pub(crate) fn leads(s: &Snapshot, open: &Open) -> bool {
+    let Open { public, inside: InsideKey { endpoint: inside, .. }, backend, scenario } = open;
+    match (scenario, s.rules.inward(public)) {
+        (Scenario::Rule, Some(Inward::Rule(rule))) => {
+            rule.has(*backend) && rule.inside_port(public.port) == inside.port
+        }
+        (Scenario::OwnIn, Some(Inward::Own(owner))) => {
+            let has = |b: &Backend| b.has(Scenario::OwnIn, public.frontend, public.port);
+            owner == *backend && public.port == inside.port && s.backends.get(backend).is_some_and(has)
+        }
+        _ => false,
+    }
 }
 
 /// Whether the security groups let a mapping's packets pass: asked about the direction in which it was begun, since what answers

@@ -194,13 +194,12 @@ impl View<'_> {
             }
             let opening = shard.overlay.opening().into_iter().map(|(flow, pending)| FlowView {
                 shard: id,
-                backend: pending.backend,
+                backend: pending.open.backend,
                 proto: flow.proto,
                 inside: flow.inside,
-                public: self.public_of(&pending.public, flow.inside),
+                public: self.public_of(&pending.open.public, flow.inside),
                 remote: flow.remote,
-                // No other right has a place in the stream yet.
-                scenario: if is_untranslated(pending.public.frontend) { Scenario::Private } else { Scenario::Pool },
+                scenario: pending.open.scenario,
                 state: FlowState::Opening,
                 written_at: LogIndex(0),
                 idle_ms: now_ns.saturating_sub(pending.since_ns) / 1_000_000,

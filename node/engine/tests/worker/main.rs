@@ -23,6 +23,7 @@ mod neighbours;
 mod networks;
 mod order;
 mod own;
+mod own_inward;
 mod ownership;
 mod payload;
 mod private;

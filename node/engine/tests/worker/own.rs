@@ -6,22 +6,22 @@ use qnat_engine::ids::*;
 use qnat_engine::snapshot::{Draining, Frontend, OnReclaim, Snapshot};
 use std::net::Ipv4Addr;
 
-const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
-const OWN_ID: FrontendId = FrontendId(7);
-const OTHER_REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
+pub(crate) const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
+pub(crate) const OWN_ID: FrontendId = FrontendId(7);
+pub(crate) const OTHER_REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
 
 fn address(s: &mut Snapshot) {
     s.put_frontends([(OWN_ID, Frontend { ip: OWN, shard: SHARD })]);
 }
 
 /// The address is there, and this backend's.
-fn give(s: &mut Snapshot, id: u32) {
+pub(crate) fn give(s: &mut Snapshot, id: u32) {
     address(s);
     s.backends.get_mut(&BackendId(id)).expect("a backend").ways.own = Some(OWN_ID);
 }
 
 /// It is nobody's any more.
-fn take(s: &mut Snapshot, on_reclaim: OnReclaim) {
+pub(crate) fn take(s: &mut Snapshot, on_reclaim: OnReclaim) {
     address(s);
     for block in PortBlock::whole(OWN_ID) {
         drains(s, Draining { block, reclaim_index: ControlIndex(12), on_reclaim });
