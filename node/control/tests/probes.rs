@@ -287,7 +287,7 @@ fn an_inbound_nat_rule_has_no_probe() {
     let mut bad = wanted(1);
     let lb = balancer(&mut bad);
     let target = Target::IpConfiguration { instance: "b1".into(), ip_configuration: "ipconfig1".into() };
-    let rule = InboundRule { target, frontend_port: 2201, ..lb.load_balancing_rules["web"].clone() };
+    let rule = InboundRule { target, frontend_port: 2201, backend_port: 22, ..lb.load_balancing_rules["web"].clone() };
     lb.inbound_nat_rules.insert("ssh".into(), rule);
     let issues = issues(&bad);
     assert_eq!(issues.len(), 1, "{issues:?}");
