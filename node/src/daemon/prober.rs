@@ -377,5 +377,5 @@ impl Prober {
     }
 }
 
-const _: () = assert!(SLEEP_MAX.as_secs() == 0 && LAPSE_NS > SLEEP_MAX.as_nanos() as u64);
+const _: () = assert!(SLEEP_MAX.as_secs() == 0 && SLEEP_MAX.as_nanos() < LAPSE_NS as u128);
 const _: () = assert!(ATTEMPTS_MAX < (PORTS.end - PORTS.start) as usize);

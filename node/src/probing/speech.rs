@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn a_status_is_read_as_soon_as_it_is_there_and_nothing_else_passes_for_one() {
-        let cases: [(&[u8], Option<Result<u16, Failing>>); 12] = [
+        type Status = Option<Result<u16, Failing>>;
+        let cases: [(&[u8], Status); 12] = [
             (b"", None),
             (b"HTT", None),
             (b"HTTP/1.1 20", None),
