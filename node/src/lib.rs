@@ -6,4 +6,5 @@ pub mod cli;
 pub mod client;
 pub mod daemon;
 pub mod nat_log;
+pub mod probing;
 pub mod replay;

@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use crate::answers::{DUMP_FORMAT, Dump, DumpedShard, Explained, KeptFlow};
 use crate::daemon::answer::flow;
-use crate::daemon::explaining::{networks_of, of_backend, only_network, row};
+use crate::daemon::explaining::{networks_of, only_network, row, with_names};
 use crate::daemon::request::{Failure, PacketQuestion};
 
 /// By how many keys a question is put. Of a pool of four a member that judges otherwise than the others is overlooked once in 10^8
@@ -149,11 +149,7 @@ impl Replay {
         let none = || Failure::new(422, "it has no configuration".to_owned());
         let (node, told) = told.into_iter().nth(served).ok_or_else(none)?;
         let networks = &self.workers[0].snapshot.networks;
-        let row = row(asked, &told);
-        let row = match told.backend {
-            Some(id) => of_backend(&self.state, id, told.outcome, row),
-            None => row,
-        };
+        let row = with_names(&self.state, &told, row(asked, &told));
         Ok(Explained { node, mapping: told.mapping.map(|view| flow(&view, networks)), ..row })
     }
 

@@ -119,6 +119,7 @@ impl State {
             CommandBody::DrainNode { node, incarnation } => self.registry.drain(*node, *incarnation)?,
             CommandBody::ResumeNode { node } => self.registry.resume(*node)?,
             CommandBody::SetServiceTags(tags) => self.set_service_tags(command, tags)?,
+            CommandBody::HealthChanged(changes) => self.health_changed(command.stamped_unix_ms, changes)?,
         }
         Ok(Yield::Nothing)
     }

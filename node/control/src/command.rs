@@ -10,6 +10,7 @@ use engine::ids::{ControlIndex, FrontendId, Incarnation, NodeId, PortBlock, Shar
 use crate::codec::{self, CodecError, Kind};
 use crate::loads::PortLoad;
 use crate::nsg::service_tags::ServiceTags;
+use crate::probing::health::HealthChange;
 use crate::registry::Joiner;
 use crate::registry::Registration;
 use crate::resource::Desired;
@@ -187,6 +188,8 @@ pub enum CommandBody {
     },
     /// The platform's prefixes of service tags from now on (D20).
     SetServiceTags(Box<ServiceTags>),
+    /// Probes of backends came to another end than what is committed (S22).
+    HealthChanged(Vec<HealthChange>),
 }
 
 /// A declared configuration on its way into the state.
@@ -240,6 +243,8 @@ impl CommandBody {
             ANY + blocks.len()
         } else if let Self::ConfigurePart { bytes, .. } = self {
             ANY + bytes.len() / PART_BYTES_PER_BLOCK
+        } else if let Self::HealthChanged(changes) = self {
+            ANY + changes.len()
         } else {
             ANY
         }
@@ -284,6 +289,7 @@ impl CommandBody {
             Self::DrainNode { .. } => "drain_node",
             Self::ResumeNode { .. } => "resume_node",
             Self::SetServiceTags(_) => "set_service_tags",
+            Self::HealthChanged(_) => "health_changed",
         }
     }
 }

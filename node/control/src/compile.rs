@@ -24,6 +24,7 @@ use crate::default_outbound::ways::Granting;
 use crate::inbound;
 use crate::nsg::compiling;
 use crate::places::blocks_on;
+use crate::probing;
 use crate::registry::Node;
 use crate::resource::{Filtering, Profile, Settings, Sharing};
 use crate::state::State;
@@ -97,6 +98,7 @@ impl Compiler {
     /// No entry since `last` settled everything: but for the nodes, only the blocks of some frontends have changed.
     fn next(&mut self, state: &State, last: &Snapshot) -> Snapshot {
         let mut next = Snapshot { control_index: state.index, params: params(state), ..last.clone() };
+        next.probes = probing::compiling::renewed(state, &last.probes, last.control_index);
         if next.params.format != last.params.format {
             next.private = Arc::new(private(state));
         }
@@ -149,6 +151,9 @@ fn share(next: &mut Snapshot, last: &Snapshot) {
     if next.rules == last.rules {
         next.rules = Arc::clone(&last.rules);
     }
+    if next.probes == last.probes {
+        next.probes = Arc::clone(&last.probes);
+    }
     if next.backend_by_ip == last.backend_by_ip {
         next.backend_by_ip = Arc::clone(&last.backend_by_ip);
     }
@@ -175,11 +180,13 @@ pub fn snapshot(state: &State, me: NodeId) -> Snapshot {
 
 /// The same; `groups` are those of the version before.
 fn compiled_with(state: &State, me: NodeId, groups: &Attachments) -> Snapshot {
+    let (rules, probes) = inbound::compiling::rules(state);
     let mut snapshot = Snapshot {
         control_index: state.index,
         params: params(state),
         security: Arc::new(compiling::attachments(state, groups)),
-        rules: Arc::new(inbound::compiling::rules(state)),
+        rules: Arc::new(rules),
+        probes: Arc::new(probes),
         private: Arc::new(private(state)),
         networks: Arc::new(Networks(state.vnets.clone())),
         outside: Outside { prefix: state.desired.outside.network, next_hop: state.desired.outside.next_hop },

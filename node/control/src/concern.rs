@@ -136,6 +136,10 @@ pub enum What {
     NoPath,
     /// IP configurations go out by addresses that the system chose.
     DefaultOutbound,
+    /// No member of a pool passes a probe: new flows by its rules are refused.
+    NoHealthyBackends,
+    /// Some members of a pool do not pass a probe: they get no new flows.
+    BackendsDown,
     /// A backend has no ports, or fewer than its grant.
     PortsMissing,
     /// A backend has used up its ports, or nearly.

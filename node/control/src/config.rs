@@ -35,6 +35,14 @@
 //! frontend_port = 80
 //! pool = "web"
 //! backend_port = 8080
+//! probe = "alive"
+//! [[load_balancer.probe]]
+//! name = "alive"
+//! protocol = "http"
+//! port = 8080
+//! request_path = "/healthz"
+//! interval_seconds = 5
+//! number_of_probes = 2
 //! [[load_balancer.inbound_nat_rule]]
 //! name = "ssh-b1"
 //! frontend = "pip1"
@@ -95,6 +103,7 @@ use crate::inbound::reading::{Table, rule};
 use crate::limits::FILE_LEN_MAX;
 use crate::nsg::model::Nic;
 use crate::nsg::reading::{self, Spelling};
+use crate::probing::reading::probe;
 use crate::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,
     Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
@@ -277,6 +286,10 @@ fn load_balancer(source: &mut Source<'_>, mut reader: Reader<'_, '_>, into: &mut
     let kind = reader.at("outbound_rule");
     for rule in reader.tables(source, "outbound_rule") {
         outbound_rule(source, rule, &kind, &mut balancer.outbound_rules);
+    }
+    let kind = reader.at("probe");
+    for table in reader.tables(source, "probe") {
+        probe(source, table, &kind, &mut balancer.probes);
     }
     let kind = reader.at("load_balancing_rule");
     for table in reader.tables(source, "load_balancing_rule") {

@@ -41,6 +41,7 @@ impl State {
         self.declare_backends();
         self.declare_frontends();
         self.settle(command, &configure.hints);
+        self.forget_health();
         Ok(())
     }
 

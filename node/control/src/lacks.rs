@@ -9,6 +9,7 @@ use crate::default_outbound;
 use crate::default_outbound::ways::Granting;
 use crate::nsg::warnings;
 use crate::places::blocks_on;
+use crate::probing::rows;
 use crate::resource::Outside;
 use crate::shards::{Origin, Shard};
 use crate::state::State;
@@ -33,6 +34,7 @@ pub(crate) fn cluster_concerns(state: &State) -> Vec<Concern> {
     }
     found.extend(warnings::warnings(state));
     found.extend(default_outbound::rows::concern(state));
+    found.extend(rows::concerns(state));
     if let Some(token) = &state.stop_token
         && state.registry.newest(token.holder) != Some(token.incarnation)
     {

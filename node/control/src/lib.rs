@@ -5,7 +5,7 @@
 //! types. [`state::State`] is the whole; [`command::Command`] is what changes it; `apply` says how; [`compile`] turns it
 //! into what workers judge packets by; [`reconcile`] says what the control leader should propose now; [`plan`] says what a
 //! configuration would change; [`view`] is what people and programs see, with each [`concern`]; [`port_log`] says who had which ports when; [`recovery`] is what a cluster continues from
-//! that was lost; [`nsg`] has security groups. Called by `node` and by the simulator.
+//! that was lost; [`nsg`] has security groups, [`probing`] health probes. Called by `node` and by the simulator.
 #![forbid(unsafe_code)]
 
 pub mod allocation;
@@ -34,6 +34,7 @@ mod places;
 pub mod plan;
 pub mod port_log;
 pub mod printing;
+pub mod probing;
 mod reclaim;
 pub mod reconcile;
 pub mod recovery;

@@ -8,6 +8,7 @@ use crate::nsg::bounds::{
     APPLICATION_GROUPS_MAX, MEMBERSHIPS_MAX, NICS_MAX, ON_PREMISES_MAX, PEERINGS_MAX, RULE_VALUES_MAX, RULES_MAX,
     SECURITY_GROUPS_MAX, TAG_PREFIXES_MAX,
 };
+use crate::probing::bounds::{CHANGES_MAX, PATH_LEN_MAX, PROBED_MAX, PROBES_MAX};
 use crate::tier::{BLOCK_LEN_MIN, PORTS_USABLE};
 use crate::validate::{
     ADDRESS_SPACE_MAX, FRONTENDS_MAX, IP_CONFIGURATIONS_MAX, NAME_LEN_MAX, POOLS_MAX, PUBLIC_IPS_MAX,
@@ -49,10 +50,11 @@ const SUBNET: usize = NAME + PREFIX + ADDRESS + SOME_NAME + 2;
 const RESERVED: usize = LEN + RESERVED_PORTS_MAX * U16;
 const PUBLIC_IP: usize = NAME + ADDRESS + RESERVED;
 // Each has a frontend of its own.
-const LOAD_BALANCER: usize = NAME + 5 * LEN + NAME;
+const LOAD_BALANCER: usize = NAME + 6 * LEN + NAME;
 const POOL: usize = NAME;
 const RULE: usize = 2 * NAME + LEN + 2 + 4 * KIND;
-const INBOUND_RULE: usize = 4 * NAME + 3 * KIND + 2 * U16 + 2;
+const INBOUND_RULE: usize = 4 * NAME + SOME_NAME + 3 * KIND + 2 * U16 + 2;
+const PROBE: usize = NAME + KIND + 2 * U16 + LEN + PATH_LEN_MAX + 1;
 const SETTINGS: usize = 256;
 const NIC: usize = 3 * NAME + SOME_NAME + LEN;
 const SECURITY_GROUP: usize = NAME + KIND + LEN;
@@ -78,6 +80,7 @@ const DESIRED: usize = IP_CONFIGURATIONS_MAX * (INSTANCE + IP_CONFIGURATION)
     + AVAILABILITY_SETS_MAX * NAME
     + SYSTEM_ADDRESSES_MAX * PREFIX
     + 2 * LEN
+    + PROBES_MAX * PROBE
     + SECURITY
     + SETTINGS;
 
@@ -98,6 +101,9 @@ const FRONTEND: usize = U32 + ADDRESS + U16 + KIND + U32 + RESERVED + LEN + 2 + 
 const BACKEND: usize = U32 + 2 * NAME + POOL_REF + KIND + 2 * (1 + ADDRESS) + MAC + 9 * U32 + 4 * U32;
 // The system address of an availability set, or of an instance in none.
 const SET: usize = KIND + NAME + U32;
+const PROBE_REF: usize = 2 * NAME;
+// What is committed of a backend by a probe.
+const HEALTH: usize = U32 + 2 * KIND + U16 + 2 * U64 + U16;
 const KEY: usize = 2 * 16 + 1 + REFUSAL_LEN_MAX;
 // Nodes, shards and what is kept of them: each of a few hundred octets.
 const REST: usize = 1 << 20;
@@ -114,12 +120,15 @@ pub const STATE_LEN_MAX: usize = DESIRED
     + BACKENDS_MAX * BACKEND
     + IP_CONFIGURATIONS_MAX * SET
     + BLOCKS
+    + PROBES_MAX * (PROBE_REF + U64 + LEN)
+    + PROBED_MAX * HEALTH
     + KEYS_MAX * KEY
     + TAGS
     + REST;
 
 // A report of fences is the longest of all other commands, and a part is longer.
 const _: () = assert!(RECLAIMS_MAX * (BLOCK + U64) + 64 < PART_LEN_MAX);
+const _: () = assert!(CHANGES_MAX * (PROBE_REF + HEALTH) + 64 < PART_LEN_MAX);
 
 /// Octets of a file without its names and values, as the documentation writes it.
 const fn written(form: &str, names: usize, values: usize) -> usize {
@@ -131,7 +140,10 @@ const SECURITY_RULE_FORM: &str = "[[security_group.rule]]\nname = \"\"\npriority
 
 const INBOUND_RULE_FORM: &str = "[[load_balancer.load_balancing_rule]]\nname = \"\"\nfrontend = \"\"\nprotocol = \"tcp\"\nfrontend_port = \n\
                                  pool = \"\"\nbackend_port = \ndistribution = \"source-ip-protocol\"\nidle_timeout_minutes = 100\n\
-                                 enable_tcp_reset = true\nip_configuration = \"/\"\n";
+                                 enable_tcp_reset = true\nip_configuration = \"/\"\nprobe = \"\"\n";
+
+const PROBE_FORM: &str = "[[load_balancer.probe]]\nname = \"\"\nprotocol = \"https\"\nport = \nrequest_path = \"\"\n\
+                          interval_seconds = \nnumber_of_probes = \n";
 
 /// Longest file that says as much as the limits allow, and as much again for comments and spaces.
 pub const FILE_LEN_MAX: usize = 2
@@ -165,7 +177,8 @@ pub const FILE_LEN_MAX: usize = 2
         + POOLS_MAX
             * (written("[[load_balancer.pool]]\nname = \"\"\n", 1, 0)
                 + written("[[load_balancer.outbound_rule]]\nname = \"\"\npool = \"\"\nfrontends = []\n", 2, 256))
-        + INBOUND_RULES_MAX * written(INBOUND_RULE_FORM, 4, 12)
+        + INBOUND_RULES_MAX * written(INBOUND_RULE_FORM, 5, 12)
+        + PROBES_MAX * written(PROBE_FORM, 1, 12 + PATH_LEN_MAX)
         + RULE_FRONTENDS_MAX * written("\"\", ", 1, 0)
         + NICS_MAX
             * written(

@@ -148,6 +148,7 @@ fn resources(old: &Desired, new: &Desired, into: &mut Vec<Change>) {
         let without = |balancer: &LoadBalancer| LoadBalancer {
             load_balancing_rules: BTreeMap::new(),
             inbound_nat_rules: BTreeMap::new(),
+            probes: BTreeMap::new(),
             ..balancer.clone()
         };
         desired.load_balancers.iter().map(|(name, balancer)| (name.clone(), without(balancer))).collect()
@@ -160,6 +161,7 @@ fn resources(old: &Desired, new: &Desired, into: &mut Vec<Change>) {
         let at = |table: &str| format!("load_balancer.{name}.{table}");
         compare(&at("load_balancing_rule"), &old.load_balancing_rules, &new.load_balancing_rules, into);
         compare(&at("inbound_nat_rule"), &old.inbound_nat_rules, &new.inbound_nat_rules, into);
+        compare(&at("probe"), &old.probes, &new.probes, into);
     }
     compare("instance", &old.instances, &new.instances, into);
     compare("nic", &old.nics, &new.nics, into);

@@ -10,13 +10,14 @@ use std::fmt::{Display, Write as _};
 use crate::default_outbound::model::DefaultOutbound;
 use crate::inbound::model::{Distribution, InboundRule, RuleProtocol, Target};
 use crate::nsg::model::{Access, Addresses, Direction, Nic, Ports, Protocol, Rule, SecurityGroup};
+use crate::probing::model::Probe;
 use crate::resource::{
     Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, Profile, PublicIp,
     Settings, Sharing, VirtualNetwork,
 };
 
-/// Writes a configuration; below `limits::FILE_LEN_MAX` octets. Names are letters, digits, `-` and `_` (`validate`), so nothing
-/// in it has to be escaped.
+/// Writes a configuration; below `limits::FILE_LEN_MAX` octets. Names are letters, digits, `-` and `_`, and paths have no quotation
+/// mark and no backslash (`validate`), so nothing in it has to be escaped.
 #[must_use]
 pub fn print(desired: &Desired) -> String {
     // Whoever adds a kind of resource adds its lines.
@@ -151,6 +152,10 @@ impl Page {
             self.named("load_balancer.outbound_rule", name);
             self.outbound_rule(rule);
         }
+        for (name, probe) in &balancer.probes {
+            self.named("load_balancer.probe", name);
+            self.probe(probe);
+        }
         for ((table, name), rule) in balancer.inbound() {
             self.named(&format!("load_balancer.{table}"), name);
             self.inbound_rule(rule);
@@ -193,6 +198,14 @@ impl Page {
         );
     }
 
+    fn probe(&mut self, probe: &Probe) {
+        self.text("protocol", probe.protocol.label());
+        self.plain("port", probe.port);
+        self.text_if("request_path", Some(&probe.request_path).filter(|path| !path.is_empty()));
+        self.plain("interval_seconds", probe.interval_seconds);
+        self.plain("number_of_probes", probe.number_of_probes);
+    }
+
     fn inbound_rule(&mut self, rule: &InboundRule) {
         self.text("frontend", &rule.frontend);
         self.text(
@@ -221,6 +234,7 @@ impl Page {
             }
         }
         self.plain("backend_port", rule.backend_port);
+        self.text_if("probe", rule.probe.as_ref());
         self.plain("idle_timeout_minutes", rule.idle_timeout_minutes);
         self.plain("enable_tcp_reset", rule.enable_tcp_reset);
     }

@@ -15,6 +15,7 @@ use engine::ids::{BackendId, ControlIndex, FrontendId, Incarnation, NodeId, Shar
 use words::INSIDE_MAX;
 
 use crate::limits::{BACKENDS_MAX, HINTS_MAX, NODES_MAX, PART_LEN_MAX, PARTS_MAX, REFUSAL_LEN_MAX};
+use crate::probing::bounds::CHANGES_MAX;
 use crate::validate::{FRONTENDS_MAX, REPLICAS_MAX};
 
 /// So many nodes are named at most.
@@ -190,6 +191,9 @@ refusals! {
     121 ServiceTagsNotNewer { version: u64, newest: u64 }
         "version {version} of the service tags is not newer than {newest}, which is there",
         "raise the version with each file; see: qnat get service-tags";
+    /// More than are bounded.
+    122 TooManyHealthChanges { count: u64 }
+        "{count} changes of health are too many", "send at most {CHANGES_MAX}";
 
     // Nodes and their lives.
     /// A command for a node that the registry does not have.

@@ -17,6 +17,7 @@ pub use words::Prefix;
 pub use crate::default_outbound::model::DefaultOutbound;
 use crate::inbound::model::{InboundRule, Target};
 use crate::nsg::model::{Nic, SecurityGroup};
+use crate::probing::model::Probe;
 
 /// The whole declared configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
@@ -103,6 +104,8 @@ pub struct LoadBalancer {
     pub load_balancing_rules: BTreeMap<String, InboundRule>,
     /// Inbound NAT rules by name.
     pub inbound_nat_rules: BTreeMap<String, InboundRule>,
+    /// Health probes by name.
+    pub probes: BTreeMap<String, Probe>,
 }
 
 /// How the members of a pool get out: by these frontends, as an outbound rule says, or, without one, as is usual (S3, D27).
@@ -133,6 +136,13 @@ impl LoadBalancer {
     pub fn inbound(&self) -> impl Iterator<Item = ((&'static str, &String), &InboundRule)> {
         let balancing = self.load_balancing_rules.iter().map(|(name, rule)| (("load_balancing_rule", name), rule));
         balancing.chain(self.inbound_nat_rules.iter().map(|(name, rule)| (("inbound_nat_rule", name), rule)))
+    }
+
+    /// The names of the probes that ask the members of a pool: those of the rules that lead to it.
+    #[must_use]
+    pub fn probes_of(&self, pool: &str) -> BTreeSet<&str> {
+        let leads = |rule: &&InboundRule| matches!(&rule.target, Target::Pool(to) if to == pool);
+        self.load_balancing_rules.values().filter(leads).filter_map(|rule| rule.probe.as_deref()).collect()
     }
 
     /// How the members of a pool get out; `None`: not by this load balancer, since no rule links it to a frontend. A

@@ -16,6 +16,7 @@ use crate::limits::KEYS_MAX;
 use crate::nsg::service_tags::ServiceTags;
 use crate::outcome::Outcome;
 use crate::parts::Parts;
+use crate::probing::health::Healths;
 use crate::registry::{Founder, Registry};
 use crate::resource::{Desired, Settings};
 use crate::shards::{Origin, Shard};
@@ -37,6 +38,7 @@ pub struct State {
     pub(crate) vnets: BTreeMap<String, VnetId>,
     pub(crate) last_vnet: VnetId,
     pub(crate) allocation: Allocation,
+    pub(crate) healths: Healths,
     pub(crate) shards: BTreeMap<ShardId, Shard>,
     /// Ids that were used and are free, with the last epoch that each had: the next shard of that id goes on from it.
     pub(crate) free_shards: BTreeMap<ShardId, u32>,
@@ -109,6 +111,7 @@ impl State {
             vnets: BTreeMap::new(),
             last_vnet: VnetId(0),
             allocation: Allocation::default(),
+            healths: Healths::default(),
             shards: BTreeMap::new(),
             free_shards: BTreeMap::new(),
             control_applied: registry.members().map(|(_, node)| node.raft_id).collect(),
@@ -201,6 +204,12 @@ impl State {
     #[must_use]
     pub fn allocation(&self) -> &Allocation {
         &self.allocation
+    }
+
+    /// What probes have found.
+    #[must_use]
+    pub fn healths(&self) -> &Healths {
+        &self.healths
     }
 
     /// The shard map.

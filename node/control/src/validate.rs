@@ -20,7 +20,7 @@ use crate::resource::{
     VirtualNetwork,
 };
 use crate::tier;
-use crate::{default_outbound, inbound, nsg};
+use crate::{default_outbound, inbound, nsg, probing};
 
 /// Most frontends of a cluster, those on their way out too. They share shards: [`CLUSTER_SHARDS_MAX`].
 pub const FRONTENDS_MAX: usize = 1_024;
@@ -60,6 +60,7 @@ pub fn issues(desired: &Desired) -> Vec<Issue> {
     judge.pools(desired);
     default_outbound::checking::check(&mut judge, desired);
     inbound::checking::check(&mut judge, desired);
+    probing::checking::check(&mut judge, desired);
     nsg::checking::check(&mut judge, desired);
     judge.settings(&desired.settings);
     judge.issues

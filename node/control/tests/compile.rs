@@ -287,12 +287,13 @@ fn every_resource_of_the_file_reaches_the_workers() {
         first_backends,
         security,
         rules,
+        probes,
         networks,
         subnets,
         private,
         outside,
     } = compiled(&cluster);
-    assert!(rules.is_empty());
+    assert!(rules.is_empty() && probes.0.is_empty());
     assert_eq!(control_index.0, index);
     assert_eq!(
         ["vnet1", "vnet2", "gone"].map(|name| networks.carried(Some(name))),

@@ -370,6 +370,7 @@ fn rule(frontend_port: u16, target: Target) -> InboundRule {
         frontend_port,
         target,
         backend_port: 22,
+        probe: None,
         distribution: Distribution::Connection,
         idle_timeout_minutes: 4,
         enable_tcp_reset: false,

@@ -21,6 +21,7 @@ fn rule(frontend: u32, port: u16) -> InboundRule {
         frontend_port: port,
         target: Target::Pool("web".into()),
         backend_port: port,
+        probe: None,
         distribution: Distribution::Connection,
         idle_timeout_minutes: 4,
         enable_tcp_reset: false,

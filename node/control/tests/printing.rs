@@ -13,6 +13,7 @@ use qnat_control::nsg::model::{Access, Addresses, Direction, Model, Nic, Ports, 
 use qnat_control::nsg::tag::Tag;
 use qnat_control::plan;
 use qnat_control::printing::print;
+use qnat_control::probing::model::{Probe, ProbeProtocol};
 use qnat_control::resource::{
     DefaultOutbound, Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside,
     PoolRef, Prefix, Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
@@ -152,6 +153,20 @@ fn outbound_rule(tape: &mut Tape, desired: &mut Desired, n: u32) {
     balancer.outbound_rules.insert(name("out", n), rule);
 }
 
+fn probe(tape: &mut Tape, desired: &mut Desired, n: u32) {
+    let Some(balancer) = some_balancer(tape, desired) else { return };
+    let protocol = *tape.one(&[ProbeProtocol::Tcp, ProbeProtocol::Http, ProbeProtocol::Https]);
+    let paths: &[&str] = if protocol == ProbeProtocol::Tcp { &[""] } else { &["/", "/a%20b/~c;d=e?f='g'&h=(*)"] };
+    let probe = Probe {
+        protocol,
+        port: tape.port(),
+        request_path: (*tape.one(paths)).to_owned(),
+        interval_seconds: 1 + u16::from(tape.octet(200)),
+        number_of_probes: 1 + tape.octet(20),
+    };
+    balancer.probes.insert(name("probe", n), probe);
+}
+
 fn inbound_rule(tape: &mut Tape, desired: &mut Desired, n: u32) {
     let instances = desired.instances.iter();
     let ends: Vec<(String, String)> = instances
@@ -177,6 +192,7 @@ fn inbound_rule(tape: &mut Tape, desired: &mut Desired, n: u32) {
             Target::Pool(tape.one(&pools).clone())
         },
         backend_port: port(tape),
+        probe: if to_one { None } else { tape.some(&names(&balancer.probes)) },
         distribution: if to_one { Distribution::default() } else { *tape.one(&distributions) },
         idle_timeout_minutes: 4 + tape.octet(97),
         enable_tcp_reset: tape.is(),
@@ -338,6 +354,7 @@ fn grown(numbers: Vec<u32>) -> Desired {
     growing.times(4, nic);
     growing.times(6, instance);
     growing.times(4, outbound_rule);
+    growing.times(4, probe);
     growing.times(5, inbound_rule);
     growing.times(4, attach);
     growing.try_to(default_outbound);
@@ -396,13 +413,14 @@ fn known_fields(table: &str) -> BTreeSet<String> {
     fields.split(", ").filter(|field| !below(field)).map(ToOwned::to_owned).collect()
 }
 
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 19] = [
     "virtual_network",
     "virtual_network.subnet",
     "public_ip",
     "load_balancer",
     "load_balancer.pool",
     "load_balancer.outbound_rule",
+    "load_balancer.probe",
     "load_balancer.load_balancing_rule",
     "load_balancer.inbound_nat_rule",
     "availability_set",

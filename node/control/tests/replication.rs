@@ -5,7 +5,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use engine::ids::{ControlIndex, FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
+use engine::ids::{BackendId, ControlIndex, FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId, Term};
+use engine::probes::{Failing, Health};
 use proptest::prelude::*;
 use qnat_control::command::{Command, CommandBody};
 use qnat_control::inbound::model::{Distribution, InboundRule, RuleProtocol, Target};
@@ -15,6 +16,8 @@ use qnat_control::nsg::model::{Access, Addresses, Direction, Model, Nic, Ports, 
 use qnat_control::nsg::service_tags::ServiceTags;
 use qnat_control::nsg::tag::{Region, Tag};
 use qnat_control::outcome::{Outcome, Yield};
+use qnat_control::probing::health::HealthChange;
+use qnat_control::probing::model::{Probe, ProbeProtocol, ProbeRef};
 use qnat_control::reconcile::{self, Observed};
 use qnat_control::resource::{Desired, Prefix, VirtualNetwork};
 use qnat_control::state::State;
@@ -64,6 +67,7 @@ fn add_rules(declared: &mut Desired) {
         frontend_port: 5_000,
         target: Target::Pool("web".into()),
         backend_port: 53,
+        probe: Some("alive".into()),
         distribution: Distribution::Source,
         idle_timeout_minutes: 15,
         enable_tcp_reset: true,
@@ -72,12 +76,20 @@ fn add_rules(declared: &mut Desired) {
     let nat =
         InboundRule { protocol: RuleProtocol::All, distribution: Distribution::Connection, target, ..rule.clone() };
     balancer.load_balancing_rules.insert("dns".into(), rule);
+    let probe = Probe {
+        protocol: ProbeProtocol::Https,
+        port: 8443,
+        request_path: "/healthz".into(),
+        interval_seconds: 15,
+        number_of_probes: 2,
+    };
+    balancer.probes.insert("alive".into(), probe);
     balancer.inbound_nat_rules.insert("nat".into(), nat);
 }
 
-/// Bytes of version 13. If this test fails, the layout changed: that needs a new version, not new bytes here.
+/// Bytes of version 14. If this test fails, the layout changed: that needs a new version, not new bytes here.
 #[test]
-fn the_layout_of_version_13_is_frozen() {
+fn the_layout_of_version_14_is_frozen() {
     let hex = |command: &Command| -> String {
         command.encode().expect("small").iter().map(|byte| format!("{byte:02x}")).collect()
     };
@@ -103,6 +115,11 @@ fn the_layout_of_version_13_is_frozen() {
     let tags = ServiceTags { version: 3, prefixes: BTreeMap::from([(Tag::StorageIn(Region::EastUs), prefixes)]) };
     let tags = CommandBody::SetServiceTags(Box::new(tags));
     assert_eq!(hex(&command(tags)), include_str!("golden/set_service_tags.hex").trim());
+    let probe = ProbeRef { load_balancer: "lb1".into(), probe: "alive".into() };
+    let health = Health::Down(Failing::Status(503));
+    let change = HealthChange { probe, backend: BackendId(7), health, shard: ShardId(2), term: Term(3 << 32) };
+    let changes = CommandBody::HealthChanged(vec![change]);
+    assert_eq!(hex(&command(changes)), include_str!("golden/health_changed.hex").trim());
 }
 
 #[test]

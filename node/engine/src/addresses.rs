@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use crate::event::DropReason;
 use crate::flow::FlowKey;
 use crate::ids::{FrontendId, Link, Mac, ShardId, VnetId};
+use crate::probes::SOURCE;
 use crate::record::{Addr, Endpoint, InsideKey};
 use crate::snapshot::{Snapshot, Subnet};
 use crate::wire::IpPacket;
@@ -43,10 +44,11 @@ pub(crate) fn own_address(s: &Snapshot, dst: Ipv4Addr) -> Option<(FrontendId, Sh
     s.frontends.get(id).map(|frontend| (*id, frontend.shard))
 }
 
-/// Whether a packet from outside claims an address that nobody outside has: one of any inside network, or a public one of ours unless
+/// Whether a packet from outside claims an address that nobody outside has: the platform's, one of any inside network,
+/// or a public one of ours unless
 /// the frame comes from its owner, or from a member in its grace or that forwards.
 pub(crate) fn is_spoofed(s: &Snapshot, src: Ipv4Addr, eth_src: Mac) -> bool {
-    if s.subnets.iter().any(|n| n.prefix.contains(src)) {
+    if src == SOURCE || s.subnets.iter().any(|n| n.prefix.contains(src)) {
         return true;
     }
     let Some(frontend) = s.frontend_by_ip.get(&src).and_then(|id| s.frontends.get(id)) else { return false };

@@ -141,6 +141,8 @@ drop_reasons! {
     MartianDestination = "martian_destination",
     /// Destination is private: of the backend's own network, or of private space that nothing routes (S1).
     PrivateDestination = "private_destination",
+    /// To the platform's address, and not the answer to a probe (S35).
+    PlatformAddress = "platform_address",
     /// A security group denies the flow (S26).
     SecurityRule = "security_rule",
     /// IP source-route and similar options.

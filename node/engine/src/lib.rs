@@ -35,6 +35,7 @@ pub mod neigh;
 pub mod nsg;
 pub mod ports;
 mod private;
+pub mod probes;
 pub mod record;
 mod revision;
 pub mod rules;
@@ -45,7 +46,7 @@ mod translation;
 pub mod wire;
 pub mod worker;
 
-pub use egress::{claims, links, soundings};
+pub use egress::{claims, delivered, links, soundings};
 pub use judge::explain;
 pub use lease::LeaseWords;
 pub use shard::apply::ApplyCounts;

@@ -11,6 +11,7 @@ use words::SplitMix;
 use crate::backend::TcpReset;
 use crate::ids::{BackendId, FrontendId};
 use crate::map::Map;
+use crate::probes::ProbeId;
 use crate::record::{Proto, PublicKey};
 
 /// All rules.
@@ -40,6 +41,8 @@ pub struct Rule {
     pub backend_port: u16,
     /// Who may get its flows, ascending.
     pub members: Arc<[BackendId]>,
+    /// Who of them may get new ones, if there is a probe (S22).
+    pub probe: Option<ProbeId>,
     /// Which of a client's flows go to the same member.
     pub distribution: Distribution,
     /// Idle timeout of its flows (S13).
@@ -172,6 +175,7 @@ mod tests {
             port: 80,
             backend_port: 8080,
             members: members.iter().map(|n| BackendId(*n)).collect(),
+            probe: None,
             distribution,
             idle_timeout_ms: 240_000,
             tcp_reset_on_idle: TcpReset::Off,

@@ -12,6 +12,7 @@ use crate::codec::Format;
 use crate::ids::{BackendId, ControlIndex, FrontendId, Link, Mac, NodeId, PortBlock, ShardId, VnetId};
 pub use crate::map::Map;
 use crate::nsg::Attachments;
+use crate::probes::Probes;
 use crate::rules::Rules;
 
 /// One version of the configuration, as seen by one node.
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub security: Arc<Attachments>,
     /// What comes in without a mapping; shared by all versions that have the same.
     pub rules: Arc<Rules>,
+    /// Who gets new flows by rules with probes; shared by all versions that have the same.
+    pub probes: Arc<Probes>,
     /// What private traffic depends on besides.
     pub private: Arc<Private>,
     /// The virtual networks.

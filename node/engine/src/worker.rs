@@ -18,13 +18,14 @@ use crate::consent::connections_came;
 use crate::context::News;
 use crate::context::{At, Cx, Frame};
 use crate::egress::claims::Claim;
+use crate::egress::delivered::Answer;
 use crate::egress::links::Standing;
 use crate::egress::soundings::{Heard, NextHop, Passing};
 use crate::egress::{self, Egress};
 use crate::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
 use crate::fast::{FastCounts, FastMode, FastTable};
 use crate::group::Group;
-use crate::ids::{Incarnation, Link, NodeId, ShardId, VnetId};
+use crate::ids::{BackendId, Incarnation, Link, NodeId, ShardId, VnetId};
 use crate::judge::Judge;
 use crate::judge::ahead::{Ahead, Known};
 use crate::judge::fragments::Fragments;
@@ -312,6 +313,33 @@ impl Worker {
         buf: &mut Vec<u8>,
     ) -> Option<(Link, FrameMeta, Authority)> {
         self.egress.poll(now_ns, words, buf)
+    }
+
+    /// Sends a segment of a probe's connection to a backend (S22): `frame` is room for an Ethernet header, and an IPv4
+    /// packet from [`crate::probes::SOURCE`]. It leaves by `poll_frame`.
+    ///
+    /// # Errors
+    /// Why it may not: the backend's groups deny it (`SecurityRule`), this worker does not own its shard (`NotOwner`),
+    /// and the like.
+    pub fn send_probe(
+        &mut self,
+        now_ns: u64,
+        words: &impl LeaseWords,
+        backend: BackendId,
+        frame: &mut [u8],
+    ) -> Result<(), DropReason> {
+        let snapshot = self.snapshot.as_deref().ok_or(DropReason::NotOwner)?;
+        let cx = Cx { now_ns, words, snapshot };
+        let Self { shards, egress, datagrams, revisions, cache, .. } = self;
+        Judge { cx, shards, egress, datagrams, revisions, cache }.probe(backend, frame)
+    }
+
+    /// The next answer to a probe. Call until `None`, after each batch.
+    pub fn poll_answer(&mut self) -> Option<Answer> {
+        let answer = self.egress.delivered.pop()?;
+        self.egress.counters.parked -= 1;
+        self.egress.counters.absorbed += 1;
+        Some(answer)
     }
 
     /// Whether a frame of this authority may leave at this moment: the last check before the wire (L4, L5, M1).

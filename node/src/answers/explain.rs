@@ -33,6 +33,8 @@ pub struct Explained {
     /// What security groups say.
     #[serde(rename = "networkSecurityGroupResult")]
     pub groups: GroupResult,
+    /// Members of the pool that it comes to who get no new flows, and why, the first few.
+    pub passed_over: Vec<PassedOver>,
     /// The mapping that it belongs to.
     pub mapping: Option<FlowRow>,
     /// Who takes it outside.
@@ -58,6 +60,16 @@ pub struct Explained {
     /// Out of a dump: the fields that depend on what no dump has. Of `translated` the address may be known without its port.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_in_dump: Vec<String>,
+}
+
+/// A member of a pool that gets no new flows.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PassedOver {
+    /// Which: instance/ip_configuration.
+    pub backend: String,
+    /// Why.
+    pub why: String,
 }
 
 /// All groups together.

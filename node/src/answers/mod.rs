@@ -24,7 +24,7 @@ pub use counters::{
 pub use cuts::{Cuts, FlowsCut, LiveFlow, LiveFlows, RuleHits, ShardCut};
 pub use dump::{DUMP_FORMAT, Dump, DumpedShard, KeptFlow, Mappings};
 pub use events::{EventKind, EventRow, Events, merge_events};
-pub use explain::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
+pub use explain::{EvaluatedGroup, Explained, GroupResult, MatchedRule, PassedOver};
 pub use fast::{Carried, FastPath};
 pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, PortLoads, Ports};
 pub use health::Health;

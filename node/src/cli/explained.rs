@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use engine::record::{CommitClass, Scenario};
 
-use crate::answers::{EvaluatedGroup, Explained};
+use crate::answers::{EvaluatedGroup, Explained, PassedOver};
 use crate::daemon::request::{ExplainProtocol, PacketQuestion, Request};
 
 /// The port of a source that none is given for: any that the instance might choose.
@@ -67,6 +67,9 @@ pub(super) fn explained(told: &Explained) -> String {
         let of_mapping = told.direction == "Inbound" && told.mapping.is_some();
         let why = if of_mapping { "not asked: it belongs to a flow that is there" } else { "no group judges it" };
         line("security", Some(why.to_owned()));
+    }
+    for PassedOver { backend, why } in &told.passed_over {
+        line("not to", Some(format!("{backend}: {why}")));
     }
     line(
         "mapping",

@@ -19,6 +19,7 @@ mod lab_founder;
 mod live;
 mod member;
 mod output;
+mod probe_tables;
 mod recovery;
 mod resource_tables;
 mod tables;

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::grid::{Column, listing, read};
-use super::group_tables;
+use super::{group_tables, probe_tables};
 use crate::answers::ConfigFile;
 use crate::daemon::request::ResourceKind;
 
@@ -91,6 +91,7 @@ pub(super) fn resources(kind: ResourceKind, answer: &Value) -> String {
         ResourceKind::Backends => all(answer, BACKEND_VIEWS),
         ResourceKind::Frontends => all(answer, FRONTEND_VIEWS),
         ResourceKind::Pools => all(answer, POOL_VIEWS),
+        ResourceKind::Probes => all(answer, probe_tables::PROBES),
         ResourceKind::DefaultOutbound => all(answer, DEFAULT_OUTBOUND),
         ResourceKind::SecurityGroups => read(answer, |groups: &Vec<_>| group_tables::security_groups(groups)),
         ResourceKind::Nics => all(answer, group_tables::NICS),

@@ -33,6 +33,7 @@ use super::flow_actor::FlowActor;
 use super::guard_keeper::GuardDesk;
 use super::machine::Machine;
 use super::messages::{AskControl, AskFlows, ReadState, StopOrder, Submit};
+use super::prober::ProbeDesk;
 use super::questions::Query;
 use super::reports::{ControlReport, FlowReport, Posts, WorkerStats};
 use super::request::{Call, Failure, Request};
@@ -64,6 +65,8 @@ pub struct Answerer {
     pub guard: GuardDesk,
     /// What turns the kernel's fast path on and off.
     pub switch: FastSwitch,
+    /// What the prober counts.
+    pub probes: ProbeDesk,
     /// The address-translation log.
     pub journal: Journal,
     /// What it has lost.

@@ -19,6 +19,7 @@ use super::life::{end_life, leave};
 use super::messages::{
     AskControl, Begin, Duty, JobDone, JoinFrame, Meet, NewView, PeerFrame, ReadState, StopControl, Submit,
 };
+use super::prober::ProbeDesk;
 use super::reports::ControlSeen;
 use crate::nat_log::Journal;
 use member::control_member::{ControlMember, ControlOut, NotDone};
@@ -36,6 +37,7 @@ pub struct ControlActor {
     journal: Journal,
     pulse: Pulse,
     guard: GuardDesk,
+    prober: ProbeDesk,
     clerk: Clerk,
     me: Recipient<JobDone>,
     flows: Option<Meet>,
@@ -52,11 +54,11 @@ impl ControlActor {
         member: ControlMember<SledStore>,
         transport: Transport,
         journal: Journal,
-        (pulse, guard): (Pulse, GuardDesk),
+        (pulse, guard, prober): (Pulse, GuardDesk, ProbeDesk),
         (clerk, me): (Clerk, Recipient<JobDone>),
     ) -> Self {
         let (flows, view, begun, tickets, waiting) = (None, None, false, 0, BTreeMap::new());
-        Self { member, transport, journal, pulse, guard, clerk, me, flows, view, begun, tickets, waiting }
+        Self { member, transport, journal, pulse, guard, prober, clerk, me, flows, view, begun, tickets, waiting }
     }
 
     fn settle(&mut self) {
@@ -74,6 +76,7 @@ impl ControlActor {
                 ControlOut::View(view) => {
                     self.clerk.keep(Arc::clone(&view.snapshot));
                     self.guard.configure(Arc::clone(&view.snapshot));
+                    self.prober.configure(Arc::clone(&view.snapshot));
                     self.view = Some(view);
                 }
                 ControlOut::Job(job) => self.clerk.have_done(job, self.me.clone()),

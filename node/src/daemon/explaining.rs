@@ -8,11 +8,12 @@ use engine::event::DropReason;
 use engine::explain::{Explanation, Judged, Outcome, Question};
 use engine::ids::{BackendId, VnetId};
 use engine::nsg::{Access, Direction, Origin, Place};
+use engine::probes::Health;
 
 use super::answer::{Answerer, flow};
 use super::questions::Query;
 use super::request::{Failure, PacketQuestion, Request};
-use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule};
+use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule, PassedOver};
 
 impl Answerer {
     /// By this member's workers.
@@ -32,10 +33,7 @@ impl Answerer {
         };
         let mapping = told.mapping.map(|view| flow(&view, &networks));
         let row = row(asked, &told);
-        let row = match told.backend {
-            Some(id) => self.of_state(move |state| of_backend(state, id, told.outcome, row)).await?,
-            None => row,
-        };
+        let row = self.of_state(move |state| with_names(state, &told, row)).await?;
         Ok(Explained { node: self.node, mapping, ..row })
     }
 
@@ -80,13 +78,26 @@ pub(crate) fn only_network<'a>(
 /// The verdict of whoever does not serve the shard.
 pub(crate) const NOT_SERVED: &str = "not_served";
 
-/// With the backend's name and, where it has no way out, why, and what helps.
-pub(crate) fn of_backend(state: &State, id: BackendId, outcome: Outcome, row: Explained) -> Explained {
-    let Some(backend) = view::backends(state).into_iter().find(|backend| backend.backend == id.0) else { return row };
-    let has_no_way = outcome == Outcome::Dropped(DropReason::NoOutboundPath)
-        || outcome == Outcome::Dropped(DropReason::DefaultOutboundOff);
-    let said = |text: String| Some(text).filter(|text| has_no_way && !text.is_empty());
-    Explained { backend: Some(backend.name), why: said(backend.why), remedy: said(backend.remedy), ..row }
+/// With the names of backends and, where the one that it is about has no way out, why, and what helps.
+pub(crate) fn with_names(state: &State, told: &Explanation, row: Explained) -> Explained {
+    if told.backend.is_none() && told.passed_over.is_empty() {
+        return row;
+    }
+    let backends = view::backends(state);
+    let find = |id: BackendId| backends.iter().find(|backend| backend.backend == id.0);
+    let passed_over = told.passed_over.iter().map(|(id, health)| PassedOver {
+        backend: find(*id).map(|backend| backend.name.clone()).unwrap_or_default(),
+        why: match health {
+            Some(Health::Down(failing)) => failing.text(),
+            Some(Health::Up) | None => "it has not passed its probe yet".to_owned(),
+        },
+    });
+    let row = Explained { passed_over: passed_over.collect(), ..row };
+    let Some(backend) = told.backend.and_then(find) else { return row };
+    let has_no_way = told.outcome == Outcome::Dropped(DropReason::NoOutboundPath)
+        || told.outcome == Outcome::Dropped(DropReason::DefaultOutboundOff);
+    let said = |text: &String| Some(text.clone()).filter(|text| has_no_way && !text.is_empty());
+    Explained { backend: Some(backend.name.clone()), why: said(&backend.why), remedy: said(&backend.remedy), ..row }
 }
 
 /// All but names and the mapping.

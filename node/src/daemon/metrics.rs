@@ -18,6 +18,7 @@ use netio::link::LinkState;
 use super::answer::Answerer;
 use super::guard_keeper::GuardState;
 use super::messages::AskFlows;
+use super::prober::ProbeCounts;
 use super::reports::{FlowReport, GUARD_ATTACHED, LinkLife, WorkerStats};
 use super::{concerns, fast_path};
 use crate::answers::Ports;
@@ -41,6 +42,7 @@ impl MetricsPage {
     pub fn new(handle: PrometheusHandle) -> Self {
         describe();
         fast_path::describe();
+        describe_probes();
         Self { handle, histograms: Arc::default() }
     }
 
@@ -118,6 +120,24 @@ fn describe() {
     metrics::describe_counter!("qnat_nat_log_lost_total", "Lines that the address-translation log lacks.");
 }
 
+fn describe_probes() {
+    metrics::describe_gauge!("qnat_probe_targets", "Backends that this node asks now, each once for each probe.");
+    metrics::describe_counter!(
+        "qnat_probe_attempts_total",
+        "Probes by what came of them; void: the lease ended meanwhile, so it says nothing."
+    );
+    metrics::describe_counter!(
+        "qnat_probe_health_entries_total",
+        "Entries of the control log in which changes of health were proposed."
+    );
+    metrics::describe_gauge!("qnat_probe_attempts_under_way", "Probes that wait for their end.");
+    metrics::describe_counter!(
+        "qnat_probe_turns_full_total",
+        "Turns in which a probe was due and too many others were under way."
+    );
+    metrics::describe_counter!("qnat_probe_health_changes_total", "Changes of health that were proposed.");
+}
+
 /// Publishes until the node stops.
 pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
     let mut ticker = tokio::time::interval(EVERY);
@@ -129,6 +149,7 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
         let engine = worker.engine;
         publish_worker(&engine);
         publish_log(answerer.journal.counts(), worker.sessions_lost);
+        publish_probes(&answerer.probes.counts());
         let Ok(report) = answerer.flows.send(AskFlows).await else { return };
         publish_groups(&report);
         let guard = answerer.guard.state();
@@ -263,6 +284,19 @@ fn publish_soundings(worker: &WorkerStats, unix_ms: u64) {
         let count = worker.claims.iter().filter(|claim| claim.link.side() == side).count();
         metrics::gauge!("qnat_address_claimants", "side" => label).set(u32::try_from(count).unwrap_or(u32::MAX));
     }
+}
+
+/// What this member has asked of backends, as owner.
+fn publish_probes(counts: &ProbeCounts) {
+    let whole = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    metrics::gauge!("qnat_probe_targets").set(whole(counts.targets));
+    metrics::gauge!("qnat_probe_attempts_under_way").set(whole(counts.under_way));
+    for (result, count) in &counts.ended {
+        metrics::counter!("qnat_probe_attempts_total", "result" => *result).absolute(*count);
+    }
+    metrics::counter!("qnat_probe_turns_full_total").absolute(counts.late);
+    metrics::counter!("qnat_probe_health_changes_total").absolute(counts.changes);
+    metrics::counter!("qnat_probe_health_entries_total").absolute(counts.entries);
 }
 
 fn publish_log(counts: JournalCounts, sessions_lost: u64) {

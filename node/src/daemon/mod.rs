@@ -42,6 +42,8 @@ pub mod metrics;
 pub mod nat_log_config;
 mod noting;
 mod own_key;
+pub mod probe_ends;
+pub mod prober;
 pub mod questions;
 pub mod recovery;
 pub mod reports;

@@ -267,6 +267,8 @@ pub enum ResourceKind {
     Pools,
     /// Who goes out by system addresses.
     DefaultOutbound,
+    /// Health probes, with what they have found of whom.
+    Probes,
     /// Security groups with their rules.
     SecurityGroups,
     /// Network interfaces, and the groups that judge them.

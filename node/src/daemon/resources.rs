@@ -2,6 +2,7 @@
 
 use control::default_outbound::rows::default_outbound;
 use control::nsg::rows;
+use control::probing::rows::probes;
 use control::state::State;
 use control::{printing, view};
 use serde_json::Value;
@@ -19,6 +20,7 @@ impl Answerer {
             ResourceKind::Backends => serde_json::to_value(view::backends(state)),
             ResourceKind::Frontends => serde_json::to_value(view::frontends(state)),
             ResourceKind::Pools => serde_json::to_value(view::pools(state)),
+            ResourceKind::Probes => serde_json::to_value(probes(state)),
             ResourceKind::DefaultOutbound => serde_json::to_value(default_outbound(state)),
             ResourceKind::SecurityGroups => serde_json::to_value(rows::security_groups(state)),
             ResourceKind::Nics => serde_json::to_value(rows::nics(state)),

@@ -40,6 +40,7 @@ use super::machine;
 use super::member_lock::MemberLock;
 use super::messages::{Meet, StopOrder, ToControl};
 use super::metrics::{MetricsPage, publish_metrics};
+use super::prober::{ProbeDesk, ProberParts};
 use super::reports::Posts;
 use super::stopping::{first_order, stop_gracefully};
 use super::tape::Tape;
@@ -87,12 +88,11 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
         let (transport, events) = start_transport(config, &flow_arbiter).await?;
         let (journal, sessions) = start_journal(config)?;
         let pulses = Pulses::new(config.workers.count);
-        let clerk = Clerk::start(pulses.clerk.clone()).context("a thread for walks over the control state")?;
-        let halves = ((pulses.control.clone(), keeper.desk()), clerk);
-        let control = start_control(config, &links, &transport, journal.clone(), halves)?;
-        let bell = Doorbell::new()?;
+        let halves = (keeper.desk(), &pulses);
+        let (control, prober) = start_control(config, &links, &transport, journal.clone(), halves)?;
+        let (bell, probes) = (Doorbell::new()?, prober.desk.clone());
         let (workers, bulk_waiting, spawn) =
-            workers::wire(config, (links, writer.reader()), &bell, (stats.clone(), sessions), fast, &pulses)?;
+            workers::wire(config, (links, writer.reader()), &bell, (stats.clone(), sessions), prober, fast, &pulses)?;
         let parts = FlowParts {
             transport: transport.clone(),
             events,
@@ -116,6 +116,7 @@ pub fn run(config: &NodeConfig, ending: Ending) -> Result<()> {
             node: config.node_id,
             guard: keeper.desk(),
             switch,
+            probes,
             journal,
             log_losses: Losses::default(),
             machine: machine::watch(config).context("no thread to look at the machine")?,
@@ -335,8 +336,11 @@ fn start_control(
     links: &Interfaces,
     transport: &Transport,
     journal: Journal,
-    (watched, clerk): ((Pulse, GuardDesk), Clerk),
-) -> Result<actix::Addr<ControlActor>> {
+    (guard, pulses): (GuardDesk, &Pulses),
+) -> Result<(actix::Addr<ControlActor>, ProberParts)> {
+    let clerk = Clerk::start(pulses.clerk.clone()).context("a thread for walks over the control state")?;
+    let (desk, bell) = ProbeDesk::new().context("a bell for the prober")?;
+    let watched = (pulses.control.clone(), guard, desk.clone());
     let store = super::control_store::open_control_store(&config.data_dir)?;
     let inside = config
         .data
@@ -363,10 +367,12 @@ fn start_control(
             tracing::info!(priority = ?raise_current(CONTROL_PRIORITY), "control thread");
         });
     }
-    Ok(ControlActor::start_in_arbiter(&arbiter.handle(), move |context| {
+    let control = ControlActor::start_in_arbiter(&arbiter.handle(), move |context| {
         let me = context.address().recipient();
         ControlActor::new(member, transport, journal, watched, (clerk, me))
-    }))
+    });
+    let (submits, pulse) = (control.clone().recipient(), pulses.prober.clone());
+    Ok((control, ProberParts { desk, bell, control: submits, pulse, seed: seed()? }))
 }
 
 /// The address-translation log, and the workers' ends of it if mappings are wanted.

@@ -34,6 +34,8 @@ pub struct Pulses {
     pub clerk: Pulse,
     /// The main thread, which answers the API.
     pub main: Pulse,
+    /// The thread that asks backends how they are.
+    pub prober: Pulse,
 }
 
 impl Pulses {
@@ -42,7 +44,7 @@ impl Pulses {
     pub fn new(workers: u16) -> Self {
         let pulse = Pulse::default;
         let workers = (0..workers).map(|_| pulse()).collect();
-        Self { workers, flow: pulse(), control: pulse(), clerk: pulse(), main: pulse() }
+        Self { workers, flow: pulse(), control: pulse(), clerk: pulse(), main: pulse(), prober: pulse() }
     }
 
     /// When the loop of the worker that is last passed last: no lease of this member lasts beyond that + V (L1), whosever shard
@@ -67,6 +69,7 @@ impl Pulses {
             one("control", &self.control, DISK_BOUND_NS),
             one("clerk", &self.clerk, WALK_BOUND_NS),
             one("main", &self.main, DISK_BOUND_NS),
+            one("prober", &self.prober, DISK_BOUND_NS),
         ];
         workers.chain(others).collect()
     }

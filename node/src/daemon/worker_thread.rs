@@ -25,6 +25,7 @@ use words::{FrameMeta, LeaseWords, Link, Mac, ShardId, Share, Side};
 use super::bindings::Bindings;
 use super::fast_path::FastEnd;
 use super::lanes::{Handed, Lanes, Way};
+use super::probe_ends::WorkerEnd;
 use super::questions::{Query, Questions};
 use super::reports::{LinkLife, Posts, WorkerStats};
 use super::room::Unread;
@@ -80,6 +81,8 @@ pub struct Ends {
     pub packets: PacketLoop,
     /// Frames from and to the member's other workers.
     pub lanes: Lanes,
+    /// Packets of probes, and their answers.
+    pub probes: WorkerEnd,
     /// Lease words.
     pub words: WordsReader,
     /// From the flow actor.
@@ -233,6 +236,7 @@ impl WorkerEnds for Ends {
         let (authorities, bindings, lanes) = (&mut self.turn.authorities, &self.bindings, &mut self.lanes);
         self.packets.receive_batches(&mut Arrivals { arrivals, authorities, bindings, lanes });
         self.receive_handed(now_ns, worker);
+        self.probes.receive(worker, &self.words);
     }
 
     fn scans(&self) -> Scans {
@@ -261,6 +265,7 @@ impl WorkerEnds for Ends {
         if std::mem::take(&mut self.turn.said) {
             self.ringer.ring();
         }
+        self.probes.deliver(worker);
         let Some(ring) = &mut self.sessions else { return };
         while let Some(session) = worker.poll_session() {
             if ring.push(session).is_err() {
@@ -316,8 +321,8 @@ impl Ends {
         // Frames that found no buffer yet find one as soon as a send has ended.
         let timeout = if worker.held_bytes().1 { soon.min(timeout) } else { timeout };
         let timeout = if self.questions.is_idle() { timeout } else { Duration::ZERO };
-        let (inputs, lanes) = (&mut self.inputs, &mut self.lanes);
-        self.packets.wait(timeout, || !inputs.is_empty() || !lanes.is_empty())
+        let (inputs, lanes, probes) = (&mut self.inputs, &mut self.lanes, &mut self.probes);
+        self.packets.wait(timeout, || !inputs.is_empty() || !lanes.is_empty() || !probes.is_idle())
     }
 
     /// The last check before the wire repeats the authority (L4); the kernel's guard repeats it once more (L5).

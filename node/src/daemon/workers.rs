@@ -27,6 +27,8 @@ use super::interfaces::Interfaces;
 use super::lanes::Lanes;
 use super::life::end_life;
 use super::lines::{Lines, WorkerEnds};
+use super::probe_ends::{self, WorkerEnd};
+use super::prober::ProberParts;
 use super::questions::Questions;
 use super::reports::Posts;
 use super::room::Unread;
@@ -66,6 +68,7 @@ struct Parts {
     sessions: Option<SessionRing>,
     pulse: Pulse,
     fast: Option<FastTable>,
+    probes: WorkerEnd,
 }
 
 /// The rings and bells between workers and flow actor: the actor's ends, the count of chunks that wait there, and what starts the
@@ -75,6 +78,7 @@ pub(super) fn wire(
     (links, words): (Interfaces, WordsReader),
     bell: &Doorbell,
     (stats, sessions): (Posts, Vec<SessionRing>),
+    prober: ProberParts,
     (parts, switch): Fast,
     pulses: &Pulses,
 ) -> Result<(Lines, Arc<AtomicUsize>, WorkerSpawner)> {
@@ -88,7 +92,7 @@ pub(super) fn wire(
         stats,
         switch,
     };
-    let (mut ends, mut all) = (Vec::new(), Vec::new());
+    let (mut ends, mut all, mut probers) = (Vec::new(), Vec::new(), Vec::new());
     let (mut sessions, mut parts) = (sessions.into_iter(), parts.into_iter());
     for (share, pulse) in Share::all(config.workers.count).zip(&pulses.workers) {
         let bell = Doorbell::new()?;
@@ -97,6 +101,8 @@ pub(super) fn wire(
         let unread = Unread::default();
         ends.push(WorkerEnds { inputs, unread: unread.clone(), ringer: bell.ringer(), outputs });
         let (inputs, outputs) = (from_flows, to_flows);
+        let (prober_end, probes) = probe_ends::ends(bell.ringer(), prober.desk.ringer());
+        probers.push(prober_end);
         all.push(Parts {
             share,
             inputs,
@@ -106,9 +112,16 @@ pub(super) fn wire(
             sessions: sessions.next(),
             pulse: pulse.clone(),
             fast: parts.next(),
+            probes,
         });
     }
-    Ok((Lines::new(ends), bulk_waiting, Box::new(move |me| spawn(&common, me, all))))
+    let begin = move |me| {
+        if let Err(error) = super::prober::start(prober, me, common.words.clone(), probers) {
+            end_life(&format!("no thread for the prober: {error}"));
+        }
+        spawn(&common, me, all);
+    };
+    Ok((Lines::new(ends), bulk_waiting, Box::new(begin)))
 }
 
 /// Each on a thread of its own, in the order of their numbers.
@@ -132,7 +145,7 @@ impl Common {
     /// On the worker's thread, until the flow actor is gone.
     fn run(self, me: Incarnation, parts: Parts, lanes: Lanes) -> Result<()> {
         let Self { config, links, words, ringer, bulk_waiting, stats, switch } = self;
-        let Parts { share, inputs, unread, outputs, bell, sessions, pulse, fast } = parts;
+        let Parts { share, inputs, unread, outputs, bell, sessions, pulse, fast, probes } = parts;
         if let Some(cpu) = config.workers.cpu(share.worker()) {
             pin_current(cpu).with_context(|| format!("worker_cpus: processor {cpu}"))?;
         }
@@ -159,6 +172,7 @@ impl Common {
             share,
             packets,
             lanes,
+            probes,
             words,
             inputs,
             unread,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, ShardId};
+use engine::probes::Probes;
 use engine::record::Proto;
 use engine::rules::{Distribution, Rule, Rules};
 use engine::snapshot::TcpReset;
@@ -15,6 +16,7 @@ use super::model::{self, InboundRule, RuleProtocol, Target};
 use super::reach::rules as declared;
 use crate::allocation::{Declared, Purpose};
 use crate::places::blocks_on;
+use crate::probing::compiling::Asked;
 use crate::resource::PoolRef;
 use crate::state::State;
 
@@ -41,12 +43,12 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The rules of a state.
-pub(crate) fn rules(state: &State) -> Rules {
+/// The rules of a state, and their probes.
+pub(crate) fn rules(state: &State) -> (Rules, Probes) {
     let mut rules = Rules::default();
     // Of a mapping that came in, a cluster of the first level could not say so (C2).
     if Format::of_level(state.level) == Format::First {
-        return rules;
+        return (rules, Probes::default());
     }
     for (id, frontend) in &state.allocation.frontends {
         if let Purpose::Own(backend) = frontend.purpose {
@@ -54,8 +56,9 @@ pub(crate) fn rules(state: &State) -> Rules {
         }
     }
     if declared(&state.desired).next().is_none() {
-        return rules;
+        return (rules, Probes::default());
     }
+    let mut asked = Asked::of(state);
     let frontends = state.allocation.frontends_by_address();
     let members = Members::of(state);
     let (mut compiled, mut waiting) = (Vec::new(), false);
@@ -78,10 +81,11 @@ pub(crate) fn rules(state: &State) -> Rules {
         };
         let here: Vec<BackendId> = all.iter().filter(|(_, home)| *home == Some(shard)).map(|(id, _)| *id).collect();
         waiting |= here.len() < all.len();
-        compiled.push((format!("{balancer}/{name}"), frontend, rule, Arc::<[BackendId]>::from(here)));
+        let probe = asked.ask(balancer, rule.probe.as_ref(), &here);
+        compiled.push((format!("{balancer}/{name}"), frontend, (rule, probe), Arc::<[BackendId]>::from(here)));
     }
     rules.waiting = waiting;
-    for (name, frontend, rule, members) in compiled {
+    for (name, frontend, (rule, probe), members) in compiled {
         let protos: &[Proto] = match rule.protocol {
             RuleProtocol::Tcp => &[Proto::Tcp],
             RuleProtocol::Udp => &[Proto::Udp],
@@ -95,6 +99,7 @@ pub(crate) fn rules(state: &State) -> Rules {
                 port: rule.frontend_port,
                 backend_port: rule.backend_port,
                 members: Arc::clone(&members),
+                probe,
                 distribution: match rule.distribution {
                     model::Distribution::Connection => Distribution::Connection,
                     model::Distribution::SourceAndProtocol => Distribution::SourceAndProtocol,
@@ -105,7 +110,7 @@ pub(crate) fn rules(state: &State) -> Rules {
             });
         }
     }
-    rules
+    (rules, asked.probes(state))
 }
 
 /// Whether somebody may still send by what the rule is to have.

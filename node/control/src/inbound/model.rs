@@ -16,6 +16,8 @@ pub struct InboundRule {
     pub target: Target,
     /// The port of the instance; 0: that of the frontend.
     pub backend_port: u16,
+    /// The probe, of the same load balancer, that says who of them gets new flows.
+    pub probe: Option<String>,
     /// Which packets of a client go to one member.
     pub distribution: Distribution,
     /// Idle timeout, 4..=100 minutes (S13).

@@ -31,12 +31,13 @@ pub(crate) fn rule(
     let protocol = choice(source, &mut reader, "protocol", &PROTOCOLS);
     let frontend_port = reader.number(source, "frontend_port", 0);
     let backend_port = reader.number(source, "backend_port", frontend_port);
-    let (target, distribution) = match table {
+    let (target, distribution, probe) = match table {
         Table::LoadBalancing => {
             let pool = reader.string(source, "pool").map(Target::Pool);
-            (pool, choice(source, &mut reader, "distribution", &DISTRIBUTIONS))
+            let distribution = choice(source, &mut reader, "distribution", &DISTRIBUTIONS);
+            (pool, distribution, reader.string_if(source, "probe"))
         }
-        Table::InboundNat => (ip_configuration(source, &mut reader), Distribution::default()),
+        Table::InboundNat => (ip_configuration(source, &mut reader), Distribution::default(), None),
     };
     let idle_timeout_minutes = reader.number(source, "idle_timeout_minutes", 4);
     let enable_tcp_reset = reader.truth(source, "enable_tcp_reset");
@@ -48,6 +49,7 @@ pub(crate) fn rule(
             frontend_port,
             target,
             backend_port,
+            probe,
             distribution,
             idle_timeout_minutes,
             enable_tcp_reset,

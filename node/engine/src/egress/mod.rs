@@ -6,6 +6,7 @@
 
 mod arp;
 pub mod claims;
+pub mod delivered;
 mod fragmenting;
 pub(crate) mod held;
 pub(crate) mod lapsed;
@@ -24,6 +25,7 @@ use words::Share;
 use crate::addresses::own_address;
 use crate::context::{At, Exit, Frame, Hop, NextHop, Owner};
 use crate::egress::claims::Claims;
+use crate::egress::delivered::Delivered;
 use crate::egress::held::{Held, Origin, Outgoing, Waiting};
 use crate::egress::lapsed::LapsedFrames;
 use crate::egress::limits::Limits;
@@ -60,6 +62,7 @@ pub(crate) struct Egress {
     /// `None`: nobody wants to know.
     pub(crate) soundings: Option<Soundings>,
     pub(crate) claims: Claims,
+    pub(crate) delivered: Delivered,
     pub(crate) counters: Counters,
 }
 
@@ -78,6 +81,7 @@ impl Egress {
             corrections: Limits::corrections(seed),
             soundings: None,
             claims: Claims::default(),
+            delivered: Delivered::default(),
             counters: Counters::default(),
         }
     }

@@ -18,11 +18,15 @@ use crate::judge::policy::{Entry, Plan, Role, chosen, enter, inbound_use, is_vai
 use crate::judge::private;
 use crate::nsg::{Access, Decision, Direction, Origin, Place};
 use crate::private::{Ends, Pair, pair_of};
+use crate::probes::{Health, SOURCE};
 use crate::record::{Endpoint, InsideKey, Proto, PublicKey, Scenario};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::tell::status::{FlowView, View};
 use crate::wire::IcmpKind;
+
+/// Members of a pool that are named as down at most.
+const PASSED_OVER_MAX: usize = 16;
 
 /// A packet that somebody asks about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +56,8 @@ pub struct Explanation {
     pub direction: Direction,
     /// The groups that were asked, in their order, up to the one that denies it.
     pub groups: Vec<Judged>,
+    /// Members of the pool that it comes to who get no new flows, and what is known of each (S22).
+    pub passed_over: Vec<(BackendId, Option<Health>)>,
     /// The mapping that it belongs to.
     pub mapping: Option<FlowView>,
     /// Who would take it outside.
@@ -106,6 +112,7 @@ impl View<'_> {
             owner: None,
             direction: Direction::Outbound,
             groups: Vec::new(),
+            passed_over: Vec::new(),
             mapping: None,
             next_hop: None,
             outcome: Outcome::NotHere,
@@ -137,6 +144,9 @@ impl View<'_> {
         told.groups = judged(s, id, Direction::Outbound, (q.proto, flow.inside.endpoint, flow.remote));
         if let Some(pair) = pair_of(s, (q.vnet, q.source.0), q.destination.0) {
             return self.explain_private(at, &pair, q, told);
+        }
+        if q.destination.0 == SOURCE {
+            return Err(DropReason::PlatformAddress);
         }
         let Some((shard, authority)) = self.serving(backend.home) else { return Ok(Outcome::NotHere) };
         let slot = shard.replica.table.find_inside(&flow);
@@ -244,6 +254,7 @@ impl View<'_> {
                 end
             }
             None => {
+                told.passed_over = passed_over(s, &key);
                 let led = chosen(s, shard, &key).ok().map(|open| open.inside);
                 if let Some(inside) = led.or_else(|| shard.endpoint_of(s, &key))
                     && let Some(end) = InsideEnd::of(inside)
@@ -278,6 +289,14 @@ impl View<'_> {
 
 fn public_ip(s: &Snapshot, frontend: FrontendId) -> Result<Ipv4Addr, DropReason> {
     s.frontends.get(&frontend).map(|frontend| frontend.ip).ok_or(DropReason::NoOutboundPath)
+}
+
+/// Who is down of those that a rule leads to, the first few.
+fn passed_over(s: &Snapshot, key: &PublicKey) -> Vec<(BackendId, Option<Health>)> {
+    let Some((rule, id)) = s.rules.of(key).and_then(|rule| Some((rule, rule.probe?))) else { return Vec::new() };
+    let Some(probe) = s.probes.get(id) else { return Vec::new() };
+    let down = rule.members.iter().map(|id| (*id, probe.health(*id))).filter(|(_, health)| *health != Some(Health::Up));
+    down.take(PASSED_OVER_MAX).collect()
 }
 
 /// What each of a backend's groups says, up to the first that denies.

@@ -11,6 +11,7 @@ use crate::ids::{Link, Mac};
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key};
 use crate::lease::LeaseWords;
+use crate::probes::SOURCE;
 use crate::wire::{IpPacket, Parsed, parse};
 
 impl<W: LeaseWords> Judge<'_, W> {
@@ -52,6 +53,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         }
         self.accept(link, (p.eth_src, p.eth_dst), p.src)?;
         let result = match link {
+            Link::Inside(vnet) if p.dst == SOURCE => self.take_answer(vnet, p, frame),
             Link::Inside(vnet) => self.outbound(vnet, p, frame),
             Link::Outside => self.inbound(p, frame),
         };

@@ -17,6 +17,7 @@ mod outbound;
 mod pieces;
 mod policy;
 pub(crate) mod private;
+mod probing;
 
 use crate::cache::Cache;
 use crate::context::Cx;

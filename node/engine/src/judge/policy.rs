@@ -15,7 +15,7 @@ use crate::ids::{BackendId, VnetId};
 use crate::record::{Addr, Endpoint, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
 use crate::rules::Inward;
 use crate::shard::Shard;
-use crate::shard::half_open::flow_of;
+use crate::shard::half_open::{Half, flow_of};
 use crate::shard::standing::{ending, groups_let, leads, leads_to};
 use crate::snapshot::{Backend, Snapshot, Without};
 use crate::wire::{IcmpKind, IpPacket, TcpFields, TcpFlags};
@@ -327,7 +327,10 @@ pub(crate) fn enter(
     if !matches!(authority, Authority::Lease { .. }) {
         return Err(DropReason::NotOwner);
     }
-    let half = shard.half_open.of(key, at.now_ns).filter(|half| may_get(s, &half.open));
+    // What its backend has not answered goes to another one, if that one is down now.
+    let opens = shard.overlay.is_reserved(key);
+    let stays = |half: &Half| may_get(s, &half.open) && (opens || half.is_answered() || is_up(s, &half.open));
+    let half = shard.half_open.of(key, at.now_ns).filter(stays);
     let open = match half {
         Some(half) => half.open,
         None => chosen(s, shard, key)?,
@@ -335,7 +338,7 @@ pub(crate) fn enter(
     if !groups_admit(s, open.backend, &flow_of(&open)) {
         return Err(DropReason::SecurityRule);
     }
-    if shard.overlay.is_reserved(key) {
+    if opens {
         return Ok(Entry::Park(open));
     }
     if began_itself(shard, &open) {
@@ -361,6 +364,11 @@ fn may_get(s: &Snapshot, open: &Open) -> bool {
     leads(s, open) && s.backends.get(&open.backend).is_some_and(|b| is_at(b, open.inside))
 }
 
+/// Whether its backend gets new flows by the rule (S22); nobody probes for an address that is one backend's own.
+fn is_up(s: &Snapshot, open: &Open) -> bool {
+    s.probes.is_up(s.rules.of(&open.public).and_then(|rule| rule.probe), open.backend)
+}
+
 fn is_at(backend: &Backend, inside: InsideKey) -> bool {
     (backend.vnet, Addr::from(backend.ip)) == (inside.vnet, inside.endpoint.addr)
 }
@@ -371,11 +379,13 @@ pub(crate) fn chosen(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<Ope
     let inward = s.rules.inward(key).ok_or(DropReason::NoMapping)?;
     let table = &shard.replica.table;
     if let Some(held) = table.find_public(key).map(|slot| table.record(slot).opened()) {
-        return if may_get(s, &held) { Ok(held) } else { Err(DropReason::NoMapping) };
+        let same = may_get(s, &held) && is_up(s, &held);
+        return if same { Ok(held) } else { Err(DropReason::NoMapping) };
     }
     let (scenario, backend, port) = match inward {
         Inward::Rule(rule) => {
-            let member = rule.choose(s.params.key, key, |_| true).ok_or(DropReason::NoBackend)?;
+            let up = |backend| s.probes.is_up(rule.probe, backend);
+            let member = rule.choose(s.params.key, key, up).ok_or(DropReason::NoBackend)?;
             (Scenario::Rule, member, rule.inside_port(key.port))
         }
         Inward::Own(owner) => (Scenario::OwnIn, owner, key.port),

@@ -31,6 +31,11 @@ pub(crate) struct Half {
 }
 
 impl Half {
+    /// Whether its backend has answered.
+    pub(crate) const fn is_answered(&self) -> bool {
+        self.proof.is_some()
+    }
+
     /// Whether a segment is of somebody who has heard the backend's answer: it acknowledges it. Who only writes in a client's name
     /// does not know its number; a host that never asked resets what it hears.
     pub(crate) fn is_proved_by(&self, tcp: &TcpFields) -> bool {

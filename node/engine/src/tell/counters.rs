@@ -30,9 +30,9 @@ pub struct Counters {
     pub originated: u64,
     /// Frames handed out for transmission, minus those that the caller reported as not sent.
     pub transmitted: u64,
-    /// Frames that ended here by purpose (ARP).
+    /// Frames that ended here by purpose (ARP, answers to probes).
     pub absorbed: u64,
-    /// Frames that wait now: for a commit, for a neighbour, or to be polled.
+    /// Frames that wait now: for a commit, for a neighbour, or to be polled or taken.
     pub parked: u64,
     /// Received frames that were forwarded to another node; part of `transmitted`.
     pub forwarded: u64,

@@ -16,7 +16,7 @@ use qnat_engine::status::{FlowState, FlowView};
 
 const CLIENT: Ipv4Addr = REMOTE;
 
-fn rule(proto: Proto, port: u16, backend_port: u16, members: &[u32]) -> Rule {
+pub(crate) fn rule(proto: Proto, port: u16, backend_port: u16, members: &[u32]) -> Rule {
     Rule {
         name: "lb/web".into(),
         frontend: FRONTEND,
@@ -24,6 +24,7 @@ fn rule(proto: Proto, port: u16, backend_port: u16, members: &[u32]) -> Rule {
         port,
         backend_port,
         members: members.iter().map(|n| BackendId(*n)).collect(),
+        probe: None,
         distribution: Distribution::Connection,
         idle_timeout_ms: 300_000,
         tcp_reset_on_idle: TcpReset::Off,
@@ -52,12 +53,12 @@ pub(crate) fn lab(nodes: u32) -> Lab {
     lab
 }
 
-fn flows(lab: &Lab) -> Vec<FlowView> {
+pub(crate) fn flows(lab: &Lab) -> Vec<FlowView> {
     lab.nodes[lab.leader].worker.view().dump_flows(lab.now, Some(SHARD), 1000)
 }
 
 /// A connection of the client's port; returns who has it. The client's next octet is 101, the backend's 501.
-fn connect(lab: &mut Lab, port: u16) -> Ipv4Addr {
+pub(crate) fn connect(lab: &mut Lab, port: u16) -> Ipv4Addr {
     let to = half(lab, port);
     let node = lab.leader;
     let ack = lab.pass(node, OUTSIDE, tcp(CLIENT, port, PUBLIC, 80, ACK, 101, 501));
@@ -66,7 +67,7 @@ fn connect(lab: &mut Lab, port: u16) -> Ipv4Addr {
 }
 
 /// The same up to the answer.
-fn half(lab: &mut Lab, port: u16) -> Ipv4Addr {
+pub(crate) fn half(lab: &mut Lab, port: u16) -> Ipv4Addr {
     let node = lab.leader;
     let syn = lab.pass(node, OUTSIDE, tcp(CLIENT, port, PUBLIC, 80, SYN, 100, 0));
     assert_eq!((syn.dst_port, syn.src, syn.src_port), (8080, CLIENT, port), "the client is not hidden");
@@ -75,7 +76,7 @@ fn half(lab: &mut Lab, port: u16) -> Ipv4Addr {
     syn.dst
 }
 
-fn data_passes(lab: &mut Lab, port: u16, to: Ipv4Addr) {
+pub(crate) fn data_passes(lab: &mut Lab, port: u16, to: Ipv4Addr) {
     let node = lab.leader;
     let asked = lab.pass(node, OUTSIDE, tcp(CLIENT, port, PUBLIC, 80, ACK, 101, 501));
     assert_eq!((asked.dst, asked.dst_port), (to, 8080));

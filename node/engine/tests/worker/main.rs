@@ -27,6 +27,7 @@ mod own_inward;
 mod ownership;
 mod payload;
 mod private;
+mod probes;
 mod raw;
 mod refusals;
 mod scans;

@@ -147,7 +147,8 @@ impl<S: LogStore> ControlMember<S> {
             | CommandBody::RetireFrontends { .. }
             | CommandBody::DrainNode { .. }
             | CommandBody::ResumeNode { .. }
-            | CommandBody::SetServiceTags(_) => None,
+            | CommandBody::SetServiceTags(_)
+            | CommandBody::HealthChanged(_) => None,
         };
         let asks_to_join = matches!(command.body, CommandBody::JoinControl(_));
         let handed_on = asks_to_join && self.state.registry().members().any(|(id, _)| id == from);

@@ -58,6 +58,8 @@ const fn times_ms(what: What) -> (u64, u64) {
         | What::LogIncomplete
         | What::CertificateEnds
         | What::NoPath
+        | What::NoHealthyBackends
+        | What::BackendsDown
         | What::SecurityGroup
         | What::DefaultOutbound
         | What::PortsMissing
