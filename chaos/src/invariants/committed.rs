@@ -9,7 +9,7 @@ use bytes::Bytes;
 use engine::codec::{Format, decode_entry};
 use engine::ids::{BackendId, ControlIndex, LogIndex, PortBlock, ShardId, Term};
 use engine::record::{
-    Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario,
+    CloseReason, Endpoint, EntryHeader, FlowRecord, HOLD_CLASSES, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario,
 };
 use words::time::MS;
 
@@ -61,7 +61,11 @@ struct Table {
     mappings: BTreeMap<PublicKey, Mapping>,
     /// The last mapping of a key that nobody has taken since.
     freed: BTreeMap<PublicKey, Mapping>,
+    /// By which public end each flow was opened last.
+    last: BTreeMap<Flow, PublicKey>,
     live: BTreeMap<Flow, PublicKey>,
+    /// How often the mapping of each public key was closed.
+    closes: BTreeMap<PublicKey, u32>,
     holds: [VecDeque<(u64, PublicKey)>; HOLD_CLASSES],
 }
 
@@ -82,13 +86,15 @@ pub struct Committed {
     /// Epochs that lost a majority of their replicas: their tail may be lost with it (N4).
     lost: BTreeSet<(ShardId, u32)>,
     opened: u64,
+    /// What entries opened since somebody asked last, and the control index of each.
+    fresh: Vec<(ControlIndex, Open)>,
 }
 
 impl Committed {
     /// Nothing yet. `vote_ms` is V.
     #[must_use]
     pub fn new(vote_ms: u64) -> Self {
-        Self { vote_ms, shards: BTreeMap::new(), lost: BTreeSet::new(), opened: 0 }
+        Self { vote_ms, shards: BTreeMap::new(), lost: BTreeSet::new(), opened: 0, fresh: Vec::new() }
     }
 
     /// Mappings that were ever opened.
@@ -109,6 +115,44 @@ impl Committed {
     pub fn mapping(&self, shard: ShardId, public: &PublicKey) -> Option<&Mapping> {
         let table = &self.shards.get(&shard)?.table;
         table.mappings.get(public).or_else(|| table.freed.get(public))
+    }
+
+    /// The mapping that has a public key now, live or held.
+    #[must_use]
+    pub fn standing(&self, shard: ShardId, public: &PublicKey) -> Option<&Mapping> {
+        self.shards.get(&shard)?.table.mappings.get(public)
+    }
+
+    /// Whether a flow has a live mapping in some shard.
+    #[must_use]
+    pub fn lives(&self, proto: Proto, inside: InsideKey, remote: Endpoint) -> bool {
+        self.shards.values().any(|shard| shard.table.live.contains_key(&(proto, inside, remote)))
+    }
+
+    /// How often the mapping of a public key was closed.
+    #[must_use]
+    pub fn closes(&self, shard: ShardId, public: &PublicKey) -> u32 {
+        self.shards.get(&shard).and_then(|s| s.table.closes.get(public)).copied().unwrap_or(0)
+    }
+
+    /// Whether a majority of a shard's replicas was ever lost, and commits with it.
+    #[must_use]
+    pub fn lost(&self, shard: ShardId) -> bool {
+        self.lost.range((shard, 0)..=(shard, u32::MAX)).next().is_some()
+    }
+
+    /// Whether a flow has a mapping in some shard, as `mapping` has it: what comes in for it may pass.
+    #[must_use]
+    pub fn is_mapped(&self, proto: Proto, inside: InsideKey, remote: Endpoint) -> bool {
+        self.shards.iter().any(|(id, shard)| {
+            let public = shard.table.last.get(&(proto, inside, remote));
+            public.and_then(|public| self.mapping(*id, public)).is_some_and(|mapping| mapping.inside == inside)
+        })
+    }
+
+    /// What entries have opened since this was asked last, and the control index that each entry names.
+    pub fn take_fresh(&mut self) -> Vec<(ControlIndex, Open)> {
+        std::mem::take(&mut self.fresh)
     }
 
     /// Any mapping on the block.
@@ -234,13 +278,13 @@ impl Committed {
                     let Some(s) = self.shards.get_mut(&shard) else { return Ok(()) };
                     if s.table.open(shard, *open)? {
                         self.opened += 1;
+                        self.fresh.push((header.control_index, *open));
                     }
                 }
                 FlowRecord::Close { public, reason } => {
-                    let class = HoldClass::of(*reason, public.proto);
-                    let hold = Hold { class, index, since_ns: entry.first_ns, grace_ms: header.orphan_grace_ms };
+                    let at = (index, entry.first_ns, header.orphan_grace_ms);
                     if let Some(s) = self.shards.get_mut(&shard) {
-                        s.table.close(public, hold);
+                        s.table.close(public, *reason, at);
                     }
                 }
                 FlowRecord::Fence { block, .. } => {
@@ -296,14 +340,18 @@ impl Table {
             format!("shard {shard}: {inside:?} opens {public:?} and has {other:?} already")
         })?;
         self.freed.remove(&public);
+        self.last.insert((public.proto, inside, public.remote), public);
         self.mappings.insert(public, Mapping { inside, backend, scenario, hold: None });
         Ok(true)
     }
 
-    fn close(&mut self, public: &PublicKey, hold: Hold) {
+    /// At this index, at this moment, under this grace.
+    fn close(&mut self, public: &PublicKey, reason: CloseReason, (index, since_ns, grace_ms): (u64, u64, u32)) {
         let Some(mapping) = self.mappings.get_mut(public).filter(|mapping| mapping.hold.is_none()) else { return };
-        mapping.hold = Some(hold);
+        let class = mapping.scenario.hold_class(reason, public.proto);
+        mapping.hold = Some(Hold { class, index, since_ns, grace_ms });
         self.live.remove(&(public.proto, mapping.inside, public.remote));
-        self.holds[hold.class.index()].push_back((hold.index, *public));
+        *self.closes.entry(*public).or_insert(0) += 1;
+        self.holds[class.index()].push_back((index, *public));
     }
 }

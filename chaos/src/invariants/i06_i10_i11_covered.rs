@@ -3,10 +3,20 @@
 //! held for somebody else).
 
 use engine::ids::ShardId;
-use engine::record::{InsideKey, PublicKey};
+use engine::record::{Endpoint, InsideKey, Proto, PublicKey};
 
 use super::committed::Committed;
 use super::{Check, ensure};
+
+/// A packet for `inside` comes in: also an answer to what may leave uncommitted waits for the commit (W2).
+///
+/// # Errors
+/// If its flow has no committed mapping, live or held.
+pub fn inwards(committed: &Committed, (proto, inside, remote): (Proto, InsideKey, Endpoint)) -> Check {
+    ensure(committed.is_mapped(proto, inside, remote), "I6", || {
+        format!("{proto:?} from {remote:?} reached {inside:?}, and no mapping for it is committed")
+    })
+}
 
 /// Checks a packet that leaves as `public` for `inside`.
 ///

@@ -26,6 +26,9 @@ pub mod i32_commit_survives;
 pub mod i38_new_life;
 pub mod i39_right_backend;
 pub mod i53_available;
+pub mod w2_behind_first;
+pub mod w3_inwards;
+pub mod w4_private;
 
 use std::fmt;
 

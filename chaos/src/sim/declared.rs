@@ -5,9 +5,13 @@ use control::resource::Desired;
 use engine::snapshot::OnReclaim;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use words::level;
 use std::net::Ipv4Addr;
 
 use super::addresses::{Host, NETWORKS};
+use super::inward::{Inward, Rule};
+use super::owned::Owned;
+use super::peers::Isolation;
 
 /// Frontends and backends that send, in most runs and at most.
 const FRONTENDS: (usize, usize) = (3, 6);
@@ -29,6 +33,11 @@ pub(super) struct Declared {
     on_reclaim: OnReclaim,
     grace_ms: u32,
     hold_ms: u32,
+    owned: Owned,
+    /// The cluster's level has own addresses (C2).
+    may_own: bool,
+    inward: Inward,
+    isolation: Isolation,
 }
 
 impl Declared {
@@ -50,6 +59,10 @@ impl Declared {
             },
             grace_ms: rng.random_range(0..=1_200),
             hold_ms: rng.random_range(0..=2_500),
+            owned: if tmp_way("own") { Owned::draw(rng, backends) } else { Owned::none(backends) },
+            may_own: false,
+            inward: if tmp_way("in") { Inward::draw(rng, backends) } else { Inward::default() },
+            isolation: if tmp_way("peers") { Isolation::draw(rng, backends) } else { Isolation::default() },
         }
     }
 
@@ -62,6 +75,15 @@ impl Declared {
 
     /// One change.
     pub(super) fn change(&mut self, rng: &mut ChaCha8Rng) {
+        if !self.owned.is_empty() && rng.random_bool(0.4) {
+            return self.owned.change(rng);
+        }
+        if !self.inward.is_empty() && rng.random_bool(0.3) {
+            return self.inward.change(rng);
+        }
+        if self.isolation.is_isolated() && rng.random_bool(0.2) {
+            return self.isolation.change(rng);
+        }
         match rng.random_range(0..10) {
             0..=3 => self.change_tier(),
             4 | 5 => {
@@ -80,6 +102,17 @@ impl Declared {
         }
     }
 
+    /// The cluster is at this level: what needs a higher one would be refused.
+    pub(super) fn suit(&mut self, level: u16) {
+        self.may_own = level >= level::OWN_ADDRESSES;
+    }
+
+    /// What may be refused is left out.
+    pub(super) fn give_way(&mut self) {
+        self.may_own = false;
+        self.inward.give_way();
+    }
+
     /// The pool goes to the other tier: each backend gets ports, or gives some back.
     pub(super) fn change_tier(&mut self) {
         self.fillers = (self.fillers.1, self.fillers.0);
@@ -93,6 +126,21 @@ impl Declared {
     /// Whether a backend is declared.
     pub(super) fn has(&self, backend: u8) -> bool {
         self.backends[usize::from(backend - 1)]
+    }
+
+    /// What leads in, or did, or may.
+    pub(super) fn leads(&self) -> &[Rule] {
+        self.inward.rules()
+    }
+
+    /// How instances reach each other.
+    pub(super) const fn isolation(&self) -> &Isolation {
+        &self.isolation
+    }
+
+    /// Whether a backend is in a pool.
+    pub(super) fn is_pooled(&self, backend: u8) -> bool {
+        self.owned.is_pooled(backend) || self.inward.has(backend)
     }
 
     /// Whether a block that is taken back closes its flows at once.
@@ -124,13 +172,18 @@ impl Declared {
         for (name, _) in NETWORKS {
             text += &format!(
                 "[[virtual_network]]\nname = \"{name}\"\n[[virtual_network.subnet]]\nname = \"d\"\n\
-                 prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n"
+                 prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n{}",
+                self.isolation.of_subnet()
             );
         }
         let frontends: Vec<usize> =
             (0..self.frontends.len()).filter(|at| self.frontends[*at]).map(|at| at + 1).collect();
         for n in &frontends {
             text += &format!("[[public_ip]]\nname = \"p{n}\"\naddress = \"203.0.113.{n}\"\n");
+        }
+        text += &self.isolation.group();
+        if self.may_own {
+            text += &self.owned.addresses();
         }
         let names: Vec<String> = frontends.iter().map(|n| format!("\"p{n}\"")).collect();
         let on_reclaim = match self.on_reclaim {
@@ -144,16 +197,8 @@ impl Declared {
              [[load_balancer.outbound_rule]]\nname = \"o\"\npool = \"w\"\non_reclaim = \"{on_reclaim}\"\n",
             names.join(", ")
         );
-        let active = self.senders().filter(|n| self.has(*n)).map(|n| (format!("b{n}"), Self::host(n)));
-        let filler = |n: u16| Host { network: NETWORKS[0].1, ip: Ipv4Addr::new(10, 0, 2, n.to_le_bytes()[0]) };
-        let fillers = (0..self.fillers.0).map(|n| (format!("f{n}"), filler(n)));
-        for (name, Host { network, ip }) in active.chain(fillers) {
-            let network = if network == NETWORKS[0].1 { NETWORKS[0].0 } else { NETWORKS[1].0 };
-            text += &format!(
-                "[[instance]]\nname = \"{name}\"\n[[instance.ip_configuration]]\nname = \"i\"\nprivate_ip = \"{ip}\"\n\
-                 subnet = \"{network}/d\"\npool = \"lb/w\"\n"
-            );
-        }
+        text += &self.inward.text(on_reclaim, |backend| self.has(backend));
+        text += &self.instances();
         text += &format!(
             "[settings]\norphan_grace_ms = {}\nhold_ms = [{h}, {h}, {h}, {h}, {h}]\nrecreate_quarantine_ms = 1500\n\
              shards_max = {}\n",
@@ -163,4 +208,45 @@ impl Declared {
         );
         text
     }
+
+    fn owned_field(&self, backend: u8) -> String {
+        if self.may_own { self.owned.field(backend) } else { String::new() }
+    }
+
+    fn instances(&self) -> String {
+        const POOL: &str = "pool = \"lb/w\"\n";
+        let active = self.senders().filter(|n| self.has(*n));
+        let active = active.map(|n| {
+            let pool = match (self.inward.has(n), self.is_pooled(n)) {
+                (true, _) => "pool = \"in/x\"\n",
+                (false, true) => POOL,
+                (false, false) => "",
+            };
+            let card = self.isolation.card(n, subnet_of(Self::host(n))).1;
+            (format!("b{n}"), Self::host(n), format!("{pool}{card}{}", self.owned_field(n)))
+        });
+        let filler = |n: u16| Host { network: NETWORKS[0].1, ip: Ipv4Addr::new(10, 0, 2, n.to_le_bytes()[0]) };
+        let fillers = (0..self.fillers.0).map(|n| (format!("f{n}"), filler(n), POOL.to_owned()));
+        let mut text = String::new();
+        for backend in self.senders().filter(|n| self.has(*n)) {
+            text += &self.isolation.card(backend, subnet_of(Self::host(backend))).0;
+        }
+        for (name, host, ways) in active.chain(fillers) {
+            let (ip, subnet) = (host.ip, subnet_of(host));
+            text += &format!(
+                "[[instance]]\nname = \"{name}\"\n[[instance.ip_configuration]]\nname = \"i\"\nprivate_ip = \"{ip}\"\n\
+                 subnet = \"{subnet}\"\n{ways}"
+            );
+        }
+        text
+    }
+}
+
+/// The name of the subnet in which a backend is.
+fn subnet_of(host: Host) -> &'static str {
+    if host.network == NETWORKS[0].1 { "v/d" } else { "w/d" }
+}
+
+fn tmp_way(way: &str) -> bool {
+    std::env::var("QNAT_SIM_WAYS").map_or(true, |ways| ways.contains(way))
 }

@@ -1,25 +1,29 @@
 //! The invariants of one run, fed with everything that happens in it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
+use control::allocation::Purpose;
 use control::shards::Origin;
 use control::state::State;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent};
 use engine::ids::{Incarnation, Link, NodeId, ShardId, Term};
-use engine::record::{Addr, Endpoint, InsideKey, PublicKey};
+use engine::record::{Addr, Endpoint, InsideKey, Proto, PublicKey, Scenario};
 use engine::status::FlowView;
 use engine::wire::IpPacket;
 use engine::worker::Worker;
 use member::view::View;
 
 use super::node::Node;
-use super::traffic::Tag;
+use super::clients::Client;
+use super::traffic::{Sender, Tag};
 use crate::invariants::committed::Committed;
+use crate::invariants::w3_inwards::End;
 use crate::invariants::{
     Check, d05_resets, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered, i08_promised,
     i08_vmac, i13_i14_clean_frames, i22_equal_tables, i23_one_leader, i31_redundancy, i38_new_life, i39_right_backend,
-    i53_available,
+    i53_available, w2_behind_first, w3_inwards, w4_private,
 };
 
 /// V of the default settings, which no run changes.
@@ -36,6 +40,10 @@ pub(super) struct Judge {
     vmac: i08_vmac::VmacTerms,
     pub(super) promises: i08_promised::Promises,
     pub(super) resets: d05_resets::Resets,
+    own: i03_within_lease::OwnAddresses,
+    firsts: w2_behind_first::Firsts,
+    pub(super) inwards: w3_inwards::Inwards,
+    pub(super) peers: w4_private::Peers,
     leaders: i23_one_leader::Leaders,
     hashes: i22_equal_tables::Hashes,
     redundancy: i31_redundancy::Redundancy,
@@ -44,6 +52,8 @@ pub(super) struct Judge {
     /// Epoch and index of each node's replica, as its events say.
     at: BTreeMap<(NodeId, ShardId), (u32, u64)>,
     pub(super) elections: u64,
+    /// Mappings by scenario, and packets that left before their commit.
+    pub(super) opened: BTreeMap<&'static str, u64>,
     pub(super) recreations: u64,
     /// Joins, reloads, and replicas that were given up.
     pub(super) transfers: (u64, u64, u64),
@@ -60,6 +70,10 @@ impl Judge {
             vmac: i08_vmac::VmacTerms::default(),
             promises: i08_promised::Promises::of(LEASE_NS),
             resets: d05_resets::Resets::default(),
+            own: i03_within_lease::OwnAddresses::default(),
+            firsts: w2_behind_first::Firsts::default(),
+            inwards: w3_inwards::Inwards::default(),
+            peers: w4_private::Peers::default(),
             leaders: i23_one_leader::Leaders::default(),
             hashes: i22_equal_tables::Hashes::default(),
             redundancy: i31_redundancy::Redundancy::default(),
@@ -67,6 +81,7 @@ impl Judge {
             available: i53_available::Availability::default(),
             at: BTreeMap::new(),
             elections: 0,
+            opened: BTreeMap::new(),
             recreations: 0,
             transfers: (0, 0, 0),
             loading: BTreeMap::new(),
@@ -130,7 +145,20 @@ impl Judge {
             GroupEvent::Committed { shard, index, term, entry } => {
                 let at = self.at.entry((node, *shard)).or_default();
                 at.1 = index.0;
-                self.committed.applied(now_ns, (*shard, at.0), index.0, *term, entry)
+                self.committed.applied(now_ns, (*shard, at.0), index.0, *term, entry)?;
+                for (judged, open) in self.committed.take_fresh() {
+                    *self.opened.entry(open.scenario.label()).or_insert(0) += 1;
+                    self.firsts.decided(*shard, &open.public);
+                    self.own.check(judged, &open)?;
+                    let frontend = newest.allocation().frontends.get(&open.public.frontend);
+                    frontend.map_or(Ok(()), |frontend| self.inwards.opened(frontend.ip, &open))?;
+                }
+                Ok(())
+            }
+            GroupEvent::Refused { shard, .. } => {
+                self.firsts.again(node, *shard);
+                self.peers.again(node, *shard);
+                Ok(())
             }
             GroupEvent::Leading { shard, term } => {
                 self.elections += 1;
@@ -143,7 +171,6 @@ impl Judge {
             }
             GroupEvent::Following { .. }
             | GroupEvent::Owner { .. }
-            | GroupEvent::Refused { .. }
             | GroupEvent::Scan { .. }
             | GroupEvent::ScanOver { .. }
             | GroupEvent::Load { .. } => Ok(()),
@@ -175,9 +202,14 @@ impl Judge {
         }
     }
 
+    /// Some node has applied this control state.
+    pub(super) fn applied(&mut self, state: &State) {
+        self.own.note(state);
+    }
+
     /// A translated packet leaves.
     pub(super) fn translated(
-        &self,
+        &mut self,
         (node, now_ns): (&Node, u64),
         newest: &State,
         (link, authority): (Link, Authority),
@@ -187,35 +219,84 @@ impl Judge {
         if let Authority::Grace { shard } = authority {
             i08_vmac::orphan(shard, node.id, node.words.word(shard), now_ns)?;
         }
-        match link {
-            Link::Outside => self.outside(newest, packet, tag),
-            Link::Inside(_) => {
-                let world_ns = now_ns.saturating_sub(node.local(0).ns);
-                if world_ns.saturating_sub(tag.sent_ns) > ANSWER_AGE_MAX_NS {
-                    return Ok(());
+        let world_ns = now_ns.saturating_sub(node.local(0).ns);
+        let late = world_ns.saturating_sub(tag.sent_ns) > ANSWER_AGE_MAX_NS;
+        match (link, tag.sender) {
+            (Link::Outside, Sender::Backend) => self.outside((node.id, authority), newest, packet, tag),
+            (Link::Outside, Sender::Server(number) | Sender::Client(number)) => {
+                i13_i14_clean_frames::outside(packet)?;
+                let inside = InsideKey { vnet: tag.host.network, endpoint: end(tag.host.ip, tag.port) };
+                let ends = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
+                // A datagram whose question the owner does not know begins a flow of the backend's own.
+                let asked = self.inwards.ends(number).map(|(_, public)| public);
+                if packet.proto == Proto::Udp && asked != Some(ends.0) {
+                    return self.outside((node.id, authority), newest, packet, tag);
                 }
+                let Some((shard, public)) = public_key(newest, packet.proto, ends) else { return Ok(()) };
+                self.inwards.leaves(&self.committed, (shard, &public), number, inside, packet)
+            }
+            (_, Sender::Caller(number) | Sender::Callee(number)) => {
+                let owner = match authority {
+                    Authority::Lease { shard, term } => Some((node.id, shard, term)),
+                    Authority::Grace { .. } | Authority::Forward => None,
+                };
+                let back = matches!(tag.sender, Sender::Callee(_));
+                self.peers.passes(&self.committed, (number, back), (link, owner), packet, tag.sent_ns)
+            }
+            (Link::Inside(_), _) if late => Ok(()),
+            (Link::Inside(vnet), Sender::Client(number)) => {
+                let inside = InsideKey { vnet, endpoint: end(packet.dst, packet.dst_port) };
+                let Some((client, asked)) = self.inwards.ends(number) else { return Ok(()) };
+                let Some((shard, public)) = public_key(newest, packet.proto, (asked, client)) else { return Ok(()) };
+                self.inwards.comes(&self.committed, (shard, &public), number, inside, packet)
+            }
+            (Link::Inside(vnet), Sender::Backend | Sender::Server(_)) => {
                 let (asked, got) = ((tag.host.ip, tag.port), (packet.dst, packet.dst_port));
-                i39_right_backend::check((tag.host.link(), asked), (link, got))
+                i39_right_backend::check((tag.host.link(), asked), (link, got))?;
+                let inside = InsideKey { vnet, endpoint: end(packet.dst, packet.dst_port) };
+                let flow = (packet.proto, inside, end(packet.src, packet.src_port));
+                i06_i10_i11_covered::inwards(&self.committed, flow)
             }
         }
     }
 
-    fn outside(&self, newest: &State, packet: &IpPacket, tag: &Tag) -> Check {
+    /// Whether nothing has closed an open connection of a client since its backend got something of it, and nothing of its shard
+    /// was lost.
+    pub(super) fn still_stands(&self, shard: ShardId, public: &PublicKey, number: u32) -> bool {
+        let before = self.inwards.closes_before(number);
+        before == Some(self.committed.closes(shard, public)) && !self.committed.lost(shard)
+    }
+
+    /// Whether a private connection has a live mapping.
+    pub(super) fn lives(&self, peer: &Client) -> bool {
+        self.peers.lives(&self.committed, peer.number)
+    }
+
+    fn outside(
+        &mut self,
+        (node, authority): (NodeId, Authority),
+        newest: &State,
+        packet: &IpPacket,
+        tag: &Tag,
+    ) -> Check {
         i13_i14_clean_frames::outside(packet)?;
-        i03_within_lease::check(newest, (tag.host.network, tag.host.ip), (packet.src, packet.src_port))?;
-        let frontends = &newest.allocation().frontends;
-        let frontend = frontends.iter().find(|(_, frontend)| frontend.ip == packet.src);
+        let from = (tag.host.network, tag.host.ip, tag.port);
+        i03_within_lease::check(newest, from, (packet.src, packet.src_port))?;
+        let ends = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
         // I3 has found it.
-        let Some((id, frontend)) = frontend else { return Ok(()) };
-        let end = |ip, port| Endpoint { addr: Addr::from(ip), port };
-        let public = PublicKey {
-            proto: packet.proto,
-            frontend: *id,
-            port: packet.src_port,
-            remote: end(packet.dst, packet.dst_port),
-        };
+        let Some((shard, public)) = public_key(newest, packet.proto, ends) else { return Ok(()) };
+        let purpose = newest.allocation().frontends[&public.frontend].purpose;
         let inside = InsideKey { vnet: tag.host.network, endpoint: end(tag.host.ip, tag.port) };
-        i06_i10_i11_covered::check(&self.committed, frontend.shard, &public, inside)
+        let covered = i06_i10_i11_covered::check(&self.committed, shard, &public, inside);
+        match (purpose, authority) {
+            (Purpose::Own(_), Authority::Lease { term, .. })
+                if covered.is_err() && self.committed.standing(shard, &public).is_none() =>
+            {
+                *self.opened.entry("first packets before their commit").or_insert(0) += 1;
+                self.firsts.left((node, shard, term), (public, inside), packet, tag.sent_ns)
+            }
+            _ => covered,
+        }
     }
 
     /// A map that some member acts upon, for I31.
@@ -288,12 +369,25 @@ impl Judge {
         for flow in &flows {
             if let (engine::status::FlowState::Live, Some(public), Some(inside)) =
                 (flow.state, flow.public.1, flow.inside.endpoint.addr.ipv4())
+                && !matches!(flow.scenario, Scenario::Rule | Scenario::Private)
             {
-                i03_within_lease::check(newest, (flow.inside.vnet, inside), (public, flow.public.2))?;
+                let from = (flow.inside.vnet, inside, flow.inside.endpoint.port);
+                i03_within_lease::check(newest, from, (public, flow.public.2))?;
             }
         }
         Ok(())
     }
+}
+
+/// The public key of an address of ours and a remote, and the shard that has it.
+fn public_key(newest: &State, proto: Proto, ends: (End, End)) -> Option<(ShardId, PublicKey)> {
+    let ((ip, port), (remote, service)) = ends;
+    let (id, frontend) = newest.allocation().frontends.iter().find(|(_, frontend)| frontend.ip == ip)?;
+    Some((frontend.shard, PublicKey { proto, frontend: *id, port, remote: end(remote, service) }))
+}
+
+fn end(ip: Ipv4Addr, port: u16) -> Endpoint {
+    Endpoint { addr: Addr::from(ip), port }
 }
 
 /// Whether this node is the shard's owner at this moment, by its own word.

@@ -116,15 +116,19 @@ impl World {
 
     /// Flows that must pass, because nothing is amiss any more.
     pub(super) fn begin_calm_flows(&mut self, count: usize) {
-        let leased = |backend: &u8| {
-            let Host { network, ip } = Declared::host(*backend);
-            let is = |b: &control::allocation::Backend| (b.vnet, b.ip) == (network, ip);
-            self.newest().allocation().backends.values().any(|b| is(b) && !b.lease.is_empty())
-        };
-        // Only where flows may stay on a block that is taken back, somebody may have to wait for it.
+        // Where flows may stay on what is taken back, somebody may have to wait for it: as long as a block or an address of its own
+        // drains, an instance stays in that shard.
         let expires = self.declared.expires();
-        let declared =
-            self.declared.senders().filter(|backend| self.declared.has(*backend) && (expires || leased(backend)));
+        let allocation = self.newest().allocation();
+        let has_a_way = |backend: &u8| {
+            let Host { network, ip } = Declared::host(*backend);
+            let Some((id, b)) = allocation.backends.iter().find(|(_, b)| (b.vnet, b.ip) == (network, ip)) else {
+                return expires && self.declared.is_pooled(*backend);
+            };
+            let waits = || allocation.drains.values().any(|drain| drain.backend == *id);
+            !b.lease.is_empty() || b.own.is_some() || (expires && self.declared.is_pooled(*backend) && !waits())
+        };
+        let declared = self.declared.senders().filter(|backend| self.declared.has(*backend) && has_a_way(backend));
         let declared: Vec<u8> = declared.collect();
         for (backend, port) in declared.into_iter().cycle().zip(CALM_PORT..).take(count) {
             let proto = if port % 2 == 0 { Proto::Udp } else { Proto::Icmp };
@@ -153,6 +157,9 @@ impl World {
         if self.newest().desired() == &self.declared.desired() {
             return None;
         }
+        if control::plan::diff(self.newest(), &self.declared.desired()).refused.is_some() {
+            self.declared.give_way();
+        }
         self.orders(self.declared.command());
         Some("an older configuration is in force".to_owned())
     }
@@ -162,15 +169,23 @@ impl World {
         if self.now_ns < self.next_change_ns {
             return;
         }
-        if let Some(wanted) = self.wanted.take() {
-            let command = wanted.command();
-            let now_ns = self.now_ns;
-            let Some(leader) = self.nodes.values_mut().find(|node| node.control.leading()) else {
+        if let Some(mut wanted) = self.wanted.take() {
+            wanted.suit(self.newest().level());
+            if !self.nodes.values().any(|node| node.control.leading()) {
                 self.wanted = Some(wanted);
                 return;
-            };
-            leader.submit(now_ns, command);
-            self.declared = wanted;
+            }
+            // Addresses and rules may be refused for what is where at the moment (M3): the operator leaves it then.
+            if control::plan::diff(self.newest(), &wanted.desired()).refused.is_some() {
+                self.count("reconfiguration refused");
+                return;
+            }
+            let command = wanted.command();
+            let now_ns = self.now_ns;
+            if let Some(leader) = self.nodes.values_mut().find(|node| node.control.leading()) {
+                leader.submit(now_ns, command);
+                self.declared = wanted;
+            }
         } else if self.params.reconfigures && self.now_ns < FAULTS_UNTIL_NS - 1_000 * MS {
             let mut wanted = self.declared.clone();
             wanted.change(&mut self.load);

@@ -3,18 +3,23 @@
 
 mod addresses;
 mod ambush;
+mod clients;
 mod deaths;
 mod declared;
 mod disk;
+mod entering;
 mod faults;
 mod flight;
 mod healing;
+mod inward;
 mod judge;
 mod load;
 mod network;
 mod node;
 mod operator;
+mod owned;
 mod params;
+mod peers;
 mod ring;
 mod stops;
 mod traffic;
@@ -116,6 +121,7 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
     let faults = tally(outcomes.iter().map(|outcome| &outcome.faults));
     writeln!(out, "faults: {}: {faults:?}", faults.values().sum::<u64>())?;
     writeln!(out, "queues that were full: {:?}", tally(outcomes.iter().map(|outcome| &outcome.full)))?;
+    writeln!(out, "ways: {:?}", tally(outcomes.iter().map(|outcome| &outcome.ways)))?;
     writeln!(
         out,
         "{} joins, {} reloads, {} stops, {} moves and removals of replicas, {} disk errors, {} demanded resets",

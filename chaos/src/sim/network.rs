@@ -18,7 +18,8 @@ use super::addresses::{Host, mac_on};
 use super::flight::{Arrival, Judged, Leaving};
 use super::node::Deed;
 use super::params::MS;
-use super::traffic::{REMOTE, TTL, Tag, answer, arp_answer, data};
+use super::traffic::{Sender, REMOTE, TTL, Tag, answer, arp_answer, data};
+use super::clients;
 use super::world::{World, newest as newest_of, said};
 use crate::invariants::{i08_vmac, i13_i14_clean_frames, i15_i16_untouched};
 
@@ -80,6 +81,7 @@ impl World {
         let now_ns = self.now_ns;
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let deeds = node.run(now_ns);
+        self.judge.applied(node.control.state());
         // A configuration is what it is also while nothing leaves, and what was promised under it holds after it.
         if deeds.iter().any(|deed| matches!(deed, Deed::Event(_))) {
             self.judge.configurations(node, now_ns);
@@ -226,20 +228,26 @@ impl World {
         if judged == Judged::Now || matches!(authority, Authority::Grace { .. }) {
             self.look_at(id, leaving)?;
         }
-        if let (Link::Outside, Authority::Lease { shard, term }, Some(tcp)) = (link, authority, packet.tcp)
+        if let (Link::Outside, Authority::Lease { shard, term }, Some(tcp), Sender::Backend) =
+            (link, authority, packet.tcp, tag.sender)
             && judged == Judged::Now
         {
             let inside = (tag.host.link(), (tag.host.ip, tag.port));
             self.judge.resets.passed((id, shard, term), inside, &packet, tcp.flags);
         }
-        match link {
-            Link::Outside => {
-                self.outcome.emitted += 1;
+        self.outcome.emitted += u64::from(link == Link::Outside);
+        match (link, tag.sender) {
+            (Link::Outside, Sender::Backend) => {
                 if let Some(answer) = answer(&packet, &tag, src) {
                     self.switched(Link::Outside, src, answer);
                 }
             }
-            Link::Inside(_) => self.heard(&packet, &tag),
+            (Link::Outside, Sender::Server(number) | Sender::Client(number)) => self.client_heard(&packet, number),
+            (Link::Outside, Sender::Caller(_) | Sender::Callee(_)) => {}
+            (Link::Inside(network), Sender::Client(_)) => self.served(Host { network, ip: packet.dst }, &packet, &tag),
+            (Link::Inside(network), Sender::Caller(_)) => self.called(Host { network, ip: packet.dst }, &packet, &tag),
+            (Link::Inside(_), Sender::Callee(number)) => self.peer_heard(&packet, number),
+            (Link::Inside(_), Sender::Backend | Sender::Server(_)) => self.heard(&packet, &tag),
         }
         Ok(())
     }
@@ -247,7 +255,11 @@ impl World {
     /// Somebody asks for an address: whoever has it on that link answers.
     fn asked(&mut self, link: Link, arp: &ArpPacket) {
         let answer = match link {
-            Link::Outside => arp_answer(arp, REMOTE.0, REMOTE.1),
+            Link::Outside if arp.target_ip == REMOTE.0 => arp_answer(arp, REMOTE.0, REMOTE.1),
+            Link::Outside if arp.target_ip >= clients::client(0) => {
+                arp_answer(arp, arp.target_ip, Host::outside(arp.target_ip).mac())
+            }
+            Link::Outside => None,
             Link::Inside(network) => arp_answer(arp, arp.target_ip, Host { network, ip: arp.target_ip }.mac()),
         };
         if let Some(answer) = answer {
@@ -256,7 +268,7 @@ impl World {
     }
 
     /// The invariants of a translated packet, at this moment.
-    fn look_at(&self, id: NodeId, leaving: &Leaving) -> Result<(), String> {
+    fn look_at(&mut self, id: NodeId, leaving: &Leaving) -> Result<(), String> {
         let Leaving { link, authority, ref frame, .. } = *leaving;
         let node = &self.nodes[&id];
         let at = (node, node.local(self.now_ns).ns);
@@ -265,7 +277,7 @@ impl World {
         }
         let Some(packet) = i13_i14_clean_frames::read(frame).map_err(said)? else { return Ok(()) };
         let Some(tag) = Tag::of(frame, &packet).filter(|_| !is_own_reset(&packet)) else { return Ok(()) };
-        self.judge.translated(at, self.newest(), (link, authority), &packet, &tag).map_err(said)
+        self.judge.translated(at, newest_of(&self.nodes), (link, authority), &packet, &tag).map_err(said)
     }
 
     /// The switch: to the learned port, else to everybody.

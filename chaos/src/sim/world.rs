@@ -18,10 +18,12 @@ use words::level;
 
 use super::addresses::{Host, address};
 use super::declared::Declared;
+use super::entering::Entering;
 use super::flight::Arrival;
 use super::healing::Healing;
 use super::judge::Judge;
 use super::node::{Node, Start};
+use super::peers::Peers;
 use super::params::{Kind, MS, Params, Stream, stream};
 use super::traffic::{Flow, Tag};
 use crate::invariants::{Violation, i25_new_flows, i27_heals, i29_ports_return, i30_calm};
@@ -80,6 +82,8 @@ pub struct Outcome {
     pub faults: BTreeMap<&'static str, u64>,
     /// How often each queue was full.
     pub full: BTreeMap<&'static str, u64>,
+    /// What went by ways other than a pool's grant.
+    pub ways: BTreeMap<&'static str, u64>,
 }
 
 pub(super) struct World {
@@ -109,6 +113,8 @@ pub(super) struct World {
     calm_since_ns: u64,
     pub(super) flows: Vec<Flow>,
     pub(super) calm: Vec<Flow>,
+    pub(super) entering: Entering,
+    pub(super) peers: Peers,
     /// What hosts have said.
     pub(super) sent: BTreeSet<Tag>,
 }
@@ -122,6 +128,8 @@ pub fn run_seed(seed: u64, kind: Kind) -> Outcome {
     world.outcome.elections = world.judge.elections;
     world.outcome.recreations = world.judge.recreations;
     world.outcome.resets_owed = world.judge.resets.paid;
+    let opened = world.judge.opened.clone();
+    world.outcome.ways.extend(opened);
     (world.outcome.joins, world.outcome.reloads, world.outcome.moved) = world.judge.transfers;
     world.outcome.violation = result.err().map(|why| format!("at {} ms: {why}", world.now_ns / MS));
     world.outcome
@@ -145,6 +153,7 @@ impl World {
             faults: BTreeMap::new(),
             resets_owed: 0,
             full: BTreeMap::new(),
+            ways: BTreeMap::new(),
         };
         let mut load = stream(seed, Stream::Load);
         let declared = Declared::draw(&mut load);
@@ -173,6 +182,8 @@ impl World {
             calm_since_ns: BEGIN_NS,
             flows: Vec::new(),
             calm: Vec::new(),
+            entering: Entering::default(),
+            peers: Peers::default(),
             sent: BTreeSet::new(),
         }
     }
@@ -188,6 +199,11 @@ impl World {
 
     pub(super) fn count(&mut self, fault: &'static str) {
         *self.outcome.faults.entry(fault).or_insert(0) += 1;
+    }
+
+    /// Something went another way than by a pool's grant.
+    pub(super) fn way(&mut self, what: &'static str) {
+        *self.outcome.ways.entry(what).or_insert(0) += 1;
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -214,7 +230,7 @@ impl World {
             }
         }
         let healed_ns = self.now_ns;
-        while self.declared.expires() && !self.newest().allocation().drains.is_empty() {
+        while self.declared.expires() && i29_ports_return::waiting(self.newest()).next().is_some() {
             let waited_ms = (self.now_ns - healed_ns) / MS;
             i29_ports_return::check(self.newest(), waited_ms, RETURN_NS / MS).map_err(said)?;
             self.step()?;
@@ -226,6 +242,8 @@ impl World {
             self.step()?;
         }
         self.begin_calm_flows(CALM_FLOWS);
+        self.begin_calm_clients();
+        self.begin_calm_peers();
         let at_home = self.owners_are_preferred();
         let (until, elections) = (self.now_ns + CALM_NS, self.judge.elections);
         while self.now_ns < until {
@@ -235,7 +253,9 @@ impl World {
             i30_calm::check(elections, self.judge.elections).map_err(said)?;
         }
         let answered = self.calm.iter().filter(|flow| flow.answered).count();
-        i25_new_flows::check(self.calm.len(), answered).map_err(said)
+        i25_new_flows::check(self.calm.len(), answered).map_err(said)?;
+        self.clients_were_served().map_err(said)?;
+        self.peers_were_heard().map_err(said)
     }
 
     /// A fault that nothing ends would keep the run from ending: what is asked of the cluster meanwhile it does not do.
@@ -260,6 +280,8 @@ impl World {
         }
         if self.now_ns > TRAFFIC_NS {
             self.traffic();
+            self.clients_send();
+            self.peers_send();
         }
         if self.now_ns.is_multiple_of(10 * MS) {
             for (id, node) in &self.nodes {
