@@ -137,6 +137,23 @@ impl Client {
     }
 }
 
+/// All clients outside, and the servers that they reach.
+#[derive(Debug, Default)]
+pub(super) struct Entering {
+    pub(super) clients: Vec<Client>,
+    pub(super) calm: Vec<Client>,
+    pub(super) servers: Servers,
+    /// The number of the last connection, of those between instances too.
+    pub(super) next: u32,
+}
+
+/// All connections between instances.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    pub(super) all: Vec<Client>,
+    pub(super) calm: Vec<Client>,
+}
+
 /// The number after a segment.
 fn end_of(tcp: &TcpFields) -> u32 {
     let marks = u32::from(tcp.flags.contains(TcpFlags::SYN)) + u32::from(tcp.flags.contains(TcpFlags::FIN));

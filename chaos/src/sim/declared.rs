@@ -10,7 +10,7 @@ use words::level;
 
 use super::addresses::{Host, NETWORKS};
 use super::inward::{Inward, Rule};
-use super::peers::Isolation;
+use super::isolation::Isolation;
 use super::ways::{Way, Ways};
 
 /// Frontends and backends that send, in most runs and at most.
@@ -136,14 +136,17 @@ impl Declared {
         self.backends[usize::from(backend - 1)]
     }
 
-    /// Whether backends may leave by anything but the pool's ports.
-    pub(super) fn has_ways(&self) -> bool {
-        !self.ways().is_empty()
+    /// Whether there is anything but the ports of one pool.
+    pub(super) fn can_move(&self) -> bool {
+        !self.ways().is_empty() || !self.inward.is_empty() || self.isolation.is_isolated()
     }
 
-    /// Each backend joins the pool, or leaves it.
+    /// Each backend joins the pool, or leaves it, and every second one that of the rules.
     pub(super) fn move_all(&mut self) {
-        self.ways.move_all();
+        if !self.ways().is_empty() {
+            self.ways.move_all();
+        }
+        self.inward.move_half();
     }
 
     /// By what a declared backend is to leave, if by anything.

@@ -9,11 +9,11 @@ use engine::wire::{IpPacket, TcpFlags};
 use rand::Rng;
 
 use super::addresses::Host;
-use super::clients::{Client, End, Servers, client};
+use super::clients::{Client, End, Entering, client};
 use super::params::MS;
 use super::traffic::{Sender, Tag, Transport, frame};
 use super::world::World;
-use crate::invariants::{i25_new_flows, w3_inwards};
+use crate::invariants::{Check, i25_new_flows, w3_inwards};
 
 /// Clients at once, their addresses and the ports that they choose from: few, so that they come back soon.
 const CLIENTS_MAX: usize = 40;
@@ -22,20 +22,12 @@ const PORTS: u16 = 30;
 /// Those that stay, and those of the end, have others.
 const STAYING: usize = 6;
 const STAYING_PORT: u16 = 50_000;
+/// Of each turn of the end; so many belong to one.
 const CALM_PORT: u16 = 60_000;
+const TURN: u16 = 100;
 /// Packets of a flood, from as many addresses.
 const FLOOD: u8 = 60;
 const FLOOD_FROM: u8 = 28;
-
-/// All clients, and the servers that they reach.
-#[derive(Debug, Default)]
-pub(super) struct Entering {
-    clients: Vec<Client>,
-    calm: Vec<Client>,
-    pub(super) servers: Servers,
-    /// Of all connections, those between instances too.
-    pub(super) next: u32,
-}
 
 impl World {
     /// Clients begin, and go on.
@@ -183,10 +175,11 @@ impl World {
     }
 
     /// Clients that must be served, because nothing is amiss any more: by each rule that leads somewhere, and those that stayed.
-    pub(super) fn begin_calm_clients(&mut self) {
+    pub(super) fn begin_calm_clients(&mut self, turn: u16) {
+        self.entering.calm.iter_mut().for_each(|client| client.answered = false);
         let rules = control::compile::snapshot(self.newest(), NodeId(1)).rules.clone();
         let leads = self.declared.leads().to_vec();
-        for (rule, port) in leads.iter().cycle().take(2 * leads.len()).zip(CALM_PORT..) {
+        for (rule, port) in leads.iter().cycle().take(2 * leads.len()).zip(CALM_PORT + turn * TURN..) {
             let from = (client(0), port);
             let Some(key) = self.public_key((rule.proto, from, rule.to)) else { continue };
             if rules.of(&key.1).is_some_and(|rule| !rule.members.is_empty()) {
@@ -227,14 +220,17 @@ impl World {
         }
     }
 
-    /// I25 for those that began in calm; those that stood before go on if nothing has closed them.
-    pub(super) fn clients_were_served(&self) -> crate::invariants::Check {
-        let (old, new): (Vec<&Client>, Vec<&Client>) =
-            self.entering.calm.iter().partition(|client| client.port < CALM_PORT);
+    /// I25 for those that began in this turn; those that stood before go on if nothing has closed them. Who is not answered, or
+    /// whose connection was closed, is asked about no more.
+    pub(super) fn clients_were_served(&mut self, turn: u16) -> Check {
+        let is_old = |client: &&Client| client.port < CALM_PORT + turn * TURN;
+        let (old, new): (Vec<&Client>, Vec<&Client>) = self.entering.calm.iter().partition(is_old);
         i25_new_flows::check(new.len(), new.iter().filter(|client| client.answered).count())?;
-        let silent: Vec<u32> =
-            old.iter().filter(|client| !client.answered && self.stands(client)).map(|c| c.number).collect();
-        w3_inwards::survive(&silent)
+        let silent = old.iter().filter(|client| !client.answered && self.stands(client));
+        let silent: Vec<u32> = silent.map(|client| client.number).collect();
+        w3_inwards::survive(&silent)?;
+        self.entering.calm.retain(|client| client.answered);
+        Ok(())
     }
 
     /// Whether nothing has closed a connection since its backend got something of it.

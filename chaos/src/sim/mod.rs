@@ -12,6 +12,7 @@ mod faults;
 mod flight;
 mod healing;
 mod inward;
+mod isolation;
 mod judge;
 mod load;
 mod moving;

@@ -7,11 +7,10 @@ use engine::ids::Mac;
 use engine::record::Proto;
 use engine::wire::IpPacket;
 use rand::Rng;
-use rand_chacha::ChaCha8Rng;
 use words::level;
 
 use super::addresses::Host;
-use super::clients::Client;
+use super::clients::{Client, Peers};
 use super::declared::Declared;
 use super::params::MS;
 use super::traffic::Tag;
@@ -22,103 +21,16 @@ use crate::invariants::{Check, i25_new_flows, w4_private};
 const PEERS_MAX: usize = 30;
 const PORTS: u16 = 30;
 const SERVICE: u16 = 443;
+/// Of each turn of the end; so many belong to one.
 const CALM_PORT: u16 = 31_000;
+const TURN: u16 = 100;
 const CALM: usize = 8;
-
-/// All connections between instances.
-#[derive(Debug, Default)]
-pub(super) struct Peers {
-    all: Vec<Client>,
-    calm: Vec<Client>,
-}
 
 /// One of them.
 #[derive(Clone, Copy, Debug)]
 enum Which {
     Any(usize),
     Calm(usize),
-}
-
-/// Which links are isolated, and whom groups judge.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Isolation {
-    isolated: bool,
-    /// By backend: always, or by turns.
-    grouped: Vec<Grouped>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Grouped {
-    Never,
-    Always,
-    Now,
-    NotNow,
-}
-
-impl Isolation {
-    pub(super) fn draw(rng: &mut ChaCha8Rng, backends: u8) -> Self {
-        if rng.random_bool(0.5) {
-            return Self::default();
-        }
-        let of = |rng: &mut ChaCha8Rng| match rng.random_range(0..6) {
-            0 | 1 => Grouped::Always,
-            2 => Grouped::Now,
-            3 => Grouped::NotNow,
-            _ => Grouped::Never,
-        };
-        Self { isolated: true, grouped: (0..backends).map(|_| of(rng)).collect() }
-    }
-
-    /// Whether instances of one network reach each other by the gateway alone.
-    pub(super) const fn is_isolated(&self) -> bool {
-        self.isolated
-    }
-
-    /// Whether a group has judged a backend from the beginning.
-    pub(super) fn is_judged(&self, backend: u8) -> bool {
-        self.grouped.get(usize::from(backend - 1)) == Some(&Grouped::Always)
-    }
-
-    /// A group comes to somebody, or goes; the others keep what they have.
-    pub(super) fn change(&mut self, rng: &mut ChaCha8Rng) {
-        let at = rng.random_range(0..self.grouped.len());
-        self.grouped[at] = match self.grouped[at] {
-            Grouped::Now => Grouped::NotNow,
-            Grouped::NotNow => Grouped::Now,
-            stays @ (Grouped::Never | Grouped::Always) => stays,
-        };
-    }
-
-    /// The field of a subnet.
-    pub(super) const fn of_subnet(&self) -> &'static str {
-        if self.isolated { "isolated = true\n" } else { "" }
-    }
-
-    /// The card of a backend in this subnet, and the field of its IP configuration that names it.
-    pub(super) fn card(&self, backend: u8, subnet: &str) -> (String, String) {
-        let group = match self.grouped.get(usize::from(backend - 1)) {
-            Some(Grouped::Always | Grouped::Now) => "security_group = \"all\"\n",
-            Some(Grouped::NotNow) => "",
-            Some(Grouped::Never) | None => return (String::new(), String::new()),
-        };
-        let card = format!("[[nic]]\nname = \"c{backend}\"\nsubnet = \"{subnet}\"\n{group}");
-        (card, format!("nic = \"c{backend}\"\n"))
-    }
-
-    /// A group that lets everything pass, and so has it judged.
-    pub(super) fn group(&self) -> String {
-        let mut text = String::new();
-        if self.isolated {
-            text += "[[security_group]]\nname = \"all\"\n";
-            for direction in ["inbound", "outbound"] {
-                text += &format!(
-                    "[[security_group.rule]]\nname = \"{direction}\"\npriority = 100\ndirection = \"{direction}\"\n\
-                     access = \"allow\"\n"
-                );
-            }
-        }
-        text
-    }
 }
 
 impl World {
@@ -217,16 +129,17 @@ impl World {
     }
 
     /// Connections that must pass, because nothing is amiss any more: new ones, and those that stayed and that nothing closed.
-    pub(super) fn begin_calm_peers(&mut self) {
+    pub(super) fn begin_calm_peers(&mut self, turn: u16) {
         let routed = self.newest().level() > level::FIRST;
         if !self.declared.isolation().is_isolated() || !routed {
             return;
         }
+        self.peers.calm.iter_mut().for_each(|peer| peer.answered = false);
         let there: Vec<u8> = self.declared.senders().filter(|backend| self.declared.has(*backend)).collect();
         let pairs = there.iter().flat_map(|from| there.iter().map(move |to| (*from, *to)));
         let near = |(from, to): &(u8, u8)| from != to && Declared::host(*from).network == Declared::host(*to).network;
         let pairs: Vec<(u8, u8)> = pairs.filter(near).collect();
-        for (pair, port) in pairs.iter().cycle().take(CALM.min(2 * pairs.len())).zip(CALM_PORT..) {
+        for (pair, port) in pairs.iter().cycle().take(CALM.min(2 * pairs.len())).zip(CALM_PORT + turn * TURN..) {
             let proto = if port % 2 == 0 { Proto::Udp } else { Proto::Tcp };
             let peer = self.new_peer(*pair, (proto, port), u32::MAX);
             self.peers.calm.push(peer);
@@ -241,12 +154,16 @@ impl World {
         self.peers.all.retain(|peer| !peer.stays);
     }
 
-    /// I25 for private connections.
-    pub(super) fn peers_were_heard(&self) -> Check {
-        let (old, new): (Vec<&Client>, Vec<&Client>) = self.peers.calm.iter().partition(|peer| peer.port < CALM_PORT);
+    /// I25 for private connections that began in this turn; those that stood before go on if their mappings live.
+    pub(super) fn peers_were_heard(&mut self, turn: u16) -> Check {
+        let is_old = |peer: &&Client| peer.port < CALM_PORT + turn * TURN;
+        let (old, new): (Vec<&Client>, Vec<&Client>) = self.peers.calm.iter().partition(is_old);
         i25_new_flows::check(new.len(), new.iter().filter(|peer| peer.answered).count())?;
-        let silent: Vec<u32> = old.iter().filter(|peer| !peer.answered).map(|peer| peer.number).collect();
-        w4_private::survive(&silent)
+        let silent = old.iter().filter(|peer| !peer.answered && self.judge.lives(peer));
+        let silent: Vec<u32> = silent.map(|peer| peer.number).collect();
+        w4_private::survive(&silent)?;
+        self.peers.calm.retain(|peer| peer.answered);
+        Ok(())
     }
 }
 

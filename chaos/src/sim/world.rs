@@ -17,14 +17,13 @@ use rand_chacha::ChaCha8Rng;
 use words::level;
 
 use super::addresses::{Host, address};
+use super::clients::{Entering, Peers};
 use super::declared::Declared;
-use super::entering::Entering;
 use super::flight::Arrival;
 use super::healing::Healing;
 use super::judge::Judge;
 use super::node::{Node, Start};
 use super::params::{Kind, MS, Params, Stream, stream};
-use super::peers::Peers;
 use super::traffic::{Flow, Tag};
 use crate::invariants::{Violation, i25_new_flows, i27_heals, i29_ports_return, i30_calm};
 
@@ -244,8 +243,8 @@ impl World {
             self.step()?;
         }
         self.begin_calm_flows(CALM_FLOWS, CALM_PORT);
-        self.begin_calm_clients();
-        self.begin_calm_peers();
+        self.begin_calm_clients(0);
+        self.begin_calm_peers(0);
         let at_home = self.owners_are_preferred();
         let (until, elections) = (self.now_ns + CALM_NS, self.judge.elections);
         while self.now_ns < until {
@@ -256,8 +255,8 @@ impl World {
         }
         let answered = self.calm.iter().filter(|flow| flow.answered).count();
         i25_new_flows::check(self.calm.len(), answered).map_err(said)?;
-        self.clients_were_served().map_err(said)?;
-        self.peers_were_heard().map_err(said)?;
+        self.clients_were_served(0).map_err(said)?;
+        self.peers_were_heard(0).map_err(said)?;
         self.move_in_calm()
     }
 
