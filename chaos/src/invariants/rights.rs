@@ -43,6 +43,24 @@ pub struct Holding {
     pub lease: Vec<PortBlock>,
 }
 
+impl Holding {
+    /// Whether it leaves by another right later, and how that is counted.
+    #[must_use]
+    pub fn moved(&self, later: &Self) -> Option<&'static str> {
+        if self.way != later.way {
+            return Some(match (self.way, later.way) {
+                (Way::Pool, Way::Default) => "moves from the pool to the system's addresses",
+                (Way::Default, Way::Pool) => "moves from the system's addresses to the pool",
+                (Way::Default, Way::Own) => "moves from the system's addresses to an own one alone",
+                (Way::Own, Way::Default) => "moves from an own address alone to the system's",
+                (Way::Pool, Way::Own) | (Way::Own, Way::Pool) => "moves between the pool and an own address alone",
+                _ => "moves to or from no way out",
+            });
+        }
+        (self.own != later.own).then_some("own addresses given or taken under another right")
+    }
+}
+
 /// One state of the control log, as far as it matters here.
 #[derive(Clone, Debug)]
 pub struct Known {

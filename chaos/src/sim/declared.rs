@@ -136,17 +136,14 @@ impl Declared {
         self.backends[usize::from(backend - 1)]
     }
 
-    /// Whether there is anything but the ports of one pool.
-    pub(super) fn can_move(&self) -> bool {
-        !self.ways().is_empty() || !self.inward.is_empty() || self.isolation.is_isolated()
+    /// Whether backends may leave by anything but the pool's ports.
+    pub(super) fn has_ways(&self) -> bool {
+        !self.ways().is_empty()
     }
 
-    /// Each backend joins the pool, or leaves it, and every second one that of the rules.
+    /// Each backend joins the pool, or leaves it; members of the rules' pool stay in that.
     pub(super) fn move_all(&mut self) {
-        if !self.ways().is_empty() {
-            self.ways.move_all();
-        }
-        self.inward.move_half();
+        self.ways.move_all();
     }
 
     /// By what a declared backend is to leave, if by anything.

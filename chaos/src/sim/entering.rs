@@ -225,7 +225,8 @@ impl World {
     pub(super) fn clients_were_served(&mut self, turn: u16) -> Check {
         let is_old = |client: &&Client| client.port < CALM_PORT + turn * TURN;
         let (old, new): (Vec<&Client>, Vec<&Client>) = self.entering.calm.iter().partition(is_old);
-        i25_new_flows::check(new.len(), new.iter().filter(|client| client.answered).count())?;
+        let unheard: Vec<u32> = new.iter().filter(|client| !client.answered).map(|client| client.number).collect();
+        i25_new_flows::by_number(new.len(), &unheard)?;
         let silent = old.iter().filter(|client| !client.answered && self.stands(client));
         let silent: Vec<u32> = silent.map(|client| client.number).collect();
         w3_inwards::survive(&silent)?;
@@ -235,6 +236,10 @@ impl World {
 
     /// Whether nothing has closed a connection since its backend got something of it.
     fn stands(&self, client: &Client) -> bool {
+        // Its backend may have reset it: one that has got it from another one, which is gone.
+        if client.over {
+            return false;
+        }
         let Some((shard, key)) = self.public_key((client.proto, (client.host.ip, client.port), client.to)) else {
             return false;
         };

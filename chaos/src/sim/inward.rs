@@ -81,11 +81,6 @@ impl Inward {
         }
     }
 
-    /// Every second backend joins the pool, or leaves it.
-    pub(super) fn move_half(&mut self) {
-        self.members.iter_mut().step_by(2).for_each(|is_member| *is_member = !*is_member);
-    }
-
     /// No rule is declared.
     pub(super) fn give_way(&mut self) {
         self.rules.iter_mut().for_each(|rule| rule.declared = false);

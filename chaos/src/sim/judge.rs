@@ -20,7 +20,7 @@ use super::clients::Client;
 use super::node::Node;
 use super::traffic::{Sender, Tag};
 use crate::invariants::committed::{Committed, Fresh};
-use crate::invariants::rights::{Holding, Known, Rights, Way};
+use crate::invariants::rights::{Known, Rights};
 use crate::invariants::w3_inwards::End;
 use crate::invariants::{
     Check, d05_resets, d12_kept_flows, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered,
@@ -286,7 +286,7 @@ impl Judge {
         }
         for (id, holding) in known.backends.iter().filter(|(_, holding)| holding.declared) {
             let earlier = before.and_then(|before| before.backends.get(id)).filter(|earlier| earlier.declared);
-            if let Some(what) = earlier.and_then(|earlier| moved(earlier, holding)) {
+            if let Some(what) = earlier.and_then(|earlier| earlier.moved(holding)) {
                 *self.ways.entry(what).or_insert(0) += 1;
             }
         }
@@ -474,21 +474,6 @@ fn keeps(newest: &State, public: &PublicKey) -> bool {
     let drains = newest.allocation().drains.iter();
     let mut there = drains.filter(|(block, _)| block.frontend == public.frontend && block.contains(public.port));
     there.any(|(_, drain)| drain.on_reclaim == OnReclaim::Keep)
-}
-
-/// Whether a backend leaves by another right than before, and how that is counted.
-fn moved(earlier: &Holding, later: &Holding) -> Option<&'static str> {
-    if earlier.way != later.way {
-        return Some(match (earlier.way, later.way) {
-            (Way::Pool, Way::Default) => "moves from the pool to the system's addresses",
-            (Way::Default, Way::Pool) => "moves from the system's addresses to the pool",
-            (Way::Default, Way::Own) => "moves from the system's addresses to an own one alone",
-            (Way::Own, Way::Default) => "moves from an own address alone to the system's",
-            (Way::Pool, Way::Own) | (Way::Own, Way::Pool) => "moves between the pool and an own address alone",
-            _ => "moves to or from no way out",
-        });
-    }
-    (earlier.own != later.own).then_some("own addresses given or taken under another right")
 }
 
 /// The public key of an address of ours and a remote, and the shard that has it.

@@ -1,5 +1,5 @@
-//! Backends that leave by another right than before while nothing is wrong, and rules whose members come and go: the flows that
-//! they have go on as they were (D12, W3, W4), and new ones pass by what there is now.
+//! Backends that leave by another right than before while nothing is wrong: the flows that they have go on as they were (D12),
+//! so do connections by rules and private ones (W3, W4), and new ones pass by what there is now.
 
 use engine::ids::ShardId;
 use engine::record::{Addr, Endpoint, InsideKey, PublicKey, Scenario};
@@ -20,10 +20,9 @@ const FLOWS: usize = 12;
 const PORTS: [u16; 2] = [31_000, 32_000];
 
 impl World {
-    /// All backends join the pool that are not in it, and all others leave it, and every second one the rules' pool; and once
-    /// more, back.
+    /// All backends join the pool that are not in it, and all others leave it; and once more, back.
     pub(super) fn move_in_calm(&mut self) -> Result<(), String> {
-        if !self.declared.can_move() {
+        if !self.declared.has_ways() {
             return Ok(());
         }
         for (port, turn) in PORTS.into_iter().zip(1..) {

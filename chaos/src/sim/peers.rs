@@ -158,7 +158,8 @@ impl World {
     pub(super) fn peers_were_heard(&mut self, turn: u16) -> Check {
         let is_old = |peer: &&Client| peer.port < CALM_PORT + turn * TURN;
         let (old, new): (Vec<&Client>, Vec<&Client>) = self.peers.calm.iter().partition(is_old);
-        i25_new_flows::check(new.len(), new.iter().filter(|peer| peer.answered).count())?;
+        let unheard: Vec<u32> = new.iter().filter(|peer| !peer.answered).map(|peer| peer.number).collect();
+        i25_new_flows::by_number(new.len(), &unheard)?;
         let silent = old.iter().filter(|peer| !peer.answered && self.judge.lives(peer));
         let silent: Vec<u32> = silent.map(|peer| peer.number).collect();
         w4_private::survive(&silent)?;
