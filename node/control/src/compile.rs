@@ -95,12 +95,14 @@ impl Compiler {
         next
     }
 
-    /// No entry since `last` settled everything: but for the nodes, only the blocks of some frontends have changed.
+    /// No entry since `last` settled everything: but for the nodes and the level, only the blocks of some frontends have changed.
     fn next(&mut self, state: &State, last: &Snapshot) -> Snapshot {
         let mut next = Snapshot { control_index: state.index, params: params(state), ..last.clone() };
         next.probes = probing::compiling::renewed(state, &last.probes, last.control_index);
+        // What waited for the level is there at once, not with the next configuration (C2).
         if next.params.format != last.params.format {
             next.private = Arc::new(private(state));
+            next.rules = Arc::new(inbound::compiling::rules(state));
         }
         put_nodes(&mut next, state, self.me);
         let allocation = &state.allocation;

@@ -8,11 +8,13 @@ use std::net::Ipv4Addr;
 use engine::ids::{BackendId, FrontendId, NodeId};
 use engine::record::{Addr, Endpoint, Proto, PublicKey};
 use engine::snapshot::Snapshot;
+use qnat_control::CommandBody;
 use qnat_control::compile::{self, Compiler};
 use qnat_control::config::parse;
 use qnat_control::inbound::model::{Distribution, InboundRule, RuleProtocol, Target};
 use qnat_control::resource::{Desired, LoadBalancer};
 use support::{Cluster, add_instance, desired, public};
+use words::level;
 
 fn rule(frontend: u32, port: u16) -> InboundRule {
     InboundRule {
@@ -80,6 +82,25 @@ fn a_rules_port_is_withdrawn_from_its_grant_before_anything_comes_in_by_it() {
     put(&mut wanted, "web", rule(1, 80));
     assert!(cluster.configure(&wanted).is_applied());
     assert!(members(&compile::snapshot(&cluster.state, NodeId(1)), frontend, 80).is_some(), "never granted: at once");
+}
+
+/// C2. Below it the log could not say what came in by a rule, so none leads anywhere; no configuration has to come after the raise.
+#[test]
+fn rules_that_were_declared_below_their_level_lead_somewhere_with_the_entry_that_raises_it() {
+    let mut cluster = Cluster::running(3);
+    cluster.state = cluster.state.clone().at_level(level::FIRST);
+    cluster.twin = cluster.state.clone();
+    let mut wanted = desired(1, 2);
+    put(&mut wanted, "web", rule(1, 80));
+    assert!(cluster.configure(&wanted).is_applied());
+    let (frontend, _) = cluster.frontend_at(public(1));
+    let mut compiler = Compiler::new(NodeId(1));
+    assert_eq!(members(&compiler.snapshot(&cluster.state), frontend, 80), None);
+    cluster.applied(CommandBody::SetLevel { level: level::NEWEST });
+    let after = compiler.snapshot(&cluster.state);
+    assert_eq!(members(&after, frontend, 80).map(|all| all.len()), Some(2));
+    assert_eq!(*after, compile::snapshot(&cluster.state, NodeId(1)), "as if compiled anew");
+    assert_eq!(compiler.work().whole, 1, "a raise settles no lease");
 }
 
 #[test]
