@@ -102,7 +102,8 @@ impl Compiler {
         // What waited for the level is there at once, not with the next configuration (C2).
         if next.params.format != last.params.format {
             next.private = Arc::new(private(state));
-            next.rules = Arc::new(inbound::compiling::rules(state));
+            let (rules, probes) = inbound::compiling::rules(state);
+            (next.rules, next.probes) = (Arc::new(rules), Arc::new(probes));
         }
         put_nodes(&mut next, state, self.me);
         let allocation = &state.allocation;
