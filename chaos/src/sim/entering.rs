@@ -236,10 +236,6 @@ impl World {
 
     /// Whether nothing has closed a connection since its backend got something of it.
     fn stands(&self, client: &Client) -> bool {
-        // Its backend may have reset it: one that has got it from another one, which is gone.
-        if client.over {
-            return false;
-        }
         let Some((shard, key)) = self.public_key((client.proto, (client.host.ip, client.port), client.to)) else {
             return false;
         };
