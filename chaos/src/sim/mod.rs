@@ -3,16 +3,12 @@
 
 mod addresses;
 mod ambush;
-mod clients;
 mod deaths;
 mod declared;
 mod disk;
-mod entering;
 mod faults;
 mod flight;
 mod healing;
-mod inward;
-mod isolation;
 mod judge;
 mod load;
 mod moving;
@@ -20,7 +16,6 @@ mod network;
 mod node;
 mod operator;
 mod params;
-mod peers;
 mod ring;
 mod stops;
 mod traffic;

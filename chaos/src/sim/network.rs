@@ -15,11 +15,10 @@ use raft::eraftpb::MessageType;
 use rand::Rng;
 
 use super::addresses::{Host, mac_on};
-use super::clients;
 use super::flight::{Arrival, Judged, Leaving};
 use super::node::Deed;
 use super::params::MS;
-use super::traffic::{REMOTE, Sender, TTL, Tag, answer, arp_answer, data};
+use super::traffic::{REMOTE, TTL, Tag, answer, arp_answer, data};
 use super::world::{World, newest as newest_of, said};
 use crate::invariants::{i08_vmac, i13_i14_clean_frames, i15_i16_untouched};
 
@@ -229,26 +228,20 @@ impl World {
         if judged == Judged::Now || matches!(authority, Authority::Grace { .. }) {
             self.look_at(id, leaving)?;
         }
-        if let (Link::Outside, Authority::Lease { shard, term }, Some(tcp), Sender::Backend) =
-            (link, authority, packet.tcp, tag.sender)
+        if let (Link::Outside, Authority::Lease { shard, term }, Some(tcp)) = (link, authority, packet.tcp)
             && judged == Judged::Now
         {
             let inside = (tag.host.link(), (tag.host.ip, tag.port));
             self.judge.resets.passed((id, shard, term), inside, &packet, tcp.flags);
         }
-        self.outcome.emitted += u64::from(link == Link::Outside);
-        match (link, tag.sender) {
-            (Link::Outside, Sender::Backend) => {
+        match link {
+            Link::Outside => {
+                self.outcome.emitted += 1;
                 if let Some(answer) = answer(&packet, &tag, src) {
                     self.switched(Link::Outside, src, answer);
                 }
             }
-            (Link::Outside, Sender::Server(number) | Sender::Client(number)) => self.client_heard(&packet, number),
-            (Link::Outside, Sender::Caller(_) | Sender::Callee(_)) => {}
-            (Link::Inside(network), Sender::Client(_)) => self.served(Host { network, ip: packet.dst }, &packet, &tag),
-            (Link::Inside(network), Sender::Caller(_)) => self.called(Host { network, ip: packet.dst }, &packet, &tag),
-            (Link::Inside(_), Sender::Callee(number)) => self.peer_heard(&packet, number),
-            (Link::Inside(_), Sender::Backend | Sender::Server(_)) => self.heard(&packet, &tag),
+            Link::Inside(_) => self.heard(&packet, &tag),
         }
         Ok(())
     }
@@ -256,11 +249,7 @@ impl World {
     /// Somebody asks for an address: whoever has it on that link answers.
     fn asked(&mut self, link: Link, arp: &ArpPacket) {
         let answer = match link {
-            Link::Outside if arp.target_ip == REMOTE.0 => arp_answer(arp, REMOTE.0, REMOTE.1),
-            Link::Outside if arp.target_ip >= clients::client(0) => {
-                arp_answer(arp, arp.target_ip, Host::outside(arp.target_ip).mac())
-            }
-            Link::Outside => None,
+            Link::Outside => arp_answer(arp, REMOTE.0, REMOTE.1),
             Link::Inside(network) => arp_answer(arp, arp.target_ip, Host { network, ip: arp.target_ip }.mac()),
         };
         if let Some(answer) = answer {

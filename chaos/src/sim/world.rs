@@ -17,7 +17,6 @@ use rand_chacha::ChaCha8Rng;
 use words::level;
 
 use super::addresses::{Host, address};
-use super::clients::{Entering, Peers};
 use super::declared::Declared;
 use super::flight::Arrival;
 use super::healing::Healing;
@@ -82,7 +81,7 @@ pub struct Outcome {
     pub faults: BTreeMap<&'static str, u64>,
     /// How often each queue was full.
     pub full: BTreeMap<&'static str, u64>,
-    /// Mappings by their right, packets that left before their commit, and what came in or stayed inside.
+    /// Mappings by their right, and packets that left before their commit.
     pub ways: BTreeMap<&'static str, u64>,
 }
 
@@ -113,8 +112,6 @@ pub(super) struct World {
     calm_since_ns: u64,
     pub(super) flows: Vec<Flow>,
     pub(super) calm: Vec<Flow>,
-    pub(super) entering: Entering,
-    pub(super) peers: Peers,
     /// What hosts have said.
     pub(super) sent: BTreeSet<Tag>,
 }
@@ -128,9 +125,7 @@ pub fn run_seed(seed: u64, kind: Kind) -> Outcome {
     world.outcome.elections = world.judge.elections;
     world.outcome.recreations = world.judge.recreations;
     world.outcome.resets_owed = world.judge.resets.paid;
-    for (what, count) in std::mem::take(&mut world.judge.ways) {
-        *world.outcome.ways.entry(what).or_insert(0) += count;
-    }
+    world.outcome.ways = std::mem::take(&mut world.judge.ways);
     (world.outcome.joins, world.outcome.reloads, world.outcome.moved) = world.judge.transfers;
     world.outcome.violation = result.err().map(|why| format!("at {} ms: {why}", world.now_ns / MS));
     world.outcome
@@ -183,8 +178,6 @@ impl World {
             calm_since_ns: BEGIN_NS,
             flows: Vec::new(),
             calm: Vec::new(),
-            entering: Entering::default(),
-            peers: Peers::default(),
             sent: BTreeSet::new(),
         }
     }
@@ -200,11 +193,6 @@ impl World {
 
     pub(super) fn count(&mut self, fault: &'static str) {
         *self.outcome.faults.entry(fault).or_insert(0) += 1;
-    }
-
-    /// Something went another way than by a pool's grant.
-    pub(super) fn way(&mut self, what: &'static str) {
-        *self.outcome.ways.entry(what).or_insert(0) += 1;
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -243,8 +231,6 @@ impl World {
             self.step()?;
         }
         self.begin_calm_flows(CALM_FLOWS, CALM_PORT);
-        self.begin_calm_clients(0);
-        self.begin_calm_peers(0);
         let at_home = self.owners_are_preferred();
         let (until, elections) = (self.now_ns + CALM_NS, self.judge.elections);
         while self.now_ns < until {
@@ -255,8 +241,6 @@ impl World {
         }
         let answered = self.calm.iter().filter(|flow| flow.answered).count();
         i25_new_flows::check(self.calm.len(), answered).map_err(said)?;
-        self.clients_were_served(0).map_err(said)?;
-        self.peers_were_heard(0).map_err(said)?;
         self.move_in_calm()
     }
 
@@ -282,8 +266,6 @@ impl World {
         }
         if self.now_ns > TRAFFIC_NS {
             self.traffic();
-            self.clients_send();
-            self.peers_send();
         }
         if self.now_ns.is_multiple_of(10 * MS) {
             for (id, node) in &self.nodes {
