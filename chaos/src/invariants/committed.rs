@@ -86,6 +86,8 @@ struct Table {
     /// By which public end each flow was opened last.
     last: BTreeMap<Flow, PublicKey>,
     live: BTreeMap<Flow, PublicKey>,
+    /// How often the mapping of each public key was closed.
+    closes: BTreeMap<PublicKey, u32>,
     holds: [VecDeque<(u64, PublicKey)>; HOLD_CLASSES],
 }
 
@@ -141,6 +143,24 @@ impl Committed {
     #[must_use]
     pub fn standing(&self, shard: ShardId, public: &PublicKey) -> Option<&Mapping> {
         self.shards.get(&shard)?.table.mappings.get(public)
+    }
+
+    /// Whether a flow has a live mapping in some shard.
+    #[must_use]
+    pub fn lives(&self, proto: Proto, inside: InsideKey, remote: Endpoint) -> bool {
+        self.shards.values().any(|shard| shard.table.live.contains_key(&(proto, inside, remote)))
+    }
+
+    /// How often the mapping of a public key was closed.
+    #[must_use]
+    pub fn closes(&self, shard: ShardId, public: &PublicKey) -> u32 {
+        self.shards.get(&shard).and_then(|s| s.table.closes.get(public)).copied().unwrap_or(0)
+    }
+
+    /// Whether a majority of a shard's replicas was ever lost, and commits with it.
+    #[must_use]
+    pub fn lost(&self, shard: ShardId) -> bool {
+        self.lost.range((shard, 0)..=(shard, u32::MAX)).next().is_some()
     }
 
     /// Whether a flow has a mapping in some shard, as `mapping` has it: what comes in for it may pass.
@@ -382,6 +402,7 @@ impl Table {
         let class = mapping.scenario.hold_class(reason, public.proto);
         mapping.hold = Some(Hold { class, index, since_ns, grace_ms });
         self.live.remove(&(public.proto, mapping.inside, public.remote));
+        *self.closes.entry(*public).or_insert(0) += 1;
         self.holds[class.index()].push_back((index, *public));
         Some(lived)
     }

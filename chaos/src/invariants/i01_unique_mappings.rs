@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use engine::record::{InsideKey, Proto};
+use engine::record::{InsideKey, Proto, Scenario};
 use engine::status::{FlowState, FlowView};
 
 use super::{Check, ensure};
@@ -19,7 +19,9 @@ pub fn check<'a>(owners: impl Iterator<Item = &'a FlowView>) -> Check {
     for view in owners.filter(|view| matches!(view.state, FlowState::Live | FlowState::Closing)) {
         let (frontend, address, port) = view.public;
         // By address: two frontends, and so two shards, that had the same one would take each other's ports.
-        let key = (view.proto, address.ok_or(frontend), port, view.remote);
+        // What is not translated is told apart by its network, where addresses come twice (D14).
+        let network = (view.scenario == Scenario::Private).then_some(view.inside.vnet);
+        let key = (view.proto, (network, address.ok_or(frontend)), port, view.remote);
         let other = public.insert(key, view.inside);
         ensure(other.is_none_or(|other| other == view.inside), "I1", || {
             format!("{other:?} and {:?} are both {key:?}", view.inside)

@@ -11,3 +11,13 @@ pub fn check(opened: usize, answered: usize) -> Check {
         format!("{answered} of {opened} new flows passed after the cluster had healed")
     })
 }
+
+/// The same of connections that have numbers: `silent` are those that did not pass.
+///
+/// # Errors
+/// If there are any.
+pub fn by_number(began: usize, silent: &[u32]) -> Check {
+    ensure(silent.is_empty(), "I25", || {
+        format!("connections {silent:?} of {began} new ones did not pass after the cluster had healed")
+    })
+}

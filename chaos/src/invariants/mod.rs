@@ -29,6 +29,8 @@ pub mod i39_right_backend;
 pub mod i53_available;
 pub mod rights;
 pub mod w2_behind_first;
+pub mod w3_inwards;
+pub mod w4_private;
 
 use std::fmt;
 

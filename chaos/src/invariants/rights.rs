@@ -1,13 +1,16 @@
-//! A second reference beside `committed`: by control index, by which right each backend left and what it had for that, as far as
-//! states of the control log were seen. By a second and simpler reading of the declared configuration than `control`'s.
+//! A second reference beside `committed`: by control index, by which right each backend left and what it had for that, and what
+//! led to it, as far as states of the control log were seen. By a second and simpler reading of the declared configuration than
+//! `control`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use control::allocation::{Backend, Declared, Drain, Purpose};
+use control::inbound::model::{InboundRule, RuleProtocol, Target};
 use control::resource::Desired;
 use control::state::State;
-use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock};
-use engine::record::{PublicKey, Scenario};
+use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, VnetId};
+use engine::record::{Proto, PublicKey, Scenario};
 use engine::snapshot::OnReclaim;
 
 /// What a backend is declared to leave by.
@@ -28,12 +31,34 @@ pub enum Way {
 pub struct Holding {
     /// Whether the configuration wanted it.
     pub declared: bool,
+    /// Where it was.
+    pub place: (VnetId, Ipv4Addr),
+    /// Whether a security group judged it.
+    pub grouped: bool,
     /// By what it was to leave.
     pub way: Way,
     /// The address that was its own.
     pub own: Option<FrontendId>,
     /// Ports of its grant.
     pub lease: Vec<PortBlock>,
+}
+
+impl Holding {
+    /// Whether it leaves by another right later, and how that is counted.
+    #[must_use]
+    pub fn moved(&self, later: &Self) -> Option<&'static str> {
+        if self.way != later.way {
+            return Some(match (self.way, later.way) {
+                (Way::Pool, Way::Default) => "moves from the pool to the system's addresses",
+                (Way::Default, Way::Pool) => "moves from the system's addresses to the pool",
+                (Way::Default, Way::Own) => "moves from the system's addresses to an own one alone",
+                (Way::Own, Way::Default) => "moves from an own address alone to the system's",
+                (Way::Pool, Way::Own) | (Way::Own, Way::Pool) => "moves between the pool and an own address alone",
+                _ => "moves to or from no way out",
+            });
+        }
+        (self.own != later.own).then_some("own addresses given or taken under another right")
+    }
 }
 
 /// One state of the control log, as far as it matters here.
@@ -43,6 +68,8 @@ pub struct Known {
     pub frontends: BTreeMap<FrontendId, Purpose>,
     /// What each backend had.
     pub backends: BTreeMap<BackendId, Holding>,
+    /// Where rules led: from a port of a frontend to a port of backends.
+    leads: BTreeMap<(FrontendId, Proto, u16), (u16, BTreeSet<BackendId>)>,
     /// What was on its way back.
     pub drains: BTreeMap<PortBlock, Drain>,
     /// Blocks of those whose backend was not to have ports of a pool, or had none of it, when they began to drain: no rule says
@@ -55,6 +82,8 @@ impl Known {
         let allocation = state.allocation();
         let holding = |b: &Backend| Holding {
             declared: b.declared == Declared::Yes,
+            place: (b.vnet, b.ip),
+            grouped: is_grouped(state.desired(), b),
             way: way_of(state.desired(), b),
             own: b.own,
             lease: b.lease.clone(),
@@ -62,6 +91,7 @@ impl Known {
         let mut known = Self {
             frontends: allocation.frontends.iter().map(|(id, frontend)| (*id, frontend.purpose)).collect(),
             backends: allocation.backends.iter().map(|(id, backend)| (*id, holding(backend))).collect(),
+            leads: leads(state),
             drains: allocation.drains.clone(),
             unruled: BTreeSet::new(),
         };
@@ -102,6 +132,19 @@ impl Known {
         }
     }
 
+    /// Whether a rule led from a public end to this port of a backend.
+    #[must_use]
+    pub fn leads(&self, public: &PublicKey, (backend, port): (BackendId, u16)) -> bool {
+        let rule = self.leads.get(&(public.frontend, public.proto, public.port));
+        rule.is_some_and(|(to, members)| *to == port && members.contains(&backend))
+    }
+
+    /// The declared backend at an address.
+    #[must_use]
+    pub fn at(&self, place: (VnetId, Ipv4Addr)) -> Option<&Holding> {
+        self.backends.values().find(|holding| holding.declared && holding.place == place)
+    }
+
     /// Whether the port is on its way back from this backend, and its flows may stay until they close, or for four minutes.
     #[must_use]
     pub fn waits_for(&self, backend: BackendId, public: &PublicKey) -> bool {
@@ -123,6 +166,44 @@ fn way_of(desired: &Desired, backend: &Backend) -> Way {
         (None, None) if may => Way::Default,
         (None, None) => Way::Nothing,
     }
+}
+
+fn is_grouped(desired: &Desired, backend: &Backend) -> bool {
+    let instance = desired.instances.get(&backend.instance);
+    let all = instance.map_or(&[][..], |instance| &instance.ip_configurations);
+    let Some(ip) = all.iter().find(|ip| ip.name == backend.ip_configuration) else { return false };
+    let subnet = desired.virtual_networks.get(&ip.virtual_network).and_then(|network| network.subnets.get(&ip.subnet));
+    let nic = ip.nic.as_ref().and_then(|nic| desired.nics.get(nic));
+    subnet.is_some_and(|s| s.security_group.is_some()) || nic.is_some_and(|n| n.security_group.is_some())
+}
+
+/// A rule leads to nobody while somebody may still send by its port, and not to a member that lives in another shard (W3, M3).
+fn leads(state: &State) -> BTreeMap<(FrontendId, Proto, u16), (u16, BTreeSet<BackendId>)> {
+    let (desired, allocation) = (state.desired(), state.allocation());
+    let granted = |frontend: FrontendId, port: u16| {
+        let is_on = |block: &PortBlock| block.frontend == frontend && block.contains(port);
+        allocation.drains.keys().any(is_on) || allocation.backends.values().any(|b| b.lease.iter().any(is_on))
+    };
+    let is_target = |balancer: &str, rule: &InboundRule, b: &Backend| match &rule.target {
+        Target::Pool(pool) => b.pool.as_ref().is_some_and(|of| of.load_balancer == balancer && of.pool == *pool),
+        Target::IpConfiguration { instance, ip_configuration } => {
+            (&b.instance, &b.ip_configuration) == (instance, ip_configuration)
+        }
+    };
+    let mut all = BTreeMap::new();
+    for (name, balancer) in &desired.load_balancers {
+        for rule in balancer.load_balancing_rules.values().chain(balancer.inbound_nat_rules.values()) {
+            let address = desired.public_ips.get(&rule.frontend).map(|public| public.address);
+            let there = allocation.frontends.iter().find(|(_, frontend)| Some(frontend.ip) == address);
+            let Some((id, frontend)) = there.filter(|(id, _)| !granted(**id, rule.frontend_port)) else { continue };
+            let is_here = |b: &Backend| b.declared == Declared::Yes && b.home == Some(frontend.shard);
+            let backends = allocation.backends.iter().filter(|(_, b)| is_here(b) && is_target(name, rule, b));
+            let members: BTreeSet<BackendId> = backends.map(|(id, _)| *id).collect();
+            let proto = if rule.protocol == RuleProtocol::Udp { Proto::Udp } else { Proto::Tcp };
+            all.insert((*id, proto, rule.frontend_port), (rule.backend_port, members));
+        }
+    }
+    all
 }
 
 /// See the module.
@@ -174,15 +255,28 @@ impl Known {
     pub(super) fn sample(way: Way, own: bool, lease: Option<PortBlock>, drain: Option<(PortBlock, OnReclaim)>) -> Self {
         let one = BackendId(1);
         let purposes = [(7, Purpose::Own(one)), (8, Purpose::Shared), (9, Purpose::System)];
-        let holding =
-            Holding { declared: true, way, own: own.then_some(FrontendId(7)), lease: lease.into_iter().collect() };
+        let holding = Holding {
+            declared: true,
+            place: (VnetId(1), Ipv4Addr::new(10, 0, 0, 1)),
+            grouped: false,
+            way,
+            own: own.then_some(FrontendId(7)),
+            lease: lease.into_iter().collect(),
+        };
         let drain = drain
             .map(|(block, on_reclaim)| (block, Drain { backend: one, reclaim_index: ControlIndex(5), on_reclaim }));
         Self {
             frontends: purposes.into_iter().map(|(id, purpose)| (FrontendId(id), purpose)).collect(),
             backends: BTreeMap::from([(one, holding)]),
+            leads: BTreeMap::new(),
             drains: drain.into_iter().collect(),
             unruled: BTreeSet::new(),
         }
+    }
+
+    /// And a rule leads from port 80 of frontend 8 to port 8,080 of backend 1.
+    pub(super) fn led(mut self) -> Self {
+        self.leads.insert((FrontendId(8), Proto::Tcp, 80), (8_080, BTreeSet::from([BackendId(1)])));
+        self
     }
 }

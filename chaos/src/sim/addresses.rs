@@ -10,6 +10,9 @@ pub(super) const NETWORKS: [(&str, VnetId); 2] = [("v", VnetId(1)), ("w", VnetId
 /// All links of a member.
 pub(super) const LINKS: [Link; 3] = [Link::Inside(NETWORKS[0].1), Link::Inside(NETWORKS[1].1), Link::Outside];
 
+/// What stands for a network where a host is outside.
+const OUTSIDE: VnetId = VnetId(255);
+
 /// Where a backend is. Backends of different networks have the same addresses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Host {
@@ -18,6 +21,15 @@ pub(super) struct Host {
 }
 
 impl Host {
+    /// A host outside.
+    pub(super) const fn outside(ip: Ipv4Addr) -> Self {
+        Self { network: OUTSIDE, ip }
+    }
+
+    pub(super) fn is_outside(self) -> bool {
+        self.network == OUTSIDE
+    }
+
     pub(super) const fn link(self) -> Link {
         Link::Inside(self.network)
     }

@@ -9,6 +9,8 @@ use std::net::Ipv4Addr;
 use words::level;
 
 use super::addresses::{Host, NETWORKS};
+use super::inward::{Inward, Rule};
+use super::isolation::Isolation;
 use super::ways::{Way, Ways};
 
 /// Frontends and backends that send, in most runs and at most.
@@ -16,6 +18,9 @@ const FRONTENDS: (usize, usize) = (3, 6);
 const BACKENDS: (u8, u8) = (6, 24);
 /// Of the random numbers that shards are drawn from.
 const SHARDS_STREAM: u64 = 0x5ba2d;
+/// And those that rules and links are.
+const INWARD_STREAM: u64 = 0x141d5;
+const ISOLATION_STREAM: u64 = 0x15014;
 /// The first tiers end with so many backends (S11).
 const TIERS: [u16; 2] = [50, 100];
 
@@ -34,6 +39,8 @@ pub(super) struct Declared {
     ways: Ways,
     /// The cluster's level has own addresses and the system's (C2).
     has_level: bool,
+    inward: Inward,
+    isolation: Isolation,
 }
 
 impl Declared {
@@ -57,13 +64,20 @@ impl Declared {
             hold_ms: rng.random_range(0..=2_500),
             ways: Ways::draw(rng, backends),
             has_level: false,
+            inward: Inward::draw(&mut Self::other(rng, INWARD_STREAM), backends),
+            isolation: Isolation::draw(&mut Self::other(rng, ISOLATION_STREAM), backends),
         }
     }
 
-    /// From a stream of its own: what else is drawn does not depend on it.
-    fn draw_shards(rng: &ChaCha8Rng) -> u32 {
+    /// A stream of its own: what else is drawn does not depend on it.
+    fn other(rng: &ChaCha8Rng, stream: u64) -> ChaCha8Rng {
         let mut own = rng.clone();
-        own.set_stream(own.get_stream() ^ SHARDS_STREAM);
+        own.set_stream(own.get_stream() ^ stream);
+        own
+    }
+
+    fn draw_shards(rng: &ChaCha8Rng) -> u32 {
+        let mut own = Self::other(rng, SHARDS_STREAM);
         if own.random_bool(0.4) { control::resource::CLUSTER_SHARDS_MAX } else { own.random_range(1..=3) }
     }
 
@@ -71,6 +85,12 @@ impl Declared {
     pub(super) fn change(&mut self, rng: &mut ChaCha8Rng) {
         if !self.ways.is_empty() && rng.random_bool(0.4) {
             return self.ways.change(rng);
+        }
+        if !self.inward.is_empty() && rng.random_bool(0.3) {
+            return self.inward.change(rng);
+        }
+        if self.isolation.is_isolated() && rng.random_bool(0.2) {
+            return self.isolation.change(rng);
         }
         match rng.random_range(0..10) {
             0..=3 => self.change_tier(),
@@ -98,6 +118,7 @@ impl Declared {
     /// What may be refused is left out.
     pub(super) fn give_way(&mut self) {
         self.ways.disown();
+        self.inward.give_way();
     }
 
     /// The pool goes to the other tier: each backend gets ports, or gives some back.
@@ -120,14 +141,32 @@ impl Declared {
         !self.ways().is_empty()
     }
 
-    /// Each backend joins the pool, or leaves it.
+    /// Each backend joins the pool, or leaves it; members of the rules' pool stay in that.
     pub(super) fn move_all(&mut self) {
         self.ways.move_all();
     }
 
     /// By what a declared backend is to leave, if by anything.
     pub(super) fn way(&self, backend: u8) -> Option<Way> {
+        if self.inward.has(backend) {
+            return Some(Way::Pool);
+        }
         self.ways().of(backend, Self::host(backend).network == NETWORKS[1].1)
+    }
+
+    /// Whether the pool that a backend is in, if it is in one, leaves by this address.
+    pub(super) fn leaves_by(&self, backend: u8, public: Ipv4Addr) -> bool {
+        self.inward.has(backend) == Inward::is_frontend(public)
+    }
+
+    /// What leads in, or did, or may.
+    pub(super) fn leads(&self) -> &[Rule] {
+        self.inward.rules()
+    }
+
+    /// How instances reach each other.
+    pub(super) const fn isolation(&self) -> &Isolation {
+        &self.isolation
     }
 
     /// Those that the cluster's level has.
@@ -165,8 +204,9 @@ impl Declared {
         for (name, network) in NETWORKS {
             text += &format!(
                 "[[virtual_network]]\nname = \"{name}\"\n[[virtual_network.subnet]]\nname = \"d\"\n\
-                 prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n{}",
-                ways.of_subnet(network == NETWORKS[1].1)
+                 prefix = \"10.0.0.0/16\"\ngateway = \"10.0.0.1\"\n{}{}",
+                ways.of_subnet(network == NETWORKS[1].1),
+                self.isolation.of_subnet()
             );
         }
         let frontends: Vec<usize> =
@@ -174,6 +214,7 @@ impl Declared {
         for n in &frontends {
             text += &format!("[[public_ip]]\nname = \"p{n}\"\naddress = \"203.0.113.{n}\"\n");
         }
+        text += &self.isolation.group();
         text += &ways.addresses();
         let names: Vec<String> = frontends.iter().map(|n| format!("\"p{n}\"")).collect();
         let on_reclaim = match self.on_reclaim {
@@ -187,6 +228,7 @@ impl Declared {
              [[load_balancer.outbound_rule]]\nname = \"o\"\npool = \"w\"\non_reclaim = \"{on_reclaim}\"\n",
             names.join(", ")
         );
+        text += &self.inward.text(on_reclaim, |backend| self.has(backend));
         text += &self.instances(&ways);
         text += &format!(
             "[settings]\norphan_grace_ms = {}\nhold_ms = [{h}, {h}, {h}, {h}, {h}]\nrecreate_quarantine_ms = 1500\n\
@@ -201,18 +243,33 @@ impl Declared {
     fn instances(&self, ways: &Ways) -> String {
         const POOL: &str = "pool = \"lb/w\"\n";
         let active = self.senders().filter(|n| self.has(*n));
-        let active =
-            active.map(|n| (format!("b{n}"), ways.of_instance(n), Self::host(n), ways.of_ip_configuration(n, POOL)));
+        let active = active.map(|n| {
+            let leaves_by = if self.inward.has(n) {
+                ways.of_member(n, "pool = \"in/x\"\n")
+            } else {
+                ways.of_ip_configuration(n, POOL)
+            };
+            let card = self.isolation.card(n, subnet_of(Self::host(n))).1;
+            (format!("b{n}"), ways.of_instance(n), Self::host(n), card + &leaves_by)
+        });
         let filler = |n: u16| Host { network: NETWORKS[0].1, ip: Ipv4Addr::new(10, 0, 2, n.to_le_bytes()[0]) };
         let fillers = (0..self.fillers.0).map(|n| (format!("f{n}"), String::new(), filler(n), POOL.to_owned()));
         let mut text = String::new();
-        for (name, set, Host { network, ip }, leaves_by) in active.chain(fillers) {
-            let network = if network == NETWORKS[0].1 { NETWORKS[0].0 } else { NETWORKS[1].0 };
+        for backend in self.senders().filter(|n| self.has(*n)) {
+            text += &self.isolation.card(backend, subnet_of(Self::host(backend))).0;
+        }
+        for (name, set, host, leaves_by) in active.chain(fillers) {
+            let (ip, subnet) = (host.ip, subnet_of(host));
             text += &format!(
                 "[[instance]]\nname = \"{name}\"\n{set}[[instance.ip_configuration]]\nname = \"i\"\n\
-                 private_ip = \"{ip}\"\nsubnet = \"{network}/d\"\n{leaves_by}"
+                 private_ip = \"{ip}\"\nsubnet = \"{subnet}\"\n{leaves_by}"
             );
         }
         text
     }
+}
+
+/// The name of the subnet in which a backend is.
+fn subnet_of(host: Host) -> &'static str {
+    if host.network == NETWORKS[0].1 { "v/d" } else { "w/d" }
 }

@@ -8,22 +8,24 @@ use control::shards::Origin;
 use control::state::State;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent};
-use engine::ids::{Incarnation, Link, NodeId, PortBlock, ShardId, Term};
-use engine::record::{Addr, Endpoint, InsideKey, Proto, PublicKey, Scenario};
+use engine::ids::{ControlIndex, Incarnation, Link, NodeId, PortBlock, ShardId, Term};
+use engine::record::{Addr, Endpoint, InsideKey, Open, Proto, PublicKey, Scenario};
 use engine::snapshot::OnReclaim;
 use engine::status::FlowView;
 use engine::wire::IpPacket;
 use engine::worker::Worker;
 use member::view::View;
 
+use super::clients::Client;
 use super::node::Node;
-use super::traffic::Tag;
+use super::traffic::{Sender, Tag};
 use crate::invariants::committed::{Committed, Fresh};
-use crate::invariants::rights::{Holding, Known, Rights, Way};
+use crate::invariants::rights::{Known, Rights};
+use crate::invariants::w3_inwards::End;
 use crate::invariants::{
     Check, d05_resets, d12_kept_flows, i01_unique_mappings, i03_within_lease, i04_leases_disjoint, i06_i10_i11_covered,
     i08_promised, i08_vmac, i13_i14_clean_frames, i22_equal_tables, i23_one_leader, i31_redundancy, i38_new_life,
-    i39_right_backend, i53_available, w2_behind_first,
+    i39_right_backend, i53_available, w2_behind_first, w3_inwards, w4_private,
 };
 
 /// V of the default settings, which no run changes.
@@ -51,6 +53,8 @@ pub(super) struct Judge {
     pub(super) resets: d05_resets::Resets,
     pub(super) rights: Rights,
     firsts: w2_behind_first::Firsts,
+    pub(super) inwards: w3_inwards::Inwards,
+    pub(super) peers: w4_private::Peers,
     leaders: i23_one_leader::Leaders,
     hashes: i22_equal_tables::Hashes,
     redundancy: i31_redundancy::Redundancy,
@@ -79,6 +83,8 @@ impl Judge {
             resets: d05_resets::Resets::default(),
             rights: Rights::default(),
             firsts: w2_behind_first::Firsts::default(),
+            inwards: w3_inwards::Inwards::default(),
+            peers: w4_private::Peers::default(),
             leaders: i23_one_leader::Leaders::default(),
             hashes: i22_equal_tables::Hashes::default(),
             redundancy: i31_redundancy::Redundancy::default(),
@@ -151,10 +157,11 @@ impl Judge {
                 let at = self.at.entry((node, *shard)).or_default();
                 at.1 = index.0;
                 self.committed.applied(now_ns, (*shard, at.0), index.0, *term, entry)?;
-                self.changed(*shard)
+                self.changed(*shard, newest)
             }
             GroupEvent::Refused { shard, .. } => {
                 self.firsts.again(node, *shard);
+                self.peers.again(node, *shard);
                 Ok(())
             }
             GroupEvent::Leading { shard, term } => {
@@ -175,17 +182,24 @@ impl Judge {
     }
 
     /// What the last entry changed is looked at, by the state under which it was judged.
-    fn changed(&mut self, shard: ShardId) -> Check {
+    fn changed(&mut self, shard: ShardId, newest: &State) -> Check {
         for (judged, fresh) in self.committed.take_fresh() {
             match fresh {
                 Fresh::Opened { open, again } => {
                     self.count(open.scenario.label(), 1);
                     self.firsts.decided(shard, &open.public);
-                    i03_within_lease::opened(&self.rights, judged, &open, again)?;
+                    self.may_open(newest, judged, &open, again)?;
                 }
                 Fresh::Closed { public, mapping, reason } => {
-                    let whose = (mapping.backend, mapping.scenario);
-                    d12_kept_flows::closed(&self.rights, judged, whose, &public, reason)?;
+                    let rights = &self.rights;
+                    match mapping.scenario {
+                        Scenario::Rule => w3_inwards::closed(rights, judged, &mapping, &public, reason)?,
+                        Scenario::Private => w4_private::closed(rights, judged, &public, mapping.inside, reason)?,
+                        Scenario::Pool | Scenario::Default | Scenario::OwnOut | Scenario::OwnIn => {
+                            let whose = (mapping.backend, mapping.scenario);
+                            d12_kept_flows::closed(rights, judged, whose, &public, reason)?;
+                        }
+                    }
                     let kept = |known: &Known| known.waits_for(mapping.backend, &public);
                     if self.rights.around(judged).all(kept) {
                         self.count(KEPT_ENDED, 1);
@@ -194,6 +208,21 @@ impl Judge {
             }
         }
         Ok(())
+    }
+
+    /// I3, W3, W4: by the state under which an entry was judged that opens a mapping.
+    fn may_open(&self, newest: &State, judged: ControlIndex, open: &Open, again: bool) -> Check {
+        match open.scenario {
+            Scenario::Rule => {
+                w3_inwards::led(&self.rights, judged, open)?;
+                let frontend = newest.allocation().frontends.get(&open.public.frontend);
+                frontend.map_or(Ok(()), |frontend| self.inwards.opened(frontend.ip, open))
+            }
+            Scenario::Private => w4_private::opened(&self.rights, judged, open.inside, open.public.remote),
+            Scenario::Pool | Scenario::Default | Scenario::OwnOut | Scenario::OwnIn => {
+                i03_within_lease::opened(&self.rights, judged, open, again)
+            }
+        }
     }
 
     /// By which public end a flow leaves, and under which right.
@@ -257,7 +286,7 @@ impl Judge {
         }
         for (id, holding) in known.backends.iter().filter(|(_, holding)| holding.declared) {
             let earlier = before.and_then(|before| before.backends.get(id)).filter(|earlier| earlier.declared);
-            if let Some(what) = earlier.and_then(|earlier| moved(earlier, holding)) {
+            if let Some(what) = earlier.and_then(|earlier| earlier.moved(holding)) {
                 *self.ways.entry(what).or_insert(0) += 1;
             }
         }
@@ -277,13 +306,38 @@ impl Judge {
         if let Authority::Grace { shard } = authority {
             i08_vmac::orphan(shard, node.id, node.words.word(shard), now_ns)?;
         }
-        match link {
-            Link::Outside => self.outside((node.id, authority), newest, packet, tag),
-            Link::Inside(vnet) => {
-                let world_ns = now_ns.saturating_sub(node.local(0).ns);
-                if world_ns.saturating_sub(tag.sent_ns) > ANSWER_AGE_MAX_NS {
-                    return Ok(());
+        let world_ns = now_ns.saturating_sub(node.local(0).ns);
+        let late = world_ns.saturating_sub(tag.sent_ns) > ANSWER_AGE_MAX_NS;
+        match (link, tag.sender) {
+            (Link::Outside, Sender::Backend) => self.outside((node.id, authority), newest, packet, tag),
+            (Link::Outside, Sender::Server(number) | Sender::Client(number)) => {
+                i13_i14_clean_frames::outside(packet)?;
+                let inside = InsideKey { vnet: tag.host.network, endpoint: end(tag.host.ip, tag.port) };
+                let ends = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
+                // A datagram whose question the owner does not know begins a flow of the backend's own.
+                let asked = self.inwards.ends(number).map(|(_, public)| public);
+                if packet.proto == Proto::Udp && asked != Some(ends.0) {
+                    return self.outside((node.id, authority), newest, packet, tag);
                 }
+                let Some((shard, public)) = public_key(newest, packet.proto, ends) else { return Ok(()) };
+                self.inwards.leaves(&self.committed, (shard, &public), number, inside, packet)
+            }
+            (_, Sender::Caller(number) | Sender::Callee(number)) => {
+                let owner = match authority {
+                    Authority::Lease { shard, term } => Some((node.id, shard, term)),
+                    Authority::Grace { .. } | Authority::Forward => None,
+                };
+                let back = matches!(tag.sender, Sender::Callee(_));
+                self.peers.passes(&self.committed, (number, back), (link, owner), packet, tag.sent_ns)
+            }
+            (Link::Inside(_), _) if late => Ok(()),
+            (Link::Inside(vnet), Sender::Client(number)) => {
+                let inside = InsideKey { vnet, endpoint: end(packet.dst, packet.dst_port) };
+                let Some((client, asked)) = self.inwards.ends(number) else { return Ok(()) };
+                let Some((shard, public)) = public_key(newest, packet.proto, (asked, client)) else { return Ok(()) };
+                self.inwards.comes(&self.committed, (shard, &public), number, inside, packet)
+            }
+            (Link::Inside(vnet), Sender::Backend | Sender::Server(_)) => {
                 let (asked, got) = ((tag.host.ip, tag.port), (packet.dst, packet.dst_port));
                 i39_right_backend::check((tag.host.link(), asked), (link, got))?;
                 let inside = InsideKey { vnet, endpoint: end(packet.dst, packet.dst_port) };
@@ -291,6 +345,18 @@ impl Judge {
                 i06_i10_i11_covered::inwards(&self.committed, flow)
             }
         }
+    }
+
+    /// Whether nothing has closed an open connection of a client since its backend got something of it, and nothing of its shard
+    /// was lost.
+    pub(super) fn still_stands(&self, shard: ShardId, public: &PublicKey, number: u32) -> bool {
+        let before = self.inwards.closes_before(number);
+        before == Some(self.committed.closes(shard, public)) && !self.committed.lost(shard)
+    }
+
+    /// Whether a private connection has a live mapping.
+    pub(super) fn lives(&self, peer: &Client) -> bool {
+        self.peers.lives(&self.committed, peer.number)
     }
 
     fn outside(
@@ -303,23 +369,16 @@ impl Judge {
         i13_i14_clean_frames::outside(packet)?;
         let from = (tag.host.network, tag.host.ip, tag.port);
         i03_within_lease::check(newest, from, (packet.src, packet.src_port))?;
-        let frontends = &newest.allocation().frontends;
-        let frontend = frontends.iter().find(|(_, frontend)| frontend.ip == packet.src);
+        let ends = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
         // I3 has found it.
-        let Some((id, frontend)) = frontend else { return Ok(()) };
-        let public = PublicKey {
-            proto: packet.proto,
-            frontend: *id,
-            port: packet.src_port,
-            remote: end(packet.dst, packet.dst_port),
-        };
+        let Some((shard, public)) = public_key(newest, packet.proto, ends) else { return Ok(()) };
+        let purpose = newest.allocation().frontends[&public.frontend].purpose;
         let inside = InsideKey { vnet: tag.host.network, endpoint: end(tag.host.ip, tag.port) };
-        let shard = frontend.shard;
         if keeps(newest, &public) {
             self.count(KEPT_PACKETS, 1);
         }
         let covered = i06_i10_i11_covered::check(&self.committed, shard, &public, inside);
-        match (frontend.purpose, authority) {
+        match (purpose, authority) {
             (Purpose::Own(_), Authority::Lease { term, .. })
                 if covered.is_err() && self.committed.standing(shard, &public).is_none() =>
             {
@@ -400,6 +459,7 @@ impl Judge {
         for flow in &flows {
             if let (engine::status::FlowState::Live, Some(public), Some(inside)) =
                 (flow.state, flow.public.1, flow.inside.endpoint.addr.ipv4())
+                && !matches!(flow.scenario, Scenario::Rule | Scenario::Private)
             {
                 let from = (flow.inside.vnet, inside, flow.inside.endpoint.port);
                 i03_within_lease::check(newest, from, (public, flow.public.2))?;
@@ -416,19 +476,11 @@ fn keeps(newest: &State, public: &PublicKey) -> bool {
     there.any(|(_, drain)| drain.on_reclaim == OnReclaim::Keep)
 }
 
-/// Whether a backend leaves by another right than before, and how that is counted.
-fn moved(earlier: &Holding, later: &Holding) -> Option<&'static str> {
-    if earlier.way != later.way {
-        return Some(match (earlier.way, later.way) {
-            (Way::Pool, Way::Default) => "moves from the pool to the system's addresses",
-            (Way::Default, Way::Pool) => "moves from the system's addresses to the pool",
-            (Way::Default, Way::Own) => "moves from the system's addresses to an own one alone",
-            (Way::Own, Way::Default) => "moves from an own address alone to the system's",
-            (Way::Pool, Way::Own) | (Way::Own, Way::Pool) => "moves between the pool and an own address alone",
-            _ => "moves to or from no way out",
-        });
-    }
-    (earlier.own != later.own).then_some("own addresses given or taken under another right")
+/// The public key of an address of ours and a remote, and the shard that has it.
+fn public_key(newest: &State, proto: Proto, ends: (End, End)) -> Option<(ShardId, PublicKey)> {
+    let ((ip, port), (remote, service)) = ends;
+    let (id, frontend) = newest.allocation().frontends.iter().find(|(_, frontend)| frontend.ip == ip)?;
+    Some((frontend.shard, PublicKey { proto, frontend: *id, port, remote: end(remote, service) }))
 }
 
 fn end(ip: Ipv4Addr, port: u16) -> Endpoint {

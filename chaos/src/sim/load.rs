@@ -142,9 +142,10 @@ impl World {
         let tied = allocation.drains.values().any(|drain| drain.backend == *id);
         let near = |f: &&Frontend| f.declared == Is::Yes && Some(f.shard) == b.home;
         let there = |purpose| allocation.frontends.values().filter(near).any(|f| f.purpose == purpose);
+        let pools = |f: &Frontend| f.purpose == Purpose::Shared && self.declared.leaves_by(backend, f.ip);
         expires
             && match way {
-                Way::Pool => !tied || there(Purpose::Shared),
+                Way::Pool => !tied || allocation.frontends.values().filter(near).any(pools),
                 Way::Default => !tied || there(Purpose::System),
                 // Somebody else's flows may be left there, or it retires elsewhere first.
                 Way::Own => {

@@ -3,12 +3,16 @@
 
 mod addresses;
 mod ambush;
+mod clients;
 mod deaths;
 mod declared;
 mod disk;
+mod entering;
 mod faults;
 mod flight;
 mod healing;
+mod inward;
+mod isolation;
 mod judge;
 mod load;
 mod moving;
@@ -16,6 +20,7 @@ mod network;
 mod node;
 mod operator;
 mod params;
+mod peers;
 mod ring;
 mod stops;
 mod traffic;

@@ -1,5 +1,5 @@
-//! Backends that leave by another right than before while nothing is wrong: the flows that they have go on as they were (D12), and
-//! new ones leave by what they have now.
+//! Backends that leave by another right than before while nothing is wrong: the flows that they have go on as they were (D12),
+//! so do connections by rules and private ones (W3, W4), and new ones pass by what there is now.
 
 use engine::ids::ShardId;
 use engine::record::{Addr, Endpoint, InsideKey, PublicKey, Scenario};
@@ -25,7 +25,7 @@ impl World {
         if !self.declared.has_ways() {
             return Ok(());
         }
-        for port in PORTS {
+        for (port, turn) in PORTS.into_iter().zip(1..) {
             let ends: Vec<_> = self.calm.iter().map(|flow| self.end_of(flow)).collect();
             let mut wanted = self.declared.clone();
             wanted.move_all();
@@ -36,7 +36,11 @@ impl World {
             let (old, to_be_kept) = (self.calm.len(), self.to_be_kept(&ends));
             self.calm.iter_mut().for_each(|flow| flow.answered = false);
             self.begin_calm_flows(FLOWS, port);
+            self.begin_calm_clients(turn);
+            self.begin_calm_peers(turn);
             self.pass(PASSED_NS)?;
+            self.clients_were_served(turn).map_err(said)?;
+            self.peers_were_heard(turn).map_err(said)?;
             for (at, end) in to_be_kept {
                 let now = self.end_of(&self.calm[at]);
                 d12_kept_flows::goes_on(end, now, self.calm[at].answered).map_err(said)?;
@@ -68,7 +72,7 @@ impl World {
     }
 
     /// Flows that must go on, and by which end: all but those by ports of a pool that their backend has left for an address of its
-    /// own, or for nothing.
+    /// own, for another pool, or for nothing.
     fn to_be_kept(
         &self,
         ends: &[Option<(ShardId, PublicKey, Scenario)>],
@@ -77,7 +81,14 @@ impl World {
             let end = (*end)?;
             let host = self.calm[at].host;
             let backend = self.declared.senders().find(|backend| Declared::host(*backend) == host)?;
-            let stays = end.2 != Scenario::Pool || matches!(self.declared.way(backend), Some(Way::Pool | Way::Default));
+            let stays = match (end.2, self.declared.way(backend)) {
+                (Scenario::Pool, Some(Way::Pool)) => {
+                    let frontend = self.newest().allocation().frontends.get(&end.1.frontend);
+                    frontend.is_some_and(|frontend| self.declared.leaves_by(backend, frontend.ip))
+                }
+                (Scenario::Pool, way) => way == Some(Way::Default),
+                _ => true,
+            };
             stays.then_some((at, end))
         };
         ends.iter().enumerate().filter_map(keeps).collect()

@@ -15,10 +15,11 @@ use raft::eraftpb::MessageType;
 use rand::Rng;
 
 use super::addresses::{Host, mac_on};
+use super::clients;
 use super::flight::{Arrival, Judged, Leaving};
 use super::node::Deed;
 use super::params::MS;
-use super::traffic::{REMOTE, TTL, Tag, answer, arp_answer, data};
+use super::traffic::{REMOTE, Sender, TTL, Tag, answer, arp_answer, data};
 use super::world::{World, newest as newest_of, said};
 use crate::invariants::{i08_vmac, i13_i14_clean_frames, i15_i16_untouched};
 
@@ -27,6 +28,12 @@ const GHOST_NS: u64 = 6_000 * MS;
 
 /// Longest time between a verdict and the wire: what a hold leaves above grace and V (F6).
 const LATE_NS: u64 = 1_000 * MS;
+
+/// Marks the channels that carry chunks of tables: a space of their own.
+pub(super) const BULK: u32 = 1 << 30;
+
+/// About the length of a table here.
+const TABLE_OCTETS: f64 = 32_768.0;
 
 impl World {
     fn post(&mut self, to: NodeId, at_ns: u64, life: Option<u64>, arrival: Arrival) {
@@ -151,7 +158,10 @@ impl World {
         if !matches!(channel, CHANNEL_CONTROL | CHANNEL_JOIN) {
             self.overhear(from, to, channel, &bytes);
         }
-        if self.healing.is_cut((from, to), channel, self.now_ns) || self.network.random_bool(self.params.lost) {
+        // In how many chunks a table goes must not decide whether it ever arrives: all of them are lost with one connection.
+        let octets = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let share = if channel & BULK == 0 { 1.0 } else { (f64::from(octets) / TABLE_OCTETS).min(1.0) };
+        if self.healing.is_cut((from, to), channel, self.now_ns) || self.network.random_bool(self.params.lost * share) {
             return;
         }
         let mut delay = self.network.random_range(50_000..self.params.delay_ns);
@@ -170,7 +180,7 @@ impl World {
             };
             self.post(to, at, None, Arrival::Peer { from, channel, bytes: bytes.clone() });
         }
-        if self.network.random_bool(self.params.overtaken) {
+        if self.network.random_bool(self.params.overtaken * share) {
             let at = self.now_ns + delay + self.network.random_range(0..60 * MS);
             self.post(to, at, self.life(to), Arrival::Peer { from, channel, bytes });
             return;
@@ -228,20 +238,26 @@ impl World {
         if judged == Judged::Now || matches!(authority, Authority::Grace { .. }) {
             self.look_at(id, leaving)?;
         }
-        if let (Link::Outside, Authority::Lease { shard, term }, Some(tcp)) = (link, authority, packet.tcp)
+        if let (Link::Outside, Authority::Lease { shard, term }, Some(tcp), Sender::Backend) =
+            (link, authority, packet.tcp, tag.sender)
             && judged == Judged::Now
         {
             let inside = (tag.host.link(), (tag.host.ip, tag.port));
             self.judge.resets.passed((id, shard, term), inside, &packet, tcp.flags);
         }
-        match link {
-            Link::Outside => {
-                self.outcome.emitted += 1;
+        self.outcome.emitted += u64::from(link == Link::Outside);
+        match (link, tag.sender) {
+            (Link::Outside, Sender::Backend) => {
                 if let Some(answer) = answer(&packet, &tag, src) {
                     self.switched(Link::Outside, src, answer);
                 }
             }
-            Link::Inside(_) => self.heard(&packet, &tag),
+            (Link::Outside, Sender::Server(number) | Sender::Client(number)) => self.client_heard(&packet, number),
+            (Link::Outside, Sender::Caller(_) | Sender::Callee(_)) => {}
+            (Link::Inside(network), Sender::Client(_)) => self.served(Host { network, ip: packet.dst }, &packet, &tag),
+            (Link::Inside(network), Sender::Caller(_)) => self.called(Host { network, ip: packet.dst }, &packet, &tag),
+            (Link::Inside(_), Sender::Callee(number)) => self.peer_heard(&packet, number),
+            (Link::Inside(_), Sender::Backend | Sender::Server(_)) => self.heard(&packet, &tag),
         }
         Ok(())
     }
@@ -249,7 +265,11 @@ impl World {
     /// Somebody asks for an address: whoever has it on that link answers.
     fn asked(&mut self, link: Link, arp: &ArpPacket) {
         let answer = match link {
-            Link::Outside => arp_answer(arp, REMOTE.0, REMOTE.1),
+            Link::Outside if arp.target_ip == REMOTE.0 => arp_answer(arp, REMOTE.0, REMOTE.1),
+            Link::Outside if arp.target_ip >= clients::client(0) => {
+                arp_answer(arp, arp.target_ip, Host::outside(arp.target_ip).mac())
+            }
+            Link::Outside => None,
             Link::Inside(network) => arp_answer(arp, arp.target_ip, Host { network, ip: arp.target_ip }.mac()),
         };
         if let Some(answer) = answer {

@@ -15,11 +15,38 @@ pub(super) const REMOTE: (Ipv4Addr, Mac) = (Ipv4Addr::new(203, 0, 113, 10), Mac(
 pub(super) const TTL: u8 = 64;
 /// And the port at which it does.
 pub(super) const REMOTE_PORT: u16 = 7;
-const PAYLOAD: usize = 16;
+const PAYLOAD: usize = 20;
 
-/// What a packet says of itself.
+/// Who began what a packet belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Sender {
+    /// A backend; its answers say the same.
+    Backend,
+    /// A client, with this number of its connection, who sends it.
+    Client(u32),
+    /// The same, and its server sends it.
+    Server(u32),
+    /// An instance that talks to another one, with this number of its connection, and sends it.
+    Caller(u32),
+    /// The same, and the other one sends it.
+    Callee(u32),
+}
+
+impl Sender {
+    /// The number of a connection that somebody begins by this packet or goes on with, and what its answers say.
+    pub(super) const fn answer(self) -> Option<(u32, Self)> {
+        match self {
+            Self::Client(number) => Some((number, Self::Server(number))),
+            Self::Caller(number) => Some((number, Self::Callee(number))),
+            Self::Backend | Self::Server(_) | Self::Callee(_) => None,
+        }
+    }
+}
+
+/// What a packet says of itself: of the backend that began its flow, or of its sender.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Tag {
+    pub(super) sender: Sender,
     pub(super) host: Host,
     pub(super) port: u16,
     pub(super) sent_ns: u64,
@@ -31,17 +58,34 @@ impl Tag {
         out[..4].copy_from_slice(&self.host.ip.octets());
         out[6] = self.host.network.0.to_le_bytes()[0];
         out[4..6].copy_from_slice(&self.port.to_be_bytes());
-        out[8..].copy_from_slice(&self.sent_ns.to_be_bytes());
+        let (kind, number) = match self.sender {
+            Sender::Backend => (0, 0),
+            Sender::Client(number) => (1, number),
+            Sender::Server(number) => (2, number),
+            Sender::Caller(number) => (3, number),
+            Sender::Callee(number) => (4, number),
+        };
+        out[7] = kind;
+        out[8..16].copy_from_slice(&self.sent_ns.to_be_bytes());
+        out[16..].copy_from_slice(&number.to_be_bytes());
         out
     }
 
     /// The last bytes of a packet of ours.
     pub(super) fn of(frame: &[u8], packet: &IpPacket) -> Option<Self> {
         let tag = data(frame, packet)?;
+        let number = u32::from_be_bytes(tag[16..].try_into().ok()?);
         Some(Self {
+            sender: match tag[7] {
+                0 => Sender::Backend,
+                1 => Sender::Client(number),
+                2 => Sender::Server(number),
+                3 => Sender::Caller(number),
+                _ => Sender::Callee(number),
+            },
             host: Host { network: VnetId(tag[6].into()), ip: Ipv4Addr::new(tag[0], tag[1], tag[2], tag[3]) },
             port: u16::from_be_bytes([tag[4], tag[5]]),
-            sent_ns: u64::from_be_bytes(tag[8..].try_into().ok()?),
+            sent_ns: u64::from_be_bytes(tag[8..16].try_into().ok()?),
         })
     }
 }
@@ -162,7 +206,7 @@ impl Flow {
 
     /// The next packet, to the gateway, and what it says of itself.
     pub(super) fn next(&mut self, now_ns: u64, gateway: Mac) -> (Tag, Vec<u8>) {
-        let tag = Tag { host: self.host, port: self.port, sent_ns: now_ns };
+        let tag = Tag { sender: Sender::Backend, host: self.host, port: self.port, sent_ns: now_ns };
         let (sport, dport) = (self.port, REMOTE_PORT);
         let transport = match self.proto {
             Proto::Udp => Transport::Udp { sport, dport },

@@ -160,7 +160,11 @@ impl Ways {
 
     /// And its IP configuration; `pool` is how it names the pool.
     pub(super) fn of_ip_configuration(&self, backend: u8, pool: &str) -> String {
-        let pool = if self.alone[usize::from(backend - 1)] { "" } else { pool };
+        self.of_member(backend, if self.alone[usize::from(backend - 1)] { "" } else { pool })
+    }
+
+    /// The same where it is in this pool anyhow.
+    pub(super) fn of_member(&self, backend: u8, pool: &str) -> String {
         let own = self.own_of(backend).map_or_else(String::new, |n| format!("public_ip = \"o{n}\"\n"));
         format!("{pool}{own}")
     }

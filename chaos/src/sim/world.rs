@@ -17,6 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use words::level;
 
 use super::addresses::{Host, address};
+use super::clients::{Entering, Peers};
 use super::declared::Declared;
 use super::flight::Arrival;
 use super::healing::Healing;
@@ -81,7 +82,7 @@ pub struct Outcome {
     pub faults: BTreeMap<&'static str, u64>,
     /// How often each queue was full.
     pub full: BTreeMap<&'static str, u64>,
-    /// Mappings by their right, and packets that left before their commit.
+    /// Mappings by their right, packets that left before their commit, and what came in or stayed inside.
     pub ways: BTreeMap<&'static str, u64>,
 }
 
@@ -112,6 +113,8 @@ pub(super) struct World {
     calm_since_ns: u64,
     pub(super) flows: Vec<Flow>,
     pub(super) calm: Vec<Flow>,
+    pub(super) entering: Entering,
+    pub(super) peers: Peers,
     /// What hosts have said.
     pub(super) sent: BTreeSet<Tag>,
 }
@@ -125,7 +128,9 @@ pub fn run_seed(seed: u64, kind: Kind) -> Outcome {
     world.outcome.elections = world.judge.elections;
     world.outcome.recreations = world.judge.recreations;
     world.outcome.resets_owed = world.judge.resets.paid;
-    world.outcome.ways = std::mem::take(&mut world.judge.ways);
+    for (what, count) in std::mem::take(&mut world.judge.ways) {
+        *world.outcome.ways.entry(what).or_insert(0) += count;
+    }
     (world.outcome.joins, world.outcome.reloads, world.outcome.moved) = world.judge.transfers;
     world.outcome.violation = result.err().map(|why| format!("at {} ms: {why}", world.now_ns / MS));
     world.outcome
@@ -178,6 +183,8 @@ impl World {
             calm_since_ns: BEGIN_NS,
             flows: Vec::new(),
             calm: Vec::new(),
+            entering: Entering::default(),
+            peers: Peers::default(),
             sent: BTreeSet::new(),
         }
     }
@@ -193,6 +200,11 @@ impl World {
 
     pub(super) fn count(&mut self, fault: &'static str) {
         *self.outcome.faults.entry(fault).or_insert(0) += 1;
+    }
+
+    /// Something went another way than by a pool's grant.
+    pub(super) fn way(&mut self, what: &'static str) {
+        *self.outcome.ways.entry(what).or_insert(0) += 1;
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -231,6 +243,8 @@ impl World {
             self.step()?;
         }
         self.begin_calm_flows(CALM_FLOWS, CALM_PORT);
+        self.begin_calm_clients(0);
+        self.begin_calm_peers(0);
         let at_home = self.owners_are_preferred();
         let (until, elections) = (self.now_ns + CALM_NS, self.judge.elections);
         while self.now_ns < until {
@@ -241,6 +255,8 @@ impl World {
         }
         let answered = self.calm.iter().filter(|flow| flow.answered).count();
         i25_new_flows::check(self.calm.len(), answered).map_err(said)?;
+        self.clients_were_served(0).map_err(said)?;
+        self.peers_were_heard(0).map_err(said)?;
         self.move_in_calm()
     }
 
@@ -266,6 +282,8 @@ impl World {
         }
         if self.now_ns > TRAFFIC_NS {
             self.traffic();
+            self.clients_send();
+            self.peers_send();
         }
         if self.now_ns.is_multiple_of(10 * MS) {
             for (id, node) in &self.nodes {
@@ -359,13 +377,15 @@ impl World {
             self.nodes.values().filter_map(|node| node.worker.as_ref()).flat_map(|worker| worker.view().shard_status());
         let serving: BTreeSet<(ShardId, u32)> =
             serving.filter(|s| s.serving == Some(Ok(()))).map(|s| (s.shard, s.epoch)).collect();
+        let seen = |id: ShardId, shard: &control::shards::Shard| {
+            let of = |groups: &Vec<GroupStatus>| groups.iter().find(|group| group.group == id).cloned();
+            let seen: Vec<_> = statuses.iter().map(|(node, groups)| (node, of(groups))).collect();
+            format!("shard {id} is {shard:?}, and on nodes {seen:?}")
+        };
         for (id, shard) in state.shards() {
             let members: BTreeSet<u64> = shard.members.iter().map(|life| life.0).collect();
             if shard.origin == Origin::Unplaced || members.len() < wanted || !shard.leaving.is_empty() {
-                let seen = |group: &GroupStatus| group.group == *id;
-                let seen = |groups: &Vec<GroupStatus>| groups.iter().find(|group| seen(group)).cloned();
-                let seen: Vec<_> = statuses.iter().map(|(node, groups)| (node, seen(groups))).collect();
-                return Some(format!("shard {id} is {shard:?}, and on nodes {seen:?}"));
+                return Some(seen(*id, shard));
             }
             for life in &shard.members {
                 let node = state.registry().node_of(*life);
@@ -374,7 +394,7 @@ impl World {
                 if voters.as_ref() != Some(&members)
                     || group.is_some_and(|s| !s.outgoing.is_empty() || s.epoch.0 != shard.epoch)
                 {
-                    return Some(format!("shard {id}, members {members:?}, is on node {node:?} {group:?}"));
+                    return Some(seen(*id, shard));
                 }
             }
             if !serving.contains(&(*id, shard.epoch)) {

@@ -13,6 +13,7 @@ use words::{FrameMeta, Link};
 
 use super::{Deed, MS, Node, Thread, ToFlow, Words};
 use crate::sim::addresses::{LINKS, NETWORKS};
+use crate::sim::network::BULK;
 
 /// How often the daemon's flow actor ticks.
 const FLOW_TICK_NS: u64 = MS;
@@ -171,9 +172,8 @@ impl FlowEnds for FlowTurn<'_> {
         let now_ns = self.now_ns;
         match out {
             FlowOut::Send { to, channel, frame } => self.node.deeds.push(Deed::Send { to, channel, bytes: frame }),
-            // A channel space of its own: a high bit.
             FlowOut::SendBulk { to, channel, frame } => {
-                self.node.deeds.push(Deed::Send { to, channel: channel | 1 << 30, bytes: frame });
+                self.node.deeds.push(Deed::Send { to, channel: channel | BULK, bytes: frame });
             }
             FlowOut::Word { shard, word } => {
                 self.node.words.0.insert(shard, word);
