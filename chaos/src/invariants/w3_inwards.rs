@@ -1,4 +1,4 @@
-//! W3: what comes in by a rule. Beyond its handshake a connection's packets reach a backend only under a committed mapping, and
+//! W3: what comes in by a rule, or to an address of its own. Beyond its handshake a connection's packets reach a backend only under a committed mapping, and
 //! only the backend that the mapping names; so does an answer to a datagram leave. What clients only begin writes no log. I39 for
 //! these: a connection stays on its backend, whoever owns the shard, as long as nothing closed its mapping.
 //!
@@ -55,7 +55,7 @@ impl Inwards {
         self.conns.get(&number).map(|conn| (conn.client, conn.public))
     }
 
-    /// An entry opens a mapping of this public address, by a rule.
+    /// An entry opens a mapping of this public address, for a client.
     ///
     /// # Errors
     /// If it is for a client that never said more than that it wants to begin.
@@ -80,7 +80,7 @@ impl Inwards {
         packet: &IpPacket,
     ) -> Check {
         let standing = committed.standing(shard, public);
-        ensure(standing.is_none_or(|m| (m.inside, m.scenario) == (inside, Scenario::Rule)), "W3", || {
+        ensure(standing.is_none_or(|m| m.inside == inside && leads(m.scenario, public.proto)), "W3", || {
             format!("connection {number} to {public:?} reached {inside:?}; {standing:?} stands")
         })?;
         if is_half(packet) {
@@ -117,7 +117,7 @@ impl Inwards {
         let got = ((packet.dst, packet.dst_port), (packet.src, packet.src_port));
         ensure(asked == Some(got), "I39", || format!("connection {number} is {asked:?}; its answer left as {got:?}"))?;
         let standing = committed.standing(shard, public);
-        ensure(standing.is_none_or(|m| (m.inside, m.scenario) == (inside, Scenario::Rule)), "W3", || {
+        ensure(standing.is_none_or(|m| m.inside == inside && leads(m.scenario, public.proto)), "W3", || {
             format!("an answer of {inside:?} to connection {number} left as {public:?}; {standing:?} stands")
         })?;
         let covered = committed.mapping(shard, public).is_some_and(|m| m.inside == inside);
@@ -164,6 +164,16 @@ pub fn closed(
             "{mapping:?} of {public:?} was closed at control index {judged} as {reason:?}, and its rule leads there"
         )
     })
+}
+
+/// Whether what a client asks may be answered under such a mapping. By an address of its own a server's datagram to somebody whose
+/// question the owner does not know any more begins a flow, with the very ends of the question.
+fn leads(scenario: Scenario, proto: Proto) -> bool {
+    match scenario {
+        Scenario::Rule | Scenario::OwnIn => true,
+        Scenario::OwnOut => proto == Proto::Udp,
+        Scenario::Pool | Scenario::Default | Scenario::Private => false,
+    }
 }
 
 /// Whether a packet may belong to a handshake that is not complete: what begins a connection, answers that, or gives it up.

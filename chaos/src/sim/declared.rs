@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use words::level;
 
 use super::addresses::{Host, NETWORKS};
-use super::inward::{Inward, Rule};
+use super::inward::{Inward, Lead};
 use super::isolation::Isolation;
 use super::ways::{Way, Ways};
 
@@ -160,8 +160,10 @@ impl Declared {
     }
 
     /// What leads in, or did, or may.
-    pub(super) fn leads(&self) -> &[Rule] {
-        self.inward.rules()
+    pub(super) fn leads(&self) -> Vec<Lead> {
+        let mut all: Vec<Lead> = self.inward.leads().collect();
+        all.extend(self.ways().leads());
+        all
     }
 
     /// How instances reach each other.

@@ -1,15 +1,17 @@
-//! What comes in by rules: clients that begin and go on, those that stay, floods of SYNs and segments that nobody stands for, and
+//! What comes in by rules and to own addresses: clients that begin and go on, those that stay, floods of SYNs and segments that nobody stands for, and
 //! what must pass at the end.
 
 use std::net::Ipv4Addr;
 
 use engine::ids::{FrontendId, Mac, NodeId, ShardId};
 use engine::record::{Addr, Endpoint, Proto, PublicKey};
+use engine::rules::Inward;
 use engine::wire::{IpPacket, TcpFlags};
 use rand::Rng;
 
 use super::addresses::Host;
 use super::clients::{Client, End, Entering, client};
+use super::inward::Lead;
 use super::params::MS;
 use super::traffic::{Sender, Tag, Transport, frame};
 use super::world::World;
@@ -32,9 +34,6 @@ const FLOOD_FROM: u8 = 28;
 impl World {
     /// Clients begin, and go on.
     pub(super) fn clients_send(&mut self) {
-        if self.declared.leads().is_empty() {
-            return;
-        }
         if self.now_ns.is_multiple_of(10 * MS) {
             self.servers_repeat();
             self.calm_clients_send();
@@ -55,17 +54,16 @@ impl World {
     }
 
     fn begin_client(&mut self) {
-        let rules = self.declared.leads();
-        let rule = rules[self.load.random_range(0..rules.len())];
+        let Some(lead) = self.lead() else { return };
         let staying = self.entering.clients.iter().filter(|client| client.stays).count();
-        let stays = staying < STAYING && rule.proto == Proto::Tcp && self.load.random_bool(0.3);
+        let stays = staying < STAYING && lead.proto == Proto::Tcp && self.load.random_bool(0.3);
         let number = self.entering.next + 1;
         let ip = client(self.load.random_range(0..ADDRESSES));
         let (port, packets) = match stays {
             true => (STAYING_PORT + u16::try_from(number).unwrap_or(0), u32::MAX),
             false => (40_000 + self.load.random_range(0..PORTS), self.load.random_range(1..12)),
         };
-        let ends = (rule.proto, (ip, port), rule.to);
+        let ends = (lead.proto, (ip, port), lead.to);
         if self.entering.clients.iter().any(|client| (client.proto, (client.host.ip, client.port), client.to) == ends) {
             return;
         }
@@ -112,27 +110,26 @@ impl World {
 
     /// Many begin who will not go on, or write segments in the middle of connections that are not.
     fn flood(&mut self) {
-        let rules = self.declared.leads();
-        let rule = rules[self.load.random_range(0..rules.len())];
-        let Some(gateway) = self.gateway_of(rule.to.0) else { return };
+        let Some(lead) = self.lead() else { return };
+        let Some(gateway) = self.gateway_of(lead.to.0) else { return };
         self.count("flood");
         let blind = self.load.random_bool(0.3);
         for n in 0..FLOOD {
             let from = (client(FLOOD_FROM + n), 1_024 + self.load.random_range(0..60_000));
             self.entering.next += 1;
             let number = self.entering.next;
-            self.judge.inwards.begins(number, rule.proto, from, rule.to);
+            self.judge.inwards.begins(number, lead.proto, from, lead.to);
             let tag =
                 Tag { sender: Sender::Client(number), host: Host::outside(from.0), port: from.1, sent_ns: self.now_ns };
-            let (sport, dport, seq) = (from.1, rule.to.1, self.load.random());
-            let transport = match rule.proto {
+            let (sport, dport, seq) = (from.1, lead.to.1, self.load.random());
+            let transport = match lead.proto {
                 Proto::Tcp => {
                     let flags = if blind { TcpFlags::ACK } else { TcpFlags::SYN };
                     Transport::Tcp { sport, dport, flags, seq, ack: self.load.random() }
                 }
                 Proto::Udp | Proto::Icmp => Transport::Udp { sport, dport },
             };
-            let frame = frame((tag.host.mac(), gateway), (from.0, rule.to.0), transport, &tag);
+            let frame = frame((tag.host.mac(), gateway), (from.0, lead.to.0), transport, &tag);
             self.client_sends((number, blind), gateway, tag, frame);
         }
     }
@@ -174,16 +171,28 @@ impl World {
         }
     }
 
-    /// Clients that must be served, because nothing is amiss any more: by each rule that leads somewhere, and those that stayed.
+    /// One that clients may try, if there are any.
+    fn lead(&mut self) -> Option<Lead> {
+        let leads = self.declared.leads();
+        if leads.is_empty() { None } else { Some(leads[self.load.random_range(0..leads.len())]) }
+    }
+
+    /// Clients that must be served, because nothing is amiss any more: by each end that leads somewhere, and those that stayed.
     pub(super) fn begin_calm_clients(&mut self, turn: u16) {
         self.entering.calm.iter_mut().for_each(|client| client.answered = false);
         let rules = control::compile::snapshot(self.newest(), NodeId(1)).rules.clone();
-        let leads = self.declared.leads().to_vec();
-        for (rule, port) in leads.iter().cycle().take(2 * leads.len()).zip(CALM_PORT + turn * TURN..) {
+        let leads = self.declared.leads();
+        for (lead, port) in leads.iter().cycle().take(2 * leads.len()).zip(CALM_PORT + turn * TURN..) {
             let from = (client(0), port);
-            let Some(key) = self.public_key((rule.proto, from, rule.to)) else { continue };
-            if rules.of(&key.1).is_some_and(|rule| !rule.members.is_empty()) {
-                let client = self.new_client((rule.proto, from, rule.to), u32::MAX);
+            let Some((_, key)) = self.public_key((lead.proto, from, lead.to)) else { continue };
+            let backends = &self.newest().allocation().backends;
+            let somewhere = match rules.inward(&key) {
+                Some(Inward::Rule(rule)) => !rule.members.is_empty(),
+                Some(Inward::Own(backend)) => backends.get(&backend).is_some_and(|b| b.own == Some(key.frontend)),
+                None => false,
+            };
+            if somewhere {
+                let client = self.new_client((lead.proto, from, lead.to), u32::MAX);
                 self.entering.calm.push(client);
                 self.way("clients at the end");
             }

@@ -13,12 +13,17 @@ const FRONTENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 16), Ipv4Addr::new(
 /// Members at first.
 const MEMBERS_MAX: u8 = 5;
 
+/// A public end that clients try.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lead {
+    pub(super) proto: Proto,
+    pub(super) to: (Ipv4Addr, u16),
+}
+
 /// A port of a frontend, and where it leads.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rule {
-    pub(super) proto: Proto,
-    /// The public end.
-    pub(super) to: (Ipv4Addr, u16),
+struct Rule {
+    lead: Lead,
     backend_port: u16,
     /// The only one that it leads to; else the pool.
     only: Option<u8>,
@@ -45,8 +50,8 @@ impl Inward {
             members[rng.random_range(0..usize::from(backends))] = true;
         }
         let rule = |proto, at: usize, port, backend_port, only| {
-            let to = (FRONTENDS[at], port);
-            Rule { proto, to, backend_port, only, declared: true }
+            let lead = Lead { proto, to: (FRONTENDS[at], port) };
+            Rule { lead, backend_port, only, declared: true }
         };
         // The second of these has a port that may be granted before the rule has it.
         let mut rules = vec![
@@ -96,9 +101,9 @@ impl Inward {
         self.members.get(usize::from(backend - 1)).copied().unwrap_or(false)
     }
 
-    /// The rules that clients try; some of them may lead nowhere at a moment.
-    pub(super) fn rules(&self) -> &[Rule] {
-        &self.rules
+    /// What rules lead from; some of them may lead nowhere at a moment.
+    pub(super) fn leads(&self) -> impl Iterator<Item = Lead> + '_ {
+        self.rules.iter().map(|rule| rule.lead)
     }
 
     /// Addresses, pool and rules; `there`: whether a backend is declared.
@@ -116,7 +121,7 @@ impl Inward {
             &format!("[[load_balancer.outbound_rule]]\nname = \"ox\"\npool = \"x\"\non_reclaim = \"{on_reclaim}\"\n");
         let leads = |rule: &&Rule| rule.declared && rule.only.is_none_or(|only| self.has(only) && there(only));
         for (rule, n) in self.rules.iter().zip(0..).filter(|(rule, _)| leads(rule)) {
-            let Rule { proto, to: (ip, port), backend_port, only, .. } = rule;
+            let Rule { lead: Lead { proto, to: (ip, port) }, backend_port, only, .. } = rule;
             let frontend = if *ip == FRONTENDS[0] { "q1" } else { "q2" };
             let (table, whom) = match only {
                 Some(backend) => ("inbound_nat_rule", format!("ip_configuration = \"b{backend}/i\"\n")),

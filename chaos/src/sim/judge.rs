@@ -215,14 +215,23 @@ impl Judge {
         match open.scenario {
             Scenario::Rule => {
                 w3_inwards::led(&self.rights, judged, open)?;
-                let frontend = newest.allocation().frontends.get(&open.public.frontend);
-                frontend.map_or(Ok(()), |frontend| self.inwards.opened(frontend.ip, open))
+                self.asked(newest, open)
             }
             Scenario::Private => w4_private::opened(&self.rights, judged, open.inside, open.public.remote),
-            Scenario::Pool | Scenario::Default | Scenario::OwnOut | Scenario::OwnIn => {
+            Scenario::Pool | Scenario::Default | Scenario::OwnOut => {
                 i03_within_lease::opened(&self.rights, judged, open, again)
             }
+            Scenario::OwnIn => {
+                i03_within_lease::opened(&self.rights, judged, open, again)?;
+                self.asked(newest, open)
+            }
         }
+    }
+
+    /// W3: that somebody asked for what an entry opens.
+    fn asked(&self, newest: &State, open: &Open) -> Check {
+        let frontend = newest.allocation().frontends.get(&open.public.frontend);
+        frontend.map_or(Ok(()), |frontend| self.inwards.opened(frontend.ip, open))
     }
 
     /// By which public end a flow leaves, and under which right.
@@ -320,6 +329,9 @@ impl Judge {
                     return self.outside((node.id, authority), newest, packet, tag);
                 }
                 let Some((shard, public)) = public_key(newest, packet.proto, ends) else { return Ok(()) };
+                if packet.proto == Proto::Udp && self.is_outward(newest, shard, &public) {
+                    return self.outside((node.id, authority), newest, packet, tag);
+                }
                 self.inwards.leaves(&self.committed, (shard, &public), number, inside, packet)
             }
             (_, Sender::Caller(number) | Sender::Callee(number)) => {
@@ -345,6 +357,12 @@ impl Judge {
                 i06_i10_i11_covered::inwards(&self.committed, flow)
             }
         }
+    }
+
+    /// Whether a datagram by this end, which is somebody's own, belongs to a flow that its backend began.
+    fn is_outward(&self, newest: &State, shard: ShardId, public: &PublicKey) -> bool {
+        let own = matches!(newest.allocation().frontends[&public.frontend].purpose, Purpose::Own(_));
+        own && self.committed.standing(shard, public).is_none_or(|m| m.scenario == Scenario::OwnOut)
     }
 
     /// Whether nothing has closed an open connection of a client since its backend got something of it, and nothing of its shard

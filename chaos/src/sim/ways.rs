@@ -4,8 +4,11 @@
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
+use engine::record::Proto;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+
+use super::inward::Lead;
 
 /// Most own addresses that a run has, and the first of them.
 const OWN_MAX: usize = 4;
@@ -123,13 +126,19 @@ impl Ways {
         Self { own: Vec::new(), system: Vec::new(), ..self.clone() }
     }
 
+    /// Public ends at own addresses; nobody may have one at a moment.
+    pub(super) fn leads(&self) -> impl Iterator<Item = Lead> + '_ {
+        let ends = [(Proto::Tcp, 2_222), (Proto::Udp, 2_223)];
+        let own = self.own.iter().zip(0..).map(|(_, n)| address(OWN_FIRST, n));
+        own.flat_map(move |ip| ends.map(|(proto, port)| Lead { proto, to: (ip, port) }))
+    }
+
     fn own_of(&self, backend: u8) -> Option<usize> {
         self.own.iter().position(|to| *to == Some(backend))
     }
 
     /// The declared addresses and sets; an own address that nobody is to have is declared or not.
     pub(super) fn addresses(&self) -> String {
-        let address = |first, n| Ipv4Addr::new(203, 0, 113, first + n);
         let declared = self.own.iter().zip(0u8..).filter(|(to, n)| to.is_some() || n % 2 == 0);
         let mut text = declared.fold(String::new(), |mut text, (_, n)| {
             let ip = address(OWN_FIRST, n);
@@ -168,4 +177,8 @@ impl Ways {
         let own = self.own_of(backend).map_or_else(String::new, |n| format!("public_ip = \"o{n}\"\n"));
         format!("{pool}{own}")
     }
+}
+
+fn address(first: u8, n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(203, 0, 113, first + n)
 }

@@ -83,7 +83,7 @@ impl Allocation {
             let fate = self.fate(backend, &grant);
             self.withdraw_ruled(*id, grant.on_reclaim_if_any(), with.index);
             self.shrink(*id, target, fate, &loads, with.index);
-            self.leave_right(*id, &grant);
+            self.leave_frontend(*id, &grant);
         }
         self.hasten_unwanted(with.desired);
         self.unbind_drained();
@@ -252,7 +252,7 @@ impl Allocation {
         self.backend_mut(id).lease = lease;
     }
 
-    /// A backend is free to bind anew only when nothing of it is left on its old frontend (M3); an undeclared one goes.
+    /// A backend that is granted nothing leaves its frontend when nothing of it is left there; an undeclared one goes.
     fn unbind_drained(&mut self) {
         let draining: BTreeSet<(BackendId, FrontendId)> =
             self.drains.iter().map(|(block, drain)| (drain.backend, block.frontend)).collect();

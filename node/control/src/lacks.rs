@@ -134,7 +134,7 @@ pub(crate) fn backend_concern(state: &State, backend: &Backend, drains: bool) ->
         return None;
     }
     if drains && backend.lease.is_empty() {
-        let why = "its old blocks must drain before it is bound to another frontend";
+        let why = "its old blocks must drain before it is bound to a frontend of another shard";
         return Some(Concern::warning(subject(), What::PortsMissing, why, "wait until they have drained"));
     }
     let drains = &state.allocation.drains;

@@ -104,7 +104,7 @@ impl Allocation {
         touched.extend(self.hasten_stuck(served.iter().map(|(id, _)| *id)));
     }
 
-    /// A backend is free to bind anew only when nothing of it is left on its old frontend (M3); an undeclared one goes.
+    /// As `unbind_drained` does for all.
     fn unbind_if_drained(&mut self, id: BackendId) {
         let backend = self.backends.get_mut(&id).expect("the owner of a draining block exists");
         if let Some(frontend) = backend.frontend

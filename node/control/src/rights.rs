@@ -36,11 +36,11 @@ impl Allocation {
         backend.frontend.is_some_and(|frontend| grant.has(frontend))
     }
 
-    /// A backend whose ports are of another right than those that it is to have need not wait for their flows.
-    pub(crate) fn leave_right(&mut self, id: BackendId, grant: &Grant) {
+    /// A backend that is granted ports, but no more on its frontend, gets them elsewhere at once: what it has there ties it to
+    /// its shard (M3), and new flows need not wait for old ones to end.
+    pub(crate) fn leave_frontend(&mut self, id: BackendId, grant: &Grant) {
         let backend = &self.backends[&id];
-        let kept = grant.ports > 0 && backend.lease.is_empty() && self.fate(backend, grant) == OnReclaim::Keep;
-        if kept {
+        if grant.ports > 0 && backend.lease.is_empty() && !self.has(backend, grant) {
             self.backend_mut(id).frontend = None;
         }
     }

@@ -302,6 +302,7 @@ fn an_address_that_is_not_the_system_s_any_more_drains_and_retires() {
     let one = with_system(two.clone(), 1);
     assert!(cluster.configure(&one).is_applied());
     assert_eq!(drains(&cluster, 2), [(public(SYSTEM + 1), 1024, OnReclaim::Drain)]);
+    assert_eq!(address(&cluster, 2), Some(public(SYSTEM)), "new flows wait for nothing");
     cluster.drain_all();
     assert_eq!(address(&cluster, 2), Some(public(SYSTEM)));
     assert_eq!(cluster.frontend_at(public(SYSTEM + 1)).1.declared, Declared::No);

@@ -9,7 +9,7 @@ use engine::snapshot::OnReclaim;
 use qnat_control::command::CommandBody;
 use qnat_control::loads::PortLoad;
 use qnat_control::validate::issues;
-use qnat_control::{compile, plan, view};
+use qnat_control::{compile, plan, resource, view};
 use support::{Cluster, add_instance, configure, desired, public};
 
 fn ports(lease: &[PortBlock]) -> u32 {
@@ -170,7 +170,7 @@ fn a_leaving_backend_returns_its_ports_only_when_they_are_fenced() {
 }
 
 #[test]
-fn a_backend_moves_to_another_frontend_only_after_it_has_drained() {
+fn a_backend_moves_to_another_shard_only_after_it_has_drained() {
     let mut cluster = Cluster::running(3);
     cluster.configure(&desired(2, 1));
     let backend = || -> qnat_control::allocation::Backend {
@@ -185,13 +185,39 @@ fn a_backend_moves_to_another_frontend_only_after_it_has_drained() {
     let mut cluster = { cluster };
     cluster.configure(&fewer);
     let waiting = cluster.state.allocation().backends.values().next().expect("one").clone();
-    assert_eq!((waiting.home, waiting.frontend), (old.home, old.frontend), "it stays at home until drained");
+    assert_eq!(waiting.home, old.home, "it stays at home until drained");
     assert!(waiting.lease.is_empty());
     assert!(view::backends(&cluster.state)[0].why.contains("must drain"));
     cluster.drain_all();
     let moved = cluster.state.allocation().backends.values().next().expect("one").clone();
     assert_ne!(moved.home, old.home);
     assert_eq!(ports(&moved.lease), 1024);
+}
+
+#[test]
+fn a_backend_that_loses_its_frontend_has_ports_on_another_of_its_shard_at_once() {
+    for on_reclaim in [resource::OnReclaim::Expire, resource::OnReclaim::Drain, resource::OnReclaim::Reset] {
+        let mut cluster = Cluster::running(3);
+        let mut declared = desired(2, 40);
+        declared.settings.shards_max = 1;
+        let balancer = declared.load_balancers.get_mut("lb1").expect("declared");
+        balancer.outbound_rules.values_mut().for_each(|rule| rule.on_reclaim = on_reclaim);
+        assert!(cluster.configure(&declared).is_applied());
+        let gone = public(1);
+        declared.public_ips.retain(|_, p| p.address != gone);
+        let left = declared.public_ips.keys().next().expect("one").clone();
+        declared.load_balancers.get_mut("lb1").expect("declared").frontends = vec![left];
+        assert!(cluster.configure(&declared).is_applied());
+        let (gone, _) = cluster.frontend_at(gone);
+        let allocation = cluster.state.allocation();
+        let drained = allocation.drains.iter().filter(|(block, _)| block.frontend == gone).count();
+        assert_eq!(drained, 20, "half of them had it");
+        for backend in allocation.backends.values() {
+            assert!(ports(&backend.lease) == 1024 && backend.frontend != Some(gone), "{on_reclaim:?}: {backend:?}");
+        }
+        cluster.drain_all();
+        assert!(cluster.state.allocation().backends.values().all(|backend| ports(&backend.lease) == 1024));
+    }
 }
 
 #[test]
