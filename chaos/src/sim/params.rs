@@ -136,7 +136,8 @@ impl Limits {
             // More than a turn of the flow thread says at once, as in the daemon: else some would never be said.
             duties: rng.random_range(16..24),
             control: rng.random_range(8..64),
-            released: rng.random_range(1..4),
+            // More than comes in a step on average, over one owner of all; else nothing that is bounded would ever pass.
+            released: rng.random_range(2..5),
         }
     }
 }
