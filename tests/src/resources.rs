@@ -34,13 +34,7 @@ impl Changes<'_> {
         for number in 1..=3 {
             text += &format!("[[public_ip]]\nname = \"pip{number}\"\naddress = \"203.0.113.{number}\"\n");
         }
-        for number in 1..=4 {
-            text += &format!(
-                "[[instance]]\nname = \"b{number}\"\n[[instance.ip_configuration]]\nname = \"ipconfig1\"\n\
-                 private_ip = \"10.0.1.{number}\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n"
-            );
-        }
-        text + more
+        text + &instances(1..=4) + more
     }
 
     /// The whole as a file.
@@ -59,6 +53,18 @@ impl Changes<'_> {
     pub fn apply(&self) {
         apply(&self.text());
     }
+}
+
+/// Instances of the default pool, by number: 1 to 255.
+#[must_use]
+pub fn instances(numbers: std::ops::RangeInclusive<u32>) -> String {
+    let instance = |number: u32| {
+        format!(
+            "[[instance]]\nname = \"b{number}\"\n[[instance.ip_configuration]]\nname = \"ipconfig1\"\n\
+             private_ip = \"10.0.1.{number}\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n"
+        )
+    };
+    numbers.map(instance).collect()
 }
 
 /// A text as a file.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qnat_tests::conversation::Conversation;
 use qnat_tests::lab::{self, INET, Lab, json, ok, rows, run, try_json, wait_until};
-use qnat_tests::resources::Changes;
+use qnat_tests::resources::{Changes, instances};
 use serde_json::{Value, json};
 
 fn seen_from_outside(lab: &Lab, host: &str) -> (String, u64) {
@@ -69,13 +69,7 @@ fn the_internet_never_sees_an_inside_address() {
 
 /// As many further backends as it takes to halve what each has.
 fn a_larger_pool() -> String {
-    let instance = |number: u32| {
-        format!(
-            "[[instance]]\nname = \"b{number}\"\n[[instance.ip_configuration]]\nname = \"ipconfig1\"\n\
-             private_ip = \"10.0.1.{number}\"\nsubnet = \"vnet1/default\"\npool = \"lb1/pool1\"\n"
-        )
-    };
-    (5..=51).map(instance).collect()
+    instances(5..=51)
 }
 
 /// Has a backend open flows until more are in the upper half of its ports than in the lower one, 200 at most. Returns how many

@@ -1,6 +1,7 @@
 //! An end of a gateway under test: a raw socket in the namespace of a host whose own stack is kept silent, so that every
 //! frame is one of the test's. Judges nothing. Called by the black-box tests and by the bench.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Command, Stdio};
@@ -150,6 +151,37 @@ impl End {
     pub fn drain(&self) -> Result<()> {
         self.receive(Duration::ZERO).map(drop)
     }
+}
+
+/// Sends many frames from one end, those that were not seen at the other up to four times. Returns what is wanted of all that
+/// arrived, by its key; `sent` says the key of a frame that is sent.
+///
+/// # Errors
+/// If a socket fails.
+pub fn across<K: Ord>(
+    (from, to): (&End, &End),
+    frames: &[Vec<u8>],
+    key: impl Fn(&[u8]) -> Option<K>,
+    sent: impl Fn(&[u8]) -> K,
+) -> Result<BTreeMap<K, Vec<u8>>> {
+    let mut seen = BTreeMap::new();
+    to.drain()?;
+    for _ in 0..4 {
+        let left: Vec<&Vec<u8>> = frames.iter().filter(|frame| !seen.contains_key(&sent(frame))).collect();
+        if left.is_empty() {
+            break;
+        }
+        for some in left.chunks(100) {
+            some.iter().try_for_each(|frame| from.send(frame))?;
+            seen.extend(
+                to.receive(Duration::from_millis(60))?.into_iter().filter_map(|frame| Some((key(&frame)?, frame))),
+            );
+        }
+        seen.extend(
+            to.receive(Duration::from_millis(500))?.into_iter().filter_map(|frame| Some((key(&frame)?, frame))),
+        );
+    }
+    Ok(seen)
 }
 
 /// A stack that is kept silent.

@@ -1,0 +1,268 @@
+//! Pools that grow past their tiers and shrink again under flows that use up what their backends have, on real packets, with
+//! owners killed in between. Needs root.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use qnat_ends::{End, Silence, across};
+use qnat_reference::packet::{ETH, UDP, addresses, be16, examine, ipv4, udp};
+use qnat_tests::lab::{Lab, json, ok, rows, wait_until};
+use qnat_tests::resources::{self, Changes, file_of, instances};
+use qnat_tests::{checks, shared};
+
+const REMOTE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 50);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The inside port of a backend's first flow.
+const FIRST: u16 = 20_000;
+/// What a pool of up to 50 grants.
+const GRANT: u16 = 1_024;
+
+fn main() -> ExitCode {
+    shared::run_by(
+        || pool_of(50),
+        checks![
+            a_pool_that_grows_twice_and_shrinks_again_ends_the_flows_that_it_said_and_no_other_one,
+            a_backend_without_a_port_left_for_a_remote_gets_an_address_of_its_own_and_has_all_at_once,
+        ],
+    )
+}
+
+/// A pool of so many instances, four of which are there, behind one frontend. What is taken back is fenced after three seconds: an
+/// owner that is killed at once has not done it.
+fn pool_of(count: u32) -> String {
+    let more = instances(5..=count) + "[settings]\norphan_grace_ms = 1000\nhold_ms = [3000, 3000, 3000, 3000, 3000]\n";
+    let text = Changes { more: &more, ..Changes::default() }.text();
+    text.replace("\"pip1\", \"pip2\", \"pip3\"", "\"pip1\"")
+}
+
+/// A public end.
+type Public = (Ipv4Addr, u16);
+
+/// A backend's end, and the public ends of its flows by their inside ports.
+struct Sender {
+    name: String,
+    end: End,
+    gateway: [u8; 6],
+    address: Ipv4Addr,
+    flows: BTreeMap<u16, Public>,
+    /// The public port of what its own stack has sent, to learn its neighbour.
+    hello: u16,
+    _silence: Silence,
+}
+
+impl Sender {
+    fn new(lab: &Lab, number: u8) -> Self {
+        let name = format!("b{number}");
+        let end = End::open(&format!("qnat-{name}"), "eth0").expect("a raw socket inside");
+        end.hello(REMOTE).expect("a way out");
+        let gateway = end.neighbour(GATEWAY).expect("the gateway answers");
+        let silence = end.silence().expect("nft");
+        let address = Ipv4Addr::new(10, 0, 1, number);
+        let mut hello = Vec::new();
+        wait_until("the first mapping to be listed", PATIENCE, || {
+            hello = lab.udp_ports(&address.to_string(), &REMOTE.to_string());
+            !hello.is_empty()
+        });
+        Self { name, end, gateway, address, flows: BTreeMap::new(), hello: hello[0], _silence: silence }
+    }
+
+    /// What its flows are told apart by: the last octet of its address, and the inside port.
+    fn mark(&self, port: u16) -> [u8; 3] {
+        let [high, low] = port.to_be_bytes();
+        [self.address.octets()[3], high, low]
+    }
+
+    /// Sends a datagram of each of these flows to a port of the remote; the public ends of those that arrived.
+    fn out(&self, inet: &End, ports: impl IntoIterator<Item = u16>, remote_port: u16) -> BTreeMap<u16, Public> {
+        let frame = |port| {
+            let data = udp(port, remote_port, &self.mark(port));
+            ipv4((self.end.mac, self.gateway), self.address, REMOTE, UDP, &data)
+        };
+        let frames: Vec<Vec<u8>> = ports.into_iter().map(frame).collect();
+        let ours = |frame: &[u8]| {
+            let ours = is_datagram(frame) && addresses(frame).1 == REMOTE && be16(frame, ETH + 22) == remote_port;
+            (ours && marked(frame)[0] == self.address.octets()[3]).then(|| marked(frame))
+        };
+        let seen = across((&self.end, inet), &frames, ours, marked).expect("sockets");
+        let public = |frame: &[u8]| (addresses(frame).0, be16(frame, ETH + 20));
+        seen.into_iter().map(|(mark, frame)| (be16(&mark, 1), public(&frame))).collect()
+    }
+
+    /// Sends an answer to each of its flows from a port of the remote; those that it reached.
+    fn back(&self, inet: &End, shard: [u8; 6], remote_port: u16) -> BTreeSet<u16> {
+        let frame = |(port, (address, public)): (&u16, &Public)| {
+            let data = udp(remote_port, *public, &self.mark(*port));
+            ipv4((inet.mac, shard), REMOTE, *address, UDP, &data)
+        };
+        let frames: Vec<Vec<u8>> = self.flows.iter().map(frame).collect();
+        let ours = |frame: &[u8]| {
+            let ours = is_datagram(frame) && addresses(frame) == (REMOTE, self.address);
+            // Where it arrives is where it was sent from.
+            (ours && marked(frame) == self.mark(be16(frame, ETH + 22))).then(|| marked(frame))
+        };
+        let seen = across((inet, &self.end), &frames, ours, marked).expect("sockets");
+        seen.into_keys().map(|mark| be16(&mark, 1)).collect()
+    }
+
+    /// Its flows on some public ports.
+    fn on(&self, ports: &BTreeSet<u16>) -> BTreeSet<u16> {
+        self.flows.iter().filter(|(_, (_, public))| ports.contains(public)).map(|(port, _)| *port).collect()
+    }
+}
+
+/// A datagram of a test's, whose checksums are right.
+fn is_datagram(frame: &[u8]) -> bool {
+    let is = frame.len() >= ETH + 31 && frame[ETH + 9] == UDP;
+    if is {
+        examine(frame).expect("checksums");
+    }
+    is
+}
+
+fn marked(frame: &[u8]) -> [u8; 3] {
+    frame[ETH + 28..ETH + 31].try_into().expect("three octets")
+}
+
+/// The ports that a backend is granted.
+fn lease(lab: &Lab, backend: &str) -> BTreeSet<u16> {
+    let row = lab.ports_of(backend);
+    let end =
+        |block: &serde_json::Value, end: &str| u16::try_from(block[end].as_u64().expect("a port")).expect("a port");
+    rows(&row["lease"]).flat_map(|block| end(block, "first")..=end(block, "last")).collect()
+}
+
+fn leases(lab: &Lab, senders: &[Sender]) -> Vec<BTreeSet<u16>> {
+    senders.iter().map(|sender| lease(lab, &sender.name)).collect()
+}
+
+/// The Ethernet address of the shard in which a pool with one frontend is.
+fn shard_of(lab: &Lab) -> [u8; 6] {
+    let shard = u16::try_from(lab.ports_of("b1")["shard"].as_u64().expect("a number")).expect("a small one");
+    let shards = json(&["get", "shards", "-o", "json"]);
+    let row = rows(&shards).find(|row| row["shard"] == shard).expect("the shard");
+    let mut mac = [0; 6];
+    let text = row["virtual_mac"].as_str().expect("an address");
+    for (octet, text) in mac.iter_mut().zip(text.split(':')) {
+        *octet = u8::from_str_radix(text, 16).expect("an octet");
+    }
+    mac
+}
+
+/// Applies a pool of another size, and kills the owner of its flows as soon as that is committed. Returns how many flows the plan
+/// and the answer say that it takes.
+fn resize(lab: &Lab, count: u32) -> u64 {
+    let file = file_of(&pool_of(count));
+    let path = file.path().to_str().expect("a plain path");
+    let plan = json(&["apply", "--dry-run", "-o", "json", "-f", path]);
+    assert_eq!(rows(&plan["uncounted_shards"]).count(), 0, "{plan}");
+    let owner = lab.owner_of("b1");
+    let said = ok(&["apply", "--yes", "-f", path]);
+    ok(&["lab", "kill", &format!("n{owner}")]);
+    let taken = plan["flows_taken"].as_u64().expect("a number");
+    assert!(taken == 0 || said.contains(&format!("{taken} live flows are on the ports that go back")), "{said}");
+    lab.wait_for_successor("b1", owner);
+    taken
+}
+
+/// Waits until each has so many ports, and none of them is on its way back.
+fn wait_for(lab: &Lab, senders: &[Sender], ports: usize) {
+    wait_until(&format!("{ports} ports for each"), PATIENCE, || {
+        let all = json(&["get", "backends", "-o", "json"]);
+        let settled = |row: &serde_json::Value| rows(&row["draining"]).count() == 0;
+        leases(lab, senders).iter().all(|lease| lease.len() == ports) && rows(&all).all(settled)
+    });
+}
+
+fn a_pool_that_grows_twice_and_shrinks_again_ends_the_flows_that_it_said_and_no_other_one(lab: &Lab) {
+    const FLOWS: u16 = 1_000;
+    const TO: u16 = 7_000;
+    let inet = End::open("qnat-inet", "eth0").expect("a raw socket outside");
+    let mut senders: Vec<Sender> = (1..=4).map(|number| Sender::new(lab, number)).collect();
+    let _silent = inet.silence().expect("nft");
+    let shard = shard_of(lab);
+    for sender in &mut senders {
+        sender.flows = sender.out(&inet, FIRST..FIRST + FLOWS, TO);
+        assert_eq!(sender.flows.len(), usize::from(FLOWS), "{}: I25", sender.name);
+    }
+    let publics: BTreeSet<Public> = senders.iter().flat_map(|sender| sender.flows.values().copied()).collect();
+    assert_eq!(publics.len(), 4 * usize::from(FLOWS), "S7: no two of them are one");
+    assert_eq!(publics.iter().map(|public| public.0).collect::<BTreeSet<_>>().len(), 1, "all by one address");
+    for (count, ports) in [(51, GRANT / 2), (101, GRANT / 4)] {
+        let before = leases(lab, &senders);
+        let taken = resize(lab, count);
+        wait_for(lab, &senders, usize::from(ports));
+        let mut ended = 0;
+        for (sender, before) in senders.iter_mut().zip(&before) {
+            let after = lease(lab, &sender.name);
+            assert!(after.is_subset(before), "S14: it keeps a half of what it had");
+            let gone: BTreeSet<u16> = before.difference(&after).copied().collect();
+            let (stays, ends) = (sender.on(&after), sender.on(&gone));
+            assert!(ends.len() <= stays.len(), "D4: the emptier half goes, {} of {}", ends.len(), sender.flows.len());
+            ended += u64::try_from(ends.len()).expect("small") + u64::from(gone.contains(&sender.hello));
+            assert_eq!(
+                sender.back(&inet, shard, TO),
+                stays,
+                "{} of {count}: those on kept ports, and no other one",
+                sender.name
+            );
+            sender.flows.retain(|port, _| stays.contains(port));
+            let on = sender.out(&inet, sender.flows.keys().copied(), TO);
+            assert_eq!(on, sender.flows, "S14: on the ports that they had");
+        }
+        assert_eq!(ended, taken, "as many as it said");
+        lab.restart_the_dead();
+        lab.wait_until_whole(PATIENCE);
+    }
+    assert_eq!(resize(lab, 50), 0, "S15");
+    wait_for(lab, &senders, usize::from(GRANT));
+    for sender in &mut senders {
+        let all: BTreeSet<u16> = sender.flows.keys().copied().collect();
+        assert_eq!(sender.back(&inet, shard, TO), all, "S15: none ends");
+        assert_eq!(sender.out(&inet, all.iter().copied(), TO), sender.flows, "S15: none changes its port");
+        let more = sender.out(&inet, FIRST + FLOWS..FIRST + FLOWS + 500, TO);
+        assert_eq!(more.len(), 500, "what came back is there to be used");
+        sender.flows.extend(more);
+    }
+    let publics: BTreeSet<Public> = senders.iter().flat_map(|sender| sender.flows.values().copied()).collect();
+    assert_eq!(publics.len(), senders.iter().map(|sender| sender.flows.len()).sum::<usize>(), "S7");
+    lab.restart_the_dead();
+}
+
+fn a_backend_without_a_port_left_for_a_remote_gets_an_address_of_its_own_and_has_all_at_once(lab: &Lab) {
+    const TO: u16 = 7_001;
+    let inet = End::open("qnat-inet", "eth0").expect("a raw socket outside");
+    let (mut b1, b2) = (Sender::new(lab, 1), Sender::new(lab, 2));
+    let _silent = inet.silence().expect("nft");
+    let shard = shard_of(lab);
+    b1.flows = b1.out(&inet, FIRST..FIRST + GRANT + 6, TO);
+    assert_eq!(b1.flows.len(), usize::from(GRANT), "S12: as many as it has ports, and no more");
+    let used: BTreeSet<u16> = b1.flows.values().map(|public| public.1).collect();
+    assert_eq!(used, lease(lab, "b1"), "each of them once");
+    assert_eq!(b1.out(&inet, [FIRST], TO + 1).len(), 1, "S10: another remote is there for it");
+    assert_eq!(b2.out(&inet, [FIRST], TO).len(), 1, "and so is this one for its neighbour");
+    let own = format!("[[public_ip]]\nname = \"own\"\naddress = \"{OWN}\"\n");
+    let of = "private_ip = \"10.0.1.1\"\n";
+    let text = pool_of(50).replacen(of, &format!("{of}public_ip = \"own\"\n"), 1);
+    resources::apply(&text.replacen("[settings]", &format!("{own}[settings]"), 1));
+    let late: Vec<u16> = (FIRST + 2_000..FIRST + 2_200).collect();
+    let mut by_own = BTreeMap::new();
+    wait_until("its new flows to leave by its own address", PATIENCE, || {
+        by_own = b1.out(&inet, late.iter().copied(), TO);
+        by_own.len() == late.len()
+    });
+    let chosen: BTreeMap<u16, Public> = late.iter().map(|port| (*port, (OWN, *port))).collect();
+    assert_eq!(by_own, chosen, "S2: with the ports that they chose");
+    let all: BTreeSet<u16> = b1.flows.keys().copied().collect();
+    assert_eq!(b1.back(&inet, shard, TO), all, "D12: what it had goes on by its frontend");
+    let killed = lab.kill_owner_of("b1");
+    lab.wait_for_successor("b1", killed);
+    assert_eq!(b1.back(&inet, shard, TO), all, "D12: also under a successor");
+    b1.flows.extend(by_own);
+    let on = b1.out(&inet, b1.flows.keys().copied(), TO);
+    assert_eq!(on, b1.flows, "none has another end");
+    lab.restart_the_dead();
+}
