@@ -26,6 +26,8 @@ struct Conn {
     public: End,
     /// The backend that got what only an open connection has, and how often the public end had been closed by then.
     backend: Option<(InsideKey, u32)>,
+    /// It was closed, and then came to another backend, which knows nothing of it.
+    is_over: bool,
 }
 
 /// All connections of a run that came from outside.
@@ -39,7 +41,7 @@ pub struct Inwards {
 impl Inwards {
     /// A client begins connection `number`.
     pub fn begins(&mut self, number: u32, proto: Proto, client: End, public: End) {
-        self.conns.insert(number, Conn { proto, client, public, backend: None });
+        self.conns.insert(number, Conn { proto, client, public, backend: None, is_over: false });
     }
 
     /// It sends something else than a SYN.
@@ -95,8 +97,10 @@ impl Inwards {
         let closes = committed.closes(shard, public);
         let Some(conn) = self.conns.get_mut(&number).filter(|_| covered) else { return Ok(()) };
         let before = conn.backend.replace((inside, closes));
-        let moved = before.is_some_and(|(of, then)| of != inside && then == closes);
-        ensure(!moved || committed.lost(shard), "I39", || {
+        let moved = before.is_some_and(|(of, _)| of != inside);
+        conn.is_over |= moved;
+        let unasked = before.is_some_and(|(_, then)| moved && then == closes);
+        ensure(!unasked || committed.lost(shard), "I39", || {
             format!("connection {number} to {public:?} was {before:?} and is {inside:?}, and nothing closed it")
         })
     }
@@ -129,7 +133,8 @@ impl Inwards {
     /// How often the public end of a connection that is open had been closed when its backend last got something of it.
     #[must_use]
     pub fn closes_before(&self, number: u32) -> Option<u32> {
-        self.conns.get(&number)?.backend.map(|(_, closes)| closes)
+        let conn = self.conns.get(&number).filter(|conn| !conn.is_over)?;
+        conn.backend.map(|(_, closes)| closes)
     }
 }
 

@@ -145,7 +145,8 @@ impl World {
         let pools = |f: &Frontend| f.purpose == Purpose::Shared && self.declared.leaves_by(backend, f.ip);
         expires
             && match way {
-                Way::Pool => !tied || allocation.frontends.values().filter(near).any(pools),
+                // So does an own address that somebody else's flows are left on, where the backend is to be (M3).
+                Way::Pool => !tied && b.public.is_none() || allocation.frontends.values().filter(near).any(pools),
                 Way::Default => !tied || there(Purpose::System),
                 // Somebody else's flows may be left there, or it retires elsewhere first.
                 Way::Own => {
