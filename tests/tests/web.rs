@@ -127,7 +127,8 @@ fn no_request_to_a_web_server_fails_when_the_owner_of_its_frontend_dies_and_a_th
     let lasts = Duration::from_secs(if std::env::var_os("QNAT_LONG").is_some() { 60 } else { 15 });
     let until = Instant::now() + lasts;
     let seen: Vec<Seen> = thread::scope(|scope| {
-        let work = || qnat_lab::in_host(Path::new(DEFAULT_DIR), Host::Inet, || clients(until)).expect("a host of the lab");
+        let work =
+            || qnat_lab::in_host(Path::new(DEFAULT_DIR), Host::Inet, || clients(until)).expect("a host of the lab");
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
         thread::sleep(lasts / 3);
         let killed = lab.kill_owner_of("b1");
@@ -149,7 +150,11 @@ fn no_request_to_a_web_server_fails_when_the_owner_of_its_frontend_dies_and_a_th
     for backend in 1..=4 {
         let log = std::fs::read_to_string(dir.path().join(format!("b{backend}.log"))).expect("a log");
         lines += log.lines().count();
-        hidden.extend(log.lines().filter(|line| !line.starts_with(&format!("{INET} ")) || !line.ends_with(" 200")).map(String::from));
+        hidden.extend(
+            log.lines()
+                .filter(|line| !line.starts_with(&format!("{INET} ")) || !line.ends_with(" 200"))
+                .map(String::from),
+        );
     }
     assert!(hidden.is_empty(), "S24: {hidden:?}");
     assert_eq!(lines, answered, "each was asked once");
