@@ -151,6 +151,11 @@ drop_reasons! {
     BadFlags = "bad_flags",
     /// A return packet without a mapping.
     NoMapping = "no_mapping",
+    /// A protocol that is translated by address alone, at an address that is not one backend's own (S2): nothing would tell whose an
+    /// answer is.
+    NoOwnAddress = "no_own_address",
+    /// A protocol whose mappings the log cannot hold at the cluster's level (C2).
+    ClusterLevel = "cluster_level",
     /// The backend has no outbound path.
     NoOutboundPath = "no_outbound_path",
     /// The backend has no outbound path but the system's addresses, which its subnet does not have (D11).

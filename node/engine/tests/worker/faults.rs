@@ -174,7 +174,7 @@ impl Judge {
                 if let Some((proto, port, remote, remote_port)) = self.replies.get(nth).copied() {
                     let frame = match proto {
                         Proto::Tcp => tcp(remote, remote_port, PUBLIC, port, flags, 500, 104),
-                        Proto::Udp | Proto::Icmp => udp_in(remote, remote_port, PUBLIC, port),
+                        _ => udp_in(remote, remote_port, PUBLIC, port),
                     };
                     self.lab.frame(node, OUTSIDE, frame);
                 }
