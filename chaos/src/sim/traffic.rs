@@ -55,11 +55,27 @@ pub(super) fn data<'a>(frame: &'a [u8], packet: &IpPacket) -> Option<&'a [u8]> {
 /// The transport header of a packet.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Transport {
-    Udp { sport: u16, dport: u16 },
-    Tcp { sport: u16, dport: u16, flags: TcpFlags, seq: u32, ack: u32 },
-    Echo { kind: u8, id: u16 },
+    Udp {
+        sport: u16,
+        dport: u16,
+    },
+    Tcp {
+        sport: u16,
+        dport: u16,
+        flags: TcpFlags,
+        seq: u32,
+        ack: u32,
+    },
+    Echo {
+        kind: u8,
+        id: u16,
+    },
     /// Of a protocol that is translated by address alone.
-    Bare { proto: Proto, sport: u16, dport: u16 },
+    Bare {
+        proto: Proto,
+        sport: u16,
+        dport: u16,
+    },
 }
 
 /// A frame from `eth.0` and `ip.0` to `eth.1` and `ip.1`.

@@ -152,7 +152,8 @@ fn by_address(proto: Proto) -> Vec<FlowRecord> {
 
 #[test]
 fn who_knows_a_lower_level_alone_refuses_what_is_written_at_a_higher_one() {
-    for (level, format, found, read) in [(1, Format::Second, 5, 4), (1, Format::Third, 6, 4), (2, Format::Third, 6, 5)] {
+    for (level, format, found, read) in [(1, Format::Second, 5, 4), (1, Format::Third, 6, 4), (2, Format::Third, 6, 5)]
+    {
         let packed = encoder(format).entry(header(), &records(Scenario::Pool));
         let refused = decode_entry(Format::of_level(level), &packed, &mut Vec::new());
         assert_eq!(refused, Err(CodecError::Envelope(EnvelopeError::Version { found, read })));

@@ -447,9 +447,7 @@ fn answer<'a>(
         return Some(Plan::Refuse(DropReason::SecurityRule));
     }
     match (flow.proto.manner(), role) {
-        (Manner::Datagram, _) | (Manner::Query, Role::Other) => {
-            Some(Plan::Open(Proposal::of_inward(backend, &open)))
-        }
+        (Manner::Datagram, _) | (Manner::Query, Role::Other) => Some(Plan::Open(Proposal::of_inward(backend, &open))),
         (Manner::Stream, Role::Answer | Role::Last) => Some(Plan::Answer(open)),
         (Manner::Stream, Role::Other) => Some(Plan::Stray),
         (Manner::Stream, Role::First) | (Manner::Query, _) => None,

@@ -36,7 +36,8 @@ pub(super) fn parse_whole(
     match meta.checksum {
         // A tunnel's payload may have one that the device completes: it lies behind the header and covers nothing that changes.
         ChecksumState::Partial { start, .. } if proto == Proto::Gre && start >= l4 + len(proto) => {}
-        ChecksumState::Partial { start, offset } if proto == Proto::Sctp && (start, offset) == (l4, SCTP_CHECKSUM_AT) => {}
+        ChecksumState::Partial { start, offset }
+            if proto == Proto::Sctp && (start, offset) == (l4, SCTP_CHECKSUM_AT) => {}
         ChecksumState::Partial { .. } => return Err(DropReason::Malformed),
         ChecksumState::Unverified | ChecksumState::Valid => {}
     }

@@ -168,7 +168,8 @@ fn the_other_fragments_follow_the_first_both_ways() {
         ];
         for (link, sent, wanted) in ways {
             let cut = |whole: &Raw, ttl, id| {
-                let part = |fragment, payload: &[u8]| Raw { id, ttl, fragment, payload: payload.to_vec(), ..whole.clone() };
+                let part =
+                    |fragment, payload: &[u8]| Raw { id, ttl, fragment, payload: payload.to_vec(), ..whole.clone() };
                 [part(MORE_FRAGMENTS, &whole.payload[..504]), part(63, &whole.payload[504..])]
             };
             let from = if link == INSIDE { A } else { UPSTREAM };
@@ -401,7 +402,10 @@ fn strangers_that_nobody_answers_are_bounded_and_write_nothing() {
         let before = lab.log.len();
         for n in 0..20_000u32 {
             let remote = Ipv4Addr::from(Ipv4Addr::new(198, 18, 0, 0).to_bits() + n);
-            assert!(matches!(lab.frame(0, OUTSIDE, inwards(&bare(proto, remote, OWN, PORTS))), Verdict::Transmit { .. }));
+            assert!(matches!(
+                lab.frame(0, OUTSIDE, inwards(&bare(proto, remote, OWN, PORTS))),
+                Verdict::Transmit { .. }
+            ));
             lab.sent.clear();
         }
         assert_eq!(lab.log.len(), before, "{proto:?}: W3");
