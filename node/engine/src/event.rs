@@ -128,8 +128,8 @@ drop_reasons! {
     FragmentLimit = "fragment_limit",
     /// The first fragment did not come.
     FragmentTimeout = "fragment_timeout",
-    /// Segments that were merged to more than an IPv4 packet may have: `gso_ipv4_max_size` or `gro_ipv4_max_size` of the
-    /// interface that sent them is above 65536.
+    /// Segments that were merged to more than an IPv4 packet may have (`gso_ipv4_max_size` or `gro_ipv4_max_size` of the
+    /// interface that sent them is above 65536), or within a tunnel, where nothing says how to cut them again.
     SuperPacket = "super_packet",
     /// Larger than the link it would leave by, and not to be fragmented.
     TooBig = "too_big",
