@@ -3,9 +3,10 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::groups::{from, group, of_a, rule};
+use crate::groups::{from, group, leaving, of_a, rule};
 use crate::lab::*;
-use crate::own::{OTHER_REMOTE, OWN, OWN_ID, give};
+use crate::own::{OTHER_REMOTE, OWN, OWN_ID, give, take};
+use crate::private::{isolated, judged};
 use crate::raw::*;
 use qnat_engine::codec::Format;
 use qnat_engine::event::{DropReason, Verdict};
@@ -13,7 +14,7 @@ use qnat_engine::explain::{Outcome, Question};
 use qnat_engine::ids::*;
 use qnat_engine::nsg::{Access, Protocol, Range, Rule};
 use qnat_engine::record::{Proto, Scenario};
-use qnat_engine::snapshot::{Frontend, Refusals, Snapshot};
+use qnat_engine::snapshot::{Frontend, OnReclaim, Refusals, Snapshot};
 use qnat_engine::status::{FlowState, FlowView};
 
 const PROTOCOLS: [Proto; 3] = [Proto::Gre, Proto::Esp, Proto::Sctp];
@@ -431,5 +432,65 @@ fn what_is_shorter_than_its_header_is_refused() {
         packet.payload.truncate(len);
         let wanted = Raw { src: OWN, ..packet.clone() };
         passes(&mut lab, INSIDE, out(&packet), &wanted);
+    }
+}
+
+#[test]
+fn private_flows_of_it_pass_as_they_are_and_are_kept_where_a_group_judges() {
+    for proto in PROTOCOLS {
+        let mut lab = with_own(2);
+        let (forth, back) = (bare(proto, A, B, PORTS), bare(proto, B, A, (PORTS.1, PORTS.0)));
+        for groups in [[[None, None], [None, None]], [leaving(&[]), [None, None]]] {
+            let index = lab.loaded(0) + 1;
+            lab.load(index, |s| {
+                isolated(s);
+                judged(s, groups.clone());
+            });
+            let is_judged = groups[0][1].is_some();
+            if is_judged {
+                // Past the time in which what is older than the groups is taken up.
+                lab.lease(0, 3600 * SEC);
+                lab.run(61_000);
+                assert_eq!(
+                    lab.out(0, out(&back)),
+                    Verdict::Drop(DropReason::SecurityRule),
+                    "{proto:?}: nobody is let in"
+                );
+            }
+            for _ in 0..2 {
+                passes(&mut lab, INSIDE, out(&forth), &forth);
+                passes(&mut lab, INSIDE, out(&back), &back);
+            }
+            let kept: Vec<_> = flows(&lab).iter().map(|flow| flow.scenario).collect();
+            assert_eq!(kept, if is_judged { vec![Scenario::Private] } else { vec![] }, "{proto:?}: W4");
+        }
+        let index = lab.loaded(0) + 1;
+        lab.load(index, |s| {
+            isolated(s);
+            s.params.format = Format::Second;
+        });
+        assert_eq!(lab.out(0, out(&forth)), Verdict::Drop(DropReason::ClusterLevel), "C2: here too");
+    }
+}
+
+#[test]
+fn it_counts_among_its_instance_s_flows_and_outlives_the_address_but_begins_nothing_without_one() {
+    for proto in PROTOCOLS {
+        let mut lab = with_own(1);
+        lab.load(12, |s| {
+            give_both_ways(s);
+            s.params.flows_per_backend_max = 2;
+        });
+        leaves(&mut lab, proto, REMOTE);
+        comes(&mut lab, proto, OTHER_REMOTE);
+        leaves(&mut lab, proto, OTHER_REMOTE);
+        let third = bare(proto, A, Ipv4Addr::new(198, 51, 100, 9), PORTS);
+        assert_eq!(lab.out(0, out(&third)), Verdict::Drop(DropReason::FlowLimit), "{proto:?}: R21");
+        lab.load(13, |s| take(s, OnReclaim::Keep));
+        leaves(&mut lab, proto, REMOTE);
+        comes(&mut lab, proto, OTHER_REMOTE);
+        assert_eq!(lab.out(0, out(&third)), Verdict::Drop(DropReason::NoOwnAddress), "{proto:?}: D12");
+        let stranger = bare(proto, third.dst, OWN, (PORTS.1, PORTS.0));
+        assert_eq!(lab.frame(0, OUTSIDE, inwards(&stranger)), Verdict::Drop(DropReason::NoOwnAddress));
     }
 }
