@@ -1,7 +1,8 @@
 //! Hot path. GRE, ESP and SCTP: protocols of which a translator changes nothing but the addresses around them. No checksum of theirs
 //! covers an address, so none is looked at: it passes as it was, and its receiver judges it. Called by `wire::parse` and `quote`.
 
-use super::packet::{ChecksumState, FrameMeta, Gso};
+use words::{ChecksumState, FrameMeta, Gso};
+
 use super::transport::Transport;
 use crate::event::DropReason;
 use crate::record::Proto;
