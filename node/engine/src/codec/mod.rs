@@ -59,9 +59,9 @@ impl Format {
     #[must_use]
     pub const fn of_level(level: u16) -> Self {
         match level {
-            ..=level::FIRST => Self::First,
-            ..level::BY_ADDRESS => Self::Second,
             level::BY_ADDRESS.. => Self::Third,
+            _ if level > level::FIRST => Self::Second,
+            _ => Self::First,
         }
     }
 

@@ -1,5 +1,5 @@
 //! Hot path. GRE, ESP and SCTP: protocols of which a translator changes nothing but the addresses around them. No checksum of theirs
-//! covers an address, so none is looked at: it passes as it was, and its receiver judges it. Called by `wire::parse` and `quote`.
+//! covers an address, so none is looked at: it passes as it was, and its receiver judges it. Called by the rest of `wire`.
 
 use words::{ChecksumState, FrameMeta, Gso};
 

@@ -29,7 +29,9 @@ fn sized(proto: Proto, src: Ipv4Addr, dst: Ipv4Addr, (from, to): (u16, u16), len
         Proto::Gre => vec![0x20, 0, 8, 0, 0, 0, 0, 7],
         Proto::Esp => vec![0xde, 0xad, 0xbe, 0xef, 0, 0, 0, 1],
         // A checksum that nobody here can judge: it is the receiver's.
-        _ => [&from.to_be_bytes()[..], &to.to_be_bytes(), &[1, 2, 3, 4, 0xc, 0xc, 0xc, 0xc]].concat(),
+        Proto::Sctp | Proto::Icmp | Proto::Tcp | Proto::Udp => {
+            [&from.to_be_bytes()[..], &to.to_be_bytes(), &[1, 2, 3, 4, 0xc, 0xc, 0xc, 0xc]].concat()
+        }
     };
     payload.extend((0..len).map(|n| n.to_le_bytes()[0]));
     Raw::new(src, dst, proto as u8, payload)
@@ -174,9 +176,9 @@ fn the_other_fragments_follow_the_first_both_ways() {
                 [part(MORE_FRAGMENTS, &whole.payload[..504]), part(63, &whole.payload[504..])]
             };
             let from = if link == INSIDE { A } else { UPSTREAM };
-            for order in [[0, 1], [1, 0]] {
+            for (datagram, order) in [(70, [0, 1]), (71, [1, 0])] {
                 lab.sent.clear();
-                let parts = cut(&sent, 64, 70 + order[0] as u16);
+                let parts = cut(&sent, 64, datagram);
                 for place in order {
                     lab.frame(0, link, parts[place].frame(from, SHARD));
                 }
