@@ -25,6 +25,7 @@ pub mod port;
 pub mod process;
 pub mod pulse;
 pub mod quic;
+mod sctp;
 pub mod session;
 pub mod socket;
 mod socket_filter;

@@ -16,6 +16,7 @@ use crate::boottime;
 use crate::frame::{BUFFER_LEN, BufferId};
 use crate::link::{Link, LinkState};
 use crate::port::{Disposition, Interface, IoError, LoopLimits, PortConfig, PortStats, Reception, check};
+use crate::sctp;
 use crate::socket::{BufferLimits, EtherType, PacketSocket};
 use crate::socket_filter::TAGGED_LEN;
 use crate::uring::{Completion, Uring};
@@ -445,7 +446,8 @@ impl PacketLoop {
         stats.received_bytes += u64::try_from(len - HEADER_LEN).expect("lengths fit 64 bits");
         let (header, frame) = self.uring.bytes_mut(buffer)[..len].split_at_mut(HEADER_LEN);
         let header: &mut [u8; HEADER_LEN] = header.try_into().expect("split at its length");
-        let meta = virtio::decode(header);
+        let mut meta = virtio::decode(header);
+        sctp::complete(frame, &mut meta);
         match handler.handle(interface, &meta, frame) {
             Disposition::Transmit { interface, tag } => {
                 *header = virtio::encode(&meta);

@@ -269,7 +269,7 @@ fn load(worker: &mut Worker, terms: &Terms, of: &DumpedShard) {
 
 /// `None`: of a protocol, a right or a hold that this version does not know.
 fn record(flow: &KeptFlow) -> Option<ScanRecord> {
-    let proto = Proto::ALL.into_iter().find(|proto| *proto as u8 == flow.proto)?;
+    let proto = Proto::of_number(flow.proto)?;
     let scenario = Scenario::ALL.into_iter().find(|scenario| *scenario as u8 == flow.scenario)?;
     let held = match flow.held {
         Some(held) => Some(HoldClass::ALL.into_iter().find(|class| *class as u8 == held)?),

@@ -12,6 +12,8 @@ use crate::running::Running;
 
 /// The lab's web server.
 pub const INET: &str = "203.0.113.10";
+/// Where a lab keeps its members' files.
+const DIR: &str = "/run/qnat-lab";
 /// Until a lab that is up has come to rest.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -144,6 +146,19 @@ impl Lab {
         for row in rows(&status["nodes"]).filter(|row| row["state"] == "dead") {
             ok(&["lab", "restart", row["node"]["name"].as_str().expect("a member has a name")]);
         }
+    }
+
+    /// Starts a member again as a build that speaks this level, or the newest.
+    ///
+    /// # Panics
+    /// If its configuration cannot be written.
+    pub fn start_as(&self, node: u64, level: Option<u16>) {
+        let file = format!("{DIR}/n{node}/node.toml");
+        let text = std::fs::read_to_string(&file).expect("the lab wrote it");
+        let others = text.lines().filter(|line| !line.starts_with("level = ")).collect::<Vec<_>>().join("\n");
+        let told = level.map(|level| format!("level = {level}\n")).unwrap_or_default();
+        std::fs::write(&file, told + &others).expect("as it was written");
+        ok(&["lab", "restart", &format!("n{node}")]);
     }
 
     /// What the members say together.

@@ -215,16 +215,6 @@ fn a_member_that_comes_back_with_other_addresses_is_found_by_all() {
     }
 }
 
-/// Starts a member again as a build that speaks this level, or the newest.
-fn start_as(node: u64, level: Option<u16>) {
-    let file = format!("{DIR}/n{node}/node.toml");
-    let text = std::fs::read_to_string(&file).expect("the lab wrote it");
-    let others = text.lines().filter(|line| !line.starts_with("level = ")).collect::<Vec<_>>().join("\n");
-    let told = level.map(|level| format!("level = {level}\n")).unwrap_or_default();
-    std::fs::write(&file, told + &others).expect("as it was written");
-    ok(&["lab", "restart", &format!("n{node}")]);
-}
-
 /// C2: an upgrade, member by member, and then of the cluster. Connections of all times go on through all of it.
 #[test]
 fn members_of_two_levels_serve_together_and_the_level_rises_when_all_speak_it() {
@@ -244,11 +234,11 @@ fn members_of_two_levels_serve_together_and_the_level_rises_when_all_speak_it() 
         kept.push(Kept::open(lab, "b1"));
     };
     for node in [1, 2] {
-        start_as(node, None);
+        lab.start_as(node, None);
         settled(&[1, 2, 3], 3);
         all_go_on(&lab, "one member more is new");
     }
-    assert_eq!(ok(&["cluster", "level"]), "level 1; members speak: n1 2, n2 2, n3 1\n");
+    assert_eq!(ok(&["cluster", "level"]), "level 1; members speak: n1 3, n2 3, n3 1\n");
     let said = refused("2");
     assert!(said.contains("node 3 supports level 1 only"), "{said}");
     // Each of the two kinds takes over from the other.
@@ -259,24 +249,24 @@ fn members_of_two_levels_serve_together_and_the_level_rises_when_all_speak_it() 
         ok(&["lab", "restart", &format!("n{node}")]);
         settled(&[1, 2, 3], 3);
     }
-    start_as(3, None);
+    lab.start_as(3, None);
     settled(&[1, 2, 3], 3);
     let below = rows(&status()["concerns"]).any(|row| row["what"] == "level_below");
     assert!(below, "the status says that the level can be raised: {}", status()["concerns"]);
-    ok(&["cluster", "level", "2"]);
-    assert_eq!(ok(&["cluster", "level"]), "level 2; members speak: n1 2, n2 2, n3 2\n");
+    ok(&["cluster", "level", "3"]);
+    assert_eq!(ok(&["cluster", "level"]), "level 3; members speak: n1 3, n2 3, n3 3\n");
     all_go_on(&lab, "the level was raised");
     ok(&["lab", "kill", "n2"]);
     wait_until("the others to serve", BOUND, || rows(&status()["shards"]).all(|row| row["serving"] == "yes"));
     all_go_on(&lab, "an owner died after the raise");
     // Who does not speak it cannot come back, and says why; the cluster cannot be taken back.
-    start_as(2, Some(1));
+    lab.start_as(2, Some(1));
     wait_until("n2 to be refused", BOUND, || {
-        log_of(2).contains("node 2 supports cluster level 1, the cluster is at 2")
+        log_of(2).contains("node 2 supports cluster level 1, the cluster is at 3")
     });
     let said = refused("1");
-    assert!(said.contains("the cluster is at level 2 already") && said.contains("never lowered"), "{said}");
-    start_as(2, None);
+    assert!(said.contains("the cluster is at level 3 already") && said.contains("never lowered"), "{said}");
+    lab.start_as(2, None);
     settled(&[1, 2, 3], 3);
     all_go_on(&lab, "n2 came back with the newer build");
 }

@@ -109,17 +109,14 @@ fn write(
     frame[IP + 16..L4].copy_from_slice(&dst.octets());
     put(frame, L4, src_port);
     put(frame, L4 + 2, dst_port);
-    let checksum_at = match proto {
-        Proto::Tcp => {
-            // A segment in the middle of a connection: ACK.
-            frame[L4 + 4..L4 + 20].copy_from_slice(&[0, 0, 1, 0, 0, 0, 1, 0, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
-            L4 + 16
-        }
-        Proto::Udp | Proto::Icmp => {
-            put(frame, L4 + 4, transport);
-            put(frame, L4 + 6, 0);
-            L4 + 6
-        }
+    let checksum_at = if proto == Proto::Tcp {
+        // A segment in the middle of a connection: ACK.
+        frame[L4 + 4..L4 + 20].copy_from_slice(&[0, 0, 1, 0, 0, 0, 1, 0, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+        L4 + 16
+    } else {
+        put(frame, L4 + 4, transport);
+        put(frame, L4 + 6, 0);
+        L4 + 6
     };
     let header = fold(sum(&frame[IP..L4]));
     put(frame, IP + 10, !header);

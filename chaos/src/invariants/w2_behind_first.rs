@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use engine::ids::{NodeId, ShardId, Term};
-use engine::record::{InsideKey, Proto, PublicKey};
+use engine::record::{InsideKey, Manner, PublicKey};
 use engine::wire::{IcmpKind, IpPacket, TcpFlags};
 
 use super::{Check, ensure};
@@ -49,10 +49,10 @@ impl Firsts {
 
 /// Whether a packet may begin a flow.
 fn begins(packet: &IpPacket) -> bool {
-    match (packet.proto, packet.tcp, packet.icmp) {
-        (Proto::Tcp, Some(tcp), _) => tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK),
-        (Proto::Udp, ..) | (Proto::Icmp, _, Some(IcmpKind::EchoRequest)) => true,
-        (Proto::Tcp | Proto::Icmp, ..) => false,
+    match (packet.proto.manner(), packet.tcp, packet.icmp) {
+        (Manner::Stream, Some(tcp), _) => tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK),
+        (Manner::Datagram, ..) | (Manner::Query, _, Some(IcmpKind::EchoRequest)) => true,
+        (Manner::Stream | Manner::Query, ..) => false,
     }
 }
 
@@ -61,7 +61,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use engine::ids::{FrontendId, VnetId};
-    use engine::record::{Addr, Endpoint};
+    use engine::record::{Addr, Endpoint, Proto};
     use engine::wire::{FrameMeta, Parsed, checksum, parse};
 
     use super::*;

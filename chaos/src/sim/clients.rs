@@ -105,6 +105,7 @@ impl Client {
                 Transport::Tcp { sport, dport, flags, seq: self.seq, ack: self.ack }
             }
             Proto::Udp | Proto::Icmp => Transport::Udp { sport, dport },
+            proto @ (Proto::Gre | Proto::Esp | Proto::Sctp) => Transport::Bare { proto, sport, dport },
         };
         if !self.stays {
             self.left = self.left.saturating_sub(1);

@@ -128,6 +128,7 @@ impl World {
                     Transport::Tcp { sport, dport, flags, seq, ack: self.load.random() }
                 }
                 Proto::Udp | Proto::Icmp => Transport::Udp { sport, dport },
+                proto @ (Proto::Gre | Proto::Esp | Proto::Sctp) => Transport::Bare { proto, sport, dport },
             };
             let frame = frame((tag.host.mac(), gateway), (from.0, lead.to.0), transport, &tag);
             self.client_sends((number, blind), gateway, tag, frame);

@@ -1,4 +1,4 @@
-//! Frames of backends and of the remote: UDP, TCP and ICMP echo over IPv4, and ARP. Every packet says in its payload which
+//! Frames of backends and of the remote: UDP, TCP, ICMP echo and SCTP over IPv4, and ARP. Every packet says in its payload which
 //! backend and port it belongs to.
 
 use std::net::Ipv4Addr;
@@ -99,9 +99,27 @@ pub(super) fn data<'a>(frame: &'a [u8], packet: &IpPacket) -> Option<&'a [u8]> {
 /// The transport header of a packet.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Transport {
-    Udp { sport: u16, dport: u16 },
-    Tcp { sport: u16, dport: u16, flags: TcpFlags, seq: u32, ack: u32 },
-    Echo { kind: u8, id: u16 },
+    Udp {
+        sport: u16,
+        dport: u16,
+    },
+    Tcp {
+        sport: u16,
+        dport: u16,
+        flags: TcpFlags,
+        seq: u32,
+        ack: u32,
+    },
+    Echo {
+        kind: u8,
+        id: u16,
+    },
+    /// Of a protocol that is translated by address alone.
+    Bare {
+        proto: Proto,
+        sport: u16,
+        dport: u16,
+    },
 }
 
 /// A frame from `eth.0` and `ip.0` to `eth.1` and `ip.1`.
@@ -113,7 +131,7 @@ pub(super) fn frame(eth: (Mac, Mac), ip: (Ipv4Addr, Ipv4Addr), transport: Transp
             for word in [sport, dport, len, 0] {
                 l4.extend_from_slice(&word.to_be_bytes());
             }
-            (17, 6)
+            (17, Some(6))
         }
         Transport::Tcp { sport, dport, flags, seq, ack } => {
             l4.extend_from_slice(&sport.to_be_bytes());
@@ -121,13 +139,19 @@ pub(super) fn frame(eth: (Mac, Mac), ip: (Ipv4Addr, Ipv4Addr), transport: Transp
             l4.extend_from_slice(&seq.to_be_bytes());
             l4.extend_from_slice(&ack.to_be_bytes());
             l4.extend_from_slice(&[0x50, flags.0, 0x20, 0, 0, 0, 0, 0]);
-            (6, 16)
+            (6, Some(16))
         }
         Transport::Echo { kind, id } => {
             l4.extend_from_slice(&[kind, 0, 0, 0]);
             l4.extend_from_slice(&id.to_be_bytes());
             l4.extend_from_slice(&[0, 1]);
-            (1, 2)
+            (1, Some(2))
+        }
+        Transport::Bare { proto, sport, dport } => {
+            l4.extend_from_slice(&sport.to_be_bytes());
+            l4.extend_from_slice(&dport.to_be_bytes());
+            l4.extend_from_slice(&[0; 8]);
+            (proto as u8, None)
         }
     };
     l4.extend_from_slice(&tag.encode());
@@ -136,7 +160,9 @@ pub(super) fn frame(eth: (Mac, Mac), ip: (Ipv4Addr, Ipv4Addr), transport: Transp
     if number != 1 {
         sum = checksum::add(sum, checksum::pseudo_header(ip.0, ip.1, number, len));
     }
-    l4[sum_at..sum_at + 2].copy_from_slice(&(!sum).to_be_bytes());
+    if let Some(at) = sum_at {
+        l4[at..at + 2].copy_from_slice(&(!sum).to_be_bytes());
+    }
     let mut head = [0; 20];
     head[0] = 0x45;
     head[2..4].copy_from_slice(&(20 + len).to_be_bytes());
@@ -171,6 +197,7 @@ pub(super) fn answer(packet: &IpPacket, tag: &Tag, to: Mac) -> Option<Vec<u8>> {
             Transport::Tcp { sport, dport, flags, seq: if syn { 1 } else { tcp.ack }, ack }
         }
         (Proto::Tcp | Proto::Icmp, _, _) => return None,
+        (proto @ (Proto::Gre | Proto::Esp | Proto::Sctp), _, _) => Transport::Bare { proto, sport, dport },
     };
     Some(frame((REMOTE.1, to), (packet.dst, packet.src), transport, tag))
 }
@@ -211,6 +238,7 @@ impl Flow {
         let transport = match self.proto {
             Proto::Udp => Transport::Udp { sport, dport },
             Proto::Icmp => Transport::Echo { kind: 8, id: sport },
+            proto @ (Proto::Gre | Proto::Esp | Proto::Sctp) => Transport::Bare { proto, sport, dport },
             Proto::Tcp => {
                 let flags = match self.phase {
                     Phase::Opening => TcpFlags::SYN,

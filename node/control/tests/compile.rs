@@ -236,8 +236,10 @@ fn the_level_reaches_the_workers_with_the_entry_that_raises_it() {
     assert!(cluster.configure(&read()).is_applied());
     let mut compiler = compile::Compiler::new(NodeId(1));
     assert_eq!(compiler.snapshot(&cluster.state).params.format, Format::First);
-    cluster.applied(CommandBody::SetLevel { level: level::NEWEST });
-    assert_eq!(compiler.snapshot(&cluster.state).params.format, Format::Second);
+    for (level, format) in [(2, Format::Second), (level::NEWEST, Format::Third)] {
+        cluster.applied(CommandBody::SetLevel { level });
+        assert_eq!(compiler.snapshot(&cluster.state).params.format, format);
+    }
     assert_eq!(compiler.work().whole, 1);
 }
 

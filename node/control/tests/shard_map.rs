@@ -503,12 +503,12 @@ fn a_move_for_an_older_map_or_of_a_forgetful_replica_is_refused() {
 #[test]
 fn the_level_rises_only_when_everyone_supports_it_and_then_binds_newcomers() {
     let mut cluster = Cluster::running(3);
-    assert!(cluster.refused(CommandBody::SetLevel { level: 3 }).contains("supports level 2 only"));
-    cluster.applied(CommandBody::SetLevel { level: 2 });
+    assert!(cluster.refused(CommandBody::SetLevel { level: 4 }).contains("supports level 3 only"));
+    cluster.applied(CommandBody::SetLevel { level: 3 });
     let mut old = registration(1, 0, 4242);
     old.level = 1;
     assert!(cluster.refused(CommandBody::RegisterIncarnation(old)).contains("supports cluster level 1"));
-    assert!(cluster.refused(CommandBody::SetLevel { level: 1 }).contains("at level 2 already"));
+    assert!(cluster.refused(CommandBody::SetLevel { level: 1 }).contains("at level 3 already"));
 }
 
 #[test]

@@ -128,8 +128,8 @@ drop_reasons! {
     FragmentLimit = "fragment_limit",
     /// The first fragment did not come.
     FragmentTimeout = "fragment_timeout",
-    /// Segments that were merged to more than an IPv4 packet may have: `gso_ipv4_max_size` or `gro_ipv4_max_size` of the
-    /// interface that sent them is above 65536.
+    /// Segments that were merged to more than an IPv4 packet may have (`gso_ipv4_max_size` or `gro_ipv4_max_size` of the
+    /// interface that sent them is above 65536), or within a tunnel, where nothing says how to cut them again.
     SuperPacket = "super_packet",
     /// Larger than the link it would leave by, and not to be fragmented.
     TooBig = "too_big",
@@ -151,6 +151,11 @@ drop_reasons! {
     BadFlags = "bad_flags",
     /// A return packet without a mapping.
     NoMapping = "no_mapping",
+    /// A protocol that is translated by address alone, at an address that is not one backend's own (S2): nothing would tell whose an
+    /// answer is.
+    NoOwnAddress = "no_own_address",
+    /// A protocol whose mappings the log cannot hold at the cluster's level (C2).
+    ClusterLevel = "cluster_level",
     /// The backend has no outbound path.
     NoOutboundPath = "no_outbound_path",
     /// The backend has no outbound path but the system's addresses, which its subnet does not have (D11).

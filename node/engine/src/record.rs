@@ -18,7 +18,7 @@ pub enum HoldClass {
     Fin = 0,
     /// TCP closed by a reset.
     Rst = 1,
-    /// UDP or ICMP gone idle.
+    /// Anything but TCP gone idle.
     IdleDatagram = 2,
     /// TCP gone idle, and everything closed by reclaim or policy.
     IdleStream = 3,
@@ -70,13 +70,15 @@ impl HoldClass {
     /// The class that a mapping of `proto` falls into when it closes for `reason` (D6).
     #[must_use]
     pub const fn of(reason: CloseReason, proto: Proto) -> Self {
-        match (reason, proto) {
+        match (reason, proto.manner()) {
             (CloseReason::Fin, _) => Self::Fin,
             (CloseReason::Rst, _) => Self::Rst,
             (CloseReason::Service, _) => Self::Service,
-            (CloseReason::Idle, Proto::Icmp | Proto::Udp) | (CloseReason::IdleRfc, Proto::Icmp) => Self::IdleDatagram,
-            (CloseReason::IdleRfc, Proto::Udp) => Self::IdleDatagramRfc,
-            (CloseReason::Idle | CloseReason::IdleRfc, Proto::Tcp)
+            (CloseReason::Idle, Manner::Query | Manner::Datagram) | (CloseReason::IdleRfc, Manner::Query) => {
+                Self::IdleDatagram
+            }
+            (CloseReason::IdleRfc, Manner::Datagram) => Self::IdleDatagramRfc,
+            (CloseReason::Idle | CloseReason::IdleRfc, Manner::Stream)
             | (CloseReason::Reclaim | CloseReason::Policy, _) => Self::IdleStream,
         }
     }
@@ -207,7 +209,7 @@ impl Scenario {
     }
 }
 
-/// Transport protocol of a mapping.
+/// Transport protocol of a mapping, by IANA's number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, bincode::Encode, bincode::Decode)]
 #[repr(u8)]
 pub enum Proto {
@@ -217,11 +219,71 @@ pub enum Proto {
     Tcp = 6,
     /// UDP.
     Udp = 17,
+    /// GRE (RFC 2784): no ports.
+    Gre = 47,
+    /// ESP (RFC 4303): no ports.
+    Esp = 50,
+    /// SCTP (RFC 9260).
+    Sctp = 132,
+}
+
+/// How the flows of a protocol begin and end, as a translator sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manner {
+    /// Requests and replies are told apart.
+    Query,
+    /// Segments say where the connection begins and ends.
+    Stream,
+    /// Any packet may be the first, and none is the last: only silence ends the flow.
+    Datagram,
 }
 
 impl Proto {
-    /// All protocols that are translated.
-    pub const ALL: [Self; 3] = [Self::Icmp, Self::Tcp, Self::Udp];
+    /// All protocols that are translated. A new one goes to the end.
+    pub const ALL: [Self; 6] = [Self::Icmp, Self::Tcp, Self::Udp, Self::Gre, Self::Esp, Self::Sctp];
+
+    /// The protocol of this number, if it is translated.
+    #[must_use]
+    pub fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|proto| *proto as u8 == number)
+    }
+
+    /// Position in `ALL`.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Icmp => 0,
+            Self::Tcp => 1,
+            Self::Udp => 2,
+            Self::Gre => 3,
+            Self::Esp => 4,
+            Self::Sctp => 5,
+        }
+    }
+
+    /// How its flows begin and end. An association of SCTP is a flow of datagrams here: how it ends is not watched.
+    #[must_use]
+    pub const fn manner(self) -> Manner {
+        match self {
+            Self::Icmp => Manner::Query,
+            Self::Tcp => Manner::Stream,
+            Self::Udp | Self::Gre | Self::Esp | Self::Sctp => Manner::Datagram,
+        }
+    }
+
+    /// Whether nothing but addresses is changed in its packets (S2): they have no port, or one that no public end may change. Behind an address that
+    /// several share nothing would tell whose an answer is.
+    #[must_use]
+    pub const fn is_by_address(self) -> bool {
+        matches!(self, Self::Gre | Self::Esp | Self::Sctp)
+    }
+
+    /// Whether its packets say from which port to which they go. Both ends of a flow of any other have port 0 (an echo's has its
+    /// identifier).
+    #[must_use]
+    pub const fn has_ports(self) -> bool {
+        matches!(self, Self::Tcp | Self::Udp | Self::Sctp)
+    }
 
     /// Its name in metrics, answers and logs.
     #[must_use]
@@ -230,6 +292,9 @@ impl Proto {
             Self::Icmp => "icmp",
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Gre => "gre",
+            Self::Esp => "esp",
+            Self::Sctp => "sctp",
         }
     }
 }
@@ -303,6 +368,17 @@ pub enum FlowRecord {
         /// Which reclaim of it.
         reclaim_index: ControlIndex,
     },
+}
+
+impl FlowRecord {
+    /// That of its mapping; a fence is for all.
+    #[must_use]
+    pub const fn proto(&self) -> Option<Proto> {
+        match self {
+            Self::Open(Open { public, .. }) | Self::Close { public, .. } => Some(public.proto),
+            Self::Fence { .. } => None,
+        }
+    }
 }
 
 /// One record of a scan.

@@ -41,13 +41,15 @@ pub(super) fn request(
     protocol: ExplainProtocol,
     vnet: Option<String>,
 ) -> Result<Request, String> {
-    let port = match (protocol, destination.port) {
-        (ExplainProtocol::Icmp, _) => 0,
-        (_, Some(port)) => port,
-        (_, None) => return Err(format!("which port of {0}? Say {0}:80, or icmp for a ping", destination.ip)),
+    let proto = protocol.proto();
+    let (from, to) = match (destination.port, proto.has_ports()) {
+        (Some(port), true) => (source.port.unwrap_or(SOURCE_PORT), port),
+        (None, true) => return Err(format!("which port of {0}? Say {0}:80, or icmp for a ping", destination.ip)),
+        (_, false) if protocol == ExplainProtocol::Icmp => (source.port.unwrap_or(SOURCE_PORT), 0),
+        (None, false) if source.port.is_none() => (0, 0),
+        (_, false) => return Err(format!("{} has no ports", proto.label())),
     };
-    let source = SocketAddrV4::new(source.ip, source.port.unwrap_or(SOURCE_PORT));
-    let destination = SocketAddrV4::new(destination.ip, port);
+    let (source, destination) = (SocketAddrV4::new(source.ip, from), SocketAddrV4::new(destination.ip, to));
     Ok(Request::Explain { of: PacketQuestion { protocol, source, destination, vnet } })
 }
 
@@ -168,5 +170,13 @@ mod tests {
             panic!()
         };
         assert_eq!((source.port(), destination.port()), (SOURCE_PORT, 0));
+        let Ok(Request::Explain { of: PacketQuestion { source, destination, .. } }) =
+            ask("192.0.2.1", ExplainProtocol::Gre)
+        else {
+            panic!()
+        };
+        assert_eq!((source.port(), destination.port()), (0, 0), "as its packets are looked up");
+        assert_eq!(ask("192.0.2.1:80", ExplainProtocol::Esp), Err("esp has no ports".into()));
+        assert!(ask("192.0.2.1", ExplainProtocol::Sctp).is_err_and(|why| why.contains("192.0.2.1:80")));
     }
 }

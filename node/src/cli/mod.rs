@@ -104,7 +104,7 @@ enum Command {
         /// Where it goes.
         #[arg(value_name = "DST[:PORT]")]
         destination: explained::End,
-        /// Its protocol; a SYN, a datagram or an echo request.
+        /// Its protocol; a SYN, an echo request, or any packet of the others.
         #[arg(default_value = "tcp")]
         protocol: ExplainProtocol,
         /// The virtual network of its source, where several have the address.

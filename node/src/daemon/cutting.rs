@@ -162,7 +162,7 @@ fn live(view: &FlowView) -> Option<LiveFlow> {
 
 /// `None`: of a protocol that nobody translates.
 fn key(flow: &LiveFlow) -> Option<FlowKey> {
-    let proto = Proto::ALL.into_iter().find(|proto| *proto as u8 == flow.proto)?;
+    let proto = Proto::of_number(flow.proto)?;
     let end = |end: SocketAddrV4| Endpoint { addr: Addr::from(*end.ip()), port: end.port() };
     let inside = InsideKey { vnet: VnetId(flow.vnet), endpoint: end(flow.inside) };
     Some(FlowKey { proto, inside, remote: end(flow.remote) })

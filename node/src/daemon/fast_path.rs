@@ -107,7 +107,7 @@ impl Part {
             proto: match entry.proto {
                 Proto::Tcp => fast::FastProto::Tcp,
                 Proto::Udp => fast::FastProto::Udp,
-                Proto::Icmp => return None,
+                Proto::Icmp | Proto::Gre | Proto::Esp | Proto::Sctp => return None,
             },
             inside: entry.inside,
             public: entry.public,

@@ -239,6 +239,12 @@ pub enum ExplainProtocol {
     Udp,
     /// An echo request.
     Icmp,
+    /// GRE.
+    Gre,
+    /// ESP.
+    Esp,
+    /// SCTP.
+    Sctp,
 }
 
 impl ExplainProtocol {
@@ -247,6 +253,9 @@ impl ExplainProtocol {
             Self::Tcp => Proto::Tcp,
             Self::Udp => Proto::Udp,
             Self::Icmp => Proto::Icmp,
+            Self::Gre => Proto::Gre,
+            Self::Esp => Proto::Esp,
+            Self::Sctp => Proto::Sctp,
         }
     }
 }

@@ -249,8 +249,7 @@ impl Fields {
 
 /// Name of a protocol's number, for people.
 pub(super) fn proto_name(number: u8) -> String {
-    let known = Proto::ALL.into_iter().find(|proto| *proto as u8 == number);
-    known.map_or_else(|| number.to_string(), |proto| proto.label().to_owned())
+    Proto::of_number(number).map_or_else(|| number.to_string(), |proto| proto.label().to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! An end of a gateway under test: a raw socket in the namespace of a host whose own stack is kept silent, so that every
 //! frame is one of the test's. Judges nothing. Called by the black-box tests and by the bench.
 
+mod raw;
+
+pub use raw::IpSocket;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, UdpSocket};

@@ -94,7 +94,7 @@ fn sealed(format: Format, kind: codec::Kind, body: &[u8]) -> Bytes {
 /// Entries of the flow log, each behind its length: read, applied, and handed on to a joiner.
 pub fn flow_entry(data: &[u8]) {
     let _refused = bounded(data, EACH, || decode_entry(Format::NEWEST, data, &mut Vec::new()));
-    for format in [Format::First, Format::Second] {
+    for format in [Format::First, Format::Second, Format::Third] {
         entries_of(format, data);
     }
 }
@@ -124,7 +124,7 @@ fn entries_of(format: Format, data: &[u8]) {
 /// A chunk of a table, and then closes and opens of what it brought.
 pub fn scan_chunk(data: &[u8]) {
     let _refused = bounded(data, EACH, || decode_chunk(Format::NEWEST, data, &mut Vec::new()));
-    for format in [Format::First, Format::Second] {
+    for format in [Format::First, Format::Second, Format::Third] {
         chunks_of(format, data);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Decoding is total: any input gives a value or a `CodecError`, never a panic and never an allocation larger than the
 //! input. An entry that does not decode is refused whole, by every replica alike, because all see the same bytes.
-//! Heads are the same in all formats, records differ (`first`, `second`). An owner writes the format of the cluster's level
+//! Heads are the same in all formats, records differ (`first`, `second`; the third is the second with more protocols). An owner writes the format of the cluster's level
 //! (C2), and reads all. Called by the worker when it packs a batch, applies an entry, or scans and loads a table.
 
 mod first;
@@ -15,7 +15,7 @@ use words::envelope::{self, EnvelopeError};
 use words::level;
 
 use crate::ids::{ControlIndex, LogIndex};
-use crate::record::{EntryHeader, FlowRecord, HOLD_CLASSES, ScanRecord};
+use crate::record::{EntryHeader, FlowRecord, HOLD_CLASSES, Proto, ScanRecord};
 
 /// Greatest length of one entry or chunk, envelope included (F9, F10).
 pub const ENTRY_MAX: usize = 64 << 10;
@@ -47,21 +47,34 @@ pub enum Format {
     First = 4,
     /// Level 2: each mapping says its scenario; protocols, addresses and ends are tagged.
     Second = 5,
+    /// Level 3: the same layout, with protocols that are translated by address alone.
+    Third = 6,
 }
 
 impl Format {
     /// What this build writes at the newest level.
-    pub const NEWEST: Self = Self::Second;
+    pub const NEWEST: Self = Self::Third;
 
     /// What is written at a cluster level.
     #[must_use]
     pub const fn of_level(level: u16) -> Self {
-        if level <= level::FIRST { Self::First } else { Self::Second }
+        match level {
+            level::BY_ADDRESS.. => Self::Third,
+            _ if level > level::FIRST => Self::Second,
+            _ => Self::First,
+        }
+    }
+
+    /// Whether a mapping of this protocol can be written (C2).
+    #[must_use]
+    pub const fn carries(self, proto: Proto) -> bool {
+        !proto.is_by_address() || matches!(self, Self::Third)
     }
 
     /// That of an envelope; one that no format has is refused when the envelope is opened.
     fn of(bytes: &[u8]) -> Self {
-        if bytes.get(2) == Some(&(Self::First as u8)) { Self::First } else { Self::NEWEST }
+        let version = |format: &Self| bytes.get(2) == Some(&(*format as u8));
+        [Self::First, Self::Second].into_iter().find(version).unwrap_or(Self::NEWEST)
     }
 }
 
@@ -142,7 +155,9 @@ impl Encoder {
         let header = EntryHeader { records: count, ..header };
         match self.format {
             Format::First => self.seal(Kind::Entry, &header, records.iter().map(first::Written::of)),
-            Format::Second => self.seal(Kind::Entry, &header, records.iter().copied().map(second::Written)),
+            Format::Second | Format::Third => {
+                self.seal(Kind::Entry, &header, records.iter().copied().map(second::Written))
+            }
         }
     }
 
@@ -156,7 +171,9 @@ impl Encoder {
         let header = ChunkHeader { records: count, ..header };
         match self.format {
             Format::First => self.seal(Kind::Chunk, &header, records.iter().map(first::Scanned::of)),
-            Format::Second => self.seal(Kind::Chunk, &header, records.iter().copied().map(second::Scanned)),
+            Format::Second | Format::Third => {
+                self.seal(Kind::Chunk, &header, records.iter().copied().map(second::Scanned))
+            }
         }
     }
 
@@ -185,7 +202,10 @@ pub fn decode_entry(newest: Format, bytes: &[u8], records: &mut Vec<FlowRecord>)
     let (header, rest) = take::<EntryHeader>(body)?;
     match format {
         Format::First => decode_records(rest, header.records, records, |w: first::Written| Some(w.record()))?,
-        Format::Second => decode_records(rest, header.records, records, |second::Written(record)| Some(record))?,
+        Format::Second | Format::Third => {
+            let carried = |record: &FlowRecord| record.proto().is_none_or(|proto| format.carries(proto));
+            decode_records(rest, header.records, records, |second::Written(record)| Some(record).filter(carried))?;
+        }
     }
     Ok(header)
 }
@@ -199,7 +219,10 @@ pub fn decode_chunk(newest: Format, bytes: &[u8], records: &mut Vec<ScanRecord>)
     let (header, rest) = take::<ChunkHeader>(body)?;
     match format {
         Format::First => decode_records(rest, header.records, records, first::Scanned::record)?,
-        Format::Second => decode_records(rest, header.records, records, |second::Scanned(record)| Some(record))?,
+        Format::Second | Format::Third => {
+            let carried = |record: &ScanRecord| format.carries(record.open.public.proto);
+            decode_records(rest, header.records, records, |second::Scanned(record)| Some(record).filter(carried))?;
+        }
     }
     Ok(header)
 }

@@ -1,4 +1,4 @@
-//! Records as version 5 has them: level 2 of the cluster. Little-endian, octet by octet:
+//! Records as versions 5 and 6 have them: levels 2 and 3 of the cluster. Little-endian, octet by octet:
 //!
 //! ```text
 //! open    0 · protocol u8 · scenario u8 · backend u32 · public · remote · inside
@@ -12,8 +12,8 @@
 //! address 4 · 4 octets                       6 · 16 octets
 //! ```
 //!
-//! Protocols are IANA's numbers. What this build does not translate yet (protocols, IPv6, ends in virtual networks) is refused as
-//! damaged: a level that allows it is above this build's.
+//! Protocols are IANA's numbers; version 5 has those of level 2 alone. What this build does not translate yet (protocols, IPv6, ends
+//! in virtual networks) is refused as damaged: a level that allows it is above this build's.
 
 use std::net::Ipv4Addr;
 
@@ -156,7 +156,7 @@ fn take_endpoint<D: Decoder>(from: &mut D) -> Result<Endpoint, DecodeError> {
 
 fn take_proto<D: Decoder>(from: &mut D) -> Result<Proto, DecodeError> {
     let number = u8::decode(from)?;
-    Proto::ALL.into_iter().find(|proto| *proto as u8 == number).ok_or(DecodeError::Other("protocol"))
+    Proto::of_number(number).ok_or(DecodeError::Other("protocol"))
 }
 
 fn take_scenario<D: Decoder>(from: &mut D) -> Result<Scenario, DecodeError> {

@@ -108,8 +108,14 @@ impl Egress {
 /// What a backend hears if its new flow is refused for this reason: that it may not, or that it has too many.
 fn notice_of(reason: DropReason) -> Option<Notice> {
     use DropReason as R;
-    let prohibited =
-        [R::NoOutboundPath, R::DefaultOutboundOff, R::MartianDestination, R::PrivateDestination, R::SecurityRule];
+    let prohibited = [
+        R::NoOutboundPath,
+        R::DefaultOutboundOff,
+        R::NoOwnAddress,
+        R::MartianDestination,
+        R::PrivateDestination,
+        R::SecurityRule,
+    ];
     let exhausted = [R::PortsExhausted, R::TableFull, R::FlowLimit, R::RateLimit, R::HoldLimit];
     if prohibited.contains(&reason) {
         return Some(Notice::Prohibited);

@@ -40,7 +40,8 @@ impl<W: LeaseWords> Judge<'_, W> {
         let tcp = match record.proto {
             Proto::Tcp => record.tcp.known_in(term).settled()?,
             Proto::Udp if translation.answers == Answers::Nothing => (0, 0),
-            Proto::Udp | Proto::Icmp => return None,
+            // The kernel's program reads the ports of these two alone.
+            Proto::Udp | Proto::Icmp | Proto::Gre | Proto::Esp | Proto::Sctp => return None,
         };
         let InsideKey { vnet, endpoint } = record.inside_key();
         let (inside, remote) = (endpoint.addr.ipv4()?, record.remote.addr.ipv4()?);

@@ -99,11 +99,21 @@ pub enum Outcome {
     NotHere,
 }
 
+impl Question {
+    /// As its packets would be looked up: nothing that has no ports is asked about by one.
+    const fn looked_up(self) -> Self {
+        if self.proto.has_ports() || matches!(self.proto, Proto::Icmp) {
+            return self;
+        }
+        Self { source: (self.source.0, 0), destination: (self.destination.0, 0), ..self }
+    }
+}
+
 impl View<'_> {
     /// Explains a packet; `None` before a configuration is loaded.
     #[must_use]
     pub fn explain(&self, now_ns: u64, question: &Question) -> Option<Explanation> {
-        let at = At { now_ns, snapshot: self.snapshot? };
+        let (at, question) = (At { now_ns, snapshot: self.snapshot? }, &question.looked_up());
         let s = at.snapshot;
         let mut told = Explanation {
             control_index: s.control_index,
@@ -118,6 +128,9 @@ impl View<'_> {
             outcome: Outcome::NotHere,
             turned: None,
         };
+        if !s.params.format.carries(question.proto) {
+            return Some(Explanation { outcome: Outcome::Dropped(DropReason::ClusterLevel), ..told });
+        }
         let outcome = match s.backend_by_ip.get(&(question.vnet, question.source.0)) {
             Some(id) => self.explain_out(at, question, *id, &mut told),
             // Nobody's address of an inside network.

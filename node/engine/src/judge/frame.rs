@@ -53,6 +53,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         }
         self.accept(link, (p.eth_src, p.eth_dst), p.src)?;
         let result = match link {
+            _ if !self.cx.snapshot.params.format.carries(p.proto) => Err(DropReason::ClusterLevel),
             Link::Inside(vnet) if p.dst == SOURCE => self.take_answer(vnet, p, frame),
             Link::Inside(vnet) => self.outbound(vnet, p, frame),
             Link::Outside => self.inbound(p, frame),

@@ -96,7 +96,8 @@ impl<W: LeaseWords> Judge<'_, W> {
             Plan::Stray => Err(self.egress.refuse_stray(at, authority, backend, p)),
             Plan::Refuse(DropReason::NotOwner) => self.await_lease(backend.home, link, p, frame),
             Plan::Refuse(reason) => {
-                if matches!(reason, DropReason::NoOutboundPath | DropReason::DefaultOutboundOff) {
+                use DropReason as R;
+                if matches!(reason, R::NoOutboundPath | R::DefaultOutboundOff | R::NoOwnAddress) {
                     self.egress.counters.snat_mut(flow.proto).failed += 1;
                 }
                 Err(self.egress.refuse_flow(at, back, reason, p, frame))

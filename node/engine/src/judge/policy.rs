@@ -12,7 +12,7 @@ use crate::context::At;
 use crate::event::{Authority, DropReason};
 use crate::flow::{FlowKey, Record, Slot};
 use crate::ids::{BackendId, VnetId};
-use crate::record::{Addr, Endpoint, HoldClass, InsideKey, Open, Proto, PublicKey, Scenario};
+use crate::record::{Addr, Endpoint, HoldClass, InsideKey, Manner, Open, Proto, PublicKey, Scenario};
 use crate::rules::Inward;
 use crate::shard::Shard;
 use crate::shard::half_open::{Half, flow_of};
@@ -36,7 +36,7 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) fn of(p: &IpPacket) -> Self {
         let Some(tcp) = &p.tcp else {
-            let opens = p.icmp.map_or(p.proto == Proto::Udp, |kind| kind == IcmpKind::EchoRequest);
+            let opens = p.icmp.is_none_or(|kind| kind == IcmpKind::EchoRequest);
             return if opens { Self::First } else { Self::Other };
         };
         match (tcp.flags.contains(TcpFlags::SYN), tcp.flags.contains(TcpFlags::ACK)) {
@@ -169,6 +169,7 @@ fn decide<'a>(
             let (proto, port, remote) = (flow.proto, flow.inside.endpoint.port, flow.remote);
             (Scenario::OwnOut, End::Kept(PublicKey { proto, frontend, port, remote }))
         }
+        (None, None) if flow.proto.is_by_address() => return Err(DropReason::NoOwnAddress),
         (None, None) if backend.1.lease.is_empty() => return Err(without(backend.1)),
         (None, None) => (backend.1.ways.granted, End::Granted),
     };
@@ -206,6 +207,9 @@ pub(crate) fn inbound_use(s: &Snapshot, record: &Record, backend: &Backend) -> R
 /// The inside end that an inbound packet reaches without a mapping of its own, if the groups let its sender begin a flow
 /// (S24, S26): they see the instance's own address and port.
 pub(crate) fn stranger_use(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<InsideEnd, DropReason> {
+    if key.proto.is_by_address() {
+        return Err(DropReason::NoOwnAddress);
+    }
     let (id, end, flow) = stranger(s, shard, key).ok_or(DropReason::NoMapping)?;
     if groups_admit(s, id, &flow) { Ok(end) } else { Err(DropReason::SecurityRule) }
 }
@@ -442,11 +446,11 @@ fn answer<'a>(
     if !groups_admit(s, id, flow) {
         return Some(Plan::Refuse(DropReason::SecurityRule));
     }
-    match (flow.proto, role) {
-        (Proto::Udp, _) | (Proto::Icmp, Role::Other) => Some(Plan::Open(Proposal::of_inward(backend, &open))),
-        (Proto::Tcp, Role::Answer | Role::Last) => Some(Plan::Answer(open)),
-        (Proto::Tcp, Role::Other) => Some(Plan::Stray),
-        (Proto::Tcp, Role::First) | (Proto::Icmp, _) => None,
+    match (flow.proto.manner(), role) {
+        (Manner::Datagram, _) | (Manner::Query, Role::Other) => Some(Plan::Open(Proposal::of_inward(backend, &open))),
+        (Manner::Stream, Role::Answer | Role::Last) => Some(Plan::Answer(open)),
+        (Manner::Stream, Role::Other) => Some(Plan::Stray),
+        (Manner::Stream, Role::First) | (Manner::Query, _) => None,
     }
 }
 

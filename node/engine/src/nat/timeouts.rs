@@ -5,7 +5,7 @@ use words::time::SECOND_NS;
 
 use super::tcp::{Phase, Track};
 use crate::flow::{Record, Seen};
-use crate::record::{CloseReason, Proto, Scenario};
+use crate::record::{CloseReason, Manner, Proto, Scenario};
 use crate::rules::Rules;
 use crate::snapshot::{Backend, Params, Profile};
 
@@ -15,7 +15,7 @@ const RESET_AZURE_NS: u64 = 16 * SECOND_NS;
 const TRANSITORY_NS: u64 = 240 * SECOND_NS;
 /// Established TCP, profile `rfc`: 2 h 4 min (RFC 5382 REQ-5).
 const ESTABLISHED_RFC_NS: u64 = 7_440 * SECOND_NS;
-/// UDP, profile `rfc` (RFC 4787 REQ-5 recommends five minutes).
+/// Datagrams, profile `rfc` (RFC 4787 REQ-5 recommends five minutes).
 const UDP_RFC_NS: u64 = 300 * SECOND_NS;
 /// ICMP queries, profile `rfc` (RFC 5508 REQ-2).
 const QUERY_RFC_NS: u64 = 60 * SECOND_NS;
@@ -59,9 +59,9 @@ impl Terms {
 pub(crate) fn silence(record: &Record, known: Track, terms: Terms, params: &Params) -> (u64, CloseReason) {
     let Terms { profile, idle_timeout_ms } = terms;
     let idle_ns = u64::from(idle_timeout_ms) * MS;
-    match record.proto {
-        Proto::Tcp => tcp(known.phase(), profile, idle_ns),
-        Proto::Udp => {
+    match record.proto.manner() {
+        Manner::Stream => tcp(known.phase(), profile, idle_ns),
+        Manner::Datagram => {
             let (idle_ns, ended) = match profile {
                 Profile::Azure => (idle_ns, CloseReason::Idle),
                 Profile::Rfc => (UDP_RFC_NS, CloseReason::IdleRfc),
@@ -72,7 +72,7 @@ pub(crate) fn silence(record: &Record, known: Track, terms: Terms, params: &Para
                 (false, _) => (idle_ns, ended),
             }
         }
-        Proto::Icmp => match profile {
+        Manner::Query => match profile {
             Profile::Azure => (idle_ns, CloseReason::Idle),
             Profile::Rfc => (QUERY_RFC_NS, CloseReason::Idle),
         },

@@ -124,11 +124,11 @@ impl Counters {
     /// Mappings of one protocol.
     #[must_use]
     pub const fn snat(&self, proto: Proto) -> &SnatCounts {
-        &self.snat[place(proto)]
+        &self.snat[proto.index()]
     }
 
     pub(crate) const fn snat_mut(&mut self, proto: Proto) -> &mut SnatCounts {
-        &mut self.snat[place(proto)]
+        &mut self.snat[proto.index()]
     }
 
     /// A packet asked for a mapping.
@@ -138,13 +138,5 @@ impl Counters {
             Ok(_) => counts.pending += 1,
             Err(_) => counts.failed += 1,
         }
-    }
-}
-
-const fn place(proto: Proto) -> usize {
-    match proto {
-        Proto::Icmp => 0,
-        Proto::Tcp => 1,
-        Proto::Udp => 2,
     }
 }

@@ -65,6 +65,7 @@ impl Piece {
             Proto::Tcp => super::tcp::MIN_LEN,
             Proto::Udp => super::udp::LEN,
             Proto::Icmp => super::icmp::LEN,
+            Proto::Gre | Proto::Esp | Proto::Sctp => super::by_address::len(proto),
         };
         if self.start < header { Err(DropReason::FragmentTiny) } else { Ok(()) }
     }

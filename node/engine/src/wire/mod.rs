@@ -7,6 +7,7 @@
 pub use crate::record::Proto;
 
 pub mod arp;
+mod by_address;
 pub mod checksum;
 pub mod ethernet;
 mod fragment;

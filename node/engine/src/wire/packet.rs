@@ -11,7 +11,7 @@ use crate::ids::Mac;
 use crate::record::Proto;
 
 /// An IPv4 packet of TCP, UDP or ICMP echo, whose lengths and checksums are right; or the first fragment of one, of whose
-/// transport only the header is judged.
+/// transport only the header is judged. Of GRE, ESP and SCTP nothing but the length of the header is judged in any packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpPacket {
     /// Source of the frame; never a group address.
@@ -26,9 +26,9 @@ pub struct IpPacket {
     pub ttl: u8,
     /// Transport protocol.
     pub proto: Proto,
-    /// Source port; of an echo request its identifier, of an echo reply 0.
+    /// Source port; of an echo request its identifier, of an echo reply 0, and of a protocol without ports.
     pub src_port: u16,
-    /// Destination port; of an echo request 0, of an echo reply its identifier.
+    /// Destination port; of an echo request 0, and of a protocol without ports, of an echo reply its identifier.
     pub dst_port: u16,
     /// Present exactly for TCP.
     pub tcp: Option<TcpFields>,

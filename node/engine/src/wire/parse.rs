@@ -6,7 +6,7 @@ use super::packet::{ChecksumState, FrameMeta, Gso, IpPacket, L3};
 use super::quote::IcmpError;
 use super::sounding::Sounding;
 use super::transport::Transport;
-use super::{arp, checksum, ethernet, icmp, ipv4, quote, sounding, tcp, udp};
+use super::{arp, by_address, checksum, ethernet, icmp, ipv4, quote, sounding, tcp, udp};
 use crate::event::DropReason;
 use crate::record::Proto;
 
@@ -58,7 +58,7 @@ fn parse_ip(ethernet: &ethernet::Header, bytes: &[u8], meta: &FrameMeta) -> Resu
         },
         6 => (Proto::Tcp, parse_tcp(&ip, payload, l4, meta)?),
         17 => (Proto::Udp, parse_udp(&ip, payload, l4, meta)?),
-        _ => return Err(DropReason::UnknownProtocol),
+        number => by_address::parse_whole(number, payload, l4, meta)?,
     };
     let gso_fits = match meta.gso {
         Gso::None => true,
@@ -79,12 +79,7 @@ fn parse_fragment(
     payload: &[u8],
     meta: &FrameMeta,
 ) -> Result<Parsed, DropReason> {
-    let proto = match ip.protocol {
-        1 => Proto::Icmp,
-        6 => Proto::Tcp,
-        17 => Proto::Udp,
-        _ => return Err(DropReason::UnknownProtocol),
-    };
+    let proto = Proto::of_number(ip.protocol).ok_or(DropReason::UnknownProtocol)?;
     // No device cuts fragments, or completes their checksum.
     if meta.gso != Gso::None || matches!(meta.checksum, ChecksumState::Partial { .. }) {
         return Err(DropReason::Malformed);
@@ -108,6 +103,7 @@ fn parse_fragment(
             transport
         }
         Proto::Udp => udp::parse_ports(payload).map_err(tiny)?,
+        Proto::Gre | Proto::Esp | Proto::Sctp => by_address::parse(proto, payload).map_err(tiny)?,
     };
     Ok(Parsed::Ip(packet(ethernet, ip, proto, transport)))
 }

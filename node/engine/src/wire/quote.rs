@@ -9,7 +9,7 @@ use super::checksum::{Delta, none_to_ones};
 use super::packet::{ChecksumState, FrameMeta};
 use super::rewrite::{End, octets, replace_address};
 use super::transport::IcmpKind;
-use super::{ethernet, icmp, ipv4, tcp, udp};
+use super::{by_address, ethernet, icmp, ipv4, tcp, udp};
 use crate::event::DropReason;
 use crate::ids::Mac;
 use crate::record::Proto;
@@ -98,19 +98,24 @@ pub(super) fn parse(
 fn parse_quote(quoted: &[u8], l3: u16) -> Result<Quote, DropReason> {
     let (ip, payload) = ipv4::parse_quoted(quoted)?;
     let start = *payload.first_chunk::<TRANSPORT_LEN>().ok_or(DropReason::Truncated)?;
-    let ports = || (u16::from_be_bytes([start[0], start[1]]), u16::from_be_bytes([start[2], start[3]]));
-    let (proto, (src_port, dst_port), kind, checksum_at) = match ip.protocol {
-        1 => {
-            let query = icmp::parse_quoted(start)?;
-            (Proto::Icmp, (query.src_port, query.dst_port), query.icmp, icmp::CHECKSUM_AT)
-        }
-        6 => (Proto::Tcp, ports(), None, tcp::CHECKSUM_AT),
-        17 => (Proto::Udp, ports(), None, udp::CHECKSUM_AT),
-        _ => return Err(DropReason::IcmpQuote),
+    let proto = Proto::of_number(ip.protocol).ok_or(DropReason::IcmpQuote)?;
+    let query = (proto == Proto::Icmp).then(|| icmp::parse_quoted(start)).transpose()?;
+    let [s0, s1, d0, d1, ..] = start;
+    let (src_port, dst_port) = match query {
+        Some(query) => (query.src_port, query.dst_port),
+        None => by_address::ports(proto, [s0, s1, d0, d1]),
+    };
+    let kind = query.and_then(|query| query.icmp);
+    let checksum_at = match proto {
+        Proto::Icmp => Some(icmp::CHECKSUM_AT),
+        Proto::Tcp => Some(tcp::CHECKSUM_AT),
+        Proto::Udp => Some(udp::CHECKSUM_AT),
+        // Theirs do not change.
+        Proto::Gre | Proto::Esp | Proto::Sctp => None,
     };
     let l4 = l3 + ip.len;
-    let there = payload.len() >= usize::from(checksum_at) + 2;
-    let checksum_at = there.then_some(l4 + checksum_at);
+    let there = |at: &u16| payload.len() >= usize::from(*at) + 2;
+    let checksum_at = checksum_at.filter(there).map(|at| l4 + at);
     Ok(Quote { proto, src: ip.src, dst: ip.dst, src_port, dst_port, icmp: kind, l3, l4, checksum_at })
 }
 
@@ -136,14 +141,8 @@ fn rewrite(frame: &mut [u8], meta: &FrameMeta, e: &IcmpError, (outer, quoted): (
     let quote = &e.quote;
     let (address, header) = replace_address(frame, quote.l3, quoted, ip);
     let mut message = address.plus(header);
-    let port_at = match (quote.icmp, quoted) {
-        (Some(_), _) => quote.l4 + icmp::IDENTIFIER_AT,
-        (None, End::Source) => quote.l4,
-        (None, End::Destination) => quote.l4 + 2,
-    };
-    let field = octets(frame, port_at);
-    let port_delta = Delta::default().word(u16::from_be_bytes(*field), port);
-    *field = port.to_be_bytes();
+    let port_delta =
+        if quote.proto.is_by_address() { Delta::default() } else { replace_port(frame, quote, quoted, port) };
     message = message.plus(port_delta);
     if let Some(at) = quote.checksum_at {
         let field = octets(frame, at);
@@ -153,6 +152,7 @@ fn rewrite(frame: &mut [u8], meta: &FrameMeta, e: &IcmpError, (outer, quoted): (
             Proto::Udp if was == 0 => 0,
             Proto::Udp => none_to_ones(port_delta.plus(address).on_checksum(was)),
             Proto::Tcp => port_delta.plus(address).on_checksum(was),
+            Proto::Gre | Proto::Esp | Proto::Sctp => was,
         };
         *field = is.to_be_bytes();
         message = message.word(was, is);
@@ -161,4 +161,17 @@ fn rewrite(frame: &mut [u8], meta: &FrameMeta, e: &IcmpError, (outer, quoted): (
         let field = octets(frame, e.l4 + icmp::CHECKSUM_AT);
         *field = message.on_checksum(u16::from_be_bytes(*field)).to_be_bytes();
     }
+}
+
+/// Replaces the port or identifier at one end of a quote. Returns its change.
+fn replace_port(frame: &mut [u8], quote: &Quote, end: End, port: u16) -> Delta {
+    let at = match (quote.icmp, end) {
+        (Some(_), _) => quote.l4 + icmp::IDENTIFIER_AT,
+        (None, End::Source) => quote.l4,
+        (None, End::Destination) => quote.l4 + 2,
+    };
+    let field = octets(frame, at);
+    let delta = Delta::default().word(u16::from_be_bytes(*field), port);
+    *field = port.to_be_bytes();
+    delta
 }

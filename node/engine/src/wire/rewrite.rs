@@ -145,6 +145,8 @@ fn rewrite(frame: &mut [u8], meta: &FrameMeta, p: &IpPacket, end: End, ip: Ipv4A
                 rewrite_identifier(frame, meta, p, port);
             }
         }
+        // No checksum of these covers an address, and no port changes.
+        Proto::Gre | Proto::Esp | Proto::Sctp => {}
     }
 }
 

@@ -240,7 +240,7 @@ fn land_packet_is_malformed() {
 
 #[test]
 fn other_protocols_are_refused_as_such() {
-    for protocol in [2, 4, 41, 47, 50, 58, 132, 255] {
+    for protocol in [0, 2, 4, 33, 41, 51, 58, 136, 255] {
         assert_eq!(
             reason(&tampered(&Packet::syn(), |f| f[L3 + 9] = protocol)),
             DropReason::UnknownProtocol,

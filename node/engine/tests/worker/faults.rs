@@ -172,9 +172,10 @@ impl Judge {
             }
             Op::Reply { node, nth, flags } => {
                 if let Some((proto, port, remote, remote_port)) = self.replies.get(nth).copied() {
-                    let frame = match proto {
-                        Proto::Tcp => tcp(remote, remote_port, PUBLIC, port, flags, 500, 104),
-                        Proto::Udp | Proto::Icmp => udp_in(remote, remote_port, PUBLIC, port),
+                    let frame = if proto == Proto::Tcp {
+                        tcp(remote, remote_port, PUBLIC, port, flags, 500, 104)
+                    } else {
+                        udp_in(remote, remote_port, PUBLIC, port)
                     };
                     self.lab.frame(node, OUTSIDE, frame);
                 }

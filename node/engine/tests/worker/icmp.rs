@@ -171,7 +171,8 @@ fn errors_that_match_nothing_are_dropped() {
         (inwards(PUBLIC, later), DropReason::IcmpQuote),
         (inwards(PUBLIC, nested), DropReason::IcmpQuote),
         (inwards(PUBLIC, echo(PUBLIC, REMOTE, 0, port, b"")), DropReason::IcmpQuote),
-        (inwards(PUBLIC, Raw::new(PUBLIC, REMOTE, 47, vec![0; 20])), DropReason::IcmpQuote),
+        (inwards(PUBLIC, Raw::new(PUBLIC, REMOTE, 51, vec![0; 20])), DropReason::IcmpQuote),
+        (inwards(PUBLIC, Raw::new(PUBLIC, REMOTE, 47, vec![0; 20])), DropReason::NoMapping),
         (error(ROUTER, PUBLIC, [3, 1], [0; 4], &wrong).frame(UPSTREAM, SHARD), DropReason::BadChecksum),
         (
             inwards(PUBLIC, Raw { options: vec![7, 4, 4, 0], ..about((PUBLIC, port), (REMOTE, 53)) }),

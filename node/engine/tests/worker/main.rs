@@ -2,6 +2,7 @@
 
 mod access;
 mod bounds;
+mod by_address;
 mod cuts;
 mod default_outbound;
 mod established;

@@ -19,13 +19,13 @@ use words::Prefix;
 const DENIED: Verdict = Verdict::Drop(DropReason::SecurityRule);
 
 /// Hosts of the subnet reach nobody but the gateway.
-fn isolated(s: &mut Snapshot) {
+pub(crate) fn isolated(s: &mut Snapshot) {
     let isolated = s.subnets.iter().map(|subnet| (subnet.vnet, subnet.prefix)).collect();
     s.private = Arc::new(Private { routed: true, isolated, ..Private::default() });
 }
 
 /// These groups judge A and B.
-fn judged(s: &mut Snapshot, of: [Groups; 2]) {
+pub(crate) fn judged(s: &mut Snapshot, of: [Groups; 2]) {
     let all = of.into_iter().zip([BackendId(1), BackendId(2)]);
     let attached = all.filter_map(|([subnet, card], id)| Some((id, Arc::new(Attachment::new(subnet, card)?))));
     s.security = Arc::new(attached.collect());

@@ -78,7 +78,7 @@ fn a_scan_waits_for_the_snapshot_under_which_its_newest_entry_was_judged() {
 
 #[test]
 fn entries_and_chunks_are_written_as_the_snapshots_level_says() {
-    for (format, version) in [(Format::First, 4), (Format::Second, 5)] {
+    for (format, version) in [(Format::First, 4), (Format::Second, 5), (Format::Third, 6)] {
         let mut lab = lab_of_ten();
         lab.load(11, |s| s.params.format = format);
         lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 53));
