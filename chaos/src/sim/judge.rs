@@ -9,7 +9,7 @@ use control::state::State;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent};
 use engine::ids::{ControlIndex, Incarnation, Link, NodeId, PortBlock, ShardId, Term};
-use engine::record::{Addr, Endpoint, InsideKey, Open, Proto, PublicKey, Scenario};
+use engine::record::{Addr, Endpoint, InsideKey, Manner, Open, Proto, PublicKey, Scenario};
 use engine::snapshot::OnReclaim;
 use engine::status::FlowView;
 use engine::wire::IpPacket;
@@ -354,6 +354,11 @@ impl Judge {
                 i39_right_backend::check((tag.host.link(), asked), (link, got))?;
                 let inside = InsideKey { vnet, endpoint: end(packet.dst, packet.dst_port) };
                 let flow = (packet.proto, inside, end(packet.src, packet.src_port));
+                // To an owner that does not know the question an answer at an own address is one that anybody sends (S23).
+                let has_own = |known: &Known| known.at((vnet, packet.dst)).is_some_and(|holding| holding.own.is_some());
+                if packet.proto.manner() == Manner::Datagram && self.rights.around(newest.index()).any(has_own) {
+                    return Ok(());
+                }
                 i06_i10_i11_covered::inwards(&self.committed, flow)
             }
         }
