@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use engine::ids::{ControlIndex, Link, NodeId, ShardId, Term, VnetId};
+use engine::ids::{BackendId, ControlIndex, Link, NodeId, ShardId, Term, VnetId};
 use engine::record::{Addr, CloseReason, Endpoint, InsideKey, Proto, PublicKey};
 use engine::wire::{IpPacket, TcpFlags};
 
@@ -100,21 +100,25 @@ pub fn opened(rights: &Rights, judged: ControlIndex, inside: InsideKey, remote: 
 /// The same closes one. The groups of a run allow everything.
 ///
 /// # Errors
-/// If it does in the name of the configuration, and both instances are there.
+/// If it does in the name of the configuration, and both instances are there, the one that began it as the very same.
 pub fn closed(
     rights: &Rights,
     judged: ControlIndex,
     public: &PublicKey,
-    inside: InsideKey,
+    (backend, inside): (BackendId, InsideKey),
     reason: CloseReason,
 ) -> Check {
-    let are_there = |known: &Known| ends_of(known, inside, public.remote).iter().all(Option::is_some);
+    let are_there = |known: &Known| {
+        let began = known.backends.get(&backend).is_some_and(|holding| holding.declared);
+        began && ends_of(known, inside, public.remote).iter().all(Option::is_some)
+    };
     let mut seen = rights.around(judged).peekable();
     let ended_itself = !matches!(reason, CloseReason::Policy | CloseReason::Reclaim);
     let may_close = ended_itself || seen.peek().is_none() || seen.any(|known| !are_there(known));
     ensure(may_close, "W4", || {
+        let seen: Vec<_> = rights.around(judged).map(|known| ends_of(known, inside, public.remote)).collect();
         format!(
-            "{inside:?} to {:?} was closed at control index {judged} as {reason:?}, and both are there",
+            "{inside:?} of {backend:?} to {:?} was closed at control index {judged} as {reason:?}, and both are there: {seen:?}",
             public.remote
         )
     })
@@ -148,7 +152,7 @@ pub fn survive(silent: &[u32]) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use engine::ids::{BackendId, FrontendId};
+    use engine::ids::FrontendId;
 
     use super::*;
     use crate::invariants::rights::Way;
@@ -178,10 +182,17 @@ mod tests {
     #[test]
     fn the_configuration_closes_no_flow_between_two_that_are_there() {
         let (inside, public) = flow();
-        let close = |known, reason| closed(&Rights::of([(5, known)]), ControlIndex(5), &public, inside, reason).is_ok();
+        let close = |known, reason| {
+            let whose = (BackendId(1), inside);
+            closed(&Rights::of([(5, known)]), ControlIndex(5), &public, whose, reason).is_ok()
+        };
         assert!(!close(two(true), CloseReason::Policy) && close(two(true), CloseReason::Fin));
         let mut alone = two(true);
         alone.backends.remove(&BackendId(2));
         assert!(close(alone, CloseReason::Policy));
+        let mut another = two(true);
+        let same_place = another.backends.remove(&BackendId(1)).expect("it is there");
+        another.backends.insert(BackendId(3), same_place);
+        assert!(close(another, CloseReason::Policy), "who is there now has begun nothing");
     }
 }

@@ -194,7 +194,9 @@ impl Judge {
                     let rights = &self.rights;
                     match mapping.scenario {
                         Scenario::Rule => w3_inwards::closed(rights, judged, &mapping, &public, reason)?,
-                        Scenario::Private => w4_private::closed(rights, judged, &public, mapping.inside, reason)?,
+                        Scenario::Private => {
+                            w4_private::closed(rights, judged, &public, (mapping.backend, mapping.inside), reason)?;
+                        }
                         Scenario::Pool | Scenario::Default | Scenario::OwnOut | Scenario::OwnIn => {
                             let whose = (mapping.backend, mapping.scenario);
                             d12_kept_flows::closed(rights, judged, whose, &public, reason)?;
