@@ -95,7 +95,9 @@ impl Inwards {
             )
         })?;
         let closes = committed.closes(shard, public);
-        let Some(conn) = self.conns.get_mut(&number).filter(|_| covered) else { return Ok(()) };
+        // Late packets of one that was closed pass as long as it is held.
+        let lives = standing.is_some_and(|m| m.hold.is_none());
+        let Some(conn) = self.conns.get_mut(&number).filter(|_| lives) else { return Ok(()) };
         let before = conn.backend.replace((inside, closes));
         let moved = before.is_some_and(|(of, _)| of != inside);
         conn.is_over |= moved;
