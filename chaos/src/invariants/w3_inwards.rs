@@ -13,7 +13,7 @@ use engine::wire::{IpPacket, TcpFlags};
 
 use super::committed::{Committed, Mapping};
 use super::rights::Rights;
-use super::{Check, ensure};
+use super::{Check, Violation, ensure};
 
 /// An address and a port.
 pub type End = (Ipv4Addr, u16);
@@ -81,14 +81,10 @@ impl Inwards {
         inside: InsideKey,
         packet: &IpPacket,
     ) -> Check {
-        let standing = committed.standing(shard, public);
-        ensure(standing.is_none_or(|m| m.inside == inside && leads(m.scenario, public.proto)), "W3", || {
-            format!("connection {number} to {public:?} reached {inside:?}; {standing:?} stands")
-        })?;
+        let covered = covers(committed, (shard, public), number, inside)?;
         if is_half(packet) {
             return Ok(());
         }
-        let covered = committed.mapping(shard, public).is_some_and(|m| m.inside == inside);
         ensure(covered || packet.tcp.is_none(), "W3", || {
             format!(
                 "a packet of connection {number} to {public:?} reached {inside:?}, and no mapping is committed: {packet:?}"
@@ -96,7 +92,7 @@ impl Inwards {
         })?;
         let closes = committed.closes(shard, public);
         // Late packets of one that was closed pass as long as it is held.
-        let lives = standing.is_some_and(|m| m.hold.is_none());
+        let lives = committed.standing(shard, public).is_some_and(|m| m.hold.is_none());
         let Some(conn) = self.conns.get_mut(&number).filter(|_| lives) else { return Ok(()) };
         let before = conn.backend.replace((inside, closes));
         let moved = before.is_some_and(|(of, _)| of != inside);
@@ -122,11 +118,7 @@ impl Inwards {
         let asked = self.conns.get(&number).map(|conn| (conn.client, conn.public));
         let got = ((packet.dst, packet.dst_port), (packet.src, packet.src_port));
         ensure(asked == Some(got), "I39", || format!("connection {number} is {asked:?}; its answer left as {got:?}"))?;
-        let standing = committed.standing(shard, public);
-        ensure(standing.is_none_or(|m| m.inside == inside && leads(m.scenario, public.proto)), "W3", || {
-            format!("an answer of {inside:?} to connection {number} left as {public:?}; {standing:?} stands")
-        })?;
-        let covered = committed.mapping(shard, public).is_some_and(|m| m.inside == inside);
+        let covered = covers(committed, (shard, public), number, inside)?;
         ensure(covered || is_half(packet), "W3", || {
             format!("an answer of {inside:?} to connection {number} left as {public:?}, and no mapping is committed")
         })
@@ -171,6 +163,23 @@ pub fn closed(
             "{mapping:?} of {public:?} was closed at control index {judged} as {reason:?}, and its rule leads there"
         )
     })
+}
+
+/// Whether a committed mapping, live or held, is for a packet of connection `number` between `public` and `inside`.
+///
+/// # Errors
+/// If the one that stands there is somebody else's.
+fn covers(
+    committed: &Committed,
+    (shard, public): (ShardId, &PublicKey),
+    number: u32,
+    inside: InsideKey,
+) -> Result<bool, Violation> {
+    let standing = committed.standing(shard, public);
+    ensure(standing.is_none_or(|m| m.inside == inside && leads(m.scenario, public.proto)), "W3", || {
+        format!("connection {number} passed between {public:?} and {inside:?}; {standing:?} stands")
+    })?;
+    Ok(committed.mapping(shard, public).is_some_and(|m| m.inside == inside))
 }
 
 /// Whether what a client asks may be answered under such a mapping. By an address of its own a server's datagram to somebody whose
