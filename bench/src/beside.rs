@@ -1,7 +1,6 @@
-//! The kernel's masquerade as one more gateway on the lab's own bridges: the same client, the same server and the same switch,
-//! so that a measurement differs in the gateway alone. Which one a packet takes is said by the server's address that it goes to.
-//! Must never touch other namespaces than its own, but for one route of the client's and two ports of the lab's bridges; all
-//! of it goes with the lab.
+//! What the cluster is held against, beside the lab: the same client and the same server, so that a measurement differs in the way
+//! alone. Which one a packet takes is said by the server's address that it goes to. Must never touch other namespaces than its own,
+//! but for a route or an interface of both ends and two ports of the lab's bridges; all of it goes with the lab.
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +9,7 @@ use netio::netns;
 use qnat_lab::Host;
 use qnat_lab::topology::{FABRIC, INET_ADDRESSES};
 
-use crate::nftables::{ip, masquerade};
+use crate::nftables::{self, ip, masquerade};
 
 const GATEWAY: &str = "qbench-gateway";
 /// The gateway's address inside: no backend of a lab of a few has it.
@@ -22,26 +21,36 @@ pub const BY_CLUSTER: Ipv4Addr = INET_ADDRESSES[0];
 /// And the one that lies behind the masquerade, for the client that was told so.
 pub const BY_MASQUERADE: Ipv4Addr = INET_ADDRESSES[1];
 
-/// The gateway; dropping it takes it down.
+const SWITCH: &str = "qbench-switch";
+/// The server's address that lies behind the plain bridge.
+pub const BY_BRIDGE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+
+/// What hangs beside the lab; dropping it takes it down.
 #[derive(Debug)]
-pub struct Beside;
+pub struct Beside {
+    namespace: &'static str,
+}
 
 impl Drop for Beside {
     fn drop(&mut self) {
         // What was not made yet needs no removal; its interfaces go with it, and their other ends with them.
-        let _absent = netns::delete(GATEWAY);
+        let _absent = netns::delete(self.namespace);
     }
 }
 
 impl Beside {
-    /// Hangs it on the bridges of the lab that is up, and has `client` reach [`BY_MASQUERADE`] by it.
+    fn new(namespace: &'static str) -> Result<Self> {
+        netns::delete(namespace)?;
+        netns::create(namespace).context(namespace)?;
+        Ok(Self { namespace })
+    }
+
+    /// The kernel's masquerade as one more gateway on the lab's own bridges: `client` reaches [`BY_MASQUERADE`] by it.
     ///
     /// # Errors
     /// If a step fails.
-    pub fn up(client: Host) -> Result<Self> {
-        netns::delete(GATEWAY)?;
-        netns::create(GATEWAY).context(GATEWAY)?;
-        let this = Self;
+    pub fn masquerade(client: Host) -> Result<Self> {
+        let this = Self::new(GATEWAY)?;
         for (link, bridge, address) in
             [("in", "inside", format!("{INSIDE}/16")), ("out", "outside", format!("{OUTSIDE}/24"))]
         {
@@ -55,6 +64,27 @@ impl Beside {
         netns::run_in(GATEWAY, || masquerade("out"))??;
         let remote = format!("{BY_MASQUERADE}/32");
         ip(&client.namespace(), &["route", "add", &remote, "via", &INSIDE.to_string()])?;
+        Ok(this)
+    }
+
+    /// A bridge that both ends hang on too, with rules of nftables for what passes; `server` is [`BY_BRIDGE`] there. They judge each
+    /// packet by itself: a bridge has the kernel's connection tracking only by a module of its own.
+    ///
+    /// # Errors
+    /// If a step fails.
+    pub fn bridge(client: Host, server: Host) -> Result<Self> {
+        let this = Self::new(SWITCH)?;
+        ip(SWITCH, &["link", "add", "bridge", "type", "bridge"])?;
+        ip(SWITCH, &["link", "set", "bridge", "up"])?;
+        let network = u32::from(BY_BRIDGE) & !0xff;
+        for (host, address) in [(client, Ipv4Addr::from(network + 1)), (server, BY_BRIDGE)] {
+            let (port, host) = (format!("to-{}", address.octets()[3]), host.namespace());
+            ip(SWITCH, &["link", "add", &port, "type", "veth", "peer", "name", "side", "netns", &host])?;
+            ip(SWITCH, &["link", "set", &port, "master", "bridge", "up"])?;
+            ip(&host, &["link", "set", "side", "up"])?;
+            ip(&host, &["address", "add", &format!("{address}/24"), "dev", "side"])?;
+        }
+        netns::run_in(SWITCH, || nftables::bridge_rules(network.into()))??;
         Ok(this)
     }
 }

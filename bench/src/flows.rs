@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<FlowsResult> {
 /// the number of flows that it may have.
 fn through_qnat(args: &Args, round: u32) -> Result<Vec<Step>> {
     let [remote, _] = INET_ADDRESSES;
-    let lab = Lab::up(&args.binary, BACKENDS)?;
+    let lab = Lab::up(&args.binary, BACKENDS, &[])?;
     lab.within(Host::Inet, nftables::sink)??;
     let pair = lab.neighbours()?;
     let lasting = Duration::from_secs(args.seconds);

@@ -71,7 +71,7 @@ pub struct HoldResult {
 /// # Errors
 /// If the lab does not come up or answer.
 pub fn run(args: &Args) -> Result<HoldResult> {
-    let lab = Lab::up(&args.binary, BACKENDS)?;
+    let lab = Lab::up(&args.binary, BACKENDS, &[])?;
     let [remote, _] = INET_ADDRESSES;
     let stop = AtomicBool::new(false);
     let (before, trips, after) = std::thread::scope(|scope| -> Result<_> {

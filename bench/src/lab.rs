@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use control::view::BackendView;
-use qnat::answers::{self, Status};
+use qnat::answers::{self, Applied, Status};
 use qnat::client;
-use qnat::daemon::request::{Request, ResourceKind};
+use qnat::daemon::request::{DryRun, Request, ResourceKind};
 use qnat_lab::Host;
 use serde::de::DeserializeOwned;
 
@@ -21,6 +21,8 @@ use crate::numbers::Buckets;
 pub(crate) const NODES: u32 = 3;
 const API: &str = "127.0.0.1:7880";
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Within which members have to have taken a configuration.
+const APPLIED_WITHIN: Duration = Duration::from_secs(120);
 const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// The lab; one per machine.
@@ -55,13 +57,14 @@ pub struct Counted {
 }
 
 impl Lab {
-    /// A fresh lab that serves with full redundancy.
+    /// A fresh lab that serves with full redundancy, brought up with `more` arguments.
     ///
     /// # Errors
     /// If it does not come up.
-    pub fn up(binary: &Path, backends: u32) -> Result<Self> {
+    pub fn up(binary: &Path, backends: u32, more: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary);
         command.args(["lab", "up", "--detach", "--nodes", &NODES.to_string(), "--backends", &backends.to_string()]);
+        command.args(more);
         let output = command.output().with_context(|| binary.display().to_string())?;
         ensure!(output.status.success(), "lab up: {}", String::from_utf8_lossy(&output.stderr));
         let this = Self { dir: PathBuf::from(qnat_lab::DEFAULT_DIR) };
@@ -80,8 +83,28 @@ impl Lab {
     /// # Errors
     /// If it does not answer.
     pub fn ask<T: DeserializeOwned + Send>(&self, node: u32, request: &Request) -> Result<T> {
+        self.ask_within(node, request, ASK_TIMEOUT)
+    }
+
+    /// The same, of what takes long.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn ask_within<T: DeserializeOwned + Send>(&self, node: u32, request: &Request, time: Duration) -> Result<T> {
         let api: SocketAddr = API.parse()?;
-        Ok(self.within(Host::Node(node), || client::call_within(api, request, ASK_TIMEOUT))??)
+        Ok(self.within(Host::Node(node), || client::call_within(api, request, time))??)
+    }
+
+    /// Makes the configuration what `text` says, whatever ends by that.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub fn apply(&self, text: &str) -> Result<()> {
+        let (file, text) = ("bench".to_owned(), text.to_owned());
+        let request = Request::Apply { file, text, dry_run: DryRun::No, yes: true, plan: None };
+        let applied: Applied = self.ask_within(1, &request, APPLIED_WITHIN)?;
+        ensure!(applied.committed.is_some(), "refused: {:?}", applied.refused);
+        Ok(())
     }
 
     /// Runs `work` in the namespace of a host.
@@ -107,6 +130,23 @@ impl Lab {
     /// # Errors
     /// If no shard has two.
     pub fn neighbours(&self) -> Result<(u32, u32)> {
+        let all = self.homes()?;
+        let pair = all.windows(2).find(|pair| pair[0].0 == pair[1].0).context("no shard has two backends")?;
+        Ok((pair[0].1, pair[1].1))
+    }
+
+    /// Two backends of different shards, by number.
+    ///
+    /// # Errors
+    /// If all are of one.
+    pub fn strangers(&self) -> Result<(u32, u32)> {
+        let all = self.homes()?;
+        let pair = all.windows(2).find(|pair| pair[0].0 != pair[1].0).context("all backends are of one shard")?;
+        Ok((pair[0].1, pair[1].1))
+    }
+
+    /// Home shards and numbers of all backends, ascending.
+    fn homes(&self) -> Result<Vec<(u16, u32)>> {
         let rows: Vec<BackendView> = self.ask(1, &Request::Get { kind: ResourceKind::Backends })?;
         let backend = |row: &BackendView| {
             let number = row.name.strip_prefix('b')?.split('/').next()?.parse().ok()?;
@@ -114,8 +154,7 @@ impl Lab {
         };
         let mut all: Vec<(u16, u32)> = rows.iter().filter_map(backend).collect();
         all.sort_unstable();
-        let pair = all.windows(2).find(|pair| pair[0].0 == pair[1].0).context("no shard has two backends")?;
-        Ok((pair[0].1, pair[1].1))
+        Ok(all)
     }
 
     /// What all members have counted.

@@ -13,6 +13,8 @@ pub mod nftables;
 pub mod numbers;
 pub mod printing;
 pub mod report;
+pub mod rules;
 pub mod steps;
+pub mod syn_flood;
 pub mod ways;
 pub mod workers;

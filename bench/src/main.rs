@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
 use qnat_bench::report::{Stored, finish};
 use qnat_bench::ways::Work;
-use qnat_bench::{control, engine, flows, hold, malformed, report, ways, workers};
+use qnat_bench::{control, engine, flows, hold, malformed, report, rules, syn_flood, ways, workers};
 
 /// As the member has it: where a large table lies, in small pages or huge ones, decides what a packet costs.
 #[global_allocator]
@@ -31,6 +31,8 @@ enum Command {
     Rtt(ways::Args),
     /// Small datagrams, the same.
     Pps(ways::Args),
+    /// Streams and round trips between two instances on isolated ports, beside a plain bridge with rules of nftables.
+    Between(ways::Args),
     /// Malformed and hostile packets, beside the kernel's masquerade.
     Malformed(malformed::Args),
     /// The engine alone: packets of known flows, new flows, memory. Needs no root.
@@ -39,21 +41,29 @@ enum Command {
     Workers(workers::Args),
     /// What the control thread does at once in the largest cluster. Needs no root.
     Control(control::Args),
+    /// Round trips of a stream while members apply as many security rules as a cluster has.
+    Rules(rules::Args),
+    /// Connections of genuine clients while a frontend is flooded with SYNs.
+    SynFlood(syn_flood::Args),
     /// Tables of stored results.
     Report(report::Args),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
+    netio::thread::end_process_on_panic();
     match Cli::parse().command {
         Command::Hold(args) => finish(&Stored::Hold(hold::run(&args)?), &args.printing)?,
         Command::Flows(args) => finish(&Stored::Flows(flows::run(&args)?), &args.printing)?,
         Command::Bulk(args) => finish(&Stored::Bulk(ways::run(Work::Bulk, &args)?), &args.printing)?,
         Command::Rtt(args) => finish(&Stored::Rtt(ways::run(Work::Rtt, &args)?), &args.printing)?,
         Command::Pps(args) => finish(&Stored::Pps(ways::run(Work::Pps, &args)?), &args.printing)?,
+        Command::Between(args) => finish(&Stored::Between(ways::run(Work::Between, &args)?), &args.printing)?,
         Command::Malformed(args) => finish(&Stored::Malformed(malformed::run(&args)?), &args.printing)?,
         Command::Engine(args) => finish(&Stored::Engine(engine::run(&args)?), &args.printing)?,
         Command::Workers(args) => finish(&Stored::Workers(workers::run(&args)?), &args.printing)?,
         Command::Control(args) => control::run(&args)?,
+        Command::Rules(args) => rules::run(&args)?,
+        Command::SynFlood(args) => syn_flood::run(&args)?,
         Command::Report(args) => report::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -83,7 +83,9 @@ impl Masquerade {
         // There only now that something is tracked.
         let before = std::fs::read_to_string(CONNTRACK_MAX).with_context(|| CONNTRACK_MAX.to_owned())?;
         if before.trim().parse::<u64>()? < CONNTRACK_WANTED {
-            std::fs::write(CONNTRACK_MAX, CONNTRACK_WANTED.to_string())?;
+            std::fs::write(CONNTRACK_MAX, CONNTRACK_WANTED.to_string()).with_context(|| {
+                format!("{CONNTRACK_MAX} is to be {CONNTRACK_WANTED}: only the machine's first network namespace may write it")
+            })?;
             this.conntrack_max = Some(before);
         }
         Ok(this)
@@ -119,6 +121,24 @@ pub(crate) fn small_sink() -> Result<()> {
 pub(crate) fn masquerade(interface: &str) -> Result<()> {
     nft(&format!(
         "table ip nat {{ chain post {{ type nat hook postrouting priority 100; oifname \"{interface}\" masquerade; }}\n}}"
+    ))
+}
+
+/// Has this namespace's bridge pass what the network's hosts say to each other by TCP, UDP and ICMP, and nothing else but ARP.
+pub(crate) fn bridge_rules(network: Ipv4Addr) -> Result<()> {
+    nft(&format!(
+        "table bridge qbench {{ chain pass {{ type filter hook forward priority 0; policy drop; ether type arp accept;\n \
+         ip saddr {network}/24 ip daddr {network}/24 ip protocol {{ tcp, udp, icmp }} accept;\n}}\n}}"
+    ))
+}
+
+/// Has this namespace answer ARP for a network of hosts that do not exist, and drop what comes for them.
+pub(crate) fn strangers(network: Ipv4Addr, prefix: u8) -> Result<()> {
+    let network = format!("{network}/{prefix}");
+    let added = Command::new("ip").args(["route", "add", "local", &network, "dev", "lo"]).status().context("ip")?;
+    ensure!(added.success(), "ip refused a local route to {network}");
+    nft(&format!(
+        "table ip strangers {{ chain sink {{ type filter hook prerouting priority -300; ip daddr {network} drop;\n}}\n}}"
     ))
 }
 

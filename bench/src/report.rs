@@ -26,7 +26,7 @@ pub struct Args {
     /// Stored results.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// The rows that the README has of results of `bulk`, `rtt` and `pps`.
+    /// The rows that the README has of results of `bulk`, `rtt`, `pps` and `between`.
     #[arg(long)]
     rows: bool,
 }
@@ -45,6 +45,8 @@ pub enum Stored {
     Rtt(WaysResult),
     /// Of `pps`.
     Pps(WaysResult),
+    /// Of `between`.
+    Between(WaysResult),
     /// Of `malformed`.
     Malformed(MalformedResult),
     /// Of `engine`.
@@ -82,12 +84,15 @@ pub fn run(args: &Args) -> Result<()> {
         let text = std::fs::read_to_string(path).with_context(name)?;
         let result: Stored = serde_json::from_str(&text).with_context(name)?;
         let ways = match &result {
-            Stored::Bulk(ways) | Stored::Rtt(ways) | Stored::Pps(ways) if args.rows => Some(ways),
+            Stored::Bulk(ways) | Stored::Rtt(ways) | Stored::Pps(ways) | Stored::Between(ways) if args.rows => {
+                Some(ways)
+            }
             Stored::Hold(_)
             | Stored::Flows(_)
             | Stored::Bulk(_)
             | Stored::Rtt(_)
             | Stored::Pps(_)
+            | Stored::Between(_)
             | Stored::Malformed(_)
             | Stored::Engine(_)
             | Stored::Workers(_) => None,
@@ -104,7 +109,9 @@ fn table(result: &Stored) -> String {
         Stored::Workers(result) => workers::table(result),
         Stored::Hold(hold) => hold_table(hold),
         Stored::Flows(flows) => flows_table(flows),
-        Stored::Bulk(result) | Stored::Rtt(result) | Stored::Pps(result) => ways::table(result),
+        Stored::Bulk(result) | Stored::Rtt(result) | Stored::Pps(result) | Stored::Between(result) => {
+            ways::table(result)
+        }
         Stored::Malformed(set) => malformed_table(set),
     }
 }
@@ -232,18 +239,18 @@ mod tests {
     fn the_readme_has_the_rows_of_the_stored_results_and_no_others() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let readme = std::fs::read_to_string(root.join("README.md")).expect("the README");
-        for name in ["bulk", "rtt", "pps"] {
+        for name in ["bulk", "rtt", "pps", "between"] {
             // Who has not measured claims nothing.
             let stored = std::fs::read_to_string(root.join(format!("bench/results/{name}.json"))).ok();
             let rows = stored.map_or_else(Vec::new, |stored| {
-                let (Stored::Bulk(result) | Stored::Rtt(result) | Stored::Pps(result)) =
+                let (Stored::Bulk(result) | Stored::Rtt(result) | Stored::Pps(result) | Stored::Between(result)) =
                     serde_json::from_str(&stored).expect("a result")
                 else {
                     panic!("{name} is another measurement's")
                 };
                 ways::readme_rows(&result)
             });
-            let command = format!("| `qnat-bench {name}` |");
+            let command = format!("| `qnat-bench {name} ");
             let there: Vec<&str> = readme.lines().filter(|line| line.contains(&command)).collect();
             assert_eq!(there, rows, "qnat-bench report --rows bench/results/{name}.json writes them");
         }

@@ -34,6 +34,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
+    netio::thread::end_process_on_panic();
     match Cli::parse().command {
         Command::Drill(args) => drill::run(&args),
         Command::Soak(args) => soak::run(&args),

@@ -97,18 +97,13 @@ enum Proof {
     Test,
 }
 
-/// What became of a mutant.
-#[derive(Debug)]
-struct Found {
-    /// Where, in seeds or packets, and what was said.
-    by: Option<(String, String)>,
-    seconds: u64,
-}
+/// Where a hole was found, in seeds or packets, and what was said.
+type Found = Option<(String, String)>;
 
 /// Plants the holes one by one and looks for them.
 ///
 /// # Errors
-/// If the sources cannot be copied, a snippet is not there exactly once, or a mutant does not build.
+/// If there is no such mutant, or nothing can be written.
 pub fn run(args: &MutantsArgs) -> Result<ExitCode> {
     let table = table()?;
     let chosen: Vec<&Mutant> =
@@ -118,28 +113,40 @@ pub fn run(args: &MutantsArgs) -> Result<ExitCode> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tree.join("target"), PathBuf::from);
     let copy = target.join("mutants");
     let mut out = std::io::stdout();
-    let (planted, mut missed) = (chosen.len(), Vec::new());
+    let (planted, mut missed, mut broken) = (chosen.len(), Vec::new(), Vec::new());
     let mut rows = comfy_table::Table::new();
     rows.set_header(["id", "after", "found by", "s"]);
     for mutant in chosen {
         write!(out, "{}: {}: ", mutant.id, mutant.hole)?;
         out.flush()?;
-        let found = look_for(mutant, (&tree, &copy, &target), args)?;
-        let seconds = found.seconds.to_string();
-        if found.by.is_none() {
-            missed.push(mutant.id.as_str());
-        }
-        let (after, why) = found.by.unwrap_or_else(|| ("-".to_owned(), "NOT FOUND".to_owned()));
+        let begun = Instant::now();
+        // One that says nothing keeps nobody from looking for the others.
+        let found = look_for(mutant, (&tree, &copy, &target), args);
+        let (after, why) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                missed.push(mutant.id.as_str());
+                ("-".to_owned(), "NOT FOUND".to_owned())
+            }
+            Err(error) => {
+                eprintln!("{error:#}");
+                broken.push(mutant.id.as_str());
+                ("-".to_owned(), "NO VERDICT".to_owned())
+            }
+        };
         let why: String = why.chars().take(100).collect();
         writeln!(out, "{after}: {why}")?;
-        rows.add_row([&mutant.id, &after, &why, &seconds]);
+        rows.add_row([&mutant.id, &after, &why, &begun.elapsed().as_secs().to_string()]);
     }
     writeln!(out, "{rows}")?;
-    writeln!(out, "{} of {planted} found; not found: {}", planted - missed.len(), missed.len())?;
-    if !missed.is_empty() {
-        writeln!(out, "survivors: {}", missed.join(" "))?;
+    let found = planted - missed.len() - broken.len();
+    writeln!(out, "{found} of {planted} found; not found: {}; without a verdict: {}", missed.len(), broken.len())?;
+    for (kind, ids) in [("survivors", &missed), ("without a verdict", &broken)] {
+        if !ids.is_empty() {
+            writeln!(out, "{kind}: {}", ids.join(" "))?;
+        }
     }
-    Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if found == planted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn table() -> Result<Table> {
@@ -162,13 +169,11 @@ fn look_for(mutant: &Mutant, (tree, copy, target): (&Path, &Path, &Path), args: 
     let built = cargo(&what, copy, target).output().context("cargo")?;
     let errors = String::from_utf8_lossy(&built.stderr);
     ensure!(built.status.success(), "mutant {} does not build: {errors}", mutant.id);
-    let begun = Instant::now();
-    let by = match mutant.proof {
-        Proof::Simulator => simulated(mutant, target, args.seeds)?,
-        Proof::Model => compared(mutant, copy, target, args.packets)?,
-        Proof::Test => tested(mutant, copy, target)?,
-    };
-    Ok(Found { by, seconds: begun.elapsed().as_secs() })
+    match mutant.proof {
+        Proof::Simulator => simulated(mutant, target, args.seeds),
+        Proof::Model => compared(mutant, copy, target, args.packets),
+        Proof::Test => tested(mutant, copy, target),
+    }
 }
 
 fn cargo(what: &[&str], copy: &Path, target: &Path) -> Command {
@@ -178,7 +183,7 @@ fn cargo(what: &[&str], copy: &Path, target: &Path) -> Command {
 }
 
 /// Runs the mutant's simulator.
-fn simulated(mutant: &Mutant, target: &Path, seeds: u64) -> Result<Option<(String, String)>> {
+fn simulated(mutant: &Mutant, target: &Path, seeds: u64) -> Result<Found> {
     let output = Command::new(target.join("debug").join(PROGRAM))
         .args(["sim", "--first", "--seeds", &seeds.to_string()])
         .stderr(Stdio::null())
@@ -195,7 +200,7 @@ fn simulated(mutant: &Mutant, target: &Path, seeds: u64) -> Result<Option<(Strin
 }
 
 /// Compares the mutant's engine with the model; always the same packets.
-fn compared(mutant: &Mutant, copy: &Path, target: &Path, packets: u64) -> Result<Option<(String, String)>> {
+fn compared(mutant: &Mutant, copy: &Path, target: &Path, packets: u64) -> Result<Found> {
     let output = cargo(&["test", "--quiet", "-p", "qnat-reference", "--test", MODEL], copy, target)
         .env("QNAT_PACKETS", packets.to_string())
         .env("QNAT_SEED", "1")
@@ -212,7 +217,7 @@ fn compared(mutant: &Mutant, copy: &Path, target: &Path, packets: u64) -> Result
 }
 
 /// Runs the one test that has to fail. Not to end counts as failing: that is seen, too.
-fn tested(mutant: &Mutant, copy: &Path, target: &Path) -> Result<Option<(String, String)>> {
+fn tested(mutant: &Mutant, copy: &Path, target: &Path) -> Result<Found> {
     let test = mutant.test()?;
     let mut timed = Command::new("timeout");
     timed.args(["-k", "5", TEST_SECONDS_MAX, "cargo"]).args(test.arguments()).args(&test.name);
@@ -222,7 +227,7 @@ fn tested(mutant: &Mutant, copy: &Path, target: &Path) -> Result<Option<(String,
 }
 
 /// What the end of a test program says: the test that was asked for has to have run, and failed, passed or never ended.
-fn verdict(name: Option<&str>, code: Option<i32>, said: &str) -> Result<Option<(String, String)>> {
+fn verdict(name: Option<&str>, code: Option<i32>, said: &str) -> Result<Found> {
     const TIMED_OUT: i32 = 124;
     let asked = name.unwrap_or("any test");
     if code == Some(TIMED_OUT) {

@@ -348,7 +348,8 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 	__sync_fetch_and_add(&seen->packets, 1);
 	__sync_fetch_and_add(&seen->octets, total);
 
-	/* Past the guard, which looks at more in grace; and it came to an address that is none of the device's own. */
+	/* Past the guard, which looks at more in grace. It came to an address that is none of the device's own, which not
+	 * every kernel forgets on the way to another namespace. */
 	peer = to->peer && !grace && !skb_change_type(skb, PACKET_HOST);
 	if (peer)
 		now = ktime_get_boot_ns();

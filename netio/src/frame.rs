@@ -8,6 +8,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// Bytes of a buffer: virtio header (10), Ethernet (14), 65,535 of IPv4, rounded up to pages.
 pub const BUFFER_LEN: usize = 69_632;
+/// Of an Ethernet header without a tag.
+pub(crate) const ETHERNET_LEN: usize = 14;
 
 /// The number of a buffer in its pool.
 pub type BufferId = u16;

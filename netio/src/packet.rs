@@ -13,11 +13,11 @@ use words::{FrameMeta, INSIDE_MAX, Share};
 
 use crate::bell::Doorbell;
 use crate::boottime;
-use crate::frame::{BUFFER_LEN, BufferId};
+use crate::frame::{BUFFER_LEN, BufferId, ETHERNET_LEN};
 use crate::link::{Link, LinkState};
 use crate::port::{Disposition, Interface, IoError, LoopLimits, PortConfig, PortStats, Reception, check};
 use crate::sctp;
-use crate::socket::{BufferLimits, EtherType, PacketSocket};
+use crate::socket::{EtherType, PacketSocket};
 use crate::socket_filter::TAGGED_LEN;
 use crate::uring::{Completion, Uring};
 use crate::virtio::{self, HEADER_LEN};
@@ -39,7 +39,6 @@ fn interface_of(socket: u8) -> Interface {
     Interface::at(usize::from(socket) / SOCKETS.len())
 }
 
-const ETHERNET_LEN: usize = 14;
 /// How soon receiving is armed again after an error.
 const RETRY_NS: u64 = 10_000_000;
 /// How often interface flags and the kernel's drop counters are read.
@@ -140,11 +139,7 @@ impl PacketLoop {
             return Err(IoError::Limit { what, value, expected: "at most 15" });
         }
         let open = |config: &PortConfig, ether_type| {
-            let mut buffers = config.limits;
-            if ether_type != EtherType::Ipv4 {
-                buffers =
-                    BufferLimits { receive_bytes: buffers.receive_bytes / 16, send_bytes: buffers.send_bytes / 16 };
-            }
+            let buffers = if ether_type == EtherType::Ipv4 { config.limits } else { config.limits.sixteenth() };
             let failed = |op| move |source| IoError::Socket { op, interface: config.link.name.clone(), source };
             let socket =
                 PacketSocket::open_shared(&config.link, ether_type, buffers, share).map_err(failed("opening"))?;
@@ -154,8 +149,8 @@ impl PacketLoop {
             Ok(socket)
         };
         let configs = || std::iter::once(outside).chain(inside);
-        let all = configs().flat_map(|config| SOCKETS.map(|ether_type| open(config, ether_type)));
-        let sockets = all.collect::<Result<Vec<PacketSocket>, IoError>>()?;
+        let sockets = configs().flat_map(|config| SOCKETS.map(|ether_type| open(config, ether_type)));
+        let sockets = sockets.collect::<Result<Vec<PacketSocket>, IoError>>()?;
         let descriptors: Vec<_> = sockets.iter().map(PacketSocket::raw).collect();
         let port = |config: &PortConfig| Port {
             link: config.link.clone(),
@@ -206,6 +201,12 @@ impl PacketLoop {
         }
         self.collect();
         Ok(())
+    }
+
+    /// How full the fullest of the sockets' queues is, in percent.
+    #[must_use]
+    pub fn fullest_percent(&self) -> u32 {
+        self.sockets.iter().filter_map(|socket| socket.full_percent().ok()).max().unwrap_or(0)
     }
 
     /// Gives each frame that arrived to `f`: its interface, what is known of its checksum and segmentation, and its bytes from the
@@ -412,13 +413,22 @@ impl PacketLoop {
 
     fn receive_ended(&mut self, socket: u8, errno: i32) {
         let stats = &mut self.ports[interface_of(socket).index()].stats;
-        let retry_at_ns = if errno == libc::ENOBUFS {
+        let retry_at_ns = match errno {
             // Frames wait in the socket; the buffers come back with this batch.
-            stats.out_of_buffers += 1;
-            0
-        } else {
-            stats.receive_errors += 1;
-            boottime::now_ns() + RETRY_NS
+            libc::ENOBUFS => {
+                stats.out_of_buffers += 1;
+                0
+            }
+            // A merged packet of a kind that the virtio header cannot tell, such as SCTP's: it alone is lost, and whoever sends
+            // such ones must not hold up what comes behind them.
+            libc::EINVAL => {
+                stats.receive_errors += 1;
+                0
+            }
+            _ => {
+                stats.receive_errors += 1;
+                boottime::now_ns() + RETRY_NS
+            }
         };
         self.receiving[usize::from(socket)] = Receiving::Idle { retry_at_ns };
     }

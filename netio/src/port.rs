@@ -82,6 +82,13 @@ impl Default for BufferLimits {
     }
 }
 
+impl BufferLimits {
+    /// Of a socket that has little to receive beside another one.
+    pub(crate) const fn sixteenth(self) -> Self {
+        Self { receive_bytes: self.receive_bytes / 16, send_bytes: self.send_bytes / 16 }
+    }
+}
+
 /// What the worker wants done with a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {

@@ -4,7 +4,8 @@
 
 use words::{ChecksumState, FrameMeta};
 
-const ETHERNET_LEN: usize = 14;
+use crate::frame::ETHERNET_LEN;
+
 const PROTOCOL: u8 = 132;
 /// Where the checksum stands in the common header, which no other protocol has there.
 const CHECKSUM_AT: u16 = 8;

@@ -128,6 +128,31 @@ impl PacketSocket {
         Ok(KernelCounts { packets: u64::from(counts.tp_packets), drops: u64::from(counts.tp_drops) })
     }
 
+    /// How much of the memory for what waits to be received is in use, in percent.
+    ///
+    /// # Errors
+    /// Never on an open socket.
+    pub fn full_percent(&self) -> io::Result<u32> {
+        // As include/uapi/linux/sock_diag.h has them: SK_MEMINFO_RMEM_ALLOC, SK_MEMINFO_RCVBUF, and seven others.
+        let mut memory = [0_u32; 9];
+        let mut len = socklen::<[u32; 9]>();
+        // SAFETY: the option fills at most `len` octets of `memory`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                memory.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let [in_use, room, ..] = memory.map(u64::from);
+        Ok(u32::try_from(in_use * 100 / room.max(1)).unwrap_or(u32::MAX))
+    }
+
     /// Whether the socket still hangs on the interface that it was bound to: one that was deleted takes its sockets along.
     #[must_use]
     pub fn is_bound(&self) -> bool {

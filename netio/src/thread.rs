@@ -19,6 +19,16 @@ pub enum Raised {
     Refused,
 }
 
+/// From now on a panic of any thread ends the process at once, as if it had been compiled so: a member without one of its
+/// threads must not go on. Profiles that are tested unwind, since the test harness does, and so each library is built once.
+pub fn end_process_on_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        before(info);
+        std::process::abort();
+    }));
+}
+
 /// Raises the calling thread: SCHED_FIFO `priority` (1–99), else nice −10, else nothing.
 ///
 /// Only for threads that block; a spinning one would starve its core. SCHED_RESET_ON_FORK keeps children ordinary.
@@ -93,7 +103,27 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Raised, allowed_cpus, ordinary_current, pin_current, prefer_current, raise_current, spare_current};
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::{
+        Raised, allowed_cpus, end_process_on_panic, ordinary_current, pin_current, prefer_current, raise_current,
+        spare_current,
+    };
+
+    #[test]
+    fn a_thread_that_panics_ends_its_process() {
+        const CHILD: &str = "QNAT_TEST_PANICS";
+        if std::env::var_os(CHILD).is_some() {
+            end_process_on_panic();
+            let _survived = std::thread::spawn(|| panic!("of one thread")).join();
+            return;
+        }
+        let mut again = std::process::Command::new(std::env::current_exe().expect("this program"));
+        again.args(["--exact", "thread::tests::a_thread_that_panics_ends_its_process", "--nocapture"]).env(CHILD, "1");
+        let ended = again.output().expect("started");
+        assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{ended:?}");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("of one thread"), "and says why: {ended:?}");
+    }
 
     #[test]
     fn a_pinned_thread_may_run_on_its_cpu_only() {

@@ -8,5 +8,6 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    netio::thread::end_process_on_panic();
     qnat::cli::run(std::env::args_os())
 }

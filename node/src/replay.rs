@@ -150,7 +150,9 @@ impl Replay {
         let (node, told) = told.into_iter().nth(served).ok_or_else(none)?;
         let networks = &self.workers[0].snapshot.networks;
         let row = with_names(&self.state, &told, row(asked, &told));
-        Ok(Explained { node, mapping: told.mapping.map(|view| flow(&view, networks)), ..row })
+        // Holds begin anew here: when one ends only its owner knows.
+        let back_in_ms = None;
+        Ok(Explained { node, mapping: told.mapping.map(|view| flow(&view, networks)), back_in_ms, ..row })
     }
 
     /// Refuses an answer that mappings might change which the dump does not have.

@@ -1,6 +1,7 @@
 //! `qnat` as a user runs it, its answers, and waiting for what they say. Called by `lab` and all that stands on it.
 
 use std::fs::File;
+use std::io::{Read as _, Seek as _};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -22,19 +23,17 @@ pub fn rows(value: &Value) -> impl Iterator<Item = &Value> {
 #[must_use]
 pub fn run(arguments: &[&str]) -> Output {
     // Members that `lab up` leaves behind must not keep a pipe of ours open: its output goes to files.
-    let dir = std::env::temp_dir();
-    let unique = format!("qnat-test-{}-{:?}", std::process::id(), std::thread::current().id());
-    let (out, err) = (dir.join(format!("{unique}.out")), dir.join(format!("{unique}.err")));
-    let create = |path: &PathBuf| File::create(path).expect("the temporary directory can be written");
+    let [mut out, mut err] = [(); 2].map(|()| tempfile::tempfile().expect("a temporary file"));
+    let shared = |file: &File| Stdio::from(file.try_clone().expect("another handle"));
     let mut command = Command::new(binary());
-    command.args(arguments).stdin(Stdio::null()).stdout(create(&out)).stderr(create(&err));
+    command.args(arguments).stdin(Stdio::null()).stdout(shared(&out)).stderr(shared(&err));
     let status = command.status().expect("qnat starts");
-    let read = |path: &PathBuf| std::fs::read(path).expect("just written");
-    let output = Output { status, stdout: read(&out), stderr: read(&err) };
-    for path in [out, err] {
-        std::fs::remove_file(path).expect("just written");
-    }
-    output
+    let read = |file: &mut File| {
+        let mut bytes = Vec::new();
+        file.rewind().and_then(|()| file.read_to_end(&mut bytes)).expect("just written");
+        bytes
+    };
+    Output { status, stdout: read(&mut out), stderr: read(&mut err) }
 }
 
 /// Runs `qnat`, which must succeed. Returns its standard output.

@@ -1,10 +1,12 @@
 //! A lab that ends with the value: `qnat lab up`, commands through the binary, `qnat lab down` on drop.
 //! One lab fits on a machine, so [`Lab::up`] lets one test at a time have it. Called by the tests in `tests/`.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use qnat_lab::{DEFAULT_DIR, Host};
 use serde_json::Value;
 
 pub use crate::command::{binary, json, ok, rows, run, try_json, wait_until};
@@ -41,6 +43,14 @@ impl Drop for Alone {
         *TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
         TAKEN.1.notify_one();
     }
+}
+
+/// Does something in the network of a host of the lab that is up.
+///
+/// # Panics
+/// If there is no such host.
+pub fn in_host<T: Send>(host: Host, work: impl FnOnce() -> T + Send) -> T {
+    qnat_lab::in_host(Path::new(DEFAULT_DIR), host, work).expect("a host of the lab")
 }
 
 /// A running lab: members n1 to n3, backends b1 to b4, public addresses 203.0.113.1 to .3.

@@ -1,19 +1,27 @@
 //! The running configuration as a file: what `qnat get config` says is what runs, and `qnat apply` takes it back unchanged. Needs
 //! root.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use qnat_tests::conversation::Conversation;
 use qnat_tests::lab::{INET, Lab, binary, json, ok, rows, run, try_json, wait_until};
 use qnat_tests::resources::{self, Changes, file_of};
 use qnat_tests::{checks, shared};
+use serde_json::Value;
+use tempfile::NamedTempFile;
 
 fn main() -> ExitCode {
     shared::run(checks![
+        // First: whoever leaves its shard waits until its flows there have ended, and their holds, which are longer than the test waits.
+        each_example_is_applied_is_what_runs_then_and_does_what_it_says,
         the_running_configuration_is_a_file_that_apply_takes_back_unchanged,
         groups_inbound_rules_own_addresses_and_several_networks_come_back_as_they_were,
+        an_address_in_the_place_of_another_is_used_at_once_and_connections_stay_on_the_old_one,
+        two_that_apply_at_once_both_do,
         an_apply_that_ends_flows_is_refused_with_their_number_unless_somebody_says_yes,
         an_apply_that_removes_more_than_it_adds_wants_a_yes,
         a_terminal_is_asked_and_its_yes_is_for_what_it_was_shown,
@@ -133,6 +141,35 @@ fn groups_inbound_rules_own_addresses_and_several_networks_come_back_as_they_wer
 const B1: &str = "10.0.1.1";
 const FLOWS: u16 = 60;
 
+/// The public address under which a host is seen.
+fn seen(lab: &Lab, host: &str) -> Option<String> {
+    let ask = format!("curl -s --max-time 1 http://{INET}/ || true");
+    let said: Value = serde_json::from_str(&lab.exec(host, &["sh", "-c", &ask])).ok()?;
+    said["address"].as_str().map(ToOwned::to_owned)
+}
+
+fn each_example_is_applied_is_what_runs_then_and_does_what_it_says(lab: &Lab) {
+    // In an order in which nobody who has flows has to leave its shard.
+    const FILES: [&str; 3] = ["servers.toml", "three-ways-out.toml", "outbound.toml"];
+    let there = std::fs::read_dir("../examples").expect("the examples").map(|entry| entry.expect("a file").file_name());
+    assert_eq!(there.collect::<BTreeSet<_>>(), FILES.map(Into::into).into(), "each has its place");
+    for file in FILES {
+        let text = std::fs::read_to_string(format!("../examples/{file}")).expect("text");
+        let at = |says: &str| text.contains(says);
+        resources::apply(&text);
+        changes_nothing(&text);
+        let ways: &[(&str, &str)] = if at("public_ip = \"own\"") {
+            &[("b1", "203.0.113.50"), ("b2", "203.0.113.1"), ("b3", "203.0.113.24"), ("b4", "203.0.113.24")]
+        } else {
+            &[("b1", "203.0.113."), ("b2", "203.0.113.")]
+        };
+        for (host, way) in ways {
+            let leaves = || seen(lab, host).is_some_and(|address| address.starts_with(way));
+            wait_until(&format!("{host} to leave by {way} under {file}"), Duration::from_secs(30), leaves);
+        }
+    }
+}
+
 /// The lab's resources with a group of b1's that takes nothing to these ports.
 fn forbidding(ports: &str) -> String {
     let more = format!(
@@ -174,6 +211,42 @@ fn refusal(text: &str) -> String {
     assert!(said.contains("nothing was changed") && said.contains("qnat apply -f FILE --yes"), "{said}");
     assert_eq!(before, body(&config_at(1)));
     said
+}
+
+fn an_address_in_the_place_of_another_is_used_at_once_and_connections_stay_on_the_old_one(lab: &Lab) {
+    let rule = "on_reclaim = \"drain\"\n";
+    resources::apply(&Changes { rule, ..Changes::default() }.text());
+    let mut talk = Conversation::begin(lab, "b1");
+    assert!(talk.goes_on());
+    let old = seen(lab, "b1").expect("it leaves");
+    let new = "203.0.113.99";
+    let text = Changes { rule, ..Changes::default() }.text();
+    let declared = format!("address = \"{old}\"\n");
+    assert!(text.contains(&declared), "{text}");
+    resources::apply(&text.replace(&declared, &format!("address = \"{new}\"\n")));
+    assert_eq!(seen(lab, "b1").as_deref(), Some(new), "at the first attempt");
+    let connection = lab.live_mappings(B1, 7);
+    assert!(connection.len() == 1 && connection[0].starts_with(&format!("{old}:")), "{connection:?}");
+    assert!(talk.goes_on());
+}
+
+/// One of them finds that its plan is of a configuration that is gone, and makes another.
+fn two_that_apply_at_once_both_do(_: &Lab) {
+    let of =
+        |minutes: u32| Changes { rule: &format!("idle_timeout_minutes = {minutes}\n"), ..Changes::default() }.file();
+    let files = [("n1", of(5)), ("n2", of(6))];
+    let committed = |(node, file): &(&str, NamedTempFile)| {
+        let path = file.path().to_str().expect("a plain path");
+        json(&["apply", "--yes", "-o", "json", "--node", node, "-f", path])["committed"].as_u64()
+    };
+    for _ in 0..10 {
+        let both = thread::scope(|scope| {
+            let applies = files.each_ref().map(|file| scope.spawn(|| committed(file)));
+            applies.map(|apply| apply.join().expect("carried out"))
+        });
+        assert!(both[0].is_some() && both[1].is_some() && both[0] != both[1], "{both:?}");
+    }
+    resources::apply(&Changes::default().text());
 }
 
 fn an_apply_that_ends_flows_is_refused_with_their_number_unless_somebody_says_yes(lab: &Lab) {

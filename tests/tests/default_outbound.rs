@@ -5,16 +5,15 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use qnat_ends::End;
-use qnat_lab::{DEFAULT_DIR, Host};
+use qnat_lab::Host;
 use qnat_reference::packet::{ETH, UDP, addresses, be16, examine, ipv4, udp};
 use qnat_tests::conversation::Conversation;
-use qnat_tests::lab::{INET, Lab, json, ok, rows, run, try_json, wait_until};
+use qnat_tests::lab::{INET, Lab, in_host, json, ok, rows, run, try_json, wait_until};
 use qnat_tests::resources::{self, Changes, file_of};
 use qnat_tests::{checks, shared};
 use serde_json::Value;
@@ -40,7 +39,7 @@ fn main() -> ExitCode {
             a_hundred_flows_of_an_instance_leave_under_one_of_three_frontends,
             nslookup_tells_each_instance_the_address_that_it_leaves_by,
             a_subnet_without_default_outbound_access_drops_first_packets_and_explain_says_why,
-            a_standalone_instance_that_has_used_up_its_ports_is_told_of,
+            a_standalone_instance_that_has_used_up_its_ports_is_told_of_and_so_is_the_end_of_that,
         ],
     )
 }
@@ -79,10 +78,6 @@ fn is_system(address: &str) -> bool {
 
 fn inside_of(instance: &str) -> String {
     instance.replace('b', "10.0.1.")
-}
-
-fn in_host<T: Send>(host: Host, work: impl FnOnce() -> T + Send) -> T {
-    qnat_lab::in_host(Path::new(DEFAULT_DIR), host, work).expect("a host of the lab")
 }
 
 fn backend(number: u32) -> Host {
@@ -393,15 +388,49 @@ fn a_subnet_without_default_outbound_access_drops_first_packets_and_explain_says
     assert!(text.contains("no system addresses") && text.contains("[default_outbound]"), "{text}");
 }
 
-fn a_standalone_instance_that_has_used_up_its_ports_is_told_of(lab: &Lab) {
+fn a_standalone_instance_that_has_used_up_its_ports_is_told_of_and_so_is_the_end_of_that(lab: &Lab) {
     let from: Vec<u16> = (20_000..21_060).collect();
     let out = datagrams("b4", &[(REMOTE, 4600)], &from);
     let ports: BTreeSet<u16> = out.iter().map(|(_, port, _)| *port).collect();
     assert_eq!((out.len(), ports.len()), (1024, 1024), "S12, S7");
     assert!(out.iter().all(|(address, ..)| is_system(address)));
+    let (address, remote) = (out.first().expect("some").0.clone(), format!("{REMOTE}:4600"));
     wait_until("it to be told of", PATIENCE, || {
         let concerns = lab.status()["concerns"].clone();
         let is = |row: &&Value| row["what"] == "ports_exhausted" && row["subject"]["name"] == "b4/ipconfig1";
-        rows(&concerns).any(|row| is(&row) && row["remedy"].as_str().is_some_and(|text| text.contains("public_ip")))
+        rows(&concerns).any(|row| {
+            let why = row["why"].as_str().unwrap_or_default();
+            is(&row)
+                && why.contains(&address)
+                && why.contains(&remote)
+                && row["exhausted"]["frontend"] == address.as_str()
+        })
     });
+    // What its remedy names says what each remedy takes.
+    let said = json(&["explain", "10.0.1.4", &remote, "udp", "-o", "json"]);
+    assert_eq!((&said["verdict"], &said["reason"]), (&"dropped".into(), &"ports_exhausted".into()), "{said:#}");
+    let is_whole = |row: &Value| ["what", "condition", "price"].iter().all(|field| row[field].as_str() > Some(""));
+    assert!(rows(&said["remedies"]).count() == 6 && rows(&said["remedies"]).all(is_whole), "S17: {said:#}");
+    let text = ok(&["explain", "10.0.1.4", &remote, "udp"]);
+    assert!(text.contains(&format!("none of its 1024 ports of {address} is free towards {remote}")), "{text}");
+    assert!(text.contains("reuse connections") && text.contains("price: a public address"), "{text}");
+    // Whoever else it asks is reached.
+    assert_eq!(datagrams("b4", &[(REMOTE, 4601)], &[20_000]).len(), 1, "S12");
+    let alerts = |kind: &str| -> Vec<Value> {
+        let events = json(&["events", "-o", "json"]);
+        let is = |row: &&Value| row["event"] == kind && row["alert"]["healthEventType"] == "SnatPortExhaustion";
+        rows(&events["events"]).filter(is).map(|row| row["alert"].clone()).collect()
+    };
+    for (kind, name) in [("concern_began", "Resource Limits Hit"), ("concern_ended", "Resource Limits Left")] {
+        wait_until(&format!("an alert: {name}"), PATIENCE * 2, || {
+            alerts(kind).iter().any(|alert| {
+                let told = &alert["properties"];
+                let place = &told["eventProperties"];
+                alert["resourceId"] == "b4/ipconfig1"
+                    && (&told["eventName"], &told["eventDescription"]) == (&name.into(), &"Ports exhausted".into())
+                    && place["public ip address"] == address.as_str()
+                    && place["destinations"][0] == format!("{remote}/udp").as_str()
+            })
+        });
+    }
 }

@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use qnat_lab::{DEFAULT_DIR, Host};
-use qnat_tests::lab::{INET, Lab, json, rows, wait_until};
+use qnat_lab::Host;
+use qnat_tests::lab::{INET, Lab, in_host, json, rows, wait_until};
 use qnat_tests::resources::{self, Changes};
 
 const F1: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
@@ -22,10 +21,6 @@ const RULES: &str = "[[load_balancer.load_balancing_rule]]\nname = \"http\"\nfro
                      frontend_port = 5000\npool = \"pool1\"\nbackend_port = 5353\ndistribution = \"source-ip\"\n\
                      [[load_balancer.inbound_nat_rule]]\nname = \"b2-alone\"\nfrontend = \"pip1\"\nprotocol = \"tcp\"\n\
                      frontend_port = 2202\nip_configuration = \"b2/ipconfig1\"\nbackend_port = 22\n";
-
-fn in_host<T: Send>(host: Host, work: impl FnOnce() -> T + Send) -> T {
-    qnat_lab::in_host(Path::new(DEFAULT_DIR), host, work).expect("a host of the lab")
-}
 
 /// Listens on a port of a backend; each connection hears at once who serves it and whom it sees, then its own lines again.
 fn serve(backend: u32, port: u16) {
@@ -142,12 +137,21 @@ fn a_thousand_connections_stay_on_their_members_when_the_owner_dies_and_when_the
     });
     assert!(asked.1.ends_with(&asked.0.to_string()) && asked.1 == asked.2, "{asked:?}");
 
+    // b4 drains: it keeps what it has, and gets nothing new, also by an owner that comes after.
+    let own = "private_ip = \"10.0.1.4\"\n";
+    resources::apply(&with_rules(&[], "").replace(own, &format!("{own}admin_state = \"down\"\n")));
+    let fresh =
+        || -> BTreeSet<String> { (0..100).map(|_| Client::connect(80).expect("a connection").member).collect() };
+    assert_eq!(fresh(), BTreeSet::from(["b1", "b2", "b3"].map(ToOwned::to_owned)));
+    let row = json(&["get", "backends", "-o", "json"]);
+    assert!(rows(&row).any(|row| row["name"] == "b4/ipconfig1" && row["admin_state"] == "down"), "{row}");
     let killed = lab.kill_owner_of("b1");
     lab.wait_for_successor("b1", killed);
     let kept = clients.iter_mut().map(Client::goes_on).filter(|kept| *kept).count();
     assert_eq!(kept, 1_000, "all of them");
-    let fresh: BTreeSet<String> = (0..100).map(|_| Client::connect(80).expect("a connection").member).collect();
-    assert_eq!(fresh.len(), 4);
+    assert_eq!(fresh(), BTreeSet::from(["b1", "b2", "b3"].map(ToOwned::to_owned)));
+    resources::apply(&with_rules(&[], ""));
+    assert_eq!(fresh().len(), 4);
 
     lab.restart_the_dead();
     resources::apply(&with_rules(&[4], ""));

@@ -36,7 +36,10 @@ fn now(lab: &Lab) -> String {
 
 #[test]
 fn every_surviving_member_knows_who_had_a_port_then() {
-    let lab = Lab::up();
+    // What is held is free again after three seconds, in place of 65.
+    let settings = "[settings]\norphan_grace_ms = 1000\nhold_ms = [3000, 3000, 3000, 3000, 3000]\n";
+    let all = Changes { outside: settings, ..Changes::default() }.text();
+    let lab = Lab::up_by(&all);
     let (ip, port) = seen(&lab, "b4");
     let then = now(&lab);
     for node in 1..=3 {
@@ -47,7 +50,6 @@ fn every_surviving_member_knows_who_had_a_port_then() {
     }
     let owner = lab.owner_of("b4");
     ok(&["lab", "kill", &format!("n{owner}")]);
-    let all = Changes::default().text();
     let b4 = all.find("[[instance]]\nname = \"b4\"").expect("b4 is declared");
     wait_until("the members to decide without the dead one", Duration::from_secs(30), || {
         lab::try_json(&["status", "-o", "json"]).is_some_and(|s| rows(&s["shards"]).all(|row| row["serving"] == "yes"))
@@ -59,9 +61,9 @@ fn every_surviving_member_knows_who_had_a_port_then() {
             who(node, &ip, port, None)["holder"]["draining_since"].is_string()
         });
     }
-    // Its holds last for 65 s; then the record of the block ends on every member that lives.
+    // After its holds the record of the block ends on every member that lives.
     for node in survivors.clone() {
-        wait_until("the release", Duration::from_secs(120), || who(node, &ip, port, None)["holder"].is_null());
+        wait_until("the release", Duration::from_secs(60), || who(node, &ip, port, None)["holder"].is_null());
         let answer = who(node, &ip, port, Some(&then));
         let holder = &answer["holder"];
         assert_eq!((&holder["backend"], &holder["inside"]), (&"b4/ipconfig1".into(), &"10.0.1.4".into()), "{answer:#}");

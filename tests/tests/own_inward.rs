@@ -3,13 +3,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use qnat_lab::{DEFAULT_DIR, Host};
-use qnat_tests::lab::{INET, Lab, json, rows, run, try_json, wait_until};
+use qnat_lab::Host;
+use qnat_tests::lab::{INET, Lab, in_host, json, rows, run, try_json, wait_until};
 use qnat_tests::resources::{self, Changes};
 use qnat_tests::running::Running;
 use serde_json::Value;
@@ -20,10 +19,6 @@ const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What nobody lets in gets no answer for so long.
 const SILENCE: Duration = Duration::from_millis(700);
-
-fn in_host<T: Send>(host: Host, work: impl FnOnce() -> T + Send) -> T {
-    qnat_lab::in_host(Path::new(DEFAULT_DIR), host, work).expect("a host of the lab")
-}
 
 /// The lab's resources; b1 in no pool, with an address of its own if `given`, and with a group if there are `rules`.
 fn with(given: bool, rules: Option<&str>) -> String {

@@ -70,7 +70,7 @@ fn isolated_hosts_reach_each_other_by_the_gateway_as_both_sides_groups_allow_als
     let neighbour = lab.exec("b1", &["ip", "neigh", "show", B2]);
     assert!(neighbour.contains("02:51:4e:00:"), "a shard answers in b2's name: {neighbour}");
     assert_eq!(private_flows(), 0, "W4");
-    // b1 reaches nobody outside, and b2 (acceptance 25).
+    // b1 reaches nobody outside, and b2.
     let groups = group("closed", "outbound", "deny", "destination = \"Internet\"")
         + &group("web", "inbound", "deny", "protocol = \"tcp\"\ndestination_ports = 8");
     resources::apply(&with(&groups, Some("closed"), Some("web")));

@@ -4,14 +4,13 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qnat_lab::{DEFAULT_DIR, Host};
-use qnat_tests::lab::{INET, Lab, json, ok, rows, wait_until};
+use qnat_lab::Host;
+use qnat_tests::lab::{INET, Lab, in_host, json, ok, rows, wait_until};
 use qnat_tests::resources::{self, Changes};
 use serde_json::Value;
 
@@ -48,10 +47,6 @@ fn pool_of(text: &str, members: &[u32]) -> String {
         text = text.replace(&format!("{own}pool = \"lb1/pool1\"\n"), &own);
     }
     text
-}
-
-fn in_host<T: Send>(host: Host, work: impl FnOnce() -> T + Send) -> T {
-    qnat_lab::in_host(Path::new(DEFAULT_DIR), host, work).expect("a host of the lab")
 }
 
 /// How an instance answers its probe.
@@ -211,11 +206,11 @@ fn members(count: usize) -> BTreeSet<String> {
     (0..count).map(|_| Client::connect().member).collect()
 }
 
-/// What is committed of a backend by a probe of the load balancer.
+/// What is committed of a backend by a probe.
 fn health(probe: &str, backend: u32) -> (String, String) {
-    let (probe, backend) = (format!("lb1/{probe}"), format!("b{backend}/ipconfig1"));
+    let backend = format!("b{backend}/ipconfig1");
     let all = json(&["get", "probes", "-o", "json"]);
-    let is = |row: &&Value| row["probe"] == probe.as_str() && row["backend"] == backend.as_str();
+    let is = |row: &&Value| row["probe"] == probe && row["backend"] == backend.as_str();
     let row = rows(&all).find(is).expect("it is listed");
     let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
     (text("health"), text("why"))
@@ -246,27 +241,27 @@ fn each_way_to_fail_takes_an_instance_down_in_its_time_and_one_success_brings_it
     let lab = Lab::up_by(&resources(""));
     serve(&[1, 2, 3, 4], 8080);
     let mut servers: Vec<Server> = (1..=4).map(|backend| Server::http(backend, 8081)).collect();
-    all_up("http", &[1, 2, 3, 4]);
+    all_up("lb1/http", &[1, 2, 3, 4]);
     assert_eq!(members(100).len(), 4);
     let interval = Duration::from_secs(INTERVAL);
     // So many failures begin to be due after up to an interval, and the last of them may take one.
     let (soonest, latest) = (interval * (NUMBER - 1), interval * (NUMBER + 1) + SLACK);
     let fails = |way: &str, why: &str, lab: &Lab, servers: &mut [Server], hang: bool| {
-        let down = becomes("http", 1, "down");
+        let down = becomes("lb1/http", 1, "down");
         println!("{way}: down after {down:?}, {NUMBER} failures each {INTERVAL} s");
-        assert_eq!(health("http", 1).1, why, "{way}");
+        assert_eq!(health("lb1/http", 1).1, why, "{way}");
         let soonest = if hang { soonest + interval } else { soonest };
         assert!((soonest - EARLY..latest).contains(&down), "{way}: {down:?}");
         assert!(!members(40).contains("b1"), "{way}");
         for backend in 2..=4 {
-            assert_eq!(health("http", backend).0, "up", "{way}: nobody waits for who hangs");
+            assert_eq!(health("lb1/http", backend).0, "up", "{way}: nobody waits for who hangs");
         }
         match way {
             "silent" => no_route_back(lab, 1, "del"),
             "refused" => servers[0].start(),
             _ => servers[0].behave(Manner::Well),
         }
-        let up = becomes("http", 1, "up");
+        let up = becomes("lb1/http", 1, "up");
         println!("{way}: up after {up:?}");
         assert!(up < interval + SLACK, "{way}: {up:?}");
         assert!(members(100).contains("b1"), "{way}");
@@ -292,16 +287,16 @@ fn a_probe_by_tcp_asks_for_a_connection_and_where_all_fail_nobody_is_let_in() {
     // What answers 8082 says nothing: to be connected is all.
     let mut raw: Vec<Server> = (1..=2).map(|backend| Server::http(backend, 8082)).collect();
     let _http: Vec<Server> = (1..=2).map(|backend| Server::http(backend, 8081)).collect();
-    all_up("tcp", &[1, 2]);
-    all_up("http", &[1, 2]);
+    all_up("lb1/tcp", &[1, 2]);
+    all_up("lb1/http", &[1, 2]);
     raw[0].close();
-    println!("refused: down after {:?}", becomes("tcp", 1, "down"));
-    assert_eq!(health("tcp", 1).1, "it refuses the connection");
-    assert_eq!(health("http", 1).0, "up", "each probe speaks for the rules that name it");
+    println!("refused: down after {:?}", becomes("lb1/tcp", 1, "down"));
+    assert_eq!(health("lb1/tcp", 1).1, "it refuses the connection");
+    assert_eq!(health("lb1/http", 1).0, "up", "each probe speaks for the rules that name it");
     let mut kept = Client::on("b2");
     no_route_back(&lab, 2, "add");
-    println!("silent: down after {:?}", becomes("tcp", 2, "down"));
-    assert_eq!(health("tcp", 2).1, "no answer in time");
+    println!("silent: down after {:?}", becomes("lb1/tcp", 2, "down"));
+    assert_eq!(health("lb1/tcp", 2).1, "no answer in time");
 
     let to = SocketAddr::from((F1, 81));
     let dropped = || {
@@ -325,7 +320,7 @@ fn a_probe_by_tcp_asks_for_a_connection_and_where_all_fail_nobody_is_let_in() {
 
     raw[0].start();
     no_route_back(&lab, 2, "del");
-    all_up("tcp", &[1, 2]);
+    all_up("lb1/tcp", &[1, 2]);
     let again = in_host(Host::Inet, || TcpStream::connect_timeout(&to, PATIENCE));
     assert!(again.is_ok(), "{again:?}");
     wait_until("the concern to end", PATIENCE, || {
@@ -336,8 +331,8 @@ fn a_probe_by_tcp_asks_for_a_connection_and_where_all_fail_nobody_is_let_in() {
 #[test]
 fn an_instance_that_fails_its_probe_opens_outbound_flows_all_the_same() {
     let lab = Lab::up_by(&pool_of(&resources(""), &[1]));
-    becomes("http", 1, "down");
-    assert_eq!(health("http", 1).1, "it refuses the connection", "nothing listens there");
+    becomes("lb1/http", 1, "down");
+    assert_eq!(health("lb1/http", 1).1, "it refuses the connection", "nothing listens there");
     let said = lab.exec("b1", &["curl", "-s", "--max-time", "5", &format!("http://{INET}/")]);
     assert!(said.contains("\"address\":\"203.0.113.1\""), "{said}");
     let ports = lab.ports_of("b1");
@@ -365,15 +360,15 @@ fn a_group_that_denies_the_probe_takes_its_instance_out_of_new_connections_also_
     let lab = Lab::up_by(&behind_a_group(false));
     serve(&[1, 2], 8080);
     let _answering: Vec<Server> = (1..=2).map(|backend| Server::http(backend, 8081)).collect();
-    all_up("http", &[1, 2]);
+    all_up("lb1/http", &[1, 2]);
     let (mut one, mut two) = (Client::on("b1"), Client::on("b2"));
 
     let file = resources::file_of(&behind_a_group(true));
     let warned = json(&["apply", "-o", "json", "-f", file.path().to_str().expect("a plain path")]);
     let warnings = warned["warnings"].to_string();
     assert!(warnings.contains("AzureLoadBalancer") && warnings.contains("no-probes"), "{warnings}");
-    println!("denied: down after {:?}", becomes("http", 1, "down"));
-    assert_eq!(health("http", 1).1, "a security group denies AzureLoadBalancer");
+    println!("denied: down after {:?}", becomes("lb1/http", 1, "down"));
+    assert_eq!(health("lb1/http", 1).1, "a security group denies AzureLoadBalancer");
     assert_eq!(members(50), BTreeSet::from(["b2".to_owned()]));
     assert!(one.goes_on() && two.goes_on(), "the old ones stay (D16)");
     let goes_out = || lab.exec("b1", &["curl", "-s", "--max-time", "5", &format!("http://{INET}/")]);
@@ -386,12 +381,92 @@ fn a_group_that_denies_the_probe_takes_its_instance_out_of_new_connections_also_
     lab.wait_for_successor("b1", killed);
     assert_eq!(members(50), BTreeSet::from(["b2".to_owned()]), "its successor knows it at once");
     assert!(one.goes_on() && two.goes_on());
-    assert_eq!(health("http", 1).0, "down");
+    assert_eq!(health("lb1/http", 1).0, "down");
 
     resources::apply(&behind_a_group(false));
-    println!("allowed: up after {:?}", becomes("http", 1, "up"));
+    println!("allowed: up after {:?}", becomes("lb1/http", 1, "up"));
     assert_eq!(members(100).len(), 2, "it has its share again");
     assert!(one.goes_on() && two.goes_on());
     assert!(goes_out().contains("203.0.113.1"));
+    lab.restart_the_dead();
+}
+
+/// The rule at port 80 has no probe; b1 and b2, alone in the pool, have one of their own, at port 8081. Port 82 is b1's alone.
+fn with_machines() -> String {
+    let nat = "[[load_balancer.inbound_nat_rule]]\nname = \"one\"\nfrontend = \"pip1\"\nprotocol = \"tcp\"\n\
+               frontend_port = 82\nip_configuration = \"b1/ipconfig1\"\nbackend_port = 8083\n";
+    let text = pool_of(&resources(""), &[1, 2]);
+    let without = text.replace("backend_port = 8080\nprobe = \"http\"\n", &format!("backend_port = 8080\n{nat}"));
+    assert_ne!(without, text);
+    (1..=2).fold(without, |text, number| {
+        let head = format!("[[instance]]\nname = \"b{number}\"\n");
+        let own = format!(
+            "[instance.probe]\nprotocol = \"http\"\nport = 8081\nrequest_path = \"/healthz\"\n\
+             interval_seconds = {INTERVAL}\nnumber_of_probes = {NUMBER}\n"
+        );
+        text.replace(&head, &(head.clone() + &own))
+    })
+}
+
+#[test]
+fn a_machine_that_fails_its_own_probe_gets_nothing_new_by_a_rule_without_one_also_when_the_owner_dies() {
+    let lab = Lab::up_by(&with_machines());
+    serve(&[1, 2], 8080);
+    serve(&[1, 2], 8082);
+    serve(&[1], 8083);
+    let servers: Vec<Server> = (1..=2).map(|backend| Server::http(backend, 8081)).collect();
+    becomes("instance b1", 1, "up");
+    becomes("instance b2", 2, "up");
+    all_up("lb1/tcp", &[1, 2]);
+    assert_eq!(members(100).len(), 2);
+    let mut kept = Client::on("b1");
+
+    servers[0].behave(Manner::Broken);
+    println!("a machine's HTTP 500: down after {:?}", becomes("instance b1", 1, "down"));
+    assert_eq!(health("instance b1", 1).1, "it answers HTTP 500");
+    assert_eq!(members(50), BTreeSet::from(["b2".to_owned()]));
+    let at = |port: u16, count: usize| -> BTreeSet<String> {
+        (0..count).map(|_| Client::within(port, PATIENCE).expect("a connection").member).collect()
+    };
+    assert_eq!(at(81, 100).len(), 2, "a rule with a probe goes by that alone");
+    assert_eq!(at(82, 1), BTreeSet::from(["b1".to_owned()]), "nobody stands in for one instance");
+    let goes_out = || lab.exec("b1", &["curl", "-s", "--max-time", "5", &format!("http://{INET}/")]);
+    assert!(goes_out().contains("203.0.113.1"), "outwards nothing changed (S3)");
+    assert!(kept.goes_on(), "D16");
+    let concerned = |what: &str| -> Option<Value> {
+        let concerns = lab.status()["concerns"].clone();
+        rows(&concerns).find(|row| row["what"] == what).cloned()
+    };
+    let concern = concerned("instance_down").expect("it is told");
+    assert_eq!((concern["severity"].as_str(), concern["subject"]["name"].as_str()), (Some("warning"), Some("b1")));
+    let explained = ok(&["explain", &format!("{INET}:40000"), &format!("{F1}:80")]);
+    let why = "not to         b1/ipconfig1: it answers HTTP 500 (probe instance b1)";
+    assert!(explained.contains("backend        b2/ipconfig1") && explained.contains(why), "{explained}");
+
+    let killed = lab.kill_owner_of("b1");
+    lab.wait_for_successor("b1", killed);
+    assert_eq!(members(50), BTreeSet::from(["b2".to_owned()]), "its successor knows it at once");
+    assert_eq!(health("instance b1", 1).0, "down");
+    assert!(kept.goes_on());
+
+    servers[0].behave(Manner::Well);
+    println!("a machine's 200: up after {:?}", becomes("instance b1", 1, "up"));
+    assert_eq!(members(100).len(), 2, "it has its share again");
+    servers.iter().for_each(|server| server.behave(Manner::Hanging));
+    becomes("instance b1", 1, "down");
+    becomes("instance b2", 2, "down");
+    let to = SocketAddr::from((F1, 80));
+    let refused = in_host(Host::Inet, || TcpStream::connect_timeout(&to, Duration::from_secs(2)));
+    assert!(refused.is_err(), "no machine is up");
+    let concern = concerned("no_healthy_backends").expect("it is told");
+    assert_eq!(concern["subject"]["name"], "lb1/pool1");
+    let explained = ok(&["explain", &format!("{INET}:40000"), &format!("{F1}:80")]);
+    assert!(explained.contains("no_backend") && explained.contains("(probe instance b2)"), "{explained}");
+    assert!(kept.goes_on());
+    servers.iter().for_each(|server| server.behave(Manner::Well));
+    becomes("instance b2", 2, "up");
+    wait_until("the concerns to end", PATIENCE * 2, || {
+        concerned("no_healthy_backends").is_none() && concerned("instance_down").is_none()
+    });
     lab.restart_the_dead();
 }

@@ -201,6 +201,7 @@ fn change_under(lab: &Lab, size: Size) {
         scope.spawn(|| traffic.send(&ends));
         scope.spawn(|| traffic.receive(&inet));
         let ends_with_us = Over(&traffic.over);
+        set_cache("off");
         ends_what_it_forbids(&traffic, "without the kernel's fast path", None);
         allow_all(size);
         set_cache("eager");
@@ -233,7 +234,8 @@ fn allow_all(size: Size) {
 
 fn end_of(backend: &str) -> (End, [u8; 6]) {
     let end = End::open(&format!("qnat-{backend}"), "eth0").expect("a raw socket inside");
-    end.hello(REMOTE).expect("a way out");
+    // It asks for the gateway, and opens nothing that would idle out meanwhile.
+    end.hello(GATEWAY).expect("an interface");
     let gateway = end.neighbour(GATEWAY).expect("the gateway answers");
     (end, gateway)
 }

@@ -43,6 +43,7 @@ impl Tree {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/test");
         tree.put("scripts/test", &fs::read_to_string(script).expect("the script"));
         tree.put("cargo", CARGO);
+        tree.put("scripts/world", "#!/bin/bash\nexec \"$@\"\n");
         tree.put("target/debug/qnat-chaos", CHAOS);
         for silent in ["scripts/setup", "target/debug/qnat"] {
             tree.put(silent, "#!/bin/bash\n");

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     // Of another member than the asked one no more than 2,000 flows are listed: the one that has more comes last.
     shared::run(checks![
         an_instance_in_no_pool_goes_out_by_its_own_address,
+        an_own_address_that_the_upstream_routes_to_another_one_works_both_ways_and_outlives_the_owner,
         connections_keep_their_address_when_an_own_one_is_given_and_taken_with_the_owner_killed_between,
         two_thousand_flows_leave_by_the_own_address_with_the_ports_they_chose_and_a_killed_owner_loses_none,
     ])
@@ -172,4 +173,30 @@ fn an_instance_in_no_pool_goes_out_by_its_own_address(lab: &Lab) {
     assert!(told.to_string().contains(&own.to_string()), "{told}");
     let pings = lab.exec("b4", &["ping", "-c", "3", "-i", "0.2", "-W", "2", "203.0.113.10"]);
     assert!(pings.contains(" 0% packet loss"), "{pings}");
+}
+
+fn an_own_address_that_the_upstream_routes_to_another_one_works_both_ways_and_outlives_the_owner(lab: &Lab) {
+    let own = Ipv4Addr::new(192, 0, 2, 50);
+    resources::apply(&with_own("b3", own));
+    wait_for_own("b3", own);
+    // To an address of whichever shard: whose own this one is, finds out who gets the packet.
+    for via in 1..=3 {
+        let route = format!("ip route replace {own}/32 via 203.0.113.{via}");
+        let _set = lab.exec("inet", &["sh", "-c", &route]);
+        let pings = |host: &str, to: &str| {
+            let said = lab.exec(host, &["sh", "-c", &format!("ping -c 2 -i 0.2 -W 2 {to} || true")]);
+            said.contains(" 0% packet loss")
+        };
+        wait_until(&format!("both ways by pip{via}"), PATIENCE, || {
+            pings("inet", &own.to_string()) && pings("b3", "203.0.113.10")
+        });
+    }
+    let mut talk = Conversation::begin(lab, "b3");
+    assert!(talk.goes_on());
+    assert_eq!(is_under(&ends(lab, "b3"), own), 1);
+    let killed = lab.kill_owner_of("b3");
+    lab.wait_for_successor("b3", killed);
+    wait_until(&format!("it to go on without n{killed}"), PATIENCE, || talk.goes_on());
+    let _unset = lab.exec("inet", &["ip", "route", "del", &format!("{own}/32")]);
+    lab.restart_the_dead();
 }

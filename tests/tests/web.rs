@@ -26,16 +26,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// nginx on a backend, which notes who asked.
 fn serve(lab: &Lab, backend: u32, dir: &Path) -> Running {
-    let at = |what: &str| dir.join(format!("b{backend}.{what}")).display().to_string();
+    serve_at(lab, &format!("b{backend}"), dir)
+}
+
+/// The same on any host.
+fn serve_at(lab: &Lab, host: &str, dir: &Path) -> Running {
+    let at = |what: &str| dir.join(format!("{host}.{what}")).display().to_string();
     let text = format!(
         "daemon off;\nmaster_process off;\npid {};\nevents {{ worker_connections 4096; }}\nhttp {{\n\
          log_format who '$remote_addr $remote_port $status';\naccess_log {} who;\nkeepalive_requests 1000000;\n\
-         keepalive_timeout 600s;\nserver {{ listen 8080 backlog=4096; location / {{ return 200 'b{backend}\\n'; }} }}\n}}\n",
+         keepalive_timeout 600s;\nserver {{ listen 8080 backlog=4096; location / {{ return 200 '{host}\\n'; }} }}\n}}\n",
         at("pid"),
         at("log"),
     );
     std::fs::write(at("conf"), text).expect("a file");
-    lab.start(&format!("b{backend}"), &["/usr/sbin/nginx", "-e", "stderr", "-c", &at("conf")])
+    lab.start(host, &["/usr/sbin/nginx", "-e", "stderr", "-c", &at("conf")])
 }
 
 /// Sends a request and reads its answer; who gave it.
@@ -158,4 +163,37 @@ fn no_request_to_a_web_server_fails_when_the_owner_of_its_frontend_dies_and_a_th
     }
     assert!(hidden.is_empty(), "S24: {hidden:?}");
     assert_eq!(lines, answered, "each was asked once");
+}
+
+/// What a server of the internet has noted of others: the public end of each request.
+fn noted(log: &Path) -> Vec<String> {
+    let (text, own) = (std::fs::read_to_string(log).unwrap_or_default(), format!("{INET} "));
+    text.lines()
+        .filter(|line| !line.starts_with(&own))
+        .map(|line| line.strip_suffix(" 200").unwrap_or_else(|| panic!("{line}")).to_owned())
+        .collect()
+}
+
+/// curl asks a thousand times by as many connections as it is told, and keeps them for one request after the other.
+#[test]
+fn a_client_that_reuses_its_connection_uses_one_port_and_a_pool_of_eight_uses_eight() {
+    let lab = Lab::up();
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, log) = (serve_at(&lab, "inet", dir.path()), dir.path().join("inet.log"));
+    let url = |query: &str| format!("http://{INET}:8080/{query}");
+    wait_until("the server to answer", PATIENCE, || {
+        lab.exec("inet", &["sh", "-c", &format!("curl -s --max-time 2 {} || true", url(""))]).contains("inet")
+    });
+    let asks = |options: &[&str]| {
+        let before = noted(&log).len();
+        let curl = ["curl", "-sS", "--http1.1", "--max-time", "60", "-o", "/dev/null"];
+        let said = lab.exec("b1", &[&curl, options, &[&url("?[1-1000]")]].concat());
+        assert_eq!(said, "", "none failed");
+        wait_until("the server to have noted a thousand", PATIENCE, || noted(&log).len() >= before + 1_000);
+        let ports = noted(&log).split_off(before);
+        assert_eq!(ports.len(), 1_000);
+        ports.into_iter().collect::<BTreeSet<String>>().len()
+    };
+    assert_eq!(asks(&[]), 1);
+    assert_eq!(asks(&["--parallel", "--parallel-max", "8"]), 8);
 }

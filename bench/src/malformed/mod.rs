@@ -113,7 +113,7 @@ fn through_the_kernel() -> Result<Vec<(Case, Fate)>> {
 }
 
 fn through_qnat(binary: &std::path::Path) -> Result<Vec<(Fate, Option<String>)>> {
-    let lab = Lab::up(binary, 3)?;
+    let lab = Lab::up(binary, 3, &[])?;
     let ends = Ends::new(&Place {
         inside: ("qnat-b1", "eth0"),
         outside: (topology::INET, "eth0"),

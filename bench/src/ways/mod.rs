@@ -1,29 +1,34 @@
 //! `qnat-bench bulk`, `rtt`, `pps`: packets of flows that stand, through the cluster with the kernel's fast path, without it,
 //! and through a masquerade of the kernel's that hangs on the same bridges; one after the other in each round, in turning order.
+//! `between`: those of two instances whose ports are isolated, beside a plain bridge with rules.
 //!
 //! It shows only what the lab shows: both ends, the switches and the gateways share the processors.
 
+mod grouped;
 mod sample;
 pub mod tables;
 mod traffic;
 
+use std::cell::Cell;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use netio::netns;
 use qnat::answers::{Counted, FastPath};
 use qnat::daemon::data_config::Cache;
 use qnat::daemon::request::Request;
 use qnat_lab::Host;
-use qnat_lab::topology::INET;
+use qnat_lab::topology::{INET, backend_address};
 use serde::{Deserialize, Serialize};
 
-use crate::beside::{BY_CLUSTER, BY_MASQUERADE, Beside};
+use crate::beside::{BY_BRIDGE, BY_CLUSTER, BY_MASQUERADE, Beside};
 use crate::lab::{Lab, NODES};
 use crate::machine::{self, Machine};
 use crate::nftables;
 use crate::printing::Printing;
+use grouped::Configurations;
 use sample::summary;
 pub use sample::{Figure, Row, Sample, Unit, Way};
 use traffic::{Direction, Ends};
@@ -33,7 +38,7 @@ const CLIENT: Host = Host::Backend(1);
 /// How long the members may take to do what the switch says.
 const TURNED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Arguments of `qnat-bench bulk`, `rtt` and `pps`.
+/// Arguments of `qnat-bench bulk`, `rtt`, `pps` and `between`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The executable under test.
@@ -48,6 +53,9 @@ pub struct Args {
     /// What the cluster is held against.
     #[arg(long, value_enum, default_value = "nftables")]
     peer: Peer,
+    /// Also with the client's subnet behind a security group of as many rules; not for `between`.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    rules: u32,
     /// What becomes of the result.
     #[command(flatten)]
     pub printing: Printing,
@@ -57,7 +65,7 @@ pub struct Args {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Peer {
-    /// The kernel's masquerade, on the same bridges.
+    /// The kernel's masquerade, on the same bridges; between instances a bridge with rules.
     Nftables,
     /// Nothing: with the fast path against without it.
     None,
@@ -73,6 +81,8 @@ pub enum Work {
     Rtt,
     /// Small datagrams, thousands a second.
     Pps,
+    /// Streams and round trips between instances.
+    Between,
 }
 
 /// What was measured.
@@ -84,6 +94,9 @@ pub struct WaysResult {
     pub work: Work,
     /// Seconds of a sample.
     pub seconds: u64,
+    /// Of the group that the client's subnet was behind in one of the ways; 0: in none.
+    #[serde(default)]
+    pub rules: u32,
     /// How many tasks ran or wanted to in the minute before, at the beginning and at the end: who else used the machine.
     pub load_average: (f64, f64),
     /// Changes of owners meanwhile; each takes flows out of the kernel.
@@ -112,6 +125,8 @@ impl Work {
             let plural = if count == 1 { "" } else { "s" };
             (format!("UDP, 60 octets, {count} flow{plural}"), Load::Datagrams(count))
         };
+        let between = |count| streams(count, Direction::Up, "between instances");
+        let trips = |word: &str| (format!("UDP, 1 octet there and back{word}"), Load::Trips);
         match self {
             Self::Bulk => vec![
                 streams(1, Direction::Up, "up"),
@@ -119,8 +134,9 @@ impl Work {
                 streams(8, Direction::Up, "up"),
                 streams(8, Direction::Down, "down"),
             ],
-            Self::Rtt => vec![("UDP, 1 octet there and back".to_owned(), Load::Trips)],
+            Self::Rtt => vec![trips("")],
             Self::Pps => vec![datagrams(1), datagrams(100)],
+            Self::Between => vec![between(1), between(8), trips(" between instances")],
         }
     }
 }
@@ -130,14 +146,11 @@ impl Work {
 /// # Errors
 /// If the lab, the masquerade beside it or a flow does not come up.
 pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
-    let lab = Lab::up(&args.binary, 2)?;
-    let ways = match args.peer {
-        Peer::Nftables => vec![Way::Cache, Way::Worker, Way::Nftables],
-        Peer::None => vec![Way::Cache, Way::Worker],
-    };
-    let _beside = ways.contains(&Way::Nftables).then(|| Beside::up(CLIENT)).transpose()?;
-    netns::run_in(INET, nftables::small_sink)??;
-    let bench = Bench { lab, lasting: Duration::from_secs(args.seconds) };
+    ensure!(args.rules == 0 || work != Work::Between, "between measures without --rules");
+    let mut ways = vec![Way::Cache, Way::Worker];
+    ways.extend((args.peer == Peer::Nftables).then_some(Way::Nftables));
+    ways.extend((args.rules > 0).then_some(Way::Grouped));
+    let bench = Bench::up(work, args)?;
     let began = machine::load_average()?;
     let before = bench.lab.counted()?;
     let mut rounds = Vec::new();
@@ -157,6 +170,7 @@ pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
         machine: Machine::here()?,
         work,
         seconds: args.seconds,
+        rules: args.rules,
         load_average: (began, machine::load_average()?),
         elections: bench.lab.counted()?.since(&before).elections,
         summary: summary(&rounds),
@@ -166,7 +180,17 @@ pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
 
 struct Bench {
     lab: Lab,
+    /// The lab's own configuration, and the same with a security group.
+    configurations: Option<Configurations>,
     lasting: Duration,
+    /// The client's namespace and the server's.
+    ends: (String, String),
+    /// The server's address behind the cluster, and behind what it is held against.
+    remotes: (Ipv4Addr, Ipv4Addr),
+    /// Floods so far.
+    turns: Cell<usize>,
+    /// That.
+    _beside: Option<Beside>,
 }
 
 /// What surrounds the time that counts.
@@ -178,15 +202,46 @@ struct Meter {
 }
 
 impl Bench {
+    fn up(work: Work, args: &Args) -> Result<Self> {
+        let lasting = Duration::from_secs(args.seconds);
+        let beside = |up: &dyn Fn() -> Result<Beside>| (args.peer == Peer::Nftables).then(up).transpose();
+        if work == Work::Between {
+            let lab = Lab::up(&args.binary, 4, &["--isolated"])?;
+            let (client, server) = lab.strangers()?;
+            let remotes = (backend_address(server), BY_BRIDGE);
+            let (client, server) = (Host::Backend(client), Host::Backend(server));
+            let ends = (client.namespace(), server.namespace());
+            let beside = beside(&|| Beside::bridge(client, server))?;
+            return Ok(Self {
+                lab,
+                configurations: None,
+                lasting,
+                ends,
+                remotes,
+                turns: Cell::new(0),
+                _beside: beside,
+            });
+        }
+        let lab = Lab::up(&args.binary, 2, &[])?;
+        let beside = beside(&|| Beside::masquerade(CLIENT))?;
+        netns::run_in(INET, nftables::small_sink)??;
+        let ends = (CLIENT.namespace(), INET.to_owned());
+        let configurations = (args.rules > 0).then(|| Configurations::of(&lab, args.rules)).transpose()?;
+        let remotes = (BY_CLUSTER, BY_MASQUERADE);
+        Ok(Self { lab, configurations, lasting, ends, remotes, turns: Cell::new(0), _beside: beside })
+    }
+
     fn sample(&self, way: Way, name: &str, load: Load) -> Result<Sample> {
         match way {
-            Way::Cache => self.turn(Cache::On)?,
+            Way::Grouped | Way::Cache => self.turn(Cache::On)?,
             Way::Worker => self.turn(Cache::Off)?,
             Way::Nftables => {}
         }
-        let namespace = CLIENT.namespace();
-        let remote = if way == Way::Nftables { BY_MASQUERADE } else { BY_CLUSTER };
-        let ends = Ends { client: &namespace, server: INET, remote };
+        if let Some(configurations) = &self.configurations {
+            configurations.choose(&self.lab, way)?;
+        }
+        let remote = if way == Way::Nftables { self.remotes.1 } else { self.remotes.0 };
+        let ends = Ends { client: &self.ends.0, server: &self.ends.1, remote };
         let mut meter = Meter { cores: Vec::new(), stolen: 0.0, carried: None, seconds: 0.0 };
         let mut measured = |work: &mut dyn FnMut()| {
             meter = self.metered(way, work)?;
@@ -211,8 +266,10 @@ impl Bench {
     }
 
     fn datagrams(&self, way: Way, ends: &Ends<'_>, count: usize, meter: &mut Meter) -> Result<Vec<Figure>> {
-        let flows = ends.flows(count)?;
-        if way == Way::Cache {
+        let turn = self.turns.get();
+        self.turns.set(turn + 1);
+        let flows = ends.flows(count, turn)?;
+        if matches!(way, Way::Grouped | Way::Cache) {
             let began = Instant::now();
             while self.fast()?.iter().map(|fast| fast.entries).sum::<u64>() < count as u64 {
                 if began.elapsed() > TURNED_WITHIN {

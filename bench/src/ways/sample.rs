@@ -10,6 +10,8 @@ use crate::numbers::Spread;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
+    /// The cluster, its fast path on, and the client's subnet behind a security group.
+    Grouped,
     /// The cluster, its fast path on.
     Cache,
     /// The cluster, each packet by a worker.
@@ -20,12 +22,13 @@ pub enum Way {
 
 impl Way {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Cache, Self::Worker, Self::Nftables];
+    pub const ALL: [Self; 4] = [Self::Grouped, Self::Cache, Self::Worker, Self::Nftables];
 
     /// In tables.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Grouped => "cache on, behind rules",
             Self::Cache => "cache on",
             Self::Worker => "cache off",
             Self::Nftables => "nftables",

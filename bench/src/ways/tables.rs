@@ -53,10 +53,16 @@ pub fn readme_rows(result: &WaysResult) -> Vec<String> {
         Work::Bulk => "bulk",
         Work::Rtt => "rtt",
         Work::Pps => "pps",
+        Work::Between => "between",
     };
     let rows = result.summary.iter().filter(|row| row.unit != Unit::KppsOffered);
-    rows.map(|row| format!("| {}, {} | `qnat-bench {command}` | {} |", row.load, row.unit.label(), value(row)))
-        .collect()
+    let (seconds, rounds) = (result.seconds, result.rounds.len());
+    let rules = if result.rules > 0 { format!(" --rules {}", result.rules) } else { String::new() };
+    rows.map(|row| {
+        let (load, unit, value) = (&row.load, row.unit.label(), value(row));
+        format!("| {load}, {unit} | `qnat-bench {command} --seconds {seconds} --rounds {rounds}{rules}` | {value} |")
+    })
+    .collect()
 }
 
 fn value(row: &Row) -> String {

@@ -149,15 +149,14 @@ impl Ends<'_> {
         Ok(client)
     }
 
-    /// `count` flows that have had some answers.
-    pub(super) fn flows(&self, count: usize) -> Result<Flows> {
-        let server = netns::run_in(self.server, || {
-            // One of the ports whose small datagrams the sink counts and drops.
-            nftables::FLOOD.into_iter().find_map(|port| UdpSocket::bind((self.remote, port)).ok())
-        })?;
-        let server = server.context("no port is free for the flood")?;
+    /// `count` flows that have had some answers. Each `turn` has a port of its own: towards one remote no lease carries the flows
+    /// of all turns, which stay for minutes.
+    pub(super) fn flows(&self, count: usize, turn: usize) -> Result<Flows> {
+        // One of those whose small datagrams the sink counts and drops.
+        let port = nftables::FLOOD.cycle().nth(turn).context("no port for the flood")?;
+        let server = netns::run_in(self.server, || UdpSocket::bind((self.remote, port)))?
+            .with_context(|| format!("{}:{port}", self.remote))?;
         server.set_read_timeout(Some(Duration::from_millis(50)))?;
-        let port = server.local_addr()?.port();
         let clients = (0..count).map(|_| self.client_of(port)).collect::<Result<_>>()?;
         let flows = Flows { clients, server };
         flows.greet()?;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use engine::ids::BackendId;
 use engine::record::{InsideKey, Proto, Scenario};
 use engine::status::{FlowState, FlowView};
 
@@ -14,7 +15,8 @@ use super::{Check, ensure};
 /// # Errors
 /// The first two mappings that collide.
 pub fn check<'a>(owners: impl Iterator<Item = &'a FlowView>) -> Check {
-    let mut public: BTreeMap<_, InsideKey> = BTreeMap::new();
+    // Where a rule floats all members of a pool have one inside end (D17).
+    let mut public: BTreeMap<_, (InsideKey, BackendId)> = BTreeMap::new();
     let mut flows: BTreeMap<_, _> = BTreeMap::new();
     for view in owners.filter(|view| matches!(view.state, FlowState::Live | FlowState::Closing)) {
         let (frontend, address, port) = view.public;
@@ -22,9 +24,9 @@ pub fn check<'a>(owners: impl Iterator<Item = &'a FlowView>) -> Check {
         // What is not translated is told apart by its network, where addresses come twice (D14).
         let network = (view.scenario == Scenario::Private).then_some(view.inside.vnet);
         let key = (view.proto, (network, address.ok_or(frontend)), port, view.remote);
-        let other = public.insert(key, view.inside);
-        ensure(other.is_none_or(|other| other == view.inside), "I1", || {
-            format!("{other:?} and {:?} are both {key:?}", view.inside)
+        let other = public.insert(key, (view.inside, view.backend));
+        ensure(other.is_none_or(|other| other == (view.inside, view.backend)), "I1", || {
+            format!("{other:?} and {:?} are both {key:?}", (view.inside, view.backend))
         })?;
         // A flow whose mapping is about to close may have its next one already.
         if view.state == FlowState::Live {

@@ -10,7 +10,7 @@ use control::inbound::model::{InboundRule, RuleProtocol, Target};
 use control::resource::Desired;
 use control::state::State;
 use engine::ids::{BackendId, ControlIndex, FrontendId, PortBlock, VnetId};
-use engine::record::{Proto, PublicKey, Scenario};
+use engine::record::{Addr, Endpoint, InsideKey, Proto, PublicKey, Scenario};
 use engine::snapshot::OnReclaim;
 
 /// What a backend is declared to leave by.
@@ -61,6 +61,18 @@ impl Holding {
     }
 }
 
+/// What rules led to, by port of a frontend.
+type Leads = BTreeMap<(FrontendId, Proto, u16), Led>;
+
+/// What a rule led to.
+#[derive(Clone, Debug)]
+struct Led {
+    /// The address that its packets kept, if it floated (D17); else they had the backend's.
+    floats: Option<Ipv4Addr>,
+    port: u16,
+    members: BTreeSet<BackendId>,
+}
+
 /// One state of the control log, as far as it matters here.
 #[derive(Clone, Debug)]
 pub struct Known {
@@ -68,8 +80,8 @@ pub struct Known {
     pub frontends: BTreeMap<FrontendId, Purpose>,
     /// What each backend had.
     pub backends: BTreeMap<BackendId, Holding>,
-    /// Where rules led: from a port of a frontend to a port of backends.
-    leads: BTreeMap<(FrontendId, Proto, u16), (u16, BTreeSet<BackendId>)>,
+    /// Where rules led: from a port of a frontend to backends.
+    leads: Leads,
     /// What was on its way back.
     pub drains: BTreeMap<PortBlock, Drain>,
     /// Blocks of those whose backend was not to have ports of a pool, or had none of it, when they began to drain: no rule says
@@ -132,11 +144,19 @@ impl Known {
         }
     }
 
-    /// Whether a rule led from a public end to this port of a backend.
+    /// Whether a rule led from a public end to a backend, at this inside end.
     #[must_use]
-    pub fn leads(&self, public: &PublicKey, (backend, port): (BackendId, u16)) -> bool {
-        let rule = self.leads.get(&(public.frontend, public.proto, public.port));
-        rule.is_some_and(|(to, members)| *to == port && members.contains(&backend))
+    pub fn leads(&self, public: &PublicKey, (backend, inside): (BackendId, InsideKey)) -> bool {
+        let Some(rule) = self.leads.get(&(public.frontend, public.proto, public.port)) else { return false };
+        let Some((vnet, own)) = self.backends.get(&backend).map(|holding| holding.place) else { return false };
+        let endpoint = Endpoint { addr: Addr::from(rule.floats.unwrap_or(own)), port: rule.port };
+        rule.members.contains(&backend) && inside == InsideKey { vnet, endpoint }
+    }
+
+    /// Whose own an address was.
+    #[must_use]
+    pub fn owner_of(&self, frontend: FrontendId) -> Option<(BackendId, &Holding)> {
+        self.backends.iter().find(|(_, holding)| holding.own == Some(frontend)).map(|(id, holding)| (*id, holding))
     }
 
     /// The declared backend at an address.
@@ -178,7 +198,7 @@ fn is_grouped(desired: &Desired, backend: &Backend) -> bool {
 }
 
 /// A rule leads to nobody while somebody may still send by its port, and not to a member that lives in another shard (W3, M3).
-fn leads(state: &State) -> BTreeMap<(FrontendId, Proto, u16), (u16, BTreeSet<BackendId>)> {
+fn leads(state: &State) -> Leads {
     let (desired, allocation) = (state.desired(), state.allocation());
     let granted = |frontend: FrontendId, port: u16| {
         let is_on = |block: &PortBlock| block.frontend == frontend && block.contains(port);
@@ -200,7 +220,8 @@ fn leads(state: &State) -> BTreeMap<(FrontendId, Proto, u16), (u16, BTreeSet<Bac
             let backends = allocation.backends.iter().filter(|(_, b)| is_here(b) && is_target(name, rule, b));
             let members: BTreeSet<BackendId> = backends.map(|(id, _)| *id).collect();
             let proto = if rule.protocol == RuleProtocol::Udp { Proto::Udp } else { Proto::Tcp };
-            all.insert((*id, proto, rule.frontend_port), (rule.backend_port, members));
+            let floats = rule.floating_ip.then_some(frontend.ip);
+            all.insert((*id, proto, rule.frontend_port), Led { floats, port: rule.backend_port, members });
         }
     }
     all
@@ -229,6 +250,12 @@ impl Rights {
     pub fn around(&self, index: ControlIndex) -> impl Iterator<Item = &Known> {
         let (before, after) = (self.0.range(..=index).next_back(), self.0.range(index..).next());
         before.into_iter().chain(after).map(|(_, known)| known)
+    }
+
+    /// Where a backend is, which is where it was as long as it is called so.
+    #[must_use]
+    pub fn place_of(&self, backend: BackendId) -> Option<(VnetId, Ipv4Addr)> {
+        self.0.values().rev().find_map(|known| known.backends.get(&backend)).map(|holding| holding.place)
     }
 
     /// Whether a rule says what becomes of flows on a block on its way back, as far as is known.
@@ -274,9 +301,11 @@ impl Known {
         }
     }
 
-    /// And a rule leads from port 80 of frontend 8 to port 8,080 of backend 1.
-    pub(super) fn led(mut self) -> Self {
-        self.leads.insert((FrontendId(8), Proto::Tcp, 80), (8_080, BTreeSet::from([BackendId(1)])));
+    /// And a rule leads from port 80 of frontend 8 to port 8,080 of backend 1, or to where its packets are addressed anyhow.
+    pub(super) fn led(mut self, floats: Option<Ipv4Addr>) -> Self {
+        let port = if floats.is_some() { 80 } else { 8_080 };
+        let led = Led { floats, port, members: BTreeSet::from([BackendId(1)]) };
+        self.leads.insert((FrontendId(8), Proto::Tcp, 80), led);
         self
     }
 }

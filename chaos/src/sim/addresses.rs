@@ -26,6 +26,12 @@ impl Host {
         Self { network: OUTSIDE, ip }
     }
 
+    /// The host inside that has this card.
+    pub(super) fn of(card: Mac) -> Self {
+        let Mac([_, network, a, b, c, d]) = card;
+        Self { network: VnetId(network.into()), ip: Ipv4Addr::new(a, b, c, d) }
+    }
+
     pub(super) fn is_outside(self) -> bool {
         self.network == OUTSIDE
     }

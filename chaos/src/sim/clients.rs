@@ -104,13 +104,14 @@ impl Client {
                 };
                 Transport::Tcp { sport, dport, flags, seq: self.seq, ack: self.ack }
             }
-            Proto::Udp | Proto::Icmp => Transport::Udp { sport, dport },
-            proto @ (Proto::Gre | Proto::Esp | Proto::Sctp) => Transport::Bare { proto, sport, dport },
+            proto @ (Proto::Udp | Proto::Icmp | Proto::Gre | Proto::Esp | Proto::Sctp) => {
+                Transport::datagram(proto, sport, dport)
+            }
         };
         if !self.stays {
             self.left = self.left.saturating_sub(1);
             self.unheard += 1;
-            self.over |= self.unheard > PATIENCE || (self.proto == Proto::Udp && self.left == 0);
+            self.over |= self.unheard > PATIENCE || (self.proto != Proto::Tcp && self.left == 0);
         }
         (tag, frame((self.host.mac(), gateway), (self.host.ip, self.to.0), transport, &tag))
     }
@@ -146,6 +147,8 @@ pub(super) struct Entering {
     pub(super) servers: Servers,
     /// The number of the last connection, of those between instances too.
     pub(super) next: u32,
+    /// That when the last turn of the end began.
+    pub(super) last_before_turn: u32,
 }
 
 /// All connections between instances.
@@ -190,7 +193,7 @@ impl Servers {
         let ends = ((packet.dst, packet.dst_port), (packet.src, packet.src_port));
         let say = |transport| Some(said(now_ns, (host, gateway), ends, sender, transport));
         let (sport, dport) = (packet.dst_port, packet.src_port);
-        let Some(tcp) = &packet.tcp else { return say(Transport::Udp { sport, dport }) };
+        let Some(tcp) = &packet.tcp else { return say(Transport::datagram(packet.proto, sport, dport)) };
         let has = |flag| tcp.flags.contains(flag);
         if has(TcpFlags::RST) {
             self.0.remove(&(number, host));
@@ -242,7 +245,7 @@ impl Conn {
     }
 }
 
-/// A packet of a server to a client.
+/// A packet of a server to a client, from the address that this one asked: another than the host's own, where a rule floats.
 fn said(
     now_ns: u64,
     (host, gateway): (Host, Mac),
@@ -251,5 +254,5 @@ fn said(
     transport: Transport,
 ) -> (Tag, Vec<u8>) {
     let tag = Tag { sender, host, port: own.1, sent_ns: now_ns };
-    (tag, frame((host.mac(), gateway), (host.ip, client.0), transport, &tag))
+    (tag, frame((host.mac(), gateway), (own.0, client.0), transport, &tag))
 }

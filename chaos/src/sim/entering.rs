@@ -8,10 +8,11 @@ use engine::record::{Addr, Endpoint, Proto, PublicKey};
 use engine::rules::Inward;
 use engine::wire::{IpPacket, TcpFlags};
 use rand::Rng;
+use words::level;
 
 use super::addresses::Host;
 use super::clients::{Client, End, Entering, client};
-use super::inward::Lead;
+use super::inward::{self, Lead};
 use super::params::MS;
 use super::traffic::{Sender, Tag, Transport, frame};
 use super::world::World;
@@ -24,12 +25,18 @@ const PORTS: u16 = 30;
 /// Those that stay, and those of the end, have others.
 const STAYING: usize = 6;
 const STAYING_PORT: u16 = 50_000;
-/// Of each turn of the end; so many belong to one.
+/// Of each turn of the end; so many belong to one. Who has no port has an address of the turn's.
 const CALM_PORT: u16 = 60_000;
 const TURN: u16 = 100;
+const TURNS_APART: u16 = 20;
 /// Packets of a flood, from as many addresses.
 const FLOOD: u8 = 60;
 const FLOOD_FROM: u8 = 28;
+
+/// The port of a client that would have this one, if its protocol has any.
+const fn port_of(proto: Proto, port: u16) -> u16 {
+    if proto.has_ports() { port } else { 0 }
+}
 
 impl World {
     /// Clients begin, and go on.
@@ -63,20 +70,21 @@ impl World {
             true => (STAYING_PORT + u16::try_from(number).unwrap_or(0), u32::MAX),
             false => (40_000 + self.load.random_range(0..PORTS), self.load.random_range(1..12)),
         };
+        let port = port_of(lead.proto, port);
         let ends = (lead.proto, (ip, port), lead.to);
         if self.entering.clients.iter().any(|client| (client.proto, (client.host.ip, client.port), client.to) == ends) {
             return;
         }
-        let client = self.new_client(ends, packets);
+        let client = self.new_client(lead, (ip, port), packets);
         self.entering.clients.push(client);
         self.send_client(self.entering.clients.len() - 1);
     }
 
-    fn new_client(&mut self, ends: (Proto, End, End), packets: u32) -> Client {
+    fn new_client(&mut self, lead: Lead, from: End, packets: u32) -> Client {
         self.entering.next += 1;
         let number = self.entering.next;
-        self.judge.inwards.begins(number, ends.0, ends.1, ends.2);
-        Client::new(number, Host::outside(ends.1.0), (ends.0, ends.1.1, ends.2), packets)
+        self.judge.inwards.begins(number, lead.proto, from, lead.to, lead.floats);
+        Client::new(number, Host::outside(from.0), (lead.proto, from.1, lead.to), packets)
     }
 
     fn send_client(&mut self, at: usize) {
@@ -115,10 +123,10 @@ impl World {
         self.count("flood");
         let blind = self.load.random_bool(0.3);
         for n in 0..FLOOD {
-            let from = (client(FLOOD_FROM + n), 1_024 + self.load.random_range(0..60_000));
+            let from = (client(FLOOD_FROM + n), port_of(lead.proto, 1_024 + self.load.random_range(0..60_000)));
             self.entering.next += 1;
             let number = self.entering.next;
-            self.judge.inwards.begins(number, lead.proto, from, lead.to);
+            self.judge.inwards.begins(number, lead.proto, from, lead.to, lead.floats);
             let tag =
                 Tag { sender: Sender::Client(number), host: Host::outside(from.0), port: from.1, sent_ns: self.now_ns };
             let (sport, dport, seq) = (from.1, lead.to.1, self.load.random());
@@ -127,8 +135,9 @@ impl World {
                     let flags = if blind { TcpFlags::ACK } else { TcpFlags::SYN };
                     Transport::Tcp { sport, dport, flags, seq, ack: self.load.random() }
                 }
-                Proto::Udp | Proto::Icmp => Transport::Udp { sport, dport },
-                proto @ (Proto::Gre | Proto::Esp | Proto::Sctp) => Transport::Bare { proto, sport, dport },
+                proto @ (Proto::Udp | Proto::Icmp | Proto::Gre | Proto::Esp | Proto::Sctp) => {
+                    Transport::datagram(proto, sport, dport)
+                }
             };
             let frame = frame((tag.host.mac(), gateway), (from.0, lead.to.0), transport, &tag);
             self.client_sends((number, blind), gateway, tag, frame);
@@ -137,6 +146,10 @@ impl World {
 
     /// A client's packet reaches a backend, whose server answers.
     pub(super) fn served(&mut self, host: Host, packet: &IpPacket, tag: &Tag) {
+        // What is for an address that it has neither by itself nor by a rule that floats a host leaves alone.
+        if packet.dst != host.ip && !inward::Inward::is_frontend(packet.dst) {
+            return;
+        }
         let Some(gateway) = self.homes.get(&host).copied() else { return };
         let answer = self.entering.servers.heard(self.now_ns, (host, gateway), packet, tag.sender);
         if let Some((tag, frame)) = answer {
@@ -181,19 +194,25 @@ impl World {
     /// Clients that must be served, because nothing is amiss any more: by each end that leads somewhere, and those that stayed.
     pub(super) fn begin_calm_clients(&mut self, turn: u16) {
         self.entering.calm.iter_mut().for_each(|client| client.answered = false);
+        self.entering.last_before_turn = self.entering.next;
         let rules = control::compile::snapshot(self.newest(), NodeId(1)).rules.clone();
         let leads = self.declared.leads();
         for (lead, port) in leads.iter().cycle().take(2 * leads.len()).zip(CALM_PORT + turn * TURN..) {
-            let from = (client(0), port);
+            let from = match port_of(lead.proto, port) {
+                0 => (client(ADDRESSES + u8::try_from(turn % TURNS_APART).expect("few")), 0),
+                port => (client(0), port),
+            };
             let Some((_, key)) = self.public_key((lead.proto, from, lead.to)) else { continue };
+            // What an older member's log has no word for opens nothing.
+            let has_word = !lead.proto.is_by_address() || self.newest().level() >= level::BY_ADDRESS;
             let backends = &self.newest().allocation().backends;
             let somewhere = match rules.inward(&key) {
                 Some(Inward::Rule(rule)) => !rule.members.is_empty(),
                 Some(Inward::Own(backend)) => backends.get(&backend).is_some_and(|b| b.own == Some(key.frontend)),
                 None => false,
             };
-            if somewhere {
-                let client = self.new_client((lead.proto, from, lead.to), u32::MAX);
+            if somewhere && has_word {
+                let client = self.new_client(*lead, from, u32::MAX);
                 self.entering.calm.push(client);
                 self.way("clients at the end");
             }
@@ -231,8 +250,9 @@ impl World {
 
     /// I25 for those that began in this turn; those that stood before go on if nothing has closed them. Who is not answered, or
     /// whose connection was closed, is asked about no more.
-    pub(super) fn clients_were_served(&mut self, turn: u16) -> Check {
-        let is_old = |client: &&Client| client.port < CALM_PORT + turn * TURN;
+    pub(super) fn clients_were_served(&mut self) -> Check {
+        let last_before = self.entering.last_before_turn;
+        let is_old = |client: &&Client| client.number <= last_before;
         let (old, new): (Vec<&Client>, Vec<&Client>) = self.entering.calm.iter().partition(is_old);
         let unheard: Vec<u32> = new.iter().filter(|client| !client.answered).map(|client| client.number).collect();
         i25_new_flows::by_number(new.len(), &unheard)?;

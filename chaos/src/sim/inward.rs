@@ -18,6 +18,8 @@ const MEMBERS_MAX: u8 = 5;
 pub(super) struct Lead {
     pub(super) proto: Proto,
     pub(super) to: (Ipv4Addr, u16),
+    /// Packets keep that address as their destination, and answers come from it (D17).
+    pub(super) floats: bool,
 }
 
 /// A port of a frontend, and where it leads.
@@ -50,8 +52,12 @@ impl Inward {
             members[rng.random_range(0..usize::from(backends))] = true;
         }
         let rule = |proto, at: usize, port, backend_port, only| {
-            let lead = Lead { proto, to: (FRONTENDS[at], port) };
+            let lead = Lead { proto, to: (FRONTENDS[at], port), floats: false };
             Rule { lead, backend_port, only, declared: true }
+        };
+        let floating = |proto, at: usize, port, only| {
+            let lead = Lead { proto, to: (FRONTENDS[at], port), floats: true };
+            Rule { lead, backend_port: port, only, declared: true }
         };
         // The second of these has a port that may be granted before the rule has it.
         let mut rules = vec![
@@ -63,6 +69,11 @@ impl Inward {
             let proto = if backend % 2 == 0 { Proto::Udp } else { Proto::Tcp };
             rules.push(rule(proto, usize::from(backend % 2), 3_000 + u16::from(backend), 22, Some(backend)));
         }
+        // Both frontends float to one port, to which another one of the first leads anyhow.
+        rules.push(floating(Proto::Tcp, 0, 8_080, None));
+        rules.push(floating(Proto::Tcp, 1, 8_080, None));
+        rules.push(floating(Proto::Udp, 1, 9_090, None));
+        rules.push(floating(Proto::Tcp, 1, 3_100, Some(1)));
         // The first two stay from the beginning, so that both frontends begin in one shard.
         for rule in rules.iter_mut().skip(2) {
             rule.declared = rng.random_bool(0.7);
@@ -121,7 +132,7 @@ impl Inward {
             &format!("[[load_balancer.outbound_rule]]\nname = \"ox\"\npool = \"x\"\non_reclaim = \"{on_reclaim}\"\n");
         let leads = |rule: &&Rule| rule.declared && rule.only.is_none_or(|only| self.has(only) && there(only));
         for (rule, n) in self.rules.iter().zip(0..).filter(|(rule, _)| leads(rule)) {
-            let Rule { lead: Lead { proto, to: (ip, port) }, backend_port, only, .. } = rule;
+            let Rule { lead: Lead { proto, to: (ip, port), floats }, backend_port, only, .. } = rule;
             let frontend = if *ip == FRONTENDS[0] { "q1" } else { "q2" };
             let (table, whom) = match only {
                 Some(backend) => ("inbound_nat_rule", format!("ip_configuration = \"b{backend}/i\"\n")),
@@ -131,7 +142,7 @@ impl Inward {
             write!(
                 text,
                 "[[load_balancer.{table}]]\nname = \"r{n}\"\nfrontend = \"{frontend}\"\nprotocol = \"{protocol}\"\n\
-                 frontend_port = {port}\nbackend_port = {backend_port}\n{whom}"
+                 frontend_port = {port}\nbackend_port = {backend_port}\nfloating_ip = {floats}\n{whom}"
             )
             .expect("memory takes all");
         }

@@ -10,11 +10,12 @@ use control::shards::Origin;
 use control::state::State;
 use engine::LeaseWords;
 use engine::event::{Authority, GroupEvent};
-use engine::ids::{ControlIndex, Incarnation, Link, NodeId, PortBlock, ShardId, Term};
+use engine::ids::{ControlIndex, Incarnation, Link, NodeId, PortBlock, ShardId, Term, VnetId};
 use engine::record::{Addr, Endpoint, InsideKey, Manner, Open, Proto, PublicKey, Scenario};
 use engine::snapshot::OnReclaim;
-use engine::wire::IpPacket;
+use engine::wire::{IpPacket, TcpFlags};
 
+use super::addresses::Host;
 use super::clients::Client;
 use super::node::Node;
 use super::traffic::{Sender, Tag};
@@ -40,6 +41,10 @@ pub(super) const BEFORE_COMMIT: &str = "first packets before their commit";
 pub(super) const KEPT: &str = "flows kept by backends that leave by another right";
 pub(super) const KEPT_PACKETS: &str = "packets of kept flows";
 pub(super) const KEPT_ENDED: &str = "kept flows that ended by themselves";
+/// And packets that reached an instance under a frontend's address (D17), and what came in by addresses alone (S23).
+pub(super) const FLOATED: &str = "packets to instances under a frontend's address";
+pub(super) const BY_ADDRESS_IN: &str = "own address, inbound, by addresses alone";
+pub(super) const WITHOUT_PORTS_IN: &str = "own address, inbound, without ports";
 /// And flows that had to go on when all backends moved in calm, and did.
 pub(super) const WENT_ON: &str = "flows that went on through a move in calm";
 
@@ -186,6 +191,10 @@ impl Judge {
             match fresh {
                 Fresh::Opened { open, again } => {
                     self.count(open.scenario.label(), 1);
+                    let proto = open.public.proto;
+                    if open.scenario == Scenario::OwnIn && proto.is_by_address() {
+                        self.count(if proto.has_ports() { BY_ADDRESS_IN } else { WITHOUT_PORTS_IN }, 1);
+                    }
                     self.firsts.decided(shard, &open.public);
                     self.may_open(newest, judged, &open, again)?;
                 }
@@ -322,18 +331,22 @@ impl Judge {
             (Link::Outside, Sender::Backend) => self.outside((node.id, authority), newest, packet, tag),
             (Link::Outside, Sender::Server(number) | Sender::Client(number)) => {
                 i13_i14_clean_frames::outside(packet)?;
-                let inside = InsideKey { vnet: tag.host.network, endpoint: end(tag.host.ip, tag.port) };
                 let ends = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
                 // A datagram whose question the owner does not know begins a flow of the backend's own.
                 let asked = self.inwards.ends(number).map(|(_, public)| public);
-                if packet.proto == Proto::Udp && asked != Some(ends.0) {
+                let is_datagram = packet.proto.manner() == Manner::Datagram;
+                if is_datagram && asked != Some(ends.0) {
                     return self.outside((node.id, authority), newest, packet, tag);
                 }
                 let Some((shard, public)) = public_key(newest, packet.proto, ends) else { return Ok(()) };
-                if packet.proto == Proto::Udp && self.is_outward(newest, shard, &public) {
+                if self.is_taken_for_own(newest, (shard, &public), number, packet, tag) {
+                    return Ok(());
+                }
+                if is_datagram && self.is_outward(newest, shard, &public) {
                     return self.outside((node.id, authority), newest, packet, tag);
                 }
-                self.inwards.leaves(&self.committed, (shard, &public), number, inside, packet)
+                let card = (tag.host.network, tag.host.ip);
+                self.inwards.leaves((&self.committed, &self.rights), (shard, &public), number, (card, tag.port), packet)
             }
             (_, Sender::Caller(number) | Sender::Callee(number)) => {
                 let owner = match authority {
@@ -344,12 +357,7 @@ impl Judge {
                 self.peers.passes(&self.committed, (number, back), (link, owner), packet, tag.sent_ns)
             }
             (Link::Inside(_), _) if late => Ok(()),
-            (Link::Inside(vnet), Sender::Client(number)) => {
-                let inside = InsideKey { vnet, endpoint: end(packet.dst, packet.dst_port) };
-                let Some((client, asked)) = self.inwards.ends(number) else { return Ok(()) };
-                let Some((shard, public)) = public_key(newest, packet.proto, (asked, client)) else { return Ok(()) };
-                self.inwards.comes(&self.committed, (shard, &public), number, inside, packet)
-            }
+            (Link::Inside(vnet), Sender::Client(number)) => self.came(newest, vnet, number, packet),
             (Link::Inside(vnet), Sender::Backend | Sender::Server(_)) => {
                 let (asked, got) = ((tag.host.ip, tag.port), (packet.dst, packet.dst_port));
                 i39_right_backend::check((tag.host.link(), asked), (link, got))?;
@@ -363,6 +371,46 @@ impl Judge {
                 i06_i10_i11_covered::inwards(&self.committed, flow)
             }
         }
+    }
+
+    /// A client's packet reaches an instance.
+    fn came(&mut self, newest: &State, vnet: VnetId, number: u32, packet: &IpPacket) -> Check {
+        let inside = InsideKey { vnet, endpoint: end(packet.dst, packet.dst_port) };
+        let Some((client, asked)) = self.inwards.ends(number) else { return Ok(()) };
+        let Some((shard, public)) = public_key(newest, packet.proto, (asked, client)) else { return Ok(()) };
+        let Host { network, ip } = Host::of(packet.eth_dst);
+        if packet.dst != ip {
+            self.count(FLOATED, 1);
+        }
+        self.inwards.comes((&self.committed, &self.rights), (shard, &public), number, ((network, ip), inside), packet)
+    }
+
+    /// Whether a server repeats its SYN-ACK by an address of its own, although its client came by a rule: that leads to it no more, so that
+    /// to an owner that has taken over since it answers what came to the own address (W3). Nothing is committed by it, and its client
+    /// leaves it alone.
+    fn is_taken_for_own(
+        &self,
+        newest: &State,
+        (shard, public): (ShardId, &PublicKey),
+        number: u32,
+        packet: &IpPacket,
+        tag: &Tag,
+    ) -> bool {
+        let Some((client, asked)) = self.inwards.ends(number) else { return false };
+        let place = (tag.host.network, tag.host.ip);
+        let inside = InsideKey { vnet: place.0, endpoint: end(place.1, tag.port) };
+        let by_rule = public_key(newest, packet.proto, (asked, client)).map(|(_, public)| public);
+        let is_led = |known: &Known, id| by_rule.is_some_and(|public| known.leads(&public, (id, inside)));
+        let may_be_own = |known: &Known| {
+            let owner = known.owner_of(public.frontend).filter(|(_, holding)| holding.place == place);
+            owner.is_some_and(|(id, _)| !is_led(known, id))
+        };
+        let is_greeting = packet.tcp.is_some_and(|tcp| tcp.flags.contains(TcpFlags::SYN | TcpFlags::ACK));
+        is_greeting
+            && asked.0 != packet.src
+            && packet.src_port == tag.port
+            && self.committed.standing(shard, public).is_none()
+            && self.rights.around(newest.index()).any(may_be_own)
     }
 
     /// Whether a datagram by this end, which is somebody's own, belongs to a flow that its backend began.

@@ -70,7 +70,7 @@ fn said(seed: u64, violation: &str) {
     let _ = writeln!(std::io::stdout(), "seed {seed}: {violation}");
 }
 
-/// An assertion of the product ends the process (`panic = "abort"`); the seed has to be known all the same.
+/// An assertion of the product ends the process; the seed has to be known all the same.
 fn name_seed_in_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -161,7 +161,9 @@ fn tally<'a>(runs: impl Iterator<Item = &'a BTreeMap<&'static str, u64>>) -> BTr
 mod tests {
     use engine::record::Scenario;
 
-    use super::judge::{BEFORE_COMMIT, KEPT, KEPT_ENDED, KEPT_PACKETS, WENT_ON};
+    use super::judge::{
+        BEFORE_COMMIT, BY_ADDRESS_IN, FLOATED, KEPT, KEPT_ENDED, KEPT_PACKETS, WENT_ON, WITHOUT_PORTS_IN,
+    };
     use super::{Kind, run_seed};
 
     #[test]
@@ -186,6 +188,9 @@ mod tests {
         let count = |what| ways.get(what).copied().unwrap_or(0);
         assert!(count(BEFORE_COMMIT) > 100, "by own addresses: {ways:?}");
         assert!(count(Scenario::Default.label()) > 100, "by system addresses: {ways:?}");
+        assert!(count(FLOATED) > 500, "by rules that float: {ways:?}");
+        assert!(count(BY_ADDRESS_IN) > 100, "SCTP to own addresses: {ways:?}");
+        assert!(count(WITHOUT_PORTS_IN) > 100, "GRE to own addresses: {ways:?}");
         let kept = [KEPT, KEPT_PACKETS, KEPT_ENDED, WENT_ON].map(count);
         assert!(
             kept.iter().all(|count| *count > 50),

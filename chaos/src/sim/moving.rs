@@ -39,7 +39,7 @@ impl World {
             self.begin_calm_clients(turn);
             self.begin_calm_peers(turn);
             self.pass(PASSED_NS)?;
-            self.clients_were_served(turn).map_err(said)?;
+            self.clients_were_served().map_err(said)?;
             self.peers_were_heard(turn).map_err(said)?;
             for (at, end) in to_be_kept {
                 let now = self.end_of(&self.calm[at]);

@@ -249,12 +249,13 @@ impl World {
         match (link, tag.sender) {
             (Link::Outside, Sender::Backend) => {
                 if let Some(answer) = answer(&packet, &tag, src) {
+                    self.judge.inwards.is_answered(&packet);
                     self.switched(Link::Outside, src, answer);
                 }
             }
             (Link::Outside, Sender::Server(number) | Sender::Client(number)) => self.client_heard(&packet, number),
             (Link::Outside, Sender::Caller(_) | Sender::Callee(_)) => {}
-            (Link::Inside(network), Sender::Client(_)) => self.served(Host { network, ip: packet.dst }, &packet, &tag),
+            (Link::Inside(_), Sender::Client(_)) => self.served(Host::of(packet.eth_dst), &packet, &tag),
             (Link::Inside(network), Sender::Caller(_)) => self.called(Host { network, ip: packet.dst }, &packet, &tag),
             (Link::Inside(_), Sender::Callee(number)) => self.peer_heard(&packet, number),
             (Link::Inside(_), Sender::Backend | Sender::Server(_)) => self.heard(&packet, &tag),

@@ -122,6 +122,13 @@ pub(super) enum Transport {
     },
 }
 
+impl Transport {
+    /// That of a datagram.
+    pub(super) const fn datagram(proto: Proto, sport: u16, dport: u16) -> Self {
+        if proto.is_by_address() { Self::Bare { proto, sport, dport } } else { Self::Udp { sport, dport } }
+    }
+}
+
 /// A frame from `eth.0` and `ip.0` to `eth.1` and `ip.1`.
 pub(super) fn frame(eth: (Mac, Mac), ip: (Ipv4Addr, Ipv4Addr), transport: Transport, tag: &Tag) -> Vec<u8> {
     let mut l4 = Vec::with_capacity(20 + PAYLOAD);

@@ -128,9 +128,9 @@ impl Ways {
 
     /// Public ends at own addresses; nobody may have one at a moment.
     pub(super) fn leads(&self) -> impl Iterator<Item = Lead> + '_ {
-        let ends = [(Proto::Tcp, 2_222), (Proto::Udp, 2_223)];
+        let ends = [(Proto::Tcp, 2_222), (Proto::Udp, 2_223), (Proto::Sctp, 2_224), (Proto::Gre, 0)];
         let own = self.own.iter().zip(0..).map(|(_, n)| address(OWN_FIRST, n));
-        own.flat_map(move |ip| ends.map(|(proto, port)| Lead { proto, to: (ip, port) }))
+        own.flat_map(move |ip| ends.map(|(proto, port)| Lead { proto, to: (ip, port), floats: false }))
     }
 
     fn own_of(&self, backend: u8) -> Option<usize> {

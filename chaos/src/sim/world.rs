@@ -255,7 +255,7 @@ impl World {
         }
         let answered = self.calm.iter().filter(|flow| flow.answered).count();
         i25_new_flows::check(self.calm.len(), answered).map_err(said)?;
-        self.clients_were_served(0).map_err(said)?;
+        self.clients_were_served().map_err(said)?;
         self.peers_were_heard(0).map_err(said)?;
         self.move_in_calm()
     }

@@ -51,6 +51,11 @@ pub enum Subject {
         /// Its name.
         name: String,
     },
+    /// An instance.
+    Instance {
+        /// Its name.
+        name: String,
+    },
     /// A public address.
     Frontend {
         /// The address.
@@ -72,6 +77,7 @@ impl fmt::Display for Subject {
             Self::Link { node, side } => write!(f, "n{node} {side}"),
             Self::Shard { shard } => write!(f, "shard {shard}"),
             Self::Backend { name } => write!(f, "backend {name}"),
+            Self::Instance { name } => write!(f, "instance {name}"),
             Self::Frontend { address } => write!(f, "frontend {address}"),
             Self::Pool { name } => write!(f, "pool {name}"),
         }
@@ -140,10 +146,14 @@ pub enum What {
     NoHealthyBackends,
     /// Some members of a pool do not pass a probe: they get no new flows.
     BackendsDown,
+    /// An instance does not pass its own probe: it gets no new flows by rules without a probe.
+    InstanceDown,
     /// A backend has no ports, or fewer than its grant.
     PortsMissing,
-    /// A backend has used up its ports, or nearly.
+    /// A backend finds no port free towards a remote: new flows are refused (S16).
     PortsExhausted,
+    /// A backend has used up its ports, or nearly.
+    PortUseHigh,
     /// Ports or addresses on their way back.
     Draining,
     /// A limit of the cluster is near.
@@ -182,6 +192,33 @@ pub struct Concern {
     pub control_index: Option<u64>,
     /// What helps.
     pub remedy: String,
+    /// Of ports that ran out: under which address, and towards whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exhausted: Option<Exhausted>,
+}
+
+/// Whose ports ran out, for programs.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Exhausted {
+    /// The public address that the backend is bound to.
+    pub frontend: Option<Ipv4Addr>,
+    /// Towards whom, those with the most dropped packets first.
+    pub destinations: Vec<Destination>,
+}
+
+/// A remote towards which no port is free.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Destination {
+    /// `tcp`, `udp` or `icmp`.
+    pub protocol: String,
+    /// Address and port.
+    pub address: String,
+    /// Packets of new flows that were dropped.
+    pub packets: u64,
+    /// When the first port that is held towards it comes back, in milliseconds of the Unix epoch, as far as known (S12).
+    pub back_unix_ms: Option<u64>,
 }
 
 impl Concern {
@@ -189,7 +226,8 @@ impl Concern {
     #[must_use]
     pub fn new(severity: Severity, subject: Subject, what: What, why: impl Into<String>, remedy: &str) -> Self {
         let (why, remedy) = (why.into(), remedy.to_owned());
-        let concern = Self { severity, subject, what, why, since_unix_ms: None, control_index: None, remedy };
+        let concern =
+            Self { severity, subject, what, why, since_unix_ms: None, control_index: None, remedy, exhausted: None };
         assert!(
             !concern.why.is_empty() && !concern.remedy.is_empty(),
             "a concern says why, and what helps: {concern:?}"

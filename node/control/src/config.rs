@@ -56,6 +56,12 @@
 //! [[instance]]
 //! name = "b1"
 //! availability_set = "as1"
+//! [instance.probe]
+//! protocol = "http"
+//! port = 8080
+//! request_path = "/machine"
+//! interval_seconds = 5
+//! number_of_probes = 2
 //! [[instance.ip_configuration]]
 //! name = "ipconfig1"
 //! private_ip = "10.0.1.1"
@@ -103,10 +109,10 @@ use crate::inbound::reading::{Table, rule};
 use crate::limits::FILE_LEN_MAX;
 use crate::nsg::model::Nic;
 use crate::nsg::reading::{self, Spelling};
-use crate::probing::reading::probe;
+use crate::probing::reading::{own_probe, probe};
 use crate::resource::{
-    Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef, Prefix,
-    Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
+    AdminState, Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef,
+    Prefix, Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
 };
 pub use crate::toml_reader::ConfigError;
 use crate::toml_reader::{Reader, Source, choice, named, pair};
@@ -346,7 +352,9 @@ fn instance(
     let name = named(source, &mut reader, "instance", into);
     let security_group = reader.string_if(source, "security_group");
     let availability_set = reader.string_if(source, "availability_set");
-    let mut instance = Instance { security_group, availability_set, ..Instance::default() };
+    let path = reader.at("probe");
+    let probe = reader.table(source, "probe").map(|table| own_probe(source, table, path));
+    let mut instance = Instance { security_group, availability_set, probe, ..Instance::default() };
     let mut names: BTreeMap<String, ()> = BTreeMap::new();
     let kind = reader.at("ip_configuration");
     for ip in reader.tables(source, "ip_configuration") {
@@ -385,6 +393,8 @@ fn ip_configuration(
         source.error(line, &reader.at("pool"), &pools.join(", "), "several pools want the same backend", remedy);
     }
     let pool = pools.first().and_then(|text| pair(source, &reader, "pool", text, "\"load_balancer/pool\""));
+    let states = [("none", AdminState::None), ("up", AdminState::Up), ("down", AdminState::Down)];
+    let admin_state = choice(source, &mut reader, "admin_state", &states);
     let public_ip = reader.string_if(source, "public_ip");
     reader.finish(source);
     let (virtual_network, subnet) = subnet?;
@@ -395,6 +405,7 @@ fn ip_configuration(
         private_ip: private_ip?,
         mac,
         pool: pool.map(|(load_balancer, pool)| PoolRef { load_balancer, pool }),
+        admin_state,
         public_ip,
         nic,
     })

@@ -17,7 +17,7 @@ use crate::refusal::{Refusal, count};
 use crate::resource::{Desired, Instance, IpConfiguration};
 use crate::shards::{Load, Shard, lowest_free_id, placement};
 use crate::state::State;
-use crate::{plan, validate};
+use crate::{plan, stranded, validate};
 
 impl State {
     /// Replaces the declared configuration; nothing has changed if that is refused.
@@ -187,8 +187,10 @@ impl State {
         self.allocation.declare_own();
         let mut crowds = self.crowds();
         let kin = Reach::of(&self.desired).kin();
+        let stranded = stranded::places(&self.allocation, &self.desired, wanted.keys());
         for (ip, ports) in wanted {
-            let place = self.shard_of_kin(&kin, ip).or_else(|| self.shard_without(Purpose::Shared));
+            let place = self.shard_of_kin(&kin, ip).or_else(|| stranded.get(&ip).copied());
+            let place = place.or_else(|| self.shard_without(Purpose::Shared));
             let shard = place.unwrap_or_else(|| self.shard_of_a_new_frontend(&mut crowds));
             self.add_frontend(ip, shard, Purpose::Shared, ports);
         }

@@ -17,9 +17,9 @@ use crate::resource::PoolRef;
 pub struct Frontend {
     /// The address. As long as this entry lives, the same address keeps this id and shard.
     pub ip: Ipv4Addr,
-    /// Its shard, as long as the entry lives. A new frontend begins a shard of its own while there are fewer than
-    /// `settings.shards_max`; else it joins the one with the fewest frontends, of these the one that is home to the fewest
-    /// backends, of these the one of the lowest id. Frontends on their way out count.
+    /// Its shard, as long as the entry lives. A new frontend comes to where its pool's backends have lost theirs; else it begins a
+    /// shard of its own while there are fewer than `settings.shards_max`; else it joins the one with the fewest frontends, of
+    /// these the one that is home to the fewest backends, of these the one of the lowest id. Frontends on their way out count.
     pub shard: ShardId,
     /// What it is for, or was when it was declared last.
     pub purpose: Purpose,

@@ -9,7 +9,7 @@ use crate::default_outbound;
 use crate::default_outbound::ways::Granting;
 use crate::nsg::warnings;
 use crate::places::blocks_on;
-use crate::probing::rows;
+use crate::probing;
 use crate::resource::Outside;
 use crate::shards::{Origin, Shard};
 use crate::state::State;
@@ -34,7 +34,7 @@ pub(crate) fn cluster_concerns(state: &State) -> Vec<Concern> {
     }
     found.extend(warnings::warnings(state));
     found.extend(default_outbound::rows::concern(state));
-    found.extend(rows::concerns(state));
+    found.extend(probing::concerns::concerns(state));
     if let Some(token) = &state.stop_token
         && state.registry.newest(token.holder) != Some(token.incarnation)
     {
@@ -183,4 +183,17 @@ fn no_way_out(state: &State, backend: &Backend) -> Option<Concern> {
 pub fn remove_command(state: &State, node: NodeId) -> String {
     let named = state.registry.nodes().get(&node).map_or(0, |known| known.named().0);
     format!("qnat node-remove {node} --incarnation {named}")
+}
+
+/// What is to be said of a node on its way out.
+pub(crate) fn drain_concern(state: &State, id: NodeId) -> Concern {
+    let subject = Subject::Member { node: id.0 };
+    if state.is_drained(id) {
+        let remedy = format!("stop it, then: {}", remove_command(state, id));
+        return Concern::notice(subject, What::Moving, "drained: nothing depends on it any more", &remedy);
+    }
+    let on_it = |shard: &&Shard| shard.possible().iter().any(|life| state.registry.node_of(*life) == Some(id));
+    let why = format!("draining: {} shards and its vote have to move", state.shards.values().filter(on_it).count());
+    let remedy = format!("wait, and keep it running; or take it back: qnat node-resume {id}");
+    Concern::notice(subject, What::Moving, why, &remedy)
 }

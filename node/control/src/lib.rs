@@ -44,6 +44,7 @@ pub mod resource;
 mod rights;
 pub mod shards;
 pub mod state;
+mod stranded;
 pub mod tier;
 mod toml_reader;
 pub mod validate;

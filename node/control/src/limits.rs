@@ -43,8 +43,8 @@ const BLOCK: usize = U32 + 2 * U16;
 
 const POOL_REF: usize = 1 + 2 * NAME;
 const SOME_NAME: usize = 1 + NAME;
-const IP_CONFIGURATION: usize = 3 * NAME + ADDRESS + MAC + POOL_REF + 2 * SOME_NAME;
-const INSTANCE: usize = NAME + LEN + 2 * SOME_NAME;
+const IP_CONFIGURATION: usize = 3 * NAME + ADDRESS + MAC + POOL_REF + KIND + 2 * SOME_NAME;
+const INSTANCE: usize = NAME + LEN + 2 * SOME_NAME + 1;
 const NETWORK: usize = NAME + 4 * LEN + ADDRESS_SPACE_MAX * PREFIX + PEERINGS_MAX * NAME + ON_PREMISES_MAX * PREFIX;
 const SUBNET: usize = NAME + PREFIX + ADDRESS + SOME_NAME + 2;
 const RESERVED: usize = LEN + RESERVED_PORTS_MAX * U16;
@@ -53,7 +53,7 @@ const PUBLIC_IP: usize = NAME + ADDRESS + RESERVED;
 const LOAD_BALANCER: usize = NAME + 6 * LEN + NAME;
 const POOL: usize = NAME;
 const RULE: usize = 2 * NAME + LEN + 2 + 4 * KIND;
-const INBOUND_RULE: usize = 4 * NAME + SOME_NAME + 3 * KIND + 2 * U16 + 2;
+const INBOUND_RULE: usize = 4 * NAME + SOME_NAME + 3 * KIND + 2 * U16 + 3;
 const PROBE: usize = NAME + KIND + 2 * U16 + LEN + PATH_LEN_MAX + 1;
 const SETTINGS: usize = 256;
 const NIC: usize = 3 * NAME + SOME_NAME + LEN;
@@ -101,7 +101,7 @@ const FRONTEND: usize = U32 + ADDRESS + U16 + KIND + U32 + RESERVED + LEN + 2 + 
 const BACKEND: usize = U32 + 2 * NAME + POOL_REF + KIND + 2 * (1 + ADDRESS) + MAC + 9 * U32 + 4 * U32;
 // The system address of an availability set, or of an instance in none.
 const SET: usize = KIND + NAME + U32;
-const PROBE_REF: usize = 2 * NAME;
+const PROBE_REF: usize = KIND + 2 * NAME;
 // What is committed of a backend by a probe.
 const HEALTH: usize = U32 + 2 * KIND + U16 + 2 * U64 + U16;
 const KEY: usize = 2 * 16 + 1 + REFUSAL_LEN_MAX;
@@ -140,7 +140,7 @@ const SECURITY_RULE_FORM: &str = "[[security_group.rule]]\nname = \"\"\npriority
 
 const INBOUND_RULE_FORM: &str = "[[load_balancer.load_balancing_rule]]\nname = \"\"\nfrontend = \"\"\nprotocol = \"tcp\"\nfrontend_port = \n\
                                  pool = \"\"\nbackend_port = \ndistribution = \"source-ip-protocol\"\nidle_timeout_minutes = 100\n\
-                                 enable_tcp_reset = true\nip_configuration = \"/\"\nprobe = \"\"\n";
+                                 enable_tcp_reset = true\nfloating_ip = true\nip_configuration = \"/\"\nprobe = \"\"\n";
 
 const PROBE_FORM: &str = "[[load_balancer.probe]]\nname = \"\"\nprotocol = \"https\"\nport = \nrequest_path = \"\"\n\
                           interval_seconds = \nnumber_of_probes = \n";
@@ -150,7 +150,8 @@ pub const FILE_LEN_MAX: usize = 2
     * (IP_CONFIGURATIONS_MAX
         * (written("[[instance]]\nname = \"\"\nsecurity_group = \"\"\navailability_set = \"\"\n", 3, 0)
             + written(
-                "[[instance.ip_configuration]]\nname = \"\"\nprivate_ip = \"\"\nmac = \"\"\nsubnet = \"/\"\npool = \"/\"\npublic_ip = \"\"\nnic = \"\"\n",
+                "[[instance.ip_configuration]]\nname = \"\"\nprivate_ip = \"\"\nmac = \"\"\nsubnet = \"/\"\npool = \"/\"\n\
+                 admin_state = \"down\"\npublic_ip = \"\"\nnic = \"\"\n",
                 7,
                 15 + 17,
             ))

@@ -12,8 +12,8 @@ use crate::inbound::model::{Distribution, InboundRule, RuleProtocol, Target};
 use crate::nsg::model::{Access, Addresses, Direction, Nic, Ports, Protocol, Rule, SecurityGroup};
 use crate::probing::model::Probe;
 use crate::resource::{
-    Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, Profile, PublicIp,
-    Settings, Sharing, VirtualNetwork,
+    AdminState, Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, Profile,
+    PublicIp, Settings, Sharing, VirtualNetwork,
 };
 
 /// Writes a configuration; below `limits::FILE_LEN_MAX` octets. Names are letters, digits, `-` and `_`, and paths have no quotation
@@ -237,12 +237,17 @@ impl Page {
         self.text_if("probe", rule.probe.as_ref());
         self.plain("idle_timeout_minutes", rule.idle_timeout_minutes);
         self.plain("enable_tcp_reset", rule.enable_tcp_reset);
+        self.plain("floating_ip", rule.floating_ip);
     }
 
     fn instance(&mut self, name: &str, instance: &Instance) {
         self.named("instance", name);
         self.text_if("security_group", instance.security_group.as_ref());
         self.text_if("availability_set", instance.availability_set.as_ref());
+        if let Some(probe) = &instance.probe {
+            self.line("[instance.probe]");
+            self.probe(probe);
+        }
         for ip in &instance.ip_configurations {
             self.named("instance.ip_configuration", &ip.name);
             self.ip_configuration(ip);
@@ -254,6 +259,9 @@ impl Page {
         self.text_if("mac", ip.mac);
         self.text("subnet", format_args!("{}/{}", ip.virtual_network, ip.subnet));
         self.text_if("pool", ip.pool.as_ref());
+        if ip.admin_state != AdminState::None {
+            self.text("admin_state", ip.admin_state.label());
+        }
         self.text_if("public_ip", ip.public_ip.as_ref());
         self.text_if("nic", ip.nic.as_ref());
     }

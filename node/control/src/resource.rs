@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use bincode::{Decode, Encode};
 use engine::ids::Mac;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 pub use words::Prefix;
 
 pub use crate::default_outbound::model::DefaultOutbound;
@@ -138,11 +138,11 @@ impl LoadBalancer {
         balancing.chain(self.inbound_nat_rules.iter().map(|(name, rule)| (("inbound_nat_rule", name), rule)))
     }
 
-    /// The names of the probes that ask the members of a pool: those of the rules that lead to it.
+    /// By what the rules that lead to a pool choose its members: names of probes, and `None` for what their machines' own say.
     #[must_use]
-    pub fn probes_of(&self, pool: &str) -> BTreeSet<&str> {
+    pub fn probes_of(&self, pool: &str) -> BTreeSet<Option<&str>> {
         let leads = |rule: &&InboundRule| matches!(&rule.target, Target::Pool(to) if to == pool);
-        self.load_balancing_rules.values().filter(leads).filter_map(|rule| rule.probe.as_deref()).collect()
+        self.load_balancing_rules.values().filter(leads).map(|rule| rule.probe.as_deref()).collect()
     }
 
     /// How the members of a pool get out; `None`: not by this load balancer, since no rule links it to a frontend. A
@@ -244,6 +244,16 @@ pub struct Instance {
     pub security_group: Option<String>,
     /// Name of the availability set that it is in: it shares a system address with the others of it (S4).
     pub availability_set: Option<String>,
+    /// Its own probe, which asks its primary address: for rules that have none (S22).
+    pub probe: Option<Probe>,
+}
+
+impl Instance {
+    /// The address that is asked when the instance as a whole is meant. Each has one (checked by `validate`).
+    #[must_use]
+    pub fn primary(&self) -> Option<&IpConfiguration> {
+        self.ip_configurations.first()
+    }
 }
 
 /// One private address of an instance.
@@ -262,10 +272,37 @@ pub struct IpConfiguration {
     pub mac: Option<Mac>,
     /// The pool that it is a member of.
     pub pool: Option<PoolRef>,
+    /// Whether it gets new flows by the rules of that pool.
+    pub admin_state: AdminState,
     /// Name of the public address that is its own (S2); no load balancer has it.
     pub public_ip: Option<String>,
     /// The network interface that it belongs to; without one it has one of its own ([`Nic`]).
     pub nic: Option<String>,
+}
+
+/// Whether a member of a pool gets new flows by its rules. What it has it keeps either way, and its own flows outwards are its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminState {
+    /// As the rule's probe says, or its machine's.
+    #[default]
+    None,
+    /// Whatever probes say.
+    Up,
+    /// No: it drains.
+    Down,
+}
+
+impl AdminState {
+    /// As it is written.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
 }
 
 fn as_text<S: Serializer>(mac: &Option<Mac>, serializer: S) -> Result<S::Ok, S::Error> {

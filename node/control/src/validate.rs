@@ -16,8 +16,8 @@ pub use crate::issues::{ISSUES_MAX, Issue, NAME_LEN_MAX};
 use crate::issues::{Judge, names};
 pub use crate::resource::CLUSTER_SHARDS_MAX;
 use crate::resource::{
-    Desired, Filtering, Instance, IpConfiguration, LoadBalancer, PoolRef, Prefix, Profile, Settings, Sharing,
-    VirtualNetwork,
+    AdminState, Desired, Filtering, Instance, IpConfiguration, LoadBalancer, PoolRef, Prefix, Profile, Settings,
+    Sharing, VirtualNetwork,
 };
 use crate::tier;
 use crate::{default_outbound, inbound, nsg, probing};
@@ -351,6 +351,10 @@ impl Judge {
                 |(lb, b): (&String, &LoadBalancer)| b.pools.iter().map(|p| format!("{lb}/{p}")).collect::<Vec<_>>();
             let known = names(desired.load_balancers.iter().flat_map(all).collect::<Vec<_>>().iter());
             self.say(&format!("{path}.pool"), pool, "is no pool", format!("use one of: {known}"));
+        }
+        if ip.admin_state != AdminState::None && ip.pool.is_none() {
+            let problem = "says which new flows of a pool it gets, and it is in none";
+            self.say(&format!("{path}.admin_state"), ip.admin_state.label(), problem, "name its pool, or leave it out");
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
-use engine::ids::{BackendId, FrontendId, Incarnation, Mac, NodeId, PortBlock, ShardId};
+use engine::ids::{BackendId, FrontendId, Incarnation, Mac, PortBlock, ShardId};
 use engine::snapshot::Networks;
 use serde::{Deserialize, Serialize};
 use words::InsideInterface;
@@ -14,12 +14,14 @@ use words::InsideInterface;
 use crate::allocation::{Backend, Declared, Purpose};
 use crate::apply::whole;
 use crate::census::Census;
-use crate::concern::{Concern, Subject, What};
+use crate::concern::Concern;
 use crate::default_outbound;
+use crate::inbound::reach::admin_state;
 pub use crate::lacks::remove_command;
-use crate::lacks::{backend_concern, cluster_concerns, shard_concern};
+use crate::lacks::{backend_concern, cluster_concerns, drain_concern, shard_concern};
 use crate::places::blocks_on;
 use crate::registry::Standing;
+use crate::resource::AdminState;
 use crate::shards::{Origin, Shard};
 use crate::state::State;
 use crate::tier;
@@ -142,6 +144,9 @@ pub struct BackendView {
     pub private_ip: Ipv4Addr,
     /// Its pool.
     pub pool: Option<String>,
+    /// Whether it gets new flows by the rules of that pool: `up`, `down` or, as its probe says, `none`.
+    #[serde(default)]
+    pub admin_state: AdminState,
     /// The public address that its ports are on.
     pub frontend: Option<Ipv4Addr>,
     /// The public address that is its own.
@@ -322,6 +327,7 @@ pub fn backends(state: &State) -> Vec<BackendView> {
             virtual_network: vnet_name(state, backend),
             private_ip: backend.ip,
             pool: backend.pool.as_ref().map(ToString::to_string),
+            admin_state: admin_state(&state.desired, backend),
             frontend: backend.frontend.and_then(ip_of),
             public_ip: backend.own.and_then(ip_of),
             way_out: default_outbound::rows::way_out(state, backend).map(|scenario| scenario.label().to_owned()),
@@ -456,19 +462,6 @@ fn shard_view(state: &State, id: ShardId, shard: &Shard, frontends: Vec<Ipv4Addr
         why,
         remedy,
     }
-}
-
-/// What is to be said of a node on its way out.
-fn drain_concern(state: &State, id: NodeId) -> Concern {
-    let subject = Subject::Member { node: id.0 };
-    if state.is_drained(id) {
-        let remedy = format!("stop it, then: {}", remove_command(state, id));
-        return Concern::notice(subject, What::Moving, "drained: nothing depends on it any more", &remedy);
-    }
-    let on_it = |shard: &&Shard| shard.possible().iter().any(|life| state.registry.node_of(*life) == Some(id));
-    let why = format!("draining: {} shards and its vote have to move", state.shards.values().filter(on_it).count());
-    let remedy = format!("wait, and keep it running; or take it back: qnat node-resume {id}");
-    Concern::notice(subject, What::Moving, why, &remedy)
 }
 
 /// A concern in a row that has no more to say.

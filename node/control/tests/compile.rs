@@ -162,6 +162,7 @@ fn join(desired: &mut Desired, instance: &str, n: u32, pool: &str) {
         private_ip: Ipv4Addr::from_bits(0x0a00_0200 + n),
         mac: None,
         pool: Some(PoolRef { load_balancer: "lb1".into(), pool: pool.into() }),
+        admin_state: Default::default(),
         public_ip: None,
         nic: None,
     };
@@ -295,7 +296,7 @@ fn every_resource_of_the_file_reaches_the_workers() {
         private,
         outside,
     } = compiled(&cluster);
-    assert!(rules.is_empty() && probes.0.is_empty());
+    assert!(rules.is_empty() && probes.all.is_empty());
     assert_eq!(control_index.0, index);
     assert_eq!(
         ["vnet1", "vnet2", "gone"].map(|name| networks.carried(Some(name))),

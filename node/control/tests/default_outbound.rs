@@ -375,6 +375,7 @@ fn rule(frontend_port: u16, target: Target) -> InboundRule {
         distribution: Distribution::Connection,
         idle_timeout_minutes: 4,
         enable_tcp_reset: false,
+        floating_ip: false,
     }
 }
 

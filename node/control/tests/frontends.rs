@@ -134,6 +134,35 @@ fn a_frontend_leaves_a_shard_that_lives_on_by_draining_and_the_others_notice_not
     assert!(cluster.frontend_at(public(2)).0 > leaving);
 }
 
+/// `desired` with one frontend in the place of another.
+fn replaced(all: &Desired, old: u32, new: u32) -> Desired {
+    let mut desired = without(all.clone(), old);
+    let name = format!("pip{new}");
+    let address = qnat_control::resource::PublicIp { address: public(new), reserved_ports: [].into() };
+    desired.public_ips.insert(name.clone(), address);
+    desired.load_balancers.get_mut("lb1").expect("declared").frontends.push(name);
+    desired
+}
+
+#[test]
+fn an_address_in_the_place_of_another_comes_to_the_shard_of_those_who_lost_that_one() {
+    let mut cluster = Cluster::running(3);
+    let all = sharing(8, 2, 6);
+    cluster.applied(configure(&all, vec![]));
+    let (left, right) = (shard_at(&cluster, 1), shard_at(&cluster, 2));
+    let homes = |cluster: &Cluster| -> Vec<_> {
+        cluster.state.allocation().backends.values().map(|backend| (backend.home, backend.ports())).collect()
+    };
+    let before = homes(&cluster);
+    assert!(before.iter().any(|(home, _)| *home == Some(left)) && before.iter().any(|(home, _)| *home == Some(right)));
+    cluster.applied(configure(&replaced(&all, 2, 9), vec![]));
+    assert_eq!(shard_at(&cluster, 9), right);
+    assert_eq!(homes(&cluster), before, "everybody has as many ports as before, at once");
+    // Nobody is stranded now: one more begins a shard.
+    cluster.applied(configure(&replaced(&sharing(8, 3, 6), 2, 9), vec![]));
+    assert!(![left, right].contains(&shard_at(&cluster, 3)));
+}
+
 #[test]
 fn all_frontends_that_may_go_retire_by_one_entry_and_shards_go_with_their_last_one() {
     let mut cluster = Cluster::running(3);

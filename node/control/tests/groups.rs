@@ -11,6 +11,7 @@ use qnat_control::nsg::rows;
 use qnat_control::nsg::service_tags::ServiceTags;
 use qnat_control::nsg::shadow::shadowed;
 use qnat_control::nsg::tag::{Region, Tag};
+use qnat_control::probing::model::{Probe, ProbeProtocol};
 use qnat_control::resource::{Desired, Prefix};
 use qnat_control::{plan, view};
 use support::Cluster;
@@ -507,8 +508,8 @@ fn a_group_that_breaks_what_instances_need_is_warned_about_in_the_plan_and_in_th
     let plan = plan::diff(&Cluster::running(1).state, cluster.state.desired());
     let planned: Vec<String> = plan.warnings.into_iter().map(|concern| concern.why).collect();
     for wanted in [
-        "rule no_probes of security group nsg1 denies AzureLoadBalancer, where health probes come from, to 1 load-balanced addresses, as \
-         b1/ipconfig1",
+        "rule no_probes of security group nsg1 denies AzureLoadBalancer, where health probes come from, to 1 load-balanced or probed \
+         addresses, as b1/ipconfig1",
         "rule web of security group nsg1 names Storage, which has no prefixes: it takes nothing",
         "virtual network vnet2 is peered with vnet1, which does not name it: they are not connected",
     ] {
@@ -520,4 +521,15 @@ fn a_group_that_breaks_what_instances_need_is_warned_about_in_the_plan_and_in_th
     alone.instances.get_mut("b1").expect("declared").ip_configurations[0].pool = None;
     let plan = plan::diff(&Cluster::running(1).state, &alone);
     assert!(plan.warnings.iter().all(|concern| !concern.why.contains("AzureLoadBalancer")), "{:?}", plan.warnings);
+    // But for those of the instance itself.
+    let probe = Probe {
+        protocol: ProbeProtocol::Tcp,
+        port: 80,
+        request_path: String::new(),
+        interval_seconds: 15,
+        number_of_probes: 2,
+    };
+    alone.instances.get_mut("b1").expect("declared").probe = Some(probe);
+    let plan = plan::diff(&Cluster::running(1).state, &alone);
+    assert!(plan.warnings.iter().any(|concern| concern.why.contains("AzureLoadBalancer")), "{:?}", plan.warnings);
 }

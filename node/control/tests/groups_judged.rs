@@ -163,6 +163,7 @@ fn add_instances(draw: &mut Draw, all: &mut Desired) {
                 private_ip: Ipv4Addr::from_bits(base + offset),
                 mac: None,
                 pool: None,
+                admin_state: Default::default(),
                 public_ip: None,
                 nic: declared.then_some(nic.clone()),
             };

@@ -12,7 +12,9 @@ use qnat_control::CommandBody;
 use qnat_control::compile::{self, Compiler};
 use qnat_control::config::parse;
 use qnat_control::inbound::model::{Distribution, InboundRule, RuleProtocol, Target};
+use qnat_control::plan;
 use qnat_control::resource::{Desired, LoadBalancer};
+use qnat_control::validate::issues;
 use support::{Cluster, add_instance, desired, public};
 use words::level;
 
@@ -27,6 +29,7 @@ fn rule(frontend: u32, port: u16) -> InboundRule {
         distribution: Distribution::Connection,
         idle_timeout_minutes: 4,
         enable_tcp_reset: false,
+        floating_ip: false,
     }
 }
 
@@ -205,6 +208,34 @@ fn a_nat_rule_leads_to_its_instance_which_lives_in_the_rules_shard() {
     assert!(b9.lease.is_empty(), "it leads in, and lets nobody out");
 }
 
+#[test]
+fn a_member_of_a_pool_drains_by_its_admin_state_which_is_refused_outside_of_one() {
+    let file = FILE.replacen("private_ip", "admin_state = \"down\"\nprivate_ip", 1);
+    let wanted = parse("net.toml", &file).expect("good");
+    let mut cluster = Cluster::running(3);
+    assert!(cluster.configure(&wanted).is_applied());
+    let snapshot = compile::snapshot(&cluster.state, NodeId(1));
+    let (frontend, _) = cluster.frontend_at(public(1));
+    let admin = |snapshot: &Snapshot, port| snapshot.rules.of(&key(frontend, port)).expect("a rule").admin.to_vec();
+    let rule = snapshot.rules.of(&key(frontend, 80)).expect("a rule");
+    assert_eq!(rule.members.len(), 1, "it keeps what it has");
+    assert_eq!(admin(&snapshot, 80), [(rule.members[0], engine::rules::AdminState::Down)]);
+    assert_eq!(admin(&snapshot, 2201), [], "an inbound NAT rule leads to it all the same");
+    let up = parse("net.toml", &file.replacen("\"down\"", "\"up\"", 1)).expect("good");
+    let none = parse("net.toml", FILE).expect("good");
+    for (wanted, expected) in [(up, vec![(rule.members[0], engine::rules::AdminState::Up)]), (none, vec![])] {
+        assert!(cluster.configure(&wanted).is_applied());
+        assert_eq!(admin(&compile::snapshot(&cluster.state, NodeId(1)), 80), expected);
+    }
+    let refused = |file: &str| parse("net.toml", file).expect_err("refused").iter().map(ToString::to_string).collect();
+    let said: Vec<String> = refused(&file.replacen("pool = \"lb1/web\"", "", 1));
+    let expected = "instance.b1.ip_configuration.ipconfig1.admin_state = down: says which new flows of a pool it gets, and it \
+                    is in none; name its pool, or leave it out";
+    assert!(said.iter().any(|line| line.contains(expected)), "{said:#?}");
+    let said: Vec<String> = refused(&file.replacen("\"down\"", "\"off\"", 1));
+    assert!(said.iter().any(|line| line.contains("write \"none\" or \"up\" or \"down\"")), "{said:#?}");
+}
+
 const FILE: &str = r#"
 [outside]
 network = "203.0.113.0/24"
@@ -249,6 +280,82 @@ private_ip = "10.0.1.1"
 subnet = "vnet1/default"
 pool = "lb1/web"
 "#;
+
+/// D17. Which ends are told apart, and which are not.
+#[test]
+fn several_frontends_float_to_one_port_of_a_backend_and_what_nobody_could_tell_apart_is_refused() {
+    let mut cluster = Cluster::running(3);
+    let mut wanted = desired(3, 2);
+    let floating = |frontend, port| InboundRule { floating_ip: true, ..rule(frontend, port) };
+    put(&mut wanted, "one", floating(1, 80));
+    put(&mut wanted, "two", floating(2, 80));
+    // Its answers come from the backend's own address, those of the others do not.
+    put(&mut wanted, "plain", InboundRule { backend_port: 80, ..rule(3, 8080) });
+    assert!(cluster.configure(&wanted).is_applied());
+    cluster.drain_all();
+    let snapshot = compile::snapshot(&cluster.state, NodeId(1));
+    for (number, port, floats) in [(1, 80, true), (2, 80, true), (3, 8080, false)] {
+        let (frontend, _) = cluster.frontend_at(public(number));
+        let rule = snapshot.rules.of(&key(frontend, port)).expect("a rule");
+        assert_eq!((rule.floats, rule.inside_port(port), rule.members.len()), (floats, 80, 2));
+        assert_eq!(snapshot.rules.floats(frontend), floats);
+    }
+    let refused = |name: &str, rule: InboundRule| {
+        let mut wanted = wanted.clone();
+        put(&mut wanted, name, rule);
+        let all = issues(&wanted);
+        let said = all.iter().map(|i| format!("{} = {}: {}; {}", i.path, i.value, i.problem, i.remedy));
+        said.collect::<Vec<_>>().join("\n")
+    };
+    let said = refused("more", InboundRule { backend_port: 80, ..rule(3, 81) });
+    assert!(said.contains(
+        "plain.backend_port = 80: of the same backend is that of load_balancer.lb1.load_balancing_rule.more already"
+    ));
+    let said = refused("more", floating(1, 80));
+    assert!(said.contains("of pip1 leads by load_balancer.lb1.load_balancing_rule"), "{said}");
+    let said = refused("more", rule(1, 80));
+    assert!(said.contains("of pip1 leads by load_balancer.lb1.load_balancing_rule"), "{said}");
+    let said = refused("more", InboundRule { backend_port: 81, ..floating(1, 82) });
+    assert!(
+        said.contains(
+            "backend_port = 81: is another one than the frontend's, 82: floating_ip leads to it unchanged; leave it out"
+        ),
+        "{said}"
+    );
+    // A rule for all ports floats too.
+    let all = InboundRule { protocol: RuleProtocol::All, frontend_port: 0, backend_port: 0, ..floating(2, 0) };
+    let mut whole = wanted.clone();
+    put(&mut whole, "two", all);
+    balancer(&mut whole).outbound_rules.get_mut("out").expect("declared").frontends = vec!["pip1".into()];
+    assert!(issues(&whole).is_empty(), "{:?}", issues(&whole));
+}
+
+/// D19: what a dry run has to ask the owners about.
+#[test]
+fn a_change_of_what_floats_concerns_the_flows_of_its_members() {
+    let mut cluster = Cluster::running(3);
+    let mut wanted = desired(1, 2);
+    put(&mut wanted, "web", rule(1, 80));
+    put(&mut wanted, "other", rule(1, 81));
+    cluster.configure(&wanted);
+    cluster.drain_all();
+    let concerned = |cluster: &Cluster, wanted: &Desired| {
+        plan::diff(&cluster.state, wanted)
+            .cutting
+            .map_or(0, |cutting| cutting.backends.values().map(BTreeSet::len).sum())
+    };
+    let mut floats = wanted.clone();
+    put(&mut floats, "web", InboundRule { floating_ip: true, ..rule(1, 80) });
+    assert_eq!(concerned(&cluster, &floats), 2);
+    assert_eq!(concerned(&cluster, &wanted), 0);
+    cluster.configure(&floats);
+    cluster.drain_all();
+    assert_eq!(concerned(&cluster, &wanted), 2, "and back");
+    put(&mut floats, "other", rule(1, 82));
+    assert_eq!(concerned(&cluster, &floats), 0, "what stays as it is");
+    balancer(&mut floats).load_balancing_rules.remove("web");
+    assert_eq!(concerned(&cluster, &floats), 2, "or goes");
+}
 
 #[test]
 fn rules_are_read_whole_and_refused_by_field_value_and_remedy() {
@@ -321,4 +428,23 @@ fn rules_are_read_whole_and_refused_by_field_value_and_remedy() {
         said.iter().any(|line| line.contains("has no port to grant: a rule for all ports leads in by it")),
         "{said:#?}"
     );
+}
+
+#[test]
+fn a_rule_that_floats_is_read_as_one_and_leads_to_no_other_port() {
+    let read = |floats: &str, port: &str| {
+        let line = format!("enable_tcp_reset = true\nfloating_ip = {floats}\n");
+        let text = FILE.replacen("enable_tcp_reset = true\n", &line, 1).replacen("backend_port = 8080\n", port, 1);
+        parse("net.toml", &text).map_err(|all| all.iter().map(ToString::to_string).collect::<String>())
+    };
+    let floats = |desired: &Desired| desired.load_balancers["lb1"].load_balancing_rules["http"].floating_ip;
+    for port in ["", "backend_port = 80\n"] {
+        assert!(floats(&read("true", port).expect("good")));
+    }
+    assert!(!floats(&read("false", "backend_port = 8080\n").expect("good")));
+    let said = read("true", "backend_port = 8080\n").expect_err("two ports");
+    let expected = "load_balancer.lb1.load_balancing_rule.http.backend_port = 8080: is another one than the frontend's, 80: \
+                    floating_ip leads to it unchanged; leave it out, or write floating_ip = false";
+    assert!(said.contains(expected), "{said}");
+    assert!(read("\"yes\"", "").is_err_and(|said| said.contains("true or false")));
 }

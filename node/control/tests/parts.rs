@@ -22,7 +22,8 @@ use qnat_control::nsg::model::{Access, Addresses, Direction, Nic, Ports, Protoco
 use qnat_control::outcome::Outcome;
 use qnat_control::parts::{Cut, ENTRIES_MAX};
 use qnat_control::resource::{
-    Desired, Instance, IpConfiguration, LoadBalancer, OutboundRule, PoolRef, Prefix, PublicIp, Subnet, VirtualNetwork,
+    AdminState, Desired, Instance, IpConfiguration, LoadBalancer, OutboundRule, PoolRef, Prefix, PublicIp, Subnet,
+    VirtualNetwork,
 };
 use qnat_control::validate::{
     ADDRESS_SPACE_MAX, CLUSTER_SHARDS_MAX, FRONTENDS_MAX, IP_CONFIGURATIONS_MAX, NAME_LEN_MAX, POOLS_MAX,
@@ -96,6 +97,7 @@ fn largest(first: u8) -> Desired {
             private_ip: Ipv4Addr::from_bits(base + 2 + u32::try_from(place).expect("few")),
             mac: Some(Mac([0x52, 0x54, 0xff, 0xff, 0xff, 0xff])),
             pool: Some(PoolRef { load_balancer: name("lb", n % FRONTENDS_MAX), pool: name("pool", 0) }),
+            admin_state: AdminState::Down,
             public_ip: None,
             nic: Some(name("n", n)),
         };
@@ -216,7 +218,11 @@ fn file(all: &Desired) -> String {
                 ip.name, ip.private_ip
             ));
             say(format_args!("mac = \"{mac}\"\nsubnet = \"{}/{}\"\npool = \"{pool}\"", ip.virtual_network, ip.subnet));
-            say(format_args!("nic = \"{}\"", ip.nic.as_ref().expect("each has one")));
+            say(format_args!(
+                "admin_state = \"{}\"\nnic = \"{}\"",
+                ip.admin_state.label(),
+                ip.nic.as_ref().expect("each has one")
+            ));
         }
     }
     let next_hop = all.outside.next_hop.expect("there is one");

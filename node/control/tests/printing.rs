@@ -15,8 +15,8 @@ use qnat_control::plan;
 use qnat_control::printing::print;
 use qnat_control::probing::model::{Probe, ProbeProtocol};
 use qnat_control::resource::{
-    DefaultOutbound, Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside,
-    PoolRef, Prefix, Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
+    AdminState, DefaultOutbound, Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule,
+    Outside, PoolRef, Prefix, Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
 };
 use qnat_control::validate::issues;
 use support::Cluster;
@@ -155,16 +155,19 @@ fn outbound_rule(tape: &mut Tape, desired: &mut Desired, n: u32) {
 
 fn probe(tape: &mut Tape, desired: &mut Desired, n: u32) {
     let Some(balancer) = some_balancer(tape, desired) else { return };
+    balancer.probes.insert(name("probe", n), some_probe(tape));
+}
+
+fn some_probe(tape: &mut Tape) -> Probe {
     let protocol = *tape.one(&[ProbeProtocol::Tcp, ProbeProtocol::Http, ProbeProtocol::Https]);
     let paths: &[&str] = if protocol == ProbeProtocol::Tcp { &[""] } else { &["/", "/a%20b/~c;d=e?f='g'&h=(*)"] };
-    let probe = Probe {
+    Probe {
         protocol,
         port: tape.port(),
         request_path: (*tape.one(paths)).to_owned(),
         interval_seconds: 1 + u16::from(tape.octet(200)),
         number_of_probes: 1 + tape.octet(20),
-    };
-    balancer.probes.insert(name("probe", n), probe);
+    }
 }
 
 fn inbound_rule(tape: &mut Tape, desired: &mut Desired, n: u32) {
@@ -196,6 +199,7 @@ fn inbound_rule(tape: &mut Tape, desired: &mut Desired, n: u32) {
         distribution: if to_one { Distribution::default() } else { *tape.one(&distributions) },
         idle_timeout_minutes: 4 + tape.octet(97),
         enable_tcp_reset: tape.is(),
+        floating_ip: tape.is(),
     };
     let table = if to_one { &mut balancer.inbound_nat_rules } else { &mut balancer.load_balancing_rules };
     table.insert(name("in", n), rule);
@@ -221,7 +225,8 @@ fn some_subnet(tape: &mut Tape, desired: &Desired) -> Option<(String, String)> {
 fn instance(tape: &mut Tape, desired: &mut Desired, n: u32) {
     let sets: Vec<String> = desired.availability_sets.iter().cloned().collect();
     let (security_group, availability_set) = (tape.some(&names(&desired.security_groups)), tape.some(&sets));
-    let mut instance = Instance { security_group, availability_set, ..Instance::default() };
+    let probe = tape.is().then(|| some_probe(tape));
+    let mut instance = Instance { security_group, availability_set, probe, ..Instance::default() };
     for number in 0..=tape.octet(3) {
         let nic = tape.some(&names(&desired.nics));
         let place =
@@ -234,13 +239,19 @@ fn instance(tape: &mut Tape, desired: &mut Desired, n: u32) {
                 of.pools.iter().map(|pool| PoolRef { load_balancer: name.clone(), pool: pool.clone() })
             })
             .collect();
+        let pool = (!pools.is_empty() && tape.is()).then(|| tape.one(&pools).clone());
+        let states: &[AdminState] = match pool {
+            Some(_) => &[AdminState::None, AdminState::Up, AdminState::Down],
+            None => &[AdminState::None],
+        };
         instance.ip_configurations.push(IpConfiguration {
             name: name("ip", number.into()),
             virtual_network,
             subnet,
             private_ip: Ipv4Addr::from([a, b, c, 2 + tape.octet(250)]),
             mac: tape.is().then(|| Mac([0x52, 0x54, 0, 1, tape.octet(255), number])),
-            pool: (!pools.is_empty() && tape.is()).then(|| tape.one(&pools).clone()),
+            pool,
+            admin_state: *tape.one(states),
             public_ip: if tape.below(3) == 1 { tape.some(&names(&desired.public_ips)) } else { None },
             nic,
         });
@@ -395,14 +406,14 @@ fn a_cluster_without_resources_has_its_settings() {
 }
 
 /// Tables that there are once.
-const ALONE: [&str; 3] = ["default_outbound", "outside", "settings"];
+const ALONE: [&str; 4] = ["instance.probe", "default_outbound", "outside", "settings"];
 
 /// All fields of a table of the file, or of the file itself, as its reader names them.
 fn known_fields(table: &str) -> BTreeSet<String> {
     let path: Vec<&str> = table.split('.').filter(|part| !part.is_empty()).collect();
-    let heads = (1..=path.len()).map(|len| match ALONE.contains(&table) {
-        true => format!("[{table}]\n"),
-        false => format!("[[{}]]\nname = \"n\"\n", path[..len].join(".")),
+    let heads = (1..=path.len()).map(|len| path[..len].join(".")).map(|head| match ALONE.contains(&head.as_str()) {
+        true => format!("[{head}]\n"),
+        false => format!("[[{head}]]\nname = \"n\"\n"),
     });
     let text = heads.collect::<String>() + "nobody-has-such-a-field = 1\n";
     let errors = parse("f.toml", &text).expect_err("an unknown field");
@@ -413,7 +424,7 @@ fn known_fields(table: &str) -> BTreeSet<String> {
     fields.split(", ").filter(|field| !below(field)).map(ToOwned::to_owned).collect()
 }
 
-const TABLES: [&str; 19] = [
+const TABLES: [&str; 20] = [
     "virtual_network",
     "virtual_network.subnet",
     "public_ip",
@@ -425,6 +436,7 @@ const TABLES: [&str; 19] = [
     "load_balancer.inbound_nat_rule",
     "availability_set",
     "instance",
+    "instance.probe",
     "instance.ip_configuration",
     "nic",
     "application_security_group",

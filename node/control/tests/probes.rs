@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use engine::ids::{BackendId, NodeId, ShardId, Term};
-use engine::probes::{Ask, Failing, Health, ProbeId};
+use engine::probes::{Ask, Failing, Health, HealthSource, ProbeId};
 use engine::snapshot::Snapshot;
 use qnat_control::CommandBody;
 use qnat_control::compile::{self, Compiler};
@@ -52,13 +52,18 @@ fn wanted(backends: u32) -> Desired {
         distribution: Distribution::Connection,
         idle_timeout_minutes: 4,
         enable_tcp_reset: false,
+        floating_ip: false,
     };
     lb.load_balancing_rules.insert("web".into(), rule);
     wanted
 }
 
+fn probe(name: &str) -> ProbeRef {
+    ProbeRef::LoadBalancer { load_balancer: "lb1".into(), probe: name.into() }
+}
+
 fn alive() -> ProbeRef {
-    ProbeRef { load_balancer: "lb1".into(), probe: "alive".into() }
+    probe("alive")
 }
 
 fn change(backend: u32, health: Health, term: u64) -> HealthChange {
@@ -74,7 +79,7 @@ fn health(state: &State, backend: u32) -> Option<Health> {
 }
 
 fn up(snapshot: &Snapshot) -> Vec<u32> {
-    let up = snapshot.backends.keys().filter(|id| snapshot.probes.is_up(Some(ProbeId(0)), *id));
+    let up = snapshot.backends.keys().filter(|id| snapshot.probes.is_up(HealthSource::Rule(ProbeId(0)), *id));
     let mut up: Vec<u32> = up.map(|id| id.0).collect();
     up.sort_unstable();
     up
@@ -127,7 +132,7 @@ fn health_is_kept_of_whom_probes_ask_and_of_nobody_else() {
     cluster.configure(&wanted(3));
     let all: Vec<_> = (1..=3).map(|id| change(id, Health::Up, 1)).collect();
     report(&mut cluster, &all);
-    let nobody = ProbeRef { probe: "other".into(), ..alive() };
+    let nobody = probe("other");
     report(&mut cluster, &[change(9, DOWN, 1), HealthChange { probe: nobody.clone(), ..change(1, DOWN, 1) }]);
     assert_eq!(health(&cluster.state, 9), None);
     assert!(cluster.state.healths().of(&nobody, BackendId(1)).is_none());

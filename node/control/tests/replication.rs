@@ -71,10 +71,16 @@ fn add_rules(declared: &mut Desired) {
         distribution: Distribution::Source,
         idle_timeout_minutes: 15,
         enable_tcp_reset: true,
+        floating_ip: false,
     };
     let target = Target::IpConfiguration { instance: "b1".into(), ip_configuration: "ipconfig1".into() };
-    let nat =
-        InboundRule { protocol: RuleProtocol::All, distribution: Distribution::Connection, target, ..rule.clone() };
+    let nat = InboundRule {
+        protocol: RuleProtocol::All,
+        distribution: Distribution::Connection,
+        target,
+        floating_ip: true,
+        ..rule.clone()
+    };
     balancer.load_balancing_rules.insert("dns".into(), rule);
     let probe = Probe {
         protocol: ProbeProtocol::Https,
@@ -83,13 +89,15 @@ fn add_rules(declared: &mut Desired) {
         interval_seconds: 15,
         number_of_probes: 2,
     };
-    balancer.probes.insert("alive".into(), probe);
+    balancer.probes.insert("alive".into(), probe.clone());
     balancer.inbound_nat_rules.insert("nat".into(), nat);
+    let machine = declared.instances.get_mut("b1").expect("declared");
+    machine.probe = Some(Probe { protocol: ProbeProtocol::Tcp, port: 22, request_path: String::new(), ..probe });
 }
 
-/// Bytes of version 14. If this test fails, the layout changed: that needs a new version, not new bytes here.
+/// Bytes of version 16. If this test fails, the layout changed: that needs a new version, not new bytes here.
 #[test]
-fn the_layout_of_version_14_is_frozen() {
+fn the_layout_of_version_16_is_frozen() {
     let hex = |command: &Command| -> String {
         command.encode().expect("small").iter().map(|byte| format!("{byte:02x}")).collect()
     };
@@ -115,10 +123,11 @@ fn the_layout_of_version_14_is_frozen() {
     let tags = ServiceTags { version: 3, prefixes: BTreeMap::from([(Tag::StorageIn(Region::EastUs), prefixes)]) };
     let tags = CommandBody::SetServiceTags(Box::new(tags));
     assert_eq!(hex(&command(tags)), include_str!("golden/set_service_tags.hex").trim());
-    let probe = ProbeRef { load_balancer: "lb1".into(), probe: "alive".into() };
+    let probe = ProbeRef::LoadBalancer { load_balancer: "lb1".into(), probe: "alive".into() };
     let health = Health::Down(Failing::Status(503));
     let change = HealthChange { probe, backend: BackendId(7), health, shard: ShardId(2), term: Term(3 << 32) };
-    let changes = CommandBody::HealthChanged(vec![change]);
+    let own = HealthChange { probe: ProbeRef::Instance("b1".into()), health: Health::Up, ..change.clone() };
+    let changes = CommandBody::HealthChanged(vec![change, own]);
     assert_eq!(hex(&command(changes)), include_str!("golden/health_changed.hex").trim());
 }
 

@@ -5,10 +5,11 @@ use std::net::Ipv4Addr;
 
 use crate::event::DropReason;
 use crate::flow::FlowKey;
-use crate::ids::{FrontendId, Link, Mac, ShardId, VnetId};
+use crate::ids::{BackendId, FrontendId, Link, Mac, ShardId, VnetId};
 use crate::probes::SOURCE;
-use crate::record::{Addr, Endpoint, InsideKey};
-use crate::snapshot::{Snapshot, Subnet};
+use crate::record::{Addr, Endpoint, InsideKey, Proto, PublicKey};
+use crate::rules::Rule;
+use crate::snapshot::{Backend, Snapshot, Subnet};
 use crate::wire::IpPacket;
 
 /// The subnet of a virtual network that `ip` lies in.
@@ -75,18 +76,52 @@ pub(crate) fn flow_of(vnet: VnetId, p: &IpPacket) -> FlowKey {
     FlowKey { proto: p.proto, inside, remote: endpoint(p.dst, p.dst_port) }
 }
 
-/// An inside end: where a backend is.
+/// The inside end to which a rule leads what comes to a public end: at the backend's own address, or, if the rule floats, at the
+/// one that the packet has (D17). Two frontends may float to one port of a backend, and one remote may use both: so the ends differ.
+pub(crate) fn led_to(s: &Snapshot, rule: &Rule, key: &PublicKey, backend: &Backend) -> Option<InsideKey> {
+    let ip = if rule.floats { s.frontends.get(&key.frontend)?.ip } else { backend.ip };
+    Some(InsideKey { vnet: backend.vnet, endpoint: endpoint(ip, rule.inside_port(key.port)) })
+}
+
+/// The public end that an inside end is by itself, and its shard: a rule that floats leads to it.
+pub(crate) fn floating_end(
+    s: &Snapshot,
+    proto: Proto,
+    inside: Endpoint,
+    remote: Endpoint,
+) -> Option<(PublicKey, ShardId)> {
+    let (frontend, home) = own_address(s, inside.addr.ipv4()?)?;
+    let key = PublicKey { proto, frontend, port: inside.port, remote };
+    s.rules.of(&key).filter(|rule| rule.floats).map(|_| (key, home))
+}
+
+/// An inside end at its backend's own address, whatever address its packets have: as groups judge it and logs show it (S24).
+pub(crate) fn own_end(s: &Snapshot, id: BackendId, inside: Endpoint) -> Endpoint {
+    let floats = inside.addr.ipv4().is_some_and(|ip| s.frontend_by_ip.contains_key(&ip));
+    let backend = s.backends.get(&id).filter(|_| floats);
+    backend.map_or(inside, |backend| Endpoint { addr: Addr::from(backend.ip), ..inside })
+}
+
+/// Whether an inside end is at its backend's own address.
+pub(crate) fn is_at(backend: &Backend, inside: InsideKey) -> bool {
+    (backend.vnet, Addr::from(backend.ip)) == (inside.vnet, inside.endpoint.addr)
+}
+
+/// An inside end: what packets to a backend are addressed to, and who takes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct InsideEnd {
     pub(crate) vnet: VnetId,
     pub(crate) ip: Ipv4Addr,
     pub(crate) port: u16,
+    /// The backend's own address, by which it is found on its link. Where a rule floats its packets have another one.
+    pub(crate) at: Ipv4Addr,
 }
 
 impl InsideEnd {
     /// `None`: it is not of IPv4.
-    pub(crate) fn of(key: InsideKey) -> Option<Self> {
-        Some(Self { vnet: key.vnet, ip: key.endpoint.addr.ipv4()?, port: key.endpoint.port })
+    pub(crate) fn of(key: InsideKey, backend: &Backend) -> Option<Self> {
+        let Endpoint { addr, port } = key.endpoint;
+        Some(Self { vnet: key.vnet, ip: addr.ipv4()?, port, at: backend.ip })
     }
 
     pub(crate) const fn link(self) -> Link {

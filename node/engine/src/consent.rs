@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::addresses::own_end;
 use crate::context::News;
 use crate::flow::FlowKey;
 use crate::ids::BackendId;
@@ -59,16 +60,16 @@ pub(crate) fn note_private(
 /// The same of a packet that its remote begins with.
 pub(crate) fn note_stranger(hits: &mut Hits, s: &Snapshot, id: BackendId, flow: &FlowKey) {
     if let Some(attachment) = s.security.of(id)
-        && let Some(tuple) = tuple(flow.proto, flow.remote, flow.inside.endpoint)
+        && let Some(tuple) = tuple(flow.proto, flow.remote, own_end(s, id, flow.inside.endpoint))
     {
         hits.note(Direction::Inbound, attachment, &tuple);
     }
 }
 
-/// Whether they let the remote begin it.
+/// Whether they let the remote begin it. They see the instance's own address, whatever address the packet has (S24, D17).
 pub(crate) fn groups_admit(s: &Snapshot, id: BackendId, flow: &FlowKey) -> bool {
     let Some(attachment) = s.security.of(id) else { return true };
-    let comes = tuple(flow.proto, flow.remote, flow.inside.endpoint);
+    let comes = tuple(flow.proto, flow.remote, own_end(s, id, flow.inside.endpoint));
     comes.is_some_and(|tuple| verdict(Direction::Inbound, Some(attachment), &tuple).access == Access::Allow)
 }
 

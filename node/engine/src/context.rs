@@ -72,6 +72,14 @@ pub(crate) struct Exit {
     pub(crate) authority: Authority,
 }
 
+/// Where whoever sent a packet is told about it, and by what right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Back {
+    pub(crate) exit: Exit,
+    /// The sender's address on its link. Inside a packet may have another one (D17).
+    pub(crate) sender: Ipv4Addr,
+}
+
 /// The Ethernet addresses of a frame that goes to a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NextHop {

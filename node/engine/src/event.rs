@@ -194,6 +194,9 @@ drop_reasons! {
     NotFirstPacket = "not_first_packet",
     /// The ring to the flow groups is full.
     Backpressure = "backpressure",
+    /// A client's first packet, by a rule or to an own address: the worker is behind, and all half-open flows that this address may
+    /// have are taken (W3).
+    Flooded = "flooded",
     /// The transmit queue, or the lane to another worker, is full, or the device refused the frame.
     TransmitFailed = "transmit_failed",
 }

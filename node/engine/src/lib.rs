@@ -50,4 +50,5 @@ pub use egress::{claims, delivered, links, soundings};
 pub use judge::explain;
 pub use lease::LeaseWords;
 pub use shard::apply::ApplyCounts;
+pub use shard::shortages;
 pub use tell::{counters, cuts, histogram, sessions, status};

@@ -1,4 +1,5 @@
-//! Health probes as workers have them (S22): which question goes to which backends, and what the cluster knows of each.
+//! Health probes as workers have them (S22): which question goes to which backends, what the cluster knows of each, and whose
+//! word counts for the members of a rule.
 //!
 //! Pure; a value of the snapshot, made by `control::inbound` of what is committed, so any member of the cluster chooses
 //! alike (W3). Asked by `judge` who may get a new flow; an established one is never ended by it (D16). The driver's prober
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 
 use crate::ids::BackendId;
+use crate::map::Map;
 
 /// Where probes come from: the platform's address in every virtual network (S22, S35).
 pub const SOURCE: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
@@ -86,7 +88,7 @@ pub enum Health {
 /// A probe and whom it asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// As people call it: `load_balancer/probe`.
+    /// As people call it: `load_balancer/probe`, or `instance NAME` for the machine's own.
     pub name: Arc<str>,
     /// How it asks.
     pub ask: Ask,
@@ -109,21 +111,57 @@ impl Probe {
     }
 }
 
+/// Whose probe says which members of a rule get new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HealthSource {
+    /// Nobody's: the rule leads to one instance, for which nobody stands in.
+    #[default]
+    Nobody,
+    /// The rule's own.
+    Rule(ProbeId),
+    /// That of each member's machine, if it has one.
+    Machine,
+}
+
+/// A probe, and a backend that it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The probe.
+    pub probe: ProbeId,
+    /// Whom it asks.
+    pub backend: BackendId,
+}
+
 /// All probes of a snapshot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Probes(pub Vec<Arc<Probe>>);
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Probes {
+    /// Each at the place that its id says.
+    pub all: Vec<Arc<Probe>>,
+    /// Of backends whose machine has a probe of its own: that, which speaks for each address of the machine and asks one.
+    pub machines: Arc<Map<BackendId, Asked>>,
+}
 
 impl Probes {
     /// One of them.
     #[must_use]
     pub fn get(&self, id: ProbeId) -> Option<&Arc<Probe>> {
-        self.0.get(usize::try_from(id.0).ok()?)
+        self.all.get(usize::try_from(id.0).ok()?)
     }
 
-    /// Whether a backend may get a new flow by a rule with this probe. One that nothing is known of yet does not (S22).
+    /// Which probe says whether a backend gets new flows, and whom that asks; none: it gets them.
     #[must_use]
-    pub fn is_up(&self, probe: Option<ProbeId>, backend: BackendId) -> bool {
-        let Some(probe) = probe else { return true };
+    pub fn decisive(&self, source: HealthSource, backend: BackendId) -> Option<Asked> {
+        match source {
+            HealthSource::Nobody => None,
+            HealthSource::Rule(probe) => Some(Asked { probe, backend }),
+            HealthSource::Machine => self.machines.get(&backend).copied(),
+        }
+    }
+
+    /// Whether a backend may get a new flow by a rule. One whose probe has found nothing yet does not (S22).
+    #[must_use]
+    pub fn is_up(&self, source: HealthSource, backend: BackendId) -> bool {
+        let Some(Asked { probe, backend }) = self.decisive(source, backend) else { return true };
         self.get(probe).is_some_and(|probe| probe.health(backend) == Some(Health::Up))
     }
 }
@@ -132,21 +170,34 @@ impl Probes {
 mod tests {
     use super::*;
 
+    fn probe(name: &str, members: &[(u32, Option<Health>)]) -> Arc<Probe> {
+        let members = members.iter().map(|(id, health)| (BackendId(*id), *health)).collect();
+        Arc::new(Probe { name: name.into(), ask: Ask::Tcp, port: 80, interval_ms: 5_000, threshold: 2, members })
+    }
+
+    const DOWN: Option<Health> = Some(Health::Down(Failing::Silent));
+
     #[test]
     fn only_who_is_known_to_be_up_gets_new_flows_where_there_is_a_probe() {
-        let members = [(1, Some(Health::Up)), (2, Some(Health::Down(Failing::Silent))), (5, None)];
-        let probe = Probe {
-            name: "lb/web".into(),
-            ask: Ask::Tcp,
-            port: 80,
-            interval_ms: 5_000,
-            threshold: 2,
-            members: members.into_iter().map(|(id, health)| (BackendId(id), health)).collect(),
-        };
-        let probes = Probes(vec![Arc::new(probe)]);
-        let up = |id| probes.is_up(Some(ProbeId(0)), BackendId(id));
+        let all = vec![probe("lb/web", &[(1, Some(Health::Up)), (2, DOWN), (5, None)])];
+        let probes = Probes { all, ..Probes::default() };
+        let up = |id| probes.is_up(HealthSource::Rule(ProbeId(0)), BackendId(id));
         assert_eq!([1, 2, 5, 6].map(up), [true, false, false, false]);
-        assert!(probes.is_up(None, BackendId(2)), "a rule without a probe asks nobody");
-        assert!(!probes.is_up(Some(ProbeId(1)), BackendId(1)));
+        assert!(probes.is_up(HealthSource::Nobody, BackendId(2)) && probes.is_up(HealthSource::Machine, BackendId(2)));
+        assert!(!probes.is_up(HealthSource::Rule(ProbeId(1)), BackendId(1)));
+    }
+
+    #[test]
+    fn a_machines_probe_speaks_for_each_of_its_addresses_and_for_no_other_machine() {
+        let all = [("lb/web", 1, Some(Health::Up)), ("instance a", 1, DOWN), ("instance b", 3, None)];
+        let all = all.map(|(name, id, health)| probe(name, &[(id, health)])).into();
+        let of = [(1, 1, 1), (2, 1, 1), (3, 2, 3)];
+        let of =
+            of.map(|(id, probe, asked)| (BackendId(id), Asked { probe: ProbeId(probe), backend: BackendId(asked) }));
+        let probes = Probes { all, machines: Arc::new(of.into_iter().collect()) };
+        let up = |id| probes.is_up(HealthSource::Machine, BackendId(id));
+        assert_eq!([1, 2, 3, 4].map(up), [false, false, false, true], "the last has no probe");
+        assert!(probes.is_up(HealthSource::Rule(ProbeId(0)), BackendId(1)), "a rule with a probe goes by that alone");
+        assert!(probes.is_up(HealthSource::Nobody, BackendId(1)));
     }
 }

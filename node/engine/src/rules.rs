@@ -6,20 +6,23 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use words::SplitMix;
 
 use crate::backend::TcpReset;
 use crate::ids::{BackendId, FrontendId};
-use crate::map::Map;
-use crate::probes::ProbeId;
+use crate::map::{Keyed, Map};
+use crate::probes::HealthSource;
 use crate::record::{Proto, PublicKey};
 
 /// All rules.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
     by_public: Map<(FrontendId, Proto, u16), Arc<Rule>>,
-    /// By the port of the backend that they lead to; 0: to every one.
+    /// By the port of the backend that they lead to; 0: to every one. Without those that float: an answer says by which it came.
     by_inside: Map<(Proto, u16), Vec<Arc<Rule>>>,
+    /// Frontends with a rule that floats.
+    floating: HashSet<FrontendId, Keyed>,
     /// Addresses that are one backend's own: all that comes there is for it (S23).
     own: Map<FrontendId, BackendId>,
     /// Some rule waits for its port, or a member for its way to the rule's shard.
@@ -39,16 +42,29 @@ pub struct Rule {
     pub port: u16,
     /// The port of the backend; 0: the same.
     pub backend_port: u16,
+    /// Whether packets keep their destination, the frontend's address, and answers come from it (D17); the ports are the same then.
+    pub floats: bool,
     /// Who may get its flows, ascending.
     pub members: Arc<[BackendId]>,
-    /// Who of them may get new ones, if there is a probe (S22).
-    pub probe: Option<ProbeId>,
+    /// Whose probe says who of them may get new ones (S22).
+    pub health: HealthSource,
+    /// Those of whom the operator says it, whatever a probe does; ascending.
+    pub admin: Arc<[(BackendId, AdminState)]>,
     /// Which of a client's flows go to the same member.
     pub distribution: Distribution,
     /// Idle timeout of its flows (S13).
     pub idle_timeout_ms: u32,
     /// Resets to both sides when a connection goes idle.
     pub tcp_reset_on_idle: TcpReset,
+}
+
+/// What an operator says of a member of a pool, before any probe. It ends no flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminState {
+    /// It gets new flows.
+    Up,
+    /// It gets none: it drains.
+    Down,
 }
 
 /// By what of a client its member is chosen (D15).
@@ -81,7 +97,11 @@ impl Rules {
     /// Adds a rule.
     pub fn put(&mut self, rule: Rule) {
         let rule = Arc::new(rule);
-        self.by_inside.entry((rule.proto, rule.backend_port)).or_default().push(Arc::clone(&rule));
+        if rule.floats {
+            self.floating.insert(rule.frontend);
+        } else {
+            self.by_inside.entry((rule.proto, rule.backend_port)).or_default().push(Arc::clone(&rule));
+        }
         self.by_public.insert((rule.frontend, rule.proto, rule.port), rule);
     }
 
@@ -104,6 +124,17 @@ impl Rules {
         self.own.contains_key(&frontend)
     }
 
+    /// Whether instances have the address of a frontend too, since a rule leads to it unchanged (D17).
+    #[must_use]
+    pub fn floats(&self, frontend: FrontendId) -> bool {
+        self.floating.contains(&frontend)
+    }
+
+    /// All such frontends, in any order.
+    pub fn floating(&self) -> impl Iterator<Item = FrontendId> {
+        self.floating.iter().copied()
+    }
+
     /// The rule of a public end.
     #[must_use]
     pub fn of(&self, key: &PublicKey) -> Option<&Rule> {
@@ -114,7 +145,7 @@ impl Rules {
         at(key.port).or_else(|| at(0)).map(Arc::as_ref)
     }
 
-    /// The rule that leads to this port of a backend, and its public port, if exactly one does.
+    /// The rule that leads to this port at a backend's own address, and its public port, if exactly one does.
     #[must_use]
     pub fn to(&self, proto: Proto, port: u16, backend: BackendId) -> Option<(&Rule, u16)> {
         let at = |inside| self.by_inside.get(&(proto, inside)).into_iter().flatten();
@@ -130,6 +161,13 @@ impl Rule {
     #[must_use]
     pub fn has(&self, backend: BackendId) -> bool {
         self.members.binary_search(&backend).is_ok()
+    }
+
+    /// What the operator says of a backend.
+    #[must_use]
+    pub fn admin(&self, backend: BackendId) -> Option<AdminState> {
+        let at = self.admin.binary_search_by_key(&backend, |(id, _)| *id).ok()?;
+        Some(self.admin[at].1)
     }
 
     /// The backend's port for a packet to this port of the frontend.
@@ -174,8 +212,10 @@ mod tests {
             proto: Proto::Tcp,
             port: 80,
             backend_port: 8080,
+            floats: false,
             members: members.iter().map(|n| BackendId(*n)).collect(),
-            probe: None,
+            health: HealthSource::Nobody,
+            admin: Arc::default(),
             distribution,
             idle_timeout_ms: 240_000,
             tcp_reset_on_idle: TcpReset::Off,
@@ -248,5 +288,18 @@ mod tests {
         rules.put(Rule { port: 81, ..rule(&[2], Distribution::Connection) });
         assert_eq!(rules.to(Proto::Tcp, 8080, BackendId(2)), None, "two lead there");
         assert!(rules.to(Proto::Tcp, 8080, BackendId(1)).is_some());
+    }
+
+    #[test]
+    fn a_rule_that_floats_is_no_other_one_for_what_answers_from_the_backends_own_address() {
+        let mut rules = Rules::default();
+        rules.put(rule(&[1], Distribution::Connection));
+        let floating =
+            Rule { port: 8080, floats: true, frontend: FrontendId(2), ..rule(&[1], Distribution::Connection) };
+        rules.put(floating);
+        assert_eq!(rules.to(Proto::Tcp, 8080, BackendId(1)).map(|(_, port)| port), Some(80));
+        assert!(rules.floats(FrontendId(2)) && !rules.floats(FrontendId(1)));
+        let other = PublicKey { frontend: FrontendId(2), port: 8080, ..client(1, 1) };
+        assert_eq!(rules.of(&other).map(|rule| (rule.floats, rule.inside_port(8080))), Some((true, 8080)));
     }
 }

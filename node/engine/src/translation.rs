@@ -16,7 +16,7 @@ use crate::snapshot::Snapshot;
 use crate::wire::{IpPacket, TcpFlags, clamp_mss, decrement_ttl, may_fragment, rewrite_source, set_identification};
 
 /// What the snapshot says about a live mapping; `None` if its packets have to be judged one by one: the backend is gone or
-/// moved, or the remote is an address of ours.
+/// moved, a rule floats to it (D17), or the remote is an address of ours.
 pub(crate) fn translation_of(
     made: u64,
     record: &Record,

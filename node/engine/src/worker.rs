@@ -35,6 +35,7 @@ use crate::shard::apply::Effect;
 pub use crate::shard::chunks::Scans;
 use crate::shard::duties::JUDGED_PER_TURN;
 use crate::shard::shards::Shards;
+use crate::shard::shortages::Shortage;
 use crate::snapshot::Snapshot;
 use crate::tell::counters::Counters;
 use crate::tell::sessions::{Session, Sessions};
@@ -159,6 +160,11 @@ impl Worker {
             self.cache.upset();
             self.tell_fast();
         }
+    }
+
+    /// Whether more packets wait than it gets through in some milliseconds: who is flooded gives way then.
+    pub const fn set_behind(&mut self, behind: bool) {
+        self.shards.behind = behind;
     }
 
     /// What the data links do for each shard, if it changed since it was told.
@@ -463,6 +469,11 @@ impl Worker {
     /// Who else claimed addresses of the cluster lately.
     pub fn claims(&self) -> impl Iterator<Item = Claim> {
         self.egress.claims.all()
+    }
+
+    /// Who found no port free towards whom lately (S16).
+    pub fn shortages(&self) -> impl Iterator<Item = Shortage> {
+        self.shards.replicas().flat_map(|(_, shard)| shard.shortages.all())
     }
 
     /// Counters of this worker.

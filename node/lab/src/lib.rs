@@ -4,7 +4,8 @@
 //! Never needs the daemon: a member is a program that is started, and what only the daemon's code can do is asked of a
 //! [`Founder`].
 //! Never touches anything outside its own namespaces and its directory, and [`down`] leaves nothing of them, also after
-//! a crash. Needs root. One lab per machine, since the namespaces' names are fixed (see [`topology`]).
+//! a crash. Needs root. One lab per machine (`scripts/world` makes more of one), since the
+//! namespaces' names are fixed (see [`topology`]).
 
 mod config;
 mod cuts;

@@ -37,6 +37,9 @@ pub struct LiveFlow {
     /// Whether it is private traffic.
     #[serde(rename = "s", default, skip_serializing_if = "std::ops::Not::not")]
     pub private: bool,
+    /// Number of the right under which it stands (`Scenario`), of what is not private.
+    #[serde(rename = "c", default, skip_serializing_if = "is_zero")]
+    pub scenario: u8,
     /// Number of its backend.
     #[serde(rename = "b")]
     pub backend: u32,
@@ -52,6 +55,11 @@ pub struct LiveFlow {
     /// Its remote.
     #[serde(rename = "r")]
     pub remote: SocketAddrV4,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_zero(number: &u8) -> bool {
+    *number == 0
 }
 
 /// How often rules have decided, as a member has counted.

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::FlowRow;
+use super::{FlowRow, Remedy};
 
 /// The explanation of one packet, by the member that judges it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -45,14 +45,23 @@ pub struct Explained {
     pub verdict: String,
     /// Why it is dropped, as `qnat counters` counts it.
     pub reason: Option<String>,
-    /// If its backend has no way out: what the configuration says of that.
+    /// If its backend has no way out: what the configuration says of that. If it has no port for it: since all are taken.
     pub why: Option<String>,
     /// And what helps.
     pub remedy: Option<String>,
+    /// If no port is free towards its remote: when the first one that is held comes back, in ms from now, as far as known (S12).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub back_in_ms: Option<u64>,
+    /// And what helps then, each with its condition and its price (S17).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remedies: Vec<Remedy>,
     /// The right under which it leaves.
     pub scenario: Option<String>,
     /// What it leaves as, or who gets it inside.
     pub translated: Option<String>,
+    /// The own address of the backend that gets it, if it keeps the frontend's as its destination.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floats_to: Option<Ipv4Addr>,
     /// Who gets it, if it is for a public address of the same member's.
     pub turned_to: Option<String>,
     /// Why nobody gets it there.
@@ -70,6 +79,9 @@ pub struct PassedOver {
     pub backend: String,
     /// Why.
     pub why: String,
+    /// The probe that says so: `load_balancer/probe`, or `instance NAME` for the machine's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<String>,
 }
 
 /// All groups together.

@@ -25,8 +25,11 @@ pub struct FlowRow {
     pub backend: u32,
     /// The virtual network of the backend's end; its address may be another backend's in another one.
     pub network: Option<String>,
-    /// The backend's end.
+    /// The backend's end, at its own address.
     pub inside: String,
+    /// Whether the backend sees and sends the public end's address in its place.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub floating: bool,
     /// The public end.
     pub public: String,
     /// The remote end.

@@ -39,7 +39,11 @@ pub fn merge(answers: &[Status], silent: &[u32]) -> Option<Status> {
         Subject::Shard { shard } => tellers.get(shard) == Some(by),
         Subject::Cluster | Subject::Control => *by == newest.me.node,
         Subject::Member { node } => concern.what != What::MemberSilent || !answered.contains(node),
-        Subject::Link { .. } | Subject::Backend { .. } | Subject::Frontend { .. } | Subject::Pool { .. } => true,
+        Subject::Link { .. }
+        | Subject::Backend { .. }
+        | Subject::Instance { .. }
+        | Subject::Frontend { .. }
+        | Subject::Pool { .. } => true,
     });
     let of_shard = |concern: &Concern| matches!(concern.subject, Subject::Shard { .. });
     let taken =

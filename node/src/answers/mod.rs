@@ -12,6 +12,7 @@ mod fast;
 mod flows;
 mod health;
 mod merge;
+mod remedies;
 mod status;
 mod who;
 
@@ -23,12 +24,13 @@ pub use counters::{
 };
 pub use cuts::{Cuts, FlowsCut, LiveFlow, LiveFlows, RuleHits, ShardCut};
 pub use dump::{DUMP_FORMAT, Dump, DumpedShard, KeptFlow, Mappings};
-pub use events::{EventKind, EventRow, Events, merge_events};
+pub use events::{Alert, EventKind, EventRow, Events, merge_events};
 pub use explain::{EvaluatedGroup, Explained, GroupResult, MatchedRule, PassedOver};
 pub use fast::{Carried, FastPath};
 pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, PortLoads, Ports};
 pub use health::Health;
 pub use merge::{clock_apart, merge};
+pub use remedies::{Remedy, against_exhaustion};
 pub(crate) use status::control_group;
 pub use status::{ClusterRow, MeRow, NodeRow, Redundancy, ShardRow, Status, failures_tolerated};
 pub use who::{Holder, Session, Who, merge_who};

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use engine::record::{CommitClass, Scenario};
 
-use crate::answers::{EvaluatedGroup, Explained, PassedOver};
+use crate::answers::{EvaluatedGroup, Explained, PassedOver, Remedy};
 use crate::daemon::request::{ExplainProtocol, PacketQuestion, Request};
 
 /// The port of a source that none is given for: any that the instance might choose.
@@ -47,7 +47,7 @@ pub(super) fn request(
         (None, true) => return Err(format!("which port of {0}? Say {0}:80, or icmp for a ping", destination.ip)),
         (_, false) if protocol == ExplainProtocol::Icmp => (source.port.unwrap_or(SOURCE_PORT), 0),
         (None, false) if source.port.is_none() => (0, 0),
-        (_, false) => return Err(format!("{} has no ports", proto.label())),
+        (_, false) => return Err(format!("{} has no ports: write both addresses without one", proto.label())),
     };
     let (source, destination) = (SocketAddrV4::new(source.ip, from), SocketAddrV4::new(destination.ip, to));
     Ok(Request::Explain { of: PacketQuestion { protocol, source, destination, vnet } })
@@ -70,8 +70,9 @@ pub(super) fn explained(told: &Explained) -> String {
         let why = if of_mapping { "not asked: it belongs to a flow that is there" } else { "no group judges it" };
         line("security", Some(why.to_owned()));
     }
-    for PassedOver { backend, why } in &told.passed_over {
-        line("not to", Some(format!("{backend}: {why}")));
+    for PassedOver { backend, why, probe } in &told.passed_over {
+        let by = probe.as_ref().map_or_else(String::new, |probe| format!(" (probe {probe})"));
+        line("not to", Some(format!("{backend}: {why}{by}")));
     }
     line(
         "mapping",
@@ -85,6 +86,10 @@ pub(super) fn explained(told: &Explained) -> String {
     line("right", told.scenario.clone());
     line("way out", told.why.clone());
     line("what helps", told.remedy.clone());
+    line("comes back", told.back_in_ms.map(|ms| format!("the first one that is held, in {:.1} s", ms as f64 / 1e3)));
+    for Remedy { what, condition, price } in &told.remedies {
+        line("what helps", Some(format!("{what}; if {condition}; price: {price}")));
+    }
     line("next hop", told.next_hop.map(|ip| ip.to_string()));
     line(
         "shard",
@@ -103,7 +108,10 @@ pub(super) fn explained(told: &Explained) -> String {
 fn headline(told: &Explained) -> String {
     let translated = told.translated.as_deref().unwrap_or("nothing");
     let passed = match (told.verdict.as_str(), told.direction.as_str()) {
-        ("passes", "Inbound") => format!("passes to {translated}"),
+        ("passes", "Inbound") => match told.floats_to {
+            Some(own) => format!("passes unchanged to {own}, which has {translated} too"),
+            None => format!("passes to {translated}"),
+        },
         ("passes", _) => format!("leaves as {translated}"),
         ("opens", _) if leaves_before_its_mapping(told) => {
             format!("leaves as {translated} at once, and opens a mapping, which the flow's next packets wait for")
@@ -176,7 +184,10 @@ mod tests {
             panic!()
         };
         assert_eq!((source.port(), destination.port()), (0, 0), "as its packets are looked up");
-        assert_eq!(ask("192.0.2.1:80", ExplainProtocol::Esp), Err("esp has no ports".into()));
+        assert_eq!(
+            ask("192.0.2.1:80", ExplainProtocol::Esp),
+            Err("esp has no ports: write both addresses without one".into())
+        );
         assert!(ask("192.0.2.1", ExplainProtocol::Sctp).is_err_and(|why| why.contains("192.0.2.1:80")));
     }
 }

@@ -54,6 +54,9 @@ fn filled(command: &str) -> Vec<String> {
         };
         match word.split_once('=') {
             Some((before, after)) if is_placeholder(before) || is_placeholder(after) => "1=192.0.2.1:1".to_owned(),
+            _ if word == "{protocol}" => "tcp".to_owned(),
+            _ if word.ends_with("_ip}") => "192.0.2.1".to_owned(),
+            _ if word.ends_with("_end}") => "192.0.2.1:1".to_owned(),
             _ if word.starts_with('{') && word.ends_with('}') || is_placeholder(word) => "1".to_owned(),
             _ => word.trim_end_matches([',', '.', ':']).to_owned(),
         }

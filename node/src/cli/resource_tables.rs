@@ -38,6 +38,7 @@ const BACKEND_VIEWS: &[Column<BackendView>] = &[
     ("name", |row| json!(row.name)),
     ("address", |row| json!(row.private_ip)),
     ("pool", |row| json!(row.pool)),
+    ("admin state", |row| json!(row.admin_state)),
     ("frontend", |row| json!(row.frontend)),
     ("own", |row| json!(row.public_ip)),
     ("way out", |row| json!(row.way_out)),

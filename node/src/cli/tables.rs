@@ -97,7 +97,7 @@ const FLOWS: &[Column<FlowRow>] = &[
     ("inside", |row| json!(row.inside)),
     ("public", |row| json!(row.public)),
     ("remote", |row| json!(row.remote)),
-    ("right", |row| json!(row.scenario)),
+    ("right", |row| json!(if row.floating { format!("{}, floating", row.scenario) } else { row.scenario.clone() })),
     ("state", |row| json!(row.state)),
     ("idle", |row| duration(row.idle_ms).into()),
     ("by", |row| json!(if row.carried { "kernel" } else { "worker" })),

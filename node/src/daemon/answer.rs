@@ -40,8 +40,8 @@ use super::request::{Call, Failure, Request};
 use super::status::{node_rows, shard_rows};
 use super::tape::{Sight, Tape};
 use crate::answers::{
-    BackendPorts, ClusterRow, Counted, Done, EventRow, Events, FlowRow, Flows, HashRow, Hashes, Loaded, MeRow, NodeRow,
-    Ports, ShardRow, StateBytes, Status, Stopping, Who, failures_tolerated,
+    Alert, BackendPorts, ClusterRow, Counted, Done, EventRow, Events, FlowRow, Flows, HashRow, Hashes, Loaded, MeRow,
+    NodeRow, Ports, ShardRow, StateBytes, Status, Stopping, Who, failures_tolerated,
 };
 use crate::nat_log::{Journal, Question, who};
 
@@ -373,8 +373,9 @@ impl Answerer {
         let (node, life, loaded) = (self.node, control.incarnation.map(|life| life.0), flows.report.control_loaded);
         self.tape.look(&Sight { unix_ms, node, life, loaded, shards: &shards });
         for (event, concern) in self.memory.note(concerns, unix_ms) {
+            let alert = Alert::of(&concern, event, unix_ms);
             let (about, text) = (concern.subject.to_string(), concern.why);
-            self.tape.note(EventRow { unix_ms, node, event, about, text });
+            self.tape.note(EventRow { unix_ms, node, event, about, text, alert });
         }
         Ok(())
     }
@@ -436,7 +437,11 @@ pub(crate) fn flow(view: &FlowView, networks: &Networks) -> FlowRow {
         proto: view.proto.label().to_owned(),
         backend: view.backend.0,
         network: networks.name(view.inside.vnet).map(str::to_owned),
-        inside: format!("{}:{}", view.inside.endpoint.addr, view.inside.endpoint.port),
+        inside: match view.floats_to {
+            Some(own) => format!("{own}:{}", view.inside.endpoint.port),
+            None => format!("{}:{}", view.inside.endpoint.addr, view.inside.endpoint.port),
+        },
+        floating: view.floats_to.is_some(),
         public: format!("{public}:{port}"),
         remote: format!("{}:{}", view.remote.addr, view.remote.port),
         scenario: view.scenario.label().to_owned(),

@@ -4,6 +4,7 @@
 //! (`confirming`). Called by the answerer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use control::codec::CodecError;
@@ -26,6 +27,8 @@ use crate::answers::{Applied, PortLoads, Refusal};
 
 /// How long a shard may take to count (D4).
 const COUNT_WAIT: Duration = Duration::from_millis(200);
+/// Plans that an apply is good for.
+const PLANS_MAX: u32 = 5;
 /// Pieces that one question names: its frame stays far below the longest.
 const PIECES_PER_QUESTION: usize = 16_384;
 
@@ -42,11 +45,30 @@ struct Planned {
 }
 
 impl Answerer {
+    /// Ports that come free, and other applies, change what a plan was made of: then another one is made, as if this apply had
+    /// come later. Whoever said yes to one plan gets no other (`confirming`).
     pub(super) async fn apply(
         &self,
         (file, text): (String, String),
         dry_run: DryRun,
         consent: Consent,
+    ) -> Result<Applied, Failure> {
+        let (file, text) = (Arc::<str>::from(file), Arc::<str>::from(text));
+        let outdated = control::Refusal::PlanOutdated {}.name();
+        for _ in 1..PLANS_MAX {
+            match self.apply_once((Arc::clone(&file), Arc::clone(&text)), dry_run, &consent).await {
+                Err(failure) if failure.code.as_deref() == Some(outdated) => {}
+                result => return result,
+            }
+        }
+        self.apply_once((file, text), dry_run, &consent).await
+    }
+
+    async fn apply_once(
+        &self,
+        (file, text): (Arc<str>, Arc<str>),
+        dry_run: DryRun,
+        consent: &Consent,
     ) -> Result<Applied, Failure> {
         // A large file takes as long to read as many heartbeats of the control group: not on its thread.
         let emptiness = consent.emptiness();

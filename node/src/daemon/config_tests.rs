@@ -75,12 +75,12 @@ fn each_virtual_network_has_an_inside_interface_and_the_only_one_may_be_written_
 }
 
 #[test]
-fn the_fast_path_is_off_unless_it_is_wanted_and_its_room_has_a_bound() {
+fn the_fast_path_is_on_unless_it_is_not_wanted_and_its_room_has_a_bound() {
     let data = |text: &str| parse(&GOOD.replacen("guard = \"required\"", text, 1)).map(|config| config.data);
     let usual = data("guard = \"auto\"").expect("good");
-    assert_eq!((usual.cache, usual.cache_flows), (Cache::Off, 65_536));
-    let wanted = data("cache = \"on\"\ncache_flows = 1048576").expect("good");
-    assert_eq!((wanted.cache, wanted.cache_flows), (Cache::On, 1 << 20));
+    assert_eq!((usual.cache, usual.cache_flows), (Cache::On, 65_536));
+    let wanted = data("cache = \"off\"\ncache_flows = 1048576").expect("good");
+    assert_eq!((wanted.cache, wanted.cache_flows), (Cache::Off, 1 << 20));
     assert_eq!(data("cache_flows = 0").expect("good").cache_flows, 0, "none");
     let too_many = message("guard = \"required\"", "cache_flows = 1048577");
     assert!(

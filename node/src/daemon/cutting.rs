@@ -78,8 +78,7 @@ impl Answerer {
             };
             for flow in &page.flows {
                 let Some(key) = key(flow) else { continue };
-                let scenario = if flow.private { Scenario::Private } else { Scenario::Pool };
-                if keeps_right(after, BackendId(flow.backend), &key, scenario) {
+                if keeps_right(after, BackendId(flow.backend), &key, scenario(flow)) {
                     continue;
                 }
                 flows += 1;
@@ -152,12 +151,20 @@ fn live(view: &FlowView) -> Option<LiveFlow> {
     Some(LiveFlow {
         proto: view.proto as u8,
         private: view.scenario == Scenario::Private,
+        scenario: view.scenario as u8,
         backend: view.backend.0,
         vnet: view.inside.vnet.0,
         inside: end(view.inside.endpoint)?,
         public: SocketAddrV4::new(ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port),
         remote: end(view.remote)?,
     })
+}
+
+/// An older member says nothing but whether it is private.
+fn scenario(flow: &LiveFlow) -> Scenario {
+    let of = |scenario: &Scenario| *scenario as u8 == flow.scenario;
+    let right = Scenario::ALL.into_iter().find(of).unwrap_or(Scenario::Pool);
+    if flow.private { Scenario::Private } else { right }
 }
 
 /// `None`: of a protocol that nobody translates.
@@ -177,7 +184,7 @@ fn row(shard: ShardId, flow: &LiveFlow, proto: Proto, s: &Snapshot) -> FlowRow {
         inside: flow.inside.to_string(),
         public: flow.public.to_string(),
         remote: flow.remote.to_string(),
-        scenario: if flow.private { Scenario::Private } else { Scenario::Pool }.label().to_owned(),
+        scenario: scenario(flow).label().to_owned(),
         state: "live".to_owned(),
         ..FlowRow::default()
     }

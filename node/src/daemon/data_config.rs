@@ -45,7 +45,13 @@ pub struct InsideConfig {
 impl Default for DataConfig {
     fn default() -> Self {
         let inside = vec![InsideConfig { interface: INSIDE_DEFAULT.to_owned(), virtual_network: None }];
-        Self { inside, outside: "outside".to_owned(), guard: Guard::Auto, cache: Cache::Off, cache_flows: CACHE_FLOWS }
+        Self {
+            inside,
+            outside: "outside".to_owned(),
+            guard: Guard::Auto,
+            cache: Cache::default(),
+            cache_flows: CACHE_FLOWS,
+        }
     }
 }
 
@@ -67,9 +73,9 @@ pub enum Guard {
 #[serde(rename_all = "lowercase")]
 pub enum Cache {
     /// Every packet passes a worker.
-    #[default]
     Off,
     /// Mappings in use are handed over.
+    #[default]
     On,
     /// All are, at once: for tests.
     Eager,

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use control::state::State;
 use control::view;
 use engine::event::DropReason;
-use engine::explain::{Explanation, Judged, Outcome, Question};
+use engine::explain::{Explanation, Judged, Outcome, PassedBy, Question};
 use engine::ids::{BackendId, VnetId};
 use engine::nsg::{Access, Direction, Origin, Place};
 use engine::probes::Health;
@@ -13,7 +13,7 @@ use engine::probes::Health;
 use super::answer::{Answerer, flow};
 use super::questions::Query;
 use super::request::{Failure, PacketQuestion, Request};
-use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule, PassedOver};
+use crate::answers::{EvaluatedGroup, Explained, GroupResult, MatchedRule, PassedOver, against_exhaustion};
 
 impl Answerer {
     /// By this member's workers.
@@ -85,15 +85,28 @@ pub(crate) fn with_names(state: &State, told: &Explanation, row: Explained) -> E
     }
     let backends = view::backends(state);
     let find = |id: BackendId| backends.iter().find(|backend| backend.backend == id.0);
-    let passed_over = told.passed_over.iter().map(|(id, health)| PassedOver {
-        backend: find(*id).map(|backend| backend.name.clone()).unwrap_or_default(),
-        why: match health {
-            Some(Health::Down(failing)) => failing.text(),
-            Some(Health::Up) | None => "it has not passed its probe yet".to_owned(),
-        },
+    let passed_over = told.passed_over.iter().map(|engine::explain::PassedOver { backend, by }| {
+        let backend = find(*backend).map(|backend| backend.name.clone()).unwrap_or_default();
+        match by {
+            PassedBy::Operator => PassedOver { backend, why: "an operator drains it".to_owned(), probe: None },
+            PassedBy::Probe { name, health } => {
+                let why = match health {
+                    Some(Health::Down(failing)) => failing.text(),
+                    Some(Health::Up) | None => "it has not passed its probe yet".to_owned(),
+                };
+                PassedOver { backend, why, probe: Some(name.to_string()) }
+            }
+        }
     });
     let row = Explained { passed_over: passed_over.collect(), ..row };
     let Some(backend) = told.backend.and_then(find) else { return row };
+    if told.outcome == Outcome::Dropped(DropReason::PortsExhausted) {
+        let of = backend.frontend.map_or_else(String::new, |ip| format!(" of {ip}"));
+        let why = format!("none of its {} ports{of} is free towards {}", backend.ports_leased, row.destination);
+        let back_in_ms = told.back_in_ns.map(|ns| ns.div_ceil(1_000_000));
+        let (backend, remedies) = (Some(backend.name.clone()), against_exhaustion());
+        return Explained { backend, why: Some(why), back_in_ms, remedies, ..row };
+    }
     let has_no_way = told.outcome == Outcome::Dropped(DropReason::NoOutboundPath)
         || told.outcome == Outcome::Dropped(DropReason::DefaultOutboundOff);
     let said = |text: &String| Some(text.clone()).filter(|text| has_no_way && !text.is_empty());
@@ -126,6 +139,7 @@ pub(crate) fn row(asked: &PacketQuestion, told: &Explanation) -> Explained {
         reason: reason.map(|reason| reason.label().to_owned()),
         scenario: scenario.map(|scenario| scenario.label().to_owned()),
         translated,
+        floats_to: told.floats_to,
         turned_to: told.turned.and_then(Result::ok).map(end),
         turned_away: told.turned.and_then(Result::err).map(|reason| reason.label().to_owned()),
         ..Explained::default()

@@ -5,6 +5,7 @@
 //! The order of a configuration's changes is safe whenever they come: until an address is written, the guard drops what
 //! would leave for it in grace, and what somebody loses is taken away before anybody gets it.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -149,12 +150,21 @@ fn keep(mut guard: Guard, mut bindings: Bindings, shared: &Shared) {
 
 fn write(guard: &mut Guard, bindings: &Bindings, snapshot: &Snapshot) -> Result<(), GuardError> {
     let outside = snapshot.frontends.values().map(|f| (Interface::OUTSIDE, f.ip, f.shard.0));
-    let inside =
-        snapshot.backends.values().filter_map(|b| Some((bindings.interface(Link::Inside(b.vnet))?, b.ip, b.home.0)));
     let macs = snapshot.peers.iter().flat_map(|links| links.inside.iter().map(|(_, mac)| mac).chain([&links.outside]));
     let peers = macs.map(|mac| mac.0);
-    guard.set_addresses(outside.chain(inside))?;
+    guard.set_addresses(outside.chain(inside(bindings, snapshot)))?;
     guard.set_peers(peers)
+}
+
+/// What frames inside may be for: backends' addresses, and frontends' to which rules float (D17), on whatever network.
+fn inside(bindings: &Bindings, snapshot: &Snapshot) -> impl Iterator<Item = (Interface, Ipv4Addr, u16)> {
+    let backends =
+        snapshot.backends.values().filter_map(|b| Some((bindings.interface(Link::Inside(b.vnet))?, b.ip, b.home.0)));
+    let floating: Vec<_> = snapshot.rules.floating().filter_map(|id| snapshot.frontends.get(&id)).copied().collect();
+    let networks: Vec<_> =
+        snapshot.networks.0.values().filter_map(|vnet| bindings.interface(Link::Inside(*vnet))).collect();
+    let on_each = move |interface| floating.clone().into_iter().map(move |f| (interface, f.ip, f.shard.0));
+    backends.chain(networks.into_iter().flat_map(on_each))
 }
 
 fn look(guard: &mut Guard, shared: &Shared) {
@@ -175,4 +185,50 @@ fn look(guard: &mut Guard, shared: &Shared) {
     state.fates = guard.fates().ok();
     state.carried = guard.carried().unwrap_or_default();
     state.far_ends = guard.far_ends();
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::ids::{BackendId, FrontendId, ShardId, VnetId};
+    use engine::probes::HealthSource;
+    use engine::record::Proto;
+    use engine::rules::{Distribution, Rule, Rules};
+    use engine::snapshot::{Frontend, Networks, TcpReset};
+
+    use super::*;
+    use crate::daemon::data_config::InsideConfig;
+
+    #[test]
+    fn inside_the_guard_knows_frontends_that_rules_float_to_and_no_others() {
+        let one = |name: &str| InsideConfig { interface: name.into(), virtual_network: Some(name.into()) };
+        let mut bindings = Bindings::new(&[one("red"), one("blue")]);
+        let networks = [("red".to_owned(), VnetId(4)), ("blue".to_owned(), VnetId(7)), ("green".to_owned(), VnetId(8))];
+        let mut snapshot = Snapshot { networks: Arc::new(Networks(networks.into())), ..Snapshot::default() };
+        bindings.load(&snapshot.networks);
+        let address = |n: u8| Ipv4Addr::new(203, 0, 113, n);
+        snapshot.put_frontends(
+            [1, 2].map(|n| (FrontendId(n.into()), Frontend { ip: address(n), shard: ShardId(u16::from(n) + 10) })),
+        );
+        let mut rules = Rules::default();
+        for (n, floats) in [(1, true), (2, false)] {
+            rules.put(Rule {
+                name: "lb/web".into(),
+                frontend: FrontendId(n),
+                proto: Proto::Tcp,
+                port: 80,
+                backend_port: 80,
+                floats,
+                members: [BackendId(1)].into(),
+                health: HealthSource::Nobody,
+                admin: Arc::default(),
+                distribution: Distribution::Connection,
+                idle_timeout_ms: 240_000,
+                tcp_reset_on_idle: TcpReset::Off,
+            });
+        }
+        snapshot.rules = Arc::new(rules);
+        let mut all: Vec<_> = inside(&bindings, &snapshot).collect();
+        all.sort_unstable();
+        assert_eq!(all, [0, 1].map(|n| (Interface::inside(n), address(1), 11)));
+    }
 }

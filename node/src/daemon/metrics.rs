@@ -142,7 +142,7 @@ fn describe_probes() {
 pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
     let mut ticker = tokio::time::interval(EVERY);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut refused, mut limited) = (0, 0);
+    let mut limited = 0;
     for round in 0_u32.. {
         ticker.tick().await;
         let worker = answerer.stats.read();
@@ -170,8 +170,8 @@ pub async fn publish_metrics(page: MetricsPage, answerer: Answerer) {
             && let Ok(ports) = answerer.ports().await
         {
             publish_ports(&ports);
-            let refused_before = std::mem::replace(&mut refused, engine.dropped(DropReason::PortsExhausted));
-            let found = concerns::ports::judge(&ports, answerer.node, refused - refused_before);
+            answerer.alarms.replace(&[What::PortUseHigh], concerns::ports::judge(&ports, answerer.node));
+            let found = concerns::shortages::judge(&ports, answerer.node, &worker.shortages, super::clock::now());
             answerer.alarms.replace(&[What::PortsExhausted], found);
             let Ok(control) = answerer.control().await else { return };
             let limited_before = std::mem::replace(&mut limited, engine.dropped(DropReason::FlowLimit));
@@ -393,6 +393,7 @@ mod tests {
                 link("in", Link::Inside(VnetId(1)), LinkState::Up, well),
                 link("out", Link::Outside, LinkState::Gone, deaf),
             ],
+            shortages: Vec::new(),
             claims: vec![Claim { link: Link::Outside, ip, mac: Mac([2, 0, 0, 0, 0, 9]), count: 7, at_ns: 1 }],
             next_hop: Some(NextHop { ip, heard_ns: 0, silent_since_ns: Some(1) }),
             at_ns: 10_000_000_000,

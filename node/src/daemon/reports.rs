@@ -10,6 +10,7 @@ use engine::claims::Claim;
 use engine::counters::Counters;
 use engine::fast::FastCounts;
 use engine::ids::{Incarnation, NodeId};
+use engine::shortages::Shortage;
 use engine::snapshot::Networks;
 use engine::soundings::{Heard, NextHop};
 use netio::link::LinkState;
@@ -193,6 +194,8 @@ pub struct WorkerStats {
     pub networks: Arc<Networks>,
     /// Who else claimed addresses of the cluster lately.
     pub claims: Vec<Claim>,
+    /// Who found no port free towards whom lately.
+    pub shortages: Vec<Shortage>,
     /// The next hop, as an owner knows it.
     pub next_hop: Option<NextHop>,
     /// When this was told (CLOCK_BOOTTIME).
@@ -206,6 +209,7 @@ impl WorkerStats {
         self.engine.add(&other.engine);
         self.fast = self.fast.with(&other.fast);
         self.sessions_lost += other.sessions_lost;
+        self.shortages.extend(other.shortages);
         for (life, more) in self.links.iter_mut().zip(&other.links) {
             life.heard.heard_ns = life.heard.heard_ns.max(more.heard.heard_ns);
             life.refused_macs += more.refused_macs;

@@ -56,6 +56,7 @@ impl Tape {
             event,
             about,
             text,
+            alert: None,
         };
         if noted.life != sight.life
             && let Some(life) = sight.life

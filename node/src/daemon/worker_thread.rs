@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use engine::claims::{CLAIMS_MAX, Claim};
+use engine::claims::Claim;
 use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
 use engine::links::Standing;
 use engine::snapshot::{Networks, Snapshot};
@@ -22,9 +22,11 @@ use netio::pulse::Pulse;
 use netio::sync::spsc::{Consumer, Producer, PushError};
 use words::{FrameMeta, LeaseWords, Link, Mac, ShardId, Share, Side};
 
+use super::backlog::Backlog;
 use super::bindings::Bindings;
 use super::fast_path::FastEnd;
 use super::lanes::{Handed, Lanes, Way};
+use super::link_watch::LinkWatch;
 use super::probe_ends::WorkerEnd;
 use super::questions::{Query, Questions};
 use super::reports::{LinkLife, Posts, WorkerStats};
@@ -109,6 +111,8 @@ pub struct Ends {
     pub sleep_max: Duration,
     /// The data links as they were told last.
     pub watch: LinkWatch,
+    /// Whether the worker is behind.
+    pub backlog: Backlog,
     /// Which link each interface is.
     pub bindings: Bindings,
     /// Its part of the kernel's fast path, if there is one.
@@ -142,7 +146,9 @@ impl WorkerThread {
         let mut buffer = Vec::new();
         let mut stats_at_ns = 0;
         while !ends.inputs.is_finished() {
-            ends.pulse.beat(now_ns());
+            let now = now_ns();
+            ends.pulse.beat(now);
+            worker.set_behind(ends.backlog.is_long(now, &ends.packets));
             turn::worker_turn(&mut worker, &mut buffer, &mut ends);
             ends.flush(&mut worker)?;
             let now = now_ns();
@@ -369,58 +375,11 @@ impl Ends {
             links,
             networks: Arc::clone(&self.turn.networks),
             claims,
+            shortages: worker.shortages().collect(),
             next_hop: worker.next_hop(),
             at_ns: now,
         };
         self.stats.put(self.share.worker(), stats);
-    }
-}
-
-/// What was told last of the data links.
-#[derive(Debug)]
-pub struct LinkWatch {
-    of: Vec<Watched>,
-    claimed: Vec<(Link, std::net::Ipv4Addr, Mac)>,
-}
-
-/// What was told last of one.
-#[derive(Clone, Copy, Debug)]
-struct Watched {
-    /// `None`: nothing.
-    told: Option<(LinkState, Passing)>,
-    since_ns: u64,
-    refused_macs: u64,
-}
-
-impl LinkWatch {
-    /// Of so many interfaces nothing was told yet.
-    #[must_use]
-    pub fn new(interfaces: usize) -> Self {
-        let unknown = Watched { told: None, since_ns: 0, refused_macs: 0 };
-        Self { of: vec![unknown; interfaces], claimed: Vec::new() }
-    }
-
-    /// Whether this is news.
-    fn changed(&mut self, now: u64, interface: Interface, is: (LinkState, Passing)) -> bool {
-        let watched = &mut self.of[interface.index()];
-        if watched.told == Some(is) {
-            return false;
-        }
-        (watched.told, watched.since_ns) = (Some(is), now);
-        true
-    }
-
-    /// Whether a claim was not told yet; of claims as many are remembered as there can be.
-    fn is_new_claim(&mut self, claim: &Claim) -> bool {
-        let key = (claim.link, claim.ip, claim.mac);
-        if self.claimed.contains(&key) {
-            return false;
-        }
-        if self.claimed.len() >= CLAIMS_MAX {
-            self.claimed.remove(0);
-        }
-        self.claimed.push(key);
-        true
     }
 }
 

@@ -18,6 +18,7 @@ use netio::sync::spsc::{Consumer, Producer, ring};
 use netio::thread::{pin_current, prefer_current};
 use words::Share;
 
+use super::backlog::Backlog;
 use super::bindings::Bindings;
 use super::chance::seed;
 use super::config::NodeConfig;
@@ -27,13 +28,14 @@ use super::interfaces::Interfaces;
 use super::lanes::Lanes;
 use super::life::end_life;
 use super::lines::{Lines, WorkerEnds};
+use super::link_watch::LinkWatch;
 use super::probe_ends::{self, WorkerEnd};
 use super::prober::ProberParts;
 use super::questions::Questions;
 use super::reports::Posts;
 use super::room::Unread;
 use super::watch::Pulses;
-use super::worker_thread::{Ends, LinkWatch, SLEEP_MAX, ToWorker, Turn, WorkerThread};
+use super::worker_thread::{Ends, SLEEP_MAX, ToWorker, Turn, WorkerThread};
 use crate::nat_log::SessionRing;
 use member::turn::FromWorker;
 
@@ -186,6 +188,7 @@ impl Common {
             pulse,
             sleep_max: SLEEP_MAX,
             watch: LinkWatch::new(inside.len() + 1),
+            backlog: Backlog::default(),
             bindings,
             fast,
             turn: Turn::default(),

@@ -94,7 +94,7 @@ impl Book {
     pub fn configure(&mut self, now_ns: u64, snapshot: &Snapshot, owned: impl Fn(ShardId) -> Option<Term>) {
         let mut before = std::mem::take(&mut self.targets);
         (self.due, self.news) = (BTreeSet::new(), BTreeSet::new());
-        for probe in &snapshot.probes.0 {
+        for probe in &snapshot.probes.all {
             for (id, committed) in &probe.members {
                 let Some(backend) = snapshot.backends.get(id) else { continue };
                 let Some(term) = owned(backend.home) else { continue };
@@ -198,8 +198,7 @@ impl Book {
                 break;
             }
             let (Some(health), true) = (target.news(), target.proposed_until_ns <= now_ns) else { continue };
-            let Some((load_balancer, probe)) = key.0.split_once('/') else { continue };
-            let probe = ProbeRef { load_balancer: load_balancer.to_owned(), probe: probe.to_owned() };
+            let Some(probe) = ProbeRef::parse(&key.0) else { continue };
             let Lease { shard, term } = target.lease;
             changes.push(HealthChange { probe, backend: key.1, health, shard, term });
             target.proposed_until_ns = now_ns + COMMITTED_WITHIN_NS;

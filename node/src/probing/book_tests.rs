@@ -39,7 +39,7 @@ fn snapshot(backends: u32, committed: Option<Health>) -> Snapshot {
         threshold: 2,
         members: (1..=backends).map(|id| (BackendId(id), committed)).collect(),
     };
-    s.probes = Probes(vec![Arc::new(probe)]).into();
+    s.probes = Probes { all: vec![Arc::new(probe)], ..Probes::default() }.into();
     s
 }
 
@@ -79,6 +79,20 @@ fn a_backend_is_down_after_as_many_failures_in_a_row_and_up_after_one_success() 
     let mut new = self::book(0, 1, None);
     new.ended(&key(1), LEASE, Ok(()));
     assert_eq!(changes(&mut new, 0), [(1, Health::Up)], "one that nothing was known of");
+}
+
+#[test]
+fn what_is_found_is_reported_under_the_name_of_its_probe_a_machines_own_too() {
+    for name in ["lb1/alive", "instance b1"] {
+        let mut snapshot = snapshot(1, None);
+        let probe = Probe { name: name.into(), ..Probe::clone(&snapshot.probes.all[0]) };
+        snapshot.probes = Probes { all: vec![Arc::new(probe)], ..Probes::default() }.into();
+        let mut book = Book::default();
+        book.configure(0, &snapshot, |_| Some(TERM));
+        book.ended(&(name.into(), BackendId(1)), LEASE, Ok(()));
+        let changes = book.take_changes(SECOND_NS);
+        assert_eq!(changes.iter().map(|change| change.probe.to_string()).collect::<Vec<_>>(), [name]);
+    }
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub use crate::world::{
     place_of,
 };
 
+/// When a run begins.
+pub(crate) const BEGIN_NS: u64 = 1_000 * SECOND_NS;
 /// More than a run opens.
 const FLOWS_MAX: usize = 100_000;
 
@@ -83,7 +85,7 @@ impl Bed {
     #[must_use]
     pub fn new(world: &World) -> Self {
         let workers = [1, 2].map(|n| Worker::new(Incarnation(6 + u64::from(n)), NodeId(n), 76 + u64::from(n)));
-        let mut bed = Self { workers, owner: 1, now_ns: 1_000 * SECOND_NS, term: Term(0), index: 1 };
+        let mut bed = Self { workers, owner: 1, now_ns: BEGIN_NS, term: Term(0), index: 1 };
         for (worker, number) in bed.workers.iter_mut().zip(1..) {
             worker.set_networks(&NETWORKS);
             assert!(worker.load_snapshot(bed.now_ns, Arc::new(world.snapshot(number))), "the first one");

@@ -6,7 +6,8 @@ use crate::bed::Left;
 use crate::expect::{Judged, Outcome, expect};
 use crate::flow::Flow;
 use crate::model::Model;
-use crate::sent::{Complaint, ROUTER, to_backend, to_upstream};
+use crate::packet::ICMP;
+use crate::sent::{Complaint, Packet, ROUTER, to_backend, to_upstream};
 use crate::world::{BACKENDS, PUBLIC, link_of};
 
 /// Larger than any error.
@@ -27,7 +28,8 @@ impl Model {
 
     fn judge_complaint_in(&self, now_ns: u64, complaint: &Complaint, left: &[Left]) -> Judged {
         let p = &complaint.about;
-        let Some(flow) = self.flows.iter().find(|flow| flow.is_of(p) && flow.port == p.near) else {
+        let is_about = |flow: &&Flow| flow.is_of(p) && (flow.public, flow.port) == (p.public, p.near);
+        let Some(flow) = self.flows.iter().find(is_about).filter(|_| !is_of_anothers_ping(p)) else {
             return refused(left);
         };
         if left.is_empty() {
@@ -50,13 +52,17 @@ impl Model {
             let mut let_in = ports.map(|port| (port, self.receivers(now_ns, p.proto, port, (p.remote, p.service))));
             let_in.find(|(_, receivers)| receivers.reach((p.backend, p.near))).map(|(port, r)| (port, r.surely()))
         });
+        let half = self.has_half(now_ns, p);
+        let found = found.or(half.then_some((p.near, true))).filter(|_| !is_of_anothers_ping(p));
         let Some((port, surely)) = found else { return refused(left) };
+        let surely = surely || half;
         if p.remote != PUBLIC {
             if left.is_empty() {
                 return missing(surely);
             }
-            let quoted = (false, ((p.remote, p.service), (PUBLIC, port)));
-            let wanted = complaint.translated(to_upstream(), (PUBLIC, p.remote), quoted);
+            let public = self.world.public_of(p.backend);
+            let quoted = (false, ((p.remote, p.service), (public, port)));
+            let wanted = complaint.translated(to_upstream(), (public, p.remote), quoted);
             expect(left, Link::Outside, &wanted, MTU, false)?;
             return Ok(Outcome::Error);
         }
@@ -71,6 +77,11 @@ impl Model {
         expect(left, link_of(sender.inside.0), &wanted, MTU, false)?;
         Ok(Outcome::ErrorTurned)
     }
+}
+
+/// Of a ping from outside nobody complains: what is quoted would be no request, or the request of somebody else.
+fn is_of_anothers_ping(p: &Packet) -> bool {
+    p.proto == ICMP && p.asker == Side::Outside
 }
 
 fn refused(left: &[Left]) -> Judged {

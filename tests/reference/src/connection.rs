@@ -53,6 +53,18 @@ impl Segment {
         self.has(FIN) || self.has(RST)
     }
 
+    /// Whether it breaks the connection off.
+    #[must_use]
+    pub fn resets(&self) -> bool {
+        self.has(RST)
+    }
+
+    /// Whether it acknowledges something of a connection that goes on.
+    #[must_use]
+    pub fn acknowledges(&self) -> bool {
+        self.has(ACK) && !self.has(RST)
+    }
+
     fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }

@@ -5,7 +5,7 @@ use engine::ids::{Link, Side};
 use crate::bed::Left;
 use crate::packet::{ETH, ICMP, be16, cut, icmp, ipv4, mend};
 use crate::sent::{Packet, to_backend, to_upstream};
-use crate::world::{BACKENDS, GATEWAY, PUBLIC};
+use crate::world::{BACKENDS, GATEWAY};
 
 /// Octets of a gateway's own ICMP error at most (RFC 1812 4.3.2.3), less its headers.
 const QUOTE_MAX: usize = 576 - 28;
@@ -57,6 +57,14 @@ pub enum Outcome {
     Tiny,
     /// One whose datagram does not leave.
     Lost,
+    /// What a remote begins reached a backend that has an address of its own (S23).
+    Begun,
+    /// Its backend answered that.
+    Answered,
+    /// Now it is proved, and has a mapping.
+    LetInside,
+    /// The backend's guard let it begin nothing (S26).
+    Denied,
     /// It came by another network than its source is of.
     Astray,
 }
@@ -117,7 +125,7 @@ pub(crate) fn notice(p: &Packet, side: Side, mtu: u16) -> Option<Notice> {
     let quote = &about[ETH..about.len().min(ETH + QUOTE_MAX)];
     let (macs, from, to) = match side {
         Side::Inside => (to_backend(p.backend), GATEWAY, BACKENDS[p.backend]),
-        Side::Outside => (to_upstream(), PUBLIC, p.remote),
+        Side::Outside => (to_upstream(), p.public, p.remote),
     };
     let mut frame = ipv4(macs, from, to, ICMP, &icmp(kind, code, rest, quote));
     // Internetwork control (RFC 1812 4.3.2.5).

@@ -8,7 +8,7 @@ use crate::connection::{Connection, Standing};
 use crate::life::{Life, Timers, timers};
 use crate::packet::{TCP, UDP};
 use crate::sent::Packet;
-use crate::world::Rule;
+use crate::world::{PUBLIC, Rule};
 
 /// Services whose mappings end soon after their answer (D26).
 const SHORT: [u16; 2] = [53, 123];
@@ -22,8 +22,12 @@ pub struct Flow {
     pub inside: (usize, u16),
     /// Towards whom.
     pub remote: (Ipv4Addr, u16),
-    /// Under which port.
+    /// Under which address and port.
+    pub public: Ipv4Addr,
+    /// The second of them.
     pub port: u16,
+    /// Who began it.
+    pub begun: Side,
     /// How long.
     pub life: Life,
     /// Of TCP alone.
@@ -55,7 +59,9 @@ impl Flow {
             proto: p.proto,
             inside: (p.backend, p.near),
             remote: (p.remote, p.service),
+            public: PUBLIC,
             port,
+            begun: Side::Inside,
             life: Life::from(now_ns, timers(rule, p.proto, Standing::Open)),
             connection: Connection::default(),
             doubtful: false,
@@ -63,6 +69,17 @@ impl Flow {
             inherited: false,
         };
         flow.begin(now_ns, rule, p);
+        flow
+    }
+
+    /// A mapping at the address that is its backend's own, begun from the first of these sides, that a packet opened which arrived
+    /// on the second.
+    #[must_use]
+    pub fn own(now_ns: u64, rule: &Rule, (begun, arrived): (Side, Side), p: &Packet) -> Self {
+        let mut flow = Self { public: p.public, begun, ..Self::opened(now_ns, rule, p, p.near) };
+        flow.connection = Connection::default();
+        flow.connection.add(arrived, p.seen());
+        flow.refresh(now_ns, rule);
         flow
     }
 
@@ -85,12 +102,13 @@ impl Flow {
     }
 
     fn is_of_service(&self) -> bool {
-        self.proto == UDP && SHORT.contains(&self.remote.1)
+        self.proto == UDP && self.begun == Side::Inside && SHORT.contains(&self.remote.1)
     }
 
     fn timers(&self, rule: &Rule, standing: Standing) -> Timers {
         let timers = timers(rule, self.proto, standing);
-        if self.is_of_service() { timers.of_service() } else { timers }
+        // What a remote began is held no longer than it must: no other port waits for it, and the same client may come back.
+        if self.is_of_service() || self.begun == Side::Outside { timers.of_service() } else { timers }
     }
 
     fn refresh(&mut self, now_ns: u64, rule: &Rule) {
@@ -102,7 +120,8 @@ impl Flow {
     /// It is held, and late packets of its connection may be refused (I11).
     #[must_use]
     pub fn may_refuse_late(&self, now_ns: u64, p: &Packet) -> bool {
-        p.proto == TCP && !p.seen().opens() && !self.life.is_live(now_ns) && self.life.may_refuse_late(now_ns)
+        let stands = self.life.is_live(now_ns) || self.begun == Side::Outside;
+        p.proto == TCP && !p.seen().opens() && !stands && self.life.may_refuse_late(now_ns)
     }
 
     /// Nobody can tell what a packet did to it.
@@ -121,7 +140,7 @@ impl Flow {
     /// A packet of the backend does not bring a held mapping back.
     fn stays_held(&self, p: &Packet) -> bool {
         let ended_itself = matches!(self.connection.standing(), Standing::Finished | Standing::Reset);
-        !p.seen().opens() && (ended_itself || p.seen().leaves())
+        !p.seen().opens() && (ended_itself || p.seen().leaves() || self.begun == Side::Outside)
     }
 
     /// A packet of the backend was translated by it.
@@ -176,6 +195,10 @@ impl Flow {
         if self.is_of_service() && !self.answered {
             self.answered = !self.inherited;
             self.life.shorten(now_ns, live && !self.inherited);
+        }
+        if p.proto != TCP && self.begun == Side::Outside && live {
+            // What a remote may begin anew it keeps alive (R5).
+            self.refresh(now_ns, rule);
         }
         if p.proto != TCP || (!self.doubtful && !self.life.may_live(now_ns)) {
             return;

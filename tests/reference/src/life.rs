@@ -127,6 +127,16 @@ impl Life {
         now_ns > self.ends.1 + self.hold.1 + HOLD_MARGIN_NS
     }
 
+    /// It is known to live.
+    pub fn lives(&mut self, now_ns: u64) {
+        self.ends.0 = self.ends.0.max(now_ns + 1);
+    }
+
+    /// It is known to have ended.
+    pub fn ended(&mut self, now_ns: u64) {
+        self.ends = (self.ends.0.min(now_ns - 1), self.ends.1.min(now_ns - 1));
+    }
+
     /// A packet went by that may or may not have made it live on, end or come back.
     pub fn doubt(&mut self, now_ns: u64, rule: &Rule, proto: u8) {
         self.ends.0 = self.ends.0.min(now_ns - 1);

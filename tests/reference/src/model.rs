@@ -8,11 +8,12 @@ use engine::ids::{Link, Side, VnetId};
 use engine::snapshot::{Filtering, Sharing};
 
 use crate::allowance::{Notices, Rate};
-use crate::bed::Left;
+use crate::bed::{BEGIN_NS, Left};
 use crate::connection::Segment;
 use crate::datagrams::Datagrams;
 use crate::expect::{Judged, Outcome, expect, notice, public_port};
 use crate::flow::{Cost, Flow};
+use crate::half::Half;
 use crate::packet::{ICMP, TCP};
 use crate::ports::{self, Shown};
 use crate::sent::{Packet, to_backend, to_upstream};
@@ -22,7 +23,7 @@ use crate::world::{BACKENDS, PUBLIC, Rule, World, link_of, network_of, place_of}
 #[derive(Debug)]
 pub(crate) struct Local {
     rates: Vec<Rate>,
-    notices: Notices,
+    pub(crate) notices: Notices,
     pub(crate) datagrams: Datagrams,
 }
 
@@ -32,6 +33,10 @@ pub struct Model {
     pub(crate) world: World,
     pub(crate) flows: Vec<Flow>,
     shown: Shown,
+    /// What the owner alone knows: what remotes have begun with the backend that has an address of its own, and since when it is
+    /// the owner.
+    pub(crate) halves: Vec<Half>,
+    pub(crate) owner_since_ns: u64,
     /// Of the owner, and of the other member.
     local: [Local; 2],
 }
@@ -68,11 +73,16 @@ impl Model {
             notices: Notices::default(),
             datagrams: Datagrams::default(),
         };
-        Self { world: *world, flows: Vec::new(), shown: Shown::default(), local: [local(), local()] }
+        let (flows, halves, owner_since_ns) = (Vec::new(), Vec::new(), BEGIN_NS);
+        Self { world: *world, flows, shown: Shown::default(), halves, owner_since_ns, local: [local(), local()] }
     }
 
     pub(crate) fn rule(&self, backend: usize) -> Rule {
         self.world.rules[backend]
+    }
+
+    pub(crate) fn rate(&mut self, backend: usize) -> &mut Rate {
+        &mut self.local[0].rates[backend]
     }
 
     pub(crate) fn local(&mut self) -> &mut Local {
@@ -90,6 +100,8 @@ impl Model {
         for flow in &mut self.flows {
             flow.taken_over(now_ns, &self.world.rules[flow.inside.0]);
         }
+        self.halves.clear();
+        self.owner_since_ns = now_ns;
         self.local[0].datagrams.lose();
         self.local.swap(0, 1);
     }
@@ -102,13 +114,16 @@ impl Model {
         let flow = all.get(nth % all.len().max(1))?;
         let (backend, inside) = flow.inside;
         let near = if side == Side::Inside { inside } else { flow.port };
-        Some(Packet { backend, near, remote: flow.remote.0, service: flow.remote.1, ..*p })
+        let (public, (remote, service)) = (flow.public, flow.remote);
+        let asker = if p.proto == ICMP { flow.begun } else { Side::Inside };
+        Some(Packet { backend, near, public, remote, service, asker, ..*p })
     }
 
     /// A packet to the public end of one of the flows that there are, picked by `nth`.
     #[must_use]
     pub fn to_public(&self, nth: usize, p: &Packet) -> Option<Packet> {
-        let all: Vec<&Flow> = self.flows.iter().filter(|flow| flow.proto == p.proto).collect();
+        let is_there = |flow: &&Flow| (flow.proto, flow.public) == (p.proto, PUBLIC);
+        let all: Vec<&Flow> = self.flows.iter().filter(is_there).collect();
         let flow = all.get(nth % all.len().max(1))?;
         Some(Packet { remote: PUBLIC, service: flow.port, ..*p })
     }
@@ -155,6 +170,9 @@ impl Model {
         if let Some(notice) = notice(p, Side::Inside, mtu) {
             self.local().notices.judge(now_ns, (p.link(Side::Inside), BACKENDS[p.backend]), !left.is_empty())?;
             return notice.judge(left);
+        }
+        if self.is_own(Side::Inside, p) {
+            return self.judge_own_out(now_ns, p, left);
         }
         let known = self.flows.iter().position(|flow| flow.is_of(p) && flow.inside == (p.backend, p.near));
         let port = match left.first() {
@@ -259,7 +277,7 @@ impl Model {
     /// Who gets what comes from `from` to a public port (R6).
     pub(crate) fn receivers(&self, now_ns: u64, proto: u8, port: u16, from: (Ipv4Addr, u16)) -> Receivers {
         let mut receivers = Receivers::default();
-        let on_port = |flow: &&Flow| (flow.proto, flow.port) == (proto, port);
+        let on_port = |flow: &&Flow| (flow.proto, flow.public, flow.port) == (proto, PUBLIC, port);
         receivers.flow = self.flows.iter().position(|flow| on_port(&flow) && flow.remote == from);
         if let Some(place) = receivers.flow {
             receivers.ends.push(self.flows[place].inside);

@@ -128,6 +128,7 @@ impl Model {
         left: &[Left],
     ) -> Judged {
         match side {
+            Side::Outside if self.is_own(side, p) => self.judge_own_in(now_ns, p, left),
             Side::Inside => self.judge_out(now_ns, p, table, left),
             Side::Outside => self.judge_in(now_ns, p, left),
         }

@@ -52,10 +52,14 @@ pub struct Packet {
     pub backend: usize,
     /// The near end: the backend's port or identifier, or the public one of an inbound packet.
     pub near: u16,
+    /// The public address that an inbound packet is sent to.
+    pub public: Ipv4Addr,
     /// The far address.
     pub remote: Ipv4Addr,
-    /// The far port; 0 for ICMP.
+    /// The far port; 0 for ICMP, unless the remote asks: then its identifier, and the near end is 0.
     pub service: u16,
+    /// Of ICMP alone: who asks, and is answered by the other.
+    pub asker: Side,
     /// What the data is made from, so that packets differ.
     pub mark: u8,
     /// Octets of data of a datagram.
@@ -87,6 +91,8 @@ impl fmt::Debug for Packet {
         }
         let plain = Self::default();
         let mut also = |there: bool, what: fmt::Arguments<'_>| if there { write!(f, " {what}") } else { Ok(()) };
+        also(self.public != plain.public, format_args!("by {}", self.public))?;
+        also(self.asker != plain.asker, format_args!("asked from {:?}", self.asker))?;
         also(self.len != plain.len, format_args!("len {}", self.len))?;
         also(self.ttl != plain.ttl, format_args!("ttl {}", self.ttl))?;
         also(self.mss.is_some(), format_args!("mss {:?}", self.mss))?;
@@ -103,8 +109,10 @@ impl Default for Packet {
             proto: UDP,
             backend: 0,
             near: 5000,
+            public: PUBLIC,
             remote: Ipv4Addr::new(198, 51, 100, 7),
             service: 80,
+            asker: Side::Inside,
             mark: 0,
             len: 3,
             segment: Segment::default(),
@@ -124,7 +132,13 @@ impl Packet {
         (0..len).map(|n| self.mark.wrapping_mul(37).wrapping_add(u8::try_from(n % 251).expect("small"))).collect()
     }
 
-    /// The transport's part between these ends; `asks`: from the side of the backends. `mss_max`: the offer is lowered to it.
+    /// Whether it asks, arriving on `side`; what is no ping asks from inside.
+    #[must_use]
+    pub fn asks(&self, side: Side) -> bool {
+        self.asker == side
+    }
+
+    /// The transport's part between these ends; `asks`: from the side of who asks. `mss_max`: the offer is lowered to it.
     fn payload(&self, asks: bool, from: u16, to: u16, mss_max: u16) -> Vec<u8> {
         let data = self.data();
         if self.proto == TCP {
@@ -177,9 +191,13 @@ impl Packet {
         match side {
             Side::Inside => {
                 let backend = BACKENDS[self.backend];
-                self.build(true, turned(to_backend(self.backend)), ((backend, self.near), far), self.ttl, 0)
+                let ends = ((backend, self.near), far);
+                self.build(self.asks(side), turned(to_backend(self.backend)), ends, self.ttl, 0)
             }
-            Side::Outside => self.build(false, turned(to_upstream()), (far, (PUBLIC, self.near)), self.ttl, 0),
+            Side::Outside => {
+                let ends = (far, (self.public, self.near));
+                self.build(self.asks(side), turned(to_upstream()), ends, self.ttl, 0)
+            }
         }
     }
 
@@ -234,12 +252,13 @@ impl Complaint {
         let (backend, far) = (BACKENDS[self.about.backend], (self.about.remote, self.about.service));
         match side {
             Side::Inside => {
-                let quoted = (false, (far, (backend, self.about.near)));
+                let quoted = (self.about.asks(Side::Outside), (far, (backend, self.about.near)));
                 self.build(turned(to_backend(self.about.backend)), (backend, self.about.remote), quoted, 64)
             }
             Side::Outside => {
-                let quoted = (true, ((PUBLIC, self.about.near), far));
-                self.build(turned(to_upstream()), (ROUTER, PUBLIC), quoted, 64)
+                let public = self.about.public;
+                let quoted = (self.about.asks(Side::Inside), ((public, self.about.near), far));
+                self.build(turned(to_upstream()), (ROUTER, public), quoted, 64)
             }
         }
     }

@@ -2,6 +2,7 @@
 //! to the snapshot that a member would load.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use words::Prefix;
 
 use engine::ids::{BackendId, ControlIndex, FrontendId, Link, Mac, NodeId, PortBlock, ShardId, Side, VnetId};
@@ -9,10 +10,16 @@ use engine::snapshot::{
     Backend, Filtering, Frontend, NodeLinks, Outside, Params, Profile, Sharing, Snapshot, Subnet, TcpReset, Ways,
 };
 
+use crate::guard::Guard;
+
 /// The one shard.
 pub const SHARD: ShardId = ShardId(1);
 /// Its public address.
 pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// Another one, which in some worlds is the backend's own that has no lease.
+pub const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
+/// That backend's place.
+pub const OWNER: usize = BACKENDS.len() - 1;
 /// The router towards the internet.
 pub const UPSTREAM: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// The virtual networks, with one subnet and one gateway address (D14).
@@ -26,6 +33,11 @@ pub const PORTS_EACH: u16 = 32;
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
 const FIRST_PORT: u16 = 2048;
+const OWN_FRONTEND: FrontendId = FrontendId(2);
+
+fn id_of(place: usize) -> BackendId {
+    BackendId(u32::try_from(place).expect("few") + 1)
+}
 
 /// The network of the backend at `place` in `BACKENDS`.
 #[must_use]
@@ -88,6 +100,8 @@ pub struct World {
     pub rules: [Rule; 4],
     /// Octets of the largest IP packet, inside and outside (R11).
     pub mtu: [u16; 2],
+    /// Whether the last backend has an address of its own, and who may begin something with it (S23, S26).
+    pub own: Option<Guard>,
     /// R26; 0: hosts offer what they like.
     pub mss_max: u16,
     /// R21: flows of one backend, and how many it may open per second and at once.
@@ -99,7 +113,7 @@ pub struct World {
 impl Default for World {
     fn default() -> Self {
         let Params { flows_per_backend_max: flows_max, new_flows_per_second_max: rate_max, .. } = Params::default();
-        Self { rules: [Rule::default(); 4], mtu: [1500; 2], mss_max: 0, flows_max, rate_max }
+        Self { rules: [Rule::default(); 4], own: None, mtu: [1500; 2], mss_max: 0, flows_max, rate_max }
     }
 }
 
@@ -111,6 +125,12 @@ impl World {
             Side::Inside => self.mtu[0],
             Side::Outside => self.mtu[1],
         }
+    }
+
+    /// The public address of a backend.
+    #[must_use]
+    pub const fn public_of(&self, place: usize) -> Ipv4Addr {
+        if place == OWNER && self.own.is_some() { OWN } else { PUBLIC }
     }
 
     /// The snapshot that the member with this number loads; there are two members.
@@ -142,12 +162,18 @@ impl World {
             },
             ..Snapshot::default()
         };
-        s.put_frontends([(frontend, Frontend { ip: PUBLIC, shard: SHARD })]);
+        let own = self.own.map(|_| OWN_FRONTEND);
+        let frontends = [Some((frontend, PUBLIC)), own.map(|own| (own, OWN))].into_iter().flatten();
+        s.put_frontends(frontends.map(|(id, ip)| (id, Frontend { ip, shard: SHARD })));
+        if let Some(guard) = self.own {
+            let owner = id_of(OWNER);
+            Arc::make_mut(&mut s.rules).put_own(OWN_FRONTEND, owner);
+            s.security = Arc::new(guard.groups(owner));
+        }
         for (place, ip) in BACKENDS.into_iter().enumerate() {
             let ports = lease_of(place);
             let block = PortBlock { frontend, start: ports.start, len: PORTS_EACH };
             let lease = if ports.is_empty() { Vec::new() } else { vec![block] };
-            let id = BackendId(u32::try_from(place).expect("few") + 1);
             let Rule { profile, sharing, filtering } = self.rules[place];
             let backend = Backend {
                 vnet: network_of(place),
@@ -155,14 +181,14 @@ impl World {
                 mac: None,
                 home: SHARD,
                 lease,
-                ways: Ways::default(),
+                ways: Ways { own: own.filter(|_| place == OWNER), ..Ways::default() },
                 idle_timeout_ms: 240_000,
                 tcp_reset_on_idle: TcpReset::Off,
                 profile,
                 sharing,
                 filtering,
             };
-            s.put_backend(id, backend);
+            s.put_backend(id_of(place), backend);
         }
         s
     }

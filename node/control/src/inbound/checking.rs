@@ -73,6 +73,11 @@ fn ports(judge: &mut Judge, path: &str, rule: &InboundRule) {
         (RuleProtocol::Tcp | RuleProtocol::Udp, _) if rule.backend_port == 0 => {
             judge.say(&format!("{path}.backend_port"), 0, "is no port", "use 1 to 65535");
         }
+        (RuleProtocol::Tcp | RuleProtocol::Udp, _) if rule.floating_ip && rule.backend_port != port => {
+            let problem = format!("is another one than the frontend's, {port}: floating_ip leads to it unchanged");
+            let remedy = "leave it out, or write floating_ip = false";
+            judge.say(&format!("{path}.backend_port"), rule.backend_port, problem, remedy);
+        }
         (RuleProtocol::Tcp | RuleProtocol::Udp, _) => {}
     }
 }
@@ -128,8 +133,12 @@ impl<'a> Ends<'a> {
         }
     }
 
-    /// An answer finds one rule: it says by which port of the backend it comes, and nothing else.
+    /// An answer finds one rule: it says by which port of the backend it comes, and nothing else. Where the rule floats it comes from
+    /// the frontend, so that other frontends may float to the same port, or lead there otherwise (D17).
     fn inside(&mut self, judge: &mut Judge, desired: &Desired, path: &str, (balancer, rule): (&String, &InboundRule)) {
+        if rule.floating_ip {
+            return;
+        }
         let pool_of = |pool: &String| PoolRef { load_balancer: balancer.clone(), pool: pool.clone() };
         let mut keys = Vec::new();
         match &rule.target {
@@ -142,7 +151,7 @@ impl<'a> Ends<'a> {
             }
         }
         let field = format!("{path}.backend_port");
-        let remedy = "let each port of a backend have one rule, since its answers do not say by which they came";
+        let remedy = "let each port of a backend have one rule, since its answers do not say by which they came, or use floating_ip";
         for key in &keys {
             let own = (key.clone(), rule.protocol, rule.backend_port);
             let at = |protocol, port| (key.clone(), protocol, port);

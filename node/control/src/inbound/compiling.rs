@@ -9,21 +9,22 @@ use engine::codec::Format;
 use engine::ids::{BackendId, FrontendId, ShardId};
 use engine::probes::Probes;
 use engine::record::Proto;
-use engine::rules::{Distribution, Rule, Rules};
+use engine::rules::{AdminState, Distribution, Rule, Rules};
 use engine::snapshot::TcpReset;
 
 use super::model::{self, InboundRule, RuleProtocol, Target};
-use super::reach::rules as declared;
+use super::reach::{admin_state, rules as declared};
 use crate::allocation::{Declared, Purpose};
 use crate::places::blocks_on;
-use crate::probing::compiling::Asked;
-use crate::resource::PoolRef;
+use crate::probing::compiling::Asking;
+use crate::resource::{self, PoolRef};
 use crate::state::State;
 
 /// Whom rules lead to.
 #[derive(Default)]
 struct Members<'a> {
     pools: BTreeMap<&'a PoolRef, Vec<(BackendId, Option<ShardId>)>>,
+    admin: BTreeMap<BackendId, AdminState>,
     alone: BTreeMap<(&'a str, &'a str), (BackendId, Option<ShardId>)>,
 }
 
@@ -34,12 +35,26 @@ impl<'a> Members<'a> {
             if backend.declared == Declared::No {
                 continue;
             }
+            let admin = match admin_state(&state.desired, backend) {
+                resource::AdminState::None => None,
+                resource::AdminState::Up => Some(AdminState::Up),
+                resource::AdminState::Down => Some(AdminState::Down),
+            };
+            members.admin.extend(admin.map(|admin| (*id, admin)));
             if let Some(pool) = &backend.pool {
                 members.pools.entry(pool).or_default().push((*id, backend.home));
             }
             members.alone.insert((&backend.instance, &backend.ip_configuration), (*id, backend.home));
         }
         members
+    }
+
+    /// What the operator says of those that a rule leads to. An inbound NAT rule has one, whom nobody chooses.
+    fn admin_of(&self, rule: &InboundRule, of: &[BackendId]) -> Arc<[(BackendId, AdminState)]> {
+        match rule.target {
+            Target::Pool(_) => of.iter().filter_map(|id| Some((*id, *self.admin.get(id)?))).collect(),
+            Target::IpConfiguration { .. } => Arc::default(),
+        }
     }
 }
 
@@ -55,10 +70,10 @@ pub(crate) fn rules(state: &State) -> (Rules, Probes) {
             rules.put_own(*id, backend);
         }
     }
+    let mut asking = Asking::of(state);
     if declared(&state.desired).next().is_none() {
-        return (rules, Probes::default());
+        return (rules, asking.probes(state));
     }
-    let mut asked = Asked::of(state);
     let frontends = state.allocation.frontends_by_address();
     let members = Members::of(state);
     let (mut compiled, mut waiting) = (Vec::new(), false);
@@ -81,11 +96,12 @@ pub(crate) fn rules(state: &State) -> (Rules, Probes) {
         };
         let here: Vec<BackendId> = all.iter().filter(|(_, home)| *home == Some(shard)).map(|(id, _)| *id).collect();
         waiting |= here.len() < all.len();
-        let probe = asked.ask(balancer, rule.probe.as_ref(), &here);
-        compiled.push((format!("{balancer}/{name}"), frontend, (rule, probe), Arc::<[BackendId]>::from(here)));
+        let health = asking.source(balancer, rule, &here);
+        compiled.push((format!("{balancer}/{name}"), frontend, (rule, health), Arc::<[BackendId]>::from(here)));
     }
     rules.waiting = waiting;
-    for (name, frontend, (rule, probe), members) in compiled {
+    for (name, frontend, (rule, health), of) in compiled {
+        let admin = members.admin_of(rule, &of);
         let protos: &[Proto] = match rule.protocol {
             RuleProtocol::Tcp => &[Proto::Tcp],
             RuleProtocol::Udp => &[Proto::Udp],
@@ -98,19 +114,26 @@ pub(crate) fn rules(state: &State) -> (Rules, Probes) {
                 proto: *proto,
                 port: rule.frontend_port,
                 backend_port: rule.backend_port,
-                members: Arc::clone(&members),
-                probe,
-                distribution: match rule.distribution {
-                    model::Distribution::Connection => Distribution::Connection,
-                    model::Distribution::SourceAndProtocol => Distribution::SourceAndProtocol,
-                    model::Distribution::Source => Distribution::Source,
-                },
+                floats: rule.floating_ip,
+                members: Arc::clone(&of),
+                health,
+                admin: Arc::clone(&admin),
+                distribution: distribution(rule.distribution),
                 idle_timeout_ms: u32::from(rule.idle_timeout_minutes) * 60_000,
                 tcp_reset_on_idle: if rule.enable_tcp_reset { TcpReset::On } else { TcpReset::Off },
             });
         }
     }
-    (rules, asked.probes(state))
+    (rules, asking.probes(state))
+}
+
+/// As workers have it.
+const fn distribution(declared: model::Distribution) -> Distribution {
+    match declared {
+        model::Distribution::Connection => Distribution::Connection,
+        model::Distribution::SourceAndProtocol => Distribution::SourceAndProtocol,
+        model::Distribution::Source => Distribution::Source,
+    }
 }
 
 /// Whether somebody may still send by what the rule is to have.

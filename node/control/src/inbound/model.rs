@@ -16,7 +16,7 @@ pub struct InboundRule {
     pub target: Target,
     /// The port of the instance; 0: that of the frontend.
     pub backend_port: u16,
-    /// The probe, of the same load balancer, that says who of them gets new flows.
+    /// The probe, of the same load balancer, that says who of them gets new flows; none: each one's machine, by its own.
     pub probe: Option<String>,
     /// Which packets of a client go to one member.
     pub distribution: Distribution,
@@ -24,6 +24,8 @@ pub struct InboundRule {
     pub idle_timeout_minutes: u8,
     /// Resets to both sides when a TCP connection goes idle.
     pub enable_tcp_reset: bool,
+    /// Whether its packets keep the frontend's address, which their receivers have too (D17); then both ports are the same.
+    pub floating_ip: bool,
 }
 
 impl InboundRule {

@@ -10,7 +10,7 @@ use engine::ids::{FrontendId, ShardId};
 
 use super::model::{InboundRule, Target};
 use crate::holdings::{Backend, Frontend};
-use crate::resource::{Desired, IpConfiguration, PoolRef};
+use crate::resource::{AdminState, Desired, IpConfiguration, PoolRef};
 
 /// All inbound rules: the load balancer's name, the table and the rule's name, and the rule.
 pub(crate) fn rules(desired: &Desired) -> impl Iterator<Item = (&String, (&'static str, &String), &InboundRule)> {
@@ -21,6 +21,12 @@ pub(crate) fn rules(desired: &Desired) -> impl Iterator<Item = (&String, (&'stat
 /// The IP configuration that a rule leads to.
 pub(crate) fn ip_configuration<'a>(desired: &'a Desired, instance: &str, name: &str) -> Option<&'a IpConfiguration> {
     desired.instances.get(instance)?.ip_configurations.iter().find(|ip| ip.name == name)
+}
+
+/// Whether a backend gets new flows by the rules of its pool, as an operator says.
+pub(crate) fn admin_state(desired: &Desired, backend: &Backend) -> AdminState {
+    let declared = ip_configuration(desired, &backend.instance, &backend.ip_configuration);
+    declared.map_or(AdminState::None, |ip| ip.admin_state)
 }
 
 /// By which public addresses pools and IP configurations are reached.

@@ -41,6 +41,7 @@ pub(crate) fn rule(
     };
     let idle_timeout_minutes = reader.number(source, "idle_timeout_minutes", 4);
     let enable_tcp_reset = reader.truth(source, "enable_tcp_reset");
+    let floating_ip = reader.truth(source, "floating_ip");
     reader.finish(source);
     if let (Some(name), Some(frontend), Some(target)) = (name, frontend, target) {
         let rule = InboundRule {
@@ -53,6 +54,7 @@ pub(crate) fn rule(
             distribution,
             idle_timeout_minutes,
             enable_tcp_reset,
+            floating_ip,
         };
         into.insert(name, rule);
     }

@@ -304,6 +304,7 @@ mod tests {
             private_ip: Ipv4Addr::UNSPECIFIED,
             mac: None,
             pool: None,
+            admin_state: Default::default(),
             public_ip: None,
             nic: None,
         };

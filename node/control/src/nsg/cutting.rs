@@ -11,6 +11,9 @@ use engine::snapshot::Snapshot;
 use super::compiling;
 use crate::allocation::{Backend, Declared};
 use crate::compile;
+use crate::inbound::model::Target;
+use crate::inbound::reach::rules;
+use crate::resource::PoolRef;
 use crate::state::State;
 
 /// What a change may end.
@@ -56,6 +59,34 @@ fn changed(before: &State, after: &State) -> BTreeSet<BackendId> {
     // Where ports are open to strangers an inbound rule may be what a flow stands by.
     if before.desired.load_balancers != after.desired.load_balancers {
         found.extend(wanted.iter().map(|(id, _)| id));
+        found.extend(led_otherwise(before, after));
     }
     found
+}
+
+/// Members of rules that float, or will, and are not as they were: the address that their flows have inside is another one then (D17).
+fn led_otherwise(before: &State, after: &State) -> BTreeSet<BackendId> {
+    let will: BTreeMap<_, _> = rules(&after.desired).map(|(balancer, at, rule)| ((balancer, at), rule)).collect();
+    let mut pools: BTreeSet<PoolRef> = BTreeSet::new();
+    let mut alone: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for (balancer, at, rule) in rules(&before.desired) {
+        let new = will.get(&(balancer, at)).copied();
+        let floats = rule.floating_ip || new.is_some_and(|new| new.floating_ip);
+        if !floats || new == Some(rule) {
+            continue;
+        }
+        match &rule.target {
+            Target::Pool(pool) => {
+                pools.insert(PoolRef { load_balancer: balancer.clone(), pool: pool.clone() });
+            }
+            Target::IpConfiguration { instance, ip_configuration } => {
+                alone.insert((instance, ip_configuration));
+            }
+        }
+    }
+    let is_led = |backend: &Backend| {
+        backend.pool.as_ref().is_some_and(|pool| pools.contains(pool))
+            || alone.contains(&(backend.instance.as_str(), backend.ip_configuration.as_str()))
+    };
+    before.allocation.backends.iter().filter(|(_, backend)| is_led(backend)).map(|(id, _)| *id).collect()
 }

@@ -8,6 +8,7 @@ use super::model::{Access, Addresses, Direction, Protocol, SecurityGroup};
 use super::service_tags::PLATFORM_ADDRESS;
 use super::tag::Tag;
 use crate::concern::{Concern, Subject, What};
+use crate::resource::IpConfiguration;
 use crate::state::State;
 
 /// Rules that name a service without prefixes: so many are told of.
@@ -22,7 +23,7 @@ pub(crate) fn warnings(state: &State) -> Vec<Concern> {
     found
 }
 
-/// Groups that deny the load balancer's probes, and have members of a pool behind them.
+/// Groups that deny probes, and have members of a pool behind them, or instances with a probe of their own.
 fn probes(state: &State) -> Vec<Concern> {
     let desired = state.desired();
     let denying: BTreeMap<&str, String> = desired
@@ -35,7 +36,9 @@ fn probes(state: &State) -> Vec<Concern> {
     }
     let mut behind: BTreeMap<&str, (usize, String)> = BTreeMap::new();
     for (name, instance) in &desired.instances {
-        for ip in instance.ip_configurations.iter().filter(|ip| ip.pool.is_some()) {
+        let own = instance.probe.as_ref().and_then(|_| instance.primary());
+        let is_asked = |ip: &&IpConfiguration| ip.pool.is_some() || own.is_some_and(|own| own.name == ip.name);
+        for ip in instance.ip_configurations.iter().filter(is_asked) {
             let (subnet, card) = groups_of(desired, instance.security_group.as_deref(), ip);
             let judges: BTreeSet<&str> = subnet.into_iter().chain(card).collect();
             for group in judges.into_iter().filter(|group| denying.contains_key(group)) {
@@ -47,7 +50,7 @@ fn probes(state: &State) -> Vec<Concern> {
         let rule = &denying[group];
         let why = format!(
             "rule {rule} of security group {group} denies AzureLoadBalancer, where health probes come from, to {count} load-balanced \
-             addresses, as {first}"
+             or probed addresses, as {first}"
         );
         let remedy = "allow source AzureLoadBalancer by a rule of a lower priority number: `qnat get security-groups`";
         Concern::warning(Subject::Cluster, What::SecurityGroup, why, remedy)

@@ -5,24 +5,30 @@ use engine::ids::BackendId;
 
 use super::bounds::CHANGES_MAX;
 use super::health::{Committed, HealthChange};
+use super::machines::is_asked_by_its_own;
 use super::model::ProbeRef;
 use crate::allocation::{Allocation, Declared};
 use crate::inbound::model::{InboundRule, Target};
 use crate::refusal::{Refusal, count};
-use crate::resource::Desired;
+use crate::resource::{Desired, PoolRef};
 use crate::state::State;
 
-/// Whether a probe is to ask a backend: some rule with it leads to the backend's pool.
+/// Whether a probe is to ask a backend: some rule with it leads to the backend's pool, or it is the backend's machine's own.
 fn asks(desired: &Desired, allocation: &Allocation, probe: &ProbeRef, id: BackendId) -> bool {
     let Some(backend) = allocation.backends.get(&id).filter(|backend| backend.declared == Declared::Yes) else {
         return false;
     };
-    let Some(pool) = backend.pool.as_ref().filter(|pool| pool.load_balancer == probe.load_balancer) else {
-        return false;
-    };
-    let rules = desired.load_balancers.get(&pool.load_balancer).map(|balancer| balancer.load_balancing_rules.values());
-    let leads = |rule: &InboundRule| matches!(&rule.target, Target::Pool(to) if *to == pool.pool);
-    rules.into_iter().flatten().any(|rule| rule.probe.as_ref() == Some(&probe.probe) && leads(rule))
+    match probe {
+        ProbeRef::LoadBalancer { load_balancer, probe } => {
+            let of_it = |pool: &&PoolRef| pool.load_balancer == *load_balancer;
+            let Some(pool) = backend.pool.as_ref().filter(of_it) else { return false };
+            let rules =
+                desired.load_balancers.get(load_balancer).map(|balancer| balancer.load_balancing_rules.values());
+            let leads = |rule: &InboundRule| matches!(&rule.target, Target::Pool(to) if *to == pool.pool);
+            rules.into_iter().flatten().any(|rule| rule.probe.as_ref() == Some(probe) && leads(rule))
+        }
+        ProbeRef::Instance(name) => backend.instance == *name && is_asked_by_its_own(desired, backend),
+    }
 }
 
 impl State {

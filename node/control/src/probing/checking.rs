@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::bounds::{PATH_LEN_MAX, PROBED_MAX, PROBES_MAX};
+use super::machines;
 use super::model::{Probe, ProbeProtocol};
 use crate::inbound::model::Target;
 use crate::issues::{Judge, names};
@@ -13,11 +14,13 @@ const NUMBER: std::ops::RangeInclusive<u8> = 1..=20;
 
 /// Says what is wrong with the probes of a configuration.
 pub(crate) fn check(judge: &mut Judge, desired: &Desired) {
-    let count = desired.load_balancers.values().map(|balancer| balancer.probes.len()).sum();
-    if judge.too_many("load_balancer.probe", "probes in the cluster", count, PROBES_MAX) {
+    let of_machines = machines::declared(desired).count();
+    let count = desired.load_balancers.values().map(|balancer| balancer.probes.len()).sum::<usize>() + of_machines;
+    if judge.too_many("load_balancer.probe", "probes in the cluster, those of instances included", count, PROBES_MAX) {
         return;
     }
-    let mut asked = 0_usize;
+    machines::declared(desired).for_each(|(name, probe)| fields(judge, &format!("instance.{name}.probe"), probe));
+    let mut asked = of_machines;
     let mut sizes: BTreeMap<&PoolRef, usize> = BTreeMap::new();
     let members = desired.instances.values().flat_map(|instance| &instance.ip_configurations);
     members.filter_map(|ip| ip.pool.as_ref()).for_each(|pool| *sizes.entry(pool).or_default() += 1);
@@ -30,7 +33,8 @@ pub(crate) fn check(judge: &mut Judge, desired: &Desired) {
         named(judge, name, balancer);
         for pool in &balancer.pools {
             let reference = PoolRef { load_balancer: name.clone(), pool: pool.clone() };
-            asked += balancer.probes_of(pool).len() * sizes.get(&reference).copied().unwrap_or(0);
+            asked +=
+                balancer.probes_of(pool).into_iter().flatten().count() * sizes.get(&reference).copied().unwrap_or(0);
         }
     }
     judge.too_many("load_balancer.probe", "IP configurations to ask, each once by each probe", asked, PROBED_MAX);

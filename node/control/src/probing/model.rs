@@ -5,7 +5,7 @@ use std::fmt;
 use bincode::{Decode, Encode};
 use serde::Serialize;
 
-/// A health probe of a load balancer (S22).
+/// A health probe, of a load balancer or a machine's own (S22).
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
 pub struct Probe {
     /// How it asks.
@@ -45,17 +45,56 @@ impl ProbeProtocol {
     }
 }
 
-/// A probe, written `load_balancer/probe`.
+/// Which probe; written as people call it, and read by [`ProbeRef::parse`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
-pub struct ProbeRef {
-    /// The load balancer.
-    pub load_balancer: String,
-    /// The probe.
-    pub probe: String,
+pub enum ProbeRef {
+    /// One of a load balancer, for the rules that name it: `load_balancer/probe`.
+    LoadBalancer {
+        /// The load balancer.
+        load_balancer: String,
+        /// The probe.
+        probe: String,
+    },
+    /// A machine's own, for rules that name none: `instance NAME`.
+    Instance(String),
+}
+
+/// What stands before the name of a machine.
+const INSTANCE: &str = "instance ";
+
+impl ProbeRef {
+    /// From what it is written as: names have neither spaces nor slashes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(name) = text.strip_prefix(INSTANCE) {
+            return Some(Self::Instance(name.to_owned()));
+        }
+        let (load_balancer, probe) = text.split_once('/')?;
+        Some(Self::LoadBalancer { load_balancer: load_balancer.to_owned(), probe: probe.to_owned() })
+    }
 }
 
 impl fmt::Display for ProbeRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.load_balancer, self.probe)
+        match self {
+            Self::LoadBalancer { load_balancer, probe } => write!(f, "{load_balancer}/{probe}"),
+            Self::Instance(name) => write!(f, "{INSTANCE}{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_read_from_what_it_is_written_as() {
+        let of_balancer = ProbeRef::LoadBalancer { load_balancer: "instance".into(), probe: "web".into() };
+        for (probe, text) in [(of_balancer, "instance/web"), (ProbeRef::Instance("web-1_X".into()), "instance web-1_X")]
+        {
+            assert_eq!(probe.to_string(), text);
+            assert_eq!(ProbeRef::parse(text), Some(probe));
+        }
+        assert_eq!(ProbeRef::parse("web"), None);
     }
 }

@@ -11,6 +11,7 @@ const PROTOCOLS: [(&str, ProbeProtocol); 3] = [
     (ProbeProtocol::Https.label(), ProbeProtocol::Https),
 ];
 
+/// One of a load balancer.
 pub(crate) fn probe(
     source: &mut Source<'_>,
     mut reader: Reader<'_, '_>,
@@ -18,6 +19,17 @@ pub(crate) fn probe(
     into: &mut BTreeMap<String, Probe>,
 ) {
     let name = named(source, &mut reader, kind, into);
+    let probe = fields(source, reader);
+    into.extend(name.map(|name| (name, probe)));
+}
+
+/// A machine's own, of the table at this path.
+pub(crate) fn own_probe(source: &mut Source<'_>, mut reader: Reader<'_, '_>, path: String) -> Probe {
+    reader.settle(source, path);
+    fields(source, reader)
+}
+
+fn fields(source: &mut Source<'_>, mut reader: Reader<'_, '_>) -> Probe {
     let protocol = choice(source, &mut reader, "protocol", &PROTOCOLS);
     let port = reader.number(source, "port", 0);
     let given = reader.string_if(source, "request_path");
@@ -26,7 +38,5 @@ pub(crate) fn probe(
     let interval_seconds = reader.number(source, "interval_seconds", 15);
     let number_of_probes = reader.number(source, "number_of_probes", 2);
     reader.finish(source);
-    if let Some(name) = name {
-        into.insert(name, Probe { protocol, port, request_path, interval_seconds, number_of_probes });
-    }
+    Probe { protocol, port, request_path, interval_seconds, number_of_probes }
 }

@@ -260,6 +260,7 @@ pub(crate) fn add_instance(desired: &mut Desired, n: u32, in_pool: bool) {
         private_ip: Ipv4Addr::from_bits(0x0a00_0100 + n),
         mac: None,
         pool: in_pool.then(|| PoolRef { load_balancer: "lb1".into(), pool: "web".into() }),
+        admin_state: Default::default(),
         public_ip: None,
         nic: None,
     };

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-use crate::addresses::subnet_of;
+use crate::addresses::{own_address, subnet_of};
 use crate::context::HELD_MAX_NS;
 use crate::context::{At, Cx, Exit};
 use crate::egress::Egress;
@@ -74,7 +74,9 @@ impl Egress {
                 (next_hop || s.outside.prefix.contains(p.sender_ip), MayAsk::Yes)
             }
         };
-        if ours && p.sender_mac.shard().is_none() && self.share.is_first() {
+        // Instances behind a rule that floats have the address too, and may ask for their gateway in its name (D17).
+        let shared = link.is_inside() && floating_shard(s, p.sender_ip).is_some();
+        if ours && !shared && p.sender_mac.shard().is_none() && self.share.is_first() {
             self.counters.claims += 1;
             self.claims.note(cx.now_ns, link, p.sender_ip, p.sender_mac);
         }
@@ -170,7 +172,8 @@ impl Egress {
                         // first shard's owner.
                         let stranger = p.sender_ip.is_unspecified() || subnet.prefix.contains(p.sender_ip);
                         let first = first_shard(s, vnet).filter(|_| stranger);
-                        backend_at(vnet, s, p.sender_ip).map(|b| b.home).or(first)
+                        let home = backend_at(vnet, s, p.sender_ip).map(|b| b.home);
+                        home.or_else(|| floating_shard(s, p.sender_ip)).or(first)
                     })
                 })
             }
@@ -415,6 +418,11 @@ fn source_of(frame: &[u8]) -> Mac {
 
 fn frontend_ip(s: &Snapshot, shard: ShardId) -> Option<Ipv4Addr> {
     s.shards.get(&shard)?.addresses.first().map(|(ip, _)| *ip)
+}
+
+/// The shard of a public address that instances have too.
+fn floating_shard(s: &Snapshot, ip: Ipv4Addr) -> Option<ShardId> {
+    own_address(s, ip).filter(|(frontend, _)| s.rules.floats(*frontend)).map(|(_, shard)| shard)
 }
 
 fn backend_at(vnet: VnetId, s: &Snapshot, ip: Ipv4Addr) -> Option<&Backend> {

@@ -1,7 +1,7 @@
 //! Packets that are larger than the link that they leave by (R11): refused with the size that fits if they must not be
 //! fragmented, else cut in order as they leave. An interface's MTU is this node's own affair and not replicated.
 
-use crate::context::{At, Exit, Frame};
+use crate::context::{At, Back, Frame};
 use crate::egress::Egress;
 use crate::egress::held::{Origin, Outgoing};
 use crate::event::DropReason;
@@ -14,7 +14,7 @@ impl Egress {
     pub(crate) fn may_go_on(
         &mut self,
         at: At<'_>,
-        back: Exit,
+        back: Back,
         mtu: u16,
         p: &IpPacket,
         frame: &mut Frame<'_>,

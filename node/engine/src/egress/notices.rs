@@ -7,7 +7,7 @@
 use std::net::SocketAddrV4;
 
 use crate::addresses::{InsideEnd, endpoint, hop_to, is_unicast, subnet_of};
-use crate::context::{At, Exit, Frame};
+use crate::context::{At, Back, Exit, Frame};
 use crate::egress::Egress;
 use crate::egress::held::Outgoing;
 use crate::event::{Authority, DropReason};
@@ -25,14 +25,14 @@ impl Egress {
     pub(crate) fn refuse_flow(
         &mut self,
         at: At<'_>,
-        back: Exit,
+        back: Back,
         reason: DropReason,
         p: &IpPacket,
         frame: &Frame<'_>,
     ) -> DropReason {
         if at.snapshot.params.refusals == Refusals::Told
             && let Some(notice) = notice_of(reason)
-            && let Link::Inside(vnet) = back.link
+            && let Link::Inside(vnet) = back.exit.link
             && is_unicast(at.snapshot, vnet, p.dst)
         {
             self.notify(at, back, notice, p, frame.bytes);
@@ -49,11 +49,12 @@ impl Egress {
         let remote = endpoint(p.dst, p.dst_port);
         let key = PublicKey { proto: p.proto, frontend, port: p.src_port, remote };
         let table = &shards.replica(shard)?.replica.table;
-        let to = InsideEnd::of(table.record(table.find_public(&key)?).inside_key())?;
+        let record = table.record(table.find_public(&key)?);
+        let to = InsideEnd::of(record.inside_key(), at.snapshot.backends.get(&record.backend)?)?;
         rewrite_source(frame, meta, &p, to.ip, to.port);
         increment_ttl(frame, p.l3);
         let quoted = IpPacket { src: to.ip, ..p };
-        let back = Exit { link: to.link(), authority: *authority };
+        let back = Back { exit: Exit { link: to.link(), authority: *authority }, sender: to.at };
         self.notify(at, back, Notice::HostUnreachable, &quoted, frame)
     }
 
@@ -70,7 +71,10 @@ impl Egress {
         let (Some(tcp), Authority::Lease { .. }, TcpReset::On) = (p.tcp, authority, backend.tcp_reset_on_idle) else {
             return reason;
         };
-        if tcp.flags.contains(TcpFlags::RST) || p.fragment.is_some() || !self.notices.take(at.now_ns, (link, p.src)) {
+        if tcp.flags.contains(TcpFlags::RST)
+            || p.fragment.is_some()
+            || !self.notices.take(at.now_ns, (link, backend.ip))
+        {
             return reason;
         }
         let (seq, ack) = if tcp.flags.contains(TcpFlags::ACK) {
@@ -81,26 +85,33 @@ impl Egress {
         };
         let (from, to) = (SocketAddrV4::new(p.dst, p.dst_port), SocketAddrV4::new(p.src, p.src_port));
         let mut frame = build_reset(from, to, seq, ack);
-        self.send_own(at, Exit { link, authority }, p.src, &mut frame);
+        self.send_own(at, Exit { link, authority }, backend.ip, &mut frame);
         reason
     }
 
     /// Tells the sender of a packet, which arrived by `back` and was not changed yet, why it ends here.
-    pub(crate) fn notify(&mut self, at: At<'_>, back: Exit, notice: Notice, p: &IpPacket, frame: &[u8]) -> Option<()> {
-        let Authority::Lease { .. } = back.authority else { return None };
-        let (s, link) = (at.snapshot, back.link);
+    pub(crate) fn notify(
+        &mut self,
+        at: At<'_>,
+        Back { exit, sender }: Back,
+        notice: Notice,
+        p: &IpPacket,
+        frame: &[u8],
+    ) -> Option<()> {
+        let Authority::Lease { .. } = exit.authority else { return None };
+        let (s, link) = (at.snapshot, exit.link);
         let (from, hop) = match link {
-            Link::Inside(vnet) => (subnet_of(s, vnet, p.src)?.gateway, p.src),
+            Link::Inside(vnet) => (subnet_of(s, vnet, sender)?.gateway, sender),
             Link::Outside => (p.dst, hop_to(s, p.src).ok()?),
         };
-        if !self.notices.take(at.now_ns, (link, p.src)) {
+        if !self.notices.take(at.now_ns, (link, sender)) {
             return None;
         }
         let id = self.identifications.take((from, p.src), Proto::Icmp, 1);
         let mut out = [0; FRAME_MAX];
         let packet = frame.get(usize::from(p.l3)..usize::from(p.l3) + usize::from(p.total_len))?;
         let len = build_notice(&mut out, (from, p.src), id, notice, packet);
-        self.send_own(at, back, hop, &mut out[..len]);
+        self.send_own(at, exit, hop, &mut out[..len]);
         Some(())
     }
 }

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddrV4;
 
-use crate::addresses::next_hop;
+use crate::addresses::{next_hop, own_end};
 use crate::context::{At, Exit};
 use crate::egress::Egress;
 use crate::event::Authority;
@@ -53,7 +53,8 @@ impl Egress {
         }
         if let Some(seq) = back {
             let mut frame = build_reset(remote, inside, seq, out);
-            self.send_own(at, Exit { link: network, authority }, *inside.ip(), &mut frame);
+            let hop = own_end(s, record.backend, record.inside).addr.ipv4()?;
+            self.send_own(at, Exit { link: network, authority }, hop, &mut frame);
         }
         Some(())
     }

@@ -4,8 +4,7 @@
 //! Never a mapping for a packet that anybody may write in a stranger's name: a connection is proved by
 //! whoever acknowledges its backend's answer, a datagram by the answer. `policy::enter` decides; called by `inbound`.
 
-use crate::addresses::InsideEnd;
-use crate::context::{Exit, Frame};
+use crate::context::{Back, Exit, Frame};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::ids::{Link, ShardId};
 use crate::judge::Judge;
@@ -25,15 +24,18 @@ impl<W: LeaseWords> Judge<'_, W> {
         p: &IpPacket,
         frame: &mut Frame<'_>,
     ) -> Result<Verdict, DropReason> {
-        let at = self.cx.at();
+        let (at, behind) = (self.cx.at(), self.shards.behind);
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
         let (role, known) = (Role::of(p), shard.half_open.of(key, at.now_ns).is_some());
+        if behind && role == Role::First && !known && shard.half_open.is_full(key.frontend) {
+            return Err(DropReason::Flooded);
+        }
         let entry = policy::enter(at, shard, authority, key, (role, p.tcp));
         if at.snapshot.rules.inward(key).is_none() || (role == Role::First && !known) {
             policy::note_stranger_hits(at.snapshot, shard, key);
         }
         let entry = entry?;
-        let from = Exit { link: Link::Outside, authority };
+        let from = Back { exit: Exit { link: Link::Outside, authority }, sender: p.src };
         let mtu = self.egress.mtu(Link::Inside(entry.vnet()))?;
         self.egress.may_go_on(at, from, mtu, p, frame)?;
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
@@ -45,7 +47,7 @@ impl<W: LeaseWords> Judge<'_, W> {
                 } else if !known {
                     shard.half_open.put(at.now_ns, open, None);
                 }
-                let to = InsideEnd::of(open.inside).ok_or(DropReason::NoMapping)?;
+                let to = policy::end_of(at.snapshot, &open)?;
                 self.send_in(authority, to, p, frame)
             }
             Entry::Park(open) => {

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use crate::addresses::{check_destination, endpoint, hop_to, is_spoofed, own_address};
 use crate::consent::groups_allow;
 use crate::context::{Access, Exit, Frame};
-use crate::event::{DropReason, Verdict};
+use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::FlowKey;
 use crate::ids::{BackendId, Link, VnetId};
 use crate::judge::Judge;
@@ -33,8 +33,10 @@ impl<W: LeaseWords> Judge<'_, W> {
 
     /// A backend complains about an answer to it.
     fn error_out(&mut self, vnet: VnetId, e: &IcmpError, frame: &mut Frame<'_>) -> Result<Verdict, DropReason> {
-        let (s, at) = (self.cx.snapshot, self.cx.at());
-        let id = *s.backend_by_ip.get(&(vnet, e.src)).ok_or(DropReason::SpoofedSource)?;
+        let s = self.cx.snapshot;
+        let Some(id) = s.backend_by_ip.get(&(vnet, e.src)).copied() else {
+            return self.floating_error(vnet, e, frame);
+        };
         let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
         let pair = pair_of(s, (vnet, e.src), e.dst);
         if pair.is_none() {
@@ -53,10 +55,22 @@ impl<W: LeaseWords> Judge<'_, W> {
             Access::Forward(node) => return self.egress.forward(s, Link::Inside(vnet), node, e.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
+        self.complain(authority, (id, backend), e, frame)
+    }
+
+    /// The complaint goes on as the public end to which the packet came that it quotes.
+    pub(crate) fn complain(
+        &mut self,
+        authority: Authority,
+        (id, backend): (BackendId, &Backend),
+        e: &IcmpError,
+        frame: &mut Frame<'_>,
+    ) -> Result<Verdict, DropReason> {
+        let (s, at) = (self.cx.snapshot, self.cx.at());
         may_error_go_on(self.mtu_to(authority, e.dst)?, e, frame)?;
         let flow = FlowKey {
             proto: e.quote.proto,
-            inside: InsideKey { vnet, endpoint: endpoint(e.quote.dst, e.quote.dst_port) },
+            inside: InsideKey { vnet: backend.vnet, endpoint: endpoint(e.quote.dst, e.quote.dst_port) },
             remote: endpoint(e.quote.src, e.quote.src_port),
         };
         let from = self.public_end((id, backend), &flow)?;
@@ -68,7 +82,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         {
             let to = self.turn_error(to, from, e)?;
             rewrite_error_destination(frame.bytes, frame.meta, e, to.ip, to.port);
-            return self.egress.send(at, Exit { link: to.link(), authority }, to.ip, frame);
+            return self.egress.send(at, Exit { link: to.link(), authority }, to.at, frame);
         }
         self.egress.send(at, Exit { link: Link::Outside, authority }, hop_to(s, e.dst)?, frame)
     }
@@ -123,7 +137,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         may_error_go_on(self.egress.mtu(to.link())?, e, frame)?;
         rewrite_error_destination(frame.bytes, frame.meta, e, to.ip, to.port);
         decrement_ttl(frame.bytes, e.l3);
-        self.egress.send(self.cx.at(), Exit { link: to.link(), authority }, to.ip, frame)
+        self.egress.send(self.cx.at(), Exit { link: to.link(), authority }, to.at, frame)
     }
 }
 

@@ -5,27 +5,32 @@
 //! answers, and whether the log takes the mapping, is not foretold.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use crate::addresses::{InsideEnd, check_destination, endpoint, is_spoofed, next_hop, own_address, subnet_of};
+use crate::addresses::{
+    InsideEnd, check_destination, endpoint, floating_end, is_spoofed, next_hop, own_address, own_end, subnet_of,
+};
 use crate::consent::tuple;
 use crate::context::At;
 use crate::event::{Authority, DropReason};
 use crate::flow::FlowKey;
 use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, ShardId, Term, VnetId};
+use crate::judge::floating::whose;
 use crate::judge::hairpin::receiver;
-use crate::judge::opening::public_end;
-use crate::judge::policy::{Entry, Plan, Role, chosen, enter, inbound_use, is_vain, plan};
+use crate::judge::opening::{granted_key, public_end};
+use crate::judge::policy::{Entry, Plan, Role, chosen, end_of, enter, inbound_use, is_vain, plan};
 use crate::judge::private;
 use crate::nsg::{Access, Decision, Direction, Origin, Place};
 use crate::private::{Ends, Pair, pair_of};
 use crate::probes::{Health, SOURCE};
 use crate::record::{Endpoint, InsideKey, Proto, PublicKey, Scenario};
+use crate::rules::AdminState;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::tell::status::{FlowView, View};
 use crate::wire::IcmpKind;
 
-/// Members of a pool that are named as down at most.
+/// Members of a pool that are named at most, of those that get nothing new.
 const PASSED_OVER_MAX: usize = 16;
 
 /// A packet that somebody asks about.
@@ -56,17 +61,45 @@ pub struct Explanation {
     pub direction: Direction,
     /// The groups that were asked, in their order, up to the one that denies it.
     pub groups: Vec<Judged>,
-    /// Members of the pool that it comes to who get no new flows, and what is known of each (S22).
-    pub passed_over: Vec<(BackendId, Option<Health>)>,
+    /// Members of the pool that it comes to who get no new flows (S22).
+    pub passed_over: Vec<PassedOver>,
     /// The mapping that it belongs to.
     pub mapping: Option<FlowView>,
     /// Who would take it outside.
     pub next_hop: Option<Ipv4Addr>,
+    /// The own address of the backend that takes it, if it keeps the frontend's as its destination (D17).
+    pub floats_to: Option<Ipv4Addr>,
+    /// If it is dropped for want of a port: when the first one that is held towards its remote comes back, in nanoseconds from now
+    /// (S12); none: all are in use.
+    pub back_in_ns: Option<u64>,
     /// What becomes of it.
     pub outcome: Outcome,
     /// What becomes of it then at the public address of ours that it is for: the inside end that gets it (R7). `None`: it is for
     /// none, or goes to that one's shard elsewhere.
     pub turned: Option<Result<(Ipv4Addr, u16), DropReason>>,
+}
+
+/// A member of a pool that gets no new flows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PassedOver {
+    /// Who.
+    pub backend: BackendId,
+    /// Why.
+    pub by: PassedBy,
+}
+
+/// Why a member of a pool gets no new flows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PassedBy {
+    /// An operator drains it.
+    Operator,
+    /// A probe that it has not passed.
+    Probe {
+        /// The probe's name.
+        name: Arc<str>,
+        /// What is committed; `None`: nothing yet.
+        health: Option<Health>,
+    },
 }
 
 /// What a group says.
@@ -125,6 +158,8 @@ impl View<'_> {
             passed_over: Vec::new(),
             mapping: None,
             next_hop: None,
+            floats_to: None,
+            back_in_ns: None,
             outcome: Outcome::NotHere,
             turned: None,
         };
@@ -135,10 +170,30 @@ impl View<'_> {
             Some(id) => self.explain_out(at, question, *id, &mut told),
             // Nobody's address of an inside network.
             None if subnet_of(s, question.vnet, question.source.0).is_some() => Err(DropReason::SpoofedSource),
-            None => self.explain_in(at, question, &mut told),
+            None => match self.floating_backend(at, question, &mut told) {
+                Some(Ok(Some(id))) => self.explain_out(at, question, id, &mut told),
+                Some(Ok(None)) => Ok(Outcome::NotHere),
+                Some(Err(reason)) => Err(reason),
+                None => self.explain_in(at, question, &mut told),
+            },
         };
         told.outcome = outcome.unwrap_or_else(Outcome::Dropped);
         Some(told)
+    }
+
+    /// Whose a packet is from a frontend's address that a rule floats to (D17), whatever card it comes from; `None`: no rule does.
+    fn floating_backend(
+        &self,
+        at: At<'_>,
+        q: &Question,
+        told: &mut Explanation,
+    ) -> Option<Result<Option<BackendId>, DropReason>> {
+        let [inside, remote] = [q.source, q.destination].map(|(ip, port)| endpoint(ip, port));
+        let (key, home) = floating_end(at.snapshot, q.proto, inside, remote)?;
+        self.place(home, told);
+        let Some((shard, _)) = self.serving(home) else { return Some(Ok(None)) };
+        let flow = FlowKey { proto: q.proto, inside: InsideKey { vnet: q.vnet, endpoint: inside }, remote };
+        Some(whose(at, shard, &key, &flow, Role::First).map(Some).ok_or(DropReason::SpoofedSource))
     }
 
     fn explain_out(
@@ -154,7 +209,8 @@ impl View<'_> {
         told.backend = Some(id);
         let inside = InsideKey { vnet: q.vnet, endpoint: endpoint(q.source.0, q.source.1) };
         let flow = FlowKey { proto: q.proto, inside, remote: endpoint(q.destination.0, q.destination.1) };
-        told.groups = judged(s, id, Direction::Outbound, (q.proto, flow.inside.endpoint, flow.remote));
+        let own = own_end(s, id, flow.inside.endpoint);
+        told.groups = judged(s, id, Direction::Outbound, (q.proto, own, flow.remote));
         if let Some(pair) = pair_of(s, (q.vnet, q.source.0), q.destination.0) {
             return self.explain_private(at, &pair, q, told);
         }
@@ -180,19 +236,26 @@ impl View<'_> {
             }
             Plan::Answer(open) => Ok(Outcome::Passes(public_ip(s, open.public.frontend)?, open.public.port)),
             Plan::Park => Ok(Outcome::Waits),
-            Plan::Open(proposal) => match public_end(at, shard, &proposal, &flow)? {
-                Some(public) => Ok(Outcome::Opens(proposal.scenario, public_ip(s, public.frontend)?, public.port)),
-                None => Ok(Outcome::OpensIfFree(proposal.scenario)),
-            },
+            Plan::Open(proposal) => {
+                let end = public_end(at, shard, &proposal, &flow);
+                if end == Err(DropReason::PortsExhausted) {
+                    let back_ns = shard.comes_back_ns(backend, granted_key(&flow));
+                    told.back_in_ns = back_ns.map(|ns| ns.saturating_sub(at.now_ns));
+                }
+                match end? {
+                    Some(public) => Ok(Outcome::Opens(proposal.scenario, public_ip(s, public.frontend)?, public.port)),
+                    None => Ok(Outcome::OpensIfFree(proposal.scenario)),
+                }
+            }
             Plan::Stray => Err(DropReason::NotFirstPacket),
             Plan::Refuse(reason) => Err(reason),
         }?;
         // Allowed as an answer: the rule that decides is one for what comes.
         if told.groups.last().is_some_and(|last| last.access == Access::Deny) {
-            told.groups = judged(s, id, Direction::Inbound, (q.proto, flow.remote, flow.inside.endpoint));
+            told.groups = judged(s, id, Direction::Inbound, (q.proto, flow.remote, own));
         }
         if let (Outcome::Passes(ip, port) | Outcome::Opens(_, ip, port), Some(to)) = (outcome, ours) {
-            let sender = InsideEnd { vnet: q.vnet, ip: q.source.0, port: q.source.1 };
+            let sender = InsideEnd { vnet: q.vnet, ip: q.source.0, port: q.source.1, at: backend.ip };
             told.turned = self.turned(at, authority, to, q, (sender, endpoint(ip, port)));
         }
         Ok(outcome)
@@ -261,29 +324,30 @@ impl View<'_> {
                 told.mapping = Some(self.view(at.now_ns, home, record));
                 let end = inbound_use(s, record, s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?);
                 if end == Err(DropReason::SecurityRule) {
-                    let ends = (record.proto, record.inside, record.remote);
+                    let ends = (record.proto, own_end(s, record.backend, record.inside), record.remote);
                     told.groups = judged(s, record.backend, Direction::Outbound, ends);
                 }
                 end
             }
             None => {
                 told.passed_over = passed_over(s, &key);
-                let led = chosen(s, shard, &key).ok().map(|open| open.inside);
-                if let Some(inside) = led.or_else(|| shard.endpoint_of(s, &key))
-                    && let Some(end) = InsideEnd::of(inside)
-                    && let Some(id) = s.backend_by_ip.get(&(end.vnet, end.ip))
-                {
-                    told.backend = Some(*id);
-                    told.groups = judged(s, *id, Direction::Inbound, (q.proto, remote, inside.endpoint));
+                let led = chosen(s, shard, &key).ok().map(|open| (open.backend, open.inside));
+                let open = || {
+                    let inside = shard.endpoint_of(s, &key)?;
+                    Some((*s.backend_by_ip.get(&(inside.vnet, inside.endpoint.addr.ipv4()?))?, inside))
+                };
+                if let Some((id, inside)) = led.or_else(open) {
+                    told.backend = Some(id);
+                    let own = own_end(s, id, inside.endpoint);
+                    told.groups = judged(s, id, Direction::Inbound, (q.proto, remote, own));
                 }
                 match enter(at, shard, authority, &key, (Role::First, None))? {
                     Entry::Stranger(to) => Ok(to),
-                    Entry::Half { open, .. } | Entry::Park(open) | Entry::Open { open, .. } => {
-                        InsideEnd::of(open.inside).ok_or(DropReason::NoMapping)
-                    }
+                    Entry::Half { open, .. } | Entry::Park(open) | Entry::Open { open, .. } => end_of(s, &open),
                 }
             }
         }?;
+        told.floats_to = (end.at != end.ip).then_some(end.at);
         Ok(Outcome::Passes(end.ip, end.port))
     }
 
@@ -304,12 +368,21 @@ fn public_ip(s: &Snapshot, frontend: FrontendId) -> Result<Ipv4Addr, DropReason>
     s.frontends.get(&frontend).map(|frontend| frontend.ip).ok_or(DropReason::NoOutboundPath)
 }
 
-/// Who is down of those that a rule leads to, the first few.
-fn passed_over(s: &Snapshot, key: &PublicKey) -> Vec<(BackendId, Option<Health>)> {
-    let Some((rule, id)) = s.rules.of(key).and_then(|rule| Some((rule, rule.probe?))) else { return Vec::new() };
-    let Some(probe) = s.probes.get(id) else { return Vec::new() };
-    let down = rule.members.iter().map(|id| (*id, probe.health(*id))).filter(|(_, health)| *health != Some(Health::Up));
-    down.take(PASSED_OVER_MAX).collect()
+/// Who gets nothing new of those that a rule leads to, the first few.
+fn passed_over(s: &Snapshot, key: &PublicKey) -> Vec<PassedOver> {
+    let Some(rule) = s.rules.of(key) else { return Vec::new() };
+    let by = |backend| match rule.admin(backend) {
+        Some(AdminState::Up) => None,
+        Some(AdminState::Down) => Some(PassedBy::Operator),
+        None => {
+            let asked = s.probes.decisive(rule.health, backend)?;
+            let probe = s.probes.get(asked.probe)?;
+            let (name, health) = (Arc::clone(&probe.name), probe.health(asked.backend));
+            (health != Some(Health::Up)).then_some(PassedBy::Probe { name, health })
+        }
+    };
+    let all = rule.members.iter().filter_map(|id| Some(PassedOver { backend: *id, by: by(*id)? }));
+    all.take(PASSED_OVER_MAX).collect()
 }
 
 /// What each of a backend's groups says, up to the first that denies.

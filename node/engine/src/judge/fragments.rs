@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use crate::context::Exit;
 use crate::event::{DropReason, Last};
-use crate::ids::Link;
+use crate::ids::{Link, Mac};
 use crate::wire::{Fragment, FrameMeta, IpPacket, Piece, Proto};
 
 /// How long the fragments of one datagram are waited for.
@@ -30,15 +30,24 @@ pub(crate) struct Key {
     dst: Ipv4Addr,
     proto: Proto,
     id: u16,
+    /// Inside, who sent them: several hosts may have one address (D17).
+    sender: Mac,
 }
 
 impl Key {
     pub(crate) fn of_first(link: Link, p: &IpPacket) -> Option<Self> {
-        p.fragment.map(|piece| Self { link, src: p.src, dst: p.dst, proto: p.proto, id: piece.id })
+        let sender = Self::sender(link, p.eth_src);
+        p.fragment.map(|piece| Self { link, src: p.src, dst: p.dst, proto: p.proto, id: piece.id, sender })
     }
 
     pub(crate) fn of(link: Link, f: &Fragment) -> Self {
-        Self { link, src: f.src, dst: f.dst, proto: f.proto, id: f.piece.id }
+        let sender = Self::sender(link, f.eth_src);
+        Self { link, src: f.src, dst: f.dst, proto: f.proto, id: f.piece.id, sender }
+    }
+
+    /// Outside the routers on the way may be several.
+    fn sender(link: Link, mac: Mac) -> Mac {
+        if link.is_inside() { mac } else { Mac::default() }
     }
 
     /// Bounds are by side.
@@ -158,6 +167,11 @@ impl Fragments {
         Ok(datagram.fate)
     }
 
+    /// Whether any fragment of its datagram has come.
+    pub(crate) fn knows(&self, key: &Key) -> bool {
+        self.datagrams.contains_key(key)
+    }
+
     /// Whether one more fragment may wait.
     pub(crate) fn has_room(&self, key: &Key, len: usize) -> bool {
         let octets: usize = self.of_sender(key).map(Datagram::waiting_octets).sum();
@@ -228,8 +242,9 @@ impl Fragments {
 
     fn of_sender(&self, key: &Key) -> impl Iterator<Item = &Datagram> {
         let (link, src) = (key.link, key.src);
-        let first = Key { link, src, dst: Ipv4Addr::UNSPECIFIED, proto: Proto::Icmp, id: 0 };
-        let last = Key { link, src, dst: Ipv4Addr::BROADCAST, proto: Proto::Udp, id: u16::MAX };
+        let (lowest, highest) = (Mac::default(), Mac::BROADCAST);
+        let first = Key { link, src, dst: Ipv4Addr::UNSPECIFIED, proto: Proto::Icmp, id: 0, sender: lowest };
+        let last = Key { link, src, dst: Ipv4Addr::BROADCAST, proto: Proto::Udp, id: u16::MAX, sender: highest };
         self.datagrams.range(first..=last).map(|(_, datagram)| datagram)
     }
 }

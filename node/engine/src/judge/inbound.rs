@@ -2,7 +2,7 @@
 //! alive (R5, I19). Called by `frame`.
 
 use crate::addresses::{InsideEnd, endpoint, is_spoofed};
-use crate::context::{Access, Exit, Frame, Hop};
+use crate::context::{Access, Back, Exit, Frame, Hop};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::Slot;
 use crate::ids::{Link, ShardId};
@@ -46,7 +46,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         frame: &mut Frame<'_>,
     ) -> Result<Verdict, DropReason> {
         let (s, at) = (self.cx.snapshot, self.cx.at());
-        let from = Exit { link: Link::Outside, authority };
+        let from = Back { exit: Exit { link: Link::Outside, authority }, sender: p.src };
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
         let found = shard.replica.table.find_public(key);
         let Some(slot) = found.filter(|slot| !begins_anew(at, shard, *slot, key, p)) else {
@@ -122,9 +122,9 @@ impl<W: LeaseWords> Judge<'_, W> {
         rewrite_destination(frame.bytes, frame.meta, p, to.ip, to.port);
         finish(at.snapshot, frame, p);
         if let Some(key) = Key::of_first(Link::Outside, p) {
-            let way = Way { source: None, destination: Some(to.ip), id: None, hop: to.ip, exit };
+            let way = Way { source: None, destination: Some(to.ip), id: None, hop: to.at, exit };
             self.datagrams.decide(&key, Fate::Known(way));
         }
-        self.egress.address(at, exit, to.ip, frame.bytes).map(|hop| (exit, hop))
+        self.egress.address(at, exit, to.at, frame.bytes).map(|hop| (exit, hop))
     }
 }

@@ -7,6 +7,7 @@ mod entering;
 mod errors;
 mod established;
 pub mod explain;
+mod floating;
 pub(crate) mod fragments;
 mod frame;
 mod hairpin;

@@ -75,8 +75,11 @@ impl Opening<'_> {
             }
             End::Granted => {
                 shard.admits(now_ns, &s.params, id)?;
-                let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
+                let key = granted_key(flow);
                 let picked = shard.pick_port(&s.params, (id, backend), flow.inside, key);
+                if picked.is_none() {
+                    shard.fell_short(now_ns, (id, backend), key);
+                }
                 granted(s, backend, key, picked)?
             }
             End::Kept(public) => {
@@ -120,7 +123,7 @@ pub(crate) fn public_end(
         End::Again(public) | End::Came(public) => opens_once(shard, flow, Some(&public)).map(|()| Some(public)),
         End::Granted => {
             shard.admits(at.now_ns, &s.params, id)?;
-            let key = PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote };
+            let key = granted_key(flow);
             let Ok(picked) = shard.peek_port(&s.params, (id, backend), flow.inside, key) else { return Ok(None) };
             granted(s, backend, key, picked).map(Some)
         }
@@ -135,6 +138,11 @@ pub(crate) fn public_end(
 fn opens_once(shard: &Shard, flow: &FlowKey, public: Option<&PublicKey>) -> Result<(), DropReason> {
     let taken = shard.overlay.is_opening(flow) || public.is_some_and(|public| shard.overlay.is_reserved(public));
     if taken { Err(DropReason::OpenRefused) } else { Ok(()) }
+}
+
+/// What a granted end is for, before there is one.
+pub(crate) fn granted_key(flow: &FlowKey) -> PublicKey {
+    PublicKey { proto: flow.proto, frontend: FrontendId(0), port: 0, remote: flow.remote }
 }
 
 /// The end that was picked, if there was one. A shard is closed (M3); a lease elsewhere would never see its return traffic.

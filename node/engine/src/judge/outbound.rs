@@ -6,32 +6,42 @@ use std::net::Ipv4Addr;
 
 use crate::addresses::{InsideEnd, check_destination, flow_of, next_hop, own_address};
 use crate::consent::note_hits;
-use crate::context::{Access, Exit, Frame, Hop};
+use crate::context::{Access, Back, Exit, Frame, Hop};
 use crate::event::{Authority, DropReason, Verdict};
-use crate::flow::{FlowKey, Slot};
-use crate::ids::{FrontendId, Link, ShardId, Term, VnetId};
+use crate::flow::{FlowKey, Record, Slot};
+use crate::ids::{BackendId, FrontendId, Link, ShardId, Term, VnetId};
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key, Way};
 use crate::judge::opening::{First, Opened, Opening};
 use crate::judge::policy::{self, Plan, Proposal, Role};
 use crate::lease::LeaseWords;
 use crate::private::pair_of;
-use crate::record::Scenario;
+use crate::record::{PublicKey, Scenario};
 use crate::shard::Shard;
 use crate::shard::overlay::Parked;
 use crate::shard::standing::groups_let;
+use crate::snapshot::Backend;
 use crate::translation::{finish, put_source};
 use crate::wire::{IpPacket, Notice, rewrite_destination};
 
-/// Where a translated packet comes from: its network, and the public end of its mapping.
+/// Where a translated packet comes from: its network, its backend's address there, and the public end of its mapping.
 #[derive(Clone, Copy)]
 struct Source {
     vnet: VnetId,
+    at: Ipv4Addr,
     frontend: FrontendId,
     port: u16,
 }
 
 impl Source {
+    const fn of(record: &Record, backend: &Backend) -> Self {
+        Self { vnet: record.vnet, at: backend.ip, frontend: record.frontend, port: record.public_port }
+    }
+
+    const fn at(backend: &Backend, public: &PublicKey) -> Self {
+        Self { vnet: backend.vnet, at: backend.ip, frontend: public.frontend, port: public.port }
+    }
+
     const fn end(self) -> (FrontendId, u16) {
         (self.frontend, self.port)
     }
@@ -44,8 +54,8 @@ impl<W: LeaseWords> Judge<'_, W> {
         p: &IpPacket,
         frame: &mut Frame<'_>,
     ) -> Result<Verdict, DropReason> {
-        let (s, at, link) = (self.cx.snapshot, self.cx.at(), Link::Inside(vnet));
-        let id = *s.backend_by_ip.get(&(vnet, p.src)).ok_or(DropReason::SpoofedSource)?;
+        let (s, link) = (self.cx.snapshot, Link::Inside(vnet));
+        let Some(id) = s.backend_by_ip.get(&(vnet, p.src)).copied() else { return self.floating(vnet, p, frame) };
         let backend = s.backends.get(&id).ok_or(DropReason::SpoofedSource)?;
         if let Some(pair) = pair_of(s, (vnet, p.src), p.dst) {
             return self.private(&pair, p, frame);
@@ -55,7 +65,20 @@ impl<W: LeaseWords> Judge<'_, W> {
             Access::Forward(node) => return self.egress.forward(s, link, node, p.eth_src, frame),
             Access::Nothing(reason) => return Err(reason),
         };
-        let back = Exit { link, authority };
+        self.leave(authority, (id, backend), p, frame)
+    }
+
+    /// A packet of a backend, whatever its source, that is judged here.
+    pub(crate) fn leave(
+        &mut self,
+        authority: Authority,
+        (id, backend): (BackendId, &Backend),
+        p: &IpPacket,
+        frame: &mut Frame<'_>,
+    ) -> Result<Verdict, DropReason> {
+        let (s, at, vnet) = (self.cx.snapshot, self.cx.at(), backend.vnet);
+        let link = Link::Inside(vnet);
+        let back = Back { exit: Exit { link, authority }, sender: backend.ip };
         check_destination(s, vnet, p.dst).map_err(|reason| self.egress.refuse_flow(at, back, reason, p, frame))?;
         if policy::is_vain(s, p.dst, p.icmp) {
             return Err(DropReason::NoMapping);
@@ -80,15 +103,14 @@ impl<W: LeaseWords> Judge<'_, W> {
         match plan {
             Plan::Translate(slot) => {
                 shard.note_out(self.cache, at, authority, slot, p);
-                let record = shard.replica.table.record(slot);
-                let source = Source { vnet, frontend: record.frontend, port: record.public_port };
+                let source = Source::of(shard.replica.table.record(slot), backend);
                 let sent = self.send_out(authority, source, p, frame);
                 self.decide(authority, slot);
                 sent
             }
             Plan::Answer(open) => {
                 shard.half_open.answered(at.now_ns, open, p.tcp.as_ref());
-                let source = Source { vnet, frontend: open.public.frontend, port: open.public.port };
+                let source = Source::at(backend, &open.public);
                 self.send_out(authority, source, p, frame)
             }
             Plan::Park => self.opening().park(backend.home, &flow, &First { packet: p, frame, from: link }),
@@ -109,18 +131,18 @@ impl<W: LeaseWords> Judge<'_, W> {
     fn open(
         &mut self,
         proposal: &Proposal<'_>,
-        back: Exit,
+        back: Back,
         flow: &FlowKey,
         p: &IpPacket,
         frame: &mut Frame<'_>,
     ) -> Result<Verdict, DropReason> {
-        let opened = self.opening().propose(proposal, flow, &First { packet: p, frame, from: back.link });
+        let opened = self.opening().propose(proposal, flow, &First { packet: p, frame, from: back.exit.link });
         self.egress.counters.attempted(flow.proto, &opened);
         match opened {
             Ok(Opened::Parked) => Ok(Verdict::Consumed),
             Ok(Opened::Leaves(public)) => {
-                let source = Source { vnet: flow.inside.vnet, frontend: public.frontend, port: public.port };
-                self.send_out(back.authority, source, p, frame)
+                let source = Source::at(proposal.backend.1, &public);
+                self.send_out(back.exit.authority, source, p, frame)
             }
             Err(reason) => Err(self.egress.refuse_flow(self.cx.at(), back, reason, p, frame)),
         }
@@ -151,7 +173,10 @@ impl<W: LeaseWords> Judge<'_, W> {
         }
         shard.note_out(self.cache, at, authority, slot, &p);
         let record = shard.replica.table.record(slot);
-        let source = Source { vnet: record.vnet, frontend: record.frontend, port: record.public_port };
+        let Some(backend) = at.snapshot.backends.get(&record.backend) else {
+            return self.egress.drop_waiting(bytes, DropReason::NoMapping);
+        };
+        let source = Source::of(record, backend);
         if let Some(back) = self.led_back(authority, source.end(), &p) {
             let mut frame = Frame { meta: &meta, bytes: &mut bytes };
             let turned = self.turn_to_rule(&back, source.end(), &p, &mut frame);
@@ -196,7 +221,7 @@ impl<W: LeaseWords> Judge<'_, W> {
     /// 4.3.3.1).
     fn tell_ended(&mut self, authority: Authority, source: Source, reason: DropReason, p: &IpPacket, frame: &[u8]) {
         if reason == DropReason::NoNeighbour {
-            let back = Exit { link: Link::Inside(source.vnet), authority };
+            let back = Back { exit: Exit { link: Link::Inside(source.vnet), authority }, sender: source.at };
             self.egress.notify(self.cx.at(), back, Notice::HostUnreachable, p, frame);
         }
     }
@@ -206,7 +231,7 @@ impl<W: LeaseWords> Judge<'_, W> {
     fn rewrite_out(
         &mut self,
         authority: Authority,
-        Source { vnet, frontend, port }: Source,
+        Source { vnet, at: sender, frontend, port }: Source,
         p: &IpPacket,
         frame: &mut Frame<'_>,
     ) -> Result<(Exit, Hop), DropReason> {
@@ -219,9 +244,9 @@ impl<W: LeaseWords> Judge<'_, W> {
             (None, _) => (outside, next_hop(s, p.dst)?, None),
             (Some(_), None) => (outside, p.dst, None),
             (Some(to), Some(right)) => {
-                let sender = InsideEnd { vnet, ip: p.src, port: p.src_port };
+                let sender = InsideEnd { vnet, ip: p.src, port: p.src_port, at: sender };
                 let receiver = self.turn(right, to, (sender, (public.ip, port)), p)?;
-                (Exit { link: receiver.link(), authority: right }, receiver.ip, Some(receiver))
+                (Exit { link: receiver.link(), authority: right }, receiver.at, Some(receiver))
             }
         };
         let way = self.egress.find_hop(at, exit, hop)?;

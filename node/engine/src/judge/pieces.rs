@@ -1,14 +1,15 @@
 //! The way of fragments. The first one goes the way of all packets; here is what happens around it,
 //! and the way of the others. What they are is kept by `fragments`.
 
-use crate::addresses::{check_destination, is_spoofed};
-use crate::context::{Access, Frame, Hop};
+use crate::addresses::{check_destination, is_spoofed, own_address};
+use crate::context::{Access, Frame, Hop, Owner};
 use crate::event::{DropReason, Verdict};
-use crate::ids::Link;
+use crate::ids::{Link, ShardId};
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key, Waiting, Way};
 use crate::lease::LeaseWords;
 use crate::private::pair_of;
+use crate::snapshot::Snapshot;
 use crate::wire::{Fragment, decrement_ttl, may_fragment, rewrite_addresses, set_identification};
 
 impl<W: LeaseWords> Judge<'_, W> {
@@ -21,28 +22,18 @@ impl<W: LeaseWords> Judge<'_, W> {
     ) -> Result<Verdict, DropReason> {
         self.accept(link, (f.eth_src, f.eth_dst), f.src)?;
         let s = self.cx.snapshot;
-        let home = match link {
-            Link::Inside(vnet) => {
-                let id = s.backend_by_ip.get(&(vnet, f.src)).ok_or(DropReason::SpoofedSource)?;
-                if let Some(pair) = pair_of(s, (vnet, f.src), f.dst) {
-                    pair.home
-                } else {
-                    check_destination(s, vnet, f.dst)?;
-                    s.backends.get(id).ok_or(DropReason::SpoofedSource)?.home
-                }
-            }
-            Link::Outside => {
-                let id = s.frontend_by_ip.get(&f.dst).ok_or(DropReason::NotForUs)?;
-                if is_spoofed(s, f.src, f.eth_src) {
-                    return Err(DropReason::SpoofedSource);
-                }
-                s.frontends.get(id).ok_or(DropReason::NotForUs)?.shard
-            }
-        };
+        let home = home_of(s, link, f)?;
+        // Whose this is says the first one alone, which was looked at (D17): nobody else's does.
+        let floats = link.is_inside() && own_address(s, f.src).is_some();
+        let known = !floats || self.datagrams.knows(&Key::of(link, f));
         match self.shards.access(&self.cx, home) {
+            Access::Forward(Owner::WorkerOf(shard)) => {
+                return self.egress.forward(s, link, Owner::WorkerOf(shard), f.eth_src, frame);
+            }
+            Access::Nothing(reason) => return Err(reason),
+            _ if !known => return Err(DropReason::SpoofedSource),
             Access::Here(_) => {}
             Access::Forward(node) => return self.egress.forward(s, link, node, f.eth_src, frame),
-            Access::Nothing(reason) => return Err(reason),
         }
         if f.ttl <= 1 {
             return Err(DropReason::TtlExpired);
@@ -95,4 +86,24 @@ impl<W: LeaseWords> Judge<'_, W> {
             }
         }
     }
+}
+
+/// The shard that judges a later fragment, if it may come from where it says.
+fn home_of(s: &Snapshot, link: Link, f: &Fragment) -> Result<ShardId, DropReason> {
+    let Link::Inside(vnet) = link else {
+        let id = s.frontend_by_ip.get(&f.dst).ok_or(DropReason::NotForUs)?;
+        if is_spoofed(s, f.src, f.eth_src) {
+            return Err(DropReason::SpoofedSource);
+        }
+        return s.frontends.get(id).map(|frontend| frontend.shard).ok_or(DropReason::NotForUs);
+    };
+    if let Some(pair) = pair_of(s, (vnet, f.src), f.dst) {
+        return Ok(pair.home);
+    }
+    let home = match s.backend_by_ip.get(&(vnet, f.src)) {
+        Some(id) => s.backends.get(id).map(|backend| backend.home),
+        None => own_address(s, f.src).filter(|(frontend, _)| s.rules.floats(*frontend)).map(|(_, home)| home),
+    };
+    let home = home.ok_or(DropReason::SpoofedSource)?;
+    check_destination(s, vnet, f.dst).map(|()| home)
 }

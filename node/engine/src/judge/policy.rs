@@ -6,17 +6,17 @@
 
 use std::net::Ipv4Addr;
 
-use crate::addresses::InsideEnd;
+use crate::addresses::{InsideEnd, endpoint, is_at, led_to};
 use crate::consent::{groups_admit, groups_allow, groups_permit, note_stranger};
 use crate::context::At;
 use crate::event::{Authority, DropReason};
 use crate::flow::{FlowKey, Record, Slot};
 use crate::ids::{BackendId, VnetId};
-use crate::record::{Addr, Endpoint, HoldClass, InsideKey, Manner, Open, Proto, PublicKey, Scenario};
-use crate::rules::Inward;
+use crate::record::{HoldClass, InsideKey, Manner, Open, Proto, PublicKey, Scenario};
+use crate::rules::{AdminState, Inward, Rule};
 use crate::shard::Shard;
 use crate::shard::half_open::{Half, flow_of};
-use crate::shard::standing::{ending, groups_let, leads, leads_to};
+use crate::shard::standing::{ending, groups_let, leads, leads_to, led_by};
 use crate::snapshot::{Backend, Snapshot, Without};
 use crate::wire::{IcmpKind, IpPacket, TcpFields, TcpFlags};
 
@@ -97,6 +97,10 @@ pub(crate) fn plan<'a>(
             None
         }
     };
+    // From a frontend's address a backend only answers (D17).
+    if !is_at(backend.1, flow.inside) {
+        return Plan::Refuse(DropReason::SpoofedSource);
+    }
     // A SYN answers nothing, and nobody can have begun what the endpoint's mapping lets nobody begin.
     let may_answer = (flow.proto != Proto::Tcp || role != Role::First) && shard.public_of(at.snapshot, flow).is_some();
     let allowed = if may_answer { groups_allow } else { groups_permit };
@@ -199,9 +203,9 @@ pub(crate) fn inbound_use(s: &Snapshot, record: &Record, backend: &Backend) -> R
             backend.has(record.scenario(), record.frontend, record.public_port)
         }
     };
-    let own = |end: &InsideEnd| (end.vnet, end.ip) == (backend.vnet, backend.ip);
-    let end = InsideEnd::of(record.inside_key()).filter(own).ok_or(DropReason::NoMapping)?;
-    if passes { Ok(end) } else { Err(DropReason::NoMapping) }
+    let there = record.scenario() == Scenario::Rule || is_at(backend, record.inside_key());
+    let end = InsideEnd::of(record.inside_key(), backend).ok_or(DropReason::NoMapping)?;
+    if passes && there { Ok(end) } else { Err(DropReason::NoMapping) }
 }
 
 /// The inside end that an inbound packet reaches without a mapping of its own, if the groups let its sender begin a flow
@@ -228,8 +232,8 @@ pub(crate) fn note_stranger_hits(s: &Snapshot, shard: &mut Shard, key: &PublicKe
 /// Whom it would reach, and as which flow.
 fn stranger(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Option<(BackendId, InsideEnd, FlowKey)> {
     let inside = shard.endpoint_of(s, key)?;
-    let end = InsideEnd::of(inside)?;
-    let id = *s.backend_by_ip.get(&(end.vnet, end.ip))?;
+    let id = *s.backend_by_ip.get(&(inside.vnet, inside.endpoint.addr.ipv4()?))?;
+    let end = InsideEnd::of(inside, s.backends.get(&id)?)?;
     Some((id, end, FlowKey { proto: key.proto, inside, remote: key.remote }))
 }
 
@@ -333,7 +337,7 @@ pub(crate) fn enter(
     }
     // What its backend has not answered goes to another one, if that one is down now.
     let opens = shard.overlay.is_reserved(key);
-    let stays = |half: &Half| may_get(s, &half.open) && (opens || half.is_answered() || is_up(s, &half.open));
+    let stays = |half: &Half| leads(s, &half.open) && (opens || half.is_answered() || is_up(s, &half.open));
     let half = shard.half_open.of(key, at.now_ns).filter(stays);
     let open = match half {
         Some(half) => half.open,
@@ -363,18 +367,14 @@ pub(crate) fn enter(
     }
 }
 
-/// Whether a flow that is not proved would still get where it went.
-fn may_get(s: &Snapshot, open: &Open) -> bool {
-    leads(s, open) && s.backends.get(&open.backend).is_some_and(|b| is_at(b, open.inside))
+/// Whether a backend gets new flows by a rule: as the operator says, else as the rule's probe does, or its machine's (S22).
+fn gets_new(s: &Snapshot, rule: &Rule, backend: BackendId) -> bool {
+    rule.admin(backend).map_or_else(|| s.probes.is_up(rule.health, backend), |state| state == AdminState::Up)
 }
 
-/// Whether its backend gets new flows by the rule (S22); nobody probes for an address that is one backend's own.
+/// The same of the backend of an ended flow; nobody probes for an address that is one backend's own.
 fn is_up(s: &Snapshot, open: &Open) -> bool {
-    s.probes.is_up(s.rules.of(&open.public).and_then(|rule| rule.probe), open.backend)
-}
-
-fn is_at(backend: &Backend, inside: InsideKey) -> bool {
-    (backend.vnet, Addr::from(backend.ip)) == (inside.vnet, inside.endpoint.addr)
+    s.rules.of(&open.public).is_none_or(|rule| gets_new(s, rule, open.backend))
 }
 
 /// The mapping that a client's flow will have: its member by the rule's hash, or whose alone the address is; while an ended one
@@ -383,19 +383,21 @@ pub(crate) fn chosen(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<Ope
     let inward = s.rules.inward(key).ok_or(DropReason::NoMapping)?;
     let table = &shard.replica.table;
     if let Some(held) = table.find_public(key).map(|slot| table.record(slot).opened()) {
-        let same = may_get(s, &held) && is_up(s, &held);
+        let same = leads(s, &held) && is_up(s, &held);
         return if same { Ok(held) } else { Err(DropReason::NoMapping) };
     }
-    let (scenario, backend, port) = match inward {
+    let to = |backend| s.backends.get(&backend).ok_or(DropReason::NoBackend);
+    let (scenario, backend, inside) = match inward {
         Inward::Rule(rule) => {
-            let up = |backend| s.probes.is_up(rule.probe, backend);
-            let member = rule.choose(s.params.key, key, up).ok_or(DropReason::NoBackend)?;
-            (Scenario::Rule, member, rule.inside_port(key.port))
+            let member =
+                rule.choose(s.params.key, key, |backend| gets_new(s, rule, backend)).ok_or(DropReason::NoBackend)?;
+            (Scenario::Rule, member, led_to(s, rule, key, to(member)?).ok_or(DropReason::NoMapping)?)
         }
-        Inward::Own(owner) => (Scenario::OwnIn, owner, key.port),
+        Inward::Own(owner) => {
+            let backend = to(owner)?;
+            (Scenario::OwnIn, owner, InsideKey { vnet: backend.vnet, endpoint: endpoint(backend.ip, key.port) })
+        }
     };
-    let to = s.backends.get(&backend).ok_or(DropReason::NoBackend)?;
-    let inside = InsideKey { vnet: to.vnet, endpoint: Endpoint { addr: Addr::from(to.ip), port } };
     let open = Open { public: *key, inside, backend, scenario };
     if leads(s, &open) && !began_itself(shard, &open) { Ok(open) } else { Err(DropReason::NoMapping) }
 }
@@ -413,13 +415,19 @@ pub(crate) fn led_use(s: &Snapshot, shard: &Shard, key: &PublicKey) -> Result<In
     if !groups_admit(s, open.backend, &flow_of(&open)) {
         return Err(DropReason::SecurityRule);
     }
-    InsideEnd::of(open.inside).ok_or(DropReason::NoMapping)
+    end_of(s, &open)
+}
+
+/// Where a flow that comes in goes.
+pub(crate) fn end_of(s: &Snapshot, open: &Open) -> Result<InsideEnd, DropReason> {
+    let backend = s.backends.get(&open.backend).ok_or(DropReason::NoMapping)?;
+    InsideEnd::of(open.inside, backend).ok_or(DropReason::NoMapping)
 }
 
 /// What a remote has begun with a backend and nothing proves yet, if it may still get there.
 pub(crate) fn half_of(at: At<'_>, shard: &Shard, id: BackendId, flow: &FlowKey) -> Option<Open> {
     let open = shard.half_open.of_flow(flow, at.now_ns)?.open;
-    (open.backend == id && may_get(at.snapshot, &open) && groups_admit(at.snapshot, id, flow)).then_some(open)
+    (open.backend == id && leads(at.snapshot, &open) && groups_admit(at.snapshot, id, flow)).then_some(open)
 }
 
 /// What a backend's packet does that answers what a remote began; `None`: it is no such answer.
@@ -435,7 +443,7 @@ fn answer<'a>(
     if s.rules.is_empty() || shard.overlay.is_opening(flow) {
         return None;
     }
-    let half = shard.half_open.of_flow(flow, at.now_ns).filter(|half| may_get(s, &half.open));
+    let half = shard.half_open.of_flow(flow, at.now_ns).filter(|half| leads(s, &half.open));
     let open = match half {
         Some(half) => half.open,
         None => let_in_before(at, shard, (id, backend), flow, role)?,
@@ -468,9 +476,10 @@ fn let_in_before(
     if flow.proto != Proto::Tcp || role != Role::Answer || !shard.may_adopt(at.now_ns) {
         return None;
     }
-    let (s, inside) = (at.snapshot, flow.inside.endpoint.port);
-    let ruled = s.rules.to(flow.proto, inside, id).map(|(rule, port)| (rule.frontend, port));
-    let own = backend.ways.own.map(|frontend| (frontend, inside));
+    let s = at.snapshot;
+    let ruled = led_by(s, id, flow);
+    let own = backend.ways.own.filter(|_| is_at(backend, flow.inside));
+    let own = own.map(|frontend| (frontend, flow.inside.endpoint.port));
     let (frontend, port) = match (ruled, own) {
         (Some(only), None) | (None, Some(only)) => only,
         (Some(_), Some(_)) | (None, None) => return None,

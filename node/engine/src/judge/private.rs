@@ -3,7 +3,7 @@
 //! nothing is kept. Called by `outbound`, `errors` and, for what waited, by `group`.
 
 use crate::consent::note_private;
-use crate::context::{Access, At, Exit, Frame};
+use crate::context::{Access, At, Back, Exit, Frame};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{FlowKey, Record, Seen, Slot, Translation};
 use crate::ids::ShardId;
@@ -139,7 +139,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         };
         may_in_grace(authority, pair)?;
         self.datagrams.note_first(at.now_ns, link, p)?;
-        let back = Exit { link, authority };
+        let back = Back { exit: Exit { link, authority }, sender: p.src };
         let mtu = self.egress.mtu(pair.to.link())?;
         self.egress.may_go_on(at, back, mtu, p, frame)?;
         let ends = ends_of(p);

@@ -116,6 +116,11 @@ impl HalfOpen {
         }
     }
 
+    /// Whether all that a frontend may have are taken, and the oldest would give way to one more.
+    pub(crate) fn is_full(&self, frontend: FrontendId) -> bool {
+        self.frontends.get(&frontend).is_some_and(|of| of.flows.len() >= HALF_OPEN_MAX)
+    }
+
     /// Its backend answers: a connection waits for its proof from then on, unless it is refused.
     pub(crate) fn answered(&mut self, now_ns: u64, open: Open, answer: Option<&TcpFields>) {
         match answer {

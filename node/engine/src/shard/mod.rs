@@ -16,6 +16,7 @@ pub(crate) mod quota;
 pub(crate) mod rights;
 pub(crate) mod scan;
 pub(crate) mod shards;
+pub mod shortages;
 pub(crate) mod standing;
 pub(crate) mod stream;
 
@@ -40,6 +41,7 @@ use crate::shard::drains::Drains;
 use crate::shard::half_open::HalfOpen;
 use crate::shard::overlay::Overlay;
 use crate::shard::quota::Rates;
+use crate::shard::shortages::Shortages;
 use crate::shard::stream::Stream;
 use crate::snapshot::{Filtering, Map, Params, Sharing, Snapshot};
 
@@ -142,6 +144,8 @@ pub(crate) struct Shard {
     pub(crate) drains: Drains,
     /// What rules have decided here.
     pub(crate) hits: Hits,
+    /// Who found no port here.
+    pub(crate) shortages: Shortages,
     /// The newest end of a lease that this node held, for the grace of the last committed header (F6, L4).
     pub(crate) lease_end_ns: u64,
     pub(crate) applied_dirty: bool,
@@ -206,6 +210,7 @@ impl Shard {
             rates: Rates::default(),
             drains: Drains::default(),
             hits: Hits::default(),
+            shortages: Shortages::default(),
             lease_end_ns: 0,
             applied_dirty: true,
         }

@@ -1,8 +1,10 @@
 //! By which public port a new mapping leaves: the first free one of the backend's order, or the one that its endpoint has.
 
+use words::time::MS;
+
 use crate::backend::in_lease;
-use crate::flow::Table;
-use crate::ids::{BackendId, FrontendId};
+use crate::flow::{State, Table};
+use crate::ids::{BackendId, FrontendId, PortBlock};
 use crate::ports::{LeaseOrder, PEEKS_MAX, PeekTooLong};
 use crate::record::{Addr, Endpoint, InsideKey, PublicKey};
 use crate::shard::Shard;
@@ -62,6 +64,29 @@ impl Shard {
         order.peek(scope(table, sharing, &key), |frontend, port| {
             is_barred(table, overlay, sharing, &PublicKey { frontend, port, ..key })
         })
+    }
+
+    /// Takes note that no port was free towards a remote.
+    pub(crate) fn fell_short(&mut self, now_ns: u64, (id, backend): (BackendId, &Backend), key: PublicKey) {
+        let mut shortages = std::mem::take(&mut self.shortages);
+        let frontend = backend.lease.first().map(|block| block.frontend);
+        shortages.note(now_ns, (id, frontend), (key.proto, key.remote), || self.comes_back_ns(backend, key));
+        self.shortages = shortages;
+    }
+
+    /// When the first port of a lease comes back that is held towards the remote (D6); none is held: all are in use. Of very many
+    /// the first are looked at.
+    pub(crate) fn comes_back_ns(&self, backend: &Backend, key: PublicKey) -> Option<u64> {
+        let ports = |block: PortBlock| (block.start..block.start + block.len).map(move |port| (block.frontend, port));
+        let takeover_ns = self.leadership.as_ref().and_then(|lead| lead.takeover_ns).unwrap_or(0);
+        let ends = |(frontend, port)| {
+            let record =
+                self.replica.table.record(self.replica.table.find_public(&PublicKey { frontend, port, ..key })?);
+            let State::Held(class) = record.state else { return None };
+            // Holds restart in full on takeover (F6).
+            Some(record.last_seen.ns().max(takeover_ns) + u64::from(self.replica.meta.hold_ms[class.index()]) * MS)
+        };
+        backend.lease.iter().copied().flat_map(ports).take(PEEKS_MAX).filter_map(ends).min()
     }
 
     /// The port that an inside endpoint has already, where it has one for all remotes (R3).

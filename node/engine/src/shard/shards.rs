@@ -17,6 +17,8 @@ pub(crate) struct Shards {
     pub(crate) node: NodeId,
     /// Those that it may hold replicas of.
     pub(crate) share: Share,
+    /// More packets wait for this worker than it gets through in some milliseconds.
+    pub(crate) behind: bool,
     /// In the order of their numbers.
     entries: Vec<(ShardId, ShardEntry)>,
     /// Where the entry of each number stands.
@@ -25,7 +27,7 @@ pub(crate) struct Shards {
 
 impl Shards {
     pub(crate) const fn new(me: Incarnation, node: NodeId) -> Self {
-        Self { me, node, share: Share::WHOLE, entries: Vec::new(), places: Vec::new() }
+        Self { me, node, share: Share::WHOLE, behind: false, entries: Vec::new(), places: Vec::new() }
     }
 
     fn place(&self, shard: ShardId) -> Option<usize> {

@@ -2,12 +2,13 @@
 //! (`duties`), and by `judge::policy` for first packets, for those of mappings that live no longer, and for one packet of each
 //! flow after a change that concerns it.
 
+use crate::addresses::{floating_end, is_at, led_to};
 use crate::consent::{groups_admit, groups_allow, note_hits, note_stranger};
 use crate::flow::{FlowKey, Record, State};
-use crate::ids::BackendId;
+use crate::ids::{BackendId, FrontendId};
 use crate::nsg::Hits;
 use crate::private;
-use crate::record::{Addr, CloseReason, HoldClass, InsideKey, Open, Scenario};
+use crate::record::{CloseReason, HoldClass, Open, Scenario};
 use crate::rules::Inward;
 use crate::shard::drains::Drains;
 use crate::snapshot::{Backend, Snapshot};
@@ -26,7 +27,6 @@ pub(crate) fn may_stand(
     drains: &Drains,
     asked: Asked,
 ) -> Result<(), CloseReason> {
-    let Some(backend) = whose(snapshot, record.backend, &record.flow()) else { return Err(CloseReason::Policy) };
     match record.scenario() {
         Scenario::Pool | Scenario::Default | Scenario::OwnOut | Scenario::OwnIn => {}
         Scenario::Private => {
@@ -38,6 +38,7 @@ pub(crate) fn may_stand(
             return if stands { Ok(()) } else { Err(CloseReason::Policy) };
         }
     }
+    let Some(backend) = whose(snapshot, record.backend, &record.flow()) else { return Err(CloseReason::Policy) };
     if asked == Asked::No && !groups_let(snapshot, record) {
         return Err(CloseReason::Policy);
     }
@@ -50,22 +51,33 @@ pub(crate) fn may_stand(
 
 /// The backend of a mapping, if it is still where the mapping begins.
 fn whose<'a>(s: &'a Snapshot, id: BackendId, flow: &FlowKey) -> Option<&'a Backend> {
-    let InsideKey { vnet, endpoint } = flow.inside;
-    s.backends.get(&id).filter(|b| b.vnet == vnet && Addr::from(b.ip) == endpoint.addr)
+    s.backends.get(&id).filter(|backend| is_at(backend, flow.inside))
+}
+
+/// The public end of the rule by which an inside end is reached, if exactly one leads there: an answer from a frontend's address
+/// says which (D17).
+pub(crate) fn led_by(s: &Snapshot, id: BackendId, flow: &FlowKey) -> Option<(FrontendId, u16)> {
+    let inside = flow.inside.endpoint;
+    if whose(s, id, flow).is_some() {
+        return s.rules.to(flow.proto, inside.port, id).map(|(rule, port)| (rule.frontend, port));
+    }
+    let (key, _) = floating_end(s, flow.proto, inside, flow.remote)?;
+    let leads = s.rules.of(&key)?.has(id) && s.backends.get(&id)?.vnet == flow.inside.vnet;
+    leads.then_some((key.frontend, key.port))
 }
 
 /// Whether a mapping that stands would go on to do so under another configuration, as far as it is no question of ports: what
 /// `may_stand` will say, foretold (D19).
 pub(crate) fn keeps_right(s: &Snapshot, id: BackendId, flow: &FlowKey, scenario: Scenario) -> bool {
-    if scenario != Scenario::Private && whose(s, id, flow).is_none() {
-        return false;
-    }
-    match scenario {
-        Scenario::Private => private::stands(s, id, flow),
-        Scenario::OwnIn => groups_admit(s, id, flow),
-        Scenario::Rule => groups_admit(s, id, flow) && s.rules.to(flow.proto, flow.inside.endpoint.port, id).is_some(),
-        Scenario::Pool | Scenario::Default | Scenario::OwnOut => groups_allow(s, id, flow),
-    }
+    let by_itself = matches!(scenario, Scenario::Private | Scenario::Rule);
+    let is_there = by_itself || whose(s, id, flow).is_some();
+    is_there
+        && match scenario {
+            Scenario::Private => private::stands(s, id, flow),
+            Scenario::OwnIn => groups_admit(s, id, flow),
+            Scenario::Rule => groups_admit(s, id, flow) && led_by(s, id, flow).is_some(),
+            Scenario::Pool | Scenario::Default | Scenario::OwnOut => groups_allow(s, id, flow),
+        }
 }
 
 /// The class that a mapping is held in, or will be once its proposed close commits; `None`: it lives.
@@ -83,14 +95,15 @@ pub(crate) fn leads_to(s: &Snapshot, record: &Record) -> bool {
 
 /// The same of a mapping that there may not be yet.
 pub(crate) fn leads(s: &Snapshot, open: &Open) -> bool {
-    let Open { public, inside: InsideKey { endpoint: inside, .. }, backend, scenario } = open;
+    let Open { public, inside, backend: id, scenario } = open;
+    let Some(backend) = s.backends.get(id) else { return false };
     match (scenario, s.rules.inward(public)) {
         (Scenario::Rule, Some(Inward::Rule(rule))) => {
-            rule.has(*backend) && rule.inside_port(public.port) == inside.port
+            rule.has(*id) && led_to(s, rule, public, backend) == Some(*inside)
         }
         (Scenario::OwnIn, Some(Inward::Own(owner))) => {
-            let has = |b: &Backend| b.has(Scenario::OwnIn, public.frontend, public.port);
-            owner == *backend && public.port == inside.port && s.backends.get(backend).is_some_and(has)
+            let has = backend.has(Scenario::OwnIn, public.frontend, public.port);
+            owner == *id && has && public.port == inside.endpoint.port && is_at(backend, *inside)
         }
         _ => false,
     }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use crate::flow::Record;
-use crate::record::{InsideKey, PublicKey};
+use crate::record::{Endpoint, InsideKey, PublicKey};
 
 /// Records that wait for the driver at most; it looks after every batch of frames.
 const QUEUE_MAX: usize = 1 << 14;
@@ -31,7 +31,7 @@ pub struct Session {
     pub public_ip: Ipv4Addr,
     /// The public side.
     pub public: PublicKey,
-    /// The inside.
+    /// The inside, at the backend's own address.
     pub inside: InsideKey,
 }
 
@@ -56,10 +56,16 @@ impl Sessions {
         self.lost
     }
 
-    /// What became of the mapping that this record is.
-    pub(crate) fn note(&mut self, at_ns: u64, fate: SessionFate, public_ip: Ipv4Addr, record: &Record) {
+    /// What became of the mapping that this record is, whose backend is at `own`.
+    pub(crate) fn note(
+        &mut self,
+        at_ns: u64,
+        fate: SessionFate,
+        public_ip: Ipv4Addr,
+        (record, own): (&Record, Endpoint),
+    ) {
         if self.queue.len() < QUEUE_MAX {
-            let (public, inside) = (record.public(), record.inside_key());
+            let (public, inside) = (record.public(), InsideKey { vnet: record.vnet, endpoint: own });
             self.queue.push_back(Session { at_ns, fate, public_ip, public, inside });
         } else {
             self.lost += 1;

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::addresses::own_end;
 use crate::cache::Cache;
 use crate::event::NotServing;
 use crate::flow::{Record, State};
@@ -37,8 +38,10 @@ pub struct FlowView {
     pub backend: BackendId,
     /// Protocol.
     pub proto: Proto,
-    /// The backend's end.
+    /// The backend's end, as its packets have it.
     pub inside: InsideKey,
+    /// Its own address, where they have the frontend's instead (D17).
+    pub floats_to: Option<Ipv4Addr>,
     /// Frontend, its address if the snapshot has it, and public port.
     pub public: (FrontendId, Option<Ipv4Addr>, u16),
     /// The remote end.
@@ -197,6 +200,7 @@ impl View<'_> {
                 backend: pending.open.backend,
                 proto: flow.proto,
                 inside: flow.inside,
+                floats_to: self.floats_to(pending.open.backend, flow.inside.endpoint),
                 public: self.public_of(&pending.open.public, flow.inside),
                 remote: flow.remote,
                 scenario: pending.open.scenario,
@@ -219,12 +223,18 @@ impl View<'_> {
         (key.frontend, ip, key.port)
     }
 
+    fn floats_to(&self, id: BackendId, inside: Endpoint) -> Option<Ipv4Addr> {
+        let own = own_end(self.snapshot?, id, inside);
+        if own == inside { None } else { own.addr.ipv4() }
+    }
+
     pub(crate) fn view(&self, now_ns: u64, shard: ShardId, record: &Record) -> FlowView {
         FlowView {
             shard,
             backend: record.backend,
             proto: record.proto,
             inside: record.inside_key(),
+            floats_to: self.floats_to(record.backend, record.inside),
             public: self.public_of(&record.public(), record.inside_key()),
             remote: record.remote,
             scenario: record.scenario(),

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::addresses::own_end;
 use crate::codec::Encoder;
 use crate::event::WorkerOutput;
 use crate::flow::Slot;
@@ -76,7 +77,8 @@ impl Telling {
         let (Some(sessions), Some(snapshot)) = (&mut self.sessions, snapshot) else { return };
         let Some(record) = shards.replica(shard).map(|s| s.replica.table.record(slot)) else { return };
         if let Some(frontend) = snapshot.frontends.get(&record.frontend) {
-            sessions.note(now_ns, fate, frontend.ip, record);
+            let own = own_end(snapshot, record.backend, record.inside);
+            sessions.note(now_ns, fate, frontend.ip, (record, own));
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::inward::rule;
 use crate::lab::*;
 use qnat_engine::event::GroupEvent;
 use qnat_engine::fast::{FastBoth, FastEntry, FastMode, FastSeen, FastSide, FastTable};
 use qnat_engine::ids::*;
 use qnat_engine::record::Proto;
+use qnat_engine::rules::{Rule, Rules};
 use qnat_engine::snapshot::Snapshot;
 use qnat_engine::status::FlowState;
 
@@ -187,6 +189,36 @@ fn what_needs_a_worker_for_each_packet_is_never_handed_over() {
     lab.pass(0, INSIDE, udp(A, 5003, REMOTE, 443));
     turn(&mut lab, &kernel, 10);
     assert!(kernel.get().live.is_empty(), "and nothing more");
+}
+
+/// The kernel changes addresses; who takes a packet that keeps its own only a worker knows (D17).
+#[test]
+fn a_flow_that_floats_is_never_handed_over() {
+    let (mut lab, kernel) = with(8, FastMode::Eager);
+    let load = |lab: &mut Lab, floats| {
+        let index = lab.loaded(0) + 1;
+        lab.load(index, |s: &mut Snapshot| {
+            let mut rules = Rules::default();
+            rules.put(Rule { floats, ..rule(Proto::Tcp, 80, 80, &[1]) });
+            s.rules = Arc::new(rules);
+        });
+    };
+    for (floats, end, port) in [(true, PUBLIC, 7001), (false, A, 7002)] {
+        load(&mut lab, floats);
+        let back = |flags, seq, ack| {
+            let mut frame = tcp(end, 80, REMOTE, port, flags, seq, ack);
+            frame[6..12].copy_from_slice(&mac_of(A).0);
+            frame
+        };
+        lab.pass(0, OUTSIDE, tcp(REMOTE, port, PUBLIC, 80, SYN, 100, 0));
+        lab.pass(0, INSIDE, back(SYN | ACK, 500, 101));
+        for _ in 0..20 {
+            lab.pass(0, OUTSIDE, tcp(REMOTE, port, PUBLIC, 80, ACK, 101, 501));
+            lab.pass(0, INSIDE, back(ACK, 501, 101));
+        }
+        turn(&mut lab, &kernel, 10);
+        assert_eq!(kernel.get().live.len(), usize::from(!floats), "floats: {floats}");
+    }
 }
 
 #[test]

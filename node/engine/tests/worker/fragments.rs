@@ -7,7 +7,7 @@ use crate::raw::*;
 use qnat_engine::event::{Authority, DropReason, Verdict};
 
 /// Fragments of at most `step` octets of payload, in order.
-fn pieces(packet: &Raw, step: usize) -> Vec<Raw> {
+pub(crate) fn pieces(packet: &Raw, step: usize) -> Vec<Raw> {
     let count = packet.payload.len().div_ceil(step);
     let piece = |(place, part): (usize, &[u8])| {
         let more = if place + 1 < count { MORE_FRAGMENTS } else { 0 };
@@ -31,7 +31,7 @@ fn outside(piece: &Raw) -> Vec<u8> {
 }
 
 /// What left, put together; in whatever order it came, every octet once and all of one translation.
-fn together(lab: &mut Lab) -> Raw {
+pub(crate) fn together(lab: &mut Lab) -> Raw {
     lab.sent.retain(|s| !s.is_arp());
     let mut parts = Vec::new();
     let mut whole: Option<Raw> = None;

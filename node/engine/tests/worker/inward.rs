@@ -9,9 +9,10 @@ use crate::lab::*;
 use qnat_engine::event::{DropReason, Verdict};
 use qnat_engine::ids::*;
 use qnat_engine::nsg;
+use qnat_engine::probes::HealthSource;
 use qnat_engine::record::Proto;
 use qnat_engine::rules::{Distribution, Rule, Rules};
-use qnat_engine::snapshot::{Profile, Snapshot, TcpReset};
+use qnat_engine::snapshot::{Frontend, Profile, Snapshot, TcpReset};
 use qnat_engine::status::{FlowState, FlowView};
 
 const CLIENT: Ipv4Addr = REMOTE;
@@ -23,8 +24,10 @@ pub(crate) fn rule(proto: Proto, port: u16, backend_port: u16, members: &[u32]) 
         proto,
         port,
         backend_port,
+        floats: false,
         members: members.iter().map(|n| BackendId(*n)).collect(),
-        probe: None,
+        admin: Arc::default(),
+        health: HealthSource::Nobody,
         distribution: Distribution::Connection,
         idle_timeout_ms: 300_000,
         tcp_reset_on_idle: TcpReset::Off,
@@ -381,4 +384,34 @@ fn a_rule_that_is_gone_ends_its_connections_packets_both_ways_at_once() {
     assert!(matches!(said, Verdict::Drop(_)), "{said:?}");
     let asked = lab.frame(0, OUTSIDE, tcp(CLIENT, 7001, PUBLIC, 80, ACK, 101, 501));
     assert!(matches!(asked, Verdict::Drop(_)), "{asked:?}");
+}
+
+#[test]
+fn a_flooded_frontend_gives_way_while_its_worker_is_behind_and_nobody_else_does() {
+    const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
+    const HALF_OPEN: u32 = 16_384;
+    let mut lab = Lab::new(1);
+    let index = lab.loaded(0) + 1;
+    lab.load(index, |s| {
+        s.put_frontends([(FrontendId(7), Frontend { ip: OTHER, shard: SHARD })]);
+        put(
+            s,
+            &[rule(Proto::Tcp, 80, 8080, &[1]), Rule { frontend: FrontendId(7), ..rule(Proto::Tcp, 80, 8080, &[2]) }],
+        );
+    });
+    let begin = |lab: &mut Lab, n: u32, to: Ipv4Addr| {
+        let (from, port) =
+            (Ipv4Addr::from(0x1400_0000 + n / 60_000), u16::try_from(1_024 + n % 60_000).expect("a port"));
+        lab.frame(0, OUTSIDE, tcp(from, port, to, 80, SYN, 100, 0))
+    };
+    let passes = |verdict: Verdict| matches!(verdict, Verdict::Transmit { .. });
+    lab.nodes[0].worker.set_behind(true);
+    for n in 0..HALF_OPEN {
+        assert!(passes(begin(&mut lab, n, PUBLIC)), "{n}: as long as there is room");
+    }
+    assert_eq!(begin(&mut lab, HALF_OPEN, PUBLIC), Verdict::Drop(DropReason::Flooded));
+    assert!(passes(begin(&mut lab, 7, PUBLIC)), "who has begun says so again");
+    assert!(passes(begin(&mut lab, HALF_OPEN, OTHER)), "another address of the shard");
+    lab.nodes[0].worker.set_behind(false);
+    assert!(passes(begin(&mut lab, HALF_OPEN, PUBLIC)), "who has caught up lets the oldest give way");
 }

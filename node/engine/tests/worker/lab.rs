@@ -430,8 +430,12 @@ impl Lab {
     }
 
     pub(crate) fn learn(&mut self, node: usize, link: Link, ip: Ipv4Addr) {
+        self.learn_card(node, link, ip, mac_in(link, ip));
+    }
+
+    pub(crate) fn learn_card(&mut self, node: usize, link: Link, ip: Ipv4Addr, card: Mac) {
         let n = &mut self.nodes[node];
-        let mut frame = arp(ArpOp::Request, mac_in(link, ip), ip, Mac::BROADCAST, Ipv4Addr::new(192, 0, 2, 1));
+        let mut frame = arp(ArpOp::Request, card, ip, Mac::BROADCAST, Ipv4Addr::new(192, 0, 2, 1));
         let verdict = n.worker.handle_frame(self.now, &n.words, link, &FrameMeta::default(), &mut frame);
         assert_eq!(verdict, Verdict::Consumed);
     }

@@ -9,11 +9,12 @@ use crate::groups::{from, group, of_a};
 use crate::inward::{connect, data_passes, flows, half, rule};
 use crate::lab::*;
 use qnat_engine::event::{Authority, DropReason, Verdict};
+use qnat_engine::explain::{Outcome, PassedBy, PassedOver, Question};
 use qnat_engine::ids::*;
 use qnat_engine::nsg::Access;
-use qnat_engine::probes::{Ask, Failing, Health, Probe, ProbeId, Probes, SOURCE};
+use qnat_engine::probes::{Ask, Asked, Failing, Health, HealthSource, Probe, ProbeId, Probes, SOURCE};
 use qnat_engine::record::Proto;
-use qnat_engine::rules::{Rule, Rules};
+use qnat_engine::rules::{AdminState, Rule, Rules};
 use qnat_engine::snapshot::Snapshot;
 use qnat_engine::status::FlowState;
 
@@ -27,7 +28,7 @@ const PORT: u16 = 20_001;
 fn put(s: &mut Snapshot, [a, b]: [Option<Health>; 2]) {
     let mut all = Rules::default();
     for (proto, port, inside) in [(Proto::Tcp, 80, 8080), (Proto::Udp, 53, 5353)] {
-        all.put(Rule { probe: Some(ProbeId(0)), ..rule(proto, port, inside, &[1, 2]) });
+        all.put(Rule { health: HealthSource::Rule(ProbeId(0)), ..rule(proto, port, inside, &[1, 2]) });
     }
     s.rules = Arc::new(all);
     let probe = Probe {
@@ -38,7 +39,7 @@ fn put(s: &mut Snapshot, [a, b]: [Option<Health>; 2]) {
         threshold: 2,
         members: [(BackendId(1), a), (BackendId(2), b)].into(),
     };
-    s.probes = Arc::new(Probes(vec![Arc::new(probe)]));
+    s.probes = Arc::new(Probes { all: vec![Arc::new(probe)], ..Probes::default() });
 }
 
 fn find(lab: &mut Lab, health: [Option<Health>; 2]) {
@@ -76,6 +77,40 @@ fn who_is_down_gets_no_new_flow_and_keeps_those_that_it_has_also_under_a_success
     assert!((7200..7240).all(|port| connect(&mut lab, port) == A), "a successor knows it at once");
     find(&mut lab, [UP, UP]);
     assert!((7300..7340).any(|port| connect(&mut lab, port) == B), "it has its share again");
+    lab.assert_in_step();
+}
+
+#[test]
+fn an_operator_overrules_a_probe_either_way_and_ends_no_flow() {
+    let mut lab = lab(3);
+    let before: BTreeMap<u16, Ipv4Addr> = (7000..7040).map(|port| (port, connect(&mut lab, port))).collect();
+    let state = |lab: &mut Lab, health, admin: &[(u32, AdminState)]| {
+        let index = lab.loaded(0) + 1;
+        let admin: Arc<[_]> = admin.iter().map(|(id, state)| (BackendId(*id), *state)).collect();
+        lab.load(index, |s| {
+            put(s, health);
+            let mut all = Rules::default();
+            all.put(Rule {
+                health: HealthSource::Rule(ProbeId(0)),
+                admin: Arc::clone(&admin),
+                ..rule(Proto::Tcp, 80, 8080, &[1, 2])
+            });
+            s.rules = Arc::new(all);
+        });
+    };
+    state(&mut lab, [UP, UP], &[(2, AdminState::Down)]);
+    assert_eq!(live(&lab), 40, "it drains");
+    before.iter().for_each(|(port, to)| data_passes(&mut lab, *port, *to));
+    assert!((7100..7140).all(|port| connect(&mut lab, port) == A), "no new ones for B");
+    lab.elect(1);
+    lab.run(20);
+    before.iter().for_each(|(port, to)| data_passes(&mut lab, *port, *to));
+    assert!((7200..7240).all(|port| connect(&mut lab, port) == A), "a successor knows it");
+    state(&mut lab, [UP, DOWN], &[(1, AdminState::Down), (2, AdminState::Up)]);
+    assert!((7300..7340).all(|port| connect(&mut lab, port) == B), "whatever its probe says");
+    state(&mut lab, [UP, UP], &[(1, AdminState::Down), (2, AdminState::Down)]);
+    assert_eq!(syn(&mut lab, 7400), Verdict::Drop(DropReason::NoBackend));
+    before.iter().for_each(|(port, to)| data_passes(&mut lab, *port, *to));
     lab.assert_in_step();
 }
 
@@ -150,6 +185,102 @@ fn within_the_hold_a_client_comes_back_to_the_same_member_or_to_nobody() {
     assert_eq!(syn(&mut lab, 7001), Verdict::Drop(DropReason::NoMapping));
     lab.run(4_500);
     assert_ne!(connect(&mut lab, 7001), to, "grace and vote timeout and a second later somebody else has it");
+}
+
+/// As a rule without a probe has it, beside one at port 81 with a probe that both pass and an inbound NAT rule to B at port 2202:
+/// what is committed of the two machines.
+fn put_machines(s: &mut Snapshot, machines: [Option<Health>; 2], admin: &[(u32, AdminState)]) {
+    put(s, [UP, UP]);
+    let admin: Arc<[_]> = admin.iter().map(|(id, state)| (BackendId(*id), *state)).collect();
+    let mut all = Rules::default();
+    let health = HealthSource::Machine;
+    all.put(Rule { health, admin, ..rule(Proto::Tcp, 80, 8080, &[1, 2]) });
+    all.put(Rule { health: HealthSource::Rule(ProbeId(0)), ..rule(Proto::Tcp, 81, 8081, &[1, 2]) });
+    all.put(rule(Proto::Tcp, 2202, 22, &[2]));
+    s.rules = Arc::new(all);
+    let mut probes = Probes::clone(&s.probes);
+    for (id, (name, health)) in (1..).zip([("instance a", machines[0]), ("instance b", machines[1])]) {
+        let members = [(BackendId(id), health)].into();
+        probes.all.push(Arc::new(Probe { name: name.into(), members, ..Probe::clone(&probes.all[0]) }));
+        let asked = Asked { probe: ProbeId(id), backend: BackendId(id) };
+        Arc::make_mut(&mut probes.machines).insert(BackendId(id), asked);
+    }
+    s.probes = Arc::new(probes);
+}
+
+fn machines(lab: &mut Lab, health: [Option<Health>; 2], admin: &[(u32, AdminState)]) {
+    let index = lab.loaded(0) + 1;
+    lab.load(index, |s| put_machines(s, health, admin));
+}
+
+/// Who gets a new connection to this port.
+fn led(lab: &mut Lab, port: u16, to: u16) -> Ipv4Addr {
+    let node = lab.leader;
+    lab.pass(node, OUTSIDE, tcp(CLIENT, port, PUBLIC, to, SYN, 100, 0)).dst
+}
+
+#[test]
+fn a_rule_without_a_probe_goes_by_its_members_machines_and_no_other_rule_does() {
+    let mut lab = lab(3);
+    machines(&mut lab, [UP, UP], &[]);
+    let before: BTreeMap<u16, Ipv4Addr> = (7000..7040).map(|port| (port, connect(&mut lab, port))).collect();
+    assert!(before.values().any(|ip| *ip == A) && before.values().any(|ip| *ip == B));
+    for health in [DOWN, None] {
+        machines(&mut lab, [UP, health], &[]);
+        let from = if health.is_none() { 7100 } else { 7200 };
+        assert!((from..from + 40).all(|port| connect(&mut lab, port) == A), "no new ones for B: {health:?}");
+    }
+    assert_eq!(live(&lab), 120, "D16: it ends nothing");
+    before.iter().for_each(|(port, to)| data_passes(&mut lab, *port, *to));
+    assert!((7300..7340).any(|port| led(&mut lab, port, 81) == B), "a rule with a probe goes by that alone");
+    assert_eq!(led(&mut lab, 7400, 2202), B, "nobody stands in for one instance");
+    assert_eq!(lab.pass(0, INSIDE, tcp(B, 9, REMOTE, 443, SYN, 100, 0)).src, PUBLIC, "outwards nobody asks (S3)");
+    lab.elect(1);
+    lab.run(20);
+    before.iter().for_each(|(port, to)| data_passes(&mut lab, *port, *to));
+    assert!((7500..7540).all(|port| connect(&mut lab, port) == A), "a successor knows it at once");
+    machines(&mut lab, [UP, UP], &[]);
+    assert!((7600..7640).any(|port| connect(&mut lab, port) == B), "it has its share again");
+    lab.assert_in_step();
+}
+
+#[test]
+fn where_no_machine_is_up_new_flows_by_a_rule_without_a_probe_are_refused() {
+    let mut lab = lab(1);
+    machines(&mut lab, [UP, UP], &[]);
+    let to = connect(&mut lab, 7001);
+    for nobody in [[DOWN, DOWN], [DOWN, None], [None, None]] {
+        machines(&mut lab, nobody, &[]);
+        assert_eq!(syn(&mut lab, 7002), Verdict::Drop(DropReason::NoBackend), "{nobody:?}");
+        data_passes(&mut lab, 7001, to);
+    }
+    let question =
+        |to: u16| Question { vnet: NETWORK, proto: Proto::Tcp, source: (CLIENT, 7003), destination: (PUBLIC, to) };
+    let told = lab.nodes[0].worker.view().explain(lab.now, &question(80)).expect("it serves");
+    assert_eq!(told.outcome, Outcome::Dropped(DropReason::NoBackend));
+    let over = |id: u32, name: &str| PassedOver {
+        backend: BackendId(id),
+        by: PassedBy::Probe { name: name.into(), health: None },
+    };
+    assert_eq!(told.passed_over, [over(1, "instance a"), over(2, "instance b")]);
+    let told = lab.nodes[0].worker.view().explain(lab.now, &question(81)).expect("it serves");
+    assert_eq!(told.passed_over, [], "both pass the probe of that rule");
+    machines(&mut lab, [None, UP], &[]);
+    assert_eq!(connect(&mut lab, 7002), B);
+}
+
+#[test]
+fn an_operator_overrules_a_machines_probe_either_way() {
+    let mut lab = lab(1);
+    machines(&mut lab, [UP, UP], &[(2, AdminState::Down)]);
+    assert!((7000..7040).all(|port| connect(&mut lab, port) == A), "it drains");
+    machines(&mut lab, [UP, DOWN], &[(1, AdminState::Down), (2, AdminState::Up)]);
+    assert!((7100..7140).all(|port| connect(&mut lab, port) == B), "whatever the machine's probe says");
+    let question = Question { vnet: NETWORK, proto: Proto::Tcp, source: (CLIENT, 1), destination: (PUBLIC, 80) };
+    let told = lab.nodes[0].worker.view().explain(lab.now, &question).expect("it serves");
+    assert_eq!(told.passed_over, [PassedOver { backend: BackendId(1), by: PassedBy::Operator }]);
+    machines(&mut lab, [UP, UP], &[(1, AdminState::Down), (2, AdminState::Down)]);
+    assert_eq!(syn(&mut lab, 7200), Verdict::Drop(DropReason::NoBackend));
 }
 
 /// A segment of a probe, as its connection makes it: the Ethernet header is left to the worker.

@@ -35,6 +35,7 @@ pub(super) fn long(backends: u32, mark: char) -> Desired {
             private_ip: Ipv4Addr::from_bits(0x0a00_0100 + n),
             mac: None,
             pool: None,
+            admin_state: Default::default(),
             public_ip: None,
             nic: None,
         };

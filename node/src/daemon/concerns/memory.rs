@@ -33,7 +33,8 @@ const fn times_ms(what: What) -> (u64, u64) {
     match what {
         What::NotProgrammed => (3_000, 0),
         What::NotServing => (1_000, 0),
-        What::LimitNear | What::PortsExhausted => (0, 30_000),
+        What::LimitNear | What::PortUseHigh => (0, 30_000),
+        What::PortsExhausted => (0, 15_000),
         // The next look at the disk comes after ten seconds.
         What::StoreSlow | What::DiskFails => (0, 12_000),
         What::NextHopSilent | What::LogStuck => (0, 5_000),
@@ -60,6 +61,7 @@ const fn times_ms(what: What) -> (u64, u64) {
         | What::NoPath
         | What::NoHealthyBackends
         | What::BackendsDown
+        | What::InstanceDown
         | What::SecurityGroup
         | What::DefaultOutbound
         | What::PortsMissing

@@ -15,6 +15,7 @@ mod members;
 mod memory;
 pub(in crate::daemon) mod ports;
 mod redundancy;
+pub(in crate::daemon) mod shortages;
 
 use control::concern::{Concern, sorted};
 

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use engine::ids::{Link, Side};
-use engine::status::FlowView;
+use engine::status::{FlowState, FlowView};
 use proptest::prelude::*;
 use qnat_reference::bed::{BACKENDS, Bed, Left, network_of, place_of};
 use qnat_reference::expect::Outcome;
 use qnat_reference::model::Model;
+use qnat_reference::own::Stands;
 use qnat_reference::packet::{ETH, piece};
 use qnat_reference::sent::{Complaint, Packet};
-use qnat_reference::world::World;
+use qnat_reference::world::{OWNER, World};
 
 use crate::steps::Step;
 
@@ -72,6 +73,9 @@ impl Run<'_> {
                 let aside = |to: Packet| Packet { remote: if *far { packet.remote } else { to.remote }, service, ..to };
                 (Side::Outside, to.map(aside))
             }
+            Step::OfHalf(side, nth, packet) => (*side, self.model.of_half(nth.index(1 << 20), packet)),
+            // What the own address's backend sends to its neighbours' public ends is not asked about.
+            Step::Turn(_, packet) if self.model.is_own(Side::Inside, packet) => return Ok(()),
             Step::Turn(nth, packet) => (Side::Inside, self.model.to_public(nth.index(1 << 20), packet)),
             Step::Astray(nth, packet) => {
                 let of_flow = nth.and_then(|nth| self.model.of_flow(Side::Inside, nth.index(1 << 20), packet));
@@ -81,6 +85,10 @@ impl Run<'_> {
             Step::ComplaintOf(side, nth, complaint) => {
                 let about = self.model.of_flow(*side, nth.index(1 << 20), &complaint.about);
                 return about.map_or(Ok(()), |about| self.complain(*side, &Complaint { about, ..*complaint }));
+            }
+            Step::ComplaintOfHalf(nth, complaint) => {
+                let about = self.model.of_half(nth.index(1 << 20), &complaint.about);
+                return about.map_or(Ok(()), |about| self.complain(Side::Inside, &Complaint { about, ..*complaint }));
             }
             Step::Split(side, nth, packet, step) => {
                 self.split(*side, nth.map(|nth| nth.index(1 << 20)), packet, usize::from(*step));
@@ -111,6 +119,7 @@ impl Run<'_> {
             (packet.first.is_some() && left.len() > 1, "WaitedFor"),
             (packet.mss.is_some_and(|(_, mss)| mss > self.mss_max) && self.mss_max > 0 && !left.is_empty(), "Clamped"),
             (packet.unsummed && !left.is_empty(), "Unsummed"),
+            (packet.asker == Side::Outside && outcome == Outcome::LetInside, "PingedInside"),
         ];
         for (_, name) in specials.iter().filter(|(is, _)| *is) {
             self.seen.count(name);
@@ -124,6 +133,11 @@ impl Run<'_> {
     }
 
     fn send(&mut self, side: Side, packet: &Packet) -> Result<(), String> {
+        if self.model.is_own(side, packet) {
+            let near = Packet { backend: OWNER, ..*packet };
+            let stands = self.bed.flows().iter().find(|flow| is_of(flow, &near)).map_or(Stands::Nowhere, stands);
+            self.model.settle(self.bed.now_ns, packet, stands)?;
+        }
         let left = self.inject(packet.link(side), &packet.frame(side));
         let bed = &self.bed;
         let table = || bed.flows().iter().find(|flow| is_of(flow, packet)).map(|flow| flow.public.2);
@@ -234,6 +248,13 @@ fn is_of(flow: &FlowView, p: &Packet) -> bool {
         && (flow.remote.addr.ipv4(), flow.remote.port) == (Some(p.remote), p.service)
 }
 
+fn stands(flow: &FlowView) -> Stands {
+    match flow.state {
+        FlowState::Held(_) => Stands::Held,
+        FlowState::Opening | FlowState::Live | FlowState::Closing => Stands::Live,
+    }
+}
+
 fn name(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Opened => "Opened",
@@ -258,6 +279,10 @@ fn name(outcome: Outcome) -> &'static str {
         Outcome::Overlap => "Overlap",
         Outcome::Tiny => "Tiny",
         Outcome::Lost => "Lost",
+        Outcome::Begun => "Begun",
+        Outcome::Answered => "Answered",
+        Outcome::LetInside => "LetInside",
+        Outcome::Denied => "Denied",
         Outcome::Astray => "Astray",
     }
 }

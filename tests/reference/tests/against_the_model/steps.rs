@@ -7,11 +7,14 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use qnat_reference::bed::{BACKENDS, lease_of};
 use qnat_reference::connection::{ACK, FIN, RST, SYN, Segment};
+use qnat_reference::guard::{Door, Guard};
 use qnat_reference::packet::{ICMP, TCP, UDP};
 use qnat_reference::sent::{Complaint, Packet};
-use qnat_reference::world::{Rule, World};
+use qnat_reference::world::{OWN, OWNER, Rule, World};
 
 const REMOTES: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 7), Ipv4Addr::new(198, 51, 100, 8)];
+/// Ports of the backend that has an address of its own.
+const OWN_PORTS: [u16; 3] = [22, 80, 5000];
 /// The last is well known, and its flows may end sooner (D26).
 const SERVICES: [u16; 3] = [80, 8443, 53];
 
@@ -25,6 +28,8 @@ pub(crate) enum Step {
     Of(Side, Index, Packet),
     /// To the public port of one of them, from another service of its remote, or from this packet's remote.
     Aside(Index, Packet, bool),
+    /// Between the ends of what a remote has begun at an own address: from this side.
+    OfHalf(Side, Index, Packet),
     /// To the public end of one of them, from a backend.
     Turn(Index, Packet),
     /// A backend's packet, or one of a flow, comes by the other network.
@@ -32,6 +37,8 @@ pub(crate) enum Step {
     /// An error about a packet that anybody may have sent, or about one of a flow.
     Complaint(Side, Complaint),
     ComplaintOf(Side, Index, Complaint),
+    /// A backend complains about what a remote has begun.
+    ComplaintOfHalf(Index, Complaint),
     /// A datagram comes in fragments of so many octets: they are on their way from now on.
     Split(Side, Option<Index>, Packet, u16),
     /// One of those on their way arrives: as it is or so many octets further on, and perhaps again later.
@@ -52,13 +59,27 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
     let mtu = || prop_oneof![4 => Just(1500_u16), 1 => 576_u16..1500];
     let mss = prop_oneof![Just(0_u16), 536_u16..1460];
     let quotas = prop_oneof![6 => Just((1 << 20, 100_000)), 1 => (10_u32..60, Just(100_000_u32)), 1 => (Just(1 << 20), select(&[4_u32, 10, 25][..]))];
-    (rules, [mtu(), mtu()], mss, quotas).prop_map(|(rules, mtu, mss_max, (flows_max, rate_max))| World {
-        rules,
-        mtu,
-        mss_max,
-        flows_max,
-        rate_max,
+    let own = prop_oneof![Just(None), guard().prop_map(Some)];
+    (rules, own, [mtu(), mtu()], mss, quotas).prop_map(|(mut rules, own, mtu, mss_max, (flows_max, rate_max))| {
+        if own.is_some() {
+            // An outbound rule speaks of its pool's ports only.
+            rules[OWNER] = Rule::default();
+        }
+        World { rules, own, mtu, mss_max, flows_max, rate_max }
     })
+}
+
+fn guard() -> impl Strategy<Value = Guard> {
+    let proto = prop_oneof![Just(None), select(&[TCP, UDP][..]).prop_map(Some)];
+    let from = prop_oneof![Just(None), select(&REMOTES[..]).prop_map(Some)];
+    let port = prop_oneof![2 => Just(None), 1 => select(&OWN_PORTS[..]).prop_map(Some)];
+    let door = (any::<bool>(), proto, from, port);
+    let door = door.prop_map(|(open, proto, from, port)| Door { open, proto, from, port });
+    let doors = [prop::option::of(door.clone()), prop::option::of(door)];
+    prop_oneof![
+        1 => Just(Guard::OPEN),
+        1 => (doors, prop::bool::weighted(0.7)).prop_map(|(doors, others)| Guard { doors, others })
+    ]
 }
 
 fn packet(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
@@ -121,6 +142,38 @@ fn from_remote() -> impl Strategy<Value = Packet> {
     with_segment(public_ports(), segment(500..506, 100..106))
 }
 
+/// What a remote sends to the own address.
+fn to_own() -> impl Strategy<Value = Packet> {
+    let near = || select(&OWN_PORTS[..]);
+    let packet =
+        prop_oneof![2 => packet(near()).boxed(), 1 => with_segment(near(), segment(500..506, 100..106)).boxed()];
+    (packet, 1_u16..4).prop_map(|(packet, identifier)| {
+        let ping = packet.proto == ICMP;
+        Packet {
+            public: OWN,
+            near: if ping { 0 } else { packet.near },
+            service: if ping { identifier } else { packet.service },
+            asker: if ping { Side::Outside } else { Side::Inside },
+            ..packet
+        }
+    })
+}
+
+/// What goes on with something that a remote has begun there, from this side; backends answer more often than not.
+fn of_half() -> impl Strategy<Value = Step> {
+    let answers = |mut packet: Packet| {
+        if packet.mark < 160 {
+            packet.segment.flags = SYN | ACK;
+        }
+        packet
+    };
+    let inside = prop_oneof![1 => packet(Just(0)).boxed(), 2 => from_backend().prop_map(answers).boxed()];
+    prop_oneof![
+        1 => (any::<Index>(), inside).prop_map(|(nth, p)| Step::OfHalf(Side::Inside, nth, p)),
+        1 => (any::<Index>(), from_remote()).prop_map(|(nth, p)| Step::OfHalf(Side::Outside, nth, p)),
+    ]
+}
+
 fn inside() -> impl Strategy<Value = Packet> {
     prop_oneof![3 => packet(5000..5040_u16), 1 => from_backend()]
 }
@@ -169,6 +222,7 @@ fn split() -> impl Strategy<Value = Step> {
     prop_oneof![
         (nth(), long(inside()), step()).prop_map(|(nth, p, step)| Step::Split(Side::Inside, nth, p, step * 8)),
         (nth(), long(outside()), step()).prop_map(|(nth, p, step)| Step::Split(Side::Outside, nth, p, step * 8)),
+        (long(to_own()), step()).prop_map(|(p, step)| Step::Split(Side::Outside, None, p, step * 8)),
     ]
 }
 
@@ -181,6 +235,8 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         220 => inside().prop_map(Step::Out),
         60 => outside().prop_map(Step::In),
+        60 => to_own().prop_map(Step::In),
+        90 => of_half(),
         160 => (side(), any::<Index>(), prop_oneof![2 => packet(Just(0)).boxed(), 1 => from_backend().boxed()]).prop_map(|(side, nth, p)| Step::Of(side, nth, p)),
         90 => (any::<Index>(), from_remote()).prop_map(|(nth, p)| Step::Of(Side::Outside, nth, p)),
         40 => (any::<Index>(), outside(), any::<bool>()).prop_map(|(nth, p, far)| Step::Aside(nth, p, far)),
@@ -191,6 +247,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         20 => complaint(outside()).prop_map(|c| Step::Complaint(Side::Outside, c)),
         40 => (side(), any::<Index>(), complaint(prop_oneof![packet(Just(0)), from_backend()]))
             .prop_map(|(side, nth, c)| Step::ComplaintOf(side, nth, c)),
+        8 => (any::<Index>(), complaint(packet(Just(0)))).prop_map(|(nth, c)| Step::ComplaintOfHalf(nth, c)),
         20 => split(),
         200 => piece.prop_map(|(nth, shift, again)| Step::Piece(nth, shift, again)),
         12 => wait.prop_map(Step::Wait),
