@@ -31,7 +31,7 @@ enum Command {
     Rtt(ways::Args),
     /// Small datagrams, the same.
     Pps(ways::Args),
-    /// Streams and round trips between two instances on isolated ports, beside a plain bridge with rules of nftables.
+    /// `iperf3`, `ping` and round trips between two instances on isolated ports, beside a plain bridge with rules of nftables.
     Between(ways::Args),
     /// Malformed and hostile packets, beside the kernel's masquerade.
     Malformed(malformed::Args),

@@ -7,6 +7,7 @@
 mod grouped;
 mod sample;
 pub mod tables;
+mod tools;
 mod traffic;
 
 use std::cell::Cell;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::beside::{BY_BRIDGE, BY_CLUSTER, BY_MASQUERADE, Beside};
 use crate::lab::{Lab, NODES};
+use crate::load::TripTimes;
 use crate::machine::{self, Machine};
 use crate::nftables;
 use crate::printing::Printing;
@@ -81,7 +83,7 @@ pub enum Work {
     Rtt,
     /// Small datagrams, thousands a second.
     Pps,
-    /// Streams and round trips between instances.
+    /// `iperf3`, `ping` and round trips of datagrams between instances.
     Between,
 }
 
@@ -111,7 +113,9 @@ pub struct WaysResult {
 #[derive(Clone, Copy, Debug)]
 enum Load {
     Streams(usize, Direction),
+    Iperf(usize),
     Trips,
+    Pings,
     Datagrams(usize),
 }
 
@@ -125,7 +129,10 @@ impl Work {
             let plural = if count == 1 { "" } else { "s" };
             (format!("UDP, 60 octets, {count} flow{plural}"), Load::Datagrams(count))
         };
-        let between = |count| streams(count, Direction::Up, "between instances");
+        let between = |count| {
+            let plural = if count == 1 { "" } else { "s" };
+            (format!("iperf3 between instances, {count} stream{plural}"), Load::Iperf(count))
+        };
         let trips = |word: &str| (format!("UDP, 1 octet there and back{word}"), Load::Trips);
         match self {
             Self::Bulk => vec![
@@ -136,7 +143,12 @@ impl Work {
             ],
             Self::Rtt => vec![trips("")],
             Self::Pps => vec![datagrams(1), datagrams(100)],
-            Self::Between => vec![between(1), between(8), trips(" between instances")],
+            Self::Between => vec![
+                between(1),
+                between(8),
+                ("ping between instances".to_owned(), Load::Pings),
+                trips(" between instances"),
+            ],
         }
     }
 }
@@ -176,6 +188,10 @@ pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
         summary: summary(&rounds),
         rounds,
     })
+}
+
+fn trip_figures(times: &TripTimes) -> Vec<Figure> {
+    vec![Figure { unit: Unit::MicrosP50, value: times.p50_us }, Figure { unit: Unit::MicrosP99, value: times.p99_us }]
 }
 
 struct Bench {
@@ -252,13 +268,12 @@ impl Bench {
                 let value = ends.streams(count, direction, &mut measured, self.lasting)?;
                 vec![Figure { unit: Unit::Gbit, value }]
             }
-            Load::Trips => {
-                let times = ends.trips(&mut measured, self.lasting)?;
-                vec![
-                    Figure { unit: Unit::MicrosP50, value: times.p50_us },
-                    Figure { unit: Unit::MicrosP99, value: times.p99_us },
-                ]
+            Load::Iperf(count) => {
+                let value = tools::iperf(&ends, count, &mut measured, self.lasting)?;
+                vec![Figure { unit: Unit::Gbit, value }]
             }
+            Load::Trips => trip_figures(&ends.trips(&mut measured, self.lasting)?),
+            Load::Pings => trip_figures(&tools::pings(&ends, &mut measured, self.lasting)?),
             Load::Datagrams(count) => self.datagrams(way, &ends, count, &mut meter)?,
         };
         let Meter { cores, stolen, carried, .. } = meter;
