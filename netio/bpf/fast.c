@@ -24,6 +24,7 @@ struct fast_device {
 	u8 pad;
 };
 
+/* What passes between two instances that no group judges is found by their addresses alone: no ports, no protocol. */
 struct fast_key {
 	u32 ifindex;
 	u32 src, dst;
@@ -53,16 +54,19 @@ struct fast_seen {
 struct fast_record {
 	u32 generation; /* 0: dead */
 	u16 shard;
-	u8 outside, inside; /* numbers of devices */
+	u8 outside, inside; /* numbers of devices; the first is 0 unless what passes is private, from instance to instance */
 	u64 incarnation;
 	u64 term;
 	u64 made; /* the revision that it was decided at */
 	u32 place; /* of the backend's revision, with the worker's number above */
-	u32 public_ip;
+	union {
+		u32 public_ip;
+		u32 far_place; /* private: of the other instance's revision */
+	};
 	u32 backend_ip;
 	u16 public_port;
 	u16 backend_port;
-	struct fast_end hop; /* outside */
+	struct fast_end hop; /* outside, or the other instance */
 	struct fast_end backend;
 	struct fast_seen out;
 	struct fast_seen in;
@@ -118,7 +122,7 @@ enum fast_fate {
 	FAST_ODD, /* a fragment, options, a SYN, FIN or RST, a last hop, ... */
 	FAST_DEAD, /* the entry is no longer, or not yet, what its key says */
 	FAST_REVISED,
-	FAST_STRANGER, /* another MAC than the backend's, or another shard's vMAC */
+	FAST_STRANGER, /* another MAC than the instance's, or another shard's vMAC */
 	FAST_LONG,
 	FAST_LEASE, /* neither lease nor grace, or another term's */
 	FAST_DROPPED, /* one of these while it was being rewritten */
@@ -177,6 +181,14 @@ static __attribute__((always_inline)) void put_mac(u8 *to, const u8 *from)
 	*(u16 *)(to + 4) = *(u16 *)(from + 4);
 }
 
+/* Whether what was decided at `made` is older than what a place stands for. */
+static __attribute__((always_inline)) int revised(u32 place, u64 made)
+{
+	u64 *revision = map_lookup(&fast_revisions, &place);
+
+	return !revision || made < *(volatile u64 *)revision;
+}
+
 /* Until when it may be sent by a word: 0 if the word is another life's or term's. */
 static __attribute__((always_inline)) u64 until(struct word *word, struct fast_record *record, int grace)
 {
@@ -198,7 +210,7 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 	struct fast_seen *seen;
 	struct word *word;
 	u32 index, total, header, wire, generation, old_ip, new_ip, sequence = 0, acked = 0;
-	u32 in, grace, tcp, wanted, peer;
+	u32 in, grace, tcp, private, wanted, peer;
 	u64 *revision, now;
 	u16 old_port, new_port, ttl, sum;
 
@@ -237,7 +249,10 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 		if (wanted < 8 || wanted + 20 > total)
 			return fast_done(FAST_ODD);
 	} else {
-		return fast_done(FAST_ODD);
+		/* Of ICMP echoes alone, and those where nothing but addresses counts. */
+		header = 28;
+		if (key.proto != 1 || (data[34] & 0xf7) || data[35] || total < header)
+			return fast_done(FAST_ODD);
 	}
 
 	key.ifindex = skb->ifindex;
@@ -245,7 +260,11 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 	key.dst = *(u32 *)(data + 30);
 	key.sport = *(u16 *)(data + 34);
 	key.dport = *(u16 *)(data + 36);
-	at = map_lookup(&fast_keys, &key);
+	at = key.proto == 1 ? 0 : map_lookup(&fast_keys, &key);
+	if (!at) {
+		key.sport = key.dport = key.proto = 0;
+		at = map_lookup(&fast_keys, &key);
+	}
 	if (!at)
 		return fast_done(FAST_UNKNOWN);
 	in = at->way & 1;
@@ -260,6 +279,7 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 	if (record->shard != ((u32)data[4] << 8 | data[5]))
 		return fast_done(FAST_STRANGER);
 
+	private = record->outside;
 	index = in ? record->outside : record->inside;
 	from = map_lookup(&fast_devices, &index);
 	index = in ? record->inside : record->outside;
@@ -268,21 +288,17 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 		return fast_done(FAST_DEAD);
 	if (same_mac(data + 6, from->mac))
 		return fast_done(FAST_STRANGER);
-	if (!in) {
-		if (!same_mac(data + 6, record->backend.mac))
-			return fast_done(FAST_STRANGER);
-		/* Who may be cut into fragments needs an identification of the public address (R20), which the worker has. */
-		if (!(data[20] & 0x40))
-			return fast_done(FAST_ODD);
-	}
+	if ((!in || private) && !same_mac(data + 6, in ? record->hop.mac : record->backend.mac))
+		return fast_done(FAST_STRANGER);
+	/* Who may be cut into fragments needs an identification of the public address (R20), which the worker has. */
+	if (!in && !private && !(data[20] & 0x40))
+		return fast_done(FAST_ODD);
 
 	index = record->place >> 16;
 	revision = map_lookup(&fast_all, &index);
 	if (!revision || record->made < *(volatile u64 *)revision)
 		return fast_done(FAST_REVISED);
-	index = record->place;
-	revision = map_lookup(&fast_revisions, &index);
-	if (!revision || record->made < *(volatile u64 *)revision)
+	if (revised(record->place, record->made) || (private && revised(record->far_place, record->made)))
 		return fast_done(FAST_REVISED);
 
 	hop = in ? &record->backend : &record->hop;
@@ -298,22 +314,18 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 	grace = now >= until(word, record, 0);
 	if (grace && now >= until(word, record, 1))
 		return fast_done(FAST_LEASE);
+	/* Between two networks nobody repeats anything (guard.c). */
+	if (grace && private && record->inside != record->outside)
+		return fast_done(FAST_LEASE);
 
 	/* From here on it can no longer be given to the worker. */
-	if (in) {
-		old_ip = key.dst;
-		new_ip = record->backend_ip;
-		old_port = key.dport;
-		new_port = record->backend_port;
-		*(u32 *)(data + 30) = new_ip;
-		*(u16 *)(data + 36) = new_port;
-	} else {
-		old_ip = key.src;
-		new_ip = record->public_ip;
-		old_port = key.sport;
-		new_port = record->public_port;
-		*(u32 *)(data + 26) = new_ip;
-		*(u16 *)(data + 34) = new_port;
+	old_ip = in ? key.dst : key.src;
+	old_port = in ? key.dport : key.sport;
+	new_ip = private ? old_ip : in ? record->backend_ip : record->public_ip;
+	new_port = private ? old_port : in ? record->backend_port : record->public_port;
+	if (!private) {
+		*(u32 *)(data + (in ? 30 : 26)) = new_ip;
+		*(u16 *)(data + (in ? 36 : 34)) = new_port;
 	}
 	ttl = *(u16 *)(data + 22);
 	data[22] -= 1;
@@ -331,8 +343,8 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 	/* Whole super-packets and partial checksums as well: the helper knows which of them covers what. */
 	wanted = 34 + (tcp ? 16 : 6);
 	index = tcp ? 0 : F_MARK_MANGLED_0;
-	if (l4_csum_replace(skb, wanted, old_ip, new_ip, index | F_PSEUDO_HDR | 4) ||
-	    l4_csum_replace(skb, wanted, old_port, new_port, index | 2))
+	if (!private && (l4_csum_replace(skb, wanted, old_ip, new_ip, index | F_PSEUDO_HDR | 4) ||
+			 l4_csum_replace(skb, wanted, old_port, new_port, index | 2)))
 		return fast_done(FAST_DROPPED);
 
 	seen = in ? &record->in : &record->out;

@@ -59,7 +59,7 @@ pub struct FastSide {
     pub mtu: u16,
 }
 
-/// What is done to the packets of a mapping, both ways, and what that stands by.
+/// What is done to the packets of a mapping, or of all that passes between two instances, both ways, and what that stands by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FastEntry {
     /// Whose virtual MAC they are sent to, and whose lease they need.
@@ -72,17 +72,19 @@ pub struct FastEntry {
     pub made: u64,
     /// The place of the backend's revision, below [`FAST_PLACES`].
     pub place: u32,
-    /// Its protocol.
-    pub proto: FastProto,
+    /// Private: the place of the other instance's revision. Nothing but a hop is changed then.
+    pub far_place: Option<u32>,
+    /// Its protocol; `None`: each that the program reads, and both ports are 0. Private alone.
+    pub proto: Option<FastProto>,
     /// The backend's end.
     pub inside: (Ipv4Addr, u16),
-    /// The public end.
+    /// The public end; private: the backend's.
     pub public: (Ipv4Addr, u16),
-    /// The remote end.
+    /// The remote end; private: the other instance's.
     pub remote: (Ipv4Addr, u16),
     /// Towards the backend.
     pub backend: FastSide,
-    /// Towards the next hop outside.
+    /// Towards the next hop outside; private: towards the other instance.
     pub hop: FastSide,
     /// TCP: behind the last octet of the backend that is known, and the newest that it acknowledged.
     pub tcp: (u32, u32),
@@ -97,13 +99,13 @@ pub struct FastFates {
     pub grace: u64,
     /// To the worker: of no entry.
     pub unknown: u64,
-    /// To the worker: a fragment, with options, a SYN, FIN or RST, on its last hop, or of another protocol.
+    /// To the worker: a fragment, with options, a SYN, FIN or RST, on its last hop, no echo of ICMP, or of another protocol.
     pub odd: u64,
     /// To the worker: the entry was taken back.
     pub dead: u64,
     /// To the worker: what concerns the entry has changed since.
     pub revised: u64,
-    /// To the worker: from another MAC than the backend's, or to another shard's.
+    /// To the worker: from another MAC than the instance's, or to another shard's.
     pub stranger: u64,
     /// To the worker: too long for the next link.
     pub long: u64,
@@ -294,7 +296,7 @@ impl FastTable {
         let generation = own.generation;
         let keys = keys(&self.shared.ifindexes, entry);
         own.keys = Some(keys);
-        let words = words_of(entry, generation, (u32::from(self.worker) << 16) | (entry.place % FAST_PLACES));
+        let words = words_of(entry, generation, self.worker);
         for (at, word) in words.into_iter().enumerate().skip(1) {
             self.shared.records.get(number as usize * RECORD + at).store(word, Ordering::Relaxed);
         }
@@ -364,13 +366,14 @@ impl FastTable {
 fn keys(ifindexes: &[u32], entry: &FastEntry) -> [Key; 2] {
     let key = |side: &FastSide, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)| {
         let ports = pair(from.1.to_be_bytes(), to.1.to_be_bytes());
-        [ifindexes[side.interface.index()], ip(from.0), ip(to.0), ports, entry.proto as u32]
+        [ifindexes[side.interface.index()], ip(from.0), ip(to.0), ports, entry.proto.map_or(0, |proto| proto as u32)]
     };
     [key(&entry.backend, entry.inside, entry.remote), key(&entry.hop, entry.remote, entry.public)]
 }
 
 /// `struct fast_record`.
-fn words_of(entry: &FastEntry, generation: u32, place: u32) -> [u64; RECORD] {
+fn words_of(entry: &FastEntry, generation: u32, worker: u16) -> [u64; RECORD] {
+    let place = |place: u32| (u32::from(worker) << 16) | (place % FAST_PLACES);
     let number = |side: &FastSide| u8::try_from(side.interface.index()).expect("few");
     let ([g0, g1, g2, g3], [s0, s1]) = (generation.to_ne_bytes(), entry.shard.0.to_ne_bytes());
     let end = |side: &FastSide| {
@@ -386,7 +389,7 @@ fn words_of(entry: &FastEntry, generation: u32, place: u32) -> [u64; RECORD] {
     words[1] = entry.incarnation.0;
     words[2] = entry.term.0;
     words[3] = entry.made;
-    words[4] = two(place, ip(entry.public.0));
+    words[4] = two(place(entry.place), entry.far_place.map_or_else(|| ip(entry.public.0), place));
     words[5] = two(ip(entry.inside.0), pair(entry.public.1.to_be_bytes(), entry.inside.1.to_be_bytes()));
     words[6] = end(&entry.hop);
     words[7] = end(&entry.backend);

@@ -4,6 +4,7 @@ mod far_end;
 #[path = "../net/mod.rs"]
 mod net;
 mod path;
+mod private;
 
 use std::net::Ipv4Addr;
 
@@ -38,7 +39,8 @@ fn entry(proto: FastProto) -> FastEntry {
         term: Term(1 << 32 | 7),
         made: 5,
         place: 77,
-        proto,
+        far_place: None,
+        proto: Some(proto),
         inside: BACKEND,
         public: PUBLIC,
         remote: REMOTE,

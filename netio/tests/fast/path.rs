@@ -15,11 +15,11 @@ use words::{FrameMeta, Share};
 use crate::net::Namespace;
 use crate::{FLOWS, WORKERS};
 
-/// The gateway's kernel with the fast path between two interfaces, and the far ends of both.
+/// The gateway's kernel with the fast path between its interfaces, one outside and two inside, and the far ends of all.
 pub(crate) struct Path {
     pub(crate) inner: Namespace,
     pub(crate) outer: Namespace,
-    pub(crate) own: [[u8; 6]; 2],
+    pub(crate) own: [[u8; 6]; 3],
     pub(crate) parts: Option<Parts>,
 }
 
@@ -35,8 +35,9 @@ impl Path {
         let (inner, outer) = (Namespace::new("g"), Namespace::new("o"));
         inner.veth("gi", &outer, "oi");
         inner.veth("go", &outer, "oo");
+        inner.veth("gj", &outer, "oj");
         let (own, parts) = inner.run(|| {
-            let links = ["go", "gi"].map(|name| Link::named(name).expect("link"));
+            let links = ["go", "gi", "gj"].map(|name| Link::named(name).expect("link"));
             let size = FastSize { workers: WORKERS, flows: FLOWS };
             let (guard, words, tables) = Guard::attach_with(&links[0], &links[1..], Some(size)).expect("guard");
             (links.map(|link| link.mac), Parts { guard, words, tables })
@@ -45,7 +46,7 @@ impl Path {
     }
 
     /// Runs `f` at the far ends with the gateway's parts, then takes the fast path away.
-    pub(crate) fn run(mut self, f: impl FnOnce(&mut Ends, [[u8; 6]; 2]) + Send + 'static) {
+    pub(crate) fn run(mut self, f: impl FnOnce(&mut Ends, [[u8; 6]; 3]) + Send + 'static) {
         let own = self.own;
         self.beyond(move |ends| f(ends, own));
         let parts = self.parts.take();
@@ -82,7 +83,8 @@ fn far_ends() -> PacketLoop {
         reception: Reception::Promiscuous,
     };
     let limits = LoopLimits { receive_buffers: 64, transmit_buffers: 64, requests: 64 };
-    PacketLoop::new((&port("oo"), &[port("oi")]), limits, Doorbell::new().expect("bell"), Share::WHOLE).expect("loop")
+    PacketLoop::new((&port("oo"), &[port("oi"), port("oj")]), limits, Doorbell::new().expect("bell"), Share::WHOLE)
+        .expect("loop")
 }
 
 pub(crate) struct Ends {
@@ -95,8 +97,19 @@ impl Ends {
         self.parts.guard.fates().expect("counters")
     }
 
-    /// What arrives at the other far end of a frame, and what the fast path counted meanwhile.
+    /// What arrives at another far end of a frame, and what the fast path counted meanwhile.
     pub(crate) fn pass(&mut self, from: Interface, meta: FrameMeta, frame: &[u8]) -> (Option<Vec<u8>>, FastFates) {
+        let (arrived, counted) = self.pass_by(from, meta, frame);
+        (arrived.filter(|(by, _)| *by != from).map(|(_, bytes)| bytes), counted)
+    }
+
+    /// What arrives at any far end of a frame, and at which.
+    pub(crate) fn pass_by(
+        &mut self,
+        from: Interface,
+        meta: FrameMeta,
+        frame: &[u8],
+    ) -> (Option<(Interface, Vec<u8>)>, FastFates) {
         let before = self.fates();
         let sent = self.packets.stats(from).transmitted;
         assert!(self.packets.transmit(from, meta, 0, frame), "a free buffer");
@@ -107,9 +120,7 @@ impl Ends {
         while Instant::now() < end && arrived.is_none() && quiet < 3 {
             self.packets.wait(Duration::from_millis(10), || false).expect("wait");
             self.packets.receive(&mut |interface, _, bytes| {
-                if interface != from {
-                    arrived = Some(bytes.to_vec());
-                }
+                arrived = Some((interface, bytes.to_vec()));
                 Disposition::Done
             });
             if self.packets.stats(from).transmitted > sent && self.fates() != before {
@@ -127,7 +138,7 @@ impl Ends {
         frame: &[u8],
         fate: impl Fn(&mut FastFates) -> &mut u64,
     ) {
-        let (arrived, counted) = self.pass(from, FrameMeta::default(), frame);
+        let (arrived, counted) = self.pass_by(from, FrameMeta::default(), frame);
         let mut expected = FastFates::default();
         *fate(&mut expected) += 1;
         assert_eq!((arrived, counted), (None, expected), "{what}");

@@ -1,4 +1,4 @@
-//! The books of the fast path: which mappings it carries, under which number, and which numbers rest. It hands over nothing by
+//! The books of the fast path: which mappings and which pairs of instances it carries, under which number, and which numbers rest. It hands over nothing by
 //! itself: `judge::caching` does. What passed there is brought into the records from here, so that whoever asks a record
 //! (its idle end, its connection) hears of packets that no worker has seen (K1).
 
@@ -8,10 +8,11 @@ use crate::event::WorkerOutput;
 use crate::fast::{FastCounts, FastEntry, FastMode, FastTable};
 use crate::flow::{Seen, Slot, Table, Translation};
 use crate::ids::{BackendId, ShardId, Side};
-use crate::record::Proto;
+use crate::map::Map;
+use crate::record::{Proto, Scenario};
 use words::time::SECOND_NS;
 
-/// Packets each way before a mapping is worth an entry: short flows never pay for it.
+/// Packets each way before a mapping, or a pair, is worth an entry: short flows never pay for it.
 const WORTH: u8 = 4;
 /// Mappings that wait to be handed over.
 const WANTED_MAX: usize = 256;
@@ -28,17 +29,39 @@ const ROUND_NS: u64 = SECOND_NS;
 const LOOKED_AT_MAX: u64 = 4_096;
 /// Rounds without a packet after which an entry is cold.
 const COLD: u8 = 2;
+/// The same for a pair's, which no end of a mapping takes back, whether room is short or not.
+const PAIR_COLD: u8 = 60;
+/// Pairs whose packets are counted.
+const PAIRS_MAX: usize = 4_096;
 
-/// A mapping that the kernel carries.
+/// What an entry stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Whose {
+    /// A mapping of the shard's.
+    Mapping(Slot),
+    /// All that passes between two instances, the first of which has the lower number; nothing of it is kept anywhere else (W4).
+    Pair(BackendId, BackendId),
+}
+
+/// What the kernel carries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Carried {
     pub(crate) shard: ShardId,
-    pub(crate) slot: Slot,
+    pub(crate) whose: Whose,
     /// The revision at which it was handed over.
-    made: u64,
+    pub(crate) made: u64,
     packets: u64,
     /// Rounds since a packet passed.
     quiet: u8,
+}
+
+/// What a worker knows of the way into the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+struct Handing {
+    /// Packets that it has passed on, of each side, until it was handed over; they end at 255.
+    passed: [u8; 2],
+    /// One more than the number of the entry; 0: there is none.
+    fast: u32,
 }
 
 /// See the module.
@@ -54,7 +77,8 @@ pub(crate) struct Cache {
     /// Killed and not removed yet; removed, and free from then on.
     dead: VecDeque<u32>,
     resting: VecDeque<(u64, u32)>,
-    wanted: Vec<(ShardId, Slot)>,
+    wanted: Vec<(ShardId, Whose)>,
+    pairs: Map<(BackendId, BackendId), Handing>,
     hand: usize,
     looked_ns: u64,
     counts: FastCounts,
@@ -69,7 +93,7 @@ pub(crate) struct Cache {
 pub(crate) enum Use {
     Used,
     Quiet,
-    /// Long enough, and room is short.
+    /// Long enough, and room is short; or for so long that a pair's goes anyway.
     Cold,
 }
 
@@ -142,39 +166,65 @@ impl Cache {
         }
     }
 
-    /// A worker has translated a packet of a mapping that came in on `side`.
+    /// A worker has translated a packet of a mapping that came in on `side`; private: of its beginner, or of the other one.
     #[inline]
     pub(crate) fn note(&mut self, shard: ShardId, slot: Slot, translation: &mut Translation, side: Side) {
         if self.mode == FastMode::Off {
             return;
         }
-        if let Some(number) = translation.fast.checked_sub(1) {
-            if self.is_used(translation.fast) {
-                return;
-            }
-            // All that passed by it was brought into the record with this packet; it is in use, so it is handed over anew.
-            if self.carried(number).is_some_and(|own| own.shard == shard && own.slot == slot) {
-                self.forget(number);
-            }
-            (translation.fast, translation.passed) = (0, [WORTH; 2]);
-        }
-        let passed = &mut translation.passed[side.index()];
-        *passed = passed.saturating_add(1);
-        let worth = self.mode == FastMode::Eager || translation.passed.iter().all(|passed| *passed >= WORTH);
-        if worth && self.wanted.len() < WANTED_MAX {
-            // Others come first, should it be refused.
-            translation.passed = [0; 2];
-            self.wanted.push((shard, slot));
-        }
+        let handing = Handing { passed: translation.passed, fast: translation.fast };
+        let Handing { passed, fast } = self.count(shard, Whose::Mapping(slot), handing, side);
+        (translation.passed, translation.fast) = (passed, fast);
     }
 
-    /// The next mapping to hand over.
-    pub(crate) fn next_wanted(&mut self) -> Option<(ShardId, Slot)> {
+    /// A worker has passed a packet on between two instances that no group judges.
+    pub(crate) fn note_pair(&mut self, shard: ShardId, from: BackendId, to: BackendId) {
+        if self.mode == FastMode::Off {
+            return;
+        }
+        let (pair, side) = if from < to { ((from, to), Side::Inside) } else { ((to, from), Side::Outside) };
+        if self.pairs.len() >= PAIRS_MAX && !self.pairs.contains_key(&pair) {
+            // Those that are in use are soon there again.
+            self.pairs.retain(|_, handing| handing.fast > 0);
+            if self.pairs.len() >= PAIRS_MAX {
+                return;
+            }
+        }
+        let handing = self.pairs.get(&pair).copied().unwrap_or_default();
+        let handing = self.count(shard, Whose::Pair(pair.0, pair.1), handing, side);
+        self.pairs.insert(pair, handing);
+    }
+
+    #[inline]
+    fn count(&mut self, shard: ShardId, whose: Whose, mut handing: Handing, side: Side) -> Handing {
+        if let Some(number) = handing.fast.checked_sub(1) {
+            if self.is_used(handing.fast) {
+                return handing;
+            }
+            // All that passed by it was brought into the record with this packet; it is in use, so it is handed over anew.
+            if self.carried(number).is_some_and(|own| own.shard == shard && own.whose == whose) {
+                self.forget(number);
+            }
+            handing = Handing { passed: [WORTH; 2], fast: 0 };
+        }
+        let passed = &mut handing.passed[side.index()];
+        *passed = passed.saturating_add(1);
+        let worth = self.mode == FastMode::Eager || handing.passed.iter().all(|passed| *passed >= WORTH);
+        if worth && self.wanted.len() < WANTED_MAX {
+            // Others come first, should it be refused.
+            handing.passed = [0; 2];
+            self.wanted.push((shard, whose));
+        }
+        handing
+    }
+
+    /// What is to be handed over next.
+    pub(crate) fn next_wanted(&mut self) -> Option<(ShardId, Whose)> {
         self.wanted.pop()
     }
 
-    /// Hands a mapping over.
-    pub(crate) fn install(&mut self, table: &mut Table, slot: Slot, entry: &FastEntry) {
+    /// Hands over what is a mapping of this table's, or a pair.
+    pub(crate) fn install(&mut self, table: &mut Table, whose: Whose, entry: &FastEntry) {
         let (Some(kernel), Some(number)) = (self.table.as_deref_mut(), self.free.pop()) else {
             self.counts.refused += 1;
             return;
@@ -185,10 +235,27 @@ impl Cache {
             return;
         }
         self.carried[number as usize] =
-            Some(Carried { shard: entry.shard, slot, made: entry.made, packets: 0, quiet: 0 });
-        table.translation_mut(slot).fast = number + 1;
+            Some(Carried { shard: entry.shard, whose, made: entry.made, packets: 0, quiet: 0 });
+        match whose {
+            Whose::Mapping(slot) => table.translation_mut(slot).fast = number + 1,
+            Whose::Pair(a, b) => self.pairs.entry((a, b)).or_default().fast = number + 1,
+        }
         self.counts.installed += 1;
         self.counts.entries += 1;
+    }
+
+    /// Whether there is an entry of two instances.
+    pub(crate) fn carries_pair(&self, a: BackendId, b: BackendId) -> bool {
+        self.pairs.get(&(a, b)).is_some_and(|handing| handing.fast > 0)
+    }
+
+    /// Whether an entry is the one that what it stands for knows of.
+    pub(crate) fn is_known(&self, table: &Table, number: u32, whose: Whose) -> bool {
+        let fast = match whose {
+            Whose::Mapping(slot) => table.translation(slot).map_or(0, |translation| translation.fast),
+            Whose::Pair(a, b) => self.pairs.get(&(a, b)).map_or(0, |handing| handing.fast),
+        };
+        fast == number + 1
     }
 
     /// Brings what passed in the kernel into the record of a mapping. Nothing if no entry carries it.
@@ -206,7 +273,7 @@ impl Cache {
         let fast = std::mem::take(&mut table.translation_mut(slot).fast);
         let Some(number) = fast.checked_sub(1) else { return };
         let own = self.carried.get(number as usize).copied().flatten();
-        if own.is_some_and(|own| own.slot == slot) {
+        if own.is_some_and(|own| own.whose == Whose::Mapping(slot)) {
             self.forget(number);
             if let Some(kernel) = self.table.as_deref() {
                 absorb(kernel, number, table, slot);
@@ -214,12 +281,15 @@ impl Cache {
         }
     }
 
-    /// Takes an entry back of which no mapping knows any more.
+    /// Takes an entry back: a pair's, or one of which no mapping knows any more.
     pub(crate) fn forget(&mut self, number: u32) {
         if let Some(kernel) = self.table.as_deref_mut() {
             kernel.kill(number);
         }
-        if self.carried[number as usize].take().is_some() {
+        if let Some(own) = self.carried[number as usize].take() {
+            if let Whose::Pair(a, b) = own.whose {
+                self.pairs.remove(&(a, b));
+            }
             self.counts.entries -= 1;
             self.counts.ended += 1;
             self.killed.push(number);
@@ -265,7 +335,8 @@ impl Cache {
             return Use::Used;
         }
         own.quiet = own.quiet.saturating_add(1);
-        if own.quiet >= COLD && scarce {
+        let is_pair = matches!(own.whose, Whose::Pair(..));
+        if (own.quiet >= COLD && scarce) || (own.quiet >= PAIR_COLD && is_pair) {
             self.counts.cold += 1;
             return Use::Cold;
         }
@@ -300,8 +371,9 @@ impl Cache {
 fn absorb(kernel: &dyn FastTable, number: u32, table: &mut Table, slot: Slot) {
     let seen = kernel.seen(number);
     let record = table.record_mut(slot);
-    // A datagram of the remote keeps nothing alive (R5, I19) but what anybody may begin anew.
-    let both = record.proto == Proto::Tcp || record.scenario().comes_in();
+    // A datagram of the remote keeps nothing alive (R5, I19) but what anybody may begin anew, or what another instance says.
+    let scenario = record.scenario();
+    let both = record.proto == Proto::Tcp || scenario.comes_in() || scenario == Scenario::Private;
     let last_ns = if both { seen.out.last_ns.max(seen.incoming.last_ns) } else { seen.out.last_ns };
     if record.is_live() {
         record.last_seen = record.last_seen.max(Seen::at(last_ns));

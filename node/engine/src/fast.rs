@@ -32,7 +32,8 @@ pub struct FastSide {
     pub mtu: u16,
 }
 
-/// A mapping with what is done to its packets, both ways, and what that stands by.
+/// A mapping with what is done to its packets, both ways, and what that stands by; or two instances that no group judges, with
+/// all that passes between them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FastEntry {
     /// Whose virtual MAC they are sent to, and whose lease they need.
@@ -45,17 +46,19 @@ pub struct FastEntry {
     pub made: u64,
     /// Whose revision.
     pub backend: BackendId,
-    /// TCP or UDP.
-    pub proto: Proto,
+    /// And whose, if what passes is private: between two instances, of which nothing but a hop changes.
+    pub far: Option<BackendId>,
+    /// TCP or UDP. `None`: whatever passes between the two; both ports are 0 then.
+    pub proto: Option<Proto>,
     /// The backend's end.
     pub inside: (Ipv4Addr, u16),
-    /// The public end.
+    /// The public end; private: the backend's.
     pub public: (Ipv4Addr, u16),
-    /// The remote end.
+    /// The remote end; private: the other instance's.
     pub remote: (Ipv4Addr, u16),
     /// Towards the backend.
     pub to_backend: FastSide,
-    /// Towards the next hop outside.
+    /// Towards the next hop outside; private: towards the other instance.
     pub to_hop: FastSide,
     /// TCP: behind the last octet of the backend that is known, and the newest that it acknowledged.
     pub tcp: (u32, u32),
@@ -83,7 +86,7 @@ pub trait FastTable: Debug + Send {
 /// The books of a worker's part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FastCounts {
-    /// Mappings that it carries now.
+    /// Mappings, and pairs of instances, that it carries now.
     pub entries: u64,
     /// As many as it has room for.
     pub room: u64,

@@ -36,10 +36,15 @@ pub(crate) fn translation_of(
         hop,
         inside: neighbours.place(Link::Inside(record.vnet), inside),
         outside: neighbours.place(Link::Outside, hop),
-        answers: if is_short(record, &s.params) { Answers::Shorten } else { Answers::Nothing },
+        answers: answers_of(record, s),
         passed: [0; 2],
         fast: 0,
     })
+}
+
+/// What answers of a mapping's remote, or of the other instance, do.
+pub(crate) fn answers_of(record: &Record, s: &Snapshot) -> Answers {
+    if is_short(record, &s.params) { Answers::Shorten } else { Answers::Nothing }
 }
 
 /// Puts the public end on a packet that goes out. Returns its new identification, if it needs one (R20).

@@ -1,37 +1,61 @@
 //! What is handed over to the kernel's fast path, and when it is taken back: lazily, in bounded steps, off the packets' way.
 //! An entry is a mapping's translation with incarnation, term and revision; what the kernel looks at for each packet is what
-//! `established` looks at. Called by `worker` once a turn.
+//! `established` looks at, and `private` for what instances say to each other. Called by `worker` once a turn.
 
-use crate::cache::{CALLS_PER_TURN, Use};
+use std::net::Ipv4Addr;
+
+use crate::cache::{CALLS_PER_TURN, Carried, Use, Whose};
 use crate::fast::{FastEntry, FastMode, FastSide};
-use crate::flow::{Answers, Slot};
-use crate::ids::{Link, Mac, ShardId};
+use crate::flow::{Answers, Record, Slot, Translation};
+use crate::ids::{BackendId, Link, ShardId, Term};
 use crate::judge::Judge;
 use crate::lease::LeaseWords;
-use crate::record::{InsideKey, Proto};
+use crate::neigh::Place;
+use crate::private::{Instance, Pair, pair_of};
+use crate::record::{Proto, Scenario};
+
+/// Who takes what goes to one side.
+#[derive(Clone, Copy)]
+struct Neighbour {
+    link: Link,
+    ip: Ipv4Addr,
+    place: Place,
+}
+
+/// Both sides of what is carried: the backend's, and the next hop's or the other instance's, which has a revision too.
+struct Sides {
+    near: Neighbour,
+    far: Neighbour,
+    instance: Option<BackendId>,
+}
 
 impl<W: LeaseWords> Judge<'_, W> {
-    /// Hands over some of those mappings that are worth it.
+    /// Hands over some of what is worth it.
     pub(crate) fn install_wanted(&mut self) {
         for _ in 0..CALLS_PER_TURN {
-            let Some((shard, slot)) = self.cache.next_wanted() else { return };
-            let Some(entry) = self.entry_of(shard, slot) else { continue };
-            if let Some(served) = self.shards.replica_mut(shard) {
-                self.cache.install(&mut served.replica.table, slot, &entry);
+            let Some((shard, whose)) = self.cache.next_wanted() else { return };
+            let entry = match whose {
+                Whose::Mapping(slot) => self.entry_of(shard, slot),
+                Whose::Pair(a, b) => self.entry_of_pair(shard, (a, b)),
+            };
+            if let (Some(entry), Some(served)) = (entry, self.shards.replica_mut(shard)) {
+                self.cache.install(&mut served.replica.table, whose, &entry);
             }
         }
     }
 
+    /// The term that a shard is served in, if the kernel may go by its word.
+    fn term_of(&self, shard: ShardId) -> Option<Term> {
+        let served = self.shards.replica(shard)?;
+        let term = served.serves(self.cx.now_ns, self.shards.me, self.cx.words.word(shard))?;
+        // In grace the kernel goes by the word, which may allow more than the committed header (F6).
+        (served.replica.meta.orphan_grace_ms >= self.cx.snapshot.params.orphan_grace_ms).then_some(term)
+    }
+
     /// What the kernel has to know of a mapping; `None`: its packets are to be looked at one by one.
     fn entry_of(&mut self, shard: ShardId, slot: Slot) -> Option<FastEntry> {
-        let (s, now_ns) = (self.cx.snapshot, self.cx.now_ns);
-        let served = self.shards.replica(shard)?;
-        let term = served.serves(now_ns, self.shards.me, self.cx.words.word(shard))?;
-        // In grace the kernel goes by the word, which may allow more than the committed header (F6).
-        if served.replica.meta.orphan_grace_ms < s.params.orphan_grace_ms {
-            return None;
-        }
-        let table = &served.replica.table;
+        let term = self.term_of(shard)?;
+        let table = &self.shards.replica(shard)?.replica.table;
         let (record, translation) = (*table.record(slot), *table.translation(slot)?);
         let stands = record.is_live() && record.closing().is_none() && translation.fast == 0;
         if !stands || !self.revisions.holds(record.backend, translation.made) {
@@ -43,29 +67,86 @@ impl<W: LeaseWords> Judge<'_, W> {
             // The kernel's program reads the ports of these two alone.
             Proto::Udp | Proto::Icmp | Proto::Gre | Proto::Esp | Proto::Sctp => return None,
         };
-        let InsideKey { vnet, endpoint } = record.inside_key();
-        let (inside, remote) = (endpoint.addr.ipv4()?, record.remote.addr.ipv4()?);
-        let (backend, hop) = (Link::Inside(vnet), translation.hop);
-        let macs: (Mac, Mac) = (
-            self.egress.neighbours.fresh(now_ns, translation.inside, backend, inside)?,
-            self.egress.neighbours.fresh(now_ns, translation.outside, Link::Outside, hop)?,
-        );
-        let links = &self.egress.links;
-        let to = |link, mac| Some(FastSide { link, mac, mtu: links.mtu(link)? });
+        let sides = self.sides_of(shard, &record, &translation)?;
+        let remote = record.remote.addr.ipv4()?;
+        let public = if sides.instance.is_some() { sides.near.ip } else { translation.public };
+        let ports = (record.inside.port, record.public_port, record.remote.port);
+        let ends = [(sides.near.ip, ports.0), (public, ports.1), (remote, ports.2)];
+        let entry = self.entry((shard, term), record.backend, &sides, ends)?;
+        Some(FastEntry { proto: Some(record.proto), tcp, ..entry })
+    }
+
+    /// The same of two instances.
+    fn entry_of_pair(&mut self, shard: ShardId, (a, b): (BackendId, BackendId)) -> Option<FastEntry> {
+        let sides = self.sides_of_pair(shard, a, b).filter(|_| !self.cache.carries_pair(a, b))?;
+        let Some(term) = self.term_of(shard) else {
+            let lead = self.shards.replica_mut(shard)?.leadership.as_mut()?;
+            lead.wants_forces = true;
+            return None;
+        };
+        let (near, far) = ((sides.near.ip, 0), (sides.far.ip, 0));
+        self.entry((shard, term), a, &sides, [near, near, far])
+    }
+
+    /// One without a protocol.
+    fn entry(
+        &mut self,
+        (shard, term): (ShardId, Term),
+        backend: BackendId,
+        sides: &Sides,
+        [inside, public, remote]: [(Ipv4Addr, u16); 3],
+    ) -> Option<FastEntry> {
+        let (now_ns, egress) = (self.cx.now_ns, &mut *self.egress);
+        let mut towards = |to: &Neighbour| {
+            let mac = egress.neighbours.fresh(now_ns, to.place, to.link, to.ip)?;
+            Some(FastSide { link: to.link, mac, mtu: egress.links.mtu(to.link)? })
+        };
         Some(FastEntry {
             shard,
             incarnation: self.shards.me,
             term,
             made: self.revisions.now(),
-            backend: record.backend,
-            proto: record.proto,
-            inside: (inside, endpoint.port),
-            public: (translation.public, record.public_port),
-            remote: (remote, record.remote.port),
-            to_backend: to(backend, macs.0)?,
-            to_hop: to(Link::Outside, macs.1)?,
-            tcp,
+            backend,
+            far: sides.instance,
+            proto: None,
+            inside,
+            public,
+            remote,
+            to_backend: towards(&sides.near)?,
+            to_hop: towards(&sides.far)?,
+            tcp: (0, 0),
         })
+    }
+
+    /// Between whom the packets of a mapping pass here.
+    fn sides_of(&self, shard: ShardId, record: &Record, translation: &Translation) -> Option<Sides> {
+        let inside = record.inside.addr.ipv4()?;
+        if record.scenario() == Scenario::Private {
+            let pair = pair_of(self.cx.snapshot, (record.vnet, inside), record.remote.addr.ipv4()?)?;
+            let is_its = pair.home == shard && pair.from.id == record.backend;
+            let holds = self.revisions.holds(pair.to.id, translation.made);
+            return (is_its && holds).then(|| self.sides_between(&pair));
+        }
+        let near = Neighbour { link: Link::Inside(record.vnet), ip: inside, place: translation.inside };
+        let far = Neighbour { link: Link::Outside, ip: translation.hop, place: translation.outside };
+        Some(Sides { near, far, instance: None })
+    }
+
+    /// The same of two instances, if no group judges them.
+    fn sides_of_pair(&self, shard: ShardId, a: BackendId, b: BackendId) -> Option<Sides> {
+        let s = self.cx.snapshot;
+        let (near, far) = (s.backends.get(&a)?, s.backends.get(&b)?);
+        let pair = pair_of(s, (near.vnet, near.ip), far.ip)?;
+        let is_its = pair.home == shard && (pair.from.id, pair.to.id) == (a, b);
+        (is_its && !pair.is_judged(s)).then(|| self.sides_between(&pair))
+    }
+
+    fn sides_between(&self, pair: &Pair<'_>) -> Sides {
+        let side = |of: &Instance<'_>| {
+            let (link, ip) = (of.link(), of.backend.ip);
+            Neighbour { link, ip, place: self.egress.neighbours.place(link, ip) }
+        };
+        Sides { near: side(&pair.from), far: side(&pair.to), instance: Some(pair.to.id) }
     }
 
     /// Looks through a part of what the kernel carries: brings what passed into the records, keeps the neighbours of what is in
@@ -73,45 +154,50 @@ impl<W: LeaseWords> Judge<'_, W> {
     pub(crate) fn look_through(&mut self) {
         for number in self.cache.due(self.cx.now_ns) {
             let Some(carried) = self.cache.carried(number) else { continue };
-            let (shard, slot) = (carried.shard, carried.slot);
-            let stays = self.cache.stands(&carried) && self.stands(number, shard, slot);
-            let Some(served) = self.shards.replica_mut(shard) else {
+            let stays = self.cache.stands(&carried) && self.stands(number, &carried);
+            let Some(served) = self.shards.replica_mut(carried.shard) else {
                 self.cache.forget(number);
                 continue;
             };
             let table = &mut served.replica.table;
-            if table.translation_mut(slot).fast != number + 1 {
-                self.cache.forget(number);
-            } else if stays {
-                self.cache.absorb(table, slot);
-            } else {
-                self.cache.end(table, slot);
+            match carried.whose {
+                whose if !self.cache.is_known(table, number, whose) => self.cache.forget(number),
+                Whose::Mapping(slot) if stays => self.cache.absorb(table, slot),
+                Whose::Mapping(slot) => self.cache.end(table, slot),
+                Whose::Pair(..) if stays => {}
+                Whose::Pair(..) => self.cache.forget(number),
             }
         }
     }
 
-    fn stands(&mut self, number: u32, shard: ShardId, slot: Slot) -> bool {
+    fn stands(&mut self, number: u32, carried: &Carried) -> bool {
         let usage = self.cache.usage(number);
         if usage == Use::Cold || self.cache.mode() == FastMode::Off {
             return false;
         }
+        let Carried { shard, whose, made, .. } = *carried;
         let now_ns = self.cx.now_ns;
         let Some(served) = self.shards.replica(shard) else { return false };
         if served.serves(now_ns, self.shards.me, self.cx.words.word(shard)).is_none() {
             return false;
         }
-        let table = &served.replica.table;
-        let Some(translation) = table.translation(slot).copied() else { return false };
-        let record = table.record(slot);
-        if !record.is_live() || !self.revisions.holds(record.backend, translation.made) {
-            return false;
-        }
-        let InsideKey { vnet, endpoint } = record.inside_key();
-        let Some(inside) = endpoint.addr.ipv4() else { return false };
+        let sides = match whose {
+            Whose::Mapping(slot) => {
+                let table = &served.replica.table;
+                let Some(translation) = table.translation(slot) else { return false };
+                let record = table.record(slot);
+                let holds = record.is_live() && self.revisions.holds(record.backend, translation.made);
+                holds.then(|| self.sides_of(shard, record, translation)).flatten()
+            }
+            Whose::Pair(a, b) => {
+                let holds = self.revisions.holds(a, made) && self.revisions.holds(b, made);
+                holds.then(|| self.sides_of_pair(shard, a, b)).flatten()
+            }
+        };
+        let Some(Sides { near, far, .. }) = sides else { return false };
         // No worker sees the packets that would have them asked in time.
         let neighbours = &mut self.egress.neighbours;
-        let hop = (Link::Outside, translation.hop);
-        neighbours.is_kept(now_ns, translation.inside, (Link::Inside(vnet), inside), usage == Use::Used)
-            && neighbours.is_kept(now_ns, translation.outside, hop, usage == Use::Used)
+        let mut is_kept = |of: Neighbour| neighbours.is_kept(now_ns, of.place, (of.link, of.ip), usage == Use::Used);
+        is_kept(near) && is_kept(far)
     }
 }

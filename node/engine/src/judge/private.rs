@@ -6,7 +6,7 @@ use crate::consent::note_private;
 use crate::context::{Access, At, Back, Exit, Frame};
 use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::{FlowKey, Record, Seen, Slot, Translation};
-use crate::ids::ShardId;
+use crate::ids::{ShardId, Side};
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key, Way};
 use crate::judge::opening::First;
@@ -19,6 +19,7 @@ use crate::shard::Shard;
 use crate::shard::overlay::Parked;
 use crate::shard::standing::ending;
 use crate::snapshot::{Sharing, Snapshot};
+use crate::translation::answers_of;
 use crate::wire::{IcmpError, IpPacket, decrement_ttl};
 
 /// Which way a packet goes by its mapping.
@@ -149,6 +150,9 @@ impl<W: LeaseWords> Judge<'_, W> {
             note_both(s, shard, pair, ends);
         }
         match plan {
+            Plan::Pass if is_for_kernel(authority, pair, p) => {
+                self.cache.note_pair(pair.home, pair.from.id, pair.to.id)
+            }
             Plan::Pass => {}
             Plan::Flow(slot, course) => self.note_private(authority, (pair, slot, course), p),
             Plan::Park(flow) => return self.opening().park(pair.home, &flow, &First { packet: p, frame, from: link }),
@@ -212,9 +216,16 @@ impl<W: LeaseWords> Judge<'_, W> {
                 }
             }
         }
-        let made = self.revisions.now();
-        if shard.replica.table.translation(slot).is_none_or(|before| before.made != made) {
-            shard.replica.table.translate(slot, Translation { made, ..Translation::NONE });
+        let table = &mut shard.replica.table;
+        let (made, lives) = (self.revisions.now(), table.record(slot).is_live());
+        let before = table.translation(slot).copied().unwrap_or(Translation::NONE);
+        if before.made != made {
+            let answers = answers_of(table.record(slot), at.snapshot);
+            table.translate(slot, Translation { made, answers, ..before });
+        }
+        if lives && is_for_kernel(authority, pair, p) {
+            let side = if course == Course::Forth { Side::Inside } else { Side::Outside };
+            self.cache.note(pair.home, slot, table.translation_mut(slot), side);
         }
     }
 
@@ -251,6 +262,11 @@ impl<W: LeaseWords> Judge<'_, W> {
         let hop = way.put(frame.bytes);
         self.egress.conclude(at, exit, hop, frame)
     }
+}
+
+/// Whether the kernel could have passed it on: it came to the pair's shard, whose lease is ours, and not by another member.
+fn is_for_kernel(authority: Authority, pair: &Pair<'_>, p: &IpPacket) -> bool {
+    matches!(authority, Authority::Lease { .. }) && p.eth_dst.shard() == Some(pair.home) && p.fragment.is_none()
 }
 
 /// In grace only what the kernel's guard can tell too: whose a pair is within one network.

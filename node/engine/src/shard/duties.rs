@@ -228,8 +228,10 @@ impl Shard {
         }
         let forces = Forces::of(&snapshot.params);
         let in_force = Forces { orphan_grace_ms: meta.orphan_grace_ms, hold_ms: meta.hold_ms };
-        // An empty shard needs no entry of its own for that: its first one will carry it.
-        let news = forces != lead.proposed_forces.unwrap_or(in_force) && self.replica.table.slots() > 0;
+        // An empty shard needs no entry of its own for that: its first one will carry it. But if instances say to each other
+        // what nobody keeps, there is none.
+        let asked = self.replica.table.slots() > 0 || lead.wants_forces;
+        let news = forces != lead.proposed_forces.unwrap_or(in_force) && asked;
         if news || lead.holds_due_ns.is_some_and(|due| now_ns >= due) {
             self.stream.push_header(snapshot.control_index);
         }

@@ -99,6 +99,8 @@ pub(crate) struct Leadership {
     pub(crate) takeover_ns: Option<u64>,
     pub(crate) proposed_ended: [LogIndex; HOLD_CLASSES],
     pub(crate) proposed_forces: Option<Forces>,
+    /// Something has to know what is in force, though the table may be empty.
+    pub(crate) wants_forces: bool,
     pub(crate) holds_due_ns: Option<u64>,
     pub(crate) sweep: Sweep,
     pub(crate) judge: Option<u32>,
@@ -231,6 +233,7 @@ impl Shard {
             takeover_ns: None,
             proposed_ended: self.replica.meta.holds_ended,
             proposed_forces: None,
+            wants_forces: false,
             holds_due_ns: None,
             sweep: Sweep { position: 0, at_ns: now_ns, behind: false },
             judge: None,

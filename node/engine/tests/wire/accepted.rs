@@ -107,14 +107,13 @@ proptest! {
                     Some(TransportSlice::Icmpv4(_)) => (p.src_port, p.dst_port),
                     // What is translated by its addresses alone it does not read: whole headers that say ports for SCTP only.
                     None if p.proto.is_by_address() => {
-                        let carried = &ip.payload().payload[..];
+                        let carried = ip.payload().payload;
                         prop_assert_eq!(ip.header().protocol(), etherparse::IpNumber(p.proto as u8));
-                        match p.proto {
-                            Proto::Sctp => {
-                                prop_assert!(carried.len() >= 12);
-                                (u16::from_be_bytes([carried[0], carried[1]]), u16::from_be_bytes([carried[2], carried[3]]))
-                            }
-                            _ => (0, 0),
+                        if p.proto.has_ports() {
+                            prop_assert!(carried.len() >= 12);
+                            (u16::from_be_bytes([carried[0], carried[1]]), u16::from_be_bytes([carried[2], carried[3]]))
+                        } else {
+                            (0, 0)
                         }
                     }
                     other => panic!("no transport there: {other:?}"),

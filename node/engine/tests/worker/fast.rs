@@ -15,14 +15,14 @@ use qnat_engine::status::FlowState;
 
 /// What the kernel would hold.
 #[derive(Debug, Default)]
-struct Kernel {
+pub(crate) struct Kernel {
     flows: u32,
     now: u64,
     /// Those that live.
-    live: BTreeMap<u32, FastEntry>,
+    pub(crate) live: BTreeMap<u32, FastEntry>,
     /// Those that are still found, alive or not.
     found: BTreeMap<u32, FastEntry>,
-    seen: BTreeMap<u32, FastBoth>,
+    pub(crate) seen: BTreeMap<u32, FastBoth>,
     /// When each was removed.
     removed: BTreeMap<u32, u64>,
     raised: BTreeMap<BackendId, u64>,
@@ -31,25 +31,26 @@ struct Kernel {
 }
 
 #[derive(Debug, Clone)]
-struct Shared(Arc<Mutex<Kernel>>);
+pub(crate) struct Shared(pub(crate) Arc<Mutex<Kernel>>);
 
 impl Shared {
-    fn get(&self) -> MutexGuard<'_, Kernel> {
+    pub(crate) fn get(&self) -> MutexGuard<'_, Kernel> {
         self.0.lock().expect("no test panicked with it")
     }
 
     /// The only entry that lives, with its number.
-    fn only(&self) -> (u32, FastEntry) {
+    pub(crate) fn only(&self) -> (u32, FastEntry) {
         let kernel = self.get();
         assert_eq!(kernel.live.len(), 1, "{:?}", kernel.live);
         kernel.live.iter().map(|(number, entry)| (*number, *entry)).next().expect("one")
     }
 
     /// Whether a packet of an entry would pass.
-    fn passes(&self, entry: &FastEntry) -> bool {
+    pub(crate) fn passes(&self, entry: &FastEntry) -> bool {
         let kernel = self.get();
-        let raised = kernel.raised.get(&entry.backend).copied().unwrap_or(0);
-        kernel.live.values().any(|live| live == entry) && entry.made >= raised.max(kernel.all)
+        let raised = |id: BackendId| kernel.raised.get(&id).copied().unwrap_or(0);
+        let since = raised(entry.backend).max(entry.far.map_or(0, raised)).max(kernel.all);
+        kernel.live.values().any(|live| live == entry) && entry.made >= since
     }
 }
 
@@ -100,14 +101,14 @@ impl FastTable for Shared {
     }
 }
 
-fn with(flows: u32, mode: FastMode) -> (Lab, Shared) {
+pub(crate) fn with(flows: u32, mode: FastMode) -> (Lab, Shared) {
     let mut lab = Lab::new(1);
     let kernel = Shared(Arc::new(Mutex::new(Kernel { flows, takes: true, ..Kernel::default() })));
     lab.nodes[0].worker.set_fast(Box::new(kernel.clone()), mode);
     (lab, kernel)
 }
 
-fn turn(lab: &mut Lab, kernel: &Shared, ms: u64) {
+pub(crate) fn turn(lab: &mut Lab, kernel: &Shared, ms: u64) {
     for step in steps(ms) {
         kernel.get().now = lab.now + step * MS;
         lab.advance(step);
@@ -154,7 +155,8 @@ fn a_connection_in_use_is_handed_over_with_all_that_its_packets_need() {
         term: Term(lab.term),
         made: entry.made,
         backend: BackendId(1),
-        proto: Proto::Tcp,
+        far: None,
+        proto: Some(Proto::Tcp),
         inside: (A, 5000),
         public: (PUBLIC, public),
         remote: (REMOTE, 443),

@@ -30,6 +30,7 @@ mod own_inward;
 mod ownership;
 mod payload;
 mod private;
+mod private_fast;
 mod probes;
 mod raw;
 mod refusals;

@@ -31,14 +31,14 @@ pub(crate) fn judged(s: &mut Snapshot, of: [Groups; 2]) {
     s.security = Arc::new(attached.collect());
 }
 
-const NONE: Groups = [None, None];
+pub(crate) const NONE: Groups = [None, None];
 
 /// Lets its instance begin whatever it likes, and nobody else.
-fn closed() -> Groups {
+pub(crate) fn closed() -> Groups {
     leaving(&[])
 }
 
-fn open() -> Groups {
+pub(crate) fn open() -> Groups {
     [None, group(&[rule(Access::Allow)], &[rule(Access::Allow)])]
 }
 
@@ -48,7 +48,7 @@ fn lab(nodes: u32, groups: [Groups; 2]) -> Lab {
     lab
 }
 
-fn load(lab: &mut Lab, groups: [Groups; 2]) {
+pub(crate) fn load(lab: &mut Lab, groups: [Groups; 2]) {
     let index = lab.loaded(0) + 1;
     lab.load(index, |s| {
         isolated(s);
