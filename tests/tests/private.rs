@@ -61,21 +61,39 @@ fn explain(from: &str, to: &str) -> Value {
     json(&["explain", from, to, "-o", "json"])
 }
 
+/// Frames that the kernels of the members passed on by themselves.
+fn by_kernel() -> u64 {
+    let of = |node: &str| json(&["cache", "--node", node, "-o", "json"])["sent"].as_u64();
+    ["n1", "n2", "n3"].into_iter().filter_map(of).sum()
+}
+
+/// Talks until the kernel has passed on as much as `frames` in one go; it is counted twice a second.
+fn wait_for_kernel(what: &str, frames: u64, mut talk: impl FnMut()) {
+    wait_until(what, Duration::from_secs(20), || {
+        let before = by_kernel();
+        talk();
+        std::thread::sleep(Duration::from_millis(600));
+        by_kernel() >= before + frames
+    });
+}
+
 #[test]
 fn isolated_hosts_reach_each_other_by_the_gateway_as_both_sides_groups_allow_also_when_the_owner_dies() {
-    let lab = Lab::up_as(3, &["--isolated"]);
+    let lab = Lab::up_as(3, &["--isolated", "--cache", "eager"]);
     let server = lab.start("b2", &["python3", "-c", ECHO]);
     server.wait_for("serves", Duration::from_secs(10));
     assert!(pings(&lab, "b1", B2) && pings(&lab, "b1", INET), "nobody judges");
     let neighbour = lab.exec("b1", &["ip", "neigh", "show", B2]);
     assert!(neighbour.contains("02:51:4e:00:"), "a shard answers in b2's name: {neighbour}");
+    // Two requests and two answers.
+    wait_for_kernel("pings to pass by the kernel", 4, || assert!(pings(&lab, "b1", B2)));
     assert_eq!(private_flows(), 0, "W4");
     // b1 reaches nobody outside, and b2.
     let groups = group("closed", "outbound", "deny", "destination = \"Internet\"")
         + &group("web", "inbound", "deny", "protocol = \"tcp\"\ndestination_ports = 8");
     resources::apply(&with(&groups, Some("closed"), Some("web")));
     let mut talk = Conversation::begin_with(&lab, "b1", B2, 7);
-    assert!(talk.goes_on());
+    wait_for_kernel("the connection to pass by the kernel", 20, || (0..10).for_each(|_| assert!(talk.goes_on())));
     assert!(!pings(&lab, "b1", INET) && pings(&lab, "b1", B2));
     assert!(!connects(&lab, "b1", B2, 8), "b2's own group");
     assert_eq!(explain("10.0.1.1", "10.0.1.2:8")["reason"], "security_rule");
