@@ -122,9 +122,12 @@ fn main() -> ExitCode {
     checks.push(Check::new("a_smaller_link_is_told_of_by_whoever_owns_the_shard", |lab| {
         pieces::a_smaller_link_is_told_of_by_whoever_owns_the_shard(lab);
     }));
-    checks.push(Check::new("questions_about_thousands_of_flows_move_no_shard", |lab| {
-        limits::questions_about_thousands_of_flows_move_no_shard(lab);
-    }));
+    // Questions are the same wherever packets pass: one of the two runs asks them.
+    if std::env::var_os("QNAT_TEST_CACHE").is_none() {
+        checks.push(Check::new("questions_about_thousands_of_flows_move_no_shard", |lab| {
+            limits::questions_about_thousands_of_flows_move_no_shard(lab);
+        }));
+    }
     checks.push(Check::long("what_idles_for_four_minutes_ends_and_its_ends_are_told", |lab| {
         connections::what_idles_for_four_minutes_ends_and_its_ends_are_told(lab);
     }));
