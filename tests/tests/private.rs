@@ -165,7 +165,8 @@ fn a_group_without_rules_does_what_its_six_default_ones_say_and_a_users_last_rul
     // Nobody takes a default rule's place.
     let rule = |name: &str, priority: u16, direction: &str, access: &str| {
         format!(
-            "[[security_group.rule]]\nname = \"{name}\"\npriority = {priority}\ndirection = \"{direction}\"\naccess = \"{access}\"\n"
+            "[[security_group.rule]]\nname = \"{name}\"\npriority = {priority}\n\
+             direction = \"{direction}\"\naccess = \"{access}\"\n"
         )
     };
     let file = file_of(&behind(&rule("DenyAllInbound", 4096, "inbound", "allow")));
