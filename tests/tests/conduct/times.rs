@@ -20,7 +20,7 @@ const HOLD: Duration = Duration::from_secs(67);
 /// S13, D6: two datagram flows and two connections fall silent at once. What the remote sends ten seconds before the four minutes are
 /// over arrives by one of each; ten seconds after them no port is in use for the others, and nothing arrives by them once their hold
 /// is over.
-pub(crate) fn what_fell_silent_uses_no_port_after_four_minutes_and_is_not_reached_after_its_hold(lab: &Lab) {
+pub(crate) fn what_fell_silent_uses_no_port_after_four_minutes_and_is_closed_after_its_hold(lab: &Lab) {
     Changes::default().apply();
     let bed = &Bed::new(lab);
     // Each takeover gives flows all their time again (I48), and a machine that stands still may cause one.
