@@ -10,4 +10,5 @@ pub mod lab;
 pub mod resources;
 pub mod rules;
 pub mod running;
+pub mod scenarios;
 pub mod shared;

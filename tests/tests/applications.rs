@@ -82,4 +82,14 @@ fn a_rule_for_web_servers_lets_in_to_those_that_are_also_to_a_later_one_and_to_n
     let refused = run(&["apply", "--yes", "-f", file.path().to_str().expect("a plain path")]);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("WebServers") && said.contains("vnet"), "{said}");
+    // So is a rule from the members of a group in one network to those of one in another.
+    let across = elsewhere.replace("[\"WebServers\"]", "[\"Databases\"]")
+        + "[[application_security_group]]\nname = \"Databases\"\n[[security_group]]\nname = \"across\"\n\
+           [[security_group.rule]]\nname = \"r\"\npriority = 100\ndirection = \"inbound\"\naccess = \"allow\"\n\
+           source = \"WebServers\"\ndestination = \"Databases\"\n";
+    let file = file_of(&(declared(&[1, 2, 4], &[2, 4]) + &across));
+    let refused = run(&["apply", "--yes", "-f", file.path().to_str().expect("a plain path")]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    let why = "destination = Databases: has its members in vnet2, those of the source WebServers are in vnet1";
+    assert!(!refused.status.success() && said.contains(why), "{said}");
 }

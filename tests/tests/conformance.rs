@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use qnat_tests::conformance::{Standing, Table, parse};
+use qnat_tests::scenarios::{self, ALSO_KILLED, LAST};
 
 fn table() -> Table {
     parse(include_str!("../spec.toml")).expect("spec.toml is well formed")
@@ -124,6 +125,30 @@ fn every_id_is_there_once() {
         }
     }
     assert_eq!(ids.len(), 46 + 31 + 28 + 58);
+}
+
+#[test]
+fn every_scenario_is_there_once_and_shown_by_programs_that_start_a_lab() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above");
+    let all = scenarios::parse(include_str!("../scenarios.toml")).expect("scenarios.toml is well formed");
+    let shown = all.scenario.iter().map(|scenario| scenario.number);
+    let mut numbers: Vec<u32> = shown.chain(all.absent.iter().map(|absent| absent.number)).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=LAST).collect::<Vec<_>>(), "each number once");
+    let lines = table().line;
+    let ids: BTreeSet<&str> = lines.iter().map(|line| line.id.as_str()).collect();
+    let programs = scenarios::black_box(root).expect("readable sources");
+    let black_box: BTreeSet<String> = programs.iter().flat_map(|text| tests_in(text)).collect();
+    for scenario in &all.scenario {
+        let number = scenario.number;
+        assert!(!scenario.tests.is_empty() && !scenario.ids.is_empty(), "{number} has no test or no id");
+        let unknown: Vec<&String> = scenario.ids.iter().filter(|id| !ids.contains(id.as_str())).collect();
+        assert!(unknown.is_empty(), "{number}: no lines of spec.toml: {unknown:?}");
+        let missing: Vec<&String> = scenario.tests.iter().filter(|test| !black_box.contains(*test)).collect();
+        assert!(missing.is_empty(), "{number}: in no program that starts a lab: {missing:?}");
+        assert!(scenario.killed.iter().all(|test| scenario.tests.contains(test)), "{number}: killed ones are tests");
+        assert!(!scenario.killed.is_empty() || !ALSO_KILLED.contains(&number), "{number}: its owner lives on");
+    }
 }
 
 #[test]

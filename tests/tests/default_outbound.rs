@@ -113,8 +113,13 @@ fn ends(lab: &Lab, instance: &str) -> BTreeSet<String> {
 
 /// One more connection of an instance, and its public end.
 fn connection(lab: &Lab, instance: &str) -> (Conversation, String) {
+    connection_to(lab, instance, INET)
+}
+
+/// The same to any address of the internet's.
+fn connection_to(lab: &Lab, instance: &str, remote: &str) -> (Conversation, String) {
     let before = ends(lab, instance);
-    let mut talk = Conversation::begin(lab, instance);
+    let mut talk = Conversation::begin_with(lab, instance, remote, 7);
     assert!(talk.goes_on());
     let mut new = BTreeSet::new();
     wait_until("its mapping to be listed", PATIENCE, || {
@@ -295,8 +300,9 @@ fn what_comes_in_by_a_rule_is_answered_from_its_frontend_while_the_instance_leav
     serve(2, 8080);
     wait_for_right("b2", "own address");
     // A connected socket takes segments of the frontend's port alone.
-    let stream = in_host(Host::Inet, || TcpStream::connect_timeout(&SocketAddr::from(([203, 0, 113, 1], 80)), SOON));
-    let stream = stream.expect("S21: by the rule");
+    let connect =
+        || in_host(Host::Inet, || TcpStream::connect_timeout(&SocketAddr::from(([203, 0, 113, 1], 80)), SOON));
+    let stream = connect().expect("S21: by the rule");
     stream.set_read_timeout(Some(SOON)).expect("a socket");
     let own = stream.local_addr().expect("connected").to_string();
     let mut stream = BufReader::new(stream);
@@ -308,12 +314,20 @@ fn what_comes_in_by_a_rule_is_answered_from_its_frontend_while_the_instance_leav
         heard
     };
     assert_eq!(lines(), own, "S24: it sees the client");
-    let (mut out, end) = connection(lab, "b2");
+    let (mut out, end) = connection_to(lab, "b2", &REMOTE.to_string());
     assert_eq!(address_of(&end), OWN, "S19, S2");
     assert_eq!(seen(lab, "b2").0, OWN);
     assert_eq!(lines(), "on");
     assert!(out.goes_on());
     assert_eq!(lines(), "on", "both at once");
+    let killed = lab.kill_owner_of("b2");
+    lab.wait_for_successor("b2", killed);
+    assert_eq!(lines(), "on", "also under a successor");
+    wait_until(&format!("it to go on without n{killed}"), PATIENCE, || out.goes_on());
+    assert!(ends(lab, "b2").contains(&end), "by the end that it had");
+    assert!(connect().is_ok(), "S21: a new one, too");
+    assert_eq!(seen(lab, "b2").0, OWN);
+    lab.restart_the_dead();
 }
 
 fn a_hundred_flows_of_an_instance_leave_under_one_of_three_frontends(lab: &Lab) {

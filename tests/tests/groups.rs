@@ -233,6 +233,16 @@ fn protocols_and_priorities(lab: &Lab) {
         ],
     );
     resources::apply(&with(&by_protocol, Some("g"), None));
+    protocols_are_told_apart(lab);
+    let killed = lab.kill_owner_of("b1");
+    lab.wait_for_successor("b1", killed);
+    protocols_are_told_apart(lab);
+    lab.restart_the_dead();
+    lab.wait_until_whole(Duration::from_secs(60));
+}
+
+/// By these rules.
+fn protocols_are_told_apart(lab: &Lab) {
     assert_eq!(reached(lab, "b1", &[(INET, 80), (OTHERS[0], 81)]), set(&[(INET, 80)]));
     let datagram =
         |port: u16| format!("for n in 1 2 3; do echo x > /dev/udp/{INET}/{port}; sleep 0.2; done 2>/dev/null; true");
@@ -294,6 +304,25 @@ fn service_tags(lab: &Lab) {
     wait_until("the new prefixes", Duration::from_secs(10), || {
         reached(lab, "b1", &[(a, 80), (b, 80)]) == set(&[(b, 80)])
     });
+    several_tags(lab);
+}
+
+/// A service's tag has the prefixes of all its regions, one with a region those alone, and the platform's own are the internet too.
+fn several_tags(lab: &Lab) {
+    let [east, west, database, apart] = OTHERS;
+    let tags = [("Storage.EastUS", east), ("Storage.WestUS", west), ("Sql.EastUS", database)];
+    let tags = tags.map(|(name, ip)| format!("[[service_tag]]\nname = \"{name}\"\nprefixes = [\"{ip}/32\"]\n"));
+    let file = file_of(&format!("version = 3\n{}", tags.concat()));
+    ok(&["service-tags", "-f", file.path().to_str().expect("a plain path")]);
+    let to = |tag: &str| format!("destination = \"{tag}\"");
+    let storage = rule("storage", 200, "allow", &to("Storage"));
+    let sql = rule("sql", 210, "allow", &to("Sql.EastUS"));
+    let internet = rule("internet", 300, "deny", &to("Internet"));
+    let ends = [east, west, database, apart].map(|ip| (ip, 80));
+    resources::apply(&with(&group("g", &[&storage, &sql, &internet]), Some("g"), None));
+    wait_until("the new prefixes", Duration::from_secs(10), || reached(lab, "b1", &ends) == set(&ends[..3]));
+    resources::apply(&with(&group("g", &[&sql, &internet]), Some("g"), None));
+    assert_eq!(reached(lab, "b1", &ends), set(&ends[2..3]));
 }
 
 #[test]

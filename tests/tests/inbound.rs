@@ -14,6 +14,8 @@ use qnat_tests::resources::{self, Changes};
 const F1: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// What is waited for a connection, or for a word on one: longer than a takeover, shorter than it takes to give up.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What nobody lets in gets no answer for so long.
+const SILENCE: Duration = Duration::from_secs(1);
 
 const RULES: &str = "[[load_balancer.load_balancing_rule]]\nname = \"http\"\nfrontend = \"pip1\"\nprotocol = \"tcp\"\n\
                      frontend_port = 80\npool = \"pool1\"\nbackend_port = 8080\n\
@@ -68,8 +70,12 @@ struct Client {
 impl Client {
     /// Connects to a public end; `None`: nobody answers in time.
     fn connect(port: u16) -> Option<Self> {
+        Self::within(port, PATIENCE)
+    }
+
+    fn within(port: u16, patience: Duration) -> Option<Self> {
         let to = SocketAddr::from((F1, port));
-        let stream = in_host(Host::Inet, || TcpStream::connect_timeout(&to, PATIENCE)).ok()?;
+        let stream = in_host(Host::Inet, || TcpStream::connect_timeout(&to, patience)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         let own = stream.local_addr().expect("connected");
         let mut stream = BufReader::new(stream);
@@ -226,22 +232,64 @@ fn groups_judge_what_comes_in_by_the_clients_own_end_and_the_instances_own_also_
     assert!(!passes(Some(&open), Some(none)));
     assert!(!passes(Some(none), Some(&open)));
     assert!(passes(Some(&open), Some(&open)));
+    owner_dies(&lab);
+    assert!(reaches());
+    for (subnet, card) in [(open.as_str(), none), (none, open.as_str())] {
+        resources::apply(&behind_groups(Some(subnet), Some(card)));
+        assert!(Client::within(80, SILENCE).is_none(), "nor does a successor let in by one of two");
+    }
+    assert!(passes(Some(&open), None), "one alone");
+    assert!(passes(None, Some(&open)), "and the other one alone");
+    assert!(!passes(None, Some(none)), "the six default rules: nothing from the internet");
+    either_direction_alone(&lab);
+}
+
+fn owner_dies(lab: &Lab) {
     let killed = lab.kill_owner_of("b1");
     lab.wait_for_successor("b1", killed);
-    assert!(reaches());
-    assert!(passes(Some(&open), None), "one alone");
-    assert!(!passes(None, Some(none)), "the six default rules: nothing from the internet");
+}
 
-    // Either direction alone, and its answers.
-    let goes_out = || {
-        let script = format!("timeout 3 bash -c 'exec 3<>/dev/tcp/{INET}/80' 2>/dev/null && echo reached || true");
-        lab.exec("b1", &["bash", "-c", &script]).contains("reached")
+/// A connection of b1's to the internet's web server.
+fn goes_out(patience: Duration) -> Option<TcpStream> {
+    let to = SocketAddr::from((INET.parse::<Ipv4Addr>().expect("an address"), 80));
+    let stream = in_host(Host::Backend(1), || TcpStream::connect_timeout(&to, patience)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    Some(stream)
+}
+
+/// Whether the web server answers, and sees the frontend.
+fn is_answered(mut stream: TcpStream) -> bool {
+    let mut said = String::new();
+    let asked = stream.write_all(b"GET / HTTP/1.1\r\nHost: inet\r\nConnection: close\r\n\r\n");
+    asked.and_then(|()| stream.read_to_string(&mut said)).is_ok() && said.contains("\"address\":\"203.0.113.1\"")
+}
+
+/// A group that lets begin in one direction alone: what begins gets its answers, also when the owner dies before they come, and
+/// nothing begins from the other side.
+fn either_direction_alone(lab: &Lab) {
+    let whole = || {
+        lab.restart_the_dead();
+        lab.wait_until_whole(Duration::from_secs(60));
     };
     let nothing_else = rule("outbound", "deny", 200, "") + &rule("inbound", "deny", 200, "");
     let out = rule("outbound", "allow", 100, "protocol = \"tcp\"\ndestination_ports = 80\n") + &nothing_else;
-    assert!(!passes(None, Some(&out)));
-    assert!(goes_out(), "the answer needs no rule");
+    whole();
+    resources::apply(&behind_groups(None, Some(&out)));
+    assert!(goes_out(PATIENCE).is_some_and(is_answered), "the answer needs no rule");
+    assert!(Client::connect(80).is_none());
+    let waits = goes_out(PATIENCE).expect("a connection");
+    owner_dies(lab);
+    assert!(is_answered(waits), "also by a successor");
+    assert!(goes_out(PATIENCE).is_some_and(is_answered));
+    assert!(Client::within(80, SILENCE).is_none());
+    whole();
     let inward = rule("inbound", "allow", 100, "protocol = \"tcp\"\ndestination_ports = 8080\n") + &nothing_else;
-    assert!(passes(None, Some(&inward)), "nor does this one");
-    assert!(!goes_out());
+    resources::apply(&behind_groups(None, Some(&inward)));
+    let mut kept = Client::connect(80).expect("nor does this one");
+    assert!(kept.goes_on());
+    assert!(goes_out(SILENCE * 3).is_none());
+    owner_dies(lab);
+    assert!(kept.goes_on(), "also by a successor");
+    assert!(Client::connect(80).is_some_and(|mut client| client.goes_on()));
+    assert!(goes_out(SILENCE).is_none());
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use qnat_tests::conversation::Conversation;
-use qnat_tests::lab::{INET, Lab, json, rows, wait_until};
-use qnat_tests::resources::{self, Changes};
+use qnat_tests::lab::{INET, Lab, json, rows, run, wait_until};
+use qnat_tests::resources::{self, Changes, file_of};
 use qnat_tests::running::Running;
 use serde_json::Value;
 
@@ -126,6 +126,76 @@ fn isolated_hosts_reach_each_other_by_the_gateway_as_both_sides_groups_allow_als
     assert!(foretold.is_some_and(|flows| flows > 0) && foretold == done, "{foretold:?} {done:?}");
     assert!(!talk.goes_on() && !pings(&lab, "b1", B2));
     drop(server);
+}
+
+/// b1 behind a group with these rules, and behind port 80 of the first frontend, whose probe asks it alone.
+fn behind(rules: &str) -> String {
+    let group = format!("[[security_group]]\nname = \"plain\"\n{rules}");
+    let web = "[[load_balancer.probe]]\nname = \"alive\"\nport = 7\ninterval_seconds = 1\nnumber_of_probes = 2\n\
+               [[load_balancer.load_balancing_rule]]\nname = \"web\"\nfrontend = \"pip1\"\nprotocol = \"tcp\"\n\
+               frontend_port = 80\npool = \"pool1\"\nbackend_port = 7\nprobe = \"alive\"\n";
+    with(&group, Some("plain"), None).replacen("[outside]", &format!("{web}[outside]"), 1)
+}
+
+/// What the probe finds of b1.
+fn health() -> String {
+    let all = json(&["get", "probes", "-o", "json"]);
+    let row = rows(&all).find(|row| row["backend"] == "b1/ipconfig1").cloned().unwrap_or_default();
+    row["health"].as_str().unwrap_or_default().to_owned()
+}
+
+fn default_rules() -> Vec<String> {
+    let groups = json(&["get", "security-groups", "-o", "json"]);
+    let words = |row: &Value| {
+        let of = |field: &str| row["properties"][field].to_string().replace('"', "");
+        let fields = ["priority", "direction", "access", "sourceAddressPrefix", "destinationAddressPrefix", "protocol"];
+        format!("{} {}", row["name"].as_str().unwrap_or_default(), fields.map(of).join(" "))
+    };
+    rows(&groups[0]["properties"]["defaultSecurityRules"]).map(words).collect()
+}
+
+#[test]
+fn a_group_without_rules_does_what_its_six_default_ones_say_and_a_users_last_rule_comes_before_them() {
+    const FRONTEND: &str = "203.0.113.1";
+    let lab = Lab::up_as(3, &["--isolated"]);
+    resources::apply(&behind(""));
+    assert_eq!(
+        default_rules(),
+        [
+            "AllowVNetInBound 65000 Inbound Allow VirtualNetwork VirtualNetwork *",
+            "AllowAzureLoadBalancerInBound 65001 Inbound Allow AzureLoadBalancer * *",
+            "DenyAllInbound 65500 Inbound Deny * * *",
+            "AllowVnetOutBound 65000 Outbound Allow VirtualNetwork VirtualNetwork *",
+            "AllowInternetOutBound 65001 Outbound Allow * Internet *",
+            "DenyAllOutBound 65500 Outbound Deny * * *",
+        ]
+    );
+    let patience = Duration::from_secs(20);
+    wait_until("the probe to find nobody", patience, || health() == "down");
+    let server = lab.start("b1", &["python3", "-c", ECHO]);
+    server.wait_for("serves", Duration::from_secs(10));
+    wait_until("the probe to be let in", patience, || health() == "up");
+    assert!(!connects(&lab, "inet", FRONTEND, 80), "nobody of the internet is");
+    let said = explain(&format!("{INET}:40000"), &format!("{FRONTEND}:80"));
+    assert!(said["reason"] == "security_rule" && said.to_string().contains("DenyAllInbound"), "{said:#}");
+    assert!(connects(&lab, "b2", "10.0.1.1", 7), "the network is");
+    assert!(connects(&lab, "b1", INET, 80) && pings(&lab, "b1", B2), "and all may leave");
+    // Nobody takes a default rule's place.
+    let rule = |name: &str, priority: u16, direction: &str, access: &str| {
+        format!(
+            "[[security_group.rule]]\nname = \"{name}\"\npriority = {priority}\n\
+             direction = \"{direction}\"\naccess = \"{access}\"\n"
+        )
+    };
+    let file = file_of(&behind(&rule("DenyAllInbound", 4096, "inbound", "allow")));
+    let refused = run(&["apply", "--yes", "-f", file.path().to_str().expect("a plain path")]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("nobody changes or takes away"), "{said}");
+    assert!(connects(&lab, "b2", "10.0.1.1", 7), "nothing was changed");
+    let last = rule("in", 4096, "inbound", "deny") + &rule("out", 4096, "outbound", "deny");
+    resources::apply(&behind(&last));
+    assert!(!connects(&lab, "b2", "10.0.1.1", 7) && !connects(&lab, "b1", INET, 80));
+    wait_until("the probe to be denied", patience, || health() == "down");
 }
 
 /// Sends what it is told, one packet each, built here: `tcp,20001,203.0.113.10,80;…`. The number of a packet is in it.

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use qnat_lab::Host;
+use qnat_tests::conversation::Conversation;
 use qnat_tests::lab::{INET, Lab, in_host, json, ok, rows, wait_until};
 use qnat_tests::resources::{self, Changes};
 use serde_json::Value;
@@ -333,10 +334,20 @@ fn an_instance_that_fails_its_probe_opens_outbound_flows_all_the_same() {
     let lab = Lab::up_by(&pool_of(&resources(""), &[1]));
     becomes("lb1/http", 1, "down");
     assert_eq!(health("lb1/http", 1).1, "it refuses the connection", "nothing listens there");
-    let said = lab.exec("b1", &["curl", "-s", "--max-time", "5", &format!("http://{INET}/")]);
-    assert!(said.contains("\"address\":\"203.0.113.1\""), "{said}");
+    let opens = || {
+        let said = lab.exec("b1", &["curl", "-s", "--max-time", "5", &format!("http://{INET}/")]);
+        assert!(said.contains("\"address\":\"203.0.113.1\""), "{said}");
+    };
+    opens();
     let ports = lab.ports_of("b1");
     assert_eq!(ports["allocated"], 1024);
+    let mut talk = Conversation::begin(&lab, "b1");
+    assert!(talk.goes_on());
+    let killed = lab.kill_owner_of("b1");
+    lab.wait_for_successor("b1", killed);
+    wait_until("its flow to go on", PATIENCE * 4, || talk.goes_on());
+    opens();
+    assert_eq!(health("lb1/http", 1).0, "down", "also for the successor");
 }
 
 /// b1 behind a card whose group lets the internet in, and denies probes or not.

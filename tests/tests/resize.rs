@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         checks![
             a_pool_that_grows_twice_and_shrinks_again_ends_the_flows_that_it_said_and_no_other_one,
             a_backend_without_a_port_left_for_a_remote_gets_an_address_of_its_own_and_has_all_at_once,
+            pools_of_every_size_grant_each_instance_the_ports_of_their_tier,
         ],
     )
 }
@@ -49,8 +50,8 @@ struct Sender {
     gateway: [u8; 6],
     address: Ipv4Addr,
     flows: BTreeMap<u16, Public>,
-    /// The public port of what its own stack has sent, to learn its neighbour.
-    hello: u16,
+    /// The public ports of what else it has sent: its own stack, to learn its neighbour, and to other remotes.
+    others: Vec<u16>,
     _silence: Silence,
 }
 
@@ -67,7 +68,7 @@ impl Sender {
             hello = lab.udp_ports(&address.to_string(), &REMOTE.to_string());
             !hello.is_empty()
         });
-        Self { name, end, gateway, address, flows: BTreeMap::new(), hello: hello[0], _silence: silence }
+        Self { name, end, gateway, address, flows: BTreeMap::new(), others: hello, _silence: silence }
     }
 
     /// What its flows are told apart by: the last octet of its address, and the inside port.
@@ -111,6 +112,11 @@ impl Sender {
     /// Its flows on some public ports.
     fn on(&self, ports: &BTreeSet<u16>) -> BTreeSet<u16> {
         self.flows.iter().filter(|(_, (_, public))| ports.contains(public)).map(|(port, _)| *port).collect()
+    }
+
+    /// How many of its other flows are on some public ports.
+    fn others_on(&self, ports: &BTreeSet<u16>) -> usize {
+        self.others.iter().filter(|port| ports.contains(port)).count()
     }
 }
 
@@ -177,63 +183,162 @@ fn wait_for(lab: &Lab, senders: &[Sender], ports: usize) {
     });
 }
 
+/// The port of the remote to which the flows of the pool go that changes its size.
+const TO: u16 = 7_000;
+
+/// Has a pool grow past a tier, and its owner die as soon as that is committed: of each backend's flows a half ends and a half goes
+/// on, and what the first one opens towards another remote leaves at once.
+fn grow(lab: &Lab, inet: &End, shard: [u8; 6], senders: &mut [Sender], (count, ports): (u32, u16)) {
+    let before = leases(lab, senders);
+    let taken = resize(lab, count);
+    let elsewhere = TO + u16::try_from(count).expect("few");
+    let again = senders[0].out(inet, FIRST..FIRST + 100, elsewhere);
+    let again: BTreeSet<u16> = again.into_values().map(|public| public.1).collect();
+    wait_for(lab, senders, usize::from(ports));
+    assert_eq!(lease(lab, &format!("b{count}")).len(), usize::from(ports), "S14: who came has its ports");
+    let mut ended = 0;
+    assert!(again.len() == 100 && again.is_subset(&lease(lab, &senders[0].name)), "S14: elsewhere at once: {again:?}");
+    for (sender, before) in senders.iter_mut().zip(&before) {
+        let after = lease(lab, &sender.name);
+        assert!(after.is_subset(before), "S14: it keeps a half of what it had");
+        let gone: BTreeSet<u16> = before.difference(&after).copied().collect();
+        let (stays, ends) = (sender.on(&after), sender.on(&gone));
+        // They were one on each port.
+        assert_eq!((stays.len(), ends.len()), (usize::from(ports), usize::from(ports)), "S14");
+        let (stay, end) = (stays.len() + sender.others_on(&after), ends.len() + sender.others_on(&gone));
+        assert!(end <= stay, "D4: the emptier half goes, {end} and {stay}");
+        ended += u64::try_from(end).expect("small");
+        assert_eq!(
+            sender.back(inet, shard, TO),
+            stays,
+            "{} of {count}: those on kept ports, and no other one",
+            sender.name
+        );
+        sender.flows.retain(|port, _| stays.contains(port));
+        let on = sender.out(inet, sender.flows.keys().copied(), TO);
+        assert_eq!(on, sender.flows, "S14: on the ports that they had");
+    }
+    assert_eq!(ended, taken, "as many as it said");
+    senders[0].others.extend(again);
+}
+
+/// Has a pool shrink to fifty, and its owner die as soon as that is committed: each has all ports of so few, and no flow is touched.
+fn shrink(lab: &Lab, inet: &End, shard: [u8; 6], senders: &[Sender]) {
+    assert_eq!(resize(lab, 50), 0, "S15");
+    wait_for(lab, senders, usize::from(GRANT));
+    for sender in senders {
+        let all: BTreeSet<u16> = sender.flows.keys().copied().collect();
+        assert_eq!(sender.back(inet, shard, TO), all, "S15: none ends");
+        assert_eq!(sender.out(inet, all.iter().copied(), TO), sender.flows, "S15: none changes its port");
+    }
+}
+
 fn a_pool_that_grows_twice_and_shrinks_again_ends_the_flows_that_it_said_and_no_other_one(lab: &Lab) {
-    const FLOWS: u16 = 1_000;
-    const TO: u16 = 7_000;
     let inet = End::open("qnat-inet", "eth0").expect("a raw socket outside");
     let mut senders: Vec<Sender> = (1..=4).map(|number| Sender::new(lab, number)).collect();
     let _silent = inet.silence().expect("nft");
     let shard = shard_of(lab);
+    let unique = |senders: &[Sender]| {
+        let publics: BTreeSet<Public> = senders.iter().flat_map(|sender| sender.flows.values().copied()).collect();
+        let flows = senders.iter().map(|sender| sender.flows.len()).sum::<usize>();
+        assert_eq!(publics.len(), flows, "S7: no two of them are one");
+        assert_eq!(publics.iter().map(|public| public.0).collect::<BTreeSet<_>>().len(), 1, "all by one address");
+    };
     for sender in &mut senders {
-        sender.flows = sender.out(&inet, FIRST..FIRST + FLOWS, TO);
-        assert_eq!(sender.flows.len(), usize::from(FLOWS), "{}: I25", sender.name);
+        sender.flows = sender.out(&inet, FIRST..FIRST + GRANT, TO);
+        assert_eq!(sender.flows.len(), usize::from(GRANT), "{}: I25", sender.name);
     }
-    let publics: BTreeSet<Public> = senders.iter().flat_map(|sender| sender.flows.values().copied()).collect();
-    assert_eq!(publics.len(), 4 * usize::from(FLOWS), "S7: no two of them are one");
-    assert_eq!(publics.iter().map(|public| public.0).collect::<BTreeSet<_>>().len(), 1, "all by one address");
-    for (count, ports) in [(51, GRANT / 2), (101, GRANT / 4)] {
-        let before = leases(lab, &senders);
-        let taken = resize(lab, count);
-        wait_for(lab, &senders, usize::from(ports));
-        let mut ended = 0;
-        for (sender, before) in senders.iter_mut().zip(&before) {
-            let after = lease(lab, &sender.name);
-            assert!(after.is_subset(before), "S14: it keeps a half of what it had");
-            let gone: BTreeSet<u16> = before.difference(&after).copied().collect();
-            let (stays, ends) = (sender.on(&after), sender.on(&gone));
-            // Its greeting is a flow too, if it is there still.
-            let on =
-                |half: &BTreeSet<u16>, flows: &BTreeSet<u16>| flows.len() + usize::from(half.contains(&sender.hello));
-            let (stay, end) = (on(&after, &stays), on(&gone, &ends));
-            assert!(end <= stay, "D4: the emptier half goes, {end} and {stay}");
-            ended += u64::try_from(end).expect("small");
-            assert_eq!(
-                sender.back(&inet, shard, TO),
-                stays,
-                "{} of {count}: those on kept ports, and no other one",
-                sender.name
-            );
-            sender.flows.retain(|port, _| stays.contains(port));
-            let on = sender.out(&inet, sender.flows.keys().copied(), TO);
-            assert_eq!(on, sender.flows, "S14: on the ports that they had");
-        }
-        assert_eq!(ended, taken, "as many as it said");
+    unique(&senders);
+    let whole = || {
         lab.restart_the_dead();
         lab.wait_until_whole(PATIENCE);
+    };
+    for size in [(51, GRANT / 2), (101, GRANT / 4)] {
+        grow(lab, &inet, shard, &mut senders, size);
+        whole();
     }
-    assert_eq!(resize(lab, 50), 0, "S15");
-    wait_for(lab, &senders, usize::from(GRANT));
+    shrink(lab, &inet, shard, &senders);
     for sender in &mut senders {
-        let all: BTreeSet<u16> = sender.flows.keys().copied().collect();
-        assert_eq!(sender.back(&inet, shard, TO), all, "S15: none ends");
-        assert_eq!(sender.out(&inet, all.iter().copied(), TO), sender.flows, "S15: none changes its port");
-        let more = sender.out(&inet, FIRST + FLOWS..FIRST + FLOWS + 500, TO);
+        let more = sender.out(&inet, FIRST + GRANT..FIRST + GRANT + 500, TO);
         assert_eq!(more.len(), 500, "what came back is there to be used");
         sender.flows.extend(more);
     }
-    let publics: BTreeSet<Public> = senders.iter().flat_map(|sender| sender.flows.values().copied()).collect();
-    assert_eq!(publics.len(), senders.iter().map(|sender| sender.flows.len()).sum::<usize>(), "S7");
+    unique(&senders);
+    whole();
+    // One more than fifty, and fifty again; two of the four are enough.
+    senders.truncate(2);
+    resources::apply(&pool_of(51));
+    wait_for(lab, &senders, usize::from(GRANT / 2));
+    for sender in &mut senders {
+        let stays = sender.on(&lease(lab, &sender.name));
+        sender.flows.retain(|port, _| stays.contains(port));
+        assert!(!sender.flows.is_empty());
+    }
+    shrink(lab, &inet, shard, &senders);
     lab.restart_the_dead();
+}
+
+/// How many instances a pool has, and how many ports each of them is granted then.
+const TIERS: [(u32, u64); 12] = [
+    (1, 1024),
+    (50, 1024),
+    (51, 512),
+    (100, 512),
+    (101, 256),
+    (200, 256),
+    (201, 128),
+    (400, 128),
+    (401, 64),
+    (800, 64),
+    (801, 32),
+    (1000, 32),
+];
+
+/// Pools of these sizes, each behind an address of its own, beside the lab's.
+fn pools_of_every_size() -> String {
+    let (mut text, mut number) = (pool_of(4), 4);
+    for (n, (size, _)) in TIERS.iter().enumerate() {
+        text += &format!(
+            "[[public_ip]]\nname = \"of{size}\"\naddress = \"203.0.113.{}\"\n\
+             [[load_balancer]]\nname = \"of{size}\"\nfrontends = [\"of{size}\"]\n\
+             [[load_balancer.pool]]\nname = \"pool\"\n\
+             [[load_balancer.outbound_rule]]\nname = \"out\"\npool = \"pool\"\n",
+            100 + n
+        );
+        for _ in 0..*size {
+            number += 1;
+            text += &format!(
+                "[[instance]]\nname = \"of{size}-{number}\"\n[[instance.ip_configuration]]\nname = \"ipconfig1\"\n\
+                 private_ip = \"10.0.{}.{}\"\nsubnet = \"vnet1/default\"\npool = \"of{size}/pool\"\n",
+                1 + number / 256,
+                number % 256
+            );
+        }
+    }
+    text
+}
+
+fn pools_of_every_size_grant_each_instance_the_ports_of_their_tier(lab: &Lab) {
+    let file = file_of(&pools_of_every_size());
+    ok(&["apply", "--yes", "-f", file.path().to_str().expect("a plain path")]);
+    let (mut granted, mut wanted) = (BTreeMap::new(), BTreeMap::new());
+    for (size, ports) in TIERS {
+        wanted.insert((format!("of{size}"), Some(ports)), size);
+    }
+    let all_have_theirs = || {
+        granted.clear();
+        let all = json(&["ports", "-o", "json"]);
+        for row in rows(&all["backends"]) {
+            let of = row["backend"].as_str().and_then(|name| name.split_once('-'));
+            if let Some((pool, _)) = of {
+                *granted.entry((pool.to_owned(), row["allocated"].as_u64())).or_insert(0) += 1;
+            }
+        }
+        granted == wanted
+    };
+    wait_until("S11: each pool's instances to have what its size grants", PATIENCE * 2, all_have_theirs);
+    let seen = lab.exec("b1", &["curl", "-sS", "--max-time", "10", "http://203.0.113.10/"]);
+    assert!(seen.contains("\"address\":\"203.0.113.1\""), "who was there goes on: {seen}");
 }
 
 fn a_backend_without_a_port_left_for_a_remote_gets_an_address_of_its_own_and_has_all_at_once(lab: &Lab) {
@@ -256,6 +361,16 @@ fn a_backend_without_a_port_left_for_a_remote_gets_an_address_of_its_own_and_has
                 && told["frontend"] == public.as_str()
         };
         rows(&concerns).any(|row| is(&row) && row["exhausted"]["destinations"][0]["address"] == remote.as_str())
+    });
+    wait_until("an alert", PATIENCE, || {
+        let events = json(&["events", "-o", "json"]);
+        rows(&events["events"]).any(|row| {
+            let alert = &row["alert"];
+            row["event"] == "concern_began"
+                && alert["healthEventType"] == "SnatPortExhaustion"
+                && alert["resourceId"] == "b1/ipconfig1"
+                && alert["properties"]["eventProperties"]["public ip address"] == public.as_str()
+        })
     });
     assert_eq!(b1.out(&inet, [FIRST], TO + 1).len(), 1, "S10: another remote is there for it");
     assert_eq!(b2.out(&inet, [FIRST], TO).len(), 1, "and so is this one for its neighbour");

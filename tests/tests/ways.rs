@@ -1,5 +1,6 @@
 //! By which way an instance's flows leave, over real packets: an address of its own, its pool. Needs root.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,12 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SYN: u8 = 2;
 
 fn main() -> ExitCode {
-    // Of another member than the asked one no more than 2,000 flows are listed: the one that has more comes last.
+    // Of another member than the asked one no more than 2,000 flows are listed: those that have more come last.
     shared::run(checks![
         an_instance_in_no_pool_goes_out_by_its_own_address,
         an_own_address_that_the_upstream_routes_to_another_one_works_both_ways_and_outlives_the_owner,
         connections_keep_their_address_when_an_own_one_is_given_and_taken_with_the_owner_killed_between,
         two_thousand_flows_leave_by_the_own_address_with_the_ports_they_chose_and_a_killed_owner_loses_none,
+        two_thousand_flows_each_to_another_remote_share_one_port,
     ])
 }
 
@@ -115,9 +117,42 @@ fn two_thousand_flows_leave_by_the_own_address_with_the_ports_they_chose_and_a_k
         lab.wait_for_successor("b1", killed);
         assert_eq!(came(), usize::from(flows), "I25: none is lost");
         let seen = across((&b1, &inet), &frames, out, |frame| (OWN, port_of(frame))).expect("sockets");
-        assert_eq!(seen.len(), usize::from(flows));
+        assert_eq!(seen.keys().copied().collect::<Vec<_>>(), all, "S2: also by a successor");
         lab.restart_the_dead();
     }
+}
+
+fn two_thousand_flows_each_to_another_remote_share_one_port(lab: &Lab) {
+    const PORTS: std::ops::Range<u16> = 6_000..6_500;
+    let inside = Ipv4Addr::new(10, 0, 1, 4);
+    let (b4, gateway) = end_of("b4");
+    let inet = End::open("qnat-inet", "eth0").expect("a raw socket outside");
+    let _silent = (b4.silence().expect("nft"), inet.silence().expect("nft"));
+    // UDP and TCP to the same addresses and ports.
+    let remotes = [Ipv4Addr::new(203, 0, 113, 10), REMOTE].into_iter().flat_map(|ip| PORTS.map(move |port| (ip, port)));
+    let both = remotes.flat_map(|remote| [(UDP, remote), (TCP, remote)]);
+    let frames: Vec<Vec<u8>> = (10_000..)
+        .zip(both)
+        .map(|(from, (proto, (ip, port)))| {
+            let payload = match proto {
+                UDP => udp(from, port, b"out"),
+                _ => tcp((from, port), (1, 0), SYN, &[], &[]),
+            };
+            ipv4((b4.mac, gateway), inside, ip, proto, &payload)
+        })
+        .collect();
+    assert_eq!(frames.len(), 2_000);
+    let remote_of = |frame: &[u8]| (frame[ETH + 9], addresses(frame).1, ports(frame).1);
+    let ours = |frame: &[u8]| {
+        let is = frame.len() > ETH + 24 && [UDP, TCP].contains(&frame[ETH + 9]) && PORTS.contains(&ports(frame).1);
+        is.then(|| examine(frame).expect("checksums"));
+        is.then(|| remote_of(frame))
+    };
+    let seen = across((&b4, &inet), &frames, ours, remote_of).expect("sockets");
+    assert_eq!(seen.len(), 2_000, "all pass");
+    let publics: BTreeSet<(Ipv4Addr, u16)> = seen.values().map(|frame| (addresses(frame).0, ports(frame).0)).collect();
+    assert_eq!(publics.len(), 1, "S8: {publics:?}");
+    wait_until("one port to be used", PATIENCE, || lab.ports_of("b4")["used"] == 1);
 }
 
 /// Public ends of a backend's connections to the echo server.

@@ -91,7 +91,7 @@ impl Idle {
     /// All keepalives were answered, also some time after the owner died, and the connection is good for data.
     pub(crate) fn end(mut self, lab: &Lab, killed: Instant) {
         // The idle timeout of the default profile is four minutes.
-        let idle = Duration::from_secs(if is_long() { 290 } else { 8 });
+        let idle = Duration::from_secs(if is_long() { 600 } else { 8 });
         std::thread::sleep(idle.saturating_sub(killed.elapsed()));
         let sockets = lab.exec("b1", &["ss", "-tnoH", "dport = 7"]);
         assert!(sockets.contains("timer:(keepalive,") && sockets.contains(",0)"), "unanswered: {sockets}");

@@ -10,28 +10,28 @@ use qnat_tests::shared::is_long;
 use crate::Second;
 use crate::bed::{Bed, SERVER, View, next, nothing_for};
 
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const PSH: u8 = 0x08;
-const ACK: u8 = 0x10;
+pub(crate) const ACK: u8 = 0x10;
 
 /// One connection of b1 to the server. The backend begins at 100, the remote at 500.
 #[derive(Clone, Copy)]
-struct Connection {
-    inside: u16,
-    remote: u16,
-    public: u16,
+pub(crate) struct Connection {
+    pub(crate) inside: u16,
+    pub(crate) remote: u16,
+    pub(crate) public: u16,
 }
 
 impl Connection {
     /// A SYN that leaves.
-    fn begin(bed: &Bed<'_>, inside: u16, remote: u16) -> Self {
+    pub(crate) fn begin(bed: &Bed<'_>, inside: u16, remote: u16) -> Self {
         let public = bed.segment(&bed.b1, (inside, remote), (100, 0), SYN, b"");
         Self { inside, remote, public }
     }
 
-    fn establish(bed: &Bed<'_>, inside: u16, remote: u16) -> Self {
+    pub(crate) fn establish(bed: &Bed<'_>, inside: u16, remote: u16) -> Self {
         let this = Self::begin(bed, inside, remote);
         this.comes(bed, (500, 101), SYN | ACK);
         this.leaves(bed, (101, 501), ACK, b"");
@@ -39,13 +39,13 @@ impl Connection {
     }
 
     /// A segment leaves from the same public port as ever.
-    fn leaves(&self, bed: &Bed<'_>, numbers: (u32, u32), flags: u8, data: &[u8]) {
+    pub(crate) fn leaves(&self, bed: &Bed<'_>, numbers: (u32, u32), flags: u8, data: &[u8]) {
         let public = bed.segment(&bed.b1, (self.inside, self.remote), numbers, flags, data);
         assert_eq!(public, self.public, "the public port of a connection");
     }
 
     /// A segment comes in.
-    fn comes(&self, bed: &Bed<'_>, numbers: (u32, u32), flags: u8) {
+    pub(crate) fn comes(&self, bed: &Bed<'_>, numbers: (u32, u32), flags: u8) {
         bed.reply(&bed.b1, (self.remote, self.public, self.inside), numbers, flags);
     }
 

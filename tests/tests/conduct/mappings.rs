@@ -80,6 +80,7 @@ pub(crate) fn a_backend_out_of_ports_keeps_its_flows_and_reaches_other_remotes(b
             assert_eq!(bed.open(&bed.b3, SERVER, (40_000 + n, 7_401)), public[usize::from(n)]);
         }
         assert!(public.contains(&bed.open(&bed.b3, OTHER, (40_000 + GRANTED, 7_401))), "another remote");
+        let _passes = bed.open(&bed.b2, SERVER, (40_000 + GRANTED, 7_401));
     })
 }
 
