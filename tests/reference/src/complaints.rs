@@ -28,12 +28,13 @@ impl Model {
 
     fn judge_complaint_in(&self, now_ns: u64, complaint: &Complaint, left: &[Left]) -> Judged {
         let p = &complaint.about;
-        let is_about = |flow: &&Flow| flow.is_of(p) && (flow.public, flow.port) == (p.public, p.near);
+        let is_about =
+            |flow: &&Flow| flow.is_of(p) && (flow.public, flow.port) == (p.public, p.near) && !flow.is_silent(now_ns);
         let Some(flow) = self.flows.iter().find(is_about).filter(|_| !is_of_anothers_ping(p)) else {
             return refused(left);
         };
         if left.is_empty() {
-            return missing(flow.is_kept(now_ns));
+            return missing(flow.lets_in(now_ns));
         }
         let inside = BACKENDS[flow.inside.0];
         let quoted = (true, ((inside, flow.inside.1), (p.remote, p.service)));
@@ -66,10 +67,12 @@ impl Model {
             expect(left, Link::Outside, &wanted, MTU, false)?;
             return Ok(Outcome::Error);
         }
-        let sent_it = |flow: &&Flow| (flow.proto, flow.port, flow.remote) == (p.proto, p.service, (PUBLIC, port));
+        let sent_it = |flow: &&Flow| {
+            (flow.proto, flow.port, flow.remote) == (p.proto, p.service, (PUBLIC, port)) && !flow.is_silent(now_ns)
+        };
         let Some(sender) = self.flows.iter().find(sent_it) else { return refused(left) };
         if left.is_empty() {
-            return missing(surely && sender.is_kept(now_ns));
+            return missing(surely && sender.lets_in(now_ns));
         }
         let ip = BACKENDS[sender.inside.0];
         let quoted = (false, ((ip, sender.inside.1), (PUBLIC, port)));

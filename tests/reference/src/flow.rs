@@ -95,6 +95,30 @@ impl Flow {
         !self.life.may_be_gone(now_ns)
     }
 
+    /// Whether an answer surely comes in by it (S13, D6): as long as it lives, and after its connection's end until its hold's.
+    #[must_use]
+    pub fn lets_in(&self, now_ns: u64) -> bool {
+        self.life.is_live(now_ns) || (self.is_kept(now_ns) && !self.ends_by_silence())
+    }
+
+    /// Whether nothing may come in by it any more: it fell silent.
+    #[must_use]
+    pub fn is_silent(&self, now_ns: u64) -> bool {
+        self.ends_by_silence() && !self.doubtful && !self.is_of_service() && !self.life.may_live(now_ns)
+    }
+
+    /// Whether it may be there although nothing came in by it.
+    #[must_use]
+    pub fn may_be_held(&self) -> bool {
+        self.doubtful || self.ends_by_silence()
+    }
+
+    /// Behind the shared address, nothing else ends it, as far as its packets were seen.
+    fn ends_by_silence(&self) -> bool {
+        let ended = matches!(self.connection.standing(), Standing::Finished | Standing::Reset);
+        self.public == PUBLIC && self.begun == Side::Inside && (self.proto != TCP || !ended)
+    }
+
     fn begin(&mut self, now_ns: u64, rule: &Rule, p: &Packet) {
         self.connection = Connection::default();
         self.connection.add(Side::Inside, p.seen());

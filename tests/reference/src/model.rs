@@ -278,10 +278,11 @@ impl Model {
     pub(crate) fn receivers(&self, now_ns: u64, proto: u8, port: u16, from: (Ipv4Addr, u16)) -> Receivers {
         let mut receivers = Receivers::default();
         let on_port = |flow: &&Flow| (flow.proto, flow.public, flow.port) == (proto, PUBLIC, port);
-        receivers.flow = self.flows.iter().position(|flow| on_port(&flow) && flow.remote == from);
+        let is_its = |flow: &Flow| on_port(&flow) && flow.remote == from && !flow.is_silent(now_ns);
+        receivers.flow = self.flows.iter().position(is_its);
         if let Some(place) = receivers.flow {
             receivers.ends.push(self.flows[place].inside);
-            receivers.surely = self.flows[place].is_kept(now_ns);
+            receivers.surely = self.flows[place].lets_in(now_ns);
         }
         if proto == ICMP {
             return receivers;
@@ -327,7 +328,7 @@ impl Model {
             return notice.judge(left);
         }
         if left.is_empty() {
-            return self.kept_out(&receivers);
+            return self.kept_out(now_ns, &receivers);
         }
         let turned_to = self.reached(now_ns, p, &receivers);
         let wanted = |end: &(usize, u16)| {
@@ -338,13 +339,18 @@ impl Model {
         Ok(turned_to)
     }
 
-    /// Nothing came in: whoever it was for must have gone.
-    pub(crate) fn kept_out(&mut self, receivers: &Receivers) -> Judged {
+    /// Nothing came in: whoever it was for has gone, or is held as one that fell silent.
+    pub(crate) fn kept_out(&mut self, now_ns: u64, receivers: &Receivers) -> Judged {
         if receivers.surely {
             return Err("an answer to a mapping that is there was dropped".into());
         }
         if let Some(place) = receivers.flow {
-            self.flows.remove(place);
+            let flow = &mut self.flows[place];
+            if flow.may_be_held() {
+                flow.life.ended(now_ns);
+            } else {
+                self.flows.remove(place);
+            }
         }
         Ok(Outcome::Refused)
     }
@@ -367,7 +373,7 @@ impl Model {
         let mut ends = receivers.ends.clone();
         ends.retain(|end| *end != (p.backend, p.near));
         if left.is_empty() {
-            return if ends.is_empty() { Ok(Outcome::TurnedAway) } else { self.kept_out(&receivers) };
+            return if ends.is_empty() { Ok(Outcome::TurnedAway) } else { self.kept_out(now_ns, &receivers) };
         }
         if ends.is_empty() {
             return Err("a packet was turned back to nobody".into());

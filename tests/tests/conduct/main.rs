@@ -132,8 +132,8 @@ fn main() -> ExitCode {
     checks.push(Check::long("what_idles_for_four_minutes_ends_and_its_ends_are_told", |lab| {
         connections::what_idles_for_four_minutes_ends_and_its_ends_are_told(lab);
     }));
-    checks.push(Check::long("what_fell_silent_uses_no_port_after_four_minutes_and_is_closed_after_its_hold", |lab| {
-        times::what_fell_silent_uses_no_port_after_four_minutes_and_is_closed_after_its_hold(lab);
+    checks.push(Check::long("what_fell_silent_uses_no_port_after_four_minutes_and_lets_nobody_in", |lab| {
+        times::what_fell_silent_uses_no_port_after_four_minutes_and_lets_nobody_in(lab);
     }));
     checks.push(Check::long("a_closed_connections_port_is_there_elsewhere_at_once_and_here_after_its_hold", |lab| {
         times::a_closed_connections_port_is_there_elsewhere_at_once_and_here_after_its_hold(lab);

@@ -18,7 +18,7 @@ use crate::ids::{BackendId, ControlIndex, FrontendId, Mac, NodeId, ShardId, Term
 use crate::judge::floating::whose;
 use crate::judge::hairpin::receiver;
 use crate::judge::opening::{granted_key, public_end};
-use crate::judge::policy::{Entry, Plan, Role, chosen, end_of, enter, inbound_use, is_vain, plan};
+use crate::judge::policy::{Entry, Plan, Role, chosen, end_of, enter, inbound_use, is_vain, mapping_of, plan};
 use crate::judge::private;
 use crate::nsg::{Access, Decision, Direction, Origin, Place};
 use crate::private::{Ends, Pair, pair_of};
@@ -317,7 +317,7 @@ impl View<'_> {
         let Some((shard, authority)) = self.serving(home) else { return Ok(Outcome::NotHere) };
         let remote = endpoint(q.source.0, q.source.1);
         let key = PublicKey { proto: q.proto, frontend, port: q.destination.1, remote };
-        let end = match shard.replica.table.find_public(&key) {
+        let end = match mapping_of(shard, &key) {
             Some(slot) => {
                 let record = shard.replica.table.record(slot);
                 told.backend = Some(record.backend);

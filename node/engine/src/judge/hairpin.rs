@@ -13,7 +13,7 @@ use crate::event::{Authority, DropReason, Verdict};
 use crate::flow::Slot;
 use crate::ids::{FrontendId, Link, ShardId};
 use crate::judge::Judge;
-use crate::judge::policy::{inbound_use, led_use, stranger_use};
+use crate::judge::policy::{inbound_use, led_use, mapping_of, stranger_use};
 use crate::lease::LeaseWords;
 use crate::record::PublicKey;
 use crate::shard::Shard;
@@ -91,8 +91,8 @@ impl<W: LeaseWords> Judge<'_, W> {
     ) -> Result<InsideEnd, DropReason> {
         let remote = endpoint(from.0, from.1);
         let key = PublicKey { proto: e.quote.proto, frontend: to, port: e.quote.src_port, remote };
-        let table = &self.shards.replica(home).ok_or(DropReason::NoMapping)?.replica.table;
-        let record = table.record(table.find_public(&key).ok_or(DropReason::NoMapping)?);
+        let shard = self.shards.replica(home).ok_or(DropReason::NoMapping)?;
+        let record = shard.replica.table.record(mapping_of(shard, &key).ok_or(DropReason::NoMapping)?);
         let s = self.cx.snapshot;
         let backend = s.backends.get(&record.backend).ok_or(DropReason::NoMapping)?;
         inbound_use(s, record, backend)
@@ -113,7 +113,7 @@ pub(crate) fn receiver(
     key: &PublicKey,
     sender: InsideEnd,
 ) -> Result<(Option<Slot>, InsideEnd), DropReason> {
-    let slot = shard.replica.table.find_public(key);
+    let slot = mapping_of(shard, key);
     let receiver = match slot {
         Some(slot) => {
             let record = shard.replica.table.record(slot);

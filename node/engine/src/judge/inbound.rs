@@ -9,7 +9,7 @@ use crate::ids::{Link, ShardId};
 use crate::judge::Judge;
 use crate::judge::fragments::{Fate, Key, Way};
 use crate::judge::opening::First;
-use crate::judge::policy::{begins_anew, inbound_use};
+use crate::judge::policy::{begins_anew, inbound_use, mapping_of};
 use crate::lease::LeaseWords;
 use crate::record::PublicKey;
 use crate::shard::overlay::Parked;
@@ -48,8 +48,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         let (s, at) = (self.cx.snapshot, self.cx.at());
         let from = Back { exit: Exit { link: Link::Outside, authority }, sender: p.src };
         let shard = self.shards.replica_mut(home).ok_or(DropReason::NoForward)?;
-        let found = shard.replica.table.find_public(key);
-        let Some(slot) = found.filter(|slot| !begins_anew(at, shard, *slot, key, p)) else {
+        let Some(slot) = mapping_of(shard, key).filter(|slot| !begins_anew(at, shard, *slot, key, p)) else {
             if let Some(flow) = shard.overlay.answered(key) {
                 let mtu = self.egress.mtu(Link::Inside(flow.inside.vnet))?;
                 self.egress.may_go_on(at, from, mtu, p, frame)?;

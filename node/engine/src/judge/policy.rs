@@ -188,8 +188,19 @@ const fn without(backend: &Backend) -> DropReason {
     }
 }
 
+/// The mapping of a packet from a remote. Behind a shared address one that fell silent is none any more (S13), though its port is
+/// held: what comes then is no late packet.
+pub(crate) fn mapping_of(shard: &Shard, key: &PublicKey) -> Option<Slot> {
+    let table = &shard.replica.table;
+    let is_over = |record: &Record| {
+        let shared = matches!(record.scenario(), Scenario::Pool | Scenario::Default);
+        shared && !matches!(ending(record), None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service))
+    };
+    table.find_public(key).filter(|slot| !is_over(table.record(*slot)))
+}
+
 /// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
-/// that ended by itself, late packets (D6).
+/// that ended with its connection, late packets (D6).
 pub(crate) fn inbound_use(s: &Snapshot, record: &Record, backend: &Backend) -> Result<InsideEnd, DropReason> {
     if !groups_let(s, record) {
         return Err(DropReason::SecurityRule);

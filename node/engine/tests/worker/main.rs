@@ -39,6 +39,7 @@ mod sessions;
 mod shares;
 mod sharing;
 mod shortages;
+mod silence;
 mod sizes;
 mod tcp;
 mod translation;

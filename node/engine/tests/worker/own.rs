@@ -28,7 +28,7 @@ pub(crate) fn take(s: &mut Snapshot, on_reclaim: OnReclaim) {
     }
 }
 
-fn with_own(nodes: u32) -> Lab {
+pub(crate) fn with_own(nodes: u32) -> Lab {
     let mut lab = Lab::new(nodes);
     lab.load(11, |s| give(s, 1));
     lab
