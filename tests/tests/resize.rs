@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use qnat_ends::{End, Silence, across};
 use qnat_reference::packet::{ETH, UDP, addresses, be16, examine, ipv4, udp};
-use qnat_tests::lab::{Lab, json, ok, rows, wait_until};
+use qnat_tests::lab::{Lab, json, ok, rows, run, wait_until};
 use qnat_tests::resources::{self, Changes, file_of, instances};
 use qnat_tests::{checks, shared};
 
@@ -341,6 +341,16 @@ fn pools_of_every_size_grant_each_instance_the_ports_of_their_tier(lab: &Lab) {
     assert!(seen.contains("\"address\":\"203.0.113.1\""), "who was there goes on: {seen}");
 }
 
+/// S20: an address of its own for the instance that is to have one, were it the role of a classic service.
+fn refused_to_a_role(text: &str) {
+    let own = text.find("public_ip = \"own\"").expect("declared");
+    let instance = text[..own].rfind("[[instance]]\n").expect("an instance's") + "[[instance]]\n".len();
+    let file = file_of(&format!("{}role = \"web\"\n{}", &text[..instance], &text[instance..]));
+    let said = run(&["apply", "-f", file.path().to_str().expect("a plain path")]);
+    let error = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(!said.status.success() && error.contains("a web role has none"), "{error}");
+}
+
 fn a_backend_without_a_port_left_for_a_remote_gets_an_address_of_its_own_and_has_all_at_once(lab: &Lab) {
     const TO: u16 = 7_001;
     let inet = End::open("qnat-inet", "eth0").expect("a raw socket outside");
@@ -377,7 +387,9 @@ fn a_backend_without_a_port_left_for_a_remote_gets_an_address_of_its_own_and_has
     let own = format!("[[public_ip]]\nname = \"own\"\naddress = \"{OWN}\"\n");
     let of = "private_ip = \"10.0.1.1\"\n";
     let text = pool_of(50).replacen(of, &format!("{of}public_ip = \"own\"\n"), 1);
-    resources::apply(&text.replacen("[settings]", &format!("{own}[settings]"), 1));
+    let text = text.replacen("[settings]", &format!("{own}[settings]"), 1);
+    refused_to_a_role(&text);
+    resources::apply(&text);
     let late: Vec<u16> = (FIRST + 2_000..FIRST + 2_200).collect();
     let mut by_own = BTreeMap::new();
     wait_until("its new flows to leave by its own address", PATIENCE, || {

@@ -14,7 +14,7 @@ use crate::limits::{COMMAND_LEN_MAX, CONFIGURATION_LEN_MAX, STATE_LEN_MAX};
 const COMMAND_MEMORY_MAX: usize = 64 * COMMAND_LEN_MAX;
 
 /// The version of all bodies.
-pub const VERSION: u8 = 16;
+pub const VERSION: u8 = 17;
 
 /// What the body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -56,6 +56,7 @@
 //! [[instance]]
 //! name = "b1"
 //! availability_set = "as1"
+//! # role = "web" or "worker", of a classic cloud service: then without a public_ip
 //! [instance.probe]
 //! protocol = "http"
 //! port = 8080
@@ -112,7 +113,7 @@ use crate::nsg::reading::{self, Spelling};
 use crate::probing::reading::{own_probe, probe};
 use crate::resource::{
     AdminState, Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, PoolRef,
-    Prefix, Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
+    Prefix, Profile, PublicIp, Role, Settings, Sharing, Subnet, VirtualNetwork,
 };
 pub use crate::toml_reader::ConfigError;
 use crate::toml_reader::{Reader, Source, choice, named, pair};
@@ -352,9 +353,10 @@ fn instance(
     let name = named(source, &mut reader, "instance", into);
     let security_group = reader.string_if(source, "security_group");
     let availability_set = reader.string_if(source, "availability_set");
+    let role = choice(source, &mut reader, "role", &[("web", Some(Role::Web)), ("worker", Some(Role::Worker))]);
     let path = reader.at("probe");
     let probe = reader.table(source, "probe").map(|table| own_probe(source, table, path));
-    let mut instance = Instance { security_group, availability_set, probe, ..Instance::default() };
+    let mut instance = Instance { security_group, availability_set, probe, role, ..Instance::default() };
     let mut names: BTreeMap<String, ()> = BTreeMap::new();
     let kind = reader.at("ip_configuration");
     for ip in reader.tables(source, "ip_configuration") {

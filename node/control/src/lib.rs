@@ -42,6 +42,7 @@ pub mod refusal;
 pub mod registry;
 pub mod resource;
 mod rights;
+mod role;
 pub mod shards;
 pub mod state;
 mod stranded;

@@ -148,13 +148,16 @@ const PROBE_FORM: &str = "[[load_balancer.probe]]\nname = \"\"\nprotocol = \"htt
 /// Longest file that says as much as the limits allow, and as much again for comments and spaces.
 pub const FILE_LEN_MAX: usize = 2
     * (IP_CONFIGURATIONS_MAX
-        * (written("[[instance]]\nname = \"\"\nsecurity_group = \"\"\navailability_set = \"\"\n", 3, 0)
-            + written(
-                "[[instance.ip_configuration]]\nname = \"\"\nprivate_ip = \"\"\nmac = \"\"\nsubnet = \"/\"\npool = \"/\"\n\
+        * (written(
+            "[[instance]]\nname = \"\"\nsecurity_group = \"\"\navailability_set = \"\"\nrole = \"worker\"\n",
+            3,
+            0,
+        ) + written(
+            "[[instance.ip_configuration]]\nname = \"\"\nprivate_ip = \"\"\nmac = \"\"\nsubnet = \"/\"\npool = \"/\"\n\
                  admin_state = \"down\"\npublic_ip = \"\"\nnic = \"\"\n",
-                7,
-                15 + 17,
-            ))
+            7,
+            15 + 17,
+        ))
         + VIRTUAL_NETWORKS_MAX
             * written(
                 "[[virtual_network]]\nname = \"\"\naddress_space = []\npeerings = []\non_premises = []\n",

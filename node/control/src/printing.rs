@@ -13,7 +13,7 @@ use crate::nsg::model::{Access, Addresses, Direction, Nic, Ports, Protocol, Rule
 use crate::probing::model::Probe;
 use crate::resource::{
     AdminState, Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule, Outside, Profile,
-    PublicIp, Settings, Sharing, VirtualNetwork,
+    PublicIp, Role, Settings, Sharing, VirtualNetwork,
 };
 
 /// Writes a configuration; below `limits::FILE_LEN_MAX` octets. Names are letters, digits, `-` and `_`, and paths have no quotation
@@ -244,6 +244,7 @@ impl Page {
         self.named("instance", name);
         self.text_if("security_group", instance.security_group.as_ref());
         self.text_if("availability_set", instance.availability_set.as_ref());
+        self.text_if("role", instance.role.map(Role::label));
         if let Some(probe) = &instance.probe {
             self.line("[instance.probe]");
             self.probe(probe);

@@ -246,6 +246,8 @@ pub struct Instance {
     pub availability_set: Option<String>,
     /// Its own probe, which asks its primary address: for rules that have none (S22).
     pub probe: Option<Probe>,
+    /// Which role of a classic cloud service it is, if it is one.
+    pub role: Option<Role>,
 }
 
 impl Instance {
@@ -253,6 +255,27 @@ impl Instance {
     #[must_use]
     pub fn primary(&self) -> Option<&IpConfiguration> {
         self.ip_configurations.first()
+    }
+}
+
+/// Which role of a classic cloud service an instance is (S20).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It serves requests.
+    Web,
+    /// It works off what others leave to it.
+    Worker,
+}
+
+impl Role {
+    /// In a file.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Web => "web",
+            Self::Worker => "worker",
+        }
     }
 }
 

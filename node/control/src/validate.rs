@@ -20,7 +20,7 @@ use crate::resource::{
     Sharing, VirtualNetwork,
 };
 use crate::tier;
-use crate::{default_outbound, inbound, nsg, probing};
+use crate::{default_outbound, inbound, nsg, probing, role};
 
 /// Most frontends of a cluster, those on their way out too. They share shards: [`CLUSTER_SHARDS_MAX`].
 pub const FRONTENDS_MAX: usize = 1_024;
@@ -57,6 +57,7 @@ pub fn issues(desired: &Desired) -> Vec<Issue> {
     judge.load_balancers(desired);
     judge.instances(desired);
     judge.own_addresses(desired);
+    role::check(&mut judge, desired);
     judge.pools(desired);
     default_outbound::checking::check(&mut judge, desired);
     inbound::checking::check(&mut judge, desired);

@@ -14,6 +14,7 @@ use qnat_control::nsg::tag::Tag;
 use qnat_control::plan;
 use qnat_control::printing::print;
 use qnat_control::probing::model::{Probe, ProbeProtocol};
+use qnat_control::resource::Role;
 use qnat_control::resource::{
     AdminState, DefaultOutbound, Desired, Filtering, Instance, IpConfiguration, LoadBalancer, OnReclaim, OutboundRule,
     Outside, PoolRef, Prefix, Profile, PublicIp, Settings, Sharing, Subnet, VirtualNetwork,
@@ -255,6 +256,9 @@ fn instance(tape: &mut Tape, desired: &mut Desired, n: u32) {
             public_ip: if tape.below(3) == 1 { tape.some(&names(&desired.public_ips)) } else { None },
             nic,
         });
+    }
+    if instance.ip_configurations.iter().all(|ip| ip.public_ip.is_none()) {
+        instance.role = *tape.one(&[None, Some(Role::Web), Some(Role::Worker)]);
     }
     desired.instances.insert(name("i", n), instance);
 }
