@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::fast::{Shared, turn, with};
-use crate::groups::{from, group, rule};
+use crate::groups::{Groups, from, group, rule};
 use crate::lab::*;
 use crate::private::{NONE, closed, isolated, judged, load, open};
 use qnat_engine::fast::{FastBoth, FastEntry, FastMode, FastSeen, FastSide};
@@ -12,12 +12,19 @@ use qnat_engine::nsg::Access;
 use qnat_engine::record::Proto;
 use qnat_engine::snapshot::{Private, Snapshot};
 
-fn lab(flows: u32, mode: FastMode, groups: [crate::groups::Groups; 2]) -> (Lab, Shared) {
+fn lab(flows: u32, mode: FastMode, groups: [Groups; 2]) -> (Lab, Shared) {
     let (mut lab, kernel) = with(flows, mode);
     load(&mut lab, groups);
     // The log's first entry says how long the grace is. A question to a name server is never handed over itself.
     lab.pass(0, INSIDE, udp(A, 4999, REMOTE, 53));
     (lab, kernel)
+}
+
+type Change = fn(&mut Snapshot);
+
+/// Lets in everybody but A.
+fn denies_a() -> Groups {
+    [None, group(&[from(Access::Deny, A), rule(Access::Allow)], &[rule(Access::Allow)])]
 }
 
 /// A datagram each way, from this port of A.
@@ -90,32 +97,29 @@ fn a_shard_that_keeps_nothing_is_told_what_is_in_force_before_the_kernel_goes_by
 
 #[test]
 fn what_changes_for_either_of_two_ends_their_entry_at_once_and_nothing_else_does() {
-    let denies = || [None, group(&[from(Access::Deny, A), rule(Access::Allow)], &[rule(Access::Allow)])];
-    let changes: [(&str, &dyn Fn(&mut Snapshot)); 5] = [
-        ("the first is judged", &|s| judged(s, [closed(), NONE])),
-        ("the second is judged", &|s| judged(s, [NONE, open()])),
-        ("it may not be reached", &|s| judged(s, [NONE, denies()])),
-        ("the second is another one", &|s| {
-            s.backends.get_mut(&BackendId(2)).expect("there").mac = Some(mac_of(REMOTE))
-        }),
-        ("they are neighbours", &|s| s.private = Arc::new(Private::default())),
+    let changes: [(&str, Change); 5] = [
+        ("the first is judged", |s| judged(s, [closed(), NONE])),
+        ("the second is judged", |s| judged(s, [NONE, open()])),
+        ("it may not be reached", |s| judged(s, [NONE, denies_a()])),
+        ("the second is another one", |s| s.backends.get_mut(&BackendId(2)).expect("there").mac = Some(mac_of(REMOTE))),
+        ("they are neighbours", |s| s.private = Arc::new(Private::default())),
     ];
     for (what, change) in changes {
         let (mut lab, kernel) = lab(8, FastMode::Eager, [NONE, NONE]);
         let mut last = snapshot(11, 0, 1);
         isolated(&mut last);
-        let mut commit = |lab: &mut Lab, change: &dyn Fn(&mut Snapshot)| {
+        let mut commit = |lab: &mut Lab, change: Change| {
             let mut next = Snapshot { control_index: ControlIndex(last.control_index.0 + 1), ..last.clone() };
             change(&mut next);
             last = next.clone();
             assert!(lab.nodes[0].worker.load_snapshot(lab.now, Arc::new(next)));
         };
-        commit(&mut lab, &|_| {});
+        commit(&mut lab, |_| {});
         turn(&mut lab, &kernel, 2_500);
         talk(&mut lab, 5000, 1);
         turn(&mut lab, &kernel, 10);
         let (_, pair) = kernel.only();
-        commit(&mut lab, &|s| s.backends.get_mut(&BackendId(3)).expect("there").idle_timeout_ms = 250_000);
+        commit(&mut lab, |s| s.backends.get_mut(&BackendId(3)).expect("there").idle_timeout_ms = 250_000);
         assert!(kernel.passes(&pair), "a commit that concerns somebody else");
         commit(&mut lab, change);
         assert!(!kernel.passes(&pair), "K2: {what}");
@@ -195,8 +199,7 @@ fn what_needs_a_worker_for_each_packet_between_two_is_never_handed_over() {
 
 #[test]
 fn a_change_of_either_side_s_groups_is_heard_by_the_kernel_before_the_next_packet() {
-    let denies = || [None, group(&[from(Access::Deny, A), rule(Access::Allow)], &[rule(Access::Allow)])];
-    for (groups, goes_on) in [([closed(), denies()], false), ([open(), open()], true)] {
+    for (groups, goes_on) in [([closed(), denies_a()], false), ([open(), open()], true)] {
         let (mut lab, kernel) = lab(8, FastMode::Eager, [closed(), open()]);
         talk(&mut lab, 5000, 1);
         turn(&mut lab, &kernel, 10);
