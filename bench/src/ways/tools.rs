@@ -91,6 +91,8 @@ pub(super) fn pings(
     let (remote, count) = (ends.remote.to_string(), lasting.as_secs() * 1000 / PING_EVERY_MS);
     let mut ping = Command::new("ping");
     ping.args(["-n", "-A", "-i", &every, "-W", "2", "-c", &count.to_string(), &remote]);
+    // Warm, as what streams and trips count is.
+    let _warm = started(ends.client, &mut ping)?.wait_with_output()?;
     let mut output = None;
     measured(&mut || output = Some(started(ends.client, &mut ping).and_then(|child| Ok(child.wait_with_output()?))))?;
     times(ends.remote, count, &String::from_utf8_lossy(&output.context("not run")??.stdout))
