@@ -50,7 +50,8 @@ pub(crate) struct Carried {
     pub(crate) whose: Whose,
     /// The revision at which it was handed over.
     pub(crate) made: u64,
-    packets: u64,
+    /// By direction, at the last look.
+    packets: [u64; 2],
     /// Rounds since a packet passed.
     quiet: u8,
 }
@@ -91,6 +92,8 @@ pub(crate) struct Cache {
 /// Whether an entry was used since it was looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Use {
+    /// In both directions.
+    Both,
     Used,
     Quiet,
     /// Long enough, and room is short; or for so long that a pair's goes anyway.
@@ -235,7 +238,7 @@ impl Cache {
             return;
         }
         self.carried[number as usize] =
-            Some(Carried { shard: entry.shard, whose, made: entry.made, packets: 0, quiet: 0 });
+            Some(Carried { shard: entry.shard, whose, made: entry.made, packets: [0; 2], quiet: 0 });
         match whose {
             Whose::Mapping(slot) => table.translation_mut(slot).fast = number + 1,
             Whose::Pair(a, b) => self.pairs.entry((a, b)).or_default().fast = number + 1,
@@ -328,11 +331,13 @@ impl Cache {
     /// Whether an entry was used since this was asked.
     pub(crate) fn usage(&mut self, number: u32) -> Use {
         let scarce = self.free.len() * 8 < self.carried.len();
-        let packets = self.table.as_deref().map_or(0, |kernel| kernel.seen(number).packets());
+        let seen = self.table.as_deref().map(|kernel| kernel.seen(number)).unwrap_or_default();
+        let packets = [seen.out.packets, seen.incoming.packets];
         let Some(Some(own)) = self.carried.get_mut(number as usize) else { return Use::Quiet };
         if packets != own.packets {
+            let both = packets[0] != own.packets[0] && packets[1] != own.packets[1];
             (own.packets, own.quiet) = (packets, 0);
-            return Use::Used;
+            return if both { Use::Both } else { Use::Used };
         }
         own.quiet = own.quiet.saturating_add(1);
         let is_pair = matches!(own.whose, Whose::Pair(..));

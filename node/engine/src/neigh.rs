@@ -297,6 +297,17 @@ impl NeighbourCache {
         age_ns < FRESH_NS
     }
 
+    /// The known card of an address has just sent in its name, so it is there still.
+    pub fn heard(&mut self, now_ns: u64, place: Place, (link, ip): (Link, Ipv4Addr), mac: Mac) {
+        let entry = self.entries.get_mut(place.0 as usize).filter(|entry| entry.key == (link, ip));
+        if let Some(State::Known(known)) = entry.map(|entry| &mut entry.state)
+            && known.mac == mac
+            && known.disputed == Disputed::No
+        {
+            (known.learned_ns, known.polls) = (now_ns, 0);
+        }
+    }
+
     /// Addresses that have another MAC than before, since this was asked; the last one stands for any if it is unspecified.
     pub fn moved(&mut self) -> impl Iterator<Item = (Link, Ipv4Addr)> + '_ {
         self.moved.drain(..)

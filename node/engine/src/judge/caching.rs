@@ -194,10 +194,18 @@ impl<W: LeaseWords> Judge<'_, W> {
                 holds.then(|| self.sides_of_pair(shard, a, b)).flatten()
             }
         };
-        let Some(Sides { near, far, .. }) = sides else { return false };
-        // No worker sees the packets that would have them asked in time.
+        let Some(Sides { near, far, instance }) = sides else { return false };
+        // No worker sees the packets that would have them asked in time. Between two instances the kernel compares the cards of
+        // both, so what passed both ways says that they are there.
         let neighbours = &mut self.egress.neighbours;
-        let mut is_kept = |of: Neighbour| neighbours.is_kept(now_ns, of.place, (of.link, of.ip), usage == Use::Used);
+        let mut is_kept = |of: Neighbour| {
+            let key = (of.link, of.ip);
+            if let (true, Some(mac)) = (instance.is_some() && usage == Use::Both, neighbours.last_known(of.link, of.ip))
+            {
+                neighbours.heard(now_ns, of.place, key, mac);
+            }
+            neighbours.is_kept(now_ns, of.place, key, matches!(usage, Use::Used | Use::Both))
+        };
         is_kept(near) && is_kept(far)
     }
 }

@@ -140,6 +140,11 @@ impl<W: LeaseWords> Judge<'_, W> {
         };
         may_in_grace(authority, pair)?;
         self.datagrams.note_first(at.now_ns, link, p)?;
+        if is_for_kernel(authority, pair, p) {
+            // Whoever owns the pair may not ask for an instance that is at home in another shard (M4).
+            let place = self.egress.neighbours.place(link, p.src);
+            self.egress.neighbours.heard(at.now_ns, place, (link, p.src), p.eth_src);
+        }
         let back = Back { exit: Exit { link, authority }, sender: p.src };
         let mtu = self.egress.mtu(pair.to.link())?;
         self.egress.may_go_on(at, back, mtu, p, frame)?;

@@ -227,3 +227,36 @@ fn a_connection_between_two_is_carried_once_its_handshake_is_over_and_its_fin_ta
     lab.pass(0, INSIDE, tcp(B, 80, A, 5000, FIN | ACK, 501, 101));
     assert!(kernel.get().live.is_empty(), "from here on each packet may matter");
 }
+
+#[test]
+fn what_passes_both_ways_says_that_both_cards_are_there_and_one_way_alone_does_not() {
+    for (ways, stays) in [([1, 1], true), ([1, 0], false), ([0, 1], false)] {
+        let (mut lab, kernel) = lab(8, FastMode::On, [NONE, NONE]);
+        talk(&mut lab, 5000, 4);
+        turn(&mut lab, &kernel, 10);
+        let (number, pair) = kernel.only();
+        // Nobody answers questions from here on.
+        lab.answers = false;
+        for second in 1..=100 {
+            let [out, incoming] =
+                ways.map(|way| FastSeen { packets: way * second, last_ns: lab.now, ..FastSeen::default() });
+            kernel.get().seen.insert(number, FastBoth { out, incoming });
+            turn(&mut lab, &kernel, 1_000);
+        }
+        assert_eq!(kernel.passes(&pair), stays, "{ways:?}");
+    }
+}
+
+#[test]
+fn a_card_that_is_heard_of_in_packets_needs_no_question_to_be_handed_over_again() {
+    let (mut lab, kernel) = lab(8, FastMode::On, [NONE, NONE]);
+    talk(&mut lab, 5000, 4);
+    turn(&mut lab, &kernel, 10);
+    assert_eq!(kernel.get().live.len(), 1);
+    lab.answers = false;
+    turn(&mut lab, &kernel, 40_000);
+    assert!(kernel.get().live.is_empty(), "both are stale");
+    talk(&mut lab, 5000, 4);
+    turn(&mut lab, &kernel, 10);
+    assert_eq!(kernel.get().live.len(), 1);
+}
