@@ -192,11 +192,13 @@ const fn without(backend: &Backend) -> DropReason {
 /// held: what comes then is no late packet.
 pub(crate) fn mapping_of(shard: &Shard, key: &PublicKey) -> Option<Slot> {
     let table = &shard.replica.table;
-    let is_over = |record: &Record| {
-        let shared = matches!(record.scenario(), Scenario::Pool | Scenario::Default);
-        shared && !matches!(ending(record), None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service))
-    };
+    let is_over = |record| is_silent(record) && matches!(record.scenario(), Scenario::Pool | Scenario::Default);
     table.find_public(key).filter(|slot| !is_over(table.record(*slot)))
+}
+
+/// Whether it ended otherwise than with its connection: it fell silent, or was taken back.
+fn is_silent(record: &Record) -> bool {
+    !matches!(ending(record), None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service))
 }
 
 /// The inside end of an inbound packet's mapping, if it may pass. A mapping that was taken back passes nothing (D5); one
@@ -208,12 +210,7 @@ pub(crate) fn inbound_use(s: &Snapshot, record: &Record, backend: &Backend) -> R
     if record.scenario() == Scenario::Rule && !leads_to(s, record) {
         return Err(DropReason::NoMapping);
     }
-    let passes = match ending(record) {
-        None | Some(HoldClass::Fin | HoldClass::Rst | HoldClass::Service) => true,
-        Some(HoldClass::IdleDatagram | HoldClass::IdleDatagramRfc | HoldClass::IdleStream) => {
-            backend.has(record.scenario(), record.frontend, record.public_port)
-        }
-    };
+    let passes = !is_silent(record) || backend.has(record.scenario(), record.frontend, record.public_port);
     let there = record.scenario() == Scenario::Rule || is_at(backend, record.inside_key());
     let end = InsideEnd::of(record.inside_key(), backend).ok_or(DropReason::NoMapping)?;
     if passes && there { Ok(end) } else { Err(DropReason::NoMapping) }
