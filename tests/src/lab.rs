@@ -86,14 +86,15 @@ impl Lab {
     pub fn up_as(members: u32, options: &[&str]) -> Self {
         let lab = Self { _alone: Alone::wait() };
         let members = members.to_string();
-        let up = ["lab", "up", "--nodes", &members, "--backends", "4", "--detach"];
+        let up = ["lab", "up", "--nodes", &members, "--detach"];
+        let backends: &[&str] = if options.contains(&"--backends") { &[] } else { &["--backends", "4"] };
         // Checks that say nothing of workers hold for any number of them: QNAT_TEST_WORKERS=2 runs them with two.
         let workers = std::env::var("QNAT_TEST_WORKERS").ok().filter(|_| !options.contains(&"--workers"));
         let workers: Vec<&str> = workers.iter().flat_map(|workers| ["--workers", workers]).collect();
         // So with the kernel's fast path: QNAT_TEST_CACHE=eager has every mapping go there that may.
         let cache = std::env::var("QNAT_TEST_CACHE").ok().filter(|_| !options.contains(&"--cache"));
         let cache: Vec<&str> = cache.iter().flat_map(|cache| ["--cache", cache]).collect();
-        ok(&[&up, options, &workers, &cache].concat());
+        ok(&[&up, backends, options, &workers, &cache].concat());
         lab.wait_until_whole(PATIENCE);
         lab
     }

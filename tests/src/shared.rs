@@ -56,7 +56,9 @@ pub fn run_by(resources: fn() -> String, checks: Vec<Check>) -> ExitCode {
     run_in(move || Lab::up_by(&resources()), move |lab| lab.mend_by(&resources()), checks)
 }
 
-fn run_in(
+/// The same in a lab that is brought up so, and mended so before each check but the first.
+#[must_use]
+pub fn run_in(
     up: impl Fn() -> Lab + Clone + Send + 'static,
     mend: impl Fn(&Lab) + Clone + Send + 'static,
     checks: Vec<Check>,

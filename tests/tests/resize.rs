@@ -22,8 +22,9 @@ const FIRST: u16 = 20_000;
 const GRANT: u16 = 1_024;
 
 fn main() -> ExitCode {
-    shared::run_by(
-        || pool_of(50),
+    shared::run_in(
+        || Lab::up_as(3, &["--backends", "50", "--file", file_of(&pool_of(50)).path().to_str().expect("a plain path")]),
+        |lab| lab.mend_by(&pool_of(50)),
         checks![
             a_pool_that_grows_twice_and_shrinks_again_ends_the_flows_that_it_said_and_no_other_one,
             a_backend_without_a_port_left_for_a_remote_gets_an_address_of_its_own_and_has_all_at_once,
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// A pool of so many instances, four of which are there, behind one frontend. What is taken back is fenced after three seconds: an
+/// A pool of so many instances, fifty of which are there, behind one frontend. What is taken back is fenced after three seconds: an
 /// owner that is killed at once has not done it.
 fn pool_of(count: u32) -> String {
     let more = instances(5..=count) + "[settings]\norphan_grace_ms = 1000\nhold_ms = [3000, 3000, 3000, 3000, 3000]\n";
@@ -133,16 +134,16 @@ fn marked(frame: &[u8]) -> [u8; 3] {
     frame[ETH + 28..ETH + 31].try_into().expect("three octets")
 }
 
-/// The ports that a backend is granted.
-fn lease(lab: &Lab, backend: &str) -> BTreeSet<u16> {
-    let row = lab.ports_of(backend);
+/// The ports that each backend is granted.
+fn leases() -> BTreeMap<String, BTreeSet<u16>> {
+    let all = json(&["ports", "-o", "json"]);
     let end =
         |block: &serde_json::Value, end: &str| u16::try_from(block[end].as_u64().expect("a port")).expect("a port");
-    rows(&row["lease"]).flat_map(|block| end(block, "first")..=end(block, "last")).collect()
-}
-
-fn leases(lab: &Lab, senders: &[Sender]) -> Vec<BTreeSet<u16>> {
-    senders.iter().map(|sender| lease(lab, &sender.name)).collect()
+    let ports = |row: &serde_json::Value| {
+        rows(&row["lease"]).flat_map(|block| end(block, "first")..=end(block, "last")).collect()
+    };
+    let backend = |row: &serde_json::Value| row["backend"].as_str()?.strip_suffix("/ipconfig1").map(str::to_owned);
+    rows(&all["backends"]).filter_map(|row| Some((backend(row)?, ports(row)))).collect()
 }
 
 /// The Ethernet address of the shard in which a pool with one frontend is.
@@ -174,13 +175,34 @@ fn resize(lab: &Lab, count: u32) -> u64 {
     taken
 }
 
-/// Waits until each has so many ports, and none of them is on its way back.
-fn wait_for(lab: &Lab, senders: &[Sender], ports: usize) {
+/// Waits until each has so many ports, and none of them is on its way back; the ports that they have.
+fn wait_for(senders: &[Sender], ports: u16) -> BTreeMap<String, BTreeSet<u16>> {
+    let mut all = leases();
     wait_until(&format!("{ports} ports for each"), PATIENCE, || {
-        let all = json(&["get", "backends", "-o", "json"]);
-        let settled = |row: &serde_json::Value| rows(&row["draining"]).count() == 0;
-        leases(lab, senders).iter().all(|lease| lease.len() == ports) && rows(&all).all(settled)
+        let backends = json(&["get", "backends", "-o", "json"]);
+        all = leases();
+        rows(&backends).all(|row| rows(&row["draining"]).count() == 0)
+            && senders.iter().all(|sender| all[&sender.name].len() == usize::from(ports))
     });
+    all
+}
+
+/// Does something for each of them, for several at once; each of these has an end of the internet to itself.
+fn for_each<T: Send>(senders: &mut [Sender], act: impl Fn(&mut Sender, &End) -> T + Sync) -> Vec<T> {
+    const AT_ONCE: usize = 5;
+    let some = senders.len().div_ceil(AT_ONCE);
+    let all = |senders: &mut [Sender]| -> Vec<T> {
+        let inet = internet();
+        senders.iter_mut().map(|sender| act(sender, &inet)).collect()
+    };
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = senders.chunks_mut(some).map(|senders| scope.spawn(|| all(senders))).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("what it says itself")).collect()
+    })
+}
+
+fn internet() -> End {
+    End::open("qnat-inet", "eth0").expect("a raw socket outside")
 }
 
 /// The port of the remote to which the flows of the pool go that changes its size.
@@ -188,26 +210,24 @@ const TO: u16 = 7_000;
 
 /// Has a pool grow past a tier, and its owner die as soon as that is committed: of each backend's flows a half ends and a half goes
 /// on, and what the first one opens towards another remote leaves at once.
-fn grow(lab: &Lab, inet: &End, shard: [u8; 6], senders: &mut [Sender], (count, ports): (u32, u16)) {
-    let before = leases(lab, senders);
+fn grow(lab: &Lab, shard: [u8; 6], senders: &mut [Sender], (count, ports): (u32, u16)) {
+    let before = leases();
     let taken = resize(lab, count);
     let elsewhere = TO + u16::try_from(count).expect("few");
-    let again = senders[0].out(inet, FIRST..FIRST + 100, elsewhere);
+    let again = senders[0].out(&internet(), FIRST..FIRST + 100, elsewhere);
     let again: BTreeSet<u16> = again.into_values().map(|public| public.1).collect();
-    wait_for(lab, senders, usize::from(ports));
-    assert_eq!(lease(lab, &format!("b{count}")).len(), usize::from(ports), "S14: who came has its ports");
-    let mut ended = 0;
-    assert!(again.len() == 100 && again.is_subset(&lease(lab, &senders[0].name)), "S14: elsewhere at once: {again:?}");
-    for (sender, before) in senders.iter_mut().zip(&before) {
-        let after = lease(lab, &sender.name);
+    let after = wait_for(senders, ports);
+    assert_eq!(after[&format!("b{count}")].len(), usize::from(ports), "S14: who came has its ports");
+    assert!(again.len() == 100 && again.is_subset(&after[&senders[0].name]), "S14: elsewhere at once: {again:?}");
+    let ended = for_each(senders, |sender, inet| {
+        let (before, after) = (&before[&sender.name], &after[&sender.name]);
         assert!(after.is_subset(before), "S14: it keeps a half of what it had");
-        let gone: BTreeSet<u16> = before.difference(&after).copied().collect();
-        let (stays, ends) = (sender.on(&after), sender.on(&gone));
+        let gone: BTreeSet<u16> = before.difference(after).copied().collect();
+        let (stays, ends) = (sender.on(after), sender.on(&gone));
         // They were one on each port.
         assert_eq!((stays.len(), ends.len()), (usize::from(ports), usize::from(ports)), "S14");
-        let (stay, end) = (stays.len() + sender.others_on(&after), ends.len() + sender.others_on(&gone));
+        let (stay, end) = (stays.len() + sender.others_on(after), ends.len() + sender.others_on(&gone));
         assert!(end <= stay, "D4: the emptier half goes, {end} and {stay}");
-        ended += u64::try_from(end).expect("small");
         assert_eq!(
             sender.back(inet, shard, TO),
             stays,
@@ -217,26 +237,29 @@ fn grow(lab: &Lab, inet: &End, shard: [u8; 6], senders: &mut [Sender], (count, p
         sender.flows.retain(|port, _| stays.contains(port));
         let on = sender.out(inet, sender.flows.keys().copied(), TO);
         assert_eq!(on, sender.flows, "S14: on the ports that they had");
-    }
-    assert_eq!(ended, taken, "as many as it said");
+        u64::try_from(end).expect("small")
+    });
+    assert_eq!(ended.iter().sum::<u64>(), taken, "as many as it said");
+    eprintln!("a pool of {count}: {} flows of {} instances ended, as many as it said", taken, senders.len());
     senders[0].others.extend(again);
 }
 
 /// Has a pool shrink to fifty, and its owner die as soon as that is committed: each has all ports of so few, and no flow is touched.
-fn shrink(lab: &Lab, inet: &End, shard: [u8; 6], senders: &[Sender]) {
+fn shrink(lab: &Lab, shard: [u8; 6], senders: &mut [Sender]) {
     assert_eq!(resize(lab, 50), 0, "S15");
-    wait_for(lab, senders, usize::from(GRANT));
-    for sender in senders {
+    wait_for(senders, GRANT);
+    for_each(senders, |sender, inet| {
         let all: BTreeSet<u16> = sender.flows.keys().copied().collect();
         assert_eq!(sender.back(inet, shard, TO), all, "S15: none ends");
         assert_eq!(sender.out(inet, all.iter().copied(), TO), sender.flows, "S15: none changes its port");
-    }
+    });
 }
 
 fn a_pool_that_grows_twice_and_shrinks_again_ends_the_flows_that_it_said_and_no_other_one(lab: &Lab) {
-    let inet = End::open("qnat-inet", "eth0").expect("a raw socket outside");
-    let mut senders: Vec<Sender> = (1..=4).map(|number| Sender::new(lab, number)).collect();
-    let _silent = inet.silence().expect("nft");
+    // All fifty have flows in the longer profile.
+    let count = if shared::is_long() { 50 } else { 8 };
+    let mut senders: Vec<Sender> = (1..=count).map(|number| Sender::new(lab, number)).collect();
+    let _silent = internet().silence().expect("nft");
     let shard = shard_of(lab);
     let unique = |senders: &[Sender]| {
         let publics: BTreeSet<Public> = senders.iter().flat_map(|sender| sender.flows.values().copied()).collect();
@@ -244,37 +267,37 @@ fn a_pool_that_grows_twice_and_shrinks_again_ends_the_flows_that_it_said_and_no_
         assert_eq!(publics.len(), flows, "S7: no two of them are one");
         assert_eq!(publics.iter().map(|public| public.0).collect::<BTreeSet<_>>().len(), 1, "all by one address");
     };
-    for sender in &mut senders {
-        sender.flows = sender.out(&inet, FIRST..FIRST + GRANT, TO);
+    for_each(&mut senders, |sender, inet| {
+        sender.flows = sender.out(inet, FIRST..FIRST + GRANT, TO);
         assert_eq!(sender.flows.len(), usize::from(GRANT), "{}: I25", sender.name);
-    }
+    });
     unique(&senders);
     let whole = || {
         lab.restart_the_dead();
         lab.wait_until_whole(PATIENCE);
     };
     for size in [(51, GRANT / 2), (101, GRANT / 4)] {
-        grow(lab, &inet, shard, &mut senders, size);
+        grow(lab, shard, &mut senders, size);
         whole();
     }
-    shrink(lab, &inet, shard, &senders);
-    for sender in &mut senders {
-        let more = sender.out(&inet, FIRST + GRANT..FIRST + GRANT + 500, TO);
+    shrink(lab, shard, &mut senders);
+    for_each(&mut senders, |sender, inet| {
+        let more = sender.out(inet, FIRST + GRANT..FIRST + GRANT + 500, TO);
         assert_eq!(more.len(), 500, "what came back is there to be used");
         sender.flows.extend(more);
-    }
+    });
     unique(&senders);
     whole();
-    // One more than fifty, and fifty again; two of the four are enough.
+    // One more than fifty, and fifty again; two of them are enough.
     senders.truncate(2);
     resources::apply(&pool_of(51));
-    wait_for(lab, &senders, usize::from(GRANT / 2));
+    let after = wait_for(&senders, GRANT / 2);
     for sender in &mut senders {
-        let stays = sender.on(&lease(lab, &sender.name));
+        let stays = sender.on(&after[&sender.name]);
         sender.flows.retain(|port, _| stays.contains(port));
         assert!(!sender.flows.is_empty());
     }
-    shrink(lab, &inet, shard, &senders);
+    shrink(lab, shard, &mut senders);
     lab.restart_the_dead();
 }
 
@@ -353,14 +376,14 @@ fn refused_to_a_role(text: &str) {
 
 fn a_backend_without_a_port_left_for_a_remote_gets_an_address_of_its_own_and_has_all_at_once(lab: &Lab) {
     const TO: u16 = 7_001;
-    let inet = End::open("qnat-inet", "eth0").expect("a raw socket outside");
+    let inet = internet();
     let (mut b1, b2) = (Sender::new(lab, 1), Sender::new(lab, 2));
     let _silent = inet.silence().expect("nft");
     let shard = shard_of(lab);
     b1.flows = b1.out(&inet, FIRST..FIRST + GRANT + 6, TO);
     assert_eq!(b1.flows.len(), usize::from(GRANT), "S12: as many as it has ports, and no more");
     let used: BTreeSet<u16> = b1.flows.values().map(|public| public.1).collect();
-    assert_eq!(used, lease(lab, "b1"), "each of them once");
+    assert_eq!(used, leases()["b1"], "each of them once");
     let (public, remote) = (b1.flows[&FIRST].0.to_string(), format!("{REMOTE}:{TO}"));
     wait_until("it to be told of", PATIENCE, || {
         let concerns = lab.status()["concerns"].clone();

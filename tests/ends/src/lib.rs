@@ -5,7 +5,7 @@ mod raw;
 
 pub use raw::IpSocket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Command, Stdio};
@@ -177,9 +177,15 @@ pub fn across<K: Ord>(
         }
         for some in left.chunks(100) {
             some.iter().try_for_each(|frame| from.send(frame))?;
-            seen.extend(
-                to.receive(Duration::from_millis(60))?.into_iter().filter_map(|frame| Some((key(&frame)?, frame))),
-            );
+            let (mut missing, until): (BTreeSet<K>, _) =
+                (some.iter().map(|frame| sent(frame)).collect(), Instant::now() + Duration::from_millis(60));
+            while !missing.is_empty() {
+                let Some(frame) = to.next(until)? else { break };
+                if let Some(key) = key(&frame) {
+                    missing.remove(&key);
+                    seen.insert(key, frame);
+                }
+            }
         }
         seen.extend(
             to.receive(Duration::from_millis(500))?.into_iter().filter_map(|frame| Some((key(&frame)?, frame))),
