@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -69,6 +69,7 @@ pub fn run_in(
         let left_out = check.is_long && !is_long();
         let (up, mend) = (up.clone(), mend.clone());
         let trial = Trial::test(check.name, move || {
+            let begun = Instant::now();
             let mut place = shared.lock().unwrap_or_else(PoisonError::into_inner);
             // A check that fails unwinds with the lab, which takes it down.
             let lab = place.take().map_or_else(up, |lab| {
@@ -77,6 +78,7 @@ pub fn run_in(
             });
             (check.run)(&lab);
             *place = Some(lab);
+            eprint!("{:.1} s ", begun.elapsed().as_secs_f64());
             Ok(())
         });
         trial.with_ignored_flag(left_out)
