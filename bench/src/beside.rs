@@ -13,7 +13,7 @@ use crate::nftables::{self, ip, masquerade};
 
 const GATEWAY: &str = "qbench-gateway";
 /// The gateway's address inside: no backend of a lab of a few has it.
-const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 255, 254);
+pub(crate) const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 255, 254);
 /// And outside, where it translates to.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 /// The server's address that lies behind the cluster.

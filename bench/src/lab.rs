@@ -115,6 +115,15 @@ impl Lab {
         qnat_lab::in_host(&self.dir, host, work)
     }
 
+    /// The members' processes.
+    ///
+    /// # Errors
+    /// If one does not run.
+    pub(crate) fn pids(&self) -> Result<Vec<u32>> {
+        let nodes = qnat_lab::status(&self.dir)?.nodes;
+        nodes.into_iter().map(|node| Ok(node.process.context("a member does not run")?.pid)).collect()
+    }
+
     /// Whether every shard is served with all its replicas.
     fn is_whole(&self) -> bool {
         let answers: Result<Vec<Status>> = (1..=NODES).map(|node| self.ask(node, &Request::Status)).collect();
@@ -177,8 +186,8 @@ impl Lab {
             }
         }
         (sum.hold, sum.commit) = (Buckets::merged(&holds), Buckets::merged(&commits));
-        for node in qnat_lab::status(&self.dir)?.nodes {
-            sum.cpu_s.push(machine::cpu_of(node.process.context("a member does not run")?.pid)?);
+        for pid in self.pids()? {
+            sum.cpu_s.push(machine::cpu_of(pid)?);
         }
         Ok(sum)
     }

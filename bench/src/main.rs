@@ -31,6 +31,8 @@ enum Command {
     Rtt(ways::Args),
     /// Small datagrams, the same.
     Pps(ways::Args),
+    /// Small datagrams that the kernel makes and counts: what one processor carries, the same.
+    Offered(ways::Args),
     /// `iperf3`, `ping` and round trips between two instances on isolated ports, beside a plain bridge with rules of nftables.
     Between(ways::Args),
     /// Malformed and hostile packets, beside the kernel's masquerade.
@@ -57,6 +59,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Bulk(args) => finish(&Stored::Bulk(ways::run(Work::Bulk, &args)?), &args.printing)?,
         Command::Rtt(args) => finish(&Stored::Rtt(ways::run(Work::Rtt, &args)?), &args.printing)?,
         Command::Pps(args) => finish(&Stored::Pps(ways::run(Work::Pps, &args)?), &args.printing)?,
+        Command::Offered(args) => finish(&Stored::Offered(ways::run(Work::Offered, &args)?), &args.printing)?,
         Command::Between(args) => finish(&Stored::Between(ways::run(Work::Between, &args)?), &args.printing)?,
         Command::Malformed(args) => finish(&Stored::Malformed(malformed::run(&args)?), &args.printing)?,
         Command::Engine(args) => finish(&Stored::Engine(engine::run(&args)?), &args.printing)?,

@@ -47,6 +47,8 @@ pub enum Stored {
     Pps(WaysResult),
     /// Of `between`.
     Between(WaysResult),
+    /// Of `offered`.
+    Offered(WaysResult),
     /// Of `malformed`.
     Malformed(MalformedResult),
     /// Of `engine`.
@@ -84,7 +86,13 @@ pub fn run(args: &Args) -> Result<()> {
         let text = std::fs::read_to_string(path).with_context(name)?;
         let result: Stored = serde_json::from_str(&text).with_context(name)?;
         let ways = match &result {
-            Stored::Bulk(ways) | Stored::Rtt(ways) | Stored::Pps(ways) | Stored::Between(ways) if args.rows => {
+            Stored::Bulk(ways)
+            | Stored::Rtt(ways)
+            | Stored::Pps(ways)
+            | Stored::Offered(ways)
+            | Stored::Between(ways)
+                if args.rows =>
+            {
                 Some(ways)
             }
             Stored::Hold(_)
@@ -92,6 +100,7 @@ pub fn run(args: &Args) -> Result<()> {
             | Stored::Bulk(_)
             | Stored::Rtt(_)
             | Stored::Pps(_)
+            | Stored::Offered(_)
             | Stored::Between(_)
             | Stored::Malformed(_)
             | Stored::Engine(_)
@@ -109,9 +118,11 @@ fn table(result: &Stored) -> String {
         Stored::Workers(result) => workers::table(result),
         Stored::Hold(hold) => hold_table(hold),
         Stored::Flows(flows) => flows_table(flows),
-        Stored::Bulk(result) | Stored::Rtt(result) | Stored::Pps(result) | Stored::Between(result) => {
-            ways::table(result)
-        }
+        Stored::Bulk(result)
+        | Stored::Rtt(result)
+        | Stored::Pps(result)
+        | Stored::Offered(result)
+        | Stored::Between(result) => ways::table(result),
         Stored::Malformed(set) => malformed_table(set),
     }
 }
@@ -243,8 +254,11 @@ mod tests {
             // Who has not measured claims nothing.
             let stored = std::fs::read_to_string(root.join(format!("bench/results/{name}.json"))).ok();
             let rows = stored.map_or_else(Vec::new, |stored| {
-                let (Stored::Bulk(result) | Stored::Rtt(result) | Stored::Pps(result) | Stored::Between(result)) =
-                    serde_json::from_str(&stored).expect("a result")
+                let (Stored::Bulk(result)
+                | Stored::Rtt(result)
+                | Stored::Pps(result)
+                | Stored::Offered(result)
+                | Stored::Between(result)) = serde_json::from_str(&stored).expect("a result")
                 else {
                     panic!("{name} is another measurement's")
                 };

@@ -1,10 +1,11 @@
 //! `qnat-bench bulk`, `rtt`, `pps`: packets of flows that stand, through the cluster with the kernel's fast path, without it,
 //! and through a masquerade of the kernel's that hangs on the same bridges; one after the other in each round, in turning order.
-//! `between`: those of two instances whose ports are isolated, beside a plain bridge with rules.
+//! `offered`: what one processor carries of datagrams that the kernel makes. `between`: those of two instances whose ports are isolated, beside a plain bridge with rules.
 //!
 //! It shows only what the lab shows: both ends, the switches and the gateways share the processors.
 
 mod grouped;
+mod offered;
 mod sample;
 pub mod tables;
 mod tools;
@@ -31,16 +32,19 @@ use crate::machine::{self, Machine};
 use crate::nftables;
 use crate::printing::Printing;
 use grouped::Configurations;
+use offered::Offered;
 use sample::summary;
 pub use sample::{Figure, Row, Sample, Unit, Way};
 use traffic::{Direction, Ends};
 
+/// The gateway of the lab's network.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// The client.
 const CLIENT: Host = Host::Backend(1);
 /// How long the members may take to do what the switch says.
 const TURNED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Arguments of `qnat-bench bulk`, `rtt`, `pps` and `between`.
+/// Arguments of `qnat-bench bulk`, `rtt`, `pps`, `offered` and `between`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The executable under test.
@@ -85,6 +89,8 @@ pub enum Work {
     Pps,
     /// `iperf3`, `ping` and round trips of datagrams between instances.
     Between,
+    /// Small datagrams that the kernel makes and counts, thousands a second.
+    Offered,
 }
 
 /// What was measured.
@@ -117,6 +123,7 @@ enum Load {
     Trips,
     Pings,
     Datagrams(usize),
+    Offered(u32),
 }
 
 impl Work {
@@ -133,6 +140,10 @@ impl Work {
             let plural = if count == 1 { "" } else { "s" };
             (format!("iperf3 between instances, {count} stream{plural}"), Load::Iperf(count))
         };
+        let offered = |count: u32| {
+            let plural = if count == 1 { "" } else { "s" };
+            (format!("UDP, 60 octets, {count} flow{plural}, by one processor"), Load::Offered(count))
+        };
         let trips = |word: &str| (format!("UDP, 1 octet there and back{word}"), Load::Trips);
         match self {
             Self::Bulk => vec![
@@ -143,6 +154,7 @@ impl Work {
             ],
             Self::Rtt => vec![trips("")],
             Self::Pps => vec![datagrams(1), datagrams(100)],
+            Self::Offered => vec![offered(1), offered(10_000), offered(100_000)],
             Self::Between => vec![
                 between(1),
                 between(8),
@@ -205,7 +217,9 @@ struct Bench {
     remotes: (Ipv4Addr, Ipv4Addr),
     /// Floods so far.
     turns: Cell<usize>,
-    /// That.
+    /// The ends of datagrams that the kernel makes.
+    offered: Option<Offered>,
+    /// What it is held against.
     _beside: Option<Beside>,
 }
 
@@ -235,21 +249,26 @@ impl Bench {
                 ends,
                 remotes,
                 turns: Cell::new(0),
+                offered: None,
                 _beside: beside,
             });
         }
         let lab = Lab::up(&args.binary, 2, &[])?;
         let beside = beside(&|| Beside::masquerade(CLIENT))?;
-        netns::run_in(INET, nftables::small_sink)??;
+        let offered = (work == Work::Offered).then(|| Offered::new(&lab)).transpose()?;
+        if offered.is_none() {
+            netns::run_in(INET, nftables::small_sink)??;
+        }
         let ends = (CLIENT.namespace(), INET.to_owned());
         let configurations = (args.rules > 0).then(|| Configurations::of(&lab, args.rules)).transpose()?;
         let remotes = (BY_CLUSTER, BY_MASQUERADE);
-        Ok(Self { lab, configurations, lasting, ends, remotes, turns: Cell::new(0), _beside: beside })
+        Ok(Self { lab, configurations, lasting, ends, remotes, turns: Cell::new(0), offered, _beside: beside })
     }
 
     fn sample(&self, way: Way, name: &str, load: Load) -> Result<Sample> {
         match way {
-            Way::Grouped | Way::Cache => self.turn(Cache::On)?,
+            // Datagrams that nobody answers would pass a worker for good.
+            Way::Grouped | Way::Cache => self.turn(if self.offered.is_some() { Cache::Eager } else { Cache::On })?,
             Way::Worker => self.turn(Cache::Off)?,
             Way::Nftables => {}
         }
@@ -275,6 +294,12 @@ impl Bench {
             Load::Trips => trip_figures(&ends.trips(&mut measured, self.lasting)?),
             Load::Pings => trip_figures(&tools::pings(&ends, &mut measured, self.lasting)?),
             Load::Datagrams(count) => self.datagrams(way, &ends, count, &mut meter)?,
+            Load::Offered(count) => {
+                let (offered, flows) = (self.offered.as_ref().context("no generator")?, Offered::flows(&ends, count)?);
+                let is_cached = matches!(way, Way::Grouped | Way::Cache);
+                offered.open(&flows, || Ok(!is_cached || self.entries()? >= count.into()))?;
+                offered.carried(&flows, &mut measured, self.lasting)?
+            }
         };
         let Meter { cores, stolen, carried, .. } = meter;
         Ok(Sample { way, load: name.to_owned(), figures, cores, stolen, carried })
@@ -286,7 +311,7 @@ impl Bench {
         let flows = ends.flows(count, turn)?;
         if matches!(way, Way::Grouped | Way::Cache) {
             let began = Instant::now();
-            while self.fast()?.iter().map(|fast| fast.entries).sum::<u64>() < count as u64 {
+            while self.entries()? < count as u64 {
                 if began.elapsed() > TURNED_WITHIN {
                     bail!("the kernel does not carry the {count} flows");
                 }
@@ -306,6 +331,11 @@ impl Bench {
             Figure { unit: Unit::Kpps, value: thousands(delivered()? - before) },
             Figure { unit: Unit::KppsOffered, value: thousands(sent?) },
         ])
+    }
+
+    /// Flows in the kernel.
+    fn entries(&self) -> Result<u64> {
+        Ok(self.fast()?.iter().map(|fast| fast.entries).sum())
     }
 
     fn metered(&self, way: Way, work: &mut dyn FnMut()) -> Result<Meter> {
@@ -362,7 +392,7 @@ impl Bench {
             .fast()?
             .into_iter()
             .flat_map(|fast| fast.interfaces)
-            .find(|(_, path)| to == Cache::On && !path.starts_with("kernel"));
+            .find(|(_, path)| to != Cache::Off && !path.starts_with("kernel"));
         wrong.map_or(Ok(()), |(interface, path)| Err(anyhow::anyhow!("{interface}: {path}"))).context("no fast path")
     }
 }

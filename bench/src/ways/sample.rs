@@ -50,6 +50,8 @@ pub enum Unit {
     Kpps,
     /// Thousand datagrams a second that were sent.
     KppsOffered,
+    /// Thousand datagrams a second, the most of which all but one in 200 arrived.
+    KppsWhole,
 }
 
 impl Unit {
@@ -62,6 +64,7 @@ impl Unit {
             Self::MicrosP99 => "µs p99",
             Self::Kpps => "kpps",
             Self::KppsOffered => "kpps offered",
+            Self::KppsWhole => "kpps without loss",
         }
     }
 }

@@ -54,6 +54,7 @@ pub fn readme_rows(result: &WaysResult) -> Vec<String> {
         Work::Rtt => "rtt",
         Work::Pps => "pps",
         Work::Between => "between",
+        Work::Offered => "offered",
     };
     let rows = result.summary.iter().filter(|row| row.unit != Unit::KppsOffered);
     let (seconds, rounds) = (result.seconds, result.rounds.len());
@@ -79,7 +80,7 @@ fn value(row: &Row) -> String {
 fn digits(unit: Unit) -> usize {
     match unit {
         Unit::Gbit | Unit::MicrosP50 | Unit::MicrosP99 => 1,
-        Unit::Kpps | Unit::KppsOffered => 0,
+        Unit::Kpps | Unit::KppsOffered | Unit::KppsWhole => 0,
     }
 }
 

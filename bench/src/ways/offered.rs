@@ -1,0 +1,165 @@
+//! `qnat-bench offered`: small datagrams that the kernel makes, by one processor, and counts and drops where they arrive. All that is
+//! between, gateways and switches, has another processor to itself, so what arrives is what a gateway carries by one.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use netio::thread::allowed_cpus;
+use qnat_ends::End;
+use qnat_ends::offer::{Flows, Generator, Sink};
+use qnat_lab::topology::{FABRIC, INET, Network, backend_address, fabric_port};
+
+use super::CLIENT;
+use super::sample::{Figure, Unit};
+use super::traffic::Ends;
+use crate::beside;
+use crate::lab::Lab;
+use crate::nftables::FLOOD;
+
+/// Flows to each of the remote's ports: fewer than a lease has ports.
+const PORTS: u16 = 1_000;
+/// The first of their inside ports.
+const FIRST: u16 = 20_000;
+/// New flows a second while they are opened.
+const OPENED: u64 = 10_000;
+const OPENED_WITHIN: Duration = Duration::from_secs(60);
+/// What may be missing of a load that counts as carried, one in so many.
+const LOST_ONE_IN: u64 = 200;
+/// How often the greatest load that is carried is bounded by a half.
+const STEPS: u32 = 6;
+/// The last datagrams may still be on their way.
+const ARRIVES_WITHIN: Duration = Duration::from_millis(50);
+
+/// Both ends.
+#[derive(Debug)]
+pub(super) struct Offered {
+    generator: RefCell<Generator>,
+    sink: Sink,
+    /// The generator's processor.
+    cpu: usize,
+}
+
+impl Offered {
+    /// Both ends in a lab that is up, and a processor for each side.
+    ///
+    /// # Errors
+    /// Without two processors, or if a step fails.
+    pub(super) fn new(lab: &Lab) -> Result<Self> {
+        let cpus = allowed_cpus()?;
+        let [cpu, gateway, ..] = cpus[..] else { bail!("needs two processors") };
+        let port = fabric_port(CLIENT, Network::Inside);
+        let generator = Generator::new((&CLIENT.namespace(), "eth0"), (FABRIC, &port))?;
+        let sink = Sink::new(INET, "eth0")?;
+        // What a frame causes on its way happens where its first receiver runs: in a thread of its own, on the other processor.
+        let threaded = format!("echo 1 > /sys/class/net/{port}/threaded");
+        let set = Command::new("ip").args(["netns", "exec", FABRIC, "sh", "-c", &threaded]).status()?;
+        ensure!(set.success(), "{port} has no thread for what it receives");
+        pin(receiver_of(&port)?, gateway)?;
+        lab.pids()?.into_iter().try_for_each(|pid| pin(pid, gateway))?;
+        Ok(Self { generator: RefCell::new(generator), sink, cpu })
+    }
+
+    /// `count` flows from the client by one of the gateways.
+    ///
+    /// # Errors
+    /// If the gateway's address is not answered for.
+    pub(super) fn flows(ends: &Ends<'_>, count: u32) -> Result<Flows> {
+        let end = End::open(ends.client, "eth0")?;
+        let gateway = if ends.remote == beside::BY_CLUSTER { super::GATEWAY } else { beside::INSIDE };
+        end.hello(ends.remote)?;
+        Ok(Flows {
+            macs: (end.mac, end.neighbour(gateway)?),
+            source: backend_address(1),
+            remote: ends.remote,
+            count,
+            inside: (FIRST, PORTS),
+            to: FLOOD.start,
+        })
+    }
+
+    /// Sends by each flow until all of them pass and `carried` says that they are where they are to be.
+    ///
+    /// # Errors
+    /// If that takes too long.
+    pub(super) fn open(&self, flows: &Flows, carried: impl Fn() -> Result<bool>) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let (sent, arrived) = self.send(flows, OPENED, Duration::from_secs(u64::from(flows.count) / OPENED + 1))?;
+            if is_whole(sent, arrived) && carried()? {
+                return Ok(());
+            }
+            ensure!(began.elapsed() < OPENED_WITHIN, "of {sent} datagrams of {} flows {arrived} arrive", flows.count);
+        }
+    }
+
+    /// What was sent and what arrived.
+    fn send(&self, flows: &Flows, rate: u64, lasting: Duration) -> Result<(u64, u64)> {
+        let before = self.sink.arrived()?;
+        let sent = self.generator.borrow_mut().send(flows, rate, self.cpu, lasting)?;
+        std::thread::sleep(ARRIVES_WITHIN);
+        Ok((sent, self.sink.arrived()? - before))
+    }
+
+    /// What arrives of as much as can be sent, and the greatest load of which all but one in [`LOST_ONE_IN`] arrive. `measured`
+    /// surrounds the first.
+    ///
+    /// # Errors
+    /// If the generator fails.
+    pub(super) fn carried(
+        &self,
+        flows: &Flows,
+        measured: &mut dyn FnMut(&mut dyn FnMut()) -> Result<()>,
+        lasting: Duration,
+    ) -> Result<Vec<Figure>> {
+        let mut flood = Ok((0, 0));
+        measured(&mut || flood = self.send(flows, 0, lasting))?;
+        let (sent, arrived) = flood?;
+        let figure =
+            |unit, count: u64, lasting: Duration| Figure { unit, value: count as f64 / lasting.as_secs_f64() / 1e3 };
+        let (mut whole, mut least, mut most) =
+            (0, 0, u64::try_from(u128::from(arrived) * 1_300 / lasting.as_millis())?);
+        for _ in 0..STEPS {
+            let rate = u64::midpoint(least, most);
+            let (sent, arrived) = self.send(flows, rate, lasting / 2)?;
+            if is_whole(sent, arrived) {
+                (least, whole) = (rate, sent);
+            } else {
+                most = rate;
+            }
+        }
+        Ok(vec![
+            figure(Unit::Kpps, arrived, lasting),
+            figure(Unit::KppsOffered, sent, lasting),
+            figure(Unit::KppsWhole, whole, lasting / 2),
+        ])
+    }
+}
+
+const fn is_whole(sent: u64, arrived: u64) -> bool {
+    sent.saturating_sub(arrived) <= sent / LOST_ONE_IN
+}
+
+/// The kernel's thread for what an interface receives.
+fn receiver_of(interface: &str) -> Result<u32> {
+    let name = format!("napi/{interface}-");
+    for process in std::fs::read_dir("/proc")? {
+        let path = process?.path();
+        let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
+        // One that has ended meanwhile has no name.
+        if std::fs::read_to_string(Path::new(&path).join("comm")).is_ok_and(|comm| comm.starts_with(&name)) {
+            return Ok(pid);
+        }
+    }
+    bail!("no thread is called {name}…")
+}
+
+/// Lets a process, with all its threads, run on one processor alone.
+fn pin(pid: u32, cpu: usize) -> Result<()> {
+    let (cpu, pid) = (cpu.to_string(), pid.to_string());
+    let output = Command::new("taskset").args(["-a", "-p", "-c", &cpu, &pid]).output().context("taskset")?;
+    ensure!(output.status.success(), "taskset of {pid}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

@@ -1,0 +1,321 @@
+//! Small datagrams of many flows, made and counted by the kernel: a generator that costs a fraction of what any gateway does
+//! (BPF_PROG_TEST_RUN with live frames), and a sink that drops what arrives before a stack has seen it. Judges nothing. Called by
+//! the bench.
+//!
+//! The layouts of `Config` and `State` are those of `bpf/offer.c`.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use aya::maps::{Array, MapData, PerCpuArray};
+use aya::programs::tc::{self, TcAttachType};
+use aya::programs::{SchedClassifier, Xdp, XdpFlags};
+use aya::{Ebpf, Pod};
+use netio::link::Link;
+use netio::netns;
+use netio::thread::pin_current;
+
+#[cfg(qnat_bpf)]
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/offer.o"));
+#[cfg(not(qnat_bpf))]
+static OBJECT: &[u8] = &[];
+
+/// Octets of a frame.
+pub const FRAME: u16 = 60;
+/// Of Ethernet, IPv4 and UDP.
+const HEAD: usize = 42;
+/// Frames that one call of the kernel makes at most: a few milliseconds.
+const AT_ONCE: u32 = 1 << 14;
+const IPV4: [u8; 2] = [8, 0];
+const UDP: u8 = 17;
+
+/// Datagrams of 60 octets on the wire, of flows that differ in their ports.
+#[derive(Clone, Copy, Debug)]
+pub struct Flows {
+    /// Ethernet addresses: the sender's, the gateway's.
+    pub macs: ([u8; 6], [u8; 6]),
+    /// The sender's address.
+    pub source: Ipv4Addr,
+    /// The remote's.
+    pub remote: Ipv4Addr,
+    /// How many.
+    pub count: u32,
+    /// Inside ports, from this one on: as many flows go to each of the remote's ports.
+    pub inside: (u16, u16),
+    /// The first of the remote's ports.
+    pub to: u16,
+}
+
+/// `struct config`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Config {
+    gap_ns: u64,
+    flows: u32,
+    ports: u32,
+    sum: u32,
+    first_port: u16,
+    first_remote: u16,
+    head: [u8; HEAD],
+    pad: [u8; 6],
+}
+
+/// `struct state`.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct State {
+    sent: u64,
+    from_ns: u64,
+    flow: u32,
+    pad: u32,
+}
+
+const _: () = assert!(size_of::<Config>() == 72 && size_of::<State>() == 24);
+
+// SAFETY: plain integers without padding, as the assertion above says.
+unsafe impl Pod for Config {}
+// SAFETY: the same.
+unsafe impl Pod for State {}
+
+impl Flows {
+    fn config(&self, gap_ns: u64) -> Config {
+        let mut head = [0; HEAD];
+        head[..6].copy_from_slice(&self.macs.1);
+        head[6..12].copy_from_slice(&self.macs.0);
+        head[12..14].copy_from_slice(&IPV4);
+        let total = FRAME - 14;
+        head[14] = 0x45;
+        head[16..18].copy_from_slice(&total.to_be_bytes());
+        // May not be cut, so that it needs no identification.
+        head[20] = 0x40;
+        (head[22], head[23]) = (64, UDP);
+        head[26..30].copy_from_slice(&self.source.octets());
+        head[30..34].copy_from_slice(&self.remote.octets());
+        let checksum = !folded(words(&head[14..34]));
+        head[24..26].copy_from_slice(&checksum.to_be_bytes());
+        let length = total - 20;
+        head[38..40].copy_from_slice(&length.to_be_bytes());
+        // The pseudo header, and the length again; what follows the header is zero.
+        let sum = words(&head[26..34]) + u32::from(UDP) + 2 * u32::from(length);
+        Config {
+            gap_ns,
+            flows: self.count,
+            ports: self.inside.1.into(),
+            sum,
+            first_port: self.inside.0,
+            first_remote: self.to,
+            head,
+            pad: [0; 6],
+        }
+    }
+}
+
+fn words(octets: &[u8]) -> u32 {
+    octets.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum()
+}
+
+fn folded(sum: u32) -> u16 {
+    let once = (sum & 0xffff) + (sum >> 16);
+    let [_, _, high, low] = ((once & 0xffff) + (once >> 16)).to_be_bytes();
+    u16::from_be_bytes([high, low])
+}
+
+fn load() -> Result<Ebpf> {
+    ensure!(!OBJECT.is_empty(), "built without clang: no generator; install it and build again");
+    Ebpf::load(OBJECT).context("loading the generator")
+}
+
+/// The sender.
+pub struct Generator {
+    // Holds the programs.
+    ebpf: Ebpf,
+    namespace: String,
+    interface: String,
+    configs: Array<MapData, Config>,
+    states: Array<MapData, State>,
+}
+
+impl std::fmt::Debug for Generator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generator").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+impl Generator {
+    /// A generator that sends by a veth of a namespace, whose far end is this interface of that other one: frames of this kind
+    /// reach it only while it has a program too, as it has until the value is dropped.
+    ///
+    /// # Errors
+    /// If there is no such interface, or the kernel refuses the programs.
+    pub fn new((namespace, interface): (&str, &str), (far, port): (&str, &str)) -> Result<Self> {
+        let mut ebpf = load()?;
+        for name in ["offer", "pass"] {
+            let program: &mut Xdp = ebpf.program_mut(name).with_context(|| name.to_owned())?.try_into()?;
+            program.load().with_context(|| name.to_owned())?;
+        }
+        let pass: &mut Xdp = ebpf.program_mut("pass").context("pass")?.try_into()?;
+        netns::run_in(far, || pass.attach(port, XdpFlags::DRV_MODE))?.with_context(|| format!("{port} in {far}"))?;
+        let configs = Array::try_from(ebpf.take_map("configs").context("configs")?)?;
+        let states = Array::try_from(ebpf.take_map("states").context("states")?)?;
+        Ok(Self { ebpf, namespace: namespace.to_owned(), interface: interface.to_owned(), configs, states })
+    }
+
+    /// Sends by one processor for so long, so many frames a second at most (0: as many as can be); how many it were.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn send(&mut self, flows: &Flows, rate: u64, cpu: usize, lasting: Duration) -> Result<u64> {
+        ensure!(flows.count > 0 && flows.inside.1 > 0, "no flow to send by");
+        self.configs.set(0, flows.config(1_000_000_000_u64.checked_div(rate).unwrap_or(0)), 0)?;
+        self.states.set(0, State { from_ns: netio::boottime::now_ns(), ..State::default() }, 0)?;
+        let offer: &Xdp = self.ebpf.program("offer").context("offer")?.try_into()?;
+        let program = offer.fd()?.as_fd();
+        let run = || {
+            pin_current(cpu)?;
+            let interface = Link::named(&self.interface)?.ifindex;
+            let began = Instant::now();
+            while began.elapsed() < lasting {
+                frames(program, interface)?;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        netns::run_in(&self.namespace, run)?.with_context(|| format!("frames by {}", self.interface))?;
+        Ok(self.states.get(&0, 0)?.sent)
+    }
+}
+
+/// Has the kernel call the program for [`AT_ONCE`] frames that come from an interface, and send what it says.
+fn frames(program: BorrowedFd<'_>, interface: u32) -> std::io::Result<()> {
+    const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    const LIVE_FRAMES: u32 = 1 << 1;
+    const BATCH: u32 = 64;
+    /// `struct xdp_md` of linux/bpf.h.
+    #[repr(C)]
+    struct Context {
+        data: u32,
+        data_end: u32,
+        data_meta: u32,
+        ingress_ifindex: u32,
+        rx_queue_index: u32,
+        egress_ifindex: u32,
+    }
+    const CONTEXT: u32 = 24;
+    const { assert!(size_of::<Context>() == CONTEXT as usize) };
+    /// The part `test` of `union bpf_attr` of linux/bpf.h.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Test {
+        prog_fd: u32,
+        retval: u32,
+        data_size_in: u32,
+        data_size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+        ctx_size_in: u32,
+        ctx_size_out: u32,
+        ctx_in: u64,
+        ctx_out: u64,
+        flags: u32,
+        cpu: u32,
+        batch_size: u32,
+        pad: u32,
+    }
+    let frame = [0_u8; FRAME as usize];
+    let context = Context {
+        data: 0,
+        data_end: FRAME.into(),
+        data_meta: 0,
+        ingress_ifindex: interface,
+        rx_queue_index: 0,
+        egress_ifindex: 0,
+    };
+    let mut test = Test {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        data_size_in: FRAME.into(),
+        data_in: frame.as_ptr() as u64,
+        repeat: AT_ONCE,
+        ctx_size_in: CONTEXT,
+        ctx_in: (&raw const context) as u64,
+        flags: LIVE_FRAMES,
+        batch_size: BATCH,
+        ..Test::default()
+    };
+    // SAFETY: the attribute and both buffers that it points to live until the call returns; nothing is written but the attribute.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut test, size_of::<Test>()) };
+    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The receiver: counts what has the generator's length and is UDP, and drops it.
+pub struct Sink {
+    // Holds the program and its place.
+    _ebpf: Ebpf,
+    arrived: PerCpuArray<MapData, u64>,
+}
+
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sink").finish_non_exhaustive()
+    }
+}
+
+impl Sink {
+    /// One on what comes in by an interface of a namespace.
+    ///
+    /// # Errors
+    /// If there is no such interface, or the kernel refuses the program.
+    pub fn new(namespace: &str, interface: &str) -> Result<Self> {
+        let mut ebpf = load()?;
+        let program: &mut SchedClassifier = ebpf.program_mut("sink").context("sink")?.try_into()?;
+        program.load()?;
+        let attach = || {
+            // It may be there already.
+            let _there = tc::qdisc_add_clsact(interface);
+            program.attach(interface, TcAttachType::Ingress)
+        };
+        netns::run_in(namespace, attach)?.with_context(|| format!("{interface} in {namespace}"))?;
+        let arrived = PerCpuArray::try_from(ebpf.take_map("arrived").context("arrived")?)?;
+        Ok(Self { _ebpf: ebpf, arrived })
+    }
+
+    /// Datagrams so far.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn arrived(&self) -> Result<u64> {
+        let counts = self.arrived.get(&0, 0).map_err(|error| anyhow!(error))?;
+        Ok(counts.iter().sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_has_the_checksum_of_its_addresses_and_the_sum_that_ports_are_added_to() {
+        let flows = Flows {
+            macs: ([1; 6], [2; 6]),
+            source: Ipv4Addr::new(10, 0, 1, 1),
+            remote: Ipv4Addr::new(203, 0, 113, 10),
+            count: 7,
+            inside: (20_000, 3),
+            to: 10_000,
+        };
+        let config = flows.config(5);
+        assert_eq!(folded(words(&config.head[14..34])), 0xffff, "RFC 1071");
+        // Frame of the third flow, as the kernel's program writes it.
+        let (port, remote) = (20_002_u16, 10_000_u16);
+        let checksum = !folded(config.sum + u32::from(port) + u32::from(remote));
+        let mut datagram = config.head[34..].to_vec();
+        datagram[..2].copy_from_slice(&port.to_be_bytes());
+        datagram[2..4].copy_from_slice(&remote.to_be_bytes());
+        datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
+        datagram.resize(usize::from(FRAME) - 34, 0);
+        let pseudo = words(&config.head[26..34]) + u32::from(UDP) + 26;
+        assert_eq!(folded(pseudo + words(&datagram)), 0xffff, "RFC 768");
+    }
+}
