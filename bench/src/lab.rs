@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::machine;
 use crate::numbers::Buckets;
 
-/// Members.
+/// Members, unless somebody wants another number.
 pub(crate) const NODES: u32 = 3;
 const API: &str = "127.0.0.1:7880";
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,6 +29,8 @@ const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Lab {
     dir: PathBuf,
+    /// Members.
+    nodes: u32,
 }
 
 impl Drop for Lab {
@@ -62,12 +64,20 @@ impl Lab {
     /// # Errors
     /// If it does not come up.
     pub fn up(binary: &Path, backends: u32, more: &[&str]) -> Result<Self> {
+        Self::up_of(NODES, binary, backends, more)
+    }
+
+    /// The same of so many members.
+    ///
+    /// # Errors
+    /// As `up`.
+    pub fn up_of(nodes: u32, binary: &Path, backends: u32, more: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary);
-        command.args(["lab", "up", "--detach", "--nodes", &NODES.to_string(), "--backends", &backends.to_string()]);
+        command.args(["lab", "up", "--detach", "--nodes", &nodes.to_string(), "--backends", &backends.to_string()]);
         command.args(more);
         let output = command.output().with_context(|| binary.display().to_string())?;
         ensure!(output.status.success(), "lab up: {}", String::from_utf8_lossy(&output.stderr));
-        let this = Self { dir: PathBuf::from(qnat_lab::DEFAULT_DIR) };
+        let this = Self { dir: PathBuf::from(qnat_lab::DEFAULT_DIR), nodes };
         let began = Instant::now();
         while !this.is_whole() {
             if began.elapsed() > WHOLE_WITHIN {
@@ -115,6 +125,11 @@ impl Lab {
         qnat_lab::in_host(&self.dir, host, work)
     }
 
+    /// The members' numbers.
+    pub(crate) fn nodes(&self) -> std::ops::RangeInclusive<u32> {
+        1..=self.nodes
+    }
+
     /// The members' processes.
     ///
     /// # Errors
@@ -126,7 +141,7 @@ impl Lab {
 
     /// Whether every shard is served with all its replicas.
     fn is_whole(&self) -> bool {
-        let answers: Result<Vec<Status>> = (1..=NODES).map(|node| self.ask(node, &Request::Status)).collect();
+        let answers: Result<Vec<Status>> = self.nodes().map(|node| self.ask(node, &Request::Status)).collect();
         let Ok(answers) = answers else { return false };
         let rows = || answers.iter().flat_map(|answer| &answer.shards);
         let served = rows().filter(|row| row.serves() && row.redundancy.is_full());
@@ -172,7 +187,7 @@ impl Lab {
     /// If one does not answer.
     pub fn counted(&self) -> Result<Counted> {
         let (mut sum, mut holds, mut commits) = (Counted::default(), Vec::new(), Vec::new());
-        for node in 1..=NODES {
+        for node in self.nodes() {
             let answer: answers::Counted = self.ask(node, &Request::Counters)?;
             sum.committed += answer.snat.iter().map(|row| row.successful).sum::<u64>();
             sum.elections += answer.elections;

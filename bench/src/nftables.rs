@@ -30,7 +30,7 @@ const CONNTRACK_WANTED: u64 = 4 << 20;
 /// The topology; dropping it takes it down.
 #[derive(Debug)]
 pub struct Masquerade {
-    conntrack_max: Option<String>,
+    room: Option<Room>,
 }
 
 impl Drop for Masquerade {
@@ -39,7 +39,37 @@ impl Drop for Masquerade {
             // What was not made yet needs no removal.
             let _absent = netns::delete(name);
         }
-        if let Some(before) = &self.conntrack_max
+    }
+}
+
+/// Room for the connections that the kernel tracks; dropping it takes back what was raised.
+#[derive(Debug)]
+pub(crate) struct Room {
+    before: Option<String>,
+}
+
+impl Room {
+    /// Room for a flood of new flows. It is there to be raised once something is tracked.
+    ///
+    /// # Errors
+    /// In another network namespace than the machine's first.
+    pub(crate) fn raised() -> Result<Self> {
+        let before = std::fs::read_to_string(CONNTRACK_MAX).with_context(|| CONNTRACK_MAX.to_owned())?;
+        if before.trim().parse::<u64>()? >= CONNTRACK_WANTED {
+            return Ok(Self { before: None });
+        }
+        std::fs::write(CONNTRACK_MAX, CONNTRACK_WANTED.to_string()).with_context(|| {
+            format!(
+                "{CONNTRACK_MAX} is to be {CONNTRACK_WANTED}: only the machine's first network namespace may write it"
+            )
+        })?;
+        Ok(Self { before: Some(before) })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before
             && let Err(error) = std::fs::write(CONNTRACK_MAX, before)
         {
             eprintln!("{CONNTRACK_MAX} stays raised: {error}");
@@ -53,7 +83,7 @@ impl Masquerade {
     /// # Errors
     /// If a step fails.
     pub fn up() -> Result<Self> {
-        let mut this = Self { conntrack_max: None };
+        let mut this = Self { room: None };
         for name in ALL {
             netns::delete(name)?;
             netns::create(name).with_context(|| name.to_owned())?;
@@ -80,14 +110,7 @@ impl Masquerade {
         netns::run_in(GATEWAY, || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
         netns::run_in(GATEWAY, || masquerade("out"))??;
         netns::run_in(SERVER, sink)??;
-        // There only now that something is tracked.
-        let before = std::fs::read_to_string(CONNTRACK_MAX).with_context(|| CONNTRACK_MAX.to_owned())?;
-        if before.trim().parse::<u64>()? < CONNTRACK_WANTED {
-            std::fs::write(CONNTRACK_MAX, CONNTRACK_WANTED.to_string()).with_context(|| {
-                format!("{CONNTRACK_MAX} is to be {CONNTRACK_WANTED}: only the machine's first network namespace may write it")
-            })?;
-            this.conntrack_max = Some(before);
-        }
+        this.room = Some(Room::raised()?);
         Ok(this)
     }
 }

@@ -62,6 +62,9 @@ pub struct Args {
     /// Also with the client's subnet behind a security group of as many rules; not for `between`.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     rules: u32,
+    /// Members of the cluster; not for `between`.
+    #[arg(long, default_value_t = NODES, value_parser = clap::value_parser!(u32).range(1..=7))]
+    nodes: u32,
     /// What becomes of the result.
     #[command(flatten)]
     pub printing: Printing,
@@ -105,6 +108,9 @@ pub struct WaysResult {
     /// Of the group that the client's subnet was behind in one of the ways; 0: in none.
     #[serde(default)]
     pub rules: u32,
+    /// Members of the cluster.
+    #[serde(default = "three")]
+    pub nodes: u32,
     /// How many tasks ran or wanted to in the minute before, at the beginning and at the end: who else used the machine.
     pub load_average: (f64, f64),
     /// Changes of owners meanwhile; each takes flows out of the kernel.
@@ -113,6 +119,11 @@ pub struct WaysResult {
     pub summary: Vec<Row>,
     /// Each round.
     pub rounds: Vec<Vec<Sample>>,
+}
+
+/// Of results that do not say.
+const fn three() -> u32 {
+    NODES
 }
 
 /// What is sent.
@@ -124,6 +135,7 @@ enum Load {
     Pings,
     Datagrams(usize),
     Offered(u32),
+    OfferedNew,
 }
 
 impl Work {
@@ -154,7 +166,12 @@ impl Work {
             ],
             Self::Rtt => vec![trips("")],
             Self::Pps => vec![datagrams(1), datagrams(100)],
-            Self::Offered => vec![offered(1), offered(10_000), offered(100_000)],
+            Self::Offered => vec![
+                offered(1),
+                offered(10_000),
+                offered(100_000),
+                ("UDP, 60 octets, each a new flow, by one processor".to_owned(), Load::OfferedNew),
+            ],
             Self::Between => vec![
                 between(1),
                 between(8),
@@ -170,7 +187,8 @@ impl Work {
 /// # Errors
 /// If the lab, the masquerade beside it or a flow does not come up.
 pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
-    ensure!(args.rules == 0 || work != Work::Between, "between measures without --rules");
+    ensure!(work != Work::Between || args.rules == 0, "between measures without --rules");
+    ensure!(work != Work::Between || args.nodes == NODES, "between measures three members");
     let mut ways = vec![Way::Cache, Way::Worker];
     ways.extend((args.peer == Peer::Nftables).then_some(Way::Nftables));
     ways.extend((args.rules > 0).then_some(Way::Grouped));
@@ -195,6 +213,7 @@ pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
         work,
         seconds: args.seconds,
         rules: args.rules,
+        nodes: args.nodes,
         load_average: (began, machine::load_average()?),
         elections: bench.lab.counted()?.since(&before).elections,
         summary: summary(&rounds),
@@ -253,9 +272,9 @@ impl Bench {
                 _beside: beside,
             });
         }
-        let lab = Lab::up(&args.binary, 2, &[])?;
+        let lab = Lab::up_of(args.nodes, &args.binary, 2, &[])?;
         let beside = beside(&|| Beside::masquerade(CLIENT))?;
-        let offered = (work == Work::Offered).then(|| Offered::new(&lab)).transpose()?;
+        let offered = (work == Work::Offered).then(|| Offered::new(&lab, beside.is_some())).transpose()?;
         if offered.is_none() {
             netns::run_in(INET, nftables::small_sink)??;
         }
@@ -299,6 +318,10 @@ impl Bench {
                 let is_cached = matches!(way, Way::Grouped | Way::Cache);
                 offered.open(&flows, || Ok(!is_cached || self.entries()? >= count.into()))?;
                 offered.carried(&flows, &mut measured, self.lasting)?
+            }
+            Load::OfferedNew => {
+                let offered = self.offered.as_ref().context("no generator")?;
+                offered.carried(&offered.new_flows(&ends)?, &mut measured, self.lasting / 4)?
             }
         };
         let Meter { cores, stolen, carried, .. } = meter;
@@ -357,7 +380,7 @@ impl Bench {
     /// Frames that the kernel carried, and that it or workers got.
     fn frames(&self) -> Result<(u64, u64)> {
         let mut sums = (0, 0);
-        for node in 1..=NODES {
+        for node in self.lab.nodes() {
             let counted: Counted = self.lab.ask(node, &Request::Counters)?;
             sums.0 += counted.fast.sent;
             sums.1 += counted.fast.sent + counted.received;
@@ -373,12 +396,12 @@ impl Bench {
     }
 
     fn fast(&self) -> Result<Vec<FastPath>> {
-        (1..=NODES).map(|node| self.lab.ask(node, &Request::Cache { turn: None })).collect()
+        self.lab.nodes().map(|node| self.lab.ask(node, &Request::Cache { turn: None })).collect()
     }
 
     /// Turns the fast path of all members, and waits until nothing is in the kernel that should not be.
     fn turn(&self, to: Cache) -> Result<()> {
-        for node in 1..=NODES {
+        for node in self.lab.nodes() {
             let _stands: FastPath = self.lab.ask(node, &Request::Cache { turn: Some(to) })?;
         }
         let began = Instant::now();

@@ -1,7 +1,7 @@
 //! `qnat-bench offered`: small datagrams that the kernel makes, by one processor, and counts and drops where they arrive. All that is
 //! between, gateways and switches, has another processor to itself, so what arrives is what a gateway carries by one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,12 +17,15 @@ use super::sample::{Figure, Unit};
 use super::traffic::Ends;
 use crate::beside;
 use crate::lab::Lab;
-use crate::nftables::FLOOD;
+use crate::nftables::{FLOOD, Room};
 
 /// Flows to each of the remote's ports: fewer than a lease has ports.
 const PORTS: u16 = 1_000;
 /// The first of their inside ports.
 const FIRST: u16 = 20_000;
+/// Ports of the remote that known flows go to, and a measurement of new ones.
+const KNOWN: u16 = 100;
+const NEW: u16 = 1_000;
 /// New flows a second while they are opened.
 const OPENED: u64 = 10_000;
 const OPENED_WITHIN: Duration = Duration::from_secs(60);
@@ -40,14 +43,18 @@ pub(super) struct Offered {
     sink: Sink,
     /// The generator's processor.
     cpu: usize,
+    /// Measurements of new flows so far.
+    turns: Cell<usize>,
+    /// For the peer's.
+    _room: Option<Room>,
 }
 
 impl Offered {
-    /// Both ends in a lab that is up, and a processor for each side.
+    /// Both ends in a lab that is up, and a processor for each side. The kernel tracks connections if it has a masquerade beside it.
     ///
     /// # Errors
     /// Without two processors, or if a step fails.
-    pub(super) fn new(lab: &Lab) -> Result<Self> {
+    pub(super) fn new(lab: &Lab, tracks: bool) -> Result<Self> {
         let cpus = allowed_cpus()?;
         let [cpu, gateway, ..] = cpus[..] else { bail!("needs two processors") };
         let port = fabric_port(CLIENT, Network::Inside);
@@ -59,7 +66,8 @@ impl Offered {
         ensure!(set.success(), "{port} has no thread for what it receives");
         pin(receiver_of(&port)?, gateway)?;
         lab.pids()?.into_iter().try_for_each(|pid| pin(pid, gateway))?;
-        Ok(Self { generator: RefCell::new(generator), sink, cpu })
+        let room = tracks.then(Room::raised).transpose()?;
+        Ok(Self { generator: RefCell::new(generator), sink, cpu, turns: Cell::new(0), _room: room })
     }
 
     /// `count` flows from the client by one of the gateways.
@@ -67,6 +75,21 @@ impl Offered {
     /// # Errors
     /// If the gateway's address is not answered for.
     pub(super) fn flows(ends: &Ends<'_>, count: u32) -> Result<Flows> {
+        Self::flows_to(ends, count, FLOOD.start)
+    }
+
+    /// As many new ones as a measurement takes.
+    ///
+    /// # Errors
+    /// As `flows`.
+    pub(super) fn new_flows(&self, ends: &Ends<'_>) -> Result<Flows> {
+        let turn = self.turns.get();
+        self.turns.set(turn + 1);
+        let to = FLOOD.skip(usize::from(KNOWN)).step_by(NEW.into()).cycle().nth(turn).context("a port")?;
+        Self::flows_to(ends, u32::from(NEW) * u32::from(PORTS), to)
+    }
+
+    fn flows_to(ends: &Ends<'_>, count: u32, to: u16) -> Result<Flows> {
         let end = End::open(ends.client, "eth0")?;
         let gateway = if ends.remote == beside::BY_CLUSTER { super::GATEWAY } else { beside::INSIDE };
         end.hello(ends.remote)?;
@@ -76,7 +99,7 @@ impl Offered {
             remote: ends.remote,
             count,
             inside: (FIRST, PORTS),
-            to: FLOOD.start,
+            to,
         })
     }
 

@@ -4,6 +4,7 @@ use comfy_table::{Table, presets};
 
 use super::sample::{Row, Unit, WayRow};
 use super::{Way, WaysResult, Work};
+use crate::lab::NODES;
 use crate::numbers::Spread;
 
 /// Everything.
@@ -59,9 +60,12 @@ pub fn readme_rows(result: &WaysResult) -> Vec<String> {
     let rows = result.summary.iter().filter(|row| row.unit != Unit::KppsOffered);
     let (seconds, rounds) = (result.seconds, result.rounds.len());
     let rules = if result.rules > 0 { format!(" --rules {}", result.rules) } else { String::new() };
+    let nodes = if result.nodes == NODES { String::new() } else { format!(" --nodes {}", result.nodes) };
     rows.map(|row| {
         let (load, unit, value) = (&row.load, row.unit.label(), value(row));
-        format!("| {load}, {unit} | `qnat-bench {command} --seconds {seconds} --rounds {rounds}{rules}` | {value} |")
+        format!(
+            "| {load}, {unit} | `qnat-bench {command} --seconds {seconds} --rounds {rounds}{rules}{nodes}` | {value} |"
+        )
     })
     .collect()
 }

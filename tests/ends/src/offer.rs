@@ -162,14 +162,17 @@ impl Generator {
         Ok(Self { ebpf, namespace: namespace.to_owned(), interface: interface.to_owned(), configs, states })
     }
 
-    /// Sends by one processor for so long, so many frames a second at most (0: as many as can be); how many it were.
+    /// Sends by one processor for so long, so many frames a second at most (0: as many as can be), by one flow after the other from
+    /// where it ended; how many it were.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn send(&mut self, flows: &Flows, rate: u64, cpu: usize, lasting: Duration) -> Result<u64> {
         ensure!(flows.count > 0 && flows.inside.1 > 0, "no flow to send by");
         self.configs.set(0, flows.config(1_000_000_000_u64.checked_div(rate).unwrap_or(0)), 0)?;
-        self.states.set(0, State { from_ns: netio::boottime::now_ns(), ..State::default() }, 0)?;
+        // Where the last ones ended: those of a load of new flows are new.
+        let flow = self.states.get(&0, 0)?.flow % flows.count;
+        self.states.set(0, State { from_ns: netio::boottime::now_ns(), flow, ..State::default() }, 0)?;
         let offer: &Xdp = self.ebpf.program("offer").context("offer")?.try_into()?;
         let program = offer.fd()?.as_fd();
         let run = || {
