@@ -49,6 +49,8 @@ pub enum Stored {
     Between(WaysResult),
     /// Of `offered`.
     Offered(WaysResult),
+    /// Of `crew`.
+    Crew(WaysResult),
     /// Of `malformed`.
     Malformed(MalformedResult),
     /// Of `engine`.
@@ -90,6 +92,7 @@ pub fn run(args: &Args) -> Result<()> {
             | Stored::Rtt(ways)
             | Stored::Pps(ways)
             | Stored::Offered(ways)
+            | Stored::Crew(ways)
             | Stored::Between(ways)
                 if args.rows =>
             {
@@ -101,6 +104,7 @@ pub fn run(args: &Args) -> Result<()> {
             | Stored::Rtt(_)
             | Stored::Pps(_)
             | Stored::Offered(_)
+            | Stored::Crew(_)
             | Stored::Between(_)
             | Stored::Malformed(_)
             | Stored::Engine(_)
@@ -122,6 +126,7 @@ fn table(result: &Stored) -> String {
         | Stored::Rtt(result)
         | Stored::Pps(result)
         | Stored::Offered(result)
+        | Stored::Crew(result)
         | Stored::Between(result) => ways::table(result),
         Stored::Malformed(set) => malformed_table(set),
     }
@@ -258,6 +263,7 @@ mod tests {
                 | Stored::Rtt(result)
                 | Stored::Pps(result)
                 | Stored::Offered(result)
+                | Stored::Crew(result)
                 | Stored::Between(result)) = serde_json::from_str(&stored).expect("a result")
                 else {
                     panic!("{name} is another measurement's")

@@ -1,9 +1,10 @@
 //! `qnat-bench bulk`, `rtt`, `pps`: packets of flows that stand, through the cluster with the kernel's fast path, without it,
 //! and through a masquerade of the kernel's that hangs on the same bridges; one after the other in each round, in turning order.
-//! `offered`: what one processor carries of datagrams that the kernel makes. `between`: those of two instances whose ports are isolated, beside a plain bridge with rules.
+//! `offered`: what one processor carries of datagrams that the kernel makes. `crew`: what a second worker is worth. `between`: those of two instances whose ports are isolated, beside a plain bridge with rules.
 //!
 //! It shows only what the lab shows: both ends, the switches and the gateways share the processors.
 
+mod crew;
 mod grouped;
 mod offered;
 mod sample;
@@ -94,6 +95,8 @@ pub enum Work {
     Between,
     /// Small datagrams that the kernel makes and counts, thousands a second.
     Offered,
+    /// The same by a cluster of one member with one worker and with two.
+    Crew,
 }
 
 /// What was measured.
@@ -165,6 +168,10 @@ impl Work {
                 streams(8, Direction::Down, "down"),
             ],
             Self::Rtt => vec![trips("")],
+            Self::Crew => vec![
+                ("UDP, 60 octets, 2,000 flows of two shards".to_owned(), Load::Offered(1_000)),
+                ("UDP, 60 octets, each a new flow, two shards".to_owned(), Load::OfferedNew),
+            ],
             Self::Pps => vec![datagrams(1), datagrams(100)],
             Self::Offered => vec![
                 offered(1),
@@ -187,6 +194,9 @@ impl Work {
 /// # Errors
 /// If the lab, the masquerade beside it or a flow does not come up.
 pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
+    if work == Work::Crew {
+        return crew::run(args);
+    }
     ensure!(work != Work::Between || args.rules == 0, "between measures without --rules");
     ensure!(work != Work::Between || args.nodes == NODES, "between measures three members");
     let mut ways = vec![Way::Cache, Way::Worker];
@@ -243,11 +253,28 @@ struct Bench {
 }
 
 /// What surrounds the time that counts.
+#[derive(Default)]
 struct Meter {
     cores: Vec<f64>,
     stolen: f64,
     carried: Option<f64>,
     seconds: f64,
+}
+
+impl Meter {
+    fn of(work: &mut dyn FnMut()) -> Result<Self> {
+        let (cores, began) = (machine::cores()?, Instant::now());
+        work();
+        let seconds = began.elapsed().as_secs_f64();
+        let now = machine::cores()?;
+        let used = || now.iter().zip(&cores);
+        Ok(Self {
+            cores: used().map(|(now, then)| (now.busy - then.busy) / seconds).collect(),
+            stolen: used().map(|(now, then)| now.stolen - then.stolen).sum::<f64>() / seconds / now.len() as f64,
+            carried: None,
+            seconds,
+        })
+    }
 }
 
 impl Bench {
@@ -274,7 +301,7 @@ impl Bench {
         }
         let lab = Lab::up_of(args.nodes, &args.binary, 2, &[])?;
         let beside = beside(&|| Beside::masquerade(CLIENT))?;
-        let offered = (work == Work::Offered).then(|| Offered::new(&lab, beside.is_some())).transpose()?;
+        let offered = (work == Work::Offered).then(|| Offered::of_one(&lab, beside.is_some())).transpose()?;
         if offered.is_none() {
             netns::run_in(INET, nftables::small_sink)??;
         }
@@ -289,14 +316,14 @@ impl Bench {
             // Datagrams that nobody answers would pass a worker for good.
             Way::Grouped | Way::Cache => self.turn(if self.offered.is_some() { Cache::Eager } else { Cache::On })?,
             Way::Worker => self.turn(Cache::Off)?,
-            Way::Nftables => {}
+            Way::TwoWorkers | Way::OneWorker | Way::Nftables => {}
         }
         if let Some(configurations) = &self.configurations {
             configurations.choose(&self.lab, way)?;
         }
         let remote = if way == Way::Nftables { self.remotes.1 } else { self.remotes.0 };
         let ends = Ends { client: &self.ends.0, server: &self.ends.1, remote };
-        let mut meter = Meter { cores: Vec::new(), stolen: 0.0, carried: None, seconds: 0.0 };
+        let mut meter = Meter::default();
         let mut measured = |work: &mut dyn FnMut()| {
             meter = self.metered(way, work)?;
             Ok(())
@@ -314,14 +341,15 @@ impl Bench {
             Load::Pings => trip_figures(&tools::pings(&ends, &mut measured, self.lasting)?),
             Load::Datagrams(count) => self.datagrams(way, &ends, count, &mut meter)?,
             Load::Offered(count) => {
-                let (offered, flows) = (self.offered.as_ref().context("no generator")?, Offered::flows(&ends, count)?);
+                let (offered, flows) =
+                    (self.offered.as_ref().context("no generator")?, [Offered::flows(CLIENT, remote, count)?]);
                 let is_cached = matches!(way, Way::Grouped | Way::Cache);
                 offered.open(&flows, || Ok(!is_cached || self.entries()? >= count.into()))?;
                 offered.carried(&flows, &mut measured, self.lasting)?
             }
             Load::OfferedNew => {
                 let offered = self.offered.as_ref().context("no generator")?;
-                offered.carried(&offered.new_flows(&ends)?, &mut measured, self.lasting / 4)?
+                offered.carried(&[offered.new_flows(CLIENT, remote)?], &mut measured, self.lasting / 4)?
             }
         };
         let Meter { cores, stolen, carried, .. } = meter;
@@ -363,18 +391,9 @@ impl Bench {
 
     fn metered(&self, way: Way, work: &mut dyn FnMut()) -> Result<Meter> {
         let frames = self.frames()?;
-        let (cores, began) = (machine::cores()?, Instant::now());
-        work();
-        let seconds = began.elapsed().as_secs_f64();
-        let now = machine::cores()?;
-        let used = || now.iter().zip(&cores);
+        let meter = Meter::of(work)?;
         let (carried, all) = self.frames_since(frames)?;
-        Ok(Meter {
-            cores: used().map(|(now, then)| (now.busy - then.busy) / seconds).collect(),
-            stolen: used().map(|(now, then)| now.stolen - then.stolen).sum::<f64>() / seconds / now.len() as f64,
-            carried: (way != Way::Nftables).then(|| carried as f64 / all.max(1) as f64),
-            seconds,
-        })
+        Ok(Meter { carried: (way != Way::Nftables).then(|| carried as f64 / all.max(1) as f64), ..meter })
     }
 
     /// Frames that the kernel carried, and that it or workers got.

@@ -2,19 +2,20 @@
 //! between, gateways and switches, has another processor to itself, so what arrives is what a gateway carries by one.
 
 use std::cell::{Cell, RefCell};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use netio::thread::allowed_cpus;
 use qnat_ends::End;
 use qnat_ends::offer::{Flows, Generator, Sink};
+use qnat_lab::Host;
 use qnat_lab::topology::{FABRIC, INET, Network, backend_address, fabric_port};
 
 use super::CLIENT;
 use super::sample::{Figure, Unit};
-use super::traffic::Ends;
 use crate::beside;
 use crate::lab::Lab;
 use crate::nftables::{FLOOD, Room};
@@ -39,10 +40,9 @@ const ARRIVES_WITHIN: Duration = Duration::from_millis(50);
 /// Both ends.
 #[derive(Debug)]
 pub(super) struct Offered {
-    generator: RefCell<Generator>,
+    /// One for each client, with its processor.
+    generators: RefCell<Vec<(Generator, usize)>>,
     sink: Sink,
-    /// The generator's processor.
-    cpu: usize,
     /// Measurements of new flows so far.
     turns: Cell<usize>,
     /// For the peer's.
@@ -50,15 +50,15 @@ pub(super) struct Offered {
 }
 
 impl Offered {
-    /// Both ends in a lab that is up, and a processor for each side. The kernel tracks connections if it has a masquerade beside it.
+    /// One client in a lab that is up, and a processor for each side. The kernel tracks connections if it has a masquerade beside it.
     ///
     /// # Errors
     /// Without two processors, or if a step fails.
-    pub(super) fn new(lab: &Lab, tracks: bool) -> Result<Self> {
+    pub(super) fn of_one(lab: &Lab, tracks: bool) -> Result<Self> {
         let cpus = allowed_cpus()?;
         let [cpu, gateway, ..] = cpus[..] else { bail!("needs two processors") };
         let port = fabric_port(CLIENT, Network::Inside);
-        let generator = Generator::new((&CLIENT.namespace(), "eth0"), (FABRIC, &port))?;
+        let generators = RefCell::new(vec![(generator(CLIENT)?, cpu)]);
         let sink = Sink::new(INET, "eth0")?;
         // What a frame causes on its way happens where its first receiver runs: in a thread of its own, on the other processor.
         let threaded = format!("echo 1 > /sys/class/net/{port}/threaded");
@@ -67,61 +67,78 @@ impl Offered {
         pin(receiver_of(&port)?, gateway)?;
         lab.pids()?.into_iter().try_for_each(|pid| pin(pid, gateway))?;
         let room = tracks.then(Room::raised).transpose()?;
-        Ok(Self { generator: RefCell::new(generator), sink, cpu, turns: Cell::new(0), _room: room })
+        Ok(Self { generators, sink, turns: Cell::new(0), _room: room })
     }
 
-    /// `count` flows from the client by one of the gateways.
+    /// Clients in a lab that is up, each by a processor that its frames' way has besides, as far as it goes in the kernel; workers and
+    /// all else run where they may.
+    ///
+    /// # Errors
+    /// If a step fails.
+    pub(super) fn of_all(clients: &[Host]) -> Result<Self> {
+        let cpus = allowed_cpus()?;
+        let one = |(client, cpu): (&Host, &usize)| Ok((generator(*client)?, *cpu));
+        let generators = clients.iter().zip(cpus.iter().cycle()).map(one).collect::<Result<Vec<_>>>()?;
+        let (generators, sink) = (RefCell::new(generators), Sink::new(INET, "eth0")?);
+        Ok(Self { generators, sink, turns: Cell::new(0), _room: None })
+    }
+
+    /// `count` flows from a client by one of the gateways.
     ///
     /// # Errors
     /// If the gateway's address is not answered for.
-    pub(super) fn flows(ends: &Ends<'_>, count: u32) -> Result<Flows> {
-        Self::flows_to(ends, count, FLOOD.start)
+    pub(super) fn flows(client: Host, remote: Ipv4Addr, count: u32) -> Result<Flows> {
+        Self::flows_to(client, remote, count, FLOOD.start)
     }
 
     /// As many new ones as a measurement takes.
     ///
     /// # Errors
     /// As `flows`.
-    pub(super) fn new_flows(&self, ends: &Ends<'_>) -> Result<Flows> {
+    pub(super) fn new_flows(&self, client: Host, remote: Ipv4Addr) -> Result<Flows> {
         let turn = self.turns.get();
         self.turns.set(turn + 1);
         let to = FLOOD.skip(usize::from(KNOWN)).step_by(NEW.into()).cycle().nth(turn).context("a port")?;
-        Self::flows_to(ends, u32::from(NEW) * u32::from(PORTS), to)
+        Self::flows_to(client, remote, u32::from(NEW) * u32::from(PORTS), to)
     }
 
-    fn flows_to(ends: &Ends<'_>, count: u32, to: u16) -> Result<Flows> {
-        let end = End::open(ends.client, "eth0")?;
-        let gateway = if ends.remote == beside::BY_CLUSTER { super::GATEWAY } else { beside::INSIDE };
-        end.hello(ends.remote)?;
-        Ok(Flows {
-            macs: (end.mac, end.neighbour(gateway)?),
-            source: backend_address(1),
-            remote: ends.remote,
-            count,
-            inside: (FIRST, PORTS),
-            to,
-        })
+    fn flows_to(client: Host, remote: Ipv4Addr, count: u32, to: u16) -> Result<Flows> {
+        let Host::Backend(number) = client else { bail!("{client} is no backend") };
+        let end = End::open(&client.namespace(), "eth0")?;
+        let gateway = if remote == beside::BY_CLUSTER { super::GATEWAY } else { beside::INSIDE };
+        end.hello(remote)?;
+        let macs = (end.mac, end.neighbour(gateway)?);
+        Ok(Flows { macs, source: backend_address(number), remote, count, inside: (FIRST, PORTS), to })
     }
 
     /// Sends by each flow until all of them pass and `carried` says that they are where they are to be.
     ///
     /// # Errors
     /// If that takes too long.
-    pub(super) fn open(&self, flows: &Flows, carried: impl Fn() -> Result<bool>) -> Result<()> {
-        let began = Instant::now();
+    pub(super) fn open(&self, flows: &[Flows], carried: impl Fn() -> Result<bool>) -> Result<()> {
+        let (began, count) = (Instant::now(), flows.iter().map(|flows| u64::from(flows.count)).sum::<u64>());
         loop {
-            let (sent, arrived) = self.send(flows, OPENED, Duration::from_secs(u64::from(flows.count) / OPENED + 1))?;
+            let (sent, arrived) = self.send(flows, OPENED, Duration::from_secs(count / OPENED + 1))?;
             if is_whole(sent, arrived) && carried()? {
                 return Ok(());
             }
-            ensure!(began.elapsed() < OPENED_WITHIN, "of {sent} datagrams of {} flows {arrived} arrive", flows.count);
+            ensure!(began.elapsed() < OPENED_WITHIN, "of {sent} datagrams of {count} flows {arrived} arrive");
         }
     }
 
-    /// What was sent and what arrived.
-    fn send(&self, flows: &Flows, rate: u64, lasting: Duration) -> Result<(u64, u64)> {
+    /// What was sent, by all of them together, and what arrived.
+    fn send(&self, flows: &[Flows], rate: u64, lasting: Duration) -> Result<(u64, u64)> {
         let before = self.sink.arrived()?;
-        let sent = self.generator.borrow_mut().send(flows, rate, self.cpu, lasting)?;
+        let mut generators = self.generators.borrow_mut();
+        let each = rate / generators.len() as u64;
+        let sent = std::thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for ((generator, cpu), flows) in generators.iter_mut().zip(flows) {
+                threads.push(scope.spawn(|| generator.send(flows, each, *cpu, lasting)));
+            }
+            let sent = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a generator panicked"))?);
+            sent.sum::<Result<u64>>()
+        })?;
         std::thread::sleep(ARRIVES_WITHIN);
         Ok((sent, self.sink.arrived()? - before))
     }
@@ -133,7 +150,7 @@ impl Offered {
     /// If the generator fails.
     pub(super) fn carried(
         &self,
-        flows: &Flows,
+        flows: &[Flows],
         measured: &mut dyn FnMut(&mut dyn FnMut()) -> Result<()>,
         lasting: Duration,
     ) -> Result<Vec<Figure>> {
@@ -163,6 +180,10 @@ impl Offered {
 
 const fn is_whole(sent: u64, arrived: u64) -> bool {
     sent.saturating_sub(arrived) <= sent / LOST_ONE_IN
+}
+
+fn generator(client: Host) -> Result<Generator> {
+    Generator::new((&client.namespace(), "eth0"), (FABRIC, &fabric_port(client, Network::Inside)))
 }
 
 /// The kernel's thread for what an interface receives.

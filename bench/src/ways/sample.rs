@@ -16,13 +16,18 @@ pub enum Way {
     Cache,
     /// The cluster, each packet by a worker.
     Worker,
+    /// A cluster of one member that has two workers, each packet by one of them.
+    TwoWorkers,
+    /// The same with one.
+    OneWorker,
     /// The kernel's masquerade.
     Nftables,
 }
 
 impl Way {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Grouped, Self::Cache, Self::Worker, Self::Nftables];
+    pub const ALL: [Self; 6] =
+        [Self::Grouped, Self::Cache, Self::Worker, Self::TwoWorkers, Self::OneWorker, Self::Nftables];
 
     /// In tables.
     #[must_use]
@@ -31,6 +36,8 @@ impl Way {
             Self::Grouped => "cache on, behind rules",
             Self::Cache => "cache on",
             Self::Worker => "cache off",
+            Self::TwoWorkers => "two workers",
+            Self::OneWorker => "one worker",
             Self::Nftables => "nftables",
         }
     }

@@ -56,6 +56,7 @@ pub fn readme_rows(result: &WaysResult) -> Vec<String> {
         Work::Pps => "pps",
         Work::Between => "between",
         Work::Offered => "offered",
+        Work::Crew => "crew",
     };
     let rows = result.summary.iter().filter(|row| row.unit != Unit::KppsOffered);
     let (seconds, rounds) = (result.seconds, result.rounds.len());
@@ -72,7 +73,7 @@ pub fn readme_rows(result: &WaysResult) -> Vec<String> {
 
 fn value(row: &Row) -> String {
     let of = |way: &WayRow| spread(&way.value, digits(row.unit));
-    let against = row.ways.last().filter(|way| way.way == Way::Nftables);
+    let against = row.ways.last().filter(|way| matches!(way.way, Way::Nftables | Way::OneWorker));
     let ways = row.ways.iter().map(|way| {
         let ratio =
             against.filter(|against| against.way != way.way).map(|_| format!(": {} times", spread(&way.ratio, 2)));
