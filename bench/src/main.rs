@@ -62,7 +62,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Rtt(args) => finish(&Stored::Rtt(ways::run(Work::Rtt, &args)?), &args.printing)?,
         Command::Pps(args) => finish(&Stored::Pps(ways::run(Work::Pps, &args)?), &args.printing)?,
         Command::Offered(args) => finish(&Stored::Offered(ways::run(Work::Offered, &args)?), &args.printing)?,
-        Command::Crew(args) => finish(&Stored::Crew(ways::run(Work::Crew, &args)?), &args.printing)?,
+        Command::Crew(args) => finish(&Stored::Crew(ways::crew::run(&args)?), &args.printing)?,
         Command::Between(args) => finish(&Stored::Between(ways::run(Work::Between, &args)?), &args.printing)?,
         Command::Malformed(args) => finish(&Stored::Malformed(malformed::run(&args)?), &args.printing)?,
         Command::Engine(args) => finish(&Stored::Engine(engine::run(&args)?), &args.printing)?,

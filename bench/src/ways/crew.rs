@@ -20,7 +20,7 @@ use crate::machine::{self, Machine};
 ///
 /// # Errors
 /// If a lab does not come up, or a flow does not pass.
-pub(super) fn run(args: &Args) -> Result<WaysResult> {
+pub fn run(args: &Args) -> Result<WaysResult> {
     ensure!(
         args.rules == 0 && args.nodes == NODES && args.peer == Peer::Nftables,
         "crew has a comparison of its own: without --rules, --nodes and --peer"

@@ -4,7 +4,7 @@
 //!
 //! It shows only what the lab shows: both ends, the switches and the gateways share the processors.
 
-mod crew;
+pub mod crew;
 mod grouped;
 mod offered;
 mod sample;
@@ -38,8 +38,6 @@ use sample::summary;
 pub use sample::{Figure, Row, Sample, Unit, Way};
 use traffic::{Direction, Ends};
 
-/// The gateway of the lab's network.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// The client.
 const CLIENT: Host = Host::Backend(1);
 /// How long the members may take to do what the switch says.
@@ -194,9 +192,6 @@ impl Work {
 /// # Errors
 /// If the lab, the masquerade beside it or a flow does not come up.
 pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
-    if work == Work::Crew {
-        return crew::run(args);
-    }
     ensure!(work != Work::Between || args.rules == 0, "between measures without --rules");
     ensure!(work != Work::Between || args.nodes == NODES, "between measures three members");
     let mut ways = vec![Way::Cache, Way::Worker];
@@ -301,7 +296,7 @@ impl Bench {
         }
         let lab = Lab::up_of(args.nodes, &args.binary, 2, &[])?;
         let beside = beside(&|| Beside::masquerade(CLIENT))?;
-        let offered = (work == Work::Offered).then(|| Offered::of_one(&lab, beside.is_some())).transpose()?;
+        let offered = (work == Work::Offered).then(|| Offered::of_one(&lab, CLIENT, beside.is_some())).transpose()?;
         if offered.is_none() {
             netns::run_in(INET, nftables::small_sink)??;
         }

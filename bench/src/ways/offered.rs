@@ -14,12 +14,13 @@ use qnat_ends::offer::{Flows, Generator, Sink};
 use qnat_lab::Host;
 use qnat_lab::topology::{FABRIC, INET, Network, backend_address, fabric_port};
 
-use super::CLIENT;
 use super::sample::{Figure, Unit};
 use crate::beside;
 use crate::lab::Lab;
 use crate::nftables::{FLOOD, Room};
 
+/// The gateway of the lab's network.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// Flows to each of the remote's ports: fewer than a lease has ports.
 const PORTS: u16 = 1_000;
 /// The first of their inside ports.
@@ -54,11 +55,11 @@ impl Offered {
     ///
     /// # Errors
     /// Without two processors, or if a step fails.
-    pub(super) fn of_one(lab: &Lab, tracks: bool) -> Result<Self> {
+    pub(super) fn of_one(lab: &Lab, client: Host, tracks: bool) -> Result<Self> {
         let cpus = allowed_cpus()?;
         let [cpu, gateway, ..] = cpus[..] else { bail!("needs two processors") };
-        let port = fabric_port(CLIENT, Network::Inside);
-        let generators = RefCell::new(vec![(generator(CLIENT)?, cpu)]);
+        let port = fabric_port(client, Network::Inside);
+        let generators = RefCell::new(vec![(generator(client)?, cpu)]);
         let sink = Sink::new(INET, "eth0")?;
         // What a frame causes on its way happens where its first receiver runs: in a thread of its own, on the other processor.
         let threaded = format!("echo 1 > /sys/class/net/{port}/threaded");
@@ -105,7 +106,7 @@ impl Offered {
     fn flows_to(client: Host, remote: Ipv4Addr, count: u32, to: u16) -> Result<Flows> {
         let Host::Backend(number) = client else { bail!("{client} is no backend") };
         let end = End::open(&client.namespace(), "eth0")?;
-        let gateway = if remote == beside::BY_CLUSTER { super::GATEWAY } else { beside::INSIDE };
+        let gateway = if remote == beside::BY_CLUSTER { GATEWAY } else { beside::INSIDE };
         end.hello(remote)?;
         let macs = (end.mac, end.neighbour(gateway)?);
         Ok(Flows { macs, source: backend_address(number), remote, count, inside: (FIRST, PORTS), to })
