@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use netio::thread::allowed_cpus;
 use qnat_ends::End;
-use qnat_ends::offer::{Flows, Generator, Sink};
+use qnat_ends::offer::{Flows, Generator, RATE_MIN, Sink};
 use qnat_lab::Host;
 use qnat_lab::topology::{FABRIC, INET, Network, backend_address, fabric_port};
 
@@ -29,7 +29,7 @@ const FIRST: u16 = 20_000;
 const KNOWN: u16 = 100;
 const NEW: u16 = 1_000;
 /// New flows a second while they are opened.
-const OPENED: u64 = 10_000;
+const OPENED: u32 = 10_000;
 const OPENED_WITHIN: Duration = Duration::from_secs(60);
 /// What may be missing of a load that counts as carried, one in so many.
 const LOST_ONE_IN: u64 = 200;
@@ -119,7 +119,8 @@ impl Offered {
     pub(super) fn open(&self, flows: &[Flows], carried: impl Fn() -> Result<bool>) -> Result<()> {
         let (began, count) = (Instant::now(), flows.iter().map(|flows| u64::from(flows.count)).sum::<u64>());
         loop {
-            let (sent, arrived) = self.send(flows, OPENED, Duration::from_secs(count / OPENED + 1))?;
+            let (sent, arrived, _) =
+                self.send(flows, Some(OPENED), Duration::from_secs(count / u64::from(OPENED) + 1))?;
             if is_whole(sent, arrived) && carried()? {
                 return Ok(());
             }
@@ -127,21 +128,22 @@ impl Offered {
         }
     }
 
-    /// What was sent, by all of them together, and what arrived.
-    fn send(&self, flows: &[Flows], rate: u64, lasting: Duration) -> Result<(u64, u64)> {
+    /// What was sent, by all of them together, what arrived, and how long they sent.
+    fn send(&self, flows: &[Flows], rate: Option<u32>, lasting: Duration) -> Result<(u64, u64, Duration)> {
         let before = self.sink.arrived()?;
         let mut generators = self.generators.borrow_mut();
-        let each = rate / generators.len() as u64;
+        let each = rate.map(|rate| rate / u32::try_from(generators.len()).unwrap_or(1));
         let sent = std::thread::scope(|scope| {
             let mut threads = Vec::new();
             for ((generator, cpu), flows) in generators.iter_mut().zip(flows) {
                 threads.push(scope.spawn(|| generator.send(flows, each, *cpu, lasting)));
             }
             let sent = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a generator panicked"))?);
-            sent.sum::<Result<u64>>()
+            sent.collect::<Result<Vec<(u64, Duration)>>>()
         })?;
         std::thread::sleep(ARRIVES_WITHIN);
-        Ok((sent, self.sink.arrived()? - before))
+        let took = sent.iter().map(|(_, took)| *took).max().unwrap_or_default();
+        Ok((sent.iter().map(|(sent, _)| sent).sum(), self.sink.arrived()? - before, took))
     }
 
     /// What arrives of as much as can be sent, and the greatest load of which all but one in [`LOST_ONE_IN`] arrive. `measured`
@@ -155,27 +157,22 @@ impl Offered {
         measured: &mut dyn FnMut(&mut dyn FnMut()) -> Result<()>,
         lasting: Duration,
     ) -> Result<Vec<Figure>> {
-        let mut flood = Ok((0, 0));
-        measured(&mut || flood = self.send(flows, 0, lasting))?;
-        let (sent, arrived) = flood?;
-        let figure =
-            |unit, count: u64, lasting: Duration| Figure { unit, value: count as f64 / lasting.as_secs_f64() / 1e3 };
-        let (mut whole, mut least, mut most) =
-            (0, 0, u64::try_from(u128::from(arrived) * 1_300 / lasting.as_millis())?);
+        let mut flood = Ok((0, 0, lasting));
+        measured(&mut || flood = self.send(flows, None, lasting))?;
+        let (sent, arrived, took) = flood?;
+        let figure = |unit, count: u64, took: Duration| Figure { unit, value: count as f64 / took.as_secs_f64() / 1e3 };
+        let mut whole = figure(Unit::KppsWhole, 0, took);
+        let (mut least, mut most) = (0, u32::try_from(u128::from(arrived) * 1_300_000 / took.as_micros())?);
         for _ in 0..STEPS {
-            let rate = u64::midpoint(least, most);
-            let (sent, arrived) = self.send(flows, rate, lasting / 2)?;
+            let rate = u32::midpoint(least, most).max(2 * RATE_MIN);
+            let (sent, arrived, took) = self.send(flows, Some(rate), lasting / 2)?;
             if is_whole(sent, arrived) {
-                (least, whole) = (rate, sent);
+                (least, whole) = (rate, figure(Unit::KppsWhole, sent, took));
             } else {
                 most = rate;
             }
         }
-        Ok(vec![
-            figure(Unit::Kpps, arrived, lasting),
-            figure(Unit::KppsOffered, sent, lasting),
-            figure(Unit::KppsWhole, whole, lasting / 2),
-        ])
+        Ok(vec![figure(Unit::Kpps, arrived, took), figure(Unit::KppsOffered, sent, took), whole])
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::maps::{Array, MapData, PerCpuArray};
@@ -26,8 +26,12 @@ static OBJECT: &[u8] = &[];
 pub const FRAME: u16 = 60;
 /// Of Ethernet, IPv4 and UDP.
 const HEAD: usize = 42;
-/// Frames that one call of the kernel makes at most: a few milliseconds.
-const AT_ONCE: u32 = 1 << 14;
+/// Frames by which it is found how fast the kernel sends as many as it can.
+const FIRST: u32 = 1 << 15;
+/// Frames a second at least: the kernel's program waits for no longer until the next one is due.
+pub const RATE_MIN: u32 = 8_000;
+/// Frames that leave at once, at a rate and without one.
+const BATCHES: (u32, u32) = (8, 64);
 const IPV4: [u8; 2] = [8, 0];
 const UDP: u8 = 17;
 
@@ -67,7 +71,7 @@ struct Config {
 #[repr(C)]
 struct State {
     sent: u64,
-    from_ns: u64,
+    due_ns: u64,
     flow: u32,
     pad: u32,
 }
@@ -162,38 +166,53 @@ impl Generator {
         Ok(Self { ebpf, namespace: namespace.to_owned(), interface: interface.to_owned(), configs, states })
     }
 
-    /// Sends by one processor for so long, so many frames a second at most (0: as many as can be), by one flow after the other from
-    /// where it ended; how many it were.
+    /// Sends by one processor for about so long, so many frames a second (`None`: as many as can be), by one flow after the other from
+    /// where it ended; how many it were, and how long it took.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn send(&mut self, flows: &Flows, rate: u64, cpu: usize, lasting: Duration) -> Result<u64> {
+    pub fn send(&mut self, flows: &Flows, rate: Option<u32>, cpu: usize, lasting: Duration) -> Result<(u64, Duration)> {
         ensure!(flows.count > 0 && flows.inside.1 > 0, "no flow to send by");
-        self.configs.set(0, flows.config(1_000_000_000_u64.checked_div(rate).unwrap_or(0)), 0)?;
-        // Where the last ones ended: those of a load of new flows are new.
+        ensure!(rate.is_none_or(|rate| rate >= RATE_MIN), "a rate of at least {RATE_MIN} a second");
+        self.configs.set(0, flows.config(rate.map_or(0, |rate| 1_000_000_000 / u64::from(rate))), 0)?;
+        let (count, took) = match rate {
+            Some(rate) => self.call(flows, times(rate, lasting), BATCHES.0, cpu)?,
+            None => {
+                let (_, took) = self.call(flows, FIRST, BATCHES.1, cpu)?;
+                let rate = u128::from(FIRST) * 1_000_000_000 / took.as_nanos().max(1);
+                self.call(flows, times(u32::try_from(rate)?, lasting), BATCHES.1, cpu)?
+            }
+        };
+        Ok((count, took))
+    }
+
+    /// One call of the kernel: to prepare one takes it milliseconds, so that there are not to be many.
+    fn call(&mut self, flows: &Flows, count: u32, batch: u32, cpu: usize) -> Result<(u64, Duration)> {
+        // Where the last one ended: those of a load of new flows are new.
         let flow = self.states.get(&0, 0)?.flow % flows.count;
-        self.states.set(0, State { from_ns: netio::boottime::now_ns(), flow, ..State::default() }, 0)?;
         let offer: &Xdp = self.ebpf.program("offer").context("offer")?.try_into()?;
         let program = offer.fd()?.as_fd();
         let run = || {
             pin_current(cpu)?;
             let interface = Link::named(&self.interface)?.ifindex;
-            let began = Instant::now();
-            while began.elapsed() < lasting {
-                frames(program, interface)?;
-            }
-            Ok::<_, std::io::Error>(())
+            frames(program, interface, (count, batch))
         };
-        netns::run_in(&self.namespace, run)?.with_context(|| format!("frames by {}", self.interface))?;
-        Ok(self.states.get(&0, 0)?.sent)
+        self.states.set(0, State { flow, ..State::default() }, 0)?;
+        let took = netns::run_in(&self.namespace, run)?.with_context(|| format!("frames by {}", self.interface))?;
+        Ok((self.states.get(&0, 0)?.sent, took))
     }
 }
 
-/// Has the kernel call the program for [`AT_ONCE`] frames that come from an interface, and send what it says.
-fn frames(program: BorrowedFd<'_>, interface: u32) -> std::io::Result<()> {
+fn times(rate: u32, lasting: Duration) -> u32 {
+    // At least one: none would be as many as there can be.
+    u32::try_from(u128::from(rate) * lasting.as_micros() / 1_000_000).unwrap_or(u32::MAX).max(1)
+}
+
+/// Has the kernel call the program for so many frames that come from an interface, and send what it says, so many at once; how long
+/// one took on average times their number: to prepare it is not in it.
+fn frames(program: BorrowedFd<'_>, interface: u32, (count, batch): (u32, u32)) -> std::io::Result<Duration> {
     const BPF_PROG_TEST_RUN: libc::c_int = 10;
     const LIVE_FRAMES: u32 = 1 << 1;
-    const BATCH: u32 = 64;
     /// `struct xdp_md` of linux/bpf.h.
     #[repr(C)]
     struct Context {
@@ -240,16 +259,16 @@ fn frames(program: BorrowedFd<'_>, interface: u32) -> std::io::Result<()> {
         prog_fd: program.as_raw_fd().cast_unsigned(),
         data_size_in: FRAME.into(),
         data_in: frame.as_ptr() as u64,
-        repeat: AT_ONCE,
+        repeat: count,
         ctx_size_in: CONTEXT,
         ctx_in: (&raw const context) as u64,
         flags: LIVE_FRAMES,
-        batch_size: BATCH,
+        batch_size: batch,
         ..Test::default()
     };
     // SAFETY: the attribute and both buffers that it points to live until the call returns; nothing is written but the attribute.
     let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut test, size_of::<Test>()) };
-    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(Duration::from_nanos(test.duration.into()) * count) }
 }
 
 /// The receiver: counts what has the generator's length and is UDP, and drops it.
