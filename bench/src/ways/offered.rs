@@ -29,7 +29,7 @@ const FIRST: u16 = 20_000;
 const KNOWN: u16 = 100;
 const NEW: u16 = 1_000;
 /// New flows a second while they are opened.
-const OPENED: u32 = 10_000;
+const OPENED: u32 = 20_000;
 const OPENED_WITHIN: Duration = Duration::from_secs(60);
 /// What may be missing of a load that counts as carried, one in so many.
 const LOST_ONE_IN: u64 = 200;

@@ -178,9 +178,10 @@ impl Generator {
         let (count, took) = match rate {
             Some(rate) => self.call(flows, times(rate, lasting), BATCHES.0, cpu)?,
             None => {
-                let (_, took) = self.call(flows, FIRST, BATCHES.1, cpu)?;
-                let rate = u128::from(FIRST) * 1_000_000_000 / took.as_nanos().max(1);
-                self.call(flows, times(u32::try_from(rate)?, lasting), BATCHES.1, cpu)?
+                let first = self.call(flows, FIRST, BATCHES.1, cpu)?;
+                let rate = u128::from(FIRST) * 1_000_000_000 / first.1.as_nanos().max(1);
+                let rest = self.call(flows, times(u32::try_from(rate)?, lasting), BATCHES.1, cpu)?;
+                (first.0 + rest.0, first.1 + rest.1)
             }
         };
         Ok((count, took))

@@ -1,4 +1,4 @@
-//! The keyed order of a lease's ports (D9): unpredictable from outside, dense inside. A flow gets the first port in this
+//! The keyed order of a lease's ports (D9, R19): unpredictable from outside, dense inside. A flow gets the first port in this
 //! order that is free towards its remote (S8, S10), so flows to distinct remotes share the first port.
 //!
 //! A port's rank does not depend on the rest of the lease: growing or shrinking it moves no other port (S14, S15).
@@ -16,6 +16,13 @@ struct Candidate {
     rank: u64,
     frontend: FrontendId,
     port: u16,
+}
+
+impl Candidate {
+    /// What the order is by.
+    const fn place(&self) -> (u16, u64, u16) {
+        (self.frontend_at, self.rank, self.port)
+    }
 }
 
 /// All candidates before `next` are in use towards the remote with this tag.
@@ -69,7 +76,7 @@ impl LeaseOrder {
                 order.push(Candidate { frontend_at, rank, frontend: block.frontend, port });
             }
         }
-        order.sort_unstable_by_key(|c| (c.frontend_at, c.rank, c.port));
+        order.sort_unstable_by_key(Candidate::place);
         Self { lease: lease.to_vec(), key, frontends, order, cursors: [Cursor::default(); CURSORS], victim: 0 }
     }
 
@@ -118,7 +125,7 @@ impl LeaseOrder {
         }
     }
 
-    /// The public key became free: its remote's cursor goes back to it, so that the order stays dense. Ranked as `new` ranks.
+    /// The public key became free: its remote's cursor goes back to it, so that the order stays dense.
     pub fn freed(&mut self, tag: u64, key: &PublicKey) {
         let Some(cursor) = self.cursors.iter().position(|c| c.tag == tag && c.next > 0) else { return };
         let mut rank = [0u8; 8];
@@ -126,7 +133,8 @@ impl LeaseOrder {
         let rank = u64::from_le_bytes(rank);
         let Some(at) = self.frontends.iter().position(|f| *f == key.frontend) else { return };
         let frontend_at = u16::try_from(at).unwrap_or(u16::MAX);
-        let at = self.order.partition_point(|c| (c.frontend_at, c.rank, c.port) < (frontend_at, rank, key.port));
+        let freed = Candidate { frontend_at, rank, frontend: key.frontend, port: key.port };
+        let at = self.order.partition_point(|c| c.place() < freed.place());
         let next = &mut self.cursors[cursor].next;
         *next = (*next).min(at);
     }
@@ -185,7 +193,7 @@ mod tests {
         let distinct: BTreeSet<u16> = ports.iter().copied().collect();
         assert_eq!(ports.len(), 96);
         assert_eq!(distinct, (2048..2112).chain(4096..4128).collect());
-        assert_ne!(ports, distinct.iter().copied().collect::<Vec<_>>(), "not in numeric order");
+        assert!(!ports.is_sorted() && !ports.iter().rev().is_sorted(), "R19: in numeric order: {ports:?}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::snapshot::{Backend, Params, Sharing};
 
 impl Shard {
     /// The first port of the lease's order that is free towards the remote as the backend's rule has it (D9, S8, S9, S12),
-    /// or the one that the inside endpoint has already (R3).
+    /// or the one that the inside endpoint has already (R3). `key` names protocol and remote; frontend and port are filled in here.
     pub(crate) fn pick_port(
         &mut self,
         params: &Params,
