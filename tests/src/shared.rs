@@ -78,7 +78,8 @@ pub fn run_in(
             });
             (check.run)(&lab);
             *place = Some(lab);
-            eprint!("{:.1} s ", begun.elapsed().as_secs_f64());
+            // On a line of its own: how it ended is then on the next one.
+            eprintln!("{:.1} s", begun.elapsed().as_secs_f64());
             Ok(())
         });
         trial.with_ignored_flag(left_out)

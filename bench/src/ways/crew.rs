@@ -74,7 +74,8 @@ fn of(way: Way, lab: &Lab, lasting: Duration) -> Result<Vec<Sample>> {
             offered.carried(&flows, &mut measured, lasting)?
         } else {
             let flows = clients.map(|client| offered.new_flows(client, BY_CLUSTER));
-            offered.carried(&flows.into_iter().collect::<Result<Vec<_>>>()?, &mut measured, lasting / 4)?
+            let flows = flows.into_iter().collect::<Result<Vec<_>>>()?;
+            offered.all_new(lab, || offered.carried(&flows, &mut measured, lasting / 4))?
         };
         let Meter { cores, stolen, carried, .. } = meter;
         samples.push(Sample { way, load: name, figures, cores, stolen, carried });

@@ -344,7 +344,9 @@ impl Bench {
             }
             Load::OfferedNew => {
                 let offered = self.offered.as_ref().context("no generator")?;
-                offered.carried(&[offered.new_flows(CLIENT, remote)?], &mut measured, self.lasting / 4)?
+                let flows = [offered.new_flows(CLIENT, remote)?];
+                let mut measure = || offered.carried(&flows, &mut measured, self.lasting / 4);
+                if way == Way::Nftables { measure()? } else { offered.all_new(&self.lab, measure)? }
             }
         };
         let Meter { cores, stolen, carried, .. } = meter;

@@ -146,6 +146,19 @@ impl Offered {
         Ok((sent.iter().map(|(sent, _)| sent).sum(), self.sink.arrived()? - before, took))
     }
 
+    /// What `work` measures of new flows, if each that arrived has a mapping of its own since then.
+    ///
+    /// # Errors
+    /// As `work`, or if flows were not new.
+    pub(super) fn all_new(&self, lab: &Lab, work: impl FnOnce() -> Result<Vec<Figure>>) -> Result<Vec<Figure>> {
+        let (counted, before) = (lab.settled()?, self.sink.arrived()?);
+        let figures = work()?;
+        let arrived = self.sink.arrived()? - before;
+        let opened = lab.settled()?.since(&counted).committed;
+        ensure!(opened >= arrived, "{arrived} datagrams arrived by {opened} new flows");
+        Ok(figures)
+    }
+
     /// What arrives of as much as can be sent, and the greatest load of which all but one in [`LOST_ONE_IN`] arrive. `measured`
     /// surrounds the first.
     ///

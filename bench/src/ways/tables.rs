@@ -61,7 +61,8 @@ pub fn readme_rows(result: &WaysResult) -> Vec<String> {
     let rows = result.summary.iter().filter(|row| row.unit != Unit::KppsOffered);
     let (seconds, rounds) = (result.seconds, result.rounds.len());
     let rules = if result.rules > 0 { format!(" --rules {}", result.rules) } else { String::new() };
-    let nodes = if result.nodes == NODES { String::new() } else { format!(" --nodes {}", result.nodes) };
+    let is_told = result.nodes != NODES && result.work != Work::Crew;
+    let nodes = if !is_told { String::new() } else { format!(" --nodes {}", result.nodes) };
     rows.map(|row| {
         let (load, unit, value) = (&row.load, row.unit.label(), value(row));
         format!(
