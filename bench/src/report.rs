@@ -255,7 +255,7 @@ mod tests {
     fn the_readme_has_the_rows_of_the_stored_results_and_no_others() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let readme = std::fs::read_to_string(root.join("README.md")).expect("the README");
-        for name in ["bulk", "rtt", "pps", "between"] {
+        for name in ["bulk", "rtt", "pps", "offered", "crew", "between"] {
             // Who has not measured claims nothing.
             let stored = std::fs::read_to_string(root.join(format!("bench/results/{name}.json"))).ok();
             let rows = stored.map_or_else(Vec::new, |stored| {
