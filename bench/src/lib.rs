@@ -11,6 +11,7 @@ pub mod machine;
 pub mod malformed;
 pub mod nftables;
 pub mod numbers;
+pub mod offer;
 pub mod printing;
 pub mod report;
 pub mod rules;

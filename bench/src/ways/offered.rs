@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use netio::thread::allowed_cpus;
 use qnat_ends::End;
-use qnat_ends::offer::{Flows, Generator, RATE_MIN, Sink};
 use qnat_lab::Host;
 use qnat_lab::topology::{FABRIC, INET, Network, backend_address, fabric_port};
 
@@ -18,6 +17,7 @@ use super::sample::{Figure, Unit};
 use crate::beside;
 use crate::lab::Lab;
 use crate::nftables::{FLOOD, Room};
+use crate::offer::{Flows, Generator, RATE_MIN, Sink};
 
 /// The gateway of the lab's network.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);

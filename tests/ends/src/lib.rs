@@ -1,7 +1,6 @@
 //! An end of a gateway under test: a raw socket in the namespace of a host whose own stack is kept silent, so that every
 //! frame is one of the test's. Judges nothing. Called by the black-box tests and by the bench.
 
-pub mod offer;
 mod raw;
 
 pub use raw::IpSocket;

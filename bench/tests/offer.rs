@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use netio::netns;
+use qnat_bench::offer::{FRAME, Flows, Generator, Sink};
 use qnat_ends::End;
-use qnat_ends::offer::{FRAME, Flows, Generator, Sink};
 use qnat_reference::packet::{ETH, addresses, be16, examine};
 
 const SENDER: &str = "qends-sender";

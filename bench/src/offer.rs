@@ -1,6 +1,5 @@
 //! Small datagrams of many flows, made and counted by the kernel: a generator that costs a fraction of what any gateway does
-//! (BPF_PROG_TEST_RUN with live frames), and a sink that drops what arrives before a stack has seen it. Judges nothing. Called by
-//! the bench.
+//! (BPF_PROG_TEST_RUN with live frames), and a sink that drops what arrives before a stack has seen it. Judges nothing.
 //!
 //! The layouts of `Config` and `State` are those of `bpf/offer.c`.
 
