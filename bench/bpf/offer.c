@@ -56,6 +56,8 @@ struct config {
 struct state {
 	u64 sent;
 	u64 due_ns;
+	u64 first_ns; /* when the first and the latest left, if they have a rate */
+	u64 last_ns;
 	u32 flow;
 	u32 pad;
 };
@@ -109,6 +111,9 @@ int offer(struct xdp_md *ctx)
 		if (now > state->due_ns && now - state->due_ns > BURST * config->gap_ns)
 			state->due_ns = now - BURST * config->gap_ns;
 		state->due_ns += config->gap_ns;
+		if (!state->first_ns)
+			state->first_ns = now;
+		state->last_ns = now;
 	}
 	__builtin_memcpy(data, config->head, HEAD);
 	port = config->first_port + state->flow % config->ports;

@@ -1,6 +1,8 @@
 //! A member's workers, as one to the flow half: each hears of its own shards, all of what concerns all, and what they say of
 //! the member as a whole is said once, when all have. Pure; asked by whoever carries things between the two.
 
+use std::collections::BTreeSet;
+
 use engine::event::{GroupEvent, WorkerOutput};
 use words::{ControlIndex, ShardId, Share};
 
@@ -25,6 +27,8 @@ pub struct Crew {
     loaded: Vec<ControlIndex>,
     /// The one that all have.
     told: ControlIndex,
+    /// Shards that this node leads.
+    led: BTreeSet<ShardId>,
 }
 
 impl Crew {
@@ -35,7 +39,7 @@ impl Crew {
     #[must_use]
     pub fn new(workers: u16) -> Self {
         let share = Share::all(workers).next().expect("at least one");
-        Self { share, loaded: vec![ControlIndex(0); workers.into()], told: ControlIndex(0) }
+        Self { share, loaded: vec![ControlIndex(0); workers.into()], told: ControlIndex(0), led: BTreeSet::new() }
     }
 
     /// Who has to hear it: a configuration, and who owns a shard (for forwards), is everybody's matter.
@@ -57,6 +61,22 @@ impl Crew {
                 | GroupEvent::Loaded { shard, .. },
             ) => Taker::One(self.worker_of(*shard)),
         }
+    }
+
+    /// Whether a worker has to be woken for what it is handed next. What others' owners committed waits until it wakes by itself
+    /// or for something else, which then finds the table as it must be: a ring keeps the order.
+    pub fn wakes(&mut self, input: &WorkerInput) -> bool {
+        match input {
+            WorkerInput::Event(GroupEvent::Committed { shard, .. }) => return self.led.contains(shard),
+            WorkerInput::Event(GroupEvent::Leading { shard, .. }) => {
+                self.led.insert(*shard);
+            }
+            WorkerInput::Event(GroupEvent::Following { shard } | GroupEvent::Dropped { shard }) => {
+                self.led.remove(shard);
+            }
+            WorkerInput::Event(_) | WorkerInput::Snapshot(_) => {}
+        }
+        true
     }
 
     /// The number of the worker that has a shard.
@@ -124,6 +144,29 @@ mod tests {
         assert!(crew.heard(0, links()).is_some());
         let serving = WorkerOutput::Serving { shard: ShardId(1), term: Term(1), state: Ok(()) };
         assert!(crew.heard(1, FromWorker::Output(serving)).is_some());
+    }
+
+    #[test]
+    fn what_others_owners_commit_wakes_nobody_and_all_else_does() {
+        let mut crew = Crew::new(1);
+        let shard = ShardId(3);
+        let committed = || {
+            let (index, entry) = (words::LogIndex(1), bytes::Bytes::new());
+            WorkerInput::Event(GroupEvent::Committed { shard, index, term: Term(1), entry })
+        };
+        let event = WorkerInput::Event;
+        assert!(!crew.wakes(&committed()));
+        assert!(crew.wakes(&event(GroupEvent::Owner { shard, term: Term(1), node: None })));
+        for over in [GroupEvent::Following { shard }, GroupEvent::Dropped { shard }] {
+            assert!(
+                crew.wakes(&event(GroupEvent::Leading { shard, term: Term(1) })),
+                "a takeover finds all that was committed"
+            );
+            assert!(crew.wakes(&committed()), "packets wait for it");
+            assert!(crew.wakes(&event(over)));
+            assert!(!crew.wakes(&committed()));
+        }
+        assert!(crew.wakes(&WorkerInput::Snapshot(Arc::new(Snapshot::default()))));
     }
 
     #[test]

@@ -26,6 +26,14 @@ pub enum FromWorker {
     Links(Box<Standing>),
 }
 
+impl FromWorker {
+    /// Whether the flow half has to be woken for it: how far a table is, it may as well hear with its next tick.
+    #[must_use]
+    pub const fn wakes(&self) -> bool {
+        !matches!(self, Self::Output(WorkerOutput::Applied { .. }))
+    }
+}
+
 /// Between what a worker's turn moves.
 pub trait WorkerEnds {
     /// The lease words, as another thread writes them.

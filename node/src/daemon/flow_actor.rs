@@ -38,6 +38,9 @@ const DUTIES_MAX: usize = 4096;
 /// Chunks of scans that wait for one peer's stream; the worker makes none while this many wait for all together.
 const BULK_QUEUE: usize = 128;
 
+/// Events of peers that are heard before what follows from them is done.
+const EVENTS_MAX: usize = 64;
+
 /// Starts the workers' threads for a life.
 pub type WorkerSpawner = Box<dyn FnOnce(engine::ids::Incarnation) + Send>;
 
@@ -259,7 +262,15 @@ impl Actor for FlowActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let events = self.events.take().expect("an actor starts once");
-        ctx.add_stream(unfold(events, async |mut events: Events| events.recv().await.map(|event| (event, events))));
+        ctx.add_stream(unfold(events, async |mut events: Events| {
+            let mut came = vec![events.recv().await?];
+            while came.len() < EVENTS_MAX
+                && let Some(event) = events.try_recv()
+            {
+                came.push(event);
+            }
+            Some((Came(came), events))
+        }));
         let rung = unfold(Arc::clone(&self.asleep), async |bell: Arc<AsyncFd<Doorbell>>| {
             let mut ready = bell.readable().await.ok()?;
             bell.get_ref().clear();
@@ -282,8 +293,18 @@ impl StreamHandler<Rung> for FlowActor {
     }
 }
 
-impl StreamHandler<Event> for FlowActor {
-    fn handle(&mut self, event: Event, _: &mut Self::Context) {
+/// Peers have sent something, or come or gone; in order.
+struct Came(Vec<Event>);
+
+impl StreamHandler<Came> for FlowActor {
+    fn handle(&mut self, Came(events): Came, _: &mut Self::Context) {
+        events.into_iter().for_each(|event| self.hear(event));
+        self.settle();
+    }
+}
+
+impl FlowActor {
+    fn hear(&mut self, event: Event) {
         match event {
             Event::Frame { from, channel: CHANNEL_CONTROL, bytes } => {
                 // Refused while the control thread waits for its disk for long: raft sends again what is lost.
@@ -300,7 +321,6 @@ impl StreamHandler<Event> for FlowActor {
             Event::Frame { from, bytes, .. } | Event::Bulk { from, bytes, .. } => {
                 if let Some(member) = &mut self.member {
                     member.handle_peer(now_ns(), NodeId(from), &bytes);
-                    self.settle();
                 }
             }
             Event::Join { from, bytes } => {

@@ -16,6 +16,8 @@ use member::turn::FromWorker;
 
 /// Octets of inputs that a worker may leave unread before its life is ended: it hangs, and F3 forbids to lose one.
 const UNREAD_BYTES_MAX: usize = 512 << 20;
+/// Inputs that may wait for a worker that sleeps. Above that it is woken, lest a takeover finds much to do.
+const QUIET_MAX: usize = 64;
 
 /// The ends of one worker's rings.
 #[derive(Debug)]
@@ -34,6 +36,10 @@ pub struct WorkerEnds {
 struct Line {
     ends: WorkerEnds,
     backlog: VecDeque<ToWorker>,
+    /// Handed over since the worker was woken last.
+    quiet: usize,
+    /// Something of it cannot wait.
+    urgent: bool,
 }
 
 /// See the module.
@@ -50,15 +56,17 @@ impl Lines {
     #[must_use]
     pub fn new(ends: Vec<WorkerEnds>) -> Self {
         let crew = Crew::new(u16::try_from(ends.len()).expect("few workers"));
-        let lines = ends.into_iter().map(|ends| Line { ends, backlog: VecDeque::new() }).collect();
+        let line = |ends| Line { ends, backlog: VecDeque::new(), quiet: 0, urgent: false };
+        let lines = ends.into_iter().map(line).collect();
         Self { crew, lines, next: 0 }
     }
 
     /// Queues an input for whom it concerns.
     pub fn hand(&mut self, input: WorkerInput) {
+        let wakes = self.crew.wakes(&input);
         match self.crew.taker(&input) {
-            Taker::One(worker) => self.lines[usize::from(worker)].hand(ToWorker::Input(input)),
-            Taker::All => self.lines.iter_mut().for_each(|line| line.hand(ToWorker::Input(input.clone()))),
+            Taker::One(worker) => self.lines[usize::from(worker)].hand(ToWorker::Input(input), wakes),
+            Taker::All => self.lines.iter_mut().for_each(|line| line.hand(ToWorker::Input(input.clone()), wakes)),
         }
     }
 
@@ -66,11 +74,11 @@ impl Lines {
     pub fn ask(&mut self, worker: u16, query: Query) {
         // Nobody answers for one that is not there.
         if let Some(line) = self.lines.get_mut(usize::from(worker)) {
-            line.hand(ToWorker::Query(query));
+            line.hand(ToWorker::Query(query), true);
         }
     }
 
-    /// Pushes what finds room, and wakes whoever was told something.
+    /// Pushes what finds room, and wakes whoever was told something that cannot wait.
     pub fn feed(&mut self) {
         self.lines.iter_mut().for_each(Line::feed);
     }
@@ -99,7 +107,9 @@ impl Lines {
 }
 
 impl Line {
-    fn hand(&mut self, input: ToWorker) {
+    fn hand(&mut self, input: ToWorker, wakes: bool) {
+        self.urgent |= wakes;
+        self.quiet += 1;
         let unread = self.ends.unread.add(input.octets());
         if unread > UNREAD_BYTES_MAX {
             end_life(&format!("a worker does not read its events: {unread} octets wait, {UNREAD_BYTES_MAX} may"));
@@ -108,20 +118,20 @@ impl Line {
     }
 
     fn feed(&mut self) {
-        let mut pushed = false;
         while let Some(next) = self.backlog.pop_front() {
             match self.ends.inputs.push(next) {
-                Ok(()) => pushed = true,
+                Ok(()) => {}
                 Err(PushError::Full(back)) => {
                     self.backlog.push_front(back);
                     // It has something to read, and has perhaps not been woken for it.
-                    pushed = true;
+                    self.urgent = true;
                     break;
                 }
                 Err(PushError::Closed(_)) => break,
             }
         }
-        if pushed {
+        if self.urgent || self.quiet > QUIET_MAX {
+            (self.urgent, self.quiet) = (false, 0);
             self.ends.ringer.ring();
         }
     }

@@ -126,7 +126,7 @@ pub struct Ends {
 pub struct Turn {
     /// Said, but the ring had no room.
     backlog: VecDeque<FromWorker>,
-    /// Something was put into the ring.
+    /// Something was put into the ring that cannot wait.
     said: bool,
     /// Under what the frames of a flush leave, by their tags.
     authorities: Vec<Authority>,
@@ -251,10 +251,12 @@ impl WorkerEnds for Ends {
 
     fn has_room(&mut self) -> bool {
         while let Some(next) = self.turn.backlog.pop_front() {
+            let wakes = next.wakes();
             match self.outputs.push(next) {
-                Ok(()) => self.turn.said = true,
+                Ok(()) => self.turn.said |= wakes,
                 Err(PushError::Full(back)) => {
                     self.turn.backlog.push_front(back);
+                    self.turn.said = true;
                     return false;
                 }
                 Err(PushError::Closed(_)) => return false,
@@ -321,7 +323,9 @@ impl Ends {
     }
 
     fn wait(&mut self, worker: &Worker) -> Result<(), IoError> {
-        let due = Duration::from_nanos(worker.next_timer_ns().saturating_sub(now_ns()));
+        let due =
+            worker.view().next_entry_ns().map_or(worker.next_timer_ns(), |entry| entry.min(worker.next_timer_ns()));
+        let due = Duration::from_nanos(due.saturating_sub(now_ns()));
         let soon = Duration::from_millis(1);
         let timeout = if self.turn.backlog.is_empty() { due.min(self.sleep_max) } else { soon };
         // Frames that found no buffer yet find one as soon as a send has ended.

@@ -11,6 +11,7 @@ pub(crate) mod duties;
 pub(crate) mod half_open;
 pub(crate) mod noting;
 pub(crate) mod overlay;
+pub(crate) mod pace;
 pub(crate) mod picking;
 pub(crate) mod quota;
 pub(crate) mod rights;

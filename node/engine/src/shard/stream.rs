@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::codec::{ENTRY_RECORDS_MAX, Encoder};
 use crate::ids::{ControlIndex, Term};
 use crate::record::{EntryHeader, FlowRecord};
+use crate::shard::pace::Pace;
 
 /// Batches proposed and not yet applied; more wait in the queue.
 const IN_FLIGHT_MAX: usize = 256;
@@ -43,6 +44,7 @@ pub(crate) struct Stream {
     applied_sequence: u64,
     queue: VecDeque<Batch>,
     barrier: Barrier,
+    pace: Pace,
     spare: Vec<Vec<FlowRecord>>,
     /// When the batches in flight were proposed, by their number modulo the length.
     proposed_ns: Box<[u64]>,
@@ -56,6 +58,7 @@ impl Default for Stream {
             applied_sequence: 0,
             queue: VecDeque::new(),
             barrier: Barrier::Passed,
+            pace: Pace::default(),
             spare: Vec::new(),
             proposed_ns: vec![0; IN_FLIGHT_MAX].into_boxed_slice(),
         }
@@ -73,6 +76,7 @@ impl Stream {
         self.next_sequence = 0;
         self.applied_sequence = 0;
         self.queue.clear();
+        self.pace.left();
         self.barrier = Barrier::Passed;
     }
 
@@ -90,6 +94,7 @@ impl Stream {
 
     /// Adds a record judged under `control_index`.
     pub(crate) fn push(&mut self, control_index: ControlIndex, record: FlowRecord) {
+        self.pace.joined(&record);
         match self.queue.back_mut() {
             Some(batch) if batch.control_index == control_index && batch.records.len() < ENTRY_RECORDS_MAX => {
                 batch.records.push(record);
@@ -104,6 +109,7 @@ impl Stream {
 
     /// Makes sure that an entry leaves, even without records: its header says something new.
     pub(crate) fn push_header(&mut self, control_index: ControlIndex) {
+        self.pace.urge();
         if self.queue.is_empty() {
             self.queue.push_back(Batch { control_index, records: self.spare.pop().unwrap_or_default() });
         }
@@ -129,7 +135,14 @@ impl Stream {
         if self.next_sequence - self.applied_sequence >= self.proposed_ns.len() as u64 {
             return None;
         }
+        // A full batch, or one judged under an earlier configuration, waits for nothing more.
+        if !self.pace.lets_go(now_ns) && self.queue.len() < 2 {
+            return None;
+        }
         let mut batch = self.queue.pop_front()?;
+        if self.queue.is_empty() {
+            self.pace.left();
+        }
         let header = self.number_it(now_ns, term, header(Some(batch.control_index)));
         let bytes = encoder.entry(header, &batch.records);
         batch.records.clear();
@@ -154,7 +167,14 @@ impl Stream {
         if self.barrier == Barrier::Proposed {
             self.barrier = Barrier::Passed;
         }
-        Some(now_ns.saturating_sub(*self.proposed_at(header.sequence)))
+        let took_ns = now_ns.saturating_sub(*self.proposed_at(header.sequence));
+        self.pace.committed(took_ns);
+        Some(took_ns)
+    }
+
+    /// When what waits is to be proposed, as far as `next` was asked since it came.
+    pub(crate) fn due_ns(&self) -> Option<u64> {
+        self.pace.due_ns()
     }
 
     fn proposed_at(&mut self, sequence: u64) -> &mut u64 {

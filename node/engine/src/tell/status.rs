@@ -150,6 +150,13 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
+    /// When [`Worker::poll_output`](crate::worker::Worker::poll_output) has an entry that it does not have yet, because more may
+    /// join it; `None`: nothing waits.
+    #[must_use]
+    pub fn next_entry_ns(&self) -> Option<u64> {
+        self.shards.replicas().filter_map(|(_, shard)| shard.stream.due_ns()).min()
+    }
+
     /// Mappings of one shard or of all, at most `limit`: committed ones by slot, then those on their way. Its cost grows with
     /// the table: [`View::list_flows`] is for those who must not wait.
     #[must_use]

@@ -309,6 +309,7 @@ fn both_fins_close_a_connection_that_the_kernel_carried_and_a_half_closed_one_is
     turn(&mut lab, &kernel, 10);
     assert!(kernel.get().live.is_empty(), "not again");
     lab.pass(0, OUTSIDE, tcp(REMOTE, 443, PUBLIC, public, FIN | ACK, 9501, 7102));
+    turn(&mut lab, &kernel, 20);
     assert!(matches!(state(&lab).0, FlowState::Held(_)));
 }
 

@@ -205,6 +205,7 @@ fn nothing_begins_from_a_frontends_address() {
     connect(&mut lab, 7001, PUBLIC);
     lab.pass(0, OUTSIDE, tcp(CLIENT, 7001, PUBLIC, 80, FIN | ACK, 101, 501));
     lab.pass(0, INSIDE, by(card, tcp(PUBLIC, 80, CLIENT, 7001, FIN | ACK, 501, 102)));
+    lab.run(20);
     assert!(matches!(flows(&lab)[0].state, FlowState::Held(_)));
     answers(&mut lab, card, PUBLIC, 7001, ACK);
     refused(&mut lab, tcp(PUBLIC, 80, CLIENT, 7001, SYN, 900, 0));

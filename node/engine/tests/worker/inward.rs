@@ -240,6 +240,7 @@ fn a_closed_connection_is_held_as_briefly_as_may_be_and_its_client_comes_back_to
     let to = connect(&mut lab, 7001);
     lab.pass(0, OUTSIDE, tcp(CLIENT, 7001, PUBLIC, 80, FIN | ACK, 101, 501));
     lab.pass(0, INSIDE, tcp(to, 8080, CLIENT, 7001, FIN | ACK, 501, 102));
+    lab.run(20);
     assert!(matches!(flows(&lab)[0].state, FlowState::Held(_)));
     let last = lab.pass(0, OUTSIDE, tcp(CLIENT, 7001, PUBLIC, 80, ACK, 102, 502));
     assert_eq!(last.dst, to, "late packets pass");

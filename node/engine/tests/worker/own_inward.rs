@@ -183,6 +183,7 @@ fn a_connection_from_outside_is_not_taken_for_late_packets_of_one_that_the_backe
     lab.pass(0, OUTSIDE, tcp(REMOTE, 7001, OWN, 22, SYN | ACK, 70, 11));
     lab.pass(0, INSIDE, tcp(A, 22, REMOTE, 7001, FIN | ACK, 11, 71));
     lab.pass(0, OUTSIDE, tcp(REMOTE, 7001, OWN, 22, FIN | ACK, 71, 12));
+    lab.run(20);
     assert!(matches!(flows(&lab)[0].state, FlowState::Held(_)));
     let again = || tcp(REMOTE, 7001, OWN, 22, SYN, 100, 0);
     assert_eq!(lab.frame(0, OUTSIDE, again()), Verdict::Drop(DropReason::NoMapping), "D6: while the tuple is held");
@@ -225,7 +226,7 @@ fn an_address_that_is_taken_keeps_its_connections_and_takes_no_new_ones() {
     data_passes(&mut lab, 7001);
     let new = lab.frame(0, OUTSIDE, tcp(REMOTE, 7002, OWN, 22, SYN, 100, 0));
     assert_eq!(new, Verdict::Drop(DropReason::NoMapping), "D12: only what was there");
-    lab.run(245_000);
+    lab.run(245_020);
     assert!(flows(&lab).is_empty());
     assert_eq!(lab.fenced(), PortBlock::whole(OWN_ID));
 }

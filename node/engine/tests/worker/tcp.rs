@@ -437,7 +437,7 @@ fn late_segments_pass_by_a_held_port_but_not_in_the_16_s_before_others_may_have_
     lab.pass(0, OUTSIDE, tcp(REMOTE, 443, PUBLIC, port, SYN | ACK, 500, 101));
     lab.pass(0, INSIDE, tcp(A, 5000, REMOTE, 443, FIN | ACK, 101, 501));
     lab.pass(0, OUTSIDE, tcp(REMOTE, 443, PUBLIC, port, FIN | ACK, 501, 102));
-    lab.run(10);
+    lab.run(20);
     assert_eq!((lab.status(0).live, lab.status(0).held), (0, 1), "closed by both FINs, held for 65 s (D6)");
     let ack = || tcp(A, 5000, REMOTE, 443, ACK, 102, 502);
     lab.run(47_000);

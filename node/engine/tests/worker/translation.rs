@@ -241,6 +241,9 @@ fn both_fins_close_and_late_segments_still_pass() {
     lab.pass(0, INSIDE, tcp(A, 9, REMOTE, 80, FIN | ACK, 101, 501));
     assert_eq!(state(&lab), [FlowState::Live], "half closed");
     lab.pass(0, OUTSIDE, tcp(REMOTE, 80, PUBLIC, port, FIN | ACK, 501, 102));
+    lab.run(19);
+    assert_eq!(state(&lab), [FlowState::Closing], "its close waits for other records, 20 ms at most");
+    lab.run(1);
     assert_eq!(state(&lab), [FlowState::Held(HoldClass::Fin)]);
     lab.pass(0, INSIDE, tcp(A, 9, REMOTE, 80, ACK, 102, 502));
     lab.pass(0, OUTSIDE, tcp(REMOTE, 80, PUBLIC, port, FIN | ACK, 501, 102));
