@@ -128,16 +128,16 @@ fn step(
 ) -> Result<(Step, u64)> {
     let before = lab.counted()?;
     let sink = || lab.within(Host::Inet, nftables::delivered)?;
-    let (delivered, busy) = (sink()?, machine::cpu_busy()?);
+    let (delivered, used, busy) = (sink()?, lab.used()?, machine::cpu_busy()?);
     let stop = AtomicBool::new(false);
-    let (flood, trips, ran) = std::thread::scope(|scope| -> Result<(Flood, load::Trips, _)> {
+    let (flood, trips, (ran, used_then)) = std::thread::scope(|scope| -> Result<(Flood, load::Trips, _)> {
         let bound = lasting * 4;
         let stop = &stop;
         let stream = move || lab.within(Host::Backend(beside), || load::stream(remote, BESIDE_RATE, bound, stop))?;
         let stream = scope.spawn(stream);
         let flood = lab.within(Host::Backend(flooder), || load::flood(remote, first, rate, lasting));
         stop.store(true, Ordering::Relaxed);
-        let ran = machine::cpu_busy()? - busy;
+        let ran = (machine::cpu_busy()? - busy, lab.used()?);
         let trips = stream.join().map_err(|_| anyhow!("the stream panicked"))??;
         Ok((flood??, trips, ran))
     })?;
@@ -150,10 +150,12 @@ fn step(
         committed: during.committed.saturating_sub(trips.first.len()) as f64 / seconds,
         delivered: (sink()? - delivered) as f64 / seconds,
         drops: during.drops,
-        batches: during.commit.count(),
+        entries: during.commit.count() as f64 / seconds,
         hold_p50: during.hold.percentile(50.0),
         hold_p99: during.hold.percentile(99.0),
-        cpu: during.cpu_s.iter().map(|used| used / seconds).collect(),
+        members: (used_then.cpu_s - used.cpu_s) / seconds,
+        wakes: (used_then.wakes - used.wakes) as f64 / seconds,
+        datagrams: (used_then.datagrams - used.datagrams) as f64 / seconds,
         busy: ran / seconds,
         elections: during.elections,
         beside: TripTimes::of(&trips.first),

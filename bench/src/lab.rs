@@ -54,8 +54,17 @@ pub struct Counted {
     pub hold: Buckets,
     /// Proposal to commit of a batch.
     pub commit: Buckets,
-    /// Processor seconds of each member's process.
-    pub cpu_s: Vec<f64>,
+}
+
+/// What all members have used until now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Used {
+    /// Processor seconds of their processes.
+    pub cpu_s: f64,
+    /// Times that a thread went to sleep.
+    pub wakes: u64,
+    /// UDP datagrams that they sent.
+    pub datagrams: u64,
 }
 
 impl Lab {
@@ -201,8 +210,19 @@ impl Lab {
             }
         }
         (sum.hold, sum.commit) = (Buckets::merged(&holds), Buckets::merged(&commits));
+        Ok(sum)
+    }
+
+    /// What the members' processes have used.
+    ///
+    /// # Errors
+    /// If one does not run.
+    pub fn used(&self) -> Result<Used> {
+        let mut sum = Used::default();
         for pid in self.pids()? {
-            sum.cpu_s.push(machine::cpu_of(pid)?);
+            sum.cpu_s += machine::cpu_of(pid)?;
+            sum.wakes += machine::wakes_of(pid)?;
+            sum.datagrams += machine::datagrams_of(pid)?;
         }
         Ok(sum)
     }
@@ -241,7 +261,6 @@ impl Counted {
             elections: self.elections - earlier.elections,
             hold: self.hold.since(&earlier.hold),
             commit: self.commit.since(&earlier.commit),
-            cpu_s: self.cpu_s.iter().zip(&earlier.cpu_s).map(|(now, then)| now - then).collect(),
         }
     }
 }

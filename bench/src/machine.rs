@@ -69,6 +69,34 @@ pub fn cpu_of(pid: u32) -> Result<f64> {
     Ok((ticks(11)? + ticks(12)?) / ticks_per_second())
 }
 
+/// How often threads of a process have gone to sleep by themselves.
+///
+/// # Errors
+/// If it is gone.
+pub fn wakes_of(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for thread in std::fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task"))? {
+        let text = std::fs::read_to_string(thread?.path().join("status"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        sum += line.context("switches of a thread")?.trim().parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
+/// UDP datagrams that left the network namespace of a process.
+///
+/// # Errors
+/// If it is gone.
+pub fn datagrams_of(pid: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("net/snmp"))?;
+    // A line of names, then one of values.
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp:"));
+    let mut words = || lines.next().map(|line| line.split_whitespace());
+    let (names, values) = (words().context("names of UDP")?, words().context("counts of UDP")?);
+    let (_, sent) = names.zip(values).find(|(name, _)| *name == "OutDatagrams").context("datagrams sent")?;
+    Ok(sent.parse()?)
+}
+
 /// Processor time of the whole machine that was neither idle nor spent by threads of the least priority, in seconds.
 ///
 /// # Errors

@@ -18,14 +18,18 @@ pub struct Step {
     pub delivered: f64,
     /// Drops of all members by reason, in all.
     pub drops: Vec<(String, u64)>,
-    /// Batches committed, in all.
-    pub batches: u64,
+    /// Entries committed, per second.
+    pub entries: f64,
     /// Hold of first packets.
     pub hold_p50: Option<Percentile>,
     /// As above.
     pub hold_p99: Option<Percentile>,
-    /// Processor seconds per second of each member's process.
-    pub cpu: Vec<f64>,
+    /// Processor use of all members' processes, in cores.
+    pub members: f64,
+    /// Threads of all members that went to sleep, so that something had to wake them, per second.
+    pub wakes: f64,
+    /// UDP datagrams that all members sent each other, per second.
+    pub datagrams: f64,
     /// Processors busy, generator and sink included.
     pub busy: f64,
     /// Elections; must be 0.
@@ -60,10 +64,18 @@ pub struct Row {
     pub committed: Spread,
     /// Seen at the sink per second.
     pub delivered: Spread,
+    /// Median of the hold, microseconds.
+    pub hold_p50_us: Option<Spread>,
     /// 99th percentile of the hold, microseconds.
     pub hold_p99_us: Option<Spread>,
-    /// Processor use of the busiest member's process, in cores.
-    pub cpu_busiest: Option<Spread>,
+    /// Processor use of all members' processes together, in cores.
+    pub members: Spread,
+    /// New flows in an entry of the log.
+    pub flows_per_entry: Option<Spread>,
+    /// UDP datagrams of all members for an entry, those in rest included.
+    pub datagrams_per_entry: Option<Spread>,
+    /// Wake-ups of threads of all members for an entry, those in rest included.
+    pub wakes_per_entry: Option<Spread>,
     /// 99th percentile of the first round trips beside the flood, microseconds.
     pub beside_p99_us: Option<Spread>,
     /// Flows lost beside the flood, of all rounds, and how many there were.
@@ -109,8 +121,12 @@ fn row(ours: &[&Step], theirs: &[&KernelStep]) -> Option<Row> {
         offered: spread(&|step| step.offered)?,
         committed: spread(&|step| step.committed)?,
         delivered: spread(&|step| step.delivered)?,
+        hold_p50_us: spread(&|step| step.hold_p50.map_or(f64::NAN, |p| p.us)),
         hold_p99_us: spread(&|step| step.hold_p99.map_or(f64::NAN, |p| p.us)),
-        cpu_busiest: spread(&|step| step.cpu.iter().copied().fold(0.0, f64::max)),
+        members: spread(&|step| step.members)?,
+        flows_per_entry: spread(&|step| step.committed / step.entries),
+        datagrams_per_entry: spread(&|step| step.datagrams / step.entries),
+        wakes_per_entry: spread(&|step| step.wakes / step.entries),
         beside_p99_us: spread(&|step| step.beside.p99_us),
         beside_lost: (lost, lost + ours.iter().map(|step| step.beside.count).sum::<u64>()),
         elections: ours.iter().map(|step| step.elections).sum(),

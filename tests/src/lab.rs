@@ -27,10 +27,12 @@ static TAKEN: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 
 /// The right to the machine's one lab. No lock's guard: a shared lab goes from thread to thread.
 #[derive(Debug)]
-struct Alone;
+pub struct Alone;
 
 impl Alone {
-    fn wait() -> Self {
+    /// Waits until no other one is there.
+    #[must_use]
+    pub fn wait() -> Self {
         let taken = TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = TAKEN.1.wait_while(taken, |taken| *taken).unwrap_or_else(PoisonError::into_inner);
         *taken = true;

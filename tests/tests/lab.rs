@@ -339,6 +339,24 @@ fn without_majority_connections_last_for_the_grace_and_service_returns_with_the_
 }
 
 #[test]
+fn a_lab_that_is_ended_while_it_comes_up_leaves_nothing() {
+    let _alone = lab::Alone::wait();
+    let up = |wait| {
+        let mut command = std::process::Command::new(lab::binary());
+        let mut up =
+            command.args(["lab", "up", "--detach"]).stderr(std::process::Stdio::null()).spawn().expect("qnat starts");
+        std::thread::sleep(Duration::from_millis(wait));
+        ok(&["lab", "down"]);
+        let _ended = up.wait().expect("it ends");
+        // It may have come so late that it was the first.
+        ok(&["lab", "down"]);
+        assert_nothing_is_left();
+    };
+    // Before it has built anything, while it does, while it starts members and while it waits for them.
+    [10, 200, 600, 1_500].into_iter().for_each(up);
+}
+
+#[test]
 fn a_lab_that_went_down_leaves_nothing() {
     fn process_ids(value: &Value, found: &mut Vec<u64>) {
         match value {
@@ -362,7 +380,17 @@ fn a_lab_that_went_down_leaves_nothing() {
     };
     let left: Vec<&u64> = ids.iter().filter(runs).collect();
     assert!(left.is_empty(), "processes {left:?} still run");
+    assert_nothing_is_left();
+}
+
+fn assert_nothing_is_left() {
     let names = std::process::Command::new("ip").args(["netns", "list"]).output().expect("ip runs");
     assert!(!String::from_utf8_lossy(&names.stdout).contains("qnat-"), "a namespace is left");
     assert!(!std::path::Path::new("/run/qnat-lab").exists(), "the lab's directory is left");
+    let ours = format!("{}\0", lab::binary().display());
+    let runs = std::fs::read_dir("/proc").expect("proc").flatten().filter_map(|entry| {
+        let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        command.starts_with(&ours).then_some(command)
+    });
+    assert_eq!(runs.collect::<Vec<_>>(), [""; 0], "processes still run");
 }

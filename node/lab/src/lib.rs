@@ -408,14 +408,16 @@ pub fn heal(dir: &Path) -> Result<()> {
     lock.store(&state)
 }
 
-/// Ends the lab: kills its processes, removes its namespaces with all their links, and its files. Does what is left to do
-/// after a crash of [`up`], and nothing if there is no lab.
+/// Ends the lab: kills its processes, removes its namespaces with all their links, and its files. Waits for a command that changes
+/// it, does what is left to do after a crash of [`up`], and nothing if there is no lab.
 ///
 /// # Errors
 /// The first thing that could not be removed; the rest is attempted all the same.
 pub fn down(dir: &Path) -> Result<()> {
     let mut failures: Vec<anyhow::Error> = Vec::new();
     let mut note = |result: Result<()>| failures.extend(result.err());
+    // What an `up` that is under way starts after this has looked would stay.
+    let _lock = Lock::take_to_end(dir)?;
     if let Ok(state) = state::load(dir) {
         let processes = state.nodes.into_iter().flatten().chain(state.inet);
         processes.for_each(|process| note(process.kill()));

@@ -1,7 +1,8 @@
 //! What the lab remembers between commands: `lab.json` in its directory, changed under a file lock.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use super::process::ProcessId;
 const FILE: &str = "lab.json";
 const FILE_NEW: &str = "lab.json.new";
 const LOCK: &str = "lab.lock";
+/// How long whoever ends a lab waits for a command that changes it; one that takes longer hangs.
+const END_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The lab's memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,6 +50,24 @@ impl Lock {
         let file = File::create(&path).with_context(|| path.display().to_string())?;
         file.lock().with_context(|| path.display().to_string())?;
         Ok(Self { _file: file, dir: dir.to_owned() })
+    }
+
+    /// For the command that ends the lab, and clears up after those that hang or were killed. `None`: there is nobody to wait for, or
+    /// no end to it.
+    pub(super) fn take_to_end(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(LOCK);
+        let Ok(file) = File::open(&path) else { return Ok(None) };
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(Self { _file: file, dir: dir.to_owned() })),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < END_WAIT_MAX => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(error).with_context(|| path.display().to_string()),
+            }
+        }
     }
 
     pub(super) fn load(&self) -> Result<State> {

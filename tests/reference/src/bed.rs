@@ -224,7 +224,11 @@ impl Bed {
                 let one = Left { link, frame: frame.clone(), authority };
                 self.answer(&one);
                 left.push(one);
-            } else if let Some(output) = worker.poll_output(self.now_ns, &words) {
+            } else if let Some(output) = worker.poll_output(self.now_ns, &words).or_else(|| {
+                // What would wait for other records goes now: no packet comes meanwhile.
+                let due_ns = worker.view().next_entry_ns()?;
+                worker.poll_output(due_ns, &words)
+            }) {
                 if let WorkerOutput::Propose { entry, .. } = output {
                     self.commit(entry);
                 }
