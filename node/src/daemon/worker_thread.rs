@@ -128,6 +128,8 @@ pub struct Turn {
     backlog: VecDeque<FromWorker>,
     /// Something was put into the ring that cannot wait.
     said: bool,
+    /// The moment that the worker was told last.
+    asked_ns: u64,
     /// Under what the frames of a flush leave, by their tags.
     authorities: Vec<Authority>,
     /// Shards whose addresses the devices were told.
@@ -167,7 +169,8 @@ impl WorkerEnds for Ends {
     type Words = WordsReader;
 
     fn now_ns(&mut self) -> u64 {
-        now_ns()
+        self.turn.asked_ns = now_ns();
+        self.turn.asked_ns
     }
 
     fn words(&self) -> &WordsReader {
@@ -323,8 +326,8 @@ impl Ends {
     }
 
     fn wait(&mut self, worker: &Worker) -> Result<(), IoError> {
-        let due =
-            worker.view().next_entry_ns().map_or(worker.next_timer_ns(), |entry| entry.min(worker.next_timer_ns()));
+        let entry = waits_for_time(worker.view().next_entry_ns(), self.turn.asked_ns);
+        let due = entry.map_or(worker.next_timer_ns(), |due| due.min(worker.next_timer_ns()));
         let due = Duration::from_nanos(due.saturating_sub(now_ns()));
         let soon = Duration::from_millis(1);
         let timeout = if self.turn.backlog.is_empty() { due.min(self.sleep_max) } else { soon };
@@ -448,6 +451,12 @@ fn may_leave(worker: &mut Worker, words: &impl LeaseWords, now: u64, authorities
         worker.not_transmitted(DropReason::LeaseLapsed);
     }
     may
+}
+
+/// When the worker has an entry that waits for nothing but others to join it. One that was due when the worker was asked for what it
+/// has waits for the lease or for room, and no time brings it.
+fn waits_for_time(due_ns: Option<u64>, asked_ns: u64) -> Option<u64> {
+    due_ns.filter(|due| *due > asked_ns)
 }
 
 fn tag(authorities: &mut Vec<Authority>, authority: Authority) -> u64 {

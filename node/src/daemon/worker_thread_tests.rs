@@ -173,3 +173,10 @@ fn the_largest_configuration_is_loaded_in_a_moment() {
     let fastest = took.iter().min().expect("some");
     assert!(*fastest < Duration::from_millis(1), "{took:?}");
 }
+
+#[test]
+fn an_entry_that_waits_for_the_lease_does_not_keep_a_worker_from_sleeping() {
+    assert_eq!(waits_for_time(None, NOW), None);
+    assert_eq!(waits_for_time(Some(NOW + 1), NOW), Some(NOW + 1), "for others to join it");
+    assert_eq!(waits_for_time(Some(NOW), NOW), None, "it was due when it was asked for");
+}
