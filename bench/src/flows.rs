@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, default_value = "target/release/qnat")]
     binary: PathBuf,
     /// Offered new flows a second, one after the other.
-    #[arg(long = "rate", value_delimiter = ',', default_values_t = [5_000, 10_000, 20_000, 40_000, 80_000])]
+    #[arg(long = "rate", value_delimiter = ',', default_values_t = [5_000, 10_000, 20_000, 40_000, 80_000], value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rates: Vec<u32>,
     /// How long each.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=10))]

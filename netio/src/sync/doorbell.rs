@@ -3,7 +3,7 @@
 //! The flag says "the consumer sleeps, or is about to". Consumer: raise the flag, **then** look at the queues once more,
 //! then sleep. Producer: publish the item, **then** look at the flag. A sequentially consistent fence on each side between
 //! its own store and its look at the other's store makes it impossible that both look too early (Dekker's pattern), so no
-//! wake-up is lost; a busy consumer is never signalled. The system call itself is `crate::bell`'s: loom checks this file.
+//! wake-up is lost; a busy consumer is never signalled. The system call itself is elsewhere (`Ringer`): loom checks this file.
 
 use super::primitives::{AtomicBool, Ordering, fence};
 

@@ -11,7 +11,7 @@ use words::Prefix;
 pub use super::deployment::Model;
 use super::tag::Tag;
 
-/// A security group: a list of rules (S25). Each has six default rules besides ([`super::defaults`]).
+/// A security group: a list of rules (S25). Each has six default rules besides (`defaults.rs`).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
 pub struct SecurityGroup {
     /// Its deployment model.

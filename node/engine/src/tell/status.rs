@@ -150,8 +150,8 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    /// When [`Worker::poll_output`](crate::worker::Worker::poll_output) has an entry that it does not have yet, because more may
-    /// join it; `None`: nothing waits.
+    /// When an entry is to be asked for that is not given out yet, because more may join it; `None`: nothing waits. In the past: it
+    /// waits for the lease, or for room.
     #[must_use]
     pub fn next_entry_ns(&self) -> Option<u64> {
         self.shards.replicas().filter_map(|(_, shard)| shard.stream.due_ns()).min()
