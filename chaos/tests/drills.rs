@@ -30,6 +30,22 @@ fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
 }
 
+#[test]
+fn a_drill_leaves_a_lab_that_somebody_uses_alone() {
+    let _alone = turn();
+    let lab = |arguments: &[&str]| {
+        let qnat = Path::new(env!("CARGO_BIN_EXE_qnat-chaos")).with_file_name("qnat");
+        Command::new(qnat).arg("lab").args(arguments).output().expect("qnat runs").status.success()
+    };
+    assert!(lab(&["up", "--detach", "--nodes", "1", "--backends", "3"]), "a lab");
+    let output = chaos().args(["kill-owner", "--runs", "20"]).output().expect("the drill ends");
+    assert!(lab(&["down"]), "it was there to be taken down");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
+    assert_eq!(said.matches("a lab is up").count(), 1, "{said}");
+    assert!(said.contains("a drill makes its own lab") && said.contains("`qnat lab down`"), "{said}");
+}
+
 /// Runs a drill once and checks everything but the speed.
 fn holds(drill: &str) {
     let _alone = turn();

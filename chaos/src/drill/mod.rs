@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use cluster::Cluster;
 pub use fault::Fault;
@@ -135,6 +135,7 @@ pub fn run(args: &DrillArgs) -> Result<ExitCode> {
         None => std::env::current_exe()?.with_file_name("qnat"),
     };
     ensure!(binary.exists(), "{} is not there: build it, or name it with --binary", binary.display());
+    qnat_lab::none_is_up(Path::new(qnat_lab::DEFAULT_DIR)).context("a drill makes its own lab")?;
     let connections = usize::from(args.connections);
     match args.which.kind() {
         Kind::Faults(faults) => run_faults(args, &binary, faults),

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use netio::netns;
 use rustix::process::Signal;
 use serde::Serialize;
@@ -93,6 +93,17 @@ pub struct LabStatus {
     pub namespaces_missing: Vec<String>,
 }
 
+/// There can be one lab on a machine.
+///
+/// # Errors
+/// If one is up, or something of one is left.
+pub fn none_is_up(dir: &Path) -> Result<()> {
+    let leftovers = netns::list()?.into_iter().filter(|name| topology::is_lab_namespace(name)).count();
+    let none = !state::exists(dir) && leftovers == 0;
+    ensure!(none, "a lab is up, or was not taken down: run `qnat lab down` first ({leftovers} namespaces)");
+    Ok(())
+}
+
 /// Builds the lab and starts it. If anything fails, what was built is taken down again.
 ///
 /// # Errors
@@ -100,10 +111,7 @@ pub struct LabStatus {
 pub fn up(config: &LabConfig, founder: &dyn Founder) -> Result<()> {
     config.validate()?;
     let dir = &config.dir;
-    let leftovers: Vec<String> = netns::list()?.into_iter().filter(|name| topology::is_lab_namespace(name)).collect();
-    if state::exists(dir) || !leftovers.is_empty() {
-        bail!("a lab is up, or was not taken down: run `qnat lab down` first ({} namespaces)", leftovers.len());
-    }
+    none_is_up(dir)?;
     ensure!(state::is_free(dir)?, "{} is not empty, and all of it would be removed by `qnat lab down`", dir.display());
     fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     build_and_start(config, founder).inspect_err(|_| {

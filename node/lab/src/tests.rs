@@ -57,7 +57,7 @@ struct Refuser;
 
 impl Founder for Refuser {
     fn found(&self, _: &LabConfig, _: &[LabNode]) -> Result<()> {
-        bail!("refused")
+        anyhow::bail!("refused")
     }
 
     fn after_start(&self, _: &LabConfig, _: &[LabNode]) -> Result<()> {
@@ -65,7 +65,7 @@ impl Founder for Refuser {
     }
 
     fn join(&self, _: &LabConfig, _: &LabNode) -> Result<()> {
-        bail!("refused")
+        anyhow::bail!("refused")
     }
 }
 

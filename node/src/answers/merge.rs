@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use control::concern::{Concern, Subject, What, sorted};
 
-use super::{Status, failures_tolerated};
+use super::{ShardRow, Status, failures_tolerated};
 
 /// Members whose wall clocks differ by more than this are told of. Nothing in the protocol reads a wall clock; logs do.
 const CLOCK_APART_MS: u64 = 1_000;
@@ -22,9 +22,7 @@ pub fn merge(answers: &[Status], silent: &[u32]) -> Option<Status> {
     merged.me = answers.first()?.me.clone();
     let mut tellers: BTreeMap<u16, u32> = BTreeMap::new();
     for shard in &mut merged.shards {
-        let rows = answers.iter().flat_map(|answer| answer.shards.iter().map(|row| (row, answer.me.node)));
-        let same = rows.filter(|(row, _)| row.shard == shard.shard);
-        if let Some((row, teller)) = same.max_by_key(|(row, node)| (row.epoch, row.term, row.owner == Some(*node))) {
+        if let Some((row, teller)) = newest_row(answers, shard.shard) {
             tellers.insert(row.shard, teller);
             *shard = row.clone();
         }
@@ -57,10 +55,37 @@ pub fn merge(answers: &[Status], silent: &[u32]) -> Option<Status> {
             concerns.push(Concern::warning(subject, What::NoAnswer, why, remedy));
         }
     }
+    concerns.extend(torn(answers).into_iter().filter_map(|shard| disowned(newest_row(answers, shard)?.0)));
     concerns.extend(versions(answers));
     merged.concerns = sorted(concerns);
     merged.silent = silent.to_vec();
     Some(merged)
+}
+
+/// Whoever describes a shard, and how.
+fn newest_row(answers: &[Status], shard: u16) -> Option<(&ShardRow, u32)> {
+    let rows = answers.iter().flat_map(|answer| answer.shards.iter().map(|row| (row, answer.me.node)));
+    let same = rows.filter(|(row, _)| row.shard == shard);
+    same.max_by_key(|(row, node)| (row.epoch, row.term, row.owner == Some(*node)))
+}
+
+/// Shards whose owner, as others say, has answered and says that it is not: members answer one after the other, and a shard
+/// that moves meanwhile is nobody's in what they say together.
+#[must_use]
+pub fn torn(answers: &[Status]) -> Vec<u16> {
+    let shards: BTreeSet<u16> = answers.iter().flat_map(|answer| &answer.shards).map(|row| row.shard).collect();
+    let answered = |node| answers.iter().any(|answer| answer.me.node == node);
+    let of_another = |shard: &u16| {
+        let newest = newest_row(answers, *shard);
+        newest.is_some_and(|(row, teller)| row.owner.is_some_and(|owner| owner != teller && answered(owner)))
+    };
+    shards.into_iter().filter(of_another).collect()
+}
+
+fn disowned(row: &ShardRow) -> Option<Concern> {
+    let why = format!("n{} owns it, as others say, and says that it does not: it moves", row.owner?);
+    let remedy = "ask again; if it stays, look at that member's log";
+    Some(Concern::critical(Subject::Shard { shard: row.shard }, What::NotServing, why, remedy))
 }
 
 fn versions(answers: &[Status]) -> Option<Concern> {
@@ -123,6 +148,26 @@ mod tests {
         let merged = merge(&[view(1, 10, Some(1), 3, 100), view(3, 12, Some(2), 4, 199)], &[2]).expect("answers");
         assert_eq!(merged.shards[0].owner, Some(2));
         assert_eq!(merge(&[], &[1]), None);
+    }
+
+    #[test]
+    fn a_shard_that_moves_between_two_answers_is_seen_to() {
+        let settled = [view(1, 10, Some(2), 4, 1), view(2, 10, Some(2), 4, 1), view(3, 10, Some(2), 4, 1)];
+        assert_eq!(torn(&settled), [0; 0]);
+        // n3 takes it over from n2: it had not when it answered, but n1 has heard of it; or n2 has, which gave it away.
+        let mut taken = settled.clone();
+        taken[0] = view(1, 10, Some(3), 5, 1);
+        assert_eq!(torn(&taken), [1]);
+        // n2 has given it away, and nobody has heard of a successor.
+        let mut given = settled.clone();
+        given[1] = view(2, 10, None, 4, 1);
+        assert_eq!(torn(&given), [1]);
+        let said = merge(&given, &[]).expect("answers").concerns;
+        assert_eq!(said.iter().map(|c| c.what).collect::<Vec<_>>(), [What::NotServing]);
+        assert!(said[0].why.starts_with("n2 owns it, as others say"), "{}", said[0].why);
+        // Whose owner is silent is told of by its silence.
+        assert_eq!(torn(&[settled[0].clone(), settled[2].clone()]), [0; 0]);
+        assert_eq!(torn(&[view(1, 10, Some(1), 3, 1), settled[1].clone()]), [0; 0], "an old claim is none");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use explain::{EvaluatedGroup, Explained, GroupResult, MatchedRule, PassedOve
 pub use fast::{Carried, FastPath};
 pub use flows::{BackendPorts, FlowRow, Flows, HashRow, Hashes, PortLoads, Ports};
 pub use health::Health;
-pub use merge::{clock_apart, merge};
+pub use merge::{clock_apart, merge, torn};
 pub use remedies::{Remedy, against_exhaustion};
 pub(crate) use status::control_group;
 pub use status::{ClusterRow, MeRow, NodeRow, Redundancy, ShardRow, Status, failures_tolerated};

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::Addr;
 use base64::Engine as _;
@@ -37,7 +38,7 @@ use super::prober::ProbeDesk;
 use super::questions::Query;
 use super::reports::{ControlReport, FlowReport, Posts, WorkerStats};
 use super::request::{Call, Failure, Request};
-use super::status::{node_rows, shard_rows};
+use super::status::{node_rows, shard_rows, torn};
 use super::tape::{Sight, Tape};
 use crate::answers::{
     Alert, BackendPorts, ClusterRow, Counted, Done, EventRow, Events, FlowRow, Flows, HashRow, Hashes, Loaded, MeRow,
@@ -47,6 +48,9 @@ use crate::nat_log::{Journal, Question, who};
 
 /// Most flows of one answer.
 const FLOWS_MAX: usize = 100_000;
+/// How often the halves are asked again when they differ, and after how long: each hears of the other within a turn.
+const HALVES_AGAIN: u32 = 3;
+const HALVES_AFTER: Duration = Duration::from_millis(1);
 
 /// Who knows what.
 #[derive(Clone, Debug)]
@@ -343,11 +347,7 @@ impl Answerer {
 
     async fn look(&self) -> Result<Seen, Failure> {
         let control = self.control().await?;
-        let flows = self.flows.send(AskFlows).await.map_err(gone)?;
-        let tables = match flows.running {
-            true => self.ask_all(|reply| Query::Shards { reply }).await.unwrap_or_default(),
-            false => Vec::new(),
-        };
+        let (flows, tables) = self.halves().await?;
         let (nodes, shards) = (node_rows(&control), shard_rows(&control, &flows, &tables));
         let (worker, log, now) = (self.stats(), self.journal.counts(), now());
         let facts = Facts {
@@ -364,6 +364,23 @@ impl Answerer {
         };
         let concerns = collect(&facts, &self.alarms);
         Ok(Seen { control, flows, nodes, shards, concerns })
+    }
+
+    /// What the flow thread and the workers say: of one moment, if a shard changed hands between the two.
+    async fn halves(&self) -> Result<(FlowReport, Vec<ShardStatus>), Failure> {
+        let mut again = 0;
+        loop {
+            let flows = self.flows.send(AskFlows).await.map_err(gone)?;
+            let tables = match flows.running {
+                true => self.ask_all(|reply| Query::Shards { reply }).await.unwrap_or_default(),
+                false => Vec::new(),
+            };
+            if again == HALVES_AGAIN || !torn(&flows, &tables) {
+                return Ok((flows, tables));
+            }
+            again += 1;
+            tokio::time::sleep(HALVES_AFTER).await;
+        }
     }
 
     /// Looks once, and notes what has changed since the last time.

@@ -74,6 +74,17 @@ fn shard_row(view: &ShardView, report: &FlowReport, tables: &[ShardStatus], live
     }
 }
 
+/// Whether the flow thread says of a shard that it is served here and its worker that it is not, or the reverse: they answer
+/// one after the other.
+pub(super) fn torn(report: &FlowReport, tables: &[ShardStatus]) -> bool {
+    let differ = |group: &GroupStatus| {
+        let table = tables.iter().find(|table| table.shard.0 == group.group.0);
+        let leads = group.role == Role::Leader && group.waiting.is_none();
+        table.is_some_and(|table| leads != (table.serving == Some(Ok(()))))
+    };
+    report.groups.iter().any(differ)
+}
+
 fn serving(group: Option<&GroupStatus>, table: Option<&ShardStatus>) -> String {
     match table.and_then(|table| table.serving) {
         Some(Ok(())) => return "yes".to_owned(),
@@ -84,5 +95,74 @@ fn serving(group: Option<&GroupStatus>, table: Option<&ShardStatus>) -> String {
         Some(GroupStatus { waiting: Some(why), .. }) => format!("no: {}", why.label()),
         Some(_) => "standby".to_owned(),
         None => "no replica here".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::flow::Waiting;
+    use engine::ApplyCounts;
+    use engine::event::NotServing;
+    use engine::ids::{ControlIndex, LogIndex, ShardId};
+    use engine::status::Confirmed;
+
+    use super::*;
+
+    fn group(role: Role, waiting: Option<Waiting>) -> FlowReport {
+        let owner = Some(Incarnation(1));
+        let group = GroupStatus {
+            group: ShardId(1),
+            epoch: engine::ids::Epoch(1),
+            role,
+            term: 4,
+            commit: 0,
+            applied: 0,
+            lease_until_ns: 0,
+            voters: Vec::new(),
+            outgoing: Vec::new(),
+            learners: Vec::new(),
+            waiting,
+            elections: 1,
+            owner,
+        };
+        FlowReport { groups: vec![group], ..FlowReport::default() }
+    }
+
+    #[test]
+    fn a_shard_that_changes_hands_between_two_threads_is_seen_to() {
+        let table = |serving| {
+            let (shard, leading, owner) = (ShardId(1), None, None);
+            let (applied, control_index, counts) = (LogIndex(0), ControlIndex(0), ApplyCounts::default());
+            let announced = Confirmed::No;
+            [ShardStatus {
+                shard,
+                epoch: 1,
+                applied,
+                control_index,
+                leading,
+                serving,
+                owner,
+                live: 0,
+                held: 0,
+                free: 0,
+                table_bytes: 0,
+                pending: 0,
+                announced,
+                cut: 0,
+                counts,
+            }]
+        };
+        let (served, refused) = (table(Some(Ok(()))), table(Some(Err(NotServing::NoLease))));
+        let (leads, waits) = (group(Role::Leader, None), group(Role::Leader, Some(Waiting::Worker)));
+        let follows = group(Role::Follower, None);
+        for (report, tables) in
+            [(&leads, &served), (&waits, &refused), (&waits, &table(None)), (&follows, &table(None))]
+        {
+            assert!(!torn(report, tables), "{report:?} {tables:?}");
+        }
+        for (report, tables) in [(&leads, &table(None)), (&leads, &refused), (&waits, &served), (&follows, &served)] {
+            assert!(torn(report, tables), "{report:?} {tables:?}");
+        }
+        assert!(!torn(&leads, &[]), "a worker that gives no answer gives none to hold against");
     }
 }

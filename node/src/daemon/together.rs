@@ -1,7 +1,7 @@
 //! Answers of all members together: the asked one asks the others, for each knows its own shards, log and machine best.
 //! It never waits for a member longer than [`ask::WAIT`](super::ask::WAIT), and says who was silent.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use control::registry::Standing;
 use control::view::NodeView;
@@ -14,7 +14,7 @@ use super::reports::ControlReport;
 use super::request::{Failure, Request};
 use crate::answers::{
     Counted, CountedTogether, Events, Flows, Loaded, MemberCounts, Ports, Programmed, Status, Who, clock_apart, merge,
-    merge_events, merge_who,
+    merge_events, merge_who, torn,
 };
 use crate::nat_log::Question;
 
@@ -22,6 +22,9 @@ use crate::nat_log::Question;
 const FLOWS_OF_PEER_MAX: usize = 2_000;
 /// Events that a member is asked for: what fits into one frame.
 const EVENTS_MAX: usize = 1_000;
+/// How often members are asked again because a shard moved between two answers, and after how long: a hand-over is shorter.
+const AGAIN_MAX: usize = 3;
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How long an apply waits for the members that are heard to judge by it.
 const PROGRAMMED_WAIT_MS: u128 = 2_000;
 
@@ -77,17 +80,35 @@ impl Answerer {
             .map(|row| row.node)
             .filter(|node| *node != self.node)
             .collect();
-        let (asked, asked_ms) = (Instant::now(), now().unix_ms);
-        let said: Vec<(u32, Option<Status>)> = self.peers.ask_all(&whom, &Request::Status).await;
-        let round_trip_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let silent: Vec<u32> = said.iter().filter(|(_, said)| said.is_none()).map(|(node, _)| *node).collect();
-        let mut answers = vec![own];
-        answers.extend(said.into_iter().filter_map(|(_, said)| said));
-        for answer in answers.iter_mut().skip(1) {
-            let ahead = answer.me.unix_ms.cast_signed() - asked_ms.cast_signed();
-            answer.concerns.extend(clock_apart(answer.me.node, ahead, round_trip_ms));
+        let (mut answers, silent) = self.statuses(own, &whom).await;
+        // Who has answered is asked again; who is silent is not waited for twice.
+        for _ in 0..AGAIN_MAX {
+            if torn(&answers).is_empty() {
+                break;
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+            let whom: Vec<u32> = answers.iter().skip(1).map(|answer| answer.me.node).collect();
+            answers = self.statuses(self.status().await?, &whom).await.0;
         }
         merge(&answers, &silent).ok_or_else(|| gone("nobody answered"))
+    }
+
+    /// `own`, what `whom` say, and who of them says nothing.
+    async fn statuses(&self, own: Status, whom: &[u32]) -> (Vec<Status>, Vec<u32>) {
+        let (asked, asked_ms) = (Instant::now(), now().unix_ms);
+        let said: Vec<(u32, Option<Status>)> = self.peers.ask_all(whom, &Request::Status).await;
+        let round_trip_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (mut answers, mut silent) = (vec![own], Vec::new());
+        for (node, said) in said {
+            let Some(mut answer) = said else {
+                silent.push(node);
+                continue;
+            };
+            let ahead = answer.me.unix_ms.cast_signed() - asked_ms.cast_signed();
+            answer.concerns.extend(clock_apart(node, ahead, round_trip_ms));
+            answers.push(answer);
+        }
+        (answers, silent)
     }
 
     /// Flows as the owners of their shards know them: only they know how long a flow is idle. Where the owner is unknown or
@@ -191,7 +212,7 @@ impl Answerer {
             if !wait || began.elapsed().as_millis() >= PROGRAMMED_WAIT_MS {
                 return Programmed { on: of - missing.len(), of, missing };
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }

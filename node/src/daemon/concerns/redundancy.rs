@@ -41,7 +41,7 @@ fn of_shard(facts: &Facts<'_>, row: &ShardRow) -> Option<Concern> {
                       good: `qnat node-remove NODE --incarnation N`, N from `qnat get nodes`";
         return Some(Concern::critical(subject, What::NoOwner, why, remedy));
     }
-    if row.owner == Some(facts.node) && row.serving.starts_with("no:") {
+    if row.owner == Some(facts.node) && !row.serves() {
         let why = format!("its owner n{} does not serve: {}", facts.node, row.serving.trim_start_matches("no: "));
         let remedy = "it hands over to a member that can serve, if there is one; look at its links and its log";
         return Some(Concern::critical(subject, What::NotServing, why, remedy));

@@ -177,6 +177,17 @@ fn a_shard_below_redundancy_is_seen_though_all_members_are_heard() {
 }
 
 #[test]
+fn an_owner_that_does_not_serve_is_named_whatever_its_halves_say() {
+    for serving in ["no: no lease", "standby"] {
+        let mut bed = bed(3);
+        bed.shards[0].serving = serving.into();
+        assert_eq!(bed.found(), [critical(What::NotServing, "shard 1")], "{serving}");
+        bed.shards[0].owner = Some(2);
+        assert_eq!(bed.found(), [], "{serving}: its owner tells of it");
+    }
+}
+
+#[test]
 fn a_cluster_of_one_or_two_says_what_it_cannot_lose_and_is_not_wrong() {
     for members in [1, 2] {
         assert_eq!(bed(members).found(), [(Severity::Notice, What::FailureTolerance, "cluster".into())]);
