@@ -157,4 +157,12 @@ int sink(struct __sk_buff *skb)
 	return TC_SHOT;
 }
 
+/* Stands somewhere, and lets everything pass. */
+SEC("classifier")
+int bystander(struct __sk_buff *skb)
+{
+	(void)skb;
+	return TC_NEXT;
+}
+
 char license_text[] SEC("license") = "Dual MIT/GPL";

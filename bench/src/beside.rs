@@ -11,11 +11,12 @@ use qnat_lab::topology::{FABRIC, INET_ADDRESSES};
 
 use crate::nftables::{self, ip, masquerade};
 
-const GATEWAY: &str = "qbench-gateway";
+/// The masquerade's namespace.
+pub(crate) const GATEWAY: &str = "qbench-gateway";
 /// The gateway's address inside: no backend of a lab of a few has it.
 pub(crate) const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 255, 254);
 /// And outside, where it translates to.
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 /// The server's address that lies behind the cluster.
 pub const BY_CLUSTER: Ipv4Addr = INET_ADDRESSES[0];
 /// And the one that lies behind the masquerade, for the client that was told so.
@@ -50,20 +51,31 @@ impl Beside {
     /// # Errors
     /// If a step fails.
     pub fn masquerade(client: Host) -> Result<Self> {
+        let hang = || {
+            for (link, bridge) in [("in", "inside"), ("out", "outside")] {
+                let port = format!("qbench-{link}");
+                ip(FABRIC, &["link", "add", &port, "type", "veth", "peer", "name", link, "netns", GATEWAY])?;
+                ip(FABRIC, &["link", "set", &port, "master", bridge, "up"])?;
+            }
+            let remote = format!("{BY_MASQUERADE}/32");
+            ip(&client.namespace(), &["route", "add", &remote, "via", &INSIDE.to_string()])
+        };
+        Self::masquerade_that(hang)
+    }
+
+    /// The same, with interfaces `in` and `out` that `hang` brings.
+    ///
+    /// # Errors
+    /// If a step fails.
+    pub fn masquerade_that(hang: impl FnOnce() -> Result<()>) -> Result<Self> {
         let this = Self::new(GATEWAY)?;
-        for (link, bridge, address) in
-            [("in", "inside", format!("{INSIDE}/16")), ("out", "outside", format!("{OUTSIDE}/24"))]
-        {
-            let port = format!("qbench-{link}");
-            ip(FABRIC, &["link", "add", &port, "type", "veth", "peer", "name", link, "netns", GATEWAY])?;
-            ip(FABRIC, &["link", "set", &port, "master", bridge, "up"])?;
+        hang()?;
+        for (link, address) in [("in", format!("{INSIDE}/16")), ("out", format!("{OUTSIDE}/24"))] {
             ip(GATEWAY, &["link", "set", link, "up"])?;
             ip(GATEWAY, &["address", "add", &address, "dev", link])?;
         }
         netns::run_in(GATEWAY, || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
         netns::run_in(GATEWAY, || masquerade("out"))??;
-        let remote = format!("{BY_MASQUERADE}/32");
-        ip(&client.namespace(), &["route", "add", &remote, "via", &INSIDE.to_string()])?;
         Ok(this)
     }
 

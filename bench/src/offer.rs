@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::maps::{Array, MapData, PerCpuArray};
-use aya::programs::tc::{self, TcAttachType};
+use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType};
 use aya::programs::{SchedClassifier, Xdp, XdpFlags};
 use aya::{Ebpf, Pod};
 use netio::link::Link;
@@ -315,6 +315,43 @@ impl Sink {
     pub fn arrived(&self) -> Result<u64> {
         let counts = self.arrived.get(&0, 0).map_err(|error| anyhow!(error))?;
         Ok(counts.iter().sum())
+    }
+}
+
+/// A filter at the egress of an interface that lets everything pass; gone with the value.
+pub struct Bystander {
+    // Holds the program and its place.
+    ebpf: Option<Ebpf>,
+    namespace: String,
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let ebpf = self.ebpf.take();
+        // Its place is found by who is where it is; a namespace that is gone took it along.
+        let _gone = netns::run_in(&self.namespace, || drop(ebpf));
+    }
+}
+
+impl std::fmt::Debug for Bystander {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bystander").finish_non_exhaustive()
+    }
+}
+
+impl Bystander {
+    /// One behind all others of an interface of a namespace.
+    ///
+    /// # Errors
+    /// If there is no such interface, or the kernel refuses the program.
+    pub fn at(namespace: &str, interface: &str) -> Result<Self> {
+        let mut ebpf = load()?;
+        let program: &mut SchedClassifier = ebpf.program_mut("bystander").context("bystander")?.try_into()?;
+        program.load()?;
+        let options = TcAttachOptions::Netlink(NlOptions { priority: 9, handle: 1 });
+        let attach = || program.attach_with_options(interface, TcAttachType::Egress, options);
+        netns::run_in(namespace, attach)?.with_context(|| format!("{interface} in {namespace}"))?;
+        Ok(Self { ebpf: Some(ebpf), namespace: namespace.to_owned() })
     }
 }
 

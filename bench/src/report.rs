@@ -49,6 +49,8 @@ pub enum Stored {
     Between(WaysResult),
     /// Of `offered`.
     Offered(WaysResult),
+    /// Of `direct`.
+    Direct(WaysResult),
     /// Of `crew`.
     Crew(WaysResult),
     /// Of `malformed`.
@@ -57,6 +59,22 @@ pub enum Stored {
     Engine(EngineResult),
     /// Of `workers`.
     Workers(WorkersResult),
+}
+
+impl Stored {
+    /// What `qnat-bench bulk`, `rtt` and their like have measured.
+    const fn ways(&self) -> Option<&WaysResult> {
+        match self {
+            Self::Bulk(ways)
+            | Self::Rtt(ways)
+            | Self::Pps(ways)
+            | Self::Between(ways)
+            | Self::Offered(ways)
+            | Self::Direct(ways)
+            | Self::Crew(ways) => Some(ways),
+            Self::Hold(_) | Self::Flows(_) | Self::Malformed(_) | Self::Engine(_) | Self::Workers(_) => None,
+        }
+    }
 }
 
 /// Offered and delivered per second over all rounds: the medians of the two may be of different rounds.
@@ -87,29 +105,7 @@ pub fn run(args: &Args) -> Result<()> {
         let name = || path.display().to_string();
         let text = std::fs::read_to_string(path).with_context(name)?;
         let result: Stored = serde_json::from_str(&text).with_context(name)?;
-        let ways = match &result {
-            Stored::Bulk(ways)
-            | Stored::Rtt(ways)
-            | Stored::Pps(ways)
-            | Stored::Offered(ways)
-            | Stored::Crew(ways)
-            | Stored::Between(ways)
-                if args.rows =>
-            {
-                Some(ways)
-            }
-            Stored::Hold(_)
-            | Stored::Flows(_)
-            | Stored::Bulk(_)
-            | Stored::Rtt(_)
-            | Stored::Pps(_)
-            | Stored::Offered(_)
-            | Stored::Crew(_)
-            | Stored::Between(_)
-            | Stored::Malformed(_)
-            | Stored::Engine(_)
-            | Stored::Workers(_) => None,
-        };
+        let ways = result.ways().filter(|_| args.rows);
         let text = ways.map_or_else(|| table(&result) + "\n", |ways| ways::readme_rows(ways).join("\n"));
         writeln!(std::io::stdout(), "{text}").context("standard output")?;
     }
@@ -126,6 +122,7 @@ fn table(result: &Stored) -> String {
         | Stored::Rtt(result)
         | Stored::Pps(result)
         | Stored::Offered(result)
+        | Stored::Direct(result)
         | Stored::Crew(result)
         | Stored::Between(result) => ways::table(result),
         Stored::Malformed(set) => malformed_table(set),
@@ -263,20 +260,12 @@ mod tests {
     fn the_readme_has_the_rows_of_the_stored_results_and_no_others() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let readme = std::fs::read_to_string(root.join("README.md")).expect("the README");
-        for name in ["bulk", "rtt", "pps", "offered", "crew", "between"] {
+        for name in ["bulk", "rtt", "pps", "offered", "direct", "crew", "between"] {
             // Who has not measured claims nothing.
             let stored = std::fs::read_to_string(root.join(format!("bench/results/{name}.json"))).ok();
             let rows = stored.map_or_else(Vec::new, |stored| {
-                let (Stored::Bulk(result)
-                | Stored::Rtt(result)
-                | Stored::Pps(result)
-                | Stored::Offered(result)
-                | Stored::Crew(result)
-                | Stored::Between(result)) = serde_json::from_str(&stored).expect("a result")
-                else {
-                    panic!("{name} is another measurement's")
-                };
-                ways::readme_rows(&result)
+                let stored: Stored = serde_json::from_str(&stored).expect("a result");
+                ways::readme_rows(stored.ways().expect("one of these"))
             });
             let command = format!("| `qnat-bench {name} ");
             let there: Vec<&str> = readme.lines().filter(|line| line.contains(&command)).collect();

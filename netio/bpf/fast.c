@@ -15,6 +15,8 @@
 #define FLOWS 1
 #define WORKERS 16
 #define PLACES 65536
+/* No window of TCP is larger. */
+#define WINDOW_MAX (1u << 30)
 
 /* Of a data interface: where its frames come from in grace. By its number, 0 outside. */
 struct fast_device {
@@ -46,7 +48,7 @@ struct fast_seen {
 	u64 packets;
 	u64 octets;
 	u64 last_ns;
-	u32 next; /* TCP, of the backend: behind its last octet, and what it acknowledged */
+	u32 next; /* TCP: behind the sender's last octet, the remote's as far as it came in order, and what it acknowledged */
 	u32 acked;
 	u64 pad[4];
 };
@@ -210,7 +212,7 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 	struct fast_seen *seen;
 	struct word *word;
 	u32 index, total, header, wire, generation, old_ip, new_ip, sequence = 0, acked = 0;
-	u32 in, grace, tcp, private, wanted, peer;
+	u32 in, grace, tcp, private, wanted, peer, begin = 0;
 	u64 *revision, now;
 	u16 old_port, new_port, ttl, sum;
 
@@ -241,7 +243,8 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 		/* ACK, and neither FIN nor SYN nor RST. */
 		if ((data[47] & 0x17) != 0x10 || header < 40 || total < header)
 			return fast_done(FAST_ODD);
-		sequence = __builtin_bswap32(*(u32 *)(data + 38)) + total - header;
+		begin = __builtin_bswap32(*(u32 *)(data + 38));
+		sequence = begin + total - header;
 		acked = __builtin_bswap32(*(u32 *)(data + 42));
 	} else if (key.proto == 17) {
 		header = 28;
@@ -350,10 +353,20 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 	seen = in ? &record->in : &record->out;
 	*(volatile u64 *)&seen->last_ns = now;
 	if (tcp && !in) {
-		/* Of the backend alone: in the remote's name anybody may write. */
 		if ((int)(sequence - seen->next) > 0)
 			*(volatile u32 *)&seen->next = sequence;
 		if ((int)(acked - seen->acked) > 0)
+			*(volatile u32 *)&seen->acked = acked;
+	} else if (tcp) {
+		/* In the remote's name anybody may write: what begins where the last octet ended, and acknowledges what was sent,
+		 * as the worker has it (nat/tcp.rs). */
+		wanted = *(volatile u32 *)&record->out.acked;
+		if ((int)(wanted - seen->next) < 0)
+			wanted = seen->next;
+		if (begin == wanted)
+			*(volatile u32 *)&seen->next = sequence;
+		wanted = *(volatile u32 *)&record->out.next;
+		if (wanted - acked < WINDOW_MAX && (int)(acked - seen->acked) > 0)
 			*(volatile u32 *)&seen->acked = acked;
 	}
 	/* Behind all that is read of an entry that is taken back, before the look at whether it was: each of these is a barrier. */

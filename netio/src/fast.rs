@@ -86,8 +86,8 @@ pub struct FastEntry {
     pub backend: FastSide,
     /// Towards the next hop outside; private: towards the other instance.
     pub hop: FastSide,
-    /// TCP: behind the last octet of the backend that is known, and the newest that it acknowledged.
-    pub tcp: (u32, u32),
+    /// TCP, of the backend and of the remote: behind the last octet of it that is known, and the newest that it acknowledged.
+    pub tcp: [(u32, u32); 2],
 }
 
 /// What became of the frames to a virtual MAC that the fast path looked at, since it was attached.
@@ -393,7 +393,9 @@ fn words_of(entry: &FastEntry, generation: u32, worker: u16) -> [u64; RECORD] {
     words[5] = two(ip(entry.inside.0), pair(entry.public.1.to_be_bytes(), entry.inside.1.to_be_bytes()));
     words[6] = end(&entry.hop);
     words[7] = end(&entry.backend);
-    words[SEEN[0] + 3] = two(entry.tcp.0, entry.tcp.1);
+    for (line, (next, acked)) in SEEN.into_iter().zip(entry.tcp) {
+        words[line + 3] = two(next, acked);
+    }
     words
 }
 

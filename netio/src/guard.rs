@@ -301,6 +301,12 @@ impl Guard {
         Ok(self.fast_devices.set(network(*interface), fast::device(link.ifindex, link.mac, *far_end), 0)?)
     }
 
+    /// The number by which the kernel knows the program of the fast path, if there is one.
+    #[must_use]
+    pub fn fast_program(&self) -> Option<u32> {
+        self.programs.get(HOOKS.len() - 1).copied()
+    }
+
     /// The interfaces by which the fast path hands frames straight to the far end of a pair, past the guard.
     #[must_use]
     pub fn far_ends(&self) -> Vec<String> {

@@ -263,6 +263,19 @@ impl Lab {
         });
     }
 
+    /// Waits until all shards are served with all their replicas, whoever owns them: one more member may be killed.
+    ///
+    /// # Panics
+    /// If that takes longer than `bound`.
+    pub fn wait_until_redundant(&self, bound: Duration) {
+        wait_until("all shards served and redundant", bound, || {
+            try_json(&["status", "-o", "json"]).is_some_and(|status| {
+                let shards = rows(&status["shards"]);
+                shards.count() > 0 && rows(&status["shards"]).all(|row| is_redundant(row, replicas(&status)))
+            })
+        });
+    }
+
     /// How many shards a member owns.
     #[must_use]
     pub fn owned_by(&self, node: u64) -> usize {
@@ -270,13 +283,24 @@ impl Lab {
     }
 }
 
-fn is_whole(status: &Value) -> bool {
+fn members(status: &Value) -> Vec<u64> {
     let members = rows(&status["nodes"]).filter(|row| row["standing"] == "member");
-    let members: Vec<u64> = members.filter_map(|row| row["node"].as_u64()).collect();
-    let replicas = members.len().min(3);
-    let whole = |row: &Value| {
-        row["serving"] == "yes" && row["redundancy"]["have"] == replicas && row["owner"] == row["members"][0]
-    };
+    members.filter_map(|row| row["node"].as_u64()).collect()
+}
+
+/// How many of each shard there are to be.
+fn replicas(status: &Value) -> usize {
+    members(status).len().min(3)
+}
+
+fn is_redundant(row: &Value, replicas: usize) -> bool {
+    row["serving"] == "yes" && row["redundancy"]["have"] == replicas
+}
+
+fn is_whole(status: &Value) -> bool {
+    let members = members(status);
+    let replicas = replicas(status);
+    let whole = |row: &Value| is_redundant(row, replicas) && row["owner"] == row["members"][0];
     let owned = |node: &u64| rows(&status["shards"]).filter(|row| row["owner"] == *node).count();
     let shares = || members.iter().map(owned);
     rows(&status["shards"]).all(whole) && shares().max() <= shares().min().map(|least| least + 1)

@@ -7,9 +7,8 @@ use anyhow::{Result, ensure};
 use qnat::answers::FastPath;
 use qnat::daemon::data_config::Cache;
 use qnat::daemon::request::Request;
-use qnat_lab::Host;
 
-use super::offered::Offered;
+use super::offered::{Offered, Wire};
 use super::sample::{Sample, Way, summary};
 use super::{Args, Load, Meter, Peer, WaysResult, Work};
 use crate::beside::BY_CLUSTER;
@@ -58,8 +57,7 @@ pub fn run(args: &Args) -> Result<WaysResult> {
 fn of(way: Way, lab: &Lab, lasting: Duration) -> Result<Vec<Sample>> {
     let _stands: FastPath = lab.ask(1, &Request::Cache { turn: Some(Cache::Off) })?;
     let (one, other) = lab.strangers()?;
-    let clients = [one, other].map(Host::Backend);
-    let offered = Offered::of_all(&clients)?;
+    let offered = Offered::of_all([one, other].map(Wire::of))?;
     let mut samples = Vec::new();
     for (name, load) in Work::Crew.loads() {
         let mut meter = Meter::default();
@@ -68,13 +66,11 @@ fn of(way: Way, lab: &Lab, lasting: Duration) -> Result<Vec<Sample>> {
             Ok(())
         };
         let figures = if let Load::Offered(count) = load {
-            let flows = clients.map(|client| Offered::flows(client, BY_CLUSTER, count));
-            let flows = flows.into_iter().collect::<Result<Vec<_>>>()?;
+            let flows = offered.flows(BY_CLUSTER, count)?;
             offered.open(&flows, || Ok(true))?;
             offered.carried(&flows, &mut measured, lasting)?
         } else {
-            let flows = clients.map(|client| offered.new_flows(client, BY_CLUSTER));
-            let flows = flows.into_iter().collect::<Result<Vec<_>>>()?;
+            let flows = offered.new_flows(BY_CLUSTER)?;
             offered.all_new(lab, || offered.carried(&flows, &mut measured, lasting / 4))?
         };
         let Meter { cores, stolen, carried, .. } = meter;

@@ -1,10 +1,12 @@
 //! `qnat-bench bulk`, `rtt`, `pps`: packets of flows that stand, through the cluster with the kernel's fast path, without it,
 //! and through a masquerade of the kernel's that hangs on the same bridges; one after the other in each round, in turning order.
-//! `offered`: what one processor carries of datagrams that the kernel makes. `crew`: what a second worker is worth. `between`: those of two instances whose ports are isolated, beside a plain bridge with rules.
+//! `offered`: what one processor carries of datagrams that the kernel makes; `direct`: the same without switches and other members.
+//! `crew`: what a second worker is worth. `between`: those of two instances whose ports are isolated, beside a plain bridge with rules.
 //!
-//! It shows only what the lab shows: both ends, the switches and the gateways share the processors.
+//! All but `direct` show only what the lab shows: both ends, the switches and the gateways share the processors.
 
 pub mod crew;
+mod direct;
 mod grouped;
 mod offered;
 mod sample;
@@ -32,18 +34,20 @@ use crate::load::TripTimes;
 use crate::machine::{self, Machine};
 use crate::nftables;
 use crate::printing::Printing;
+use direct::Exit;
 use grouped::Configurations;
-use offered::Offered;
+use offered::{NEW, NEW_WITHOUT_SWITCH, Offered, Wire};
 use sample::summary;
 pub use sample::{Figure, Row, Sample, Unit, Way};
 use traffic::{Direction, Ends};
 
 /// The client.
-const CLIENT: Host = Host::Backend(1);
+const BACKEND: u32 = 1;
+const CLIENT: Host = Host::Backend(BACKEND);
 /// How long the members may take to do what the switch says.
 const TURNED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Arguments of `qnat-bench bulk`, `rtt`, `pps`, `offered` and `between`.
+/// Arguments of `qnat-bench bulk`, `rtt`, `pps`, `offered`, `direct` and `between`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The executable under test.
@@ -61,7 +65,7 @@ pub struct Args {
     /// Also with the client's subnet behind a security group of as many rules; not for `between`.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     rules: u32,
-    /// Members of the cluster; not for `between`.
+    /// Members of the cluster; not for `between`, and `direct` has one.
     #[arg(long, default_value_t = NODES, value_parser = clap::value_parser!(u32).range(1..=7))]
     nodes: u32,
     /// What becomes of the result.
@@ -93,6 +97,8 @@ pub enum Work {
     Between,
     /// Small datagrams that the kernel makes and counts, thousands a second.
     Offered,
+    /// The same by a member that hangs on its ends without a switch.
+    Direct,
     /// The same by a cluster of one member with one worker and with two.
     Crew,
 }
@@ -136,6 +142,8 @@ enum Load {
     Pings,
     Datagrams(usize),
     Offered(u32),
+    /// While the configuration changes.
+    OfferedAmid(u32),
     OfferedNew,
 }
 
@@ -177,6 +185,23 @@ impl Work {
                 offered(50_000),
                 ("UDP, 60 octets, each a new flow, by one processor".to_owned(), Load::OfferedNew),
             ],
+            Self::Direct => {
+                let direct = |count: u32| {
+                    let plural = if count == 1 { "" } else { "s" };
+                    (format!("UDP, 60 octets, {count} flow{plural}, without a switch"), Load::Offered(count))
+                };
+                let amid = "UDP, 60 octets, 100000 flows, without a switch, amid 100 changes of others a second";
+                let beyond = "UDP, 60 octets, twice as many flows as the kernel has room for, without a switch";
+                let new = "UDP, 60 octets, each a new flow, without a switch";
+                vec![
+                    direct(1),
+                    direct(10_000),
+                    direct(100_000),
+                    (amid.to_owned(), Load::OfferedAmid(100_000)),
+                    (beyond.to_owned(), Load::Offered(direct::BEYOND)),
+                    (new.to_owned(), Load::OfferedNew),
+                ]
+            }
             Self::Between => vec![
                 between(1),
                 between(8),
@@ -194,7 +219,11 @@ impl Work {
 pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
     ensure!(work != Work::Between || args.rules == 0, "between measures without --rules");
     ensure!(work != Work::Between || args.nodes == NODES, "between measures three members");
-    let mut ways = vec![Way::Cache, Way::Worker];
+    let is_direct = work == Work::Direct;
+    ensure!(!is_direct || args.rules == 0 && args.nodes == NODES, "direct has one member: without --rules and --nodes");
+    let mut ways = vec![Way::Cache];
+    ways.extend(is_direct.then_some(Way::ByDevice));
+    ways.push(Way::Worker);
     ways.extend((args.peer == Peer::Nftables).then_some(Way::Nftables));
     ways.extend((args.rules > 0).then_some(Way::Grouped));
     let bench = Bench::up(work, args)?;
@@ -206,6 +235,10 @@ pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
         for (name, load) in work.loads() {
             for at in 0..ways.len() {
                 let way = ways[(at + round as usize) % ways.len()];
+                // By which way frames leave matters to a flow that is new no more.
+                if way == Way::ByDevice && matches!(load, Load::OfferedNew) {
+                    continue;
+                }
                 let sample = bench.sample(way, &name, load)?;
                 eprintln!("round {} of {}: {sample}", round + 1, args.rounds);
                 samples.push(sample);
@@ -218,7 +251,7 @@ pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
         work,
         seconds: args.seconds,
         rules: args.rules,
-        nodes: args.nodes,
+        nodes: if is_direct { 1 } else { args.nodes },
         load_average: (began, machine::load_average()?),
         elections: bench.lab.counted()?.since(&before).elections,
         summary: summary(&rounds),
@@ -243,6 +276,10 @@ struct Bench {
     turns: Cell<usize>,
     /// The ends of datagrams that the kernel makes.
     offered: Option<Offered>,
+    /// The same of what it is held against, if that has a wire of its own.
+    offered_beside: Option<Offered>,
+    /// Of a member without a switch.
+    exit: Option<Exit>,
     /// What it is held against.
     _beside: Option<Beside>,
 }
@@ -291,27 +328,58 @@ impl Bench {
                 remotes,
                 turns: Cell::new(0),
                 offered: None,
+                offered_beside: None,
+                exit: None,
                 _beside: beside,
             });
         }
-        let lab = Lab::up_of(args.nodes, &args.binary, 2, &[])?;
-        let beside = beside(&|| Beside::masquerade(CLIENT))?;
-        let offered = (work == Work::Offered).then(|| Offered::of_one(&lab, CLIENT, beside.is_some())).transpose()?;
-        if offered.is_none() {
+        let is_direct = work == Work::Direct;
+        let lab = if is_direct {
+            Lab::up_of(1, &args.binary, 1, &direct::LAB)?
+        } else {
+            Lab::up_of(args.nodes, &args.binary, 2, &[])?
+        };
+        let (mut offered, mut offered_beside) = (None, None);
+        let beside = if is_direct {
+            beside(&|| Beside::masquerade_that(direct::hang_masquerade))?
+        } else {
+            beside(&|| Beside::masquerade(CLIENT))?
+        };
+        if is_direct {
+            let [wire, wire_beside] = direct::wires();
+            offered = Some(Offered::of_one(&lab, wire, NEW_WITHOUT_SWITCH, false)?);
+            offered_beside =
+                beside.as_ref().map(|_| Offered::of_one(&lab, wire_beside, NEW_WITHOUT_SWITCH, true)).transpose()?;
+        } else if work == Work::Offered {
+            offered = Some(Offered::of_one(&lab, Wire::of(BACKEND), NEW, beside.is_some())?);
+        } else {
             netns::run_in(INET, nftables::small_sink)??;
         }
         let ends = (CLIENT.namespace(), INET.to_owned());
         let configurations = (args.rules > 0).then(|| Configurations::of(&lab, args.rules)).transpose()?;
         let remotes = (BY_CLUSTER, BY_MASQUERADE);
-        Ok(Self { lab, configurations, lasting, ends, remotes, turns: Cell::new(0), offered, _beside: beside })
+        let (turns, exit) = (Cell::new(0), is_direct.then(Exit::default));
+        Ok(Self { lab, configurations, lasting, ends, remotes, turns, offered, offered_beside, exit, _beside: beside })
+    }
+
+    /// The ends of datagrams that the kernel makes for a way.
+    fn offered(&self, way: Way) -> Result<&Offered> {
+        let beside = self.offered_beside.as_ref().filter(|_| way == Way::Nftables);
+        beside.or(self.offered.as_ref()).context("no generator")
     }
 
     fn sample(&self, way: Way, name: &str, load: Load) -> Result<Sample> {
         match way {
             // Datagrams that nobody answers would pass a worker for good.
-            Way::Grouped | Way::Cache => self.turn(if self.offered.is_some() { Cache::Eager } else { Cache::On })?,
+            Way::Grouped | Way::Cache | Way::ByDevice => {
+                let is_eager = self.offered.is_some() && !matches!(load, Load::OfferedNew);
+                self.turn(if is_eager { Cache::Eager } else { Cache::On })?;
+            }
             Way::Worker => self.turn(Cache::Off)?,
             Way::TwoWorkers | Way::OneWorker | Way::Nftables => {}
+        }
+        if let Some(exit) = self.exit.as_ref().filter(|_| matches!(way, Way::Cache | Way::ByDevice)) {
+            exit.choose(&self.lab, way == Way::ByDevice)?;
         }
         if let Some(configurations) = &self.configurations {
             configurations.choose(&self.lab, way)?;
@@ -335,16 +403,20 @@ impl Bench {
             Load::Trips => trip_figures(&ends.trips(&mut measured, self.lasting)?),
             Load::Pings => trip_figures(&tools::pings(&ends, &mut measured, self.lasting)?),
             Load::Datagrams(count) => self.datagrams(way, &ends, count, &mut meter)?,
-            Load::Offered(count) => {
-                let (offered, flows) =
-                    (self.offered.as_ref().context("no generator")?, [Offered::flows(CLIENT, remote, count)?]);
-                let is_cached = matches!(way, Way::Grouped | Way::Cache);
-                offered.open(&flows, || Ok(!is_cached || self.entries()? >= count.into()))?;
-                offered.carried(&flows, &mut measured, self.lasting)?
+            Load::Offered(count) | Load::OfferedAmid(count) => {
+                let is_amid = matches!(load, Load::OfferedAmid(_));
+                let offered = self.offered(way)?;
+                let flows = offered.flows(remote, count)?;
+                let is_cached = matches!(way, Way::Grouped | Way::Cache | Way::ByDevice);
+                // Of more than there is room for, nobody says how many.
+                let waits = is_cached && count < direct::BEYOND;
+                offered.open(&flows, || Ok(!waits || self.entries()? >= count.into()))?;
+                let mut carried = || offered.carried(&flows, &mut measured, self.lasting);
+                if is_amid { direct::amid_changes(&self.lab, carried)? } else { carried()? }
             }
             Load::OfferedNew => {
-                let offered = self.offered.as_ref().context("no generator")?;
-                let flows = [offered.new_flows(CLIENT, remote)?];
+                let offered = self.offered(way)?;
+                let flows = offered.new_flows(remote)?;
                 let mut measure = || offered.carried(&flows, &mut measured, self.lasting / 4);
                 if way == Way::Nftables { measure()? } else { offered.all_new(&self.lab, measure)? }
             }

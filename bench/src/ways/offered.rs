@@ -1,4 +1,4 @@
-//! `qnat-bench offered`: small datagrams that the kernel makes, by one processor, and counts and drops where they arrive. All that is
+//! `qnat-bench offered` and `direct`: small datagrams that the kernel makes, by one processor, and counts and drops where they arrive. All that is
 //! between, gateways and switches, has another processor to itself, so what arrives is what a gateway carries by one.
 
 use std::cell::{Cell, RefCell};
@@ -25,9 +25,11 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const PORTS: u16 = 1_000;
 /// The first of their inside ports.
 const FIRST: u16 = 20_000;
-/// Ports of the remote that known flows go to, and a measurement of new ones.
-const KNOWN: u16 = 100;
-const NEW: u16 = 1_000;
+/// Ports of the remote that known flows go to.
+const KNOWN: u16 = 300;
+/// And a measurement of new ones: no flow is sent by twice, however much is lost at once. By a switch less can be sent.
+pub(super) const NEW: u16 = 1_000;
+pub(super) const NEW_WITHOUT_SWITCH: u16 = 4_000;
 /// New flows a second while they are opened.
 const OPENED: u32 = 20_000;
 const OPENED_WITHIN: Duration = Duration::from_secs(60);
@@ -38,12 +40,51 @@ const STEPS: u32 = 6;
 /// The last datagrams may still be on their way.
 const ARRIVES_WITHIN: Duration = Duration::from_millis(50);
 
+/// A client's way: interfaces by their namespaces.
+#[derive(Debug)]
+pub(super) struct Wire {
+    /// Where its frames are made.
+    pub(super) client: (String, String),
+    /// Its address.
+    pub(super) source: Ipv4Addr,
+    /// Where they come in first, which is the other end of that.
+    pub(super) first: (String, String),
+    /// Where they are counted.
+    pub(super) server: (String, String),
+}
+
+impl Wire {
+    /// As a backend of a lab hangs on its switch.
+    pub(super) fn of(backend: u32) -> Self {
+        let (host, eth0) = (Host::Backend(backend), |namespace: String| (namespace, "eth0".to_owned()));
+        let first = (FABRIC.to_owned(), fabric_port(host, Network::Inside));
+        let (client, server) = (eth0(host.namespace()), eth0(INET.to_owned()));
+        Self { client, source: backend_address(backend), first, server }
+    }
+
+    fn generator(&self) -> Result<Generator> {
+        let (client, first) = (&self.client, &self.first);
+        Generator::new((&client.0, &client.1), (&first.0, &first.1))
+    }
+
+    fn flows(&self, remote: Ipv4Addr, count: u32, to: u16) -> Result<Flows> {
+        let end = End::open(&self.client.0, &self.client.1)?;
+        let gateway = if remote == beside::BY_CLUSTER { GATEWAY } else { beside::INSIDE };
+        end.hello(remote)?;
+        let macs = (end.mac, end.neighbour(gateway)?);
+        Ok(Flows { macs, source: self.source, remote, count, inside: (FIRST, PORTS), to })
+    }
+}
+
 /// Both ends.
 #[derive(Debug)]
 pub(super) struct Offered {
-    /// One for each client, with its processor.
+    wires: Vec<Wire>,
+    /// One for each of them, with its processor.
     generators: RefCell<Vec<(Generator, usize)>>,
     sink: Sink,
+    /// Ports of the remote for a measurement of new flows.
+    new: u16,
     /// Measurements of new flows so far.
     turns: Cell<usize>,
     /// For the peer's.
@@ -55,20 +96,18 @@ impl Offered {
     ///
     /// # Errors
     /// Without two processors, or if a step fails.
-    pub(super) fn of_one(lab: &Lab, client: Host, tracks: bool) -> Result<Self> {
+    pub(super) fn of_one(lab: &Lab, wire: Wire, new: u16, tracks: bool) -> Result<Self> {
         let cpus = allowed_cpus()?;
         let [cpu, gateway, ..] = cpus[..] else { bail!("needs two processors") };
-        let port = fabric_port(client, Network::Inside);
-        let generators = RefCell::new(vec![(generator(client)?, cpu)]);
-        let sink = Sink::new(INET, "eth0")?;
+        let this = Self::of(vec![(wire, cpu)], new, tracks)?;
         // What a frame causes on its way happens where its first receiver runs: in a thread of its own, on the other processor.
+        let (namespace, port) = &this.wires[0].first;
         let threaded = format!("echo 1 > /sys/class/net/{port}/threaded");
-        let set = Command::new("ip").args(["netns", "exec", FABRIC, "sh", "-c", &threaded]).status()?;
+        let set = Command::new("ip").args(["netns", "exec", namespace, "sh", "-c", &threaded]).status()?;
         ensure!(set.success(), "{port} has no thread for what it receives");
-        pin(receiver_of(&port)?, gateway)?;
+        pin(receiver_of(port)?, gateway)?;
         lab.pids()?.into_iter().try_for_each(|pid| pin(pid, gateway))?;
-        let room = tracks.then(Room::raised).transpose()?;
-        Ok(Self { generators, sink, turns: Cell::new(0), _room: room })
+        Ok(this)
     }
 
     /// Clients in a lab that is up, each by a processor that its frames' way has besides, as far as it goes in the kernel; workers and
@@ -76,40 +115,37 @@ impl Offered {
     ///
     /// # Errors
     /// If a step fails.
-    pub(super) fn of_all(clients: &[Host]) -> Result<Self> {
-        let cpus = allowed_cpus()?;
-        let one = |(client, cpu): (&Host, &usize)| Ok((generator(*client)?, *cpu));
-        let generators = clients.iter().zip(cpus.iter().cycle()).map(one).collect::<Result<Vec<_>>>()?;
-        let (generators, sink) = (RefCell::new(generators), Sink::new(INET, "eth0")?);
-        Ok(Self { generators, sink, turns: Cell::new(0), _room: None })
+    pub(super) fn of_all(wires: impl IntoIterator<Item = Wire>) -> Result<Self> {
+        Self::of(wires.into_iter().zip(allowed_cpus()?.into_iter().cycle()).collect(), NEW, false)
     }
 
-    /// `count` flows from a client by one of the gateways.
+    fn of(wires: Vec<(Wire, usize)>, new: u16, tracks: bool) -> Result<Self> {
+        let generators = wires.iter().map(|(wire, cpu)| Ok((wire.generator()?, *cpu))).collect::<Result<Vec<_>>>()?;
+        let wires: Vec<Wire> = wires.into_iter().map(|(wire, _)| wire).collect();
+        let (namespace, interface) = &wires.first().context("a client")?.server;
+        let sink = Sink::new(namespace, interface)?;
+        let room = tracks.then(Room::raised).transpose()?;
+        Ok(Self { generators: RefCell::new(generators), sink, new, turns: Cell::new(0), _room: room, wires })
+    }
+
+    /// `count` flows from each client by one of the gateways.
     ///
     /// # Errors
     /// If the gateway's address is not answered for.
-    pub(super) fn flows(client: Host, remote: Ipv4Addr, count: u32) -> Result<Flows> {
-        Self::flows_to(client, remote, count, FLOOD.start)
+    pub(super) fn flows(&self, remote: Ipv4Addr, count: u32) -> Result<Vec<Flows>> {
+        self.wires.iter().map(|wire| wire.flows(remote, count, FLOOD.start)).collect()
     }
 
     /// As many new ones as a measurement takes.
     ///
     /// # Errors
     /// As `flows`.
-    pub(super) fn new_flows(&self, client: Host, remote: Ipv4Addr) -> Result<Flows> {
+    pub(super) fn new_flows(&self, remote: Ipv4Addr) -> Result<Vec<Flows>> {
         let turn = self.turns.get();
         self.turns.set(turn + 1);
-        let to = FLOOD.skip(usize::from(KNOWN)).step_by(NEW.into()).cycle().nth(turn).context("a port")?;
-        Self::flows_to(client, remote, u32::from(NEW) * u32::from(PORTS), to)
-    }
-
-    fn flows_to(client: Host, remote: Ipv4Addr, count: u32, to: u16) -> Result<Flows> {
-        let Host::Backend(number) = client else { bail!("{client} is no backend") };
-        let end = End::open(&client.namespace(), "eth0")?;
-        let gateway = if remote == beside::BY_CLUSTER { GATEWAY } else { beside::INSIDE };
-        end.hello(remote)?;
-        let macs = (end.mac, end.neighbour(gateway)?);
-        Ok(Flows { macs, source: backend_address(number), remote, count, inside: (FIRST, PORTS), to })
+        let to = FLOOD.skip(usize::from(KNOWN)).step_by(self.new.into()).cycle().nth(turn).context("a port")?;
+        let count = u32::from(self.new) * u32::from(PORTS);
+        self.wires.iter().map(|wire| wire.flows(remote, count, to)).collect()
     }
 
     /// Sends by each flow until all of them pass and `carried` says that they are where they are to be.
@@ -191,10 +227,6 @@ impl Offered {
 
 const fn is_whole(sent: u64, arrived: u64) -> bool {
     sent.saturating_sub(arrived) <= sent / LOST_ONE_IN
-}
-
-fn generator(client: Host) -> Result<Generator> {
-    Generator::new((&client.namespace(), "eth0"), (FABRIC, &fabric_port(client, Network::Inside)))
 }
 
 /// The kernel's thread for what an interface receives.

@@ -14,6 +14,8 @@ pub enum Way {
     Grouped,
     /// The cluster, its fast path on.
     Cache,
+    /// The same, though what leaves goes by the device's own egress, where a pair's far end is in reach.
+    ByDevice,
     /// The cluster, each packet by a worker.
     Worker,
     /// A cluster of one member that has two workers, each packet by one of them.
@@ -26,8 +28,8 @@ pub enum Way {
 
 impl Way {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Grouped, Self::Cache, Self::Worker, Self::TwoWorkers, Self::OneWorker, Self::Nftables];
+    pub const ALL: [Self; 7] =
+        [Self::Grouped, Self::Cache, Self::ByDevice, Self::Worker, Self::TwoWorkers, Self::OneWorker, Self::Nftables];
 
     /// In tables.
     #[must_use]
@@ -35,6 +37,7 @@ impl Way {
         match self {
             Self::Grouped => "cache on, behind rules",
             Self::Cache => "cache on",
+            Self::ByDevice => "cache on, by the device",
             Self::Worker => "cache off",
             Self::TwoWorkers => "two workers",
             Self::OneWorker => "one worker",

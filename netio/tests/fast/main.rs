@@ -46,7 +46,7 @@ fn entry(proto: FastProto) -> FastEntry {
         remote: REMOTE,
         backend: FastSide { interface: INSIDE, mac: BACKEND_MAC, mtu: 1500 },
         hop: FastSide { interface: OUTSIDE, mac: HOP_MAC, mtu: 1400 },
-        tcp: (1000, 2000),
+        tcp: [(1000, 2000), (2000, 1000)],
     }
 }
 
@@ -170,7 +170,7 @@ fn what_is_odd_goes_to_the_worker() {
 }
 
 #[test]
-fn of_a_connection_the_middle_passes_and_the_backend_alone_moves_its_numbers() {
+fn of_a_connection_the_middle_passes_and_moves_its_numbers_as_far_as_it_is_believed() {
     require_root!();
     Path::new().run(|ends, _| {
         begin(ends, FastProto::Tcp);
@@ -183,7 +183,18 @@ fn of_a_connection_the_middle_passes_and_the_backend_alone_moves_its_numbers() {
             REMOTE,
             BACKEND,
         );
-        assert_eq!(ends.parts.tables[1].seen(0).out.tcp, (1003, 2000));
+        let seen = |ends: &Ends| {
+            let seen = ends.parts.tables[1].seen(0);
+            (seen.out.tcp, seen.incoming.tcp)
+        };
+        assert_eq!(seen(ends), ((1003, 2000), (2000, 1003)), "out of order, but what it acknowledges was sent");
+        ends.hits("in order", OUTSIDE, &incoming((2000, 1004), b"four"));
+        assert_eq!(seen(ends), ((1003, 2000), (2004, 1003)), "it acknowledges what was never sent");
+        ends.hits("a gap", OUTSIDE, &incoming((2005, 1000), b"four"));
+        assert_eq!(seen(ends), ((1003, 2000), (2004, 1003)));
+        ends.hits("what it never sent, says the backend", INSIDE, &out((1003, 2050), b""));
+        ends.hits("from where the backend is", OUTSIDE, &incoming((2050, 1003), b"four"));
+        assert_eq!(seen(ends), ((1003, 2050), (2054, 1003)));
         ends.hits("an old copy", INSIDE, &out((900, 1900), b"abc"));
         ends.hits("an acknowledgment", INSIDE, &out((1003, 2100), b""));
         assert_eq!(ends.parts.tables[1].seen(0).out.tcp, (1003, 2100));

@@ -385,7 +385,7 @@ fn absorb(kernel: &dyn FastTable, number: u32, table: &mut Table, slot: Slot) {
     }
     if record.proto == Proto::Tcp {
         let mut track = record.tcp;
-        track.catch_up(seen.out.tcp);
+        track.catch_up([seen.out.tcp, seen.incoming.tcp]);
         record.tcp = track;
     }
 }

@@ -60,8 +60,8 @@ pub struct FastEntry {
     pub to_backend: FastSide,
     /// Towards the next hop outside; private: towards the other instance.
     pub to_hop: FastSide,
-    /// TCP: behind the last octet of the backend that is known, and the newest that it acknowledged.
-    pub tcp: (u32, u32),
+    /// TCP, of the backend and of the remote: behind the last octet of it that is known, and the newest that it acknowledged.
+    pub tcp: [(u32, u32); 2],
 }
 
 /// A worker's part of the fast path. Entries have numbers below `flows`; whoever has it says which one is free.

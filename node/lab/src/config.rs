@@ -34,9 +34,16 @@ pub struct LabConfig {
     /// How the members' kernel fast path starts; see `data.cache` of node.toml, whose default it has if it is left out.
     #[serde(default)]
     pub cache: Option<String>,
+    /// For how many mappings it has room; the same.
+    #[serde(default)]
+    pub cache_flows: Option<u32>,
     /// Backends reach nobody but the members.
     #[serde(default)]
     pub isolated: bool,
+    /// One member and one backend: both data links of the member lead to the backend and to the internet by a pair each, and no
+    /// switch lies between. Faults on the data networks need switches.
+    #[serde(default)]
+    pub direct: bool,
     /// Resources to apply in place of the default ones; read by the [`crate::Founder`].
     pub config_file: Option<PathBuf>,
     /// Directory of everything the lab writes, founding included; empty or absent before, removed by [`crate::down`].
@@ -61,7 +68,9 @@ impl LabConfig {
             frontends: nodes,
             workers: one_worker(),
             cache: None,
+            cache_flows: None,
             isolated: false,
+            direct: false,
             config_file: None,
             dir,
             binary,
@@ -115,6 +124,8 @@ impl LabConfig {
             "frontends: {} is not 1 to {frontends_max}",
             self.frontends
         );
+        let alone = (self.nodes, self.backends, self.virtual_networks) == (1, 1, 1);
+        ensure!(!self.direct || alone, "direct: needs one node, one backend and one virtual network");
         ensure!(self.dir.is_absolute(), "dir: {} is not absolute", self.dir.display());
         Ok(())
     }

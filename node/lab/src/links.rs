@@ -16,7 +16,7 @@ use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnsp
 use super::config::LabConfig;
 use super::topology::{
     FABRIC, Host, INET, INET_ADDRESSES, INSIDE_GATEWAY, INSIDE_PREFIX, Network, OUTSIDE_PREFIX, PEERS_PREFIX,
-    fabric_port, mac, peer_address,
+    backend_address, fabric_port, mac, peer_address,
 };
 
 /// Makes all namespaces and links of `config`.
@@ -30,6 +30,10 @@ pub(super) fn build(config: &LabConfig) -> Result<()> {
         }
         Ok(())
     })?;
+    let inet = INET_ADDRESSES.map(|address| (address, OUTSIDE_PREFIX));
+    if config.direct {
+        return build_direct(&inet).context("without switches");
+    }
     for id in 1..=config.nodes {
         build_node(id, config.virtual_networks).with_context(|| format!("node n{id}"))?;
     }
@@ -41,8 +45,21 @@ pub(super) fn build(config: &LabConfig) -> Result<()> {
             isolate(Host::Backend(k), network).with_context(|| format!("backend b{k}"))?;
         }
     }
-    let inet = INET_ADDRESSES.map(|address| (address, OUTSIDE_PREFIX));
     build_host(Host::Inet, Network::Outside, &inet, None).with_context(|| INET.to_owned())
+}
+
+/// The first member, backend and the internet, without switches between them.
+fn build_direct(inet: &[(Ipv4Addr, u8)]) -> Result<()> {
+    let (member, backend) = (Host::Node(1), Host::Backend(1));
+    for host in [member, backend, Host::Inet] {
+        create_namespace(&host.namespace())?;
+    }
+    plug(member, Network::Peers, Network::Peers.name())?;
+    pair(member, Network::Inside, backend)?;
+    pair(member, Network::Outside, Host::Inet)?;
+    set_up_node(1, Network::of(1))?;
+    set_up_host(backend, &[(backend_address(1), INSIDE_PREFIX)], Some(INSIDE_GATEWAY))?;
+    set_up_host(Host::Inet, inet, None)
 }
 
 /// A host with one interface `eth0` on `network`, the given addresses and default gateway. The tests hang further hosts
@@ -53,10 +70,13 @@ pub(super) fn build_host(
     addresses: &[(Ipv4Addr, u8)],
     gateway: Option<Ipv4Addr>,
 ) -> Result<()> {
-    let namespace = host.namespace();
-    create_namespace(&namespace)?;
+    create_namespace(&host.namespace())?;
     plug(host, network, "eth0")?;
-    in_namespace(&namespace, |netlink| async move {
+    set_up_host(host, addresses, gateway)
+}
+
+fn set_up_host(host: Host, addresses: &[(Ipv4Addr, u8)], gateway: Option<Ipv4Addr>) -> Result<()> {
+    in_namespace(&host.namespace(), |netlink| async move {
         for &(address, prefix) in addresses {
             add_address(&netlink, "eth0", address, prefix).await?;
         }
@@ -72,13 +92,16 @@ pub(super) fn build_host(
 /// A member's namespace, with an interface on each network.
 pub(super) fn build_node(id: u32, virtual_networks: u32) -> Result<()> {
     let host = Host::Node(id);
-    let namespace = host.namespace();
-    create_namespace(&namespace)?;
+    create_namespace(&host.namespace())?;
     let networks = Network::of(virtual_networks);
     for &network in networks {
         plug(host, network, network.name())?;
     }
-    in_namespace(&namespace, |netlink| async move {
+    set_up_node(id, networks)
+}
+
+fn set_up_node(id: u32, networks: &'static [Network]) -> Result<()> {
+    in_namespace(&Host::Node(id).namespace(), |netlink| async move {
         set("ipv4/ip_forward", "0")?;
         // The larger of "all" and the interface's own value counts.
         set("ipv4/conf/all/rp_filter", "0")?;
@@ -153,6 +176,21 @@ fn plug(host: Host, network: Network, interface: &str) -> Result<()> {
             .up()
             .build();
         netlink.link().add(pair).execute().await.with_context(|| format!("veth to {host} on {}", network.name()))
+    })
+}
+
+/// Connects a member's interface of `network` to the interface `eth0` of `far`.
+fn pair(member: Host, network: Network, far: Host) -> Result<()> {
+    let far_namespace = netns::open(&far.namespace())?;
+    let far_fd: RawFd = far_namespace.as_raw_fd();
+    in_namespace(&member.namespace(), |netlink| async move {
+        let far_end =
+            LinkMessageBuilder::<LinkUnspec>::new().name("eth0".to_owned()).address(mac(far, network).to_vec());
+        let pair = LinkVeth::new(network.name(), "eth0")
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far_end.setns_by_fd(far_fd).build())))
+            .address(mac(member, network).to_vec())
+            .build();
+        netlink.link().add(pair).execute().await.with_context(|| format!("veth from {member} to {far}"))
     })
 }
 

@@ -13,7 +13,7 @@ use super::lab_founder::LabFounder;
 use super::member::node_id;
 use super::output::{Output, json, print};
 use super::{live, tables};
-use crate::daemon::data_config::Cache;
+use crate::daemon::data_config::{CACHE_FLOWS_MAX, Cache};
 use qnat_lab::{Cut, Direction, Host, LabConfig, Scope, Wipe};
 
 /// Below `qnat lab`.
@@ -111,12 +111,18 @@ pub(super) struct Up {
     /// Backends reach each other through the gateway alone: the bridge's ports are isolated.
     #[arg(long)]
     isolated: bool,
+    /// Of one member and one backend: the member leads to the backend and to the internet by a pair each, without a switch.
+    #[arg(long)]
+    direct: bool,
     /// Worker threads of each member.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(WORKERS_MAX)))]
     workers: u16,
     /// How the kernel's fast path of each member starts [default: as node.toml's].
     #[arg(long, value_enum)]
     cache: Option<Cache>,
+    /// For how many mappings it has room [default: as node.toml's].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=i64::from(CACHE_FLOWS_MAX)))]
+    cache_flows: Option<u32>,
     /// As a cluster of builds that speak no newer level of the replicated formats than this.
     #[arg(long, default_value_t = level::NEWEST, value_parser = clap::value_parser!(u16).range(i64::from(level::FIRST)..=i64::from(level::NEWEST)))]
     level: u16,
@@ -178,8 +184,19 @@ impl Up {
         let frontends = self.frontends.unwrap_or(self.nodes);
         let (virtual_networks, workers) = (self.virtual_networks, self.workers);
         let cache = self.cache.and_then(|cache| Some(cache.to_possible_value()?.get_name().to_owned()));
-        let isolated = self.isolated;
-        Ok(LabConfig { frontends, virtual_networks, workers, cache, isolated, config_file: file, dir, ..config })
+        let (isolated, direct, cache_flows) = (self.isolated, self.direct, self.cache_flows);
+        Ok(LabConfig {
+            frontends,
+            virtual_networks,
+            workers,
+            cache,
+            cache_flows,
+            isolated,
+            direct,
+            config_file: file,
+            dir,
+            ..config
+        })
     }
 }
 

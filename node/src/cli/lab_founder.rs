@@ -103,6 +103,7 @@ fn set(dir: &Path, lab: &LabConfig, level: u16) -> Result<()> {
     if let Some(cache) = &lab.cache {
         config.data.cache = Cache::from_str(cache, true).map_err(|why| anyhow!("cache {cache}: {why}"))?;
     }
+    config.data.cache_flows = lab.cache_flows.unwrap_or(config.data.cache_flows);
     fs::write(&file, config.to_toml()).with_context(|| file.display().to_string())
 }
 

@@ -14,7 +14,7 @@ const INSIDE_DEFAULT: &str = "inside";
 /// Mappings that the kernel has room for, unless told otherwise: some 25 MB.
 const CACHE_FLOWS: u32 = 65_536;
 /// More are not worth it: beyond, memory is slower than a worker.
-const CACHE_FLOWS_MAX: u32 = 1 << 20;
+pub const CACHE_FLOWS_MAX: u32 = 1 << 20;
 
 /// `[data]`.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -9,7 +9,7 @@ pub struct FastSeen {
     pub octets: u64,
     /// When the last one passed, CLOCK_BOOTTIME; 0: none.
     pub last_ns: u64,
-    /// TCP, of the backend's way: behind its last octet, and the newest that it acknowledged.
+    /// TCP: behind the sender's last octet, the remote's as far as it came in order, and the newest of the other's that it acknowledged.
     pub tcp: (u32, u32),
 }
 

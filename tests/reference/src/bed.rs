@@ -2,12 +2,14 @@
 //! proposed at once. The caller moves the clock and says when the other member takes over. Nothing here judges; it only
 //! carries frames.
 
+use std::fmt::Debug;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use engine::LeaseWords;
 use engine::event::{Authority, DropReason, GroupEvent, Verdict, WorkerOutput};
+use engine::fast::{FastMode, FastTable};
 use engine::ids::{Incarnation, LeaseWord, Link, LogIndex, NodeId, ShardId, Side, Term};
 use engine::status::FlowView;
 use engine::wire::FrameMeta;
@@ -60,10 +62,34 @@ impl Left {
     }
 }
 
+/// What became of a frame that somebody else looked at ahead of the worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carried {
+    /// It is the worker's.
+    No,
+    /// It was changed, and left by this link.
+    To(Link),
+    /// It was dropped.
+    Dropped,
+}
+
+/// What carries packets of flows ahead of a member's worker: the kernel. Its clock is its own.
+pub trait Carrier: Debug {
+    /// The table that the worker fills.
+    fn table(&mut self) -> Box<dyn FastTable>;
+    /// The member's lease word, or what is left without one.
+    fn set_word(&mut self, word: Option<LeaseWord>);
+    /// Looks at a frame.
+    fn carry(&mut self, now_ns: u64, link: Link, frame: &mut Vec<u8>) -> Carried;
+}
+
 /// The engine on both members, and what it needs around it.
 #[derive(Debug)]
 pub struct Bed {
     workers: [Worker; 2],
+    carriers: Option<[Box<dyn Carrier>; 2]>,
+    /// Frames that were carried.
+    pub carried: u64,
     owner: usize,
     /// Nanoseconds; only the caller moves it.
     pub now_ns: u64,
@@ -84,8 +110,17 @@ impl Bed {
     /// Two members, the first of which serves and knows its neighbours.
     #[must_use]
     pub fn new(world: &World) -> Self {
-        let workers = [1, 2].map(|n| Worker::new(Incarnation(6 + u64::from(n)), NodeId(n), 76 + u64::from(n)));
-        let mut bed = Self { workers, owner: 1, now_ns: BEGIN_NS, term: Term(0), index: 1 };
+        Self::with(world, None)
+    }
+
+    /// The same, with what carries packets ahead of each worker: each mapping goes there that may.
+    #[must_use]
+    pub fn with(world: &World, mut carriers: Option<[Box<dyn Carrier>; 2]>) -> Self {
+        let mut workers = [1, 2].map(|n| Worker::new(Incarnation(6 + u64::from(n)), NodeId(n), 76 + u64::from(n)));
+        for (worker, carrier) in workers.iter_mut().zip(carriers.iter_mut().flatten()) {
+            worker.set_fast(carrier.table(), FastMode::Eager);
+        }
+        let mut bed = Self { workers, carriers, carried: 0, owner: 1, now_ns: BEGIN_NS, term: Term(0), index: 1 };
         for (worker, number) in bed.workers.iter_mut().zip(1..) {
             worker.set_networks(&NETWORKS);
             assert!(worker.load_snapshot(bed.now_ns, Arc::new(world.snapshot(number))), "the first one");
@@ -108,6 +143,12 @@ impl Bed {
         self.term = Term(self.term.0 + 1);
         let node = Some(NodeId(u32::try_from(self.owner).expect("one of two") + 1));
         self.tell_all(&GroupEvent::Owner { shard: SHARD, term: self.term, node });
+        for member in 0..2 {
+            let word = (member == self.owner).then(|| self.words(member).0);
+            if let Some(carriers) = &mut self.carriers {
+                carriers[member].set_word(word);
+            }
+        }
         self.tell(self.owner, GroupEvent::Leading { shard: SHARD, term: self.term });
         self.commit(Bytes::new());
         let mut left = self.pass_time(0);
@@ -188,9 +229,19 @@ impl Bed {
 
     /// Hands in a frame. Returns all that left for it, in order.
     pub fn inject(&mut self, link: Link, frame: &[u8]) -> Vec<Left> {
-        let mut frame = frame.to_vec();
+        self.hand_over();
+        let (mut frame, mut left) = (frame.to_vec(), Vec::new());
+        if let Some(carriers) = &mut self.carriers {
+            let carried = carriers[self.owner].carry(self.now_ns, link, &mut frame);
+            if carried != Carried::No {
+                self.carried += 1;
+                if let Carried::To(link) = carried {
+                    left.push(Left { link, frame, authority: Authority::Lease { shard: SHARD, term: self.term } });
+                }
+                return left;
+            }
+        }
         let verdict = self.hand_in(link, &mut frame);
-        let mut left = Vec::new();
         if let Verdict::Transmit { link, authority } = verdict {
             let words = self.words(self.owner);
             if Worker::may_transmit(&words, self.now_ns, authority) {
@@ -203,9 +254,18 @@ impl Bed {
         left
     }
 
+    /// As at the beginning of a worker's turn.
+    fn hand_over(&mut self) {
+        for member in 0..2 {
+            let words = self.words(member);
+            self.workers[member].handle_fast(self.now_ns, &words);
+        }
+    }
+
     /// Lets time pass in one step. Returns what left by itself.
     pub fn pass_time(&mut self, ns: u64) -> Vec<Left> {
         self.now_ns += ns;
+        self.hand_over();
         for member in 0..2 {
             let words = self.words(member);
             self.workers[member].handle_timers(self.now_ns, &words);

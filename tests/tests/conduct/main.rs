@@ -12,6 +12,7 @@ mod pieces;
 mod times;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use qnat_tests::lab::Lab;
 use qnat_tests::resources::Changes;
@@ -116,7 +117,8 @@ fn main() -> ExitCode {
         .collect();
     checks.push(Check::new("every_exchange_goes_on_under_a_successor", move |lab| {
         for Group { changes, exchanges } in groups {
-            lab.mend();
+            lab.restart_the_dead();
+            lab.wait_until_redundant(Duration::from_secs(60));
             halves(lab, changes, exchanges, |bed| bed.fail_over());
         }
     }));

@@ -63,7 +63,7 @@ impl<W: LeaseWords> Judge<'_, W> {
         }
         let tcp = match record.proto {
             Proto::Tcp => record.tcp.known_in(term).settled()?,
-            Proto::Udp if translation.answers == Answers::Nothing => (0, 0),
+            Proto::Udp if translation.answers == Answers::Nothing => [(0, 0); 2],
             // The kernel's program reads the ports of these two alone.
             Proto::Udp | Proto::Icmp | Proto::Gre | Proto::Esp | Proto::Sctp => return None,
         };
@@ -114,7 +114,7 @@ impl<W: LeaseWords> Judge<'_, W> {
             remote,
             to_backend: towards(&sides.near)?,
             to_hop: towards(&sides.far)?,
-            tcp: (0, 0),
+            tcp: [(0, 0); 2],
         })
     }
 

@@ -127,28 +127,25 @@ impl Track {
         if self.has(KNOWN[side]) { Some(self.next[side]) } else { None }
     }
 
-    /// What the kernel has to know to go on with the numbers of an established connection: what is behind the backend's last
-    /// octet, and its newest acknowledgment. `None`: it is not established, or not all is known.
+    /// What the kernel has to know to go on with the numbers of an established connection: of the backend and of the remote, what
+    /// is behind its last octet, and its newest acknowledgment. `None`: it is not established, or not all is known, or the remote
+    /// has claimed an end that it has not come to, so that each of its segments may be the last.
     #[must_use]
-    pub fn settled(&self) -> Option<(u32, u32)> {
-        let known = self.has(KNOWN[0]) && self.has(KNOWN[1]) && self.has(ACKED[1]);
-        (known && self.phase() == Phase::Established).then_some((self.next[0], self.acked[1]))
+    pub fn settled(&self) -> Option<[(u32, u32); 2]> {
+        let known = [KNOWN, ACKED].into_iter().flatten().all(|bit| self.has(bit));
+        let ends = [(self.next[0], self.acked[1]), (self.next[1], self.acked[0])];
+        let ends_soon = self.has(FIN_CLAIMED) && !is_after(self.next[1], self.fin_end);
+        (known && !ends_soon && self.phase() == Phase::Established).then_some(ends)
     }
 
-    /// The backend has come this far meanwhile, as the kernel saw it: as if it had been observed.
-    pub fn catch_up(&mut self, (next, acked): (u32, u32)) {
+    /// Both have come this far meanwhile, as the kernel saw it: as if it had been observed.
+    pub fn catch_up(&mut self, [backend, remote]: [(u32, u32); 2]) {
         if self.settled().is_none() {
             return;
         }
-        if is_after(next, self.next[0]) {
-            self.next[0] = next;
-        }
-        if is_after(acked, self.acked[1]) {
-            self.acked[1] = acked;
-        }
-        if is_after(acked, self.next[1]) {
-            self.next[1] = acked;
-        }
+        let newest = |a: u32, b: u32| if is_after(a, b) { a } else { b };
+        self.next = [newest(self.next[0], backend.0), newest(newest(self.next[1], remote.0), backend.1)];
+        self.acked = [newest(self.acked[0], remote.1), newest(self.acked[1], backend.1)];
     }
 
     /// A datagram flow was asked again: it waits for an answer.

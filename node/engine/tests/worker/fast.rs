@@ -68,10 +68,8 @@ impl FastTable for Shared {
         if kernel.takes {
             kernel.live.insert(number, *entry);
             kernel.found.insert(number, *entry);
-            kernel.seen.insert(
-                number,
-                FastBoth { out: FastSeen { tcp: entry.tcp, ..FastSeen::default() }, ..FastBoth::default() },
-            );
+            let [out, incoming] = entry.tcp.map(|tcp| FastSeen { tcp, ..FastSeen::default() });
+            kernel.seen.insert(number, FastBoth { out, incoming });
         }
         kernel.takes
     }
@@ -162,7 +160,7 @@ fn a_connection_in_use_is_handed_over_with_all_that_its_packets_need() {
         remote: (REMOTE, 443),
         to_backend: side(INSIDE, mac_of(A)),
         to_hop: side(OUTSIDE, mac_of(UPSTREAM)),
-        tcp: (101, 501),
+        tcp: [(101, 501), (501, 101)],
     };
     assert_eq!(entry, expected);
     assert!(kernel.passes(&entry));
@@ -293,6 +291,50 @@ fn ends_of_connections_are_judged_by_what_the_kernel_saw() {
     assert!(kernel.get().live.is_empty(), "one where the backend expects it is");
     turn(&mut lab, &kernel, 17_000);
     assert!(matches!(state(&lab).0, FlowState::Held(_)), "R18");
+}
+
+#[test]
+fn a_remote_that_has_claimed_its_end_is_a_workers_until_it_is_beyond() {
+    let (mut lab, kernel) = with(8, FastMode::Eager);
+    let public = connect(&mut lab, 5000);
+    turn(&mut lab, &kernel, 10);
+    assert_eq!(kernel.get().live.len(), 1);
+    // Behind a gap, or in the remote's name: its end is at 605.
+    lab.pass(0, OUTSIDE, tcp(REMOTE, 443, PUBLIC, public, FIN | ACK, 604, 101));
+    assert!(kernel.get().live.is_empty(), "any segment may fill the gap");
+    let acknowledge = |lab: &mut Lab, ack| {
+        lab.pass(0, INSIDE, tcp(A, 5000, REMOTE, 443, ACK, 101, ack));
+        turn(lab, &kernel, 1_500);
+        lab.pass(0, INSIDE, tcp(A, 5000, REMOTE, 443, ACK, 101, ack));
+        turn(lab, &kernel, 10);
+    };
+    acknowledge(&mut lab, 600);
+    assert!(kernel.get().live.is_empty());
+    acknowledge(&mut lab, 700);
+    assert_eq!(kernel.get().live.len(), 1, "it was not its end");
+}
+
+#[test]
+fn what_the_kernel_saw_of_the_remote_counts_as_what_a_worker_sees() {
+    // A reset is believed where its sender's last octet ended, or where the other end's acknowledgments have come to.
+    for (from, seq) in [(INSIDE, 7101), (INSIDE, 7050), (OUTSIDE, 9700)] {
+        for too_early in [true, false] {
+            let (mut lab, kernel) = with(8, FastMode::Eager);
+            let public = connect(&mut lab, 5000);
+            turn(&mut lab, &kernel, 10);
+            let (number, _) = kernel.only();
+            let seen = |tcp| FastSeen { packets: 9, octets: 900, last_ns: lab.now, tcp };
+            let (out, incoming) = (seen((7101, 9501)), seen((9700, 7050)));
+            kernel.get().seen.insert(number, FastBoth { out, incoming });
+            let seq = seq - u32::from(too_early);
+            let reset = match from {
+                INSIDE => tcp(A, 5000, REMOTE, 443, RST, seq, 0),
+                Link::Inside(_) | Link::Outside => tcp(REMOTE, 443, PUBLIC, public, RST, seq, 0),
+            };
+            lab.pass(0, from, reset);
+            assert_eq!(kernel.get().live.len(), usize::from(too_early), "{from:?} {seq}");
+        }
+    }
 }
 
 #[test]

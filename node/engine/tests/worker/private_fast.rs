@@ -50,7 +50,7 @@ fn entry(lab: &Lab, made: u64) -> FastEntry {
         remote: (B, 0),
         to_backend: side(A),
         to_hop: side(B),
-        tcp: (0, 0),
+        tcp: [(0, 0); 2],
     }
 }
 
@@ -222,8 +222,14 @@ fn a_connection_between_two_is_carried_once_its_handshake_is_over_and_its_fin_ta
     assert!(kernel.get().live.is_empty(), "half a handshake");
     lab.pass(0, INSIDE, tcp(A, 5000, B, 80, ACK, 101, 501));
     turn(&mut lab, &kernel, 10);
+    assert!(kernel.get().live.is_empty(), "not all is known of what the other end has got");
+    lab.pass(0, INSIDE, tcp(B, 80, A, 5000, ACK, 501, 101));
+    turn(&mut lab, &kernel, 10);
     let (_, flow) = kernel.only();
-    assert_eq!((flow.proto, flow.inside, flow.remote, flow.tcp), (Some(Proto::Tcp), (A, 5000), (B, 80), (101, 501)));
+    assert_eq!(
+        (flow.proto, flow.inside, flow.remote, flow.tcp),
+        (Some(Proto::Tcp), (A, 5000), (B, 80), [(101, 501), (501, 101)])
+    );
     lab.pass(0, INSIDE, tcp(B, 80, A, 5000, FIN | ACK, 501, 101));
     assert!(kernel.get().live.is_empty(), "from here on each packet may matter");
 }

@@ -3,12 +3,10 @@
 //! sequence that shows it. `QNAT_PACKETS` sets how many packets are sent in all, and `QNAT_SEED` which.
 
 mod play;
+mod search;
 mod steps;
 
-use std::hash::{BuildHasher, RandomState};
-
 use engine::ids::Side;
-use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use qnat_reference::bed::Bed;
 use qnat_reference::expect::Outcome;
 use qnat_reference::model::Model;
@@ -16,10 +14,9 @@ use qnat_reference::packet::UDP;
 use qnat_reference::sent::Packet;
 use qnat_reference::world::World;
 
-use play::{Tally, play};
+use play::Tally;
+use search::{asked, search};
 
-/// Steps of the longest case; the mean is half of it.
-const LENGTH: usize = 800;
 /// Threads that play.
 const PLAYERS: u64 = 2;
 /// Of a million packets at least so many have come to this; or else the script has gone quiet.
@@ -60,61 +57,20 @@ const LEAST: [(&str, u64); 33] = [
     ("Denied", 4_000),
 ];
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|n| n.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
-/// Plays until `packets` have been compared. What was seen, or the shortest sequence that shows a difference.
-fn search(seed: u64, packets: u64) -> Result<Tally, String> {
-    let config = Config { cases: u32::MAX, max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() };
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let strategy = (steps::world(), proptest::collection::vec(steps::step(), 1..=LENGTH));
-    let mut seen = Tally::default();
-    loop {
-        if seen.compared >= packets {
-            return Ok(seen);
-        }
-        let case = proptest::strategy::Strategy::new_tree(&strategy, &mut runner).map_err(|why| why.to_string())?;
-        let tally = std::cell::RefCell::new(&mut seen);
-        let first = std::cell::RefCell::new(None);
-        let result = runner.run_one(case, |(world, steps)| {
-            let mut tally = tally.borrow_mut();
-            let result = play(&world, &steps, &mut tally);
-            if result.is_err() && first.borrow().is_none() {
-                *first.borrow_mut() = Some(tally.compared);
-            }
-            result
-        });
-        match result {
-            Ok(_) => {}
-            Err(TestError::Fail(why, (world, steps))) => {
-                let after = first.into_inner().unwrap_or(0);
-                let lines: Vec<String> = steps.iter().map(|step| format!("{step:?}")).collect();
-                return Err(format!(
-                    "seed {seed}: after {after} packets: {why}\n{world:?}\n{} steps:\n{}",
-                    steps.len(),
-                    lines.join("\n")
-                ));
-            }
-            Err(TestError::Abort(why)) => return Err(format!("seed {seed}: {why}")),
-        }
-    }
-}
-
 #[test]
 fn the_engine_does_what_the_naive_translator_does() {
-    let packets = number("QNAT_PACKETS").unwrap_or(1_000_000);
-    let drawn = || RandomState::new().hash_one(0) >> 16;
-    let seed = number("QNAT_SEED").unwrap_or_else(|| if number("QNAT_PACKETS").is_some() { drawn() } else { 1 });
+    let (packets, seed) = asked(1_000_000);
     let mut seen = Tally::default();
     std::thread::scope(|scope| {
         let share = packets.div_ceil(PLAYERS);
-        let players: Vec<_> = (0..PLAYERS).map(|n| scope.spawn(move || search(seed + n, share))).collect();
+        let players: Vec<_> =
+            (0..PLAYERS).map(|n| scope.spawn(move || search((share, seed + n), steps::step(), &Bed::new))).collect();
         for player in players {
             match player.join().expect("a player that does not panic") {
-                Ok(tally) => seen.add(tally),
+                Ok(tally) => {
+                    seen.compared += tally.compared;
+                    tally.of.into_iter().for_each(|(what, n)| *seen.of.entry(what).or_default() += n);
+                }
                 Err(why) => panic!("{why}"),
             }
         }

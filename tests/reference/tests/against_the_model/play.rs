@@ -28,11 +28,6 @@ impl Tally {
     pub(crate) fn count(&mut self, what: &'static str) {
         *self.of.entry(what).or_default() += 1;
     }
-
-    pub(crate) fn add(&mut self, other: Self) {
-        self.compared += other.compared;
-        other.of.into_iter().for_each(|(what, n)| *self.of.entry(what).or_default() += n);
-    }
 }
 
 /// A fragment on its way.
@@ -52,12 +47,14 @@ struct Run<'a> {
     seen: &'a mut Tally,
 }
 
-pub(crate) fn play(world: &World, steps: &[Step], seen: &mut Tally) -> Result<(), TestCaseError> {
-    let (bed, model) = (Bed::new(world), Model::new(world));
+/// In a world, in which `bed` stands.
+pub(crate) fn play(world: &World, bed: Bed, steps: &[Step], seen: &mut Tally) -> Result<(), TestCaseError> {
+    let model = Model::new(world);
     let mut run = Run { bed, model, on_the_way: Vec::new(), mss_max: world.mss_max, seen };
     for (number, step) in steps.iter().enumerate() {
         run.step(step).map_err(|why| TestCaseError::fail(format!("step {number}, {step:?}: {why}")))?;
     }
+    *run.seen.of.entry("Carried").or_default() += run.bed.carried;
     run.table().map_err(TestCaseError::fail)
 }
 

@@ -82,7 +82,7 @@ fn guard() -> impl Strategy<Value = Guard> {
     ]
 }
 
-fn packet(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
+pub(crate) fn packet(near: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
     let proto = prop_oneof![4 => Just(UDP), 1 => Just(ICMP)];
     let ends = (0..BACKENDS.len(), near, select(&REMOTES[..]), select(&SERVICES[..]));
     let len = prop_oneof![15 => 0_u16..24, 1 => 500_u16..1480];
@@ -134,11 +134,11 @@ fn with_segment(
     })
 }
 
-fn from_backend() -> impl Strategy<Value = Packet> {
+pub(crate) fn from_backend() -> impl Strategy<Value = Packet> {
     with_segment(5000..5003_u16, segment(100..106, 500..506))
 }
 
-fn from_remote() -> impl Strategy<Value = Packet> {
+pub(crate) fn from_remote() -> impl Strategy<Value = Packet> {
     with_segment(public_ports(), segment(500..506, 100..106))
 }
 
