@@ -10,6 +10,7 @@ use qnat_lab::Host;
 use qnat_lab::topology::{FABRIC, INET_ADDRESSES};
 
 use crate::nftables::{self, ip, masquerade};
+use crate::undo::Undo;
 
 /// The masquerade's namespace.
 pub(crate) const GATEWAY: &str = "qbench-gateway";
@@ -29,21 +30,18 @@ pub const BY_BRIDGE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 /// What hangs beside the lab; dropping it takes it down.
 #[derive(Debug)]
 pub struct Beside {
-    namespace: &'static str,
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        // What was not made yet needs no removal; its interfaces go with it, and their other ends with them.
-        let _absent = netns::delete(self.namespace);
-    }
+    _undo: Undo,
 }
 
 impl Beside {
     fn new(namespace: &'static str) -> Result<Self> {
-        netns::delete(namespace)?;
-        netns::create(namespace).context(namespace)?;
-        Ok(Self { namespace })
+        let make = || {
+            netns::delete(namespace)?;
+            netns::create(namespace).context(namespace)
+        };
+        // Its interfaces go with it, and their other ends with them.
+        let ((), undo) = Undo::of(make, || drop(netns::delete(namespace)))?;
+        Ok(Self { _undo: undo })
     }
 
     /// The kernel's masquerade as one more gateway on the lab's own bridges: `client` reaches [`BY_MASQUERADE`] by it.

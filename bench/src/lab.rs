@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::machine;
 use crate::numbers::Buckets;
+use crate::undo::Undo;
 
 /// Members, unless somebody wants another number.
 pub(crate) const NODES: u32 = 3;
@@ -31,14 +32,8 @@ pub struct Lab {
     dir: PathBuf,
     /// Members.
     nodes: u32,
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        if let Err(error) = qnat_lab::down(&self.dir) {
-            eprintln!("the lab could not be taken down: {error:#}");
-        }
-    }
+    /// Takes it down.
+    _undo: Undo,
 }
 
 /// What the members have counted so far, all of them together.
@@ -84,9 +79,18 @@ impl Lab {
         let mut command = Command::new(binary);
         command.args(["lab", "up", "--detach", "--nodes", &nodes.to_string(), "--backends", &backends.to_string()]);
         command.args(more);
-        let output = command.output().with_context(|| binary.display().to_string())?;
-        ensure!(output.status.success(), "lab up: {}", String::from_utf8_lossy(&output.stderr));
-        let this = Self { dir: PathBuf::from(qnat_lab::DEFAULT_DIR), nodes };
+        let up = || {
+            let output = command.output().with_context(|| binary.display().to_string())?;
+            ensure!(output.status.success(), "lab up: {}", String::from_utf8_lossy(&output.stderr));
+            Ok(PathBuf::from(qnat_lab::DEFAULT_DIR))
+        };
+        let down = || {
+            if let Err(error) = qnat_lab::down(Path::new(qnat_lab::DEFAULT_DIR)) {
+                eprintln!("the lab could not be taken down: {error:#}");
+            }
+        };
+        let (dir, undo) = Undo::of(up, down)?;
+        let this = Self { dir, nodes, _undo: undo };
         let began = Instant::now();
         while !this.is_whole() {
             if began.elapsed() > WHOLE_WITHIN {

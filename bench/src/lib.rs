@@ -17,5 +17,6 @@ pub mod report;
 pub mod rules;
 pub mod steps;
 pub mod syn_flood;
+pub mod undo;
 pub mod ways;
 pub mod workers;

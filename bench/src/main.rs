@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
 use qnat_bench::report::{Stored, finish};
 use qnat_bench::ways::Work;
-use qnat_bench::{control, engine, flows, hold, malformed, report, rules, syn_flood, ways, workers};
+use qnat_bench::{control, engine, flows, hold, malformed, report, rules, syn_flood, undo, ways, workers};
 
 /// As the member has it: where a large table lies, in small pages or huge ones, decides what a packet costs.
 #[global_allocator]
@@ -57,6 +57,7 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     netio::thread::end_process_on_panic();
+    undo::on_signals()?;
     match Cli::parse().command {
         Command::Hold(args) => finish(&Stored::Hold(hold::run(&args)?), &args.printing)?,
         Command::Flows(args) => finish(&Stored::Flows(flows::run(&args)?), &args.printing)?,

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use netio::netns;
 
 use crate::load::FLOOD_PORTS;
+use crate::undo::Undo;
 
 /// The client's namespace.
 pub const CLIENT: &str = "qbench-client";
@@ -30,22 +31,14 @@ const CONNTRACK_WANTED: u64 = 4 << 20;
 /// The topology; dropping it takes it down.
 #[derive(Debug)]
 pub struct Masquerade {
-    room: Option<Room>,
-}
-
-impl Drop for Masquerade {
-    fn drop(&mut self) {
-        for name in ALL {
-            // What was not made yet needs no removal.
-            let _absent = netns::delete(name);
-        }
-    }
+    _namespaces: Undo,
+    _room: Room,
 }
 
 /// Room for the connections that the kernel tracks; dropping it takes back what was raised.
 #[derive(Debug)]
 pub(crate) struct Room {
-    before: Option<String>,
+    _undo: Option<Undo>,
 }
 
 impl Room {
@@ -56,24 +49,22 @@ impl Room {
     pub(crate) fn raised() -> Result<Self> {
         let before = std::fs::read_to_string(CONNTRACK_MAX).with_context(|| CONNTRACK_MAX.to_owned())?;
         if before.trim().parse::<u64>()? >= CONNTRACK_WANTED {
-            return Ok(Self { before: None });
+            return Ok(Self { _undo: None });
         }
-        std::fs::write(CONNTRACK_MAX, CONNTRACK_WANTED.to_string()).with_context(|| {
-            format!(
-                "{CONNTRACK_MAX} is to be {CONNTRACK_WANTED}: only the machine's first network namespace may write it"
-            )
-        })?;
-        Ok(Self { before: Some(before) })
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before
-            && let Err(error) = std::fs::write(CONNTRACK_MAX, before)
-        {
-            eprintln!("{CONNTRACK_MAX} stays raised: {error}");
-        }
+        let raise = || {
+            std::fs::write(CONNTRACK_MAX, CONNTRACK_WANTED.to_string()).with_context(|| {
+                format!(
+                    "{CONNTRACK_MAX} is to be {CONNTRACK_WANTED}: only the machine's first network namespace may write it"
+                )
+            })
+        };
+        let lower = move || {
+            if let Err(error) = std::fs::write(CONNTRACK_MAX, before) {
+                eprintln!("{CONNTRACK_MAX} stays raised: {error}");
+            }
+        };
+        let ((), undo) = Undo::of(raise, lower)?;
+        Ok(Self { _undo: Some(undo) })
     }
 }
 
@@ -83,11 +74,15 @@ impl Masquerade {
     /// # Errors
     /// If a step fails.
     pub fn up() -> Result<Self> {
-        let mut this = Self { room: None };
-        for name in ALL {
-            netns::delete(name)?;
-            netns::create(name).with_context(|| name.to_owned())?;
-        }
+        let remove = || ALL.iter().for_each(|name| drop(netns::delete(name)));
+        let make = || {
+            for name in ALL {
+                netns::delete(name)?;
+                netns::create(name).with_context(|| name.to_owned()).inspect_err(|_| remove())?;
+            }
+            Ok(())
+        };
+        let ((), namespaces) = Undo::of(make, remove)?;
         for (host, link, bridge) in [
             (CLIENT, "in", "inside"),
             (GATEWAY, "in", "inside"),
@@ -110,8 +105,7 @@ impl Masquerade {
         netns::run_in(GATEWAY, || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
         netns::run_in(GATEWAY, || masquerade("out"))??;
         netns::run_in(SERVER, sink)??;
-        this.room = Some(Room::raised()?);
-        Ok(this)
+        Ok(Self { _namespaces: namespaces, _room: Room::raised()? })
     }
 }
 

@@ -1,7 +1,8 @@
 //! One short measurement through the executables, as a user runs it. Needs root and the `qnat` executable beside ours.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use qnat_bench::malformed::Fate;
@@ -47,4 +48,27 @@ fn a_short_flood_is_committed_delivered_and_compared() {
     assert!(step.delivered <= step.offered && kernel.delivered <= kernel.offered, "{result:?}");
     assert!(step.beside.count > 0 && row.kernel_busy.is_some(), "{result:?}");
     assert!(step.hold_p99.is_some_and(|p| p.us > 0.0 && p.us >= p.above_us), "{result:?}");
+}
+
+#[test]
+fn an_interrupted_measurement_leaves_nothing_behind() {
+    let _alone = ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner);
+    let bench = Path::new(env!("CARGO_BIN_EXE_qnat-bench"));
+    let tracked = || std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or_default();
+    let before = tracked();
+    let mut command = Command::new(bench);
+    command.args(["flows", "--rate", "300", "--rounds", "20", "--binary"]).arg(bench.with_file_name("qnat"));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the bench starts");
+    let said = BufReader::new(child.stderr.take().expect("piped"));
+    // In the second round, in which the masquerade comes first.
+    let line = said.lines().map_while(Result::ok).nth(2).expect("it measures");
+    assert!(line.contains("round 1"), "{line}");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    let left = Command::new("ip").arg("netns").output().expect("ip runs");
+    let left = String::from_utf8_lossy(&left.stdout).into_owned();
+    assert!(!left.contains("qnat-") && !left.contains("qbench-"), "{left}");
+    assert!(!Path::new("/run/qnat-lab").exists());
+    assert_eq!(tracked(), before);
 }

@@ -9,6 +9,8 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use words::{FrameMeta, INSIDE_MAX, Share};
 
 use crate::bell::Doorbell;
@@ -187,6 +189,30 @@ impl PacketLoop {
     /// # Errors
     /// `IoError::Ring` if io_uring itself fails; then the worker cannot go on. Failing links are no error.
     pub fn wait(&mut self, timeout: Duration, pending: impl FnOnce() -> bool) -> Result<(), IoError> {
+        self.sleep(timeout, pending, |this, timeout| this.uring.wait(timeout))
+    }
+
+    /// The same without an ear for frames: those that arrive meanwhile are there afterwards. `timeout` is short.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn rest(&mut self, timeout: Duration, pending: impl FnOnce() -> bool) -> Result<(), IoError> {
+        self.sleep(timeout, pending, |this, timeout| {
+            let time = Timespec { tv_sec: 0, tv_nsec: timeout.subsec_nanos().into() };
+            let mut bell = [PollFd::from_borrowed_fd(this.bell.as_fd(), PollFlags::IN)];
+            match poll(&mut bell, Some(&time)) {
+                Ok(_) | Err(Errno::INTR) => this.uring.wait(Duration::ZERO),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    fn sleep(
+        &mut self,
+        timeout: Duration,
+        pending: impl FnOnce() -> bool,
+        wait: impl FnOnce(&mut Self, Duration) -> std::io::Result<()>,
+    ) -> Result<(), IoError> {
         let failed = |source| IoError::Ring { op: "waiting", source };
         let timeout = self.arm(timeout).map_err(failed)?;
         self.collect();
@@ -195,7 +221,7 @@ impl PacketLoop {
         } else {
             self.bell.prepare_sleep();
             let timeout = if pending() { Duration::ZERO } else { timeout };
-            let waited = self.uring.wait(timeout);
+            let waited = wait(self, timeout);
             self.bell.awake();
             waited.map_err(failed)?;
         }

@@ -261,6 +261,56 @@ fn an_idle_loop_sleeps_until_the_bell_rings() {
 }
 
 #[test]
+fn a_loop_at_rest_is_woken_by_the_bell_alone_and_finds_what_has_arrived() {
+    require_root!();
+    let wire = Wire::new();
+    let (bell, stop) = (Doorbell::new().expect("bell"), Arc::new(AtomicBool::new(false)));
+    let (ringer, seen) = (bell.ringer(), Arc::clone(&stop));
+    let (ready, opened) = std::sync::mpsc::channel();
+    let gateway = wire.gateway.spawn(move || {
+        let mut packets = open(LoopLimits::default(), bell);
+        packets.wait(Duration::ZERO, || false).expect("wait");
+        ready.send(()).expect("the test waits");
+        // The longest rest there is; the sender fills all of it.
+        let began = Instant::now();
+        let rest = Duration::from_millis(900);
+        packets.rest(rest, || false).expect("rest");
+        let (rested, mut arrived) = (began.elapsed(), 0);
+        packets.receive(&mut |_, _, _| {
+            arrived += 1;
+            Disposition::Done
+        });
+        seen.store(true, Ordering::Relaxed);
+        // What the sender still sends is not to wake it either.
+        std::thread::sleep(Duration::from_millis(50));
+        packets.wait(Duration::ZERO, || false).expect("wait");
+        packets.receive(&mut |_, _, _| Disposition::Done);
+        let rung = Instant::now();
+        packets.rest(rest, || false).expect("rest");
+        (rested, arrived, rung.elapsed())
+    });
+    opened.recv().expect("the loop is open");
+    let sender = wire.client.spawn(move || {
+        let socket = UdpSocket::bind("10.99.0.1:0").expect("bound");
+        socket.set_broadcast(true).expect("may");
+        while !stop.load(Ordering::Relaxed) {
+            socket.send_to(b"one of many", "10.99.0.255:9").expect("sent");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    sender.join().expect("sender");
+    ringer.ring();
+    while !gateway.is_finished() {
+        std::thread::sleep(Duration::from_millis(1));
+        ringer.ring();
+    }
+    let (rested, arrived, rung) = gateway.join().expect("loop");
+    assert!(rested >= Duration::from_millis(890), "frames woke it after {rested:?}");
+    assert!(arrived > 10, "{arrived} of some ninety frames");
+    assert!(rung < Duration::from_millis(800), "the bell did not: {rung:?}");
+}
+
+#[test]
 fn a_link_that_went_down_and_came_back_is_served_again() {
     require_root!();
     let wire = Wire::new();

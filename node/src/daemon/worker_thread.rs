@@ -41,6 +41,8 @@ const HANDED_PER_TURN: usize = 256;
 const BULK_WAITING_MAX: usize = 64;
 /// Longest sleep, a third of V by default: each turn is a sign of life, and without one for V this node serves nothing.
 pub const SLEEP_MAX: Duration = Duration::from_millis(16);
+/// Longest time without an ear for frames, while new flows wait for others: each that arrived would wake the worker, to wait too.
+const REST_MAX: Duration = Duration::from_micros(200);
 const STATS_EVERY_NS: u64 = 200_000_000;
 
 /// Into the worker's thread.
@@ -334,8 +336,13 @@ impl Ends {
         // Frames that found no buffer yet find one as soon as a send has ended.
         let timeout = if worker.held_bytes().1 { soon.min(timeout) } else { timeout };
         let timeout = if self.questions.is_idle() { timeout } else { Duration::ZERO };
+        let gathers = waits_for_time(worker.view().gathers_until_ns(), self.turn.asked_ns).is_some();
         let (inputs, lanes, probes) = (&mut self.inputs, &mut self.lanes, &mut self.probes);
-        self.packets.wait(timeout, || !inputs.is_empty() || !lanes.is_empty() || !probes.is_idle())
+        let pending = || !inputs.is_empty() || !lanes.is_empty() || !probes.is_idle();
+        match gathers {
+            true => self.packets.rest(timeout.min(REST_MAX), pending),
+            false => self.packets.wait(timeout, pending),
+        }
     }
 
     /// The last check before the wire repeats the authority (L4); the kernel's guard repeats it once more (L5).

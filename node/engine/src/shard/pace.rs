@@ -86,12 +86,15 @@ impl Pace {
         let wait = match self.waiting {
             Waiting::Nothing => return None,
             Waiting::Ends(count) if count < ENDS_MAX => ENDS_WAIT_NS,
-            Waiting::Opens(count) if count < GATHER_OPENS_MAX && self.is_busy() => {
-                GATHER_MAX_NS.min(self.commit_ns * 2)
-            }
+            Waiting::Opens(_) if self.gathers() => GATHER_MAX_NS.min(self.commit_ns * 2),
             Waiting::Ends(_) | Waiting::Opens(_) | Waiting::Urgent => 0,
         };
         Some(self.since_ns?.saturating_add(wait))
+    }
+
+    /// Whether new flows wait for others.
+    pub(crate) const fn gathers(&self) -> bool {
+        matches!(self.waiting, Waiting::Opens(count) if count < GATHER_OPENS_MAX) && self.is_busy()
     }
 
     /// All that waited is on its way, or forgotten.
@@ -107,8 +110,8 @@ impl Pace {
             if took_ns > self.commit_ns { self.commit_ns + step } else { self.commit_ns.saturating_sub(step) };
     }
 
-    fn is_busy(&self) -> bool {
-        self.opens.max(self.opens_before) >= BUSY_OPENS
+    const fn is_busy(&self) -> bool {
+        self.opens >= BUSY_OPENS || self.opens_before >= BUSY_OPENS
     }
 
     fn turn_window(&mut self, now_ns: u64) {
@@ -206,6 +209,24 @@ mod tests {
         assert!(!pace.lets_go(100 * MS));
         pace.joined(&open());
         assert!(pace.lets_go(100 * MS));
+    }
+
+    #[test]
+    fn a_worker_may_rest_while_new_flows_wait_for_others_and_for_nothing_else() {
+        let (mut busy, mut calm) = (opened(60, 100 * MS), opened(3, 100 * MS));
+        for pace in [&mut busy, &mut calm] {
+            assert!(!pace.gathers());
+            pace.joined(&close(CloseReason::Fin));
+            assert!(!pace.gathers(), "ends of flows are no reason not to hear what comes");
+            pace.joined(&open());
+        }
+        assert_eq!((busy.gathers(), calm.gathers()), (true, false));
+        (1..GATHER_OPENS_MAX).for_each(|_| busy.joined(&open()));
+        assert!(!busy.gathers(), "it goes now");
+        let mut cut = opened(60, 100 * MS);
+        cut.joined(&open());
+        cut.joined(&close(CloseReason::Policy));
+        assert!(!cut.gathers(), "an operator waits");
     }
 
     #[test]

@@ -177,6 +177,11 @@ impl Stream {
         self.pace.due_ns()
     }
 
+    /// The same of new flows that wait for others.
+    pub(crate) fn gathers_until_ns(&self) -> Option<u64> {
+        self.pace.due_ns().filter(|_| self.pace.gathers())
+    }
+
     fn proposed_at(&mut self, sequence: u64) -> &mut u64 {
         let slots = self.proposed_ns.len() as u64;
         &mut self.proposed_ns[usize::try_from(sequence % slots).expect("below the length of a slice")]

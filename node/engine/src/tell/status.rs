@@ -157,6 +157,12 @@ impl View<'_> {
         self.shards.replicas().filter_map(|(_, shard)| shard.stream.due_ns()).min()
     }
 
+    /// Until when new flows of a busy shard wait for others: what arrives meanwhile joins them, and may wait as well.
+    #[must_use]
+    pub fn gathers_until_ns(&self) -> Option<u64> {
+        self.shards.replicas().filter_map(|(_, shard)| shard.stream.gathers_until_ns()).min()
+    }
+
     /// Mappings of one shard or of all, at most `limit`: committed ones by slot, then those on their way. Its cost grows with
     /// the table: [`View::list_flows`] is for those who must not wait.
     #[must_use]
