@@ -4,14 +4,15 @@
 //! The layouts of `Config` and `State` are those of `bpf/offer.c`.
 
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::maps::{Array, MapData, PerCpuArray};
-use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType};
+use aya::programs::tc::{self, TcAttachType};
 use aya::programs::{SchedClassifier, Xdp, XdpFlags};
 use aya::{Ebpf, Pod};
+use netio::bpf::Program;
 use netio::link::Link;
 use netio::netns;
 use netio::thread::pin_current;
@@ -193,11 +194,11 @@ impl Generator {
         // Where the last one ended: those of a load of new flows are new.
         let flow = self.states.get(&0, 0)?.flow % flows.count;
         let offer: &Xdp = self.ebpf.program("offer").context("offer")?.try_into()?;
-        let program = offer.fd()?.as_fd();
+        let program = Program::from(offer.fd()?.as_fd().try_clone_to_owned()?);
         let run = || {
             pin_current(cpu)?;
             let interface = Link::named(&self.interface)?.ifindex;
-            frames(program, interface, (count, batch))
+            program.send(interface, &[0; FRAME as usize], (count, batch))
         };
         self.states.set(0, State { flow, ..State::default() }, 0)?;
         let took = netns::run_in(&self.namespace, run)?.with_context(|| format!("frames by {}", self.interface))?;
@@ -211,69 +212,6 @@ impl Generator {
 fn times(rate: u32, lasting: Duration) -> u32 {
     // At least one: none would be as many as there can be.
     u32::try_from(u128::from(rate) * lasting.as_micros() / 1_000_000).unwrap_or(u32::MAX).max(1)
-}
-
-/// Has the kernel call the program for so many frames that come from an interface, and send what it says, so many at once; how long
-/// one took on average times their number: to prepare it is not in it.
-fn frames(program: BorrowedFd<'_>, interface: u32, (count, batch): (u32, u32)) -> std::io::Result<Duration> {
-    const BPF_PROG_TEST_RUN: libc::c_int = 10;
-    const LIVE_FRAMES: u32 = 1 << 1;
-    /// `struct xdp_md` of linux/bpf.h.
-    #[repr(C)]
-    struct Context {
-        data: u32,
-        data_end: u32,
-        data_meta: u32,
-        ingress_ifindex: u32,
-        rx_queue_index: u32,
-        egress_ifindex: u32,
-    }
-    const CONTEXT: u32 = 24;
-    const { assert!(size_of::<Context>() == CONTEXT as usize) };
-    /// The part `test` of `union bpf_attr` of linux/bpf.h.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Test {
-        prog_fd: u32,
-        retval: u32,
-        data_size_in: u32,
-        data_size_out: u32,
-        data_in: u64,
-        data_out: u64,
-        repeat: u32,
-        duration: u32,
-        ctx_size_in: u32,
-        ctx_size_out: u32,
-        ctx_in: u64,
-        ctx_out: u64,
-        flags: u32,
-        cpu: u32,
-        batch_size: u32,
-        pad: u32,
-    }
-    let frame = [0_u8; FRAME as usize];
-    let context = Context {
-        data: 0,
-        data_end: FRAME.into(),
-        data_meta: 0,
-        ingress_ifindex: interface,
-        rx_queue_index: 0,
-        egress_ifindex: 0,
-    };
-    let mut test = Test {
-        prog_fd: program.as_raw_fd().cast_unsigned(),
-        data_size_in: FRAME.into(),
-        data_in: frame.as_ptr() as u64,
-        repeat: count,
-        ctx_size_in: CONTEXT,
-        ctx_in: (&raw const context) as u64,
-        flags: LIVE_FRAMES,
-        batch_size: batch,
-        ..Test::default()
-    };
-    // SAFETY: the attribute and both buffers that it points to live until the call returns; nothing is written but the attribute.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut test, size_of::<Test>()) };
-    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(Duration::from_nanos(test.duration.into()) * count) }
 }
 
 /// The receiver: counts what has the generator's length and is UDP, and drops it.
@@ -318,18 +256,19 @@ impl Sink {
     }
 }
 
-/// A filter at the egress of an interface that lets everything pass; gone with the value.
+/// Somebody's program at the egress of an interface, which lets everything pass; gone with the value.
 pub struct Bystander {
-    // Holds the program and its place.
-    ebpf: Option<Ebpf>,
+    // Holds the program.
+    _ebpf: Ebpf,
+    program: Program,
     namespace: String,
+    interface: u32,
 }
 
 impl Drop for Bystander {
     fn drop(&mut self) {
-        let ebpf = self.ebpf.take();
-        // Its place is found by who is where it is; a namespace that is gone took it along.
-        let _gone = netns::run_in(&self.namespace, || drop(ebpf));
+        // A namespace that is gone took it along.
+        let _gone = netns::run_in(&self.namespace, || self.program.take_away(self.interface, TcAttachType::Egress));
     }
 }
 
@@ -340,18 +279,22 @@ impl std::fmt::Debug for Bystander {
 }
 
 impl Bystander {
-    /// One behind all others of an interface of a namespace.
+    /// One at an interface of a namespace.
     ///
     /// # Errors
     /// If there is no such interface, or the kernel refuses the program.
     pub fn at(namespace: &str, interface: &str) -> Result<Self> {
         let mut ebpf = load()?;
-        let program: &mut SchedClassifier = ebpf.program_mut("bystander").context("bystander")?.try_into()?;
-        program.load()?;
-        let options = TcAttachOptions::Netlink(NlOptions { priority: 9, handle: 1 });
-        let attach = || program.attach_with_options(interface, TcAttachType::Egress, options);
-        netns::run_in(namespace, attach)?.with_context(|| format!("{interface} in {namespace}"))?;
-        Ok(Self { ebpf: Some(ebpf), namespace: namespace.to_owned() })
+        let classifier: &mut SchedClassifier = ebpf.program_mut("bystander").context("bystander")?.try_into()?;
+        classifier.load()?;
+        let program = Program::from(classifier.fd()?.as_fd().try_clone_to_owned()?);
+        let put = || -> std::io::Result<u32> {
+            let ifindex = Link::named(interface)?.ifindex;
+            program.put_first(ifindex, TcAttachType::Egress)?;
+            Ok(ifindex)
+        };
+        let interface = netns::run_in(namespace, put)?.with_context(|| format!("{interface} in {namespace}"))?;
+        Ok(Self { _ebpf: ebpf, program, namespace: namespace.to_owned(), interface })
     }
 }
 

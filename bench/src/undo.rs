@@ -5,14 +5,11 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
-use tokio::signal::unix::{SignalKind, signal};
 
 type Step = Box<dyn FnOnce() + Send>;
 
 /// Held while something is made or undone, and for good once a signal has come: nobody makes anew what it undoes.
 static MADE: Mutex<Vec<(u64, Step)>> = Mutex::new(Vec::new());
-/// As shells report a process that SIGINT ended.
-const INTERRUPTED: i32 = 130;
 
 fn made() -> MutexGuard<'static, Vec<(u64, Step)>> {
     MADE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -56,27 +53,15 @@ impl Drop for Undo {
 /// # Errors
 /// If signals cannot be waited for.
 pub fn on_signals() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Registered here and not in the thread: a signal that comes early must find it.
-    let (mut interrupt, mut terminate) = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    let wait = move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
+    let undo = || {
         let mut all = made();
         while let Some((_, undo)) = all.pop() {
             undo();
         }
-        std::process::exit(INTERRUPTED);
+        // For good: the process ends.
+        std::mem::forget(all);
     };
-    std::thread::Builder::new().name("interrupt".to_owned()).spawn(wait).context("thread for signals")?;
-    Ok(())
+    qnat_lab::signals::on_interrupt(undo).context("signals")
 }
 
 #[cfg(test)]

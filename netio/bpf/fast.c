@@ -1,8 +1,8 @@
 /*
  * The fast path: carries the packets of mappings that a worker has decided about, without waking it. An entry is what was
  * decided (a Translation of the engine) with what it stands by: incarnation, term, revisions. It never decides anything, and
- * what is odd, unknown or outdated goes on to the worker's socket as if it were not here. At clsact ingress of the data
- * interfaces, behind the look at tags; what it sends passes the egress guard as the worker's frames do (L5), or, to the far end of
+ * what is odd, unknown or outdated goes on to the worker's socket as if it were not here. First at the ingress of the data
+ * interfaces, where it looks at tags as well; what it sends passes the egress guard as the worker's frames do (L5), or, to the far end of
  * a pair, this program's own last look at lease and record alone.
  *
  * One record for both directions of a flow, found by a key of each: {ifindex, addresses, ports, protocol} -> {record and
@@ -218,6 +218,8 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 
 	if (data + 14 > end || !is_virtual(data))
 		return TC_NEXT;
+	if (is_tagged(skb))
+		return done(DROP_TAGGED);
 	if (*(u16 *)(data + 12) != __builtin_bswap16(0x0800))
 		return TC_NEXT;
 	if (data + 54 > end) {
@@ -228,7 +230,7 @@ SEC("classifier") int qnat_fast(struct __sk_buff *skb)
 		if (data + 42 > end)
 			return TC_NEXT;
 	}
-	/* No tag, no options, no fragment, hops left. */
+	/* No priority, no options, no fragment, hops left. */
 	if (skb->vlan_present || data[14] != 0x45 || (*(u16 *)(data + 20) & __builtin_bswap16(0x3fff)) || data[22] <= 1)
 		return fast_done(FAST_ODD);
 	total = (u32)data[16] << 8 | data[17];

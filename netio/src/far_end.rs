@@ -8,8 +8,8 @@ use std::io;
 
 use aya::programs::TcAttachType;
 
-use crate::filters;
 use crate::netlink::{REQUEST, ask, attribute, text};
+use crate::{bpf, filters};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
@@ -24,7 +24,7 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_LINK_NETNSID: u16 = 37;
 
 /// Whether it may, for the interface of this number in the calling thread's namespace; not if there is none. `own`: the one
-/// filter that may stand at its egress.
+/// program that may hang at its egress.
 ///
 /// # Errors
 /// If the kernel does not answer.
@@ -40,7 +40,18 @@ pub(crate) fn is_reachable(ifindex: u32, own: u32) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
         Err(error) => return Err(error),
     }
-    Ok(reachable && filters::filters_at(ifindex, TcAttachType::Egress)?.iter().all(|filter| *filter == Some(own)))
+    let filters = filters::filters_at(ifindex, TcAttachType::Egress)?;
+    Ok(reachable && filters.into_iter().chain(before_filters(ifindex)?).all(|program| program == Some(own)))
+}
+
+/// What hangs at its egress before all filters.
+fn before_filters(ifindex: u32) -> io::Result<Vec<Option<u32>>> {
+    match bpf::programs_at(ifindex, TcAttachType::Egress) {
+        Ok(programs) => Ok(programs.into_iter().map(Some).collect()),
+        // The kernel has no such place.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// What the kernel says of a link.

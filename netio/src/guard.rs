@@ -1,8 +1,8 @@
 //! Loader of the kernel's egress guard (rule L5; the program: `bpf/guard.c`): it lets a frame from a shard's vMAC leave a
 //! data interface only within the lease, one from the node's own MAC only as a `Forward` or within the grace.
 //!
-//! The filter is attached by netlink, not by a link descriptor, so it outlives a killed process and goes on judging what
-//! that process queued by the words it left: within the grace repetitions pass, after it nothing does. Dropping a `Guard`
+//! The program hangs on the interface itself (`hooks`) and not by a link descriptor, so it outlives a killed process and goes on
+//! judging what that process queued by the words it left: within the grace repetitions pass, after it nothing does. Dropping a `Guard`
 //! in an orderly exit detaches it. A new process first removes what its predecessor left, then starts with words that are
 //! all zero (K3). Nothing may leave the data interfaces by XDP: this check would be bypassed. Called at start by the node;
 //! its sets are updated whenever the control state names other addresses or peers, and it looks again and again whether it
@@ -10,20 +10,18 @@
 //! thread that others wait for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use aya::programs::tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program};
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 use words::SHARDS_MAX;
 
 use crate::far_end;
 use crate::fast::{self, FastCarried, FastFates, FastSize, FastTable};
-use crate::filters;
 pub use crate::guard_counters::GuardCounters;
+pub use crate::guard_error::GuardError;
+use crate::hooks::{self, Attachments, By, Hooks};
 use crate::lease_table::{WordsWriter, over_map};
 use crate::link::Link;
 use crate::port::Interface;
@@ -33,69 +31,13 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/qn
 #[cfg(not(qnat_bpf))]
 static OBJECT: &[u8] = &[];
 
-/// The program's name; also the name of its filter on the interfaces.
-const PROGRAM: &str = "qnat_guard";
-/// The one that looks at what comes in.
-const TAGGED: &str = "qnat_tagged";
-
-/// The one that carries what comes in on, behind it; only where there is room for flows.
-const FAST: &str = "qnat_fast";
-
-/// What stands where.
-const HOOKS: [Hook; 3] = [
-    Hook { program: PROGRAM, side: TcAttachType::Egress, priority: 1 },
-    Hook { program: TAGGED, side: TcAttachType::Ingress, priority: 1 },
-    Hook { program: FAST, side: TcAttachType::Ingress, priority: 2 },
-];
-
 /// Bytes of `struct word`, as `sync::word` has it too.
 const WORD_LEN: u32 = 32;
-
-/// Where a program stands.
-struct Hook {
-    program: &'static str,
-    side: TcAttachType,
-    /// The guard first, so that no other filter redirects a frame past it.
-    priority: u16,
-}
 
 /// Whether this build contains the guard (clang was there).
 #[must_use]
 pub const fn available() -> bool {
     cfg!(qnat_bpf)
-}
-
-/// Why the guard does not stand. A node may run without it, and says so.
-#[derive(Debug, thiserror::Error)]
-pub enum GuardError {
-    /// clang was missing when this binary was built.
-    #[error("this build has no BPF egress guard (clang was missing)")]
-    NotBuilt,
-    /// Two data networks on one interface: the guard could not tell their addresses apart.
-    #[error("two data networks are the same interface {0}")]
-    SameInterface(String),
-    /// The kernel refuses the program or its maps.
-    #[error("loading the egress guard: {0}")]
-    Load(#[from] EbpfError),
-    /// The compiled object does not fit this loader.
-    #[error("the egress guard has no {0}")]
-    Missing(&'static str),
-    /// The kernel's verifier, or the attachment.
-    #[error("egress guard: {0}")]
-    Program(#[from] ProgramError),
-    /// An update of a map, for example one that is full.
-    #[error("egress guard's map: {0}")]
-    Map(#[from] MapError),
-    /// clsact or the mapping of the words.
-    #[error("egress guard, {op} on {interface}: {source}")]
-    Io {
-        /// What was tried.
-        op: &'static str,
-        /// Where.
-        interface: String,
-        /// The system's answer.
-        source: io::Error,
-    },
 }
 
 /// An interface that the guard stands on.
@@ -104,7 +46,7 @@ struct Place {
     link: Link,
     /// What leaves by it may be handed to its far end.
     far_end: bool,
-    attachments: Vec<(&'static str, SchedClassifierLinkId)>,
+    attachments: Attachments,
 }
 
 /// What a look at the guard found.
@@ -120,8 +62,7 @@ pub struct Standing {
 pub struct Guard {
     // Holds the program and its attachments.
     ebpf: Ebpf,
-    /// The numbers of the programs, in the order of `HOOKS`; the last one's only with a fast path.
-    programs: Vec<u32>,
+    hooks: Hooks,
     fates: fast::Fates,
     fast_devices: Array<MapData, [u8; 12]>,
     places: Vec<Place>,
@@ -131,6 +72,12 @@ pub struct Guard {
     peer_macs: HashMap<MapData, [u8; 8], u32>,
     addresses: BTreeMap<(Interface, Ipv4Addr), u16>,
     peers: BTreeSet<[u8; 6]>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.places.iter().for_each(|place| self.hooks.take_away(place.link.ifindex));
+    }
 }
 
 impl std::fmt::Debug for Guard {
@@ -166,10 +113,30 @@ impl Guard {
         inside: &[Link],
         room: Option<FastSize>,
     ) -> Result<(Self, WordsWriter, Vec<FastTable>), GuardError> {
+        let asked = By::best(outside);
+        let by = asked.map_err(|source| GuardError::Io {
+            op: "asking what hangs",
+            interface: outside.name.clone(),
+            source,
+        })?;
+        Self::attach_by(outside, inside, room, by)
+    }
+
+    /// The same by one of the kernel's places.
+    ///
+    /// # Errors
+    /// As `attach`, and if the kernel does not have it.
+    pub fn attach_by(
+        outside: &Link,
+        inside: &[Link],
+        room: Option<FastSize>,
+        by: By,
+    ) -> Result<(Self, WordsWriter, Vec<FastTable>), GuardError> {
+        let links = || std::iter::once(outside).chain(inside);
         if !available() {
+            links().try_for_each(hooks::remove_leftover)?;
             return Err(GuardError::NotBuilt);
         }
-        let links = || std::iter::once(outside).chain(inside);
         let mut known = BTreeSet::new();
         if let Some(twice) = links().find(|link| !known.insert(link.ifindex)) {
             return Err(GuardError::SameInterface(twice.name.clone()));
@@ -192,24 +159,19 @@ impl Guard {
         let fates = PerCpuArray::try_from(take(&mut ebpf, "fast_fates")?)?;
         let fast_devices = Array::try_from(take(&mut ebpf, "fast_devices")?)?;
 
-        let mut programs = Vec::new();
-        for hook in HOOKS.iter().take(if room.is_some() { HOOKS.len() } else { HOOKS.len() - 1 }) {
-            let program = program(&mut ebpf, hook.program)?;
-            program.load()?;
-            programs.push(program.info()?.id());
-        }
+        let hooks = Hooks::load(&mut ebpf, by, room.is_some())?;
         let places = Interface::all(inside.len()).zip(links());
         let place = |(interface, link): (Interface, &Link)| Place {
             interface,
             link: link.clone(),
             far_end: false,
-            attachments: Vec::new(),
+            attachments: Attachments::new(),
         };
         let places = places.map(place).collect();
         let (addresses, peers) = (BTreeMap::new(), BTreeSet::new());
         let mut guard = Self {
             ebpf,
-            programs,
+            hooks,
             fates,
             fast_devices,
             places,
@@ -230,19 +192,9 @@ impl Guard {
 
     /// Attaches the filters to one of their places, in place of what is left of earlier ones.
     fn put(&mut self, place: usize) -> Result<(), GuardError> {
-        let Self { ebpf, places, programs, .. } = self;
+        let Self { ebpf, places, hooks, .. } = self;
         let place = &mut places[place];
-        for (name, gone) in place.attachments.drain(..) {
-            // It may be gone already; this makes the program forget it.
-            let _gone = program(ebpf, name)?.detach(gone);
-        }
-        prepare(&place.link)?;
-        for (hook, _) in HOOKS.iter().zip(programs) {
-            let options = TcAttachOptions::Netlink(NlOptions { priority: hook.priority, handle: 1 });
-            let attachment = program(ebpf, hook.program)?.attach_with_options(&place.link.name, hook.side, options)?;
-            place.attachments.push((hook.program, attachment));
-        }
-        Ok(())
+        hooks.put(ebpf, &place.link, &mut place.attachments)
     }
 
     /// Looks whether the filters still stand on all interfaces, also on one that was made anew under its name, and puts them
@@ -271,12 +223,8 @@ impl Guard {
             place.far_end = false;
             self.tell_device(at)?;
         }
-        let place = &mut self.places[at];
-        let mut stood = true;
-        for (program, hook) in self.programs.iter().zip(&HOOKS) {
-            let programs = filters::programs_at(place.link.ifindex, hook.side);
-            stood &= programs.map_err(|error| io("listing the filters", error))?.contains(program);
-        }
+        let stood = self.hooks.stand(self.places[at].link.ifindex);
+        let stood = stood.map_err(|error| io("listing the filters", error))?;
         if !stood {
             self.put(at)?;
         }
@@ -288,10 +236,9 @@ impl Guard {
 
     /// Looks whether what leaves by an interface may be handed to its far end; whether that has changed.
     fn look_beyond(&mut self, at: usize) -> bool {
-        let Some(guard) = self.programs.first() else { return false };
         let place = &mut self.places[at];
         // Who does not know takes the longer way.
-        let may = far_end::is_reachable(place.link.ifindex, *guard).unwrap_or(false);
+        let may = far_end::is_reachable(place.link.ifindex, self.hooks.guard()).unwrap_or(false);
         std::mem::replace(&mut place.far_end, may) != may
     }
 
@@ -304,7 +251,7 @@ impl Guard {
     /// The number by which the kernel knows the program of the fast path, if there is one.
     #[must_use]
     pub fn fast_program(&self) -> Option<u32> {
-        self.programs.get(HOOKS.len() - 1).copied()
+        self.hooks.fast_path()
     }
 
     /// The interfaces by which the fast path hands frames straight to the far end of a pair, past the guard.
@@ -385,26 +332,6 @@ impl Guard {
     }
 }
 
-/// Removes a predecessor's guard from an interface, without putting a new one there: for a node that starts without BPF
-/// and must not be judged by words that nobody writes any more.
-///
-/// # Errors
-/// When the interface does not exist or privilege is missing.
-pub fn remove_leftover(link: &Link) -> Result<(), GuardError> {
-    for hook in HOOKS {
-        match qdisc_detach_program(&link.name, hook.side, hook.program) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // No clsact there, so no filter either.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            Err(source) => {
-                return Err(GuardError::Io { op: "removing the old filter", interface: link.name.clone(), source });
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The object, with as much room for flows as is wanted.
 fn load(room: Option<FastSize>) -> Result<Ebpf, GuardError> {
     let mut loader = EbpfLoader::new();
@@ -456,21 +383,8 @@ fn sums(map: &PerCpuArray<MapData, u64>) -> Result<Vec<u64>, GuardError> {
     (0..map.len()).map(|index| Ok(map.get(&index, 0)?.iter().sum())).collect()
 }
 
-fn prepare(link: &Link) -> Result<(), GuardError> {
-    match qdisc_add_clsact(&link.name) {
-        Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-        Err(source) => return Err(GuardError::Io { op: "adding clsact", interface: link.name.clone(), source }),
-    }
-    remove_leftover(link)
-}
-
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, GuardError> {
     ebpf.take_map(name).ok_or(GuardError::Missing(name))
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, GuardError> {
-    Ok(ebpf.program_mut(name).ok_or(GuardError::Missing("program"))?.try_into()?)
 }
 
 /// An entry that is gone already is as good as removed.

@@ -8,6 +8,7 @@
 pub mod awake;
 pub mod bell;
 pub mod boottime;
+pub mod bpf;
 pub mod ca;
 mod far_end;
 pub mod fast;
@@ -15,6 +16,8 @@ mod filters;
 pub mod frame;
 pub mod guard;
 mod guard_counters;
+mod guard_error;
+pub mod hooks;
 pub mod lease_table;
 pub mod link;
 pub mod memory;

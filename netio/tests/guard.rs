@@ -13,7 +13,10 @@ use std::time::Duration;
 use net::Namespace;
 use qnat_netio::bell::Doorbell;
 use qnat_netio::boottime;
+use qnat_netio::bpf::{self, Program, TcAttachType};
+use qnat_netio::fast::FastSize;
 use qnat_netio::guard::{Guard, GuardCounters, available};
+use qnat_netio::hooks::By;
 use qnat_netio::link::Link;
 use qnat_netio::packet::PacketLoop;
 use qnat_netio::port::{Disposition, Interface, LoopLimits, PortConfig, Reception};
@@ -289,33 +292,77 @@ fn child(test: &str, lease_ms: u64) -> Child {
     command.stdout(Stdio::piped()).spawn().expect("child")
 }
 
-#[test]
-fn a_filter_that_was_taken_away_is_noticed_and_put_back() {
-    require_root!();
-    let (inner, _outer) = gateway();
-    let name = inner.name.clone();
-    inner.run(move || {
-        let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
-        let (mut guard, _words) = Guard::attach(&links[1], &links[..1]).expect("guard");
-        let (mut packets, _) = open();
-        let without_lease = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
-        assert!(!passes(&mut packets, OUTSIDE, &without_lease));
-        let seen = guard.look_again();
-        assert!(seen.put_back.is_empty() && seen.missing.is_empty(), "nothing was taken away: {seen:?}");
-        for _ in 0..2 {
-            let taken = Command::new("tc").args("qdisc del dev go clsact".split(' ')).status().expect("tc runs");
-            assert!(taken.success(), "in {name}");
-            assert!(passes(&mut packets, OUTSIDE, &without_lease), "nobody judges any more");
-            let seen = guard.look_again();
-            assert_eq!(seen.put_back, ["go"]);
-            assert!(seen.missing.is_empty(), "{seen:?}");
-            assert!(!passes(&mut packets, OUTSIDE, &without_lease), "judged again");
+/// Takes the guard away from the egress of `go`, as anybody with privilege can.
+fn take_away(by: By) {
+    match by {
+        By::Tcx => {
+            let go = Link::named("go").expect("link").ifindex;
+            let programs = bpf::programs_at(go, TcAttachType::Egress).expect("asked");
+            let [guard] = programs[..] else { panic!("one program: {programs:?}") };
+            Program::of(guard).expect("it is there").take_away(go, TcAttachType::Egress).expect("taken away");
         }
-        let taken = Command::new("ip").args("link del gi".split(' ')).status().expect("ip runs");
-        assert!(taken.success());
-        let seen = guard.look_again();
-        assert_eq!((seen.put_back.len(), seen.missing.len()), (0, 1), "{seen:?}");
-    });
+        By::Clsact => {
+            let taken = Command::new("tc").args("qdisc del dev go clsact".split(' ')).status().expect("tc runs");
+            assert!(taken.success());
+        }
+    }
+}
+
+#[test]
+fn a_guard_that_was_taken_away_is_noticed_and_put_back() {
+    require_root!();
+    for by in [By::Tcx, By::Clsact] {
+        let (inner, _outer) = gateway();
+        inner.run(move || {
+            let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
+            let (mut guard, _words, _) = Guard::attach_by(&links[1], &links[..1], None, by).expect("guard");
+            let (mut packets, _) = open();
+            let without_lease = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
+            assert!(!passes(&mut packets, OUTSIDE, &without_lease), "{by:?}");
+            let seen = guard.look_again();
+            assert!(seen.put_back.is_empty() && seen.missing.is_empty(), "nothing was taken away: {seen:?}");
+            for _ in 0..2 {
+                take_away(by);
+                assert!(passes(&mut packets, OUTSIDE, &without_lease), "nobody judges any more");
+                let seen = guard.look_again();
+                assert_eq!(seen.put_back, ["go"]);
+                assert!(seen.missing.is_empty(), "{seen:?}");
+                assert!(!passes(&mut packets, OUTSIDE, &without_lease), "judged again");
+            }
+            let taken = Command::new("ip").args("link del gi".split(' ')).status().expect("ip runs");
+            assert!(taken.success());
+            let seen = guard.look_again();
+            assert_eq!((seen.put_back.len(), seen.missing.len()), (0, 1), "{seen:?}");
+            drop(guard);
+            assert!(passes(&mut packets, OUTSIDE, &without_lease), "an orderly end leaves nothing that judges");
+        });
+    }
+}
+
+#[test]
+fn a_life_takes_the_place_of_an_earlier_one_wherever_that_hung() {
+    require_root!();
+    for (earlier, later) in [(By::Clsact, By::Tcx), (By::Tcx, By::Clsact), (By::Tcx, By::Tcx)] {
+        let (inner, _outer) = gateway();
+        inner.run(move || {
+            let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
+            let room = |flows| Some(FastSize { workers: 1, flows });
+            let attach = |by, room| Guard::attach_by(&links[1], &links[..1], room, by).expect("guard");
+            // As a killed process leaves them.
+            std::mem::forget(attach(earlier, room(8)));
+            let (guard, mut words, _) = attach(later, None);
+            let until = boottime::now_ns() + 60_000 * MS;
+            words.set(ShardId(SHARD), held(1, until, until));
+            let (mut packets, _) = open();
+            let from_vmac = frame(HOST, VMAC, 0x0800, FRONTEND, FAR);
+            assert!(passes(&mut packets, OUTSIDE, &from_vmac), "{earlier:?} {later:?}: no earlier guard judges");
+            for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+                let count = bpf::programs_at(links[0].ifindex, side).expect("asked").len();
+                assert_eq!(count, usize::from(later == By::Tcx), "{earlier:?} {later:?} {side:?}");
+            }
+            drop(guard);
+        });
+    }
 }
 
 /// What a configuration of the largest size costs its thread, and a change in it.

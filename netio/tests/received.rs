@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use net::Namespace;
 use qnat_netio::bell::Doorbell;
+use qnat_netio::fast::FastSize;
 use qnat_netio::guard::{self, Guard};
 use qnat_netio::link::Link;
 use qnat_netio::packet::PacketLoop;
@@ -80,11 +81,18 @@ fn frames_of_a_vlan_are_dropped_and_counted_and_priorities_pass() {
         eprintln!("skipped: this build has no guard");
         return;
     }
+    for room in [None, Some(FastSize { workers: 1, flows: 8 })] {
+        frames_of_a_vlan(room);
+    }
+}
+
+/// Without and with a fast path, which looks at tags itself.
+fn frames_of_a_vlan(room: Option<FastSize>) {
     let (inner, outer) = gateway();
     inner.run(move || {
         let links = ["gi", "go"].map(|name| Link::named(name).expect("link"));
         let mut near = open(&links[0], &links[1]);
-        let (guard, _words) = Guard::attach(&links[1], &links[..1]).expect("attached");
+        let (guard, _words, _tables) = Guard::attach_with(&links[1], &links[..1], room).expect("attached");
         let to = [VIRTUAL, links[0].mac, [0xff; 6]];
         let all = |vlan| to.iter().map(|mac| frame(*mac, vlan)).collect::<Vec<_>>();
         assert_eq!(received(&mut near, &outer, all(None)), 3, "without a tag");

@@ -1,13 +1,27 @@
-//! Who may touch what of a running member, seen from outside: its guard, its lock, its ports. Needs root and `tc`.
+//! Who may touch what of a running member, seen from outside: its guard, its lock, its ports. Needs root.
 
 use std::time::Duration;
 
+use netio::bpf::{self, Program, TcAttachType};
+use netio::link::Link;
+use netio::netns;
+use qnat_lab::Host;
 use qnat_tests::lab::{Lab, json, rows, run, wait_until};
 use serde_json::Value;
 
-/// The egress filters of a member's outside interface, with the numbers of their programs.
-fn filters(lab: &Lab, node: &str) -> String {
-    lab.exec(node, &["tc", "filter", "show", "dev", "outside", "egress"])
+/// Does something with the outside interface of a member, where it is.
+fn at_outside<T: Send + 'static>(node: u32, work: impl FnOnce(&Link) -> std::io::Result<T> + Send + 'static) -> T {
+    let work = move || work(&Link::named("outside")?);
+    netns::run_in(&Host::Node(node).namespace(), work).expect("a namespace").expect("the kernel answers")
+}
+
+/// The numbers of the programs at its egress.
+fn programs(node: u32) -> Vec<u32> {
+    at_outside(node, programs_at_egress)
+}
+
+fn programs_at_egress(link: &Link) -> std::io::Result<Vec<u32>> {
+    bpf::programs_at(link.ifindex, TcAttachType::Egress)
 }
 
 /// What a member's own API answers.
@@ -28,11 +42,11 @@ fn a_second_process_of_a_running_member_changes_nothing_and_says_whose_the_membe
     let config =
         rows(&status["nodes"]).find(|row| row["node"]["name"] == "n1").expect("a row")["node"]["config_path"].clone();
     let config = config.as_str().expect("a path");
-    let (filters_before, me_before) = (filters(&lab, "n1"), me(&lab, "n1"));
+    let (programs_before, me_before) = (programs(1), me(&lab, "n1"));
     let addresses = |lab: &Lab| lab.exec("n1", &["ip", "-d", "address", "show"]);
     let qdiscs = |lab: &Lab| lab.exec("n1", &["tc", "qdisc", "show"]);
     let before = (addresses(&lab), qdiscs(&lab));
-    assert!(filters_before.contains("qnat_guard"), "{filters_before}");
+    assert_eq!(programs_before.len(), 1, "its guard");
     assert_eq!(me_before.0["guard"], "attached");
 
     let binary = qnat_tests::lab::binary();
@@ -42,7 +56,7 @@ fn a_second_process_of_a_running_member_changes_nothing_and_says_whose_the_membe
     assert!(!second.status.success(), "a second process of the member runs");
     assert!(said.contains("runs this member") && said.contains("nothing was changed"), "{said}");
 
-    assert_eq!(filters(&lab, "n1"), filters_before, "the filter is another one");
+    assert_eq!(programs(1), programs_before, "the guard is another one");
     assert_eq!((addresses(&lab), qdiscs(&lab)), before);
     let me_after = me(&lab, "n1");
     assert_eq!((&me_after.0["guard"], &me_after.1), (&me_before.0["guard"], &me_before.1));
@@ -52,11 +66,14 @@ fn a_second_process_of_a_running_member_changes_nothing_and_says_whose_the_membe
 #[test]
 fn a_guard_that_somebody_takes_away_is_back_within_two_seconds_and_counted() {
     let lab = Lab::up();
-    let before = filters(&lab, "n2");
-    assert!(before.contains("qnat_guard"), "{before}");
+    let before = programs(2);
+    assert_eq!(before.len(), 1, "its guard");
     for times in 1..=2 {
-        let _said = lab.exec("n2", &["tc", "qdisc", "del", "dev", "outside", "clsact"]);
-        wait_until("the guard to be back", Duration::from_secs(2), || filters(&lab, "n2").contains("qnat_guard"));
+        at_outside(2, |link| {
+            let guard = programs_at_egress(link)?[0];
+            Program::of(guard)?.take_away(link.ifindex, TcAttachType::Egress)
+        });
+        wait_until("the guard to be back", Duration::from_secs(2), || programs(2) == before);
         wait_until("the status to say so", Duration::from_secs(2), || {
             let (me, put_back) = me(&lab, "n2");
             me["guard"] == "attached" && put_back == times

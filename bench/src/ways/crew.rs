@@ -65,7 +65,7 @@ fn of(way: Way, lab: &Lab, lasting: Duration) -> Result<Vec<Sample>> {
             meter = Meter::of(work)?;
             Ok(())
         };
-        let figures = if let Load::Offered(count) = load {
+        let (figures, curve) = if let Load::Offered(count) = load {
             let flows = offered.flows(BY_CLUSTER, count)?;
             offered.open(&flows, || Ok(true))?;
             offered.carried(&flows, &mut measured, lasting)?
@@ -74,7 +74,7 @@ fn of(way: Way, lab: &Lab, lasting: Duration) -> Result<Vec<Sample>> {
             offered.all_new(lab, || offered.carried(&flows, &mut measured, lasting / 4))?
         };
         let Meter { cores, stolen, carried, .. } = meter;
-        samples.push(Sample { way, load: name, figures, cores, stolen, carried });
+        samples.push(Sample { way, load: name, figures, cores, stolen, carried, curve });
     }
     Ok(samples)
 }

@@ -391,6 +391,7 @@ impl Bench {
             meter = self.metered(way, work)?;
             Ok(())
         };
+        let mut curve = Vec::new();
         let figures = match load {
             Load::Streams(count, direction) => {
                 let value = ends.streams(count, direction, &mut measured, self.lasting)?;
@@ -412,17 +413,22 @@ impl Bench {
                 let waits = is_cached && count < direct::BEYOND;
                 offered.open(&flows, || Ok(!waits || self.entries()? >= count.into()))?;
                 let mut carried = || offered.carried(&flows, &mut measured, self.lasting);
-                if is_amid { direct::amid_changes(&self.lab, carried)? } else { carried()? }
+                let figures;
+                (figures, curve) = if is_amid { direct::amid_changes(&self.lab, carried)? } else { carried()? };
+                figures
             }
             Load::OfferedNew => {
                 let offered = self.offered(way)?;
                 let flows = offered.new_flows(remote)?;
                 let mut measure = || offered.carried(&flows, &mut measured, self.lasting / 4);
-                if way == Way::Nftables { measure()? } else { offered.all_new(&self.lab, measure)? }
+                let figures;
+                (figures, curve) =
+                    if way == Way::Nftables { measure()? } else { offered.all_new(&self.lab, measure)? };
+                figures
             }
         };
         let Meter { cores, stolen, carried, .. } = meter;
-        Ok(Sample { way, load: name.to_owned(), figures, cores, stolen, carried })
+        Ok(Sample { way, load: name.to_owned(), figures, cores, stolen, carried, curve })
     }
 
     fn datagrams(&self, way: Way, ends: &Ends<'_>, count: usize, meter: &mut Meter) -> Result<Vec<Figure>> {

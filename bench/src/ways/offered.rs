@@ -36,9 +36,14 @@ const OPENED_WITHIN: Duration = Duration::from_secs(60);
 /// What may be missing of a load that counts as carried, one in so many.
 const LOST_ONE_IN: u64 = 200;
 /// How often the greatest load that is carried is bounded by a half.
-const STEPS: u32 = 6;
+const STEPS: usize = 6;
+/// Loads above what was taken of as much as can be sent, in tenths of it.
+const OVERLOADS: [u32; 3] = [20, 15, 12];
 /// The last datagrams may still be on their way.
 const ARRIVES_WITHIN: Duration = Duration::from_millis(50);
+
+/// Figures, and what was offered and what arrived of it, thousands a second, load by load.
+pub(super) type Carried = (Vec<Figure>, Vec<(f64, f64)>);
 
 /// A client's way: interfaces by their namespaces.
 #[derive(Debug)]
@@ -186,17 +191,17 @@ impl Offered {
     ///
     /// # Errors
     /// As `work`, or if flows were not new.
-    pub(super) fn all_new(&self, lab: &Lab, work: impl FnOnce() -> Result<Vec<Figure>>) -> Result<Vec<Figure>> {
+    pub(super) fn all_new(&self, lab: &Lab, work: impl FnOnce() -> Result<Carried>) -> Result<Carried> {
         let (counted, before) = (lab.settled()?, self.sink.arrived()?);
-        let figures = work()?;
+        let carried = work()?;
         let arrived = self.sink.arrived()? - before;
         let opened = lab.settled()?.since(&counted).committed;
         ensure!(opened >= arrived, "{arrived} datagrams arrived by {opened} new flows");
-        Ok(figures)
+        Ok(carried)
     }
 
-    /// What arrives of as much as can be sent, and the greatest load of which all but one in [`LOST_ONE_IN`] arrive. `measured`
-    /// surrounds the first.
+    /// The most that arrives, and the greatest load of which all but one in [`LOST_ONE_IN`] arrive, of loads from as much as can be
+    /// sent downwards: what cannot be taken costs as well, so that most arrives at some load between. `measured` surrounds the first.
     ///
     /// # Errors
     /// If the generator fails.
@@ -205,23 +210,30 @@ impl Offered {
         flows: &[Flows],
         measured: &mut dyn FnMut(&mut dyn FnMut()) -> Result<()>,
         lasting: Duration,
-    ) -> Result<Vec<Figure>> {
+    ) -> Result<Carried> {
         let mut flood = Ok((0, 0, lasting));
         measured(&mut || flood = self.send(flows, None, lasting))?;
         let (sent, arrived, took) = flood?;
-        let figure = |unit, count: u64, took: Duration| Figure { unit, value: count as f64 / took.as_secs_f64() / 1e3 };
-        let mut whole = figure(Unit::KppsWhole, 0, took);
-        let (mut least, mut most) = (0, u32::try_from(u128::from(arrived) * 1_300_000 / took.as_micros())?);
-        for _ in 0..STEPS {
-            let rate = u32::midpoint(least, most).max(2 * RATE_MIN);
+        let kilo = |count: u64, took: Duration| count as f64 / took.as_secs_f64() / 1e3;
+        let (mut curve, mut whole) = (vec![(kilo(sent, took), kilo(arrived, took))], 0.0);
+        let taken = u32::try_from(u128::from(arrived) * 1_000_000 / took.as_micros())?;
+        let (mut least, mut most) = (0, taken.saturating_mul(2));
+        let above = OVERLOADS.map(|tenths| taken / 10 * tenths);
+        for step in 0..above.len() + STEPS {
+            let rate = above.get(step).copied().unwrap_or_else(|| u32::midpoint(least, most)).max(2 * RATE_MIN);
             let (sent, arrived, took) = self.send(flows, Some(rate), lasting / 2)?;
+            curve.push((kilo(sent, took), kilo(arrived, took)));
             if is_whole(sent, arrived) {
-                (least, whole) = (rate, figure(Unit::KppsWhole, sent, took));
+                least = least.max(rate);
+                whole = f64::max(whole, kilo(sent, took));
             } else {
-                most = rate;
+                most = most.min(rate);
             }
         }
-        Ok(vec![figure(Unit::Kpps, arrived, took), figure(Unit::KppsOffered, sent, took), whole])
+        let (offered, arrived) = curve.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or_default();
+        let figures = [(Unit::Kpps, arrived), (Unit::KppsOffered, offered), (Unit::KppsWhole, whole)]
+            .map(|(unit, value)| Figure { unit, value });
+        Ok((figures.to_vec(), curve))
     }
 }
 

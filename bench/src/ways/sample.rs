@@ -56,9 +56,9 @@ pub enum Unit {
     MicrosP50,
     /// All but a hundredth of the round trips are shorter, microseconds.
     MicrosP99,
-    /// Thousand datagrams a second that arrived.
+    /// Thousand datagrams a second that arrived; of several loads at that of which most did.
     Kpps,
-    /// Thousand datagrams a second that were sent.
+    /// Thousand datagrams a second that were sent then.
     KppsOffered,
     /// Thousand datagrams a second, the most of which all but one in 200 arrived.
     KppsWhole,
@@ -103,6 +103,9 @@ pub struct Sample {
     pub stolen: f64,
     /// Of the cluster's ways: share of the frames that the kernel carried.
     pub carried: Option<f64>,
+    /// Of loads that the kernel makes: what was offered and what arrived, thousand datagrams a second.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<(f64, f64)>,
 }
 
 impl fmt::Display for Sample {
@@ -187,7 +190,15 @@ mod tests {
 
     fn sample(way: Way, value: f64, carried: Option<f64>) -> Sample {
         let figures = vec![Figure { unit: Unit::Gbit, value }];
-        Sample { way, load: "one".to_owned(), figures, cores: vec![value / 10.0, 1.0], stolen: value / 100.0, carried }
+        Sample {
+            way,
+            load: "one".to_owned(),
+            figures,
+            cores: vec![value / 10.0, 1.0],
+            stolen: value / 100.0,
+            carried,
+            curve: Vec::new(),
+        }
     }
 
     #[test]

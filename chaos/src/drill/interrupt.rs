@@ -6,15 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Held while a lab is brought up or taken down or a verdict is written, and for good once a signal has come: then
 /// nobody can build anew what the signal takes down, and there is one verdict.
 static GATE: Mutex<()> = Mutex::new(());
 /// Whether the lab that is up is ours; changed behind the gate. Somebody else's is none of our business.
 static OURS: AtomicBool = AtomicBool::new(false);
-/// As shells report a process that SIGINT ended.
-const INTERRUPTED: i32 = 130;
 
 /// Waits until no lab is being brought up or taken down; forever after a signal, which ends the process.
 pub(super) fn gate() -> MutexGuard<'static, ()> {
@@ -28,20 +25,9 @@ pub(super) fn set_ours(_gate: &MutexGuard<'_, ()>, ours: bool) {
 
 /// From now on a signal takes our lab and the directory `files` away, calls `report` and ends the process.
 pub(super) fn watch(files: std::path::PathBuf, report: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Registered here and not in the thread: a signal that comes early must find it.
-    let (mut interrupt, mut terminate) = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    let wait = move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
-        let _for_good = gate();
+    let work = move || {
+        // For good: the process ends.
+        std::mem::forget(gate());
         if OURS.load(Ordering::Relaxed)
             && let Err(error) = qnat_lab::down(Path::new(qnat_lab::DEFAULT_DIR))
         {
@@ -52,8 +38,6 @@ pub(super) fn watch(files: std::path::PathBuf, report: impl FnOnce() -> Result<(
         if let Err(error) = report() {
             eprintln!("what was measured could not be written: {error:#}");
         }
-        std::process::exit(INTERRUPTED);
     };
-    std::thread::Builder::new().name("interrupt".to_owned()).spawn(wait).context("thread for signals")?;
-    Ok(())
+    qnat_lab::signals::on_interrupt(work).context("signals")
 }

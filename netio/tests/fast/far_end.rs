@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use qnat_netio::boottime::now_ns;
+use qnat_netio::bpf::{Program, TcAttachType};
 use qnat_netio::fast::{FastEntry, FastProto, FastSide, FastSize};
 use qnat_netio::guard::Guard;
 use qnat_netio::link::Link;
 use words::time::MS;
 
+use crate::net::Namespace;
 use crate::path::Path;
 use crate::{BACKEND, BACKEND_MAC, HOP_MAC, INSIDE, OUTSIDE, PUBLIC, REMOTE, SHARD, entry, held, require_root, udp};
 
@@ -45,9 +47,23 @@ fn frames_go_straight_to_the_far_end_of_a_pair_unless_something_stands_in_their_
     path.inner.exec("tc qdisc del dev go root");
     let program = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(&program, "1,6 0 0 4294967295").expect("written");
+    path.inner.exec("tc qdisc add dev gi clsact");
     path.inner.exec(&format!("tc filter add dev gi egress prio 9 bpf da bytecode-file {}", program.path().display()));
     assert_eq!(path.far_ends_now(), ["go", "gj"], "somebody's filter judges what leaves there");
     path.inner.exec("tc filter del dev gi egress prio 9");
+    assert_eq!(path.far_ends_now(), ["go", "gi", "gj"]);
+    // Anybody's; this one is at hand.
+    let number = path.parts.as_ref().and_then(|parts| parts.guard.fast_program()).expect("a program");
+    let hang = |inner: &Namespace, hung: bool| {
+        inner.run(move || {
+            let (gj, program) = (Link::named("gj").expect("link").ifindex, Program::of(number).expect("it is there"));
+            let done = if hung { Program::put_first } else { Program::take_away }(&program, gj, TcAttachType::Egress);
+            done.expect("done");
+        });
+    };
+    hang(&path.inner, true);
+    assert_eq!(path.far_ends_now(), ["go", "gi"], "somebody's program judges what leaves there");
+    hang(&path.inner, false);
     assert_eq!(path.far_ends_now(), ["go", "gi", "gj"]);
     path.inner.ip("link set go down");
     assert_eq!(path.far_ends_now(), ["gi", "gj"], "switched off");

@@ -12,6 +12,7 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use path::{Ends, Path};
 use qnat_netio::boottime::now_ns;
 use qnat_netio::fast::{FAST_PLACES, FastEntry, FastFates, FastProto, FastSide};
+use qnat_netio::hooks::By;
 use qnat_netio::port::Interface;
 use words::time::MS;
 use words::{ChecksumState, FrameMeta, Gso, Incarnation, LeaseWord, ShardId, Term};
@@ -112,28 +113,30 @@ fn begin(ends: &mut Ends, proto: FastProto) {
 #[test]
 fn what_belongs_to_an_entry_is_translated_both_ways_and_counted() {
     require_root!();
-    Path::new().run(|ends, _| {
-        let out = udp(BACKEND_MAC, BACKEND, REMOTE, b"question");
-        let answer = udp(HOP_MAC, REMOTE, PUBLIC, b"an answer");
-        ends.misses("nobody has decided", INSIDE, &out, |f| &mut f.unknown);
-        begin(ends, FastProto::Udp);
-        assert_translated(&ends.hits("out", INSIDE, &out), (HOP_MAC, VMAC), PUBLIC, REMOTE);
-        assert_translated(&ends.hits("in", OUTSIDE, &answer), (BACKEND_MAC, VMAC), REMOTE, BACKEND);
-        let unsummed = edit(&out, |f| f[40..42].fill(0));
-        let arrived = ends.hits("without a checksum", INSIDE, &unsummed);
-        assert_eq!(arrived[40..42], [0, 0], "it has none afterwards");
-        let may_be_cut = edit(&answer, |f| f[20] = 0);
-        assert_translated(
-            &ends.hits("a remote's identification", OUTSIDE, &may_be_cut),
-            (BACKEND_MAC, VMAC),
-            REMOTE,
-            BACKEND,
-        );
-        let seen = ends.parts.tables[1].seen(0);
-        assert_eq!((seen.out.packets, seen.out.octets), (2, 72));
-        assert_eq!((seen.incoming.packets, seen.incoming.octets), (2, 74));
-        assert!(now_ns() - seen.out.last_ns < 5_000 * MS && seen.incoming.last_ns >= seen.out.last_ns);
-    });
+    for by in [By::Tcx, By::Clsact] {
+        Path::by(by).run(|ends, _| {
+            let out = udp(BACKEND_MAC, BACKEND, REMOTE, b"question");
+            let answer = udp(HOP_MAC, REMOTE, PUBLIC, b"an answer");
+            ends.misses("nobody has decided", INSIDE, &out, |f| &mut f.unknown);
+            begin(ends, FastProto::Udp);
+            assert_translated(&ends.hits("out", INSIDE, &out), (HOP_MAC, VMAC), PUBLIC, REMOTE);
+            assert_translated(&ends.hits("in", OUTSIDE, &answer), (BACKEND_MAC, VMAC), REMOTE, BACKEND);
+            let unsummed = edit(&out, |f| f[40..42].fill(0));
+            let arrived = ends.hits("without a checksum", INSIDE, &unsummed);
+            assert_eq!(arrived[40..42], [0, 0], "it has none afterwards");
+            let may_be_cut = edit(&answer, |f| f[20] = 0);
+            assert_translated(
+                &ends.hits("a remote's identification", OUTSIDE, &may_be_cut),
+                (BACKEND_MAC, VMAC),
+                REMOTE,
+                BACKEND,
+            );
+            let seen = ends.parts.tables[1].seen(0);
+            assert_eq!((seen.out.packets, seen.out.octets), (2, 72));
+            assert_eq!((seen.incoming.packets, seen.incoming.octets), (2, 74));
+            assert!(now_ns() - seen.out.last_ns < 5_000 * MS && seen.incoming.last_ns >= seen.out.last_ns);
+        });
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use qnat_netio::bell::Doorbell;
 use qnat_netio::fast::{FastFates, FastSize, FastTable};
 use qnat_netio::guard::Guard;
+use qnat_netio::hooks::By;
 use qnat_netio::lease_table::WordsWriter;
 use qnat_netio::link::Link;
 use qnat_netio::packet::PacketLoop;
@@ -32,14 +33,18 @@ pub(crate) struct Parts {
 
 impl Path {
     pub(crate) fn new() -> Self {
+        Self::by(By::Tcx)
+    }
+
+    pub(crate) fn by(by: By) -> Self {
         let (inner, outer) = (Namespace::new("g"), Namespace::new("o"));
         inner.veth("gi", &outer, "oi");
         inner.veth("go", &outer, "oo");
         inner.veth("gj", &outer, "oj");
-        let (own, parts) = inner.run(|| {
+        let (own, parts) = inner.run(move || {
             let links = ["go", "gi", "gj"].map(|name| Link::named(name).expect("link"));
             let size = FastSize { workers: WORKERS, flows: FLOWS };
-            let (guard, words, tables) = Guard::attach_with(&links[0], &links[1..], Some(size)).expect("guard");
+            let (guard, words, tables) = Guard::attach_by(&links[0], &links[1..], Some(size), by).expect("guard");
             (links.map(|link| link.mac), Parts { guard, words, tables })
         });
         Self { inner, outer, own, parts: Some(parts) }

@@ -13,6 +13,7 @@ mod hang;
 pub mod inet;
 mod links;
 mod process;
+pub mod signals;
 mod state;
 pub mod topology;
 
@@ -277,9 +278,11 @@ pub fn release(dir: &Path, node: u32) -> Result<()> {
 /// Deletes a member's interface on a data network and makes it again, with the same name and MAC.
 ///
 /// # Errors
-/// If there is no such member, or the kernel refuses.
+/// If there is no such member, the lab has no switches, or the kernel refuses.
 pub fn remake(dir: &Path, node: u32, network: topology::Network) -> Result<()> {
-    member(&state::load(dir)?, node)?;
+    let state = state::load(dir)?;
+    has_switches(&state.config, "to plug a new interface into")?;
+    member(&state, node)?;
     links::remake(node, network)
 }
 
@@ -302,6 +305,12 @@ pub fn restart(dir: &Path, node: u32, wipe: Wipe) -> Result<()> {
     lock.store(&state)
 }
 
+/// Refuses what a lab without switches cannot do.
+fn has_switches(config: &LabConfig, what: &str) -> Result<()> {
+    ensure!(!config.direct, "this lab has no switch {what}: run `qnat lab down`, then `qnat lab up` without --direct");
+    Ok(())
+}
+
 fn member(state: &State, node: u32) -> Result<(usize, LabNode)> {
     let known = state.config.node_ids().any(|known| known == node);
     let place = place(node).filter(|_| known);
@@ -313,10 +322,11 @@ fn member(state: &State, node: u32) -> Result<(usize, LabNode)> {
 /// machine that was removed.
 ///
 /// # Errors
-/// If the number is another one, or the machine does not start; then nothing is left of it.
+/// If the number is another one, the lab has no switches, or the machine does not start; then nothing is left of it.
 pub fn add(dir: &Path, node: u32, founder: &dyn Founder) -> Result<()> {
     let lock = Lock::take(dir)?;
     let mut state = lock.load()?;
+    has_switches(&state.config, "to plug a new machine into")?;
     let next = state.config.nodes + 1;
     let returns = state.config.removed.contains(&node);
     ensure!(
@@ -390,10 +400,11 @@ fn living(state: &State, node: u32) -> Result<(usize, String, ProcessId)> {
 /// Adds a fault to the fabric; those in force stay.
 ///
 /// # Errors
-/// If a node is unknown, or `nft` is missing or refuses.
+/// If a node is unknown, the lab has no switches, or `nft` is missing or refuses.
 pub fn partition(dir: &Path, cut: &Cut) -> Result<()> {
     let lock = Lock::take(dir)?;
     let mut state = lock.load()?;
+    has_switches(&state.config, "that could lose frames")?;
     for node in [Some(cut.node), cut.from].into_iter().flatten() {
         member(&state, node)?;
     }

@@ -222,6 +222,26 @@ fn partitions_drop_what_they_name_and_heal() {
 }
 
 #[test]
+fn a_lab_without_switches_refuses_what_takes_one() {
+    let _turn = turn();
+    let scratch = tempfile::tempdir().expect("scratch");
+    let config = LabConfig { nodes: 1, backends: 1, direct: true, ..config(scratch.path()) };
+    let _lab = Up(config.dir.clone());
+    up(&config, &Recorder).expect("up");
+    let dir = config.dir.as_path();
+    let refused = [
+        partition(dir, &Cut::partition(1, None)).expect_err("no switch loses frames"),
+        add(dir, 2, &Recorder).expect_err("nothing to plug it into"),
+        remake(dir, 1, Network::Outside).expect_err("nothing to plug it into"),
+    ];
+    for error in refused.map(|error| format!("{error:#}")) {
+        assert!(error.contains("no switch") && error.contains("`qnat lab up` without --direct"), "{error}");
+    }
+    let status = status(dir).expect("status");
+    assert!(status.cuts.is_empty() && status.nodes.len() == 1, "nothing was changed");
+}
+
+#[test]
 fn a_failed_start_leaves_nothing() {
     let _turn = turn();
     let scratch = tempfile::tempdir().expect("scratch");

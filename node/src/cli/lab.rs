@@ -261,17 +261,22 @@ fn how_to(config: &LabConfig) -> String {
         format!(" --lab-dir {}", config.dir.display())
     };
     let [inet, _] = qnat_lab::topology::INET_ADDRESSES;
+    // These take a switch.
+    let next = config.nodes + 1;
+    let switched = format!(
+        "\x20 qnat lab partition{dir} n1 --all                  cut it off; qnat lab heal{dir} ends that\n\
+         \x20 qnat lab add{dir} n{next}                              one more member, which joins\n"
+    );
+    let switched = if config.direct { "" } else { &switched };
     format!(
         "A lab of {nodes} members, {backends} backends and {frontends} public addresses is up. In another terminal:\n\
          \x20 qnat status{dir}                                  who owns what\n\
          \x20 qnat lab exec{dir} b1 -- curl http://{inet}/      how the internet sees backend b1\n\
          \x20 qnat lab exec{dir} b1 -- curl -o /dev/null http://{inet}/blob/10G   a long transfer to break\n\
          \x20 qnat lab kill{dir} n1                             crash a member; qnat lab restart{dir} n1 brings it back\n\
-         \x20 qnat lab partition{dir} n1 --all                  cut it off; qnat lab heal{dir} ends that\n\
-         \x20 qnat lab add{dir} n{next}                              one more member, which joins\n\
+         {switched}\
          \x20 qnat flows{dir}   qnat ports{dir}                 mappings and leases\n",
         nodes = config.nodes,
-        next = config.nodes + 1,
         backends = config.backends,
         frontends = config.frontends,
     )

@@ -1,13 +1,13 @@
 //! A member's kernel with the fast path as the member has it: its program runs upon frames that a test makes (BPF_PROG_TEST_RUN), by
 //! the maps that the worker fills. What it hands to a device is taken here, so nothing is sent and nobody waits.
 
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::fast::{FastBoth, FastEntry, FastMode, FastSeen, FastTable};
 use engine::ids::{BackendId, LeaseWord, Link, VnetId};
 use engine::snapshot::Networks;
 use netio::boottime::now_ns;
+use netio::bpf::Program;
 use netio::fast::FastSize;
 use netio::guard::Guard;
 use netio::lease_table::WordsWriter;
@@ -38,7 +38,7 @@ pub(crate) struct Kernel {
     _guard: Guard,
     words: WordsWriter,
     table: Option<Box<dyn FastTable>>,
-    program: OwnedFd,
+    program: Program,
     /// By interface, the outside one first.
     devices: Vec<Device>,
     looks: Looks,
@@ -57,7 +57,7 @@ impl Kernel {
         let devices = names.map(|name| Device::named(name).expect("an interface")).to_vec();
         let size = FastSize { workers: 1, flows: FLOWS };
         let (guard, words, mut parts) = Guard::attach_with(&devices[0], &devices[1..], Some(size)).expect("attached");
-        let program = program(guard.fast_program().expect("a fast path"));
+        let program = Program::of(guard.fast_program().expect("a fast path")).expect("it is there");
         let inside =
             ["one", "other"].map(|name| InsideConfig { interface: name.into(), virtual_network: Some(name.into()) });
         let mut bindings = Bindings::new(&inside);
@@ -88,13 +88,15 @@ impl Carrier for Kernel {
             Link::Inside(network) if network == NETWORKS[0] => Interface::inside(0),
             Link::Inside(_) => Interface::inside(1),
         };
-        let fate = run(&self.program, self.devices[interface.index()].ifindex, frame);
+        let judged = self.program.judge(self.devices[interface.index()].ifindex, frame);
+        let (fate, sent) = judged.unwrap_or_else(|error| panic!("{} octets: {error}", frame.len()));
         match fate {
             TC_NEXT => Carried::No,
             TC_SHOT => Carried::Dropped,
             TC_REDIRECT => {
                 let clock = netio::boottime::now_ns();
                 self.looks.lock().unwrap_or_else(PoisonError::into_inner).push((clock, now_ns));
+                *frame = sent;
                 Carried::To(link_to(frame))
             }
             other => panic!("a classifier says {other}"),
@@ -144,69 +146,4 @@ impl FastTable for Table {
     fn raise_all(&mut self, made: u64) {
         self.inner.raise_all(made);
     }
-}
-
-const BPF_PROG_TEST_RUN: libc::c_int = 10;
-const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
-
-fn program(number: u32) -> OwnedFd {
-    // The number, where to go on, flags.
-    let attribute = [number, 0, 0];
-    // SAFETY: the attribute lives until the call returns; nothing is written to it.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_GET_FD_BY_ID, attribute.as_ptr(), size_of_val(&attribute)) };
-    assert!(fd >= 0, "program {number}: {}", std::io::Error::last_os_error());
-    // SAFETY: the kernel has just made it for us.
-    unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).expect("a descriptor")) }
-}
-
-/// What the program says of a frame that comes in by an interface, and makes of it.
-fn run(program: &OwnedFd, ifindex: u32, frame: &mut Vec<u8>) -> u32 {
-    /// `struct __sk_buff` of linux/bpf.h, of which nothing else is told.
-    const CONTEXT: usize = 192;
-    const IFINDEX: usize = 40;
-    /// The part `test` of `union bpf_attr` of linux/bpf.h.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Test {
-        prog_fd: u32,
-        retval: u32,
-        data_size_in: u32,
-        data_size_out: u32,
-        data_in: u64,
-        data_out: u64,
-        repeat: u32,
-        duration: u32,
-        ctx_size_in: u32,
-        ctx_size_out: u32,
-        ctx_in: u64,
-        ctx_out: u64,
-        flags: u32,
-        cpu: u32,
-        batch_size: u32,
-        pad: u32,
-    }
-    let mut context = [0_u8; CONTEXT];
-    context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
-    let len = u32::try_from(frame.len()).expect("a frame");
-    let mut out = vec![0_u8; frame.len()];
-    let mut test = Test {
-        prog_fd: program.as_raw_fd().cast_unsigned(),
-        data_size_in: len,
-        data_size_out: len,
-        data_in: frame.as_ptr() as u64,
-        data_out: out.as_mut_ptr() as u64,
-        ctx_size_in: 192,
-        ctx_in: context.as_ptr() as u64,
-        repeat: 1,
-        ..Test::default()
-    };
-    // SAFETY: the attribute and all buffers that it points to live until the call returns, and have the lengths that it says.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut test, size_of::<Test>()) };
-    assert!(done >= 0, "{len} octets: {}", std::io::Error::last_os_error());
-    if test.retval == TC_REDIRECT {
-        out.truncate(test.data_size_out as usize);
-        *frame = out;
-    }
-    test.retval
 }
