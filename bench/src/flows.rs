@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use netio::netns;
+use qnat::answers::FastPath;
+use qnat::daemon::data_config::Cache;
+use qnat::daemon::request::Request;
 use qnat_lab::Host;
 use qnat_lab::topology::INET_ADDRESSES;
 use serde::{Deserialize, Serialize};
@@ -42,6 +45,12 @@ pub struct Args {
     /// How often all of it.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
+    /// Datagrams of each flow.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    packets: u32,
+    /// Also without the kernel's fast path, in the same rounds.
+    #[arg(long)]
+    without_cache: bool,
     /// What becomes of the result.
     #[command(flatten)]
     pub printing: Printing,
@@ -54,12 +63,33 @@ pub struct FlowsResult {
     pub machine: Machine,
     /// Seconds of a step.
     pub seconds: u64,
+    /// Datagrams of a flow.
+    #[serde(default = "one")]
+    pub packets: u32,
     /// Medians and spreads by rate.
     pub summary: Vec<Row>,
     /// Each round, by rate.
     pub qnat: Vec<Vec<Step>>,
     /// As above.
     pub kernel: Vec<Vec<KernelStep>>,
+    /// Without the kernel's fast path: the same as `summary`; empty: not measured.
+    #[serde(default)]
+    pub summary_without_cache: Vec<Row>,
+    /// And as `qnat`.
+    #[serde(default)]
+    pub without_cache: Vec<Vec<Step>>,
+}
+
+/// Of results that do not say.
+const fn one() -> u32 {
+    1
+}
+
+/// Through what.
+#[derive(Clone, Copy)]
+enum Through {
+    Qnat(Cache),
+    Kernel,
 }
 
 /// Measures.
@@ -67,28 +97,39 @@ pub struct FlowsResult {
 /// # Errors
 /// If the lab or the namespaces do not come up.
 pub fn run(args: &Args) -> Result<FlowsResult> {
-    let (mut qnat, mut kernel) = (Vec::new(), Vec::new());
+    let (mut qnat, mut without_cache, mut kernel) = (Vec::new(), Vec::new(), Vec::new());
+    let mut through = vec![Through::Qnat(Cache::On), Through::Kernel];
+    through.extend(args.without_cache.then_some(Through::Qnat(Cache::Off)));
     for round in 0..args.rounds {
-        let mut ours = || through_qnat(args, round).map(|steps| qnat.push(steps));
-        let mut theirs = || through_the_kernel(args, round).map(|steps| kernel.push(steps));
-        if round % 2 == 0 {
-            ours()?;
-            theirs()?;
-        } else {
-            theirs()?;
-            ours()?;
+        for which in &through {
+            match which {
+                Through::Qnat(Cache::Off) => without_cache.push(through_qnat(args, round, Cache::Off)?),
+                Through::Qnat(cache) => qnat.push(through_qnat(args, round, *cache)?),
+                Through::Kernel => kernel.push(through_the_kernel(args, round)?),
+            }
         }
+        through.rotate_left(1);
     }
-    let summary = summary(&qnat, &kernel);
-    let result = FlowsResult { machine: Machine::here()?, seconds: args.seconds, summary, qnat, kernel };
-    Ok(result)
+    Ok(FlowsResult {
+        machine: Machine::here()?,
+        seconds: args.seconds,
+        packets: args.packets,
+        summary: summary(&qnat, &kernel),
+        qnat,
+        summary_without_cache: summary(&without_cache, &kernel),
+        without_cache,
+        kernel,
+    })
 }
 
 /// A round in a lab of its own: what flows of an earlier round still cost falls on none of the two, and no backend comes near
 /// the number of flows that it may have.
-fn through_qnat(args: &Args, round: u32) -> Result<Vec<Step>> {
+fn through_qnat(args: &Args, round: u32, cache: Cache) -> Result<Vec<Step>> {
     let [remote, _] = INET_ADDRESSES;
     let lab = Lab::up(&args.binary, BACKENDS, &[])?;
+    for node in lab.nodes() {
+        let _stands: FastPath = lab.ask(node, &Request::Cache { turn: Some(cache) })?;
+    }
     lab.within(Host::Inet, nftables::sink)??;
     let pair = lab.neighbours()?;
     let lasting = Duration::from_secs(args.seconds);
@@ -96,9 +137,9 @@ fn through_qnat(args: &Args, round: u32) -> Result<Vec<Step>> {
     std::thread::scope(|scope| {
         let echo = scope.spawn(|| lab.within(Host::Inet, || load::echo(remote, &stop)));
         let step = |rate: &u32| {
-            let (step, after) = step(&lab, remote, pair, (next, *rate, lasting))?;
+            let (step, after) = step(&lab, remote, pair, (next, (*rate, args.packets), lasting))?;
             next = after;
-            eprintln!("round {round}, {rate}/s: committed {:.0}/s", step.committed);
+            eprintln!("round {round}, {rate}/s, cache {cache:?}: committed {:.0}/s", step.committed);
             Ok(step)
         };
         let measured: Result<Vec<Step>> = args.rates.iter().map(step).collect();
@@ -112,7 +153,7 @@ fn through_the_kernel(args: &Args, round: u32) -> Result<Vec<KernelStep>> {
     let _up = Masquerade::up()?;
     let mut next = 0;
     let step = |rate: &u32| {
-        let (step, after) = kernel_step(next, *rate, Duration::from_secs(args.seconds))?;
+        let (step, after) = kernel_step(next, (*rate, args.packets), Duration::from_secs(args.seconds))?;
         next = after;
         eprintln!("round {round}, {rate}/s: masqueraded {:.0}/s", step.delivered);
         Ok(step)
@@ -124,7 +165,7 @@ fn step(
     lab: &Lab,
     remote: Ipv4Addr,
     (flooder, beside): (u32, u32),
-    (first, rate, lasting): (u64, u32, Duration),
+    (first, rate, lasting): (u64, (u32, u32), Duration),
 ) -> Result<(Step, u64)> {
     let before = lab.counted()?;
     let sink = || lab.within(Host::Inet, nftables::delivered)?;
@@ -144,11 +185,11 @@ fn step(
     let during = lab.settled()?.since(&before);
     let seconds = flood.took.as_secs_f64();
     let result = Step {
-        rate,
+        rate: rate.0,
         offered: flood.sent as f64 / seconds,
         // The stream beside it is committed, too.
         committed: during.committed.saturating_sub(trips.first.len()) as f64 / seconds,
-        delivered: (sink()? - delivered) as f64 / seconds,
+        delivered: (sink()? - delivered) as f64 / f64::from(rate.1) / seconds,
         drops: during.drops,
         entries: during.commit.count() as f64 / seconds,
         hold_p50: during.hold.percentile(50.0),
@@ -164,7 +205,7 @@ fn step(
     Ok((result, flood.next))
 }
 
-fn kernel_step(first: u64, rate: u32, lasting: Duration) -> Result<(KernelStep, u64)> {
+fn kernel_step(first: u64, rate: (u32, u32), lasting: Duration) -> Result<(KernelStep, u64)> {
     let sink = || netns::run_in(nftables::SERVER, nftables::delivered)?;
     let (before, busy) = (sink()?, machine::cpu_busy()?);
     let flood = netns::run_in(nftables::CLIENT, || load::flood(nftables::SERVER_ADDRESS, first, rate, lasting))??;
@@ -172,6 +213,6 @@ fn kernel_step(first: u64, rate: u32, lasting: Duration) -> Result<(KernelStep, 
     let busy = (machine::cpu_busy()? - busy) / seconds;
     // The last datagrams may still be on their way.
     std::thread::sleep(Duration::from_millis(100));
-    let delivered = (sink()? - before) as f64 / seconds;
-    Ok((KernelStep { rate, offered: flood.sent as f64 / seconds, delivered, busy }, flood.next))
+    let delivered = (sink()? - before) as f64 / f64::from(rate.1) / seconds;
+    Ok((KernelStep { rate: rate.0, offered: flood.sent as f64 / seconds, delivered, busy }, flood.next))
 }

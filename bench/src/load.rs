@@ -1,6 +1,7 @@
 //! Traffic: a flood of new UDP flows, a paced stream that measures round trips, and the echo service that answers it. All
 //! of it bounded; sockets belong to the namespace of the calling thread.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,8 @@ pub const FLOOD_PORTS: std::ops::Range<u16> = 10_000..60_000;
 const FLOOD_SOURCES: u64 = 64;
 /// A first packet is held for a second at most.
 const REPLY_WITHIN: Duration = Duration::from_secs(1);
+/// From one datagram of a flood's flow to the next.
+const AFTER: Duration = Duration::from_millis(5);
 /// Payload of a flood's datagrams.
 const PAYLOAD: &[u8] = b"qnat-bench flood";
 
@@ -136,7 +139,7 @@ fn exchange(socket: &UdpSocket, nonce: &[u8; 1]) -> Result<Option<u64>> {
 /// What a flood really sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Flood {
-    /// Datagrams, each the first of a flow.
+    /// Flows whose first datagram was sent.
     pub sent: u64,
     /// In this time.
     pub took: Duration,
@@ -144,23 +147,34 @@ pub struct Flood {
     pub next: u64,
 }
 
-/// Sends `rate` datagrams a second for `lasting`, each of a flow that was not there before: flow `n` is source socket
-/// `n mod sources`, remote port by the rest. Paced in slices of a millisecond.
+/// Begins `rate` flows a second for `lasting`, each with a datagram, and sends the others of its `packets` [`AFTER`] one another.
+/// None was there before: flow `n` is source socket `n mod sources`, remote port by the rest. Paced in slices of a millisecond.
 ///
 /// # Errors
 /// If there are no sockets.
-pub fn flood(remote: Ipv4Addr, first: u64, rate: u32, lasting: Duration) -> Result<Flood> {
+pub fn flood(remote: Ipv4Addr, first: u64, (rate, packets): (u32, u32), lasting: Duration) -> Result<Flood> {
     let bind = |_| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?);
     let sockets: Vec<UdpSocket> = (0..FLOOD_SOURCES).map(bind).collect::<Result<_>>()?;
+    let send = |number| {
+        let (source, port) = flow(number);
+        sockets[source].send_to(PAYLOAD, (remote, port)).is_ok()
+    };
     let (mut sent, mut number) = (0, first);
+    // When the next one of a flow is due, and how many there are still.
+    let mut later: VecDeque<(Duration, u64, u32)> = VecDeque::new();
     let began = Instant::now();
     while began.elapsed() < lasting {
+        let now = began.elapsed();
+        while let Some((_, number, left)) = later.pop_front_if(|(due, ..)| *due <= now) {
+            let _lost = send(number);
+            later.extend((left > 1).then_some((now + AFTER, number, left - 1)));
+        }
         let due = began.elapsed().as_secs_f64() * f64::from(rate);
         while (sent as f64) < due && began.elapsed() < lasting {
-            let (source, port) = flow(number);
             // What does not fit into the queue of the interface was not offered.
-            if sockets[source].send_to(PAYLOAD, (remote, port)).is_ok() {
+            if send(number) {
                 sent += 1;
+                later.extend((packets > 1).then_some((now + AFTER, number, packets - 1)));
             }
             number += 1;
         }

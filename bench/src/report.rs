@@ -13,7 +13,7 @@ use crate::hold::HoldResult;
 use crate::malformed::{Fate, MalformedResult};
 use crate::numbers::{Percentile, Spread, loss_free};
 use crate::printing::{Output, Printing};
-use crate::steps::{Step, column};
+use crate::steps::{self, Step, column};
 use crate::ways::{WaysResult, tables as ways};
 use crate::workers::{self, WorkersResult};
 
@@ -192,6 +192,29 @@ fn hold_table(hold: &HoldResult) -> String {
 }
 
 fn flows_table(flows: &FlowsResult) -> String {
+    let (table, curve) = steps_table(&flows.summary, &flows.qnat);
+    let without = if flows.without_cache.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "\n\nWithout the kernel's fast path:\n\n{}",
+            steps_table(&flows.summary_without_cache, &flows.without_cache).0
+        )
+    };
+    format!(
+        "{table}{without}\n\n{} rounds of {} s per rate, {} datagrams a flow, alternating with the kernel's masquerade; median (least–greatest), \
+         delivered % of all rounds. Largest rate with less than {} % loss: {:.0}/s. {}.",
+        flows.qnat.len(),
+        flows.seconds,
+        flows.packets,
+        LOSS * 100.0,
+        loss_free(&curve, LOSS),
+        flows.machine.place()
+    )
+}
+
+/// The table, and what was offered and delivered.
+fn steps_table(rows: &[steps::Row], rounds: &[Vec<Step>]) -> (Table, Vec<(f64, f64)>) {
     let mut table = markdown(&[
         "offered/s",
         "committed/s",
@@ -215,8 +238,8 @@ fn flows_table(flows: &FlowsResult) -> String {
     let whole = |s: &Spread| format!("{:.0} ({:.0}–{:.0})", s.median, s.min, s.max);
     let fine = |s: &Spread| format!("{:.2} ({:.2}–{:.2})", s.median, s.min, s.max);
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
-    let curve: Vec<(f64, f64)> = (0..flows.summary.len()).map(|at| whole_of(&column(&flows.qnat, at))).collect();
-    for (row, (offered, delivered)) in flows.summary.iter().zip(&curve) {
+    let curve: Vec<(f64, f64)> = (0..rows.len()).map(|at| whole_of(&column(rounds, at))).collect();
+    for (row, (offered, delivered)) in rows.iter().zip(&curve) {
         let drops = row.drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect::<Vec<_>>().join(", ");
         table.add_row(vec![
             format!("{:.0}", row.offered.median),
@@ -239,15 +262,7 @@ fn flows_table(flows: &FlowsResult) -> String {
             or_none(row.kernel_busy.as_ref().map(fine)),
         ]);
     }
-    format!(
-        "{table}\n\n{} rounds of {} s per rate, alternating with the kernel's masquerade; median (least–greatest), delivered % of all rounds. Largest \
-         rate with less than {} % loss: {:.0}/s. {}.",
-        flows.qnat.len(),
-        flows.seconds,
-        LOSS * 100.0,
-        loss_free(&curve, LOSS),
-        flows.machine.place()
-    )
+    (table, curve)
 }
 
 #[cfg(test)]

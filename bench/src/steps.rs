@@ -10,11 +10,11 @@ use crate::numbers::{Percentile, Spread};
 pub struct Step {
     /// Asked for.
     pub rate: u32,
-    /// Sent, per second.
+    /// Begun, per second.
     pub offered: f64,
     /// Committed, per second.
     pub committed: f64,
-    /// Seen at the sink, per second.
+    /// Datagrams at the sink, per second, divided by how many a flow has.
     pub delivered: f64,
     /// Drops of all members by reason, in all.
     pub drops: Vec<(String, u64)>,

@@ -8,6 +8,7 @@
 pub mod crew;
 mod direct;
 mod grouped;
+mod loads;
 mod offered;
 mod sample;
 pub mod tables;
@@ -36,10 +37,11 @@ use crate::nftables;
 use crate::printing::Printing;
 use direct::Exit;
 use grouped::Configurations;
+use loads::Load;
 use offered::{NEW, NEW_WITHOUT_SWITCH, Offered, Wire};
 use sample::summary;
 pub use sample::{Figure, Row, Sample, Unit, Way};
-use traffic::{Direction, Ends};
+use traffic::Ends;
 
 /// The client.
 const BACKEND: u32 = 1;
@@ -131,85 +133,6 @@ pub struct WaysResult {
 /// Of results that do not say.
 const fn three() -> u32 {
     NODES
-}
-
-/// What is sent.
-#[derive(Clone, Copy, Debug)]
-enum Load {
-    Streams(usize, Direction),
-    Iperf(usize),
-    Trips,
-    Pings,
-    Datagrams(usize),
-    Offered(u32),
-    /// While the configuration changes.
-    OfferedAmid(u32),
-    OfferedNew,
-}
-
-impl Work {
-    fn loads(self) -> Vec<(String, Load)> {
-        let streams = |count, direction, word: &str| {
-            let plural = if count == 1 { "" } else { "s" };
-            (format!("TCP, {count} stream{plural} {word}"), Load::Streams(count, direction))
-        };
-        let datagrams = |count| {
-            let plural = if count == 1 { "" } else { "s" };
-            (format!("UDP, 60 octets, {count} flow{plural}"), Load::Datagrams(count))
-        };
-        let between = |count| {
-            let plural = if count == 1 { "" } else { "s" };
-            (format!("iperf3 between instances, {count} stream{plural}"), Load::Iperf(count))
-        };
-        let offered = |count: u32| {
-            let plural = if count == 1 { "" } else { "s" };
-            (format!("UDP, 60 octets, {count} flow{plural}, by one processor"), Load::Offered(count))
-        };
-        let trips = |word: &str| (format!("UDP, 1 octet there and back{word}"), Load::Trips);
-        match self {
-            Self::Bulk => vec![
-                streams(1, Direction::Up, "up"),
-                streams(1, Direction::Down, "down"),
-                streams(8, Direction::Up, "up"),
-                streams(8, Direction::Down, "down"),
-            ],
-            Self::Rtt => vec![trips("")],
-            Self::Crew => vec![
-                ("UDP, 60 octets, 2,000 flows of two shards".to_owned(), Load::Offered(1_000)),
-                ("UDP, 60 octets, each a new flow, two shards".to_owned(), Load::OfferedNew),
-            ],
-            Self::Pps => vec![datagrams(1), datagrams(100)],
-            Self::Offered => vec![
-                offered(1),
-                offered(10_000),
-                offered(50_000),
-                ("UDP, 60 octets, each a new flow, by one processor".to_owned(), Load::OfferedNew),
-            ],
-            Self::Direct => {
-                let direct = |count: u32| {
-                    let plural = if count == 1 { "" } else { "s" };
-                    (format!("UDP, 60 octets, {count} flow{plural}, without a switch"), Load::Offered(count))
-                };
-                let amid = "UDP, 60 octets, 100000 flows, without a switch, amid 100 changes of others a second";
-                let beyond = "UDP, 60 octets, twice as many flows as the kernel has room for, without a switch";
-                let new = "UDP, 60 octets, each a new flow, without a switch";
-                vec![
-                    direct(1),
-                    direct(10_000),
-                    direct(100_000),
-                    (amid.to_owned(), Load::OfferedAmid(100_000)),
-                    (beyond.to_owned(), Load::Offered(direct::BEYOND)),
-                    (new.to_owned(), Load::OfferedNew),
-                ]
-            }
-            Self::Between => vec![
-                between(1),
-                between(8),
-                ("ping between instances".to_owned(), Load::Pings),
-                trips(" between instances"),
-            ],
-        }
-    }
 }
 
 /// Measures.
