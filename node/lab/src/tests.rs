@@ -44,7 +44,7 @@ impl Founder for Recorder {
 
     fn after_start(&self, lab: &LabConfig, nodes: &[LabNode]) -> Result<()> {
         ensure!(status(&lab.dir)?.nodes.iter().all(|node| node.state == ProcessState::Running));
-        ensure!(nodes.len() == 3);
+        ensure!(nodes.len() == usize::try_from(lab.nodes)?);
         Ok(())
     }
 
