@@ -35,6 +35,8 @@ enum Command {
     Offered(ways::Args),
     /// The same, by a member that hangs on its ends by a pair each, beside the kernel's masquerade that does too.
     Direct(ways::Args),
+    /// The same, of a million flows
+    Million(ways::Args),
     /// The same by a cluster of one member, with two workers beside one.
     Crew(ways::Args),
     /// `iperf3`, `ping` and round trips between two instances on isolated ports, beside a plain bridge with rules of nftables.
@@ -65,6 +67,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Rtt(args) => finish(&Stored::Rtt(ways::run(Work::Rtt, &args)?), &args.printing)?,
         Command::Pps(args) => finish(&Stored::Pps(ways::run(Work::Pps, &args)?), &args.printing)?,
         Command::Offered(args) => finish(&Stored::Offered(ways::run(Work::Offered, &args)?), &args.printing)?,
+        Command::Million(args) => finish(&Stored::Million(ways::run(Work::Million, &args)?), &args.printing)?,
         Command::Direct(args) => finish(&Stored::Direct(ways::run(Work::Direct, &args)?), &args.printing)?,
         Command::Crew(args) => finish(&Stored::Crew(ways::crew::run(&args)?), &args.printing)?,
         Command::Between(args) => finish(&Stored::Between(ways::run(Work::Between, &args)?), &args.printing)?,

@@ -51,6 +51,8 @@ pub enum Stored {
     Offered(WaysResult),
     /// Of `direct`.
     Direct(WaysResult),
+    /// Of `million`.
+    Million(WaysResult),
     /// Of `crew`.
     Crew(WaysResult),
     /// Of `malformed`.
@@ -71,6 +73,7 @@ impl Stored {
             | Self::Between(ways)
             | Self::Offered(ways)
             | Self::Direct(ways)
+            | Self::Million(ways)
             | Self::Crew(ways) => Some(ways),
             Self::Hold(_) | Self::Flows(_) | Self::Malformed(_) | Self::Engine(_) | Self::Workers(_) => None,
         }
@@ -123,6 +126,7 @@ fn table(result: &Stored) -> String {
         | Stored::Pps(result)
         | Stored::Offered(result)
         | Stored::Direct(result)
+        | Stored::Million(result)
         | Stored::Crew(result)
         | Stored::Between(result) => ways::table(result),
         Stored::Malformed(set) => malformed_table(set),
@@ -275,7 +279,7 @@ mod tests {
     fn the_readme_has_the_rows_of_the_stored_results_and_no_others() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let readme = std::fs::read_to_string(root.join("README.md")).expect("the README");
-        for name in ["bulk", "rtt", "pps", "offered", "direct", "crew", "between"] {
+        for name in ["bulk", "rtt", "pps", "offered", "direct", "million", "crew", "between"] {
             // Who has not measured claims nothing.
             let stored = std::fs::read_to_string(root.join(format!("bench/results/{name}.json"))).ok();
             let rows = stored.map_or_else(Vec::new, |stored| {

@@ -12,16 +12,22 @@ use qnat::daemon::request::{Request, ResourceKind};
 use qnat_lab::Host;
 use qnat_lab::topology::{Network, backend_address};
 
+use super::Work;
 use super::offered::Wire;
 use crate::beside::{BY_MASQUERADE, GATEWAY, INSIDE, OUTSIDE};
 use crate::lab::Lab;
 use crate::nftables::ip;
 use crate::offer::Bystander;
 
-/// Of a lab that is such a set-up, with room in the kernel for more mappings than there are, but for [`BEYOND`].
-pub(super) const LAB: [&str; 3] = ["--direct", "--cache-flows", "131072"];
-/// Twice as many as there is room for.
-pub(super) const BEYOND: u32 = 262_144;
+/// Twice as many flows as there is room for in the kernel.
+pub(super) const BEYOND: u32 = 2 * ROOM;
+const ROOM: u32 = 131_072;
+
+/// Flows that the kernel has room for: more than there are, but for [`BEYOND`].
+pub(super) const fn room(work: Work) -> u32 {
+    if matches!(work, Work::Million) { 8 * ROOM } else { ROOM }
+}
+
 /// Threads that change the configuration, each again as soon as it is in force.
 const HANDS: u32 = 1;
 /// Changes a second that they have to come to.

@@ -35,6 +35,14 @@ impl Work {
             let plural = if count == 1 { "" } else { "s" };
             (format!("UDP, 60 octets, {count} flow{plural}, by one processor"), Load::Offered(count))
         };
+        let direct = |count: u32| {
+            let plural = if count == 1 { "" } else { "s" };
+            (format!("UDP, 60 octets, {count} flow{plural}, without a switch"), Load::Offered(count))
+        };
+        let amid = |count: u32| {
+            let load = format!("UDP, 60 octets, {count} flows, without a switch, amid 100 changes of others a second");
+            (load, Load::OfferedAmid(count))
+        };
         let trips = |word: &str| (format!("UDP, 1 octet there and back{word}"), Load::Trips);
         match self {
             Self::Bulk => vec![
@@ -56,22 +64,18 @@ impl Work {
                 ("UDP, 60 octets, each a new flow, by one processor".to_owned(), Load::OfferedNew),
             ],
             Self::Direct => {
-                let direct = |count: u32| {
-                    let plural = if count == 1 { "" } else { "s" };
-                    (format!("UDP, 60 octets, {count} flow{plural}, without a switch"), Load::Offered(count))
-                };
-                let amid = "UDP, 60 octets, 100000 flows, without a switch, amid 100 changes of others a second";
                 let beyond = "UDP, 60 octets, twice as many flows as the kernel has room for, without a switch";
                 let new = "UDP, 60 octets, each a new flow, without a switch";
                 vec![
                     direct(1),
                     direct(10_000),
                     direct(100_000),
-                    (amid.to_owned(), Load::OfferedAmid(100_000)),
+                    amid(100_000),
                     (beyond.to_owned(), Load::Offered(direct::BEYOND)),
                     (new.to_owned(), Load::OfferedNew),
                 ]
             }
+            Self::Million => vec![direct(1_000_000), amid(1_000_000)],
             Self::Between => vec![
                 between(1),
                 between(8),

@@ -1,9 +1,9 @@
 //! `qnat-bench bulk`, `rtt`, `pps`: packets of flows that stand, through the cluster with the kernel's fast path, without it,
 //! and through a masquerade of the kernel's that hangs on the same bridges; one after the other in each round, in turning order.
 //! `offered`: what one processor carries of datagrams that the kernel makes; `direct`: the same without switches and other members.
-//! `crew`: what a second worker is worth. `between`: those of two instances whose ports are isolated, beside a plain bridge with rules.
+//! `million`: `direct` with a million flows. `crew`: what a second worker is worth. `between`: those of two instances whose ports are isolated, beside a plain bridge with rules.
 //!
-//! All but `direct` show only what the lab shows: both ends, the switches and the gateways share the processors.
+//! All but `direct` and `million` show only what the lab shows: both ends, the switches and the gateways share the processors.
 
 pub mod crew;
 mod direct;
@@ -49,7 +49,7 @@ const CLIENT: Host = Host::Backend(BACKEND);
 /// How long the members may take to do what the switch says.
 const TURNED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Arguments of `qnat-bench bulk`, `rtt`, `pps`, `offered`, `direct` and `between`.
+/// Arguments of `qnat-bench bulk`, `rtt`, `pps`, `offered`, `direct`, `million` and `between`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The executable under test.
@@ -67,7 +67,7 @@ pub struct Args {
     /// Also with the client's subnet behind a security group of as many rules; not for `between`.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     rules: u32,
-    /// Members of the cluster; not for `between`, and `direct` has one.
+    /// Members of the cluster; not for `between`, and `direct` and `million` have one.
     #[arg(long, default_value_t = NODES, value_parser = clap::value_parser!(u32).range(1..=7))]
     nodes: u32,
     /// What becomes of the result.
@@ -101,8 +101,31 @@ pub enum Work {
     Offered,
     /// The same by a member that hangs on its ends without a switch.
     Direct,
+    /// The same, of a million flows.
+    Million,
     /// The same by a cluster of one member with one worker and with two.
     Crew,
+}
+
+impl Work {
+    /// The command.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bulk => "bulk",
+            Self::Rtt => "rtt",
+            Self::Pps => "pps",
+            Self::Between => "between",
+            Self::Offered => "offered",
+            Self::Direct => "direct",
+            Self::Million => "million",
+            Self::Crew => "crew",
+        }
+    }
+
+    /// By a member without switches.
+    const fn is_direct(self) -> bool {
+        matches!(self, Self::Direct | Self::Million)
+    }
 }
 
 /// What was measured.
@@ -142,10 +165,11 @@ const fn three() -> u32 {
 pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
     ensure!(work != Work::Between || args.rules == 0, "between measures without --rules");
     ensure!(work != Work::Between || args.nodes == NODES, "between measures three members");
-    let is_direct = work == Work::Direct;
-    ensure!(!is_direct || args.rules == 0 && args.nodes == NODES, "direct has one member: without --rules and --nodes");
+    let is_direct = work.is_direct();
+    let is_plain = args.rules == 0 && args.nodes == NODES;
+    ensure!(!is_direct || is_plain, "{} has one member: without --rules and --nodes", work.name());
     let mut ways = vec![Way::Cache];
-    ways.extend(is_direct.then_some(Way::ByDevice));
+    ways.extend((work == Work::Direct).then_some(Way::ByDevice));
     ways.push(Way::Worker);
     ways.extend((args.peer == Peer::Nftables).then_some(Way::Nftables));
     ways.extend((args.rules > 0).then_some(Way::Grouped));
@@ -201,6 +225,8 @@ struct Bench {
     offered: Option<Offered>,
     /// The same of what it is held against, if that has a wire of its own.
     offered_beside: Option<Offered>,
+    /// Flows that the kernel of a member without a switch has room for.
+    room: u32,
     /// Of a member without a switch.
     exit: Option<Exit>,
     /// What it is held against.
@@ -252,13 +278,15 @@ impl Bench {
                 turns: Cell::new(0),
                 offered: None,
                 offered_beside: None,
+                room: 0,
                 exit: None,
                 _beside: beside,
             });
         }
-        let is_direct = work == Work::Direct;
+        let is_direct = work.is_direct();
+        let room = direct::room(work);
         let lab = if is_direct {
-            Lab::up_of(1, &args.binary, 1, &direct::LAB)?
+            Lab::up_of(1, &args.binary, 1, &["--direct", "--cache-flows", &room.to_string()])?
         } else {
             Lab::up_of(args.nodes, &args.binary, 2, &[])?
         };
@@ -281,8 +309,20 @@ impl Bench {
         let ends = (CLIENT.namespace(), INET.to_owned());
         let configurations = (args.rules > 0).then(|| Configurations::of(&lab, args.rules)).transpose()?;
         let remotes = (BY_CLUSTER, BY_MASQUERADE);
-        let (turns, exit) = (Cell::new(0), is_direct.then(Exit::default));
-        Ok(Self { lab, configurations, lasting, ends, remotes, turns, offered, offered_beside, exit, _beside: beside })
+        let (turns, exit) = (Cell::new(0), (work == Work::Direct).then(Exit::default));
+        Ok(Self {
+            lab,
+            configurations,
+            lasting,
+            ends,
+            remotes,
+            turns,
+            offered,
+            offered_beside,
+            room,
+            exit,
+            _beside: beside,
+        })
     }
 
     /// The ends of datagrams that the kernel makes for a way.
@@ -333,7 +373,7 @@ impl Bench {
                 let flows = offered.flows(remote, count)?;
                 let is_cached = matches!(way, Way::Grouped | Way::Cache | Way::ByDevice);
                 // Of more than there is room for, nobody says how many.
-                let waits = is_cached && count < direct::BEYOND;
+                let waits = is_cached && count <= self.room;
                 offered.open(&flows, || Ok(!waits || self.entries()? >= count.into()))?;
                 let mut carried = || offered.carried(&flows, &mut measured, self.lasting);
                 let figures;

@@ -1,4 +1,4 @@
-//! `qnat-bench offered` and `direct`: small datagrams that the kernel makes, by one processor, and counts and drops where they arrive. All that is
+//! `qnat-bench offered`, `direct` and `million`: small datagrams that the kernel makes, by one processor, and counts and drops where they arrive. All that is
 //! between, gateways and switches, has another processor to itself, so what arrives is what a gateway carries by one.
 
 use std::cell::{Cell, RefCell};
@@ -30,9 +30,10 @@ const KNOWN: u16 = 300;
 /// And a measurement of new ones: no flow is sent by twice, however much is lost at once. By a switch less can be sent.
 pub(super) const NEW: u16 = 1_000;
 pub(super) const NEW_WITHOUT_SWITCH: u16 = 4_000;
-/// New flows a second while they are opened.
+/// New flows a second while they are opened, of fewer than so many.
 const OPENED: u32 = 20_000;
-const OPENED_WITHIN: Duration = Duration::from_secs(60);
+const MANY: u64 = 500_000;
+const OPENED_WITHIN: Duration = Duration::from_secs(120);
 /// What may be missing of a load that counts as carried, one in so many.
 const LOST_ONE_IN: u64 = 200;
 /// How often the greatest load that is carried is bounded by a half.
@@ -159,9 +160,9 @@ impl Offered {
     /// If that takes too long.
     pub(super) fn open(&self, flows: &[Flows], carried: impl Fn() -> Result<bool>) -> Result<()> {
         let (began, count) = (Instant::now(), flows.iter().map(|flows| u64::from(flows.count)).sum::<u64>());
+        let rate = if count < MANY { OPENED } else { 3 * OPENED };
         loop {
-            let (sent, arrived, _) =
-                self.send(flows, Some(OPENED), Duration::from_secs(count / u64::from(OPENED) + 1))?;
+            let (sent, arrived, _) = self.send(flows, Some(rate), Duration::from_secs(count / u64::from(rate) + 1))?;
             if is_whole(sent, arrived) && carried()? {
                 return Ok(());
             }

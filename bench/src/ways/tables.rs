@@ -50,19 +50,11 @@ pub fn table(result: &WaysResult) -> String {
 /// The rows of the README's table.
 #[must_use]
 pub fn readme_rows(result: &WaysResult) -> Vec<String> {
-    let command = match result.work {
-        Work::Bulk => "bulk",
-        Work::Rtt => "rtt",
-        Work::Pps => "pps",
-        Work::Between => "between",
-        Work::Offered => "offered",
-        Work::Direct => "direct",
-        Work::Crew => "crew",
-    };
+    let command = result.work.name();
     let rows = result.summary.iter().filter(|row| row.unit != Unit::KppsOffered);
     let (seconds, rounds) = (result.seconds, result.rounds.len());
     let rules = if result.rules > 0 { format!(" --rules {}", result.rules) } else { String::new() };
-    let is_told = result.nodes != NODES && !matches!(result.work, Work::Crew | Work::Direct);
+    let is_told = result.nodes != NODES && result.work != Work::Crew && !result.work.is_direct();
     let nodes = if !is_told { String::new() } else { format!(" --nodes {}", result.nodes) };
     rows.map(|row| {
         let (load, unit, value) = (&row.load, row.unit.label(), value(row));

@@ -23,8 +23,9 @@ const REMOVED_PER_TURN: usize = 256;
 /// A number rests so long before it is used again. A packet that was on its way by it is gone by then, and what finds it was
 /// removed.
 const REST_NS: u64 = 2 * SECOND_NS;
-/// All entries are looked at in this time.
-const ROUND_NS: u64 = SECOND_NS;
+/// Entries that are looked at in a second: each is some lines of memory that nobody had lately. So a round takes a second up to so many,
+/// and eight with the most that there can be, which is still well before a neighbour is to be asked again.
+const LOOKED_AT_PER_S: u64 = 131_072;
 /// Entries that one turn looks at.
 const LOOKED_AT_MAX: u64 = 4_096;
 /// Rounds without a packet after which an entry is cold.
@@ -314,7 +315,7 @@ impl Cache {
     pub(crate) fn due(&mut self, now_ns: u64) -> impl Iterator<Item = u32> + use<> {
         let all = self.carried.len();
         let elapsed = now_ns.saturating_sub(self.looked_ns);
-        let share = (all as u64).saturating_mul(elapsed) / ROUND_NS;
+        let share = (all as u64).min(LOOKED_AT_PER_S).saturating_mul(elapsed) / SECOND_NS;
         let count = share.min(LOOKED_AT_MAX).min(all as u64);
         let (from, count) = (self.hand, usize::try_from(count).expect("not more than there are"));
         if count > 0 {
@@ -387,5 +388,29 @@ fn absorb(kernel: &dyn FastTable, number: u32, table: &mut Table, slot: Slot) {
         let mut track = record.tcp;
         track.catch_up([seen.out.tcp, seen.incoming.tcp]);
         record.tcp = track;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_takes_a_second_and_of_many_entries_as_long_as_bounded_looks_take() {
+        for (entries, round_ms) in [(1_000, 1_000), (131_072, 1_000), (1 << 20, 8_000)] {
+            let mut cache = Cache { carried: vec![None; entries], ..Cache::default() };
+            let mut seen = vec![0_u32; entries];
+            // The first turn is of a clock that ran before.
+            let (begun, turns) = (cache.due(5 * SECOND_NS).count(), round_ms / 2);
+            for turn in 1..=turns {
+                let due: Vec<u32> = cache.due(5 * SECOND_NS + turn * 2_000_000).collect();
+                assert!(due.len() as u64 <= LOOKED_AT_PER_S / 500 + 1, "{entries}: {} in 2 ms", due.len());
+                due.into_iter().for_each(|number| seen[number as usize] += 1);
+            }
+            assert!(begun as u64 <= LOOKED_AT_MAX);
+            let missed = seen.iter().filter(|seen| **seen == 0).count();
+            assert!(missed <= turns as usize, "{entries}: {missed} were not looked at in {round_ms} ms");
+            assert!(seen.iter().all(|seen| *seen <= 2), "{entries}: some of them often");
+        }
     }
 }
