@@ -331,7 +331,8 @@ impl Cache {
 
     /// Whether an entry was used since this was asked.
     pub(crate) fn usage(&mut self, number: u32) -> Use {
-        let scarce = self.free.len() * 8 < self.carried.len();
+        let coming = self.killed.len() + self.dead.len() + self.resting.len();
+        let scarce = (self.free.len() + coming) * 8 < self.carried.len();
         let seen = self.table.as_deref().map(|kernel| kernel.seen(number)).unwrap_or_default();
         let packets = [seen.out.packets, seen.incoming.packets];
         let Some(Some(own)) = self.carried.get_mut(number as usize) else { return Use::Quiet };

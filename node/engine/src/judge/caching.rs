@@ -98,7 +98,11 @@ impl<W: LeaseWords> Judge<'_, W> {
     ) -> Option<FastEntry> {
         let (now_ns, egress) = (self.cx.now_ns, &mut *self.egress);
         let mut towards = |to: &Neighbour| {
-            let mac = egress.neighbours.fresh(now_ns, to.place, to.link, to.ip)?;
+            let Some(mac) = egress.neighbours.fresh(now_ns, to.place, to.link, to.ip) else {
+                // Whoever only sends is never looked up by a worker.
+                egress.neighbours.is_kept(now_ns, to.place, (to.link, to.ip), true);
+                return None;
+            };
             Some(FastSide { link: to.link, mac, mtu: egress.links.mtu(to.link)? })
         };
         Some(FastEntry {

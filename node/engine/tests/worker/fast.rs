@@ -469,6 +469,36 @@ fn numbers_rest_and_where_room_is_short_the_cold_go() {
 }
 
 #[test]
+fn where_room_is_short_no_more_go_than_are_to_be_free() {
+    let (mut lab, kernel) = with(64, FastMode::Eager);
+    for port in 5000..5064 {
+        lab.pass(0, INSIDE, udp(A, port, REMOTE, 443));
+        turn(&mut lab, &kernel, 10);
+    }
+    let entries = |lab: &Lab| lab.nodes[0].worker.fast_counts().entries;
+    assert_eq!(entries(&lab), 64);
+    turn(&mut lab, &kernel, 20_000);
+    assert_eq!(entries(&lab), 56, "an eighth of the room, though all are cold");
+}
+
+#[test]
+fn a_flow_that_hears_nothing_is_handed_over_however_long_ago_its_host_was_heard() {
+    let (mut lab, kernel) = with(8, FastMode::Eager);
+    for port in [5000, 5001] {
+        lab.pass(0, INSIDE, udp(A, port, REMOTE, 443));
+        turn(&mut lab, &kernel, 10);
+    }
+    assert_eq!(kernel.get().live.len(), 2);
+    turn(&mut lab, &kernel, 40_000);
+    assert!(kernel.get().live.is_empty(), "nobody used them, so nobody was asked where the host is");
+    for _ in 0..3 {
+        lab.pass(0, INSIDE, udp(A, 5000, REMOTE, 443));
+        turn(&mut lab, &kernel, 10);
+    }
+    assert_eq!(kernel.only().1.inside.1, 5000, "the host was asked, and has answered");
+}
+
+#[test]
 fn a_number_is_not_used_again_while_a_packet_may_be_on_its_way_by_it() {
     let (mut lab, kernel) = with(1, FastMode::Eager);
     let public = connect(&mut lab, 5000);
