@@ -165,7 +165,10 @@ impl Offered {
     }
 
     /// What was sent, by all of them together, what arrived, and how long they sent.
-    fn send(&self, flows: &[Flows], rate: Option<u32>, lasting: Duration) -> Result<(u64, u64, Duration)> {
+    ///
+    /// # Errors
+    /// If a generator fails.
+    pub(super) fn send(&self, flows: &[Flows], rate: Option<u32>, lasting: Duration) -> Result<(u64, u64, Duration)> {
         let before = self.sink.arrived()?;
         let mut generators = self.generators.borrow_mut();
         let each = rate.map(|rate| rate / u32::try_from(generators.len()).unwrap_or(1));

@@ -1,0 +1,177 @@
+//! The results as a table for people, and as rows of the README, which holds no figure that is not in a stored result.
+
+use std::fmt::Write as _;
+
+use comfy_table::{Table, presets};
+
+use super::{Carried, ConcurrentResult, Idling, Probed, Rejoining, SizeRow};
+use crate::numbers::Spread;
+
+/// Everything.
+#[must_use]
+pub fn table(result: &ConcurrentResult) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN).set_header([
+        "flows",
+        "resident, MiB",
+        "octets per flow",
+        "new flows a second",
+        "opened at once",
+        "worker, kpps",
+        "arrived of what was sent",
+        "cache, kpps",
+        "arrived of what was sent",
+    ]);
+    let none = || "–".to_owned();
+    for row in &result.sizes {
+        let cache = row.cache.as_ref();
+        table.add_row([
+            grouped(row.flows),
+            mib(row.memory.resident),
+            octets(result, row),
+            format!("{:.0}", row.opening.per_second),
+            percent(row.opening.at_once),
+            whole(&row.worker.kpps),
+            percent(row.worker.share.median),
+            cache.map_or_else(none, |cache| whole(&cache.kpps)),
+            cache.map_or_else(none, |cache| percent(cache.share.median)),
+        ]);
+    }
+    let (before, after) = result.load_average;
+    let mut text = format!(
+        "{table}\n\nOne member alone, without a switch; {} rounds of {} s for each, medians (least–greatest). Without flows it has {} MiB. \
+         Load average {before:.1} before, {after:.1} after. {}.",
+        result.rounds,
+        result.seconds,
+        mib(result.empty.resident),
+        result.machine.place()
+    );
+    for said in [result.idling.as_ref().map(idling), result.rejoining.as_ref().map(rejoining)].into_iter().flatten() {
+        write!(text, "\n\n{said}").expect("writing to a string cannot fail");
+    }
+    text
+}
+
+/// The rows of the README's table.
+#[must_use]
+pub fn readme_rows(result: &ConcurrentResult) -> Vec<String> {
+    let flows: Vec<String> = result.sizes.iter().map(|row| row.flows.to_string()).collect();
+    let mut command = format!("qnat-bench concurrent --flows {} --seconds {}", flows.join(","), result.seconds);
+    write!(command, " --rounds {}", result.rounds).expect("writing to a string cannot fail");
+    let size = |row: &SizeRow| {
+        let carried = |name: &str, carried: &Carried| {
+            format!("{name} {} kpps, {} of what was sent", whole(&carried.kpps), percent(carried.share.median))
+        };
+        let ways = [Some(carried("cache off", &row.worker)), row.cache.as_ref().map(|cache| carried("cache on", cache))];
+        format!(
+            "| {} flows at once on a member without a switch | `{command}` | {} octets per flow resident; {:.0} new flows/s; {} |",
+            grouped(row.flows),
+            octets(result, row),
+            row.opening.per_second,
+            ways.into_iter().flatten().collect::<Vec<_>>().join("; ")
+        )
+    };
+    let idle = result.idling.as_ref().map(|idle| {
+        format!("| {} flows that go idle at once | `{command} --idle` | {} |", grouped(idle.flows), idling(idle))
+    });
+    let rejoin = result.rejoining.as_ref().map(|back| {
+        let (flows, said) = (grouped(back.flows), rejoining(back));
+        format!("| a member comes back to {flows} flows | `{command} --rejoin {}` | {said} |", back.flows)
+    });
+    result.sizes.iter().map(size).chain(idle).chain(rejoin).collect()
+}
+
+fn idling(idle: &Idling) -> String {
+    let [before, closing, freeing] = &idle.probed;
+    format!(
+        "{} flows went idle at once: none after {:.1} s, and none of their ports held after {:.1} s more; resident then {} MiB. Round trips \
+         of another flow before: {}; while they ended: {}; while their ports were held and freed: {}.",
+        grouped(idle.flows),
+        idle.closed_s,
+        idle.freed_s,
+        mib(idle.memory.resident),
+        probed(before),
+        probed(closing),
+        probed(freeing)
+    )
+}
+
+fn rejoining(back: &Rejoining) -> String {
+    let [before, away, during] = &back.probed;
+    format!(
+        "A member of three came back to {} flows of one shard, which were opened at {:.0} a second: all replicas in step {:.1} s after its \
+         start; resident then {} MiB. Round trips of one of the flows before: {}; without the member: {}; while it came back: {}.",
+        grouped(back.flows),
+        back.opening.per_second,
+        back.whole_s,
+        mib(back.memory.resident),
+        probed(before),
+        probed(away),
+        probed(during)
+    )
+}
+
+fn probed(probed: &Probed) -> String {
+    let times = &probed.times;
+    let (lost, all) = (probed.lost, times.count + probed.lost);
+    let (p50, p99, max) = (times.p50_us / 1e3, times.p99_us / 1e3, times.max_us / 1e3);
+    format!("p50 {p50:.2} ms, p99 {p99:.2} ms, at most {max:.1} ms, {lost} of {all} without an answer")
+}
+
+/// Below a few octets of a few flows, what a member takes anyhow moves by more.
+fn octets(result: &ConcurrentResult, row: &SizeRow) -> String {
+    format!("{:.0}", result.octets_per_flow(row))
+}
+
+fn mib(octets: u64) -> String {
+    (octets >> 20).to_string()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+fn whole(value: &Spread) -> String {
+    format!("{:.0} ({:.0}–{:.0})", value.median, value.min, value.max)
+}
+
+/// With a comma before each three digits.
+pub(super) fn grouped(count: u32) -> String {
+    let digits = count.to_string();
+    let comma = |at: usize| if at > 0 && (digits.len() - at).is_multiple_of(3) { "," } else { "" };
+    digits.char_indices().map(|(at, digit)| format!("{}{digit}", comma(at))).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::report::Stored;
+
+    /// As it is stored.
+    pub(crate) const STORED: &str = include_str!("stored_for_tests.json");
+
+    pub(crate) fn stored() -> ConcurrentResult {
+        let Stored::Concurrent(result) = serde_json::from_str(STORED).expect("a result") else {
+            panic!("the result of another command")
+        };
+        result
+    }
+
+    #[test]
+    fn a_stored_result_has_a_line_for_each_number_of_flows_and_says_what_was_not_measured() {
+        let result = stored();
+        let text = table(&result);
+        let line = |flows: &str| text.lines().find(|line| line.starts_with(&format!("| {flows} "))).expect("its line");
+        assert!(line("1,000,000").contains(" 150 "), "octets beyond the empty member's: {text}");
+        assert!(line("10,000,000").contains('–'), "no room in the kernel: {text}");
+        assert!(text.contains("10,000,000 flows went idle at once: none after 12.5 s"), "{text}");
+        let rows = readme_rows(&result);
+        assert_eq!(rows.len(), result.sizes.len() + 2);
+        assert!(rows.iter().all(|row| row.matches(" | ").count() == 2), "three columns: {rows:?}");
+    }
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        assert_eq!([1, 999, 1_000, 10_000_000].map(grouped), ["1", "999", "1,000", "10,000,000"]);
+    }
+}
