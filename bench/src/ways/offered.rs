@@ -38,7 +38,7 @@ const LOST_ONE_IN: u64 = 200;
 /// How often the greatest load that is carried is bounded by a half.
 const STEPS: u32 = 6;
 /// The last datagrams may still be on their way.
-const ARRIVES_WITHIN: Duration = Duration::from_millis(50);
+pub(super) const ARRIVES_WITHIN: Duration = Duration::from_millis(50);
 
 /// A client's way: interfaces by their namespaces.
 #[derive(Debug)]

@@ -14,11 +14,13 @@ use crate::ways::offered::Offered;
 /// Flows to each port of the remote.
 pub(super) const PER_PORT: u32 = 1_000;
 /// New flows a second at first, and at most.
-const RATES: (u32, u32) = (50_000, 1_000_000);
+const RATES: (u32, u32) = (100_000, 1_000_000);
 /// After so long the pace is looked at.
 const PIECE: Duration = Duration::from_millis(500);
 /// What may be missing of a pace that is kept, one in so many.
 const LOST_ONE_IN: u64 = 200;
+/// Of a pace that could be sent.
+const KEPT: f64 = 0.9;
 /// How often all are sent, until those that are missing still are a failure.
 const LAPS_MAX: u32 = 12;
 /// A worker publishes its counters five times a second.
@@ -102,8 +104,13 @@ impl Filling {
         while left > 0 {
             let (sent, arrived, took) = offered.send(&[*flows], Some(self.pace), self.piece(left))?;
             let lost = sent.saturating_sub(arrived);
-            self.pace = if lost > sent / LOST_ONE_IN { self.pace / 5 * 4 } else { self.pace / 10 * 11 };
-            self.pace = self.pace.clamp(RATE_MIN, RATES.1);
+            let is_kept = sent as f64 > took.as_secs_f64() * f64::from(self.pace) * KEPT;
+            self.pace = match lost > sent / LOST_ONE_IN {
+                true => (self.pace / 5 * 4).max(RATE_MIN),
+                false if is_kept => (self.pace / 5 * 6).min(RATES.1),
+                // The generator was kept from sending so many.
+                false => self.pace,
+            };
             left = left.saturating_sub(sent);
             seconds += took.as_secs_f64();
         }

@@ -21,7 +21,7 @@ use crate::printing::Printing;
 use filling::PER_PORT;
 pub use filling::Opening;
 pub use idling::Idling;
-pub use member::Carried;
+pub use member::{Carried, PACED};
 use member::Member;
 pub use probed::Probed;
 pub use rejoining::Rejoining;

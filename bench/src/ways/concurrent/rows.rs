@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{Table, presets};
 
-use super::{Carried, ConcurrentResult, Idling, Probed, Rejoining, SizeRow};
+use super::{Carried, ConcurrentResult, Idling, PACED, Probed, Rejoining, SizeRow};
 use crate::numbers::Spread;
 
 /// Everything.
@@ -17,10 +17,10 @@ pub fn table(result: &ConcurrentResult) -> String {
         "octets per flow",
         "new flows a second",
         "opened at once",
-        "worker, kpps",
-        "arrived of what was sent",
-        "cache, kpps",
-        "arrived of what was sent",
+        "cache off, kpps",
+        &format!("arrived of {}", paced()),
+        "cache on, kpps",
+        &format!("arrived of {}", paced()),
     ]);
     let none = || "–".to_owned();
     for row in &result.sizes {
@@ -32,9 +32,9 @@ pub fn table(result: &ConcurrentResult) -> String {
             format!("{:.0}", row.opening.per_second),
             percent(row.opening.at_once),
             whole(&row.worker.kpps),
-            percent(row.worker.share.median),
+            percent(row.worker.paced_share.median),
             cache.map_or_else(none, |cache| whole(&cache.kpps)),
-            cache.map_or_else(none, |cache| percent(cache.share.median)),
+            cache.map_or_else(none, |cache| percent(cache.paced_share.median)),
         ]);
     }
     let (before, after) = result.load_average;
@@ -60,9 +60,11 @@ pub fn readme_rows(result: &ConcurrentResult) -> Vec<String> {
     write!(command, " --rounds {}", result.rounds).expect("writing to a string cannot fail");
     let size = |row: &SizeRow| {
         let carried = |name: &str, carried: &Carried| {
-            format!("{name} {} kpps, {} of what was sent", whole(&carried.kpps), percent(carried.share.median))
+            let share = percent(carried.paced_share.median);
+            format!("{name} {} kpps, and {share} of {}", whole(&carried.kpps), paced())
         };
-        let ways = [Some(carried("cache off", &row.worker)), row.cache.as_ref().map(|cache| carried("cache on", cache))];
+        let worker = carried("cache off", &row.worker);
+        let ways = [Some(worker), row.cache.as_ref().map(|cache| carried("cache on", cache))];
         format!(
             "| {} flows at once on a member without a switch | `{command}` | {} octets per flow resident; {:.0} new flows/s; {} |",
             grouped(row.flows),
@@ -116,6 +118,10 @@ fn probed(probed: &Probed) -> String {
     let (lost, all) = (probed.lost, times.count + probed.lost);
     let (p50, p99, max) = (times.p50_us / 1e3, times.p99_us / 1e3, times.max_us / 1e3);
     format!("p50 {p50:.2} ms, p99 {p99:.2} ms, at most {max:.1} ms, {lost} of {all} without an answer")
+}
+
+fn paced() -> String {
+    format!("{} a second", grouped(PACED))
 }
 
 /// Below a few octets of a few flows, what a member takes anyhow moves by more.
