@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
 use qnat_bench::report::{Stored, finish};
-use qnat_bench::ways::concurrent;
 use qnat_bench::ways::Work;
+use qnat_bench::ways::concurrent;
 use qnat_bench::{control, engine, flows, hold, malformed, report, rules, syn_flood, undo, ways, workers};
 
 /// As the member has it: where a large table lies, in small pages or huge ones, decides what a packet costs.

@@ -103,7 +103,11 @@ impl Stored {
 
     /// The rows of the README's table, of those that have some.
     fn readme_rows(&self) -> Option<Vec<String>> {
-        if let Self::Concurrent(result) = self { Some(rows::readme_rows(result)) } else { self.ways().map(ways::readme_rows) }
+        if let Self::Concurrent(result) = self {
+            Some(rows::readme_rows(result))
+        } else {
+            self.ways().map(ways::readme_rows)
+        }
     }
 }
 

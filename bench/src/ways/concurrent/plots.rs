@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 use super::ConcurrentResult;
@@ -17,12 +18,22 @@ const GRID: RGBColor = RGBColor(0xe3, 0xe7, 0xec);
 /// Told apart by those who confuse red and green too.
 const COLOURS: [RGBColor; 2] = [RGBColor(0x00, 0x6d, 0xb0), RGBColor(0xe0, 0x7b, 0x00)];
 
+type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+
 /// A drawing.
 struct Plot {
     file: &'static str,
     title: &'static str,
     unit: &'static str,
+    scale: Scale,
     curves: Vec<Curve>,
+}
+
+/// Of values; that of flows is always logarithmic.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scale {
+    FromZero,
+    Logarithmic,
 }
 
 /// Values by numbers of flows.
@@ -52,7 +63,7 @@ pub fn draw(result: &ConcurrentResult, dir: &Path) -> Result<Vec<PathBuf>> {
     plots(result).iter().map(file).collect()
 }
 
-fn plots(result: &ConcurrentResult) -> [Plot; 3] {
+fn plots(result: &ConcurrentResult) -> [Plot; 4] {
     let single = |name, of: &dyn Fn(&super::SizeRow) -> f64| {
         let point = |row: &super::SizeRow| {
             let value = of(row);
@@ -72,12 +83,21 @@ fn plots(result: &ConcurrentResult) -> [Plot; 3] {
             file: "memory.svg",
             title: "Resident memory of a member, by the flows that it holds",
             unit: "MiB",
+            scale: Scale::FromZero,
             curves: single("", &|row| (row.memory.resident >> 20) as f64),
+        },
+        Plot {
+            file: "octets-per-flow.svg",
+            title: "Resident memory beyond that of an empty member, by flow",
+            unit: "octets per flow",
+            scale: Scale::Logarithmic,
+            curves: single("", &|row| result.octets_per_flow(row).max(1.0)),
         },
         Plot {
             file: "carried.svg",
             title: "Datagrams of 60 octets that arrive, flows hit in turn",
             unit: "thousands a second",
+            scale: Scale::FromZero,
             curves: vec![
                 carried("worker alone", &|row| Some(row.worker)),
                 carried("kernel's fast path", &|row| row.cache),
@@ -87,6 +107,7 @@ fn plots(result: &ConcurrentResult) -> [Plot; 3] {
             file: "new-flows.svg",
             title: "New flows, by how many there are then",
             unit: "thousands a second",
+            scale: Scale::FromZero,
             curves: single("", &|row| row.opening.per_second / 1e3),
         },
     ]
@@ -100,18 +121,30 @@ impl Plot {
         Ok(text)
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-        area.fill(&WHITE)?;
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Drawn<B> {
         let points = || self.curves.iter().flat_map(|curve| &curve.points);
-        let most = points().map(|point| point.greatest).fold(0.0, f64::max) * 1.15;
-        let (first, last) =
-            points().fold((f64::INFINITY, 1.0_f64), |(a, b), point| (a.min(point.flows), b.max(point.flows)));
+        let least = points().map(|point| point.least).fold(f64::INFINITY, f64::min);
+        let most = points().map(|point| point.greatest).fold(1.0, f64::max);
+        match self.scale {
+            Scale::FromZero => self.draw_over(area, 0.0..most * 1.15),
+            Scale::Logarithmic => self.draw_over(area, (least.min(most) / 1.5..most * 1.5).log_scale()),
+        }
+    }
+
+    fn draw_over<B: DrawingBackend, Y: Ranged<ValueType = f64> + ValueFormatter<f64>>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        values: impl AsRangedCoord<CoordDescType = Y, Value = f64>,
+    ) -> Drawn<B> {
+        let flows = || self.curves.iter().flat_map(|curve| &curve.points).map(|point| point.flows);
+        let (first, last) = (flows().fold(f64::INFINITY, f64::min), flows().fold(1.0, f64::max));
+        area.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(area)
-            .caption(self.title, (FONT, 21).into_font().color(&INK))
+            .caption(self.title, (FONT, 20).into_font().color(&INK))
             .margin(16)
             .x_label_area_size(48)
             .y_label_area_size(72)
-            .build_cartesian_2d((first.min(last) * 0.7..last * 1.4).log_scale(), 0.0..most.max(1.0))?;
+            .build_cartesian_2d((first.min(last) * 0.7..last * 1.4).log_scale(), values)?;
         let text = || (FONT, 14).into_font().color(&INK);
         chart
             .configure_mesh()
@@ -122,8 +155,8 @@ impl Plot {
             .axis_desc_style(text())
             .x_desc("flows at once")
             .y_desc(self.unit)
-            .x_label_formatter(&|flows| grouped(flows.round() as u32))
-            .y_label_formatter(&|value| format!("{value:.0}"))
+            .x_label_formatter(&|flows| thousands(*flows))
+            .y_label_formatter(&|value| thousands(*value))
             .draw()?;
         for (curve, colour) in self.curves.iter().zip(COLOURS) {
             let line = curve.points.iter().map(|point| (point.flows, point.value));
@@ -141,10 +174,18 @@ impl Plot {
             chart.draw_series(line.map(|at| Circle::new(at, 4, colour.filled())))?;
         }
         if self.curves.len() > 1 {
-            chart.configure_series_labels().border_style(GRID).background_style(WHITE).label_font(text()).draw()?;
+            let mut names = chart.configure_series_labels();
+            // What is carried stays well above nothing.
+            names.position(SeriesLabelPosition::LowerLeft).margin(16).border_style(GRID).background_style(WHITE);
+            names.label_font(text()).draw()?;
         }
         area.present()
     }
+}
+
+fn thousands(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    digits.parse().map_or(digits, grouped)
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub(super) fn measure(binary: &Path, count: u32) -> Result<Rejoining> {
     let (whole_s, back) = probed(&lab, || {
         let began = Instant::now();
         lab.restart(node)?;
-        while !lab.is_whole() {
+        while !(lab.is_whole() && has(&lab, node, count)?) {
             if began.elapsed() > WHOLE_WITHIN {
                 bail!("n{node} is not in step {} s after its start", WHOLE_WITHIN.as_secs());
             }
@@ -70,6 +70,12 @@ pub(super) fn measure(binary: &Path, count: u32) -> Result<Rejoining> {
     let pid = lab.pids()?.get(place).copied().context("the member does not run")?;
     let memory = machine::memory_of(pid)?;
     Ok(Rejoining { flows: count, opening, whole_s, probed: [before, away, back], memory })
+}
+
+/// Whether a member's own table has so many flows.
+fn has(lab: &Lab, node: u32, flows: u32) -> Result<bool> {
+    let status: Status = lab.ask(node, &Request::Status)?;
+    Ok(status.shards.iter().filter_map(|row| row.live).any(|live| live >= flows))
 }
 
 /// A member that does not own the shard with the most flows.

@@ -46,8 +46,10 @@ pub fn table(result: &ConcurrentResult) -> String {
         mib(result.empty.resident),
         result.machine.place()
     );
-    for said in [result.idling.as_ref().map(idling), result.rejoining.as_ref().map(rejoining)].into_iter().flatten() {
-        write!(text, "\n\n{said}").expect("writing to a string cannot fail");
+    let idle = result.idling.as_ref().map(|idle| format!("{}: {}", idling_name(idle), idling(idle)));
+    let rejoin = result.rejoining.as_ref().map(|back| format!("{}: {}", rejoining_name(back), rejoining(back)));
+    for said in [idle, rejoin].into_iter().flatten() {
+        write!(text, "\n\n{said}.").expect("writing to a string cannot fail");
     }
     text
 }
@@ -56,39 +58,41 @@ pub fn table(result: &ConcurrentResult) -> String {
 #[must_use]
 pub fn readme_rows(result: &ConcurrentResult) -> Vec<String> {
     let flows: Vec<String> = result.sizes.iter().map(|row| row.flows.to_string()).collect();
-    let mut command = format!("qnat-bench concurrent --flows {} --seconds {}", flows.join(","), result.seconds);
-    write!(command, " --rounds {}", result.rounds).expect("writing to a string cannot fail");
-    let size = |row: &SizeRow| {
+    let idle = if result.idling.is_some() { " --idle" } else { "" };
+    let rejoin = result.rejoining.as_ref().map_or_else(String::new, |back| format!(" --rejoin {}", back.flows));
+    let (flows, seconds, rounds) = (flows.join(","), result.seconds, result.rounds);
+    let command = format!("qnat-bench concurrent --flows {flows} --seconds {seconds} --rounds {rounds}{idle}{rejoin}");
+    let row = |what: String, said: String| format!("| {what} | `{command}` | {said} |");
+    let size = |row_of: &SizeRow| {
         let carried = |name: &str, carried: &Carried| {
             let share = percent(carried.paced_share.median);
             format!("{name} {} kpps, and {share} of {}", whole(&carried.kpps), paced())
         };
-        let worker = carried("cache off", &row.worker);
-        let ways = [Some(worker), row.cache.as_ref().map(|cache| carried("cache on", cache))];
-        format!(
-            "| {} flows at once on a member without a switch | `{command}` | {} octets per flow resident; {:.0} new flows/s; {} |",
-            grouped(row.flows),
-            octets(result, row),
-            row.opening.per_second,
-            ways.into_iter().flatten().collect::<Vec<_>>().join("; ")
+        let cache = row_of.cache.as_ref().map(|cache| carried("; cache on", cache)).unwrap_or_default();
+        row(
+            format!("{} flows at once on a member without a switch", grouped(row_of.flows)),
+            format!(
+                "{} octets per flow resident; {:.0} new flows/s; {}{cache}",
+                octets(result, row_of),
+                row_of.opening.per_second,
+                carried("cache off", &row_of.worker)
+            ),
         )
     };
-    let idle = result.idling.as_ref().map(|idle| {
-        format!("| {} flows that go idle at once | `{command} --idle` | {} |", grouped(idle.flows), idling(idle))
-    });
-    let rejoin = result.rejoining.as_ref().map(|back| {
-        let (flows, said) = (grouped(back.flows), rejoining(back));
-        format!("| a member comes back to {flows} flows | `{command} --rejoin {}` | {said} |", back.flows)
-    });
+    let idle = result.idling.as_ref().map(|idle| row(idling_name(idle), idling(idle)));
+    let rejoin = result.rejoining.as_ref().map(|back| row(rejoining_name(back), rejoining(back)));
     result.sizes.iter().map(size).chain(idle).chain(rejoin).collect()
+}
+
+fn idling_name(idle: &Idling) -> String {
+    format!("{} flows go idle at once", grouped(idle.flows))
 }
 
 fn idling(idle: &Idling) -> String {
     let [before, closing, freeing] = &idle.probed;
     format!(
-        "{} flows went idle at once: none after {:.1} s, and none of their ports held after {:.1} s more; resident then {} MiB. Round trips \
-         of another flow before: {}; while they ended: {}; while their ports were held and freed: {}.",
-        grouped(idle.flows),
+        "none after {:.1} s, and none of their ports held after {:.1} s more; resident then {} MiB. Round trips of another flow before: {}; \
+         while they end: {}; while their ports are held and freed: {}",
         idle.closed_s,
         idle.freed_s,
         mib(idle.memory.resident),
@@ -98,12 +102,15 @@ fn idling(idle: &Idling) -> String {
     )
 }
 
+fn rejoining_name(back: &Rejoining) -> String {
+    format!("a member of three comes back to {} flows of one shard", grouped(back.flows))
+}
+
 fn rejoining(back: &Rejoining) -> String {
     let [before, away, during] = &back.probed;
     format!(
-        "A member of three came back to {} flows of one shard, which were opened at {:.0} a second: all replicas in step {:.1} s after its \
-         start; resident then {} MiB. Round trips of one of the flows before: {}; without the member: {}; while it came back: {}.",
-        grouped(back.flows),
+        "{:.0} new flows/s while they are opened; all replicas in step {:.1} s after its start; resident then {} MiB. Round trips of one of \
+         the flows before: {}; without the member: {}; while it comes back: {}",
         back.opening.per_second,
         back.whole_s,
         mib(back.memory.resident),
@@ -170,7 +177,7 @@ pub(super) mod tests {
         let line = |flows: &str| text.lines().find(|line| line.starts_with(&format!("| {flows} "))).expect("its line");
         assert!(line("1,000,000").contains(" 150 "), "octets beyond the empty member's: {text}");
         assert!(line("10,000,000").contains('–'), "no room in the kernel: {text}");
-        assert!(text.contains("10,000,000 flows went idle at once: none after 12.5 s"), "{text}");
+        assert!(text.contains("10,000,000 flows go idle at once: none after 12.5 s"), "{text}");
         let rows = readme_rows(&result);
         assert_eq!(rows.len(), result.sizes.len() + 2);
         assert!(rows.iter().all(|row| row.matches(" | ").count() == 2), "three columns: {rows:?}");
