@@ -142,6 +142,7 @@ impl Plot {
         let mut chart = ChartBuilder::on(area)
             .caption(self.title, (FONT, 20).into_font().color(&INK))
             .margin(16)
+            .margin_right(40)
             .x_label_area_size(48)
             .y_label_area_size(72)
             .build_cartesian_2d((first.min(last) * 0.7..last * 1.4).log_scale(), values)?;
