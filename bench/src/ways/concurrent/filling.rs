@@ -19,6 +19,8 @@ const RATES: (u32, u32) = (100_000, 1_000_000);
 const PIECE: Duration = Duration::from_millis(500);
 /// What may be missing of a pace that is kept, one in so many.
 const LOST_ONE_IN: u64 = 200;
+/// By how much faster lost datagrams are sent again at first: almost all are of flows that are there, which cost less.
+const AGAIN: u32 = 2;
 /// Of a pace that could be sent.
 const KEPT: f64 = 0.9;
 /// How often all are sent, until those that are missing still are a failure.
@@ -87,12 +89,12 @@ impl Filling {
             at_once: gained / f64::from(new.count),
             pace: self.pace,
         };
-        for _ in 0..LAPS_MAX {
+        for lap in 0..LAPS_MAX {
             if self.counted(lab, to)? >= to.into() {
                 self.open.count = to;
                 return Ok(opening);
             }
-            opening.seconds += self.lap(offered, &new)?;
+            opening.seconds += lap_of(offered, &new, (self.pace * AGAIN) >> lap)?;
         }
         let (there, drops) = (self.counted(lab, to)?, lab.counted()?.drops);
         bail!("of {to} flows {there} are there after each was sent {LAPS_MAX} times; dropped: {drops:?}")
@@ -102,7 +104,7 @@ impl Filling {
     fn first_lap(&mut self, offered: &Offered, flows: &Flows) -> Result<f64> {
         let (mut left, mut seconds) = (u64::from(flows.count), 0.0);
         while left > 0 {
-            let (sent, arrived, took) = offered.send(&[*flows], Some(self.pace), self.piece(left))?;
+            let (sent, arrived, took) = offered.send(&[*flows], Some(self.pace), piece(left, self.pace))?;
             let lost = sent.saturating_sub(arrived);
             let is_kept = sent as f64 > took.as_secs_f64() * f64::from(self.pace) * KEPT;
             self.pace = match lost > sent / LOST_ONE_IN {
@@ -117,24 +119,12 @@ impl Filling {
         Ok(seconds)
     }
 
-    /// Sends by each flow once; for how many seconds.
+    /// Sends by each flow that is there once more.
     ///
     /// # Errors
     /// If the generator fails.
-    pub(super) fn lap(&self, offered: &Offered, flows: &Flows) -> Result<f64> {
-        let (mut left, mut seconds) = (u64::from(flows.count), 0.0);
-        while left > 0 {
-            let (sent, _, took) = offered.send(&[*flows], Some(self.pace), self.piece(left))?;
-            left = left.saturating_sub(sent);
-            seconds += took.as_secs_f64();
-        }
-        Ok(seconds)
-    }
-
-    /// As long as it takes to send what is left, and no longer than a piece.
-    fn piece(&self, left: u64) -> Duration {
-        // One more: what is not a whole number of microseconds is cut off.
-        PIECE.min(Duration::from_secs_f64((left + 1) as f64 / f64::from(self.pace)))
+    pub(super) fn lap(&self, offered: &Offered) -> Result<()> {
+        lap_of(offered, &self.open, self.pace).map(drop)
     }
 
     /// Flows that are there, once they are all, or do not become more.
@@ -148,4 +138,21 @@ impl Filling {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// Sends by each flow once, so many a second; for how many seconds.
+fn lap_of(offered: &Offered, flows: &Flows, pace: u32) -> Result<f64> {
+    let (pace, mut left, mut seconds) = (pace.max(RATE_MIN), u64::from(flows.count), 0.0);
+    while left > 0 {
+        let (sent, _, took) = offered.send(&[*flows], Some(pace), piece(left, pace))?;
+        left = left.saturating_sub(sent);
+        seconds += took.as_secs_f64();
+    }
+    Ok(seconds)
+}
+
+/// As long as it takes to send what is left, and no longer than a piece.
+fn piece(left: u64, pace: u32) -> Duration {
+    // One more: what is not a whole number of microseconds is cut off.
+    PIECE.min(Duration::from_secs_f64((left + 1) as f64 / f64::from(pace)))
 }

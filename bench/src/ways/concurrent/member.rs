@@ -132,7 +132,7 @@ impl Member {
             if began.elapsed() > CACHED_WITHIN {
                 bail!("of {} flows the kernel has {}, with room for {}", flows.count, fast.entries, fast.room);
             }
-            self.filling.lap(&self.offered, &flows)?;
+            self.filling.lap(&self.offered)?;
         }
     }
 
