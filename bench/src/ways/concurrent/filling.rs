@@ -35,7 +35,7 @@ pub struct Opening {
     pub flows: u32,
     /// While datagrams were sent, those again included that were lost.
     pub seconds: f64,
-    /// New flows a second while each was sent for the first time.
+    /// New flows a second while each was sent for the first time. It begins at 100,000: of fewer flows that says little.
     pub per_second: f64,
     /// Those that were there then, of all, 0 to 1.
     pub at_once: f64,

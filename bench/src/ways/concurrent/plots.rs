@@ -156,6 +156,8 @@ impl Plot {
             .axis_desc_style(text())
             .x_desc("flows at once")
             .y_desc(self.unit)
+            // Of more, those of a logarithmic scale stand upon each other.
+            .y_labels(6)
             .x_label_formatter(&|flows| thousands(*flows))
             .y_label_formatter(&|value| thousands(*value))
             .draw()?;

@@ -40,7 +40,7 @@ pub fn table(result: &ConcurrentResult) -> String {
     let (before, after) = result.load_average;
     let mut text = format!(
         "{table}\n\nOne member alone, without a switch; {} rounds of {} s for each, medians (least–greatest). Without flows it has {} MiB. \
-         Load average {before:.1} before, {after:.1} after. {}.",
+         New flows begin at 100,000 a second, and fewer than that are there before a pace is found. Load average {before:.1} before, {after:.1} after. {}.",
         result.rounds,
         result.seconds,
         mib(result.empty.resident),
