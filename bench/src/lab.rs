@@ -11,7 +11,7 @@ use control::view::BackendView;
 use qnat::answers::{self, Applied, Status};
 use qnat::client;
 use qnat::daemon::request::{DryRun, Request, ResourceKind};
-use qnat_lab::Host;
+use qnat_lab::{Host, Wipe};
 use serde::de::DeserializeOwned;
 
 use crate::machine;
@@ -153,13 +153,45 @@ impl Lab {
     }
 
     /// Whether every shard is served with all its replicas.
-    fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         let answers: Result<Vec<Status>> = self.nodes().map(|node| self.ask(node, &Request::Status)).collect();
         let Ok(answers) = answers else { return false };
         let rows = || answers.iter().flat_map(|answer| &answer.shards);
         let served = rows().filter(|row| row.serves() && row.redundancy.is_full());
         let served: Vec<u16> = served.map(|row| row.shard).collect();
         rows().next().is_some() && rows().all(|row| served.contains(&row.shard))
+    }
+
+    /// Flows that owners have in their tables: live ones, and those of which only the ports are still held.
+    ///
+    /// # Errors
+    /// If a member does not answer.
+    pub(crate) fn flows(&self) -> Result<(u64, u64)> {
+        let (mut live, mut held) = (0, 0);
+        for node in self.nodes() {
+            let status: Status = self.ask(node, &Request::Status)?;
+            for row in status.shards.iter().filter(|row| row.serves()) {
+                live += u64::from(row.live.unwrap_or(0));
+                held += u64::from(row.held.unwrap_or(0));
+            }
+        }
+        Ok((live, held))
+    }
+
+    /// Crashes a member.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub(crate) fn kill(&self, node: u32) -> Result<()> {
+        qnat_lab::kill(&self.dir, node)
+    }
+
+    /// Starts a member again that was crashed.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub(crate) fn restart(&self, node: u32) -> Result<()> {
+        qnat_lab::restart(&self.dir, node, Wipe::No)
     }
 
     /// Two backends of one shard, by number: the flood's, and the one beside it.

@@ -124,6 +124,42 @@ pub fn stream(remote: Ipv4Addr, rate: u32, bound: Duration, stop: &AtomicBool) -
     Ok(trips)
 }
 
+/// Round trips of a flow that stands, by the client's own clock.
+#[derive(Debug)]
+pub struct Standing {
+    /// Nanoseconds.
+    pub trips: Histogram<u64>,
+    /// Datagrams without an answer within a second. The next one begins a flow anew, lest a late answer pass for its own.
+    pub lost: u64,
+}
+
+/// Sends a datagram of one and the same flow `every` so often (later, if the one before had no answer yet) to the echo service,
+/// until `stop`.
+///
+/// # Errors
+/// If there is no socket.
+pub fn standing(remote: Ipv4Addr, every: Duration, stop: &AtomicBool) -> Result<Standing> {
+    let open = || -> Result<UdpSocket> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(SocketAddr::from((remote, ECHO_PORTS.start)))?;
+        socket.set_read_timeout(Some(REPLY_WITHIN))?;
+        // That of a first packet is not what a flow that stands has.
+        let _first = exchange(&socket, b"0")?;
+        Ok(socket)
+    };
+    let mut all = Standing { trips: Histogram::new_with_bounds(1, 10_000_000_000, 3).context("histogram")?, lost: 0 };
+    let (mut socket, mut next) = (open()?, Instant::now());
+    while !stop.load(Ordering::Relaxed) {
+        match exchange(&socket, b"1")? {
+            Some(ns) => all.trips.saturating_record(ns),
+            None => (all.lost, socket) = (all.lost + 1, open()?),
+        }
+        next = (next + every).max(Instant::now());
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    Ok(all)
+}
+
 fn exchange(socket: &UdpSocket, nonce: &[u8; 1]) -> Result<Option<u64>> {
     let sent = Instant::now();
     socket.send(nonce)?;

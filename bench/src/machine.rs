@@ -165,6 +165,38 @@ pub fn resident() -> Result<usize> {
     Ok(pages * rustix::param::page_size())
 }
 
+/// Memory of a process, in octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Resident.
+    pub resident: u64,
+    /// The same, but of what it shares with others its part alone.
+    pub proportional: u64,
+}
+
+/// Memory of a process. The kernel walks all of it meanwhile, and whoever wants to map more waits.
+///
+/// # Errors
+/// If it is gone.
+pub fn memory_of(pid: u32) -> Result<Memory> {
+    let text = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("smaps_rollup"))?;
+    let of = |name| kilobytes(&text, name).map(|kilobytes| kilobytes * 1_024);
+    Ok(Memory { resident: of("Rss:")?, proportional: of("Pss:")? })
+}
+
+/// Memory of this machine that could be had, in octets.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn available() -> Result<u64> {
+    Ok(kilobytes(&std::fs::read_to_string("/proc/meminfo")?, "MemAvailable:")? * 1_024)
+}
+
+fn kilobytes(text: &str, name: &'static str) -> Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).context(name)?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
 /// Kind of the processors, with its last cache as far as the kernel tells.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
 use qnat_bench::report::{Stored, finish};
 use qnat_bench::ways::Work;
+use qnat_bench::ways::concurrent;
 use qnat_bench::{control, engine, flows, hold, malformed, report, rules, syn_flood, undo, ways, workers};
 
 /// As the member has it: where a large table lies, in small pages or huge ones, decides what a packet costs.
@@ -39,6 +40,8 @@ enum Command {
     Million(ways::Args),
     /// The same by a cluster of one member, with two workers beside one.
     Crew(ways::Args),
+    /// What it costs one member to hold many flows at once: memory, datagrams, new flows; with plots.
+    Concurrent(concurrent::Args),
     /// `iperf3`, `ping` and round trips between two instances on isolated ports, beside a plain bridge with rules of nftables.
     Between(ways::Args),
     /// Malformed and hostile packets, beside the kernel's masquerade.
@@ -70,6 +73,11 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Million(args) => finish(&Stored::Million(ways::run(Work::Million, &args)?), &args.printing)?,
         Command::Direct(args) => finish(&Stored::Direct(ways::run(Work::Direct, &args)?), &args.printing)?,
         Command::Crew(args) => finish(&Stored::Crew(ways::crew::run(&args)?), &args.printing)?,
+        Command::Concurrent(args) => {
+            let stored = Stored::Concurrent(concurrent::run(&args)?);
+            finish(&stored, &args.printing)?;
+            stored.draw(args.plot.as_deref())?;
+        }
         Command::Between(args) => finish(&Stored::Between(ways::run(Work::Between, &args)?), &args.printing)?,
         Command::Malformed(args) => finish(&Stored::Malformed(malformed::run(&args)?), &args.printing)?,
         Command::Engine(args) => finish(&Stored::Engine(engine::run(&args)?), &args.printing)?,

@@ -1,7 +1,7 @@
 //! Results as JSON and as Markdown tables.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
@@ -14,6 +14,7 @@ use crate::malformed::{Fate, MalformedResult};
 use crate::numbers::{Percentile, Spread, loss_free};
 use crate::printing::{Output, Printing};
 use crate::steps::{self, Step, column};
+use crate::ways::concurrent::{ConcurrentResult, plots, rows};
 use crate::ways::{WaysResult, tables as ways};
 use crate::workers::{self, WorkersResult};
 
@@ -26,9 +27,12 @@ pub struct Args {
     /// Stored results.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// The rows that the README has of results of `bulk`, `rtt`, `pps` and `between`.
+    /// The rows that the README has of results of `bulk`, `rtt`, `pps`, `between`, `concurrent` and their like.
     #[arg(long)]
     rows: bool,
+    /// Also draw results of `concurrent`, in this directory.
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
 }
 
 /// A result as it is stored.
@@ -61,6 +65,8 @@ pub enum Stored {
     Engine(EngineResult),
     /// Of `workers`.
     Workers(WorkersResult),
+    /// Of `concurrent`.
+    Concurrent(ConcurrentResult),
 }
 
 impl Stored {
@@ -75,7 +81,35 @@ impl Stored {
             | Self::Direct(ways)
             | Self::Million(ways)
             | Self::Crew(ways) => Some(ways),
-            Self::Hold(_) | Self::Flows(_) | Self::Malformed(_) | Self::Engine(_) | Self::Workers(_) => None,
+            Self::Hold(_)
+            | Self::Flows(_)
+            | Self::Malformed(_)
+            | Self::Engine(_)
+            | Self::Workers(_)
+            | Self::Concurrent(_) => None,
+        }
+    }
+}
+
+impl Stored {
+    /// Draws it into a directory, if one is wanted and it is a result that has drawings.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn draw(&self, dir: Option<&Path>) -> Result<()> {
+        let (Self::Concurrent(result), Some(dir)) = (self, dir) else { return Ok(()) };
+        for file in plots::draw(result, dir)? {
+            eprintln!("{}", file.display());
+        }
+        Ok(())
+    }
+
+    /// The rows of the README's table, of those that have some.
+    fn readme_rows(&self) -> Option<Vec<String>> {
+        if let Self::Concurrent(result) = self {
+            Some(rows::readme_rows(result))
+        } else {
+            self.ways().map(ways::readme_rows)
         }
     }
 }
@@ -108,9 +142,10 @@ pub fn run(args: &Args) -> Result<()> {
         let name = || path.display().to_string();
         let text = std::fs::read_to_string(path).with_context(name)?;
         let result: Stored = serde_json::from_str(&text).with_context(name)?;
-        let ways = result.ways().filter(|_| args.rows);
-        let text = ways.map_or_else(|| table(&result) + "\n", |ways| ways::readme_rows(ways).join("\n"));
+        let rows = result.readme_rows().filter(|_| args.rows);
+        let text = rows.map_or_else(|| table(&result) + "\n", |rows| rows.join("\n"));
         writeln!(std::io::stdout(), "{text}").context("standard output")?;
+        result.draw(args.plot.as_deref())?;
     }
     Ok(())
 }
@@ -119,6 +154,7 @@ fn table(result: &Stored) -> String {
     match result {
         Stored::Engine(result) => engine::table(result),
         Stored::Workers(result) => workers::table(result),
+        Stored::Concurrent(result) => rows::table(result),
         Stored::Hold(hold) => hold_table(hold),
         Stored::Flows(flows) => flows_table(flows),
         Stored::Bulk(result)
@@ -271,8 +307,6 @@ fn steps_table(rows: &[steps::Row], rounds: &[Vec<Step>]) -> (Table, Vec<(f64, f
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]

@@ -51,6 +51,18 @@ fn a_short_flood_is_committed_delivered_and_compared() {
 }
 
 #[test]
+fn so_many_flows_stay_open_at_once_and_are_carried() {
+    let stored = measured(&["concurrent", "--flows", "1000,5000", "--seconds", "1", "--rounds", "1"]);
+    let Stored::Concurrent(result) = stored else { panic!("the result of another command") };
+    assert_eq!(result.sizes.iter().map(|row| row.flows).collect::<Vec<_>>(), [1_000, 5_000]);
+    for row in &result.sizes {
+        assert!(row.memory.resident >= result.empty.resident && row.opening.per_second > 0.0, "{result:?}");
+        let carried = [Some(row.worker), row.cache].map(|carried| carried.is_some_and(|it| it.kpps.median > 0.0));
+        assert_eq!(carried, [true; 2], "{result:?}");
+    }
+}
+
+#[test]
 fn an_interrupted_measurement_leaves_nothing_behind() {
     let _alone = ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner);
     let bench = Path::new(env!("CARGO_BIN_EXE_qnat-bench"));

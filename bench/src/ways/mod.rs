@@ -5,6 +5,7 @@
 //!
 //! All but `direct` and `million` show only what the lab shows: both ends, the switches and the gateways share the processors.
 
+pub mod concurrent;
 pub mod crew;
 mod direct;
 mod grouped;

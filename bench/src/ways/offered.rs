@@ -41,7 +41,7 @@ const STEPS: usize = 6;
 /// Loads above what was taken of as much as can be sent, in tenths of it.
 const OVERLOADS: [u32; 3] = [20, 15, 12];
 /// The last datagrams may still be on their way.
-const ARRIVES_WITHIN: Duration = Duration::from_millis(50);
+pub(super) const ARRIVES_WITHIN: Duration = Duration::from_millis(50);
 
 /// Figures, and what was offered and what arrived of it, thousands a second, load by load.
 pub(super) type Carried = (Vec<Figure>, Vec<(f64, f64)>);
@@ -171,7 +171,10 @@ impl Offered {
     }
 
     /// What was sent, by all of them together, what arrived, and how long they sent.
-    fn send(&self, flows: &[Flows], rate: Option<u32>, lasting: Duration) -> Result<(u64, u64, Duration)> {
+    ///
+    /// # Errors
+    /// If a generator fails.
+    pub(super) fn send(&self, flows: &[Flows], rate: Option<u32>, lasting: Duration) -> Result<(u64, u64, Duration)> {
         let before = self.sink.arrived()?;
         let mut generators = self.generators.borrow_mut();
         let each = rate.map(|rate| rate / u32::try_from(generators.len()).unwrap_or(1));
