@@ -28,10 +28,9 @@ pub(super) const fn room(work: Work) -> u32 {
     if matches!(work, Work::Million) { 8 * ROOM } else { ROOM }
 }
 
-/// Threads that change the configuration, each again as soon as it is in force.
-const HANDS: u32 = 1;
-/// Changes a second that they have to come to.
+/// Changes of the configuration a second at least, and those that are begun: each waits for the one before.
 const CHANGES: f64 = 100.0;
+const BEGUN: f64 = 110.0;
 const CLIENT: u32 = 1;
 const MEMBER: Host = Host::Node(1);
 const SEEN_WITHIN: Duration = Duration::from_secs(20);
@@ -74,28 +73,26 @@ pub(super) fn hang_masquerade() -> Result<()> {
 pub(super) fn amid_changes<T>(lab: &Lab, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let ConfigFile { file, .. } = lab.ask(1, &Request::Get { kind: ResourceKind::Config })?;
     let (over, began) = (AtomicBool::new(false), Instant::now());
-    let change = |hand: u32| -> Result<u64> {
-        let group = |turn: u64| {
-            let priority = 100 + u64::from(hand) * 2 + turn % 2;
-            format!(
-                "\n[[security_group]]\nname = \"bench{hand}\"\n[[security_group.rule]]\nname = \"r\"\npriority = {priority}\n\
-                 direction = \"outbound\"\naccess = \"deny\"\nprotocol = \"udp\"\n"
-            )
-        };
+    let change = || -> Result<u64> {
         for turn in 0.. {
             if over.load(Ordering::Relaxed) {
                 return Ok(turn);
             }
-            lab.apply(&format!("{file}{}", group(turn)))?;
+            let priority = 100 + turn % 2;
+            lab.apply(&format!(
+                "{file}\n[[security_group]]\nname = \"bench\"\n[[security_group.rule]]\nname = \"r\"\npriority = {priority}\n\
+                 direction = \"outbound\"\naccess = \"deny\"\nprotocol = \"udp\"\n"
+            ))?;
+            let due = Duration::from_secs_f64((turn + 1) as f64 / BEGUN);
+            std::thread::sleep(due.saturating_sub(began.elapsed()));
         }
         unreachable!("it ends when it is over")
     };
     let done = std::thread::scope(|scope| -> Result<T> {
-        let hands: Vec<_> = (0..HANDS).map(|hand| scope.spawn(move || change(hand))).collect();
+        let changing = scope.spawn(change);
         let done = work();
         over.store(true, Ordering::Relaxed);
-        let changes = hands.into_iter().map(|hand| hand.join().map_err(|_| anyhow!("a hand panicked"))?);
-        let changes: u64 = changes.sum::<Result<u64>>()?;
+        let changes = changing.join().map_err(|_| anyhow!("whoever changes panicked"))??;
         let rate = changes as f64 / began.elapsed().as_secs_f64();
         ensure!(rate >= CHANGES, "only {rate:.0} changes a second");
         done

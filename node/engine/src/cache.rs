@@ -28,6 +28,8 @@ const REST_NS: u64 = 2 * SECOND_NS;
 const LOOKED_AT_PER_S: u64 = 131_072;
 /// Entries that one turn looks at.
 const LOOKED_AT_MAX: u64 = 4_096;
+/// Room is short when fewer numbers than an eighth, and than so many, are free or soon to be: what becomes worth an entry is to find one.
+const SPARE_MAX: usize = 16_384;
 /// Rounds without a packet after which an entry is cold.
 const COLD: u8 = 2;
 /// The same for a pair's, which no end of a mapping takes back, whether room is short or not.
@@ -332,7 +334,7 @@ impl Cache {
     /// Whether an entry was used since this was asked.
     pub(crate) fn usage(&mut self, number: u32) -> Use {
         let coming = self.killed.len() + self.dead.len() + self.resting.len();
-        let scarce = (self.free.len() + coming) * 8 < self.carried.len();
+        let scarce = self.free.len() + coming < (self.carried.len() / 8).clamp(1, SPARE_MAX);
         let seen = self.table.as_deref().map(|kernel| kernel.seen(number)).unwrap_or_default();
         let packets = [seen.out.packets, seen.incoming.packets];
         let Some(Some(own)) = self.carried.get_mut(number as usize) else { return Use::Quiet };
