@@ -12,6 +12,7 @@ pub mod malformed;
 pub mod nftables;
 pub mod numbers;
 pub mod offer;
+pub(crate) mod plots;
 pub mod printing;
 pub mod report;
 pub mod rules;

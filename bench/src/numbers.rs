@@ -126,6 +126,14 @@ pub fn loss_free(curve: &[(f64, f64)], loss: f64) -> f64 {
     whole.map(|(_, delivered)| *delivered).fold(0.0, f64::max)
 }
 
+/// With a comma before each three digits.
+#[must_use]
+pub fn grouped(count: u32) -> String {
+    let digits = count.to_string();
+    let comma = |at: usize| if at > 0 && (digits.len() - at).is_multiple_of(3) { "," } else { "" };
+    digits.char_indices().map(|(at, digit)| format!("{}{digit}", comma(at))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,5 +187,10 @@ mod tests {
         let curve = [(10.0, 10.0), (20.0, 19.95), (40.0, 30.0), (80.0, 12.0)];
         assert_eq!(loss_free(&curve, 0.005), 19.95);
         assert_eq!(loss_free(&[(5.0, 1.0)], 0.005), 0.0);
+    }
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        assert_eq!([1, 999, 1_000, 10_000_000].map(grouped), ["1", "999", "1,000", "10,000,000"]);
     }
 }

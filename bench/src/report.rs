@@ -12,9 +12,11 @@ use crate::flows::FlowsResult;
 use crate::hold::HoldResult;
 use crate::malformed::{Fate, MalformedResult};
 use crate::numbers::{Percentile, Spread, loss_free};
+use crate::plots;
 use crate::printing::{Output, Printing};
 use crate::steps::{self, Step, column};
-use crate::ways::concurrent::{ConcurrentResult, plots, rows};
+use crate::ways::concurrent::{ConcurrentResult, plots as concurrent, rows};
+use crate::ways::curves;
 use crate::ways::{WaysResult, tables as ways};
 use crate::workers::{self, WorkersResult};
 
@@ -30,7 +32,7 @@ pub struct Args {
     /// The rows that the README has of results of `bulk`, `rtt`, `pps`, `between`, `concurrent` and their like.
     #[arg(long)]
     rows: bool,
-    /// Also draw results of `concurrent`, in this directory.
+    /// Also draw results of `concurrent`, `offered`, `direct` and `million`, in this directory.
     #[arg(long, value_name = "DIR")]
     plot: Option<PathBuf>,
 }
@@ -92,13 +94,19 @@ impl Stored {
 }
 
 impl Stored {
-    /// Draws it into a directory, if one is wanted and it is a result that has drawings.
+    /// Draws it into a directory, if one is wanted and it is a result that has drawings: `concurrent`, and what was offered at several
+    /// rates.
     ///
     /// # Errors
     /// If a file cannot be written.
     pub fn draw(&self, dir: Option<&Path>) -> Result<()> {
-        let (Self::Concurrent(result), Some(dir)) = (self, dir) else { return Ok(()) };
-        for file in plots::draw(result, dir)? {
+        let Some(dir) = dir else { return Ok(()) };
+        let drawn = if let Self::Concurrent(result) = self {
+            concurrent::plots(result)
+        } else {
+            self.ways().map(curves::plots).unwrap_or_default()
+        };
+        for file in plots::draw(&drawn, dir)? {
             eprintln!("{}", file.display());
         }
         Ok(())

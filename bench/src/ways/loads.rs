@@ -1,7 +1,60 @@
-//! What is sent, by what is measured. Pure.
+//! What is measured, and what is sent for it. Pure.
+
+use serde::{Deserialize, Serialize};
 
 use super::traffic::Direction;
-use super::{Work, direct};
+
+/// Flows that the kernel of a member without a switch has room for, and twice as many.
+const ROOM: u32 = 131_072;
+const BEYOND: u32 = 2 * ROOM;
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// TCP streams, Gbit/s.
+    Bulk,
+    /// One datagram after the other, microseconds.
+    Rtt,
+    /// Small datagrams, thousands a second.
+    Pps,
+    /// `iperf3`, `ping` and round trips of datagrams between instances.
+    Between,
+    /// Small datagrams that the kernel makes and counts, thousands a second.
+    Offered,
+    /// The same by a member that hangs on its ends without a switch.
+    Direct,
+    /// The same, of a million flows.
+    Million,
+    /// The same by a cluster of one member with one worker and with two.
+    Crew,
+}
+
+impl Work {
+    /// The command.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Bulk => "bulk",
+            Self::Rtt => "rtt",
+            Self::Pps => "pps",
+            Self::Between => "between",
+            Self::Offered => "offered",
+            Self::Direct => "direct",
+            Self::Million => "million",
+            Self::Crew => "crew",
+        }
+    }
+
+    /// By a member without switches.
+    pub(crate) const fn is_direct(self) -> bool {
+        matches!(self, Self::Direct | Self::Million)
+    }
+
+    /// Flows that the kernel of such a member has room for: more than there are, but for one load.
+    pub(crate) const fn room(self) -> u32 {
+        if matches!(self, Self::Million) { 8 * ROOM } else { ROOM }
+    }
+}
 
 /// What is sent.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +93,7 @@ impl Work {
             (format!("UDP, 60 octets, {count} flow{plural}, without a switch"), Load::Offered(count))
         };
         let amid = |count: u32| {
-            let load = format!("UDP, 60 octets, {count} flows, without a switch, amid 100 changes of others a second");
+            let load = format!("UDP, 60 octets, {count} flows, without a switch, amid changes of others");
             (load, Load::OfferedAmid(count))
         };
         let trips = |word: &str| (format!("UDP, 1 octet there and back{word}"), Load::Trips);
@@ -71,7 +124,7 @@ impl Work {
                     direct(10_000),
                     direct(100_000),
                     amid(100_000),
-                    (beyond.to_owned(), Load::Offered(direct::BEYOND)),
+                    (beyond.to_owned(), Load::Offered(BEYOND)),
                     (new.to_owned(), Load::OfferedNew),
                 ]
             }

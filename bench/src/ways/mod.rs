@@ -7,6 +7,7 @@
 
 pub mod concurrent;
 pub mod crew;
+pub(crate) mod curves;
 mod direct;
 mod grouped;
 mod loads;
@@ -39,6 +40,7 @@ use crate::printing::Printing;
 use direct::Exit;
 use grouped::Configurations;
 use loads::Load;
+pub use loads::Work;
 use offered::{NEW, NEW_WITHOUT_SWITCH, Offered, Wire};
 use sample::summary;
 pub use sample::{Figure, Row, Sample, Unit, Way};
@@ -84,49 +86,6 @@ pub enum Peer {
     Nftables,
     /// Nothing: with the fast path against without it.
     None,
-}
-
-/// What is measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Work {
-    /// TCP streams, Gbit/s.
-    Bulk,
-    /// One datagram after the other, microseconds.
-    Rtt,
-    /// Small datagrams, thousands a second.
-    Pps,
-    /// `iperf3`, `ping` and round trips of datagrams between instances.
-    Between,
-    /// Small datagrams that the kernel makes and counts, thousands a second.
-    Offered,
-    /// The same by a member that hangs on its ends without a switch.
-    Direct,
-    /// The same, of a million flows.
-    Million,
-    /// The same by a cluster of one member with one worker and with two.
-    Crew,
-}
-
-impl Work {
-    /// The command.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Bulk => "bulk",
-            Self::Rtt => "rtt",
-            Self::Pps => "pps",
-            Self::Between => "between",
-            Self::Offered => "offered",
-            Self::Direct => "direct",
-            Self::Million => "million",
-            Self::Crew => "crew",
-        }
-    }
-
-    /// By a member without switches.
-    const fn is_direct(self) -> bool {
-        matches!(self, Self::Direct | Self::Million)
-    }
 }
 
 /// What was measured.
@@ -184,12 +143,8 @@ pub fn run(work: Work, args: &Args) -> Result<WaysResult> {
             for at in 0..ways.len() {
                 let way = ways[(at + round as usize) % ways.len()];
                 // By which way frames leave matters to a flow that is new no more, and changes to what the kernel carries.
-                let leaves_out = match load {
-                    Load::OfferedNew => way == Way::ByDevice,
-                    Load::OfferedAmid(_) => way == Way::Worker,
-                    _ => false,
-                };
-                if leaves_out {
+                let is_new = matches!(load, Load::OfferedNew);
+                if is_new && way == Way::ByDevice || matches!(load, Load::OfferedAmid(_)) && way == Way::Worker {
                     continue;
                 }
                 let sample = bench.sample(way, &name, load)?;
@@ -290,7 +245,7 @@ impl Bench {
             });
         }
         let is_direct = work.is_direct();
-        let room = direct::room(work);
+        let room = work.room();
         let lab = if is_direct {
             Lab::up_of(1, &args.binary, 1, &["--direct", "--cache-flows", &room.to_string()])?
         } else {
@@ -382,8 +337,14 @@ impl Bench {
                 let waits = is_cached && count <= self.room;
                 offered.open(&flows, || Ok(!waits || self.entries()? >= count.into()))?;
                 let mut carried = || offered.carried(&flows, &mut measured, self.lasting);
-                let figures;
-                (figures, curve) = if is_amid { direct::amid_changes(&self.lab, carried)? } else { carried()? };
+                let (mut figures, changes);
+                ((figures, curve), changes) = if is_amid {
+                    let (carried, changes) = direct::amid_changes(&self.lab, carried)?;
+                    (carried, Some(changes))
+                } else {
+                    (carried()?, None)
+                };
+                figures.extend(changes);
                 figures
             }
             Load::OfferedNew => {

@@ -62,6 +62,8 @@ pub enum Unit {
     KppsOffered,
     /// Thousand datagrams a second, the most of which all but one in 200 arrived.
     KppsWhole,
+    /// Changes of the configuration a second that were in force meanwhile.
+    Changes,
 }
 
 impl Unit {
@@ -75,6 +77,7 @@ impl Unit {
             Self::Kpps => "kpps",
             Self::KppsOffered => "kpps offered",
             Self::KppsWhole => "kpps without loss",
+            Self::Changes => "changes/s",
         }
     }
 }

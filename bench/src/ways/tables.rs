@@ -79,7 +79,7 @@ fn value(row: &Row) -> String {
 fn digits(unit: Unit) -> usize {
     match unit {
         Unit::Gbit | Unit::MicrosP50 | Unit::MicrosP99 => 1,
-        Unit::Kpps | Unit::KppsOffered | Unit::KppsWhole => 0,
+        Unit::Kpps | Unit::KppsOffered | Unit::KppsWhole | Unit::Changes => 0,
     }
 }
 

@@ -412,7 +412,7 @@ mod tests {
             }
             assert!(begun as u64 <= LOOKED_AT_MAX);
             let missed = seen.iter().filter(|seen| **seen == 0).count();
-            assert!(missed <= turns as usize, "{entries}: {missed} were not looked at in {round_ms} ms");
+            assert!(missed as u64 <= turns, "{entries}: {missed} were not looked at in {round_ms} ms");
             assert!(seen.iter().all(|seen| *seen <= 2), "{entries}: some of them often");
         }
     }

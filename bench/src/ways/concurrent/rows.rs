@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::{Table, presets};
 
 use super::{Carried, ConcurrentResult, Idling, PACED, Probed, Rejoining, SizeRow};
-use crate::numbers::Spread;
+use crate::numbers::{Spread, grouped};
 
 /// Everything.
 #[must_use]
@@ -148,13 +148,6 @@ fn whole(value: &Spread) -> String {
     format!("{:.0} ({:.0}–{:.0})", value.median, value.min, value.max)
 }
 
-/// With a comma before each three digits.
-pub(super) fn grouped(count: u32) -> String {
-    let digits = count.to_string();
-    let comma = |at: usize| if at > 0 && (digits.len() - at).is_multiple_of(3) { "," } else { "" };
-    digits.char_indices().map(|(at, digit)| format!("{}{digit}", comma(at))).collect()
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -181,10 +174,5 @@ pub(super) mod tests {
         let rows = readme_rows(&result);
         assert_eq!(rows.len(), result.sizes.len() + 2);
         assert!(rows.iter().all(|row| row.matches(" | ").count() == 2), "three columns: {rows:?}");
-    }
-
-    #[test]
-    fn digits_are_grouped_by_three() {
-        assert_eq!([1, 999, 1_000, 10_000_000].map(grouped), ["1", "999", "1,000", "10,000,000"]);
     }
 }
