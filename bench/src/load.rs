@@ -183,7 +183,7 @@ pub struct Flood {
     pub next: u64,
 }
 
-/// Begins `rate` flows a second for `lasting`, each with a datagram, and sends the others of its `packets` [`AFTER`] one another.
+/// Begins `rate` flows a second for `lasting`, each with a datagram, and sends the others of its `packets` some milliseconds after one another.
 /// None was there before: flow `n` is source socket `n mod sources`, remote port by the rest. Paced in slices of a millisecond.
 ///
 /// # Errors

