@@ -24,7 +24,7 @@ const REMOVED_PER_TURN: usize = 256;
 /// removed.
 const REST_NS: u64 = 2 * SECOND_NS;
 /// Entries that are looked at in a second: each is some lines of memory that nobody had lately. So a round takes a second up to so many,
-/// and eight with the most that there can be, which is still well before a neighbour is to be asked again.
+/// and eight with the most that there can be: less than a neighbour has from when it is asked again until it is stale.
 const LOOKED_AT_PER_S: u64 = 131_072;
 /// Entries that one turn looks at.
 const LOOKED_AT_MAX: u64 = 4_096;

@@ -30,8 +30,8 @@ pub use rejoining::Rejoining;
 const OCTETS_PER_FLOW: u64 = 400;
 /// And what a lab takes without flows.
 const OCTETS_OF_LAB: u64 = 2 << 30;
-/// Flows that find room in the kernel's fast path at most: from seven eighths of it on, it takes back what was not in use lately.
-const CACHED_MAX: u32 = 900_000;
+/// Flows that find room in the kernel's fast path at most: with more, it keeps 16,384 numbers free for others.
+const CACHED_MAX: u32 = 1_000_000;
 
 /// Arguments of `qnat-bench concurrent`.
 #[derive(Debug, clap::Args)]
